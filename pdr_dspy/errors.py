@@ -22,6 +22,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from pdr_dspy.budget import Ledger
 
 
@@ -85,3 +87,12 @@ class ArtifactError(PDRError, ValueError):
 
 class StoreError(PDRError):
     """A run folder, store or study cannot be read or written."""
+
+
+def config_error(owner: str, error: ValidationError) -> ConfigError:
+    """The first fault that pydantic found in the settings of `owner`, as one sentence of ours."""
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return ConfigError(str(first["ctx"]["error"]))
+    place = ".".join(str(part) for part in first["loc"])
+    return ConfigError(f"`{owner}({place}={first['input']!r})`: {first['msg'].lower()}")

@@ -1,0 +1,210 @@
+"""What calls cost: usage, one record per call, the ledger over them, and limits that are checked before spending.
+
+Two figures matter (arXiv 2510.01123, section 3). Sequential tokens, B_seq, are the input and output tokens of the calls
+on the accepted path: what a user waits for. Total tokens, B_total, are those of every call, failed ones included: what
+the run costs. Unknown is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pdr_dspy.errors import config_error
+
+
+class Phase(StrEnum):
+    """What a call was for."""
+
+    DRAFT = "draft"
+    REFINE = "refine"
+    DISTILL = "distill"
+    SELECT = "select"
+    CRITIQUE = "critique"
+    JUDGE = "judge"
+
+
+class Usage(BaseModel):
+    """Tokens of one call or of several. None means that the server did not say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: int | None = None
+    """Prompt tokens processed for this call; for one of n siblings in one request, only the first carries them."""
+    output: int | None = None
+    """Generated tokens, thinking included."""
+    reasoning: int | None = None
+    """The part of `output` that was thinking, where the server reports it."""
+    cached: int | None = None
+    """The part of `input` that came out of the server's prefix cache, where the server reports it."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Input plus output."""
+        return None if self.input is None or self.output is None else self.input + self.output
+
+    def __add__(self, other: Usage) -> Usage:
+        def plus(a: int | None, b: int | None) -> int | None:
+            return None if a is None or b is None else a + b
+
+        return Usage(
+            input=plus(self.input, other.input),
+            output=plus(self.output, other.output),
+            reasoning=plus(self.reasoning, other.reasoning),
+            cached=plus(self.cached, other.cached),
+        )
+
+
+class Call(BaseModel):
+    """One model call, as it went."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phase: Phase
+    round: int = 1
+    """From 1."""
+    index: int = 0
+    """From 0, within its phase and round."""
+    model: str = ""
+    seed: int | None = None
+    cap: int | None = None
+    """The most output tokens that were asked for."""
+    usage: Usage = Usage()
+    finish: str = "stop"
+    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer."""
+    failure: str | None = None
+    """Why nothing usable came back, in one sentence; None for a call that worked."""
+    seconds: float = 0.0
+    """From sending to the last byte; 0 for a call that was replayed from the store."""
+    reused: bool = False
+    """Replayed from the rollout store: nothing was sent and nothing was paid now."""
+    estimated: bool = False
+    """The server did not report usage; `usage` is an estimate."""
+    key: str = ""
+    """The content address of the request in the rollout store."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the cap ended the completion."""
+        return self.finish == "length"
+
+    @property
+    def tokens(self) -> int:
+        """Input plus output tokens; what the server did not report counts 0 here and is marked on the ledger."""
+        return (self.usage.input or 0) + (self.usage.output or 0)
+
+
+class Ledger(BaseModel):
+    """All calls of a program, in the order in which their stages ran. Immutable: adding gives a new one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: tuple[Call, ...] = ()
+
+    def __add__(self, other: Ledger | Iterable[Call]) -> Ledger:
+        more = other.calls if isinstance(other, Ledger) else tuple(other)
+        return Ledger(calls=self.calls + more)
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    @property
+    def total(self) -> int:
+        """B_total: input and output tokens of every call."""
+        return sum(call.tokens for call in self.calls)
+
+    @property
+    def sequential(self) -> int:
+        """B_seq: for each stage (a phase of a round) the dearest of its siblings, summed along the path.
+
+        Judging is not on the path to the answer and counts in `total` only.
+        """
+        return sum(max(call.tokens for call in stage) for stage in self._stages())
+
+    @property
+    def output(self) -> int:
+        """Generated tokens of every call."""
+        return sum(call.usage.output or 0 for call in self.calls)
+
+    @property
+    def sequential_output(self) -> int:
+        """Generated tokens along the accepted path: what bounds latency when prompts are cheap."""
+        return sum(max(call.usage.output or 0 for call in stage) for stage in self._stages())
+
+    @property
+    def paid(self) -> int:
+        """Tokens of the calls that were really sent, replayed ones left out."""
+        return sum(call.tokens for call in self.calls if not call.reused)
+
+    @property
+    def failed(self) -> int:
+        """How many calls gave nothing usable."""
+        return sum(call.failure is not None for call in self.calls)
+
+    @property
+    def truncated(self) -> int:
+        """How many calls were ended by their cap."""
+        return sum(call.truncated for call in self.calls)
+
+    @property
+    def reused(self) -> int:
+        """How many calls were replayed from the store."""
+        return sum(call.reused for call in self.calls)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every figure was reported by the server; failed calls that it said nothing of make this False."""
+        return all(call.usage.tokens is not None and not call.estimated for call in self.calls)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds along the accepted path, from the calls themselves."""
+        return sum(max(call.seconds for call in stage) for stage in self._stages())
+
+    def _stages(self) -> list[list[Call]]:
+        stages: dict[tuple[int, Phase], list[Call]] = {}
+        for call in self.calls:
+            if call.phase is not Phase.JUDGE:
+                stages.setdefault((call.round, call.phase), []).append(call)
+        return list(stages.values())
+
+
+class Budget(BaseModel):
+    """Limits on one call of a program, in tokens. None is no limit.
+
+    A stage is sent only when its worst case (its prompts and every cap) still fits under both limits; when it does not,
+    the program stops, answers from what it has and says so in `prediction.stop`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sequential: int | None = None
+    total: int | None = None
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config_error("Budget", error) from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("sequential", "total"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`Budget({name}={value})` must be at least 1 token, or None for no limit")
+        return self
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is nothing to check."""
+        return self.sequential is None and self.total is None
+
+    def allows(self, spent: Ledger, *, sequential: int, total: int) -> bool:
+        """Whether a stage of at most `sequential` and `total` tokens fits on top of what was `spent`."""
+        if self.sequential is not None and spent.sequential + sequential > self.sequential:
+            return False
+        return self.total is None or spent.total + total <= self.total

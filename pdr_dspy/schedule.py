@@ -1,0 +1,211 @@
+"""Schedule: everything that decides what a program does and costs, as one frozen value.
+
+A schedule is written by a person to start, written by the search when it ends, and read by `pdr run`: one format, JSON
+both ways. The paper's notation g = [16, 8, 4] lists the widths before the final single call; here the final 1 is
+written out, widths = (16, 8, 4, 1) (arXiv 2510.01123, section 3 and figure 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from pdr_dspy.errors import ConfigError, config_error
+
+DistillerName = Literal[
+    "summary",  # one call writes a shared summary of the round (D^S)
+    "topk",  # one call picks k solutions, the same for every next draft (D^E, shared)
+    "topk_per_sample",  # one call for each next draft picks its own k (D^E, per sample)
+    "random_k",  # each next draft gets its own random k; no call (D^R)
+    "last",  # the previous solution itself: Sequential Refinement
+    "oracle_correct",  # analysis: only the candidates that the verifier accepts
+    "oracle_incorrect",  # analysis: only those that it rejects
+    "oracle_random",  # analysis: as many as oracle_correct would admit, drawn at random
+]
+DISTILLERS: tuple[str, ...] = get_args(DistillerName)
+USES_K = frozenset({"topk", "topk_per_sample", "random_k"})
+ORACLES = frozenset({"oracle_correct", "oracle_incorrect", "oracle_random"})
+CALLS_MODEL = frozenset({"summary", "topk", "topk_per_sample"})
+
+MIN_CANDIDATE_TOKENS = 24
+"""A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
+
+
+class Nominal(NamedTuple):
+    """Tokens counted as the paper's figures count them: calls times the cap of a call (section 2.4 of the figures)."""
+
+    sequential: int
+    total: int
+
+
+class Schedule(BaseModel):
+    """Widths per round, the workspace's bound, the distiller, and the caps of each call.
+
+    Raises ConfigError, naming the field, its value and the remedy, for a schedule that cannot be run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    widths: tuple[int, ...] = (4, 1)
+    """Drafts per round, M_1 .. M_R. The last is 1: its single draft is the answer. (1,) is Long CoT."""
+    kappa: int = 2048
+    """The most tokens, of the serving model, that a workspace may hold: |C| <= kappa."""
+    distiller: DistillerName = "summary"
+    """How the solutions of a round become the workspace of the next."""
+    k: int = 2
+    """Solutions that topk, topk_per_sample and random_k admit."""
+    critique: bool = False
+    """Only with `distiller="last"`: a call that lists the flaws of the solution before it is refined."""
+    draft_tokens: int = 1024
+    """Cap on the solution of a first-round draft, in output tokens."""
+    refine_tokens: int | None = None
+    """Cap on the solution of a later draft; None means `draft_tokens`."""
+    distill_tokens: int | None = None
+    """Cap on a distill, select or critique call; None means the smaller of `kappa` and `draft_tokens`."""
+    thinking_tokens: int = 0
+    """Room for a thinking model's thought, on top of each cap above. 0 for a model that does not think apart."""
+    temperature: float = 1.0
+    """Sampling temperature of drafts and refinements; the paper uses 1.0."""
+    distill_temperature: float | None = None
+    """Temperature of distill, select and critique calls; None means `temperature`."""
+    top_p: float = 1.0
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config_error("Schedule", error) from None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.widths:
+            raise ValueError("`Schedule(widths=...)` is empty; (1,) is a single pass, (4, 1) four drafts and a refinement")
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"`Schedule(widths={self.widths})` has a width below 1; every round needs a draft")
+        if self.widths[-1] != 1:
+            raise ValueError(
+                f"`Schedule(widths={self.widths})` must end in 1: the last round's single draft is the answer; "
+                f"did you mean {(*self.widths, 1)}?"
+            )
+        if any(width > 256 for width in self.widths):
+            raise ValueError(f"`Schedule(widths={self.widths})` has a width above 256, the most that seeds are spaced for")
+        for name in ("kappa", "k", "draft_tokens", "refine_tokens", "distill_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`Schedule({name}={value})` must be at least 1")
+        if self.thinking_tokens < 0:
+            raise ValueError(f"`Schedule(thinking_tokens={self.thinking_tokens})` must be 0 or more")
+        for name in ("temperature", "distill_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 2.0:
+                raise ValueError(f"`Schedule({name}={value})` must be in [0, 2]")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"`Schedule(top_p={self.top_p})` must be in (0, 1]")
+        self._check_distiller()
+        return self
+
+    def _check_distiller(self) -> None:
+        if self.rounds == 1:
+            return
+        distilled = self.widths[:-1]
+        if self.distiller in USES_K and self.k > min(distilled):
+            raise ValueError(
+                f"`Schedule(k={self.k})` is above a width of `widths={self.widths}`; a round of {min(distilled)} drafts "
+                f"cannot give {self.k}: lower k or widen the round"
+            )
+        if self.distiller == "last" and max(distilled) > 1:
+            raise ValueError(
+                f'`Schedule(distiller="last")` keeps one solution, so `widths={self.widths}` must be all 1; '
+                'choose "random_k", "topk" or "summary" for wider rounds'
+            )
+        if self.critique and self.distiller != "last":
+            raise ValueError(f'`Schedule(critique=True)` needs `distiller="last"`, got {self.distiller!r}')
+        least = MIN_CANDIDATE_TOKENS * (self.k if self.distiller in USES_K else 1)
+        if self.kappa < least:
+            raise ValueError(
+                f"`Schedule(kappa={self.kappa})` is too small for `distiller={self.distiller!r}`"
+                f"{f' with k={self.k}' if self.distiller in USES_K else ''}: it needs at least {least} tokens"
+            )
+
+    @property
+    def rounds(self) -> int:
+        """R, the number of rounds."""
+        return len(self.widths)
+
+    @property
+    def final(self) -> int:
+        """The cap of a later draft, in tokens."""
+        return self.refine_tokens or self.draft_tokens
+
+    @property
+    def distill(self) -> int:
+        """The cap of a distill, select or critique call, in tokens."""
+        return self.distill_tokens or min(self.kappa, self.draft_tokens)
+
+    def distill_calls(self, round_index: int) -> int:
+        """Model calls made between round `round_index` (from 0) and the next one."""
+        if round_index >= self.rounds - 1:
+            return 0
+        if self.distiller in ("summary", "topk"):
+            return 1
+        if self.distiller == "topk_per_sample":
+            return self.widths[round_index + 1]
+        return 1 if self.distiller == "last" and self.critique else 0
+
+    @property
+    def calls(self) -> int:
+        """Model calls that a run makes when nothing fails and no budget ends it early."""
+        return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
+
+    @property
+    def sequential_calls(self) -> int:
+        """Model calls on the accepted path."""
+        return self.rounds + sum(1 for r in range(self.rounds) if self.distill_calls(r))
+
+    def nominal(self, per_call: int) -> Nominal:
+        """Tokens as the paper's figures count them, `per_call` thinking tokens for each call.
+
+        The figures charge a distilling model M_r calls a round, whatever the distiller, and count neither inputs nor
+        the answer's own tokens: widths (16, 8, 4, 1) at 24,576 give 172,032 sequential and 1,400,832 total tokens.
+        """
+        charged = sum(self.widths[r] for r in range(self.rounds) if self.distill_calls(r))
+        return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
+
+    def output_bound(self) -> Nominal:
+        """The most output tokens that a run can generate: every call at its cap."""
+        distill_stages = [self.distill_calls(r) for r in range(self.rounds)]
+        distill_cap = self.distill + self.thinking_tokens
+        first, later = self.draft_tokens + self.thinking_tokens, self.final + self.thinking_tokens
+        sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
+        total = self.widths[0] * first + sum(self.widths[1:]) * later + sum(distill_stages) * distill_cap
+        return Nominal(sequential, total)
+
+    def replace(self, **changes: Any) -> Schedule:
+        """A copy with some fields changed, checked again."""
+        return Schedule(**{**self.model_dump(), **changes})
+
+    def __str__(self) -> str:
+        if self.rounds == 1:
+            return "LongCoT"
+        if self.distiller == "last":
+            return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
+        k = f" k={self.k}" if self.distiller in USES_K else ""
+        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k} κ={self.kappa}"
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"widths": (4, 1), "distiller": "random_k"},
+    "balanced": {"widths": (8, 8, 1), "distiller": "random_k"},
+    "quality": {"widths": (8, 4, 1), "distiller": "topk_per_sample"},
+    "paper": {"widths": (16, 8, 4, 1), "distiller": "topk_per_sample"},
+}
+"""Shapes taken from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
+
+
+def preset(name: str, **changes: Any) -> Schedule:
+    """A schedule of `PRESETS` by name, with any field changed. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"`preset(name={name!r})` is unknown; choose one of {', '.join(PRESETS)}")
+    return Schedule(**{**PRESETS[name], **changes})
+
