@@ -1,0 +1,228 @@
+"""Translation between DSPy's canonical requests and the OpenAI chat wire, errors included."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dspy import lm15
+
+SIBLINGS = "pdr_siblings"
+"""Extension key of a request that may share one HTTP request with its siblings; never sent to the server."""
+
+_EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
+_UNSAFE = re.compile("[\x00\ud800-\udfff]")
+_DEAD_FINISHES = {"abort", "error", "cancelled"}
+_CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """One request as it goes out: the JSON body without `n`, and the sibling group it belongs to, if any."""
+
+    body: dict[str, Any]
+    group: str | None = None
+    size: int = 1
+
+    @property
+    def seed(self) -> int | None:
+        """The sampling seed of this request, None when the server may choose one."""
+        return self.body.get("seed")
+
+
+def wire_request(request: lm15.Request, model: str) -> Wire:
+    """Return the OpenAI chat body of `request` for the served `model`.
+
+    Raises lm15.UnsupportedFeatureError for anything but text (images, audio, tools), before anything is sent.
+    """
+    if request.tools:
+        raise _unsupported("tools", "this endpoint carries no tool calls; use an adapter that writes fields as text")
+    config = request.config
+    body: dict[str, Any] = {"model": model, "messages": _messages(request)}
+    for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"):
+        value = getattr(config, name)
+        if value is not None:
+            body[name] = value
+    if config.stop:
+        body["stop"] = list(config.stop)
+    if config.logprobs is not None:
+        body["logprobs"] = True
+        # llama.cpp returns nothing for 0 and twenty alternatives when the field is left out.
+        body["top_logprobs"] = max(1, config.logprobs)
+    if config.response_format is not None:
+        body["response_format"] = _response_format(config.response_format)
+    if config.reasoning is not None:
+        body["reasoning_effort"] = "none" if config.reasoning.is_off else config.reasoning.effort
+        if config.reasoning.thinking_budget is not None:
+            body["thinking_token_budget"] = config.reasoning.thinking_budget
+    extensions = dict(config.extensions or {})
+    siblings = extensions.pop(SIBLINGS, None)
+    if refused := _EXECUTION_KEYS & extensions.keys():
+        raise _unsupported("config.extensions", f"{sorted(refused)} are set by the endpoint, not by a request")
+    body.update(extensions)
+    if siblings is None or body.get("seed") is None:
+        return Wire(body)
+    return Wire(body, group=str(siblings["group"]), size=int(siblings["size"]))
+
+
+def read_choice(data: Mapping[str, Any], choice: Mapping[str, Any], usage: Mapping[str, Any] | None) -> lm15.Response:
+    """Return the response that one choice of a chat completion makes.
+
+    `usage` is what the server said about this choice, in its own words; counters it left out are None in the
+    response. NUL and lone surrogates in the text become U+FFFD: no file, database or later request could carry them.
+    """
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise lm15.ServerError("the server answered with a choice that has no message")
+    raw_finish = choice.get("finish_reason")
+    body = {
+        "id": data.get("id"),
+        "model": data.get("model") or "unknown",
+        "choices": [{**choice, "message": _clean(message), "logprobs": _clean(choice.get("logprobs"))}],
+    }
+    if usage:
+        body["usage"] = dict(usage)
+    response = lm15.response_from_openai_chat(body, choice=0)
+    if raw_finish in _DEAD_FINISHES:
+        return replace(response, finish_reason="error")
+    return response
+
+
+def read_stream(raw: bytes) -> dict[str, Any]:
+    """Fold the server-sent events of one request into a chat completion body.
+
+    Each choice carries the usage chunk that directly followed its finish chunk under "usage": llama.cpp sends one
+    per choice. Raises EOFError when the stream ended without its end mark.
+    """
+    choices: dict[int, dict[str, Any]] = {}
+    head: dict[str, Any] = {}
+    finished: int | None = None
+    complete = False
+    for line in raw.decode("utf-8", "replace").splitlines():
+        field, _, value = line.partition(":")
+        value = value.strip()
+        if field == "error" and value:
+            raise error_for_status(500, value)
+        if field != "data" or not value:
+            continue
+        if value == "[DONE]":
+            complete = True
+            break
+        chunk = json.loads(value)
+        if "error" in chunk:
+            raise error_for_status(int((chunk["error"] or {}).get("code") or 500), value)
+        head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
+        for part in chunk.get("choices") or ():
+            index = int(part.get("index", 0))
+            _add_delta(choices.setdefault(index, _empty_choice(index)), part)
+            if part.get("finish_reason"):
+                finished = index
+        if chunk.get("usage") and finished is not None:
+            choices[finished]["usage"] = chunk["usage"]
+            finished = None
+    if not complete:
+        raise EOFError("the stream ended before its end mark")
+    return {**head, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def error_for_status(status: int, text: str, *, retry_after: float | None = None, where: str = "") -> lm15.LM15Error:
+    """Return the lm15 error for an HTTP status, with the server's own sentence as its message."""
+    sentence = _sentence(text) or f"HTTP {status}"
+    message = f"{where} answered {status}: {sentence}" if where else sentence
+    kwargs: dict[str, Any] = {"status": status, "retry_after": retry_after}
+    if status in (401, 403):
+        return lm15.AuthError(message, credential_hint="pass `api_key=` to connect()", **kwargs)
+    if status == 402:
+        return lm15.BillingError(message, **kwargs)
+    if status in (408, 504):
+        return lm15.TimeoutError(message, **kwargs)
+    if status == 429:
+        return lm15.RateLimitError(message, **kwargs)
+    if status == 404 and "model" in sentence.lower():
+        return lm15.UnsupportedModelError(message, **kwargs)
+    if 400 <= status < 500:
+        kind = lm15.ContextLengthError if _CONTEXT_WORDS.search(text) else lm15.InvalidRequestError
+        return kind(message, **kwargs)
+    return lm15.ServerError(message, **kwargs)
+
+
+def _messages(request: lm15.Request) -> list[dict[str, str]]:
+    messages = []
+    if request.system is not None:
+        system = request.system if isinstance(request.system, str) else _text(request.system)
+        messages.append({"role": "system", "content": system})
+    for message in request.messages:
+        role = "system" if message.role == "developer" else message.role
+        if role == "tool":
+            raise _unsupported("messages", "this endpoint carries no tool results")
+        messages.append({"role": role, "content": _text(message.parts)})
+    return messages
+
+
+def _text(parts: Any) -> str:
+    texts = []
+    for part in parts:
+        if isinstance(part, lm15.TextPart):
+            texts.append(part.text)
+        elif not isinstance(part, lm15.ThinkingPart):  # earlier thoughts are not sent back
+            raise _unsupported(f"{part.type} parts", "this endpoint carries text only")
+    return "\n".join(texts)
+
+
+def _response_format(value: Mapping[str, Any]) -> dict[str, Any]:
+    if value["type"] == "json_object":
+        return {"type": "json_object"}
+    schema = {"name": value.get("name", "output"), "schema": value["schema"]}
+    if "strict" in value:
+        schema["strict"] = value["strict"]
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _empty_choice(index: int) -> dict[str, Any]:
+    return {"index": index, "finish_reason": None, "message": {"role": "assistant", "content": ""}, "logprobs": None}
+
+
+def _add_delta(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+    delta = part.get("delta") or {}
+    for name in ("content", "reasoning_content", "reasoning"):
+        if delta.get(name):
+            choice["message"][name] = (choice["message"].get(name) or "") + delta[name]
+    if part.get("finish_reason"):
+        choice["finish_reason"] = part["finish_reason"]
+    tokens = (part.get("logprobs") or {}).get("content")
+    if tokens:
+        choice["logprobs"] = choice["logprobs"] or {"content": []}
+        choice["logprobs"]["content"] += tokens
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSAFE.sub("�", value) if _UNSAFE.search(value) else value
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_clean(item) for item in value]
+    return value
+
+
+def _sentence(text: str) -> str:
+    """The words of an error body: OpenAI's envelope, FastAPI's `detail`, or the start of whatever it is."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return " ".join(_clean(text).split())[:300]
+    for _ in range(3):
+        if not isinstance(data, dict):
+            break
+        inner = next((data[key] for key in ("error", "message", "detail") if data.get(key)), None)
+        if inner is None:
+            break
+        data = inner
+    return " ".join(_clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
+
+
+def _unsupported(feature: str, why: str) -> lm15.LM15Error:
+    return lm15.UnsupportedFeatureError(f"`{feature}`: {why}", feature=feature)

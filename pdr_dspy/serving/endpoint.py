@@ -1,0 +1,309 @@
+"""The DSPy language model of any OpenAI-compatible server.
+
+    lm = connect("auto", "http://127.0.0.1:8000/v1", temperature=0.8, max_tokens=512)
+    lm.check_sync()                      # one clear sentence if the server is dead, foreign, or lacks the model
+    dspy.configure(lm=lm)
+
+Everything that decides a sample (temperature, token cap, seed) is explicit on each request. What the server does not
+say about usage stays None; nothing is guessed here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dspy
+from dspy import lm15
+
+from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
+from pdr_dspy.serving._engine import AsyncOpenAIEngine, OpenAIEngine
+
+_CLASS_KEY = "_dspy_lm_class"
+_COUNTS_KEPT = 4096
+
+
+class EndpointLM(dspy.LM):
+    """A dspy.LM over one endpoint; build it with connect(). Copies share the connections.
+
+    `lm.model` names the endpoint's identity, not only the model, so two servers with one model name never share an
+    entry of DSPy's cache. The name that goes on the wire is `lm.served_model`.
+    """
+
+    _settings: dict[str, Any]
+    _async: AsyncOpenAIEngine
+    _sync: OpenAIEngine
+    _counts: OrderedDict[bytes, int]
+    _tokenizer: Any
+
+    @property
+    def api_base(self) -> str:
+        """The API base, ending in /v1 for most servers, without a slash at the end."""
+        return self._async.api_base
+
+    @property
+    def served_model(self) -> str:
+        """The model name on the wire; "auto" until the server has been asked."""
+        return self._async.model
+
+    @property
+    def siblings(self) -> bool:
+        """Whether requests that carry the "pdr_siblings" extension are sent together as one request for n."""
+        return bool(self._async.siblings)
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and completion may take together; asks the server once, None when it does not say."""
+        stated = self._settings["context_length"]
+        if stated is not None:
+            return stated
+        if self._async.server is None:
+            self._sync.run(self._async.probe())
+        server = self._async.server
+        return server.context.get(self.served_model) if server else None
+
+    async def check(self) -> None:
+        """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model."""
+        engine = self._async
+        models = await _models(engine)
+        if engine.model == "auto":
+            if len(models) != 1:
+                raise EndpointError(
+                    f'`connect("auto", ...)` needs a server with one model; {engine.api_base} serves {_listed(models)}'
+                )
+            engine.model = models[0]
+        if engine.model not in models:  # llama.cpp would answer anyway, with the model that it has
+            raise EndpointError(
+                f"`model={engine.model!r}` is not served at {engine.api_base}, which has {_listed(models)}"
+            )
+
+    def check_sync(self) -> None:
+        """As check(), for code without an event loop."""
+        self._sync.run(self.check())
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Return the number of tokens of each text, without special tokens, or None if nobody here can count.
+
+        Asks the server's /tokenize (vLLM, llama.cpp), else the `tokenizer=` given to connect(). Counts are kept.
+        Raises MissingExtra if a tokenizer was given and the `tokenizers` package is absent.
+        """
+        keys = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts]
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._counts}
+        if missing:
+            counted = await self._count(list(missing.values()))
+            if counted is None:
+                return None
+            self._counts.update(zip(missing, counted, strict=True))
+        counts = [self._counts[key] for key in keys]
+        for key in keys:
+            self._counts.move_to_end(key)
+        while len(self._counts) > _COUNTS_KEPT:
+            self._counts.popitem(last=False)
+        return counts
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        await self._async.aclose()
+        await super().aclose()
+
+    def close(self) -> None:
+        """Close the connections of synchronous calls."""
+        self._sync.close()
+        super().close()
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return what connect() needs to build this LM again; the API key is never in it."""
+        settings = {key: value for key, value in self._settings.items() if key != "api_key"}
+        return {
+            _CLASS_KEY: f"{EndpointLM.__module__}.{EndpointLM.__qualname__}",
+            "model": self.model,
+            "endpoint": {**settings, "model": self.served_model, "api_base": self.api_base},
+            "sampling": {key: value for key, value in self.kwargs.items() if key != "api_key"},
+        }
+
+    @classmethod
+    def load_state(cls, state: dict[str, Any], *, allow_custom_lm_class: bool = False) -> EndpointLM:
+        """Build the LM that dump_state() described, without its API key. Opens no connection."""
+        endpoint = dict(state["endpoint"])
+        lm = connect(endpoint.pop("model"), endpoint.pop("api_base"), **endpoint)
+        lm.kwargs = dict(state["sampling"])
+        return lm
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
+        copied = self.copy()
+        memo[id(self)] = copied
+        return copied
+
+    async def _count(self, texts: list[str]) -> list[int] | None:
+        engine = self._async
+        server = await engine.probe()
+        if server is not None and server.kind != "other":
+            root = engine.api_base.removesuffix("/v1")
+            # vLLM reads `prompt`, llama.cpp reads `content`; neither minds the other's field.
+            bodies = [
+                {"model": engine.model, "prompt": text, "content": text, "add_special_tokens": False} for text in texts
+            ]
+            try:
+                answers = await asyncio.gather(*(engine.post_json(f"{root}/tokenize", body) for body in bodies))
+                return [_token_count(answer) for answer in answers]
+            except (lm15.LM15Error, ValueError):
+                pass  # a proxy may carry the completions alone
+        if self._settings["tokenizer"] is None:
+            return None
+        if self._tokenizer is None:
+            self._tokenizer = await asyncio.to_thread(_load_tokenizer, self._settings["tokenizer"])
+        return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def connect(
+    model: str,
+    api_base: str,
+    *,
+    temperature: float = 1.0,
+    max_tokens: int = 1024,
+    seed: int | None = None,
+    top_p: float | None = None,
+    api_key: str | None = None,
+    timeout: float = 600.0,
+    max_in_flight: int | None = None,
+    siblings: bool | None = None,
+    max_siblings: int | None = None,
+    context_length: int | None = None,
+    tokenizer: str | None = None,
+    supports_reasoning: bool = False,
+    supports_schema: bool = True,
+    identity: str | None = None,
+) -> EndpointLM:
+    """Return the dspy.LM of `model` at `api_base`. Opens no connection; call check() to hear early what is wrong.
+
+    Args:
+        model: the served name, or "auto" for the only model that the server has.
+        api_base: such as "http://127.0.0.1:8000/v1".
+        temperature, max_tokens, seed, top_p: sampling of each request unless it says otherwise; `max_tokens` counts
+            generated tokens. The seed is sent only if given.
+        api_key: sent as a bearer token. Never saved with a program.
+        timeout: seconds that one request may take, retries included.
+        max_in_flight: HTTP requests of one event loop that may be open at once; None for no limit.
+        siblings: whether requests marked as siblings go out as one request for n completions. None leaves it off
+            until the server has been asked and turned out to be llama.cpp, where it saves most of the work.
+        max_siblings: the largest n; llama.cpp refuses more than it has slots.
+        context_length: tokens of prompt and completion together; None asks the server when it is needed.
+        tokenizer: a `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize.
+        supports_reasoning, supports_schema: what DSPy's adapters may use: `reasoning_effort`, and JSON schemas.
+        identity: names what is served, for caches that outlive the server; the default is "model@host:port".
+
+    Raises:
+        ConfigError: for an argument that cannot work.
+    """
+    if not model:
+        raise ConfigError('`connect(model=...)` must name a served model, or be "auto"')
+    parts = urlsplit(api_base)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigError(f'`connect(api_base={api_base!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
+    for name, value in {"max_tokens": max_tokens, "timeout": timeout}.items():
+        if not value > 0:
+            raise ConfigError(f"`connect({name}={value!r})` must be above 0")
+    for name, value in {
+        "max_in_flight": max_in_flight,
+        "max_siblings": max_siblings,
+        "context_length": context_length,
+    }.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"`connect({name}={value!r})` must be at least 1, or None")
+    if not 0 <= temperature <= 2:
+        raise ConfigError(f"`connect(temperature={temperature!r})` must be in [0, 2]")
+    if tokenizer is not None and tokenizer.endswith(".json") and not Path(tokenizer).is_file():
+        raise ConfigError(f"`connect(tokenizer={tokenizer!r})` names no file")
+    asynchronous = AsyncOpenAIEngine(
+        model,
+        api_base.rstrip("/"),
+        api_key=api_key,
+        timeout=timeout,
+        max_in_flight=max_in_flight,
+        siblings=siblings,
+        max_siblings=max_siblings,
+    )
+    synchronous = OpenAIEngine(asynchronous, reasoning=supports_reasoning, response_schema=supports_schema)
+    sampling = {key: value for key, value in {"seed": seed, "top_p": top_p}.items() if value is not None}
+    lm = EndpointLM(
+        "endpoint/" + (identity or f"{model}@{parts.netloc.rpartition('@')[2]}"),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        cache=False,
+        num_retries=0,
+        engine=synchronous,
+        async_engine=asynchronous,
+        **sampling,
+    )
+    lm._async, lm._sync, lm._counts, lm._tokenizer = asynchronous, synchronous, OrderedDict(), None
+    lm._settings = {
+        "timeout": timeout,
+        "max_in_flight": max_in_flight,
+        "siblings": siblings,
+        "max_siblings": max_siblings,
+        "context_length": context_length,
+        "tokenizer": tokenizer,
+        "supports_reasoning": supports_reasoning,
+        "supports_schema": supports_schema,
+        "identity": identity,
+    }
+    return lm
+
+
+def discover(api_base: str, *, api_key: str | None = None) -> list[str]:
+    """Return the model names that the server at `api_base` serves.
+
+    Raises EndpointError if it is dead or not OpenAI-compatible, ConfigError if `api_base` is no URL.
+    """
+    lm = connect("auto", api_base, api_key=api_key)
+    try:
+        return lm._sync.run(_models(lm._async))
+    finally:
+        lm.close()
+
+
+async def _models(engine: AsyncOpenAIEngine) -> list[str]:
+    where = engine.api_base
+    try:
+        server = engine.remember(await engine.get_json("/models"))
+    except lm15.AuthError as error:
+        raise EndpointError(
+            f"{where} refuses the API key (HTTP {error.status}): pass `connect(api_key=...)`"
+        ) from error
+    except lm15.TransportError as error:
+        raise EndpointError(f"{error.message}. Is the server running, and is `api_base` right?") from error
+    except (lm15.ProviderError, ValueError) as error:
+        status = "no list of models" if isinstance(error, ValueError) else f"HTTP {error.status}"
+        raise EndpointError(
+            f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. `api_base` usually ends in /v1"
+        ) from error
+    return list(server.models)
+
+
+def _listed(models: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in models) if models else "no model"
+
+
+def _token_count(answer: Any) -> int:
+    if isinstance(answer, dict):
+        if isinstance(answer.get("count"), int):
+            return answer["count"]
+        if isinstance(answer.get("tokens"), list):
+            return len(answer["tokens"])
+    raise ValueError("not an answer of /tokenize")
+
+
+def _load_tokenizer(name: str) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise MissingExtra("tokenizers", "embedded", f"`connect(tokenizer={name!r})`") from None
+    try:
+        return Tokenizer.from_file(name) if Path(name).is_file() else Tokenizer.from_pretrained(name)
+    except Exception as error:  # the package raises bare Exception for every failure
+        raise ConfigError(f"`connect(tokenizer={name!r})` cannot be loaded: {error}") from error

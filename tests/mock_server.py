@@ -1,0 +1,187 @@
+"""A small OpenAI-compatible server for tests, on aiohttp, in a thread of its own.
+
+    with MockServer(reply=lambda body, seed: f"draft {seed}") as server:
+        lm = connect("mock", server.api_base)
+
+It keeps every request body, can be llama.cpp, vLLM or neither, and fails on demand: `server.faults.append(...)` takes
+an HTTP status, a (status, headers, body) triple, "drop" (closes the connection) or a dict (sent as the completion).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+Reply = Callable[[dict[str, Any], int], str | dict[str, Any]]
+
+
+class MockServer:
+    """Context manager. A reply is the text of a choice, or a whole choice (`message`, `finish_reason`, ...)."""
+
+    def __init__(
+        self,
+        reply: Reply = lambda body, seed: f"text {seed}",
+        *,
+        kind: str = "other",
+        models: tuple[str, ...] = ("mock",),
+        context: int = 4096,
+        usage: bool = True,
+        max_n: int = 64,
+    ) -> None:
+        self.reply = reply
+        self.kind = kind
+        self.models = models
+        self.context = context
+        self.usage = usage
+        self.max_n = max_n
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.tokenized: list[str] = []
+        self.faults: list[Any] = []
+        self.in_flight = 0
+        self.peak = 0
+        self.gate: threading.Event | None = None
+        """When set to an Event, completions wait until it is set."""
+
+    def __enter__(self) -> MockServer:
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        assert ready.wait(30)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.gate is not None:
+            self.gate.set()
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+
+    @property
+    def api_base(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._start())
+        ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/health", self._health)
+        if self.kind != "other":
+            app.router.add_post("/tokenize", self._tokenize)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        owner = {"llama.cpp": "llamacpp", "vllm": "vllm"}.get(self.kind, "someone")
+        extra: dict[str, Any] = {
+            "vllm": {"max_model_len": self.context},
+            "llama.cpp": {"meta": {"n_ctx": self.context}},
+        }
+        rows = [{"id": name, "object": "model", "owned_by": owner, **extra.get(self.kind, {})} for name in self.models]
+        return web.json_response({"object": "list", "data": rows})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = body["content"] if self.kind == "llama.cpp" else body["prompt"]
+        self.tokenized.append(text)
+        tokens = list(range(len(text.split())))
+        return web.json_response({"tokens": tokens} | ({"count": len(tokens)} if self.kind == "vllm" else {}))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            if self.gate is not None:
+                await asyncio.to_thread(self.gate.wait)
+            if self.faults:
+                return self._fault(self.faults.pop(0), request)
+            return await self._answer(body, request)
+        finally:
+            self.in_flight -= 1
+
+    def _fault(self, fault: Any, request: web.Request) -> web.Response:
+        if fault == "drop":
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if isinstance(fault, dict):
+            return web.json_response(fault)
+        status, headers, body = fault if isinstance(fault, tuple) else (fault, {}, {"error": {"message": "on purpose"}})
+        text = body if isinstance(body, str) else json.dumps(body)
+        kind = "text/html" if text.startswith("<") else "application/json"
+        return web.Response(status=status, headers=headers, text=text, content_type=kind)
+
+    async def _answer(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        n = min(body.get("n", 1), self.max_n)
+        choices = [self._choice(body, index, (body.get("seed") or 0) + index) for index in range(n)]
+        prompt = sum(len(message["content"].split()) for message in body["messages"])
+        lengths = [len((choice["message"].get("content") or "").split()) for choice in choices]
+        # As the real ones do: llama.cpp counts one choice only, vLLM all of them.
+        completion = lengths[0] if self.kind == "llama.cpp" else sum(lengths)
+        head = {"id": "chatcmpl-1", "object": "chat.completion", "model": body["model"]}
+        if body.get("stream"):
+            return await self._stream(request, head, choices, lengths, prompt)
+        if body.get("return_token_ids"):
+            choices = [{**choice, "token_ids": list(range(k))} for choice, k in zip(choices, lengths, strict=True)]
+        answer: dict[str, Any] = {**head, "choices": choices}
+        if self.usage:
+            answer["usage"] = _usage(prompt, completion)
+        return web.json_response(answer)
+
+    def _choice(self, body: dict[str, Any], index: int, seed: int) -> dict[str, Any]:
+        reply = self.reply(body, seed)
+        choice: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": reply}} if isinstance(reply, str) else reply
+        )
+        return {"index": index, "finish_reason": "stop", **choice}
+
+    async def _stream(
+        self, request: web.Request, head: dict[str, Any], choices: list[Any], lengths: list[int], prompt: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for choice, length in reversed(list(zip(choices, lengths, strict=True))):  # in an order of its own
+            index = choice["index"]
+            chunks: list[dict[str, Any]] = [
+                {"choices": [{"index": index, "finish_reason": None, "delta": {"role": "assistant", "content": None}}]},
+                {"choices": [{"index": index, "finish_reason": None, "delta": choice["message"]}]},
+                {"choices": [{"index": index, "finish_reason": choice["finish_reason"], "delta": {}}]},
+            ]
+            if self.usage:
+                chunks.append({"choices": [], "usage": _usage(prompt, length)})
+            for chunk in chunks:
+                await response.write(f"data: {json.dumps({**head, **chunk})}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+def _usage(prompt: int, completion: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(2, prompt)},
+    }
