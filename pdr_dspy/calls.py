@@ -1,0 +1,437 @@
+"""Predictor calls side by side: seeded, bounded in flight, replayed from the store, recorded.
+
+`ask` is the only place where a program talks to a model. It sends `dspy.lm15.Request`s through the predictor's own
+`dspy.LM`, so history, callbacks and usage tracking of DSPy work as ever, and every answer carries its finish reason and
+usage. Traces are written in the order of the indices, whatever the order in which the answers came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import dspy
+from dspy.lm15 import Request, Response, request_from_openai_chat
+from dspy.utils.exceptions import LMError
+
+from pdr_dspy.budget import Call, Phase, Usage
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.rollouts import Rollout, Rollouts, address
+from pdr_dspy.signatures import Reading, read, render, split_thought
+from pdr_dspy.workspace import estimate_tokens
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+T = TypeVar("T")
+SEED_SPACING = 256
+"""Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the calls made inside `session(...)` share."""
+
+    seed: int = 0
+    """The run seed: repeats of an evaluation differ in it, trials of a study do not."""
+    store: Rollouts | None = None
+    in_flight: asyncio.Semaphore | None = None
+    """Bounds requests on the wire; None leaves it to the schedule's widths."""
+    oracle: Callable[[Mapping[str, Any]], float] | None = None
+    """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
+    on_call: Callable[[Call], None] | None = None
+    """Told of every call as it ends, in the thread that runs the calls."""
+    pending: dict[str, asyncio.Future[Rollout | None]] = field(default_factory=dict)
+    """Requests under way, so that two equal ones are sent once."""
+
+
+_SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen; `pending` is per loop use)
+
+
+def current() -> Session:
+    """The session that calls made here and now would join."""
+    return _SESSION.get()
+
+
+@contextmanager
+def session(**changes: Any) -> Iterator[Session]:
+    """Run calls with some fields of the session changed, in this context and the tasks started from it."""
+    changed = replace(_SESSION.get(), **{"pending": {}, **changes})
+    token = _SESSION.set(changed)
+    try:
+        yield changed
+    finally:
+        _SESSION.reset(token)
+
+
+class Sampling(NamedTuple):
+    """How the calls of one stage are sampled."""
+
+    cap: int
+    """Most output tokens, thinking included."""
+    temperature: float
+    top_p: float = 1.0
+
+
+class Reply(NamedTuple):
+    """One call and what was read out of it."""
+
+    call: Call
+    text: str
+    """After any thought; empty when the call failed."""
+    reading: Reading
+
+
+def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> int:
+    """The seed of the first sibling of a stage: it depends on the question and the place, never on the trial."""
+    digest = hashlib.sha256(f"{run_seed}|{example}|{phase}|{round_number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % (2**31 // SEED_SPACING) * SEED_SPACING
+
+
+def identity(inputs: Mapping[str, Any]) -> str:
+    """A name for a question: the hash of its inputs."""
+    return address({"inputs": {key: str(value) for key, value in inputs.items()}})[:16]
+
+
+def serving(predictor: dspy.Predict) -> dspy.LM:
+    """The LM that a predictor would use. Raises ConfigError when there is none."""
+    lm = predictor.lm or dspy.settings.lm
+    if not isinstance(lm, dspy.BaseLM):
+        raise ConfigError(
+            "no language model is set; call `dspy.configure(lm=pdr_dspy.serving.connect(model, api_base))` "
+            f"or any `dspy.LM(...)` first (got {lm!r})"
+        )
+    return lm  # type: ignore[return-value]
+
+
+async def count_tokens(lm: dspy.LM, texts: Sequence[str]) -> tuple[list[int], bool]:
+    """Tokens of each text as the serving model counts them, and whether that is exact (False: estimated)."""
+    counter = getattr(lm, "count_tokens", None)
+    if counter is not None:
+        counts = await counter(texts)
+        if counts is not None:
+            return counts, True
+    return [estimate_tokens(text) for text in texts], False
+
+
+async def ask(
+    predictor: dspy.Predict,
+    inputs: Sequence[Mapping[str, Any]],
+    *,
+    phase: Phase,
+    round_number: int,
+    example: str,
+    sampling: Sampling,
+    run_seed: int | None = None,
+) -> list[Reply]:
+    """Make one call for each of `inputs`, side by side, and return the replies in that order.
+
+    Failures of a call (the server's, the network's, an empty completion) are recorded in its `Call`, never raised.
+
+    Args:
+        predictor: holds signature, demonstrations and, optionally, its own LM.
+        inputs: the input fields of each call.
+        phase: what the calls are for; with `round_number` (from 1) and `example` it decides their seeds.
+        example: the question's identity.
+        sampling: cap in output tokens, temperature, top-p.
+        run_seed: overrides the session's.
+    """
+    now = _SESSION.get()
+    lm = serving(predictor)
+    rollout_id = lm.kwargs.get("rollout_id")
+    base = seed_for(now.seed if run_seed is None else run_seed, f"{example}|{rollout_id}", phase, round_number)
+    prompts: dict[str, list[dict[str, Any]]] = {}
+    jobs: list[_Job] = []
+    for index, values in enumerate(inputs):
+        content = repr(sorted(values.items(), key=lambda item: item[0]))
+        if content not in prompts:  # siblings share one prompt: format it once
+            prompts[content] = render(predictor.signature, predictor.demos, values)
+        jobs.append(_job(lm, prompts[content], sampling, base + index))
+    results = await _run(lm, jobs, now)
+    replies = []
+    for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
+        reply = _reply(predictor, lm, phase, round_number, index, sampling, job, result)
+        replies.append(reply)
+        if now.on_call is not None:
+            now.on_call(reply.call)
+        trace = dspy.settings.trace
+        if (
+            trace is not None
+            and reply.reading.outputs
+            and not reply.reading.missing
+            and dspy.settings.max_trace_size > 0
+        ):
+            trace.append((predictor, dict(inputs[index]), dspy.Prediction(**reply.reading.outputs)))
+    return replies
+
+
+class _Job(NamedTuple):
+    request: Request
+    key: str
+    seed: int
+    prompt: str
+    """Address of everything but the seed: jobs with equal prompts may be siblings."""
+    messages: list[dict[str, Any]]
+
+
+class _Result(NamedTuple):
+    rollout: Rollout | None
+    reused: bool
+    failure: str | None
+    seconds: float
+
+
+def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: int) -> _Job:
+    settings = {
+        name: value
+        for name, value in lm.kwargs.items()
+        if value is not None and name not in ("rollout_id", "n", "num_generations", "seed", "cache")
+    }
+    if "max_completion_tokens" in settings:  # hosted reasoning models take neither a temperature nor max_tokens
+        settings["max_completion_tokens"] = max(sampling.cap, 16000)
+        settings.pop("temperature", None)
+    else:
+        settings |= {"max_tokens": sampling.cap, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    body = {"model": lm.model, "messages": messages, **settings}
+    unseeded = {**body, "model": getattr(lm, "identity", lm.model)}
+    request = request_from_openai_chat({**body, "seed": seed})
+    return _Job(request, address({**unseeded, "seed": seed}), seed, address(unseeded), messages)
+
+
+async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
+    """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
+    results: dict[int, _Result] = {}
+    missing: list[int] = []
+    for position, job in enumerate(jobs):
+        found = now.store.get(job.key) if now.store is not None else None
+        if found is None:
+            missing.append(position)
+        else:
+            results[position] = _Result(found, True, None, 0.0)
+    groups = _groups(jobs, missing, together=bool(getattr(lm, "siblings", False)))
+    sent = await asyncio.gather(*(_send_group(lm, [jobs[p] for p in group], now) for group in groups))
+    for group, outcome in zip(groups, sent, strict=True):
+        results.update(zip(group, outcome, strict=True))
+    return [results[position] for position in range(len(jobs))]
+
+
+def _groups(jobs: Sequence[_Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
+    """Runs of consecutive seeds over one prompt; each becomes one request of n choices."""
+    groups: list[list[int]] = []
+    for position in positions:
+        last = groups[-1] if groups else None
+        if (
+            together
+            and last is not None
+            and jobs[last[-1]].prompt == jobs[position].prompt
+            and jobs[last[-1]].seed + 1 == jobs[position].seed
+        ):
+            last.append(position)
+        else:
+            groups.append([position])
+    return groups
+
+
+async def _send_group(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
+    if now.in_flight is None:
+        return await _send_siblings(lm, jobs, now)
+    async with now.in_flight:
+        return await _send_siblings(lm, jobs, now)
+
+
+async def _send_siblings(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
+    requests = [job.request for job in jobs]
+    if len(jobs) > 1:
+        group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
+        requests = [_with_extension(request, {"group": group, "size": len(jobs)}) for request in requests]
+    return list(
+        await asyncio.gather(*(_send(lm, job, request, now) for job, request in zip(jobs, requests, strict=True)))
+    )
+
+
+def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
+    extensions = {**(request.config.extensions or {}), "pdr_siblings": siblings}
+    return replace(request, config=replace(request.config, extensions=extensions))
+
+
+async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session) -> _Result:
+    """Send one request, unless an equal one is under way in this session: then wait for that."""
+    under_way = now.pending.get(job.key)
+    if under_way is not None and request is job.request and under_way.get_loop() is asyncio.get_running_loop():
+        rollout = await asyncio.shield(under_way)
+        if rollout is not None:
+            return _Result(rollout, True, None, 0.0)
+    future: asyncio.Future[Rollout | None] = asyncio.get_running_loop().create_future()
+    now.pending[job.key] = future
+    try:
+        result = await _complete(lm, job, request)
+        if result.rollout is not None and now.store is not None:
+            now.store.put(result.rollout)
+        future.set_result(result.rollout)
+        return result
+    finally:
+        if not future.done():
+            future.set_result(None)
+        if now.pending.get(job.key) is future:
+            del now.pending[job.key]
+
+
+async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
+    started = time.perf_counter()
+    rollout_id = lm.kwargs.get("rollout_id")
+    try:
+        extra = {} if rollout_id is None else {"rollout_id": rollout_id}
+        response: Response = await lm.acall(request, **extra)
+    except (LMError, OSError, TimeoutError) as error:
+        return _Result(None, False, _why(error), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    inline = "".join(part.text for part in response.message.parts if part.type == "text")
+    apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
+    thought, text, unfinished = split_thought(_clean(inline))
+    if unfinished:
+        text = text if text.strip() else ""
+    usage, estimated = await _usage(lm, job, response, inline + apart)
+    return _Result(
+        Rollout(
+            key=job.key,
+            text=text,
+            thought=_clean(apart) or thought,
+            finish="length" if unfinished else response.finish_reason,
+            usage=usage,
+            estimated=estimated,
+            seconds=round(seconds, 4),
+        ),
+        False,
+        None,
+        seconds,
+    )
+
+
+def _clean(text: str) -> str:
+    """Text that can be stored, sent again and printed: lone surrogates and NUL bytes are marked, not kept."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+async def _usage(lm: dspy.LM, job: _Job, response: Response, generated: str) -> tuple[Usage, bool]:
+    said = response.usage
+    usage = Usage(
+        input=said.input_tokens,
+        output=said.output_tokens,
+        reasoning=said.reasoning_tokens,
+        cached=said.cache_read_tokens,
+    )
+    if usage.tokens is not None:
+        return usage, False
+    prompt = "\n".join(str(message["content"]) for message in job.messages)
+    (inputs, outputs), _ = await count_tokens(lm, [prompt, generated])
+    return (
+        usage.model_copy(
+            update={
+                "input": inputs if usage.input is None else usage.input,
+                "output": outputs if usage.output is None else usage.output,
+            }
+        ),
+        True,
+    )
+
+
+def _why(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+def _reply(
+    predictor: dspy.Predict,
+    lm: dspy.LM,
+    phase: Phase,
+    round_number: int,
+    index: int,
+    sampling: Sampling,
+    job: _Job,
+    result: _Result,
+) -> Reply:
+    rollout = result.rollout
+    failure = result.failure
+    if rollout is not None and not rollout.text.strip():
+        cut = rollout.finish == "length"
+        failure = "the cap ended it inside its thought" if cut else "the completion is empty"
+    call = Call(
+        phase=phase,
+        round=round_number,
+        index=index,
+        model=lm.model,
+        seed=job.seed,
+        cap=sampling.cap,
+        usage=Usage() if rollout is None else rollout.usage,
+        finish="error" if rollout is None else rollout.finish,
+        failure=failure,
+        seconds=0.0 if result.reused else round(result.seconds, 4),
+        reused=result.reused,
+        estimated=rollout is not None and rollout.estimated,
+        key=job.key,
+    )
+    if rollout is None or failure is not None:
+        return Reply(call, "", Reading({}, tuple(predictor.signature.output_fields)))
+    return Reply(call, rollout.text.strip(), read(predictor.signature, rollout.text, truncated=call.truncated))
+
+
+# --- from synchronous code -------------------------------------------------------------------------------------------
+
+_portals: dict[int, tuple[BlockingPortal, Any]] = {}
+"""By process id: a forked child must not wait for its parent's loop. The context manager is kept alive beside it."""
+_portal_lock = threading.Lock()
+
+
+def run(function: Callable[[], Awaitable[T]]) -> T:
+    """Run an async function to its end from synchronous code, on one event loop for the whole process.
+
+    One loop keeps connections warm between calls, and works in scripts, threads and notebooks alike. The caller's
+    context (DSPy settings, session) goes along. An interrupt cancels the function and is raised here.
+    """
+    portal = _start_portal()
+    if getattr(portal, "_event_loop_thread_id", None) == threading.get_ident():
+        raise RuntimeError(
+            "a program was called synchronously from inside the event loop; use `await program.acall(...)`"
+        )
+    context = copy_context()
+
+    async def inside() -> T:
+        async def body() -> T:
+            return await function()
+
+        return await asyncio.get_running_loop().create_task(body(), context=context)
+
+    future = portal.start_task_soon(inside)
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
+def _start_portal() -> BlockingPortal:
+    with _portal_lock:
+        if os.getpid() not in _portals:
+            from anyio.from_thread import start_blocking_portal
+
+            manager = start_blocking_portal("asyncio", name="pdr-dspy")
+            _portals[os.getpid()] = (manager.__enter__(), manager)
+            atexit.register(_stop_portal, os.getpid())
+        return _portals[os.getpid()][0]
+
+
+def _stop_portal(pid: int) -> None:
+    """Cancel what still runs and end the loop's thread, before the interpreter takes modules away from under it."""
+    if pid == os.getpid() and pid in _portals:
+        _, manager = _portals.pop(pid)
+        with suppress(BaseException):
+            manager.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)

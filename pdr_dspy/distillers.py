@@ -1,0 +1,198 @@
+"""How the solutions of a round become the workspaces of the next (arXiv 2510.01123, section 3 and figure 2b).
+
+A distiller is given the drafts of a round and how many drafts the next one has, and returns that many workspaces (the
+same object where they are shared) with the calls it made. Candidates are shuffled with the stage's seed, so neither the
+order in which drafts finished nor their indices can matter. kappa is enforced here, by `workspace.fit`, always.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pdr_dspy.budget import Call, Phase
+from pdr_dspy.calls import Reply
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.schedule import DistillerName, Schedule
+from pdr_dspy.signatures import Role
+from pdr_dspy.workspace import Count, Draft, Workspace, candidates, fit
+
+
+class Distilled(NamedTuple):
+    """What a distiller returns."""
+
+    workspaces: tuple[Workspace, ...]
+    """One for each draft of the next round."""
+    calls: tuple[Call, ...] = ()
+
+
+Ask = Callable[[Role, Phase, Sequence[Mapping[str, Any]]], Awaitable[list[Reply]]]
+"""Make calls of a role, side by side; inputs beside the task's own."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a distiller works on."""
+
+    drafts: tuple[Draft, ...]
+    """Those of the round that have text, in the order of their indices."""
+    next_width: int
+    schedule: Schedule
+    seed: int
+    ask: Ask
+    count: Count
+    oracle: Callable[[Mapping[str, Any]], float] | None = None
+
+    def rng(self, purpose: str) -> random.Random:
+        """A generator of its own for each purpose, the same in every run with this seed."""
+        return random.Random(hashlib.sha256(f"{self.seed}|{purpose}".encode()).digest())
+
+    def shuffled(self, purpose: str) -> list[Draft]:
+        """The drafts in an order that says nothing about how they came."""
+        order = list(self.drafts)
+        self.rng(purpose).shuffle(order)
+        return order
+
+    async def admit(self, drafts: Sequence[Draft]) -> Workspace:
+        """A workspace of these solutions, cut to kappa; empty when there are none."""
+        blocks = candidates([(draft.solution, draft.truncated) for draft in drafts])
+        text, tokens, cut = await fit(blocks, self.schedule.kappa, self.count, keep="end")
+        return Workspace(
+            text=text, tokens=tokens, sources=tuple(draft.index for draft in drafts) if text else (), cut=cut
+        )
+
+
+Distiller = Callable[[Round], Awaitable[Distilled]]
+
+
+async def summary(round_: Round) -> Distilled:
+    """D^S: one call writes a summary of all solutions, shared by all drafts of the next round.
+
+    A summary that the model could not write leaves the solutions themselves, cut to kappa.
+    """
+    order = round_.shuffled("summary")
+    (reply,) = await round_.ask(Role.DISTILL, Phase.DISTILL, [{"candidates": await _shown(round_, order)}])
+    if reply.call.failure is not None:
+        workspace = await round_.admit(order)
+    else:
+        text, tokens, cut = await fit([reply.text], round_.schedule.kappa, round_.count, keep="start")
+        workspace = Workspace(
+            text=text, tokens=tokens, sources=tuple(d.index for d in order), cut=cut or reply.call.truncated
+        )
+    return Distilled((workspace,) * round_.next_width, (reply.call,))
+
+
+async def topk(round_: Round) -> Distilled:
+    """D^E, shared: the model checks all solutions and picks k, the same for all drafts of the next round."""
+    order = round_.shuffled("topk")
+    (reply,) = await round_.ask(Role.SELECT, Phase.SELECT, [{"candidates": await _shown(round_, order)}])
+    chosen, call = _picked(round_, reply, order)
+    return Distilled((await round_.admit(chosen),) * round_.next_width, (call,))
+
+
+async def topk_per_sample(round_: Round) -> Distilled:
+    """D^E, per sample: one independent pick of k for each draft of the next round, each over its own order."""
+    orders = [round_.shuffled(f"topk {index}") for index in range(round_.next_width)]
+    shown = [{"candidates": await _shown(round_, order)} for order in orders]
+    replies = await round_.ask(Role.SELECT, Phase.SELECT, shown)
+    picked = [_picked(round_, reply, order) for reply, order in zip(replies, orders, strict=True)]
+    workspaces = [await round_.admit(chosen) for chosen, _ in picked]
+    return Distilled(tuple(workspaces), tuple(call for _, call in picked))
+
+
+async def random_k(round_: Round) -> Distilled:
+    """D^R: each draft of the next round reads its own random k; no call."""
+    k = min(round_.schedule.k, len(round_.drafts))
+    subsets = [round_.rng(f"random {index}").sample(list(round_.drafts), k) for index in range(round_.next_width)]
+    return Distilled(tuple([await round_.admit(subset) for subset in subsets]))
+
+
+async def last(round_: Round) -> Distilled:
+    """Sequential Refinement: the previous solution is the state, not a candidate among others."""
+    draft = round_.drafts[-1]
+    text, tokens, cut = await fit([draft.solution], round_.schedule.kappa, round_.count, keep="end")
+    workspace = Workspace(text=text, tokens=tokens, sources=(draft.index,), cut=cut)
+    return Distilled((workspace,) * round_.next_width)
+
+
+async def oracle_correct(round_: Round) -> Distilled:
+    """Analysis: only solutions that the verifier accepts (figure 6). With none the next draft starts afresh."""
+    return await _judged(round_, right=True)
+
+
+async def oracle_incorrect(round_: Round) -> Distilled:
+    """Analysis: only solutions that the verifier rejects (figure 6)."""
+    return await _judged(round_, right=False)
+
+
+async def oracle_random(round_: Round) -> Distilled:
+    """Analysis, the control: as many solutions as `oracle_correct` would admit, drawn at random."""
+    right, _ = _split(round_)
+    workspaces = []
+    for index in range(round_.next_width):
+        drawn = round_.rng(f"oracle {index}").sample(list(round_.drafts), min(len(right), round_.schedule.k))
+        workspaces.append(await round_.admit(drawn))
+    return Distilled(tuple(workspaces))
+
+
+BY_NAME: dict[DistillerName, Distiller] = {
+    "summary": summary,
+    "topk": topk,
+    "topk_per_sample": topk_per_sample,
+    "random_k": random_k,
+    "last": last,
+    "oracle_correct": oracle_correct,
+    "oracle_incorrect": oracle_incorrect,
+    "oracle_random": oracle_random,
+}
+ROLES: dict[DistillerName, Role] = {"summary": Role.DISTILL, "topk": Role.SELECT, "topk_per_sample": Role.SELECT}
+"""The role whose predictor a distiller calls; the others call none."""
+
+
+async def _shown(round_: Round, order: Sequence[Draft]) -> str:
+    """All solutions as a distiller reads them: complete where they fit into as much room as the drafts could fill."""
+    room = max(len(order) * (round_.schedule.final + 16), round_.schedule.kappa)
+    blocks = candidates([(draft.solution, draft.truncated) for draft in order])
+    text, _, _ = await fit(blocks, room, round_.count, keep="end")
+    return text
+
+
+def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[Draft], Call]:
+    """The drafts that a Select reply names; a random k, and a failure on the record, when it names none."""
+    k = min(round_.schedule.k, len(order))
+    named = reply.reading.outputs.get("selected")
+    if not named and reply.text and not reply.call.truncated:
+        named = [int(number) for number in re.findall(r"(?i)candidates?\s*#?\s*(\d{1,3})\b", reply.text)]
+    numbers = list(dict.fromkeys(n for n in named or () if 1 <= n <= len(order)))[:k]
+    if numbers:
+        return [order[number - 1] for number in numbers], reply.call
+    failure = reply.call.failure or "it named no candidate; a random choice stands in"
+    subset = round_.rng(f"fallback {reply.call.index}").sample(list(order), k)
+    return subset, reply.call.model_copy(update={"failure": failure})
+
+
+def _split(round_: Round) -> tuple[list[Draft], list[Draft]]:
+    if round_.oracle is None:
+        raise ConfigError(
+            f'`Schedule(distiller="{round_.schedule.distiller}")` needs the gold answer: run it with '
+            "`evaluate(program, examples, verifier)`, which lets it look"
+        )
+    right: list[Draft] = []
+    wrong: list[Draft] = []
+    for draft in round_.drafts:
+        (right if round_.oracle(draft.outputs) >= 0.5 else wrong).append(draft)
+    return right, wrong
+
+
+async def _judged(round_: Round, *, right: bool) -> Distilled:
+    accepted, rejected = _split(round_)
+    pool = accepted if right else rejected
+    workspaces = []
+    for index in range(round_.next_width):
+        drawn = round_.rng(f"oracle {index}").sample(pool, min(len(pool), round_.schedule.k))
+        workspaces.append(await round_.admit(drawn))
+    return Distilled(tuple(workspaces))

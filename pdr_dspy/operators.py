@@ -1,0 +1,515 @@
+"""LongCoT, SR and PDR: one loop, `improve`, and three named settings of it.
+
+    C(0) = {};  for r = 1..R:  S(r) = { s_i <- M(x, C(r-1)) }, i = 1..M_r;   C(r) <- D(x, S(r)), |C(r)| <= kappa
+
+(arXiv 2510.01123, section 3.) LongCoT is widths (1,). SR is widths (1, ..., 1) with the last solution as its state. PDR
+is any widths that end in 1, with a distiller. An operator holds exactly the predictors that it calls, as plain
+attributes, so that every DSPy optimizer tunes what is used and nothing else. `forward` never writes to `self`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Self
+
+import dspy
+from dspy.predict.parameter import Parameter
+from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy import calls, distillers
+from pdr_dspy.budget import Budget, Call, Ledger, Phase
+from pdr_dspy.calls import Reply, Sampling
+from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
+from pdr_dspy.schedule import Schedule, preset
+from pdr_dspy.signatures import Role, check_task, derive, render
+from pdr_dspy.workspace import Draft, Workspace
+
+
+class Stop(StrEnum):
+    """How a program came to its answer."""
+
+    DONE = "done"
+    """The last round's single draft is the answer."""
+    BUDGET = "budget"
+    """The next stage did not fit the budget; the answer is the plurality of the last finished round."""
+    FELL_BACK = "fell back"
+    """No answer could be read out of the last draft; it is the plurality of the latest round that has one."""
+    NO_ANSWER = "no answer"
+    """No draft of any round has a readable answer; the output fields are None."""
+
+
+class Round(BaseModel):
+    """One finished round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drafts: tuple[Draft, ...]
+    workspaces: tuple[Workspace, ...] = ()
+    """What each draft of the next round reads; empty for the last round."""
+
+
+class ScheduleParameter(Parameter):
+    """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def reset(self) -> None:
+        """Nothing: a tuned schedule survives `reset_copy()`, as learned code does in `dspy.Flex`."""
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        return self.schedule.model_dump(mode="json")
+
+    def load_state(self, state: Mapping[str, Any]) -> Self:
+        self.schedule = Schedule(**state)
+        return self
+
+
+class Operator(dspy.Module):
+    """A task signature under a schedule. Use `LongCoT`, `SR` or `PDR`.
+
+    Calling it takes the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
+    `dspy.Prediction` with the task's outputs first, then `solution` (the text of the draft that was taken), `ledger`
+    (a `Ledger`: `.sequential`, `.total`, `.calls`), `rounds` (a tuple of `Round`) and `stop` (a `Stop`).
+
+    Equal inputs and seed make equal calls: ask again with another `seed` for another sample.
+
+    Raises:
+        ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
+            fit the model's context.
+        BudgetTooSmall: not even the first round fits the budget.
+        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+    """
+
+    def __init__(self, signature: str | type[dspy.Signature], schedule: Schedule) -> None:
+        super().__init__()
+        self.task = check_task(signature)
+        self.tuned = ScheduleParameter(schedule)
+        for role, role_signature in self.role_signatures(self.task, schedule).items():
+            setattr(self, role.value, dspy.Predict(role_signature))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that it runs under."""
+        return self.tuned.schedule
+
+    @staticmethod
+    def role_signatures(task: type[dspy.Signature], schedule: Schedule) -> dict[Role, type[dspy.Signature]]:
+        """The signatures of exactly those predictors that this schedule calls."""
+        roles = [Role.DRAFT]
+        if schedule.rounds > 1:
+            roles.append(Role.REFINE)
+            if schedule.distiller in distillers.ROLES:
+                roles.append(distillers.ROLES[schedule.distiller])
+            if schedule.critique:
+                roles.append(Role.CRITIQUE)
+        last = schedule.distiller == "last"
+        return {role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles}
+
+    def with_schedule(self, schedule: Schedule, *, instructions: Mapping[str, str] | None = None) -> Self:
+        """A copy that runs under another schedule.
+
+        Predictors of roles that both schedules use keep their instructions, demonstrations and LM; Select and Refine
+        only while their default instructions would stay the same or were tuned. `instructions` (role to text) replaces
+        what is given.
+
+        Raises ConfigError for an unknown role in `instructions`.
+        """
+        unknown = set(instructions or ()) - {role.value for role in Role}
+        if unknown:
+            raise ConfigError(f"`instructions` names the role {sorted(unknown)[0]!r}; the roles are {', '.join(Role)}")
+        new = copy.deepcopy(self)
+        old = {name: predictor for name, predictor in new.__dict__.items() if isinstance(predictor, dspy.Predict)}
+        defaults = self.role_signatures(self.task, self.schedule)
+        for name in old:
+            delattr(new, name)
+        new.tuned = ScheduleParameter(schedule)
+        for role, signature in self.role_signatures(self.task, schedule).items():
+            predictor = dspy.Predict(signature)
+            before = old.get(role.value)
+            if before is not None and role in defaults:
+                if before.signature.instructions != defaults[role].instructions:
+                    predictor.signature = signature.with_instructions(before.signature.instructions)
+                predictor.demos = before.demos
+                predictor.lm = before.lm
+            if instructions and role.value in instructions:
+                predictor.signature = predictor.signature.with_instructions(instructions[role.value])
+            setattr(new, role.value, predictor)
+        return new
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> Any:
+        """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""
+        if "tuned" in state:
+            fresh = self.with_schedule(Schedule(**state["tuned"]))
+            for name in [name for name, value in self.__dict__.items() if isinstance(value, dspy.Predict)]:
+                delattr(self, name)
+            self.__dict__.update(fresh.__dict__)
+        return super().load_state(state, **options)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program; see the class."""
+        return calls.run(lambda: self.aforward(**inputs))
+
+    async def aforward(
+        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
+    ) -> dspy.Prediction:
+        """Run the program on the caller's event loop; see the class."""
+        unknown = [name for name in inputs if name not in self.task.input_fields]
+        missing = [name for name, info in self.task.input_fields.items() if name not in inputs and info.is_required()]
+        if unknown or missing:
+            raise ConfigError(
+                f"`{type(self).__name__}` takes the inputs {', '.join(self.task.input_fields)}; "
+                + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
+            )
+        outcome = await improve(self, inputs, budget=budget or Budget(), seed=seed)
+        return dspy.Prediction(
+            **{name: outcome.outputs.get(name) for name in self.task.output_fields},
+            solution=outcome.solution,
+            ledger=outcome.ledger,
+            rounds=outcome.rounds,
+            stop=outcome.stop,
+        )
+
+    def predictor(self, role: Role) -> dspy.Predict:
+        """The predictor of a role. One that a nested `load` left out is made with the default instructions."""
+        found = self.__dict__.get(role.value)
+        if found is not None:
+            return found
+        schedule = self.schedule
+        last = schedule.distiller == "last"
+        return dspy.Predict(derive(self.task, role, k=schedule.k, last=last, critique=schedule.critique))
+
+
+class LongCoT(Operator):
+    """One pass: a single draft is the answer.
+
+    >>> LongCoT("question -> answer", draft_tokens=4096)
+    """
+
+    def __init__(self, signature: str | type[dspy.Signature], **settings: Any) -> None:
+        """`settings` are fields of `Schedule` other than its widths."""
+        super().__init__(signature, _schedule(settings, widths=(1,)))
+
+
+class SR(Operator):
+    """Sequential Refinement: one solution, improved for `rounds` rounds, each reading only the one before it.
+
+    >>> SR("question -> answer", rounds=4, critique=True)
+    """
+
+    def __init__(
+        self, signature: str | type[dspy.Signature], *, rounds: int = 3, critique: bool = False, **settings: Any
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            rounds: drafts in all, the first included; at least 1.
+            critique: list the flaws of the solution in a call of its own before each refinement (error analysis).
+            settings: other fields of `Schedule`, such as `draft_tokens` or `kappa`.
+        """
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise ConfigError(f"`SR(rounds={rounds!r})` must be a whole number of at least 1")
+        super().__init__(
+            signature, _schedule(settings, widths=(1,) * rounds, distiller="last", critique=critique and rounds > 1)
+        )
+
+
+class PDR(Operator):
+    """Parallel-Distill-Refine: rounds of parallel drafts, each round distilled into the workspace of the next.
+
+    >>> PDR("question -> answer", Schedule(widths=(8, 4, 1), distiller="topk", k=2))
+    >>> PDR("question -> answer", "fast", draft_tokens=512)
+    """
+
+    def __init__(
+        self, signature: str | type[dspy.Signature], schedule: Schedule | str | None = None, **settings: Any
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            schedule: a Schedule, or the name of a preset (`fast`, `balanced`, `quality`, `paper`).
+            settings: fields of `Schedule` that replace those of `schedule`.
+        """
+        if isinstance(schedule, str):
+            chosen = preset(schedule, **settings)
+        elif isinstance(schedule, Schedule):
+            chosen = schedule.replace(**settings) if settings else schedule
+        elif schedule is None:
+            chosen = Schedule(**settings)
+        else:
+            raise ConfigError(f"`PDR(schedule={schedule!r})` must be a Schedule or the name of a preset")
+        super().__init__(signature, chosen)
+
+
+def _schedule(settings: Mapping[str, Any], **fixed: Any) -> Schedule:
+    clash = [name for name in fixed if name in settings]
+    if clash:
+        raise ConfigError(
+            f"`{clash[0]}` is fixed by this operator; use `PDR(signature, Schedule(...))` to set it freely"
+        )
+    return Schedule(**{**settings, **fixed})
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+class Outcome(BaseModel):
+    """What the loop returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    outputs: dict[str, Any]
+    solution: str
+    ledger: Ledger
+    rounds: tuple[Round, ...]
+    stop: Stop
+
+
+async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budget, seed: int | None = None) -> Outcome:
+    """The read, write, compress loop of the paper, once. See `Operator` for what it takes and raises."""
+    schedule = program.schedule
+    now = calls.current()
+    run_seed = now.seed if seed is None else seed
+    example = calls.identity(inputs)
+    run = _Run(program, inputs, example, run_seed, budget)
+    await run.check_context()
+    rounds: list[Round] = []
+    workspaces: tuple[Workspace, ...] = ()
+    for number, width in enumerate(schedule.widths, start=1):
+        stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
+        if not await run.affords([(role, Phase.DRAFT, values) for role, values in stage]):
+            if not rounds:
+                raise BudgetTooSmall(
+                    f"`{budget!r}` is below the worst case of the first round of {schedule}: {run.worst} tokens; "
+                    "raise it, or lower `draft_tokens` or the first width"
+                )
+            return run.stopped(rounds, Stop.BUDGET)
+        drafts = await run.drafts(number, stage)
+        if all(not draft.ok for draft in drafts):
+            reasons = Counter(draft.failure for draft in drafts).most_common(1)
+            raise RoundFailed(
+                f"all {width} drafts of round {number} failed, most often with: {reasons[0][0]}", run.ledger
+            )
+        if number == schedule.rounds:
+            rounds.append(Round(drafts=drafts))
+            break
+        distilled = await run.distill(number, drafts, schedule.widths[number])
+        rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
+        if distilled is None:
+            return run.stopped(rounds, Stop.BUDGET)
+        workspaces = distilled
+    final = rounds[-1].drafts[0]
+    if all(name in final.outputs for name in program.task.output_fields):
+        return Outcome(
+            outputs=final.outputs, solution=final.solution, ledger=run.ledger, rounds=tuple(rounds), stop=Stop.DONE
+        )
+    return run.stopped(rounds, Stop.FELL_BACK)
+
+
+def _reading(program: Operator, workspaces: Sequence[Workspace], index: int, flaws: str) -> tuple[Role, dict[str, Any]]:
+    """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
+    if not workspaces or workspaces[index].empty:
+        return Role.DRAFT, {}
+    values = {"workspace": workspaces[index].text}
+    if program.schedule.critique:
+        values["flaws_found"] = flaws or "(none listed)"
+    return Role.REFINE, values
+
+
+class _Run:
+    """The state of one pass through the loop: what was spent so far, and how to ask."""
+
+    def __init__(
+        self, program: Operator, inputs: Mapping[str, Any], example: str, run_seed: int, budget: Budget
+    ) -> None:
+        self.program = program
+        self.schedule = program.schedule
+        self.inputs = inputs
+        self.example = example
+        self.run_seed = run_seed
+        self.budget = budget
+        self.ledger = Ledger()
+        self.flaws = ""
+        self.worst = 0
+        self.lm = calls.serving(program.predictor(Role.DRAFT))
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        counts, _ = await calls.count_tokens(self.lm, texts)
+        return counts
+
+    def sampling(self, role: Role) -> Sampling:
+        """Cap and temperature of a role's calls."""
+        schedule = self.schedule
+        if role is Role.DRAFT:
+            cap = schedule.draft_tokens
+        elif role is Role.REFINE:
+            cap = schedule.final
+        else:
+            cap = schedule.distill
+        temperature = schedule.temperature
+        if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
+            temperature = schedule.distill_temperature
+        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p)
+
+    async def ask(
+        self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
+    ) -> list[Reply]:
+        replies = await calls.ask(
+            self.program.predictor(role),
+            [{**self.inputs, **own} for own in values],
+            phase=phase,
+            round_number=round_number,
+            example=self.example,
+            sampling=self.sampling(role),
+            run_seed=self.run_seed,
+        )
+        return replies
+
+    async def affords(self, stage: Sequence[tuple[Role, Phase, Mapping[str, Any]]]) -> bool:
+        """Reserve: whether the worst case of a stage fits on top of what was spent."""
+        if self.budget.unlimited or not stage:
+            return True
+        prompts = [
+            "\n".join(
+                str(message["content"])
+                for message in render(predictor.signature, predictor.demos, {**self.inputs, **values})
+            )
+            for role, _, values in stage
+            for predictor in [self.program.predictor(role)]
+        ]
+        sizes = await self.count(prompts)
+        template = 24  # a chat template's own tokens around a system and a user message
+        bounds = [size + template + self.sampling(role).cap for size, (role, _, _) in zip(sizes, stage, strict=True)]
+        self.worst = sum(bounds)
+        return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+
+    async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
+        """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
+        replies: list[Reply | None] = [None] * len(stage)
+        for role, phase in ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE)):
+            places = [place for place, (own, _) in enumerate(stage) if own is role]
+            if places:
+                for place, reply in zip(
+                    places,
+                    await self.ask(role, phase, [stage[place][1] for place in places], round_number=number),
+                    strict=True,
+                ):
+                    replies[place] = reply
+        drafts = []
+        for place, reply in enumerate(replies):
+            assert reply is not None
+            self.ledger += (reply.call,)
+            drafts.append(
+                Draft(
+                    round=number,
+                    index=place,
+                    solution=reply.text,
+                    outputs={
+                        name: value
+                        for name, value in reply.reading.outputs.items()
+                        if name in self.program.task.output_fields
+                    },
+                    truncated=reply.call.truncated,
+                    failure=reply.call.failure,
+                )
+            )
+        return tuple(drafts)
+
+    async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
+        """The workspaces of the next round; None when the budget does not reach for them."""
+        usable = tuple(draft for draft in drafts if draft.ok)
+        distiller = self.schedule.distiller
+        if not await self.affords(self._distill_stage(number, usable)):
+            return None
+        made: list[Call] = []
+
+        async def ask(role: Role, phase: Phase, values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+            return await self.ask(role, phase, values, round_number=number)
+
+        round_ = distillers.Round(
+            drafts=usable,
+            next_width=next_width,
+            schedule=self.schedule,
+            seed=calls.seed_for(self.run_seed, self.example, Phase.DISTILL, number),
+            ask=ask,
+            count=self.count,
+            oracle=calls.current().oracle,
+        )
+        distilled = await distillers.BY_NAME[distiller](round_)
+        made.extend(distilled.calls)
+        if self.schedule.critique:
+            workspace = distilled.workspaces[0]
+            (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
+            made.append(reply.call)
+            self.flaws = reply.text
+        self.ledger += made
+        return distilled.workspaces
+
+    def _distill_stage(self, number: int, drafts: Sequence[Draft]) -> list[tuple[Role, Phase, Mapping[str, Any]]]:
+        """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
+        count = self.schedule.distill_calls(number - 1)
+        if not count:
+            return []
+        everything = "\n\n".join(f"Candidate {draft.index}:\n{draft.solution}" for draft in drafts)
+        if self.schedule.critique:
+            return [(Role.CRITIQUE, Phase.CRITIQUE, {"workspace": everything})]
+        role = distillers.ROLES[self.schedule.distiller]
+        return [(role, Phase.DISTILL, {"candidates": everything})] * count
+
+    async def check_context(self) -> None:
+        """Caps, kappa and prompt against the model's context, where the server says what it is."""
+        context = getattr(self.lm, "context_length", None)
+        if context is None:
+            return
+        sizes = {}
+        for role in [Role.DRAFT, *([Role.REFINE] if self.schedule.rounds > 1 else [])]:
+            predictor = self.program.predictor(role)
+            messages = render(predictor.signature, predictor.demos, self.inputs)
+            sizes[role] = "\n".join(str(message["content"]) for message in messages)
+        counts = await self.count(list(sizes.values()))
+        for role, prompt in zip(sizes, counts, strict=True):
+            cap = self.sampling(role).cap
+            kappa = self.schedule.kappa if role is Role.REFINE else 0
+            if prompt + kappa + cap > context:
+                raise ConfigError(
+                    f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking included) "
+                    f"= {prompt + kappa + cap} tokens, but the model's context is {context}; lower `kappa` or the caps, "
+                    "or serve the model with a longer context"
+                )
+
+    def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
+        """Answer from what there is: the plurality of the latest round that has a readable answer."""
+        fields = tuple(self.program.task.output_fields)
+        for round_ in reversed(rounds):
+            complete = [draft for draft in round_.drafts if all(name in draft.outputs for name in fields)]
+            if complete:
+                chosen = plurality(complete, fields)
+                return Outcome(
+                    outputs=chosen.outputs,
+                    solution=chosen.solution,
+                    ledger=self.ledger,
+                    rounds=tuple(rounds),
+                    stop=stop,
+                )
+        best = rounds[-1].drafts[0]
+        return Outcome(
+            outputs=best.outputs,
+            solution=best.solution,
+            ledger=self.ledger,
+            rounds=tuple(rounds),
+            stop=stop if stop is Stop.BUDGET else Stop.NO_ANSWER,
+        )
+
+
+def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
+    """The first draft of the most common answer; of equally common ones, the one that came up first."""
+
+    def key(draft: Draft) -> str:
+        return json.dumps([draft.outputs.get(name) for name in fields], default=str, sort_keys=True).casefold()
+
+    votes = Counter(key(draft) for draft in drafts)
+    return max(drafts, key=lambda draft: votes[key(draft)])

@@ -1,0 +1,428 @@
+"""The five roles, derived from the user's task signature, and how each is written to and read from a model.
+
+Instructions are the prompts, so they live here, one constant each, and DSPy optimizers may replace them. The form of a
+prompt (labels, where the answer goes) does not depend on them: `render` adds it, so no optimizer can break it.
+
+A prompt puts the instructions first, then the task's inputs, then what earlier rounds left: drafts of one question and
+refinements of one question share the longest possible prefix for a server's prefix cache.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from enum import Enum, StrEnum
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+import dspy
+import json_repair
+from dspy.adapters.types import Type as CustomType
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pdr_dspy.answers import final_answer, to_choice, to_number
+from pdr_dspy.errors import ConfigError
+
+
+class Role(StrEnum):
+    """Which predictor a signature belongs to; also its attribute name on an operator."""
+
+    DRAFT = "draft"
+    REFINE = "refine"
+    DISTILL = "distill"
+    SELECT = "select"
+    CRITIQUE = "critique"
+
+
+FREE = ("solution", "summary", "flaws")
+"""Output fields that are the completion itself."""
+RESERVED = (*FREE, "workspace", "candidates", "selected")
+"""Field names of ours; a task signature may not use them."""
+CALL_KEYWORDS = ("budget", "seed")
+"""Keywords of a program's call; a task may not have inputs of these names."""
+
+DRAFT = "Work through the problem step by step, one short line for each step, and check the result before you state it."
+REFINE = """\
+The workspace below was distilled from earlier attempts at the same problem. It may be right, wrong, or contradict itself.
+Check what it says against the problem. Reuse or merge what holds, override what does not, and if nothing holds set all of
+it aside and solve the problem afresh. Write a complete solution of your own, one short line for each step."""
+REVISE = """\
+The workspace below is your previous solution of the same problem. It may be wrong.
+Check it step by step against the problem. Keep what holds, correct what does not, and start afresh if its approach fails.
+Write the complete corrected solution, one short line for each step."""
+DISTILL = """\
+The candidates below are independent attempts at the same problem. Some or all may be wrong.
+Write notes for somebody who will solve the problem with your notes and without the candidates: where they agree, where they
+contradict each other and which side holds when you check it, intermediate results that hold, what is still open, and what to
+do next. Judge by checking, not by counting votes. Add no solution of your own."""
+SELECT = """\
+The candidates below are independent attempts at the same problem. Some or all may be wrong.
+Check the steps of each against the problem and pick the {k} most likely to be right. Judge by checking, not by counting
+votes."""
+CRITIQUE = """\
+The workspace below is a solution of the problem. It may be wrong.
+Check it step by step against the problem and list its flaws: the first wrong step, why it is wrong, and what it spoils. If
+you find none, say so. Do not write a new solution."""
+
+
+def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
+    """The task as a signature class.
+
+    Raises ConfigError for a signature that cannot be parsed, has no outputs or no inputs, or uses a name of ours.
+    """
+    try:
+        task = dspy.ensure_signature(signature)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ConfigError(f"`signature={signature!r}` is not a DSPy signature: {error}") from error
+    if not task.output_fields:
+        raise ConfigError(f'`signature={signature!r}` has no output fields; write it like "question -> answer"')
+    if not task.input_fields:
+        raise ConfigError(f'`signature={signature!r}` has no input fields; write it like "question -> answer"')
+    clash = [name for name in (*task.input_fields, *task.output_fields) if name in RESERVED]
+    clash += [name for name in task.input_fields if name in CALL_KEYWORDS]
+    if clash:
+        raise ConfigError(
+            f"`signature={signature!r}` uses the field name {clash[0]!r}, which this library uses itself "
+            f"({', '.join((*RESERVED, *CALL_KEYWORDS))}); rename the field"
+        )
+    return task
+
+
+def derive(
+    task: type[dspy.Signature], role: Role, *, k: int = 2, last: bool = False, critique: bool = False
+) -> type[dspy.Signature]:
+    """The signature of one role for a task.
+
+    Args:
+        task: the user's signature, already checked.
+        k: how many candidates Select picks; part of its instructions.
+        last: the workspace is one previous solution (Sequential Refinement), not the distillate of several drafts.
+        critique: Refine also reads a list of flaws.
+    """
+    about = textwrap.dedent(task.instructions).strip()
+    solution = dspy.OutputField(desc="the worked solution")
+    if role is Role.DRAFT:
+        return task.prepend("solution", solution, str).with_instructions(f"{about}\n\n{DRAFT}")
+    if role is Role.REFINE:
+        workspace = dspy.InputField(desc="what earlier rounds left")
+        refine = task.append("workspace", workspace, str)
+        if critique:
+            refine = refine.append("flaws_found", dspy.InputField(desc="flaws found in the workspace"), str)
+        refine = refine.prepend("solution", solution, str)
+        return refine.with_instructions(f"{about}\n\n{REVISE if last else REFINE}")
+    inputs = dspy.Signature({name: (field.annotation, field) for name, field in task.input_fields.items()}, about)
+    if role is Role.CRITIQUE:
+        reading = inputs.append("workspace", dspy.InputField(desc="a solution of the problem"), str)
+        return reading.append("flaws", dspy.OutputField(desc="the list of flaws"), str).with_instructions(
+            f"{about}\n\n{CRITIQUE}"
+        )
+    reading = inputs.append("candidates", dspy.InputField(desc="numbered attempts"), str)
+    if role is Role.DISTILL:
+        return reading.append("summary", dspy.OutputField(desc="the notes"), str).with_instructions(
+            f"{about}\n\n{DISTILL}"
+        )
+    return reading.append(
+        "selected", dspy.OutputField(desc=f"the numbers of the {k} best candidates"), list[int]
+    ).with_instructions(f"{about}\n\n{SELECT.format(k=k)}")
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def render(
+    signature: type[dspy.Signature], demos: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Chat messages for one call, OpenAI-shaped.
+
+    A `dspy.configure(adapter=...)` of the user's is obeyed. Without one the form is ours: short labels, plain text, the
+    answer on a last line of its own. It costs a small model far fewer tokens and mistakes than field markers do.
+    """
+    adapter = dspy.settings.adapter
+    if adapter is not None or any(_is_custom(field.annotation) for field in signature.input_fields.values()):
+        return (adapter or dspy.ChatAdapter()).format(signature, [dict(demo) for demo in demos], dict(inputs))
+    messages = [
+        {"role": "system", "content": f"{textwrap.dedent(signature.instructions).strip()}\n\n{_form(signature)}"}
+    ]
+    for demo in demos:
+        if any(demo.get(name) is None for name in signature.input_fields if name not in ("workspace", "candidates")):
+            continue  # a demonstration without its question teaches nothing
+        if not any(demo.get(name) is not None for name in signature.output_fields):
+            continue
+        messages.append({"role": "user", "content": _inputs(signature, demo)})
+        messages.append({"role": "assistant", "content": _outputs(signature, demo)})
+    messages.append({"role": "user", "content": _inputs(signature, inputs)})
+    return messages
+
+
+def label(name: str) -> str:
+    """How a field is called in a prompt: `final_answer` is `Final answer`."""
+    return name.replace("_", " ").strip().capitalize()
+
+
+def _form(signature: type[dspy.Signature]) -> str:
+    labelled = {name: field for name, field in signature.output_fields.items() if name not in FREE}
+    described = [
+        f"{label(name)}: {desc}"
+        for name, field in signature.input_fields.items()
+        if (desc := _description(name, field)) and name not in ("workspace", "candidates", "flaws_found")
+    ]
+    lines = ["You are given:", *described, ""] if described else []
+    if not labelled:
+        return "\n".join([*lines, "Reply with the text alone."])
+    if len(labelled) == 1:
+        lines.append("End with one line of exactly this form:")
+    else:
+        lines.append(f"End with exactly these {len(labelled)} lines, in this order:")
+    lines += [f"{label(name)}: <{_hint(name, field)}>" for name, field in labelled.items()]
+    return "\n".join(lines)
+
+
+def _description(name: str, field: Any) -> str:
+    desc = (field.json_schema_extra or {}).get("desc") or ""
+    return "" if desc == f"${{{name}}}" else desc
+
+
+def _hint(name: str, field: Any) -> str:
+    desc = _description(name, field)
+    kind = field.annotation
+    if kind is str:
+        return desc or label(name).lower()
+    if kind is int:
+        shape = "a whole number"
+    elif kind is float:
+        shape = "a number"
+    elif kind is bool:
+        shape = "yes or no"
+    elif get_origin(kind) is Literal:
+        shape = "one of " + ", ".join(map(str, get_args(kind)))
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        shape = "one of " + ", ".join(str(member.value) for member in kind)
+    else:
+        shape = "JSON, " + json.dumps(TypeAdapter(kind).json_schema(), separators=(",", ":"))
+    return f"{desc}; {shape}" if desc else shape
+
+
+def _inputs(signature: type[dspy.Signature], values: Mapping[str, Any]) -> str:
+    parts = []
+    for name in signature.input_fields:
+        value = values.get(name)
+        if value is None:
+            continue
+        text = _text(value)
+        parts.append(f"{label(name)}:\n{text}" if "\n" in text else f"{label(name)}: {text}")
+    return "\n\n".join(parts)
+
+
+def _outputs(signature: type[dspy.Signature], values: Mapping[str, Any]) -> str:
+    free = [_text(values[name]).strip() for name in signature.output_fields if name in FREE and values.get(name)]
+    text = "\n".join(free)
+    lines = [
+        line
+        for name in signature.output_fields
+        if name not in FREE and values.get(name) is not None
+        if (line := f"{label(name)}: {_text(values[name])}") not in text
+    ]
+    return "\n".join([*free, *lines])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    if isinstance(value, Enum):
+        return str(value.value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        return str(value)
+
+
+def _is_custom(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, CustomType)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Reading(NamedTuple):
+    """What could be read out of a completion."""
+
+    outputs: dict[str, Any]
+    """Fields that were there, each of its declared type."""
+    missing: tuple[str, ...]
+    """Fields that were not, or not readably."""
+
+
+def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
+    """Read the output fields of a completion (its text after any thought), as a careful person would.
+
+    The last statement of a field wins, since models correct themselves. A field may be labelled, bold, boxed, behind a
+    DSPy marker or in a JSON object; numbers may have separators and units. Nothing is read out of an unfinished last
+    line, and no number out of running text.
+    """
+    outputs: dict[str, Any] = {}
+    labelled = [name for name in signature.output_fields if name not in FREE]
+    for name in signature.output_fields:
+        if name in FREE and text.strip():
+            outputs[name] = text.strip()
+    stated = _statements(text, labelled, truncated=truncated)
+    for name in labelled:
+        kind = signature.output_fields[name].annotation
+        value = _first_readable(stated[name], kind, truncated=truncated)
+        if value is None and len(labelled) == 1 and _is_simple(kind):
+            answer = final_answer(text, truncated=truncated)
+            value = None if answer is None else _coerce(answer, kind, truncated=truncated)
+        if value is not None:
+            outputs[name] = value
+    if not truncated and any(name not in outputs for name in labelled):
+        for name, value in _from_json(signature, text, labelled).items():
+            outputs.setdefault(name, value)
+    if dspy.settings.adapter is not None and not truncated and any(name not in outputs for name in labelled):
+        try:
+            outputs |= dspy.settings.adapter.parse(signature, text)
+        except (dspy.utils.exceptions.AdapterParseError, ValueError, KeyError):
+            pass  # the user's own adapter cannot read it either: the fields stay missing, and are reported
+    return Reading(outputs, tuple(name for name in signature.output_fields if name not in outputs))
+
+
+def _statements(text: str, names: Sequence[str], *, truncated: bool) -> dict[str, list[str]]:
+    """For each field the texts that follow its label, the last first; each ends where another label begins."""
+    if not names:
+        return {}
+    either = "|".join(rf"(?P<f{i}>{re.escape(name)}|{re.escape(label(name))})" for i, name in enumerate(names))
+    pattern = re.compile(
+        rf"^[ \t>*_#\-]{{0,8}}(?:\[\[ ?## ?)?(?:the |final |my ){{0,2}}(?:{either})(?: ?## ?\]\])?[ \t*_]{{0,4}}"
+        rf"(?:[:=]|(?<=\]\])|\bis\b)[ \t*_]{{0,4}}",
+        re.IGNORECASE | re.MULTILINE,
+    )
+    found: dict[str, list[str]] = {name: [] for name in names}
+    matches = list(pattern.finditer(text))
+    for position, match in enumerate(matches):
+        end = matches[position + 1].start() if position + 1 < len(matches) else len(text)
+        body = text[match.end() : end]
+        if truncated and end == len(text) and "\n" not in body.strip("\n") and not body.endswith("\n"):
+            continue  # the cap may have cut it in the middle of the value
+        marker = re.search(r"^\[\[ ?## ?completed", body, re.MULTILINE)
+        body = body[: marker.start()] if marker else body
+        name = names[next(i for i in range(len(names)) if match.group(f"f{i}") is not None)]
+        found[name].insert(0, body.strip())
+    return found
+
+
+def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) -> Any:
+    for statement in statements:
+        if not statement:
+            continue
+        if _is_simple(kind):
+            statement = statement.splitlines()[0]
+        value = _coerce(statement, kind, truncated=truncated)
+        if value is not None:
+            return value
+    return None
+
+
+def _is_simple(kind: Any) -> bool:
+    return (
+        kind in (str, int, float, bool)
+        or get_origin(kind) is Literal
+        or (isinstance(kind, type) and issubclass(kind, Enum))
+    )
+
+
+def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
+    """`text` as a value of type `kind`, or None."""
+    text = text.strip()
+    if kind is str:
+        boxed = final_answer(text) if "\\boxed" in text else None
+        plain = (boxed or text).strip().strip("*`").strip()
+        return plain or None
+    if kind in (int, float):
+        number = to_number(text)
+        if number is None:
+            return None
+        if kind is int:
+            return int(number) if number.denominator == 1 else None
+        return float(number)
+    if kind is bool:
+        choice = to_choice(text, ("yes", "no", "true", "false"))
+        return None if choice is None else choice in ("yes", "true")
+    if get_origin(kind) is Literal:
+        options = get_args(kind)
+        choice = to_choice(text, [str(option) for option in options])
+        return None if choice is None else next(option for option in options if str(option) == choice)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        choice = to_choice(text, [str(member.value) for member in kind])
+        return None if choice is None else next(member for member in kind if str(member.value) == choice)
+    return _structured(text, kind, truncated=truncated)
+
+
+def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
+    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
+    body = (fenced.group(1) if fenced else text).strip()
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_json(body)
+    except (ValidationError, ValueError):
+        if truncated:
+            return None  # a repaired half of a list would pass for the whole
+    for candidate in (json_repair.loads(body), body):
+        if candidate in ("", None):
+            continue
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+    if get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
+        return _plain_list(body, get_args(kind)[0])
+    return None
+
+
+def _plain_list(text: str, kind: type) -> list[Any] | None:
+    """`2, 5 and 7`, `[2] [5]`, or one item on a line."""
+    if kind is str:
+        items = [line.strip(" \t-*•") for line in text.splitlines() if line.strip(" \t-*•")]
+        return items or None
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", text.splitlines()[0] if text else "")
+    return [kind(number) for number in numbers if kind is float or "." not in number] or None
+
+
+def _from_json(signature: type[dspy.Signature], text: str, names: Sequence[str]) -> dict[str, Any]:
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start or end - start > 100_000:
+        return {}
+    try:
+        data = json.loads(text[start : end + 1])
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    lowered = {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
+    outputs = {}
+    for name in names:
+        if lowered.get(name.lower()) is None:
+            continue
+        value = lowered[name.lower()]
+        kind = signature.output_fields[name].annotation
+        read_value = _coerce(value if isinstance(value, str) else json.dumps(value), kind, truncated=False)
+        if read_value is not None:
+            outputs[name] = read_value
+    return outputs
+
+
+def split_thought(text: str) -> tuple[str, str, bool]:
+    """Split a completion into (thought, solution, whether the thought was left unfinished).
+
+    Servers with a reasoning parser keep the thought apart; for the others it stands inline between `<think>` tags, the
+    first of which some chat templates put into the prompt.
+    """
+    head, closed, tail = text.rpartition("</think>")
+    if closed:
+        return head.replace("<think>", "").strip(), tail.strip(), False
+    before, opened, thought = text.partition("<think>")
+    if opened:
+        return thought.strip(), before.strip(), True
+    return "", text, False

@@ -1,0 +1,169 @@
+"""A test double for models: a function from request to text, behind a real `dspy.LM`.
+
+    def reply(request: ScriptedRequest) -> str | Completion: ...
+    with dspy.context(lm=scripted_lm(reply)): ...
+
+It reports usage (words and signs, counted by `count_words`), honours max_tokens, and fails on purpose when `reply`
+raises one of `dspy.lm15`'s errors. Users of the library test their own programs with it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response
+from dspy.lm15 import Usage as ServedUsage
+
+
+@dataclass(frozen=True)
+class ScriptedRequest:
+    """What a scripted model is asked."""
+
+    system: str
+    """The instructions."""
+    user: str
+    """The last user message: the task's inputs, then what earlier rounds left."""
+    seed: int
+    cap: int | None
+    temperature: float | None
+    request: Request
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A scripted answer with its facts, where text alone does not say enough."""
+
+    text: str
+    finish: str = "stop"
+    usage: bool = True
+    """False: the server says nothing about tokens."""
+    thought: str = ""
+    delay: float = 0.0
+    """Order in which siblings end, in arbitrary units: larger ends later."""
+
+
+Reply = Callable[[ScriptedRequest], "str | Completion"]
+
+
+@dataclass
+class Served:
+    """The server's own book, to hold a ledger against."""
+
+    calls: int = 0
+    input: int = 0
+    output: int = 0
+    requests: list[ScriptedRequest] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class ScriptedLM(dspy.LM):
+    """A `dspy.LM` whose engine is a function. Make it with `scripted_lm`."""
+
+    served: Served
+    context_length: int | None = None
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, as this model counts them."""
+        return [count_words(text) for text in texts]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedLM:
+        return self.copy()
+
+
+def scripted_lm(reply: Reply, *, model: str = "scripted/model", context_length: int | None = None) -> ScriptedLM:
+    """A language model that answers with `reply(request)`, cut at the request's max_tokens.
+
+    `lm.served` holds what the "server" served: calls, input and output tokens, requests.
+    """
+    engine = _Engine(reply)
+    lm = ScriptedLM(model, engine=engine, async_engine=_AsyncEngine(engine), cache=False, num_retries=0)
+    lm.served = engine.served
+    lm.context_length = context_length
+    return lm
+
+
+def count_words(text: str) -> int:
+    """Tokens of a scripted model: words, numbers and signs."""
+    return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+def cut_words(text: str, cap: int) -> str:
+    """The first `cap` tokens of a text, as `count_words` counts them."""
+    ends = [match.end() for match in re.finditer(r"\w+|[^\w\s]", text)]
+    return text if len(ends) <= cap else text[: ends[cap - 1]]
+
+
+class _Engine:
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        self.served = Served()
+
+    def complete(self, request: Request) -> Response:
+        asked = _asked(request)
+        answer = self.reply(asked)
+        completion = answer if isinstance(answer, Completion) else Completion(answer)
+        return self._response(request, asked, completion)
+
+    def _response(self, request: Request, asked: ScriptedRequest, completion: Completion) -> Response:
+        text, finish = completion.text, completion.finish
+        if asked.cap is not None and count_words(completion.thought + text) > asked.cap:
+            text, finish = cut_words(text, max(asked.cap - count_words(completion.thought), 0)), "length"
+        inputs = count_words(asked.system) + count_words(asked.user)
+        outputs = count_words(completion.thought) + count_words(text)
+        with self.served.lock:
+            self.served.calls += 1
+            self.served.input += inputs
+            self.served.output += outputs
+            self.served.requests.append(asked)
+        if completion.thought:
+            text = f"<think>{completion.thought}</think>{text}"
+        usage = ServedUsage(input_tokens=inputs, output_tokens=outputs) if completion.usage else ServedUsage()
+        return Response(
+            id=None, model=request.model, message=Message.assistant(text or " "), finish_reason=finish, usage=usage
+        )
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class _AsyncEngine:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: Request) -> Response:
+        import asyncio
+
+        asked = _asked(request)
+        answer = self.engine.reply(asked)
+        completion = answer if isinstance(answer, Completion) else Completion(answer)
+        for _ in range(int(completion.delay * 50)):
+            await asyncio.sleep(0)  # later in the order, without waiting for a clock
+        return self.engine._response(request, asked, completion)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+
+def _asked(request: Request) -> ScriptedRequest:
+    def text_of(message: Any) -> str:
+        return "".join(part.text for part in message.parts if part.type == "text")
+
+    users = [text_of(message) for message in request.messages if message.role == "user"]
+    system = (
+        request.system
+        if isinstance(request.system, str)
+        else "".join(part.text for part in (request.system or ()) if part.type == "text")
+    )
+    return ScriptedRequest(
+        system=system,
+        user=users[-1] if users else "",
+        seed=request.config.seed or 0,
+        cap=request.config.max_tokens,
+        temperature=request.config.temperature,
+        request=request,
+    )
