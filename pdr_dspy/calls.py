@@ -26,7 +26,7 @@ from dspy.utils.exceptions import LMError
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollout, Rollouts, address
-from pdr_dspy.signatures import Reading, read, render, split_thought
+from pdr_dspy.signatures import Reading, read, render, signature_of, split_thought
 from pdr_dspy.workspace import estimate_tokens
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ async def ask(
     for index, values in enumerate(inputs):
         content = repr(sorted(values.items(), key=lambda item: item[0]))
         if content not in prompts:  # siblings share one prompt: format it once
-            prompts[content] = render(predictor.signature, predictor.demos, values)
+            prompts[content] = render(signature_of(predictor), predictor.demos, values)
         jobs.append(_job(lm, prompts[content], sampling, base + index))
     results = await _run(lm, jobs, now)
     replies = []
@@ -380,8 +380,8 @@ def _reply(
         key=job.key,
     )
     if rollout is None or failure is not None:
-        return Reply(call, "", Reading({}, tuple(predictor.signature.output_fields)))
-    return Reply(call, rollout.text.strip(), read(predictor.signature, rollout.text, truncated=call.truncated))
+        return Reply(call, "", Reading({}, tuple(signature_of(predictor).output_fields)))
+    return Reply(call, rollout.text.strip(), read(signature_of(predictor), rollout.text, truncated=call.truncated))
 
 
 # --- from synchronous code -------------------------------------------------------------------------------------------

@@ -289,7 +289,8 @@ def run_seed(seed: int, repeat: int) -> int:
 def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> list[str]:
     """The ids of the examples, after everything that can be checked without a model was checked.
 
-    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier` cannot read.
+    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
+    cannot read.
     """
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
@@ -367,8 +368,8 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
             changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
             if changed:
                 raise StoreError(
-                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was {before.get(changed[0])!r} and "
-                    f"is now {config[changed[0]]!r}; use another folder, or the same arguments to go on"
+                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
+                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; use another folder, or the same arguments to go on"
                 )
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=1))
@@ -455,7 +456,8 @@ class _Work:
                     file.write(row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n")
             except OSError as error:
                 raise StoreError(
-                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command goes on from them"
+                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
+                    "goes on from them"
                 ) from error
         if self.progress is not None:
             self.progress(row, len(self.finished), self.count)

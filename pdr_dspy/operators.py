@@ -25,7 +25,7 @@ from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
 from pdr_dspy.schedule import Schedule, preset
-from pdr_dspy.signatures import Role, check_task, derive, render
+from pdr_dspy.signatures import Role, check_task, derive, render, signature_of
 from pdr_dspy.workspace import Draft, Workspace
 
 
@@ -132,12 +132,12 @@ class Operator(dspy.Module):
             predictor = dspy.Predict(signature)
             before = old.get(role.value)
             if before is not None and role in defaults:
-                if before.signature.instructions != defaults[role].instructions:
-                    predictor.signature = signature.with_instructions(before.signature.instructions)
+                if signature_of(before).instructions != defaults[role].instructions:
+                    predictor.signature = signature.with_instructions(signature_of(before).instructions)
                 predictor.demos = before.demos
                 predictor.lm = before.lm
             if instructions and role.value in instructions:
-                predictor.signature = predictor.signature.with_instructions(instructions[role.value])
+                predictor.signature = signature.with_instructions(instructions[role.value])
             setattr(new, role.value, predictor)
         return new
 
@@ -147,7 +147,7 @@ class Operator(dspy.Module):
             fresh = self.with_schedule(Schedule(**state["tuned"]))
             for name in [name for name, value in self.__dict__.items() if isinstance(value, dspy.Predict)]:
                 delattr(self, name)
-            self.__dict__.update(fresh.__dict__)
+            vars(self).update(vars(fresh))
         return super().load_state(state, **options)
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
@@ -358,7 +358,7 @@ class _Run:
     async def ask(
         self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
     ) -> list[Reply]:
-        replies = await calls.ask(
+        return await calls.ask(
             self.program.predictor(role),
             [{**self.inputs, **own} for own in values],
             phase=phase,
@@ -367,7 +367,6 @@ class _Run:
             sampling=self.sampling(role),
             run_seed=self.run_seed,
         )
-        return replies
 
     async def affords(self, stage: Sequence[tuple[Role, Phase, Mapping[str, Any]]]) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
@@ -376,7 +375,7 @@ class _Run:
         prompts = [
             "\n".join(
                 str(message["content"])
-                for message in render(predictor.signature, predictor.demos, {**self.inputs, **values})
+                for message in render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
             )
             for role, _, values in stage
             for predictor in [self.program.predictor(role)]
@@ -468,7 +467,7 @@ class _Run:
         sizes = {}
         for role in [Role.DRAFT, *([Role.REFINE] if self.schedule.rounds > 1 else [])]:
             predictor = self.program.predictor(role)
-            messages = render(predictor.signature, predictor.demos, self.inputs)
+            messages = render(signature_of(predictor), predictor.demos, self.inputs)
             sizes[role] = "\n".join(str(message["content"]) for message in messages)
         counts = await self.count(list(sizes.values()))
         for role, prompt in zip(sizes, counts, strict=True):
@@ -476,9 +475,9 @@ class _Run:
             kappa = self.schedule.kappa if role is Role.REFINE else 0
             if prompt + kappa + cap > context:
                 raise ConfigError(
-                    f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking included) "
-                    f"= {prompt + kappa + cap} tokens, but the model's context is {context}; lower `kappa` or the caps, "
-                    "or serve the model with a longer context"
+                    f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
+                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; lower `kappa` or the "
+                    "caps, or serve the model with a longer context"
                 )
 
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:

@@ -80,7 +80,9 @@ class Schedule(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.widths:
-            raise ValueError("`Schedule(widths=...)` is empty; (1,) is a single pass, (4, 1) four drafts and a refinement")
+            raise ValueError(
+                "`Schedule(widths=...)` is empty; (1,) is a single pass, (4, 1) four drafts and a refinement"
+            )
         if any(width < 1 for width in self.widths):
             raise ValueError(f"`Schedule(widths={self.widths})` has a width below 1; every round needs a draft")
         if self.widths[-1] != 1:
@@ -89,7 +91,9 @@ class Schedule(BaseModel):
                 f"did you mean {(*self.widths, 1)}?"
             )
         if any(width > 256 for width in self.widths):
-            raise ValueError(f"`Schedule(widths={self.widths})` has a width above 256, the most that seeds are spaced for")
+            raise ValueError(
+                f"`Schedule(widths={self.widths})` has a width above 256, the most that seeds are spaced for"
+            )
         for name in ("kappa", "k", "draft_tokens", "refine_tokens", "distill_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -111,8 +115,8 @@ class Schedule(BaseModel):
         distilled = self.widths[:-1]
         if self.distiller in USES_K and self.k > min(distilled):
             raise ValueError(
-                f"`Schedule(k={self.k})` is above a width of `widths={self.widths}`; a round of {min(distilled)} drafts "
-                f"cannot give {self.k}: lower k or widen the round"
+                f"`Schedule(k={self.k})` is above a width of `widths={self.widths}`; a round of {min(distilled)} "
+                f"drafts cannot give {self.k}: lower k or widen the round"
             )
         if self.distiller == "last" and max(distilled) > 1:
             raise ValueError(
@@ -208,4 +212,3 @@ def preset(name: str, **changes: Any) -> Schedule:
     if name not in PRESETS:
         raise ConfigError(f"`preset(name={name!r})` is unknown; choose one of {', '.join(PRESETS)}")
     return Schedule(**{**PRESETS[name], **changes})
-

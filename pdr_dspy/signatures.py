@@ -13,12 +13,14 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum, StrEnum
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 import dspy
 import json_repair
 from dspy.adapters.types import Type as CustomType
+from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pdr_dspy.answers import final_answer, to_choice, to_number
@@ -37,33 +39,34 @@ class Role(StrEnum):
 
 FREE = ("solution", "summary", "flaws")
 """Output fields that are the completion itself."""
-RESERVED = (*FREE, "workspace", "candidates", "selected")
+RESERVED = (*FREE, "workspace", "candidates", "selected", "flaws_found", "ledger", "rounds", "stop")
 """Field names of ours; a task signature may not use them."""
 CALL_KEYWORDS = ("budget", "seed")
 """Keywords of a program's call; a task may not have inputs of these names."""
 
 DRAFT = "Work through the problem step by step, one short line for each step, and check the result before you state it."
 REFINE = """\
-The workspace below was distilled from earlier attempts at the same problem. It may be right, wrong, or contradict itself.
-Check what it says against the problem. Reuse or merge what holds, override what does not, and if nothing holds set all of
-it aside and solve the problem afresh. Write a complete solution of your own, one short line for each step."""
+The workspace below was distilled from earlier attempts at the same problem. It may be right, wrong, or contradict
+itself. Check what it says against the problem. Reuse or merge what holds, override what does not, and if nothing holds
+set all of it aside and solve the problem afresh. Write a complete solution of your own, one short line for each
+step."""
 REVISE = """\
 The workspace below is your previous solution of the same problem. It may be wrong.
-Check it step by step against the problem. Keep what holds, correct what does not, and start afresh if its approach fails.
-Write the complete corrected solution, one short line for each step."""
+Check it step by step against the problem. Keep what holds, correct what does not, and start afresh if its approach
+fails. Write the complete corrected solution, one short line for each step."""
 DISTILL = """\
 The candidates below are independent attempts at the same problem. Some or all may be wrong.
-Write notes for somebody who will solve the problem with your notes and without the candidates: where they agree, where they
-contradict each other and which side holds when you check it, intermediate results that hold, what is still open, and what to
-do next. Judge by checking, not by counting votes. Add no solution of your own."""
+Write notes for somebody who will solve the problem with your notes and without the candidates: where they agree, where
+they contradict each other and which side holds when you check it, intermediate results that hold, what is still open,
+and what to do next. Judge by checking, not by counting votes. Add no solution of your own."""
 SELECT = """\
 The candidates below are independent attempts at the same problem. Some or all may be wrong.
-Check the steps of each against the problem and pick the {k} most likely to be right. Judge by checking, not by counting
-votes."""
+Check the steps of each against the problem and pick the {k} most likely to be right. Judge by checking, not by
+counting votes."""
 CRITIQUE = """\
 The workspace below is a solution of the problem. It may be wrong.
-Check it step by step against the problem and list its flaws: the first wrong step, why it is wrong, and what it spoils. If
-you find none, say so. Do not write a new solution."""
+Check it step by step against the problem and list its flaws: the first wrong step, why it is wrong, and what it
+spoils. If you find none, say so. Do not write a new solution."""
 
 
 def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
@@ -72,7 +75,7 @@ def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
     Raises ConfigError for a signature that cannot be parsed, has no outputs or no inputs, or uses a name of ours.
     """
     try:
-        task = dspy.ensure_signature(signature)
+        task = cast("type[dspy.Signature]", dspy.ensure_signature(signature))
     except (ValueError, TypeError, SyntaxError) as error:
         raise ConfigError(f"`signature={signature!r}` is not a DSPy signature: {error}") from error
     if not task.output_fields:
@@ -111,7 +114,9 @@ def derive(
             refine = refine.append("flaws_found", dspy.InputField(desc="flaws found in the workspace"), str)
         refine = refine.prepend("solution", solution, str)
         return refine.with_instructions(f"{about}\n\n{REVISE if last else REFINE}")
-    inputs = dspy.Signature({name: (field.annotation, field) for name, field in task.input_fields.items()}, about)
+    inputs = task
+    for name in task.output_fields:
+        inputs = inputs.delete(name)
     if role is Role.CRITIQUE:
         reading = inputs.append("workspace", dspy.InputField(desc="a solution of the problem"), str)
         return reading.append("flaws", dspy.OutputField(desc="the list of flaws"), str).with_instructions(
@@ -125,6 +130,11 @@ def derive(
     return reading.append(
         "selected", dspy.OutputField(desc=f"the numbers of the {k} best candidates"), list[int]
     ).with_instructions(f"{about}\n\n{SELECT.format(k=k)}")
+
+
+def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
+    """The predictor's signature, which DSPy types as optional."""
+    return cast("type[dspy.Signature]", predictor.signature)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -282,10 +292,9 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
         for name, value in _from_json(signature, text, labelled).items():
             outputs.setdefault(name, value)
     if dspy.settings.adapter is not None and not truncated and any(name not in outputs for name in labelled):
-        try:
+        # What the user's own adapter cannot read either stays missing, and is reported.
+        with suppress(AdapterParseError, ValueError, KeyError):
             outputs |= dspy.settings.adapter.parse(signature, text)
-        except (dspy.utils.exceptions.AdapterParseError, ValueError, KeyError):
-            pass  # the user's own adapter cannot read it either: the fields stay missing, and are reported
     return Reading(outputs, tuple(name for name in signature.output_fields if name not in outputs))
 
 

@@ -72,7 +72,7 @@ def t_quantile(p: float, df: int) -> float:
 
 
 def t_cdf(t: float, df: int) -> float:
-    """P(T <= t) of Student's t with a whole number of degrees of freedom, in closed form (Abramowitz, Stegun 26.7.3-4)."""
+    """P(T <= t) of Student's t with whole degrees of freedom, in closed form (Abramowitz and Stegun 26.7.3-4)."""
     theta = math.atan(t / math.sqrt(df))
     sine, cosine = math.sin(theta), math.cos(theta)
     if df % 2:

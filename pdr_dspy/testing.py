@@ -13,10 +13,10 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import dspy
-from dspy.lm15 import Message, Request, Response
+from dspy.lm15 import FinishReason, Message, Request, Response
 from dspy.lm15 import Usage as ServedUsage
 
 
@@ -124,7 +124,11 @@ class _Engine:
             text = f"<think>{completion.thought}</think>{text}"
         usage = ServedUsage(input_tokens=inputs, output_tokens=outputs) if completion.usage else ServedUsage()
         return Response(
-            id=None, model=request.model, message=Message.assistant(text or " "), finish_reason=finish, usage=usage
+            id=None,
+            model=request.model,
+            message=Message.assistant(text or " "),
+            finish_reason=cast("FinishReason", finish),
+            usage=usage,
         )
 
     def close(self) -> None:

@@ -68,7 +68,9 @@ def candidates(solutions: Sequence[tuple[str, bool]]) -> list[str]:
     ]
 
 
-async def fit(blocks: Sequence[str], kappa: int, count: Count, *, keep: Literal["start", "end"]) -> tuple[str, int, bool]:
+async def fit(
+    blocks: Sequence[str], kappa: int, count: Count, *, keep: Literal["start", "end"]
+) -> tuple[str, int, bool]:
     """Join `blocks` into one text of at most `kappa` tokens.
 
     Short blocks stay whole; the room that is left is shared evenly among the long ones, which are cut at a line or a
