@@ -369,7 +369,8 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
             if changed:
                 raise StoreError(
                     f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
-                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; use another folder, or the same arguments to go on"
+                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
+                    "use another folder, or the same arguments to go on"
                 )
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=1))

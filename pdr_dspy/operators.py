@@ -476,8 +476,8 @@ class _Run:
             if prompt + kappa + cap > context:
                 raise ConfigError(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
-                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; lower `kappa` or the "
-                    "caps, or serve the model with a longer context"
+                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; "
+                    "lower `kappa` or the caps, or serve the model with a longer context"
                 )
 
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:

@@ -134,8 +134,8 @@ class Rollouts:
                 if "rollouts" in record:
                     if record["rollouts"] != VERSION:
                         raise StoreError(
-                            f"{path} is a rollout segment of version {record['rollouts']}, this library reads {VERSION}; use"
-                            " another run folder"
+                            f"{path} is a rollout segment of version {record['rollouts']}, this library reads "
+                            f"{VERSION}; use another run folder"
                         )
                     continue
                 rollout = Rollout.model_validate(record)
