@@ -1,0 +1,23 @@
+"""Programs to copy: one task a file. Each has
+
+data(split, *, limit, seed) -> list[dspy.Example]    train, dev and test, which share no question
+verifier() -> Verifier                               grades an answer against its gold
+build() -> Operator                                  the program, with a schedule to start from
+
+so that `pdr eval programs/gsm8k.py` and `pdr optimize gsm8k` need nothing else. These files are not in the wheel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import dspy
+
+from pdr_dspy.errors import ConfigError
+
+
+def part(parts: Mapping[str, Sequence[dspy.Example]], split: str, limit: int | None) -> list[dspy.Example]:
+    """The first `limit` examples of a split. Raises ConfigError for one that is not in `parts`."""
+    if split not in parts:
+        raise ConfigError(f"`data(split={split!r})` is unknown; the splits are {', '.join(parts)}")
+    return list(parts[split][:limit])

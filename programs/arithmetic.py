@@ -1,0 +1,56 @@
+"""Procedural arithmetic: the embedded default model's task.
+
+Data: reasoning-gym's `lcm` and `chain_sum`, made from a seed (Apache-2.0; no download). The settings below are meant to
+leave room for refinement on Qwen2.5-Coder-0.5B: right now and then in one pass, far more often in one of eight.
+
+    pdr eval arithmetic --limit 20
+    pdr optimize arithmetic --trials 12
+"""
+
+from __future__ import annotations
+
+import dspy
+
+from pdr_dspy import datasets
+from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.verifiers import NumberVerifier, Verifier
+from programs import part
+
+SETS: dict[str, dict[str, int]] = {
+    "lcm": {"min_numbers": 2, "max_numbers": 2, "min_value": 2, "max_value": 20},
+    "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2},
+}
+SIZES = {"train": 40, "dev": 24, "test": 56}
+"""Questions of each set in each split."""
+
+
+class Arithmetic(dspy.Signature):
+    """Solve the arithmetic problem. Let us think step by step, writing each partial result on its own line."""
+
+    question: str = dspy.InputField()
+    answer: int = dspy.OutputField()
+
+
+def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
+    """Questions of all sets in turn; every split has its own."""
+    parts: dict[str, list[dspy.Example]] = {name: [] for name in SIZES}
+    pools = [
+        datasets.load(f"rg:{task}", size=sum(SIZES.values()), seed=seed, options=options)
+        for task, options in SETS.items()
+    ]
+    divided = [datasets.split(pool, *SIZES.values(), seed=seed) for pool in pools]
+    for name, of_each_set in zip(SIZES, zip(*divided, strict=True), strict=True):
+        parts[name] = [example for together in zip(*of_each_set, strict=True) for example in together]
+    return part(parts, split, limit)
+
+
+def verifier() -> Verifier:
+    """Whole numbers, compared as numbers."""
+    return NumberVerifier()
+
+
+def build() -> Operator:
+    """Eight short drafts, then one refinement that reads four of them: two requests of a shared prefix."""
+    schedule = Schedule(widths=(8, 1), distiller="random_k", k=4, kappa=320, draft_tokens=96, temperature=0.8)
+    return PDR(Arithmetic, schedule)
