@@ -255,6 +255,10 @@ _GLUED = re.compile(  # units of two and three letters that may follow their num
 )
 
 
+# `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
+_MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
+
+
 def _one_number(text: str) -> Fraction | None:
     """The value of the only number in plain text, if the words around it leave it a plain value."""
     values: list[Fraction] = []
@@ -285,6 +289,8 @@ def _spoils(piece: str, *, after: bool) -> bool:
     if after:
         glued = re.match(r"-?([A-Za-z]+)", piece)
         if glued and piece[0] != "-" and len(glued[1]) < 4 and not _GLUED.fullmatch(glued[1]):
+            return True
+        if _MORE_SENTENCES.search(piece):
             return True
         if re.match(r"\s?(?:[-:]\s?(?![A-Za-z]{2})\S|\()[^)]*$", piece):
             return True

@@ -1,0 +1,44 @@
+"""The same text."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdr_dspy.answers import tidy
+from pdr_dspy.verifiers._base import Score
+from pdr_dspy.verifiers._field import Fields, answer_text, gold_text, short
+
+if TYPE_CHECKING:
+    import dspy
+
+
+@dataclass(frozen=True)
+class ExactVerifier(Fields):
+    """Scores 1 where the answer is the gold text, else 0.
+
+    Emphasis, quotes and a final full stop around either do not count.
+    """
+
+    ignore_case: bool = False
+    ignore_space: bool = True
+    """Whether runs of white space are the same as one space."""
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
+        if answer is None:
+            return Score(0, "no answer")
+        if self._key(answer) == self._key(gold):
+            return Score(1, "the same text")
+        return Score(0, f"{short(answer)} is not {short(gold)}")
+
+    def check_gold(self, example: dspy.Example) -> None:
+        """Raise DataError if the example has no gold answer."""
+        gold_text(example, self.gold)
+
+    def _key(self, text: str) -> str:
+        text = unicodedata.normalize("NFC", tidy(text))
+        if self.ignore_space:
+            text = " ".join(text.split())
+        return text.casefold() if self.ignore_case else text

@@ -1,0 +1,248 @@
+"""The same mathematical value: fractions, roots, polynomials, intervals, sets, tuples, matrices, equations, words."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdr_dspy.answers import MAX_ANSWER, tidy, to_choice
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.verifiers._base import Score
+from pdr_dspy.verifiers._field import Fields, answer_text, called, gold_text, same_number, short
+from pdr_dspy.verifiers._pool import ask
+
+if TYPE_CHECKING:
+    import dspy
+
+_log = logging.getLogger("pdr_dspy.verifiers")
+
+
+@dataclass(frozen=True)
+class MathVerifier(Fields):
+    """Scores 1 where the answer is mathematically the gold answer, else 0.
+
+    Plain numbers, the same LaTeX and words are decided at once, evaluating nothing. Everything else is compared by
+    math-verify and sympy in a separate process, within `timeout` seconds and `memory` MB for the item; an answer that
+    exceeds them scores 0 and says so. A list must have as many members as the gold answer's: guesses score 0.
+    """
+
+    timeout: float = 2.0
+    memory: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("timeout", "memory"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`MathVerifier({name}={getattr(self, name)!r})` must be above 0")
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
+        if answer is None:
+            return Score(0, "no answer")
+        if len(answer) > MAX_ANSWER:
+            return Score(0, f"an answer of {len(answer):,} characters is not read")
+        decided = _at_once(gold, answer)
+        if decided is not None:
+            return decided
+        want, have = _members(_latex(gold)), _members(_latex(answer))
+        if len(want) != len(have):
+            return Score(0, f"{short(answer)} has {len(have)} members, {short(gold)} has {len(want)}")
+        reply = self._ask(_joined(want, want), _joined(have, want))
+        if "equal" in reply:
+            return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
+        if reply.get("unreadable") == "gold":
+            raise DataError(_unreadable(example, gold))
+        if reply.get("unreadable") == "answer":
+            return Score(0, f"{short(answer)} is not a mathematical expression")
+        detail = self._trouble(reply)
+        _log.warning("MathVerifier: %s on %s", detail, short(answer))
+        return Score(0, detail)
+
+    def check_gold(self, example: dspy.Example) -> None:
+        """Raise DataError if the gold answer cannot be read as a number, an expression or words."""
+        gold = gold_text(example, self.gold)
+        if len(gold) > MAX_ANSWER:
+            raise DataError(_unreadable(example, gold))
+        if same_number(gold, gold) or _words(gold) is not None:
+            return
+        members = _members(_latex(gold))
+        reply = self._ask(_joined(members, members), None)
+        if "readable" not in reply:
+            reason = "" if "unreadable" in reply else f" ({self._trouble(reply)})"
+            raise DataError(_unreadable(example, gold) + reason)
+
+    def _ask(self, gold: str, answer: str | None) -> dict[str, Any]:
+        return ask("math", {"gold": gold, "answer": answer}, timeout=self.timeout, memory=self.memory * 2**20)
+
+    def _trouble(self, reply: dict[str, Any]) -> str:
+        reasons = {"time": f"timed out after {self.timeout:g} s", "memory": f"needed more than {self.memory} MB"}
+        return reasons.get(reply.get("error", ""), "could not be compared")
+
+
+def _unreadable(example: Any, gold: str) -> str:
+    return f"{called(example)} has the gold answer {short(gold)!r}, which MathVerifier cannot read"
+
+
+def _at_once(gold: str, answer: str) -> Score | None:
+    """A verdict that needs no evaluation, or None."""
+    same = same_number(gold, answer)
+    if same is not None:
+        return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
+    if _canonical(gold) == _canonical(answer):
+        return Score(1, "the same expression")
+    words = _words(gold)
+    if words is not None:
+        close = len(answer) <= len(gold) + 40 and not re.search(r"\bor\b", answer.replace(words, ""), re.I)
+        if close and to_choice(answer, (words,)) == words:
+            return Score(1, "the same words")
+        return Score(0, f"{short(answer)} is not {short(gold)}")
+    return None
+
+
+_UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
+
+
+def _words(gold: str) -> str | None:
+    r"""The gold answer if it is words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
+    plain = tidy(_UPRIGHT.sub(r"\1", gold))
+    upright = plain != tidy(gold)
+    if (
+        _PROSE.fullmatch(plain)
+        and (upright or len(plain) > 3)
+        and not re.fullmatch(r"(?:sqrt|pi|sin|cos|log|infty)", plain)
+    ):
+        return plain
+    return None
+
+
+# ------------------------------------------------------------------------------------------------------- as LaTeX
+
+_PLAIN = (
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<!\\)\*|×|·"), r"\\cdot "),
+    (re.compile(r"√\s?\(|(?<![\\A-Za-z])sqrt\s?\("), "SQRT("),
+    (re.compile(r"√\s?([0-9]+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"(?<![\\A-Za-z])(pi|infty|sin|cos|tan|log|ln|exp)(?![A-Za-z])"), r"\\\1 "),
+    (re.compile(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])|∞"), r"\\infty "),
+    (re.compile(r"(?<![\\A-Za-z])U(?=\s*[(\[])|∪"), r"\\cup "),
+    (re.compile(r"π"), r"\\pi "),
+    (re.compile(r"≤|<="), r"\\le "),
+    (re.compile(r"≥|>="), r"\\ge "),
+    (re.compile(r"≠|!="), r"\\ne "),
+    (re.compile(r"∈"), r"\\in "),
+    (re.compile(r"±|\+/-"), r"\\pm "),
+    (re.compile(r"[−–﹣－]"), "-"),
+    (re.compile(r"\^\s?(?:\{\s?)?\\(?:circ|degree)(?:\s?\})?|°|\\degree"), ""),
+    (re.compile(r"\\%|(?<!\\)%|\\\$|\\!"), ""),
+    (re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])"), ""),
+    (re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~"), " "),
+    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_SUPER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_OR = re.compile(r"\\text\s?\{\s*(?:or|and)\s*\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|(?<!\\);")
+_UNIT = re.compile(
+    r"(?<=[0-9A-Za-z})\]])\s*"
+    r"(?:\\(?:text|mathrm|mbox)\s?\{[^{}]*\}(?:\s?\^\s?\{?[0-9]\}?)?|\s[a-z]{3,}(?: [a-z]{2,})*)\s*$"
+)
+_SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+
+
+def _latex(text: str) -> str:
+    """An answer as one piece of LaTeX: typed mathematics translated, units, degrees and sentences around it gone."""
+    text = tidy(text)
+    segments = [next(part for part in match.groups() if part) for match in _SEGMENT.finditer(text)]
+    if len(segments) == 1 and re.search(r"[A-Za-z]{3,}", _SEGMENT.sub(" ", text)):
+        text = segments[0]
+    text = re.sub(r"\$|\\[()\[\]](?![A-Za-z])", "", text) if "$" in text or r"\(" in text else text
+    text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
+    for pattern, replacement in _PLAIN:
+        text = pattern.sub(replacement, text)
+    text = _square_roots(text)
+    text = (
+        re.sub(r"(?<=[0-9])\{?,\}?(?=[0-9]{3}(?:[^0-9]|$))", "", text) if re.search(r"[0-9]\{,\}[0-9]", text) else text
+    )
+    text = _OR.sub(",", text)
+    text = _UNIT.sub("", text).strip().rstrip(".").strip()
+    return text[1:].strip() if text.startswith("=") else text
+
+
+def _square_roots(text: str) -> str:
+    r"""`SQRT(...)` as `\sqrt{...}`, with its own closing parenthesis."""
+    pieces: list[str] = []
+    closing: list[bool] = []
+    for token in re.split(r"(SQRT\(|[()])", text):
+        if token == "SQRT(":
+            closing.append(True)
+            pieces.append(r"\sqrt{")
+        elif token == "(":
+            closing.append(False)
+            pieces.append(token)
+        elif token == ")" and closing:
+            pieces.append("}" if closing.pop() else ")")
+        else:
+            pieces.append(token)
+    pieces += ["}" for root in closing if root]
+    return "".join(pieces)
+
+
+_BRACKET = re.compile(r"\\[{}]|[()\[\]{},]|\\(?:begin|end)\s?\{")
+
+
+def _members(latex: str) -> list[str]:
+    r"""The members of a list, a set or a `\pm`; a single value is a list of one."""
+    inner = latex.strip()
+    if inner.startswith(r"\{") and inner.endswith(r"\}") and inner.count(r"\{") == 1:
+        inner = inner[2:-2]
+    members, depth, start = [], 0, 0
+    for token in _BRACKET.finditer(inner):
+        kind = token.group()
+        if kind == ",":
+            if depth == 0:
+                members.append(inner[start : token.start()])
+                start = token.end()
+        elif kind in ("(", "[", "{", r"\{") or kind.startswith((r"\begin", r"\end")):
+            depth += 1
+        else:
+            depth = max(0, depth - 1)
+    members = [member.strip() for member in [*members, inner[start:]] if member.strip()]
+    if len(members) == 1 and members[0].count(r"\pm") == 1 and r"\mp" not in members[0]:
+        return [members[0].replace(r"\pm", sign) for sign in ("+", "-")]
+    return members
+
+
+_NAME = re.compile(r"^\s*[A-Za-z](?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*(?=\S)")
+
+
+def _joined(members: list[str], like: list[str]) -> str:
+    """The members as one expression; a leading `x =` goes where the gold members have none."""
+    if not any("=" in member or r"\in " in member for member in like):
+        members = [_NAME.sub("", member) for member in members]
+        members = [member.rpartition("=")[2] if _chain(member) else member for member in members]
+    return members[0] if len(members) == 1 else r"\{" + ", ".join(members) + r"\}"
+
+
+def _chain(member: str) -> bool:
+    return "=" in member and not re.search(r"\\(?:le|ge|ne|lt|gt)|[<>]", member)
+
+
+_CANON = (
+    (re.compile(r"\\(?:left|right|displaystyle|[,;:! ]|quad|qquad)(?![A-Za-z])"), ""),
+    (re.compile(r"\\[dtc]frac"), r"\\frac"),
+    (re.compile(r"\\frac\s?([0-9])\s?([0-9])"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\sqrt\s?([0-9A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"([_^])\{(\w)\}"), r"\1\2"),
+    (re.compile(r"\\cdot|\\times|\*"), "*"),
+    (re.compile(r"\s+|\$"), ""),
+)
+
+
+def _canonical(text: str) -> str:
+    """Spelling differences that never change a value, gone; for comparing letter by letter."""
+    text = _UPRIGHT.sub(r"\1", tidy(text))
+    for pattern, replacement in _CANON:
+        text = pattern.sub(replacement, text)
+    return text
