@@ -1,5 +1,7 @@
 """Model servers: the LM of an endpoint, local engines that serve one, and the weights for them."""
 
 from pdr_dspy.serving.endpoint import EndpointLM, connect, discover
+from pdr_dspy.serving.llamacpp import LlamaCppServer
+from pdr_dspy.serving.weights import CATALOGUE, Weights, locate
 
-__all__ = ["EndpointLM", "connect", "discover"]
+__all__ = ["CATALOGUE", "EndpointLM", "LlamaCppServer", "Weights", "connect", "discover", "locate"]

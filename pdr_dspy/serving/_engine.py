@@ -98,7 +98,7 @@ class AsyncOpenAIEngine:
             return await (await self._state()).gatherer.submit(wire)
         return (await self._complete([wire]))[0]
 
-    async def stream(self, request: lm15.Request) -> AsyncIterator[lm15.StreamEvent]:
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
         for event in lm15.response_to_events(await self.complete(request)):
             yield event
@@ -289,7 +289,7 @@ class OpenAIEngine:
         """Return the response to `request`; may be called from any thread, also under a running event loop."""
         return self.run(self.asynchronous.complete(request))
 
-    def stream(self, request: lm15.Request) -> Iterator[lm15.StreamEvent]:
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
         """Yield the finished response as stream events."""
         yield from lm15.response_to_events(self.complete(request))
 

@@ -63,9 +63,9 @@ def wire_request(request: lm15.Request, model: str) -> Wire:
     if refused := _EXECUTION_KEYS & extensions.keys():
         raise _unsupported("config.extensions", f"{sorted(refused)} are set by the endpoint, not by a request")
     body.update(extensions)
-    if siblings is None or body.get("seed") is None:
+    if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
-    return Wire(body, group=str(siblings["group"]), size=int(siblings["size"]))
+    return Wire(body, group=str(siblings["group"]), size=int(str(siblings["size"])))
 
 
 def read_choice(data: Mapping[str, Any], choice: Mapping[str, Any], usage: Mapping[str, Any] | None) -> lm15.Response:

@@ -131,7 +131,7 @@ class EndpointLM(dspy.LM):
         """Build the LM that dump_state() described, without its API key. Opens no connection."""
         endpoint = dict(state["endpoint"])
         lm = connect(endpoint.pop("model"), endpoint.pop("api_base"), **endpoint)
-        lm.kwargs = dict(state["sampling"])
+        lm.model, lm.kwargs = state["model"], dict(state["sampling"])
         return lm
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:

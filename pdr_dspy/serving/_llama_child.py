@@ -1,0 +1,45 @@
+"""The process that is the llama.cpp server: `python _llama_child.py JSON`. Imports nothing of ours: it starts fast."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+import xllamacpp
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))  # pyright: ignore[reportAttributeAccessIssue]
+    signal.pause()
+    del server
+
+
+def parameters(settings: dict[str, Any]) -> Any:
+    """Return the llama.cpp parameters for the settings of a LlamaCppServer."""
+    params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
+    params.model.path = settings["path"]
+    params.model_alias = {settings["alias"]}
+    params.hostnames = ["127.0.0.1"]
+    params.port = settings["port"]
+    params.reuse_port = False  # otherwise two servers may share one port in silence
+    params.cors_origins = ""  # no web page may talk to it
+    params.ui = False
+    params.n_parallel = settings["slots"]
+    # One cache for all slots, so that n siblings hold their common prompt once; each slot is capped.
+    params.kv_unified = True
+    params.n_ctx = settings["slots"] * settings["context"]
+    params.kv_unified_per_slot = settings["context"]
+    params.cache_ram_mib = 0  # the default may take 8 GiB
+    params.cont_batching = True
+    params.endpoint_metrics = True
+    params.cpuparams.n_threads = settings["threads"]
+    params.cpuparams_batch.n_threads = settings["threads"]
+    return params
+
+
+if __name__ == "__main__":
+    main()
