@@ -1,0 +1,543 @@
+"""A compiled program as one JSON file: its signature, prompts, demonstrations and schedule, and where they came from.
+
+Nothing in the file is ever executed or imported. Types are described, not pickled: builtins, `Literal`, and lists,
+dicts, tuples and unions of them are rebuilt from the file alone; a signature with other types (pydantic models, enums)
+is loaded into a program that has them: `load(path, program=student)`. Language models and their keys are not stored.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import operator as operator_module
+import os
+import platform
+import types
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin
+
+import dspy
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from pdr_dspy.budget import Ledger
+from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
+from pdr_dspy.evaluate import Report
+from pdr_dspy.operators import PDR, SR, LongCoT, Operator
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.signatures import Role, check_task, signature_of
+from pdr_dspy.verifiers._base import Verifier
+
+FORMAT = "pdr-dspy"
+VERSION = 1
+MAX_BYTES = 32 * 2**20
+"""A larger file is refused unread."""
+
+SAMPLING = ("top_k", "min_p", "stop", "reasoning_effort", "repetition_penalty", "presence_penalty", "frequency_penalty")
+"""Settings of a language model that decide its samples and are no secret; the others are the schedule's."""
+
+Figures: TypeAlias = "Sequence[Report | Mapping[str, Any]]"
+
+
+def save(
+    program: dspy.Module,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    verifier: Verifier | None = None,
+    data: Mapping[str, Any] | str | None = None,
+    figures: Figures = (),
+    notes: str | None = None,
+) -> Path:
+    """Write a program to one JSON file, whole or not at all.
+
+    Args:
+        program: an operator, or a module that contains some.
+        path: the file; its folder is made.
+        name: what to call the program.
+        verifier: what it was scored by; its `describe()` is kept.
+        data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
+        figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
+        notes: a sentence for whoever opens the file.
+
+    Returns:
+        The path.
+
+    Raises:
+        ConfigError: there is no operator in `program`.
+        ArtifactError: a demonstration or a note holds something that JSON cannot, or the file would be too large.
+        StoreError: the file cannot be written.
+    """
+    target = Path(path)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": name or target.stem,
+        "operators": {place: _operator_state(operator) for place, operator in operators(program).items()},
+        "predictors": _other_predictors(program),
+        "models": _models(program),
+        "verifier": None if verifier is None else verifier.describe(),
+        "data": {"name": data} if isinstance(data, str) else data,
+        "figures": [figure(entry) for entry in figures],
+        "notes": notes,
+        "versions": _versions(),
+    }
+    if not content["operators"]:
+        raise ConfigError(
+            f"`save(program={type(program).__name__}())` holds no LongCoT, SR or PDR; use `program.save(...)` of DSPy"
+        )
+    try:
+        content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtifactError(
+            f"`save(path={str(path)!r})`: the program holds something that JSON cannot: {error}"
+        ) from error
+    content["sha256"] = _digest(content)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    encoded = text.encode("utf-8", "surrogatepass") + b"\n"
+    if len(encoded) > MAX_BYTES:
+        raise ArtifactError(f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the most is {MAX_BYTES}")
+    _write(target, encoded)
+    return target
+
+
+def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:
+    """Read a program that `save` wrote.
+
+    Args:
+        path: the file.
+        program: a program of the same shape, for signatures with types of your own and for modules that contain
+            operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
+
+    Returns:
+        The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
+        figures, notes, versions).
+
+    Raises:
+        ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
+            since it was written; or it needs `program=` and none, or one of another signature, was given.
+    """
+    content = read(path)
+    states: dict[str, Any] = content["operators"]
+    try:
+        if program is None:
+            loaded = _from_file_alone(path, states)
+        else:
+            loaded = _into(path, program, states, content["predictors"])
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
+    facts = ("name", "models", "verifier", "data", "figures", "notes", "versions")
+    loaded.artifact = {key: content.get(key) for key in facts}  # type: ignore[attr-defined]
+    return loaded
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The checked content of a file that `save` wrote, as plain data. Raises ArtifactError, as `load` does."""
+    try:
+        size = os.path.getsize(path)
+        if size > MAX_BYTES:
+            raise ArtifactError(f"{path} has {size} bytes; a saved program has at most {MAX_BYTES}")
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        content = json.loads(raw.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        kind = "is empty" if not raw.strip() else "is truncated or not JSON"
+        raise ArtifactError(f"{path} {kind}; a saved program is one JSON file ({error})") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        hint = (
+            " (DSPy's own state: use `program.load(path)`)"
+            if isinstance(content, dict) and "metadata" in content
+            else ""
+        )
+        raise ArtifactError(f'{path} is no saved program of this library: it has no "format": "{FORMAT}"{hint}')
+    found = content.get("version")
+    if not isinstance(found, int) or found < 1:
+        raise ArtifactError(f"{path} has the version {found!r}, which is none")
+    if found > VERSION:
+        raise ArtifactError(
+            f"{path} was written by a newer pdr-dspy (format {found}, this one reads {VERSION}); "
+            "upgrade: pip install -U pdr-dspy"
+        )
+    written = content.pop("sha256", None)
+    if written != _digest(content):
+        raise ArtifactError(
+            f"{path} was changed after it was written: its sha256 does not match; save the program again"
+        )
+    for key in ("operators", "predictors"):
+        if not isinstance(content.get(key), dict):
+            raise ArtifactError(f"{path} has no {key!r}; save the program again")
+    if not content["operators"]:
+        raise ArtifactError(f"{path} holds no operator; save the program again")
+    return content
+
+
+def operators(program: dspy.Module) -> dict[str, Operator]:
+    """The operators in a program by their path ("" for the program itself), each once, in the order of attributes."""
+    if isinstance(program, Operator):
+        return {"": program}
+    found: dict[str, Operator] = {}
+    seen: set[int] = set()
+
+    def walk(place: str, value: Any) -> None:
+        if not isinstance(value, dspy.Module) or id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Operator):
+            found[place] = value
+            return
+        for name, attribute in value.__dict__.items():
+            inner = f"{place}.{name}" if place else name
+            if isinstance(attribute, (list, tuple)):
+                for index, item in enumerate(attribute):
+                    walk(f"{inner}[{index}]", item)
+            elif isinstance(attribute, dict):
+                for key, item in attribute.items():
+                    walk(f"{inner}[{key!r}]", item)
+            else:
+                walk(inner, attribute)
+
+    walk("", program)
+    return found
+
+
+def figure(entry: Report | Mapping[str, Any]) -> dict[str, Any]:
+    """What a file keeps of an evaluation: score with its 95 % interval, mean tokens and calls of a run."""
+    if not isinstance(entry, Report):
+        return {key: _finite(value) for key, value in entry.items()}
+    counts = {
+        "questions": len(entry.by_question),
+        "rows": len(entry.rows),
+        "failed": entry.failed,
+        "exact": all(Ledger(calls=row.calls).exact for row in entry.rows),
+    }
+    figures = {
+        "name": entry.name,
+        "score": entry.score,
+        "interval": list(entry.interval),
+        "sequential": entry.sequential,
+        "total": entry.total,
+        "calls": entry.calls,
+    }
+    return {key: _finite(value) for key, value in (figures | counts).items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _write(target: Path, data: bytes) -> None:
+    """To a file beside it first, then renamed over it: a reader finds the old file or the new one, never a half."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"`save(path={str(target)!r})` cannot be written: {error.strerror or error}") from error
+
+
+def _operator_state(operator: Operator) -> dict[str, Any]:
+    task = operator.task
+    return {
+        "class": _kind(operator.schedule).__name__,
+        "signature": {
+            "name": task.__name__,
+            "instructions": task.instructions,
+            "inputs": [_field_state(name, field) for name, field in task.input_fields.items()],
+            "outputs": [_field_state(name, field) for name, field in task.output_fields.items()],
+        },
+        "schedule": operator.schedule.model_dump(mode="json"),
+        "predictors": {
+            role.value: _predictor_state(predictor)
+            for role in Role
+            if isinstance(predictor := operator.__dict__.get(role.value), dspy.Predict)
+        },
+    }
+
+
+def _kind(schedule: Schedule) -> type[Operator]:
+    """The operator that a schedule is a setting of; a tuned LongCoT may have become a PDR."""
+    if schedule.rounds == 1:
+        return LongCoT
+    return SR if schedule.distiller == "last" else PDR
+
+
+def _field_state(name: str, field: Any) -> dict[str, Any]:
+    extra = _extra(field)
+    state = {
+        "name": name,
+        "type": describe_type(field.annotation),
+        "desc": extra.get("desc"),
+        "prefix": extra.get("prefix"),
+    }
+    if not field.is_required():
+        state["default"] = _plain(field.default)
+    return state
+
+
+def _extra(field: Any) -> dict[str, Any]:
+    """What DSPy keeps of a field beside its type: description, prefix."""
+    return field.json_schema_extra or {}
+
+
+def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
+    signature = signature_of(predictor)
+    return {
+        "instructions": signature.instructions,
+        "fields": {
+            name: {
+                "desc": _extra(field).get("desc"),
+                "prefix": _extra(field).get("prefix"),
+            }
+            for name, field in signature.fields.items()
+        },
+        "demos": [{str(key): _plain(value) for key, value in dict(demo).items()} for demo in predictor.demos],
+    }
+
+
+def _other_predictors(program: dspy.Module) -> dict[str, Any]:
+    """Predictors that stand beside the operators in a larger module, by name."""
+    inside = {id(value) for operator in operators(program).values() for value in operator.__dict__.values()}
+    return {
+        name: _predictor_state(predictor)
+        for name, predictor in program.named_predictors()
+        if id(predictor) not in inside
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _models(program: dspy.Module) -> list[dict[str, Any]]:
+    """Name and harmless sampling settings of each model that the program would call now; nothing of where it is."""
+    models: dict[str, dict[str, Any]] = {}
+    for predictor in program.predictors():
+        lm = predictor.lm or dspy.settings.lm
+        if lm is not None:
+            kwargs = getattr(lm, "kwargs", {})
+            chosen = {key: _plain(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
+            models[str(lm.model)] = {"model": str(lm.model), "sampling": chosen}
+    return list(models.values())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("dspy", "pdr-dspy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+# --- types as data ---------------------------------------------------------------------------------------------------
+
+_NAMED: dict[str, Any] = {
+    "str": str, "int": int, "float": float, "bool": bool, "none": type(None), "any": Any, "list": list, "dict": dict,
+}  # fmt: skip
+
+
+def describe_type(kind: Any) -> Any:
+    """A type as JSON data: a name, or {"list": ...}, {"dict": [...]}, {"tuple": [...]}, {"union": [...]},
+    {"literal": [...]}; {"custom": name} for what cannot be rebuilt from data."""
+    for name, known in _NAMED.items():
+        if kind is known:
+            return name
+    if kind is None:
+        return "none"
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal and all(value is None or isinstance(value, (str, int, bool)) for value in arguments):
+        return {"literal": list(arguments)}
+    if origin is list:
+        return {"list": describe_type(arguments[0])}
+    if origin is dict:
+        return {"dict": [describe_type(argument) for argument in arguments]}
+    if origin is tuple:
+        return {"tuple": ["..." if argument is Ellipsis else describe_type(argument) for argument in arguments]}
+    if origin in (Union, types.UnionType):
+        return {"union": [describe_type(argument) for argument in arguments]}
+    return {"custom": getattr(kind, "__name__", None) or str(kind)}
+
+
+def rebuild_type(description: Any) -> Any:
+    """The type that `describe_type` described. Raises ArtifactError for a custom or unknown one."""
+    if isinstance(description, str) and description in _NAMED:
+        return _NAMED[description]
+    if isinstance(description, dict) and len(description) == 1:
+        ((form, parts),) = description.items()
+        if form == "list":
+            return list[rebuild_type(parts)]
+        if form == "literal" and parts and all(value is None or isinstance(value, (str, int)) for value in parts):
+            return Literal[tuple(parts)]
+        if form == "dict" and len(parts) == 2:
+            return dict[rebuild_type(parts[0]), rebuild_type(parts[1])]
+        if form == "tuple":
+            return tuple[tuple(... if part == "..." else rebuild_type(part) for part in parts)]
+        if form == "union" and parts:
+            return functools.reduce(operator_module.or_, (rebuild_type(part) for part in parts))
+    raise ArtifactError(f"the type {json.dumps(description)} cannot be rebuilt from the file")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
+    if list(states) != [""]:
+        raise ArtifactError(
+            f"{path} holds a module of your own around {', '.join(states)}; give one to load into: "
+            "`load(path, program=YourModule())`"
+        )
+    state = states[""]
+    signature = state["signature"]
+    fields: dict[str, tuple[Any, Any]] = {}
+    for side, make in (("inputs", dspy.InputField), ("outputs", dspy.OutputField)):
+        for field in signature[side]:
+            try:
+                kind = rebuild_type(field["type"])
+            except ArtifactError:
+                raise ArtifactError(
+                    f"the field {field['name']!r} of {path} has a type of your own, {_type_name(field['type'])}, which "
+                    "no file can hold; give a program that has it: `load(path, program=PDR(YourSignature))`"
+                ) from None
+            options = {key: field[key] for key in ("desc", "prefix") if field.get(key) is not None}
+            if "default" in field:
+                options["default"] = field["default"]
+            fields[field["name"]] = (kind, make(**options))
+    task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
+    task.__name__ = task.__qualname__ = str(signature["name"])
+    return _restored(Operator(check_task(task), Schedule(**state["schedule"])), state)
+
+
+def _type_name(description: Any) -> str:
+    if isinstance(description, dict) and isinstance(description.get("custom"), str):
+        return f"`{description['custom']}`"
+    return json.dumps(description)
+
+
+def _into(
+    path: str | Path, program: dspy.Module, states: Mapping[str, Any], predictors: Mapping[str, Any]
+) -> dspy.Module:
+    copy = program.deepcopy()
+    there = operators(copy)
+    if set(there) != set(states):
+        raise ArtifactError(
+            f"{path} has operators at {', '.join(map(_place, states))}, `program` at "
+            f"{', '.join(map(_place, there)) or 'no place'}; give a program of the same shape"
+        )
+    fresh: dict[int, Operator] = {}
+    for place, operator in there.items():
+        _check_same_task(path, operator.task, states[place]["signature"])
+        fresh[id(operator)] = _restored(operator.with_schedule(Schedule(**states[place]["schedule"])), states[place])
+    if "" in there:
+        return fresh[id(there[""])]
+    for operator in there.values():
+        _become(operator, fresh[id(operator)])
+    named = dict(copy.named_predictors())
+    for name, state in predictors.items():
+        if name not in named:
+            raise ArtifactError(f"{path} has the predictor {name!r}, which `program` has not")
+        _restore_predictor(named[name], state)
+    return copy
+
+
+def _place(place: str) -> str:
+    return repr(place) if place else "the top"
+
+
+def _become(operator: Operator, other: Operator) -> None:
+    """Give an operator the schedule and predictors of another, in place: its parents keep pointing at it."""
+    for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
+        delattr(operator, name)
+    for name, value in other.__dict__.items():
+        setattr(operator, name, value)
+
+
+def _check_same_task(path: str | Path, task: type[dspy.Signature], saved: Mapping[str, Any]) -> None:
+    for side, fields in (("inputs", task.input_fields), ("outputs", task.output_fields)):
+        here = [(name, describe_type(field.annotation)) for name, field in fields.items()]
+        there = [(field["name"], field["type"]) for field in saved[side]]
+        if json.dumps(here) != json.dumps(there):
+            raise ArtifactError(
+                f"{path} is of a signature with the {side} {_fields(there)}, `program` has {_fields(here)}; "
+                "load it into a program of the same signature"
+            )
+
+
+def _fields(fields: Sequence[tuple[str, Any]]) -> str:
+    return ", ".join(f"{name}: {kind if isinstance(kind, str) else _type_name(kind)}" for name, kind in fields)
+
+
+def _restored(operator: Operator, state: Mapping[str, Any]) -> Operator:
+    kind = _kind(operator.schedule)
+    if type(operator) in (Operator, LongCoT, SR, PDR):
+        operator.__class__ = kind
+    for role, saved in state["predictors"].items():
+        predictor = operator.__dict__.get(Role(role).value)
+        if predictor is not None:
+            _restore_predictor(predictor, saved)
+    return operator
+
+
+def _restore_predictor(predictor: dspy.Predict, state: Mapping[str, Any]) -> None:
+    signature = signature_of(predictor).with_instructions(str(state["instructions"]))
+    for name, saved in state["fields"].items():
+        field = signature.fields.get(name)
+        if field is None:
+            continue
+        now = _extra(field)
+        changed = {
+            key: saved[key] for key in ("desc", "prefix") if saved.get(key) is not None and saved[key] != now.get(key)
+        }
+        if changed:
+            signature = signature.with_updated_fields(name, **changed)
+    predictor.signature = signature
+    predictor.demos = [_demo(signature, demo) for demo in state["demos"]]
+
+
+def _demo(signature: type[dspy.Signature], saved: Mapping[str, Any]) -> dspy.Example:
+    """A demonstration whose values have the types of their fields again, so that it is written as it was before."""
+    values = {}
+    for name, value in saved.items():
+        field = signature.fields.get(name)
+        if field is not None and field.annotation is not str:
+            with suppress(ValidationError):  # then it was no value of that type when it was saved either
+                value = TypeAdapter(cast(Any, field.annotation)).validate_python(value)
+        values[name] = value
+    return dspy.Example(**values)
