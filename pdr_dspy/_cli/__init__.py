@@ -1,0 +1,1 @@
+"""What the commands of `pdr` are made of. Nothing here is public."""

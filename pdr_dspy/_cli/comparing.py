@@ -1,0 +1,174 @@
+"""`pdr compare`: a program against the baselines, at the tokens that it spends itself.
+
+Matched B_total: majority voting over as many single passes as cost what the program costs, and SR with as many rounds.
+Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
+All share one store, so a draft that two of them make is made once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import dspy
+import typer
+
+from pdr_dspy._cli.display import Display
+from pdr_dspy._cli.evaluating import Job, save_json
+from pdr_dspy._cli.targets import find, operator_of
+from pdr_dspy.budget import Phase
+from pdr_dspy.evaluate import Report, Row
+from pdr_dspy.operators import Operator
+from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.stats import Interval, Paired, paired, score_interval
+
+MOST_PASSES = 64
+MOST_ROUNDS = 16
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    matched: str
+    per_question: list[float]
+    sequential: float
+    total: float
+    calls: float
+
+    @property
+    def score(self) -> float:
+        """Mean over questions."""
+        return fmean(self.per_question)
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, clustered by question."""
+        return score_interval(self.per_question)
+
+
+COLUMNS = ("program", "matched", "score", "95 % interval", "B_seq", "B_total", "calls", "first minus this", "p")
+
+
+def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display) -> None:
+    """Evaluate the program, then its baselines, and print the table."""
+    others = [find(name, task=None if name.endswith(".py") else _task_file(job)) for name in against]
+    operator = operator_of(job.target.program)
+    with job.model.serving(operator.schedule, display):
+        lines = measure(job, [(other.name, other.program) for other in others], display)
+    first = lines[0]
+    rows = [as_row(line, first) for line in lines]
+    save_json(job.run_dir / "report.json", {"command": "compare", "lines": [_plain(line, first) for line in lines]})
+    if as_json:
+        typer.echo(json.dumps([_plain(line, first) for line in lines]))
+    else:
+        display.table("", COLUMNS, rows, text=2)
+    display.say(f"rows: {job.run_dir}/*/rows.jsonl")
+
+
+def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], display: Display) -> list[Line]:
+    """The program first, then its baselines, then `others`. Uses DSPy's current LM."""
+    store = Rollouts(job.run_dir / "rollouts")
+    operator = operator_of(job.target.program)
+    base = operator_of(job.target.task.build()) if job.target.task is not None else operator
+
+    def run(program: dspy.Module, name: str, folder: str, repeats: int | None = None) -> Report:
+        return job.evaluate(program, name, display, repeats=repeats, run_dir=job.run_dir / folder, store=store)
+
+    main = run(job.target.program, str(operator.schedule), "program")
+    lines = [_line(main, "")]
+    single = run(_single(base), "one pass", "one_pass")
+    lines.append(_line(single, ""))
+    passes = max(1, min(MOST_PASSES, round(main.total / max(single.total, 1.0))))
+    if passes > 1:
+        voted = run(_single(base), f"{passes} passes", "one_pass", max(passes, job.repeats))
+        lines.append(majority(voted, passes))
+    probe_rounds = max(2, operator.schedule.rounds)
+    probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
+    done = {probe_rounds: probe}
+    for limit, tokens in (("B_seq", main.sequential), ("B_total", main.total)):
+        rounds = rounds_for(probe, tokens)
+        if rounds not in done:
+            done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
+        lines.append(_line(done[rounds], limit))
+    for position, (name, program) in enumerate(others):
+        lines.append(_line(run(program, name, f"other{position}"), ""))
+    return lines
+
+
+def majority(report: Report, passes: int) -> Line:
+    """Plurality voting over the first `passes` repeats of each question, asked side by side."""
+    groups = [rows[:passes] for rows in report.by_question.values()]
+    return Line(
+        f"majority of {passes}",
+        "B_total",
+        [_vote(rows) for rows in groups],
+        fmean(max(row.sequential for row in rows) for rows in groups),
+        fmean(sum(row.total for row in rows) for rows in groups),
+        fmean(sum(len(row.calls) for row in rows) for rows in groups),
+    )
+
+
+def rounds_for(probe: Report, tokens: float) -> int:
+    """How many rounds of SR cost about `tokens`, from what its first and its later rounds cost in `probe`."""
+    drafts = [call.tokens for row in probe.rows for call in row.calls if call.phase is Phase.DRAFT]
+    later = [call.tokens for row in probe.rows for call in row.calls if call.phase is not Phase.DRAFT]
+    if not drafts or not later:
+        return 2
+    rounds = 1 + round((tokens - fmean(drafts)) / fmean(later))
+    return max(2, min(MOST_ROUNDS, rounds))
+
+
+def as_row(line: Line, first: Line) -> list[str]:
+    """A line as the table's cells."""
+    low, high = line.interval
+    cells = [line.name, line.matched, f"{line.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    cells += [f"{line.sequential:,.0f}", f"{line.total:,.0f}", f"{line.calls:.1f}"]
+    if line is first:
+        return [*cells, "", ""]
+    difference = _difference(first, line)
+    low, high = difference.interval
+    return [*cells, f"{difference.difference:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.p_value:.3f}"]
+
+
+def _difference(first: Line, line: Line) -> Paired:
+    return paired(first.per_question, line.per_question)
+
+
+def _line(report: Report, matched: str) -> Line:
+    return Line(report.name, matched, report.per_question, report.sequential, report.total, report.calls)
+
+
+def _vote(rows: Sequence[Row]) -> float:
+    return Report(rows=tuple(rows)).majority_at(len(rows))
+
+
+def _single(program: Operator) -> Operator:
+    return program.with_schedule(program.schedule.replace(widths=(1,), distiller="last", critique=False))
+
+
+def _refining(program: Operator, rounds: int) -> Operator:
+    return program.with_schedule(program.schedule.replace(widths=(1,) * rounds, distiller="last", critique=False))
+
+
+def _task_file(job: Job) -> str | None:
+    return None if job.target.task is None else job.target.task.name
+
+
+def _plain(line: Line, first: Line) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "name": line.name,
+        "matched": line.matched,
+        "score": line.score,
+        "interval": list(line.interval),
+        "sequential": line.sequential,
+        "total": line.total,
+        "calls": line.calls,
+    }
+    if line is not first:
+        difference = _difference(first, line)
+        plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
+        plain["p_value"] = difference.p_value
+    return plain
