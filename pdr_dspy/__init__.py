@@ -1,0 +1,92 @@
+"""Parallel-Distill-Refine and Sequential Refinement as DSPy modules (arXiv 2510.01123).
+
+>>> import dspy, pdr_dspy
+>>> dspy.configure(lm=pdr_dspy.connect("auto", "http://127.0.0.1:8000/v1"))
+>>> program = pdr_dspy.PDR("question -> answer", widths=(8, 4, 1), distiller="topk_per_sample")
+>>> prediction = program(question="What is 6 * 7?")
+>>> prediction.answer, prediction.ledger.sequential, prediction.ledger.total
+
+Names are imported when they are first used, so that `pdr --help` need not wait for DSPy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pdr_dspy import datasets, serving, verifiers
+    from pdr_dspy.artifact import load, save
+    from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
+    from pdr_dspy.errors import PDRError
+    from pdr_dspy.evaluate import Report, Row, aevaluate, evaluate
+    from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
+    from pdr_dspy.rollouts import Rollouts
+    from pdr_dspy.schedule import Schedule, preset
+    from pdr_dspy.search import PDROptimizer, Space
+    from pdr_dspy.serving import connect
+    from pdr_dspy.verifiers import Score, Verifier
+    from pdr_dspy.workspace import Draft, Workspace
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "artifact": ("load", "save"),
+    "budget": ("Budget", "Call", "Ledger", "Phase", "Usage"),
+    "errors": ("PDRError",),
+    "evaluate": ("Report", "Row", "aevaluate", "evaluate"),
+    "operators": ("PDR", "SR", "LongCoT", "Operator", "Stop"),
+    "rollouts": ("Rollouts",),
+    "schedule": ("Schedule", "preset"),
+    "search": ("PDROptimizer", "Space"),
+    "serving": ("connect",),
+    "verifiers": ("Score", "Verifier"),
+    "workspace": ("Draft", "Workspace"),
+}
+_MODULES = ("datasets", "serving", "verifiers")
+
+__all__ = [
+    "PDR",
+    "SR",
+    "Budget",
+    "Call",
+    "Draft",
+    "Ledger",
+    "LongCoT",
+    "Operator",
+    "PDRError",
+    "PDROptimizer",
+    "Phase",
+    "Report",
+    "Rollouts",
+    "Row",
+    "Schedule",
+    "Score",
+    "Space",
+    "Stop",
+    "Usage",
+    "Verifier",
+    "Workspace",
+    "aevaluate",
+    "connect",
+    "datasets",
+    "evaluate",
+    "load",
+    "preset",
+    "save",
+    "serving",
+    "verifiers",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"pdr_dspy.{name}")
+    for module, names in _HOME.items():
+        if name in names:
+            value = getattr(import_module(f"pdr_dspy.{module}"), name)
+            globals()[name] = value  # a submodule may share the name (`evaluate`): the public name wins
+            return value
+    raise AttributeError(f"module 'pdr_dspy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
