@@ -115,9 +115,13 @@ def _level(sizes: Sequence[int], kappa: int) -> int:
     return max(left, 1)
 
 
+_HEADING = re.compile(r"Candidate \d+(?: \(unfinished\))?:\n")
+
+
 def _cut(block: str, characters: float, keep: Literal["start", "end"]) -> str:
     room = int(characters)
-    heading, newline, body = block.partition("\n") if keep == "end" else ("", "", block)
+    # Only a candidate's own heading stays; the first line of a bare solution is part of what may be cut.
+    heading, newline, body = block.partition("\n") if keep == "end" and _HEADING.match(block) else ("", "", block)
     room -= len(heading) + len(newline) + len(CUT)
     if room < 8:
         return ""
