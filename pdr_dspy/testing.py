@@ -95,7 +95,9 @@ def count_words(text: str) -> int:
 def cut_words(text: str, cap: int) -> str:
     """The first `cap` tokens of a text, as `count_words` counts them."""
     ends = [match.end() for match in re.finditer(r"\w+|[^\w\s]", text)]
-    return text if len(ends) <= cap else text[: ends[cap - 1]]
+    if len(ends) <= cap:
+        return text
+    return text[: ends[cap - 1]] if cap > 0 else ""
 
 
 class _Engine:
@@ -110,18 +112,20 @@ class _Engine:
         return self._response(request, asked, completion)
 
     def _response(self, request: Request, asked: ScriptedRequest, completion: Completion) -> Response:
-        text, finish = completion.text, completion.finish
-        if asked.cap is not None and count_words(completion.thought + text) > asked.cap:
-            text, finish = cut_words(text, max(asked.cap - count_words(completion.thought), 0)), "length"
+        text, finish, thought = completion.text, completion.finish, completion.thought
+        thinking = count_words(thought)
+        unfinished = asked.cap is not None and thinking > asked.cap
+        if asked.cap is not None and thinking + count_words(text) > asked.cap:
+            thought, text, finish = cut_words(thought, asked.cap), cut_words(text, asked.cap - thinking), "length"
         inputs = count_words(asked.system) + count_words(asked.user)
-        outputs = count_words(completion.thought) + count_words(text)
+        outputs = count_words(thought) + count_words(text)
         with self.served.lock:
             self.served.calls += 1
             self.served.input += inputs
             self.served.output += outputs
             self.served.requests.append(asked)
-        if completion.thought:
-            text = f"<think>{completion.thought}</think>{text}"
+        if thought:
+            text = f"<think>{thought}" if unfinished else f"<think>{thought}</think>{text}"
         usage = ServedUsage(input_tokens=inputs, output_tokens=outputs) if completion.usage else ServedUsage()
         return Response(
             id=None,
