@@ -118,8 +118,9 @@ class Ledger(BaseModel):
 
     @property
     def sequential(self) -> int:
-        """B_seq: for each stage (a phase of a round) the dearest of its siblings, summed along the path.
+        """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
 
+        The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
         Judging is not on the path to the answer and counts in `total` only.
         """
         return sum(max(call.tokens for call in stage) for stage in self._stages())
@@ -168,7 +169,8 @@ class Ledger(BaseModel):
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in self.calls:
             if call.phase is not Phase.JUDGE:
-                stages.setdefault((call.round, call.phase), []).append(call)
+                phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
+                stages.setdefault((call.round, phase), []).append(call)
         return list(stages.values())
 
 

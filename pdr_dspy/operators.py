@@ -9,6 +9,7 @@ attributes, so that every DSPy optimizer tunes what is used and nothing else. `f
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 from collections import Counter
@@ -389,15 +390,15 @@ class _Run:
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
         replies: list[Reply | None] = [None] * len(stage)
-        for role, phase in ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE)):
+
+        async def ask(role: Role, phase: Phase) -> None:
             places = [place for place, (own, _) in enumerate(stage) if own is role]
             if places:
-                for place, reply in zip(
-                    places,
-                    await self.ask(role, phase, [stage[place][1] for place in places], round_number=number),
-                    strict=True,
-                ):
+                own = await self.ask(role, phase, [stage[place][1] for place in places], round_number=number)
+                for place, reply in zip(places, own, strict=True):
                     replies[place] = reply
+
+        await asyncio.gather(ask(Role.DRAFT, Phase.DRAFT), ask(Role.REFINE, Phase.REFINE))
         drafts = []
         for place, reply in enumerate(replies):
             assert reply is not None
