@@ -45,13 +45,16 @@ class Session:
     """The run seed: repeats of an evaluation differ in it, trials of a study do not."""
     store: Rollouts | None = None
     in_flight: asyncio.Semaphore | None = None
-    """Bounds requests on the wire; None leaves it to the schedule's widths."""
+    """Bounds requests on the wire; None leaves it to the schedule's widths. It serves the event loop on which the
+    session was begun; a synchronous program that runs beside that loop is not held up by it."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where `in_flight` was given; None outside of any loop."""
     oracle: Callable[[Mapping[str, Any]], float] | None = None
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
     pending: dict[str, asyncio.Future[Rollout | None]] = field(default_factory=dict)
-    """Requests under way, so that two equal ones are sent once."""
+    """Requests under way, so that two equal ones are sent once; where there is a store, that holds them."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen; `pending` is per loop use)
@@ -65,6 +68,10 @@ def current() -> Session:
 @contextmanager
 def session(**changes: Any) -> Iterator[Session]:
     """Run calls with some fields of the session changed, in this context and the tasks started from it."""
+    if "in_flight" in changes:
+        with suppress(RuntimeError):
+            changes["loop"] = None  # no loop runs here: the calls will all run on the portal's
+            changes["loop"] = asyncio.get_running_loop()
     changed = replace(_SESSION.get(), **{"pending": {}, **changes})
     token = _SESSION.set(changed)
     try:
@@ -154,7 +161,11 @@ async def ask(
     for index, values in enumerate(inputs):
         content = repr(sorted(values.items(), key=lambda item: item[0]))
         if content not in prompts:  # siblings share one prompt: format it once
-            prompts[content] = render(signature_of(predictor), predictor.demos, values)
+            messages = render(signature_of(predictor), predictor.demos, values)
+            prompts[content] = [
+                {**message, "content": clean(message["content"])} if isinstance(message["content"], str) else message
+                for message in messages
+            ]
         jobs.append(_job(lm, prompts[content], sampling, base + index))
     results = await _run(lm, jobs, now)
     replies = []
@@ -170,6 +181,8 @@ async def ask(
             and not reply.reading.missing
             and dspy.settings.max_trace_size > 0
         ):
+            if len(trace) >= dspy.settings.max_trace_size:
+                trace.pop(0)  # as dspy.Predict does: DSPy's default trace lives as long as the process
             trace.append((predictor, dict(inputs[index]), dspy.Prediction(**reply.reading.outputs)))
     return replies
 
@@ -211,17 +224,45 @@ async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]
     """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
     results: dict[int, _Result] = {}
     missing: list[int] = []
+    others: dict[int, asyncio.Future[Rollout | None]] = {}
+    own: dict[str, asyncio.Future[Rollout | None]] = {}
+    pending = now.pending if now.store is None else now.store.pending
+    loop = asyncio.get_running_loop()
     for position, job in enumerate(jobs):
         found = now.store.get(job.key) if now.store is not None else None
-        if found is None:
-            missing.append(position)
-        else:
+        under_way = pending.get(job.key)
+        if found is not None:
             results[position] = _Result(found, True, None, 0.0)
+        elif under_way is not None and under_way.get_loop() is loop:
+            others[position] = under_way
+        else:
+            missing.append(position)
+            own[job.key] = pending[job.key] = loop.create_future()
     groups = _groups(jobs, missing, together=bool(getattr(lm, "siblings", False)))
-    sent = await asyncio.gather(*(_send_group(lm, [jobs[p] for p in group], now) for group in groups))
+    try:
+        sent, joined = await asyncio.gather(
+            asyncio.gather(*(_send_group(lm, [jobs[p] for p in group], now, own) for group in groups)),
+            asyncio.gather(*(_join(lm, jobs[position], future, now) for position, future in others.items())),
+        )
+    finally:
+        for key, future in own.items():
+            if not future.done():
+                future.set_result(None)
+            if pending.get(key) is future:
+                del pending[key]
+    results.update(zip(others, joined, strict=True))
     for group, outcome in zip(groups, sent, strict=True):
         results.update(zip(group, outcome, strict=True))
     return [results[position] for position in range(len(jobs))]
+
+
+async def _join(lm: dspy.LM, job: _Job, under_way: asyncio.Future[Rollout | None], now: Session) -> _Result:
+    """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
+    rollout = await asyncio.shield(under_way)
+    if rollout is not None:
+        return _Result(rollout, True, None, 0.0)
+    (result,) = await _send_group(lm, [job], now, {})
+    return result
 
 
 def _groups(jobs: Sequence[_Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
@@ -241,21 +282,23 @@ def _groups(jobs: Sequence[_Job], positions: Sequence[int], *, together: bool) -
     return groups
 
 
-async def _send_group(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
-    if now.in_flight is None:
-        return await _send_siblings(lm, jobs, now)
+Futures = Mapping[str, "asyncio.Future[Rollout | None]"]
+
+
+async def _send_group(lm: dspy.LM, jobs: Sequence[_Job], now: Session, own: Futures) -> list[_Result]:
+    if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+        return await _send_siblings(lm, jobs, now, own)
     async with now.in_flight:
-        return await _send_siblings(lm, jobs, now)
+        return await _send_siblings(lm, jobs, now, own)
 
 
-async def _send_siblings(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
+async def _send_siblings(lm: dspy.LM, jobs: Sequence[_Job], now: Session, own: Futures) -> list[_Result]:
     requests = [job.request for job in jobs]
     if len(jobs) > 1:
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
         requests = [_with_extension(request, {"group": group, "size": len(jobs)}) for request in requests]
-    return list(
-        await asyncio.gather(*(_send(lm, job, request, now) for job, request in zip(jobs, requests, strict=True)))
-    )
+    sends = (_send(lm, job, request, now, own) for job, request in zip(jobs, requests, strict=True))
+    return list(await asyncio.gather(*sends))
 
 
 def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
@@ -263,26 +306,15 @@ def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
     return replace(request, config=replace(request.config, extensions=extensions))
 
 
-async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session) -> _Result:
-    """Send one request, unless an equal one is under way in this session: then wait for that."""
-    under_way = now.pending.get(job.key)
-    if under_way is not None and request is job.request and under_way.get_loop() is asyncio.get_running_loop():
-        rollout = await asyncio.shield(under_way)
-        if rollout is not None:
-            return _Result(rollout, True, None, 0.0)
-    future: asyncio.Future[Rollout | None] = asyncio.get_running_loop().create_future()
-    now.pending[job.key] = future
-    try:
-        result = await _complete(lm, job, request)
-        if result.rollout is not None and now.store is not None:
-            now.store.put(result.rollout)
+async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session, own: Futures) -> _Result:
+    """Send one request, keep what came back, and tell those who wait for an equal one."""
+    result = await _complete(lm, job, request)
+    if result.rollout is not None and now.store is not None:
+        now.store.put(result.rollout)
+    future = own.get(job.key)
+    if future is not None and not future.done():
         future.set_result(result.rollout)
-        return result
-    finally:
-        if not future.done():
-            future.set_result(None)
-        if now.pending.get(job.key) is future:
-            del now.pending[job.key]
+    return result
 
 
 async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
@@ -296,7 +328,7 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
-    thought, text, unfinished = split_thought(_clean(inline))
+    thought, text, unfinished = split_thought(clean(inline))
     if unfinished:
         text = text if text.strip() else ""
     usage, estimated = await _usage(lm, job, response, inline + apart)
@@ -304,7 +336,7 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
         Rollout(
             key=job.key,
             text=text,
-            thought=_clean(apart) or thought,
+            thought=clean(apart) or thought,
             finish="length" if unfinished else response.finish_reason,
             usage=usage,
             estimated=estimated,
@@ -316,7 +348,7 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
     )
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text that can be stored, sent again and printed: lone surrogates and NUL bytes are marked, not kept."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 

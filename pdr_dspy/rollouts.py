@@ -16,6 +16,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -48,6 +49,13 @@ def address(request: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:40]
 
 
+def _write(file: IO[bytes], data: bytes) -> None:
+    """Write all of `data`: an unbuffered file takes only a part of it when the disk fills up, without an error."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
 class Rollouts:
     """A store in memory, or in a folder that several processes may write at the same time.
 
@@ -69,6 +77,8 @@ class Rollouts:
         self._lock = threading.RLock()
         self._segment: IO[bytes] | None = None
         self.hits = 0
+        self.pending: dict[str, Any] = {}
+        """Requests under way, as futures by address, so that programs side by side send equal ones once."""
         self.torn = 0
         """Lines that could not be read, so far."""
         if self.folder is not None:
@@ -76,6 +86,8 @@ class Rollouts:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StoreError(f"`Rollouts(folder={str(folder)!r})` cannot be made: {error.strerror}") from error
+            if not os.access(self.folder, os.W_OK | os.X_OK):
+                raise StoreError(f"`Rollouts(folder={str(folder)!r})` cannot be written; choose another folder")
             self.refresh()
 
     def get(self, key: str) -> Rollout | None:
@@ -101,10 +113,13 @@ class Rollouts:
                 if self._segment is None:
                     path = self.folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
                     self._segment = path.open("ab", buffering=0)
-                    self._segment.write(json.dumps({"rollouts": VERSION}).encode() + b"\n")
                     self._read[path] = -1  # our own: never read back
-                self._segment.write(line)
+                    _write(self._segment, json.dumps({"rollouts": VERSION}).encode() + b"\n")
+                _write(self._segment, line)
             except OSError as error:
+                if self._segment is not None:
+                    with suppress(OSError):
+                        self._segment.close()
                 self._segment = None  # a torn line may be at its end: the next write opens a new segment
                 raise StoreError(f"the rollout store {self.folder} cannot be written: {error.strerror}") from error
 
