@@ -15,7 +15,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum, StrEnum
-from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin
 
 import dspy
 import json_repair
@@ -23,7 +24,7 @@ from dspy.adapters.types import Type as CustomType
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pdr_dspy.answers import final_answer, to_choice, to_number
+from pdr_dspy.answers import final_answer, tidy, to_choice, to_number
 from pdr_dspy.errors import ConfigError
 
 
@@ -195,7 +196,7 @@ def _description(name: str, field: Any) -> str:
 
 def _hint(name: str, field: Any) -> str:
     desc = _description(name, field)
-    kind = field.annotation
+    kind = _plain_kind(field.annotation)
     if kind is str:
         return desc or label(name).lower()
     if kind is int:
@@ -279,10 +280,14 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     for name in signature.output_fields:
         if name in FREE and text.strip():
             outputs[name] = text.strip()
+    text = _without_form(signature, text, labelled)
     stated = _statements(text, labelled, truncated=truncated)
+    whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(signature, text, labelled)
     for name in labelled:
-        kind = signature.output_fields[name].annotation
+        kind = _plain_kind(signature.output_fields[name].annotation)
         value = _first_readable(stated[name], kind, truncated=truncated)
+        if value is None:
+            value = whole.get(name)
         if value is None and len(labelled) == 1 and _is_simple(kind):
             answer = final_answer(text, truncated=truncated)
             value = None if answer is None else _coerce(answer, kind, truncated=truncated)
@@ -298,13 +303,38 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     return Reading(outputs, tuple(name for name in signature.output_fields if name not in outputs))
 
 
+def _plain_kind(kind: Any) -> Any:
+    """`int` for `int | None`: a value that is not there is reported as missing anyway."""
+    if get_origin(kind) in (Union, UnionType):
+        inner = [option for option in get_args(kind) if option is not type(None)]
+        if len(inner) == 1:
+            return inner[0]
+    return kind
+
+
+def _without_form(signature: type[dspy.Signature], text: str, names: Sequence[str]) -> str:
+    """Drop lines that repeat the form of the prompt (`Answer: <answer>`): they state nothing."""
+    if "<" not in text:
+        return text
+    blanks = {"...", "…"}
+    for name in names:
+        own = label(name).casefold()
+        blanks |= {name.casefold(), own, f"your {own}", f"the {own}"}
+        blanks.add(_hint(name, signature.output_fields[name]).casefold())
+
+    def keep(line: re.Match[str]) -> str:
+        return "" if line[1].strip().casefold() in blanks else line[0]
+
+    return re.sub(r"^[^\n<]{0,80}<([^<>\n]{1,2000})>[ \t*_`.]{0,8}$", keep, text, flags=re.MULTILINE)
+
+
 def _statements(text: str, names: Sequence[str], *, truncated: bool) -> dict[str, list[str]]:
     """For each field the texts that follow its label, the last first; each ends where another label begins."""
     if not names:
         return {}
     either = "|".join(rf"(?P<f{i}>{re.escape(name)}|{re.escape(label(name))})" for i, name in enumerate(names))
     pattern = re.compile(
-        rf"^[ \t>*_#\-]{{0,8}}(?:\[\[ ?## ?)?(?:the |final |my ){{0,2}}(?:{either})(?: ?## ?\]\])?[ \t*_]{{0,4}}"
+        rf"^[ \t>*_#\-]{{0,8}}(?:\[\[ ?## ?)?(?:the |final |my ){{0,2}}?(?:{either})(?: ?## ?\]\])?[ \t*_]{{0,4}}"
         rf"(?:[:=]|(?<=\]\])|\bis\b)[ \t*_]{{0,4}}",
         re.IGNORECASE | re.MULTILINE,
     )
@@ -326,6 +356,12 @@ def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) ->
     for statement in statements:
         if not statement:
             continue
+        if kind is str and statement.startswith("```"):
+            fenced = re.match(r"```[^\n`]*\n(.*?)\n?```", statement, re.DOTALL)
+            if fenced:
+                return fenced[1]
+            if truncated:
+                continue
         if _is_simple(kind):
             statement = statement.splitlines()[0]
         value = _coerce(statement, kind, truncated=truncated)
@@ -345,10 +381,12 @@ def _is_simple(kind: Any) -> bool:
 def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
     """`text` as a value of type `kind`, or None."""
     text = text.strip()
+    wrapped = re.fullmatch(r"[*_`]*<(?:(\w+)>(.*)</\1|([^<>/][^<>]*))>[*_`.]*", text)
+    if wrapped:  # a small model copies the brackets of the form
+        text = (wrapped[2] or wrapped[3] or "").strip()
     if kind is str:
         boxed = final_answer(text) if "\\boxed" in text else None
-        plain = (boxed or text).strip().strip("*`").strip()
-        return plain or None
+        return tidy(boxed or text).strip("*`").strip() or None
     if kind in (int, float):
         number = to_number(text)
         if number is None:
@@ -415,7 +453,7 @@ def _from_json(signature: type[dspy.Signature], text: str, names: Sequence[str])
         if lowered.get(name.lower()) is None:
             continue
         value = lowered[name.lower()]
-        kind = signature.output_fields[name].annotation
+        kind = _plain_kind(signature.output_fields[name].annotation)
         read_value = _coerce(value if isinstance(value, str) else json.dumps(value), kind, truncated=False)
         if read_value is not None:
             outputs[name] = read_value
