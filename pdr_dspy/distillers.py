@@ -7,6 +7,7 @@ order in which drafts finished nor their indices can matter. kappa is enforced h
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 import re
@@ -131,7 +132,7 @@ async def oracle_incorrect(round_: Round) -> Distilled:
 
 async def oracle_random(round_: Round) -> Distilled:
     """Analysis, the control: as many solutions as `oracle_correct` would admit, drawn at random."""
-    right, _ = _split(round_)
+    right, _ = await _split(round_)
     workspaces = []
     for index in range(round_.next_width):
         drawn = round_.rng(f"oracle {index}").sample(list(round_.drafts), min(len(right), round_.schedule.k))
@@ -175,7 +176,7 @@ def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[D
     return subset, reply.call.model_copy(update={"failure": failure})
 
 
-def _split(round_: Round) -> tuple[list[Draft], list[Draft]]:
+async def _split(round_: Round) -> tuple[list[Draft], list[Draft]]:
     if round_.oracle is None:
         raise ConfigError(
             f'`Schedule(distiller="{round_.schedule.distiller}")` needs the gold answer: run it with '
@@ -184,12 +185,13 @@ def _split(round_: Round) -> tuple[list[Draft], list[Draft]]:
     right: list[Draft] = []
     wrong: list[Draft] = []
     for draft in round_.drafts:
-        (right if round_.oracle(draft.outputs) >= 0.5 else wrong).append(draft)
+        score = await asyncio.to_thread(round_.oracle, draft.outputs)  # grading may take a while; the loop goes on
+        (right if score >= 0.5 else wrong).append(draft)
     return right, wrong
 
 
 async def _judged(round_: Round, *, right: bool) -> Distilled:
-    accepted, rejected = _split(round_)
+    accepted, rejected = await _split(round_)
     pool = accepted if right else rejected
     workspaces = []
     for index in range(round_.next_width):

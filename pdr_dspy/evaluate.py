@@ -12,9 +12,12 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 from dspy.utils.usage_tracker import UsageTracker
@@ -22,12 +25,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy import calls
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
-from pdr_dspy.errors import ConfigError, DataError, PDRError, RoundFailed, ServerError, StoreError
+from pdr_dspy.errors import ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.stats import Interval, pass_at_k, score_interval
 from pdr_dspy.verifiers._base import Score, Verifier
 
+T = TypeVar("T")
 VERSION = 1
 
 
@@ -119,13 +123,21 @@ class Report(BaseModel):
         return score_interval(self.per_question)
 
     def pass_at(self, k: int) -> float:
-        """Mean chance that k of the repeats hold a right one (score of at least 0.5)."""
+        """Mean chance that k of the repeats hold a right one (score of at least 0.5); nan with fewer than k rows."""
         grouped = list(self.by_question.values())
+        if not grouped:
+            return math.nan
         return fmean(pass_at_k(len(rows), sum(row.score >= 0.5 for row in rows), k) for rows in grouped)
 
     def majority_at(self, k: int) -> float:
-        """Share of questions whose most common answer among the first k repeats is right; ties share the credit."""
-        return fmean(_majority(rows[:k]) for rows in self.by_question.values())
+        """Share of questions whose most common answer among the first k repeats is right; ties share the credit.
+
+        nan where a question has fewer than k rows.
+        """
+        grouped = list(self.by_question.values())
+        if not grouped or k < 1 or any(len(rows) < k for rows in grouped):
+            return math.nan
+        return fmean(_majority(rows[:k]) for rows in grouped)
 
     @property
     def sequential(self) -> float:
@@ -210,12 +222,15 @@ def evaluate(
             `run_dir/rollouts` is used.
         run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
         max_in_flight: most requests on the wire at one time.
-        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row.
+        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row. Whatever
+            the program or the verifier raises for one example fails that row only.
         name: of the report.
         progress: told of every finished row.
 
     Raises:
         ConfigError, DataError: an argument, an example or a gold answer that cannot work; before a token is spent.
+            BudgetTooSmall and a prompt beyond the model's context are raised when they hold for every example, else
+            they fail the rows of theirs.
         StoreError: the run folder belongs to another evaluation, or cannot be written.
     """
     return calls.run(
@@ -266,6 +281,7 @@ async def aevaluate(
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
     folder = None if run_dir is None else Path(run_dir)
     finished = {} if folder is None else _open_run(folder, config)
+    finished = {key: row for key, row in finished.items() if row.repeat < repeats}
     if store is None and folder is not None:
         store = Rollouts(folder / "rollouts")
     todo = [
@@ -277,6 +293,8 @@ async def aevaluate(
     work = _Work(program, examples, ids, verifier, budget, seed, folder, finished, len(examples) * repeats, progress)
     with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
         stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+    if work.misconfigured is not None and all(row.error is not None for row in finished.values()):
+        raise work.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
 
@@ -306,11 +324,15 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
             f"`examples` has {Counter(ids)[repeated[0]]} examples with the id {repeated[0]!r}; ids must differ"
         )
     for name, example in zip(ids, examples, strict=True):
-        missing = [field for field in needed if field not in example]
+        if not _marked(example) and not isinstance(program, Operator):
+            raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
+        given = example.inputs() if _marked(example) else example
+        missing = [field for field in needed if field not in given]
         if missing:
             raise DataError(
                 f"example {name!r} has no field {missing[0]!r}, which the program takes; it has "
-                f"{', '.join(example.keys())}. Rename it, or load the set with `fields={{{missing[0]!r}: ...}}`"
+                f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
+                f"with `fields={{{missing[0]!r}: ...}}`"
             )
         check = getattr(verifier, "check_gold", None)
         if check is not None:
@@ -364,6 +386,8 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             before = json.loads(path.read_text())
+            if not isinstance(before, dict):
+                raise StoreError(f"{path} is not the record of an evaluation; use another folder")
             # More repeats of the same evaluation only add rows.
             changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
             if changed:
@@ -429,6 +453,16 @@ class _Work:
         self.progress = progress
         self.failures = 0
         self.stopped: str | None = None
+        self.misconfigured: ConfigError | None = None
+        # Synchronous programs and verifiers wait in threads of their own. The event loop's default pool is small, and
+        # requests pass through it: programs that filled it would wait for their own calls for ever.
+        self.threads = ThreadPoolExecutor(min(64, count), thread_name_prefix="pdr-dspy-row")
+
+    async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        context = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self.threads, partial(context.run, function, *args, **kwargs)
+        )
 
     async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
         queue = iter(todo)
@@ -443,9 +477,14 @@ class _Work:
                 if self.failures >= max_failures and self.stopped is None:
                     self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(workers, len(todo))):
-                group.create_task(worker())
+        tasks = [asyncio.ensure_future(worker()) for _ in range(min(workers, len(todo)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # the first error, or a cancellation, ends them all
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.threads.shutdown(wait=False, cancel_futures=True)
         return self.stopped
 
     def keep(self, row: Row) -> None:
@@ -466,7 +505,12 @@ class _Work:
     async def row(self, place: int, repeat: int) -> Row:
         example, seed = self.examples[place], run_seed(self.seed, repeat)
         gold = example.get(getattr(self.verifier, "gold", "answer"))
-        identity = {"id": self.ids[place], "repeat": repeat, "seed": seed, "gold": None if gold is None else str(gold)}
+        identity: dict[str, Any] = {
+            "id": self.ids[place],
+            "repeat": repeat,
+            "seed": seed,
+            "gold": None if gold is None else calls.clean(str(gold)),
+        }
         started = time.perf_counter()
         spent: list[Call] = []
         tracker = UsageTracker()
@@ -477,50 +521,55 @@ class _Work:
         try:
             with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.context(usage_tracker=tracker):
                 prediction = await self.predict(example)
-        except (ConfigError, StoreError):
+            seconds = time.perf_counter() - started
+            if isinstance(self.program, Operator):
+                ledger: Ledger = prediction.ledger
+            else:
+                ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
+            score = await self.grade(example, prediction)
+            ledger = ledger + score.calls
+            rounds = await self.in_thread(self.rounds, example, prediction.get("rounds") or ())
+            answer = _answer(self.outputs(prediction))
+            return Row(
+                **identity,
+                score=float(score),
+                detail=calls.clean(score.detail),
+                answer=None if answer is None else calls.clean(answer),
+                stop=None if prediction.get("stop") is None else str(prediction.stop),
+                seconds=round(seconds, 4),
+                rounds=rounds,
+                **_costs(ledger),
+            )
+        except StoreError:
             raise
-        except (PDRError, ServerError, dspy.utils.exceptions.DSPyError, OSError) as error:
+        except Exception as error:  # one poisonous example, or a program or metric of the user's, spoils only its row
+            if isinstance(error, ConfigError) and self.misconfigured is None:
+                self.misconfigured = error
             ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
             return Row(
                 **identity,
                 score=0.0,
-                error=f"{type(error).__name__}: {error}",
-                seconds=time.perf_counter() - started,
+                error=calls.clean(f"{type(error).__name__}: {error}"),
+                seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )
-        seconds = time.perf_counter() - started
-        ledger = prediction.get("ledger") or Ledger(calls=tuple(spent)) or None
-        if not ledger:
-            ledger = _tracked(tracker)
-        score = await self.grade(example, prediction)
-        ledger = ledger + score.calls
-        rounds = await asyncio.to_thread(self.rounds, example, prediction.get("rounds") or ())
-        outputs = self.outputs(prediction)
-        return Row(
-            **identity,
-            score=float(score),
-            detail=score.detail,
-            answer=_answer(outputs),
-            stop=None if prediction.get("stop") is None else str(prediction.stop),
-            seconds=round(seconds, 4),
-            rounds=rounds,
-            **_costs(ledger),
-        )
 
     async def predict(self, example: dspy.Example) -> dspy.Prediction:
-        inputs = dict(example.inputs())
         if isinstance(self.program, Operator):
-            inputs = {name: value for name, value in inputs.items() if name in self.program.task.input_fields}
+            given = example.inputs() if _marked(example) else example
+            inputs = {name: given[name] for name in self.program.task.input_fields if name in given}
             if self.budget is not None:
                 inputs["budget"] = self.budget
+        else:
+            inputs = dict(example.inputs())
         if hasattr(self.program, "aforward"):
             return await self.program.acall(**inputs)
-        return await asyncio.to_thread(self.program, **inputs)
+        return await self.in_thread(self.program, **inputs)
 
     async def grade(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         judge = getattr(self.verifier, "averify", None)
         verdict = (
-            await judge(example, prediction) if judge else await asyncio.to_thread(self.verifier, example, prediction)
+            await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
         )
         return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
@@ -555,6 +604,11 @@ class _Work:
         return {name: value for name, value in prediction.items() if name not in skip}
 
 
+def _marked(example: dspy.Example) -> bool:
+    """Whether it was said which fields are inputs."""
+    return getattr(example, "_input_keys", None) is not None
+
+
 def _answer(outputs: Mapping[str, Any]) -> str | None:
     present = {name: value for name, value in outputs.items() if value is not None}
     if not present:
@@ -574,15 +628,15 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _tracked(tracker: UsageTracker) -> Ledger:
-    """What DSPy counted for a program that is not one of ours: one entry a model, its calls not told apart."""
-    return Ledger(
-        calls=tuple(
-            Call(
-                phase=Phase.DRAFT,
-                model=model,
-                usage=Usage(input=usage.get("prompt_tokens"), output=usage.get("completion_tokens")),
-            )
-            for model, usage in tracker.get_total_tokens().items()
-        )
-    )
+def _tracked(tracker: UsageTracker, spent: Sequence[Call]) -> Ledger:
+    """What DSPy counted beside our own calls `spent`, for a program with predictors of its own: one entry a model, its
+    calls not told apart."""
+    others = []
+    for model, usage in tracker.get_total_tokens().items():
+        own = [call for call in spent if call.model == model and not call.reused and not call.estimated]
+        inputs = (usage.get("prompt_tokens") or 0) - sum(call.usage.input or 0 for call in own)
+        outputs = (usage.get("completion_tokens") or 0) - sum(call.usage.output or 0 for call in own)
+        if inputs > 0 or outputs > 0:
+            tokens = Usage(input=max(inputs, 0), output=max(outputs, 0))
+            others.append(Call(phase=Phase.DRAFT, round=0, model=model, usage=tokens))
+    return Ledger(calls=tuple(others))
