@@ -47,6 +47,8 @@ class MockServer:
         self.peak = 0
         self.gate: threading.Event | None = None
         """When set to an Event, completions wait until it is set."""
+        self.hold_until = 0
+        """Completions wait until this many are in flight at once."""
 
     def __enter__(self) -> MockServer:
         self._loop = asyncio.new_event_loop()
@@ -76,6 +78,7 @@ class MockServer:
         self._loop.close()
 
     async def _start(self) -> None:
+        self._enough = asyncio.Event()
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
@@ -116,6 +119,9 @@ class MockServer:
         try:
             if self.gate is not None:
                 await asyncio.to_thread(self.gate.wait)
+            if self.peak >= self.hold_until:
+                self._enough.set()
+            await self._enough.wait()
             if self.faults:
                 return self._fault(self.faults.pop(0), request)
             return await self._answer(body, request)

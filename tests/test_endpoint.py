@@ -1,0 +1,617 @@
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import socket
+import threading
+from typing import Any
+
+import dspy
+import pytest
+from dspy import lm15
+from dspy.clients.cache import Cache
+from dspy.utils.exceptions import (
+    ContextWindowExceededError,
+    LMAuthError,
+    LMInvalidRequestError,
+    LMRateLimitError,
+    LMServerError,
+    LMTimeoutError,
+    LMTransportError,
+    LMUnsupportedFeatureError,
+)
+from mock_server import MockServer
+
+from pdr_dspy.errors import ConfigError, EndpointError
+from pdr_dspy.serving import EndpointLM, connect, discover
+from pdr_dspy.serving._siblings import Gatherer
+from pdr_dspy.serving._wire import Wire
+
+
+def request(lm: EndpointLM, text: str = "one two three", *, seed: int | None = None, **config: Any) -> lm15.Request:
+    return lm15.Request(
+        model=lm.model, messages=(lm15.Message.user(text),), config=lm15.Config(seed=seed, max_tokens=50, **config)
+    )
+
+
+def sibling(lm: EndpointLM, seed: int, size: int, group: str = "g", **config: Any) -> lm15.Request:
+    return request(lm, seed=seed, extensions={"pdr_siblings": {"group": group, "size": size}}, **config)
+
+
+def send(lm: EndpointLM, *requests: lm15.Request) -> list[lm15.Response]:
+    """Send requests side by side on a loop of their own."""
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(*(lm.acall(each) for each in requests))
+
+    return asyncio.run(main())
+
+
+def free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+
+
+# ---- one request
+
+
+def test_sampling_is_explicit_on_the_wire():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, temperature=0.7, max_tokens=33, seed=5, top_p=0.9)
+        assert lm("hello") == ["text 5"]
+        lm.close()
+        assert server.requests == [
+            {
+                "model": "mock",
+                "messages": [{"role": "user", "content": "hello"}],
+                "temperature": 0.7,
+                "max_tokens": 33,
+                "seed": 5,
+                "top_p": 0.9,
+            }
+        ]
+        assert "Authorization" not in server.headers[0]
+
+
+def test_every_config_field_reaches_the_wire():
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, api_key="secret")
+        config = {
+            "temperature": 0.5,
+            "top_p": 0.8,
+            "top_k": 20,
+            "stop": ("END",),
+            "logprobs": 3,
+            "reasoning": lm15.Reasoning(effort="low"),
+            "response_format": {"type": "json_schema", "schema": schema, "name": "out"},
+            "extensions": {"chat_template_kwargs": {"enable_thinking": False}},
+        }
+        send(lm, request(lm, seed=9, **config))
+        (body,) = server.requests
+        assert body["top_k"] == 20
+        assert body["stop"] == ["END"]
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 3)
+        assert body["reasoning_effort"] == "low"
+        assert body["response_format"] == {"type": "json_schema", "json_schema": {"name": "out", "schema": schema}}
+        assert body["chat_template_kwargs"] == {"enable_thinking": False}
+        assert body["seed"] == 9
+        assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_usage_is_the_servers():
+    with MockServer(lambda body, seed: "four words are here") as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    usage = response.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cache_read_tokens) == (3, 4, 2)
+    assert response.text == "four words are here"
+    assert response.finish_reason == "stop"
+
+
+def test_missing_usage_stays_unknown():
+    with MockServer(usage=False) as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.usage == lm15.Usage()
+
+
+def test_truncation_is_reported():
+    cut = {"message": {"role": "assistant", "content": "half an ans"}, "finish_reason": "length"}
+    with MockServer(lambda body, seed: cut) as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.finish_reason == "length"
+
+
+def test_an_aborted_generation_is_not_a_finished_one():
+    dead = {"message": {"role": "assistant", "content": "half"}, "finish_reason": "abort"}
+    with MockServer(lambda body, seed: dead) as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.finish_reason == "error"
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_reasoning_comes_apart_from_the_text(field: str):
+    message = {"role": "assistant", "content": "42", field: "because"}
+    with MockServer(lambda body, seed: {"message": message}) as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert [part.text for part in response.message.parts_of(lm15.ThinkingPart)] == ["because"]
+    assert response.text == "42"
+
+
+def test_inline_thinking_is_left_alone():
+    with MockServer(lambda body, seed: "<think>hm</think>42") as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.text == "<think>hm</think>42"
+
+
+def test_logprobs():
+    content = [{"token": "yes", "logprob": -0.1, "top_logprobs": [{"token": "no", "logprob": -2.0}]}]
+    choice = {"message": {"role": "assistant", "content": "yes"}, "logprobs": {"content": content}}
+    with MockServer(lambda body, seed: choice) as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm, logprobs=1))
+    assert response.logprobs is not None
+    assert response.logprobs[0].token == "yes"
+    assert response.logprobs[0].top[0].token == "no"
+
+
+def test_text_that_no_file_can_hold_is_repaired():
+    with MockServer(lambda body, seed: "a\x00b\ud800c") as server:
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.text == "a�b�c"
+
+
+def test_images_and_tools_are_refused_before_sending():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base)
+        image = lm15.Message.user([lm15.ImagePart(url="https://example.org/x.png")])
+        with pytest.raises(LMUnsupportedFeatureError, match="carries text only"):
+            send(lm, lm15.Request(model=lm.model, messages=(image,)))
+        tool = lm15.FunctionTool(name="f")
+        with pytest.raises(LMUnsupportedFeatureError, match="no tool calls"):
+            send(lm, lm15.Request(model=lm.model, messages=(lm15.Message.user("x"),), tools=(tool,)))
+        assert server.requests == []
+
+
+# ---- errors and retries
+
+
+@pytest.mark.parametrize("fault", [500, 503, "drop", (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}})])
+def test_transient_failures_are_retried(fault: Any):
+    with MockServer() as server:
+        server.faults = [fault, fault]
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm, seed=1))
+        assert response.text == "text 1"
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (500, LMServerError),
+        ("drop", LMTransportError),
+        ((429, {"Retry-After": "0"}, {"error": {"message": "slow down"}}), LMRateLimitError),
+    ],
+)
+def test_retries_end(fault: Any, error: type[Exception]):
+    with MockServer() as server:
+        server.faults = [fault] * 10
+        lm = connect("mock", server.api_base)
+        with pytest.raises(error):
+            send(lm, request(lm))
+        assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"error": {"message": "temperature is odd", "type": "BadRequestError"}}, LMInvalidRequestError),
+        ({"object": "error", "message": "temperature is odd"}, LMInvalidRequestError),
+        ({"detail": "temperature is odd"}, LMInvalidRequestError),
+        ("temperature is odd", LMInvalidRequestError),
+        (
+            {"error": {"message": "temperature is odd", "type": "exceed_context_size_error"}},
+            ContextWindowExceededError,
+        ),
+        ({"message": "temperature is odd: the maximum context length is 10 tokens"}, ContextWindowExceededError),
+    ],
+)
+def test_a_400_is_final_and_has_the_servers_sentence(body: Any, error: type[Exception]):
+    with MockServer() as server:
+        server.faults = [(400, {}, body)]
+        lm = connect("mock", server.api_base)
+        with pytest.raises(error, match="temperature is odd"):
+            send(lm, request(lm))
+        assert len(server.requests) == 1
+
+
+def test_a_refused_key_says_where_to_put_one():
+    with MockServer() as server:
+        server.faults = [(401, {}, {"error": {"message": "no key"}})]
+        lm = connect("mock", server.api_base, api_key="wrong-key")
+        with pytest.raises(LMAuthError, match="api_key") as caught:
+            send(lm, request(lm))
+        assert "wrong-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [{"choices": []}, {}, {"choices": [{"index": 0}]}, {"choices": "no"}])
+def test_an_answer_without_a_completion_is_an_error(answer: dict[str, Any]):
+    with MockServer() as server:
+        server.faults = [answer]
+        lm = connect("mock", server.api_base)
+        with pytest.raises(LMServerError):
+            send(lm, request(lm))
+
+
+def test_an_answer_that_is_not_json_is_an_error():
+    with MockServer() as server:
+        server.faults = [(200, {}, "<html>hello</html>")]
+        lm = connect("mock", server.api_base)
+        with pytest.raises(LMServerError, match="not OpenAI-compatible"):
+            send(lm, request(lm))
+
+
+def test_a_silent_server_times_out():
+    with MockServer() as server:
+        server.gate = threading.Event()
+        lm = connect("mock", server.api_base, timeout=0.2)
+        with pytest.raises(LMTimeoutError, match=r"timeout=0\.2"):
+            send(lm, request(lm))
+        assert len(server.requests) == 1
+
+
+def test_a_dead_server_is_a_transport_error():
+    lm = connect("mock", free_address())
+    with pytest.raises(LMTransportError, match="no server answers"):
+        send(lm, request(lm))
+
+
+# ---- siblings
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vllm"])
+def test_siblings_share_one_request_and_get_the_choice_of_their_seed(kind: str):
+    with MockServer(lambda body, seed: "word " * (seed - 9), kind=kind) as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        responses = send(lm, *(sibling(lm, seed, 4) for seed in (12, 10, 13, 11)))
+        (body,) = server.requests
+        assert (body["n"], body["seed"]) == (4, 10)
+        assert "pdr_siblings" not in body
+    assert [(response.text or "").count("word") for response in responses] == [3, 1, 4, 2]
+    assert [response.usage.output_tokens for response in responses] == [3, 1, 4, 2]
+    # The server read the prompt once.
+    assert [response.usage.input_tokens for response in responses] == [0, 3, 0, 0]
+    assert [response.usage.cache_read_tokens for response in responses] == [None, 2, None, None]
+
+
+def test_output_tokens_stay_unknown_where_the_server_counts_all_choices_together():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        responses = send(lm, *(sibling(lm, seed, 2) for seed in (1, 2)))
+        assert len(server.requests) == 1
+    assert [response.usage.output_tokens for response in responses] == [None, None]
+    assert [response.usage.input_tokens for response in responses] == [3, 0]
+
+
+def test_siblings_go_singly_when_the_capability_is_off():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, siblings=False)
+        responses = send(lm, *(sibling(lm, seed, 3) for seed in (1, 2, 3)))
+        assert [response.text for response in responses] == ["text 1", "text 2", "text 3"]
+        assert all("n" not in body and "pdr_siblings" not in body for body in server.requests)
+        assert len(server.requests) == 3
+
+
+def test_only_runs_of_consecutive_seeds_share_a_request():
+    with MockServer(kind="vllm") as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        seeds = (7, 3, 20, 8, 4)
+        responses = send(lm, *(sibling(lm, seed, 5) for seed in seeds))
+        assert [response.text for response in responses] == [f"text {seed}" for seed in seeds]
+        assert sorted((body["seed"], body.get("n", 1)) for body in server.requests) == [(3, 2), (7, 2), (20, 1)]
+
+
+def test_requests_that_differ_in_more_than_the_seed_never_share():
+    with MockServer(kind="vllm") as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        send(lm, sibling(lm, 1, 2, temperature=0.1), sibling(lm, 2, 2, temperature=0.9))
+        assert sorted(body["temperature"] for body in server.requests) == [0.1, 0.9]
+
+
+def test_a_group_wider_than_the_server_is_sent_in_parts():
+    with MockServer(kind="llama.cpp") as server:
+        lm = connect("mock", server.api_base, siblings=True, max_siblings=2)
+        responses = send(lm, *(sibling(lm, seed, 5) for seed in range(5)))
+        assert [response.text for response in responses] == [f"text {seed}" for seed in range(5)]
+        assert sorted(body.get("n", 1) for body in server.requests) == [1, 2, 2]
+
+
+def test_a_server_that_ignores_n_still_answers_everyone():
+    with MockServer(max_n=1) as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        responses = send(lm, *(sibling(lm, seed, 3) for seed in range(3)))
+        assert [response.text for response in responses] == ["text 0", "text 1", "text 2"]
+        assert not lm.siblings
+
+
+def test_a_cancelled_member_does_not_hold_the_others():
+    sent: list[list[int | None]] = []
+
+    async def post(wires: list[Wire]) -> list[str]:
+        sent.append([wire.seed for wire in wires])
+        return [f"text {wire.seed}" for wire in wires]
+
+    async def main() -> list[Any]:
+        gatherer = Gatherer(post)
+        tasks = [asyncio.ensure_future(gatherer.submit(Wire({"seed": seed}, "g", 4))) for seed in (0, 1, 3)]
+        await asyncio.sleep(0)  # all three wait now
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        tasks.append(asyncio.ensure_future(gatherer.submit(Wire({"seed": 2}, "g", 4))))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    one, two, cancelled, three = asyncio.run(main())
+    assert [one, two, three] == ["text 0", "text 1", "text 2"]
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert sent == [[0, 1, 2]]
+
+
+def test_a_group_that_everyone_left_is_given_up():
+    gone = asyncio.Event()
+
+    async def post(wires: list[Wire]) -> list[str]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            gone.set()
+        return []
+
+    async def main() -> None:
+        gatherer = Gatherer(post)
+        tasks = [asyncio.ensure_future(gatherer.submit(Wire({"seed": seed}, "g", 2))) for seed in (0, 1)]
+        for _ in range(3):
+            await asyncio.sleep(0)  # sent, and waiting for the answer
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait_for(gone.wait(), 30)
+
+    asyncio.run(main())
+
+
+def test_members_that_never_come_are_not_waited_for_forever():
+    with MockServer(kind="llama.cpp") as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        responses = send(lm, *(sibling(lm, seed, 8) for seed in (0, 1)))
+        assert [response.text for response in responses] == ["text 0", "text 1"]
+        assert [body["n"] for body in server.requests] == [2]
+
+
+def test_a_failed_group_fails_every_member():
+    with MockServer(kind="vllm") as server:
+        server.faults = [(400, {}, {"error": {"message": "no such thing"}})]
+        lm = connect("mock", server.api_base, siblings=True)
+
+        async def main() -> list[Any]:
+            calls = (lm.acall(sibling(lm, seed, 3)) for seed in range(3))
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        errors = asyncio.run(main())
+    assert [type(error) for error in errors] == [LMInvalidRequestError] * 3
+
+
+def test_a_lost_stream_is_sent_again():
+    with MockServer(kind="llama.cpp") as server:
+        server.faults = [(200, {}, 'data: {"choices": []}\n\n')]
+        lm = connect("mock", server.api_base, siblings=True)
+        responses = send(lm, *(sibling(lm, seed, 2) for seed in range(2)))
+        assert [response.text for response in responses] == ["text 0", "text 1"]
+        assert len(server.requests) == 2
+
+
+# ---- the LM as DSPy sees it
+
+
+def test_predict_works_from_sync_async_and_many_loops():
+    reply = "[[ ## answer ## ]]\nblue\n\n[[ ## completed ## ]]"
+    with MockServer(lambda body, seed: reply) as server, dspy.context(lm=connect("mock", server.api_base)):
+        program = dspy.Predict("question -> answer")
+        assert program(question="sky?").answer == "blue"
+        for _ in range(3):
+            assert asyncio.run(program.acall(question="sky?")).answer == "blue"
+
+        async def sync_inside_a_loop() -> str:
+            return program(question="sky?").answer
+
+        assert asyncio.run(sync_inside_a_loop()) == "blue"
+        assert len(server.requests) == 5
+
+
+def test_more_than_a_hundred_requests_are_in_flight_at_once():
+    with MockServer() as server:
+        server.hold_until = 150
+        lm = connect("mock", server.api_base, timeout=60)
+        send(lm, *(request(lm, seed=seed) for seed in range(150)))
+        assert server.peak == 150
+
+
+def test_max_in_flight_bounds_the_open_requests():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, max_in_flight=3)
+        send(lm, *(request(lm, seed=seed) for seed in range(20)))
+        assert len(server.requests) == 20
+        assert server.peak <= 3
+
+
+def test_copies_share_connections_and_keep_their_own_sampling():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, temperature=0.5)
+        warm = lm.copy(temperature=1.5)
+        deep = copy.deepcopy(lm)
+        for each in (lm, warm, deep):
+            each("x")
+        assert [body["temperature"] for body in server.requests] == [0.5, 1.5, 0.5]
+        assert warm.engine is lm.engine is deep.engine
+        assert deep.siblings == lm.siblings
+        lm.close()
+
+
+def test_state_round_trip_without_the_key():
+    lm = connect("mock", "http://127.0.0.1:9/v1", temperature=0.3, seed=4, api_key="very-secret", max_siblings=3)
+    state = json.loads(json.dumps(lm.dump_state()))
+    assert "very-secret" not in json.dumps(state)
+    loaded = dspy.BaseLM.load_state(state, allow_custom_lm_class=True)
+    assert isinstance(loaded, EndpointLM)
+    assert loaded.dump_state() == state
+    assert (loaded.model, loaded.kwargs) == (lm.model, lm.kwargs)
+    with pytest.raises(ValueError, match="allow_unsafe_lm_state"):
+        dspy.BaseLM.load_state(state)
+
+
+def test_one_model_name_on_two_servers_never_shares_a_cache_entry(monkeypatch: pytest.MonkeyPatch):
+    memory = Cache(enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir="")
+    monkeypatch.setattr(dspy, "cache", memory)
+    with MockServer(lambda body, seed: "first") as one, MockServer(lambda body, seed: "second") as two:
+        for server, expected in ((one, "first"), (two, "second")):
+            lm = connect("mock", server.api_base).copy(cache=True)
+            assert lm("which server is this?") == [expected]
+            lm.close()
+
+
+def test_capabilities_are_what_was_stated_and_cost_no_price_lookup(monkeypatch: pytest.MonkeyPatch):
+    from dspy.clients import capabilities, costs
+
+    def forbidden(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("the price list was searched")
+
+    monkeypatch.setattr(capabilities, "model_info", forbidden)
+    monkeypatch.setattr(costs, "model_info", forbidden)
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, supports_reasoning=True)
+        assert lm("x")
+        lm.close()
+        assert lm.supports_response_schema
+        assert lm.supports_reasoning
+        assert not lm.supports_function_calling
+        assert {"response_format", "reasoning_effort", "seed", "stop"} <= lm.supported_params
+        assert lm.history[-1]["cost"] is None
+
+
+# ---- what the server says about itself
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("llama.cpp", True), ("vllm", False), ("other", False)])
+def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
+    with MockServer(kind=kind) as server:
+        lm = connect("mock", server.api_base)
+        assert not lm.siblings
+        lm.check_sync()
+        lm.close()
+        assert lm.siblings is asked
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vllm"])
+def test_tokens_are_counted_by_the_server_once_for_each_text(kind: str):
+    with MockServer(kind=kind) as server:
+        lm = connect("mock", server.api_base)
+        assert asyncio.run(lm.count_tokens(["a b", "c", "a b"])) == [2, 1, 2]
+        assert asyncio.run(lm.count_tokens(["c", "d e f"])) == [1, 3]
+        assert sorted(server.tokenized) == ["a b", "c", "d e f"]
+
+
+def test_tokens_are_unknown_where_nobody_counts():
+    with MockServer() as server:
+        assert asyncio.run(connect("mock", server.api_base).count_tokens(["a b"])) is None
+
+
+def test_a_local_tokenizer_counts_where_the_server_does_not(tmp_path: Any):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "tokenizer.json"))
+    with MockServer() as server:
+        lm = connect("mock", server.api_base, tokenizer=str(tmp_path / "tokenizer.json"))
+        assert asyncio.run(lm.count_tokens(["a b c", "a"])) == [3, 1]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("llama.cpp", 2048), ("vllm", 2048), ("other", None)])
+def test_context_length_comes_from_the_server(kind: str, expected: int | None):
+    with MockServer(kind=kind, context=2048) as server:
+        lm = connect("mock", server.api_base)
+        assert lm.context_length == expected
+        lm.close()
+        assert connect("mock", server.api_base, context_length=77).context_length == 77
+
+
+def test_check_passes_and_auto_takes_the_only_model():
+    with MockServer(models=("only",)) as server:
+        lm = connect("auto", server.api_base)
+        lm.check_sync()
+        assert lm.served_model == "only"
+        lm("x")
+        lm.close()
+        assert server.requests[0]["model"] == "only"
+        assert discover(server.api_base) == ["only"]
+
+
+def test_auto_works_without_a_check():
+    with MockServer(models=("only",)) as server:
+        lm = connect("auto", server.api_base)
+        send(lm, request(lm))
+        assert server.requests[0]["model"] == "only"
+
+
+def test_auto_needs_exactly_one_model():
+    with MockServer(models=("one", "two")) as server:
+        lm = connect("auto", server.api_base)
+        with pytest.raises(EndpointError, match="'one', 'two'"):
+            lm.check_sync()
+        lm.close()
+
+
+def test_check_lists_what_is_served_instead():
+    with MockServer(models=("one", "two")) as server:
+        lm = connect("three", server.api_base)
+        with pytest.raises(EndpointError, match=r"'three'.*'one', 'two'"):
+            asyncio.run(lm.check())
+
+
+def test_check_of_a_dead_server():
+    address = free_address()
+    with pytest.raises(EndpointError, match=address):
+        asyncio.run(connect("mock", address).check())
+    with pytest.raises(EndpointError, match="Is the server running"):
+        discover(address)
+
+
+def test_check_of_something_that_is_no_api():
+    with MockServer() as server:
+        wrong = server.api_base.removesuffix("/v1")
+        with pytest.raises(EndpointError, match="ends in /v1"):
+            asyncio.run(connect("mock", wrong).check())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"api_base": "127.0.0.1:8000"}, "api_base"),
+        ({"api_base": "file:///etc/passwd"}, "api_base"),
+        ({"model": ""}, "model"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"temperature": 3.0}, r"temperature=3\.0"),
+        ({"timeout": -1.0}, "timeout"),
+        ({"max_in_flight": 0}, "max_in_flight=0"),
+        ({"tokenizer": "missing/tokenizer.json"}, "tokenizer"),
+    ],
+)
+def test_bad_arguments_are_refused_early(arguments: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message):
+        connect(**{"model": "mock", "api_base": "http://127.0.0.1:9/v1", **arguments})
