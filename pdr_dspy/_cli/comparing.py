@@ -56,8 +56,8 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
     """Evaluate the program, then its baselines, and print the table."""
     others = [find(name, task=None if name.endswith(".py") else _task_file(job)) for name in against]
     operator = operator_of(job.target.program)
-    with job.model.serving(operator.schedule, display):
-        lines = measure(job, [(other.name, other.program) for other in others], display)
+    with job.model.serving(operator.schedule, display), Rollouts(job.run_dir / "rollouts") as store:
+        lines = measure(job, [(other.name, other.program) for other in others], store, display)
     first = lines[0]
     rows = [as_row(line, first) for line in lines]
     save_json(job.run_dir / "report.json", {"command": "compare", "lines": [_plain(line, first) for line in lines]})
@@ -68,9 +68,8 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
     display.say(f"rows: {job.run_dir}/*/rows.jsonl")
 
 
-def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], display: Display) -> list[Line]:
+def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts, display: Display) -> list[Line]:
     """The program first, then its baselines, then `others`. Uses DSPy's current LM."""
-    store = Rollouts(job.run_dir / "rollouts")
     operator = operator_of(job.target.program)
     base = operator_of(job.target.task.build()) if job.target.task is not None else operator
 

@@ -76,9 +76,9 @@ class Job:
         name: str,
         display: Display,
         *,
+        store: Rollouts,
         repeats: int | None = None,
         run_dir: Path | None = None,
-        store: Rollouts | None = None,
     ) -> Report:
         """Evaluate `program` as this job says."""
         repeats = repeats or self.repeats
@@ -107,8 +107,11 @@ class Job:
 
 def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
-    with job.model.serving(operator_of(job.target.program).schedule, display):
-        report = job.evaluate(job.target.program, job.target.name, display)
+    with (
+        job.model.serving(operator_of(job.target.program).schedule, display),
+        Rollouts(job.run_dir / "rollouts") as store,
+    ):
+        report = job.evaluate(job.target.program, job.target.name, display, store=store)
     summary = summarise(report)
     save_json(job.run_dir / "report.json", {"command": "eval", "reports": [summary]})
     if as_json:

@@ -1,0 +1,241 @@
+"""The `pdr` command, against a mock server: what it prints, where it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mock_server import MockServer
+from typer.testing import CliRunner, Result
+
+import pdr_dspy.cli as cli
+from pdr_dspy.operators import PDR
+from pdr_dspy.schedule import Schedule
+
+PROGRAM = """
+import dspy
+from pdr_dspy.operators import PDR
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.verifiers import NumberVerifier
+
+def data(split="test", *, limit=None, seed=0):
+    start = {"train": 0, "dev": 10, "test": 20}[split]
+    made = [
+        dspy.Example(id=f"{split}/{i}", question=f"What is {start + i} + 1?", answer=str(start + i + 1))
+        for i in range(4)
+    ]
+    return [one.with_inputs("question") for one in made][:limit]
+
+def verifier():
+    return NumberVerifier()
+
+def build():
+    schedule = Schedule(widths=(3, 1), distiller="random_k", k=2, draft_tokens=64, kappa=200)
+    return PDR("question -> answer: int", schedule)
+"""
+
+
+def add_one(body: dict[str, Any], seed: int) -> str:
+    """Right for even questions; for odd ones only where there is a workspace to read."""
+    text = body["messages"][-1]["content"]
+    found = re.search(r"What is (\d+) \+ 1", text)
+    assert found is not None
+    number = int(found.group(1))
+    right = number % 2 == 0 or "Candidate" in text
+    return f"One more than {number}.\nAnswer: {number + 1 if right else 0}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "addition", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[MockServer]:
+    with MockServer(add_one, kind="vllm") as running:
+        yield running
+
+
+@pytest.fixture
+def pdr() -> Callable[..., Result]:
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, pdr_dspy.cli; print([m for m in ('dspy', 'optuna', 'sympy', 'aiohttp') if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
+    shown = pdr("--help").stdout
+    for command in ("run", "eval", "compare", "optimize", "report", "serve-model", "models", "datasets"):
+        assert re.search(rf"^  {command} ", shown, re.MULTILINE), command
+
+
+def test_run_answers_one_question(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    done = pdr("run", "addition", "-i", "What is 4 + 1?", "--api-base", server.api_base)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "answer: 5\n"
+    assert "4 calls" in done.stderr
+
+
+def test_run_prints_json(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    done = pdr("run", "addition", "-i", "question=What is 7 + 1?", "--api-base", server.api_base, "--json")
+    record = json.loads(done.stdout)
+    assert record["answer"] == 8
+    assert record["calls"] == 4
+    assert 0 < record["sequential"] < record["total"]
+
+
+def test_run_answers_a_file_in_its_order(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    lines = [json.dumps({"question": f"What is {n} + 1?", "note": "kept out"}) for n in (9, 2, 5)]
+    (folder / "in.jsonl").write_text("\n".join(lines) + "\n")
+    done = pdr("run", "addition", "--jsonl", "in.jsonl", "--api-base", server.api_base)
+    assert [json.loads(line)["answer"] for line in done.stdout.splitlines()] == [10, 3, 6]
+
+
+def test_run_keeps_going_past_a_question_that_fails(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    (folder / "in.jsonl").write_text('{"query": "?"}\n{"question": "What is 2 + 1?"}\n')
+    done = pdr("run", "addition", "--jsonl", "in.jsonl", "--api-base", server.api_base)
+    assert done.exit_code == 1
+    first, second = [json.loads(line) for line in done.stdout.splitlines()]
+    assert "'question' is missing" in first["error"]
+    assert second["answer"] == 3
+
+
+def test_eval_prints_the_score_and_goes_on_where_it_was(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    command = ("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
+    first = json.loads(pdr(*command).stdout)
+    assert first["score"] == 1.0
+    assert first["rows"] == 4
+    sent = len(server.requests)
+    assert sent == 16
+    assert json.loads(pdr(*command).stdout)["score"] == 1.0
+    assert len(server.requests) == sent
+    assert json.loads(pdr(*command, "--repeats", "2").stdout)["rows"] == 8
+    assert len(server.requests) == 2 * sent
+    assert len((folder / "out" / "rows.jsonl").read_text().splitlines()) == 8
+
+
+def test_eval_of_other_data(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    (folder / "mine.jsonl").write_text('{"problem": "What is 1 + 1?", "answer": "2"}\n')
+    done = pdr(
+        "eval", "addition", "--data", "mine.jsonl", "--verifier", "exact", "--api-base", server.api_base, "--json"
+    )
+    assert json.loads(done.stdout)["rows"] == 1
+    missing = pdr("eval", "addition", "--data", "mine.jsonl", "--api-base", server.api_base)
+    assert missing.exit_code == 2
+    assert "--verifier" in missing.stderr
+
+
+def test_budget_is_kept(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    done = pdr("eval", "addition", "--budget-total", "9", "--api-base", server.api_base)
+    assert done.exit_code == 2
+    assert "below the worst case of the first round" in done.stderr
+    assert not server.requests
+
+
+def test_compare_matches_tokens(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    done = pdr("compare", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
+    assert done.exit_code == 0, done.stderr
+    lines = {line["name"]: line for line in json.loads(done.stdout)}
+    main = json.loads(done.stdout)[0]
+    assert main["score"] == 1.0
+    assert lines["one pass"]["score"] == 0.5
+    (vote,) = [line for name, line in lines.items() if name.startswith("majority of ")]
+    assert vote["matched"] == "B_total"
+    assert abs(vote["total"] - main["total"]) <= 0.5 * lines["one pass"]["total"]
+    assert vote["sequential"] < main["sequential"]
+    assert vote["difference"] == 0.5
+    low, high = vote["difference_interval"]
+    assert low <= 0.5 <= high
+    assert any(line["matched"] == "B_seq" for line in lines.values())
+    table = pdr("compare", "addition", "--api-base", server.api_base, "--run-dir", "out")
+    assert "PDR 3-1 random_k" in table.stdout
+
+
+def test_a_saved_program_runs_like_the_one_it_was_saved_from(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    from pdr_dspy import artifact
+
+    program = PDR("question -> answer: int", Schedule(widths=(2, 1), distiller="random_k", k=1, draft_tokens=64))
+    artifact.save(program, folder / "best.json", data={"name": "addition", "task": "addition"})
+    done = pdr("run", "best.json", "-i", "What is 3 + 1?", "--api-base", server.api_base)
+    assert done.stdout == "answer: 4\n"
+    assert len(server.requests) == 3
+    # It knows the program file that it was tuned for.
+    assert json.loads(pdr("eval", "best.json", "--api-base", server.api_base, "--json").stdout)["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("run", "nothing.json", "-i", "x"), 2, "nothing.json does not exist"),
+        (("run", "adition", "-i", "x"), 2, "did you mean 'addition'?"),
+        (("run", "gone.py", "-i", "x"), 2, "gone.py does not exist"),
+        (("run", "addition"), 2, "give either `--input` (inputs: question) or `--jsonl`"),
+        (("run", "empty.py", "-i", "x"), 2, "has no function `build()`"),
+        (("run", "broken.py", "-i", "x"), 2, "line 1, is not Python"),
+        (("run", "addition", "--jsonl", "bad.jsonl", "--api-base", "http://127.0.0.1:9/v1"), 2, "line 2, is not JSON"),
+        (("run", "addition", "-i", "x", "--api-base", "http://127.0.0.1:9/v1"), 1, "Is the server running"),
+        (("run", "addition", "-i", "x", "--model", "m"), 2, "add `--api-base`"),
+        (("run", "addition", "-i", "x", "--embedded", "a", "--api-base", "http://h/v1"), 2, "exclude each other"),
+        (("eval", "addition", "--verifier", "exact"), 2, "`--verifier` goes with `--data`"),
+        (("eval", "addition", "--data", "rg:nothing"), 2, "has no task 'nothing'"),
+        (("datasets", "aime9"), 2, "is not a known data set"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    folder: Path, pdr: Callable[..., Result], arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    (folder / "empty.py").write_text("")
+    (folder / "broken.py").write_text("def (")
+    (folder / "bad.jsonl").write_text('{"question": "q"}\n{"question"\n')
+    done = pdr(*arguments)
+    assert sentence in done.stderr
+    assert done.exit_code == code
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_interrupt_says_that_the_same_command_goes_on(
+    folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pdr_dspy._cli import evaluating
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluating, "evaluate", interrupted)
+    done = pdr("eval", "addition")
+    assert done.exit_code == 130
+    assert "the same command goes on" in done.stderr
+
+
+def test_models_of_a_server_and_of_the_catalogue(server: MockServer, pdr: Callable[..., Result]) -> None:
+    assert pdr("models", "--api-base", server.api_base).stdout == "mock\n"
+    assert "qwen2.5-coder-0.5b" in pdr("models").stdout
+
+
+def test_datasets_are_listed(pdr: Callable[..., Result]) -> None:
+    assert re.search(r"^gsm8k +1319 ", pdr("datasets").stdout, re.MULTILINE)
+    assert "citation: Cobbe" in pdr("datasets", "gsm8k").stdout
+    assert "rg:lcm\n" in pdr("datasets", "rg").stdout
