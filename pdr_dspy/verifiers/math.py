@@ -46,6 +46,8 @@ class MathVerifier(Fields):
         decided = _at_once(gold, answer)
         if decided is not None:
             return decided
+        if _hopeless(answer) and not _hopeless(gold):
+            return Score(0, f"{short(answer)} is too large to work out")
         want, have = _members(_latex(gold)), _members(_latex(answer))
         if len(want) != len(have):
             return Score(0, f"{short(answer)} has {len(have)} members, {short(gold)} has {len(want)}")
@@ -92,6 +94,10 @@ def _at_once(gold: str, answer: str) -> Score | None:
         return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
     if _canonical(gold) == _canonical(answer):
         return Score(1, "the same expression")
+    based = _BASED.fullmatch(_canonical(gold))
+    if based:  # sympy drops the base
+        plain = _canonical(answer) == based[1]
+        return Score(1, "the same digits") if plain else Score(0, f"{short(answer)} is not {short(gold)}")
     words = _words(gold)
     if words is not None:
         close = len(answer) <= len(gold) + 40 and not re.search(r"\bor\b", answer.replace(words, ""), re.I)
@@ -101,6 +107,35 @@ def _at_once(gold: str, answer: str) -> Score | None:
     return None
 
 
+_LARGE = re.compile(
+    r"\^\s?\{?\s?-?[0-9]{5,}"  # an exponent of five digits
+    r"|(?:[0-9]{5,}|[)}\]]|\^\s?[0-9]+)\s?!"  # a factorial of that, or of something composed
+    r"|\\d?binom\s?\{\s?(?:[0-9]{5}|[0-9]+\s?\^)"
+    r"|\^[\s{(]*[0-9]+[\s})]*\^[\s{(]*(?:[0-9]{2}|[0-9]+[\s})]*\^)"  # a tower of powers
+)
+_SYMBOLIC_ROWS = 6
+_DEPTH = 60
+
+
+def _hopeless(text: str) -> bool:
+    """Whether working it out would certainly exceed any allowance, seen from its form alone."""
+    if _LARGE.search(text):
+        return True
+    if (
+        re.search(r"vmatrix|\\det", text)
+        and text.count(r"\\") >= _SYMBOLIC_ROWS
+        and re.search(r"[a-z]_|(?<![a-z])[a-z](?![a-z])", text)
+    ):
+        return True
+    depth = 0
+    for sign in text:
+        depth += (sign in "({[") - (sign in ")}]")
+        if depth > _DEPTH:
+            return True
+    return False
+
+
+_BASED = re.compile(r"([0-9A-Z]+)_\{?[0-9]{1,2}\}?")
 _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
 
@@ -138,7 +173,7 @@ _PLAIN = (
     (re.compile(r"\^\s?(?:\{\s?)?\\(?:circ|degree)(?:\s?\})?|°|\\degree"), ""),
     (re.compile(r"\\%|(?<!\\)%|\\\$|\\!"), ""),
     (re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])"), ""),
-    (re.compile(r"\\[,;: ]|\\q?quad(?![A-Za-z])|~"), " "),
+    (re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
@@ -230,7 +265,7 @@ def _chain(member: str) -> bool:
 
 
 _CANON = (
-    (re.compile(r"\\(?:left|right|displaystyle|[,;:! ]|quad|qquad)(?![A-Za-z])"), ""),
+    (re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,;:! ]"), ""),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s?([0-9])\s?([0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s?([0-9A-Za-z])"), r"\\sqrt{\1}"),
