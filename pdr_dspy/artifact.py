@@ -16,7 +16,7 @@ import os
 import platform
 import types
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -208,6 +208,20 @@ def operators(program: dspy.Module) -> dict[str, Operator]:
 
     walk("", program)
     return found
+
+
+def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
+    """A copy of a program in which every operator is what `change(path, operator)` returned; `program` stays."""
+    if isinstance(program, Operator):
+        return change("", program)
+    copy = program.deepcopy()
+    for place, operator in operators(copy).items():
+        new = change(place, operator)
+        for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
+            delattr(operator, name)
+        for name, value in new.__dict__.items():  # in place: whoever holds the operator goes on holding it
+            setattr(operator, name, value)
+    return copy
 
 
 def figure(entry: Report | Mapping[str, Any]) -> dict[str, Any]:
@@ -454,39 +468,29 @@ def _type_name(description: Any) -> str:
 def _into(
     path: str | Path, program: dspy.Module, states: Mapping[str, Any], predictors: Mapping[str, Any]
 ) -> dspy.Module:
-    copy = program.deepcopy()
-    there = operators(copy)
+    there = operators(program)
     if set(there) != set(states):
         raise ArtifactError(
             f"{path} has operators at {', '.join(map(_place, states))}, `program` at "
             f"{', '.join(map(_place, there)) or 'no place'}; give a program of the same shape"
         )
-    fresh: dict[int, Operator] = {}
     for place, operator in there.items():
         _check_same_task(path, operator.task, states[place]["signature"])
-        fresh[id(operator)] = _restored(operator.with_schedule(Schedule(**states[place]["schedule"])), states[place])
-    if "" in there:
-        return fresh[id(there[""])]
-    for operator in there.values():
-        _become(operator, fresh[id(operator)])
-    named = dict(copy.named_predictors())
+
+    def from_file(place: str, operator: Operator) -> Operator:
+        return _restored(operator.with_schedule(Schedule(**states[place]["schedule"])), states[place])
+
+    loaded = replaced(program, from_file)
+    named = dict(loaded.named_predictors())
     for name, state in predictors.items():
         if name not in named:
             raise ArtifactError(f"{path} has the predictor {name!r}, which `program` has not")
         _restore_predictor(named[name], state)
-    return copy
+    return loaded
 
 
 def _place(place: str) -> str:
     return repr(place) if place else "the top"
-
-
-def _become(operator: Operator, other: Operator) -> None:
-    """Give an operator the schedule and predictors of another, in place: its parents keep pointing at it."""
-    for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
-        delattr(operator, name)
-    for name, value in other.__dict__.items():
-        setattr(operator, name, value)
 
 
 def _check_same_task(path: str | Path, task: type[dspy.Signature], saved: Mapping[str, Any]) -> None:

@@ -1,0 +1,20 @@
+"""The schedule optimizer: what to choose from, how trials are measured and chosen, and the DSPy teleprompter."""
+
+from __future__ import annotations
+
+from pdr_dspy.search.compile import Confirmation, PDROptimizer, SearchProgress, SearchResult
+from pdr_dspy.search.objective import TrialRecord
+from pdr_dspy.search.pareto import Limits, front
+from pdr_dspy.search.space import Candidate, Space
+
+__all__ = [
+    "Candidate",
+    "Confirmation",
+    "Limits",
+    "PDROptimizer",
+    "SearchProgress",
+    "SearchResult",
+    "Space",
+    "TrialRecord",
+    "front",
+]

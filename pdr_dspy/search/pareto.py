@@ -1,0 +1,68 @@
+"""Which of several programs are worth having: pure functions over a score and the costs that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+
+class Costed(Protocol):
+    """Anything with a score and its mean cost in tokens."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def sequential(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+
+
+class Limits(NamedTuple):
+    """The most tokens that a run may cost on average; None is no limit."""
+
+    sequential: int | None = None
+    """Input and output tokens along the accepted path."""
+    total: int | None = None
+    """Input and output tokens of every call."""
+
+    def excess(self, sequential: float, total: float) -> dict[str, float]:
+        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not."""
+        costs = {"sequential": sequential, "total": total}
+        return {
+            name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
+        }
+
+    def allow(self, item: Costed) -> bool:
+        """Whether a program is within both limits."""
+        return all(value <= 0 for value in self.excess(item.sequential, item.total).values())
+
+
+T = TypeVar("T", bound=Costed)
+
+COSTS = ("sequential", "total")
+
+
+def dominates(first: Costed, second: Costed, costs: Sequence[str] = COSTS) -> bool:
+    """Whether the first is at least as good as the second in everything, and better in something."""
+    if first.score < second.score or any(getattr(first, cost) > getattr(second, cost) for cost in costs):
+        return False
+    return first.score > second.score or any(getattr(first, cost) < getattr(second, cost) for cost in costs)
+
+
+def front(items: Iterable[T], costs: Sequence[str] = COSTS) -> list[T]:
+    """Those that nothing else dominates, the cheapest first; of equal ones the first."""
+    pool = list(items)
+    kept: list[T] = []
+    seen: set[tuple[float, ...]] = set()
+    for item in pool:
+        place = (item.score, *(getattr(item, cost) for cost in costs))
+        if place not in seen and not any(dominates(other, item, costs) for other in pool):
+            seen.add(place)
+            kept.append(item)
+    return sorted(kept, key=lambda item: (*(getattr(item, cost) for cost in reversed(costs)), -item.score))
+
+
+def best(items: Iterable[T], limits: Limits = Limits()) -> T | None:  # noqa: B008  (a frozen value)
+    """The highest score within the limits; of equal ones the cheaper, then the first. None when none is within."""
+    allowed = [item for item in items if limits.allow(item)]
+    return min(allowed, key=lambda item: (-item.score, item.total, item.sequential)) if allowed else None
