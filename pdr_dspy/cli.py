@@ -84,9 +84,9 @@ def guarded(command: Command) -> Command:
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from pdr_dspy import __version__
 
-        typer.echo(f"pdr-dspy {version('pdr-dspy')}")
+        typer.echo(f"pdr-dspy {__version__}")
         raise typer.Exit
 
 

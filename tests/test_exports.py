@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,5 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    from importlib.metadata import version
-
-    assert importlib.import_module("pdr_dspy").__version__ == version("pdr-dspy")
+    stated = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
+    assert importlib.import_module("pdr_dspy").__version__ == stated
