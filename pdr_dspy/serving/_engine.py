@@ -79,7 +79,7 @@ class AsyncOpenAIEngine:
         self._timeout = timeout
         self._max_in_flight = max_in_flight
         self._max_siblings = max_siblings
-        self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopState] = weakref.WeakKeyDictionary()
+        self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
         self._lock = threading.Lock()
         self._random = random.Random()
 
@@ -162,8 +162,9 @@ class AsyncOpenAIEngine:
             state = self._loops.get(loop)
         if state is not None and not state.session.closed:
             return state
+        # vLLM and llama.cpp close an idle connection after 5 s; ours is given up before.
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30), trust_env=False, raise_for_status=False
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4), trust_env=False, raise_for_status=False
         )
         # asyncio.run() finishes open generators before it closes its loop; nothing else runs then, so the generator
         # is what closes the sockets of a loop whose user never calls aclose().
@@ -172,6 +173,8 @@ class AsyncOpenAIEngine:
         slots = asyncio.Semaphore(self._max_in_flight) if self._max_in_flight else None
         state = _LoopState(session, closer, slots, Gatherer(self._complete, self._max_siblings))
         with self._lock:
+            for ended in [each for each in self._loops if each.is_closed()]:
+                del self._loops[ended]
             self._loops[loop] = state
         return state
 
@@ -206,7 +209,7 @@ class AsyncOpenAIEngine:
         raw = await self._post(url, body, ends_with=b"[DONE]" if stream else b"")
         try:
             data = _wire.read_stream(raw) if stream else json.loads(raw.decode("utf-8", "replace"))
-        except ValueError as error:
+        except (ValueError, EOFError) as error:
             raise lm15.ServerError(f"{self.api_base} is not OpenAI-compatible: its answer is not JSON") from error
         if not isinstance(data, dict):
             raise lm15.ServerError(f"{self.api_base} is not OpenAI-compatible: its answer is not an object")
@@ -217,12 +220,18 @@ class AsyncOpenAIEngine:
     async def _post(self, url: str, body: Mapping[str, Any], *, ends_with: bytes = b"") -> bytes:
         """POST with bounded retries: lost connections, 429 and 5xx; other errors are raised at once."""
         state = await self._state()
+        if state.slots is None:
+            return await self._post_now(state, url, body, ends_with)
+        async with state.slots:  # the time spent in this queue is not the server's
+            return await self._post_now(state, url, body, ends_with)
+
+    async def _post_now(self, state: _LoopState, url: str, body: Mapping[str, Any], ends_with: bytes) -> bytes:
         deadline = time.monotonic() + self._timeout
         pause = 0.05
         for attempt in range(1, TRIES + 1):
             hint: float | None = None
             try:
-                raw = await self._attempt(state, url, body, deadline)
+                raw = await self._send(state, url, body, deadline)
                 if ends_with not in raw[-64:]:
                     raise lm15.TransportError(f"{self.api_base} ended its stream early")
                 return raw
@@ -236,12 +245,6 @@ class AsyncOpenAIEngine:
                 raise failure
             await asyncio.sleep(wait)
         raise AssertionError("unreachable")
-
-    async def _attempt(self, state: _LoopState, url: str, body: Mapping[str, Any], deadline: float) -> bytes:
-        if state.slots is not None:
-            async with state.slots:
-                return await self._send(state, url, body, deadline)
-        return await self._send(state, url, body, deadline)
 
     async def _send(self, state: _LoopState, url: str, body: Mapping[str, Any], deadline: float) -> bytes:
         left = max(0.001, deadline - time.monotonic())

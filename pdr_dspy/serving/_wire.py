@@ -113,7 +113,8 @@ def read_stream(raw: bytes) -> dict[str, Any]:
             break
         chunk = json.loads(value)
         if "error" in chunk:
-            raise error_for_status(int((chunk["error"] or {}).get("code") or 500), value)
+            code = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
+            raise error_for_status(code if isinstance(code, int) else 500, value)
         head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
         for part in chunk.get("choices") or ():
             index = int(part.get("index", 0))
