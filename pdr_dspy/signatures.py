@@ -79,6 +79,8 @@ def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
         task = cast("type[dspy.Signature]", dspy.ensure_signature(signature))
     except (ValueError, TypeError, SyntaxError) as error:
         raise ConfigError(f"`signature={signature!r}` is not a DSPy signature: {error}") from error
+    if not (isinstance(task, type) and issubclass(task, dspy.Signature)):
+        raise ConfigError(f'`signature={signature!r}` is not a DSPy signature; write it like "question -> answer"')
     if not task.output_fields:
         raise ConfigError(f'`signature={signature!r}` has no output fields; write it like "question -> answer"')
     if not task.input_fields:
