@@ -7,10 +7,13 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 from pdr_dspy.testing import Reply, ScriptedLM, ScriptedRequest, count_words, scripted_lm
 
 T = TypeVar("T")
+settings.register_profile("tests", deadline=None, derandomize=True)  # the same examples in every run
+settings.load_profile("tests")
 
 
 def role_of(request: ScriptedRequest) -> str:

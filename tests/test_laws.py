@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 import pytest
 from conftest import engine, role_of, solver
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_dspy import calls
@@ -48,7 +48,7 @@ def test_sequential_refinement_has_nothing_beside_its_path(critique: bool) -> No
     assert len(ledger) == (7 if critique else 4)
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 4), max_size=3),
     st.sampled_from([*EVERY, "last"]),

@@ -28,7 +28,7 @@ nasty = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(st.lists(nasty, max_size=7), st.integers(1, 400), st.sampled_from(["start", "end"]), st.booleans())
 def test_a_workspace_never_exceeds_kappa(texts: list[str], kappa: int, keep: str, headed: bool) -> None:
     blocks = candidates([(text, False) for text in texts]) if headed else texts
@@ -43,7 +43,6 @@ async def characters(texts: list[str]) -> list[int]:
     return [len(text) + (7 if len(text) % 5 else 0) for text in texts]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=200), max_size=5), st.integers(1, 300))
 def test_nor_with_a_counter_that_does_not_add_up(texts: list[str], kappa: int) -> None:
     text, tokens, _ = wait(fit(texts, kappa, characters, keep="end"))  # type: ignore[arg-type]
