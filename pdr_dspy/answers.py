@@ -192,6 +192,7 @@ _WORDS = re.compile(
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])|(?<=[A-Za-z])[²³]")
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
+_REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
 _FRAC = re.compile(
     r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
 )
@@ -208,7 +209,7 @@ def _plain(text: str) -> str:
     for _ in range(3):
         text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
     text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
-    text = _SPACING.sub(" ", text)
+    text = _REPEATING.sub(_repeating, _SPACING.sub(" ", text))
     text = _FRAC.sub(
         lambda frac: f" {frac[1]}{_unsigned_ratio(frac[2] or frac[3], frac[4] or frac[5])} ",
         text,
@@ -216,6 +217,13 @@ def _plain(text: str) -> str:
     text = re.sub(r"[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
     text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
     return _SPACES.sub(" ", text).strip()
+
+
+def _repeating(decimal: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` as `15/90`."""
+    whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
+    over = int(whole + fixed + period) - int(whole + fixed)
+    return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
 
 
 def _as_unit(words: str) -> str:

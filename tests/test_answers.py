@@ -72,6 +72,7 @@ def test_a_truncated_completion_gives_only_what_is_complete(text: str, found: st
         *(("x=204", 204), ("m+n = 204", 204), ("f(x)=5", 5), ("2+3=5", 5), ("3/4", Fraction(3, 4))),
         *((r"-\dfrac{3}{4}", Fraction(-3, 4)), (r"\frac34", Fraction(3, 4)), (r"2\frac12", Fraction(5, 2))),
         *(("3½", Fraction(7, 2)), (".5", Fraction(1, 2)), ("1e3", 1000), (r"5.4 \times 10^2", 540), ("10^6", 10**6)),
+        *((r"0.1\overline{6}", Fraction(1, 6)), (r"-.\overline{3}", Fraction(-1, 3))),
         *(("5 million", 5 * 10**6), ("−7", -7), ("minus 7", -7), ("-$5", -5), ("(-5)", -5), ("２０４", 204)),
         *(("**42**", 42), (r"\boxed{042}", 42), ("There are 42 apples.", 42), ("42 (forty-two)", 42)),
     ],

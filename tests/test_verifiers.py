@@ -43,7 +43,6 @@ def test_verifiers_are_metrics_over_named_fields(kind: type, trace: object) -> N
     assert verifier(example, dspy.Prediction(result="8"), trace) == 0
     assert verifier(example, dspy.Prediction(result=None)) == 0
     assert verifier(example, dspy.Prediction(other="7")).detail == "no answer"
-    assert asyncio.run(verifier.averify(example, dspy.Prediction(result="7"))) == 1
     with pytest.raises(DataError, match="'target'"):
         verifier.check_gold(dspy.Example(id="q1", answer="7"))
 

@@ -90,7 +90,7 @@ def test_threads_and_coroutines_each_get_their_own_verdicts() -> None:
 
     async def together() -> list[Score]:
         records = ((dspy.Example(answer=gold), dspy.Prediction(answer=answer)) for gold, answer in pairs)
-        return await asyncio.gather(*(verifier.averify(*record) for record in records))
+        return await asyncio.gather(*(asyncio.to_thread(verifier, *record) for record in records))
 
     assert asyncio.run(together()) == expected
 

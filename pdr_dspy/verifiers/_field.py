@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import dspy
 
 _LONG = 200
-_RAW = re.compile(r"</?think|\\boxed|\n|<answer>|\[\[ ## ", re.I)
+_RAW = re.compile(r"</?think|\\boxed|\n|\banswer\b|####", re.I)
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,6 @@ class Fields:
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         """Return the score of `prediction` for `example`. `trace` is DSPy's and changes nothing."""
         raise NotImplementedError
-
-    async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
-        """The same without holding up the event loop."""
-        return await asyncio.to_thread(self, example, prediction)
 
     def describe(self) -> dict[str, Any]:
         """Return the JSON-serialisable settings, with the public class name under "kind"."""

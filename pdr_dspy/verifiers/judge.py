@@ -72,7 +72,7 @@ class JudgeVerifier(Fields):
         return self._score(response, time.perf_counter() - started)  # type: ignore[arg-type]
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
-        """The same without holding up the event loop."""
+        """The same, awaiting the model. Of all verifiers only this one has it: only this one's verdicts cost tokens."""
         answer = self._answer(prediction)
         if answer is None:
             return Score(0, "no answer")

@@ -140,13 +140,16 @@ _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
 
 
+_SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten")
+
+
 def _words(gold: str) -> str | None:
     r"""The gold answer if it is words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
     plain = tidy(_UPRIGHT.sub(r"\1", gold))
     upright = plain != tidy(gold)
     if (
         _PROSE.fullmatch(plain)
-        and (upright or len(plain) > 3)
+        and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS)
         and not re.fullmatch(r"(?:sqrt|pi|sin|cos|log|infty)", plain)
     ):
         return plain
