@@ -121,7 +121,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Answer one question, or a file of them."""
-    from pdr_dspy._cli import running
+    from pdr_dspy.commands import running
 
     running.run(
         target,
@@ -157,7 +157,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Run a program on a data set and grade it."""
-    from pdr_dspy._cli import evaluating
+    from pdr_dspy.commands import evaluating
 
     evaluating.evaluate(
         evaluating.Job.of(
@@ -192,7 +192,7 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Hold a program against one pass, SR and majority voting at its own B_seq and B_total."""
-    from pdr_dspy._cli import comparing, evaluating
+    from pdr_dspy.commands import comparing, evaluating
 
     comparing.compare(
         evaluating.Job.of(
@@ -233,7 +233,7 @@ def optimize(
     quiet: Quiet = False,
 ) -> None:
     """Tune a program's schedule on its training data; writes best.json and report.html."""
-    from pdr_dspy._cli import tuning
+    from pdr_dspy.commands import tuning
 
     tuning.optimize(
         target,
@@ -280,7 +280,7 @@ def serve_model(
     data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
 ) -> None:
     """Keep a model server up for other terminals, until Ctrl-C."""
-    from pdr_dspy._cli import serving
+    from pdr_dspy.commands import serving
 
     serving.serve(
         name,
@@ -296,7 +296,7 @@ def serve_model(
 @guarded
 def models(api_base: ApiBase = None) -> None:
     """List the models that can be served here, or that a running server has."""
-    from pdr_dspy._cli import serving
+    from pdr_dspy.commands import serving
 
     serving.models(api_base, _display(False))
 
@@ -309,7 +309,7 @@ def datasets(
     ] = None,
 ) -> None:
     """List the data sets known by name."""
-    from pdr_dspy._cli import listing
+    from pdr_dspy.commands import listing
 
     listing.datasets(name, _display(False))
 
@@ -320,7 +320,7 @@ def main() -> None:
 
 
 def _model(api_base: str | None, name: str | None, embedded: str | None) -> Any:
-    from pdr_dspy._cli.models import Model
+    from pdr_dspy.commands.models import Model
 
     return Model(api_base, name, embedded)
 
@@ -332,7 +332,7 @@ def _budget(sequential: int | None, total: int | None) -> Any:
 
 
 def _display(quiet: bool) -> Any:
-    from pdr_dspy._cli.display import Display
+    from pdr_dspy.commands.display import Display
 
     return Display(quiet=quiet)
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import dspy
 
-from pdr_dspy._cli.display import Display
+from pdr_dspy import calls
+from pdr_dspy.commands.display import Display
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pdr_dspy.serving import EndpointLM
 
 DEFAULT = "qwen2.5-coder-0.5b"
 PROMPT_ROOM = 640
@@ -58,7 +63,7 @@ class Model:
                 with dspy.context(lm=lm):
                     yield lm
             finally:
-                lm.close()
+                _close(lm)
             return
         from pdr_dspy.serving import LlamaCppServer
 
@@ -74,7 +79,14 @@ class Model:
             with dspy.context(lm=server.lm):
                 yield server.lm
         finally:
+            _close(server.lm)
             server.stop()
+
+
+def _close(lm: EndpointLM) -> None:
+    """Close an LM's connections: those of the programs' event loop, then those of synchronous calls."""
+    calls.run(lm.aclose)
+    lm.close()
 
 
 def room(schedule: Schedule) -> int:

@@ -2,7 +2,8 @@
 
 Matched B_total: majority voting over as many single passes as cost what the program costs, and SR with as many rounds.
 Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
-All share one store, so a draft that two of them make is made once.
+All share seeds and one store: the single pass is the program's first draft, the vote is over its first-round drafts and
+more of them, so differences are not those of luck, and what two of them ask is asked once.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from typing import Any, NamedTuple
 import dspy
 import typer
 
-from pdr_dspy._cli.display import Display
-from pdr_dspy._cli.evaluating import Job, save_json
-from pdr_dspy._cli.targets import find, operator_of
-from pdr_dspy.budget import Phase
-from pdr_dspy.evaluate import Report, Row
-from pdr_dspy.operators import Operator
+from pdr_dspy import calls
+from pdr_dspy.budget import Budget, Ledger, Phase
+from pdr_dspy.calls import Sampling
+from pdr_dspy.commands.display import Display
+from pdr_dspy.commands.evaluating import Job, save_json
+from pdr_dspy.commands.targets import find, operator_of
+from pdr_dspy.errors import RoundFailed
+from pdr_dspy.evaluate import Report
+from pdr_dspy.operators import Operator, Round, Stop, plurality
 from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.signatures import Role
 from pdr_dspy.stats import Interval, Paired, paired, score_interval
+from pdr_dspy.workspace import Draft
 
 MOST_PASSES = 64
 MOST_ROUNDS = 16
@@ -58,14 +64,23 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
     operator = operator_of(job.target.program)
     with job.model.serving(operator.schedule, display), Rollouts(job.run_dir / "rollouts") as store:
         lines = measure(job, [(other.name, other.program) for other in others], store, display)
-    first = lines[0]
-    rows = [as_row(line, first) for line in lines]
-    save_json(job.run_dir / "report.json", {"command": "compare", "lines": [_plain(line, first) for line in lines]})
+    facts = summary(lines)
+    save_json(job.run_dir / "report.json", facts)
     if as_json:
-        typer.echo(json.dumps([_plain(line, first) for line in lines]))
+        typer.echo(json.dumps(facts["lines"]))
     else:
-        display.table("", COLUMNS, rows, text=2)
+        display.table("", *table(lines), text=2)
     display.say(f"rows: {job.run_dir}/*/rows.jsonl")
+
+
+def table(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Columns and rows for people."""
+    return COLUMNS, [_row(line, lines[0]) for line in lines]
+
+
+def summary(lines: Sequence[Line]) -> dict[str, Any]:
+    """The same as JSON."""
+    return {"command": "compare", "lines": [_plain(line, lines[0]) for line in lines]}
 
 
 def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts, display: Display) -> list[Line]:
@@ -76,14 +91,13 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     def run(program: dspy.Module, name: str, folder: str, repeats: int | None = None) -> Report:
         return job.evaluate(program, name, display, repeats=repeats, run_dir=job.run_dir / folder, store=store)
 
-    main = run(job.target.program, str(operator.schedule), "program")
+    main = run(job.target.program, job.target.name, "program")
     lines = [_line(main, "")]
     single = run(_single(base), "one pass", "one_pass")
     lines.append(_line(single, ""))
     passes = max(1, min(MOST_PASSES, round(main.total / max(single.total, 1.0))))
     if passes > 1:
-        voted = run(_single(base), f"{passes} passes", "one_pass", max(passes, job.repeats))
-        lines.append(majority(voted, passes))
+        lines.append(_line(run(Voting(base, passes), f"majority of {passes}", f"vote{passes}"), "B_total"))
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
@@ -97,17 +111,53 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     return lines
 
 
-def majority(report: Report, passes: int) -> Line:
-    """Plurality voting over the first `passes` repeats of each question, asked side by side."""
-    groups = [rows[:passes] for rows in report.by_question.values()]
-    return Line(
-        f"majority of {passes}",
-        "B_total",
-        [_vote(rows) for rows in groups],
-        fmean(max(row.sequential for row in rows) for rows in groups),
-        fmean(sum(row.total for row in rows) for rows in groups),
-        fmean(sum(len(row.calls) for row in rows) for rows in groups),
-    )
+class Voting(Operator):
+    """Single passes side by side; the most common answer is the answer (self-consistency, arXiv 2203.11171)."""
+
+    def __init__(self, base: Operator, passes: int) -> None:
+        super().__init__(base.task, _single(base).schedule)
+        self.draft = base.predictor(Role.DRAFT)
+        self.passes = passes
+
+    async def aforward(
+        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
+    ) -> dspy.Prediction:
+        """Ask `passes` times. A budget is not looked at: the number of passes is the budget."""
+        del budget
+        schedule = self.schedule
+        replies = await calls.ask(
+            self.predictor(Role.DRAFT),
+            [inputs] * self.passes,
+            phase=Phase.DRAFT,
+            round_number=1,
+            example=calls.identity(inputs),
+            sampling=Sampling(schedule.draft_tokens + schedule.thinking_tokens, schedule.temperature, schedule.top_p),
+            run_seed=seed,
+        )
+        fields = tuple(self.task.output_fields)
+        drafts = [
+            Draft(
+                round=1,
+                index=index,
+                solution=reply.text,
+                outputs={name: value for name, value in reply.reading.outputs.items() if name in fields},
+                truncated=reply.call.truncated,
+                failure=reply.call.failure,
+            )
+            for index, reply in enumerate(replies)
+        ]
+        ledger = Ledger(calls=tuple(reply.call for reply in replies))
+        if not any(draft.ok for draft in drafts):
+            raise RoundFailed(f"all {self.passes} passes failed, the first with: {drafts[0].failure}", ledger)
+        complete = [draft for draft in drafts if all(name in draft.outputs for name in fields)]
+        chosen = plurality(complete, fields) if complete else drafts[0]
+        return dspy.Prediction(
+            **{name: chosen.outputs.get(name) for name in fields},
+            solution=chosen.solution,
+            ledger=ledger,
+            rounds=(Round(drafts=tuple(drafts)),),
+            stop=Stop.DONE if complete else Stop.NO_ANSWER,
+        )
 
 
 def rounds_for(probe: Report, tokens: float) -> int:
@@ -120,8 +170,7 @@ def rounds_for(probe: Report, tokens: float) -> int:
     return max(2, min(MOST_ROUNDS, rounds))
 
 
-def as_row(line: Line, first: Line) -> list[str]:
-    """A line as the table's cells."""
+def _row(line: Line, first: Line) -> list[str]:
     low, high = line.interval
     cells = [line.name, line.matched, f"{line.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
     cells += [f"{line.sequential:,.0f}", f"{line.total:,.0f}", f"{line.calls:.1f}"]
@@ -138,10 +187,6 @@ def _difference(first: Line, line: Line) -> Paired:
 
 def _line(report: Report, matched: str) -> Line:
     return Line(report.name, matched, report.per_question, report.sequential, report.total, report.calls)
-
-
-def _vote(rows: Sequence[Row]) -> float:
-    return Report(rows=tuple(rows)).majority_at(len(rows))
 
 
 def _single(program: Operator) -> Operator:

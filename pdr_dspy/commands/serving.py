@@ -6,7 +6,7 @@ import signal
 import threading
 from typing import Any
 
-from pdr_dspy._cli.display import Display
+from pdr_dspy.commands.display import Display
 from pdr_dspy.serving import CATALOGUE, LlamaCppServer, VLLMServer, discover
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from pdr_dspy.evaluate import Report, Row
+    from pdr_dspy.search import SearchProgress, TrialRecord
 
 
 class Display:
@@ -98,6 +99,49 @@ class Display:
             task = bars.add_task(_plain(name), total=count, note="")
             yield lambda done, note: bars.update(task, completed=done, note=_plain(note))
 
+    @contextmanager
+    def search(self) -> Iterator[Callable[[SearchProgress], None]]:
+        """A callback for `PDROptimizer(progress=...)`: trials, the best so far, tokens paid and saved, time left."""
+        if not self.live:
+            yield self._search_line
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self.err) as bars:
+            trials = bars.add_task("search", total=None, note="")
+            rows = bars.add_task("", total=None, note="")
+
+            def show(now: SearchProgress) -> None:
+                left = "" if now.seconds_left is None else f"  about {_minutes(now.seconds_left)} left"
+                best = "" if now.best is None else f"best {_plain(_scored(now.best))}  "
+                note = f"{best}{now.paid:,} tokens, {now.saved:,} saved{left}"
+                bars.update(trials, total=now.trials + now.trials_left, completed=now.trials, note=note)
+                bars.update(rows, description=_plain(now.what), completed=now.rows[0], total=now.rows[1] or None)
+                if now.event == "finished" and now.trial is not None:
+                    bars.console.print(_plain(f"trial {now.trials}: {now.trial}"))
+                elif now.event == "confirming":
+                    bars.update(trials, description="confirm")
+
+            yield show
+
+    def _search_line(self, now: SearchProgress) -> None:
+        if now.event == "finished" and now.trial is not None:
+            left = "" if now.seconds_left is None else f"; about {_minutes(now.seconds_left)} left"
+            self.say(
+                f"trial {now.trials} of {now.trials + now.trials_left}: {now.trial}; "
+                f"{now.paid:,} tokens paid, {now.saved:,} saved{left}"
+            )
+        elif now.event in ("confirming", "confirmed"):
+            self.say(f"{now.event}: {now.what}")
+        elif now.event == "row" and time.monotonic() - self._told >= 20:
+            self._told = time.monotonic()
+            self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}")
+
     def download(self, what: str, done: int, total: int) -> None:
         """Progress of `serving.locate`, in bytes, beside what is under way."""
         note = f"{self._doing}: {what}, {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
@@ -125,6 +169,15 @@ REPORT_COLUMNS = ("program", "score", "95 % interval", "B_seq", "B_total", "call
 def _tokens(rows: Sequence[Row], saved: int) -> str:
     paid = sum(row.paid for row in rows)
     return f"{paid:,} tokens" + (f", {saved:,} saved" if saved else "")
+
+
+def _scored(trial: TrialRecord) -> str:
+    low, high = trial.interval
+    return f"{trial.score:.2f} [{low:.2f}, {high:.2f}] {trial.schedule}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _plain(text: str) -> str:

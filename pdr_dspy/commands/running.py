@@ -14,10 +14,10 @@ import typer
 from pydantic import BaseModel
 
 from pdr_dspy import calls
-from pdr_dspy._cli.display import Display
-from pdr_dspy._cli.models import Model
-from pdr_dspy._cli.targets import find, operator_of
 from pdr_dspy.budget import Budget
+from pdr_dspy.commands.display import Display
+from pdr_dspy.commands.models import Model
+from pdr_dspy.commands.targets import find, operator_of
 from pdr_dspy.errors import ConfigError, DataError, PDRError
 from pdr_dspy.operators import Operator
 

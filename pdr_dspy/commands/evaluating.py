@@ -12,10 +12,10 @@ import dspy
 import typer
 
 from pdr_dspy import datasets, verifiers
-from pdr_dspy._cli.display import REPORT_COLUMNS, Display, report_rows
-from pdr_dspy._cli.models import Model
-from pdr_dspy._cli.targets import Target, find, operator_of
 from pdr_dspy.budget import Budget
+from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.commands.models import Model
+from pdr_dspy.commands.targets import Target, find, operator_of
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluate import Report, check_examples
 from pdr_dspy.evaluate import evaluate as run_evaluation

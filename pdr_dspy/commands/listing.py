@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pdr_dspy import datasets as sets
-from pdr_dspy._cli.display import Display
+from pdr_dspy.commands.display import Display
 
 
 def datasets(name: str | None, display: Display) -> None:

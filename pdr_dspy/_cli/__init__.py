@@ -1,1 +1,0 @@
-"""What the commands of `pdr` are made of. Nothing here is public."""

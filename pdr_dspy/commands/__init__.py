@@ -1,0 +1,1 @@
+"""What the commands of `pdr`, and the studies of `optimize/`, are made of."""

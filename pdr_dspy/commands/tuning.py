@@ -1,0 +1,185 @@
+"""`pdr optimize`, and the studies of `optimize/`: search, confirm, compare, write best.json and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pdr_dspy import artifact, datasets
+from pdr_dspy.commands import comparing
+from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.commands.evaluating import Job, save_json
+from pdr_dspy.commands.models import Model
+from pdr_dspy.commands.targets import Target, Task, find, operator_of
+from pdr_dspy.errors import ConfigError, MissingExtra
+from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.search import PDROptimizer, SearchResult, Space
+from pdr_dspy.search.compile import CONFIRMATION_SEED
+
+
+def optimize(
+    target: str,
+    *,
+    task: str | None,
+    model: Model,
+    limit: int | None,
+    confirm: int | None,
+    run_dir: Path | None,
+    display: Display,
+    **settings: Any,
+) -> None:
+    """Tune the program that `target` names on its task's data."""
+    found = find(target, task=task)
+    if found.task is None:
+        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
+    trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
+    if run_dir is None:
+        ends = ("trials", "max_tokens", "time_limit")  # a longer search goes on from the shorter one
+        searched = {name: value for name, value in settings.items() if name not in ends}
+        about = [found.name, datasets.fingerprint([*trainset, *valset]), str(model), searched]
+        run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
+    study(
+        found.task,
+        student=found.program,
+        trainset=trainset,
+        valset=valset,
+        model=model,
+        run_dir=run_dir,
+        display=display,
+        **settings,
+    )
+
+
+def study(
+    task: Task,
+    *,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    model: Model,
+    run_dir: Path,
+    display: Display,
+    student: dspy.Module | None = None,
+    space: Space | None = None,
+    compare: bool = False,
+    **settings: Any,
+) -> dspy.Module:
+    """Tune a task's program, print what came of it and how to use it, and return it.
+
+    Args:
+        task: the program, its verifier and its name.
+        trainset: questions to search on.
+        valset: questions for the confirmation and the comparison.
+        model: what to serve or connect to.
+        run_dir: keeps everything; the same study goes on from there.
+        display: where progress and results are shown.
+        student: what to tune; None is the task's own program.
+        space: what to choose from; None is a space around the student's schedule.
+        compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
+        settings: other arguments of PDROptimizer.
+    """
+    student = student or task.build()
+    space = space or Space.default_for(operator_of(student).schedule)
+    with model.serving(widest(space), display):
+        with display.search() as progress:
+            optimizer = PDROptimizer(
+                task.verifier(),
+                space=space,
+                run_dir=run_dir,
+                max_in_flight=model.in_flight,
+                progress=progress,
+                **settings,
+            )
+            tuned = optimizer.compile(student, trainset=trainset, valset=valset)
+        assert optimizer.result is not None
+        if compare:
+            _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
+    _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
+    return tuned
+
+
+def widest(space: Space) -> Schedule:
+    """A schedule that needs as much context, and as many slots, as any of a space."""
+    caps = {
+        "draft_tokens": max(space.draft_tokens),
+        "refine_tokens": max(cap or max(space.draft_tokens) for cap in space.refine_tokens),
+        "thinking_tokens": max(space.thinking_tokens),
+        "kappa": max(space.kappa),
+    }
+    if max(space.rounds) == 1:
+        return Schedule(widths=(1,), **caps)
+    width = max(space.widths)
+    asks = width > 1 and any(name not in ("random_k", "last") for name in space.distiller)
+    return Schedule(widths=(width, 1), distiller="summary" if asks else "random_k", k=1, **caps)
+
+
+def _compare(
+    task: Task,
+    student: dspy.Module,
+    tuned: dspy.Module,
+    valset: list[dspy.Example],
+    optimizer: PDROptimizer,
+    run_dir: Path,
+    model: Model,
+    display: Display,
+) -> None:
+    """The table. Questions and seeds are the confirmation's: what that paid for is not paid for again."""
+    assert optimizer.result is not None
+    job = Job(
+        target=Target(f"tuned: {operator_of(tuned).schedule}", tuned, task),
+        examples=valset,
+        verifier=optimizer.verifier,
+        model=model,
+        repeats=optimizer.confirm_repeats,
+        seed=optimizer.seed + CONFIRMATION_SEED,
+        budget=None,
+        run_dir=run_dir / "compare",
+    )
+    others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
+    with Rollouts(run_dir / "rollouts") as store:
+        lines = comparing.measure(job, others, store, display)
+    save_json(job.run_dir / "report.json", comparing.summary(lines))
+    display.table(f"{len(valset)} questions that the search has not seen", *comparing.table(lines), text=2)
+
+
+def _finish(
+    task: Task, tuned: dspy.Module, result: SearchResult, optimizer: PDROptimizer, run_dir: Path, display: Display
+) -> None:
+    """What was confirmed, where it is, how to use it."""
+    confirmation = result.confirmation
+    figures = [confirmation.student] if confirmation.kept == "student" else [confirmation.winner, confirmation.student]
+    seen = "questions that the search has not seen" if confirmation.untouched else "the search's questions, fresh seeds"
+    display.table(f"confirmed on {seen}", REPORT_COLUMNS, report_rows(figures))
+    display.say(f"{result.stopped}; {confirmation.verdict}")
+    display.say(f"{result.paid:,} tokens paid, {result.saved:,} found in the store instead")
+    # As the search wrote it, and with the task's name, so that `pdr eval best.json` finds its data.
+    best = artifact.save(
+        tuned,
+        run_dir / "best.json",
+        verifier=optimizer.verifier,
+        data={"name": task.name, "task": task.name, "split": "train"},
+        figures=figures,
+        notes=confirmation.verdict,
+    )
+    page = _write_report(run_dir, display)
+    display.say(
+        f'use it:  pdr run {best} --input "..."\n'
+        f"         pdr compare {best}\n"
+        f'         program = pdr_dspy.load("{best}"); program(question="...")' + (f"\nreport:  {page}" if page else "")
+    )
+
+
+def _write_report(run_dir: Path, display: Display) -> Path | None:
+    """The run's page; None, and a sentence, where matplotlib is missing."""
+    from pdr_dspy import report
+
+    try:
+        return report.write_report(run_dir, run_dir / "report.html")
+    except MissingExtra as error:
+        display.say(str(error))
+        return None
