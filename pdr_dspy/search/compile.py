@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -307,10 +307,8 @@ class _Search:
         optimizer = self.optimizer
         self.check_limits()
         costs = pareto.COSTS if optimizer.pareto else ()
-        directions: list[Literal["maximize", "minimize"]] = ["maximize"]
-        directions.extend(["minimize"] * len(costs))
         with open_study(
-            storage=optimizer.storage, run_dir=self.folder, directions=directions, config=self.config
+            storage=optimizer.storage, run_dir=self.folder, minimized=len(costs), config=self.config
         ) as study:
             self.store = Rollouts(None if self.folder is None else self.folder / "rollouts")
             with self.store:

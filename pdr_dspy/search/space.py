@@ -7,6 +7,7 @@ single drafts. LongCoT (one round) and SR (all widths 1) are points of the same 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -315,6 +316,7 @@ class Space(BaseModel):
         return [role.value for role in Role if role.value in called and self.instructions.get(role.value)]
 
 
+@functools.lru_cache(maxsize=16_384)
 def canonical(schedule: Schedule) -> Schedule:
     """The schedule with every field that plays no part at its default: equal for schedules that make the same calls."""
     played = {"widths", "draft_tokens", "thinking_tokens", "temperature", "top_p"}

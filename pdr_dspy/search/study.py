@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-import math
 import os
 import random
 import warnings
@@ -128,8 +127,10 @@ class Trials:
         """Store the facts of a trial and end it."""
         import optuna
 
-        for key, value in record.model_dump(mode="json").items():
-            if not (isinstance(value, float) and math.isnan(value)):
+        trial.set_user_attr("record", json.loads(record.model_dump_json()))  # nan becomes null
+        seen = {"program": str(record.candidate), "reused": round(record.reused, 3), "calls": record.calls}
+        for key, value in seen.items():  # for people who look at the study with optuna-dashboard
+            if value == value:
                 trial.set_user_attr(key, value)
         for name, excess in self.limits.excess(record.sequential, record.total).items():
             trial.set_constraint(name, excess)
@@ -171,9 +172,9 @@ class Trials:
 
 def read_record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
     """The facts of a finished trial. Raises StoreError for a trial that no search of ours wrote."""
-    fields = {key: value for key, value in trial.user_attrs.items() if key in TrialRecord.model_fields}
+    fields = trial.user_attrs.get("record") or {}
     try:
-        return TrialRecord(**fields)
+        return TrialRecord(**{key: value for key, value in fields.items() if value is not None})
     except ValueError as error:
         raise StoreError(f"trial {trial.number} of the study was not written by this library ({error})") from error
 
@@ -183,10 +184,12 @@ def open_study(
     *,
     storage: Any,
     run_dir: Path | None,
-    directions: Sequence[Literal["maximize", "minimize"]],
+    minimized: int,
     config: Mapping[str, Any],
 ) -> Iterator[optuna.Study]:
     """Open or make the study, alone: a second process that opens the same run folder is told so.
+
+    Its first objective, the score, is maximized; `minimized` costs follow.
 
     Raises:
         StoreError: the folder or storage cannot be used, is in use, or holds another study; the message names the
@@ -198,7 +201,10 @@ def open_study(
         try:
             backend = _storage(storage, run_dir)
             study = optuna.create_study(
-                study_name=NAME, storage=backend, directions=list(directions), load_if_exists=True
+                study_name=NAME,
+                storage=backend,
+                directions=["maximize", *(["minimize"] * minimized)],  # type: ignore[arg-type]
+                load_if_exists=True,
             )
             before = study.user_attrs.get("config")
         except StoreError:

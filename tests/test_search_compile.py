@@ -1,0 +1,361 @@
+"""The optimizer on a simulated reasoner: what it tries, reuses, resumes, confirms, returns and refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.search import PDROptimizer, SearchProgress, Space
+from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
+from pdr_dspy.verifiers._base import Score
+
+SMALL = Space(
+    rounds=(1, 2), widths=(1, 2, 4), kappa=(200,), distiller=("random_k", "summary"), k=(1, 2), draft_tokens=(60,)
+)
+
+
+class Exact:
+    """Right or wrong by equality of text."""
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        return Score(float(prediction.answer == example.answer))
+
+    def check_gold(self, example: dspy.Example) -> None:
+        if "answer" not in example:
+            raise DataError("no gold answer")
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "Exact"}
+
+
+def chance(*parts: object) -> float:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big") / 2**48
+
+
+def reasoner(request: ScriptedRequest) -> str:
+    """Drafts are right by difficulty; refinements are right when most of what they read is, or by luck."""
+    question = re.search(r"Question: (q\d+)", request.user)
+    assert question is not None
+    name = question[1]
+    gold, easy = f"a{name[1:]}", 0.25 + 0.5 * chance("easy", name)
+    wrong = [f"w{int(4 * chance('wrong', name, request.seed))}"]
+    if "Candidates:" in request.user:
+        return "They say:\n" + "\n".join(f"Answer: {answer}" for answer in re.findall(r"Answer: (\w+)", request.user))
+    read = re.findall(r"Answer: (\w+)", request.user)
+    if read:
+        share = Counter(read)[gold] / len(read)
+        easy = 0.1 * easy + 0.9 * min(1.0, 1.5 * share)
+    right = chance("luck", name, request.seed) < easy
+    return f"Some steps of work.\nAnswer: {gold if right else wrong[0]}"
+
+
+def questions(count: int, start: int = 0) -> list[dspy.Example]:
+    return [
+        dspy.Example(id=f"q{i}", question=f"q{i}", answer=f"a{i}").with_inputs("question")
+        for i in range(start, start + count)
+    ]
+
+
+def student(**settings: Any) -> LongCoT:
+    return LongCoT("question -> answer", **{"draft_tokens": 60, "kappa": 200, **settings})
+
+
+def compiled(lm: ScriptedLM, program: dspy.Module | None = None, count: int = 12, **settings: Any) -> PDROptimizer:
+    optimizer = PDROptimizer(Exact(), **{"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings})
+    with dspy.context(lm=lm):
+        optimizer.compile(program or student(), trainset=questions(count), valset=questions(count, 100))
+    return optimizer
+
+
+def shape(optimizer: PDROptimizer) -> list[tuple[Any, ...]]:
+    assert optimizer.result is not None
+    return [
+        (t.number, t.origin, t.state, str(t.schedule), t.score, t.sequential, t.total, t.calls)
+        for t in optimizer.result.trials
+    ]
+
+
+def test_finds_a_schedule_that_is_better_on_untouched_questions() -> None:
+    optimizer = compiled(scripted_lm(reasoner), count=30, trials=9)
+    result = optimizer.result
+    assert result is not None
+    assert result.best.schedule.rounds == 2
+    assert result.confirmation.kept == "winner"
+    assert result.confirmation.untouched
+    assert result.confirmation.winner.score > result.confirmation.student.score
+    program: Any = result.program
+    assert program.schedule == result.best.schedule
+    assert program.score == result.confirmation.winner.score
+    assert program.candidate_programs[0]["score"] == max(t.score for t in result.trials)
+    assert len(program.trial_logs) == len(result.trials)
+
+
+def test_student_and_baselines_come_first_and_the_student_is_not_changed() -> None:
+    program = student()
+    before = program.dump_state()
+    optimizer = compiled(scripted_lm(reasoner), program)
+    assert optimizer.result is not None
+    assert [t.origin for t in optimizer.result.trials[:3]] == ["student", "SR", "fast"]
+    assert program.dump_state() == before
+    assert program.schedule.widths == (1,)
+
+
+def test_equal_calls_of_different_trials_are_paid_once() -> None:
+    lm = scripted_lm(reasoner)
+    optimizer = compiled(lm)
+    result = optimizer.result
+    assert result is not None
+    assert result.saved > 0
+    paid = sum(t.paid for t in result.trials)
+    confirmed = result.confirmation.winner.paid + result.confirmation.student.paid
+    assert paid + confirmed == result.paid == lm.served.input + lm.served.output
+    wide = [t for t in result.trials if t.state == "measured" and t.schedule.widths == (4, 1)]
+    assert wide[-1].reused > 0
+
+
+def test_a_limit_is_kept_and_dear_schedules_cost_nothing() -> None:
+    free = compiled(scripted_lm(reasoner), trials=9).result
+    assert free is not None
+    limit = int(min(t.total for t in free.trials if t.schedule.widths == (2, 1)) * 1.02)
+    lm = scripted_lm(reasoner)
+    result = compiled(lm, trials=9, max_total=limit).result
+    assert result is not None
+    assert result.best.total <= limit
+    rejected = [t for t in result.trials if t.state == "rejected"]
+    assert rejected
+    assert all(t.paid == 0 and not t.feasible and t.total > limit for t in rejected)
+    assert not any(t.schedule.widths == (4, 1) and t.state == "measured" for t in result.trials)
+
+
+def test_a_limit_that_nothing_can_keep_names_the_least() -> None:
+    lm = scripted_lm(reasoner)
+    with pytest.raises(ConfigError, match="the least that can do anything is"):
+        compiled(lm, max_sequential=5)
+    assert lm.served.calls == 0
+    with pytest.raises(ConfigError, match="the least that was measured is"):
+        compiled(lm, max_sequential=60)  # the prompt fits, the prompt with its answer does not
+
+
+def test_a_resumed_study_equals_one_that_was_never_stopped(tmp_path: Path) -> None:
+    whole = shape(compiled(scripted_lm(reasoner), trials=8, run_dir=tmp_path / "whole"))
+    for stop_after in (1, 5):
+        folder = tmp_path / f"stopped{stop_after}"
+
+        class Killed(Exception):
+            pass
+
+        seen: list[str] = []
+
+        def kill(progress: SearchProgress, seen: list[str] = seen, stop_after: int = stop_after) -> None:
+            seen.append(progress.event)
+            if progress.event == "started" and seen.count("started") == stop_after + 1:
+                raise Killed
+
+        lm = scripted_lm(reasoner)
+        with pytest.raises(Killed):
+            compiled(lm, trials=8, run_dir=folder, progress=kill)
+        again = scripted_lm(reasoner)
+        assert shape(compiled(again, trials=8, run_dir=folder)) == whole
+        assert again.served.calls > 0
+
+
+def test_a_finished_study_started_again_pays_nothing(tmp_path: Path) -> None:
+    first = compiled(scripted_lm(reasoner), run_dir=tmp_path)
+    lm = scripted_lm(reasoner)
+    second = compiled(lm, run_dir=tmp_path)
+    assert lm.served.calls == 0
+    assert shape(second) == shape(first)
+    assert first.result is not None
+    assert second.result is not None
+    assert second.result.confirmation.verdict == first.result.confirmation.verdict
+    assert (tmp_path / "best.json").exists()
+
+
+def test_torn_journal_and_stale_lock_are_repaired(tmp_path: Path) -> None:
+    first = compiled(scripted_lm(reasoner), run_dir=tmp_path)
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 4, "wor')
+    Path(f"{journal}.lock").symlink_to(journal)
+    assert shape(compiled(scripted_lm(reasoner), run_dir=tmp_path)) == shape(first)
+
+
+def test_folder_of_another_study_is_refused(tmp_path: Path) -> None:
+    compiled(scripted_lm(reasoner), run_dir=tmp_path, trials=2)
+    with pytest.raises(StoreError, match="`limits` was"):
+        compiled(scripted_lm(reasoner), run_dir=tmp_path, trials=2, max_total=10_000)
+    with pytest.raises(StoreError, match="`examples` was"):
+        compiled(scripted_lm(reasoner), run_dir=tmp_path, trials=2, count=13)
+
+
+def test_foreign_journal_and_unusable_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_text("hello\n")
+    with pytest.raises(StoreError, match="line 1"):
+        compiled(scripted_lm(reasoner), run_dir=tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be used"):
+        compiled(scripted_lm(reasoner), run_dir=tmp_path / "file")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    def second(progress: SearchProgress) -> None:
+        if progress.event == "started" and progress.trials == 1:
+            compiled(scripted_lm(reasoner), run_dir=tmp_path)
+
+    with pytest.raises(StoreError, match="in use"):
+        compiled(scripted_lm(reasoner), run_dir=tmp_path, progress=second)
+
+
+def test_small_space_is_searched_to_its_end_without_repeats() -> None:
+    space = SMALL.narrow(distiller=("random_k",), widths=(1, 2), k=(1, 2))
+    result = compiled(scripted_lm(reasoner), space=space, trials=50).result
+    assert result is not None
+    measured = [t.candidate.key for t in result.trials if t.state == "measured"]
+    assert len(measured) == len(set(measured)) == space.size == 4
+    assert result.stopped == "every candidate was tried or is too dear"
+
+
+def test_copies_have_the_figures_of_the_trial_that_they_equal() -> None:
+    result = compiled(scripted_lm(reasoner), trials=9).result
+    assert result is not None
+    for trial in result.trials:
+        if trial.state == "copied":
+            assert trial.copy_of is not None
+            assert trial.score == result.trials[trial.copy_of].score
+            assert trial.paid == 0
+
+
+def test_token_and_time_limits_stop_between_trials() -> None:
+    result = compiled(scripted_lm(reasoner), max_tokens=1).result
+    assert result is not None
+    assert len(result.trials) == 1
+    assert "`max_tokens` is 1" in result.stopped
+    result = compiled(scripted_lm(reasoner), time_limit=1e-9).result
+    assert result is not None
+    assert "`time_limit`" in result.stopped
+
+
+def test_the_student_wins_when_nothing_is_better() -> None:
+    def hopeless(request: ScriptedRequest) -> str:
+        return "Answer: wrong"
+
+    result = compiled(scripted_lm(hopeless)).result
+    assert result is not None
+    assert result.confirmation.kept == "student"
+    assert result.program.schedule == student().schedule  # type: ignore[attr-defined]
+
+
+def test_front_and_best_for() -> None:
+    result = compiled(scripted_lm(reasoner), pareto=True, trials=7).result
+    assert result is not None
+    scores = [t.score for t in result.front]
+    assert result.front[0].total == min(t.total for t in result.trials)
+    assert max(scores) == max(t.score for t in result.trials)
+    cheap: Any = result.best_for(total=int(result.front[0].total) + 1)
+    assert cheap.schedule == result.front[0].schedule
+    with pytest.raises(ConfigError, match="the least that was measured"):
+        result.best_for(sequential=1)
+
+
+def test_instruction_candidates_are_tried_and_installed() -> None:
+    def obedient(request: ScriptedRequest) -> str:
+        good = "PLEASE" in request.system
+        name = re.search(r"Question: q(\d+)", request.user)
+        assert name is not None
+        return f"Answer: {'a' + name[1] if good else 'w'}"
+
+    space = SMALL.narrow(rounds=(1,)).extend(instructions={"draft": ("PLEASE solve it.",)})
+    result = compiled(scripted_lm(obedient), space=space).result
+    assert result is not None
+    assert result.best.instructions == {"draft": "PLEASE solve it."}
+    assert result.confirmation.winner.score == 1.0
+    assert result.program.draft.signature.instructions == "PLEASE solve it."  # type: ignore[attr-defined]
+
+
+class Nested(dspy.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = {"solver": PDR("question -> answer", Schedule(widths=(2, 1), draft_tokens=60, kappa=200))}
+
+    def forward(self, question: str) -> dspy.Prediction:
+        return self.inner["solver"](question=question)
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        return await self.inner["solver"].acall(question=question)
+
+
+def test_an_operator_inside_a_module_is_tuned() -> None:
+    program = Nested()
+    result = compiled(scripted_lm(reasoner), program, trials=6).result
+    assert result is not None
+    best: Any = result.best_for()
+    assert isinstance(best, Nested)
+    assert best.inner["solver"].schedule == result.best.schedule
+    assert program.inner["solver"].schedule.widths == (2, 1)
+    assert all(t.calls > 0 for t in result.trials if t.state == "measured")
+
+
+def test_without_valset_a_part_is_held_out() -> None:
+    optimizer = PDROptimizer(Exact(), space=SMALL, trials=2, confirm_repeats=1)
+    with dspy.context(lm=scripted_lm(reasoner)):
+        optimizer.compile(student(), trainset=questions(12))
+        assert optimizer.result is not None
+        assert optimizer.result.trials[0].questions == 9
+        assert len(optimizer.result.confirmation.student.rows) == 3
+        optimizer.compile(student(), trainset=questions(4))
+    assert optimizer.result is not None
+    assert not optimizer.result.confirmation.untouched
+    assert "only the seeds are fresh" in optimizer.result.confirmation.verdict
+
+
+def test_progress_tells_of_every_step() -> None:
+    seen: list[SearchProgress] = []
+    compiled(scripted_lm(reasoner), trials=4, progress=seen.append)
+    events = Counter(p.event for p in seen)
+    assert events["started"] == events["finished"] == 4
+    assert events["row"] >= 4 * 12
+    assert seen[-1].event == "done"
+    assert seen[-1].best is not None
+    assert seen[-1].trials_left == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trials": 0}, "trials=0"),
+        ({"max_total": 0}, "max_total=0"),
+        ({"sampler": "grid"}, "sampler='grid'"),
+        ({"time_limit": 0}, "time_limit=0"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        PDROptimizer(Exact(), **settings)
+
+
+def test_bad_input_is_refused_before_a_call() -> None:
+    lm = scripted_lm(reasoner)
+    with dspy.context(lm=lm):
+        with pytest.raises(DataError, match="empty"):
+            PDROptimizer(Exact()).compile(student(), trainset=[])
+        with pytest.raises(ConfigError, match="no LongCoT, SR or PDR"):
+            PDROptimizer(Exact()).compile(dspy.Predict("question -> answer"), trainset=questions(2))
+        with pytest.raises(ConfigError, match="must be a verifier"):
+            PDROptimizer("exact")  # type: ignore[arg-type]
+    assert lm.served.calls == 0
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "random"])
+def test_other_samplers(sampler: Any) -> None:
+    result = compiled(scripted_lm(reasoner), sampler=sampler, trials=7, seed=random.Random(1).randrange(9)).result
+    assert result is not None
+    assert sum(t.state == "measured" for t in result.trials) == 7
