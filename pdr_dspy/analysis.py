@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluate import Report, RoundRow, Row, read_rows
 from pdr_dspy.search.objective import TrialRecord
+from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.pareto import front as nondominated
 from pdr_dspy.stats import Interval, paired, score_interval
 
@@ -96,8 +97,8 @@ class Loss(NamedTuple):
 
     stage: str
     """"drafts": no draft before the last was right. "distill": one was, and no workspace was made of it. "refine": a
-    right draft was handed on and the answer is wrong. "extraction": no answer could be read out of the last draft, or
-    its cap ended it. "failed": the program gave no answer at all."""
+    right draft was handed on (a summary is made of all) and the answer is wrong. "extraction": no answer could be read
+    out of the last draft, or its cap ended it. "failed": the program gave no answer at all."""
     runs: int
     share: float
     """Of all runs, right ones included."""
@@ -239,8 +240,8 @@ def compare(reports: Mapping[str, Report] | Sequence[Report]) -> list[Comparison
 
     Raises DataError when two share no question.
     """
-    named = _named(reports)
-    return [_compare(b, named[b], a, named[a]) for a, b in itertools.combinations(named, 2)]
+    known = named(reports)
+    return [_compare(b, known[b], a, known[a]) for a, b in itertools.combinations(known, 2)]
 
 
 def _compare(first: str, one: Report, second: str, other: Report) -> Comparison:
@@ -270,14 +271,15 @@ def _compare(first: str, one: Report, second: str, other: Report) -> Comparison:
     )
 
 
-def _named(reports: Mapping[str, Report] | Sequence[Report]) -> dict[str, Report]:
+def named(reports: Mapping[str, Report] | Sequence[Report]) -> dict[str, Report]:
+    """Reports by their names, made different where two are the same."""
     if isinstance(reports, Mapping):
         return dict(reports)
-    named: dict[str, Report] = {}
+    known: dict[str, Report] = {}
     for place, report in enumerate(reports, start=1):
         name = report.name or f"program {place}"
-        named[name if name not in named else f"{name} ({place})"] = report
-    return named
+        known[name if name not in known else f"{name} ({place})"] = report
+    return known
 
 
 class MajorityRow(NamedTuple):
@@ -392,6 +394,7 @@ class SearchFacts(NamedTuple):
     kept: str
     verdict: str
     stopped: str
+    limits: Limits
 
 
 def read_search(folder: str | Path) -> SearchFacts:
@@ -416,6 +419,7 @@ def read_search(folder: str | Path) -> SearchFacts:
             confirmed["kept"],
             confirmed["verdict"],
             facts["stopped"],
+            Limits(**facts["config"]["limits"]),
         )
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
