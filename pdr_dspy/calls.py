@@ -435,18 +435,26 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
             "a program was called synchronously from inside the event loop; use `await program.acall(...)`"
         )
     context = copy_context()
+    begun: list[asyncio.Task[T]] = []
+    gone = threading.Event()
 
     async def inside() -> T:
         async def body() -> T:
             return await function()
 
-        return await asyncio.get_running_loop().create_task(body(), context=context)
+        task = asyncio.get_running_loop().create_task(body(), context=context)
+        begun.append(task)
+        if gone.is_set():
+            task.cancel()
+        return await task
 
-    future = portal.start_task_soon(inside)
     try:
-        return future.result()
+        return portal.start_task_soon(inside).result()
     except BaseException:
-        future.cancel()
+        gone.set()  # an interrupt may come before the task is there, and then it must not start
+        for task in begun:
+            with suppress(RuntimeError):  # the loop has ended, and the task with it
+                task.get_loop().call_soon_threadsafe(task.cancel)
         raise
 
 
