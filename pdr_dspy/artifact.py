@@ -306,19 +306,14 @@ def _kind(schedule: Schedule) -> type[Operator]:
 
 def _field_state(name: str, field: Any) -> dict[str, Any]:
     extra = _extra(field)
-    state = {
-        "name": name,
-        "type": describe_type(field.annotation),
-        "desc": extra.get("desc"),
-        "prefix": extra.get("prefix"),
-    }
+    state = {"name": name, "type": describe_type(field.annotation), "desc": extra.get("desc")}
     if not field.is_required():
         state["default"] = _plain(field.default)
     return state
 
 
 def _extra(field: Any) -> dict[str, Any]:
-    """What DSPy keeps of a field beside its type: description, prefix."""
+    """What DSPy keeps of a field beside its type, its description among it."""
     return field.json_schema_extra or {}
 
 
@@ -326,13 +321,7 @@ def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
     signature = signature_of(predictor)
     return {
         "instructions": signature.instructions,
-        "fields": {
-            name: {
-                "desc": _extra(field).get("desc"),
-                "prefix": _extra(field).get("prefix"),
-            }
-            for name, field in signature.fields.items()
-        },
+        "fields": {name: {"desc": _extra(field).get("desc")} for name, field in signature.fields.items()},
         "demos": [{str(key): _plain(value) for key, value in dict(demo).items()} for demo in predictor.demos],
     }
 
@@ -450,7 +439,7 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
                     f"the field {field['name']!r} of {path} has a type of your own, {_type_name(field['type'])}, which "
                     "no file can hold; give a program that has it: `load(path, program=PDR(YourSignature))`"
                 ) from None
-            options = {key: field[key] for key in ("desc", "prefix") if field.get(key) is not None}
+            options = {} if field.get("desc") is None else {"desc": field["desc"]}
             if "default" in field:
                 options["default"] = field["default"]
             fields[field["name"]] = (kind, make(**options))
@@ -525,12 +514,8 @@ def _restore_predictor(predictor: dspy.Predict, state: Mapping[str, Any]) -> Non
         field = signature.fields.get(name)
         if field is None:
             continue
-        now = _extra(field)
-        changed = {
-            key: saved[key] for key in ("desc", "prefix") if saved.get(key) is not None and saved[key] != now.get(key)
-        }
-        if changed:
-            signature = signature.with_updated_fields(name, **changed)
+        if saved.get("desc") not in (None, _extra(field).get("desc")):
+            signature = signature.with_updated_fields(name, desc=saved["desc"])
     predictor.signature = signature
     predictor.demos = [_demo(signature, demo) for demo in state["demos"]]
 

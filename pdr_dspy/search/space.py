@@ -218,7 +218,7 @@ class Space(BaseModel):
             values[name] = pick(name, getattr(self, name))
         if self.critique != (False,) and _chain(shape):
             values["critique"] = pick("critique", self.critique)
-        if values.get("critique") or distiller in CALLS_MODEL:
+        if values.get("critique") or (rounds > 1 and distiller in CALLS_MODEL):
             for name in ("distill_tokens", "distill_temperature"):
                 values[name] = pick(name, getattr(self, name))
         if "k" in values:
@@ -286,7 +286,7 @@ class Space(BaseModel):
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             later = ("distill_tokens", "distill_temperature")
-            model = point.get("critique") or distiller in CALLS_MODEL
+            model = point.get("critique") or (len(shape) > 1 and distiller in CALLS_MODEL)
             for more in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
                 extra = dict(zip(later, more, strict=False))
                 yield Schedule(widths=shape, distiller=distiller, **point, **extra)
