@@ -261,9 +261,9 @@ def report(
     out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the folder.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
-    from pdr_dspy.report import write_report
+    from pdr_dspy.commands import reporting
 
-    typer.echo(str(write_report(run_dir, out or run_dir / "report.html")))
+    typer.echo(str(reporting.write(run_dir, out)))
 
 
 @app.command("serve-model")

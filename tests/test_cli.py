@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -168,6 +169,10 @@ def test_compare_matches_tokens(folder: Path, server: MockServer, pdr: Callable[
     assert any(line["matched"] == "B_seq" for line in lines.values())
     table = pdr("compare", "addition", "--api-base", server.api_base, "--run-dir", "out")
     assert re.search(r"^addition +1\.000 ", table.stdout, re.MULTILINE)
+    page = (folder / "out" / "report.html").read_text()
+    assert all(name in page for name in lines)
+    (folder / "out" / "report.html").unlink()
+    assert pdr("report", "out").stdout == "out/report.html\n"
 
 
 def test_a_saved_program_runs_like_the_one_it_was_saved_from(
@@ -239,3 +244,62 @@ def test_datasets_are_listed(pdr: Callable[..., Result]) -> None:
     assert re.search(r"^gsm8k +1319 ", pdr("datasets").stdout, re.MULTILINE)
     assert "citation: Cobbe" in pdr("datasets", "gsm8k").stdout
     assert "rg:lcm\n" in pdr("datasets", "rg").stdout
+
+
+def test_optimize_writes_a_program_that_runs(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    command = ("optimize", "addition", "--trials", "3", "--api-base", server.api_base, "--run-dir", "out")
+    done = pdr(*command)
+    assert done.exit_code == 0, done.stderr
+    assert "trial 3 of 3" in done.stderr
+    assert "pdr run out/best.json" in done.stderr
+    assert (folder / "out" / "report.html").is_file()
+    saved = json.loads((folder / "out" / "best.json").read_text())
+    assert saved["data"]["task"] == "addition"
+    assert pdr("run", "out/best.json", "-i", "What is 8 + 1?", "--api-base", server.api_base).stdout == "answer: 9\n"
+    sent = len(server.requests)
+    assert pdr(*command).exit_code == 0
+    assert len(server.requests) == sent
+
+
+def test_optimize_refuses_a_limit_that_nothing_keeps(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    done = pdr("optimize", "addition", "--budget-total", "3", "--api-base", server.api_base)
+    assert done.exit_code == 2
+    assert "max_total=3" in done.stderr
+    assert not server.requests
+
+
+def test_report_writes_a_page(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out")
+    done = pdr("report", "out")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "out/report.html\n"
+    assert "<html" in (folder / "out" / "report.html").read_text()
+
+
+def test_serve_model_says_how_to_connect_and_stops_when_told(
+    monkeypatch: pytest.MonkeyPatch, pdr: Callable[..., Result]
+) -> None:
+    from pdr_dspy.commands import serving
+
+    events: list[str] = []
+
+    class Server:
+        model = "small"
+        api_base = "http://127.0.0.1:1/v1"
+
+        def __init__(self, name: str, **settings: Any) -> None:
+            events.append(f"{name} {settings['port']} {settings['slots']} {settings['context']}")
+
+        def start(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        def stop(self) -> None:
+            events.append("stopped")
+
+    monkeypatch.setattr(serving, "LlamaCppServer", Server)
+    done = pdr("serve-model", "small", "--port", "0", "--slots", "4", "--context", "256")
+    assert events == ["small 0 4 256", "stopped"]
+    assert done.stdout == "serving small at http://127.0.0.1:1/v1\n"
+    assert "--api-base http://127.0.0.1:1/v1" in done.stderr

@@ -20,14 +20,15 @@ from pdr_dspy import calls
 from pdr_dspy.budget import Budget, Ledger, Phase
 from pdr_dspy.calls import Sampling
 from pdr_dspy.commands.display import Display
-from pdr_dspy.commands.evaluating import Job, save_json
+from pdr_dspy.commands.evaluating import Job, save_json, summarise
+from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import find, operator_of
 from pdr_dspy.errors import RoundFailed
 from pdr_dspy.evaluate import Report
 from pdr_dspy.operators import Operator, Round, Stop, plurality
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.signatures import Role
-from pdr_dspy.stats import Interval, Paired, paired, score_interval
+from pdr_dspy.stats import paired
 from pdr_dspy.workspace import Draft
 
 MOST_PASSES = 64
@@ -37,22 +38,11 @@ MOST_ROUNDS = 16
 class Line(NamedTuple):
     """One line of the table."""
 
-    name: str
-    matched: str
-    per_question: list[float]
-    sequential: float
-    total: float
-    calls: float
-
-    @property
-    def score(self) -> float:
-        """Mean over questions."""
-        return fmean(self.per_question)
-
-    @property
-    def interval(self) -> Interval:
-        """95 %, clustered by question."""
-        return score_interval(self.per_question)
+    report: Report
+    folder: str
+    """Where its rows are, below the run folder."""
+    matched: str = ""
+    """What it has in common with the first line: B_seq, B_total or nothing."""
 
 
 COLUMNS = ("program", "matched", "score", "95 % interval", "B_seq", "B_total", "calls", "first minus this", "p")
@@ -70,7 +60,8 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
         typer.echo(json.dumps(facts["lines"]))
     else:
         display.table("", *table(lines), text=2)
-    display.say(f"rows: {job.run_dir}/*/rows.jsonl")
+    page = write_page(job.run_dir, None, display)
+    display.say(f"rows: {job.run_dir}/*/rows.jsonl" + (f"; report: {page}" if page else ""))
 
 
 def table(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -88,27 +79,27 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     operator = operator_of(job.target.program)
     base = operator_of(job.target.task.build()) if job.target.task is not None else operator
 
-    def run(program: dspy.Module, name: str, folder: str, repeats: int | None = None) -> Report:
-        return job.evaluate(program, name, display, repeats=repeats, run_dir=job.run_dir / folder, store=store)
+    def run(program: dspy.Module, name: str, folder: str, matched: str = "") -> Line:
+        report = job.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store)
+        return Line(report, folder, matched)
 
     main = run(job.target.program, job.target.name, "program")
-    lines = [_line(main, "")]
     single = run(_single(base), "one pass", "one_pass")
-    lines.append(_line(single, ""))
-    passes = max(1, min(MOST_PASSES, round(main.total / max(single.total, 1.0))))
+    lines = [main, single]
+    passes = max(1, min(MOST_PASSES, round(main.report.total / max(single.report.total, 1.0))))
     if passes > 1:
-        lines.append(_line(run(Voting(base, passes), f"majority of {passes}", f"vote{passes}"), "B_total"))
+        lines.append(run(Voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"))
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
-    for limit, tokens in (("B_seq", main.sequential), ("B_total", main.total)):
-        rounds = rounds_for(probe, tokens)
+    matched: dict[int, list[str]] = {}
+    for limit, tokens in (("B_seq", main.report.sequential), ("B_total", main.report.total)):
+        rounds = rounds_for(probe.report, tokens)
+        matched.setdefault(rounds, []).append(limit)
         if rounds not in done:
             done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
-        lines.append(_line(done[rounds], limit))
-    for position, (name, program) in enumerate(others):
-        lines.append(_line(run(program, name, f"other{position}"), ""))
-    return lines
+    lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
+    return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
 
 
 class Voting(Operator):
@@ -171,22 +162,24 @@ def rounds_for(probe: Report, tokens: float) -> int:
 
 
 def _row(line: Line, first: Line) -> list[str]:
-    low, high = line.interval
-    cells = [line.name, line.matched, f"{line.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
-    cells += [f"{line.sequential:,.0f}", f"{line.total:,.0f}", f"{line.calls:.1f}"]
+    report = line.report
+    low, high = report.interval
+    cells = [report.name, line.matched, f"{report.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", f"{report.calls:.1f}"]
     if line is first:
         return [*cells, "", ""]
-    difference = _difference(first, line)
+    difference = paired(first.report.per_question, report.per_question)
     low, high = difference.interval
     return [*cells, f"{difference.difference:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.p_value:.3f}"]
 
 
-def _difference(first: Line, line: Line) -> Paired:
-    return paired(first.per_question, line.per_question)
-
-
-def _line(report: Report, matched: str) -> Line:
-    return Line(report.name, matched, report.per_question, report.sequential, report.total, report.calls)
+def _plain(line: Line, first: Line) -> dict[str, Any]:
+    plain = {**summarise(line.report), "folder": line.folder, "matched": line.matched}
+    if line is not first:
+        difference = paired(first.report.per_question, line.report.per_question)
+        plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
+        plain["p_value"] = difference.p_value
+    return plain
 
 
 def _single(program: Operator) -> Operator:
@@ -199,20 +192,3 @@ def _refining(program: Operator, rounds: int) -> Operator:
 
 def _task_file(job: Job) -> str | None:
     return None if job.target.task is None else job.target.task.name
-
-
-def _plain(line: Line, first: Line) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        "name": line.name,
-        "matched": line.matched,
-        "score": line.score,
-        "interval": list(line.interval),
-        "sequential": line.sequential,
-        "total": line.total,
-        "calls": line.calls,
-    }
-    if line is not first:
-        difference = _difference(first, line)
-        plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
-        plain["p_value"] = difference.p_value
-    return plain

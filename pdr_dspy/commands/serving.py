@@ -29,7 +29,8 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
             "Ctrl-C stops it"
         )
         try:
-            ended.wait()
+            while not ended.wait(1.0):  # a signal that another thread was given wakes no wait without an end
+                pass
         except KeyboardInterrupt:
             display.say("stopping")
     finally:

@@ -15,8 +15,9 @@ from pdr_dspy.commands import comparing
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.evaluating import Job, save_json
 from pdr_dspy.commands.models import Model
+from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import Target, Task, find, operator_of
-from pdr_dspy.errors import ConfigError, MissingExtra
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
@@ -166,20 +167,9 @@ def _finish(
         figures=figures,
         notes=confirmation.verdict,
     )
-    page = _write_report(run_dir, display)
+    page = write_page(run_dir, None, display)
     display.say(
         f'use it:  pdr run {best} --input "..."\n'
         f"         pdr compare {best}\n"
         f'         program = pdr_dspy.load("{best}"); program(question="...")' + (f"\nreport:  {page}" if page else "")
     )
-
-
-def _write_report(run_dir: Path, display: Display) -> Path | None:
-    """The run's page; None, and a sentence, where matplotlib is missing."""
-    from pdr_dspy import report
-
-    try:
-        return report.write_report(run_dir, run_dir / "report.html")
-    except MissingExtra as error:
-        display.say(str(error))
-        return None
