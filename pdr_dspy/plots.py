@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
 _LOOK = {
     "trial": (GREY, "o", 22),
-    "front": (BLUE, "o", 44),
+    "front": (BLUE, "o", 22),
     "program": (BLUE, "o", 44),
     "student": (ORANGE, "s", 52),
     "tuned": (GREEN, "D", 52),
@@ -47,16 +47,16 @@ def score_against_cost(points: Sequence[Point], *, label: str, limit: float | No
     """Score with its 95 % interval against tokens, the tokens on a logarithmic axis; the front is drawn through.
 
     Args:
-        points: programs; those of role "trial" are drawn small, without intervals or letters.
+        points: programs; those without a letter, the trials of a search, are drawn small and without intervals.
         label: of the cost axis.
         limit: a limit on the cost, drawn as a line.
 
     Raises MissingExtra without matplotlib.
     """
     figure, axes = _canvas(6.4, 3.9)
-    for point in points:
+    for place, point in enumerate(points):
         colour, marker, size = _LOOK[point.role]
-        if point.role != "trial":
+        if point.letter:
             low, high = point.interval
             axes.vlines(point.cost, low, high, color=colour, linewidth=1.6, alpha=0.55)
         alpha = 0.55 if point.role == "trial" else 1.0
@@ -64,7 +64,7 @@ def score_against_cost(points: Sequence[Point], *, label: str, limit: float | No
             [point.cost], [point.score], s=size, color=colour, marker=marker, alpha=alpha, zorder=3, linewidth=0
         )
         if point.letter:
-            offset = (6, 5)
+            offset = ((6, 5), (6, -12), (-12, 5), (-12, -12))[place % 4]  # programs of equal cost stand close together
             axes.annotate(
                 point.letter, (point.cost, point.score), offset, textcoords="offset points", color=INK, fontsize=10
             )
@@ -100,7 +100,9 @@ def rounds(flow: Sequence[RoundFlow]) -> str:
     axes.vlines(
         numbers, [r.interval.low for r in flow], [r.interval.high for r in flow], color=ORANGE, linewidth=1.6, alpha=0.5
     )
-    axes.set_xticks(numbers, [f"round {row.round}\n{row.drafts:g} drafts" for row in flow])
+    axes.set_xticks(
+        numbers, [f"round {row.round}\n{row.drafts:g} draft{'' if row.drafts == 1 else 's'}" for row in flow]
+    )
     axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.4)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("share")

@@ -16,6 +16,7 @@ from typing import Any
 from pdr_dspy import analysis, plots
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluate import Report
+from pdr_dspy.search import pareto
 from pdr_dspy.search.compile import SearchResult
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
@@ -158,7 +159,7 @@ def _page(facts: _Facts, shown: Sequence[Report], title: str, commands: Sequence
         by_total=Markup(_figure(programs, measured, "total", facts.limits)),
         has_trials=bool(measured),
         programs=programs,
-        programs_note="Confirmed on fresh seeds; no sample here took part in choosing the schedule."
+        programs_note="Tuned program and student ran on fresh seeds: none of these samples chose the schedule."
         if measured
         else "",
         comparisons=_comparisons(names),
@@ -205,8 +206,11 @@ def _cards(facts: _Facts) -> list[dict[str, str]]:
 
 
 def _figure(programs: Sequence[dict[str, Any]], trials: Sequence[TrialRecord], cost: str, limits: Limits) -> str:
+    ahead = {trial.number for trial in pareto.front(trials, (cost,))}
+    role: dict[bool, Any] = {True: "front", False: "trial"}
     points = [
-        plots.Point("", trial.score, trial.interval, getattr(trial, cost), "trial") for trial in trials
+        plots.Point("", trial.score, trial.interval, getattr(trial, cost), role[trial.number in ahead])
+        for trial in trials
     ] + [
         plots.Point(row["letter"], row["score"], row["interval"], row[cost], row["role"]) for row in programs
     ]  # fmt: skip

@@ -1,0 +1,196 @@
+"""Tables from hand-made rows with known answers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pdr_dspy import analysis
+from pdr_dspy.budget import Call, Phase, Usage
+from pdr_dspy.errors import DataError, StoreError
+from pdr_dspy.evaluate import DraftRow, Report, RoundRow, Row
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.search import TrialRecord
+
+GOLD = "7"
+
+
+def draft(answer: str | None, *, truncated: bool = False) -> DraftRow:
+    return DraftRow(answer=answer, score=float(answer == GOLD), truncated=truncated)
+
+
+def row(
+    question: str, *rounds: tuple[list[str | None], tuple[int, ...]], repeat: int = 0, error: str | None = None
+) -> Row:
+    """Rounds as (answers, indices that the next workspace was made of); the last round's first answer is the answer."""
+    last = rounds[-1][0][0] if rounds else None
+    call = Call(phase=Phase.DRAFT, usage=Usage(input=10, output=5 * (1 + len(rounds))))
+    return Row(
+        id=question,
+        repeat=repeat,
+        seed=repeat,
+        score=float(last == GOLD),
+        answer=last,
+        gold=GOLD,
+        sequential=20 * max(len(rounds), 1),
+        total=100 * max(len(rounds), 1),
+        calls=(call,),
+        rounds=tuple(
+            RoundRow(
+                drafts=tuple(map(draft, answers)),
+                sources=(sources,) if sources else (),
+                workspace_tokens=(30,) if sources else (),
+            )
+            for answers, sources in rounds
+        ),
+        error=error,
+    )
+
+
+PDR = Report(
+    name="PDR",
+    rows=(
+        row("a", (["7", "1", "7"], (0, 2)), (["7"], ())),  # right all the way
+        row("b", (["1", "1", "7"], (2,)), (["7"], ())),  # the plurality was wrong, the answer is right
+        row("c", (["7", "7", "1"], (0,)), (["1"], ())),  # refined from right to wrong
+        row("d", (["7", "1", "2"], (1, 2)), (["1"], ())),  # the right one was not handed on
+        row("e", (["1", "2", None], (0, 1)), (["1"], ())),  # nothing to hand on
+        row("f", (["7", "7", "7"], (0,)), ([None], ())),  # no answer could be read
+        row("g", error="RoundFailed: gone"),
+    ),
+)
+
+
+def test_flow_counts_what_each_round_did() -> None:
+    first, second = analysis.flow(PDR).rounds
+    assert (first.round, first.runs, first.drafts) == (1, 6, 3.0)
+    assert first.accuracy == pytest.approx(9 / 18)
+    assert first.any_right == pytest.approx(5 / 6)
+    assert first.majority == pytest.approx((1 + 0 + 1 + 1 / 3 + 0 + 1) / 6)
+    assert first.unreadable == pytest.approx(1 / 18)
+    assert first.workspace == 30
+    assert (first.wrong_to_right, first.right_to_wrong) == (0.0, 0.0)
+    assert second.accuracy == pytest.approx(2 / 6)
+    assert second.wrong_to_right == pytest.approx(1 / 6)
+    assert second.right_to_wrong == pytest.approx(2 / 6)
+    assert math.isnan(second.workspace)
+
+
+def test_each_loss_is_at_its_stage() -> None:
+    losses = {loss.stage: loss.runs for loss in analysis.flow(PDR).losses}
+    assert losses == {"drafts": 1, "distill": 1, "refine": 1, "extraction": 1, "failed": 1}
+    assert sum(loss.share for loss in analysis.flow(PDR).losses) == pytest.approx(5 / 7)
+    assert analysis.loss_of(PDR.rows[0]) is None
+
+
+def test_a_truncated_last_draft_is_lost_in_extraction() -> None:
+    cut = row("q", (["1"], ())).model_copy(update={"rounds": (RoundRow(drafts=(draft("1", truncated=True),)),)})
+    assert analysis.loss_of(cut) == "extraction"
+
+
+def test_an_empty_report_has_an_empty_flow() -> None:
+    empty = analysis.flow(Report(rows=()))
+    assert empty.rounds == ()
+    assert all(loss.share == 0.0 for loss in empty.losses)
+
+
+def test_rows_to_look_into_begin_with_what_was_thrown_away() -> None:
+    found = analysis.look_at(PDR)
+    assert [(look.id, look.lost_in) for look in found] == [
+        ("c", "refine"), ("d", "distill"), ("f", "extraction"), ("g", "failed"), ("e", "drafts"),
+    ]  # fmt: skip
+    assert found[3].detail == "RoundFailed: gone"
+    assert len(analysis.look_at(PDR, 2)) == 2
+
+
+def passes(answers: dict[str, list[str]], name: str = "LongCoT") -> Report:
+    rows = [row(q, ([a], ()), repeat=i) for q, values in answers.items() for i, a in enumerate(values)]
+    return Report(rows=tuple(rows), name=name)
+
+
+def test_compare_pairs_by_question() -> None:
+    first = passes({"a": ["7", "7"], "b": ["7", "1"], "c": ["1", "1"]}, "first")
+    second = passes({"c": ["1", "7"], "b": ["7", "7"], "a": ["7", "7"]}, "second")
+    (found,) = analysis.compare([first, second])
+    assert (found.first, found.second, found.questions) == ("second", "first", 3)
+    assert found.difference == pytest.approx((0 + 0.5 + 0.5) / 3)
+    assert found.interval.low < found.difference < found.interval.high
+    assert (found.sequential, found.total, found.matched) == (1.0, 1.0, "both")
+
+
+def test_compare_says_which_cost_is_matched() -> None:
+    one = passes({"a": ["7"], "b": ["1"]}, "one")
+    dear = Report(name="dear", rows=tuple(r.model_copy(update={"total": 900}) for r in one.rows))
+    slow = Report(name="slow", rows=tuple(r.model_copy(update={"total": 900, "sequential": 90}) for r in one.rows))
+    found = {(c.first, c.second): c.matched for c in analysis.compare({"one": one, "dear": dear, "slow": slow})}
+    assert found == {("dear", "one"): "sequential", ("slow", "one"): "neither", ("slow", "dear"): "total"}
+    with pytest.raises(DataError, match="share no question"):
+        analysis.compare([one, passes({"z": ["7"]})])
+
+
+def test_equal_names_are_told_apart() -> None:
+    one = passes({"a": ["7"]}, "same")
+    assert list(analysis.named([one, one])) == ["same", "same (2)"]
+
+
+def test_majority_is_the_mean_over_all_choices_of_the_repeats() -> None:
+    answers = {"a": ["7", "7", "1", "2"], "b": ["1", "1", "7", "7"], "c": ["1", "2", "3", "7"]}
+    for n in (1, 2, 3, 4):
+        expected = []
+        for values in answers.values():
+            scores = []
+            for some in itertools.combinations(values, n):
+                votes = Counter(some)
+                leaders = [answer for answer in votes if votes[answer] == max(votes.values())]
+                scores.append(sum(answer == GOLD for answer in leaders) / len(leaders))
+            expected.append(sum(scores) / len(scores))
+        found = analysis.majority(passes(answers), n)
+        assert found.score == pytest.approx(sum(expected) / 3)
+        assert (found.total, found.sequential) == (100 * n, 20)
+    with pytest.raises(DataError, match="has 4 repeats"):
+        analysis.majority(passes(answers), 5)
+
+
+def test_majority_at_a_budget_buys_what_it_can() -> None:
+    report = passes({"a": ["7", "7", "1"], "b": ["1", "7", "7"]})
+    assert analysis.majority_at_tokens(report, 50)[:1] == (1,)
+    assert analysis.majority_at_tokens(report, 299).n == 2
+    assert not analysis.majority_at_tokens(report, 399).short
+    rich = analysis.majority_at_tokens(report, 1000)
+    assert (rich.n, rich.short, rich.total, rich.score) == (3, True, 300, 1.0)
+
+
+def trial(number: int, score: float, total: float, **more: int | str) -> TrialRecord:
+    values = {"state": "measured", "origin": "search", "paid": 100, "saved": 0, **more}
+    return TrialRecord(number=number, schedule=Schedule(), score=score, sequential=total / 2, total=total, **values)  # type: ignore[arg-type]
+
+
+def test_front_and_reuse_of_a_study() -> None:
+    trials = [
+        trial(0, 0.3, 100), trial(1, 0.5, 400, saved=300), trial(2, 0.4, 500),
+        trial(3, 0.9, 50, state="rejected", paid=0),
+    ]  # fmt: skip
+    assert [found.number for found in analysis.front(trials)] == [0, 1]
+    *each, whole = analysis.reuse(trials)
+    assert [found.share for found in each] == [0.0, 0.75, 0.0]
+    assert (whole.number, whole.paid, whole.saved, whole.share) == (None, 300, 300, 0.5)
+
+
+def test_program_row() -> None:
+    found = analysis.program_row(PDR)
+    assert (found.name, found.questions, found.rows, found.failed) == ("PDR", 7, 7, 1)
+    assert found.score == pytest.approx(2 / 7)
+
+
+def test_folders_without_anything_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no evaluation"):
+        analysis.read_report(tmp_path)
+    with pytest.raises(StoreError, match="is the search finished"):
+        analysis.read_search(tmp_path)
+    (tmp_path / "search.json").write_text("{}")
+    with pytest.raises(StoreError, match="not of a search"):
+        analysis.read_search(tmp_path)
