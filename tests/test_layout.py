@@ -1,0 +1,115 @@
+"""The house as drawn: a row imports only rows above it; within a row there are no cycles."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
+ROWS: list[set[str]] = [
+    {"errors"},
+    {"schedule", "budget", "workspace", "signatures", "answers", "stats"},
+    {"calls", "rollouts", "verifiers", "datasets"},
+    {"distillers"},
+    {"operators"},
+    {"evaluate", "artifact"},
+    {"search", "serving", "training"},
+    {"analysis"},
+    {"plots", "report"},
+    {"testing", "cli", "commands", "__init__"},
+]
+ROW = {name: place for place, row in enumerate(ROWS) for name in row}
+FILES = sorted(PACKAGE.rglob("*.py"))
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "core", "base", "misc"}
+FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "marshal", "shelve", "dill", "joblib"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint"}
+
+
+def module_of(path: Path) -> str:
+    parts = list(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts)
+
+
+def unit(module: str) -> str:
+    """`pdr_dspy.search.space` -> `search`: the row's entry that a module belongs to."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports(path: Path, *, at_run_time_only: bool = False) -> Iterator[str]:
+    """Modules of this package that a file imports, wherever in the file it does."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hidden: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            hidden |= {child for statement in node.body for child in ast.walk(statement)}
+    for node in ast.walk(tree):
+        if at_run_time_only and node in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pdr_dspy")
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: imports are absolute"
+            module = node.module or ""
+            if module.split(".")[0] == "pdr_dspy":
+                for alias in node.names:
+                    below = f"{module}.{alias.name}"
+                    yield below if below in MODULES else module
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_row_imports_only_rows_above_it(module: str) -> None:
+    own = unit(module)
+    assert own in ROW, f"{own} stands in no row; give it its place in the table"
+    for imported in imports(MODULES[module], at_run_time_only=True):
+        other = unit(imported)
+        if other != own:
+            assert ROW[other] <= ROW[own], f"{module} imports {imported}, which is below it"
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {module: set(imports(path, at_run_time_only=True)) & set(MODULES) for module, path in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join([*trail[trail.index(module) :], module])
+        if module not in done:
+            for imported in sorted(graph[module] - {module}):
+                visit(imported, (*trail, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_house_rules(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert path.stem.lstrip("_") not in FORBIDDEN_NAMES or path.name == "_base.py"
+    assert ast.get_docstring(tree), "a module says what it is"
+    if path.name != "__init__.py":
+        futures = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        assert any(alias.name == "annotations" for node in futures for alias in node.names)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not {name.split(".")[0] for name in names} & FORBIDDEN_IMPORTS, f"line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in FORBIDDEN_CALLS, f"line {node.lineno}: {node.func.id}"
+            if unit(module_of(path)) not in ("cli", "commands"):
+                assert node.func.id != "print", f"line {node.lineno}: the library prints nothing"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_public_functions_and_classes_say_what_they_do(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        public = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name[0] != "_"
+        if public and not path.stem.startswith("_"):
+            assert ast.get_docstring(node), f"{path.name}: {node.name} has no docstring"
