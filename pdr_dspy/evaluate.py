@@ -28,6 +28,7 @@ from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.rollouts import Rollouts, address
+from pdr_dspy.signatures import signature_of
 from pdr_dspy.stats import Interval, pass_at_k, score_interval
 from pdr_dspy.verifiers._base import Score, Verifier
 
@@ -282,8 +283,7 @@ async def aevaluate(
     folder = None if run_dir is None else Path(run_dir)
     finished = {} if folder is None else _open_run(folder, config)
     finished = {key: row for key, row in finished.items() if row.repeat < repeats}
-    if store is None and folder is not None:
-        store = Rollouts(folder / "rollouts")
+    own = Rollouts(folder / "rollouts") if store is None and folder is not None else None
     todo = [
         (place, repeat)
         for repeat in range(repeats)
@@ -291,8 +291,12 @@ async def aevaluate(
         if (ids[place], repeat) not in finished
     ]
     work = _Work(program, examples, ids, verifier, budget, seed, folder, finished, len(examples) * repeats, progress)
-    with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
-        stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+    try:
+        with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
+            stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+    finally:
+        if own is not None:
+            own.close()
     if work.misconfigured is not None and all(row.error is not None for row in finished.values()):
         raise work.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
@@ -371,12 +375,16 @@ def describe(
 
 
 def fingerprint(program: dspy.Module) -> str:
-    """A hash of everything that decides a program's calls: signatures, demonstrations, schedules."""
+    """A hash of everything that decides a program's calls: signatures with their types, demonstrations, schedules."""
     state = {
         name: {key: value for key, value in parameter.dump_state().items() if key not in ("lm", "traces", "train")}
         for name, parameter in program.named_parameters()
     }
-    return address({"kind": type(program).__name__, "state": state})
+    types = {  # the state that DSPy saves leaves them out
+        name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
+        for name, predictor in program.named_predictors()
+    }
+    return address({"kind": type(program).__name__, "state": state, "types": types})
 
 
 def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
