@@ -126,13 +126,13 @@ def test_history_usage_and_callbacks_see_every_call(program: Operator) -> None:
         def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
             self.modules.append(type(instance).__name__)
 
-        def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
             self.lms += 1
 
     lm, watch = engine(right), Watch()
     with dspy.context(lm=lm, callbacks=[watch], track_usage=True):
         prediction = program(question="q1")
-    usage = prediction.get_lm_usage()[lm.model]
+    usage = (prediction.get_lm_usage() or {})[lm.model]
     assert usage["prompt_tokens"] == lm.served.input
     assert usage["completion_tokens"] == lm.served.output
     assert watch.lms == len(lm.history) == lm.served.calls == len(prediction.ledger)
