@@ -74,10 +74,10 @@ def guarded(command: Command) -> Command:
             return command(*args, **options)
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1) from None
+            sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
         except KeyboardInterrupt:
             typer.secho("stopped; the same command goes on", err=True)
-            raise typer.Exit(130) from None
+            sys.exit(130)
 
     return run  # type: ignore[return-value]
 
