@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
+from dspy.teleprompt import BetterTogether, LabeledFewShot
 
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators import PDR, LongCoT
@@ -167,6 +172,34 @@ def test_a_resumed_study_equals_one_that_was_never_stopped(tmp_path: Path) -> No
         again = scripted_lm(reasoner)
         assert shape(compiled(again, trials=8, run_dir=folder)) == whole
         assert again.served.calls > 0
+
+
+def die(folder: str, rows: int) -> None:
+    """Search, and be killed in the middle of a trial after so many rows."""
+    seen = Counter[str]()
+
+    def kill(progress: SearchProgress) -> None:
+        seen[progress.event] += 1
+        if seen["row"] == rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    compiled(scripted_lm(reasoner), trials=6, run_dir=folder, progress=kill)
+
+
+def test_kill_9_in_the_middle_of_a_trial(tmp_path: Path) -> None:
+    whole = compiled(scripted_lm(reasoner), trials=6, run_dir=tmp_path / "whole")
+    folder = tmp_path / "killed"
+    code = f"import test_search_compile as t; t.die({str(folder)!r}, 30)"
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    lm = scripted_lm(reasoner)
+    again = compiled(lm, trials=6, run_dir=folder)
+    assert shape(again) == shape(whole)
+    assert whole.result is not None
+    assert again.result is not None
+    assert lm.served.input + lm.served.output < whole.result.paid
 
 
 def test_a_finished_study_started_again_pays_nothing(tmp_path: Path) -> None:
@@ -359,3 +392,39 @@ def test_other_samplers(sampler: Any) -> None:
     result = compiled(scripted_lm(reasoner), sampler=sampler, trials=7, seed=random.Random(1).randrange(9)).result
     assert result is not None
     assert sum(t.state == "measured" for t in result.trials) == 7
+
+
+@pytest.fixture
+def _bindable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scripted model that may be bound to predictors: DSPy asks every bound model for its state."""
+    monkeypatch.setattr(ScriptedLM, "dump_state", lambda lm: {"model": lm.model})
+
+
+@pytest.mark.usefixtures("_bindable")
+def test_predictors_that_a_schedule_adds_use_the_model_of_the_student() -> None:
+    bound = scripted_lm(reasoner, model="scripted/bound")
+    program = student()
+    program.set_lm(bound)
+    other = scripted_lm(reasoner, model="scripted/other")
+    result = compiled(other, program).result
+    assert result is not None
+    assert other.served.calls == 0
+    assert {call.model for row in result.confirmation.winner.rows for call in row.calls} == {"scripted/bound"}
+
+
+@pytest.mark.usefixtures("_bindable")
+def test_composes_with_other_optimizers() -> None:
+    both = BetterTogether(
+        metric=Exact(),
+        few=LabeledFewShot(k=2),
+        schedule=PDROptimizer(Exact(), space=SMALL, trials=4, confirm_repeats=1),
+    )
+    lm = scripted_lm(reasoner)
+    program: Any = student()
+    program.set_lm(lm)
+    with dspy.context(lm=lm):
+        program = both.compile(program, trainset=questions(8), valset=questions(8, 50), strategy="few -> schedule")
+    assert isinstance(program, LongCoT)
+    assert program.schedule in SMALL
+    assert not program.flag_compilation_error_occurred
+    assert [entry["strategy"] for entry in program.candidate_programs].count("few -> schedule") == 1

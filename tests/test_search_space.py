@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -151,14 +151,14 @@ def test_prediction_of_costs() -> None:
     assert predict(Schedule(widths=(1,)), {}) is None
 
 
-class Item(tuple[float, float, float]):
-    score = property(lambda self: self[0])
-    sequential = property(lambda self: self[1])
-    total = property(lambda self: self[2])
+class Item(NamedTuple):
+    score: float
+    sequential: float
+    total: float
 
 
 def test_front_and_best_on_hand_made_points() -> None:
-    a, b, c, d = Item((0.2, 10, 10)), Item((0.5, 20, 40)), Item((0.5, 20, 50)), Item((0.4, 30, 30))
+    a, b, c, d = Item(0.2, 10, 10), Item(0.5, 20, 40), Item(0.5, 20, 50), Item(0.4, 30, 30)
     assert dominates(b, c)
     assert not dominates(a, b)
     assert front([a, b, c, d]) == [a, d, b]
@@ -170,7 +170,7 @@ def test_front_and_best_on_hand_made_points() -> None:
 
 def test_front_is_what_brute_force_says() -> None:
     draw = random.Random(3)
-    items = [Item((draw.randrange(9) / 8, draw.randrange(6), draw.randrange(6))) for _ in range(120)]
+    items = [Item(draw.randrange(9) / 8, draw.randrange(6), draw.randrange(6)) for _ in range(120)]
     kept = front(items)
     for item in items:
         beaten = any(dominates(other, item) for other in items)

@@ -316,9 +316,13 @@ class Space(BaseModel):
         return [role.value for role in Role if role.value in called and self.instructions.get(role.value)]
 
 
-@functools.lru_cache(maxsize=16_384)
 def canonical(schedule: Schedule) -> Schedule:
     """The schedule with every field that plays no part at its default: equal for schedules that make the same calls."""
+    return _canonical(schedule)  # type: ignore[arg-type]  (frozen models are hashable, which pyright does not see)
+
+
+@functools.lru_cache(maxsize=16_384)
+def _canonical(schedule: Schedule) -> Schedule:
     played = {"widths", "draft_tokens", "thinking_tokens", "temperature", "top_p"}
     if schedule.rounds > 1:
         played |= {"kappa", "refine_tokens", "distiller"}
