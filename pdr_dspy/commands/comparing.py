@@ -9,7 +9,7 @@ more of them, so differences are not those of luck, and what two of them ask is 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from pdr_dspy.commands.evaluating import Job, save_json, summarise
 from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import find, operator_of
 from pdr_dspy.errors import RoundFailed
-from pdr_dspy.evaluate import Report
+from pdr_dspy.evaluation import Report
 from pdr_dspy.operators import Operator, Round, Stop, plurality
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.signatures import Role
@@ -86,9 +86,9 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     main = run(job.target.program, job.target.name, "program")
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
-    passes = max(1, min(MOST_PASSES, round(main.report.total / max(single.report.total, 1.0))))
-    if passes > 1:
-        lines.append(run(Voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"))
+    lines += _vote(
+        lambda passes: run(Voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
+    )
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
@@ -149,6 +149,25 @@ class Voting(Operator):
             rounds=(Round(drafts=tuple(drafts)),),
             stop=Stop.DONE if complete else Stop.NO_ANSWER,
         )
+
+
+def _vote(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
+    """The vote that costs about what the program costs. A server that reads a shared prompt once makes further passes
+    cheaper than the first, so what a pass costs is measured, not taken from the single one."""
+    target, first = main.report.total, single.report.total
+    passes = round(target / max(first, 1.0))
+    found: list[Line] = []
+    for _ in range(3):
+        passes = min(MOST_PASSES, passes)
+        if passes < 2:
+            break
+        found = [run(passes)]
+        further = (found[0].report.total - first) / (passes - 1)
+        better = min(MOST_PASSES, 1 + round((target - first) / max(further, 1.0)))
+        if better == passes:
+            break
+        passes = better
+    return found
 
 
 def rounds_for(probe: Report, tokens: float) -> int:

@@ -16,7 +16,7 @@ from rich.status import Status
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from pdr_dspy.evaluate import Report, Row
+    from pdr_dspy.evaluation import Report, Row
     from pdr_dspy.search import SearchProgress, TrialRecord
 
 

@@ -17,8 +17,8 @@ from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.targets import Target, find, operator_of
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
-from pdr_dspy.evaluate import Report, check_examples
-from pdr_dspy.evaluate import evaluate as run_evaluation
+from pdr_dspy.evaluation import Report, check_examples
+from pdr_dspy.evaluation import evaluate as run_evaluation
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.verifiers import Verifier
 

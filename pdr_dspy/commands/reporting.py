@@ -8,7 +8,7 @@ from pathlib import Path
 from pdr_dspy import analysis
 from pdr_dspy.commands.display import Display
 from pdr_dspy.errors import MissingExtra, StoreError
-from pdr_dspy.evaluate import Report
+from pdr_dspy.evaluation import Report
 from pdr_dspy.report import write_report
 
 
