@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pdr_dspy.artifact import load, save
     from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
     from pdr_dspy.errors import PDRError
-    from pdr_dspy.evaluate import Report, Row, aevaluate, evaluate
+    from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
     from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
     from pdr_dspy.rollouts import Rollouts
     from pdr_dspy.schedule import Schedule, preset
@@ -32,7 +32,7 @@ _HOME = {
     "artifact": ("load", "save"),
     "budget": ("Budget", "Call", "Ledger", "Phase", "Usage"),
     "errors": ("PDRError",),
-    "evaluate": ("Report", "Row", "aevaluate", "evaluate"),
+    "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
     "operators": ("PDR", "SR", "LongCoT", "Operator", "Stop"),
     "rollouts": ("Rollouts",),
     "schedule": ("Schedule", "preset"),
@@ -83,7 +83,7 @@ def __getattr__(name: str) -> Any:
     for module, names in _HOME.items():
         if name in names:
             value = getattr(import_module(f"pdr_dspy.{module}"), name)
-            globals()[name] = value  # a submodule may share the name (`evaluate`): the public name wins
+            globals()[name] = value  # found at once the next time
             return value
     raise AttributeError(f"module 'pdr_dspy' has no attribute {name!r}")
 

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from pdr_dspy.errors import DataError, StoreError
-from pdr_dspy.evaluate import Report, RoundRow, Row, read_rows
+from pdr_dspy.evaluation import Report, RoundRow, Row, read_rows
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.pareto import front as nondominated

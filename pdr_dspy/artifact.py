@@ -28,7 +28,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pdr_dspy.budget import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
-from pdr_dspy.evaluate import Report
+from pdr_dspy.evaluation import Report
 from pdr_dspy.operators import PDR, SR, LongCoT, Operator
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.signatures import Role, check_task, signature_of

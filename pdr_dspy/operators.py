@@ -131,6 +131,7 @@ class Operator(dspy.Module):
         new.tuned = ScheduleParameter(schedule)
         for role, signature in self.role_signatures(self.task, schedule).items():
             predictor = dspy.Predict(signature)
+            predictor.lm = old[Role.DRAFT].lm  # a role that is new uses the model that the program was given
             before = old.get(role.value)
             if before is not None and role in defaults:
                 if signature_of(before).instructions != defaults[role].instructions:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pdr_dspy import analysis, plots
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.evaluate import Report
+from pdr_dspy.evaluation import Report
 from pdr_dspy.search import pareto
 from pdr_dspy.search.compile import SearchResult
 from pdr_dspy.search.objective import TrialRecord

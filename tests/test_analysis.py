@@ -12,7 +12,7 @@ import pytest
 from pdr_dspy import analysis
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import DataError, StoreError
-from pdr_dspy.evaluate import DraftRow, Report, RoundRow, Row
+from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import TrialRecord
 

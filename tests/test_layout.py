@@ -15,7 +15,7 @@ ROWS: list[set[str]] = [
     {"calls", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators"},
-    {"evaluate", "artifact"},
+    {"evaluation", "artifact"},
     {"search", "serving", "training"},
     {"analysis"},
     {"plots", "report"},

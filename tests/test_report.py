@@ -12,7 +12,7 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra, StoreError
-from pdr_dspy.evaluate import DraftRow, Report, RoundRow, Row
+from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
 from pdr_dspy.operators import LongCoT
 from pdr_dspy.report import write_report
 from pdr_dspy.search import PDROptimizer, Space

@@ -12,7 +12,7 @@ import dspy
 import pytest
 
 from pdr_dspy import artifact
-from pdr_dspy.evaluate import evaluate
+from pdr_dspy.evaluation import evaluate
 from pdr_dspy.operators import PDR, SR, Stop
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import Schedule

@@ -26,8 +26,8 @@ from dspy.teleprompt import Teleprompter
 from pdr_dspy import calls
 from pdr_dspy.artifact import operators, save
 from pdr_dspy.errors import ConfigError, DataError, EndpointError, StoreError
-from pdr_dspy.evaluate import Report, check_examples, evaluate
-from pdr_dspy.evaluate import describe as describe_evaluation
+from pdr_dspy.evaluation import Report, check_examples, evaluate
+from pdr_dspy.evaluation import describe as describe_evaluation
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import PRESETS, Schedule, preset

@@ -12,12 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from pdr_dspy.artifact import operators, replaced
 from pdr_dspy.budget import Call, Phase
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.evaluate import Report
+from pdr_dspy.evaluation import Report
 from pdr_dspy.operators import Operator
 from pdr_dspy.schedule import Nominal, Schedule
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.space import Candidate
-from pdr_dspy.signatures import Role
 from pdr_dspy.stats import Interval
 
 SLACK = 1.25
@@ -194,11 +193,7 @@ def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
         )
 
     def changed(_: str, operator: Operator) -> Operator:
-        new = operator.with_schedule(candidate.schedule, instructions=candidate.instructions)
-        lm = operator.predictor(Role.DRAFT).lm
-        for predictor in new.predictors():  # roles that the student did not have use the model that it was given
-            predictor.lm = predictor.lm or lm
-        return new
+        return operator.with_schedule(candidate.schedule, instructions=candidate.instructions)
 
     return replaced(student, changed)
 

@@ -18,7 +18,7 @@ from conftest import engine, solver, wait
 
 from pdr_dspy.budget import Budget, Call, Phase, Usage
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, DataError, StoreError
-from pdr_dspy.evaluate import Report, Row, aevaluate, evaluate, read_rows
+from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate, read_rows
 from pdr_dspy.operators import PDR, LongCoT
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.stats import score_interval
@@ -397,7 +397,7 @@ import os, signal, sys
 sys.path[:0] = ["tests"]
 import dspy
 from conftest import engine, solver
-from test_evaluate import Exact, PDR, QA, SMALL, evaluate, examples
+from test_evaluation import Exact, PDR, QA, SMALL, evaluate, examples
 
 def kill(row, done, count):
     if done == 7:

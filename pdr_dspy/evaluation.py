@@ -376,15 +376,20 @@ def describe(
 
 def fingerprint(program: dspy.Module) -> str:
     """A hash of everything that decides a program's calls: signatures with their types, demonstrations, schedules."""
-    state = {
-        name: {key: value for key, value in parameter.dump_state().items() if key not in ("lm", "traces", "train")}
-        for name, parameter in program.named_parameters()
-    }
+    state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
     types = {  # the state that DSPy saves leaves them out
         name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
         for name, predictor in program.named_predictors()
     }
     return address({"kind": type(program).__name__, "state": state, "types": types})
+
+
+def _prompt_state(parameter: Any) -> Any:
+    """A parameter's state without its language model, which may not be able to describe itself."""
+    if not isinstance(parameter, dspy.Predict):
+        return parameter.dump_state()
+    demos = [dict(demo) for demo in parameter.demos]
+    return {"demos": demos, "signature": signature_of(parameter).dump_state()}
 
 
 def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
