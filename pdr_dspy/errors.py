@@ -92,7 +92,8 @@ class StoreError(PDRError):
 def config_error(owner: str, error: ValidationError) -> ConfigError:
     """The first fault that pydantic found in the settings of `owner`, as one sentence of ours."""
     first = error.errors()[0]
-    if first["type"] == "value_error":
-        return ConfigError(str(first["ctx"]["error"]))
+    context = first.get("ctx", {})
+    if first["type"] == "value_error" and "error" in context:
+        return ConfigError(str(context["error"]))
     place = ".".join(str(part) for part in first["loc"])
     return ConfigError(f"`{owner}({place}={first['input']!r})`: {first['msg'].lower()}")

@@ -183,10 +183,13 @@ def _form(signature: type[dspy.Signature]) -> str:
     lines = ["You are given:", *described, ""] if described else []
     if not labelled:
         return "\n".join([*lines, "Reply with the text alone."])
+    # Asked for the last line alone, a small model writes nothing else: on sums of three numbers this half sentence took
+    # Qwen2.5-Coder-0.5B from 0.14 to 0.35 right in one pass (12 questions, 8 drafts each).
+    first = "Write the steps first. Then end" if "solution" in signature.output_fields else "End"
     if len(labelled) == 1:
-        lines.append("End with one line of exactly this form:")
+        lines.append(f"{first} with one line of exactly this form:")
     else:
-        lines.append(f"End with exactly these {len(labelled)} lines, in this order:")
+        lines.append(f"{first} with exactly these {len(labelled)} lines, in this order:")
     lines += [f"{label(name)}: <{_hint(name, field)}>" for name, field in labelled.items()]
     return "\n".join(lines)
 

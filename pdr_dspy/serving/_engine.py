@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -155,6 +156,23 @@ class AsyncOpenAIEngine:
             state = self._loops.pop(asyncio.get_running_loop(), None)
         if state is not None:
             await state.closer.aclose()
+
+    def close(self) -> None:
+        """Close the connections of every loop, from synchronous code; waits for loops that run in other threads."""
+        with self._lock:
+            states, self._loops = self._loops, {}
+        for loop, state in states.items():
+            if loop.is_closed():
+                continue
+            try:
+                here = asyncio.get_running_loop() is loop
+            except RuntimeError:
+                here = False
+            if here:
+                loop.create_task(_finish(state))
+            elif loop.is_running():
+                with suppress(TimeoutError, RuntimeError):  # a loop that stops meanwhile closes its generators itself
+                    asyncio.run_coroutine_threadsafe(_finish(state), loop).result(timeout=5)
 
     async def _state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
@@ -340,6 +358,10 @@ def _close_at_exit(engine: OpenAIEngine) -> None:
             alive.close()
 
     atexit.register(close)
+
+
+async def _finish(state: _LoopState) -> None:
+    await state.closer.aclose()
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

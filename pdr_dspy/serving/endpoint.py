@@ -112,7 +112,8 @@ class EndpointLM(dspy.LM):
         await super().aclose()
 
     def close(self) -> None:
-        """Close the connections of synchronous calls."""
+        """Close the connections of all calls, synchronous or not."""
+        self._async.close()
         self._sync.close()
         super().close()
 
