@@ -46,6 +46,8 @@ class Round:
     seed: int
     ask: Ask
     count: Count
+    room: int | None = None
+    """Tokens that the model's context leaves for candidates in a distill call; None where it is not known."""
     oracle: Callable[[Mapping[str, Any]], float] | None = None
 
     def rng(self, purpose: str) -> random.Random:
@@ -155,10 +157,11 @@ ROLES: dict[DistillerName, Role] = {"summary": Role.DISTILL, "topk": Role.SELECT
 
 
 async def _shown(round_: Round, order: Sequence[Draft]) -> str:
-    """All solutions as a distiller reads them: complete where they fit into as much room as the drafts could fill."""
-    room = max(len(order) * (round_.schedule.final + 16), round_.schedule.kappa)
+    """All solutions as a distiller reads them: whole, unless the model's context is too small for them."""
+    if round_.room is None:
+        return "\n\n".join(candidates([(draft.solution, draft.truncated) for draft in order]))
     blocks = candidates([(draft.solution, draft.truncated) for draft in order])
-    text, _, _ = await fit(blocks, room, round_.count, keep="end")
+    text, _, _ = await fit(blocks, round_.room, round_.count, keep="end")
     return text
 
 

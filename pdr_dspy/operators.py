@@ -29,6 +29,9 @@ from pdr_dspy.schedule import Schedule, preset
 from pdr_dspy.signatures import Role, check_task, derive, render, signature_of
 from pdr_dspy.workspace import Draft, Workspace
 
+TEMPLATE_TOKENS = 24
+"""Room for a chat template's own tokens around a system and a user message."""
+
 
 class Stop(StrEnum):
     """How a program came to its answer."""
@@ -383,8 +386,9 @@ class _Run:
             for predictor in [self.program.predictor(role)]
         ]
         sizes = await self.count(prompts)
-        template = 24  # a chat template's own tokens around a system and a user message
-        bounds = [size + template + self.sampling(role).cap for size, (role, _, _) in zip(sizes, stage, strict=True)]
+        bounds = [
+            size + TEMPLATE_TOKENS + self.sampling(role).cap for size, (role, _, _) in zip(sizes, stage, strict=True)
+        ]
         self.worst = sum(bounds)
         return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
 
@@ -438,6 +442,7 @@ class _Run:
             seed=calls.seed_for(self.run_seed, self.example, Phase.DISTILL, number),
             ask=ask,
             count=self.count,
+            room=await self.room(),
             oracle=calls.current().oracle,
         )
         distilled = await distillers.BY_NAME[distiller](round_)
@@ -461,20 +466,37 @@ class _Run:
         role = distillers.ROLES[self.schedule.distiller]
         return [(role, Phase.DISTILL, {"candidates": everything})] * count
 
+    async def prompt_sizes(self, roles: Sequence[Role]) -> list[int]:
+        """Tokens of each role's prompt with nothing of earlier rounds in it."""
+        prompts = []
+        for role in roles:
+            predictor = self.program.predictor(role)
+            messages = render(signature_of(predictor), predictor.demos, self.inputs)
+            prompts.append("\n".join(str(message["content"]) for message in messages))
+        return [size + TEMPLATE_TOKENS for size in await self.count(prompts)]
+
+    async def room(self) -> int | None:
+        """Tokens that the model's context leaves for the candidates of a distill call."""
+        context = getattr(self.lm, "context_length", None)
+        role = distillers.ROLES.get(self.schedule.distiller)
+        if context is None or role is None:
+            return None
+        (prompt,) = await self.prompt_sizes([role])
+        return max(context - prompt - self.sampling(role).cap, 0)
+
     async def check_context(self) -> None:
         """Caps, kappa and prompt against the model's context, where the server says what it is."""
         context = getattr(self.lm, "context_length", None)
         if context is None:
             return
-        sizes = {}
-        for role in [Role.DRAFT, *([Role.REFINE] if self.schedule.rounds > 1 else [])]:
-            predictor = self.program.predictor(role)
-            messages = render(signature_of(predictor), predictor.demos, self.inputs)
-            sizes[role] = "\n".join(str(message["content"]) for message in messages)
-        counts = await self.count(list(sizes.values()))
-        for role, prompt in zip(sizes, counts, strict=True):
+        roles = [Role.DRAFT]
+        if self.schedule.rounds > 1:
+            roles.append(Role.REFINE)
+            if self.schedule.distiller in distillers.ROLES:
+                roles.append(distillers.ROLES[self.schedule.distiller])
+        for role, prompt in zip(roles, await self.prompt_sizes(roles), strict=True):
             cap = self.sampling(role).cap
-            kappa = self.schedule.kappa if role is Role.REFINE else 0
+            kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
             if prompt + kappa + cap > context:
                 raise ConfigError(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import dspy
 
-from pdr_dspy import calls
 from pdr_dspy.commands.display import Display
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.schedule import Schedule
 
 if TYPE_CHECKING:
-    from pdr_dspy.serving import EndpointLM
+    pass
 
 DEFAULT = "qwen2.5-coder-0.5b"
 PROMPT_ROOM = 640
@@ -63,7 +62,7 @@ class Model:
                 with dspy.context(lm=lm):
                     yield lm
             finally:
-                _close(lm)
+                lm.close()
             return
         from pdr_dspy.serving import LlamaCppServer
 
@@ -79,14 +78,7 @@ class Model:
             with dspy.context(lm=server.lm):
                 yield server.lm
         finally:
-            _close(server.lm)
             server.stop()
-
-
-def _close(lm: EndpointLM) -> None:
-    """Close an LM's connections: those of the programs' event loop, then those of synchronous calls."""
-    calls.run(lm.aclose)
-    lm.close()
 
 
 def room(schedule: Schedule) -> int:
