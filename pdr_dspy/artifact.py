@@ -7,28 +7,27 @@ is loaded into a program that has them: `load(path, program=student)`. Language 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
-import operator as operator_module
 import os
 import platform
-import types
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin
+from typing import Any, TypeAlias, cast
 
 import dspy
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from pdr_dspy.annotations import describe_type, rebuild_type
 from pdr_dspy.budget import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
 from pdr_dspy.evaluation import Report
+from pdr_dspy.nesting import operators, replaced
 from pdr_dspy.operators import PDR, SR, LongCoT, Operator
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.signatures import Role, check_task, signature_of
@@ -181,49 +180,6 @@ def read(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def operators(program: dspy.Module) -> dict[str, Operator]:
-    """The operators in a program by their path ("" for the program itself), each once, in the order of attributes."""
-    if isinstance(program, Operator):
-        return {"": program}
-    found: dict[str, Operator] = {}
-    seen: set[int] = set()
-
-    def walk(place: str, value: Any) -> None:
-        if not isinstance(value, dspy.Module) or id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, Operator):
-            found[place] = value
-            return
-        for name, attribute in value.__dict__.items():
-            inner = f"{place}.{name}" if place else name
-            if isinstance(attribute, (list, tuple)):
-                for index, item in enumerate(attribute):
-                    walk(f"{inner}[{index}]", item)
-            elif isinstance(attribute, dict):
-                for key, item in attribute.items():
-                    walk(f"{inner}[{key!r}]", item)
-            else:
-                walk(inner, attribute)
-
-    walk("", program)
-    return found
-
-
-def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
-    """A copy of a program in which every operator is what `change(path, operator)` returned; `program` stays."""
-    if isinstance(program, Operator):
-        return change("", program)
-    copy = program.deepcopy()
-    for place, operator in operators(copy).items():
-        new = change(place, operator)
-        for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
-            delattr(operator, name)
-        for name, value in new.__dict__.items():  # in place: whoever holds the operator goes on holding it
-            setattr(operator, name, value)
-    return copy
-
-
 def figure(entry: Report | Mapping[str, Any]) -> dict[str, Any]:
     """What a file keeps of an evaluation: score with its 95 % interval, mean tokens and calls of a run."""
     if not isinstance(entry, Report):
@@ -368,54 +324,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "unknown"
     return found
-
-
-# --- types as data ---------------------------------------------------------------------------------------------------
-
-_NAMED: dict[str, Any] = {
-    "str": str, "int": int, "float": float, "bool": bool, "none": type(None), "any": Any, "list": list, "dict": dict,
-}  # fmt: skip
-
-
-def describe_type(kind: Any) -> Any:
-    """A type as JSON data: a name, or {"list": ...}, {"dict": [...]}, {"tuple": [...]}, {"union": [...]},
-    {"literal": [...]}; {"custom": name} for what cannot be rebuilt from data."""
-    for name, known in _NAMED.items():
-        if kind is known:
-            return name
-    if kind is None:
-        return "none"
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal and all(value is None or isinstance(value, (str, int, bool)) for value in arguments):
-        return {"literal": list(arguments)}
-    if origin is list:
-        return {"list": describe_type(arguments[0])}
-    if origin is dict:
-        return {"dict": [describe_type(argument) for argument in arguments]}
-    if origin is tuple:
-        return {"tuple": ["..." if argument is Ellipsis else describe_type(argument) for argument in arguments]}
-    if origin in (Union, types.UnionType):
-        return {"union": [describe_type(argument) for argument in arguments]}
-    return {"custom": getattr(kind, "__name__", None) or str(kind)}
-
-
-def rebuild_type(description: Any) -> Any:
-    """The type that `describe_type` described. Raises ArtifactError for a custom or unknown one."""
-    if isinstance(description, str) and description in _NAMED:
-        return _NAMED[description]
-    if isinstance(description, dict) and len(description) == 1:
-        ((form, parts),) = description.items()
-        if form == "list":
-            return list[rebuild_type(parts)]
-        if form == "literal" and parts and all(value is None or isinstance(value, (str, int)) for value in parts):
-            return Literal[tuple(parts)]
-        if form == "dict" and len(parts) == 2:
-            return dict[rebuild_type(parts[0]), rebuild_type(parts[1])]
-        if form == "tuple":
-            return tuple[tuple(... if part == "..." else rebuild_type(part) for part in parts)]
-        if form == "union" and parts:
-            return functools.reduce(operator_module.or_, (rebuild_type(part) for part in parts))
-    raise ArtifactError(f"the type {json.dumps(description)} cannot be rebuilt from the file")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from pdr_dspy import analysis, plots
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import Report
 from pdr_dspy.search import pareto
-from pdr_dspy.search.compile import SearchResult
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.result import SearchResult
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

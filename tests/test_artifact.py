@@ -12,8 +12,10 @@ import dspy
 import pytest
 from pydantic import BaseModel
 
-from pdr_dspy.artifact import describe_type, load, operators, read, rebuild_type, save
+from pdr_dspy.annotations import describe_type, rebuild_type
+from pdr_dspy.artifact import load, read, save
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
+from pdr_dspy.nesting import operators
 from pdr_dspy.operators import PDR, SR, LongCoT, Operator
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.testing import ScriptedRequest, scripted_lm

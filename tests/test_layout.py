@@ -11,10 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors"},
-    {"schedule", "budget", "workspace", "signatures", "answers", "stats"},
+    {"schedule", "budget", "workspace", "signatures", "answers", "annotations", "stats"},
     {"calls", "rollouts", "verifiers", "datasets"},
     {"distillers"},
-    {"operators"},
+    {"operators", "nesting"},
     {"evaluation", "artifact"},
     {"search", "serving", "training"},
     {"analysis"},

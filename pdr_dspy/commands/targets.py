@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ArtifactError, ConfigError
+from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.verifiers import Verifier
 
@@ -68,11 +69,11 @@ def find_task(target: str) -> Task:
 
 
 def operator_of(program: dspy.Module) -> Operator:
-    """The one operator inside a program. Raises ConfigError when there is none."""
-    found = [part for _, part in program.named_sub_modules() if isinstance(part, Operator)]
+    """The first operator inside a program. Raises ConfigError when there is none."""
+    found = operators(program)
     if not found:
         raise ConfigError(f"`{type(program).__name__}` holds no LongCoT, SR or PDR")
-    return found[0]
+    return next(iter(found.values()))
 
 
 def _artifact(path: Path, task: Task | None) -> Target:

@@ -21,7 +21,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
-from pdr_dspy.search.compile import CONFIRMATION_SEED
+from pdr_dspy.search.confirmation import CONFIRMATION_SEED
 
 
 def optimize(

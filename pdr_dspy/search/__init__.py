@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pdr_dspy.search.compile import Confirmation, PDROptimizer, SearchProgress, SearchResult
+from pdr_dspy.search.compile import PDROptimizer
+from pdr_dspy.search.confirmation import Confirmation
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits, front
+from pdr_dspy.search.result import SearchProgress, SearchResult
 from pdr_dspy.search.space import Candidate, Space
 
 __all__ = [

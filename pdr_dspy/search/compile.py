@@ -13,10 +13,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,119 +22,30 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from pdr_dspy import calls
-from pdr_dspy.artifact import operators, save
+from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError, DataError, EndpointError, StoreError
 from pdr_dspy.evaluation import Report, check_examples, evaluate
 from pdr_dspy.evaluation import describe as describe_evaluation
+from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import PRESETS, Schedule, preset
 from pdr_dspy.search import pareto
+from pdr_dspy.search.confirmation import CONFIRMATION_SEED, Confirmation, judge, split
 from pdr_dspy.search.objective import TrialRecord, program_with, record
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.result import SearchProgress, SearchResult, attach, program_of
 from pdr_dspy.search.space import Candidate, Space
 from pdr_dspy.search.study import SamplerName, Trials, open_study
 from pdr_dspy.signatures import Role, render, signature_of
-from pdr_dspy.stats import Paired, paired
+from pdr_dspy.stats import paired
 from pdr_dspy.verifiers._base import Verifier
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 VERSION = 1
-CONFIRMATION_SEED = 104_729
-"""Added to the search's seed when the winner is confirmed: none of its samples took part in choosing it."""
 logger = logging.getLogger("pdr_dspy.search")
-
-
-@dataclass(frozen=True)
-class SearchProgress:
-    """Where a search stands; given to the `progress` callback."""
-
-    event: str
-    """"started" or "finished" for a trial, "row" for each row of it, "confirming" and "confirmed" for a program on
-    untouched questions, "done" at the end."""
-    what: str
-    """The schedule, in words."""
-    trial: TrialRecord | None
-    """The trial that ended, for "finished"."""
-    best: TrialRecord | None
-    """The best within the limits so far, with its interval."""
-    rows: tuple[int, int]
-    """Rows done and rows in all, of what runs now."""
-    trials: int
-    """Measured trials so far."""
-    trials_left: int
-    paid: int
-    """Tokens spent by the search so far."""
-    saved: int
-    """Tokens that trials found in the store instead of paying for them."""
-    seconds: float
-    """Since `compile` was called."""
-    seconds_left: float | None
-    """An estimate from the trials that this process ran; None before the first."""
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """The winner and the untouched student on fresh seeds."""
-
-    winner: Report
-    student: Report
-    difference: Paired
-    """Winner minus student, paired by question."""
-    untouched: bool
-    """Whether the questions took no part in the search."""
-    kept: str
-    """Which of the two was returned: "winner" or "student"."""
-    verdict: str
-    """The outcome in one sentence."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Everything that a search found."""
-
-    program: dspy.Module = field(repr=False)
-    """What `compile` returned."""
-    student: dspy.Module = field(repr=False)
-    """As it was given."""
-    trials: tuple[TrialRecord, ...]
-    """In the order in which they were tried."""
-    best: TrialRecord
-    """The best trial within the limits; its score is what chose it, and so on the high side."""
-    front: tuple[TrialRecord, ...]
-    """Trials that no other beats in score and both costs, the cheapest first."""
-    confirmation: Confirmation
-    limits: Limits
-    stopped: str
-    """Why the search ended."""
-
-    @property
-    def paid(self) -> int:
-        """Tokens that the trials and the confirmation cost."""
-        confirmed = self.confirmation.winner.paid + self.confirmation.student.paid
-        return sum(trial.paid for trial in self.trials) + confirmed
-
-    @property
-    def saved(self) -> int:
-        """Tokens of trials that were found in the store."""
-        return sum(trial.saved for trial in self.trials)
-
-    def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
-        """A program with the best schedule measured within other limits, in mean tokens of a run.
-
-        Raises ConfigError, naming the least, when none is within them.
-        """
-        measured = [trial for trial in self.trials if trial.state == "measured"]
-        chosen = pareto.best(measured, Limits(sequential, total))
-        if chosen is None:
-            least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
-            raise ConfigError(
-                f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
-                f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
-            )
-        return program_of(self.student, chosen)
 
 
 class PDROptimizer(Teleprompter):
@@ -274,7 +183,7 @@ class _Search:
         self.operator: Operator = next(iter(found.values()))
         self.space = optimizer.space or Space.default_for(self.operator.schedule)
         self.limits = optimizer.limits
-        self.train, self.held_out, self.untouched = _split(list(trainset), valset, optimizer.seed)
+        self.train, self.held_out, self.untouched = split(list(trainset), valset, optimizer.seed)
         ids = check_examples(self.student, self.train, optimizer.verifier)
         check_examples(self.student, self.held_out, optimizer.verifier)
         self.confirmed_on = address({"questions": [calls.identity(dict(e.inputs())) for e in self.held_out]})[:8]
@@ -462,7 +371,7 @@ class _Search:
         )
         if self.folder is not None:
             self.write(result)
-        _attach(program, result)
+        attach(program, result)
         logger.info("%s; %s", stopped, confirmation.verdict)
         return result
 
@@ -478,7 +387,7 @@ class _Search:
             self.tell("confirming", str(best.candidate))
             winner = self.measure(best.candidate, self.held_out, f"{folder}/{best.number:04d}", repeats, seed)
         difference = paired(winner.per_question, student.per_question)
-        kept, verdict = _judge(winner, student, difference, self.limits, same=same)
+        kept, verdict = judge(winner, student, difference, self.limits, same=same)
         if not self.untouched:
             verdict += "; the questions are those of the search, only the seeds are fresh: give `valset=...`"
         self.tell("confirmed", verdict)
@@ -563,75 +472,3 @@ class _Search:
                 seconds_left=left * sum(self.ran) / len(self.ran) if self.ran else None,
             )
         )
-
-
-def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
-    """A copy of the student as it ran in a trial."""
-    return student.deepcopy() if trial.origin == "student" else program_with(student, trial.candidate)
-
-
-def _split(
-    trainset: list[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
-) -> tuple[list[dspy.Example], list[dspy.Example], bool]:
-    """Questions for the trials, questions for the confirmation, and whether the two are apart."""
-    if valset is not None:
-        asked = {calls.identity(dict(example.inputs())) for example in trainset}
-        apart = not any(calls.identity(dict(example.inputs())) in asked for example in valset)
-        return trainset, list(valset), apart
-    if len(trainset) < 8:
-        return trainset, trainset, False
-    order = list(range(len(trainset)))
-    random.Random(seed).shuffle(order)
-    held = set(order[: len(trainset) // 4])
-    return (
-        [example for place, example in enumerate(trainset) if place not in held],
-        [example for place, example in enumerate(trainset) if place in held],
-        True,
-    )
-
-
-def _judge(winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool) -> tuple[str, str]:
-    """Which of the two to return, and why."""
-    low, high = difference.interval
-    figures = (
-        f"{winner.score:.3f} against {student.score:.3f}, a difference of {difference.difference:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}], at B_seq {winner.sequential:.0f} against {student.sequential:.0f} and B_total "
-        f"{winner.total:.0f} against {student.total:.0f}"
-    )
-    if same:
-        return "student", f"the untouched student was the best of the search: {student.score:.3f} on confirmation"
-    if not limits.allow(student):
-        over = "" if limits.allow(winner) else "; on these questions it is over the limits too"
-        return "winner", f"the winner is kept, the student costs more than the limits allow: {figures}{over}"
-    if not limits.allow(winner):
-        return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}"
-    if difference.difference > 0:
-        sure = "" if low > 0 else "; the difference may be chance"
-        return "winner", f"the winner is kept: {figures}{sure}"
-    if difference.difference == 0 and (winner.total, winner.sequential) < (student.total, student.sequential):
-        return "winner", f"the winner is kept, it is as good for fewer tokens: {figures}"
-    return "student", f"the student is kept, the winner did no better on confirmation: {figures}"
-
-
-def _attach(program: dspy.Module, result: SearchResult) -> None:
-    """What DSPy's users look for on a compiled program."""
-    measured = sorted((t for t in result.trials if t.state == "measured"), key=lambda t: (-t.score, t.total))
-    kept = result.confirmation.winner if result.confirmation.kept == "winner" else result.confirmation.student
-    attributes: dict[str, Any] = {
-        "score": kept.score,
-        "candidate_programs": [
-            {
-                "score": trial.score,
-                "program": program_of(result.student, trial),
-                "schedule": trial.schedule,
-                "sequential": trial.sequential,
-                "total": trial.total,
-            }
-            for trial in measured
-        ],
-        "trial_logs": [trial.model_dump(exclude={"profile"}) for trial in result.trials],
-        "confirmation": result.confirmation,
-        "front": result.front,
-    }
-    for name, value in attributes.items():
-        setattr(program, name, value)

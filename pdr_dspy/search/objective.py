@@ -9,10 +9,10 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, ConfigDict
 
-from pdr_dspy.artifact import operators, replaced
 from pdr_dspy.budget import Call, Phase
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import Report
+from pdr_dspy.nesting import operators, replaced
 from pdr_dspy.operators import Operator
 from pdr_dspy.schedule import Nominal, Schedule
 from pdr_dspy.search.pareto import Limits

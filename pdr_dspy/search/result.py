@@ -1,0 +1,117 @@
+"""What a search tells while it runs and when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dspy
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.search import pareto
+from pdr_dspy.search.confirmation import Confirmation
+from pdr_dspy.search.objective import TrialRecord, program_with
+from pdr_dspy.search.pareto import Limits
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    """Where a search stands; given to the `progress` callback."""
+
+    event: str
+    """"started" or "finished" for a trial, "row" for each row of it, "confirming" and "confirmed" for a program on
+    untouched questions, "done" at the end."""
+    what: str
+    """The schedule, in words."""
+    trial: TrialRecord | None
+    """The trial that ended, for "finished"."""
+    best: TrialRecord | None
+    """The best within the limits so far, with its interval."""
+    rows: tuple[int, int]
+    """Rows done and rows in all, of what runs now."""
+    trials: int
+    """Measured trials so far."""
+    trials_left: int
+    paid: int
+    """Tokens spent by the search so far."""
+    saved: int
+    """Tokens that trials found in the store instead of paying for them."""
+    seconds: float
+    """Since `compile` was called."""
+    seconds_left: float | None
+    """An estimate from the trials that this process ran; None before the first."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Everything that a search found."""
+
+    program: dspy.Module = field(repr=False)
+    """What `compile` returned."""
+    student: dspy.Module = field(repr=False)
+    """As it was given."""
+    trials: tuple[TrialRecord, ...]
+    """In the order in which they were tried."""
+    best: TrialRecord
+    """The best trial within the limits; its score is what chose it, and so on the high side."""
+    front: tuple[TrialRecord, ...]
+    """Trials that no other beats in score and both costs, the cheapest first."""
+    confirmation: Confirmation
+    limits: Limits
+    stopped: str
+    """Why the search ended."""
+
+    @property
+    def paid(self) -> int:
+        """Tokens that the trials and the confirmation cost."""
+        confirmed = self.confirmation.winner.paid + self.confirmation.student.paid
+        return sum(trial.paid for trial in self.trials) + confirmed
+
+    @property
+    def saved(self) -> int:
+        """Tokens of trials that were found in the store."""
+        return sum(trial.saved for trial in self.trials)
+
+    def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
+        """A program with the best schedule measured within other limits, in mean tokens of a run.
+
+        Raises ConfigError, naming the least, when none is within them.
+        """
+        measured = [trial for trial in self.trials if trial.state == "measured"]
+        chosen = pareto.best(measured, Limits(sequential, total))
+        if chosen is None:
+            least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
+            raise ConfigError(
+                f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
+                f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
+            )
+        return program_of(self.student, chosen)
+
+
+def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
+    """A copy of the student as it ran in a trial."""
+    return student.deepcopy() if trial.origin == "student" else program_with(student, trial.candidate)
+
+
+def attach(program: dspy.Module, result: SearchResult) -> None:
+    """What DSPy's users look for on a compiled program."""
+    measured = sorted((t for t in result.trials if t.state == "measured"), key=lambda t: (-t.score, t.total))
+    kept = result.confirmation.winner if result.confirmation.kept == "winner" else result.confirmation.student
+    attributes: dict[str, Any] = {
+        "score": kept.score,
+        "candidate_programs": [
+            {
+                "score": trial.score,
+                "program": program_of(result.student, trial),
+                "schedule": trial.schedule,
+                "sequential": trial.sequential,
+                "total": trial.total,
+            }
+            for trial in measured
+        ],
+        "trial_logs": [trial.model_dump(exclude={"profile"}) for trial in result.trials],
+        "confirmation": result.confirmation,
+        "front": result.front,
+    }
+    for name, value in attributes.items():
+        setattr(program, name, value)
