@@ -344,6 +344,14 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     return ids
 
 
+def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
+    """What a program is called with for an example: the fields that an operator takes, else all that are inputs."""
+    if not isinstance(program, Operator):
+        return dict(example.inputs())
+    given = example.inputs() if _marked(example) else example
+    return {name: given[name] for name in program.task.input_fields if name in given}
+
+
 def describe(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -568,13 +576,9 @@ class _Work:
             )
 
     async def predict(self, example: dspy.Example) -> dspy.Prediction:
-        if isinstance(self.program, Operator):
-            given = example.inputs() if _marked(example) else example
-            inputs = {name: given[name] for name in self.program.task.input_fields if name in given}
-            if self.budget is not None:
-                inputs["budget"] = self.budget
-        else:
-            inputs = dict(example.inputs())
+        inputs = inputs_of(self.program, example)
+        if isinstance(self.program, Operator) and self.budget is not None:
+            inputs["budget"] = self.budget
         if hasattr(self.program, "aforward"):
             return await self.program.acall(**inputs)
         return await self.in_thread(self.program, **inputs)

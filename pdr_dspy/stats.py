@@ -23,16 +23,18 @@ def score_interval(per_question: Sequence[float], *, level: float = 0.95) -> Int
     """Interval of a mean score in [0, 1], given each question's mean over its repeats.
 
     Student's t with N - 1 degrees of freedom over questions; Wilson's interval where every question is all right or
-    all wrong, since t has no width at 0 of N. One question or none says nothing: (0, 1).
+    all wrong, and its counterpart where all questions have the same score, since t has no width there. One question or
+    none says nothing: (0, 1).
     """
     n = len(per_question)
     if n < 2:
         return Interval(0.0, 1.0)
     if all(value in (0.0, 1.0) for value in per_question):
         return wilson(sum(per_question), n, level=level)
-    mean = fmean(per_question)
-    half = t_quantile(0.5 + level / 2, n - 1) * math.sqrt(variance(per_question) / n)
-    return Interval(max(0.0, mean - half), min(1.0, mean + half))
+    if max(per_question) - min(per_question) < 1e-12:
+        return _unvaried(per_question[0], n, lowest=0.0, level=level)
+    low, high = mean_interval(per_question, level=level)
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
@@ -43,6 +45,12 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     half = t_quantile(0.5 + level / 2, n - 1) * math.sqrt(variance(values) / n)
     mean = fmean(values)
     return Interval(mean - half, mean + half)
+
+
+def _unvaried(value: float, n: int, *, lowest: float, level: float) -> Interval:
+    """Interval of a mean in [lowest, 1] after n equal values: as many others as Wilson allows for, anywhere."""
+    others = wilson(0, n, level=level).high
+    return Interval(value - others * (value - lowest), value + others * (1.0 - value))
 
 
 def wilson(successes: float, n: int, *, level: float = 0.95) -> Interval:
@@ -106,7 +114,7 @@ class Paired(NamedTuple):
     """Mean score of the first minus that of the second."""
     interval: Interval
     p_value: float
-    """Two-sided; exact binomial on discordant questions for 0/1 scores, t otherwise."""
+    """Two-sided; exact binomial on discordant questions for 0/1 scores and for equal differences, t otherwise."""
 
 
 def paired(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> Paired:
@@ -119,14 +127,14 @@ def paired(first: Sequence[float], second: Sequence[float], *, level: float = 0.
     if n < 2:
         return Paired(fmean(differences) if n else math.nan, Interval(-1.0, 1.0), 1.0)
     mean = fmean(differences)
-    interval = mean_interval(differences, level=level)
-    interval = Interval(max(-1.0, interval.low), min(1.0, interval.high))
-    if all(value in (0.0, 1.0) for value in (*first, *second)):
-        wins, losses = differences.count(1.0), differences.count(-1.0)
-        return Paired(mean, interval, sign_test(wins, losses))
+    wins, losses = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
     spread = math.sqrt(variance(differences) / n)
-    if spread == 0.0:
-        return Paired(mean, interval, 1.0 if mean == 0 else 0.0)
+    if spread < 1e-12:  # all the same but for rounding: t would be certain of it, however few they are
+        return Paired(mean, _unvaried(mean, n, lowest=-1.0, level=level), sign_test(wins, losses))
+    low, high = mean_interval(differences, level=level)
+    interval = Interval(max(-1.0, low), min(1.0, high))
+    if all(value in (0.0, 1.0) for value in (*first, *second)):
+        return Paired(mean, interval, sign_test(wins, losses))
     return Paired(mean, interval, 2 * (1 - t_cdf(abs(mean) / spread, n - 1)))
 
 

@@ -80,3 +80,16 @@ def test_paired_differences() -> None:
     assert graded.p_value == pytest.approx(0.0377, abs=1e-4)
     with pytest.raises(ValueError, match="zip"):
         paired([1.0], [1.0, 0.0])
+
+
+def test_equal_values_are_no_certainty() -> None:
+    # Wilson for 0 of 4 ends at 0.4899: so many of the next questions may be anything
+    assert score_interval([0.5] * 4) == (pytest.approx(0.2551, abs=1e-4), pytest.approx(0.7449, abs=1e-4))
+    two = paired([1.0, 1.0], [0.0, 0.0])
+    assert two.interval.low < 0.0 < two.interval.high == 1.0
+    assert two.p_value == pytest.approx(0.5)
+    graded = paired([0.75, 0.5, 0.9], [0.5, 0.25, 0.65])
+    assert graded.p_value == pytest.approx(0.25)
+    assert graded.interval.low < graded.difference < graded.interval.high
+    none = paired([0.0, 1.0] * 12, [0.0, 1.0] * 12)
+    assert none.interval == (pytest.approx(-0.138, abs=1e-3), pytest.approx(0.138, abs=1e-3))
