@@ -20,7 +20,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.lm15 import Request, Response, request_from_openai_chat
+from dspy.clients.backend_selection import CLIENT_KEYS
+from dspy.lm15 import LM15Error, Request, Response, request_from_openai_chat
 from dspy.utils.exceptions import LMError
 
 from pdr_dspy.budget import Call, Phase, Usage
@@ -117,6 +118,11 @@ def serving(predictor: dspy.Predict) -> dspy.LM:
             "no language model is set; call `dspy.configure(lm=pdr_dspy.serving.connect(model, api_base))` "
             f"or any `dspy.LM(...)` first (got {lm!r})"
         )
+    if getattr(lm, "model_type", "chat") == "text":
+        raise ConfigError(
+            f'`dspy.LM({lm.model!r}, model_type="text")` completes bare text and takes no chat messages; '
+            'leave `model_type` at "chat"'
+        )
     return lm  # type: ignore[return-value]
 
 
@@ -203,20 +209,33 @@ class _Result(NamedTuple):
     seconds: float
 
 
+_NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
+"""Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
+
+
 def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: int) -> _Job:
     settings = {
         name: value
         for name, value in lm.kwargs.items()
-        if value is not None and name not in ("rollout_id", "n", "num_generations", "seed", "cache")
+        if value is not None and name not in _NOT_ON_THE_WIRE and name not in CLIENT_KEYS
     }
-    if "max_completion_tokens" in settings:  # hosted reasoning models take neither a temperature nor max_tokens
-        settings["max_completion_tokens"] = max(sampling.cap, 16000)
+    if "max_completion_tokens" in lm.kwargs:  # hosted reasoning models take neither a temperature nor max_tokens
+        settings["max_completion_tokens"] = sampling.cap
         settings.pop("temperature", None)
     else:
         settings |= {"max_tokens": sampling.cap, "temperature": sampling.temperature, "top_p": sampling.top_p}
     body = {"model": lm.model, "messages": messages, **settings}
     unseeded = {**body, "model": getattr(lm, "identity", lm.model)}
-    request = request_from_openai_chat({**body, "seed": seed})
+    where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
+    if where:  # two servers may have different weights under one name
+        unseeded["api_base"] = where
+    try:
+        request = request_from_openai_chat({**body, "seed": seed})
+    except (LM15Error, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"`dspy.LM({lm.model!r}, ...)` has settings or messages that cannot be sent "
+            f"({', '.join(sorted(settings))}): {error}"
+        ) from error
     return _Job(request, address({**unseeded, "seed": seed}), seed, address(unseeded), messages)
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import dspy
 import pytest
 from conftest import engine, role_of, solver, wait
+from mock_server import MockServer
 
 from pdr_dspy import calls
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import ConfigError, RoundFailed, StoreError
-from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.operators import PDR, SR, LongCoT
 from pdr_dspy.rollouts import Rollout, Rollouts
 from pdr_dspy.signatures import Role, check_task, derive
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
@@ -389,3 +390,61 @@ def test_a_trace_does_not_grow_without_end() -> None:
         for question in "abcdef":
             LongCoT("question -> answer")(question=question)
     assert [inputs["question"] for _, inputs, _ in trace] == ["d", "e", "f"]
+
+
+def text_of(body: dict[str, Any], seed: int) -> str:
+    return "Selected: 1, 2" if "Candidate" in str(body["messages"]) and "pick" in str(body["messages"]) else "Work.\nAnswer: 5"
+
+
+HOSTED = (
+    LongCoT("question -> answer: int", draft_tokens=64),
+    SR("question -> answer: int", rounds=2, critique=True, draft_tokens=64),
+    *(
+        PDR("question -> answer: int", widths=(3, 2, 1), distiller=distiller, draft_tokens=64)
+        for distiller in ("random_k", "summary", "topk", "topk_per_sample")
+    ),
+)
+
+
+@pytest.mark.parametrize("program", HOSTED, ids=lambda program: str(program.schedule))
+def test_any_lm_of_dspys_serves_every_operator(program: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up
+    with MockServer(text_of) as server:
+        lm = dspy.LM("openai/mock", api_base=server.api_base, api_key="k", timeout=30, cache=False, num_retries=0)
+        with dspy.context(lm=lm):
+            prediction = program(question="q")
+    assert prediction.answer == 5
+    assert len(server.requests) == len(prediction.ledger) == program.schedule.calls
+    assert all(not call.estimated and call.failure is None for call in prediction.ledger.calls)
+    for body in server.requests:
+        assert {"api_base", "api_key", "timeout"}.isdisjoint(body)
+        assert body["temperature"] == 1.0
+        assert isinstance(body["seed"], int)
+
+
+def test_a_reasoning_model_is_sent_the_cap_that_is_on_the_ledger(monkeypatch: Any) -> None:
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up
+    with MockServer(text_of, models=("gpt-5-mini",), usage=False) as server:
+        lm = dspy.LM("openai/gpt-5-mini", api_base=server.api_base, api_key="k", cache=False, num_retries=0)
+        with dspy.context(lm=lm):
+            prediction = LongCoT("question -> answer", draft_tokens=64, thinking_tokens=200)(question="q")
+    (body,) = server.requests
+    assert body["max_completion_tokens"] == prediction.ledger.calls[0].cap == 264
+    assert "temperature" not in body
+    assert prediction.ledger.calls[0].estimated
+
+
+def test_servers_with_one_model_name_share_no_rollouts() -> None:
+    store = Rollouts()
+    for port in (1, 2):
+        with MockServer(lambda body, seed, port=port: f"Answer: {port}") as server:
+            lm = dspy.LM("openai/mock", api_base=server.api_base, api_key="k", cache=False, num_retries=0)
+            with dspy.context(lm=lm), calls.session(store=store):
+                assert LongCoT("question -> answer")(question="q").answer == str(port)
+
+
+@pytest.mark.parametrize(("settings", "says"), [({"colour": 1}, "colour"), ({"model_type": "text"}, "model_type")])
+def test_a_setting_of_the_lm_that_cannot_be_sent_is_named(settings: dict[str, Any], says: str) -> None:
+    lm = dspy.LM("openai/mock", api_base="http://127.0.0.1:9/v1", api_key="k", **settings)
+    with dspy.context(lm=lm), pytest.raises(ConfigError, match=says):
+        LongCoT("question -> answer")(question="q")
