@@ -393,7 +393,8 @@ def test_a_trace_does_not_grow_without_end() -> None:
 
 
 def text_of(body: dict[str, Any], seed: int) -> str:
-    return "Selected: 1, 2" if "Candidate" in str(body["messages"]) and "pick" in str(body["messages"]) else "Work.\nAnswer: 5"
+    asked = str(body["messages"])
+    return "Selected: 1, 2" if "Candidate" in asked and "pick" in asked else "Work.\nAnswer: 5"
 
 
 HOSTED = (
