@@ -23,15 +23,16 @@ SPACE = Space(
     widths=(1, 4, 8),
     distiller=("random_k", "topk", "summary"),
     k=(2, 4),
-    kappa=(320,),
-    draft_tokens=(96,),
+    kappa=(480,),
+    draft_tokens=(128,),
+    refine_tokens=(192,),
     distill_tokens=(96,),
-    temperature=(0.5, 0.8),
+    temperature=(0.8,),  # another temperature means other drafts, and drafts are what the time goes to
 )
 
 
 @guarded
-def main(*, model: Model | None = None, train: int = 12, dev: int = 24, trials: int = 10) -> None:
+def main(*, model: Model | None = None, train: int = 8, dev: int = 12, trials: int = 8) -> None:
     """Search on `train` questions, confirm and compare on `dev` others."""
     study(
         Task("arithmetic", arithmetic.build, arithmetic.data, arithmetic.verifier),
@@ -42,10 +43,10 @@ def main(*, model: Model | None = None, train: int = 12, dev: int = 24, trials: 
         display=Display(),
         space=SPACE,
         compare=True,
-        max_total=2500,  # mean tokens of all calls of a run
+        max_total=3000,  # mean tokens of all calls of a run
         trials=trials,
         confirm_repeats=1,
-        time_limit=6 * 60,
+        time_limit=5 * 60,
     )
 
 

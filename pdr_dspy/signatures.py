@@ -3,8 +3,8 @@
 Instructions are the prompts, so they live here, one constant each, and DSPy optimizers may replace them. The form of a
 prompt (labels, where the answer goes) does not depend on them: `render` adds it, so no optimizer can break it.
 
-A prompt puts the instructions first, then the task's inputs, then what earlier rounds left: drafts of one question and
-refinements of one question share the longest possible prefix for a server's prefix cache.
+A prompt puts the instructions first, then the task's inputs, then what earlier rounds left, then the form of the reply:
+drafts of one question and refinements of one question share the longest possible prefix for a server's prefix cache.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ CALL_KEYWORDS = ("budget", "seed")
 DRAFT = "Work through the problem step by step, one short line for each step, and check the result before you state it."
 REFINE = """\
 The workspace below was distilled from earlier attempts at the same problem. It may be right, wrong, or contradict
-itself. Check what it says against the problem. Reuse or merge what holds, override what does not, and if nothing holds
-set all of it aside and solve the problem afresh. Write a complete solution of your own, one short line for each
-step."""
+itself. Check what it says against the problem, one short line for each step: what holds, and what does not. Reuse or
+merge what holds, override what does not, and if nothing holds set all of it aside and solve the problem afresh. Write a
+complete solution of your own."""
 REVISE = """\
 The workspace below is your previous solution of the same problem. It may be wrong.
 Check it step by step against the problem. Keep what holds, correct what does not, and start afresh if its approach
@@ -154,9 +154,8 @@ def render(
     adapter = dspy.settings.adapter
     if adapter is not None or any(_is_custom(field.annotation) for field in signature.input_fields.values()):
         return (adapter or dspy.ChatAdapter()).format(signature, [dict(demo) for demo in demos], dict(inputs))
-    messages = [
-        {"role": "system", "content": f"{textwrap.dedent(signature.instructions).strip()}\n\n{_form(signature)}"}
-    ]
+    about = [textwrap.dedent(signature.instructions).strip(), _given(signature)]
+    messages = [{"role": "system", "content": "\n\n".join(part for part in about if part)}]
     for demo in demos:
         if any(demo.get(name) is None for name in signature.input_fields if name not in ("workspace", "candidates")):
             continue  # a demonstration without its question teaches nothing
@@ -164,7 +163,7 @@ def render(
             continue
         messages.append({"role": "user", "content": _inputs(signature, demo)})
         messages.append({"role": "assistant", "content": _outputs(signature, demo)})
-    messages.append({"role": "user", "content": _inputs(signature, inputs)})
+    messages.append({"role": "user", "content": f"{_inputs(signature, inputs)}\n\n{_form(signature)}"})
     return messages
 
 
@@ -173,25 +172,29 @@ def label(name: str) -> str:
     return name.replace("_", " ").strip().capitalize()
 
 
-def _form(signature: type[dspy.Signature]) -> str:
-    labelled = {name: field for name, field in signature.output_fields.items() if name not in FREE}
+def _given(signature: type[dspy.Signature]) -> str:
+    """What the task's author wrote about its inputs."""
     described = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
         if (desc := _description(name, field)) and name not in ("workspace", "candidates", "flaws_found")
     ]
-    lines = ["You are given:", *described, ""] if described else []
+    return "\n".join(["You are given:", *described]) if described else ""
+
+
+def _form(signature: type[dspy.Signature]) -> str:
+    """Where the answer goes. It stands at the end of the last message: at the end of the instructions, before the
+    question, a small model took it for all it had to write (0.02 right in one pass instead of 0.28, on 8 sums with 4
+    drafts each by Qwen2.5-Coder-0.5B)."""
+    labelled = {name: field for name, field in signature.output_fields.items() if name not in FREE}
     if not labelled:
-        return "\n".join([*lines, "Reply with the text alone."])
-    # Asked for the last line alone, a small model writes nothing else: on sums of three numbers this half sentence took
-    # Qwen2.5-Coder-0.5B from 0.14 to 0.35 right in one pass (12 questions, 8 drafts each).
+        return "Reply with the text alone."
     first = "Write the steps first. Then end" if "solution" in signature.output_fields else "End"
     if len(labelled) == 1:
-        lines.append(f"{first} with one line of exactly this form:")
+        head = f"{first} with one line of exactly this form:"
     else:
-        lines.append(f"{first} with exactly these {len(labelled)} lines, in this order:")
-    lines += [f"{label(name)}: <{_hint(name, field)}>" for name, field in labelled.items()]
-    return "\n".join(lines)
+        head = f"{first} with exactly these {len(labelled)} lines, in this order:"
+    return "\n".join([head, *(f"{label(name)}: <{_hint(name, field)}>" for name, field in labelled.items())])
 
 
 def _description(name: str, field: Any) -> str:

@@ -19,9 +19,9 @@ settings.load_profile("tests")
 def role_of(request: ScriptedRequest) -> str:
     """Which role asks, judged by the prompt alone."""
     if "Candidates:" in request.user:
-        return "select" if "Selected: <" in request.system else "distill"
+        return "select" if "Selected: <" in request.user else "distill"
     if "Workspace:" in request.user:
-        return "refine" if "Answer: <" in request.system else "critique"
+        return "refine" if "Answer: <" in request.user else "critique"
     return "draft"
 
 

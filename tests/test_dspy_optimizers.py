@@ -36,7 +36,7 @@ def right(request: ScriptedRequest) -> str:
         return "\n".join(f"[[ ## {name} ## ]]\nCheck every sum twice.\n" for name in dict.fromkeys(fields))
     text = request.user
     number = next((n for n in range(6) if f"q{n}" in text), 0)
-    return solver(request) if "Answer: <" not in request.system else f"Count.\nAnswer: {number % 3}"
+    return solver(request) if "Answer: <" not in request.user else f"Count.\nAnswer: {number % 3}"
 
 
 @pytest.fixture(params=PROGRAMS)

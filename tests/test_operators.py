@@ -108,9 +108,9 @@ class Rich(dspy.Signature):
 
 def test_tasks_with_several_typed_fields_run_through_every_role() -> None:
     def reply(request: ScriptedRequest) -> str:
-        if "Selected: <" in request.system:
+        if "Selected: <" in request.user:
             return "Selected: [1]"
-        if "Sure: <" not in request.system:
+        if "Sure: <" not in request.user:
             return "notes"
         return 'It is so.\nSure: maybe\nPlaces: [1, 2]\nPlace: {"city": "Rome", "year": 1960}'
 

@@ -133,7 +133,10 @@ def test_the_prompt_of_a_question_is_the_prefix_of_its_refinement() -> None:
     task = check_task("question -> answer")
     draft = render(derive(task, Role.DRAFT), [], {"question": "q"})[-1]["content"]
     refine = render(derive(task, Role.REFINE), [], {"question": "q", "workspace": "w"})[-1]["content"]
-    assert refine.startswith(draft)
+    question, form = draft.split("\n\n", 1)
+    assert question == "Question: q"
+    assert refine.startswith(question)
+    assert refine.endswith(form)  # the form of the reply comes last, after the workspace
 
 
 def test_demonstrations_that_teach_nothing_are_left_out() -> None:
@@ -173,7 +176,9 @@ def test_hints_say_what_is_wanted() -> None:
         size: Literal["small", "large"] = dspy.OutputField()
         ready: bool = dspy.OutputField(desc="whether it is done")
 
-    system = render(derive(check_task(Hinted), Role.DRAFT), [], {"question": "q"})[0]["content"]
+    system, user = (
+        message["content"] for message in render(derive(check_task(Hinted), Role.DRAFT), [], {"question": "q"})
+    )
     assert "Question: in English" in system
-    assert "Size: <one of small, large>" in system
-    assert "Ready: <whether it is done; yes or no>" in system
+    assert "Size: <one of small, large>" in user
+    assert "Ready: <whether it is done; yes or no>" in user
