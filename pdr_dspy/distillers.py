@@ -170,7 +170,9 @@ def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[D
     k = min(round_.schedule.k, len(order))
     named = reply.reading.outputs.get("selected")
     if not named and reply.text and not reply.call.truncated:
-        named = [int(number) for number in re.findall(r"(?i)candidates?\s*#?\s*(\d{1,3})\b", reply.text)]
+        bare = re.fullmatch(r"[\[\](){}\s\d,;.&]+", reply.text)  # nothing but the numbers
+        form = r"\b(\d{1,3})\b" if bare else r"(?i)candidates?\s*#?\s*(\d{1,3})\b"
+        named = [int(number) for number in re.findall(form, reply.text)]
     numbers = list(dict.fromkeys(n for n in named or () if 1 <= n <= len(order)))[:k]
     if numbers:
         return [order[number - 1] for number in numbers], reply.call

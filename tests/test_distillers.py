@@ -91,6 +91,13 @@ def test_a_selection_of_too_many_repeated_or_foreign_numbers_is_cut_to_k() -> No
     assert (prose.calls[0].failure, len(prose.workspaces[0].sources)) == (None, 2)
 
 
+@pytest.mark.parametrize("text", ["2, 5", "(2, 5)", "2 & 5."])
+def test_numbers_without_a_label_are_a_selection(text: str) -> None:
+    made = run("topk", [text])
+    assert made.calls[0].failure is None
+    assert made.workspaces == run("topk", ["[2, 5]"]).workspaces
+
+
 def test_per_sample_selection_is_made_once_for_each_next_draft_over_its_own_order() -> None:
     made = run("topk_per_sample", ["[1, 2]"])
     assert len(made.calls) == 3
