@@ -23,7 +23,7 @@ import dspy
 from dspy.utils.usage_tracker import UsageTracker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pdr_dspy import calls
+from pdr_dspy import calls, operators
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.operators import Operator, Round
@@ -279,6 +279,9 @@ async def aevaluate(
         check = getattr(lm, "check", None)
         if check is not None:
             await check()
+    if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
+        shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
+        await operators.check(program, shortest, budget or Budget())
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
     folder = None if run_dir is None else Path(run_dir)
     finished = {} if folder is None else _open_run(folder, config)

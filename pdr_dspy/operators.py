@@ -281,17 +281,12 @@ async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budge
     run_seed = now.seed if seed is None else seed
     example = calls.identity(inputs)
     run = _Run(program, inputs, example, run_seed, budget)
-    await run.check_context()
+    await run.check()
     rounds: list[Round] = []
     workspaces: tuple[Workspace, ...] = ()
     for number, width in enumerate(schedule.widths, start=1):
         stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
-        if not await run.affords([(role, Phase.DRAFT, values) for role, values in stage]):
-            if not rounds:
-                raise BudgetTooSmall(
-                    f"`{budget!r}` is below the worst case of the first round of {schedule}: {run.worst} tokens; "
-                    "raise it, or lower `draft_tokens` or the first width"
-                )
+        if rounds and not await run.affords([(role, Phase.DRAFT, values) for role, values in stage]):
             return run.stopped(rounds, Stop.BUDGET)
         drafts = await run.drafts(number, stage)
         if all(not draft.ok for draft in drafts):
@@ -313,6 +308,14 @@ async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budge
             outputs=final.outputs, solution=final.solution, ledger=run.ledger, rounds=tuple(rounds), stop=Stop.DONE
         )
     return run.stopped(rounds, Stop.FELL_BACK)
+
+
+async def check(program: Operator, inputs: Mapping[str, Any], budget: Budget) -> None:
+    """What can be known of a run before its first call: that it fits the model's context and the budget.
+
+    Raises ConfigError or BudgetTooSmall, as the run itself would.
+    """
+    await _Run(program, inputs, "", 0, budget).check()
 
 
 def _reading(program: Operator, workspaces: Sequence[Workspace], index: int, flaws: str) -> tuple[Role, dict[str, Any]]:
@@ -483,6 +486,15 @@ class _Run:
             return None
         (prompt,) = await self.prompt_sizes([role])
         return max(context - prompt - self.sampling(role).cap, 0)
+
+    async def check(self) -> None:
+        """The context and the worst case of the first round, before anything is spent."""
+        await self.check_context()
+        if not await self.affords([(Role.DRAFT, Phase.DRAFT, {})] * self.schedule.widths[0]):
+            raise BudgetTooSmall(
+                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                "tokens; raise it, or lower `draft_tokens` or the first width"
+            )
 
     async def check_context(self) -> None:
         """Caps, kappa and prompt against the model's context, where the server says what it is."""

@@ -137,12 +137,15 @@ def test_a_report_without_rows_says_nothing() -> None:
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_sent(
-    options: dict[str, Any], error: type[Exception], message: str
+    options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     lm = options.setdefault("lm", engine())
+    told: list[Row] = []
     with pytest.raises(error, match=message):
-        run(**options)
+        run(**options, run_dir=tmp_path / "run", progress=lambda row, done, count: told.append(row))
     assert lm.served.calls == 0
+    assert not told
+    assert not (tmp_path / "run").exists()
 
 
 def test_examples_whose_inputs_are_not_marked_work_with_an_operator() -> None:
