@@ -70,7 +70,7 @@ class Model:
         with display.status(f"starting {name}"):
             server = LlamaCppServer(
                 name,
-                slots=slots or min(max(16, *schedule.widths), 32),
+                slots=slots or min(4 * max(4, *schedule.widths), 32),  # several questions' drafts decode together
                 context=room(schedule),
                 progress=display.download,
             ).start()
