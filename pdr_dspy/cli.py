@@ -75,6 +75,10 @@ def guarded(command: Command) -> Command:
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
             sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
+        except OSError as error:  # a full or unwritable disk, where nobody closer to it said more
+            where = f"{error.filename}: " if error.filename else ""
+            typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
+            sys.exit(1)
         except KeyboardInterrupt:
             typer.secho("stopped; the same command goes on", err=True)
             sys.exit(130)

@@ -198,6 +198,11 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
         (("run", "addition"), 2, "give either `--input` (inputs: question) or `--jsonl`"),
         (("run", "empty.py", "-i", "x"), 2, "has no function `build()`"),
         (("run", "broken.py", "-i", "x"), 2, "line 1, is not Python"),
+        (("run", "raises.py", "-i", "x"), 2, "raises.py failed: NameError: name 'unknown' is not defined"),
+        (("run", "builds.py", "-i", "x"), 2, "`build()` of builds failed: KeyError: 'a' ("),
+        (("run", "gives.py", "-i", "x"), 2, "`build()` of gives returned 3"),
+        (("eval", "reads.py"), 2, "`data()` or `verifier()` of reads failed: ZeroDivisionError"),
+        (("optimize", "reads.py"), 2, "`data()` of reads failed: ZeroDivisionError"),
         (("run", "addition", "--jsonl", "bad.jsonl", "--api-base", "http://127.0.0.1:9/v1"), 2, "line 2, is not JSON"),
         (("run", "addition", "-i", "x", "--api-base", "http://127.0.0.1:9/v1"), 1, "Is the server running"),
         (("run", "addition", "-i", "x", "--model", "m"), 2, "add `--api-base`"),
@@ -212,6 +217,12 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     (folder / "empty.py").write_text("")
     (folder / "broken.py").write_text("def (")
+    (folder / "raises.py").write_text("unknown()")
+    (folder / "builds.py").write_text(PROGRAM + "def build(): return {}['a']")
+    (folder / "gives.py").write_text(PROGRAM + "def build(): return 3")
+    (folder / "reads.py").write_text(PROGRAM + "def data(*_, **__): 1 / 0")
+    for name in ("raises", "builds", "gives", "reads"):
+        sys.modules.pop(name, None)
     (folder / "bad.jsonl").write_text('{"question": "q"}\n{"question"\n')
     done = pdr(*arguments)
     assert sentence in done.stderr
@@ -219,6 +230,18 @@ def test_bad_input_is_one_sentence(
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_disk_that_fails_anywhere_is_one_sentence(
+    folder: Path, server: MockServer, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "study.journal")
+
+    monkeypatch.setattr("pdr_dspy.search.study.Trials.tell", full)
+    done = pdr("optimize", "addition", "--trials", "1", "--run-dir", "out", "--api-base", server.api_base)
+    assert done.exit_code == 1
+    assert done.stderr.endswith("error: study.journal: No space left on device\n")
 
 
 def test_an_interrupt_says_that_the_same_command_goes_on(

@@ -15,7 +15,7 @@ from pdr_dspy import datasets, verifiers
 from pdr_dspy.budget import Budget
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.models import Model
-from pdr_dspy.commands.targets import Target, find, operator_of
+from pdr_dspy.commands.targets import Target, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation import Report, check_examples
 from pdr_dspy.evaluation import evaluate as run_evaluation
@@ -168,7 +168,8 @@ def _data(
             )
         if verifier is not None:
             raise ConfigError("`--verifier` goes with `--data`; a program file brings its own")
-        return target.task.data(split, limit=limit), target.task.verifier()
+        with program_file(f"`data()` or `verifier()` of {target.task.name}"):
+            return target.task.data(split, limit=limit), target.task.verifier()
     examples = datasets.load(data, limit=limit)
     if verifier is None:
         if not _known(data):

@@ -76,7 +76,8 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
     try:
         lines = (sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`--jsonl {path}` cannot be read: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"`--jsonl {path}` cannot be read: {reason}") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +15,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.errors import ArtifactError, ConfigError
+from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
 from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.verifiers import Verifier
@@ -53,7 +55,30 @@ def find(target: str, *, task: str | None = None) -> Target:
     if target.endswith(".json"):
         return _artifact(Path(target), beside)
     found = find_task(target)
-    return Target(found.name, found.build(), beside or found)
+    return Target(found.name, build(found), beside or found)
+
+
+def build(task: Task) -> dspy.Module:
+    """The program of a program file. Raises ConfigError when its `build()` does not give one."""
+    with program_file(f"`build()` of {task.name}"):
+        program = task.build()
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"`build()` of {task.name} returned {program!r}; return a program, such as PDR(...)")
+    return program
+
+
+@contextmanager
+def program_file(what: str) -> Iterator[None]:
+    """Code of the user's runs inside; what it raises becomes one sentence with the line that it came from."""
+    try:
+        yield
+    except PDRError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        own = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+        place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+        raise ConfigError(f"{what} failed: {type(error).__name__}: {error}{place}") from error
 
 
 def find_task(target: str) -> Task:
@@ -86,7 +111,7 @@ def _artifact(path: Path, task: Task | None) -> Target:
         name = (artifact.read(path).get("data") or {}).get("task")
         if isinstance(name, str) and name.isidentifier() and (Path("programs") / f"{name}.py").is_file():
             task = find_task(name)
-    program = artifact.load(path) if task is None else artifact.load(path, program=task.build())
+    program = artifact.load(path) if task is None else artifact.load(path, program=build(task))
     return Target(path.stem, program, task, path)
 
 
@@ -123,8 +148,9 @@ def _import(path: Path) -> ModuleType:
     if loaded is not None and Path(loaded.__file__ or "").resolve() != path:
         raise ConfigError(f"{path} has the name of a module that is already imported, `{name}`; rename the file")
     try:
-        return importlib.import_module(name)
-    except SyntaxError as error:
-        raise ConfigError(f"{path}, line {error.lineno}, is not Python: {error.msg}") from error
-    except ImportError as error:
-        raise ConfigError(f"{path} cannot be imported: {error}") from error
+        with program_file(f"the import of {path}"):
+            return importlib.import_module(name)
+    except ConfigError as error:
+        if isinstance(error.__cause__, SyntaxError):
+            raise ConfigError(f"{path}, line {error.__cause__.lineno}, is not Python: {error.__cause__.msg}") from error
+        raise

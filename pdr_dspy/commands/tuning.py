@@ -16,7 +16,7 @@ from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.evaluating import Job, save_json
 from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.reporting import write_page
-from pdr_dspy.commands.targets import Target, Task, find, operator_of
+from pdr_dspy.commands.targets import Target, Task, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import Schedule
@@ -39,7 +39,8 @@ def optimize(
     found = find(target, task=task)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
-    trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
+    with program_file(f"`data()` of {found.task.name}"):
+        trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
     if run_dir is None:
         ends = ("trials", "max_tokens", "time_limit")  # a longer search goes on from the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
