@@ -58,6 +58,9 @@ class Session:
     """Requests under way, so that two equal ones are sent once; where there is a store, that holds them."""
 
 
+CUT_THOUGHT = "the cap ended it inside its thought"
+"""The failure of a call that never came to its solution."""
+
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen; `pending` is per loop use)
 
 
@@ -414,7 +417,7 @@ def _reply(
     failure = result.failure
     if rollout is not None and not rollout.text.strip():
         cut = rollout.finish == "length"
-        failure = "the cap ended it inside its thought" if cut else "the completion is empty"
+        failure = CUT_THOUGHT if cut else "the completion is empty"
     call = Call(
         phase=phase,
         round=round_number,

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -515,9 +517,16 @@ class _Work:
         self.finished[row.id, row.repeat] = row
         if self.folder is not None:
             path = self.folder / "rows.jsonl"
+            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
             try:
-                with path.open("ab") as file:
-                    file.write(row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n")
+                whole = path.stat().st_size if path.exists() else 0
+                try:
+                    with path.open("ab") as file:
+                        file.write(line)
+                except OSError:
+                    with suppress(OSError):  # no half a row for others to write on
+                        os.truncate(path, whole)
+                    raise
             except OSError as error:
                 raise StoreError(
                     f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "

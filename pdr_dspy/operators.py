@@ -290,9 +290,10 @@ async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budge
             return run.stopped(rounds, Stop.BUDGET)
         drafts = await run.drafts(number, stage)
         if all(not draft.ok for draft in drafts):
-            reasons = Counter(draft.failure for draft in drafts).most_common(1)
+            ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
+            remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if reason == calls.CUT_THOUGHT else ""
             raise RoundFailed(
-                f"all {width} drafts of round {number} failed, most often with: {reasons[0][0]}", run.ledger
+                f"all {width} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
             )
         if number == schedule.rounds:
             rounds.append(Round(drafts=drafts))

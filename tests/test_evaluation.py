@@ -298,6 +298,36 @@ def test_texts_that_cannot_be_encoded_fail_nothing(tmp_path: Path) -> None:
     assert len(read_rows(tmp_path / "rows.jsonl")) == 1
 
 
+def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path, monkeypatch: Any) -> None:
+    opened = Path.open
+
+    class Full:
+        """Takes half of what it is given."""
+
+        def __init__(self, path: Path) -> None:
+            self.file = opened(path, "ab")
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, data: bytes) -> None:
+            self.file.write(data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+
+    def open_(path: Path, *args: Any, **kwargs: Any) -> Any:
+        return Full(path) if path.name == "rows.jsonl" and path.exists() else opened(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", open_)
+        with pytest.raises(StoreError, match="No space left"):
+            run(run_dir=tmp_path, max_in_flight=1)
+    assert (tmp_path / "rows.jsonl").read_bytes().endswith(b"}\n")
+    assert len(run(run_dir=tmp_path).rows) == 6
+
+
 # --- programs that are not operators
 
 

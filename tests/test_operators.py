@@ -173,6 +173,12 @@ def test_a_round_in_which_all_drafts_fail_raises_with_what_was_spent() -> None:
     assert failed.value.ledger.total > 0
 
 
+def test_a_thought_that_fills_the_cap_is_said_with_the_remedy() -> None:
+    lm = engine(lambda request: "<think>on and on")
+    with pytest.raises(RoundFailed, match=r"inside its thought; raise `thinking_tokens=7`"):
+        ask(LongCoT("question -> answer", thinking_tokens=7), lm)
+
+
 def test_a_failed_distiller_does_not_end_the_program() -> None:
     def reply(request: ScriptedRequest) -> str:
         if role_of(request) in ("distill", "select", "critique"):
