@@ -225,8 +225,9 @@ def evaluate(
             `run_dir/rollouts` is used.
         run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
         max_in_flight: most requests on the wire at one time.
-        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row. Whatever
-            the program or the verifier raises for one example fails that row only.
+        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
+            that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
+            one example fails that row only.
         name: of the report.
         progress: told of every finished row.
 
@@ -480,6 +481,7 @@ class _Work:
         self.failures = 0
         self.stopped: str | None = None
         self.misconfigured: ConfigError | None = None
+        self.refused: set[tuple[str, int]] = set()
         # Synchronous programs and verifiers wait in threads of their own. The event loop's default pool is small, and
         # requests pass through it: programs that filled it would wait for their own calls for ever.
         self.threads = ThreadPoolExecutor(min(64, count), thread_name_prefix="pdr-dspy-row")
@@ -499,6 +501,8 @@ class _Work:
                     return
                 row = await self.row(place, repeat)
                 self.keep(row)
+                if (row.id, row.repeat) in self.refused:
+                    continue  # a question that does not fit says nothing about the server
                 self.failures = self.failures + 1 if row.error is not None else 0
                 if self.failures >= max_failures and self.stopped is None:
                     self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
@@ -576,8 +580,9 @@ class _Work:
         except StoreError:
             raise
         except Exception as error:  # one poisonous example, or a program or metric of the user's, spoils only its row
-            if isinstance(error, ConfigError) and self.misconfigured is None:
-                self.misconfigured = error
+            if isinstance(error, ConfigError):
+                self.misconfigured = self.misconfigured or error
+                self.refused.add((self.ids[place], repeat))
             ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
             return Row(
                 **identity,

@@ -291,6 +291,16 @@ def test_a_prompt_too_long_for_the_budget_fails_its_row_only() -> None:
     assert [row.id for row in report.rows if row.error] == ["long"]
 
 
+def test_questions_that_do_not_fit_do_not_end_the_evaluation_of_those_that_do() -> None:
+    long = [
+        dspy.Example(id=f"long{n}", question=f"{n} " + "word " * 900, answer="1").with_inputs("question")
+        for n in range(12)
+    ]
+    report = run(examples=[*long, *examples(3)], lm=engine(context_length=900), max_in_flight=1)
+    assert report.stopped is None
+    assert (len(report.rows), report.failed) == (15, 12)
+
+
 def test_texts_that_cannot_be_encoded_fail_nothing(tmp_path: Path) -> None:
     odd = dspy.Example(id="odd", question="a \ud800 b \x00", answer="x \ud800").with_inputs("question")
     report = run(examples=[odd], run_dir=tmp_path)
