@@ -427,3 +427,116 @@ def test_composes_with_other_optimizers() -> None:
     assert program.schedule in SMALL
     assert not program.flag_compilation_error_occurred
     assert [entry["strategy"] for entry in program.candidate_programs].count("few -> schedule") == 1
+
+
+def test_schedules_that_the_model_has_no_room_for_are_rejected_and_the_search_goes_on(tmp_path: Path) -> None:
+    for folder in (None, tmp_path):
+        lm = scripted_lm(reasoner, context_length=800)
+        space = SMALL.extend(kappa=(750,))
+        result = compiled(lm, space=space, trials=30, run_dir=folder).result
+        assert result is not None
+        refused = [t for t in result.trials if t.state == "rejected"]
+        assert refused
+        assert {t.schedule.kappa for t in refused} == {750}
+        assert all(t.schedule.kappa == 200 or t.schedule.rounds == 1 for t in result.trials if t.state == "measured")
+        assert result.stopped == "every candidate was tried or is too dear"
+
+
+def test_a_student_that_the_model_has_no_room_for_is_refused() -> None:
+    lm = scripted_lm(reasoner, context_length=80)
+    with pytest.raises(ConfigError, match="the model's context is 80"):
+        compiled(lm, student(draft_tokens=60))
+    assert lm.served.calls == 0
+
+
+def test_examples_need_no_marked_inputs_for_an_operator() -> None:
+    plain = [dspy.Example(id=f"q{i}", question=f"q{i}", answer=f"a{i}") for i in range(12)]
+    optimizer = PDROptimizer(Exact(), space=SMALL, trials=2, confirm_repeats=1, max_total=100_000)
+    with dspy.context(lm=scripted_lm(reasoner)):
+        optimizer.compile(student(), trainset=plain)
+    assert optimizer.result is not None
+    assert optimizer.result.confirmation.untouched
+
+
+def test_the_verdict_tells_which_questions_were_seen() -> None:
+    optimizer = PDROptimizer(Exact(), space=SMALL, trials=2, confirm_repeats=1)
+    with dspy.context(lm=scripted_lm(reasoner)):
+        optimizer.compile(student(), trainset=questions(6), valset=questions(6, 4))
+        assert optimizer.result is not None
+        assert not optimizer.result.confirmation.untouched
+        assert "2 of the 6 questions took part in the search" in optimizer.result.confirmation.verdict
+        twice = [*questions(8), *(e.copy(id=f"{e.id} again") for e in questions(8))]
+        optimizer.compile(student(), trainset=twice)
+    assert not optimizer.result.confirmation.untouched  # the same question under two names
+
+
+def test_compiling_again_does_not_carry_the_programs_of_the_first_time() -> None:
+    first = compiled(scripted_lm(reasoner), trials=3).result
+    assert first is not None
+    again = compiled(scripted_lm(reasoner), first.program, trials=3).result
+    assert again is not None
+    program: Any = again.program
+    assert len(program.candidate_programs) == 3
+    assert not any(hasattr(entry["program"], "candidate_programs") for entry in program.candidate_programs)
+    assert hasattr(first.program, "candidate_programs")
+    assert program.trial_logs[0]["origin"] == "student"
+
+
+class Scored(dspy.Module):
+    """Two operators under different schedules, and a module whose name a search would like to have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = LongCoT("question -> answer", draft_tokens=60, kappa=200)
+        self.second = PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
+        self.score = dspy.Predict("answer -> score")
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        await self.first.acall(question=question)
+        return await self.second.acall(question=question)
+
+
+def test_operators_that_differ_are_not_taken_for_a_candidate() -> None:
+    result = compiled(scripted_lm(reasoner), Scored(), trials=6).result
+    assert result is not None
+    assert isinstance(result.program.score, dspy.Predict)  # type: ignore[attr-defined]
+    student_, single = result.trials[:2]
+    assert (student_.origin, single.origin) == ("student", "LongCoT")
+    assert student_.schedule == single.schedule
+    assert single.state == "measured"
+    assert (student_.calls, single.calls) == (4.0, 2.0)
+
+
+def test_programs_over_the_limits_come_last_among_the_candidates() -> None:
+    free = compiled(scripted_lm(reasoner), count=30, trials=9).result
+    assert free is not None
+    limit = int(min(t.total for t in free.trials) * 1.05)  # only one pass keeps it; the baselines are measured anyway
+    result = compiled(scripted_lm(reasoner), PDR("question -> answer", free.best.schedule), max_total=limit).result
+    assert result is not None
+    feasible = [entry["feasible"] for entry in result.program.candidate_programs]  # type: ignore[attr-defined]
+    assert feasible == sorted(feasible, reverse=True)
+    assert set(feasible) == {True, False}
+
+
+def test_a_storage_folder_is_used_by_one_process_at_a_time(tmp_path: Path) -> None:
+    def second(progress: SearchProgress) -> None:
+        if progress.event == "started" and progress.trials == 1:
+            compiled(scripted_lm(reasoner), storage=tmp_path / "study")
+
+    with pytest.raises(StoreError, match="in use"):
+        compiled(scripted_lm(reasoner), storage=tmp_path / "study", progress=second)
+    result = compiled(scripted_lm(reasoner), storage=tmp_path / "study", run_dir=tmp_path / "run", trials=2).result
+    assert result is not None
+    assert (tmp_path / "study" / "study.journal").exists()
+    assert not (tmp_path / "run" / "study.journal").exists()
+    with pytest.raises(StoreError, match="`seed` was 0 and is now 1; use another `storage`"):
+        compiled(scripted_lm(reasoner), storage=tmp_path / "study", seed=1)
+
+
+def test_a_space_that_is_too_large_to_list_is_drawn_from_as_a_whole() -> None:
+    space = SMALL.extend(
+        temperature=tuple(place / 100 for place in range(100)), top_p=tuple(place / 100 for place in range(10, 90))
+    )
+    result = compiled(scripted_lm(reasoner), count=4, space=space, trials=8, sampler="random").result
+    assert result is not None
+    assert sum(t.state == "measured" for t in result.trials) == 8

@@ -175,3 +175,9 @@ def test_front_is_what_brute_force_says() -> None:
     for item in items:
         beaten = any(dominates(other, item) for other in items)
         assert (item in kept) == (not beaten)
+
+
+def test_deep_spaces_are_listed_without_going_through_every_product_of_widths() -> None:
+    deep = Space(rounds=(16,), widths=(1, 2, 4, 8), distiller=("random_k",), k=(1,))
+    assert deep.size == 816  # 15 falling widths out of 4: C(18, 3)
+    assert next(deep.schedules()).widths == (1,) * 16

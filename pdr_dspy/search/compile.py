@@ -10,7 +10,6 @@ seeds on questions that no trial has seen; the student is returned unless the wi
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -22,19 +21,18 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from pdr_dspy import calls
-from pdr_dspy.artifact import save
-from pdr_dspy.errors import ConfigError, DataError, EndpointError, StoreError
-from pdr_dspy.evaluation import Report, check_examples, evaluate
+from pdr_dspy.errors import ConfigError, DataError, EndpointError
+from pdr_dspy.evaluation import Report, check_examples, evaluate, inputs_of
 from pdr_dspy.evaluation import describe as describe_evaluation
 from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import PRESETS, Schedule, preset
 from pdr_dspy.search import pareto
-from pdr_dspy.search.confirmation import CONFIRMATION_SEED, Confirmation, judge, split
-from pdr_dspy.search.objective import TrialRecord, program_with, record
+from pdr_dspy.search.confirmation import CONFIRMATION_SEED, Confirmation, identities, judge, split
+from pdr_dspy.search.objective import TrialRecord, program_with, record, rejection
 from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.result import SearchProgress, SearchResult, attach, program_of
+from pdr_dspy.search.result import SearchProgress, SearchResult, attach, detached, program_of, write
 from pdr_dspy.search.space import Candidate, Space
 from pdr_dspy.search.study import SamplerName, Trials, open_study
 from pdr_dspy.signatures import Role, render, signature_of
@@ -143,9 +141,10 @@ class PDROptimizer(Teleprompter):
                 than 8 questions none is, and the confirmation has fresh seeds only, which its verdict says.
 
         Returns:
-            A new program. Its attributes: `score` (on the confirmation), `candidate_programs` (dicts with "score",
-            "program", "schedule", "sequential", "total", best first), `trial_logs` (one dict for each trial),
-            `confirmation` and `front`. `optimizer.result` has them typed, and `best_for`.
+            A new program. Its attributes: `score` (on the confirmation, a fraction), `candidate_programs` (dicts with
+            "score", "program", "schedule", "sequential", "total", "feasible"; those within the limits first, the best
+            of them ahead), `trial_logs` (the facts of each trial by its number), `confirmation` and `front`.
+            `optimizer.result` has them typed, and `best_for`.
 
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
@@ -170,7 +169,7 @@ class _Search:
         valset: Sequence[dspy.Example] | None,
     ) -> None:
         self.optimizer = optimizer
-        self.student = student.deepcopy()
+        self.student = detached(student)
         found = operators(self.student)
         if not found:
             raise ConfigError(
@@ -183,10 +182,13 @@ class _Search:
         self.operator: Operator = next(iter(found.values()))
         self.space = optimizer.space or Space.default_for(self.operator.schedule)
         self.limits = optimizer.limits
-        self.train, self.held_out, self.untouched = split(list(trainset), valset, optimizer.seed)
+        self.mixed = len({Candidate(operator.schedule, {}).key for operator in found.values()}) > 1
+        self.train, self.held_out = split(list(trainset), valset, optimizer.seed)
         ids = check_examples(self.student, self.train, optimizer.verifier)
         check_examples(self.student, self.held_out, optimizer.verifier)
-        self.confirmed_on = address({"questions": [calls.identity(dict(e.inputs())) for e in self.held_out]})[:8]
+        searched, confirmed = set(identities(self.student, self.train)), identities(self.student, self.held_out)
+        self.seen = sum(question in searched for question in confirmed)
+        self.confirmed_in = f"confirm/{address({'questions': confirmed})[:8]}"
         self.folder = optimizer.run_dir
         evaluation = describe_evaluation(
             self.student,
@@ -207,7 +209,6 @@ class _Search:
         }
         self.started = time.monotonic()
         self.ran: list[float] = []
-        self.reports: dict[int, Report] = {}
         self.what = ""
         self.trials: list[TrialRecord] = []
         self.store = Rollouts()
@@ -247,7 +248,8 @@ class _Search:
         for name, schedule in named.items():
             candidate = Candidate(schedule, {})
             if candidate.key not in seen and (name == "student" or candidate in self.space):
-                seen.add(candidate.key)
+                if not (name == "student" and self.mixed):
+                    seen.add(candidate.key)
                 chosen[name] = candidate
         return chosen
 
@@ -264,40 +266,38 @@ class _Search:
                 return "every candidate was tried or is too dear"
             trial, origin, candidate = asked
             equal = loop.known(candidate)
+            if equal is not None and equal.origin == "student" and self.mixed:
+                equal = None  # the student's operators differ, the candidate's do not
             dear = None if origin in ("student", "LongCoT") else loop.too_dear(candidate)
             if equal is not None:
                 copied = {"number": trial.number, "origin": origin, "state": "copied", "copy_of": equal.number}
                 free = {"paid": 0, "saved": 0, "seconds": 0.0, "profile": {}}
                 loop.tell(trial, equal.model_copy(update={**copied, **free}))
             elif dear is not None:
-                rejected = TrialRecord(
-                    number=trial.number,
-                    origin=origin,
-                    state="rejected",
-                    schedule=candidate.schedule,
-                    instructions=candidate.instructions,
-                    sequential=dear[0],
-                    total=dear[1],
-                    feasible=False,
-                )
-                loop.tell(trial, rejected)
+                loop.tell(trial, rejection(trial.number, origin, candidate, *dear))
                 logger.info("trial %d: %s would cost B_seq %.0f, B_total %.0f: not run", trial.number, candidate, *dear)
             else:
                 began = time.monotonic()
                 self.tell("started", str(candidate))
-                report = self.measure(
-                    None if origin == "student" else candidate,
-                    self.train,
-                    f"trials/{trial.number:04d}",
-                    optimizer.repeats,
-                    optimizer.seed,
-                )
+                try:
+                    report = self.measure(
+                        None if origin == "student" else candidate,
+                        self.train,
+                        f"trials/{trial.number:04d}",
+                        optimizer.repeats,
+                        optimizer.seed,
+                    )
+                except ConfigError as error:
+                    if origin == "student":
+                        raise
+                    loop.tell(trial, rejection(trial.number, origin, candidate))
+                    logger.warning("trial %d: %s cannot be run: %s", trial.number, candidate, error)
+                    continue
                 seconds = time.monotonic() - began
                 done = record(trial.number, origin, candidate, report, self.limits, seconds)
                 loop.tell(trial, done)
                 self.trials = [*self.trials, done]
                 self.ran.append(seconds)
-                self.reports[trial.number] = report
                 logger.info(
                     "trial %d: %s; %.0f %% of calls reused, %d tokens paid, %d saved",
                     *(trial.number, done, 100 * done.reused, done.paid, done.saved),
@@ -354,7 +354,7 @@ class _Search:
             raise ConfigError(
                 f"no schedule is within `max_sequential={self.limits.sequential}`, `max_total={self.limits.total}`: "
                 f"the least that was measured is {min(t.sequential for t in measured):.0f} sequential and "
-                f"{min(t.total for t in measured):.0f} total tokens; raise the limit or lower the caps"
+                f"{min(t.total for t in measured):.0f} total tokens ({stopped}); raise the limit or lower the caps"
             )
         confirmation = self.confirm(best)
         keep_winner = confirmation.kept == "winner"
@@ -370,7 +370,8 @@ class _Search:
             stopped=stopped,
         )
         if self.folder is not None:
-            self.write(result)
+            about = {"fingerprint": self.config["examples"], "questions": len(self.train)}
+            write(result, self.folder, self.config, self.confirmed_in, verifier=self.optimizer.verifier, data=about)
         attach(program, result)
         logger.info("%s; %s", stopped, confirmation.verdict)
         return result
@@ -379,19 +380,18 @@ class _Search:
         """The winner and the student again, side by side, on fresh seeds."""
         repeats, seed = self.optimizer.confirm_repeats, self.optimizer.seed + CONFIRMATION_SEED
         same = best.origin == "student"
-        folder = f"confirm/{self.confirmed_on}"
         self.tell("confirming", f"student: {self.operator.schedule}")
-        student = self.measure(None, self.held_out, f"{folder}/student", repeats, seed)
+        student = self.measure(None, self.held_out, f"{self.confirmed_in}/student", repeats, seed)
         winner = student
         if not same:
             self.tell("confirming", str(best.candidate))
-            winner = self.measure(best.candidate, self.held_out, f"{folder}/{best.number:04d}", repeats, seed)
+            winner = self.measure(
+                best.candidate, self.held_out, f"{self.confirmed_in}/{best.number:04d}", repeats, seed
+            )
         difference = paired(winner.per_question, student.per_question)
-        kept, verdict = judge(winner, student, difference, self.limits, same=same)
-        if not self.untouched:
-            verdict += "; the questions are those of the search, only the seeds are fresh: give `valset=...`"
+        kept, verdict = judge(winner, student, difference, self.limits, same=same, seen=self.seen)
         self.tell("confirmed", verdict)
-        return Confirmation(winner, student, difference, self.untouched, kept, verdict)
+        return Confirmation(winner, student, difference, not self.seen, kept, verdict)
 
     def check_limits(self) -> None:
         """Refuse a limit that not even the prompt of one draft fits, before a token is spent."""
@@ -402,8 +402,7 @@ class _Search:
         predictor = student.predictor(Role.DRAFT)
         prompts = []
         for example in self.train:
-            inputs = {name: value for name, value in example.inputs().items() if name in student.task.input_fields}
-            messages = render(signature_of(predictor), predictor.demos, inputs)
+            messages = render(signature_of(predictor), predictor.demos, inputs_of(student, example))
             prompts.append("\n".join(str(message["content"]) for message in messages))
         lm = calls.serving(predictor)
         counts, exact = calls.run(lambda: calls.count_tokens(lm, prompts))
@@ -414,42 +413,6 @@ class _Search:
                 f"cheapest schedule, LongCoT, has {mean:.0f} tokens on average; the least that can do anything is "
                 f"{math.ceil(mean) + 1}"
             )
-
-    def write(self, result: SearchResult) -> None:
-        """search.json for the report, best.json to run."""
-        assert self.folder is not None
-        confirmation = result.confirmation
-        facts = {
-            "config": self.config,
-            "trials": [json.loads(trial.model_dump_json(exclude={"profile"})) for trial in result.trials],
-            "best": result.best.number,
-            "front": [trial.number for trial in result.front],
-            "stopped": result.stopped,
-            "confirmation": {
-                "kept": confirmation.kept,
-                "verdict": confirmation.verdict,
-                "untouched": confirmation.untouched,
-                "difference": [confirmation.difference.difference, *confirmation.difference.interval],
-                "folder": f"confirm/{self.confirmed_on}",
-                "student": "student",
-                "winner": "student" if result.best.origin == "student" else f"{result.best.number:04d}",
-            },
-        }
-        kept = confirmation.winner if confirmation.kept == "winner" else confirmation.student
-        try:
-            temporary = self.folder / "search.json.tmp"
-            temporary.write_text(json.dumps(facts, indent=1))
-            temporary.replace(self.folder / "search.json")
-        except OSError as error:
-            raise StoreError(f"{self.folder / 'search.json'} cannot be written: {error.strerror}") from error
-        save(
-            result.program,
-            self.folder / "best.json",
-            verifier=self.optimizer.verifier,
-            data={"fingerprint": self.config["examples"], "questions": len(self.train)},
-            figures=[kept] if kept is confirmation.student else [kept, confirmation.student],
-            notes=confirmation.verdict,
-        )
 
     def tell(self, event: str, what: str, *, trial: TrialRecord | None = None, rows: tuple[int, int] = (0, 0)) -> None:
         self.what = what

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy.evaluation import Report
+from pdr_dspy.evaluation import Report, inputs_of
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.stats import Paired
 
@@ -36,26 +36,46 @@ class Confirmation:
 
 def split(
     trainset: list[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
-) -> tuple[list[dspy.Example], list[dspy.Example], bool]:
-    """Questions for the trials, questions for the confirmation, and whether the two are apart."""
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Questions for the trials, and questions for the confirmation."""
     if valset is not None:
-        asked = {calls.identity(dict(example.inputs())) for example in trainset}
-        apart = not any(calls.identity(dict(example.inputs())) in asked for example in valset)
-        return trainset, list(valset), apart
+        return trainset, list(valset)
     if len(trainset) < 8:
-        return trainset, trainset, False
+        return trainset, trainset
     order = list(range(len(trainset)))
     random.Random(seed).shuffle(order)
     held = set(order[: len(trainset) // 4])
     return (
         [example for place, example in enumerate(trainset) if place not in held],
         [example for place, example in enumerate(trainset) if place in held],
-        True,
     )
 
 
-def judge(winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool) -> tuple[str, str]:
-    """Which of the two to return, and why."""
+def identities(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[str]:
+    """What each question is known by: two with the same inputs are one, whatever they are called."""
+    return [calls.identity(inputs_of(program, example)) for example in examples]
+
+
+def judge(
+    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, seen: int
+) -> tuple[str, str]:
+    """Which of the two to return, and why, in one sentence.
+
+    `same`: the winner is the student; `seen`: how many of the questions took part in the search.
+    """
+    kept, why = _choose(winner, student, difference, limits, same=same)
+    count = len(student.by_question)
+    if seen == count:
+        why += "; the questions are those of the search, only the seeds are fresh: give others to confirm on"
+    elif seen:
+        why += f"; {seen} of the {count} questions took part in the search, there only the seeds are fresh"
+    for name, report in (("student's", student),) if same else (("winner's", winner), ("student's", student)):
+        if report.failed:
+            why += f"; {report.failed} of the {name} {len(report.rows)} runs failed and count 0"
+    return kept, why
+
+
+def _choose(winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool) -> tuple[str, str]:
     low, high = difference.interval
     figures = (
         f"{winner.score:.3f} against {student.score:.3f}, a difference of {difference.difference:+.3f} "
@@ -63,15 +83,23 @@ def judge(winner: Report, student: Report, difference: Paired, limits: Limits, *
         f"{winner.total:.0f} against {student.total:.0f}"
     )
     if same:
-        return "student", f"the untouched student was the best of the search: {student.score:.3f} on confirmation"
-    if not limits.allow(student):
-        over = "" if limits.allow(winner) else "; on these questions it is over the limits too"
-        return "winner", f"the winner is kept, the student costs more than the limits allow: {figures}{over}"
-    if not limits.allow(winner):
-        return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}"
+        too = "" if limits.allow(student) else "; on these questions it is over the limits"
+        return "student", f"the untouched student was the best of the search: {student.score:.3f} on confirmation{too}"
+    over = {name: _over(report, limits) for name, report in (("winner", winner), ("student", student))}
+    if over["winner"] < over["student"]:
+        too = "" if over["winner"] <= 0 else "; on these questions it is over them too, by less"
+        return "winner", f"the winner is kept, the student costs more than the limits allow: {figures}{too}"
+    if over["student"] < over["winner"]:
+        too = "" if over["student"] <= 0 else "; on these questions it is over them too, by less"
+        return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}{too}"
     if difference.difference > 0:
-        sure = "" if low > 0 else "; the difference may be chance"
-        return "winner", f"the winner is kept: {figures}{sure}"
+        sure = low > 0 and difference.p_value < 0.05
+        return "winner", f"the winner is kept: {figures}" + ("" if sure else "; the difference may be chance")
     if difference.difference == 0 and (winner.total, winner.sequential) < (student.total, student.sequential):
-        return "winner", f"the winner is kept, it is as good for fewer tokens: {figures}"
+        return "winner", f"the winner is kept, it did as well for fewer tokens: {figures}"
     return "student", f"the student is kept, the winner did no better on confirmation: {figures}"
+
+
+def _over(report: Report, limits: Limits) -> float:
+    """How far the worse of the costs is over its limit, as a share of it; 0 within both."""
+    return max([0.0, *limits.excess(report.sequential, report.total).values()])

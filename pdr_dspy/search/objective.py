@@ -56,7 +56,8 @@ class TrialRecord(BaseModel):
     origin: str
     """Where the candidate came from: "student", "LongCoT", "SR", a preset, or "search"."""
     state: str
-    """"measured"; "copied": equal to an earlier trial, whose figures it has; "rejected": too dear by prediction."""
+    """"measured"; "copied": equal to an earlier trial, whose figures it has; "rejected": too dear by prediction, or
+    refused because no question fits the model's context with it."""
     schedule: Schedule
     instructions: dict[str, str] = {}
     score: float = math.nan
@@ -64,9 +65,9 @@ class TrialRecord(BaseModel):
     interval: Interval = Interval(0.0, 1.0)
     """95 %, clustered by question."""
     sequential: float = math.nan
-    """Mean B_seq of a run in tokens; predicted for a rejected trial."""
+    """Mean B_seq of a run in tokens; predicted for a rejected trial, nan for one that the model has no room for."""
     total: float = math.nan
-    """Mean B_total of a run in tokens; predicted for a rejected trial."""
+    """Mean B_total of a run in tokens; as `sequential`."""
     calls: float = math.nan
     """Mean model calls of a run."""
     paid: int = 0
@@ -121,6 +122,22 @@ def record(
         seconds=round(seconds, 2),
         feasible=all(value <= 0 for value in limits.excess(report.sequential, report.total).values()),
         profile=profile_of(report),
+    )
+
+
+def rejection(
+    number: int, origin: str, candidate: Candidate, sequential: float = math.nan, total: float = math.nan
+) -> TrialRecord:
+    """A trial that is not run, with its predicted cost in tokens if that is why."""
+    return TrialRecord(
+        number=number,
+        origin=origin,
+        state="rejected",
+        schedule=candidate.schedule,
+        instructions=candidate.instructions,
+        sequential=sequential,
+        total=total,
+        feasible=False,
     )
 
 

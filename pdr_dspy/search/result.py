@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dspy
 
-from pdr_dspy.errors import ConfigError
+from pdr_dspy.artifact import save
+from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.search import pareto
 from pdr_dspy.search.confirmation import Confirmation
 from pdr_dspy.search.objective import TrialRecord, program_with
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.verifiers._base import Verifier
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,76 @@ def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
     return student.deepcopy() if trial.origin == "student" else program_with(student, trial.candidate)
 
 
+def write(
+    result: SearchResult,
+    folder: Path,
+    config: Mapping[str, Any],
+    confirmed_in: str,
+    *,
+    verifier: Verifier,
+    data: Mapping[str, Any],
+) -> None:
+    """`search.json` for the report and `best.json` to run. Raises StoreError when they cannot be written."""
+    confirmation = result.confirmation
+    facts = {
+        "config": config,
+        "trials": [json.loads(trial.model_dump_json(exclude={"profile"})) for trial in result.trials],
+        "best": result.best.number,
+        "front": [trial.number for trial in result.front],
+        "stopped": result.stopped,
+        "confirmation": {
+            "kept": confirmation.kept,
+            "verdict": confirmation.verdict,
+            "untouched": confirmation.untouched,
+            "difference": [confirmation.difference.difference, *confirmation.difference.interval],
+            "folder": confirmed_in,
+            "student": "student",
+            "winner": "student" if result.best.origin == "student" else f"{result.best.number:04d}",
+        },
+    }
+    path = folder / "search.json"
+    try:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(facts, indent=1))
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+    kept, others = confirmation.student, []
+    if confirmation.kept == "winner":
+        kept, others = confirmation.winner, [confirmation.student]
+    save(
+        result.program,
+        folder / "best.json",
+        verifier=verifier,
+        data=data,
+        figures=[kept, *others],
+        notes=confirmation.verdict,
+    )
+
+
+ATTACHED = ("score", "candidate_programs", "trial_logs", "confirmation", "front")
+"""What a compiled program carries beside its own attributes."""
+
+
+def detached(student: dspy.Module) -> dspy.Module:
+    """A copy without what an earlier search attached, which every trial would copy again."""
+    own = student.deepcopy()
+    if "candidate_programs" in vars(own):
+        for name in ATTACHED:
+            if name in vars(own) and not _is_part(own, name):
+                delattr(own, name)
+    return own
+
+
+def _is_part(program: dspy.Module, name: str) -> bool:
+    """Whether the program has a module of its own under this name."""
+    return isinstance(getattr(program, name, None), dspy.Module)
+
+
 def attach(program: dspy.Module, result: SearchResult) -> None:
-    """What DSPy's users look for on a compiled program."""
-    measured = sorted((t for t in result.trials if t.state == "measured"), key=lambda t: (-t.score, t.total))
+    """What DSPy's users look for on a compiled program. A module of its own that has such a name is left alone."""
+    measured = [trial for trial in result.trials if trial.state == "measured"]
+    measured.sort(key=lambda trial: (not trial.feasible, -trial.score, trial.total))
     kept = result.confirmation.winner if result.confirmation.kept == "winner" else result.confirmation.student
     attributes: dict[str, Any] = {
         "score": kept.score,
@@ -106,12 +178,14 @@ def attach(program: dspy.Module, result: SearchResult) -> None:
                 "schedule": trial.schedule,
                 "sequential": trial.sequential,
                 "total": trial.total,
+                "feasible": trial.feasible,
             }
             for trial in measured
         ],
-        "trial_logs": [trial.model_dump(exclude={"profile"}) for trial in result.trials],
+        "trial_logs": {trial.number: trial.model_dump(exclude={"profile"}) for trial in result.trials},
         "confirmation": result.confirmation,
         "front": result.front,
     }
-    for name, value in attributes.items():
-        setattr(program, name, value)
+    for name in ATTACHED:
+        if not _is_part(program, name):
+            setattr(program, name, attributes[name])

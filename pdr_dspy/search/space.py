@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -260,11 +260,15 @@ class Space(BaseModel):
     def schedules(self) -> Iterator[Schedule]:
         """Every schedule once, small shapes first."""
         for rounds in sorted(self.rounds):
-            for widths in itertools.product(sorted(self.widths), repeat=rounds - 1):
+            for widths in self._widths(rounds - 1):
                 shape = (*widths, 1)
-                if not self.monotone or _falls(shape):
-                    for distiller in self._distillers(shape):
-                        yield from self._points(shape, distiller)
+                for distiller in self._distillers(shape):
+                    yield from self._points(shape, distiller)
+
+    def _widths(self, count: int) -> Iterable[tuple[int, ...]]:
+        if not self.monotone:
+            return itertools.product(sorted(self.widths), repeat=count)
+        return sorted(itertools.combinations_with_replacement(sorted(self.widths, reverse=True), count))
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,8 @@ PATIENCE = 3
 """Repeated or rejected suggestions in a row before a candidate that is still new is drawn at random."""
 ENUMERABLE = 5_000
 """Spaces up to this size are searched to their end."""
+DRAWS = 2_000
+"""Candidates drawn from a larger one in search of a new one."""
 
 SamplerName = Literal["tpe", "nsga2", "random"]
 logger = logging.getLogger("pdr_dspy.search")
@@ -133,7 +135,8 @@ class Trials:
             if value == value:
                 trial.set_user_attr(key, value)
         for name, excess in self.limits.excess(record.sequential, record.total).items():
-            trial.set_constraint(name, excess)
+            if excess == excess:  # unknown for a trial that could not run
+                trial.set_constraint(name, excess)
         if record.state == "rejected":
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
@@ -143,7 +146,7 @@ class Trials:
         return len({record.candidate.key for record in records if record.candidate in self.space}) >= len(self.pool)
 
     def _unseen(self, records: Sequence[TrialRecord], number: int) -> Candidate | None:
-        """A candidate that was not tried and is not too dear, drawn by the seed; None when there is none left."""
+        """A candidate that was not tried and is not too dear, drawn by the seed; None when none is left or found."""
         seen = {record.candidate.key for record in records}
         profile = merged(records)
 
@@ -151,8 +154,12 @@ class Trials:
             cost = predict(candidate.schedule, profile)
             return cost is None or all(value <= SLACK - 1 for value in self.limits.excess(*cost).values())
 
+        draw = random.Random(f"{self.seed}|{number}")
+        if not self.enumerable:  # the pool would be the small shapes only
+            drawn = (self.space.suggest(_Drawn(draw)) for _ in range(DRAWS))
+            return next((c for c in drawn if c.key not in seen and fits(c)), None)
         new = [c for c in self.pool if c.key not in seen and fits(c)]
-        return random.Random(f"{self.seed}|{number}").choice(new) if new else None
+        return draw.choice(new) if new else None
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         import optuna
@@ -168,6 +175,17 @@ class Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group: for conditional axes
             return optuna.samplers.TPESampler(seed=seed, multivariate=single, group=single, constant_liar=True)
+
+
+class _Drawn:
+    """A trial that answers at random."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        del name
+        return self.draw.choice(choices)
 
 
 def read_record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
@@ -187,7 +205,7 @@ def open_study(
     minimized: int,
     config: Mapping[str, Any],
 ) -> Iterator[optuna.Study]:
-    """Open or make the study, alone: a second process that opens the same run folder is told so.
+    """Open or make the study, alone: a second process that opens the same folder is told so.
 
     Its first objective, the score, is maximized; `minimized` costs follow.
 
@@ -197,9 +215,12 @@ def open_study(
     """
     import optuna
 
-    with _quiet(), _alone(run_dir):
+    kept_in = _folder(storage, run_dir)
+    with _quiet(), ExitStack() as alone:
+        for folder in dict.fromkeys(Path(os.path.abspath(place)) for place in (run_dir, kept_in) if place is not None):
+            alone.enter_context(_alone(folder))
         try:
-            backend = _storage(storage, run_dir)
+            backend = storage if kept_in is None else _journal(kept_in)
             study = optuna.create_study(
                 study_name=NAME,
                 storage=backend,
@@ -218,22 +239,23 @@ def open_study(
             key = changed[0]
             raise StoreError(
                 f"{_named(storage, run_dir)} holds another study: `{key}` was {_short(before.get(key))} and is now "
-                f"{_short(now[key])}; use another `run_dir`, or the same arguments to go on"
+                f"{_short(now[key])}; use another `{'run_dir' if storage is None else 'storage'}`, or the same "
+                "arguments to go on"
             )
         yield study
 
 
-def _storage(storage: Any, run_dir: Path | None) -> Any:
+def _folder(storage: Any, run_dir: Path | None) -> Path | None:
+    """Where our own journal is; None for memory, a URL, or a storage object."""
+    if storage is None:
+        return run_dir
+    return Path(storage) if isinstance(storage, (str, Path)) and "://" not in str(storage) else None
+
+
+def _journal(folder: Path) -> optuna.storages.BaseStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if storage is None and run_dir is None:
-        return None
-    if storage is not None and not (isinstance(storage, (str, Path)) and "://" not in str(storage)):
-        return storage  # a URL, or a storage object
-    folder = Path(storage) if storage is not None else run_dir
-    assert folder is not None
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / JOURNAL
     _repair(path)
     return JournalStorage(JournalFileBackend(str(path)))
@@ -259,19 +281,15 @@ def _repair(path: Path) -> None:
 
 
 @contextmanager
-def _alone(run_dir: Path | None) -> Iterator[None]:
-    if run_dir is None:
-        yield
-        return
-    path = run_dir / "search.lock"
+def _alone(folder: Path) -> Iterator[None]:
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "search.lock").open("a")
     except OSError as error:
-        raise StoreError(f"`run_dir={str(run_dir)!r}` cannot be used: {error.strerror or error}") from error
+        raise StoreError(f"the folder {str(folder)!r} cannot be used: {error.strerror or error}") from error
     with file:
         if not _lock(file):
-            raise StoreError(f"`run_dir={str(run_dir)!r}` is in use by another process; wait for it or use another")
+            raise StoreError(f"the folder {str(folder)!r} is in use by another process; wait for it or use another")
         yield
 
 
