@@ -96,4 +96,7 @@ def config_error(owner: str, error: ValidationError) -> ConfigError:
     if first["type"] == "value_error" and "error" in context:
         return ConfigError(str(context["error"]))
     place = ".".join(str(part) for part in first["loc"])
-    return ConfigError(f"`{owner}({place}={first['input']!r})`: {first['msg'].lower()}")
+    given = f"`{owner}({place}={first['input']!r})`"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{given}: there is no `{place}`; check its spelling against `help({owner})`")
+    return ConfigError(f"{given}: {first['msg'].lower()}")

@@ -272,8 +272,14 @@ async def aevaluate(
 ) -> Report:
     """`evaluate` on the caller's event loop."""
     for argument, value in (("repeats", repeats), ("max_in_flight", max_in_flight), ("max_failures", max_failures)):
-        if value < 1:
-            raise ConfigError(f"`evaluate({argument}={value})` must be at least 1")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
+    if not callable(verifier) or isinstance(verifier, type):
+        raise ConfigError(f"`evaluate(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
     lms = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm or dspy.settings.lm)}
     if not lms and program.predictors():

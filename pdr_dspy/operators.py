@@ -170,6 +170,10 @@ class Operator(dspy.Module):
                 f"`{type(self).__name__}` takes the inputs {', '.join(self.task.input_fields)}; "
                 + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
             )
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(
+                f"`{type(self).__name__}()(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens"
+            )
         outcome = await improve(self, inputs, budget=budget or Budget(), seed=seed)
         return dspy.Prediction(
             **{name: outcome.outputs.get(name) for name in self.task.output_fields},

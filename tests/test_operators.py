@@ -49,7 +49,7 @@ def test_an_operator_holds_exactly_the_predictors_that_it_calls() -> None:
         (lambda: LongCoT(QA, widths=(2, 1)), "`widths` is fixed"),
         (lambda: PDR(QA, schedule=cast(Any, (8, 1))), "must be a Schedule or the name of a preset"),
         (lambda: PDR(QA, "grand"), "unknown; choose one of"),
-        (lambda: PDR(QA, depth=3), r"depth=3"),
+        (lambda: PDR(QA, depth=3), r"depth=3.*there is no `depth`; check its spelling"),
         (lambda: PDR("answer"), "not a DSPy signature"),
         (lambda: PDR("question -> workspace"), "'workspace'"),
     ],
@@ -61,7 +61,11 @@ def test_what_cannot_work_is_refused_when_it_is_built(make: Any, message: str) -
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
-    [({"question": "q", "hint": "h"}, "'hint' is not one of them"), ({"query": "q"}, "'question' is missing")],
+    [
+        ({"question": "q", "hint": "h"}, "'hint' is not one of them"),
+        ({"query": "q"}, "'question' is missing"),
+        ({"question": "q", "budget": 500}, r"budget=500.*in tokens"),
+    ],
 )
 def test_inputs_are_checked_before_anything_is_sent(inputs: dict[str, Any], message: str) -> None:
     lm = engine()
