@@ -428,14 +428,15 @@ def read_search(folder: str | Path) -> SearchFacts:
 
 
 def read_report(folder: str | Path, name: str = "") -> Report:
-    """The evaluation that wrote `folder`. Raises StoreError when there is none."""
+    """The evaluation that wrote `folder`, failed rows with their score of 0. Raises StoreError when there is none."""
     place = Path(folder)
     try:
         config = json.loads((place / "config.json").read_text())
-        rows = read_rows(place / "rows.jsonl")
+        rows = read_rows(place / "rows.jsonl", failed=True)
     except OSError as error:
         raise StoreError(f"{place} holds no evaluation: {error.strerror}") from error
     except ValueError as error:
         raise StoreError(f"{place / 'config.json'} is not readable JSON ({error})") from error
-    ordered = sorted(rows.values(), key=lambda row: (row.repeat, row.id))
+    repeats = config.get("repeats", math.inf)  # the last time it was run; rows of more repeats stay in the file
+    ordered = sorted((r for r in rows.values() if r.repeat < repeats), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(ordered), name=name or place.name, config=config)

@@ -432,6 +432,7 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(config, indent=1))
         temporary.replace(path)
+        _mend(folder / "rows.jsonl")
         return read_rows(folder / "rows.jsonl")
     except OSError as error:
         raise StoreError(f"`run_dir={str(folder)!r}` cannot be used: {error.strerror or error}") from error
@@ -439,21 +440,28 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
         raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
 
 
-def read_rows(path: Path) -> dict[tuple[str, int], Row]:
-    """The finished rows of a file by (id, repeat); failed rows and a torn last line are left out, to be run again."""
+def _mend(path: Path) -> None:
+    """Drop the half line that a kill in the middle of a write left."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
+    """The finished rows of a file by (id, repeat), a torn last line left out.
+
+    Failed rows, which are to be run again, are left out too, unless `failed`: then those are there that were not.
+    """
     rows: dict[tuple[str, int], Row] = {}
     if not path.exists():
         return rows
     data = path.read_bytes()
-    if data and not data.endswith(b"\n"):  # a kill in the middle of a write: drop the half line for good
-        data = data[: data.rfind(b"\n") + 1]
-        path.write_bytes(data)
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             row = Row.model_validate_json(line)
         except ValidationError as error:
             raise StoreError(f"{path}, line {number}, is not a row of this version; use another folder") from error
-        if row.error is None:
+        if row.error is None or (failed and (row.id, row.repeat) not in rows):
             rows[row.id, row.repeat] = row
     return rows
 

@@ -63,7 +63,7 @@ def write_report(
     if not commands and best is not None and best.exists():
         quoted = shlex.quote(str(best))
         commands = [
-            f"pdr run {quoted} --input question='...'",
+            f"pdr run {quoted} --input '...'",
             f"pdr eval {quoted}",
             f"pdr report {shlex.quote(str(folder))}",
         ]

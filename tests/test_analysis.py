@@ -194,3 +194,18 @@ def test_folders_without_anything_are_named(tmp_path: Path) -> None:
     (tmp_path / "search.json").write_text("{}")
     with pytest.raises(StoreError, match="not of a search"):
         analysis.read_search(tmp_path)
+
+
+def test_what_failed_counts_0_in_a_folder_as_it_did_in_the_run(tmp_path: Path) -> None:
+    run = [
+        Row(id="a", repeat=0, seed=0, score=0.0, error="the server went away"),
+        Row(id="b", repeat=0, seed=0, score=0.0, error="the server went away"),
+        Row(id="b", repeat=0, seed=0, score=1.0, answer="1"),  # the same command again
+        Row(id="b", repeat=1, seed=1, score=1.0, answer="1"),  # of an earlier run with more repeats
+    ]
+    lines = "".join(row.model_dump_json() + "\n" for row in run) + '{"id": "torn'
+    (tmp_path / "rows.jsonl").write_text(lines)
+    (tmp_path / "config.json").write_text('{"repeats": 1}')
+    report = analysis.read_report(tmp_path)
+    assert (report.score, report.failed, len(report.rows)) == (0.5, 1, 2)
+    assert (tmp_path / "rows.jsonl").read_text() == lines  # someone may be writing to it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from pathlib import Path
@@ -23,10 +22,9 @@ def reckon(body: dict[str, Any], seed: int) -> str:
     """Arithmetic, right for every third seed and whenever there is a workspace."""
     text = body["messages"][-1]["content"]
     question = text.split("Workspace")[0]
-    numbers = [int(number) for number in re.findall(r"\d+", question)]
+    terms = [int(sign + number) for sign, number in re.findall(r"(?:([-+]) )?(\d+)", question)]
     right = "Candidate" in text or seed % 3 == 0
-    answer = math.lcm(*numbers) if "ultiple" in question else sum(numbers)
-    return f"Let me see.\nAnswer: {answer if right else 1}"
+    return f"Let me see.\nAnswer: {sum(terms) if right else 1}"
 
 
 def test_the_quickstart_writes_a_program_and_goes_on(
@@ -40,6 +38,8 @@ def test_the_quickstart_writes_a_program_and_goes_on(
         sent = len(server.requests)
         quickstart.main(model=model, train=4, dev=4, trials=4)
         assert len(server.requests) == sent
+        quickstart.main(model=model, train=4, dev=5, trials=5)  # confirmed and compared anew, beside what is there
+        assert "5 questions that the search has not seen" in capsys.readouterr().out
     for line in ("one pass", "majority of", "SR x"):
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
     assert "pdr run runs/quickstart/best.json" in shown.err

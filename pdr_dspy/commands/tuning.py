@@ -18,7 +18,8 @@ from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import Target, Task, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.evaluation import fingerprint
+from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
 from pdr_dspy.search.confirmation import CONFIRMATION_SEED
@@ -110,6 +111,7 @@ def widest(space: Space) -> Schedule:
     caps = {
         "draft_tokens": max(space.draft_tokens),
         "refine_tokens": max(cap or max(space.draft_tokens) for cap in space.refine_tokens),
+        "distill_tokens": max(cap or min(max(space.kappa), max(space.draft_tokens)) for cap in space.distill_tokens),
         "thinking_tokens": max(space.thinking_tokens),
         "kappa": max(space.kappa),
     }
@@ -132,6 +134,8 @@ def _compare(
 ) -> None:
     """The table. Questions and seeds are the confirmation's: what that paid for is not paid for again."""
     assert optimizer.result is not None
+    # A longer search may find another program, a next one be confirmed on other questions: each has rows of its own.
+    compared = address({"program": fingerprint(tuned), "questions": datasets.fingerprint(valset)})[:8]
     job = Job(
         target=Target(f"tuned: {operator_of(tuned).schedule}", tuned, task),
         examples=valset,
@@ -140,12 +144,13 @@ def _compare(
         repeats=optimizer.confirm_repeats,
         seed=optimizer.seed + CONFIRMATION_SEED,
         budget=None,
-        run_dir=run_dir / "compare",
+        run_dir=run_dir / "compare" / compared,
     )
     others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
     with Rollouts(run_dir / "rollouts") as store:
         lines = comparing.measure(job, others, store, display)
-    save_json(job.run_dir / "report.json", comparing.summary(lines))
+    lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
+    save_json(job.run_dir.parent / "report.json", comparing.summary(lines))
     display.table(f"{len(valset)} questions that the search has not seen", *comparing.table(lines), text=2)
 
 
@@ -169,8 +174,11 @@ def _finish(
         notes=confirmation.verdict,
     )
     page = write_page(run_dir, None, display)
+    inputs = list(operator_of(tuned).task.input_fields)
+    given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
+    called = ", ".join(f'{name}="..."' for name in inputs)
     display.say(
-        f'use it:  pdr run {best} --input "..."\n'
+        f"use it:  pdr run {best} {given}\n"
         f"         pdr compare {best}\n"
-        f'         program = pdr_dspy.load("{best}"); program(question="...")' + (f"\nreport:  {page}" if page else "")
+        f'         program = pdr_dspy.load("{best}"); program({called})' + (f"\nreport:  {page}" if page else "")
     )
