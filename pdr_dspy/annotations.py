@@ -26,7 +26,7 @@ def describe_type(kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Literal and all(value is None or isinstance(value, (str, int, bool)) for value in arguments):
         return {"literal": list(arguments)}
-    if origin is list:
+    if origin is list and arguments:  # `typing.List` alone has none
         return {"list": describe_type(arguments[0])}
     if origin is dict:
         return {"dict": [describe_type(argument) for argument in arguments]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import typing
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
@@ -242,3 +243,7 @@ def test_saving_is_whole_or_not_at_all(saved: Path) -> None:
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
     assert stat.S_ISREG(saved.stat().st_mode)
+
+
+def test_a_bare_generic_is_described_as_one_that_no_file_can_hold() -> None:
+    assert describe_type(typing.List) == {"custom": "List"}  # noqa: UP006
