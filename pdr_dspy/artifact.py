@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -27,6 +26,7 @@ from pdr_dspy.annotations import describe_type, rebuild_type
 from pdr_dspy.budget import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
 from pdr_dspy.evaluation import Report
+from pdr_dspy.files import write_whole
 from pdr_dspy.nesting import operators, replaced
 from pdr_dspy.operators import PDR, SR, LongCoT, Operator
 from pdr_dspy.schedule import Schedule
@@ -218,18 +218,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """To a file beside it first, then renamed over it: a reader finds the old file or the new one, never a half."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(target, data)
     except OSError as error:
         raise StoreError(f"`save(path={str(target)!r})` cannot be written: {error.strerror or error}") from error
 

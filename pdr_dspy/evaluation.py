@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pdr_dspy import calls, operators
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, DataError, RoundFailed, StoreError
+from pdr_dspy.files import write_whole
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.signatures import signature_of
@@ -429,9 +430,7 @@ def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], 
                     f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
                     "use another folder, or the same arguments to go on"
                 )
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(config, indent=1))
-        temporary.replace(path)
+        write_whole(path, json.dumps(config, indent=1))
         _mend(folder / "rows.jsonl")
         return read_rows(folder / "rows.jsonl")
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 from pdr_dspy import analysis, plots
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import Report
+from pdr_dspy.files import write_whole
 from pdr_dspy.search import pareto
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
@@ -69,10 +70,7 @@ def write_report(
         ]
     page = _page(facts, shown, title or facts.title, commands, rows)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        temporary.replace(target)
+        write_whole(target, page)
     except OSError as error:
         raise StoreError(
             f"`write_report(path={str(target)!r})` cannot be written: {error.strerror or error}"

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
-    {"errors"},
+    {"errors", "files"},
     {"schedule", "budget", "workspace", "signatures", "answers", "annotations", "stats"},
     {"calls", "rollouts", "verifiers", "datasets"},
     {"distillers"},

@@ -19,6 +19,7 @@ from pdr_dspy.commands.targets import Target, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation import Report, check_examples
 from pdr_dspy.evaluation import evaluate as run_evaluation
+from pdr_dspy.files import write_whole
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.verifiers import Verifier
 
@@ -149,10 +150,7 @@ def summarise(report: Report) -> dict[str, Any]:
 def save_json(path: Path, value: Any) -> None:
     """Write a small JSON file in one step."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, json.dumps(value, indent=1))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 

@@ -12,6 +12,7 @@ import dspy
 
 from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.files import write_whole
 from pdr_dspy.search import pareto
 from pdr_dspy.search.confirmation import Confirmation
 from pdr_dspy.search.objective import TrialRecord, program_with
@@ -127,9 +128,7 @@ def write(
     }
     path = folder / "search.json"
     try:
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(facts, indent=1))
-        temporary.replace(path)
+        write_whole(path, json.dumps(facts, indent=1))
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from error
     kept, others = confirmation.student, []
