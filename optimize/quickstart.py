@@ -2,7 +2,7 @@
 
 Serves Qwen2.5-Coder-0.5B from an embedded llama.cpp server, searches a small space of schedules on procedural
 arithmetic under a limit on all tokens, confirms the winner on questions that the search has not seen, and holds it
-against one pass, SR, majority voting and the untuned program. Cost: at most 15 minutes on 2 cores and 1.5 GB of memory.
+against one pass, SR, majority voting and the untuned program. Cost: about a quarter of an hour on 2 cores and 2 GB of memory.
 A second run takes from runs/quickstart what the first one paid for.
 """
 
@@ -32,7 +32,7 @@ SPACE = Space(
 
 
 @guarded
-def main(*, model: Model | None = None, train: int = 8, dev: int = 12, trials: int = 8) -> None:
+def main(*, model: Model | None = None, train: int = 8, dev: int = 10, trials: int = 8) -> None:
     """Search on `train` questions, confirm and compare on `dev` others."""
     study(
         Task("arithmetic", arithmetic.build, arithmetic.data, arithmetic.verifier),
