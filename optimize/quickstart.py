@@ -2,7 +2,8 @@
 
 Serves Qwen2.5-Coder-0.5B from an embedded llama.cpp server, searches a small space of schedules on procedural
 arithmetic under a limit on all tokens, confirms the winner on questions that the search has not seen, and holds it
-against one pass, SR, majority voting and the untuned program. Cost: about a quarter of an hour on 2 cores and 2 GB of memory.
+against one pass, SR, majority voting and the untuned program. Cost: about a quarter of an hour on 2 cores, 2 GB of
+memory.
 A second run takes from runs/quickstart what the first one paid for.
 """
 

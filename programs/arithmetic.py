@@ -2,7 +2,7 @@
 
 Data: reasoning-gym's `chain_sum`, sums and differences of three two-digit numbers, made from a seed (Apache-2.0; no
 download). On Qwen2.5-Coder-0.5B one pass is right about one time in three, one of eight passes on 0.75 to 0.83 of the
-questions (two runs of 12): there is room to refine. Adding and taking away is easy for it; not losing a sign on the way is not.
+questions (two runs of 12): there is room to refine. Adding and taking away is easy for it; keeping the signs is not.
 
     pdr eval arithmetic --limit 20
     pdr optimize arithmetic --trials 12
