@@ -290,7 +290,7 @@ async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budge
     workspaces: tuple[Workspace, ...] = ()
     for number, width in enumerate(schedule.widths, start=1):
         stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
-        if rounds and not await run.affords([(role, Phase.DRAFT, values) for role, values in stage]):
+        if rounds and not await run.affords(stage):
             return run.stopped(rounds, Stop.BUDGET)
         drafts = await run.drafts(number, stage)
         if all(not draft.ok for draft in drafts):
@@ -381,22 +381,12 @@ class _Run:
             run_seed=self.run_seed,
         )
 
-    async def affords(self, stage: Sequence[tuple[Role, Phase, Mapping[str, Any]]]) -> bool:
+    async def affords(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
         if self.budget.unlimited or not stage:
             return True
-        prompts = [
-            "\n".join(
-                str(message["content"])
-                for message in render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
-            )
-            for role, _, values in stage
-            for predictor in [self.program.predictor(role)]
-        ]
-        sizes = await self.count(prompts)
-        bounds = [
-            size + TEMPLATE_TOKENS + self.sampling(role).cap for size, (role, _, _) in zip(sizes, stage, strict=True)
-        ]
+        sizes = await self.prompt_sizes(stage)
+        bounds = [size + self.sampling(role).cap for size, (role, _) in zip(sizes, stage, strict=True)]
         self.worst = sum(bounds)
         return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
 
@@ -463,23 +453,23 @@ class _Run:
         self.ledger += made
         return distilled.workspaces
 
-    def _distill_stage(self, number: int, drafts: Sequence[Draft]) -> list[tuple[Role, Phase, Mapping[str, Any]]]:
+    def _distill_stage(self, number: int, drafts: Sequence[Draft]) -> list[tuple[Role, Mapping[str, Any]]]:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
         count = self.schedule.distill_calls(number - 1)
         if not count:
             return []
         everything = "\n\n".join(f"Candidate {draft.index}:\n{draft.solution}" for draft in drafts)
         if self.schedule.critique:
-            return [(Role.CRITIQUE, Phase.CRITIQUE, {"workspace": everything})]
+            return [(Role.CRITIQUE, {"workspace": everything})]
         role = distillers.ROLES[self.schedule.distiller]
-        return [(role, Phase.DISTILL, {"candidates": everything})] * count
+        return [(role, {"candidates": everything})] * count
 
-    async def prompt_sizes(self, roles: Sequence[Role]) -> list[int]:
-        """Tokens of each role's prompt with nothing of earlier rounds in it."""
+    async def prompt_sizes(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> list[int]:
+        """Tokens of the prompt of each call of a stage: a role, and what it reads beside the task."""
         prompts = []
-        for role in roles:
+        for role, values in stage:
             predictor = self.program.predictor(role)
-            messages = render(signature_of(predictor), predictor.demos, self.inputs)
+            messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
             prompts.append("\n".join(str(message["content"]) for message in messages))
         return [size + TEMPLATE_TOKENS for size in await self.count(prompts)]
 
@@ -489,13 +479,13 @@ class _Run:
         role = distillers.ROLES.get(self.schedule.distiller)
         if context is None or role is None:
             return None
-        (prompt,) = await self.prompt_sizes([role])
+        (prompt,) = await self.prompt_sizes([(role, {})])
         return max(context - prompt - self.sampling(role).cap, 0)
 
     async def check(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
         await self.check_context()
-        if not await self.affords([(Role.DRAFT, Phase.DRAFT, {})] * self.schedule.widths[0]):
+        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
             raise BudgetTooSmall(
                 f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
                 "tokens; raise it, or lower `draft_tokens` or the first width"
@@ -511,7 +501,7 @@ class _Run:
             roles.append(Role.REFINE)
             if self.schedule.distiller in distillers.ROLES:
                 roles.append(distillers.ROLES[self.schedule.distiller])
-        for role, prompt in zip(roles, await self.prompt_sizes(roles), strict=True):
+        for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
             if prompt + kappa + cap > context:
