@@ -303,15 +303,16 @@ async def aevaluate(
         for place in range(len(examples))
         if (ids[place], repeat) not in finished
     ]
-    work = _Work(program, examples, ids, verifier, budget, seed, folder, finished, len(examples) * repeats, progress)
+    runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+    work = _Work(runner, examples, ids, folder, finished, len(examples) * repeats, progress)
     try:
         with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
             stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
     finally:
         if own is not None:
             own.close()
-    if work.misconfigured is not None and all(row.error is not None for row in finished.values()):
-        raise work.misconfigured
+    if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
+        raise runner.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
 
@@ -465,98 +466,64 @@ def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]
     return rows
 
 
-class _Work:
-    """Runs rows side by side and keeps each as it ends."""
+class Runner:
+    """Runs a program on single examples: what `evaluate` does for each of its rows.
+
+    Use it inside `calls.session(...)`, which says where calls are kept and how many are in flight, and `close` it.
+    """
 
     def __init__(
         self,
         program: dspy.Module,
-        examples: Sequence[dspy.Example],
-        ids: Sequence[str],
         verifier: Verifier,
-        budget: Budget | None,
-        seed: int,
-        folder: Path | None,
-        finished: dict[tuple[str, int], Row],
-        count: int,
-        progress: Progress | None,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        threads: int = 64,
     ) -> None:
+        """
+        Args:
+            program: an operator, or any DSPy module.
+            verifier: gives a score in [0, 1].
+            seed: the evaluation's seed.
+            budget: limits, in tokens, on each run of an operator.
+            threads: most synchronous programs and verifiers that run side by side.
+        """
         self.program = program
-        self.examples = examples
-        self.ids = ids
         self.verifier = verifier
-        self.budget = budget
         self.seed = seed
-        self.folder = folder
-        self.finished = finished
-        self.count = count
-        self.progress = progress
-        self.failures = 0
-        self.stopped: str | None = None
+        self.budget = budget
         self.misconfigured: ConfigError | None = None
+        """The first sentence about a program that cannot run on an example, such as one beyond the model's context."""
         self.refused: set[tuple[str, int]] = set()
+        """(id, repeat) of such rows."""
         # Synchronous programs and verifiers wait in threads of their own. The event loop's default pool is small, and
         # requests pass through it: programs that filled it would wait for their own calls for ever.
-        self.threads = ThreadPoolExecutor(min(64, count), thread_name_prefix="pdr-dspy-row")
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pdr-dspy-row")
+
+    def close(self) -> None:
+        """Let go of the threads; those that still run are not waited for."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function that may take its time, in this context, off the event loop."""
         context = copy_context()
         return await asyncio.get_running_loop().run_in_executor(
             self.threads, partial(context.run, function, *args, **kwargs)
         )
 
-    async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
-        queue = iter(todo)
+    async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
+        """Run one example once. Whatever program or verifier raise fails the row, except a StoreError.
 
-        async def worker() -> None:
-            for place, repeat in queue:
-                if self.stopped is not None:
-                    return
-                row = await self.row(place, repeat)
-                self.keep(row)
-                if (row.id, row.repeat) in self.refused:
-                    continue  # a question that does not fit says nothing about the server
-                self.failures = self.failures + 1 if row.error is not None else 0
-                if self.failures >= max_failures and self.stopped is None:
-                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
-
-        tasks = [asyncio.ensure_future(worker()) for _ in range(min(workers, len(todo)))]
-        try:
-            await asyncio.gather(*tasks)
-        finally:  # the first error, or a cancellation, ends them all
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self.threads.shutdown(wait=False, cancel_futures=True)
-        return self.stopped
-
-    def keep(self, row: Row) -> None:
-        self.finished[row.id, row.repeat] = row
-        if self.folder is not None:
-            path = self.folder / "rows.jsonl"
-            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
-            try:
-                whole = path.stat().st_size if path.exists() else 0
-                try:
-                    with path.open("ab") as file:
-                        file.write(line)
-                except OSError:
-                    with suppress(OSError):  # no half a row for others to write on
-                        os.truncate(path, whole)
-                    raise
-            except OSError as error:
-                raise StoreError(
-                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
-                    "goes on from them"
-                ) from error
-        if self.progress is not None:
-            self.progress(row, len(self.finished), self.count)
-
-    async def row(self, place: int, repeat: int) -> Row:
-        example, seed = self.examples[place], run_seed(self.seed, repeat)
+        Args:
+            example: with the program's inputs and the verifier's gold fields.
+            name: the example's id.
+            repeat: from 0; it decides the run seed.
+        """
+        seed = run_seed(self.seed, repeat)
         gold = example.get(getattr(self.verifier, "gold", "answer"))
         identity: dict[str, Any] = {
-            "id": self.ids[place],
+            "id": name,
             "repeat": repeat,
             "seed": seed,
             "gold": None if gold is None else calls.clean(str(gold)),
@@ -595,7 +562,7 @@ class _Work:
         except Exception as error:  # one poisonous example, or a program or metric of the user's, spoils only its row
             if isinstance(error, ConfigError):
                 self.misconfigured = self.misconfigured or error
-                self.refused.add((self.ids[place], repeat))
+                self.refused.add((name, repeat))
             ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
             return Row(
                 **identity,
@@ -649,6 +616,77 @@ class _Work:
             return {name: prediction.get(name) for name in self.program.task.output_fields}
         skip = ("ledger", "rounds", "stop", "solution", "reasoning")
         return {name: value for name, value in prediction.items() if name not in skip}
+
+
+class _Work:
+    """Runs rows side by side and keeps each as it ends."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        examples: Sequence[dspy.Example],
+        ids: Sequence[str],
+        folder: Path | None,
+        finished: dict[tuple[str, int], Row],
+        count: int,
+        progress: Progress | None,
+    ) -> None:
+        self.runner = runner
+        self.examples = examples
+        self.ids = ids
+        self.folder = folder
+        self.finished = finished
+        self.count = count
+        self.progress = progress
+        self.failures = 0
+        self.stopped: str | None = None
+
+    async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
+        queue = iter(todo)
+
+        async def worker() -> None:
+            for place, repeat in queue:
+                if self.stopped is not None:
+                    return
+                row = await self.runner.row(self.examples[place], self.ids[place], repeat)
+                self.keep(row)
+                if (row.id, row.repeat) in self.runner.refused:
+                    continue  # a question that does not fit says nothing about the server
+                self.failures = self.failures + 1 if row.error is not None else 0
+                if self.failures >= max_failures and self.stopped is None:
+                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
+
+        tasks = [asyncio.ensure_future(worker()) for _ in range(min(workers, len(todo)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # the first error, or a cancellation, ends them all
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.runner.close()
+        return self.stopped
+
+    def keep(self, row: Row) -> None:
+        self.finished[row.id, row.repeat] = row
+        if self.folder is not None:
+            path = self.folder / "rows.jsonl"
+            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
+            try:
+                whole = path.stat().st_size if path.exists() else 0
+                try:
+                    with path.open("ab") as file:
+                        file.write(line)
+                except OSError:
+                    with suppress(OSError):  # no half a row for others to write on
+                        os.truncate(path, whole)
+                    raise
+            except OSError as error:
+                raise StoreError(
+                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
+                    "goes on from them"
+                ) from error
+        if self.progress is not None:
+            self.progress(row, len(self.finished), self.count)
 
 
 def _marked(example: dspy.Example) -> bool:
