@@ -7,9 +7,15 @@ The unit is the question: repeats of one question are not independent, so interv
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import lru_cache
 from statistics import NormalDist, fmean, variance
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pdr_dspy.errors import ConfigError
 
 
 class Interval(NamedTuple):
@@ -145,3 +151,235 @@ def sign_test(wins: int, losses: int) -> float:
         return 1.0
     tail = sum(math.comb(n, i) for i in range(min(wins, losses) + 1)) / 2**n
     return min(1.0, 2 * tail)
+
+
+def worse(differences: ArrayLike, *, questions: Sequence[Hashable] | None = None) -> float:
+    """One-sided p-value of 'the first is not worse than the second'; small when the first is confidently worse.
+
+    `differences` are first minus second, one for each question on which both ran, where more is better; nan, where one
+    of them did not run, is left out. `questions` names the question of each difference: several of one question are
+    averaged first, for they are not independent.
+
+    The p-value is the share of sign patterns whose mean is no higher than the one seen (Fisher's paired permutation
+    test), so 1.0 when nothing differs, and never below a half to the power of the questions that differ. Where all
+    that differ do so by the same amount, as for 0/1 scores, that is the exact binomial test on discordant pairs. It is
+    exact wherever the differences are whole multiples of some step, as means over equally many repeats are, and for up
+    to 20 others; beyond, as for many log costs, Lugannani and Rice's saddlepoint formula (1980) stands in, which on 32
+    differences is within 2 % of the exact p-value. Student's t is not used: with ties it comes out a third too small.
+
+    Raises ConfigError when a difference is infinite, or `questions` has another length.
+    """
+    values = _by_question(np.asarray(differences, dtype=float).ravel(), questions)
+    sizes = np.abs(values)
+    values, sizes = values[sizes > TINY], sizes[sizes > TINY]
+    if not len(values):
+        return 1.0
+    values, sizes = values / sizes.max(), sizes / sizes.max()
+    steps = _steps(sizes)
+    if steps is not None:
+        return _lattice_tail(steps, int(np.rint(steps * np.sign(values)).sum()))
+    tail = _every_pattern if len(sizes) <= 20 else _saddlepoint
+    return tail(sizes, float(values.sum()))
+
+
+TINY = 1e-12
+"""Differences below it are rounding."""
+
+
+def _by_question(values: NDArray[np.float64], questions: Sequence[Hashable] | None) -> NDArray[np.float64]:
+    """Finite differences, one a question."""
+    if np.isinf(values).any():
+        raise ConfigError(
+            "`worse(differences=...)`: a difference is infinite; leave out what failed, or give it as nan"
+        )
+    known = ~np.isnan(values)
+    if questions is None:
+        return values[known]
+    if len(questions) != len(values):
+        raise ConfigError(
+            f"`worse(questions=...)` names {len(questions)} questions for {len(values)} differences; give one for each"
+        )
+    groups: dict[Hashable, list[float]] = {}
+    for question, value, kept in zip(questions, values.tolist(), known.tolist(), strict=True):
+        if kept:
+            groups.setdefault(question, []).append(value)
+    return np.array([fmean(group) for group in groups.values()])
+
+
+def _steps(sizes: NDArray[np.float64], most: int = 240) -> NDArray[np.int64] | None:
+    """Sizes, the largest 1, as whole multiples of the largest step that divides them all; None when there is none.
+
+    240 parts have room for means over unequal numbers of repeats, such as 3, 4, 5 and 16, and are still cheap.
+    """
+    parts = np.arange(1, most + 1)[:, None] * sizes
+    whole = np.abs(parts - np.rint(parts)).max(axis=1) < 1e-6
+    if not whole.any() or len(sizes) * parts[np.argmax(whole)].sum() > 1e7:
+        return None
+    return np.rint(parts[np.argmax(whole)]).astype(np.int64)
+
+
+def _lattice_tail(steps: NDArray[np.int64], observed: int) -> float:
+    """P(sum of randomly signed steps <= observed), exactly: one convolution a step."""
+    reach = int(steps.sum())
+    below = np.zeros(reach + 1)  # in how many of the patterns the negative steps add up to the place
+    below[0] = 1.0
+    for step in steps.tolist():
+        below[step:] += below[:-step].copy()
+        below *= 0.5
+    # sum = reach - 2 * negative <= observed
+    return min(1.0, float(below[(reach - observed + 1) // 2 :].sum()))
+
+
+def _every_pattern(sizes: NDArray[np.float64], observed: float) -> float:
+    """P(sum of randomly signed sizes <= observed), from the sums of either half."""
+    half = len(sizes) // 2
+    left, right = (_signed_sums(part) for part in (sizes[:half], sizes[half:]))
+    room = observed + 1e-9 * sizes.sum() - right
+    return int(np.searchsorted(np.sort(left), room, side="right").sum()) / 2 ** len(sizes)
+
+
+def _signed_sums(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    sums = np.zeros(1)
+    for size in sizes.tolist():
+        sums = np.concatenate([sums - size, sums + size])
+    return sums
+
+
+def _saddlepoint(sizes: NDArray[np.float64], observed: float) -> float:
+    """Approximately P(sum of randomly signed sizes <= observed), for sizes that are on no lattice."""
+    normal, spread = NormalDist(), math.sqrt(float((sizes**2).sum()))
+    if observed > 0:
+        return 1.0 - _saddlepoint(sizes, -observed)
+    if observed > -1e-3 * spread:  # the formula is 0/0 at the middle
+        return normal.cdf(observed / spread)
+    least = 0.5 ** len(sizes)
+    if observed <= -sizes.sum() * (1 - 1e-9):
+        return least
+    low, high = -1.0, 0.0
+    while float((sizes * np.tanh(low * sizes)).sum()) > observed:
+        low *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((sizes * np.tanh(middle * sizes)).sum()) < observed else (low, middle)
+    tilt = np.abs(high * sizes)
+    decay = np.exp(-2 * tilt)
+    cumulant = float((tilt + np.log1p(decay) - math.log(2)).sum())
+    second = float((sizes**2 * 4 * decay / (1 + decay) ** 2).sum())
+    w, u = -math.sqrt(2 * (high * observed - cumulant)), high * math.sqrt(second)
+    return max(least, normal.cdf(w) + normal.pdf(w) * (1 / w - 1 / u))
+
+
+SpendingKind = Literal["pocock", "obrien-fleming"]
+
+
+def spend(alpha: float, information: Sequence[float], kind: SpendingKind = "pocock") -> tuple[float, ...]:
+    """For each look at growing data, the level that a one-sided p-value is held against, so that they err at most
+    `alpha` of the time together.
+
+    `information` is the share of all questions seen at each look, increasing in (0, 1]: (8/30, 16/30, 1.0). Lan and
+    DeMets (1983): "pocock" spends about evenly, "obrien-fleming" hardly anything early. The levels take account of the
+    looks having questions in common (recursive integration of Armitage, McPherson and Rowe, 1969), which leaves each
+    more than its share of alpha. They are exact for normal means of independent questions.
+
+    Raises ConfigError for an alpha outside (0, 0.5], for shares that do not increase in (0, 1], and for another kind.
+    """
+    shares = tuple(float(share) for share in information)
+    if not 0.0 < alpha <= 0.5:
+        raise ConfigError(f"`spend(alpha={alpha})`: give a share in (0, 0.5]")
+    if not shares or not all(a < b for a, b in zip((0.0, *shares), shares, strict=False)) or shares[-1] > 1.0:
+        raise ConfigError(f"`spend(information={list(shares)})`: give shares that increase in (0, 1]")
+    if kind not in get_args(SpendingKind):
+        raise ConfigError(f'`spend(kind={kind!r})`: give "pocock" or "obrien-fleming"')
+    return _levels(alpha, shares, kind)
+
+
+def _spent(alpha: float, share: float, kind: SpendingKind) -> float:
+    """How much of alpha may be gone once this share of the information is in."""
+    if kind == "pocock":
+        return alpha * math.log1p((math.e - 1) * share)
+    normal = NormalDist()
+    return 2 * normal.cdf(normal.inv_cdf(alpha / 2) / math.sqrt(share))
+
+
+@lru_cache(maxsize=256)
+def _levels(alpha: float, shares: tuple[float, ...], kind: SpendingKind) -> tuple[float, ...]:
+    """Nominal levels, by following the density of the sum of those not yet stopped from look to look."""
+    normal = NormalDist()
+    nodes, weights = np.polynomial.legendre.leggauss(128)
+    levels: list[float] = []
+    places, masses = np.zeros(1), np.ones(1)  # where the sum stands, and how probable that is
+    before, spent = 0.0, 0.0
+    for share in shares:
+        now = _spent(alpha, share, kind)
+        deviation = math.sqrt(share - before)
+        widest = 9.0 * math.sqrt(share)
+        low, high = -widest, widest
+        for _ in range(60):
+            middle = (low + high) / 2
+            crossing = float(masses @ _upper((middle - places) / deviation))
+            low, high = (middle, high) if crossing > now - spent else (low, middle)
+        levels.append(normal.cdf(-high / math.sqrt(share)))
+        grid = (high - widest) / 2 + nodes * (high + widest) / 2
+        kernel = np.exp(-0.5 * ((grid[:, None] - places) / deviation) ** 2) / (deviation * math.sqrt(2 * math.pi))
+        masses = (kernel @ masses) * weights * (high + widest) / 2
+        places, before, spent = grid, share, now
+    return tuple(levels)
+
+
+def _upper(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper tail of the normal distribution."""
+    return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in z.tolist()])
+
+
+def resamples(n_questions: int, count: int, seed: int) -> NDArray[np.intp]:
+    """`count` bootstrap draws of `n_questions` questions with replacement: indices, one row a draw.
+
+    Take a question with all of its repeats, and the same draws for every program, so that what is compared is paired.
+    Raises ConfigError when there is nothing to draw.
+    """
+    if n_questions < 1 or count < 1:
+        raise ConfigError(f"`resamples(n_questions={n_questions}, count={count})`: both must be at least 1")
+    return np.random.default_rng(seed).integers(0, n_questions, size=(count, n_questions), dtype=np.intp)
+
+
+class Shrunk(NamedTuple):
+    """What an arm's own mean and the pool of all arms say together."""
+
+    mean: float
+    variance: float
+    weight: float
+    """The share of the arm's own mean in it, in [0, 1]; the rest is the pool's mean."""
+
+
+def shrink(means: Sequence[float], variances: Sequence[float]) -> list[Shrunk]:
+    """Empirical Bayes estimates of the true means of arms, from their measured means and the variances of these.
+
+    The highest of many measured means is high by luck too; drawn toward the pool by what noise explains, it is not.
+    The spread of true means is DerSimonian and Laird's (1986). Variances below a quarter of the pool's mean variance
+    are raised to it, for an arm that is right on every question is not known without error. The variance of an
+    estimate follows Morris (1983), with (k - 1)/(k + 1) for his (k - 3)/(k - 1) so that it holds from two arms on:
+    simulated 95 % intervals cover in 93 to 99 %. One arm alone, and arms that all have variance 0, come back unchanged.
+
+    Give variances of what sets arms apart: on the same questions, of the deviations from the questions' means
+    (`search.uncertainty.shrunk` does that). Raises ConfigError when the lengths differ, a mean is not finite, or a
+    variance is negative or not finite.
+    """
+    y, v = np.asarray(means, dtype=float), np.asarray(variances, dtype=float)
+    if y.shape != v.shape or y.ndim != 1:
+        raise ConfigError(f"`shrink(means, variances)`: {y.size} means and {v.size} variances; give one for each arm")
+    if not (np.isfinite(y).all() and np.isfinite(v).all() and (v >= 0).all()):
+        raise ConfigError(
+            f"`shrink(means={y.tolist()}, variances={v.tolist()})`: give finite ones, variances at least 0"
+        )
+    k = len(y)
+    if k < 2 or not v.any():
+        return [Shrunk(mean, noise, 1.0) for mean, noise in zip(y.tolist(), v.tolist(), strict=True)]
+    v = np.maximum(v, v.mean() / 4)
+    w = 1 / v
+    scatter = float(w @ (y - (w @ y) / w.sum()) ** 2)
+    between = max(0.0, (scatter - (k - 1)) / float(w.sum() - (w @ w) / w.sum()))
+    w = 1 / (v + between)
+    pool, drawn = float(w @ y) / float(w.sum()), v * w
+    estimates = pool + (1 - drawn) * (y - pool)
+    noise = v * (1 - drawn * (k - 1) ** 2 / (k * (k + 1))) + 2 / (k + 1) * drawn**2 * (y - pool) ** 2
+    return [Shrunk(*row) for row in zip(estimates.tolist(), noise.tolist(), (1 - drawn).tolist(), strict=True)]
