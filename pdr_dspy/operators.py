@@ -114,18 +114,25 @@ class Operator(dspy.Module):
         last = schedule.distiller == "last"
         return {role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles}
 
-    def with_schedule(self, schedule: Schedule, *, instructions: Mapping[str, str] | None = None) -> Self:
+    def with_schedule(
+        self,
+        schedule: Schedule,
+        *,
+        instructions: Mapping[str, str] | None = None,
+        demos: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> Self:
         """A copy that runs under another schedule.
 
         Predictors of roles that both schedules use keep their instructions, demonstrations and LM; Select and Refine
-        only while their default instructions would stay the same or were tuned. `instructions` (role to text) replaces
-        what is given.
+        only while their default instructions would stay the same or were tuned. `instructions` (role to text) and
+        `demos` (role to demonstrations, each a mapping of fields) replace what is given.
 
-        Raises ConfigError for an unknown role in `instructions`.
+        Raises ConfigError for an unknown role in `instructions` or `demos`.
         """
-        unknown = set(instructions or ()) - {role.value for role in Role}
-        if unknown:
-            raise ConfigError(f"`instructions` names the role {sorted(unknown)[0]!r}; the roles are {', '.join(Role)}")
+        for name, given in (("instructions", instructions), ("demos", demos)):
+            unknown = set(given or ()) - {role.value for role in Role}
+            if unknown:
+                raise ConfigError(f"`{name}` names the role {sorted(unknown)[0]!r}; the roles are {', '.join(Role)}")
         new = copy.deepcopy(self)
         old = {name: predictor for name, predictor in new.__dict__.items() if isinstance(predictor, dspy.Predict)}
         defaults = self.role_signatures(self.task, self.schedule)
@@ -143,6 +150,8 @@ class Operator(dspy.Module):
                 predictor.lm = before.lm
             if instructions and role.value in instructions:
                 predictor.signature = signature.with_instructions(instructions[role.value])
+            if demos and role.value in demos:
+                predictor.demos = [dspy.Example(**demo) for demo in demos[role.value]]
             setattr(new, role.value, predictor)
         return new
 
