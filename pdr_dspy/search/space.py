@@ -1,8 +1,9 @@
-"""The schedules and instructions that a search may choose from, as one frozen value.
+"""The schedules, instructions and demonstrations that a search may choose from, as one frozen value.
 
 Every axis is a tuple of candidates. Conditional parameters exist only where they mean something: kappa and the later
 caps need a second round, a distiller a round that is wider than 1, k a distiller that uses it, critique a chain of
-single drafts. LongCoT (one round) and SR (all widths 1) are points of the same space as PDR.
+single drafts, a role's instructions and demonstrations a schedule that calls it. LongCoT (one round) and SR (all widths
+1) are points of the same space as PDR.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from pdr_dspy.errors import ConfigError, config_error
 from pdr_dspy.schedule import CALLS_MODEL, MIN_CANDIDATE_TOKENS, ORACLES, USES_K, DistillerName, Schedule
+from pdr_dspy.search.prompts import PROMPTS, DemoSet, fewer, key_of, listed, more, only, shown
 from pdr_dspy.signatures import Role
 
 OWN = 0
-"""The choice of an instruction axis that stands for the student's own instructions."""
+"""The choice of a prompt parameter that stands for the student's own instructions or demonstrations."""
 
-
-_WHOLE = ("monotone", "instructions")
+_WHOLE = ("monotone", *PROMPTS, "fixed")
 """Fields that are one value rather than an axis of candidates."""
 
 
@@ -41,23 +43,27 @@ class Candidate(NamedTuple):
     schedule: Schedule
     instructions: dict[str, str]
     """Role to text; a role that is not there keeps the student's own."""
+    demos: dict[str, DemoSet] = {}  # noqa: RUF012  (nobody writes to it)
+    """Role to demonstrations; a role that is not there keeps the student's own."""
 
     @property
     def key(self) -> str:
         """Equal for two candidates that make the same calls."""
-        return json.dumps([canonical(self.schedule).model_dump(mode="json"), self.instructions], sort_keys=True)
+        parts = [canonical(self.schedule).model_dump(mode="json"), self.instructions, self.demos]
+        return json.dumps(parts, sort_keys=True)
 
     def __str__(self) -> str:
-        changed = f" + {', '.join(self.instructions)} instructions" if self.instructions else ""
-        return f"{self.schedule}{changed}"
+        changed = [f" + {', '.join(values)} {kind}" for kind in PROMPTS if (values := getattr(self, kind))]
+        return f"{self.schedule}{''.join(changed)}"
 
 
 class Space(BaseModel):
-    """Candidates for each part of a schedule. Make one around a schedule with `Space.default_for(schedule)`.
+    """Candidates for each part of a program. Make one around a schedule with `Space.default_for(schedule)`.
 
     >>> space = Space.default_for(program.schedule).fix(kappa=512).narrow(rounds=(1, 2))
+    >>> space = space.extend(instructions={"draft": ("Solve it backwards.",)})
 
-    Raises ConfigError for an empty axis or a value that no schedule can have.
+    `print(space)` is a table of its axes. Raises ConfigError for an empty axis or a value that no schedule can have.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,12 +94,22 @@ class Space(BaseModel):
     """For chains of single drafts."""
     instructions: dict[str, tuple[str, ...]] = {}
     """Texts for a role (`draft`, `refine`, `distill`, `select`, `critique`), besides the student's own."""
+    demos: dict[str, tuple[DemoSet, ...]] = {}
+    """Sets of demonstrations for a role, besides the student's own: mappings (or `dspy.Example`s) of plain JSON data,
+    from the names of the role's fields to values."""
+    fixed: tuple[str, ...] = ()
+    """Prompt parameters, such as `draft_instructions`, that leave the student's own out. `fix` writes it."""
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise config_error("Space", error) from None
+
+    @field_validator("demos", mode="before")
+    @classmethod
+    def _plain(cls, demos: Any) -> Any:
+        return more("demos", {}, demos, method="Space") if isinstance(demos, Mapping) else demos
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -115,11 +131,7 @@ class Space(BaseModel):
             )
         if self.distiller == ("last",) and max(self.widths) > 1:
             raise ValueError('`Space(distiller=("last",))` needs `widths=(1,)`')
-        unknown = [name for name in self.instructions if name not in set(Role)]
-        if unknown:
-            raise ValueError(
-                f"`Space(instructions=...)` names the role {unknown[0]!r}; the roles are {', '.join(Role)}"
-            )
+        self._check_prompts()
         k = max(self.k) if USES_K & set(self.distiller) else 1
         least = MIN_CANDIDATE_TOKENS * min(k, max(self.widths))
         if max(self.rounds) > 1 and min(self.kappa) < least:
@@ -134,6 +146,22 @@ class Space(BaseModel):
                 except ConfigError as error:
                     raise ValueError(f"`Space({field}={values})`: {error}") from None
         return self
+
+    def _check_prompts(self) -> None:
+        for kind in PROMPTS:
+            for role, values in getattr(self, kind).items():
+                if role not in set(Role):
+                    raise ValueError(f"`Space({kind}=...)` names the role {role!r}; the roles are {', '.join(Role)}")
+                keys = [key_of(value) for value in values]
+                if len(set(keys)) != len(keys):
+                    raise ValueError(f"`Space({kind}={{{role!r}: ...}})` has a candidate twice")
+        blank = [role for role, texts in self.instructions.items() if not all(text.strip() for text in texts)]
+        if blank:
+            raise ValueError(f"`Space(instructions={{{blank[0]!r}: ...}})` has an empty text; take it out")
+        for name in self.fixed:
+            role, _, kind = name.partition("_")
+            if kind not in PROMPTS or not getattr(self, kind).get(role):
+                raise ValueError(f"`Space(fixed=...)` names {name!r}, for which there is no candidate")
 
     # --- making one ---
 
@@ -156,37 +184,76 @@ class Space(BaseModel):
         )
 
     def fix(self, **values: Any) -> Space:
-        """A copy in which each of the named axes has the one given value; `monotone` and `instructions` as they are.
+        """A copy in which each of the named axes has the one given value.
 
-        >>> space.fix(kappa=512, temperature=0.7)
+        Of `instructions` and `demos` each named role has the one given text or set, and None is the student's own; for
+        all roles at once it is `instructions=None`.
+
+        >>> space.fix(kappa=512, temperature=0.7, instructions={"draft": "Solve it backwards.", "refine": None})
+
+        Raises ConfigError for several values where one is wanted, and as `Space` does.
         """
         self._known(values)
-        return self._replace({name: value if name in _WHOLE else (value,) for name, value in values.items()})
-
-    def narrow(self, **values: Sequence[Any]) -> Space:
-        """A copy with fewer candidates on the named axes. Raises ConfigError for one that was not there."""
-        self._known(values)
-        for name, kept in values.items():
-            new = [value for value in kept if value not in getattr(self, name)]
-            if new and name not in _WHOLE:
+        changed: dict[str, Any] = {}
+        fixed = set(self.fixed)
+        for name, value in values.items():
+            if name in PROMPTS:
+                chosen = only(name, getattr(self, name), value)
+                changed[name] = {**getattr(self, name), **chosen}
+                for role, left in chosen.items():
+                    (fixed.add if left else fixed.discard)(f"{role}_{name}")
+            elif name not in _WHOLE and isinstance(value, (list, tuple, set, range)):
                 raise ConfigError(
-                    f"`Space.narrow({name}=...)` has {new[0]!r}, which is not in {getattr(self, name)}; use `extend`"
+                    f"`Space.fix({name}={value!r})` is not one value; use `narrow` or `extend` for several"
                 )
-        return self._replace({name: tuple(kept) if name not in _WHOLE else kept for name, kept in values.items()})
+            else:
+                changed[name] = value if name in _WHOLE else (value,)
+        return self._replace({"fixed": tuple(sorted(fixed)), **changed})
 
-    def extend(self, **values: Any) -> Space:
-        """A copy with more candidates on the named axes; for `instructions`, more texts of each named role."""
+    def narrow(self, **values: Any) -> Space:
+        """A copy with fewer candidates on the named axes; of `instructions` and `demos`, for the named roles.
+
+        >>> space.narrow(widths=(1, 2), instructions={"draft": ()})
+
+        The student's own instructions and demonstrations stay. Raises ConfigError for a candidate that was not there.
+        """
         self._known(values)
         changed: dict[str, Any] = {}
-        for name, more in values.items():
-            if name == "instructions":
-                roles = {*self.instructions, *more}
-                merged = {role: (*self.instructions.get(role, ()), *more.get(role, ())) for role in roles}
-                changed[name] = {role: tuple(dict.fromkeys(texts)) for role, texts in sorted(merged.items())}
-            elif name == "monotone":
-                changed[name] = more
+        for name, kept in values.items():
+            if name == "monotone" and self.monotone and not kept:
+                raise ConfigError("`Space.narrow(monotone=False)` allows more; use `extend`")
+            if name in PROMPTS:
+                changed[name] = fewer(name, getattr(self, name), kept)
+            elif name in _WHOLE:
+                changed[name] = kept
             else:
-                changed[name] = tuple(dict.fromkeys((*getattr(self, name), *more)))
+                changed[name] = listed(f"Space.narrow({name}={kept!r})", kept)
+                new = [value for value in changed[name] if value not in getattr(self, name)]
+                if new:
+                    raise ConfigError(
+                        f"`Space.narrow({name}=...)` has {new[0]!r}, which is not in {getattr(self, name)}; "
+                        "use `extend`"
+                    )
+        gone = {f"{role}_{kind}" for kind in PROMPTS for role, left in changed.get(kind, {}).items() if not left}
+        return self._replace({"fixed": tuple(name for name in self.fixed if name not in gone), **changed})
+
+    def extend(self, **values: Any) -> Space:
+        """A copy with more candidates on the named axes; of `instructions` and `demos`, for the named roles.
+
+        >>> space.extend(kappa=(4096,), instructions=proposals.instructions)
+        """
+        self._known(values)
+        changed: dict[str, Any] = {}
+        for name, added in values.items():
+            if name == "monotone" and not self.monotone and added:
+                raise ConfigError("`Space.extend(monotone=True)` allows less; use `narrow`")
+            if name in PROMPTS:
+                changed[name] = more(name, getattr(self, name), added)
+            elif name in _WHOLE:
+                changed[name] = added
+            else:
+                added = listed(f"Space.extend({name}={added!r})", added)
+                changed[name] = tuple(dict.fromkeys((*getattr(self, name), *added)))
         return self._replace(changed)
 
     def _known(self, values: Mapping[str, Any]) -> None:
@@ -224,16 +291,16 @@ class Space(BaseModel):
         if "k" in values:
             values["k"] = min(values["k"], *shape[:-1])
         schedule = Schedule(**values)
-        texts: dict[str, str] = {}
-        for role in self._roles(schedule):
-            chosen = trial.suggest_categorical(f"{role}_instructions", tuple(range(len(self.instructions[role]) + 1)))
-            if chosen != OWN:
-                texts[role] = self.instructions[role][chosen - 1]
-        return Candidate(schedule, texts)
+        chosen: dict[str, dict[str, Any]] = {kind: {} for kind in PROMPTS}
+        for kind, role in self._prompts(schedule):
+            choice = pick(f"{role}_{kind}", self._choices(kind, role))
+            if choice != OWN:
+                chosen[kind][role] = getattr(self, kind)[role][choice - 1]
+        return Candidate(schedule, **chosen)
 
     def params_of(self, candidate: Candidate) -> dict[str, Any] | None:
         """The parameters for which `suggest` gives `candidate`, or None when it is not in this space."""
-        params = _Recorded(self, canonical(candidate.schedule), candidate.instructions)
+        params = _Recorded(self, candidate._replace(schedule=canonical(candidate.schedule)))
         try:
             found = self.suggest(params)
         except (ConfigError, LookupError):
@@ -249,10 +316,13 @@ class Space(BaseModel):
         """Every candidate once, small shapes first."""
         seen: set[str] = set()
         for schedule in self.schedules():
-            roles = self._roles(schedule)
-            for texts in itertools.product(*([None, *self.instructions[role]] for role in roles)):
-                chosen = {role: text for role, text in zip(roles, texts, strict=True) if text is not None}
-                candidate = Candidate(schedule, chosen)
+            prompts = self._prompts(schedule)
+            for choices in itertools.product(*(self._choices(kind, role) for kind, role in prompts)):
+                chosen: dict[str, dict[str, Any]] = {kind: {} for kind in PROMPTS}
+                for (kind, role), choice in zip(prompts, choices, strict=True):
+                    if choice != OWN:
+                        chosen[kind][role] = getattr(self, kind)[role][choice - 1]
+                candidate = Candidate(schedule, **chosen)
                 if candidate.key not in seen:
                     seen.add(candidate.key)
                     yield candidate
@@ -275,10 +345,7 @@ class Space(BaseModel):
         """How many different candidates there are."""
         total = 0
         for schedule in self.schedules():
-            count = 1
-            for role in self._roles(schedule):
-                count *= len(self.instructions[role]) + 1
-            total += count
+            total += math.prod(len(self._choices(kind, role)) for kind, role in self._prompts(schedule))
         return total
 
     def _points(self, shape: tuple[int, ...], distiller: str) -> Iterator[Schedule]:
@@ -291,8 +358,8 @@ class Space(BaseModel):
             point = dict(zip(axes, values, strict=True))
             later = ("distill_tokens", "distill_temperature")
             model = point.get("critique") or (len(shape) > 1 and distiller in CALLS_MODEL)
-            for more in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
-                extra = dict(zip(later, more, strict=False))
+            for rest in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
+                extra = dict(zip(later, rest, strict=False))
                 yield Schedule(widths=shape, distiller=distiller, **point, **extra)
 
     def _distillers(self, shape: tuple[int, ...]) -> tuple[str, ...]:
@@ -309,15 +376,75 @@ class Space(BaseModel):
                 names.append("k")
         return names
 
-    def _roles(self, schedule: Schedule) -> list[str]:
-        """The roles that a schedule calls and for which there are texts."""
+    def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
+        """(kind, role) of the prompt parameters that a schedule has."""
         called = {"draft"}
         if schedule.rounds > 1:
             called |= {"refine"}
             called |= {"distill"} if schedule.distiller == "summary" else set()
             called |= {"select"} if schedule.distiller in ("topk", "topk_per_sample") else set()
             called |= {"critique"} if schedule.critique else set()
-        return [role.value for role in Role if role.value in called and self.instructions.get(role.value)]
+        return [
+            (kind, role.value) for kind in PROMPTS for role in Role if role in called and getattr(self, kind).get(role)
+        ]
+
+    def _choices(self, kind: str, role: str) -> tuple[int, ...]:
+        first = 1 if f"{role}_{kind}" in self.fixed else OWN
+        return tuple(range(first, len(getattr(self, kind)[role]) + 1))
+
+    # --- reading it ---
+
+    def describe(self) -> str:
+        """A table for people: each axis, its candidates, and when it applies."""
+        rows = [("axis", "candidates", "applies")]
+        for name, applies in _APPLIES.items():
+            own = _NONE.get(name, "none")
+            values = ", ".join(own if value is None else str(value) for value in getattr(self, name))
+            rows.append((name, values, applies))
+            if name == "widths":
+                rows[-1] = (name, values + (", never rising" if self.monotone else ", in any order"), applies)
+        for kind in PROMPTS:
+            for role, values in getattr(self, kind).items():
+                own = [] if f"{role}_{kind}" in self.fixed or not values else ["the student's own"]
+                texts = [shown(value) for value in values]
+                if values:
+                    rows.append((f"{role} {kind}", ", ".join(own + texts), _CALLED[Role(role)]))
+        widths = [min(max(len(row[column]) for row in rows), 60) for column in (0, 1)]
+        return "\n".join(
+            f"{axis:<{widths[0]}}  {values:<{widths[1]}}  {applies}".rstrip() for axis, values, applies in rows
+        )
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+_APPLIES = {
+    "rounds": "always",
+    "widths": "each round before the last",
+    "distiller": "where a round is wider than 1",
+    "k": "distillers topk, topk_per_sample and random_k",
+    "critique": "several rounds, all of width 1",
+    "kappa": "from 2 rounds on",
+    "draft_tokens": "always",
+    "refine_tokens": "from 2 rounds on",
+    "distill_tokens": "where a model distills or criticises",
+    "thinking_tokens": "always, on top of each cap",
+    "temperature": "always",
+    "distill_temperature": "where a model distills or criticises",
+    "top_p": "always",
+}
+_NONE = {
+    "refine_tokens": "as draft_tokens",
+    "distill_tokens": "the smaller of kappa and draft_tokens",
+    "distill_temperature": "as temperature",
+}
+_CALLED = {
+    Role.DRAFT: "always",
+    Role.REFINE: "from 2 rounds on",
+    Role.DISTILL: "distiller summary",
+    Role.SELECT: "distillers topk and topk_per_sample",
+    Role.CRITIQUE: "critique",
+}
 
 
 def canonical(schedule: Schedule) -> Schedule:
@@ -355,10 +482,9 @@ def _falls(widths: Sequence[int]) -> bool:
 class _Recorded:
     """A trial that answers with the parts of a given candidate, and keeps what it answered."""
 
-    def __init__(self, space: Space, schedule: Schedule, instructions: Mapping[str, str]) -> None:
+    def __init__(self, space: Space, candidate: Candidate) -> None:
         self.space = space
-        self.schedule = schedule
-        self.instructions = instructions
+        self.candidate = candidate
         self.given: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -371,12 +497,14 @@ class _Recorded:
         return value
 
     def _value(self, name: str) -> Any:
+        schedule = self.candidate.schedule
         if name == "rounds":
-            return self.schedule.rounds
+            return schedule.rounds
         if name.startswith("width_"):
-            return self.schedule.widths[int(name.removeprefix("width_")) - 1]
-        if name.endswith("_instructions"):
-            role = name.removesuffix("_instructions")
-            text = self.instructions.get(role)
-            return OWN if text is None else 1 + self.space.instructions[role].index(text)
-        return getattr(self.schedule, name)
+            return schedule.widths[int(name.removeprefix("width_")) - 1]
+        role, _, kind = name.partition("_")
+        if kind in PROMPTS:
+            value = getattr(self.candidate, kind).get(role)
+            keys = [key_of(one) for one in getattr(self.space, kind)[role]]
+            return OWN if value is None else 1 + keys.index(key_of(value)) if key_of(value) in keys else None
+        return getattr(schedule, name)
