@@ -16,6 +16,7 @@ from pdr_dspy.nesting import operators, replaced
 from pdr_dspy.operators import Operator
 from pdr_dspy.schedule import Nominal, Schedule
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.prompts import DemoSet, check_demos
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.stats import Interval
 
@@ -60,6 +61,7 @@ class TrialRecord(BaseModel):
     refused because no question fits the model's context with it."""
     schedule: Schedule
     instructions: dict[str, str] = {}
+    demos: dict[str, DemoSet] = {}
     score: float = math.nan
     """Mean over questions, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
@@ -88,7 +90,7 @@ class TrialRecord(BaseModel):
     @property
     def candidate(self) -> Candidate:
         """What was tried."""
-        return Candidate(self.schedule, self.instructions)
+        return Candidate(self.schedule, self.instructions, self.demos)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -109,6 +111,7 @@ def record(
         state="measured",
         schedule=candidate.schedule,
         instructions=candidate.instructions,
+        demos=candidate.demos,
         score=report.score,
         interval=report.interval,
         sequential=report.sequential,
@@ -135,6 +138,7 @@ def rejection(
         state="rejected",
         schedule=candidate.schedule,
         instructions=candidate.instructions,
+        demos=candidate.demos,
         sequential=sequential,
         total=total,
         feasible=False,
@@ -202,7 +206,7 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
     """A copy of the student whose operators run under a candidate; the student itself is not touched.
 
-    Raises ConfigError when there is no operator in it.
+    Raises ConfigError when there is no operator in it, or when a demonstration does not suit the task.
     """
     if not operators(student):
         raise ConfigError(
@@ -210,11 +214,19 @@ def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
         )
 
     def changed(_: str, operator: Operator) -> Operator:
-        return operator.with_schedule(candidate.schedule, instructions=candidate.instructions)
+        check_demos(operator.task, {role: [demos] for role, demos in candidate.demos.items()})
+        return operator.with_schedule(candidate.schedule, instructions=candidate.instructions, demos=candidate.demos)
 
     return replaced(student, changed)
 
 
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON data."""
-    return {"schedule": candidate.schedule.model_dump(mode="json"), "instructions": candidate.instructions}
+    prompts = {"instructions": candidate.instructions, "demos": {role: list(d) for role, d in candidate.demos.items()}}
+    return {"schedule": candidate.schedule.model_dump(mode="json"), **prompts}
+
+
+def read_candidate(data: Mapping[str, Any]) -> Candidate:
+    """The candidate that `describe_candidate` described."""
+    demos = {role: tuple(demonstrations) for role, demonstrations in data.get("demos", {}).items()}
+    return Candidate(Schedule(**data["schedule"]), dict(data["instructions"]), demos)
