@@ -10,6 +10,8 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from pdr_dspy.thoughts import split_thought
+
 MAX_TEXT = 200_000
 """Characters of a completion that are searched for an answer, from its end."""
 MAX_ANSWER = 10_000
@@ -26,13 +28,13 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
 
     In this order: an explicit label after the last box (`Answer: 42`, `#### 42`: a correction), the last complete
     `\boxed{...}`, the last label or sentence (`The answer is 42.`). Neighbouring boxes joined by `,`, `or` or `and`
-    come back together, so that several guesses stay several. Thoughts (`<think>...</think>`, finished or not) never
-    count. With `truncated=True`, the completion was cut off at its cap: only what is certainly complete counts, that
-    is a closed box, or a label whose line has ended.
+    come back together, so that several guesses stay several. Thoughts, finished or not, never count. With
+    `truncated=True`, the completion was cut off at its cap: only what is certainly complete counts, that is a closed
+    box, or a label whose line has ended.
 
     The answer comes without its wrapping: bold, `$`, `\( \)`, quotes, a final full stop.
     """
-    text = _after_thought(text)[-MAX_TEXT:]
+    text = split_thought(text)[1][-MAX_TEXT:]
     boxes = _boxes(text)
     marker = _last_marker(text, truncated=truncated)
     if boxes and (marker is None or not marker[2] or marker[0] < boxes[-1][1]):
@@ -50,18 +52,6 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
 _JOINT = re.compile(
     r"(?:\s|\$|,|;|or\b|and\b|also\b|either\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed|\{)*", re.I
 )
-_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought)>", re.I)
-
-
-def _after_thought(text: str) -> str:
-    """Everything after the last closed thought and before an unfinished one."""
-    start, end = 0, len(text)
-    for tag in _THOUGHT.finditer(text):
-        if tag.group(1):
-            start, end = tag.end(), len(text)
-        elif end == len(text):
-            end = tag.start()
-    return text[start:end]
 
 
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\[\\{}]|[{}]")
@@ -371,7 +361,7 @@ def _key(text: str) -> str:
 
 
 def _choice(text: str, options: Sequence[str]) -> str | None:
-    text = _after_thought(text)
+    text = split_thought(text)[1]
     if len(text) > MAX_ANSWER:
         return None
     if (exact := tidy(text)) in options:

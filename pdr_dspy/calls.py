@@ -27,7 +27,8 @@ from dspy.utils.exceptions import LMError
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollout, Rollouts, address
-from pdr_dspy.signatures import Reading, read, render, signature_of, split_thought
+from pdr_dspy.signatures import Reading, read, render, signature_of
+from pdr_dspy.thoughts import split_thought
 from pdr_dspy.workspace import estimate_tokens
 
 if TYPE_CHECKING:
@@ -351,8 +352,6 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
     thought, text, unfinished = split_thought(clean(inline))
-    if unfinished:
-        text = text if text.strip() else ""
     usage, estimated = await _usage(lm, job, response, inline + apart)
     return _Result(
         Rollout(

@@ -466,18 +466,3 @@ def _from_json(signature: type[dspy.Signature], text: str, names: Sequence[str])
         if read_value is not None:
             outputs[name] = read_value
     return outputs
-
-
-def split_thought(text: str) -> tuple[str, str, bool]:
-    """Split a completion into (thought, solution, whether the thought was left unfinished).
-
-    Servers with a reasoning parser keep the thought apart; for the others it stands inline between `<think>` tags, the
-    first of which some chat templates put into the prompt.
-    """
-    head, closed, tail = text.rpartition("</think>")
-    if closed:
-        return head.replace("<think>", "").strip(), tail.strip(), False
-    before, opened, thought = text.partition("<think>")
-    if opened:
-        return thought.strip(), before.strip(), True
-    return "", text, False

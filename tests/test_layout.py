@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors", "files"},
-    {"schedule", "budget", "workspace", "signatures", "answers", "annotations", "stats"},
+    {"schedule", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
     {"calls", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators", "nesting"},

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.signatures import FREE, Role, check_task, derive, read, render, split_thought
+from pdr_dspy.signatures import FREE, Role, check_task, derive, read, render
 
 CASES = json.loads((Path(__file__).parent / "golden" / "reading.json").read_text(encoding="utf-8"))
 
@@ -150,22 +150,6 @@ def test_a_configured_adapter_is_obeyed() -> None:
     with dspy.context(adapter=dspy.XMLAdapter()):
         assert "<answer>" in render(draft, [], {"question": "q"})[0]["content"]
         assert read(draft, "<solution>s</solution>\n<answer>Rome</answer>").outputs["answer"] == "Rome"
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("plain", ("", "plain", False)),
-        ("<think>a</think>b", ("a", "b", False)),
-        ("a</think>b", ("a", "b", False)),
-        ("<think>a</think>x<think>b</think>c", ("a</think>xb", "c", False)),
-        ("<think>a", ("a", "", True)),
-        ("before<think>a", ("a", "before", True)),
-        ("", ("", "", False)),
-    ],
-)
-def test_thoughts_are_split_off(text: str, parts: tuple[str, str, bool]) -> None:
-    assert split_thought(text) == parts
 
 
 def test_hints_say_what_is_wanted() -> None:

@@ -217,7 +217,14 @@ def test_judge_reads_log_probabilities_and_records_its_call() -> None:
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
-    [("Yes.", 1), ("**no**", 0), ("<think>no, or yes?</think>yes", 1), ("<think>yes", 0), ("I cannot know", 0)],
+    [
+        ("Yes.", 1),
+        ("**no**", 0),
+        ("<think>no, or yes?</think>yes", 1),
+        ("<think>yes", 0),
+        ("<thinking>yes", 0),
+        ("I cannot know", 0),
+    ],
 )
 def test_judge_reads_the_text_where_there_are_no_log_probabilities(text: str, verdict: int) -> None:
     verifier = judge(_Bench(text))

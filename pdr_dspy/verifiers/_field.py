@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.answers import final_answer, tidy, to_number
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.thoughts import split_thought
 from pdr_dspy.verifiers._base import Score
 
 if TYPE_CHECKING:
     import dspy
 
 _LONG = 200
-_RAW = re.compile(r"</?think|\\boxed|\n|\banswer\b|####", re.I)
+_RAW = re.compile(r"</?th(?:ink|ought)|<\||\\boxed|\n|\banswer\b|####", re.I)
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,7 @@ def answer_text(prediction: dspy.Prediction, name: str) -> str | None:
     found = final_answer(text)
     if found is not None:
         return found
-    if "<think" in text.lower() or "</think" in text.lower():
-        text = text[text.lower().rfind("</think>") + len("</think>") :] if "</think>" in text.lower() else ""
-        text = text[: text.lower().find("<think")] if "<think" in text.lower() else text
-    return text.strip() or None
+    return split_thought(text)[1].strip() or None
 
 
 def as_text(value: Any) -> str | None:

@@ -15,6 +15,7 @@ from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedF
 from pdr_dspy.answers import MAX_ANSWER
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import CallError, ConfigError, DataError
+from pdr_dspy.thoughts import solution_span, split_thought
 from pdr_dspy.verifiers._base import Score
 from pdr_dspy.verifiers._field import Fields, as_text, called, gold_text, lookup, short
 
@@ -158,15 +159,14 @@ _WORD = re.compile(r"\b(yes|no)\b", re.I)
 
 def _chance(logprobs: tuple[TokenLogprob, ...], text: str) -> float | None:
     """P(yes) against P(no), from the deciding token if there are log-probabilities, else 0 or 1 from the text."""
-    answer = text.rpartition("</think>")[2]
-    if "<think>" in answer:
+    _, answer, unfinished = split_thought(text)
+    if unfinished:
         return None
-    thought = "</think>" in text
+    span = solution_span("".join(token.token for token in logprobs))  # servers leave special tokens out of the text
+    begins = 0
     for token in logprobs:
-        if thought:
-            thought = "</think>" not in token.token and not token.token.strip().endswith("think>")
-            continue
-        if _said(token.token) is None:
+        here, begins = begins, begins + len(token.token)
+        if span is None or not span[0] <= here < span[1] or _said(token.token) is None:
             continue
         odds = {alternative.token: alternative.logprob for alternative in (*token.top, token)}
         yes, no = (
