@@ -226,7 +226,7 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     return {"schedule": candidate.schedule.model_dump(mode="json"), **prompts}
 
 
-def read_candidate(data: Mapping[str, Any]) -> Candidate:
-    """The candidate that `describe_candidate` described."""
-    demos = {role: tuple(demonstrations) for role, demonstrations in data.get("demos", {}).items()}
-    return Candidate(Schedule(**data["schedule"]), dict(data["instructions"]), demos)
+def read_candidate(facts: Mapping[str, Any]) -> Candidate:
+    """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for anything else."""
+    demos = {role: tuple(dict(demo) for demo in chosen) for role, chosen in facts.get("demos", {}).items()}
+    return Candidate(Schedule(**facts["schedule"]), dict(facts["instructions"]), demos)
