@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import os
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
+from postgres_server import PostgresServer, programs
 
 from pdr_dspy.testing import Reply, ScriptedLM, ScriptedRequest, count_words, scripted_lm
 
@@ -51,3 +53,15 @@ def wait(coroutine: Coroutine[Any, Any, T]) -> T:
 @pytest.fixture
 def lm() -> ScriptedLM:
     return engine()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real server. Mark its tests `xdist_group("postgres")`, so that they share one."""
+    if programs() is None:
+        missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    with PostgresServer() as server:
+        yield server

@@ -10,9 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
-    {"errors", "files"},
+    {"errors", "files", "postgres"},
     {"schedule", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
-    {"calls", "rollouts", "verifiers", "datasets"},
+    {"calls", "sending", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators", "nesting"},
     {"evaluation", "artifact"},

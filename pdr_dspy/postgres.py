@@ -1,0 +1,220 @@
+"""One connection to PostgreSQL: opened when it is needed, opened again when it was lost, never shown with its password.
+
+Needs PostgreSQL 13 or newer, and a connection of its own: a pooler that hands connections out by transaction loses
+notifications.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
+
+if TYPE_CHECKING:
+    import psycopg
+
+T = TypeVar("T")
+SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+PATIENCE = 30.0
+"""Seconds for which a lost connection is tried again."""
+OLDEST = 130_000
+"""The first server version with `xid8`, as libpq counts versions."""
+TIMES = {"connect_timeout": "10", "keepalives_idle": "20", "keepalives_interval": "5", "tcp_user_timeout": "30000"}
+"""A server that is gone without a word is noticed within half a minute. Overridden by the same names in a URL."""
+
+
+class Tables(NamedTuple):
+    """Tables that belong together."""
+
+    name: str
+    version: int
+    statements: tuple[str, ...]
+    """Make the tables; each is harmless where they exist."""
+
+
+def is_url(storage: object) -> bool:
+    """Whether this names a PostgreSQL database, in libpq's or SQLAlchemy's spelling."""
+    return isinstance(storage, str) and storage.partition("://")[0] in SCHEMES and "://" in storage
+
+
+def libpq_url(url: str) -> str:
+    """The URL as psycopg and psql take it."""
+    return f"postgresql://{_after_scheme(url)}"
+
+
+def sqlalchemy_url(url: str) -> str:
+    """The URL as `optuna.storages.RDBStorage` takes it, with the driver that this library installs."""
+    return f"postgresql+psycopg://{_after_scheme(url)}"
+
+
+def shown(url: str) -> str:
+    """The URL without its password, for messages."""
+    scheme, _, rest = url.partition("://")
+    try:
+        parts = urlsplit(f"postgresql://{rest}")
+        user, at, place = parts.netloc.rpartition("@")
+        query = urlencode(
+            [(key, value) for key, value in parse_qsl(parts.query) if "pass" not in key.lower()], safe="/"
+        )
+        return urlunsplit((scheme, user.partition(":")[0] + at + place, parts.path, query, ""))
+    except ValueError:
+        return f"{scheme}://..."
+
+
+def _after_scheme(url: str) -> str:
+    if not is_url(url):
+        raise ConfigError(f'`storage={shown(url)!r}` is no PostgreSQL URL; write "postgresql://user@host/database"')
+    return url.partition("://")[2]
+
+
+class Database:
+    """A connection in autocommit mode that several threads may use, one at a time, and a forked copy opens anew."""
+
+    def __init__(self, url: str, *, tables: Tables | None = None, patience: float = PATIENCE) -> None:
+        """Connect, and make what is missing.
+
+        Args:
+            url: `postgresql://user:password@host:port/database`, or the same with `postgresql+psycopg`.
+            tables: made where they are missing.
+            patience: seconds for which a connection that was lost later is tried again.
+
+        Raises:
+            ConfigError: the URL cannot be read.
+            MissingExtra: psycopg is not installed.
+            StoreError: the server does not answer, refuses, is older than PostgreSQL 13, or has the tables of another
+                version.
+        """
+        self.url = libpq_url(url)
+        self.name = shown(self.url)
+        self.patience = patience
+        self._lock = threading.RLock()
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._process = os.getpid()
+        self._forgotten: list[Any] = []
+        psycopg = import_psycopg()
+        try:
+            self._settings = {"application_name": "pdr-dspy", **TIMES, **psycopg.conninfo.conninfo_to_dict(self.url)}
+        except psycopg.Error:  # its text has the whole URL
+            raise ConfigError(
+                f'`storage={self.name!r}` cannot be read; write "postgresql://user@host:port/database", with %-escapes '
+                "for special characters"
+            ) from None
+        with self._lock:
+            try:
+                connection = self._connected()
+                if connection.info.server_version < OLDEST:
+                    raise StoreError(f"{self.name} is PostgreSQL {connection.info.server_version // 10_000}; needs 13")
+                if tables is not None:
+                    self._check(connection, tables)
+            except psycopg.Error as error:
+                self.close()
+                raise self._store_error("cannot be used", error) from None
+            except StoreError:
+                self.close()
+                raise
+
+    def run(self, work: Callable[[psycopg.Connection[tuple[Any, ...]]], T]) -> T:
+        """Do `work` on the connection. It is done again when the connection is lost in the middle, so it must be
+        harmless to repeat.
+
+        Raises StoreError when the connection does not come back, or for any other error of the database.
+        """
+        psycopg = import_psycopg()
+        end: float | None = None
+        pause = 0.05
+        with self._lock:
+            while True:
+                try:
+                    return work(self._connected())
+                except psycopg.Error as error:
+                    if self._connection is not None and not self._connection.closed:
+                        raise self._store_error("refused", error) from None
+                    end = time.monotonic() + self.patience if end is None else end
+                    if time.monotonic() + pause > end:
+                        raise self._store_error(f"did not come back within {self.patience:g} s", error) from None
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
+
+    def close(self) -> None:
+        """Close the connection. A later `run` opens another."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None and self._process == os.getpid():
+                with suppress(import_psycopg().Error):
+                    connection.close()
+
+    def _check(self, connection: psycopg.Connection[tuple[Any, ...]], tables: Tables) -> None:
+        """Make the tables, unless they are there: a worker may have no right to."""
+        found = _version(connection, tables.name)
+        if found is None:
+            with connection.transaction():
+                connection.execute("SELECT pg_advisory_xact_lock(725001202)")  # CREATE ... IF NOT EXISTS can race
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS pdr_versions (name text PRIMARY KEY, version integer NOT NULL)"
+                )
+                for statement in tables.statements:
+                    connection.execute(statement.encode())
+                connection.execute("INSERT INTO pdr_versions VALUES (%s, %s) ON CONFLICT DO NOTHING", tables[:2])
+            found = _version(connection, tables.name)
+        if found != tables.version:
+            raise StoreError(
+                f"the {tables.name} in {self.name} are of version {found}, this library reads {tables.version}; "
+                "use another database"
+            )
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._process != os.getpid():  # the parent's: to close it here would end its session there
+            self._process = os.getpid()
+            self._forgotten.append(self._connection)
+            self._connection = None
+        if self._connection is None or self._connection.closed:
+            self._connection = import_psycopg().connect(autocommit=True, **self._settings)
+        assert self._connection is not None
+        return self._connection
+
+    def _store_error(self, what: str, error: Exception) -> StoreError:
+        text = " ".join(str(error).split())
+        for secret in _secrets(self.url):
+            text = text.replace(secret, "***")
+        return StoreError(f"the database {self.name} {what}: {text}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def import_psycopg() -> Any:
+    """The driver. Raises MissingExtra."""
+    try:
+        import psycopg
+        import psycopg.conninfo
+    except ImportError as error:
+        raise MissingExtra("psycopg", "postgres", "a PostgreSQL `storage`") from error
+    return psycopg
+
+
+def _version(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> int | None:
+    row = connection.execute("SELECT to_regclass('pdr_versions') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return None
+    row = connection.execute("SELECT version FROM pdr_versions WHERE name = %s", (name,)).fetchone()
+    return None if row is None else row[0]
+
+
+def _secrets(url: str) -> list[str]:
+    """The password of a URL in every spelling that a message might repeat."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return []
+    found = [parts.netloc.rpartition("@")[0].partition(":")[2]]
+    found += [value for key, value in parse_qsl(parts.query) if "pass" in key.lower()]
+    return [secret for text in found if text for secret in {text, unquote(text)}]
