@@ -227,6 +227,6 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def read_candidate(facts: Mapping[str, Any]) -> Candidate:
-    """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for anything else."""
+    """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for other facts."""
     demos = {role: tuple(dict(demo) for demo in chosen) for role, chosen in facts.get("demos", {}).items()}
     return Candidate(Schedule(**facts["schedule"]), dict(facts["instructions"]), demos)
