@@ -1,40 +1,66 @@
-"""PDROptimizer: tunes the schedule, and given instructions, of the operators in a program, as a DSPy teleprompter.
+"""PDROptimizer: tunes the schedule and prompts of the operators in a program, as a DSPy teleprompter.
 
     optimizer = PDROptimizer(verifier, max_sequential=2000, trials=30, run_dir="runs/mine")
     program = optimizer.compile(student, trainset=train, valset=held_out)
 
-Every trial runs on the same questions with the same seeds, and seeds do not depend on the trial: what one trial asked
-of the model, the next finds in the rollout store. The winner and the untouched student are then run again with fresh
-seeds on questions that no trial has seen; the student is returned unless the winner does better there.
+Candidates race each other on growing blocks of (question, seed); the best few run again on fresh seeds; the best of
+those and the untouched student run on questions that nothing was chosen on. The student is returned unless the winner
+is confidently better there, or as good for fewer tokens. `plan.py` is the method, `worker.py` does what it asks.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from pdr_dspy import calls
-from pdr_dspy.errors import ConfigError, DataError, EndpointError
-from pdr_dspy.evaluation import Report, check_examples, evaluate, inputs_of
+from pdr_dspy import calls, postgres
+from pdr_dspy import operators as operators_
+from pdr_dspy.budget import Budget
+from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.evaluation import Report, Row, check_examples, inputs_of
 from pdr_dspy.evaluation import describe as describe_evaluation
+from pdr_dspy.files import write_whole
 from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import PRESETS, Schedule, preset
-from pdr_dspy.search import pareto
-from pdr_dspy.search.confirmation import CONFIRMATION_SEED, Confirmation, identities, judge, split
-from pdr_dspy.search.objective import TrialRecord, program_with, record, rejection
+from pdr_dspy.search import pareto, study
+from pdr_dspy.search.board import Board, MemoryBoard, open_board
+from pdr_dspy.search.confirmation import Accept, Confirmation, identities, judge, split
+from pdr_dspy.search.objective import (
+    SLACK,
+    Profile,
+    TrialRecord,
+    describe_candidate,
+    predict,
+    program_with,
+    read_candidate,
+    record,
+)
 from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.result import SearchProgress, SearchResult, attach, detached, program_of, write
+from pdr_dspy.search.plan import Found, Measure, Plan, Propose, Proposed, Settings, Stage, Tried
+from pdr_dspy.search.result import (
+    SearchProgress,
+    SearchResult,
+    attach,
+    by_estimate,
+    detached,
+    estimated_front,
+    program_of,
+    write,
+)
+from pdr_dspy.search.sampling import SAMPLERS, Proposer, SamplerName
 from pdr_dspy.search.space import Candidate, Space
-from pdr_dspy.search.study import SamplerName, Trials, open_study
+from pdr_dspy.search.worker import SEEDS, Worker
 from pdr_dspy.signatures import Role, render, signature_of
 from pdr_dspy.stats import paired
 from pdr_dspy.verifiers._base import Verifier
@@ -42,12 +68,12 @@ from pdr_dspy.verifiers._base import Verifier
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-VERSION = 1
+VERSION = 2
 logger = logging.getLogger("pdr_dspy.search")
 
 
 class PDROptimizer(Teleprompter):
-    """Searches the space of schedules for the best score under limits on tokens, or for the Pareto front."""
+    """Searches the space of schedules and prompts for the best score under limits on tokens, or for the front."""
 
     def __init__(
         self,
@@ -59,11 +85,16 @@ class PDROptimizer(Teleprompter):
         pareto: bool = False,
         trials: int = 30,
         repeats: int = 1,
+        finalists: int = 4,
+        finalist_repeats: int = 2,
         confirm_repeats: int = 4,
-        storage: Any = None,
+        accept: Accept = "confident",
+        storage: str | Path | None = None,
+        study: str = "pdr",
         run_dir: str | Path | None = None,
         seed: int = 0,
-        sampler: BaseSampler | SamplerName | None = None,
+        sampler: SamplerName | Callable[[int], BaseSampler] = "tpe",
+        cohort: int = 8,
         max_in_flight: int = 64,
         max_tokens: int | None = None,
         time_limit: float | None = None,
@@ -77,17 +108,23 @@ class PDROptimizer(Teleprompter):
             max_total: limit on the mean B_total of a run, in tokens.
             pareto: search for the front of score against both costs instead of for the best score. The program that is
                 returned is the best within the limits either way; `result.best_for(...)` gives the others.
-            trials: schedules to measure, the student and the baselines included.
-            repeats: runs of each question in a trial.
+            trials: candidates to measure, the student and the baselines included.
+            repeats: runs of each question in the race, at most.
+            finalists: programs, besides the student, that run again on fresh seeds.
+            finalist_repeats: runs of each question for them.
             confirm_repeats: runs of each question in the confirmation.
-            storage: a folder, an Optuna storage URL or storage object; None is `run_dir`, or memory without one.
-            run_dir: keeps the study, all calls and rows. The same command goes on from what is there.
+            accept: "confident" returns the winner only if it is confidently better on the confirmation, or as good for
+                fewer tokens; "better" whenever it did better there.
+            storage: where workers meet: a folder of this machine, or a `postgresql://` URL for many machines; None is
+                `run_dir`, or memory without one.
+            study: the search's name in `storage`.
+            run_dir: keeps calls, rows and results. The same command goes on from what is there.
             seed: of the search, its samples and the split of `trainset` when there is no `valset`.
-            sampler: "tpe" (the default), "nsga2", "random", or an Optuna sampler (a search that is interrupted then
-                goes on, but not as it would have gone without the interruption).
-            max_in_flight: most requests on the wire at one time.
-            max_tokens: no new trial is started after this many paid tokens.
-            time_limit: no new trial is started after this many seconds of this call of `compile`.
+            sampler: "tpe", "nsga2", "random", or a function from a seed to an Optuna sampler.
+            cohort: candidates that race each other.
+            max_in_flight: most requests on the wire at one time, of each worker.
+            max_tokens: no new cohort is started after this many paid tokens.
+            time_limit: no new cohort is started after this many seconds of this call of `compile`.
             progress: told of every step. What it raises ends the search; what is finished is kept.
 
         Raises:
@@ -96,26 +133,46 @@ class PDROptimizer(Teleprompter):
         super().__init__()
         if not callable(verifier):
             raise ConfigError(f"`PDROptimizer(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
-        least_one = {"trials": trials, "repeats": repeats, "confirm_repeats": confirm_repeats}
-        limits = {"max_sequential": max_sequential, "max_total": max_total, "max_tokens": max_tokens}
-        for name, value in {**least_one, **limits, "max_in_flight": max_in_flight}.items():
+        least_one = {
+            "trials": trials,
+            "repeats": repeats,
+            "finalists": finalists,
+            "finalist_repeats": finalist_repeats,
+            "confirm_repeats": confirm_repeats,
+            "cohort": cohort,
+            "max_in_flight": max_in_flight,
+            "max_sequential": max_sequential,
+            "max_total": max_total,
+            "max_tokens": max_tokens,
+        }
+        for name, value in least_one.items():
             if value is not None and (isinstance(value, bool) or value < 1):
                 raise ConfigError(f"`PDROptimizer({name}={value!r})` must be at least 1")
         if time_limit is not None and time_limit <= 0:
             raise ConfigError(f"`PDROptimizer(time_limit={time_limit!r})` must be above 0 seconds")
-        if isinstance(sampler, str) and sampler not in ("tpe", "nsga2", "random"):
-            raise ConfigError(f'`PDROptimizer(sampler={sampler!r})` must be "tpe", "nsga2", "random" or a sampler')
+        if not callable(sampler) and sampler not in SAMPLERS:
+            raise ConfigError(
+                f'`PDROptimizer(sampler={sampler!r})` must be "tpe", "nsga2", "random" or a function from a seed to an '
+                "Optuna sampler"
+            )
+        if accept not in ("confident", "better"):
+            raise ConfigError(f'`PDROptimizer(accept={accept!r})` must be "confident" or "better"')
         self.verifier = verifier
         self.space = space
         self.limits = Limits(max_sequential, max_total)
         self.pareto = pareto
         self.trials = trials
         self.repeats = repeats
+        self.finalists = finalists
+        self.finalist_repeats = finalist_repeats
         self.confirm_repeats = confirm_repeats
+        self.accept: Accept = accept
         self.storage = storage
+        self.study = study
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.seed = seed
-        self.sampler: BaseSampler | SamplerName | None = sampler
+        self.sampler: SamplerName | Callable[[int], BaseSampler] = sampler
+        self.cohort = cohort
         self.max_in_flight = max_in_flight
         self.max_tokens = max_tokens
         self.time_limit = time_limit
@@ -149,13 +206,49 @@ class PDROptimizer(Teleprompter):
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
             DataError: an empty set, or an example that program or verifier cannot use.
-            StoreError: the run folder is another study's, is in use, or cannot be written.
+            StoreError: run folder or storage hold another search, or cannot be used.
             EndpointError: the model server went away; the same command goes on from there.
         """
         del teacher
-        search = _Search(self, student, trainset, valset)
-        self.result = search.run()
+        self.result = _Search(self, student, trainset, valset).run()
         return self.result.program
+
+    def work(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> int:
+        """Help with a search that is under way in `storage`, until it has ended; returns the runs that were made here.
+
+        Arguments and exceptions as for `compile`; the settings are those of the search that is joined, whose questions
+        and program must be the same. Raises StoreError when there is none.
+        """
+        return _Search(self, student, trainset, valset).help()
+
+    def estimate(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> Estimate:
+        """What `compile` with the same arguments would still cost, in tokens; nothing is sent or written."""
+        return _Search(self, student, trainset, valset).estimate()
+
+
+class Estimate(NamedTuple):
+    """What a search would still cost, in tokens."""
+
+    known: bool
+    """Whether any call of these programs was measured before; else the upper end is made of caps."""
+    done: int
+    """Trials whose race is on the board: they cost nothing again."""
+    left: int
+    """Trials that are still to run."""
+    low: int
+    high: int
 
 
 class _Search:
@@ -184,221 +277,403 @@ class _Search:
         self.limits = optimizer.limits
         self.mixed = len({Candidate(operator.schedule, {}).key for operator in found.values()}) > 1
         self.train, self.held_out = split(list(trainset), valset, optimizer.seed)
-        ids = check_examples(self.student, self.train, optimizer.verifier)
-        check_examples(self.student, self.held_out, optimizer.verifier)
+        train_ids = check_examples(self.student, self.train, optimizer.verifier)
+        held_ids = check_examples(self.student, self.held_out, optimizer.verifier)
         searched, confirmed = set(identities(self.student, self.train)), identities(self.student, self.held_out)
         self.seen = sum(question in searched for question in confirmed)
         self.confirmed_in = f"confirm/{address({'questions': confirmed})[:8]}"
         self.folder = optimizer.run_dir
+        self.sets = {
+            Stage.RACE: list(zip(train_ids, self.train, strict=True)),
+            Stage.FINAL: list(zip(train_ids, self.train, strict=True)),
+            Stage.CONFIRM: list(zip(held_ids, self.held_out, strict=True)),
+        }
         evaluation = describe_evaluation(
-            self.student,
-            self.train,
-            ids,
-            optimizer.verifier,
-            repeats=optimizer.repeats,
-            seed=optimizer.seed,
-            budget=None,
+            self.student, self.train, train_ids, optimizer.verifier, repeats=1, seed=optimizer.seed, budget=None
         )
+        sampler = optimizer.sampler
         self.config = {
-            **{name: value for name, value in evaluation.items() if name != "budget"},
+            **{name: evaluation[name] for name in ("program", "examples", "verifier", "models", "seed")},
             "version": VERSION,
             "space": self.space.model_dump(mode="json"),
             "limits": self.limits._asdict(),
             "pareto": optimizer.pareto,
-            "sampler": sampler if isinstance(sampler := optimizer.sampler or "tpe", str) else type(sampler).__name__,
+            "sampler": sampler if isinstance(sampler, str) else getattr(sampler, "__name__", type(sampler).__name__),
+            "repeats": optimizer.repeats,
+            "cohort": optimizer.cohort,
+            "confirmed": address({"questions": confirmed}),
         }
         self.started = time.monotonic()
-        self.ran: list[float] = []
+        self.cohorts: list[float] = []
         self.what = ""
-        self.trials: list[TrialRecord] = []
-        self.store = Rollouts()
+        self.records: list[TrialRecord] = []
+        self.plan = Plan(
+            Settings(
+                questions=len(self.train),
+                held_out=len(self.held_out),
+                trials=optimizer.trials,
+                repeats=optimizer.repeats,
+                finalists=optimizer.finalists,
+                fresh=optimizer.finalist_repeats,
+                confirm=optimizer.confirm_repeats,
+                cohort=optimizer.cohort,
+                limits=self.limits,
+                pareto=optimizer.pareto,
+                max_tokens=optimizer.max_tokens,
+                seed=optimizer.seed,
+            )
+        )
+        costs = pareto.COSTS if optimizer.pareto else ()
+        self.proposer = Proposer(
+            self.space, limits=self.limits, costs=costs, seed=optimizer.seed, sampler=optimizer.sampler
+        )
+
+    # --- the three ways to run one ---
 
     def run(self) -> SearchResult:
-        optimizer = self.optimizer
         self.check_limits()
-        costs = pareto.COSTS if optimizer.pareto else ()
-        with open_study(
-            storage=optimizer.storage, run_dir=self.folder, minimized=len(costs), config=self.config
-        ) as study:
-            self.store = Rollouts(None if self.folder is None else self.folder / "rollouts")
-            with self.store:
-                loop = Trials(
-                    study, self.space, limits=self.limits, costs=costs, seed=optimizer.seed, sampler=optimizer.sampler
-                )
-                loop.enqueue(self.baselines())
-                stopped = self.search(loop)
-                result = self.conclude(stopped)
+        with self.board() as board, self.opened_store() as store:
+            self.agree(board)
+            found = self.search(board, store)
+            result = self.conclude(found)
         self.tell("done", self.what)
         return result
 
+    def help(self) -> int:
+        with self.board() as board, self.opened_store() as store:
+            if board.get("config") is None:
+                raise StoreError(
+                    f"there is no search {self.optimizer.study!r} in {self.named}; start it with `pdr optimize` or "
+                    "`compile`"
+                )
+            self.agree(board)
+            self.search(board, store)
+        return self.worker.own
+
+    def search(self, board: Board, store: Rollouts) -> Found:
+        """Run the plan to its end."""
+        self.worker = self.make_worker(board, store)
+        steps = self.plan.run(self.baselines())
+        answer: Any = None
+        began = time.monotonic()
+        while True:
+            try:
+                request = steps.send(answer)
+            except StopIteration as end:
+                return end.value
+            if isinstance(request, Propose):
+                self.raced(time.monotonic() - began)
+                began = time.monotonic()
+                answer = self.propose(board, request)
+                continue
+            self.announce(request)
+            answer = self.worker.measure(request)
+
+    def make_worker(self, board: Board, store: Rollouts) -> Worker:
+        return Worker(
+            self.student,
+            self.optimizer.verifier,
+            self.sets,
+            board=board,
+            store=store,
+            seed=self.optimizer.seed,
+            max_in_flight=self.optimizer.max_in_flight,
+            told=self.told,
+        )
+
+    def estimate(self) -> Estimate:
+        """Follow the board as far as it goes, at no cost; bound the rest by what calls cost, or by their caps."""
+        nothing = self.optimizer.storage is None and (self.folder is None or not self.folder.exists())
+        where = None if nothing else self.board()
+        board: Board = where if where is not None else MemoryBoard()
+        store = Rollouts() if nothing else self.opened_store()
+        with board, store:
+            worker = self.make_worker(board, store)
+            steps = self.plan.run(self.baselines())
+            answer: Any = None
+            remaining: Measure | None = None
+            while remaining is None:
+                try:
+                    request = steps.send(answer)
+                except StopIteration:
+                    return Estimate(True, len(self.plan.arms), 0, 0, 0)
+                if isinstance(request, Propose):
+                    text = board.get(f"propose/{request.cohort:03d}")
+                    if text is None:
+                        break
+                    described = json.loads(text)["candidates"]
+                    answer = [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
+                else:
+                    found = worker.known(request)
+                    if found is None:
+                        remaining = request
+                    else:
+                        answer = found
+            return self.bounds(worker, remaining)
+
+    def bounds(self, worker: Worker, remaining: Measure | None) -> Estimate:
+        settings, profile = self.plan.settings, worker.profile()
+        raced = len(self.plan.arms) if remaining is None or remaining.stage is not Stage.RACE else None
+        done = raced if raced is not None else min(remaining.arms) if remaining is not None else 0
+        left = 0 if remaining is not None and remaining.stage is not Stage.RACE else settings.trials - done
+        costs = [self.cost(candidate, profile) for candidate in self.sampled(200)]
+        own = self.cost(Candidate(self.operator.schedule, {}), profile)
+        cheap, dear = min(costs), max(costs)
+        if self.limits.total is not None:
+            dear = min(dear, max(self.limits.total * SLACK, own))
+        pairs = settings.questions * settings.repeats
+        rerun = settings.questions * settings.fresh
+        confirm = settings.held_out * settings.confirm
+        low = left * min(settings.first, pairs) * cheap + rerun * own + confirm * own
+        high = left * pairs * dear + rerun * (own + settings.finalists * dear) + confirm * (own + dear)
+        if remaining is not None and remaining.stage is Stage.CONFIRM:
+            low, high = confirm * own, confirm * (own + dear)
+        return Estimate(bool(profile), done, left, round(low), round(high))
+
+    def cost(self, candidate: Candidate, profile: Profile) -> float:
+        """Tokens of one run: from what calls cost so far, else the prompt of a draft for each call, and every cap."""
+        cost = predict(candidate.schedule, profile)
+        if cost is not None:
+            return cost.total
+        schedule = candidate.schedule
+        prompt = len(str(self.shortest())) / 4 + 100
+        return schedule.output_bound().total + schedule.calls * prompt + (schedule.calls - 1) * schedule.kappa * 0.5
+
+    def sampled(self, count: int) -> list[Candidate]:
+        """Some candidates of the space, drawn by the seed."""
+        pool = self.proposer.pool
+        return random.Random(self.optimizer.seed).sample(pool, min(count, len(pool)))
+
     # --- what is tried ---
 
-    def baselines(self) -> dict[str, Candidate]:
-        """The untouched student, one pass, Sequential Refinement, and the presets: those that the space has."""
+    def baselines(self) -> list[Proposed]:
+        """What runs first: the untouched student, and one pass, whose costs tell what the others will cost."""
         own = self.operator.schedule
-        named: dict[str, Schedule] = {"student": own, "LongCoT": own.replace(widths=(1,), critique=False)}
-        chain = {"widths": (1,) * min(3, max(self.space.rounds)), "distiller": "last", "critique": False}
+        named = [Proposed("student", Candidate(own, {}))]
+        single = Candidate(own.replace(widths=(1,), critique=False), {})
+        if single in self.space and (single.key != named[0].candidate.key or self.mixed):
+            named.append(Proposed("LongCoT", single))
+        return named
+
+    def presets(self) -> list[Proposed]:
+        """Sequential Refinement and the presets: those that the space has."""
+        own = self.operator.schedule
+        named: dict[str, Schedule] = {}
         if max(self.space.rounds) > 1:
-            named["SR"] = own.replace(**chain)
+            named["SR"] = own.replace(widths=(1,) * min(3, max(self.space.rounds)), distiller="last", critique=False)
         for name in PRESETS:
             kept = own.model_dump(exclude={"widths", "distiller", "critique", "k"})
             named[name] = preset(name, **kept)
-        chosen: dict[str, Candidate] = {}
-        seen: set[str] = set()
-        for name, schedule in named.items():
-            candidate = Candidate(schedule, {})
-            if candidate.key not in seen and (name == "student" or candidate in self.space):
-                if not (name == "student" and self.mixed):
-                    seen.add(candidate.key)
-                chosen[name] = candidate
-        return chosen
+        return [Proposed(name, candidate) for name, s in named.items() if (candidate := Candidate(s, {})) in self.space]
 
-    def search(self, loop: Trials) -> str:
-        """Ask, measure and tell until something says stop; returns what."""
-        optimizer = self.optimizer
-        while True:
-            self.trials = loop.records
-            stop = self.stop()
-            if stop is not None:
-                return stop
-            asked = loop.ask()
-            if asked is None:
-                return "every candidate was tried or is too dear"
-            trial, origin, candidate = asked
-            equal = loop.known(candidate)
-            if equal is not None and equal.origin == "student" and self.mixed:
-                equal = None  # the student's operators differ, the candidate's do not
-            dear = None if origin in ("student", "LongCoT") else loop.too_dear(candidate)
-            if equal is not None:
-                copied = {"number": trial.number, "origin": origin, "state": "copied", "copy_of": equal.number}
-                free = {"paid": 0, "saved": 0, "seconds": 0.0, "profile": {}}
-                loop.tell(trial, equal.model_copy(update={**copied, **free}))
-            elif dear is not None:
-                loop.tell(trial, rejection(trial.number, origin, candidate, *dear))
-                logger.info("trial %d: %s would cost B_seq %.0f, B_total %.0f: not run", trial.number, candidate, *dear)
-            else:
-                began = time.monotonic()
-                self.tell("started", str(candidate))
-                try:
-                    report = self.measure(
-                        None if origin == "student" else candidate,
-                        self.train,
-                        f"trials/{trial.number:04d}",
-                        optimizer.repeats,
-                        optimizer.seed,
-                    )
-                except ConfigError as error:
-                    if origin == "student":
-                        raise
-                    loop.tell(trial, rejection(trial.number, origin, candidate))
-                    logger.warning("trial %d: %s cannot be run: %s", trial.number, candidate, error)
-                    continue
-                seconds = time.monotonic() - began
-                done = record(trial.number, origin, candidate, report, self.limits, seconds)
-                loop.tell(trial, done)
-                self.trials = [*self.trials, done]
-                self.ran.append(seconds)
-                logger.info(
-                    "trial %d: %s; %.0f %% of calls reused, %d tokens paid, %d saved",
-                    *(trial.number, done, 100 * done.reused, done.paid, done.saved),
-                )
-                self.tell("finished", str(candidate), trial=done)
+    def propose(self, board: Board, request: Propose) -> Sequence[Proposed] | str:
+        """The candidates of a cohort: those on the board, else new ones, which are put there."""
+        name = f"propose/{request.cohort:03d}"
+        text = board.get(name)
+        if text is None:
+            spent = time.monotonic() - self.started
+            limit = self.optimizer.time_limit
+            if limit is not None and spent >= limit:
+                return f"{spent:.0f} seconds went by, `time_limit` is {limit:g}"
+            found = self.new(request)
+            described = [{"origin": one.origin, **describe_candidate(one.candidate)} for one in found]
+            text = board.put(name, json.dumps({"candidates": described}))
+        try:
+            described = json.loads(text)["candidates"]
+            return [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"the document {name!r} in {self.named} is not of this search ({error})") from error
 
-    def stop(self) -> str | None:
-        optimizer = self.optimizer
-        measured = [trial for trial in self.trials if trial.state == "measured"]
-        if len(measured) >= optimizer.trials:
-            return f"{len(measured)} trials were measured"
-        if not measured:
-            return None  # there must be something to conclude from
-        paid = sum(trial.paid for trial in measured)
-        if optimizer.max_tokens is not None and paid >= optimizer.max_tokens:
-            return f"{paid} tokens were paid, `max_tokens` is {optimizer.max_tokens}"
-        spent = time.monotonic() - self.started
-        if optimizer.time_limit is not None and spent >= optimizer.time_limit:
-            return f"{spent:.0f} seconds went by, `time_limit` is {optimizer.time_limit:g}"
-        return None
+    def new(self, request: Propose) -> list[Proposed]:
+        profile = self.worker.profile()
+        refused: dict[str, bool] = {}
 
-    def measure(
-        self, candidate: Candidate | None, examples: Sequence[dspy.Example], place: str, repeats: int, seed: int
-    ) -> Report:
-        """Evaluate a candidate (None is the untouched student); its rows are kept under `place`."""
-        program = self.student if candidate is None else program_with(self.student, candidate)
-        what = str(self.operator.schedule if candidate is None else candidate)
-        report = evaluate(
-            program,
-            examples,
-            self.optimizer.verifier,
-            repeats=repeats,
-            seed=seed,
-            store=self.store,
-            run_dir=None if self.folder is None else self.folder / place,
-            max_in_flight=self.optimizer.max_in_flight,
-            name=what,
-            progress=None
-            if self.optimizer.progress is None
-            else lambda _, done, count: self.tell("row", what, rows=(done, count)),
-        )
-        if report.stopped is not None:
-            raise EndpointError(
-                f"the search stopped in {place}: {report.stopped}; what is finished is kept, the same command goes on"
-            )
-        return report
+        def dear(candidate: Candidate) -> bool:
+            """Whether a candidate is surely over a limit, or no question fits the model's context with it."""
+            if candidate.key not in refused:
+                cost = predict(candidate.schedule, profile)
+                over = cost is not None and any(v > SLACK - 1 for v in self.limits.excess(*cost).values())
+                if over:
+                    logger.info("not run: %s would cost B_seq %d, B_total %d", candidate, *(cost or ()))
+                refused[candidate.key] = over or not self.fits(candidate)
+            return refused[candidate.key]
+
+        seen = {known.candidate.key for known in request.tried[1 if self.mixed else 0 :]}
+        start = [one for one in self.presets() if one.candidate.key not in seen and not dear(one.candidate)]
+        start = list({one.candidate.key: one for one in reversed(start)}.values())[::-1][: request.wanted]
+        left = request.wanted - len(start)
+        if not left:
+            return start
+        waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in start)
+        known = request.tried if not self.mixed else request.tried[1:]
+        return [*start, *self.proposer.propose((*known, *waiting), left, cohort=request.cohort, dear=dear)]
+
+    def fits(self, candidate: Candidate) -> bool:
+        """Whether the shortest question fits the model's context under a candidate."""
+        if not isinstance(self.student, Operator):
+            return True
+        program = program_with(self.student, candidate)
+        assert isinstance(program, Operator)
+        try:
+            calls.run(lambda: operators_.check(program, self.shortest(), Budget()))
+        except ConfigError as error:
+            logger.warning("not run: %s cannot be: %s", candidate, error)
+            return False
+        return True
+
+    def shortest(self) -> dict[str, Any]:
+        return min((inputs_of(self.student, example) for example in self.train), key=lambda inputs: len(str(inputs)))
 
     # --- what is concluded ---
 
-    def conclude(self, stopped: str) -> SearchResult:
-        measured = [trial for trial in self.trials if trial.state == "measured"]
-        best = pareto.best(measured, self.limits)
-        if best is None:
+    def conclude(self, found: Found) -> SearchResult:
+        self.records = self.recorded(found)
+        whole = [trial for trial in self.records if trial.state == "measured"]
+        if found.chosen is None:
             raise ConfigError(
                 f"no schedule is within `max_sequential={self.limits.sequential}`, `max_total={self.limits.total}`: "
-                f"the least that was measured is {min(t.sequential for t in measured):.0f} sequential and "
-                f"{min(t.total for t in measured):.0f} total tokens ({stopped}); raise the limit or lower the caps"
+                f"the least that was measured is {min(t.sequential for t in whole):.0f} sequential and "
+                f"{min(t.total for t in whole):.0f} total tokens ({found.stopped}); raise the limit or lower the caps"
             )
-        confirmation = self.confirm(best)
+        best = self.records[found.chosen]
+        confirmation = self.confirmed(found, best)
         keep_winner = confirmation.kept == "winner"
         program = program_of(self.student, best) if keep_winner else self.student.deepcopy()
         result = SearchResult(
             program=program,
             student=self.student,
-            trials=tuple(self.trials),
+            trials=tuple(self.records),
             best=best,
-            front=tuple(pareto.front(measured)),
+            finalists=found.finalists,
+            front=tuple(estimated_front(self.records)),
             confirmation=confirmation,
             limits=self.limits,
-            stopped=stopped,
+            stopped=found.stopped,
+            paid=found.paid,
+            saved=found.saved,
         )
         if self.folder is not None:
+            self.write_rows(found)
             about = {"fingerprint": self.config["examples"], "questions": len(self.train)}
             write(result, self.folder, self.config, self.confirmed_in, verifier=self.optimizer.verifier, data=about)
+            study.mirror(
+                self.folder if self.optimizer.storage is None else self.optimizer.storage,
+                self.optimizer.study,
+                self.records,
+                space=self.space,
+                limits=self.limits,
+                costs=self.proposer.costs,
+            )
         attach(program, result)
-        logger.info("%s; %s", stopped, confirmation.verdict)
+        logger.info("%s; %s", found.stopped, confirmation.verdict)
         return result
 
-    def confirm(self, best: TrialRecord) -> Confirmation:
-        """The winner and the student again, side by side, on fresh seeds."""
-        repeats, seed = self.optimizer.confirm_repeats, self.optimizer.seed + CONFIRMATION_SEED
-        same = best.origin == "student"
-        self.tell("confirming", f"student: {self.operator.schedule}")
-        student = self.measure(None, self.held_out, f"{self.confirmed_in}/student", repeats, seed)
-        winner = student
-        if not same:
-            self.tell("confirming", str(best.candidate))
-            winner = self.measure(
-                best.candidate, self.held_out, f"{self.confirmed_in}/{best.number:04d}", repeats, seed
+    def recorded(self, found: Found) -> list[TrialRecord]:
+        finalists = {finalist.number: finalist for finalist in found.finalists}
+        return [
+            record(
+                arm,
+                self.worker.of(Stage.RACE, arm.number),
+                found.estimates[arm.number],
+                self.limits,
+                finalist=finalists.get(arm.number),
             )
+            for arm in found.arms
+        ]
+
+    def report(self, stage: Stage, number: int, name: str) -> Report:
+        """The evaluation of one program in one stage."""
+        rows = self.worker.of(stage, number)
+        examples = [example for _, example in self.sets[stage]]
+        program = self.student if number == 0 else program_of(self.student, self.records[number])
+        config = describe_evaluation(
+            program,
+            examples,
+            [name for name, _ in self.sets[stage]],
+            self.optimizer.verifier,
+            repeats=max((row.repeat for row in rows), default=0) + 1,
+            seed=self.optimizer.seed + SEEDS[stage],
+            budget=None,
+        )
+        return Report(rows=tuple(sorted(rows, key=lambda row: (row.repeat, row.id))), name=name, config=config)
+
+    def confirmed(self, found: Found, best: TrialRecord) -> Confirmation:
+        student = self.report(Stage.CONFIRM, 0, str(self.operator.schedule))
+        same = best.number == 0
+        winner = student if same else self.report(Stage.CONFIRM, best.number, str(best.candidate))
         difference = paired(winner.per_question, student.per_question)
-        kept, verdict = judge(winner, student, difference, self.limits, same=same, seen=self.seen)
+        kept, verdict = judge(
+            winner, student, difference, self.limits, same=same, seen=self.seen, accept=self.optimizer.accept
+        )
         self.tell("confirmed", verdict)
         return Confirmation(winner, student, difference, not self.seen, kept, verdict)
 
+    def write_rows(self, found: Found) -> None:
+        """The rows of every trial, finalist and confirmed program, as `evaluate` writes them."""
+        assert self.folder is not None
+        chosen = found.chosen or 0
+        places = [(Stage.RACE, trial.number, f"trials/{trial.number:04d}") for trial in self.records]
+        places += [(Stage.FINAL, one.number, f"final/{one.number:04d}") for one in found.finalists]
+        places += [(Stage.CONFIRM, 0, f"{self.confirmed_in}/student")]
+        if chosen:
+            places.append((Stage.CONFIRM, chosen, f"{self.confirmed_in}/{chosen:04d}"))
+        for stage, number, place in places:
+            report = self.report(stage, number, place)
+            folder = self.folder / place
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / "config.json", json.dumps(report.config, indent=1))
+                write_whole(folder / "rows.jsonl", "".join(_line(row) for row in report.rows))
+            except OSError as error:
+                raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+    # --- where things are ---
+
+    @property
+    def named(self) -> str:
+        """The storage in a sentence, without a password."""
+        where = self.optimizer.storage if self.optimizer.storage is not None else self.folder
+        return f"`{postgres.shown(str(where))}`"
+
+    def board(self) -> Board:
+        storage = self.optimizer.storage
+        if storage is None and self.folder is not None:
+            storage = self.folder / "board"
+        return open_board(storage, study=self.optimizer.study)
+
+    def opened_store(self) -> Rollouts:
+        """Calls are kept in the run folder; a database that many machines share keeps them itself."""
+        storage = self.optimizer.storage
+        if postgres.is_url(storage):
+            return Rollouts(str(storage))
+        folder = self.folder if self.folder is not None else storage
+        return Rollouts(None if folder is None else Path(folder) / "rollouts")
+
+    def agree(self, board: Board) -> None:
+        """Put down what this search is of, or check that the one on the board is the same."""
+        now = json.loads(json.dumps(self.config, default=str))
+        text = board.put("config", json.dumps(now))
+        try:
+            before = json.loads(text)
+            changed = [key for key in now if before.get(key) != now[key]]
+        except (ValueError, AttributeError) as error:
+            raise StoreError(f"{self.named} is not of a search of this version ({error})") from error
+        if changed:
+            key = changed[0]
+            raise StoreError(
+                f"{self.named} holds another search: `{key}` was {_short(before.get(key))} and is now "
+                f"{_short(now[key])}; use another `run_dir` or `study`, or the same arguments to go on"
+            )
+
     def check_limits(self) -> None:
-        """Refuse a limit that not even the prompt of one draft fits, before a token is spent."""
-        least = [limit for limit in self.limits if limit is not None]
-        if not least or not isinstance(self.student, Operator):
-            return
+        """Refuse a student that does not fit the model, and a limit that not even the prompt of one draft fits."""
         student = self.student
+        if not isinstance(student, Operator):
+            return
+        calls.run(lambda: operators_.check(student, self.shortest(), Budget()))
+        least = [limit for limit in self.limits if limit is not None]
+        if not least:
+            return
         predictor = student.predictor(Role.DRAFT)
         prompts = []
         for example in self.train:
@@ -414,24 +689,63 @@ class _Search:
                 f"{math.ceil(mean) + 1}"
             )
 
+    # --- what is told ---
+
+    def announce(self, request: Measure) -> None:
+        if request.stage is Stage.CONFIRM:
+            self.tell("confirming", f"{len(request.arms)} programs on {len(self.held_out)} untouched questions")
+        elif request.stage is Stage.FINAL:
+            self.tell("rerunning", f"{len(request.arms)} finalists on fresh seeds")
+        else:
+            self.tell("racing", f"cohort {request.cohort}: {len(request.arms)} programs on {len(request.pairs)} runs")
+
+    def told(self, stage: Stage, row: Row, done: int, count: int) -> None:
+        del stage, row
+        self.tell("row", self.what, rows=(done, count))
+
+    def raced(self, seconds: float) -> None:
+        """Tell of each trial of the cohort that has just ended."""
+        before = len(self.records)
+        estimates = self.plan.estimates()
+        self.records = [
+            record(arm, self.worker.of(Stage.RACE, arm.number), estimates[arm.number], self.limits)
+            for arm in self.plan.arms
+        ]
+        self.cohorts.append(seconds / max(len(self.records) - before, 1))
+        for trial in self.records[before:]:
+            logger.info(
+                "trial %d: %s; %d tokens paid, %d saved%s",
+                *(trial.number, trial, trial.paid, trial.saved, f"; {trial.dropped}" if trial.dropped else ""),
+            )
+            self.tell("finished", str(trial.candidate), trial=trial)
+
     def tell(self, event: str, what: str, *, trial: TrialRecord | None = None, rows: tuple[int, int] = (0, 0)) -> None:
         self.what = what
         if self.optimizer.progress is None:
             return
-        measured = [done for done in self.trials if done.state == "measured"]
-        left = max(self.optimizer.trials - len(measured), 0)
+        left = max(self.optimizer.trials - len(self.records), 0)
+        allowed = [one for one in self.records if one.state == "measured" and one.feasible]
         self.optimizer.progress(
             SearchProgress(
                 event=event,
                 what=what,
                 trial=trial,
-                best=pareto.best(measured, self.limits),
+                best=min(allowed, key=by_estimate) if allowed else None,
                 rows=rows,
-                trials=len(measured),
+                trials=len(self.records),
                 trials_left=left,
-                paid=sum(done.paid for done in measured),
-                saved=sum(done.saved for done in measured),
+                paid=self.plan.paid,
+                saved=self.plan.saved,
                 seconds=time.monotonic() - self.started,
-                seconds_left=left * sum(self.ran) / len(self.ran) if self.ran else None,
+                seconds_left=left * sum(self.cohorts) / len(self.cohorts) if self.cohorts else None,
             )
         )
+
+
+def _line(row: Row) -> str:
+    return row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace").decode() + "\n"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

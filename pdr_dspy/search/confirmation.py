@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import dspy
 
@@ -14,8 +15,15 @@ from pdr_dspy.evaluation import Report, inputs_of
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.stats import Paired
 
-CONFIRMATION_SEED = 104_729
-"""Added to the search's seed when the winner is confirmed: none of its samples took part in choosing it."""
+DOUBT = 0.05
+"""Most probability of a difference by chance at which the winner still counts as better."""
+TOLERANCE = 0.01
+"""Score, as a fraction, that a cheaper winner may be behind the student without losing to it."""
+
+
+Accept = Literal["confident", "better"]
+"""When the winner is returned instead of the student: only when it is confidently better, or as good for fewer tokens;
+or whenever it did better."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +65,20 @@ def identities(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[s
 
 
 def judge(
-    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, seen: int
+    winner: Report,
+    student: Report,
+    difference: Paired,
+    limits: Limits,
+    *,
+    same: bool,
+    seen: int,
+    accept: Accept = "confident",
 ) -> tuple[str, str]:
     """Which of the two to return, and why, in one sentence.
 
     `same`: the winner is the student; `seen`: how many of the questions took part in the search.
     """
-    kept, why = _choose(winner, student, difference, limits, same=same)
+    kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
     count = len(student.by_question)
     if seen == count:
         why += "; the questions are those of the search, only the seeds are fresh: give others to confirm on"
@@ -75,7 +90,9 @@ def judge(
     return kept, why
 
 
-def _choose(winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool) -> tuple[str, str]:
+def _choose(
+    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, accept: Accept
+) -> tuple[str, str]:
     low, high = difference.interval
     figures = (
         f"{winner.score:.3f} against {student.score:.3f}, a difference of {difference.difference:+.3f} "
@@ -92,11 +109,18 @@ def _choose(winner: Report, student: Report, difference: Paired, limits: Limits,
     if over["student"] < over["winner"]:
         too = "" if over["student"] <= 0 else "; on these questions it is over them too, by less"
         return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}{too}"
-    if difference.difference > 0:
-        sure = low > 0 and difference.p_value < 0.05
-        return "winner", f"the winner is kept: {figures}" + ("" if sure else "; the difference may be chance")
-    if difference.difference == 0 and (winner.total, winner.sequential) < (student.total, student.sequential):
+    if low > 0 and difference.p_value < DOUBT:
+        return "winner", f"the winner is kept, it is confidently better: {figures}"
+    cheaper = winner.total < student.total and winner.sequential <= student.sequential
+    if cheaper and difference.difference >= -TOLERANCE:
         return "winner", f"the winner is kept, it did as well for fewer tokens: {figures}"
+    if difference.difference > 0 and accept == "better":
+        return "winner", f"the winner is kept, it did better, though the difference may be chance: {figures}"
+    if difference.difference > 0:
+        return "student", (
+            f"the student is kept, the winner did better but not confidently so: {figures}; confirm on more questions, "
+            'or take the winner with `accept="better"`'
+        )
     return "student", f"the student is kept, the winner did no better on confirmation: {figures}"
 
 

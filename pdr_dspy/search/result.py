@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -17,6 +18,7 @@ from pdr_dspy.search import pareto
 from pdr_dspy.search.confirmation import Confirmation
 from pdr_dspy.search.objective import TrialRecord, program_with
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.plan import Finalist
 from pdr_dspy.verifiers._base import Verifier
 
 
@@ -25,18 +27,19 @@ class SearchProgress:
     """Where a search stands; given to the `progress` callback."""
 
     event: str
-    """"started" or "finished" for a trial, "row" for each row of it, "confirming" and "confirmed" for a program on
-    untouched questions, "done" at the end."""
+    """"racing" for a block of a cohort, "row" for each run of it, "finished" for each trial when its race is over,
+    "rerunning" for the finalists on fresh seeds, "confirming" and "confirmed" on untouched questions, "done" at the
+    end."""
     what: str
-    """The schedule, in words."""
+    """What runs, in words."""
     trial: TrialRecord | None
     """The trial that ended, for "finished"."""
     best: TrialRecord | None
-    """The best within the limits so far, with its interval."""
+    """The best within the limits so far, by its pooled estimate."""
     rows: tuple[int, int]
-    """Rows done and rows in all, of what runs now."""
+    """Pairs done and pairs in all, of what runs now."""
     trials: int
-    """Measured trials so far."""
+    """Trials whose race is over."""
     trials_left: int
     paid: int
     """Tokens spent by the search so far."""
@@ -59,24 +62,24 @@ class SearchResult:
     trials: tuple[TrialRecord, ...]
     """In the order in which they were tried."""
     best: TrialRecord
-    """The best trial within the limits; its score is what chose it, and so on the high side."""
+    """The trial that went to the confirmation: the best within the limits by all that is known of it."""
+    finalists: tuple[Finalist, ...]
+    """The programs that were run again on fresh seeds, `best` first."""
     front: tuple[TrialRecord, ...]
-    """Trials that no other beats in score and both costs, the cheapest first."""
+    """Whole trials that no other beats in pooled score and both costs, the cheapest first."""
     confirmation: Confirmation
     limits: Limits
     stopped: str
-    """Why the search ended."""
+    """Why no more was tried."""
+    paid: int
+    """Tokens of all calls of trials, finalists and confirmation, each counted once."""
+    saved: int
+    """Tokens of calls that were found in the store instead."""
 
     @property
-    def paid(self) -> int:
-        """Tokens that the trials and the confirmation cost."""
-        confirmed = self.confirmation.winner.paid + self.confirmation.student.paid
-        return sum(trial.paid for trial in self.trials) + confirmed
-
-    @property
-    def saved(self) -> int:
-        """Tokens of trials that were found in the store."""
-        return sum(trial.saved for trial in self.trials)
+    def optimism(self) -> float:
+        """By how much, as a fraction, the finalists' race scores are above their scores on fresh seeds, on average."""
+        return fmean(one.race - one.fresh for one in self.finalists)
 
     def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
         """A program with the best schedule measured within other limits, in mean tokens of a run.
@@ -84,19 +87,39 @@ class SearchResult:
         Raises ConfigError, naming the least, when none is within them.
         """
         measured = [trial for trial in self.trials if trial.state == "measured"]
-        chosen = pareto.best(measured, Limits(sequential, total))
-        if chosen is None:
+        limits = Limits(sequential, total)
+        allowed = [trial for trial in measured if limits.allow(trial)]
+        if not allowed:
             least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
             raise ConfigError(
                 f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
                 f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
             )
-        return program_of(self.student, chosen)
+        return program_of(self.student, min(allowed, key=by_estimate))
+
+
+def by_estimate(trial: TrialRecord) -> tuple[float, float, float, int]:
+    """A key that puts the highest pooled estimate first; of equal ones the cheaper."""
+    return (-trial.pooled, trial.total, trial.sequential, trial.number)
+
+
+def estimated_front(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Whole trials that no other beats in pooled score and both costs, the cheapest first."""
+    whole = {trial.number: trial for trial in trials if trial.state == "measured"}
+    points = [_Point(trial.number, trial.pooled, trial.sequential, trial.total) for trial in whole.values()]
+    return [whole[point.number] for point in pareto.front(points)]
+
+
+class _Point(NamedTuple):
+    number: int
+    score: float
+    sequential: float
+    total: float
 
 
 def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
     """A copy of the student as it ran in a trial."""
-    return student.deepcopy() if trial.origin == "student" else program_with(student, trial.candidate)
+    return student.deepcopy() if trial.number == 0 else program_with(student, trial.candidate)
 
 
 def write(
@@ -112,10 +135,13 @@ def write(
     confirmation = result.confirmation
     facts = {
         "config": config,
-        "trials": [json.loads(trial.model_dump_json(exclude={"profile"})) for trial in result.trials],
+        "trials": [json.loads(trial.model_dump_json()) for trial in result.trials],
         "best": result.best.number,
+        "finalists": [finalist._asdict() for finalist in result.finalists],
         "front": [trial.number for trial in result.front],
         "stopped": result.stopped,
+        "paid": result.paid,
+        "saved": result.saved,
         "confirmation": {
             "kept": confirmation.kept,
             "verdict": confirmation.verdict,
@@ -123,7 +149,7 @@ def write(
             "difference": [confirmation.difference.difference, *confirmation.difference.interval],
             "folder": confirmed_in,
             "student": "student",
-            "winner": "student" if result.best.origin == "student" else f"{result.best.number:04d}",
+            "winner": "student" if result.best.number == 0 else f"{result.best.number:04d}",
         },
     }
     path = folder / "search.json"
@@ -166,13 +192,13 @@ def _is_part(program: dspy.Module, name: str) -> bool:
 def attach(program: dspy.Module, result: SearchResult) -> None:
     """What DSPy's users look for on a compiled program. A module of its own that has such a name is left alone."""
     measured = [trial for trial in result.trials if trial.state == "measured"]
-    measured.sort(key=lambda trial: (not trial.feasible, -trial.score, trial.total))
+    measured.sort(key=lambda trial: (not trial.feasible, *by_estimate(trial)))
     kept = result.confirmation.winner if result.confirmation.kept == "winner" else result.confirmation.student
     attributes: dict[str, Any] = {
         "score": kept.score,
         "candidate_programs": [
             {
-                "score": trial.score,
+                "score": trial.pooled,
                 "program": program_of(result.student, trial),
                 "schedule": trial.schedule,
                 "sequential": trial.sequential,
@@ -181,7 +207,7 @@ def attach(program: dspy.Module, result: SearchResult) -> None:
             }
             for trial in measured
         ],
-        "trial_logs": {trial.number: trial.model_dump(exclude={"profile"}) for trial in result.trials},
+        "trial_logs": {trial.number: trial.model_dump() for trial in result.trials},
         "confirmation": result.confirmation,
         "front": result.front,
     }

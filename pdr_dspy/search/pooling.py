@@ -1,0 +1,162 @@
+"""One estimate for every program of a search, from all that was measured of all of them.
+
+Programs run on the same questions, some on fewer than others, and similar schedules have similar scores. So a score is
+taken apart as `program + question + noise`, and the programs' part is given a Gaussian process over their schedules as
+its prior: an estimate leans on its neighbours as much as they agree in fact. The highest of many raw means is high by
+luck; the posterior mean is not, as far as the prior holds (empirical Bayes; Efron and Morris 1973, and Rasmussen and
+Williams 2006, chapter 5, for the marginal likelihood that sets the prior's width).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdr_dspy.schedule import USES_K, Schedule
+from pdr_dspy.search.space import Candidate, canonical
+
+Array = NDArray[np.float64]
+
+SPREADS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
+"""Prior standard deviations of a program's score that are tried, as fractions."""
+SHARES = (0.0, 0.5, 0.8, 0.95)
+"""Shares of that variance that neighbours have in common."""
+LENGTHS = (0.7, 1.5, 3.0)
+"""Distances, in steps of an axis, over which they do."""
+
+
+class Pooled(NamedTuple):
+    """Posterior of each program's mean score over the questions, in the order in which they were given."""
+
+    mean: Array
+    sd: Array
+    adjusted: Array
+    """The programs' own means, differences in the questions that they ran on taken out: what the posterior shrinks."""
+    noise: Array
+    """Standard errors of those."""
+
+
+def pool(scores: Sequence[Mapping[tuple[int, int], float]], distances: Array) -> Pooled:
+    """Estimate the mean score of every program.
+
+    Args:
+        scores: of each program, by (question, repeat); each needs at least one.
+        distances: between programs, in steps of an axis, [K, K].
+    """
+    count = len(scores)
+    adjusted, noise = _additive(scores)
+    if count == 1:
+        return Pooled(adjusted, noise, adjusted, noise)
+    near = [np.exp(-0.5 * (distances / length) ** 2) for length in LENGTHS]
+    own = np.eye(count)
+    best: tuple[float, Array, Array] | None = None
+    for spread, share in itertools.product(SPREADS, SHARES):
+        for kernel in near if share else near[:1]:
+            prior = spread**2 * ((1 - share) * own + share * kernel)
+            found = _posterior(adjusted, noise**2, prior)
+            # A weak preference for a middling spread: two programs alone would otherwise be all noise or all signal.
+            value = found[0] - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2
+            if best is None or value > best[0]:
+                best = (value, found[1], found[2])
+    assert best is not None
+    return Pooled(best[1], best[2], adjusted, noise)
+
+
+def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
+    """Log marginal likelihood, posterior mean and standard deviation, with a common mean fitted along."""
+    total = prior + np.diag(noise)
+    factor = np.linalg.cholesky(total)
+    inverse = np.linalg.inv(factor)
+    inverse = inverse.T @ inverse
+    ones = np.ones(len(values))
+    weight = inverse @ ones
+    precision = float(ones @ weight)
+    mean = float(weight @ values) / precision
+    rest = values - mean
+    fit = inverse @ rest
+    likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
+    posterior = mean + prior @ fit
+    drag = ones - prior @ weight  # what an error of the common mean does to each
+    variance = np.diag(prior) - np.einsum("ij,jk,ki->i", prior, inverse, prior) + drag**2 / precision
+    return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
+    """Each program's mean with the questions' own difficulty taken out, and its standard error.
+
+    Least squares of `program + (question, repeat)`, by turns. Repeats of a question are averaged before the spread is
+    taken: they are not independent.
+    """
+    pairs = sorted({pair for own in scores for pair in own})
+    place = {pair: index for index, pair in enumerate(pairs)}
+    table = np.full((len(scores), len(pairs)), np.nan)
+    for row, own in enumerate(scores):
+        for pair, value in own.items():
+            table[row, place[pair]] = value
+    there = ~np.isnan(table)
+    filled = np.where(there, table, 0.0)
+    per_row, per_column = there.sum(1), there.sum(0)
+    program = filled.sum(1) / per_row
+    question = np.zeros(len(pairs))
+    if not there.all():
+        for _ in range(50):
+            question = (filled - np.where(there, program[:, None], 0.0)).sum(0) / per_column
+            question -= question.mean()
+            before = program
+            program = (filled - np.where(there, question[None, :], 0.0)).sum(1) / per_row
+            if float(np.abs(program - before).max()) < 1e-9:
+                break
+    else:
+        question = filled.mean(0) - filled.mean()
+    residual = np.where(there, table - program[:, None] - question[None, :], np.nan)
+    names = sorted({pair[0] for pair in pairs})
+    of_question = np.array([[pair[0] == name for pair in pairs] for name in names])
+    squares, places, counts = 0.0, 0.0, []
+    for row in range(len(scores)):
+        means = [float(residual[row, own & there[row]].mean()) for own in of_question if (own & there[row]).any()]
+        squares += float(np.square(means).sum())
+        places += len(means)
+        counts.append(len(means))
+    free = max(places - len(scores) - len(names) + 1, 0.25 * places, 1.0)  # what the fit used up
+    variance = max(squares / free, 0.25 / max(places, 4.0))  # nobody is sure after a few equal scores
+    return program, np.sqrt(variance / np.array(counts, dtype=float))
+
+
+def distances(candidates: Sequence[Candidate]) -> Array:
+    """How far programs are apart, in steps: a doubling of a width, a cap or kappa is about one; so is another distiller
+    or another prompt. [K, K]."""
+    numbers = np.array([_numbers(candidate.schedule) for candidate in candidates], dtype=float)
+    kinds = [_kinds(candidate) for candidate in candidates]
+    gaps = ((numbers[:, None, :] - numbers[None, :, :]) ** 2).sum(-1)
+    for position in range(len(kinds[0])):
+        values: dict[str, int] = {}
+        column = np.array([values.setdefault(kind[position], len(values)) for kind in kinds])
+        gaps += column[:, None] != column[None, :]
+    return np.sqrt(gaps)
+
+
+def _numbers(schedule: Schedule) -> list[float]:
+    schedule = canonical(schedule)
+    widths = [math.log2(width) for width in schedule.widths[:-1]]
+    later = schedule.rounds > 1
+    return [
+        float(schedule.rounds),
+        *(0.7 * (widths[place] if place < len(widths) else 0.0) for place in range(3)),
+        0.7 * math.log2(schedule.kappa / 1024) if later else 0.0,
+        0.7 * math.log2(schedule.k) if later and schedule.distiller in USES_K else 0.0,
+        math.log2(schedule.draft_tokens / 1024),
+        0.7 * math.log2(schedule.final / 1024) if later else 0.0,
+        0.5 * math.log2(1 + schedule.thinking_tokens / 256),
+        2.0 * schedule.temperature,
+    ]
+
+
+def _kinds(candidate: Candidate) -> tuple[str, ...]:
+    schedule = canonical(candidate.schedule)
+    prompts = [*sorted(candidate.instructions.items()), *sorted(map(str, getattr(candidate, "demos", {}).items()))]
+    return (schedule.distiller if schedule.rounds > 1 else "", str(schedule.critique), repr(prompts))

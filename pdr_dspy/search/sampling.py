@@ -1,0 +1,152 @@
+"""What to try next: an Optuna sampler over the space, made anew for each cohort from what is known.
+
+The sampler sees pooled estimates, which a short race cannot raise by luck, and the cost of each candidate as a
+constraint. It lives in memory and depends on the seed, the cohort and the candidates tried so far, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.plan import Proposed, Tried
+from pdr_dspy.search.space import Candidate, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+ENUMERABLE = 5_000
+"""Spaces up to this size are searched to their end."""
+DRAWS = 2_000
+"""Candidates drawn from a larger one in search of a new one."""
+PATIENCE = 3
+"""Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
+
+SamplerName = Literal["tpe", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "random")
+
+
+class Proposer:
+    """Candidates of a space that were not tried yet, the promising ones first."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        limits: Limits = Limits(),  # noqa: B008  (a frozen value)
+        costs: Sequence[str] = (),
+        seed: int = 0,
+        sampler: SamplerName | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
+    ) -> None:
+        """
+        Args:
+            space: what to choose from.
+            limits: on mean tokens; what is over them is a constraint to the sampler.
+            costs: "sequential" and "total", if they are objectives beside the score.
+            seed: of the search.
+            sampler: a name, or a function from a seed to an Optuna sampler.
+        """
+        self.space = space
+        self.limits = limits
+        self.costs = tuple(costs)
+        self.seed = seed
+        self.sampler = sampler
+        self.pool = list(itertools.islice(space.candidates(), ENUMERABLE + 1))
+        self.enumerable = len(self.pool) <= ENUMERABLE
+
+    def propose(
+        self, tried: Sequence[Tried], count: int, *, cohort: int, dear: Callable[[Candidate], bool] = lambda _: False
+    ) -> list[Proposed]:
+        """Up to `count` new candidates; fewer when the space has no more that are worth trying.
+
+        Args:
+            tried: what was measured; candidates outside the space are left out of the sampler's view.
+            count: how many to propose.
+            cohort: a number that differs each time.
+            dear: whether a candidate would surely be over the limits; such ones are not proposed.
+        """
+        seen = {known.candidate.key for known in tried}
+        study = self._study(tried, cohort)
+        found: list[Proposed] = []
+        draw = random.Random(f"{self.seed}|draw|{cohort}")
+        idle = 0
+        while len(found) < count:
+            candidate = None
+            if idle < PATIENCE:
+                candidate = self.space.suggest(study.ask())
+                if candidate.key in seen or dear(candidate):
+                    idle += 1
+                    continue
+                idle = 0
+            else:
+                candidate = self._new(draw, seen, dear)
+                if candidate is None:
+                    break
+                idle = 0
+            seen.add(candidate.key)
+            found.append(Proposed("search", candidate))
+        return found
+
+    def _new(self, draw: random.Random, seen: set[str], dear: Callable[[Candidate], bool]) -> Candidate | None:
+        """A candidate that was not tried and is not too dear, drawn by the seed; None when none is left or found."""
+        if not self.enumerable:  # the pool would be the small shapes only
+            drawn = (self.space.suggest(_Drawn(draw)) for _ in range(DRAWS))
+            return next((c for c in drawn if c.key not in seen and not dear(c)), None)
+        new = [c for c in self.pool if c.key not in seen and not dear(c)]
+        return draw.choice(new) if new else None
+
+    def _study(self, tried: Sequence[Tried], cohort: int) -> optuna.Study:
+        import optuna
+
+        seed = random.Random(f"{self.seed}|sampler|{cohort}").randrange(2**31)
+        directions = ["maximize", *(["minimize"] * len(self.costs))]
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that is made in memory
+        try:
+            study = optuna.create_study(directions=directions)  # type: ignore[arg-type]
+        finally:
+            optuna.logging.set_verbosity(before)
+        study.sampler = optuna.samplers.RandomSampler(seed=0)  # what is known is only replayed
+        for known in tried:
+            params = self.space.params_of(known.candidate)
+            if params is None:
+                continue
+            study.enqueue_trial(params)
+            trial = study.ask()
+            self.space.suggest(trial)
+            if known.score != known.score:
+                continue  # it is about to run: to the sampler it is under way
+            for name, excess in self.limits.excess(known.sequential, known.total).items():
+                trial.set_constraint(name, excess)
+            study.tell(trial, [known.score, *(getattr(known, cost) for cost in self.costs)])
+        study.sampler = self._sampler(seed)
+        return study
+
+    def _sampler(self, seed: int) -> Any:
+        import optuna
+
+        if callable(self.sampler):
+            return self.sampler(seed)
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if self.sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed)
+        single = not self.costs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # group: for conditional axes
+            return optuna.samplers.TPESampler(seed=seed, multivariate=single, group=single, constant_liar=True)
+
+
+class _Drawn:
+    """A trial that answers at random."""
+
+    def __init__(self, draw: random.Random) -> None:
+        self.draw = draw
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        del name
+        return self.draw.choice(choices)

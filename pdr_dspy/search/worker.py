@@ -1,0 +1,242 @@
+"""One worker of a search: answers what the plan asks, from the board where it is there, else by running programs.
+
+Any number of workers run the same plan over one board and one rollout store. What one of them has measured the others
+read; what nobody holds, a worker claims, measures and puts on the board. A worker that dies gives its claims back, and
+the calls that it had finished are in the store: they are not paid again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import dspy
+from pydantic import ValidationError
+
+from pdr_dspy import calls
+from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.evaluation import Row, Runner
+from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.search.board import Board
+from pdr_dspy.search.objective import Profile, profile_of, program_with
+from pdr_dspy.search.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.verifiers._base import Verifier
+
+FINAL_SEED = 15_485_863
+"""Added to the search's seed for the finalists: none of its samples took part in choosing them."""
+CONFIRMATION_SEED = 104_729
+"""Added to the search's seed for the confirmation."""
+SEEDS = {Stage.RACE: 0, Stage.FINAL: FINAL_SEED, Stage.CONFIRM: CONFIRMATION_SEED}
+ATTEMPTS = 3
+"""Times that a unit is run before a failure of the server's is taken for the program's."""
+MAX_FAILURES = 8
+"""Runs in a row that the server fails before a search stops."""
+
+Told = Callable[[Stage, Row, int, int], None]
+"""Told of each row, with how many pairs of the request are done and how many there are."""
+
+
+class Worker:
+    """Measures programs for a plan."""
+
+    def __init__(
+        self,
+        student: dspy.Module,
+        verifier: Verifier,
+        sets: Mapping[Stage, Sequence[tuple[str, dspy.Example]]],
+        *,
+        board: Board,
+        store: Rollouts,
+        seed: int,
+        max_in_flight: int,
+        told: Told | None = None,
+    ) -> None:
+        """
+        Args:
+            student: runs as it is under the number 0; candidates are put on copies of it.
+            verifier: gives a score in [0, 1].
+            sets: (id, example) of each question of each stage.
+            board: where measurements are shared.
+            store: where calls are.
+            seed: of the search.
+            max_in_flight: most requests on the wire at one time, of this worker.
+            told: of every row that this worker ran.
+        """
+        self.student = student
+        self.verifier = verifier
+        self.sets = sets
+        self.board = board
+        self.store = store
+        self.seed = seed
+        self.max_in_flight = max_in_flight
+        self.told = told
+        self.rows: dict[tuple[Stage, int, Pair], Row] = {}
+        """Everything that was measured so far, by whichever worker."""
+        self.own = 0
+        """Runs that this worker made."""
+        self._failures = 0
+
+    def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        """All cells of a request, once every one of them is on the board.
+
+        Raises:
+            EndpointError: the model server went away; what is finished is kept.
+            StoreError: board or store cannot be used.
+        """
+        return calls.run(lambda: self._measure(request))
+
+    def known(self, request: Measure) -> dict[tuple[int, Pair], Cell] | None:
+        """The cells of a request if all of them are on the board; None, at no cost, if some are not."""
+        there = self.board.read(_prefix(request))
+        names = {_name(request, pair): pair for pair in request.pairs}
+        if any(name not in there for name in names):
+            return None
+        for name, pair in names.items():
+            self.take(request, pair, there[name], name)
+        return self._cells(request)
+
+    def _cells(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        return {
+            (arm, pair): cell(self.rows[request.stage, arm, pair], arm, pair)
+            for arm in request.arms
+            for pair in request.pairs
+        }
+
+    async def _measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        names = {_name(request, pair): pair for pair in request.pairs}
+        done: dict[str, Pair] = {}
+        first = True
+        with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
+            while True:
+                there = await asyncio.to_thread(self.board.read, _prefix(request))
+                for name, text in there.items():
+                    if name in names and name not in done:
+                        self.take(request, names[name], text, name)
+                        done[name] = names[name]
+                missing = [name for name in names if name not in done]
+                if not missing:
+                    break
+                if first:
+                    await asyncio.to_thread(self.store.refresh)  # what other workers paid for is not paid again
+                    first = False
+                if not await self._fill(request, {name: names[name] for name in missing}, len(done)):
+                    await asyncio.to_thread(self.board.wait, 1.0)
+                    await asyncio.to_thread(self.store.refresh)
+        return self._cells(request)
+
+    async def _fill(self, request: Measure, missing: Mapping[str, Pair], done: int) -> bool:
+        """Run the units that nobody holds; returns whether there were any."""
+        queue = deque(missing.items())
+        # Enough units to fill the wire, and no more: the rest is for the other workers.
+        side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
+        runners = {
+            arm: Runner(
+                self.student if arm == 0 else program_with(self.student, candidate),
+                self.verifier,
+                seed=self.seed + SEEDS[request.stage],
+            )
+            for arm, candidate in request.arms.items()
+        }
+        count = [done, 0]
+
+        async def serve() -> None:
+            while queue:
+                name, pair = queue.popleft()
+                claim = await asyncio.to_thread(self.board.claim, name)
+                if claim is None:
+                    continue
+                with claim:
+                    rows = await self._unit(request.stage, runners, pair)
+                    text = json.dumps(
+                        {
+                            "rows": {
+                                str(arm): json.loads(row.model_dump_json(exclude_defaults=True))
+                                for arm, row in rows.items()
+                            }
+                        }
+                    )
+                    await asyncio.to_thread(self.board.put, name, text)
+                count[0] += 1
+                count[1] += 1
+                if self.told is not None:
+                    for row in rows.values():
+                        self.told(request.stage, row, count[0], len(request.pairs))
+
+        tasks = [asyncio.ensure_future(serve()) for _ in range(min(side_by_side, len(queue)))]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # the first error, or a cancellation, ends them all
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for runner in runners.values():
+                runner.close()
+        return count[1] > 0
+
+    async def _unit(self, stage: Stage, runners: Mapping[int, Runner], pair: Pair) -> dict[int, Row]:
+        """All programs of a request on one pair; again where the server failed, since what came back is stored."""
+        name, example = self.sets[stage][pair.question]
+        rows: dict[int, Row] = {}
+        for _ in range(ATTEMPTS):
+            again = [arm for arm in runners if arm not in rows or transient(rows[arm])]
+            if not again:
+                break
+            found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
+            for arm, row in zip(again, found, strict=True):
+                rows[arm] = row
+                self.own += 1
+                self._failures = self._failures + 1 if transient(row) else 0
+                if self._failures >= MAX_FAILURES:
+                    raise EndpointError(
+                        f"the search stopped: {self._failures} runs failed in a row, the last with: {row.error}; what "
+                        "is finished is kept, the same command goes on"
+                    )
+        return rows
+
+    def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
+        """Take in a document of the board. Raises StoreError for one that is not of this search."""
+        try:
+            found = json.loads(text)["rows"]
+            rows = {arm: Row.model_validate(found[str(arm)]) for arm in request.arms}
+        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            raise StoreError(
+                f"the board's document {name!r} is not of this search ({error}); use another run"
+            ) from error
+        for arm, row in rows.items():
+            self.rows[request.stage, arm, pair] = row
+
+    def profile(self) -> Profile:
+        """What calls of each phase cost so far."""
+        return profile_of(self.rows.values())
+
+    def of(self, stage: Stage, arm: int) -> list[Row]:
+        """The rows of one program in one stage, by repeat and id."""
+        found = [row for (where, number, _), row in self.rows.items() if where is stage and number == arm]
+        return sorted(found, key=lambda row: (row.repeat, row.id))
+
+
+def transient(row: Row) -> bool:
+    """Whether a run failed because the server did: another attempt may go well."""
+    return row.error is not None and any(call.finish == "error" for call in row.calls)
+
+
+def cell(row: Row, arm: int, pair: Pair) -> Cell:
+    """A row as the plan sees it."""
+    made = tuple(
+        (call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}", call.tokens)
+        for place, call in enumerate(row.calls)
+    )
+    return Cell(row.score, row.sequential, row.total, row.error is not None, made)
+
+
+def _prefix(request: Measure) -> str:
+    if request.stage is Stage.RACE:
+        return f"{request.stage}/{request.cohort:03d}/"
+    # A longer search may end with other finalists: they are measured side by side anew, from the store.
+    return f"{request.stage}/{request.cohort:03d}-{'-'.join(map(str, request.arms))}/"
+
+
+def _name(request: Measure, pair: Pair) -> str:
+    return f"{_prefix(request)}{pair.question:05d}-{pair.repeat:03d}"
