@@ -164,8 +164,9 @@ def worse(differences: ArrayLike, *, questions: Sequence[Hashable] | None = None
     test), so 1.0 when nothing differs, and never below a half to the power of the questions that differ. Where all
     that differ do so by the same amount, as for 0/1 scores, that is the exact binomial test on discordant pairs. It is
     exact wherever the differences are whole multiples of some step, as means over equally many repeats are, and for up
-    to 20 others; beyond, as for many log costs, Lugannani and Rice's saddlepoint formula (1980) stands in, which on 32
-    differences is within 2 % of the exact p-value. Student's t is not used: with ties it comes out a third too small.
+    to 24 others. Beyond, as for many log costs, it is Lugannani and Rice's saddlepoint formula (1980): on 28 and 32
+    differences p-values under 0.1 were off by 2 % (root mean square), and by 14 % at most, where a few differences
+    dwarf the rest. Student's t is not used: with the ties of scores its p-values come out a third too small.
 
     Raises ConfigError when a difference is infinite, or `questions` has another length.
     """
@@ -178,7 +179,7 @@ def worse(differences: ArrayLike, *, questions: Sequence[Hashable] | None = None
     steps = _steps(sizes)
     if steps is not None:
         return _lattice_tail(steps, int(np.rint(steps * np.sign(values)).sum()))
-    tail = _every_pattern if len(sizes) <= 20 else _saddlepoint
+    tail = _every_pattern if len(sizes) <= 24 else _saddlepoint
     return tail(sizes, float(values.sum()))
 
 
@@ -297,15 +298,13 @@ def _spent(alpha: float, share: float, kind: SpendingKind) -> float:
     """How much of alpha may be gone once this share of the information is in."""
     if kind == "pocock":
         return alpha * math.log1p((math.e - 1) * share)
-    normal = NormalDist()
-    return 2 * normal.cdf(normal.inv_cdf(alpha / 2) / math.sqrt(share))
+    return math.erfc(-NormalDist().inv_cdf(alpha / 2) / math.sqrt(2 * share))
 
 
 @lru_cache(maxsize=256)
 def _levels(alpha: float, shares: tuple[float, ...], kind: SpendingKind) -> tuple[float, ...]:
     """Nominal levels, by following the density of the sum of those not yet stopped from look to look."""
-    normal = NormalDist()
-    nodes, weights = np.polynomial.legendre.leggauss(128)
+    nodes, weights = np.polynomial.legendre.leggauss(64)
     levels: list[float] = []
     places, masses = np.zeros(1), np.ones(1)  # where the sum stands, and how probable that is
     before, spent = 0.0, 0.0
@@ -314,11 +313,11 @@ def _levels(alpha: float, shares: tuple[float, ...], kind: SpendingKind) -> tupl
         deviation = math.sqrt(share - before)
         widest = 9.0 * math.sqrt(share)
         low, high = -widest, widest
-        for _ in range(60):
+        for _ in range(40):
             middle = (low + high) / 2
             crossing = float(masses @ _upper((middle - places) / deviation))
             low, high = (middle, high) if crossing > now - spent else (low, middle)
-        levels.append(normal.cdf(-high / math.sqrt(share)))
+        levels.append(0.5 * math.erfc(high / math.sqrt(2 * share)))
         grid = (high - widest) / 2 + nodes * (high + widest) / 2
         kernel = np.exp(-0.5 * ((grid[:, None] - places) / deviation) ** 2) / (deviation * math.sqrt(2 * math.pi))
         masses = (kernel @ masses) * weights * (high + widest) / 2
