@@ -80,7 +80,7 @@ class Call(BaseModel):
     seconds: float = 0.0
     """From sending to the last byte; 0 for a call that was replayed from the store."""
     reused: bool = False
-    """Replayed from the rollout store: nothing was sent and nothing was paid now."""
+    """Replayed from the rollout store, or out of DSPy's own cache: nothing was sent and nothing was paid now."""
     estimated: bool = False
     """The server did not report usage; `usage` is an estimate."""
     key: str = ""

@@ -27,6 +27,7 @@ from dspy.utils.exceptions import LMError
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Rollout, Rollouts, address
+from pdr_dspy.sending import sending
 from pdr_dspy.signatures import Reading, read, render, signature_of
 from pdr_dspy.thoughts import split_thought
 from pdr_dspy.workspace import estimate_tokens
@@ -345,7 +346,8 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
     rollout_id = lm.kwargs.get("rollout_id")
     try:
         extra = {} if rollout_id is None else {"rollout_id": rollout_id}
-        response: Response = await lm.acall(request, **extra)
+        with sending(lm) as sent:
+            response: Response = await lm.acall(request, **extra)
     except (LMError, OSError, TimeoutError) as error:
         return _Result(None, False, _why(error), time.perf_counter() - started)
     seconds = time.perf_counter() - started
@@ -361,9 +363,9 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
             finish="length" if unfinished else response.finish_reason,
             usage=usage,
             estimated=estimated,
-            seconds=round(seconds, 4),
+            seconds=0.0 if sent.reused else round(seconds, 4),
         ),
-        False,
+        sent.reused,
         None,
         seconds,
     )

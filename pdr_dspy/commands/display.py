@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +28,6 @@ class Display:
         # A pipe has no width: tables must not be folded to 80 columns there.
         self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
         self.live = self.err.is_terminal and not quiet
-        # DSPy warns of every completion that its cap ended; the ledger counts them, and drafts may well be cut.
-        logging.getLogger("dspy.clients.lm").setLevel(logging.ERROR)
         self._doing = ""
         self._status: Status | None = None
         self._told = 0.0

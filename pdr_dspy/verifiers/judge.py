@@ -15,6 +15,7 @@ from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedF
 from pdr_dspy.answers import MAX_ANSWER
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import CallError, ConfigError, DataError
+from pdr_dspy.sending import sending
 from pdr_dspy.thoughts import solution_span, split_thought
 from pdr_dspy.verifiers._base import Score
 from pdr_dspy.verifiers._field import Fields, as_text, called, gold_text, lookup, short
@@ -64,13 +65,14 @@ class JudgeVerifier(Fields):
             return Score(0, "no answer")
         request, started = self._request(example, answer, logprobs=True), time.perf_counter()
         try:
-            try:
-                response = self.lm(request)
-            except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                response = self.lm(self._request(example, answer, logprobs=False))
+            with sending(self.lm) as sent:
+                try:
+                    response = self.lm(request)
+                except (LMUnsupportedFeatureError, LMInvalidRequestError):
+                    response = self.lm(self._request(example, answer, logprobs=False))
         except (LMError, OSError, TimeoutError) as error:
             raise self._failed(error) from error
-        return self._score(response, time.perf_counter() - started)  # type: ignore[arg-type]
+        return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The same, awaiting the model. Of all verifiers only this one has it: only this one's verdicts cost tokens."""
@@ -79,13 +81,14 @@ class JudgeVerifier(Fields):
             return Score(0, "no answer")
         request, started = self._request(example, answer, logprobs=True), time.perf_counter()
         try:
-            try:
-                response = await self.lm.acall(request)
-            except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                response = await self.lm.acall(self._request(example, answer, logprobs=False))
+            with sending(self.lm) as sent:
+                try:
+                    response = await self.lm.acall(request)
+                except (LMUnsupportedFeatureError, LMInvalidRequestError):
+                    response = await self.lm.acall(self._request(example, answer, logprobs=False))
         except (LMError, OSError, TimeoutError) as error:
             raise self._failed(error) from error
-        return self._score(response, time.perf_counter() - started)  # type: ignore[arg-type]
+        return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
     def check_gold(self, example: dspy.Example) -> None:
         """Raise DataError if the reference answer is wanted and missing, or the example names no inputs."""
@@ -135,7 +138,7 @@ class JudgeVerifier(Fields):
     def _failed(self, error: Exception) -> CallError:
         return CallError(f"The judge {self.lm.model} did not answer: {type(error).__name__}: {str(error)[:300]}")
 
-    def _score(self, response: Response, seconds: float) -> Score:
+    def _score(self, response: Response, seconds: float, reused: bool) -> Score:
         text = "".join(part.text for part in response.message.parts if part.type == "text")
         chance = _chance(response.logprobs or (), text)
         call = Call(
@@ -146,7 +149,8 @@ class JudgeVerifier(Fields):
             usage=_usage(response.usage),
             finish=str(response.finish_reason),
             failure=None if chance is not None else "the judge said neither yes nor no",
-            seconds=round(seconds, 4),
+            seconds=0.0 if reused else round(seconds, 4),
+            reused=reused,
         )
         if chance is None:
             return Score(0, f"the judge said neither yes nor no: {short(text)}", (call,))
