@@ -57,7 +57,11 @@ class Round(BaseModel):
 
 
 class ScheduleParameter(Parameter):
-    """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth."""
+    """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth.
+
+    Below a parent module DSPy loads each parameter by itself, from a list made before the first: a schedule that calls
+    other roles than the one it replaces finds no predictors there, and is refused.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -69,8 +73,29 @@ class ScheduleParameter(Parameter):
         return self.schedule.model_dump(mode="json")
 
     def load_state(self, state: Mapping[str, Any]) -> Self:
-        self.schedule = Schedule(**state)
+        """Take over a saved schedule. Raises ConfigError when it calls other roles than the present one."""
+        saved = Schedule(**state)
+        if roles_of(saved) != roles_of(self.schedule):
+            raise ConfigError(
+                f"the saved program's operator {saved} calls {', '.join(roles_of(saved))}, and the one here "
+                f"({self.schedule}) {', '.join(roles_of(self.schedule))}; a nested `load` can neither add predictors nor "
+                "take them away. Give the operator the saved schedule first (`with_schedule`), or save the program with "
+                "`pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
+            )
+        self.schedule = saved
         return self
+
+
+def roles_of(schedule: Schedule) -> tuple[Role, ...]:
+    """The roles that a schedule calls, which are the predictors that its operator holds."""
+    roles = [Role.DRAFT]
+    if schedule.rounds > 1:
+        roles.append(Role.REFINE)
+        if schedule.distiller in distillers.ROLES:
+            roles.append(distillers.ROLES[schedule.distiller])
+        if schedule.critique:
+            roles.append(Role.CRITIQUE)
+    return tuple(roles)
 
 
 class Operator(dspy.Module):
@@ -104,15 +129,10 @@ class Operator(dspy.Module):
     @staticmethod
     def role_signatures(task: type[dspy.Signature], schedule: Schedule) -> dict[Role, type[dspy.Signature]]:
         """The signatures of exactly those predictors that this schedule calls."""
-        roles = [Role.DRAFT]
-        if schedule.rounds > 1:
-            roles.append(Role.REFINE)
-            if schedule.distiller in distillers.ROLES:
-                roles.append(distillers.ROLES[schedule.distiller])
-            if schedule.critique:
-                roles.append(Role.CRITIQUE)
         last = schedule.distiller == "last"
-        return {role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles}
+        return {
+            role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles_of(schedule)
+        }
 
     def with_schedule(
         self,
@@ -193,13 +213,8 @@ class Operator(dspy.Module):
         )
 
     def predictor(self, role: Role) -> dspy.Predict:
-        """The predictor of a role. One that a nested `load` left out is made with the default instructions."""
-        found = self.__dict__.get(role.value)
-        if found is not None:
-            return found
-        schedule = self.schedule
-        last = schedule.distiller == "last"
-        return dspy.Predict(derive(self.task, role, k=schedule.k, last=last, critique=schedule.critique))
+        """The predictor of a role that the schedule calls."""
+        return getattr(self, role.value)
 
 
 class LongCoT(Operator):

@@ -164,6 +164,21 @@ def test_dspys_own_save_and_load_keep_the_schedule(tmp_path: Path) -> None:
     assert nested.steps[0].schedule == TUNED
 
 
+def test_a_nested_load_into_other_roles_says_what_to_do(tmp_path: Path) -> None:
+    plain = Schedule(widths=(2, 1), distiller="random_k")
+    for saved, fresh in ((TUNED, plain), (plain, TUNED), (plain.replace(widths=(1,)), plain)):
+        Around(saved).save(tmp_path / "nested.json")
+        other = Around(fresh)
+        before = other.dump_state()
+        with pytest.raises(ConfigError, match=r"(?s)calls draft.*with_schedule.*pdr_dspy\.load") as raised:
+            other.load(tmp_path / "nested.json")
+        assert str(saved) in str(raised.value)
+        assert other.dump_state() == before
+        other.steps[0] = other.steps[0].with_schedule(saved)
+        other.load(tmp_path / "nested.json")
+        assert other.dump_state() == Around(saved).dump_state()
+
+
 @pytest.mark.parametrize(
     "kind",
     [
