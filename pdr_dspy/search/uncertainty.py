@@ -5,6 +5,7 @@ The unit is the question: questions are drawn again with all their repeats, and 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -87,22 +88,29 @@ def bands(outcomes: Outcomes, *, level: float = 0.95, count: int = 2000, seed: i
     interval of `stats.score_interval`, since no draw holds what did not happen. One question or none says nothing:
     (0, 1) and (0, inf). Costs that are all equal are taken to be fixed.
     """
-    found: list[Bands] = []
+    unknown = Bands(Interval(0.0, 1.0), Interval(0.0, math.inf), Interval(0.0, math.inf))
+    found = [unknown] * len(outcomes.score)
     weights = _Weights(count, seed)
-    for program, ran in enumerate(outcomes.ran):
+    for ran, programs in _by_questions(outcomes):
         n = int(ran.sum())
         if n < 2:
-            found.append(Bands(Interval(0.0, 1.0), Interval(0.0, math.inf), Interval(0.0, math.inf)))
             continue
         edge = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t_quantile(0.5 + level / 2, n - 1))
-        scores = outcomes.score[program, ran]
-        drawn = np.stack([getattr(outcomes, axis)[program, ran] for axis in ("score", *COSTS)], axis=1)
-        lows, highs = np.quantile(weights.of(ran) @ drawn, [edge, 1 - edge], axis=0)
-        axes = [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
-        if np.ptp(scores) < 1e-12 or np.isin(scores, (0.0, 1.0)).all():
-            axes[0] = score_interval(scores.tolist(), level=level)
-        found.append(Bands(*axes))
+        drawn = [getattr(outcomes, axis)[np.ix_(programs, ran)] @ weights.of(ran).T for axis in ("score", *COSTS)]
+        edges = np.quantile(np.stack(drawn), [edge, 1 - edge], axis=2).tolist()
+        for place, program in enumerate(programs.tolist()):
+            axes = [Interval(low[place], high[place]) for low, high in zip(*edges, strict=True)]
+            scores = outcomes.score[program, ran]
+            if np.ptp(scores) < 1e-12 or np.isin(scores, (0.0, 1.0)).all():
+                axes[0] = score_interval(scores.tolist(), level=level)
+            found[program] = Bands(*axes)
     return found
+
+
+def _by_questions(outcomes: Outcomes) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
+    """Each set of questions that some program ran on, and the programs that ran on just these."""
+    sets, of_set = np.unique(outcomes.ran, axis=0, return_inverse=True)
+    return [(questions, np.flatnonzero(of_set == place)) for place, questions in enumerate(sets)]
 
 
 class _Weights:
@@ -133,24 +141,22 @@ def probability_nondominated(
     """
     dominated = np.zeros((len(outcomes.score), count), dtype=bool)
     weights = _Weights(count, seed)
-    sets, of_set = np.unique(outcomes.ran, axis=0, return_inverse=True)
-    for own, first in enumerate(sets):
-        for other, second in enumerate(sets):
-            common = first & second
-            if common.sum() < 2:
-                continue
-            ours, theirs = np.flatnonzero(of_set == own), np.flatnonzero(of_set == other)
-            # lower is better on every axis, and differences below the rounding of a mean are none
-            axes = [(-outcomes.score, 1e-9), *((getattr(outcomes, cost), 1e-6) for cost in costs)]
-            drawn = [(weights.of(common) @ values[:, common].T, slack) for values, slack in axes]
-            for program in ours:
-                as_good = np.ones((count, len(theirs)), dtype=bool)
-                better = np.zeros((count, len(theirs)), dtype=bool)
-                for means, slack in drawn:
-                    lead = means[:, theirs] - means[:, [program]]
-                    as_good &= lead >= -slack
-                    better |= lead > slack
-                dominated[theirs] |= (as_good & better).T
+    sets = _by_questions(outcomes)
+    # lower is better on every axis, and differences below the rounding of a mean are none
+    axes = [(-outcomes.score, 1e-9), *((getattr(outcomes, cost), 1e-6) for cost in costs)]
+    for (first, ours), (second, theirs) in itertools.product(sets, repeat=2):
+        common = first & second
+        if common.sum() < 2:
+            continue
+        drawn = weights.of(common).T
+        own, other = ([values[np.ix_(rows, common)] @ drawn for values, _ in axes] for rows in (ours, theirs))
+        for place in range(len(ours)):
+            as_good = np.ones((len(theirs), count), dtype=bool)
+            better = np.zeros((len(theirs), count), dtype=bool)
+            for means, rivals, (_, slack) in zip(own, other, axes, strict=True):
+                as_good &= rivals >= means[place] - slack
+                better |= rivals > means[place] + slack
+            dominated[theirs] |= as_good & better
     shares = 1.0 - dominated.mean(axis=1)
     return np.where(outcomes.ran.any(axis=1), shares, math.nan).tolist()
 
