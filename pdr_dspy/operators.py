@@ -78,9 +78,9 @@ class ScheduleParameter(Parameter):
         if roles_of(saved) != roles_of(self.schedule):
             raise ConfigError(
                 f"the saved program's operator {saved} calls {', '.join(roles_of(saved))}, and the one here "
-                f"({self.schedule}) {', '.join(roles_of(self.schedule))}; a nested `load` can neither add predictors nor "
-                "take them away. Give the operator the saved schedule first (`with_schedule`), or save the program with "
-                "`pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
+                f"({self.schedule}) {', '.join(roles_of(self.schedule))}; a nested `load` can neither add predictors "
+                "nor take them away. Give the operator the saved schedule first (`with_schedule`), or save the program "
+                "with `pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
             )
         self.schedule = saved
         return self
@@ -490,12 +490,14 @@ class _Run:
 
     async def prompt_sizes(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> list[int]:
         """Tokens of the prompt of each call of a stage: a role, and what it reads beside the task."""
-        prompts = []
-        for role, values in stage:
-            predictor = self.program.predictor(role)
-            messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
-            prompts.append("\n".join(str(message["content"]) for message in messages))
-        return [size + TEMPLATE_TOKENS for size in await self.count(prompts)]
+        keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
+        prompts: dict[Any, str] = {}
+        for key in dict.fromkeys(keys):  # siblings share one prompt: format and count it once
+            predictor = self.program.predictor(key[0])
+            messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **dict(key[1])})
+            prompts[key] = "\n".join(str(message["content"]) for message in messages)
+        sizes = dict(zip(prompts, await self.count(list(prompts.values())), strict=True))
+        return [sizes[key] + TEMPLATE_TOKENS for key in keys]
 
     async def room(self) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call."""

@@ -324,3 +324,22 @@ def test_an_lm_of_its_own_for_one_role_is_used() -> None:
     ask(program, main)
     assert (main.served.calls, other.served.calls) == (5, 1)
     assert role_of(other.served.requests[0]) == "distill"
+
+
+def test_equal_sibling_prompts_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[list[str]] = []
+    count = ScriptedLM.count_tokens
+
+    async def counting(lm: ScriptedLM, texts: Any) -> Any:
+        counted.append([text for text in texts if "twice two" in text])
+        return await count(lm, texts)
+
+    monkeypatch.setattr(ScriptedLM, "count_tokens", counting)
+    program = PDR("question -> answer: int", widths=(8, 4, 1), distiller="topk_per_sample", k=2)
+    with dspy.context(lm=engine()):
+        prediction = program(question="twice two", budget=Budget(total=10**6))
+    assert prediction.stop is Stop.DONE
+    prompts = [stage for stage in counted if stage]
+    assert len(prompts) >= 5  # the first round, and two stages of each later one
+    assert all(len(stage) == len(set(stage)) <= 4 for stage in prompts)
+    assert [len(stage) for stage in prompts][:2] == [1, 1]  # 8 drafts, then 4 selections
