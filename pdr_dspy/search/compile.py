@@ -335,7 +335,10 @@ class _Search:
         with self.board() as board, self.opened_store() as store:
             self.agree(board)
             found = self.search(board, store)
-            result = self.conclude(found)
+            while (claim := board.claim("results")) is None:  # another process of this search is writing the same
+                board.wait(0.5)
+            with claim:
+                result = self.conclude(found)
         self.tell("done", self.what)
         return result
 
@@ -361,13 +364,14 @@ class _Search:
                 request = steps.send(answer)
             except StopIteration as end:
                 return end.value
-            if isinstance(request, Propose):
+            if len(self.plan.arms) > len(self.records) and getattr(request, "stage", None) is not Stage.RACE:
                 self.raced(time.monotonic() - began)
+            if isinstance(request, Propose):
                 began = time.monotonic()
                 answer = self.propose(board, request)
-                continue
-            self.announce(request)
-            answer = self.worker.measure(request)
+            else:
+                self.announce(request)
+                answer = self.worker.measure(request)
 
     def make_worker(self, board: Board, store: Rollouts) -> Worker:
         return Worker(
