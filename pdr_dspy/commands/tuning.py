@@ -19,10 +19,10 @@ from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import Target, Task, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import fingerprint
-from pdr_dspy.rollouts import Rollouts, address
+from pdr_dspy.rollouts import address
 from pdr_dspy.schedule import Schedule
-from pdr_dspy.search import PDROptimizer, SearchResult, Space
-from pdr_dspy.search.confirmation import CONFIRMATION_SEED
+from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
+from pdr_dspy.search.worker import CONFIRMATION_SEED
 
 
 def optimize(
@@ -70,8 +70,9 @@ def study(
     student: dspy.Module | None = None,
     space: Space | None = None,
     compare: bool = False,
+    dry_run: bool = False,
     **settings: Any,
-) -> dspy.Module:
+) -> dspy.Module | None:
     """Tune a task's program, print what came of it and how to use it, and return it.
 
     Args:
@@ -84,10 +85,16 @@ def study(
         student: what to tune; None is the task's own program.
         space: what to choose from; None is a space around the student's schedule.
         compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
+        dry_run: only say what it would cost; nothing is sent but a look at the server, and None is returned.
         settings: other arguments of PDROptimizer.
     """
     student = student or task.build()
     space = space or Space.default_for(operator_of(student).schedule)
+    if dry_run:
+        with model.serving(widest(space), display):
+            optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, **settings)
+            _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
+        return None
     with model.serving(widest(space), display):
         with display.search() as progress:
             optimizer = PDROptimizer(
@@ -104,6 +111,42 @@ def study(
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
     return tuned
+
+
+def _tell_cost(cost: Estimate, display: Display) -> None:
+    if not cost.left and not cost.high:
+        display.say(f"all {cost.done} trials are done and confirmed: the search costs nothing again")
+        return
+    known = "what calls cost so far" if cost.known else "prompts and caps, since no call was measured yet"
+    display.say(
+        f"{cost.done} trials are done and cost nothing again; {cost.left} are left\n"
+        f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
+        f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
+    )
+
+
+def work(
+    target: str,
+    *,
+    task: str | None,
+    model: Model,
+    storage: str,
+    study: str,
+    display: Display,
+) -> None:
+    """Help with a search that was started elsewhere, until it has ended."""
+    found = find(target, task=task)
+    if found.task is None:
+        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
+    optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)
+    train, held_out = optimizer.questions()
+    with program_file(f"`data()` of {found.task.name}"):
+        trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
+    assert optimizer.space is not None
+    with model.serving(widest(optimizer.space), display), display.search() as progress:
+        optimizer.progress = progress
+        runs = optimizer.work(found.program, trainset=trainset, valset=valset)
+    display.say(f"the search has ended; {runs:,} runs were made here")
 
 
 def widest(space: Space) -> Schedule:
@@ -147,7 +190,7 @@ def _compare(
         run_dir=run_dir / "compare" / compared,
     )
     others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
-    with Rollouts(run_dir / "rollouts") as store:
+    with optimizer.rollouts() as store:
         lines = comparing.measure(job, others, store, display)
     lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
     save_json(job.run_dir.parent / "report.json", comparing.summary(lines))

@@ -227,6 +227,77 @@ class PDROptimizer(Teleprompter):
         """
         return _Search(self, student, trainset, valset).help()
 
+    def questions(self) -> tuple[int, int]:
+        """How many training and held-out questions the search in `storage` or `run_dir` has.
+
+        Raises StoreError when there is none.
+        """
+        where = self.storage if self.storage is not None or self.run_dir is None else self.run_dir / "board"
+        with open_board(where, study=self.study) as board:
+            text = board.get("config")
+        if text is None:
+            raise StoreError(f"there is no search {self.study!r} here; start it with `pdr optimize` or `compile`")
+        ends = json.loads(text)["ends"]
+        return ends["train"], ends["held_out"]
+
+    @classmethod
+    def join(cls, verifier: Verifier, storage: str | Path, *, study: str = "pdr", **own: Any) -> PDROptimizer:
+        """An optimizer with the settings of a search that is under way, to `work` for it.
+
+        Args:
+            verifier: as it has it.
+            storage: where its workers meet: its run folder, the folder of its `storage`, or a `postgresql://` URL.
+            study: its name there.
+            own: settings of this worker alone, such as `max_in_flight` or `progress`.
+
+        Raises StoreError when there is no such search.
+        """
+        folder = None if postgres.is_url(storage) else Path(storage)
+        inner = folder is not None and (folder / "board").is_dir()
+        place = storage if folder is None else folder / "board" if inner else folder
+        if folder is not None and not folder.is_dir():
+            raise StoreError(f"there is no search in {str(storage)!r}; start it with `pdr optimize` or `compile`")
+        with open_board(place, study=study) as board:
+            text = board.get("config")
+        if text is None:
+            raise StoreError(
+                f"there is no search {study!r} in `{postgres.shown(str(storage))}`; start it with `pdr optimize` or "
+                "`compile`"
+            )
+        try:
+            facts = json.loads(text)
+            names = (
+                "pareto",
+                "sampler",
+                "repeats",
+                "finalists",
+                "finalist_repeats",
+                "confirm_repeats",
+                "cohort",
+                "seed",
+            )
+            settings = {name: facts[name] for name in names}
+            settings |= {name: facts["ends"][name] for name in ("trials", "max_tokens")}
+            space, limits = Space(**facts["space"]), Limits(**facts["limits"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"`{postgres.shown(str(storage))}` holds no search of this version ({error})") from error
+        where: dict[str, Any] = {"run_dir": folder} if inner else {"storage": storage}
+        return cls(
+            verifier,
+            space=space,
+            max_sequential=limits.sequential,
+            max_total=limits.total,
+            study=study,
+            **{**settings, **where, **own},
+        )
+
+    def rollouts(self) -> Rollouts:
+        """The store of the search's calls: in the run folder, or in the database that its workers share."""
+        if postgres.is_url(self.storage):
+            return Rollouts(str(self.storage))
+        folder = self.run_dir if self.run_dir is not None else self.storage
+        return Rollouts(None if folder is None else Path(folder) / "rollouts")
+
     def estimate(
         self,
         student: dspy.Module,
@@ -300,8 +371,16 @@ class _Search:
             "pareto": optimizer.pareto,
             "sampler": sampler if isinstance(sampler, str) else getattr(sampler, "__name__", type(sampler).__name__),
             "repeats": optimizer.repeats,
+            "finalists": optimizer.finalists,
+            "finalist_repeats": optimizer.finalist_repeats,
+            "confirm_repeats": optimizer.confirm_repeats,
             "cohort": optimizer.cohort,
-            "confirmed": address({"questions": confirmed}),
+        }
+        self.ends = {
+            "trials": optimizer.trials,
+            "max_tokens": optimizer.max_tokens,
+            "train": len(self.train),
+            "held_out": len(self.held_out),
         }
         self.started = time.monotonic()
         self.cohorts: list[float] = []
@@ -332,7 +411,7 @@ class _Search:
 
     def run(self) -> SearchResult:
         self.check_limits()
-        with self.board() as board, self.opened_store() as store:
+        with self.board() as board, self.optimizer.rollouts() as store:
             self.agree(board)
             found = self.search(board, store)
             while (claim := board.claim("results")) is None:  # another process of this search is writing the same
@@ -343,7 +422,7 @@ class _Search:
         return result
 
     def help(self) -> int:
-        with self.board() as board, self.opened_store() as store:
+        with self.board() as board, self.optimizer.rollouts() as store:
             if board.get("config") is None:
                 raise StoreError(
                     f"there is no search {self.optimizer.study!r} in {self.named}; start it with `pdr optimize` or "
@@ -382,6 +461,7 @@ class _Search:
             store=store,
             seed=self.optimizer.seed,
             max_in_flight=self.optimizer.max_in_flight,
+            confirmed_in=self.confirmed_in,
             told=self.told,
         )
 
@@ -390,7 +470,7 @@ class _Search:
         nothing = self.optimizer.storage is None and (self.folder is None or not self.folder.exists())
         where = None if nothing else self.board()
         board: Board = where if where is not None else MemoryBoard()
-        store = Rollouts() if nothing else self.opened_store()
+        store = Rollouts() if nothing else self.optimizer.rollouts()
         with board, store:
             worker = self.make_worker(board, store)
             steps = self.plan.run(self.baselines())
@@ -645,18 +725,10 @@ class _Search:
             storage = self.folder / "board"
         return open_board(storage, study=self.optimizer.study)
 
-    def opened_store(self) -> Rollouts:
-        """Calls are kept in the run folder; a database that many machines share keeps them itself."""
-        storage = self.optimizer.storage
-        if postgres.is_url(storage):
-            return Rollouts(str(storage))
-        folder = self.folder if self.folder is not None else storage
-        return Rollouts(None if folder is None else Path(folder) / "rollouts")
-
     def agree(self, board: Board) -> None:
         """Put down what this search is of, or check that the one on the board is the same."""
         now = json.loads(json.dumps(self.config, default=str))
-        text = board.put("config", json.dumps(now))
+        text = board.put("config", json.dumps({**now, "ends": self.ends}))
         try:
             before = json.loads(text)
             changed = [key for key in now if before.get(key) != now[key]]

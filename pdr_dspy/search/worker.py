@@ -51,6 +51,7 @@ class Worker:
         store: Rollouts,
         seed: int,
         max_in_flight: int,
+        confirmed_in: str = "confirm",
         told: Told | None = None,
     ) -> None:
         """
@@ -62,6 +63,7 @@ class Worker:
             store: where calls are.
             seed: of the search.
             max_in_flight: most requests on the wire at one time, of this worker.
+            confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
             told: of every row that this worker ran.
         """
         self.student = student
@@ -71,6 +73,7 @@ class Worker:
         self.store = store
         self.seed = seed
         self.max_in_flight = max_in_flight
+        self.confirmed_in = confirmed_in
         self.told = told
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
         """Everything that was measured so far, by whichever worker."""
@@ -89,8 +92,8 @@ class Worker:
 
     def known(self, request: Measure) -> dict[tuple[int, Pair], Cell] | None:
         """The cells of a request if all of them are on the board; None, at no cost, if some are not."""
-        there = self.board.read(_prefix(request))
-        names = {_name(request, pair): pair for pair in request.pairs}
+        there = self.board.read(self._prefix(request))
+        names = {self._name(request, pair): pair for pair in request.pairs}
         if any(name not in there for name in names):
             return None
         for name, pair in names.items():
@@ -105,12 +108,12 @@ class Worker:
         }
 
     async def _measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
-        names = {_name(request, pair): pair for pair in request.pairs}
+        names = {self._name(request, pair): pair for pair in request.pairs}
         done: dict[str, Pair] = {}
         first = True
         with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
             while True:
-                there = await asyncio.to_thread(self.board.read, _prefix(request))
+                there = await asyncio.to_thread(self.board.read, self._prefix(request))
                 for name, text in there.items():
                     if name in names and name not in done:
                         self.take(request, names[name], text, name)
@@ -207,6 +210,16 @@ class Worker:
         for arm, row in rows.items():
             self.rows[request.stage, arm, pair] = row
 
+    def _prefix(self, request: Measure) -> str:
+        if request.stage is Stage.RACE:
+            return f"{request.stage}/{request.cohort:03d}/"
+        # A longer search may end with other finalists: they are measured side by side anew, from the store.
+        place = self.confirmed_in if request.stage is Stage.CONFIRM else f"{request.stage}/{request.cohort:03d}"
+        return f"{place}-{'-'.join(map(str, request.arms))}/"
+
+    def _name(self, request: Measure, pair: Pair) -> str:
+        return f"{self._prefix(request)}{pair.question:05d}-{pair.repeat:03d}"
+
     def profile(self) -> Profile:
         """What calls of each phase cost so far."""
         return profile_of(self.rows.values())
@@ -229,14 +242,3 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
         for place, call in enumerate(row.calls)
     )
     return Cell(row.score, row.sequential, row.total, row.error is not None, made)
-
-
-def _prefix(request: Measure) -> str:
-    if request.stage is Stage.RACE:
-        return f"{request.stage}/{request.cohort:03d}/"
-    # A longer search may end with other finalists: they are measured side by side anew, from the store.
-    return f"{request.stage}/{request.cohort:03d}-{'-'.join(map(str, request.arms))}/"
-
-
-def _name(request: Measure, pair: Pair) -> str:
-    return f"{_prefix(request)}{pair.question:05d}-{pair.repeat:03d}"
