@@ -177,3 +177,11 @@ def test_dies_with_a_parent_that_is_killed():
             return
         time.sleep(0.05)
     pytest.fail("the server outlived its parent")
+
+
+def test_a_second_start_keeps_the_server(server: LlamaCppServer):
+    pid = server.pid
+    assert pid is not None
+    assert server.start() is server
+    assert server.pid == pid
+    assert server.lm is server.lm

@@ -1,4 +1,7 @@
-"""A server in a child process: start, wait until it is healthy, stop; it never outlives this process."""
+"""A server in a child process: start, wait until it is healthy, stop; it never outlives this process.
+
+`LocalServer` is what the engines share: the life of the server and the LMs that talk to it. `ServerProcess` is one run.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,93 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from pdr_dspy.errors import ConfigError, ServerStartError
+from pdr_dspy.serving.endpoint import EndpointLM, connect
 
 HOST = "127.0.0.1"
 _GUARD = Path(__file__).with_name("_guard.py")
+
+
+class LocalServer:
+    """A server for one model on the loopback interface; a context manager. An engine says how it is launched."""
+
+    grace = 10.0
+    """Seconds between SIGTERM and SIGKILL."""
+
+    def __init__(
+        self, model: str, *, port: int, log_dir: str | os.PathLike[str] | None, startup_timeout: float
+    ) -> None:
+        self.model = model
+        self._port = port
+        self._log_dir = log_dir
+        self._startup_timeout = startup_timeout
+        self._process: ServerProcess | None = None
+        self._lms: list[EndpointLM] = []
+
+    @property
+    def api_base(self) -> str:
+        """The API base, such as http://127.0.0.1:8080/v1; ConfigError before start()."""
+        if self._process is None:
+            raise ConfigError(f"`{type(self).__name__}` is not running: use it in a `with` block, or call start()")
+        return f"http://{HOST}:{self._process.port}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the server's process group; None when it does not run, or is not ours."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def lm(self) -> EndpointLM:
+        """An LM of this server with connect()'s default sampling; the same object each time."""
+        if not self._lms:
+            self.connect()
+        return self._lms[0]
+
+    def connect(self, **settings: Any) -> EndpointLM:
+        """Return an LM of this server; takes the keyword arguments of endpoint.connect()."""
+        lm = connect(self.model, self.api_base, **{**self._connection(), **settings})
+        self._lms.append(lm)
+        return lm
+
+    def start(self) -> Self:
+        """Start the server and return when it is ready. Does nothing when it runs already.
+
+        Raises ServerStartError, with the tail of the server's own log, if it fails or the port is taken; WeightsError
+        if an engine that fetches its weights cannot have them.
+        """
+        if self._process is None:
+            process = self._launch()
+            process.start(self._startup_timeout)
+            self._process = process
+        return self
+
+    def stop(self) -> None:
+        """Stop the server with all its workers and close the connections of its LMs. Harmless when it does not run."""
+        for lm in self._lms:
+            lm.close()
+        self._lms.clear()
+        process, self._process = self._process, None
+        if process is not None:
+            process.stop(self.grace)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _connection(self) -> dict[str, Any]:
+        """What connect() is told about this server."""
+        raise NotImplementedError
+
+    def _launch(self) -> ServerProcess:
+        """The process to be started, on a port that is free now."""
+        raise NotImplementedError
 
 
 class ServerProcess:

@@ -13,18 +13,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from pdr_dspy.errors import ConfigError, MissingExtra
 from pdr_dspy.serving import weights
-from pdr_dspy.serving._process import HOST, ServerProcess, free_port
-from pdr_dspy.serving.endpoint import EndpointLM, connect
+from pdr_dspy.serving._process import LocalServer, ServerProcess, free_port
 
 _CHILD = Path(__file__).with_name("_llama_child.py")
 
 
-class LlamaCppServer:
+class LlamaCppServer(LocalServer):
     """A llama.cpp server for one model; a context manager.
 
     Args:
@@ -67,7 +65,12 @@ class LlamaCppServer:
             )
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingExtra("xllamacpp", "embedded", "`LlamaCppServer`")
-        self.model = entry.name if entry is not None else Path(model).stem
+        super().__init__(
+            entry.name if entry is not None else Path(model).stem,
+            port=port,
+            log_dir=log_dir,
+            startup_timeout=startup_timeout,
+        )
         self.slots = slots
         self.context = context
         self.threads = threads or len(
@@ -75,49 +78,17 @@ class LlamaCppServer:
         )
         self._source = os.fspath(model)
         self._identity = f"{entry.name}:{entry.sha256[:12]}" if entry is not None else None
-        self._port = port
-        self._log_dir = log_dir
-        self._startup_timeout = startup_timeout
         self._progress = progress
-        self._process: ServerProcess | None = None
-        self._lms: list[EndpointLM] = []
 
-    @property
-    def api_base(self) -> str:
-        """The API base, such as http://127.0.0.1:8080/v1; ConfigError before start()."""
-        return f"http://{HOST}:{self._started().port}/v1"
-
-    @property
-    def pid(self) -> int | None:
-        """The id of the server's process group, None when it does not run."""
-        return self._process.pid if self._process is not None else None
-
-    @property
-    def lm(self) -> EndpointLM:
-        """An LM of this server with connect()'s default sampling; the same object each time."""
-        if not self._lms:
-            self.connect()
-        return self._lms[0]
-
-    def connect(self, **settings: Any) -> EndpointLM:
-        """Return an LM of this server; takes the keyword arguments of endpoint.connect()."""
-        defaults: dict[str, Any] = {
+    def _connection(self) -> dict[str, Any]:
+        return {
             "siblings": True,
             "max_siblings": self.slots,
             "context_length": self.context,
             "identity": self._identity,
         }
-        lm = connect(self.model, self.api_base, **{**defaults, **settings})
-        self._lms.append(lm)
-        return lm
 
-    def start(self) -> LlamaCppServer:
-        """Find or download the weights, start the server and return when it is ready.
-
-        Raises WeightsError if the weights cannot be had, ServerStartError if the server fails or the port is taken.
-        """
-        if self._process is not None:
-            return self
+    def _launch(self) -> ServerProcess:
         path = weights.locate(self._source, progress=self._progress)
         port = free_port(self._port)
         settings = {
@@ -131,32 +102,4 @@ class LlamaCppServer:
         # Threads that spin while they wait take the processor from those that work, on a shared machine by 10x.
         env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         command = [sys.executable, "-P", str(_CHILD), json.dumps(settings)]
-        self._process = ServerProcess(command, name="llama.cpp", port=port, env=env, log_dir=self._log_dir)
-        try:
-            self._process.start(self._startup_timeout)
-        except BaseException:
-            self._process = None
-            raise
-        return self
-
-    def stop(self) -> None:
-        """Stop the server and close the connections of its LMs. Harmless when it does not run."""
-        for lm in self._lms:
-            lm.close()
-        self._lms.clear()
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop()
-
-    def __enter__(self) -> LlamaCppServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def _started(self) -> ServerProcess:
-        if self._process is None:
-            raise ConfigError("`LlamaCppServer` is not running: use it in a `with` block, or call start()")
-        return self._process
+        return ServerProcess(command, name="llama.cpp", port=port, env=env, log_dir=self._log_dir)

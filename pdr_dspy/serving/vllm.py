@@ -23,12 +23,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from pdr_dspy.errors import ConfigError, MissingExtra, ServerStartError
-from pdr_dspy.serving._process import HOST, ServerProcess, free_port
-from pdr_dspy.serving.endpoint import EndpointLM, connect
+from pdr_dspy.serving._process import HOST, LocalServer, ServerProcess, free_port
 
 _CPU_ARGS = ("--no-enable-chunked-prefill",)
 _CPU_BATCHED_TOKENS = 8192
@@ -40,7 +38,7 @@ _CPU_ENV = {
 }
 
 
-class VLLMServer:
+class VLLMServer(LocalServer):
     """A vLLM server for one model; a context manager.
 
     Args:
@@ -63,6 +61,8 @@ class VLLMServer:
     Raises ConfigError for arguments that cannot work and, unless cpu=True, when there is no GPU; MissingExtra when the
     interpreter has no vLLM. Both come before anything is started.
     """
+
+    grace = 20.0
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class VLLMServer:
             )
         if cpu and gpus:
             raise ConfigError(f"`VLLMServer(cpu=True, gpus={list(gpus)})`: choose one of them")
-        self.model = model
+        super().__init__(model, port=port, log_dir=log_dir, startup_timeout=startup_timeout)
         self._attached = api_base
         self._gpus = gpus
         self._cpu = cpu
@@ -106,46 +106,16 @@ class VLLMServer:
         self._tensor_parallel = tensor_parallel
         self._data_parallel = data_parallel
         self._prefix_caching = prefix_caching
-        self._port = port
         self._extra_args = tuple(extra_args)
         self._env = dict(env or {})
-        self._startup_timeout = startup_timeout
         self._python = os.fspath(python) if python is not None else sys.executable
-        self._log_dir = log_dir
-        self._process: ServerProcess | None = None
-        self._lms: list[EndpointLM] = []
         if api_base is None:
             self._check_machine()
 
     @property
     def api_base(self) -> str:
         """The API base; ConfigError before start() unless attached."""
-        if self._attached is not None:
-            return self._attached
-        if self._process is None:
-            raise ConfigError("`VLLMServer` is not running: use it in a `with` block, or call start()")
-        return f"http://{HOST}:{self._process.port}/v1"
-
-    @property
-    def pid(self) -> int | None:
-        """The id of the server's process group; None when it does not run or was attached to."""
-        return self._process.pid if self._process is not None else None
-
-    @property
-    def lm(self) -> EndpointLM:
-        """An LM of this server with connect()'s default sampling; the same object each time."""
-        if not self._lms:
-            self.connect()
-        return self._lms[0]
-
-    def connect(self, **settings: Any) -> EndpointLM:
-        """Return an LM of this server; takes the keyword arguments of endpoint.connect()."""
-        defaults: dict[str, Any] = {"context_length": self._max_model_len}
-        if self._attached is None:
-            defaults["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
-        lm = connect(self.model, self.api_base, **{**defaults, **settings})
-        self._lms.append(lm)
-        return lm
+        return self._attached if self._attached is not None else super().api_base
 
     def command(self, port: int) -> list[str]:
         """Return the command line that serves on `port`."""
@@ -175,37 +145,22 @@ class VLLMServer:
             env |= {**_CPU_ENV, "OMP_NUM_THREADS": str(threads)}
         return env | self._env
 
-    def start(self) -> VLLMServer:
+    def start(self) -> Self:
         """Start the server and return when it is healthy; when attached, do nothing.
 
         Raises ServerStartError, with the tail of vLLM's own log, if it fails or the port is taken.
         """
-        if self._attached is not None or self._process is not None:
-            return self
+        return self if self._attached is not None else super().start()
+
+    def _connection(self) -> dict[str, Any]:
+        known: dict[str, Any] = {"context_length": self._max_model_len}
+        if self._attached is None:
+            known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
+        return known
+
+    def _launch(self) -> ServerProcess:
         port = free_port(self._port)
-        process = ServerProcess(
-            self.command(port), name="vllm", port=port, env=self.environment(), log_dir=self._log_dir
-        )
-        process.start(self._startup_timeout)
-        self._process = process
-        return self
-
-    def stop(self) -> None:
-        """Stop the server with all its workers and close the connections of its LMs; leave an attached one running."""
-        for lm in self._lms:
-            lm.close()
-        self._lms.clear()
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop(grace=20.0)
-
-    def __enter__(self) -> VLLMServer:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        return ServerProcess(self.command(port), name="vllm", port=port, env=self.environment(), log_dir=self._log_dir)
 
     def _check_machine(self) -> None:
         if not self._cpu and not _has_gpu():
