@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import dspy
 import pytest
+from conftest import engine
 
 from pdr_dspy.budget import Phase
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators import LongCoT
 from pdr_dspy.schedule import Schedule, preset
-from pdr_dspy.search.objective import PhaseCost, predict
+from pdr_dspy.search.objective import PhaseCost, describe_candidate, predict, program_with, read_candidate
 from pdr_dspy.search.pareto import Limits, best, dominates, front
+from pdr_dspy.search.prompts import DemoSet
 from pdr_dspy.search.space import Candidate, Space, canonical
 
 
@@ -39,7 +44,9 @@ WIDE = Space(
     critique=(False, True),
     temperature=(0.6, 1.0),
     instructions={"refine": ("Look again.",), "select": ("Pick.", "Choose.")},
+    demos={"draft": (({"question": "1+1", "answer": "2"},), ())},
 )
+SHOT: DemoSet = ({"question": "2+2", "solution": "Count.", "answer": "4"},)
 
 
 def test_every_suggestion_is_a_candidate_that_is_found_again() -> None:
@@ -70,7 +77,7 @@ def test_conditional_parameters_exist_only_where_they_mean_something() -> None:
         trial = Drawn(seed)
         schedule = WIDE.suggest(trial).schedule
         if schedule.rounds == 1:
-            assert trial.asked.keys() == {"rounds", "temperature"}
+            assert trial.asked.keys() == {"rounds", "temperature", "draft_demos"}
         assert ("k" in trial.asked) == (
             schedule.rounds > 1 and schedule.distiller in ("topk", "topk_per_sample", "random_k")
         )
@@ -108,8 +115,157 @@ def test_fix_narrow_extend() -> None:
         space.fix(width=3)
 
 
+ONE_LINE = {
+    "rounds": (2, (1, 2), (4,)),
+    "widths": (2, (1, 2), (16,)),
+    "kappa": (200, (400,), (800,)),
+    "distiller": ("summary", ("topk", "random_k"), ("summary",)),
+    "k": (1, (1, 2), (3,)),
+    "draft_tokens": (100, (1024,), (2048,)),
+    "refine_tokens": (None, (None,), (64,)),
+    "distill_tokens": (64, (64,), (128,)),
+    "thinking_tokens": (512, (0,), (256, 4096)),
+    "temperature": (0.7, (0.6,), (0.2,)),
+    "distill_temperature": (0.0, (None,), (0.0,)),
+    "top_p": (0.9, (1.0,), (0.9,)),
+    "critique": (True, (False,), (True,)),
+}
+
+
+@pytest.mark.parametrize("axis", ONE_LINE)
+def test_any_axis_is_fixed_narrowed_or_extended_in_a_line(axis: str) -> None:
+    one, fewer, more = ONE_LINE[axis]
+    fixed, narrowed, extended = WIDE.fix(**{axis: one}), WIDE.narrow(**{axis: fewer}), WIDE.extend(**{axis: more})
+    assert getattr(fixed, axis) == (one,)
+    assert getattr(narrowed, axis) == fewer
+    assert getattr(extended, axis) == tuple(dict.fromkeys((*getattr(WIDE, axis), *more)))
+    assert narrowed.size <= WIDE.size <= extended.size
+    for space in (fixed, narrowed, extended):
+        for seed in range(20):
+            assert space.suggest(Drawn(seed)) in space
+    assert all(axis in space.describe() for space in (fixed, narrowed, extended))
+
+
+def test_lists_and_ranges_are_candidates_too() -> None:
+    assert Space(kappa=[128, 256], draft_tokens=list(range(64, 257, 64))).draft_tokens == (64, 128, 192, 256)
+    assert WIDE.extend(thinking_tokens=range(1024, 4097, 1024)).thinking_tokens == (0, 1024, 2048, 3072, 4096)
+
+
+def test_thinking_tokens_are_an_axis() -> None:
+    space = Space(rounds=(1,), thinking_tokens=(0, 2048))
+    assert [schedule.thinking_tokens for schedule in space.schedules()] == [0, 2048]
+    assert space.params_of(Candidate(Schedule(widths=(1,), thinking_tokens=2048), {})) == {"thinking_tokens": 2048}
+
+
+def test_instructions_are_fixed_narrowed_and_extended_by_role() -> None:
+    space = Space(rounds=(1, 2), widths=(2,), k=(1,), distiller=("topk",)).extend(
+        instructions={"draft": ("A", "B"), "refine": ("C",)}
+    )
+    assert space.size == 3 + 3 * 2
+    only_a = space.fix(instructions={"draft": "A"})
+    assert {c.instructions["draft"] for c in only_a.candidates()} == {"A"}
+    assert only_a.size == 1 + 2
+    assert Candidate(Schedule(widths=(1,)), {}) not in only_a
+    assert only_a.extend(instructions={"draft": ("B",)}).size == 2 + 2 * 2
+    own = only_a.fix(instructions={"draft": None})
+    assert {c.instructions.get("draft") for c in own.candidates()} == {None}
+    assert own.size == 1 + 2
+    assert not any(c.instructions for c in space.fix(instructions=None).candidates())
+    assert space.narrow(instructions={"draft": ("B",)}).instructions == {"draft": ("B",), "refine": ("C",)}
+    assert space.narrow(instructions={"draft": ()}).size == 1 + 2
+    assert only_a.narrow(instructions={"draft": ()}).size == 1 + 2
+
+
+def test_demonstrations_are_fixed_narrowed_and_extended_by_role() -> None:
+    other = dspy.Example(question="3+3", answer="6", augmented=True).with_inputs("question")
+    space = Space(rounds=(1,)).extend(demos={"draft": (SHOT, [other])})
+    assert space.demos == {"draft": (SHOT, ({"question": "3+3", "answer": "6", "augmented": True},))}
+    assert space.extend(demos={"draft": (list(SHOT),)}) == space
+    assert [c.demos.get("draft") for c in space.candidates()] == [None, *space.demos["draft"]]
+    assert [c.demos for c in space.fix(demos={"draft": SHOT}).candidates()] == [{"draft": SHOT}]
+    assert space.narrow(demos={"draft": ([other],)}).size == 2
+    assert space.fix(demos=None).size == 1
+
+
+def test_a_candidate_with_demonstrations_goes_through_json_into_a_program_and_back() -> None:
+    candidate = Candidate(Schedule(widths=(1,)), {"draft": "Count."}, {"draft": SHOT})
+    again = read_candidate(json.loads(json.dumps(describe_candidate(candidate))))
+    assert again == candidate
+    assert again.key == candidate.key
+    assert candidate.key != candidate._replace(demos={}).key
+    assert str(candidate) == "LongCoT + draft instructions + draft demos"
+    space = Space(rounds=(1,), instructions={"draft": ("Count.",)}, demos={"draft": (SHOT,)})
+    assert again in space
+    assert space.params_of(again) == {"draft_instructions": 1, "draft_demos": 1}
+    student = LongCoT("question -> answer")
+    program = program_with(student, candidate)
+    assert [dict(demo) for demo in program.draft.demos] == list(SHOT)  # type: ignore[attr-defined]
+    assert not student.draft.demos  # type: ignore[attr-defined]
+    lm = engine()
+    with dspy.context(lm=lm):
+        program(question="5+5")
+    sent = lm.served.requests[0].request.messages
+    assert [message.role for message in sent] == ["user", "assistant", "user"]
+    cleared = program_with(program, candidate._replace(demos={"draft": ()}))
+    assert not cleared.draft.demos  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("demo", "message"),
+    [({"answer": "4"}, "no 'question'"), ({"question": "q", "reply": "4"}, "shows no output")],
+)
+def test_a_demonstration_that_would_not_be_shown_is_refused(demo: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        program_with(LongCoT("question -> answer"), Candidate(Schedule(widths=(1,)), {}, {"draft": (demo,)}))
+
+
+def test_a_space_reads_as_a_table() -> None:
+    space = WIDE.extend(instructions={"draft": ("Work backwards from what is asked for, always.",)})
+    lines = str(space.fix(instructions={"select": "Pick."})).splitlines()
+    rows = {line.split("  ")[0]: line for line in lines}
+    assert (
+        len({line.index(word) for line, word in zip(lines[:4], ("applies", "always", "each", "where"), strict=True)})
+        == 1
+    )
+    assert "1, 2, 4, never rising" in rows["widths"]
+    assert "as draft_tokens" in rows["refine_tokens"]
+    assert 'the student\'s own, "Work backwards from what is ..."' in rows["draft instructions"]
+    assert "the student's own, 1 demonstration, 0 demonstrations" in rows["draft demos"]
+    assert rows["select instructions"].split("  ")[1].strip() == '"Pick."'
+    assert repr(WIDE).startswith("Space(")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.fix(kappa=(200,)), "`Space.fix(kappa=(200,))` is not one value"),
+        (lambda s: s.narrow(kappa=200), "`Space.narrow(kappa=200)` must be a list"),
+        (lambda s: s.extend(distiller="topk"), "`Space.extend(distiller='topk')` must be a list"),
+        (lambda s: s.narrow(monotone=False), "use `extend`"),
+        (lambda s: s.extend(monotone=False).extend(monotone=True), "use `narrow`"),
+        (lambda s: s.fix(instructions="Think."), "must map roles (draft, refine"),
+        (lambda s: s.fix(instructions={"draft": ("A", "B")}), "which is no text"),
+        (lambda s: s.narrow(instructions={"draft": ("A",)}), "not there; use `extend`"),
+        (lambda s: s.extend(instructions={"draft": "A"}), "must be a list"),
+        (lambda s: s.extend(instructions={"draft": ("  ",)}), "an empty text"),
+        (lambda s: s.extend(instructions={"judge": ("A",)}), "the role 'judge'"),
+        (lambda s: s.extend(demos={"judge": (SHOT,)}), "the role 'judge'"),
+        (lambda s: s.extend(demos={"draft": SHOT}), "a set is a list too"),
+        (lambda s: s.extend(demos={"draft": ([{"answer": object()}],)}), "plain JSON data"),
+        (lambda s: s.extend(demos={"draft": ([3],)}), "plain JSON data"),
+        (lambda s: s.narrow(demos={"draft": (SHOT,)}), "not there; use `extend`"),
+        (lambda s: s.fix(fixed=("draft_instructions",)), "names 'draft_instructions'"),
+    ],
+)
+def test_a_change_that_cannot_be_is_named(change: Callable[[Space], Space], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        change(WIDE)
+    assert message in str(caught.value)
+
+
 def test_json_both_ways() -> None:
-    assert Space(**json.loads(WIDE.model_dump_json())) == WIDE
+    for space in (WIDE, WIDE.fix(instructions={"refine": "Look again."}, demos={"draft": SHOT})):
+        assert Space(**json.loads(space.model_dump_json())) == space
 
 
 @pytest.mark.parametrize(
@@ -124,6 +280,9 @@ def test_json_both_ways() -> None:
         ({"distiller": ("last", "summary")}, "leave it out"),
         ({"temperature": (3.0,)}, "must be in [0, 2]"),
         ({"instructions": {"judge": ("x",)}}, "the role 'judge'"),
+        ({"instructions": {"draft": ("x", "x")}}, "a candidate twice"),
+        ({"demos": {"judge": ()}}, "the role 'judge'"),
+        ({"demos": 3}, "demos"),
         ({"foo": (1,)}, "foo"),
     ],
 )

@@ -43,7 +43,7 @@ def shown(value: str | DemoSet) -> str:
     """A text by how it begins, a set of demonstrations by its size."""
     if isinstance(value, str):
         text = " ".join(value.split())
-        return f'"{text if len(text) <= 32 else text[:28] + " ..."}"'
+        return f'"{text if len(text) <= 32 else text[:28].rstrip() + " ..."}"'
     return f"{len(value)} demonstration{'s' * (len(value) != 1)}"
 
 
