@@ -40,13 +40,21 @@ SEED_SPACING = 256
 """Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""
 
 
+class _Unkept(Rollouts):
+    """The store where none was given: it knows the requests under way, and keeps no completion."""
+
+    def put(self, rollout: Rollout) -> None:
+        """Nothing: the same request is sent again next time."""
+
+
 @dataclass(frozen=True)
 class Session:
     """What the calls made inside `session(...)` share."""
 
     seed: int = 0
     """The run seed: repeats of an evaluation differ in it, trials of a study do not."""
-    store: Rollouts | None = None
+    store: Rollouts = field(default_factory=_Unkept)
+    """Keeps completions, and the requests under way, so that two equal ones are sent once."""
     in_flight: asyncio.Semaphore | None = None
     """Bounds requests on the wire; None leaves it to the schedule's widths. It serves the event loop on which the
     session was begun; a synchronous program that runs beside that loop is not held up by it."""
@@ -56,14 +64,12 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
-    pending: dict[str, asyncio.Future[Rollout | None]] = field(default_factory=dict)
-    """Requests under way, so that two equal ones are sent once; where there is a store, that holds them."""
 
 
 CUT_THOUGHT = "the cap ended it inside its thought"
 """The failure of a call that never came to its solution."""
 
-_SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen; `pending` is per loop use)
+_SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)
 
 
 def current() -> Session:
@@ -73,12 +79,17 @@ def current() -> Session:
 
 @contextmanager
 def session(**changes: Any) -> Iterator[Session]:
-    """Run calls with some fields of the session changed, in this context and the tasks started from it."""
+    """Run calls with some fields of the session changed, in this context and the tasks started from it.
+
+    With `store=None` no completion is kept inside.
+    """
+    if changes.get("store", ...) is None:
+        changes["store"] = _Unkept()
     if "in_flight" in changes:
         with suppress(RuntimeError):
             changes["loop"] = None  # no loop runs here: the calls will all run on the portal's
             changes["loop"] = asyncio.get_running_loop()
-    changed = replace(_SESSION.get(), **{"pending": {}, **changes})
+    changed = replace(_SESSION.get(), **changes)
     token = _SESSION.set(changed)
     try:
         yield changed
@@ -250,10 +261,10 @@ async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]
     missing: list[int] = []
     others: dict[int, asyncio.Future[Rollout | None]] = {}
     own: dict[str, asyncio.Future[Rollout | None]] = {}
-    pending = now.pending if now.store is None else now.store.pending
+    pending = now.store.pending
     loop = asyncio.get_running_loop()
     for position, job in enumerate(jobs):
-        found = now.store.get(job.key) if now.store is not None else None
+        found = now.store.get(job.key)
         under_way = pending.get(job.key)
         if found is not None:
             results[position] = _Result(found, True, None, 0.0)
@@ -333,7 +344,7 @@ def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
 async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session, own: Futures) -> _Result:
     """Send one request, keep what came back, and tell those who wait for an equal one."""
     result = await _complete(lm, job, request)
-    if result.rollout is not None and now.store is not None:
+    if result.rollout is not None:
         now.store.put(result.rollout)
     future = own.get(job.key)
     if future is not None and not future.done():

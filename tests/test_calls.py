@@ -106,6 +106,17 @@ def test_equal_calls_side_by_side_are_sent_once(with_store: bool, siblings: bool
     assert predictions[0].rounds == predictions[1].rounds == predictions[2].rounds
 
 
+def test_without_a_store_no_completion_is_kept() -> None:
+    lm = engine()
+    with calls.session(store=Rollouts()) as outer, calls.session(store=None) as inner:
+        for _ in range(2):
+            with dspy.context(lm=lm):
+                assert LongCoT("question -> answer")(question="q").ledger.reused == 0
+        assert len(outer.store) == len(inner.store) == 0
+    assert lm.served.calls == 2
+    assert inner.store.pending == {}
+
+
 def test_programs_in_sessions_of_their_own_share_calls_through_the_store() -> None:
     lm, store = engine(), Rollouts()
 

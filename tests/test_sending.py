@@ -59,7 +59,6 @@ def test_a_reply_of_dspys_cache_enters_the_store() -> None:
         program(question="q")
         with calls.session(store=Rollouts()) as session:
             assert program(question="q").ledger.reused == 1
-            assert session.store is not None
             (kept,) = session.store
         assert (kept.seconds, kept.estimated) == (0.0, False)
         assert len(server.requests) == 1
