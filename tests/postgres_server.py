@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 USER = "postgres"
 SETTINGS = {
@@ -46,11 +46,11 @@ class PostgresServer:
         assert found is not None, "no PostgreSQL server is installed"
         self.programs = found
         self.folder = Path(tempfile.mkdtemp(prefix="pdr-postgres-"))
-        self._as: dict[str, Any] = {}
+        self._user: int | None = None  # the one that runs the tests
+        self._group: int | None = None
         if os.getuid() == 0:
-            account = pwd.getpwnam(USER)
-            self._as = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-            os.chown(self.folder, account.pw_uid, account.pw_gid)
+            self._user, self._group = pwd.getpwnam(USER)[2:4]
+            os.chown(self.folder, self._user, self._group)
         self._server: subprocess.Popen[bytes] | None = None
         self._databases = 0
 
@@ -69,12 +69,19 @@ class PostgresServer:
         settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
         command = [self.programs / "postgres", "-D", self.folder / "data", "-k", self.folder, *settings]
         with (self.folder / "log").open("ab") as log:
-            self._server = subprocess.Popen(
-                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as
+            server = self._server = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                group=self._group,
+                extra_groups=None if self._user is None else [],
             )
         while self._run("pg_isready", "-q", "-h", str(self.folder)).returncode:
             with suppress(subprocess.TimeoutExpired):
-                self._server.wait(0.05)
+                server.wait(0.05)
                 raise AssertionError((self.folder / "log").read_text())
 
     def stop(self) -> None:
@@ -94,4 +101,12 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         command = [self.programs / program, *arguments]
-        return subprocess.run(command, cwd=self.folder, capture_output=True, stdin=subprocess.DEVNULL, **self._as)
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            user=self._user,
+            group=self._group,
+            extra_groups=None if self._user is None else [],
+        )

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_server import PostgresServer
 
 from pdr_dspy.budget import Usage
-from pdr_dspy.errors import StoreError
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.postgres import Database, sqlalchemy_url
 from pdr_dspy.rollouts import VERSION, Rollout, Rollouts, address
 
 ROOT = Path(__file__).parent.parent
@@ -153,10 +155,24 @@ with Rollouts(sys.argv[1]) as store:
 
 def test_processes_write_side_by_side(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    writers = [subprocess.Popen([*command, name], cwd=ROOT) for name in ("a", "b")]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    reader = Rollouts(tmp_path)
+    writers = [subprocess.Popen([*command, name], cwd=ROOT) for name in "abcdefgh"]
+    seen = 0
+    while any(writer.poll() is None for writer in writers):
+        seen += reader.refresh()
+    assert [writer.returncode for writer in writers] == [0] * 8
+    seen += reader.refresh()
+    assert (seen, len(reader), reader.torn, reader.refresh()) == (2700, 2700, 0, 0)
     with Rollouts(tmp_path) as store:
-        assert (len(store), store.torn) == (900, 0)
+        assert (len(store), store.torn) == (2700, 0)
+
+
+@pytest.mark.parametrize("text", ["nul \0", "half \ud800 a pair", "\udfff"])
+def test_text_that_utf_8_cannot_hold_comes_back(tmp_path: Path, text: str) -> None:
+    with Rollouts(tmp_path) as store:
+        store.put(rollout(1, text))
+    with Rollouts(tmp_path) as again:
+        assert again.get("key1") == rollout(1, text)
 
 
 def test_threads_write_side_by_side(tmp_path: Path) -> None:
@@ -177,3 +193,110 @@ def test_the_address_does_not_depend_on_the_order_of_keys() -> None:
     assert address({"a": 1, "b": [1, "é"]}) == address({"b": [1, "é"], "a": 1})
     assert address({"a": 1}) != address({"a": 2})
     assert len(address({"a": "\ud800\x00"})) == 40
+
+
+def test_a_storage_of_another_kind_is_refused_without_its_password() -> None:
+    with pytest.raises(ConfigError, match="give a folder, or") as error:
+        Rollouts("mysql://u:s3cret@h/db")
+    assert "s3cret" not in str(error.value)
+
+
+# --- PostgreSQL ---
+
+postgresql = pytest.mark.xdist_group("postgres")
+
+
+@postgresql
+def test_a_database_keeps_rollouts_as_a_folder_does(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    texts = ["é \u2028 👍\r\n\ttail", "nul \0", "half \ud800 a pair", ""]
+    with Rollouts(url) as store:
+        for number, text in enumerate(texts):
+            store.put(rollout(number, text))
+        store.put(rollout(0, "second"))
+        assert (len(store), store.folder) == (4, None)
+    with Rollouts(sqlalchemy_url(url)) as again:
+        assert [again.get(f"key{number}") for number in range(4)] == [rollout(n, text) for n, text in enumerate(texts)]
+        assert (again.hits, again.torn) == (4, 0)
+
+
+@postgresql
+def test_what_others_put_in_a_database_is_seen_after_a_refresh(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    with Rollouts(url) as one, Rollouts(url) as other:
+        one.put(rollout(1, "first"))
+        assert other.get("key1") is None
+        assert (other.refresh(), other.refresh()) == (1, 0)
+        assert other.get("key1") == rollout(1, "first")
+        other.put(rollout(2))
+        assert (other.refresh(), one.refresh()) == (0, 1)
+        one.put(rollout(3, "first"))
+        other.put(rollout(3, "second"))  # it did not know; the first stays
+    with Rollouts(url) as again:
+        assert again.get("key3") == rollout(3, "first")
+
+
+@postgresql
+def test_threads_put_into_a_database(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    with Rollouts(url) as store:
+        threads = [
+            threading.Thread(target=lambda part=part: [store.put(rollout(part * 25 + n)) for n in range(25)])
+            for part in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    with Rollouts(url) as again:
+        assert len(again) == 200
+
+
+TELLER = """
+import sys
+from pdr_dspy.rollouts import Rollout, Rollouts
+with Rollouts(sys.argv[1]) as store:
+    for number in range(100_000):
+        store.put(Rollout(key=str(number), text="x" * (number % 50) * 100))
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("postgres", marks=postgresql)])
+def test_what_was_put_before_a_kill_is_there(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    place = request.getfixturevalue("postgres").database() if kind == "postgres" else str(tmp_path)
+    command = [sys.executable, "-c", TELLER, place]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as teller:
+        assert teller.stdout is not None
+        told = [teller.stdout.readline().strip() for _ in range(200)]
+        teller.kill()
+        told += [line.strip() for line in teller.stdout if line.endswith("\n")]
+    with Rollouts(place) as store:
+        assert all(store.get(key) is not None for key in told)
+        assert len(store) - len(told) in (0, 1)
+
+
+@postgresql
+def test_a_database_that_goes_away_is_said_and_what_was_put_is_still_in_memory() -> None:
+    with PostgresServer() as own:
+        url = own.database()
+        with Rollouts(f"{url}&connect_timeout=2", patience=0.1) as store:
+            store.put(rollout(1))
+            own.stop()
+            with pytest.raises(StoreError, match="did not come back"):
+                store.put(rollout(2))
+            assert store.get("key2") == rollout(2)
+            own.start()
+            store.put(rollout(3))
+        with Rollouts(url) as again:
+            assert {record.key for record in again} == {"key1", "key3"}
+
+
+@postgresql
+def test_a_table_of_another_version_is_refused(postgres: PostgresServer) -> None:
+    url = postgres.database()
+    Rollouts(url).close()
+    with Database(url) as database:
+        database.run(lambda connection: connection.execute("UPDATE pdr_versions SET version = 9"))
+    with pytest.raises(StoreError, match=r"rollouts in .* are of version 9"):
+        Rollouts(url)
