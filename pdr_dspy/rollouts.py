@@ -96,6 +96,7 @@ class Rollouts:
             self._place = _Segments(self.folder)
         self._records: dict[str, Rollout] = {}
         self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
         self.hits = 0
         self.pending: dict[str, Any] = {}
         """Requests under way, as futures by address, so that programs side by side send equal ones once."""
@@ -127,16 +128,18 @@ class Rollouts:
         """Read what other processes have added since the last look. Returns how many records are new."""
         if self._place is None:
             return 0
-        with self._lock:
-            before = len(self._records)
+        new = 0
+        with self._refreshing:  # and not the lock: calls go on meanwhile
             for line in self._place.news():
                 try:
                     rollout = Rollout.model_validate(json.loads(line))
                 except (ValueError, ValidationError, TypeError, RecursionError):
                     self.torn += 1
-                else:
+                    continue
+                with self._lock:
+                    new += rollout.key not in self._records
                     self._records.setdefault(rollout.key, rollout)
-            return len(self._records) - before
+        return new
 
     def close(self) -> None:
         """Let go of files and connections; the store can be used on, which opens others."""

@@ -58,10 +58,21 @@ def lm() -> ScriptedLM:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A real server. Mark its tests `xdist_group("postgres")`, so that they share one."""
+    with _postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A real server to stop and start."""
+    with _postgres() as server:
+        yield server
+
+
+def _postgres() -> PostgresServer:
     if programs() is None:
         missing = "no PostgreSQL server is installed (Debian: apt-get install postgresql)"
         if os.environ.get("CI") == "true":
             pytest.fail(missing)
         pytest.skip(missing)
-    with PostgresServer() as server:
-        yield server
+    return PostgresServer()

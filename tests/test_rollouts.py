@@ -277,19 +277,18 @@ def test_what_was_put_before_a_kill_is_there(kind: str, tmp_path: Path, request:
 
 
 @postgresql
-def test_a_database_that_goes_away_is_said_and_what_was_put_is_still_in_memory() -> None:
-    with PostgresServer() as own:
-        url = own.database()
-        with Rollouts(f"{url}&connect_timeout=2", patience=0.1) as store:
-            store.put(rollout(1))
-            own.stop()
-            with pytest.raises(StoreError, match="did not come back"):
-                store.put(rollout(2))
-            assert store.get("key2") == rollout(2)
-            own.start()
-            store.put(rollout(3))
-        with Rollouts(url) as again:
-            assert {record.key for record in again} == {"key1", "key3"}
+def test_a_database_that_goes_away_is_said_and_what_was_put_is_still_in_memory(own_postgres: PostgresServer) -> None:
+    url = own_postgres.database()
+    with Rollouts(f"{url}&connect_timeout=2", patience=0.1) as store:
+        store.put(rollout(1))
+        own_postgres.stop()
+        with pytest.raises(StoreError, match="did not come back"):
+            store.put(rollout(2))
+        assert store.get("key2") == rollout(2)
+        own_postgres.start()
+        store.put(rollout(3))
+    with Rollouts(url) as again:
+        assert {record.key for record in again} == {"key1", "key3"}
 
 
 @postgresql

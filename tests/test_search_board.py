@@ -449,22 +449,21 @@ def test_lost_connections_are_opened_again(postgres: PostgresServer) -> None:
 
 
 @postgresql
-def test_a_server_that_stays_away_is_one_sentence_without_the_password() -> None:
-    with PostgresServer() as own:
-        url = own.database().replace("postgres@", "postgres:s3cret%40@")
-        with PostgresBoard(url, "s", patience=0.1) as board:
-            board.put("a", "x")
-            own.stop()
-            with pytest.raises(StoreError, match=r"did not come back within 0\.1 s") as error:
-                board.put("b", "y")
-            assert "s3cret" not in str(error.value)
-            assert board.get("a") == "x"
-            own.start()
-            assert board.put("b", "y") == "y"
-            claim = board.claim("c")
-            assert claim is not None
-            own.stop()
-            claim.release()  # it runs out by itself
+def test_a_server_that_stays_away_is_one_sentence_without_the_password(own_postgres: PostgresServer) -> None:
+    url = own_postgres.database().replace("postgres@", "postgres:s3cret%40@")
+    with PostgresBoard(url, "s", patience=0.1) as board:
+        board.put("a", "x")
+        own_postgres.stop()
+        with pytest.raises(StoreError, match=r"did not come back within 0\.1 s") as error:
+            board.put("b", "y")
+        assert "s3cret" not in str(error.value)
+        assert board.get("a") == "x"
+        own_postgres.start()
+        assert board.put("b", "y") == "y"
+        claim = board.claim("c")
+        assert claim is not None
+        own_postgres.stop()
+        claim.release()  # it runs out by itself
 
 
 @postgresql
