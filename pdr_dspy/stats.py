@@ -371,7 +371,7 @@ def shrink(means: Sequence[float], variances: Sequence[float]) -> list[Shrunk]:
             f"`shrink(means={y.tolist()}, variances={v.tolist()})`: give finite ones, variances at least 0"
         )
     k = len(y)
-    if k < 2 or not v.any():
+    if k < 2 or v.max() < TINY**2:
         return [Shrunk(mean, noise, 1.0) for mean, noise in zip(y.tolist(), v.tolist(), strict=True)]
     v = np.maximum(v, v.mean() / 4)
     w = 1 / v

@@ -304,6 +304,7 @@ def test_shrinkage_of_next_to_nothing() -> None:
     assert shrink([], []) == []
     assert shrink([0.4], [0.01]) == [(0.4, 0.01, 1.0)]
     assert shrink([0.4, 0.8], [0.0, 0.0]) == [(0.4, 0.0, 1.0), (0.8, 0.0, 1.0)]
+    assert [arm.weight for arm in shrink([0.4, 0.8], [5e-324, 1e-300])] == [1.0, 1.0]  # nothing, to a square
     perfect, _, _ = shrink([1.0, 0.6, 0.5], [0.0, 0.008, 0.008])  # all right on every question is luck too
     assert perfect.mean < 1.0
     assert perfect.variance > 0.0
