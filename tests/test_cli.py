@@ -326,3 +326,24 @@ def test_serve_model_says_how_to_connect_and_stops_when_told(
     assert events == ["small 0 4 256", "stopped"]
     assert done.stdout == "serving small at http://127.0.0.1:1/v1\n"
     assert "--api-base http://127.0.0.1:1/v1" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["eval", "compare", "optimize"])
+def test_a_folder_of_another_run_is_refused_before_a_model_is_started(
+    command: str, folder: Path, server: MockServer, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was started")
+
+    monkeypatch.setattr("pdr_dspy.serving.LlamaCppServer", start)
+    before = "compare" if command == "eval" else "eval"
+    assert pdr(before, "addition", "--api-base", server.api_base, "--run-dir", "out").exit_code == 0
+    report = (folder / "out" / "report.json").read_bytes()
+    done = pdr(command, "addition", "--run-dir", "out")
+    assert done.exit_code == 2, done.stderr
+    assert "the run folder out holds" in done.stderr
+    assert (folder / "out" / "report.json").read_bytes() == report
+    if command != "optimize":
+        changed = pdr(before, "addition", "--run-dir", "out", "--seed", "7")
+        assert changed.exit_code == 1
+        assert "`seed` was 0 and is now 7" in changed.stderr

@@ -52,7 +52,8 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
     """Evaluate the program, then its baselines, and print the table."""
     others = [find(name, task=None if name.endswith(".py") else _task_file(job)) for name in against]
     operator = operator_of(job.target.program)
-    with job.model.serving(operator.schedule, display), Rollouts(job.run_dir / "rollouts") as store:
+    job.check_folder("compare")
+    with Rollouts(job.run_dir / "rollouts") as store, job.model.serving(operator.schedule, display):
         lines = measure(job, [(other.name, other.program) for other in others], store, display)
     facts = summary(lines)
     save_json(job.run_dir / "report.json", facts)

@@ -14,10 +14,11 @@ import typer
 from pdr_dspy import datasets, verifiers
 from pdr_dspy.budget import Budget
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.commands.folders import Kind, check_folder
 from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.targets import Target, find, operator_of, program_file
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
-from pdr_dspy.evaluation import Report, check_examples
+from pdr_dspy.evaluation import Report, check_examples, describe
 from pdr_dspy.evaluation import evaluate as run_evaluation
 from pdr_dspy.files import write_whole
 from pdr_dspy.rollouts import Rollouts
@@ -101,6 +102,20 @@ class Job:
             raise ServerError(f"{report.stopped}. What is finished is kept in {self.run_dir}; the same command goes on")
         return report
 
+    def check_folder(self, kind: Kind) -> None:
+        """Check the run folder before a model is started; what depends on the model is checked after."""
+        config = describe(
+            self.target.program,
+            self.examples,
+            check_examples(self.target.program, self.examples, self.verifier),
+            self.verifier,
+            repeats=self.repeats,
+            seed=self.seed,
+            budget=self.budget,
+        )
+        later = ("models", "repeats")  # more repeats of the same evaluation only add rows
+        check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
+
     def replace(self, **changes: Any) -> Job:
         """This job with some fields changed."""
         return replace(self, **changes)
@@ -108,9 +123,10 @@ class Job:
 
 def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
+    job.check_folder("eval")
     with (
-        job.model.serving(operator_of(job.target.program).schedule, display),
         Rollouts(job.run_dir / "rollouts") as store,
+        job.model.serving(operator_of(job.target.program).schedule, display),
     ):
         report = job.evaluate(job.target.program, job.target.name, display, store=store)
     summary = summarise(report)

@@ -14,6 +14,7 @@ from pdr_dspy import artifact, datasets
 from pdr_dspy.commands import comparing
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.evaluating import Job, save_json
+from pdr_dspy.commands.folders import check_folder
 from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.reporting import write_page
 from pdr_dspy.commands.targets import Target, Task, find, operator_of, program_file
@@ -88,6 +89,7 @@ def study(
         dry_run: only say what it would cost; nothing is sent but a look at the server, and None is returned.
         settings: other arguments of PDROptimizer.
     """
+    check_folder(run_dir, "optimize")
     student = student or task.build()
     space = space or Space.default_for(operator_of(student).schedule)
     if dry_run:
