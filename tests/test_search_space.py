@@ -12,13 +12,14 @@ import dspy
 import pytest
 from conftest import engine
 
+from pdr_dspy import calls
 from pdr_dspy.budget import Phase
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators import LongCoT
+from pdr_dspy.operators import PDR, LongCoT
 from pdr_dspy.schedule import Schedule, preset
 from pdr_dspy.search.objective import PhaseCost, describe_candidate, predict, program_with, read_candidate
 from pdr_dspy.search.pareto import Limits, best, dominates, front
-from pdr_dspy.search.prompts import DemoSet
+from pdr_dspy.search.prompts import DemoSet, check_demos, demos_of, questions_in
 from pdr_dspy.search.space import Candidate, Space, canonical
 
 
@@ -208,6 +209,32 @@ def test_a_candidate_with_demonstrations_goes_through_json_into_a_program_and_ba
     assert [message.role for message in sent] == ["user", "assistant", "user"]
     cleared = program_with(program, candidate._replace(demos={"draft": ()}))
     assert not cleared.draft.demos  # type: ignore[attr-defined]
+
+
+def test_demonstrations_come_out_of_a_program_that_another_optimizer_made() -> None:
+    train = [dspy.Example(question=f"q{n}", answer="1").with_inputs("question") for n in range(4)]
+    student = PDR("question -> answer", widths=(2, 1), distiller="summary")
+    with dspy.context(lm=engine(lambda _: "Count.\nAnswer: 1")):
+        tuned = dspy.BootstrapFewShot(max_bootstrapped_demos=2, max_labeled_demos=0).compile(student, trainset=train)
+    sets = demos_of(tuned)
+    assert set(sets) == {"draft", "refine", "distill"}
+    space = Space(rounds=(1, 2), widths=(2,), distiller=("summary",)).extend(demos=sets)
+    assert space.size == 2 + 2**3
+    assert Space(**json.loads(space.model_dump_json())) == space
+    check_demos(student.task, sets)
+    identities = questions_in(student.task, sets)
+    assert 0 < len(identities) <= 2
+    assert identities < {calls.identity({"question": example.question}) for example in train}
+    assert demos_of(student) == {}
+    again = program_with(student, next(c for c in space.candidates() if len(c.demos) == 3))
+    lm = engine()
+    for program in (tuned, again):
+        with dspy.context(lm=lm):
+            program(question="q9")
+    requests = [request.request.messages for request in lm.served.requests]
+    assert requests[: len(requests) // 2] == requests[len(requests) // 2 :]  # the same prompts, word for word
+    with pytest.raises(ConfigError, match="holds no LongCoT"):
+        demos_of(dspy.Predict("question -> answer"))
 
 
 @pytest.mark.parametrize(

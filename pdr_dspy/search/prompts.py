@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 import dspy
 
+from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.nesting import operators
 from pdr_dspy.signatures import Role, derive
 
 DemoSet: TypeAlias = tuple[dict[str, Any], ...]
@@ -37,6 +39,31 @@ def check_demos(task: type[dspy.Signature], demos: Mapping[str, Iterable[DemoSet
             outputs = list(signature.output_fields)
             if all(demo.get(name) is None for name in outputs):
                 raise ConfigError(f"a demonstration for {role!r} shows no output; give it {' or '.join(outputs)}")
+
+
+def demos_of(program: dspy.Module) -> dict[str, tuple[DemoSet, ...]]:
+    """The demonstrations that a program carries, one set for each role: candidates for `Space.extend(demos=...)`.
+
+    >>> tuned = BootstrapFewShot(metric=verifier).compile(student, trainset=others)
+    >>> space = space.extend(demos=demos_of(tuned))
+
+    Let the optimizer that makes them have questions of their own (`others`): a trial on a question that its
+    demonstrations answer says nothing. `questions_in` tells which those are. Of several operators the first is read.
+
+    Raises ConfigError when there is no operator in the program, or a demonstration is no plain JSON data.
+    """
+    found = operators(program)
+    if not found:
+        raise ConfigError(f"`demos_of({type(program).__name__}())` holds no LongCoT, SR or PDR")
+    own = {role.value: next(iter(found.values())).__dict__.get(role.value) for role in Role}
+    sets = {role: (_plain(f"demos_of(...)[{role!r}]", one.demos),) for role, one in own.items() if one is not None}
+    return {role: given for role, given in sets.items() if given[0]}
+
+
+def questions_in(task: type[dspy.Signature], demos: Mapping[str, Iterable[DemoSet]]) -> set[str]:
+    """Identities (`calls.identity`) of the questions that demonstrations show."""
+    every = itertools.chain.from_iterable(itertools.chain.from_iterable(demos.values()))
+    return {calls.identity({name: demo[name] for name in task.input_fields if name in demo}) for demo in every}
 
 
 def shown(value: str | DemoSet) -> str:

@@ -5,7 +5,7 @@
 
 Why not DSPy's `GroundedProposer` (3.4.1, tried on a PDR of three roles): it takes no failures, only scores of earlier
 instructions; it knows a role by the source code of the program's class, which for an operator is a constructor that
-says nothing of workspaces and rounds; its summary of the data set reads every training question with its answer, in
+says nothing of workspaces and rounds; its summary of the data set reads training questions with their answers, in
 calls of its own that no ledger sees (22 calls for 6 texts and 30 questions); and it bounds, compares and checks nothing
 that comes back. MIPROv2 and COPRO, which write their texts that way, and GEPA, which does reflect on failures, run on
 operators as they are: `feedback` makes a verifier the metric that GEPA wants.

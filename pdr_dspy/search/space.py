@@ -96,7 +96,7 @@ class Space(BaseModel):
     """Texts for a role (`draft`, `refine`, `distill`, `select`, `critique`), besides the student's own."""
     demos: dict[str, tuple[DemoSet, ...]] = {}
     """Sets of demonstrations for a role, besides the student's own: mappings (or `dspy.Example`s) of plain JSON data,
-    from the names of the role's fields to values."""
+    from the names of the role's fields to values. Take them from other questions than the trials'; see `demos_of`."""
     fixed: tuple[str, ...] = ()
     """Prompt parameters, such as `draft_instructions`, that leave the student's own out. `fix` writes it."""
 
