@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote
 
 from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 
@@ -55,16 +55,22 @@ def sqlalchemy_url(url: str) -> str:
 
 def shown(url: str) -> str:
     """The URL without its password, for messages."""
-    scheme, _, rest = url.partition("://")
-    try:
-        parts = urlsplit(f"postgresql://{rest}")
-        user, at, place = parts.netloc.rpartition("@")
-        query = urlencode(
-            [(key, value) for key, value in parse_qsl(parts.query) if "pass" not in key.lower()], safe="/"
-        )
-        return urlunsplit((scheme, user.partition(":")[0] + at + place, parts.path, query, ""))
-    except ValueError:
+    scheme = url.partition("://")[0]
+    secret, user, place, query = _parts(url)
+    if secret is None:
         return f"{scheme}://..."
+    kept = [part for part in query.split("&") if part and "pass" not in part.partition("=")[0].lower()]
+    return f"{scheme}://{user}{'@' if user else ''}{place}{'?' if kept else ''}{'&'.join(kept)}"
+
+
+def _parts(url: str) -> tuple[str | None, str, str, str]:
+    """Password, user, place and query of a URL, as they are written; no password at all where it cannot be told."""
+    base, _, query = url.partition("://")[2].partition("?")
+    before, at, place = base.rpartition("@")
+    user, _, password = before.partition(":")
+    if "/" in before or ("@" in query and not at):  # a password with special characters, or none
+        return None, "", "", ""
+    return password, user, place, query
 
 
 def _after_scheme(url: str) -> str:
@@ -99,6 +105,8 @@ class Database:
         self._forgotten: list[Any] = []
         psycopg = import_psycopg()
         try:
+            if _parts(self.url)[0] is None:
+                raise psycopg.ProgrammingError
             self._settings = {"application_name": "pdr-dspy", **TIMES, **psycopg.conninfo.conninfo_to_dict(self.url)}
         except psycopg.Error:  # its text has the whole URL
             raise ConfigError(
@@ -211,10 +219,6 @@ def _version(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> int 
 
 def _secrets(url: str) -> list[str]:
     """The password of a URL in every spelling that a message might repeat."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return []
-    found = [parts.netloc.rpartition("@")[0].partition(":")[2]]
-    found += [value for key, value in parse_qsl(parts.query) if "pass" in key.lower()]
+    password, _, _, query = _parts(url)
+    found = [password, *(value for key, value in parse_qsl(query) if "pass" in key.lower())]
     return [secret for text in found if text for secret in {text, unquote(text)}]

@@ -32,12 +32,12 @@ VERSION = 1
 LOCKED_FOR = 30.0
 """Seconds after which a journal that another process keeps locked is an error: a line takes microseconds."""
 LONGEST_WAIT = 0.5
-"""Seconds; nobody tells when a claim is given back, so waiters look again that often."""
+"""Seconds: what else changes in a folder is not told."""
 logger = logging.getLogger("pdr_dspy.search")
 
 
 class FolderBoard:
-    """A board in a folder. See `board.Board`."""
+    """A board in a folder. See `board.Board`. A forked copy of the process finds it closed and opens its own."""
 
     def __init__(self, folder: str | Path, study: str = "pdr") -> None:
         """Open or make it.
@@ -56,6 +56,8 @@ class FolderBoard:
         self._documents = Documents()
         self._lock = threading.RLock()
         self._held: dict[int, Path] = {}
+        self._refused: set[Path] = set()
+        """Claims that others held since the last wait."""
         try:
             (self.folder / "claims").mkdir(parents=True, exist_ok=True)
             self._guard = os.open(self.folder / "board.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -72,7 +74,7 @@ class FolderBoard:
                 self._take_in(repair=True)
         except OSError as error:
             self.close()
-            raise self._error("cannot be read", error) from error
+            raise self._error("cannot be opened", error) from error
         except StoreError:
             self.close()
             raise
@@ -123,6 +125,7 @@ class FolderBoard:
             except OSError as error:
                 raise StoreError(f"the claim {path} cannot be made: {error.strerror}") from error
             if file is None:
+                self._refused.add(path)
                 return None
             self._held[file] = path
             claim = Claim(
@@ -136,12 +139,15 @@ class FolderBoard:
         return claim
 
     def wait(self, seconds: float) -> None:
-        """See `board.Board`. Never longer than half a second."""
+        """See `board.Board`. Returns also when a claim that was refused is free; never later than half a second."""
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         pause = 0.002
+        with self._lock:
+            refused = list(self._refused)
+            self._refused.clear()
         while self._journal >= 0 and os.fstat(self._journal).st_size == self._read_to:
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or any(map(_is_free, refused)):
                 return
             time.sleep(min(pause, left))
             pause = min(2 * pause, 0.05)
@@ -309,6 +315,18 @@ def _lock_new(path: Path) -> int | None:
         os.close(file)  # its holder removed it between the two calls
 
 
+def _is_free(path: Path) -> bool:
+    """Whether nobody holds a claim. Who asks for it in this instant is refused, and finds it free when it waits."""
+    try:
+        file = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        return _flock(file, shared=True)
+    finally:
+        os.close(file)
+
+
 def _same(file: int, path: Path) -> bool:
     """Whether `path` still names the open file."""
     try:
@@ -328,14 +346,14 @@ def _forget(board: FolderBoard | None) -> None:
         board._journal = board._guard = -1
 
 
-def _flock(file: int) -> bool:
+def _flock(file: int, *, shared: bool = False) -> bool:
     """Lock an open file without waiting; the system gives it back when the process ends, however it ends."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system: one process at a time, then
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
