@@ -635,6 +635,10 @@ class _Search:
             stopped=found.stopped,
             paid=found.paid,
             saved=found.saved,
+            rows={
+                t.number: [row for at in (Stage.RACE, Stage.FINAL) for row in self.worker.of(at, t.number)]
+                for t in whole
+            },
         )
         if self.folder is not None:
             self.write_rows(found)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import dspy
 
 from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.files import write_whole
-from pdr_dspy.search import pareto
+from pdr_dspy.search import members as of_front
 from pdr_dspy.search.confirmation import Confirmation
+from pdr_dspy.search.members import Member, Rows
+from pdr_dspy.search.members import by_estimate as by_estimate
+from pdr_dspy.search.members import estimated_front as estimated_front
 from pdr_dspy.search.objective import TrialRecord, program_with
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.plan import Finalist
@@ -75,46 +80,44 @@ class SearchResult:
     """Tokens of all calls of trials, finalists and confirmation, each counted once."""
     saved: int
     """Tokens of calls that were found in the store instead."""
+    rows: Rows = field(default_factory=dict, repr=False)
+    """Of each trial by its number: its runs on the training questions, in the race and on fresh seeds."""
 
     @property
     def optimism(self) -> float:
-        """By how much, as a fraction, the finalists' race scores are above their scores on fresh seeds, on average."""
-        return fmean(one.race - one.fresh for one in self.finalists)
+        """By how much, as a fraction, the scores that chose the finalists are above their scores on fresh seeds, on
+        average. The student, which is among them whatever its score, does not count; nan when it is alone."""
+        chosen = [one.race - one.fresh for one in self.finalists if one.number != 0]
+        return fmean(chosen) if chosen else math.nan
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The front with bands, the chance of each to be non-dominated, its deficit to the best, and the knee."""
+        return tuple(of_front.members(self.trials, self.rows, self.limits))
+
+    def cheapest_within(self, delta: float) -> dspy.Module:
+        """The program of the front with the fewest total tokens whose pooled score is at most `delta`, a fraction,
+        below the best within the limits of the search.
+
+        Raises ConfigError for a delta outside [0, 1].
+        """
+        return program_of(self.student, of_front.cheapest_within(delta, self.trials, self.limits))
 
     def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
-        """A program with the best schedule measured within other limits, in mean tokens of a run.
+        """The best program of the front within other limits, in mean tokens of a run.
 
         Raises ConfigError, naming the least, when none is within them.
         """
-        measured = [trial for trial in self.trials if trial.state == "measured"]
         limits = Limits(sequential, total)
-        allowed = [trial for trial in measured if limits.allow(trial)]
+        allowed = [trial for trial in self.front if limits.allow(trial)]
         if not allowed:
+            measured = [trial for trial in self.trials if trial.state == "measured"]
             least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
             raise ConfigError(
                 f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
                 f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
             )
         return program_of(self.student, min(allowed, key=by_estimate))
-
-
-def by_estimate(trial: TrialRecord) -> tuple[float, float, float, int]:
-    """A key that puts the highest pooled estimate first; of equal ones the cheaper."""
-    return (-trial.pooled, trial.total, trial.sequential, trial.number)
-
-
-def estimated_front(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Whole trials that no other beats in pooled score and both costs, the cheapest first."""
-    whole = {trial.number: trial for trial in trials if trial.state == "measured"}
-    points = [_Point(trial.number, trial.pooled, trial.sequential, trial.total) for trial in whole.values()]
-    return [whole[point.number] for point in pareto.front(points)]
-
-
-class _Point(NamedTuple):
-    number: int
-    score: float
-    sequential: float
-    total: float
 
 
 def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
