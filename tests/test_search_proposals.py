@@ -165,6 +165,7 @@ def test_json_both_ways() -> None:
         ("check the sum " * 30, "over and over"),
         (f"{GOOD[0]}\nEnd with one line of exactly this form:\nResult", "form of the reply"),
         (f"{GOOD[0]}\nAnswer: <answer>", "form of the reply"),
+        (f"{GOOD[0]}\nLast line: Answer: <the number>", "form of the reply"),
         (f"{GOOD[0]} Start with [[ ## answer ## ]] please.", "field markers"),
         (f"{GOOD[0]} For example, the total may be 4700.", "gives away the answer of a training question: '4700'"),
         (f"{GOOD[0]} For example, the total may be 4,700.", "gives away the answer of a training question: '4700'"),
@@ -242,6 +243,8 @@ def test_copies_and_near_copies_are_refused() -> None:
         f'"{GOOD[0]}"',
         f"**Instruction:** {GOOD[0]}",
         f"## New instructions:\n\n{GOOD[0]}",
+        f"Sure! Here is a better instruction for the role:\n\n{GOOD[0]}",
+        f"Here it is:\n```markdown\n{GOOD[0]}\n```\nTell me what you think.",
         f"<think>What to say?</think>\n{GOOD[0]}",
     ],
 )

@@ -109,11 +109,13 @@ def refusal(
 
 
 def tidied(reply: str) -> str:
-    """The instruction out of a reply: without a fence around it, a heading before it, or quotation marks."""
-    text = reply.strip()
-    fenced = re.fullmatch(r"```[^\n`]*\n(.*?)\n?```", text, re.DOTALL)
-    text = fenced[1].strip() if fenced else text
-    heading = r"(?:[#*_ ]*(?:(?:new|better|improved|revised|proposed) )?instructions?[*_ ]*:[*_]*\s*)"
+    """The instruction out of a reply: without words to the asker, a fence, a heading, or quotation marks around it."""
+    text = re.sub(
+        r"\A(?:sure|certainly|of course|okay|here)\b[^\n]{0,200}:\s*\n", "", reply.strip(), flags=re.IGNORECASE
+    )
+    fenced = re.findall(r"```[^\n`]*\n(.*?)\n?```", text, re.DOTALL)
+    text = fenced[0].strip() if len(fenced) == 1 and 2 * len(fenced[0]) > len(text) else text.strip()
+    heading = r"[#*_ ]*(?:(?:new|better|improved|revised|proposed) )?instructions?[*_ ]*:[*_]*\s*"
     text = re.sub(rf"\A{heading}", "", text, flags=re.IGNORECASE).strip()
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]:
         text = text[1:-1].strip()
@@ -121,11 +123,15 @@ def tidied(reply: str) -> str:
 
 
 def form_of(signature: type[dspy.Signature]) -> list[str]:
-    """What `signatures.render` adds to a prompt of this signature: where the answer goes, and each line to fill in."""
+    """What `signatures.render` adds to a prompt of this signature: where the answer goes, and the lines to fill in."""
     with dspy.context(adapter=None):
         last = render(signature, [], {})[-1]["content"]
     lines = [_plain(line) for line in str(last).splitlines()]
-    return [line if "<" in line else line.rpartition(". ")[2].removeprefix("then ") for line in lines if line]
+    return [
+        line[: line.index("<") + 1] if "<" in line else line.rpartition(". ")[2].removeprefix("then ")
+        for line in lines
+        if line
+    ]
 
 
 def overlap(one: str, other: str) -> float:
