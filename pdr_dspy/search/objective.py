@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy.budget import Call, Phase
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.evaluation import Report
+from pdr_dspy.evaluation import Report, Row
 from pdr_dspy.nesting import operators, replaced
 from pdr_dspy.operators import Operator
 from pdr_dspy.schedule import Nominal, Schedule
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.plan import Arm, Finalist
 from pdr_dspy.search.prompts import DemoSet, check_demos
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.stats import Interval
@@ -57,35 +58,44 @@ class TrialRecord(BaseModel):
     origin: str
     """Where the candidate came from: "student", "LongCoT", "SR", a preset, or "search"."""
     state: str
-    """"measured"; "copied": equal to an earlier trial, whose figures it has; "rejected": too dear by prediction, or
-    refused because no question fits the model's context with it."""
+    """"measured": it ran the whole race; "dropped": it was surely worse, or surely over a limit, before the end."""
     schedule: Schedule
     instructions: dict[str, str] = {}
     demos: dict[str, DemoSet] = {}
     score: float = math.nan
-    """Mean over questions, a fraction."""
+    """Mean over the questions that it ran, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
-    """95 %, clustered by question."""
+    """95 % of `score`, clustered by question."""
+    pooled: float = math.nan
+    """The estimate that the search goes by: from all runs, fresh seeds included, drawn towards similar programs."""
+    pooled_sd: float = math.nan
+    """Its posterior standard deviation."""
+    fresh: float = math.nan
+    """Score of a finalist on the same questions with fresh seeds."""
     sequential: float = math.nan
-    """Mean B_seq of a run in tokens; predicted for a rejected trial, nan for one that the model has no room for."""
+    """Mean B_seq of a run in tokens."""
     total: float = math.nan
-    """Mean B_total of a run in tokens; as `sequential`."""
+    """Mean B_total of a run in tokens."""
     calls: float = math.nan
     """Mean model calls of a run."""
     paid: int = 0
-    """Tokens that were really spent on this trial."""
+    """Tokens of its calls in the race that no earlier trial had made."""
     saved: int = 0
-    """Tokens of calls that were found in the store instead."""
+    """Tokens of those that one had."""
     reused: float = 0.0
-    """Share of calls that were found in the store."""
+    """`saved` as a share of both."""
     failed: int = 0
     """Rows without an answer."""
     questions: int = 0
+    runs: int = 0
+    """Runs in the race: fewer than the others' for a trial that was dropped."""
+    cohort: int = 0
+    dropped: str | None = None
+    """Why the race went on without it."""
     seconds: float = 0.0
+    """Of all its calls, added up."""
     feasible: bool = True
-    """Within the limits of the search."""
-    copy_of: int | None = None
-    profile: Profile = {}
+    """Within the limits of the search, on average."""
 
     @property
     def candidate(self) -> Candidate:
@@ -101,54 +111,51 @@ class TrialRecord(BaseModel):
 
 
 def record(
-    number: int, origin: str, candidate: Candidate, report: Report, limits: Limits, seconds: float
+    arm: Arm, rows: Sequence[Row], estimate: tuple[float, float], limits: Limits, *, finalist: Finalist | None = None
 ) -> TrialRecord:
-    """The facts of a trial out of its evaluation."""
-    calls = [call for row in report.rows for call in row.calls]
+    """The facts of a trial out of its race.
+
+    Args:
+        arm: the program in the search.
+        rows: its runs in the race.
+        estimate: its pooled score and standard deviation.
+        limits: of the search.
+        finalist: its figures on fresh seeds, if it came so far.
+    """
+    report = Report(rows=tuple(rows))
+    made = [call for row in rows for call in row.calls]
     return TrialRecord(
-        number=number,
-        origin=origin,
-        state="measured",
-        schedule=candidate.schedule,
-        instructions=candidate.instructions,
-        demos=candidate.demos,
+        number=arm.number,
+        origin=arm.origin,
+        state="measured" if arm.dropped is None else "dropped",
+        schedule=arm.candidate.schedule,
+        instructions=arm.candidate.instructions,
+        demos=arm.candidate.demos,
         score=report.score,
         interval=report.interval,
+        pooled=estimate[0],
+        pooled_sd=estimate[1],
+        fresh=math.nan if finalist is None else finalist.fresh,
         sequential=report.sequential,
         total=report.total,
         calls=report.calls,
-        paid=report.paid,
-        saved=sum(call.tokens for call in calls if call.reused),
-        reused=report.reused,
+        paid=arm.paid,
+        saved=arm.saved,
+        reused=arm.saved / max(arm.paid + arm.saved, 1),
         failed=report.failed,
         questions=len(report.by_question),
-        seconds=round(seconds, 2),
-        feasible=all(value <= 0 for value in limits.excess(report.sequential, report.total).values()),
-        profile=profile_of(report),
+        runs=len(rows),
+        cohort=arm.cohort,
+        dropped=arm.dropped,
+        seconds=round(sum(call.seconds for call in made), 2),
+        feasible=limits.allow(report),
     )
 
 
-def rejection(
-    number: int, origin: str, candidate: Candidate, sequential: float = math.nan, total: float = math.nan
-) -> TrialRecord:
-    """A trial that is not run, with its predicted cost in tokens if that is why."""
-    return TrialRecord(
-        number=number,
-        origin=origin,
-        state="rejected",
-        schedule=candidate.schedule,
-        instructions=candidate.instructions,
-        demos=candidate.demos,
-        sequential=sequential,
-        total=total,
-        feasible=False,
-    )
-
-
-def profile_of(report: Report) -> Profile:
-    """What the calls of each phase cost in an evaluation."""
+def profile_of(rows: Iterable[Row]) -> Profile:
+    """What the calls of each phase cost in some runs."""
     found: Profile = {}
-    for row in report.rows:
+    for row in rows:
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in row.calls:
             stages.setdefault((call.round, call.phase), []).append(call)
@@ -162,16 +169,6 @@ def profile_of(report: Report) -> Profile:
                 longest=max(call.usage.output or 0 for call in stage),
             )
             found[phase.value] = found.get(phase.value, PhaseCost()) + cost
-    return found
-
-
-def merged(records: Iterable[TrialRecord]) -> Profile:
-    """The profiles of all measured trials as one."""
-    found: Profile = {}
-    for trial in records:
-        if trial.state == "measured":
-            for phase, cost in trial.profile.items():
-                found[phase] = found.get(phase, PhaseCost()) + cost
     return found
 
 
