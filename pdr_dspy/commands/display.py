@@ -9,10 +9,19 @@ from contextlib import contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+)
 from rich.status import Status
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pdr_dspy.evaluation import Report, Row
@@ -84,17 +93,14 @@ class Display:
 
             yield line
             return
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        with Progress(*columns, console=self.err) as bars:
-            task = bars.add_task(_plain(name), total=count, note="")
-            yield lambda done, note: bars.update(task, completed=done, note=_plain(note))
+        with _Bars(_Time(table_column=Column(no_wrap=True)), console=self.err) as bars:
+            task = bars.add_task(_plain(name), total=count)
+
+            def draw(done: int, note: str) -> None:
+                bars.notes = [note]
+                bars.update(task, completed=done)
+
+            yield draw
 
     @contextmanager
     def search(self) -> Iterator[Callable[[SearchProgress], None]]:
@@ -102,22 +108,16 @@ class Display:
         if not self.live:
             yield self._search_line
             return
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        with Progress(*columns, console=self.err) as bars:
-            trials = bars.add_task("search", total=None, note="")
-            rows = bars.add_task("", total=None, note="")
+        with _Bars(console=self.err) as bars:
+            trials = bars.add_task("search", total=None)
+            rows = bars.add_task("", total=None)
 
             def show(now: SearchProgress) -> None:
-                left = "" if now.seconds_left is None else f"  about {_minutes(now.seconds_left)} left"
-                best = "" if now.best is None else f"best {_plain(_scored(now.best))}  "
-                note = f"{best}{now.paid:,} tokens, {now.saved:,} saved{left}"
-                bars.update(trials, total=now.trials + now.trials_left, completed=now.trials, note=note)
+                left = "" if now.seconds_left is None else f", about {_minutes(now.seconds_left)} left"
+                bars.notes = [f"{now.paid:,} tokens paid, {now.saved:,} saved{left}"]
+                if now.best is not None:
+                    bars.notes.append(f"best {_scored(now.best)}")
+                bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
                 bars.update(rows, description=_plain(now.what), completed=now.rows[0], total=now.rows[1] or None)
                 if now.event == "finished" and now.trial is not None:
                     bars.console.print(_plain(f"trial {now.trials}: {now.trial}"))
@@ -147,6 +147,38 @@ class Display:
         elif time.monotonic() - self._told >= 10:
             self._told = time.monotonic()
             self.say(note)
+
+
+class _Bars(Progress):
+    """Live bars, each with a name and a count, and below them notes, a line each: beside the bars they would not fit
+    into 80 columns. In a window that is too narrow it is the bar that gives way."""
+
+    def __init__(self, *further: ProgressColumn, console: Console) -> None:
+        self.notes: list[str] = []
+        room = max(8, console.width - 48)  # beside a count, a time and a bar of some length
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=room)
+        count = MofNCompleteColumn(table_column=Column(no_wrap=True))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", table_column=name), BarColumn(bar_width=24))
+        columns = (*columns, count, *further)
+        # A row may take minutes: a shorter memory than this would hold no two of them, and give no time left.
+        super().__init__(*columns, console=console, speed_estimate_period=3600)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, then the notes."""
+        yield from super().get_renderables()
+        yield from (Text(f"  {note}", no_wrap=True, overflow="ellipsis") for note in self.notes)
+
+
+class _Time(ProgressColumn):
+    """About how long is left; how long it took so far while that is not known, and at the end."""
+
+    def render(self, task: Task) -> Text:
+        """What to show now."""
+        taken = _minutes(task.finished_time if task.finished_time is not None else task.elapsed or 0)
+        if task.finished:
+            return Text(taken)
+        left = task.time_remaining
+        return Text(f"{taken} so far" if left is None else f"about {_minutes(left)} left")
 
 
 def report_rows(reports: Sequence[Report]) -> list[list[str]]:
