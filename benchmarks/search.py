@@ -88,7 +88,7 @@ class Meter:
         self._cells: dict[tuple[str, int, int], Cell] = {}
 
     def run(self, candidate: Candidate, questions: Sequence[int], run_seed: int = 0) -> list[Cell]:
-        """One cell for each question."""
+        """One cell for each question, without its calls."""
         key = candidate.key
         cells = []
         for question in questions:
@@ -101,7 +101,7 @@ class Meter:
                     if call not in self._known:
                         self._known.add(call)
                         self.paid += tokens
-                self._cells[place] = cell._replace(calls=())
+                cell = self._cells[place] = cell._replace(calls=())
             cells.append(cell)
         return cells
 
@@ -533,67 +533,88 @@ def main() -> None:
     seeds = range(options.first, options.first + (2 if options.quick else options.seeds))
     methods = tuple(options.method or SEARCHERS)
     jobs = [Job(seed, questions, trials, methods, options.quick) for seed in seeds]
-    console = Console()
     runs: list[Run] = []
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in pool.map(work, jobs):
             runs += done
+            _write(options.json, [], runs)  # what is there when somebody stops it
+    show(runs, options.json)
+
+
+def show(runs: Sequence[Run], path: Path | None = None) -> None:
+    """Print a table for each number of questions and trials, and write everything to `path`."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
     tables = []
-    for count in questions:
-        for budget in trials:
-            group = {
-                name: [r for r in runs if (r.method, r.questions, r.trials) == (name, count, budget)]
-                for name in methods
-            }
-            rows = {name: summarise(of) for name, of in group.items()}
-            if REFERENCE in rows:
-                aim = rows[REFERENCE]["regret"][0]
-                for name, row in rows.items():
-                    row["paid to TPE's regret"] = tokens_to(group[name], aim)
-            console.print(_table(rows, count, budget, len(seeds)))
-            tables.append({"questions": count, "trials": budget, "methods": rows})
-    if options.json:
-        options.json.write_text(json.dumps({"tables": tables, "runs": [asdict(run) for run in runs]}, indent=1))
+    for count, budget in sorted({(run.questions, run.trials) for run in runs}):
+        group: dict[str, list[Run]] = {}
+        for run in runs:
+            if (run.questions, run.trials) == (count, budget):
+                group.setdefault(run.method, []).append(run)
+        rows = {name: summarise(of) for name, of in group.items()}
+        if REFERENCE in rows:
+            aim = rows[REFERENCE]["regret"][0]
+            for name, row in rows.items():
+                row["paid to TPE's regret"] = tokens_to(group[name], aim)
+        console.print(_table(rows, count, budget))
+        tables.append({"questions": count, "trials": budget, "methods": rows})
+    _write(path, tables, runs)
 
 
-def _table(rows: Mapping[str, dict[str, Any]], questions: int, trials: int, seeds: int) -> Table:
+def _write(path: Path | None, tables: Sequence[Any], runs: Sequence[Run]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(_plain({"tables": tables, "runs": [asdict(run) for run in runs]}), indent=1))
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinity: null stands for what was never reached, or has no value."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _table(rows: Mapping[str, dict[str, Any]], questions: int, trials: int) -> Table:
+    seeds = max(row["seeds"] for row in rows.values())
     table = Table(
         "method",
-        "regret, pts",
-        "optimism, pts",
-        "within 3: seeds, Mtok",
-        "within 1: seeds, Mtok",
+        "regret, points",
+        "optimism, points",
+        "within 3 points: seeds, Mtok",
+        "within 1 point: seeds, Mtok",
         "paid, Mtok",
         "every call, Mtok",
         "to TPE's regret, Mtok",
         "over limit",
         "false drops",
         "CPU s",
-        title=f"{questions} questions, {trials} trials, {seeds} seeds: value (95 % interval)",
+        title=f"{questions} questions, {trials} trials, {seeds} seeds, with 95 % intervals",
+        show_lines=True,
     )
     for name, row in rows.items():
         table.add_row(
             name,
-            _shown(row["regret"], 1),
-            _shown(row["optimism"], 1),
-            f"{row['share within 3'][0]:.0%}, {_million(row['paid within 3'])}",
-            f"{row['share within 1'][0]:.0%}, {_million(row['paid within 1'])}",
+            _shown(row["regret"]),
+            _shown(row["optimism"]),
+            *(f"{row[f'share within {d}'][0]:.0%}, {_million(row[f'paid within {d}'])}" for d in ("3", "1")),
             _million(row["paid"]),
             _million(row["full"]),
             _tokens(row["paid to TPE's regret"]) if "paid to TPE's regret" in row else "-",
             f"{row['over'][0]:.0%}",
-            f"{row['false drops'][0]:.1%} of {row['dropped']}" if row["dropped"] else "-",
+            f"{row['false drops'][0]:.1%}\nof {row['dropped']}" if row["dropped"] else "-",
             f"{row['seconds']:.1f}",
         )
     return table
 
 
-def _shown(value: Sequence[float], digits: int) -> str:
-    return f"{value[0]:.{digits}f} ({value[1]:.{digits}f}, {value[2]:.{digits}f})"
+def _shown(value: Sequence[float]) -> str:
+    return f"{value[0]:.1f}\n({value[1]:.1f} to {value[2]:.1f})"
 
 
 def _million(value: Sequence[float]) -> str:
-    return f"{_tokens(value[0])} ({_tokens(value[1])}, {_tokens(value[2])})"
+    return f"{_tokens(value[0])}\n({_tokens(value[1])} to {_tokens(value[2])})"
 
 
 def _tokens(value: float) -> str:

@@ -1,0 +1,232 @@
+"""The simulated reasoner's three forms are one law, and the search benchmark counts and judges as it says."""
+
+from __future__ import annotations
+
+import json
+import math
+from statistics import fmean, variance
+
+import dspy
+import pytest
+
+from benchmarks import search
+from benchmarks.expectation import expected
+from benchmarks.reasoner import TASK, Traits, World, effect
+from pdr_dspy import PDR
+from pdr_dspy.schedule import Schedule
+from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.space import Candidate, Space
+from pdr_dspy.testing import scripted_lm
+
+SCHEDULES = (
+    Schedule(widths=(1,), draft_tokens=256),
+    Schedule(widths=(1, 1, 1), distiller="last", critique=True, draft_tokens=512, kappa=256),
+    Schedule(widths=(4, 1), distiller="random_k", k=2, draft_tokens=512, kappa=512),
+    Schedule(widths=(4, 1), distiller="summary", draft_tokens=512, kappa=512),
+    Schedule(widths=(4, 2, 1), distiller="topk_per_sample", k=2, draft_tokens=256),
+    Schedule(widths=(8, 4, 1), distiller="topk", k=4, draft_tokens=512, kappa=512),
+)
+SMALL = Space(rounds=(1, 2), widths=(2, 4), k=(1, 2), draft_tokens=(256, 512), distiller=("topk", "random_k"))
+LIMITS = Limits(sequential=3500, total=4500)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(5, 12, Traits())
+
+
+def of(schedule: Schedule, **instructions: str) -> Candidate:
+    return Candidate(schedule, instructions)
+
+
+class TestLaw:
+    @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+    def test_library_and_cell_agree(self, world: World, schedule: Schedule) -> None:
+        program = PDR(TASK, schedule)
+        pairs = []
+        with dspy.context(lm=scripted_lm(world.reply)):
+            for question in range(8):
+                runs = [program(question=world.example(question).question, seed=seed) for seed in range(4)]
+                own = [(float(r.answer == "1"), r.ledger.sequential, r.ledger.total) for r in runs]
+                cells = [world.cell(of(schedule), question, seed) for seed in range(60)]
+                pairs.append((own, [(c.score, c.sequential, c.total) for c in cells]))
+        for figure in range(3):
+            ours = [[row[figure] for row in own] for own, _ in pairs]
+            theirs = [[row[figure] for row in cells] for _, cells in pairs]
+            error = math.sqrt(sum(variance(b) * (1 / len(a) + 1 / len(b)) for a, b in zip(ours, theirs, strict=True)))
+            difference = sum(fmean(a) - fmean(b) for a, b in zip(ours, theirs, strict=True))
+            slack = 0.02 * sum(map(fmean, theirs)) if figure else 0  # where a text is cut is a word or two off
+            assert abs(difference) <= 3.5 * error + slack
+
+    @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+    def test_cell_and_truth_agree(self, world: World, schedule: Schedule) -> None:
+        truth = world.truth_on(of(schedule), 200)
+        for figure, name in enumerate(("score", "sequential", "total")):
+            runs = [[getattr(world.cell(of(schedule), q, seed), name) for seed in range(60)] for q in range(12)]
+            error = math.sqrt(sum(variance(values) / len(values) for values in runs)) / len(runs)
+            slack = 0.005 * truth[figure] if figure else 0
+            assert abs(fmean(map(fmean, runs)) - truth[figure]) <= 4 * error + slack
+
+    def test_truth_is_accurate_to_a_fifth_of_a_point(self, world: World) -> None:
+        plan = world.plan(of(SCHEDULES[4]))
+        scores = [expected(world.traits, plan, world.population, 8, seed).score for seed in range(8)]
+        assert math.sqrt(variance(scores)) < 0.002
+
+    def test_gains_are_of_the_published_size(self, world: World) -> None:
+        def score(**fields: object) -> float:
+            return 100 * world.truth(of(Schedule(draft_tokens=1024, **fields)), 2).score
+
+        once = score(widths=(1,))
+        refined = score(widths=(1, 1, 1), distiller="last")
+        drawn = score(widths=(8, 4, 1), distiller="random_k", k=2)
+        written = score(widths=(8, 4, 1), distiller="summary")
+        picked = score(widths=(8, 4, 1), distiller="topk_per_sample", k=2)
+        assert once + 3 < refined < picked - 3
+        assert once + 7 < drawn < written < picked < once + 15
+        first = score(widths=(8, 1), distiller="topk", k=2) - once
+        second = score(widths=(8, 4, 1), distiller="topk", k=2) - once - first
+        assert 0 < second < first / 2
+
+    def test_a_cap_costs_answers_and_saves_tokens(self, world: World) -> None:
+        short, long = (world.truth(of(Schedule(widths=(1,), draft_tokens=cap)), 1) for cap in (256, 1024))
+        assert short.score < long.score - 0.1
+        assert short.total < long.total
+
+    def test_a_small_workspace_hides_what_it_cuts(self, world: World) -> None:
+        small, large = (
+            world.truth(of(Schedule(widths=(8, 1), distiller="random_k", k=4, kappa=kappa)), 1) for kappa in (256, 2048)
+        )
+        assert small.score < large.score - 0.01
+        assert small.sequential < large.sequential
+
+    def test_an_instruction_has_a_small_effect_of_its_own(self, world: World) -> None:
+        assert effect(None) == 0
+        texts = [f"Think about it in way {number}." for number in range(20)]
+        assert max(texts, key=effect) != min(texts, key=effect)
+        assert all(-0.3 <= effect(text) <= 0.3 for text in texts)
+        best, worst = (
+            world.truth(of(Schedule(widths=(1,)), draft=text), 1).score
+            for text in (max(texts, key=effect), min(texts, key=effect))
+        )
+        assert best > worst
+
+
+class TestReuse:
+    def test_equal_calls_have_equal_keys_in_every_schedule(self, world: World) -> None:
+        narrow = world.cell(of(Schedule(widths=(4, 1), distiller="random_k")), 3, 0)
+        wide = world.cell(of(Schedule(widths=(8, 1), distiller="topk", kappa=512)), 3, 0)
+        assert narrow.calls[:4] == wide.calls[:4]
+        assert not {key for key, _ in narrow.calls[4:]} & {key for key, _ in wide.calls}
+
+    def test_other_settings_are_other_calls(self, world: World) -> None:
+        schedule = Schedule(widths=(4, 1), distiller="random_k")
+        others = [
+            of(schedule.replace(draft_tokens=512)),
+            of(schedule.replace(temperature=0.7)),
+            of(schedule, draft="Do it."),
+        ]
+        first = {key for key, _ in world.cell(of(schedule), 3, 0).calls}
+        for other in others:
+            assert not first & {key for key, _ in world.cell(other, 3, 0).calls}
+        assert not first & {key for key, _ in world.cell(of(schedule), 3, 1).calls}
+        assert not first & {key for key, _ in world.cell(of(schedule), 4, 0).calls}
+
+    def test_a_cell_is_its_calls(self, world: World) -> None:
+        cell = world.cell(of(SCHEDULES[5]), 2, 0)
+        assert cell == World(5, 12, Traits()).cell(of(SCHEDULES[5]), 2, 0)
+        assert cell.total == sum(tokens for _, tokens in cell.calls)
+        assert len(cell.calls) == SCHEDULES[5].calls
+        assert cell.sequential < cell.total
+
+    def test_the_meter_pays_a_call_once(self, world: World) -> None:
+        meter = search.Meter(world)
+        narrow, wide = (of(Schedule(widths=(width, 1), distiller="random_k")) for width in (4, 8))
+        first = meter.run(narrow, [0, 1])
+        paid = meter.paid
+        assert paid == meter.full == sum(cell.total for cell in first) > 0
+        assert meter.run(narrow, [1, 0]) == first[::-1]
+        assert (meter.paid, meter.full) == (paid, paid)
+        more = meter.run(wide, [0, 1])
+        assert meter.full == paid + sum(cell.total for cell in more)
+        assert paid < meter.paid < meter.full
+
+
+class TestSearch:
+    @pytest.mark.parametrize("method", [name for name in search.SEARCHERS if "Wilcoxon" not in name])
+    def test_a_method_counts_up_and_names_schedules_of_the_space(self, world: World, method: str) -> None:
+        steps = list(search.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
+        assert [step.paid for step in steps] == sorted(step.paid for step in steps)
+        assert all(0 < step.paid <= step.full for step in steps)
+        assert all(step.chosen in SMALL or step.chosen == search.STUDENT for step in steps)
+        again = list(search.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
+        assert steps == again
+
+    def test_the_best_is_the_best_by_brute_force(self, world: World) -> None:
+        best = search.best_of(world, SMALL, LIMITS)
+        truths = [world.truth(candidate) for candidate in SMALL.candidates()]
+        allowed = [truth for truth in truths if LIMITS.allow(truth)]
+        assert 0 < best.within < len(truths)
+        assert best.truth == max(allowed, key=lambda truth: truth.score)
+        assert best.truth == world.truth(best.candidate)
+
+    def test_play_holds_every_choice_against_the_truth(self, world: World) -> None:
+        best = search.best_of(world, SMALL, LIMITS)
+        weak, dear = of(Schedule(widths=(1,), draft_tokens=256)), of(Schedule(widths=(16, 16, 1), draft_tokens=512))
+
+        def searcher(*_: object) -> list[search.Progress]:
+            return [
+                search.Progress(10, 20, best.candidate, 0.5),
+                search.Progress(20, 40, weak, 0.9, (best.candidate,)),
+                search.Progress(30, 60, best.candidate, 0.9),
+                search.Progress(40, 80, best.candidate, 0.8),
+            ]
+
+        run = search.play("own", searcher, world, SMALL, LIMITS, best, 4, 0)  # type: ignore[arg-type]
+        assert run.regret == 0
+        assert run.optimism == pytest.approx(80 - 100 * best.truth.score)
+        assert run.reached["1"] == [30, 60]  # it was lost in between
+        assert (run.dropped, run.false_drops, run.worst_drops) == (1, 0, 1)
+        assert [regret > 3 for _, _, regret in run.curve] == [False, True, False]
+
+        def spender(*_: object) -> list[search.Progress]:
+            return [search.Progress(10, 20, dear, 0.9)]
+
+        run = search.play("own", spender, world, SMALL, LIMITS, best, 1, 0)  # type: ignore[arg-type]
+        assert run.over
+        assert run.regret >= 0
+        assert run.reached["3"] == [math.inf, math.inf]
+
+    def test_figures_over_seeds(self) -> None:
+        def run(seed: int, reached: float, curve: list[tuple[int, int, float]]) -> search.Run:
+            near = {"1": [math.inf, math.inf], "3": [reached, 2 * reached]}
+            return search.Run("a", seed, 30, 8, curve[-1][2], 2.0, False, 100, 200, "x", near, 10, seed, 0, 0.1, curve)
+
+        runs = [
+            run(0, 40, [(10, 20, 8.0), (40, 80, 1.0)]),
+            run(1, 60, [(10, 20, 6.0), (60, 120, 3.0)]),
+            run(2, math.inf, [(10, 20, 5.0)]),
+        ]
+        row = search.summarise(runs)
+        assert row["regret"][0] == 3.0
+        assert row["paid within 3"][0] == 60
+        assert row["share within 3"][0] == pytest.approx(2 / 3)
+        assert row["share within 1"][0] == 0
+        assert row["false drops"][0] == pytest.approx(3 / 30)
+        assert search.tokens_to(runs, 4.0) == 40
+        assert search.tokens_to(runs, 3.9) == 60
+        assert search.tokens_to(runs, 1.0) == math.inf
+
+    def test_the_file_is_plain_json(self, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
+        world = World(1, 4)
+        best = search.best_of(world, SMALL, LIMITS)
+        runs = [
+            search.play("grid, random order", search.grid, world, SMALL, LIMITS, best, 3, seed) for seed in range(2)
+        ]
+        search.show(runs, tmp_path / "out.json")
+
+        def refuse(name: str) -> None:
+            raise AssertionError(name)
+
+        data = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
+        assert len(data["runs"]) == 2
+        assert "regret" in capsys.readouterr().out
