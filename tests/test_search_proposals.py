@@ -340,6 +340,22 @@ def test_operators_with_different_tasks_are_told_apart() -> None:
         propose(Two("text -> title"), TRAIN, lm=engine())
 
 
+def test_a_module_shows_its_own_inputs() -> None:
+    class Parent(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = LongCoT("prepared -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            return self.inner(prepared=question.upper())
+
+    lm = engine(writer(f"{GOOD[0]} For example 4700.", *GOOD[1:]))
+    proposals = propose(Parent(), TRAIN, lm=lm, count=6, held_out=HELD_OUT)
+    assert all(request.user.count("marbles") == 3 for request in lm.served.requests)
+    assert all("4700" in one.reason for one in proposals.refused)
+    assert proposals.refused
+
+
 # --- failures ---
 
 

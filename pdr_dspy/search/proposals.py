@@ -172,8 +172,8 @@ def propose(
         raise ConfigError(f"`propose(lm={lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`")
     if not trainset:
         raise DataError("`propose(trainset=[])` is empty; there is nothing to show to the writer")
-    hidden = {calls.identity(inputs_of(operator, example)) for example in held_out}
-    questions = [inputs_of(operator, example) for example in trainset]
+    hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
+    questions = [inputs_of(student, example) for example in trainset]
     if any(calls.identity(inputs) in hidden for inputs in questions):
         raise DataError("`propose(trainset=..., held_out=...)` share a question; give the questions of the trials only")
     usable = [failure for failure in failures if failure.id not in hidden]
@@ -199,7 +199,7 @@ def propose(
     replies, sizes = calls.run(write)
     if all(reply.call.finish == "error" for reply in replies):
         raise EndpointError(f"no call of `propose` came back from {lm.model}: {replies[0].call.failure}")
-    known = Known.of(trainset, questions, list(operator.task.output_fields), operator.task)
+    known = Known.of(trainset, questions, operator.task)
     kept: list[Proposal] = []
     refused: list[Refused] = []
     for (role, tip), reply, size in zip(jobs, replies, sizes, strict=True):

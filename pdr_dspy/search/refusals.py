@@ -38,14 +38,16 @@ class Known:
         cls,
         examples: Sequence[dspy.Example],
         questions: Sequence[Mapping[str, Any]],
-        fields: Sequence[str],
         task: type[dspy.Signature],
     ) -> Self:
-        """Out of the training examples, their inputs, and the names of their gold fields."""
-        open_fields = [name for name in fields if not _closed(task.output_fields[name].annotation)]
-        golds = Counter(
-            _plain(str(example[name])) for example in examples for name in open_fields if example.get(name) is not None
-        )
+        """Out of the training examples, their inputs, and the task, whose types say which answers are all known."""
+        golds: Counter[str] = Counter()
+        for example, inputs in zip(examples, questions, strict=True):
+            others = set(example.keys()) - set(inputs) - {"id"}
+            for name in others & set(task.output_fields) or others:  # a larger module may call its outputs otherwise
+                field = task.output_fields.get(name)
+                if example[name] is not None and not (field and _closed(field.annotation)):
+                    golds[_plain(str(example[name]))] += 1
         most = max(1, int(SHARED * len(examples)))
         seen: Counter[tuple[str, ...]] = Counter()
         for inputs in questions:
