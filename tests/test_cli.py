@@ -235,10 +235,10 @@ def test_bad_input_is_one_sentence(
 def test_a_disk_that_fails_anywhere_is_one_sentence(
     folder: Path, server: MockServer, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device", "study.journal")
 
-    monkeypatch.setattr("pdr_dspy.search.study.Trials.tell", full)
+    monkeypatch.setattr("pdr_dspy.commands.tuning.PDROptimizer.compile", full)
     done = pdr("optimize", "addition", "--trials", "1", "--run-dir", "out", "--api-base", server.api_base)
     assert done.exit_code == 1
     assert done.stderr.endswith("error: study.journal: No space left on device\n")
