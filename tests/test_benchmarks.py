@@ -27,7 +27,7 @@ SCHEDULES = (
     Schedule(widths=(8, 4, 1), distiller="topk", k=4, draft_tokens=512, kappa=512),
 )
 SMALL = Space(rounds=(1, 2), widths=(2, 4), k=(1, 2), draft_tokens=(256, 512), distiller=("topk", "random_k"))
-LIMITS = Limits(sequential=3500, total=4500)
+LIMITS = Limits(sequential=3500, total=3000)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,10 @@ class TestSearch:
         assert all(step.chosen in SMALL or step.chosen == search.STUDENT for step in steps)
         again = list(search.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
         assert steps == again
+
+    def test_the_space_has_as_many_schedules_as_the_page_says(self) -> None:
+        assert search.__doc__ is not None
+        assert f"a space of {search.SPACE.size} schedules" in " ".join(search.__doc__.split())
 
     def test_the_best_is_the_best_by_brute_force(self, world: World) -> None:
         best = search.best_of(world, SMALL, LIMITS)
