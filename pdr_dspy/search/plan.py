@@ -22,7 +22,7 @@ import numpy as np
 
 from pdr_dspy.search import pareto, race
 from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.pooling import distances, pool
+from pdr_dspy.search.pooling import Surface, pool
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.stats import Interval
 
@@ -80,6 +80,8 @@ class Propose(NamedTuple):
     cohort: int
     wanted: int
     tried: tuple[Tried, ...]
+    surface: Surface
+    """What is known of scores between them."""
 
 
 class Measure(NamedTuple):
@@ -248,7 +250,7 @@ class Plan:
                 break
             if settings.max_tokens is not None and self.paid >= settings.max_tokens:
                 return f"{self.paid} tokens were paid, `max_tokens` is {settings.max_tokens}"
-            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried())
+            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried(), self.surface())
             if isinstance(answer, str) or not answer:
                 return answer if isinstance(answer, str) else "every candidate was tried or is too dear"
             yield from self.race(cohort, self.enter(cohort, answer))
@@ -309,14 +311,16 @@ class Plan:
             for arm in self.arms
             if arm.dropped is None and arm.number not in runs and self.allowed(arm)
         }
-        questions = [pair.question for pair in pairs]
+        # The leader by the pooled estimate: the best on these pairs would be the luckiest of many.
+        leader = next((arm.number for arm in self.best(self.arms) if arm.number in rivals), None)
         for number, rival in race.beaten(
             {arm.number: runs[arm.number] for arm in left},
             rivals,
-            questions,
+            [pair.question for pair in pairs],
             level=level,
             keep=1 / settings.eta,
             pareto=settings.pareto,
+            leader=leader,
         ).items():
             if number > 0:
                 self.arms[number].dropped = f"worse than trial {rival} after {len(pairs)} runs"
@@ -335,8 +339,14 @@ class Plan:
 
     def estimates(self) -> dict[int, tuple[float, float]]:
         """Pooled score and standard deviation of every program, from the race and the fresh seeds together."""
-        if not self.arms:
-            return {}
+        surface = self.surface()
+        return {
+            arm.number: (float(mean), float(sd))
+            for arm, mean, sd in zip(self.arms, surface.mean, surface.sd, strict=True)
+        }
+
+    def surface(self) -> Surface:
+        """All scores so far, pooled."""
         offset = self.settings.repeats  # fresh seeds are further repeats of the same questions
         scores = [
             {
@@ -345,11 +355,7 @@ class Plan:
             }
             for arm in self.arms
         ]
-        pooled = pool(scores, distances([arm.candidate for arm in self.arms]))
-        return {
-            arm.number: (float(mean), float(sd))
-            for arm, mean, sd in zip(self.arms, pooled.mean, pooled.sd, strict=True)
-        }
+        return pool(scores, [arm.candidate for arm in self.arms])
 
     def best(self, arms: Iterable[Arm]) -> list[Arm]:
         """Those within the limits, the best first."""

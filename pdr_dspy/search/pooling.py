@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,47 +24,73 @@ Array = NDArray[np.float64]
 
 SPREADS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
 """Prior standard deviations of a program's score that are tried, as fractions."""
-SHARES = (0.0, 0.5, 0.8, 0.95)
+SHARES = (0.0, 0.5, 0.9, 0.99)
 """Shares of that variance that neighbours have in common."""
 LENGTHS = (0.7, 1.5, 3.0)
 """Distances, in steps of an axis, over which they do."""
 
 
-class Pooled(NamedTuple):
-    """Posterior of each program's mean score over the questions, in the order in which they were given."""
+@dataclass(frozen=True)
+class Surface:
+    """Scores over schedules, as far as they are known: a posterior for the programs that were measured, and for any
+    other."""
 
+    candidates: tuple[Candidate, ...]
     mean: Array
+    """Posterior mean of each measured program, in the order in which they were given."""
     sd: Array
+    """Its posterior standard deviation."""
     adjusted: Array
     """The programs' own means, differences in the questions that they ran on taken out: what the posterior shrinks."""
     noise: Array
     """Standard errors of those."""
+    spread: float
+    """Prior standard deviation of a program's score."""
+    share: float
+    length: float
+
+    def draw(self, others: Sequence[Candidate], rng: np.random.Generator, count: int = 1) -> Array:
+        """Scores of other programs drawn from the posterior, jointly: [count, len(others)]."""
+        between = self._kernel(distances(others, self.candidates))
+        prior = self._kernel(distances(others)) + self.spread**2 * (1 - self.share) * np.eye(len(others))
+        own = self._kernel(distances(self.candidates)) + self.spread**2 * (1 - self.share) * np.eye(len(self.mean))
+        inverse = np.linalg.inv(own + np.diag(self.noise**2))
+        weight = inverse.sum(1)
+        level = float(weight @ self.adjusted) / float(weight.sum())
+        gain = between @ inverse
+        drag = 1.0 - gain.sum(1)  # what an error of the common level does to each
+        covariance = prior - gain @ between.T + np.outer(drag, drag) / float(weight.sum())
+        mean = level + gain @ (self.adjusted - level)
+        factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(others)))
+        return mean + rng.standard_normal((count, len(others))) @ factor.T
+
+    def _kernel(self, gaps: Array) -> Array:
+        return self.spread**2 * self.share * np.exp(-0.5 * (gaps / self.length) ** 2)
 
 
-def pool(scores: Sequence[Mapping[tuple[int, int], float]], distances: Array) -> Pooled:
+def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     """Estimate the mean score of every program.
 
     Args:
         scores: of each program, by (question, repeat); each needs at least one.
-        distances: between programs, in steps of an axis, [K, K].
+        candidates: the programs, in the same order.
     """
     count = len(scores)
     adjusted, noise = _additive(scores)
-    if count == 1:
-        return Pooled(adjusted, noise, adjusted, noise)
-    near = [np.exp(-0.5 * (distances / length) ** 2) for length in LENGTHS]
+    gaps = distances(candidates)
+    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
     own = np.eye(count)
-    best: tuple[float, Array, Array] | None = None
+    best: tuple[float, Array, Array, tuple[float, float, float]] | None = None
     for spread, share in itertools.product(SPREADS, SHARES):
-        for kernel in near if share else near[:1]:
-            prior = spread**2 * ((1 - share) * own + share * kernel)
-            found = _posterior(adjusted, noise**2, prior)
-            # A weak preference for a middling spread: two programs alone would otherwise be all noise or all signal.
-            value = found[0] - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2
+        for length in LENGTHS if share else LENGTHS[:1]:
+            prior = spread**2 * ((1 - share) * own + share * near[length])
+            likelihood, mean, sd = _posterior(adjusted, noise**2, prior)
+            # A weak preference for a middling spread and for neighbours: two programs alone say nothing of either.
+            value = likelihood - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
             if best is None or value > best[0]:
-                best = (value, found[1], found[2])
+                best = (value, mean, sd, (spread, share, length))
     assert best is not None
-    return Pooled(best[1], best[2], adjusted, noise)
+    return Surface(tuple(candidates), best[1], best[2], adjusted, noise, *best[3])
 
 
 def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
@@ -82,7 +108,7 @@ def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array,
     likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
     posterior = mean + prior @ fit
     drag = ones - prior @ weight  # what an error of the common mean does to each
-    variance = np.diag(prior) - np.einsum("ij,jk,ki->i", prior, inverse, prior) + drag**2 / precision
+    variance = np.diag(prior) - np.einsum("ij,ji->i", prior @ inverse, prior) + drag**2 / precision
     return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
 
 
@@ -113,31 +139,33 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
                 break
     else:
         question = filled.mean(0) - filled.mean()
-    residual = np.where(there, table - program[:, None] - question[None, :], np.nan)
+    residual = np.where(there, filled - program[:, None] - question[None, :], 0.0)
     names = sorted({pair[0] for pair in pairs})
-    of_question = np.array([[pair[0] == name for pair in pairs] for name in names])
-    squares, places, counts = 0.0, 0.0, []
-    for row in range(len(scores)):
-        means = [float(residual[row, own & there[row]].mean()) for own in of_question if (own & there[row]).any()]
-        squares += float(np.square(means).sum())
-        places += len(means)
-        counts.append(len(means))
+    column = {name: index for index, name in enumerate(names)}
+    sums, sizes = np.zeros((len(scores), len(names))), np.zeros((len(scores), len(names)))
+    for index, pair in enumerate(pairs):
+        sums[:, column[pair[0]]] += np.where(there[:, index], residual[:, index], 0.0)
+        sizes[:, column[pair[0]]] += there[:, index]
+    counts = (sizes > 0).sum(1)
+    places = float(counts.sum())
+    squares = float(np.square(sums / np.maximum(sizes, 1)).sum())
     free = max(places - len(scores) - len(names) + 1, 0.25 * places, 1.0)  # what the fit used up
     variance = max(squares / free, 0.25 / max(places, 4.0))  # nobody is sure after a few equal scores
-    return program, np.sqrt(variance / np.array(counts, dtype=float))
+    return program, np.sqrt(variance / counts)
 
 
-def distances(candidates: Sequence[Candidate]) -> Array:
+def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
     """How far programs are apart, in steps: a doubling of a width, a cap or kappa is about one; so is another distiller
-    or another prompt. [K, K]."""
-    numbers = np.array([_numbers(candidate.schedule) for candidate in candidates], dtype=float)
-    kinds = [_kinds(candidate) for candidate in candidates]
-    gaps = ((numbers[:, None, :] - numbers[None, :, :]) ** 2).sum(-1)
-    for position in range(len(kinds[0])):
-        values: dict[str, int] = {}
-        column = np.array([values.setdefault(kind[position], len(values)) for kind in kinds])
-        gaps += column[:, None] != column[None, :]
-    return np.sqrt(gaps)
+    or another prompt. [len(first), len(second)]; `second` is `first` when it is left out."""
+    left, right = list(first), list(first if second is None else second)
+    numbers = [np.array([_numbers(c.schedule) for c in side], dtype=float) for side in (left, right)]
+    gaps = (numbers[0] ** 2).sum(1)[:, None] + (numbers[1] ** 2).sum(1)[None, :] - 2 * numbers[0] @ numbers[1].T
+    kinds = [[_kinds(candidate) for candidate in side] for side in (left, right)]
+    for position in range(len(kinds[0][0])):
+        names: dict[str, int] = {}
+        columns = [np.array([names.setdefault(kind[position], len(names)) for kind in side]) for side in kinds]
+        gaps += columns[0][:, None] != columns[1][None, :]
+    return np.sqrt(np.maximum(gaps, 0.0))
 
 
 def _numbers(schedule: Schedule) -> list[float]:
@@ -158,5 +186,5 @@ def _numbers(schedule: Schedule) -> list[float]:
 
 def _kinds(candidate: Candidate) -> tuple[str, ...]:
     schedule = canonical(candidate.schedule)
-    prompts = [*sorted(candidate.instructions.items()), *sorted(map(str, getattr(candidate, "demos", {}).items()))]
+    prompts = [*sorted(candidate.instructions.items()), *sorted((r, str(d)) for r, d in candidate.demos.items())]
     return (schedule.distiller if schedule.rounds > 1 else "", str(schedule.critique), repr(prompts))

@@ -12,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
 from pdr_dspy.search.pareto import COSTS, Limits, dominates
+from pdr_dspy.search.uncertainty import Outcomes, confidently_dominated
 from pdr_dspy.stats import spend, worse
 
 CERTAIN = 2.5
@@ -85,6 +88,7 @@ def beaten(
     level: float,
     keep: float,
     pareto: bool,
+    leader: int | None = None,
 ) -> dict[int, int]:
     """Which programs are surely worse than another, and than which.
 
@@ -95,25 +99,50 @@ def beaten(
         level: most probability that a program which is as good is named.
         keep: share of `runs`, the best, that are not tested.
         pareto: a program is worse only if another is in the score and in both costs.
+        leader: the rival to test against, chosen by more than its luck on these pairs. None is the one that did best
+            on them: the luckiest of many, so that the level is divided by how many there are.
     """
-    if not rivals:
+    others = list(rivals)
+    if not others:
         return {}
     ordered = sorted(runs, key=lambda number: (-runs[number].score, runs[number].total, number))
     tested = ordered[math.ceil(len(ordered) * keep) :]
-    best = max(rivals, key=lambda number: (rivals[number].score, -rivals[number].total, -number))
+    if pareto:
+        return _dominated(tested, runs, rivals, questions, level)
+    if leader is None:
+        leader = max(others, key=lambda number: (rivals[number].score, -rivals[number].total, -number))
+        level /= max(1, len(others) - 1)
+    return {
+        number: leader for number in tested if number != leader and _p(runs[number], rivals[leader], questions) <= level
+    }
+
+
+def _dominated(
+    tested: Sequence[int], runs: Mapping[int, Run], rivals: Mapping[int, Run], questions: Sequence[int], level: float
+) -> dict[int, int]:
+    numbers = list(dict.fromkeys([*rivals, *tested]))
+    rows = [rivals.get(number) or runs[number] for number in numbers]
+    outcomes = Outcomes(*(np.array([_means(row, name, questions) for row in rows]) for name in ("score", *COSTS)))
     gone: dict[int, int] = {}
     for number in tested:
-        against = [best] if not pareto else [other for other in rivals if dominates(rivals[other], runs[number])]
-        for other in against:
-            if other != number and _p(runs[number], rivals[other], questions) <= level / len(against):
+        better = [other for other in rivals if other != number and dominates(rivals[other], runs[number])]
+        for other in better:
+            places = numbers.index(number), [numbers.index(other)]
+            if confidently_dominated(outcomes, *places, level, among=len(rivals)):
                 gone[number] = other
                 break
     return gone
 
 
+def _means(run: Run, name: str, questions: Sequence[int]) -> list[float]:
+    """One figure of each question, over its repeats."""
+    values: dict[int, list[float]] = {}
+    for question, cell in zip(questions, run.cells, strict=True):
+        values.setdefault(question, []).append(getattr(cell, name))
+    return [fmean(own) for own in values.values()]
+
+
 def _p(run: Run, rival: Run, questions: Sequence[int]) -> float:
     """The chance of a deficit like this if the program were as good as its rival."""
-    differences: dict[int, list[float]] = {}
-    for question, own, other in zip(questions, run.cells, rival.cells, strict=True):
-        differences.setdefault(question, []).append(own.score - other.score)
-    return worse([fmean(values) for values in differences.values()])
+    own, other = _means(run, "score", questions), _means(rival, "score", questions)
+    return worse([a - b for a, b in zip(own, other, strict=True)])

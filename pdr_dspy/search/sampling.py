@@ -1,7 +1,11 @@
-"""What to try next: an Optuna sampler over the space, made anew for each cohort from what is known.
+"""What to try next: candidates drawn from what the search knows of scores, or asked of an Optuna sampler.
 
-The sampler sees pooled estimates, which a short race cannot raise by luck, and the cost of each candidate as a
-constraint. It lives in memory and depends on the seed, the cohort and the candidates tried so far, and on nothing else.
+"pooled", the default, draws whole surfaces of scores from the posterior of `pooling.py` and takes the best new
+candidate of each (Thompson 1933): a candidate is tried as often as it may be the best. It uses what Optuna's samplers
+are not told, how sure each estimate is, and neighbours that differ in one step. "tpe", "nsga2", "random" or a sampler
+of the user's are Optuna's; they see pooled estimates, which a short race cannot raise by luck, and the cost of each
+candidate as a constraint. Either way a proposal depends on the seed, the cohort and the candidates tried so far, and
+on nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +16,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.plan import Proposed, Tried
+from pdr_dspy.search.pooling import Surface
 from pdr_dspy.search.space import Candidate, Space
 
 if TYPE_CHECKING:
@@ -26,8 +33,13 @@ DRAWS = 2_000
 PATIENCE = 3
 """Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
 
-SamplerName = Literal["tpe", "nsga2", "random"]
-SAMPLERS: tuple[SamplerName, ...] = ("tpe", "nsga2", "random")
+CONSIDERED = 600
+"""Candidates of a larger space that one drawn surface covers."""
+
+SamplerName = Literal["pooled", "tpe", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = ("pooled", "tpe", "nsga2", "random")
+Cost = Callable[[Candidate], float | None]
+"""The predicted B_total of a candidate, in tokens; None while nothing is known."""
 
 
 class Proposer:
@@ -40,7 +52,7 @@ class Proposer:
         limits: Limits = Limits(),  # noqa: B008  (a frozen value)
         costs: Sequence[str] = (),
         seed: int = 0,
-        sampler: SamplerName | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
+        sampler: SamplerName | Callable[[int], optuna.samplers.BaseSampler] = "pooled",
     ) -> None:
         """
         Args:
@@ -48,7 +60,7 @@ class Proposer:
             limits: on mean tokens; what is over them is a constraint to the sampler.
             costs: "sequential" and "total", if they are objectives beside the score.
             seed: of the search.
-            sampler: a name, or a function from a seed to an Optuna sampler.
+            sampler: "pooled", the name of one of Optuna's, or a function from a seed to an Optuna sampler.
         """
         self.space = space
         self.limits = limits
@@ -59,7 +71,14 @@ class Proposer:
         self.enumerable = len(self.pool) <= ENUMERABLE
 
     def propose(
-        self, tried: Sequence[Tried], count: int, *, cohort: int, dear: Callable[[Candidate], bool] = lambda _: False
+        self,
+        tried: Sequence[Tried],
+        count: int,
+        *,
+        cohort: int,
+        surface: Surface | None = None,
+        dear: Callable[[Candidate], bool] = lambda _: False,
+        cost: Cost = lambda _: None,
     ) -> list[Proposed]:
         """Up to `count` new candidates; fewer when the space has no more that are worth trying.
 
@@ -67,9 +86,13 @@ class Proposer:
             tried: what was measured; candidates outside the space are left out of the sampler's view.
             count: how many to propose.
             cohort: a number that differs each time.
+            surface: what is known of scores; "pooled" needs it.
             dear: whether a candidate would surely be over the limits; such ones are not proposed.
+            cost: what a candidate would cost; a search for the front looks at every price.
         """
         seen = {known.candidate.key for known in tried}
+        if self.sampler == "pooled" and surface is not None:
+            return self._promising(surface, seen, count, cohort, dear, cost)
         study = self._study(tried, cohort)
         found: list[Proposed] = []
         draw = random.Random(f"{self.seed}|draw|{cohort}")
@@ -90,6 +113,33 @@ class Proposer:
             seen.add(candidate.key)
             found.append(Proposed("search", candidate))
         return found
+
+    def _promising(
+        self, surface: Surface, seen: set[str], count: int, cohort: int, dear: Callable[[Candidate], bool], cost: Cost
+    ) -> list[Proposed]:
+        """The best new candidate of each of `count` surfaces drawn from the posterior."""
+        draw = random.Random(f"{self.seed}|pooled|{cohort}")
+        if self.enumerable:
+            pool = [c for c in draw.sample(self.pool, len(self.pool)) if c.key not in seen]
+        else:  # the pool would be the small shapes only
+            drawn = {c.key: c for c in (self.space.suggest(_Drawn(draw)) for _ in range(DRAWS))}
+            pool = [c for key, c in drawn.items() if key not in seen]
+        pool = list(itertools.islice((c for c in pool if not dear(c)), CONSIDERED))
+        if not pool:
+            return []
+        rng = np.random.default_rng(draw.randrange(2**63))
+        scores = surface.draw(pool, rng, count)
+        prices = np.array([cost(c) or 0.0 for c in pool]) if self.costs else np.zeros(len(pool))
+        found: list[int] = []
+        for values in scores:
+            cap = np.quantile(prices, draw.random()) if self.costs else np.inf
+            open_ = np.where((prices <= cap) & ~np.isin(np.arange(len(pool)), found), values, -np.inf)
+            best = int(open_.argmax())
+            if np.isfinite(open_[best]):
+                found.append(best)
+        rest = (place for place in range(len(pool)) if place not in found)
+        found += list(itertools.islice(rest, count - len(found)))
+        return [Proposed("search", pool[place]) for place in found]
 
     def _new(self, draw: random.Random, seen: set[str], dear: Callable[[Candidate], bool]) -> Candidate | None:
         """A candidate that was not tried and is not too dear, drawn by the seed; None when none is left or found."""
