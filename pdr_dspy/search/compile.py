@@ -93,7 +93,7 @@ class PDROptimizer(Teleprompter):
         study: str = "pdr",
         run_dir: str | Path | None = None,
         seed: int = 0,
-        sampler: SamplerName | Callable[[int], BaseSampler] = "tpe",
+        sampler: SamplerName | Callable[[int], BaseSampler] = "pooled",
         cohort: int = 8,
         max_in_flight: int = 64,
         max_tokens: int | None = None,
@@ -120,7 +120,8 @@ class PDROptimizer(Teleprompter):
             study: the search's name in `storage`.
             run_dir: keeps calls, rows and results. The same command goes on from what is there.
             seed: of the search, its samples and the split of `trainset` when there is no `valset`.
-            sampler: "tpe", "nsga2", "random", or a function from a seed to an Optuna sampler.
+            sampler: "pooled" draws candidates from what is known of all scores together; "tpe", "nsga2", "random" and a
+                function from a seed to an Optuna sampler are Optuna's.
             cohort: candidates that race each other.
             max_in_flight: most requests on the wire at one time, of each worker.
             max_tokens: no new cohort is started after this many paid tokens.
@@ -152,8 +153,8 @@ class PDROptimizer(Teleprompter):
             raise ConfigError(f"`PDROptimizer(time_limit={time_limit!r})` must be above 0 seconds")
         if not callable(sampler) and sampler not in SAMPLERS:
             raise ConfigError(
-                f'`PDROptimizer(sampler={sampler!r})` must be "tpe", "nsga2", "random" or a function from a seed to an '
-                "Optuna sampler"
+                f"`PDROptimizer(sampler={sampler!r})` must be {', '.join(map(repr, SAMPLERS))} or a function from a seed "
+                "to an Optuna sampler"
             )
         if accept not in ("confident", "better"):
             raise ConfigError(f'`PDROptimizer(accept={accept!r})` must be "confident" or "better"')
@@ -571,6 +572,7 @@ class _Search:
     def new(self, request: Propose) -> list[Proposed]:
         profile = self.worker.profile()
         refused: dict[str, bool] = {}
+        fitting: dict[tuple[Any, ...], bool] = {}
 
         def dear(candidate: Candidate) -> bool:
             """Whether a candidate is surely over a limit, or no question fits the model's context with it."""
@@ -579,8 +581,17 @@ class _Search:
                 over = cost is not None and any(v > SLACK - 1 for v in self.limits.excess(*cost).values())
                 if over:
                     logger.info("not run: %s would cost B_seq %d, B_total %d", candidate, *(cost or ()))
-                refused[candidate.key] = over or not self.fits(candidate)
+                refused[candidate.key] = over or not fits(candidate)
             return refused[candidate.key]
+
+        def fits(candidate: Candidate) -> bool:
+            """What decides is few numbers, and asking means counting tokens: ask once for each combination."""
+            schedule = candidate.schedule
+            caps = (schedule.draft_tokens, schedule.final, schedule.distill, schedule.thinking_tokens, schedule.kappa)
+            shape = (schedule.rounds > 1, schedule.distiller, schedule.critique, caps, repr(candidate[1:]))
+            if shape not in fitting:
+                fitting[shape] = self.fits(candidate)
+            return fitting[shape]
 
         seen = {known.candidate.key for known in request.tried[1 if self.mixed else 0 :]}
         start = [one for one in self.presets() if one.candidate.key not in seen and not dear(one.candidate)]
@@ -590,7 +601,15 @@ class _Search:
             return start
         waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in start)
         known = request.tried if not self.mixed else request.tried[1:]
-        return [*start, *self.proposer.propose((*known, *waiting), left, cohort=request.cohort, dear=dear)]
+
+        def price(candidate: Candidate) -> float | None:
+            cost = predict(candidate.schedule, profile)
+            return None if cost is None else cost.total
+
+        more = self.proposer.propose(
+            (*known, *waiting), left, cohort=request.cohort, surface=request.surface, dear=dear, cost=price
+        )
+        return [*start, *more]
 
     def fits(self, candidate: Candidate) -> bool:
         """Whether the shortest question fits the model's context under a candidate."""
