@@ -1,6 +1,6 @@
-"""Rows and studies as plain tables with intervals: what a report shows and a person would compute by hand.
+"""Rows as plain tables with intervals: what a report shows and a person would compute by hand.
 
-Every function is pure: evaluations or trials in, lists of named tuples out. Shares and scores are fractions, costs are
+Every function is pure: evaluations in, lists of named tuples out. Shares and scores are fractions, costs are
 tokens, intervals are 95 % and clustered by question.
 """
 
@@ -11,16 +11,13 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation import Report, RoundRow, Row, read_rows
-from pdr_dspy.search.objective import TrialRecord
-from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.pareto import front as nondominated
 from pdr_dspy.stats import Interval, paired, score_interval
 
 RIGHT = 0.5
@@ -200,6 +197,10 @@ class LookAt(NamedTuple):
     stop: str | None
     lost_in: str
     detail: str
+    kind: str
+    """"had it": wrong, though some draft was right. "failed": the program gave no answer. "cut": wrong, and a cap ended
+    the answer or a draft. "wrong": nothing of these."""
+    row: Row
 
 
 def look_at(report: Report, count: int = 20) -> list[LookAt]:
@@ -208,9 +209,18 @@ def look_at(report: Report, count: int = 20) -> list[LookAt]:
     found = [(order[place], row, place) for row in report.rows if (place := loss_of(row)) is not None]
     found.sort(key=lambda item: (item[0], item[1].id, item[1].repeat))
     return [
-        LookAt(row.id, row.repeat, row.answer, row.gold, row.stop, place, row.error or row.detail)
+        LookAt(row.id, row.repeat, row.answer, row.gold, row.stop, place, row.error or row.detail, _kind(row), row)
         for _, row, place in found[:count]
     ]
+
+
+def _kind(row: Row) -> str:
+    drafts = [draft for round_ in row.rounds for draft in round_.drafts]
+    if row.error is not None:
+        return "failed"
+    if any((draft.score or 0.0) >= RIGHT for draft in drafts):
+        return "had it"
+    return "cut" if any(draft.truncated for draft in drafts) else "wrong"
 
 
 # --- several programs ------------------------------------------------------------------------------------------------
@@ -334,97 +344,7 @@ def _subsets(rows: Sequence[Row], n: int) -> list[tuple[Row, ...]]:
     return [tuple(draw.sample(rows, n)) for _ in range(SUBSETS)]
 
 
-# --- a search --------------------------------------------------------------------------------------------------------
-
-
-class FrontRow(NamedTuple):
-    """A measured schedule that no other beats in score and both costs."""
-
-    number: int
-    program: str
-    score: float
-    interval: Interval
-    sequential: float
-    total: float
-    calls: float
-
-
-def front(trials: Iterable[TrialRecord]) -> list[FrontRow]:
-    """The Pareto front of the measured trials, the cheapest first. Its scores are those that chose it."""
-    measured = [trial for trial in trials if trial.state == "measured"]
-    return [
-        FrontRow(t.number, str(t.candidate), t.score, t.interval, t.sequential, t.total, t.calls)
-        for t in nondominated(measured)
-    ]
-
-
-class ReuseRow(NamedTuple):
-    """What the rollout store saved in one trial, or in all (number None)."""
-
-    number: int | None
-    program: str
-    paid: int
-    """Tokens."""
-    saved: int
-    """Tokens."""
-    share: float
-    """Of tokens: saved over saved and paid."""
-
-
-def reuse(trials: Iterable[TrialRecord]) -> list[ReuseRow]:
-    """Tokens paid and saved by each measured trial, and, last, by all of them."""
-    measured = [trial for trial in trials if trial.state == "measured"]
-    paid, saved = sum(t.paid for t in measured), sum(t.saved for t in measured)
-    rows = [ReuseRow(t.number, str(t.candidate), t.paid, t.saved, _share(t.saved, t.paid)) for t in measured]
-    return [*rows, ReuseRow(None, "all trials", paid, saved, _share(saved, paid))]
-
-
-def _share(saved: int, paid: int) -> float:
-    return saved / (saved + paid) if saved + paid else 0.0
-
-
-class SearchFacts(NamedTuple):
-    """What a run folder tells of a finished search."""
-
-    trials: tuple[TrialRecord, ...]
-    best: int
-    student: Report
-    """On the confirmation's questions and seeds."""
-    winner: Report
-    kept: str
-    verdict: str
-    stopped: str
-    limits: Limits
-
-
-def read_search(folder: str | Path) -> SearchFacts:
-    """The search that wrote `folder`. Raises StoreError when there is none that is finished."""
-    path = Path(folder) / "search.json"
-    try:
-        facts = json.loads(path.read_text())
-        trials = tuple(
-            TrialRecord(**{key: value for key, value in trial.items() if value is not None})
-            for trial in facts["trials"]
-        )
-        confirmed = facts["confirmation"]
-        place = Path(folder) / confirmed["folder"]
-        student, winner = (read_report(place / confirmed[which]) for which in ("student", "winner"))
-        names = {trial.number: str(trial.candidate) for trial in trials}
-        first = next((str(trial.candidate) for trial in trials if trial.origin == "student"), "program")
-        return SearchFacts(
-            trials,
-            facts["best"],
-            student.model_copy(update={"name": f"student: {first}"}),
-            winner.model_copy(update={"name": f"tuned: {names[facts['best']]}"}),
-            confirmed["kept"],
-            confirmed["verdict"],
-            facts["stopped"],
-            Limits(**facts["config"]["limits"]),
-        )
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not of a search of this version ({error})") from error
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def read_report(folder: str | Path, name: str = "") -> Report:

@@ -13,16 +13,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pdr_dspy import analysis, plots
+from pdr_dspy import analysis, plots, searches
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import Report
 from pdr_dspy.files import write_whole
-from pdr_dspy.search import pareto
+from pdr_dspy.search.members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.objective import TrialRecord
-from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.result import SearchResult
+from pdr_dspy.search.study import JOURNAL
+from pdr_dspy.searches import SearchFacts
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MARGINS = (0.01, 0.03)
+"""Differences of scores for which the page names the cheapest program."""
 
 
 def write_report(
@@ -50,25 +53,17 @@ def write_report(
     Raises:
         ConfigError: nothing to show, or no `path` for a source that is no folder.
         StoreError: the folder holds neither a finished search nor an evaluation, or the page cannot be written.
-        MissingExtra: matplotlib is not installed.
     """
     folder = Path(source) if isinstance(source, (str, Path)) else None
     if path is None and folder is None:
         raise ConfigError("`write_report(path=None)` needs a run folder as its source; give the file to write")
-    facts = _facts(source)
-    shown = [*facts.reports, *programs]
-    if not any(report.rows for report in shown):
+    search, reports, own_title = _read(source)
+    shown = [report for report in (*reports, *programs) if report.rows]
+    if not shown:
         raise ConfigError("`write_report(source=...)` has no rows; evaluate something first")
     target = Path(path) if path is not None else Path(folder or "") / "report.html"
-    best = folder / "best.json" if folder is not None else None
-    if not commands and best is not None and best.exists():
-        quoted = shlex.quote(str(best))
-        commands = [
-            f"pdr run {quoted} --input '...'",
-            f"pdr eval {quoted}",
-            f"pdr report {shlex.quote(str(folder))}",
-        ]
-    page = _page(facts, shown, title or facts.title, commands, rows)
+    described = [("", command) for command in commands] or ([] if folder is None else _commands(folder))
+    page = _page(search, shown, title or own_title, described, rows)
     try:
         write_whole(target, page)
     except OSError as error:
@@ -78,142 +73,250 @@ def write_report(
     return target
 
 
-class _Facts:
-    """What the page is made of, wherever it came from."""
-
-    def __init__(self, reports: Sequence[Report], title: str) -> None:
-        self.reports = list(reports)
-        self.title = title
-        self.roles = ["program"] * len(self.reports)
-        self.trials: tuple[TrialRecord, ...] = ()
-        self.limits = Limits()
-        self.verdict = ""
-        self.stopped = ""
-        self.focus = self.reports[0] if self.reports else None
-
-
-def _facts(source: Any) -> _Facts:
+def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
+    """The search, if it is one; the evaluations to show, the one in focus first; a title."""
     if isinstance(source, Report):
-        return _Facts([source], source.name or "Evaluation")
+        return None, [source], source.name or "Evaluation"
     if isinstance(source, SearchResult):
-        confirmed = source.confirmation
-        student = confirmed.student.model_copy(update={"name": f"student: {confirmed.student.name}"})
-        winner = confirmed.winner.model_copy(update={"name": f"tuned: {source.best.candidate}"})
-        return _of_search(
-            source.trials, student, winner, confirmed.verdict, source.stopped, source.limits, source.best.origin
-        )
-    if isinstance(source, (str, Path)):
-        folder = Path(source)
-        if (folder / "search.json").exists():
-            found = analysis.read_search(folder)
-            origin = next((trial.origin for trial in found.trials if trial.number == found.best), "")
-            return _of_search(
-                found.trials, found.student, found.winner, found.verdict, found.stopped, found.limits, origin
-            )
-        return _Facts([analysis.read_report(folder)], folder.name)
-    return _Facts(list(source), "Evaluation")
+        found = searches.facts_of(source)
+    elif isinstance(source, (str, Path)):
+        if not (Path(source) / "search.json").exists():
+            return None, [analysis.read_report(source)], Path(source).absolute().name
+        found = searches.read_search(source)
+    else:
+        return None, list(source), "Evaluation"
+    both = [found.winner, found.student]
+    return found, both[1:] if found.best == 0 else both, "Schedule search"
 
 
-def _of_search(
-    trials: tuple[TrialRecord, ...],
-    student: Report,
-    winner: Report,
-    verdict: str,
-    stopped: str,
-    limits: Limits,
-    origin: str,
-) -> _Facts:
-    same = origin == "student"
-    facts = _Facts([student] if same else [winner, student], "Schedule search")
-    facts.roles = ["student"] if same else ["tuned", "student"]
-    facts.trials, facts.verdict, facts.stopped, facts.limits = trials, verdict, stopped, limits
-    facts.focus = winner
-    return facts
+def _commands(folder: Path) -> list[tuple[str, str]]:
+    """What to do with a run folder, each with the line that does it."""
+    best, own = shlex.quote(str(folder / "best.json")), shlex.quote(str(folder))
+    found = []
+    if (folder / "best.json").exists():
+        found = [
+            ("Ask it", f"pdr run {best} --input '...'"),
+            ("Measure it", f"pdr eval {best}"),
+            ("Hold it against voting and SR", f"pdr compare {best}"),
+        ]
+    if (folder / JOURNAL).exists():
+        found.append(("Look at the study", f"optuna-dashboard {shlex.quote(str(folder / JOURNAL))}"))
+    return [*found, ("Write this page again", f"pdr report {own}")] if found else []
 
 
-def _page(facts: _Facts, shown: Sequence[Report], title: str, commands: Sequence[str], count: int) -> str:
+def _page(
+    search: SearchFacts | None, shown: Sequence[Report], title: str, commands: Sequence[tuple[str, str]], count: int
+) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    shown = [report for report in shown if report.rows]
-    roles = [*facts.roles, *["program"] * (len(shown) - len(facts.roles))]
     names = analysis.named(shown)
-    programs = []
-    for place, ((name, report), role) in enumerate(zip(names.items(), roles, strict=False)):
-        row = analysis.program_row(report, name)
-        extra = {"letter": LETTERS[place % 26], "role": role, "low": row.interval.low, "high": row.interval.high}
-        programs.append({**row._asdict(), **extra})
-    flow = analysis.flow(facts.focus) if facts.focus is not None else None
-    measured = [trial for trial in facts.trials if trial.state == "measured"]
-    environment = Environment(autoescape=True, trim_blocks=True)
+    programs = [_program(search, place, name, report) for place, (name, report) in enumerate(names.items())]
+    focus = shown[0]
+    flow = analysis.flow(focus)
+    looks = _listed(focus, count)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
     template = environment.from_string(files("pdr_dspy").joinpath("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
-        verdict=facts.verdict[:1].upper() + facts.verdict[1:],
-        subtitle=_subtitle(facts, shown),
-        cards=_cards(facts) if measured else [],
-        by_sequential=Markup(_figure(programs, measured, "sequential", facts.limits)),
-        by_total=Markup(_figure(programs, measured, "total", facts.limits)),
-        has_trials=bool(measured),
-        programs=programs,
-        programs_note="Tuned program and student ran on fresh seeds: none of these samples chose the schedule."
-        if measured
-        else "",
-        comparisons=_comparisons(names),
+        facts=_subtitle(search, shown),
+        search=None if search is None else _search(search),
+        figures=[] if search is not None else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        programs=programs if search is None or len(programs) > 2 else [],
+        comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
-        flow_of=facts.focus.name if facts.focus is not None else "",
-        rounds_figure=Markup(plots.rounds(flow.rounds)) if flow is not None and flow.rounds else "",
-        rows=analysis.look_at(facts.focus, count) if facts.focus is not None else [],
-        trials=facts.trials,
-        reused=analysis.reuse(facts.trials)[-1].share,
+        flow_of=focus.name,
+        majority=flow.rounds[0].majority if len(flow.rounds) > 1 and flow.rounds[0].drafts > 1 else math.nan,
+        score=focus.score,
+        rounds_figure=Markup(plots.rounds(flow.rounds)) if flow.rounds else "",
+        looks=[(kind, text, [look for look in looks if look.kind == kind]) for kind, text in _KINDS.items()],
+        wrong=sum(row.score < analysis.RIGHT for row in focus.rows),
+        runs=len(focus.rows),
+        listed=len(looks),
+        right=analysis.RIGHT,
         commands=commands,
         version=_version(),
     )
 
 
-def _subtitle(facts: _Facts, shown: Sequence[Report]) -> str:
-    first = shown[0]
-    models = ", ".join(str(model) for model in first.config.get("models", []))
-    verifier = first.config.get("verifier", {}).get("kind", "")
-    parts = [f"{len(first.by_question)} questions, {len(first.rows)} rows"]
-    parts += [f"model {models}"] if models else []
-    parts += [f"verifier {verifier}"] if verifier else []
-    parts += [f"search ended: {facts.stopped}"] if facts.stopped else []
-    return " · ".join(parts)
+def _listed(report: Report, count: int) -> list[analysis.LookAt]:
+    """The rows to look into: the first of all, but of each kind some, if there are any."""
+    looks = analysis.look_at(report, len(report.rows))
+    seen: dict[str, int] = {}
+    ahead = []
+    for place, look in enumerate(looks):
+        seen[look.kind] = seen.get(look.kind, 0) + 1
+        ahead.append((seen[look.kind] > max(1, count // len(_KINDS)), place))
+    return [looks[place] for place in sorted(place for _, place in sorted(ahead)[:count])]
 
 
-def _cards(facts: _Facts) -> list[dict[str, str]]:
-    total = analysis.reuse(facts.trials)[-1]
-    measured = [trial for trial in facts.trials if trial.state == "measured"]
-    cards = []
-    for report, role in zip(facts.reports, facts.roles, strict=False):
-        low, high = report.interval
-        name = "Tuned" if role == "tuned" else "Untouched student"
-        cards.append({"name": name, "value": _share(report.score), "note": f"{_share(low)} – {_share(high)}"})
-    focus = facts.focus
-    if focus is not None:
-        tokens = {"value": _tokens(focus.sequential), "note": f"B_total {_tokens(focus.total)}"}
-        cards.append({"name": "B_seq of a run", **tokens})
-    rejected = sum(trial.state == "rejected" for trial in facts.trials)
-    note = f"{rejected} too dear, not run" if rejected else "measured"
-    cards.append({"name": "Schedules tried", "value": str(len(measured)), "note": note})
-    note = f"{_tokens(total.saved)} more were reused"
-    cards.append({"name": "Tokens of the trials", "value": _tokens(total.paid), "note": note})
-    return cards
+_AXES = {
+    "total": "B_total: mean tokens of every call of a run",
+    "sequential": "B_seq: mean tokens that a user waits for",
+}
+_KINDS = {
+    "had it": "A draft was right, the answer is wrong",
+    "failed": "Failed: no answer at all",
+    "cut": "No draft was right, and a cap cut some of them",
+    "wrong": "No draft was right",
+}
 
 
-def _figure(programs: Sequence[dict[str, Any]], trials: Sequence[TrialRecord], cost: str, limits: Limits) -> str:
-    ahead = {trial.number for trial in pareto.front(trials, (cost,))}
-    role: dict[bool, Any] = {True: "front", False: "trial"}
+def _program(search: SearchFacts | None, place: int, name: str, report: Report) -> dict[str, Any]:
+    roles = [] if search is None else ["student"] if search.best == 0 else ["tuned", "student"]
+    role = roles[place] if place < len(roles) else "program"
+    row = analysis.program_row(report, name)
+    extra = {"letter": LETTERS[place % 26], "role": role, "low": row.interval.low, "high": row.interval.high}
+    return {**row._asdict(), **extra}
+
+
+def _programs_figure(programs: Sequence[dict[str, Any]], cost: str) -> str:
     points = [
-        plots.Point("", trial.score, trial.interval, getattr(trial, cost), role[trial.number in ahead])
-        for trial in trials
-    ] + [
-        plots.Point(row["letter"], row["score"], row["interval"], row[cost], row["role"]) for row in programs
-    ]  # fmt: skip
-    label = "B_seq: tokens a user waits for" if cost == "sequential" else "B_total: tokens of every call"
-    return plots.score_against_cost(points, label=label, limit=getattr(limits, cost))
+        plots.Point(row["letter"], row["score"], row["interval"], row[cost], row["role"], title=row["name"])
+        for row in programs
+    ]
+    return plots.score_against_cost(points, label=_AXES[cost])
+
+
+def _subtitle(search: SearchFacts | None, shown: Sequence[Report]) -> list[str]:
+    first = shown[0]
+    verifier = first.config.get("verifier", {}).get("kind", "")
+    parts = [f"{len(first.by_question)} questions, {len(first.rows)} runs"]
+    if search is not None:
+        untouched = "untouched questions" if search.untouched else "questions of the search, fresh seeds"
+        parts = [f"confirmed on {len(first.by_question)} {untouched}, {len(first.rows)} runs each"]
+    models = [str(model) for model in first.config.get("models", [])]
+    parts += [f"model {model}" for model in models]
+    return [*parts, f"verifier {verifier}"] if verifier else parts
+
+
+# --- a search --------------------------------------------------------------------------------------------------------
+
+
+def _search(facts: SearchFacts) -> dict[str, Any]:
+    """What the template shows of a search."""
+    from markupsafe import Markup
+
+    names = searches.labels(facts.trials)
+    front = members(facts.trials, facts.runs, facts.limits)
+    finalists = {one.number for one in facts.finalists}
+    head, colon, rest = facts.verdict.partition(": ")
+    reused = searches.reuse(facts.trials)[-1]
+    marks = searches.importance(facts.trials)
+    whole = max(trial.runs for trial in facts.trials)
+    cohorts = searches.cohorts(facts.trials)
+    return {
+        "head": head[:1].upper() + head[1:],
+        "rest": colon + rest,
+        "facts": facts,
+        "same": facts.best == 0,
+        "names": names,
+        "finalist_numbers": finalists,
+        "ratio": {cost: _ratio(getattr(facts.winner, cost), getattr(facts.student, cost)) for cost in _COLUMNS},
+        "optimism": searches.optimism(facts),
+        "race_paid": reused.paid,
+        "dropped": sum(trial.state == "dropped" for trial in facts.trials),
+        "runs": sum(trial.runs for trial in facts.trials),
+        "by": [Markup(_front_figure(facts, front, cost, names)) for cost in _AXES],
+        "front": front,
+        "best": next((m.trial for m in front if m.deficit == 0.0), facts.trials[facts.best]),
+        "within": _within(facts, front),
+        "race": Markup(_race_figure(facts, names)),
+        "cohorts": cohorts,
+        "looks": [end for end, _ in cohorts[0].left],
+        "whole": whole,
+        "span": _span(facts),
+        "importance": marks,
+        "enough": searches.ENOUGH,
+        "known": any(mark.share == mark.share for mark in marks),
+        "most": max([mark.share for mark in marks if mark.share == mark.share], default=1.0) or 1.0,
+    }
+
+
+_COLUMNS = ("sequential", "total", "calls")
+
+
+def _ratio(first: float, second: float) -> float:
+    return first / second if second else math.nan
+
+
+def _role(facts: SearchFacts, trial: TrialRecord, front: set[int]) -> plots.Role:
+    if trial.number == facts.best and trial.number != 0:
+        return "tuned"
+    if trial.number == 0:
+        return "student"
+    if trial.state != "measured":
+        return "dropped"
+    return "front" if trial.number in front else "trial"
+
+
+def _front_figure(facts: SearchFacts, front: Sequence[Member], cost: str, names: dict[int, str]) -> str:
+    bands = {member.trial.number: member.bands for member in front}
+    finalists = {one.number for one in facts.finalists}
+    points = []
+    for trial in facts.trials:
+        band = bands.get(trial.number)
+        chosen = band is not None or trial.number in finalists
+        low, high = trial.interval
+        shift = trial.pooled - trial.score
+        own = plots.Interval(max(0.0, low + shift), min(1.0, high + shift)) if trial.number in (0, facts.best) else None
+        points.append(
+            plots.Point(
+                str(trial.number) if chosen else "",
+                trial.pooled,
+                own if band is None or trial.number not in facts.race else band.score,
+                getattr(trial, cost),
+                _role(facts, trial, set(bands)),
+                None if band is None else getattr(band, cost),
+                trial.number in finalists,
+                f"trial {trial.number}, {names[trial.number]}: {_share(trial.pooled)}, {_tokens(getattr(trial, cost))} "
+                f"tokens{f', {trial.dropped}' if trial.dropped else ''}",
+            )
+        )
+    line = [(getattr(trial, cost), trial.pooled) for trial in estimated_front(facts.trials, (cost,))]
+    return plots.score_against_cost(points, label=_AXES[cost], limit=getattr(facts.limits, cost), line=sorted(line))
+
+
+def _race_figure(facts: SearchFacts, names: dict[int, str]) -> str:
+    finalists = {one.number for one in facts.finalists}
+    lanes = [
+        plots.Lane(
+            str(trial.number) if trial.number in finalists else "",
+            trial.cohort,
+            trial.runs,
+            _role(facts, trial, finalists),
+            f"trial {trial.number}, {names[trial.number]}: {trial.dropped or f'{trial.runs} runs'}",
+        )
+        for trial in facts.trials
+    ]
+    return plots.race(lanes, max(trial.runs for trial in facts.trials))
+
+
+def _within(facts: SearchFacts, front: Sequence[Member]) -> list[tuple[str, Member, float]]:
+    """(margins in words, the cheapest of the front within them, what the best costs over what it costs)."""
+    allowed = {member.trial.number: member for member in front if facts.limits.allow(member.trial)}
+    if not allowed:
+        return []
+    best = min((member.trial for member in allowed.values()), key=by_estimate)
+    found: dict[int, list[str]] = {}
+    for margin in MARGINS:
+        found.setdefault(cheapest_within(margin, facts.trials, facts.limits).number, []).append(f"{100 * margin:g}")
+    return [
+        (
+            f"{' or '.join(margins)} point{'' if margins == ['1'] else 's'}",
+            allowed[number],
+            _ratio(best.total, allowed[number].trial.total),
+        )
+        for number, margins in found.items()
+    ]
+
+
+def _span(facts: SearchFacts) -> tuple[float, float]:
+    """Scores from and to which the finalists' bars go."""
+    ends = [value for one in facts.finalists for value in (*one.interval, one.race, one.fresh) if value == value]
+    low, high = max(0.0, min(ends) - 0.02), min(1.0, max(ends) + 0.02)
+    return low, high
 
 
 def _comparisons(names: dict[str, Report]) -> list[analysis.Comparison]:
@@ -240,8 +343,13 @@ def _share(value: float) -> str:
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
 
 
+def _number(value: float) -> str:
+    """A share without its sign."""
+    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
 def _signed(value: float) -> str:
-    return "–" if not math.isfinite(value) else f"{100 * value:+.1f}"
+    return "–" if not math.isfinite(value) else f"{100 * value:+.1f}".replace("-", "−")
 
 
 def _percent(value: float) -> str:
@@ -249,7 +357,15 @@ def _percent(value: float) -> str:
 
 
 def _tokens(value: float) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:,.0f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.0f}"
+
+
+def _large(value: float) -> str:
+    """Tokens to three figures."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 10 * unit or (unit == 1e6 and value >= unit):
+            return f"{value / unit:.3g} {name}"
+    return _tokens(value)
 
 
 def _short(value: str | None, most: int = 160) -> str:
@@ -257,12 +373,22 @@ def _short(value: str | None, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def _along(value: float, span: tuple[float, float]) -> str:
+    """Where a score is between two ends, for a style."""
+    low, high = span
+    return _percent((value - low) / (high - low) if high > low else 0.0)
+
+
 _FILTERS = {
     "share": _share,
+    "number": _number,
     "signed": _signed,
     "percent": _percent,
     "tokens": _tokens,
+    "large": _large,
     "short": _short,
+    "along": _along,
     "one": lambda value: "–" if math.isnan(value) else f"{value:.1f}",
     "two": lambda value: "–" if math.isnan(value) else f"{value:.2f}",
+    "three": lambda value: "–" if math.isnan(value) else f"{value:.3g}",
 }

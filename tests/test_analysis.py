@@ -13,8 +13,6 @@ from pdr_dspy import analysis
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.search import TrialRecord
 
 GOLD = "7"
 
@@ -90,6 +88,7 @@ def test_each_loss_is_at_its_stage() -> None:
 def test_a_truncated_last_draft_is_lost_in_extraction() -> None:
     cut = row("q", (["1"], ())).model_copy(update={"rounds": (RoundRow(drafts=(draft("1", truncated=True),)),)})
     assert analysis.loss_of(cut) == "extraction"
+    assert [look.kind for look in analysis.look_at(Report(rows=(cut,)))] == ["cut"]
 
 
 def test_an_empty_report_has_an_empty_flow() -> None:
@@ -104,6 +103,8 @@ def test_rows_to_look_into_begin_with_what_was_thrown_away() -> None:
         ("c", "refine"), ("d", "distill"), ("f", "extraction"), ("g", "failed"), ("e", "drafts"),
     ]  # fmt: skip
     assert found[3].detail == "RoundFailed: gone"
+    assert [look.kind for look in found] == ["had it", "had it", "had it", "failed", "wrong"]
+    assert found[0].row is PDR.rows[2]
     assert len(analysis.look_at(PDR, 2)) == 2
 
 
@@ -164,22 +165,6 @@ def test_majority_at_a_budget_buys_what_it_can() -> None:
     assert (rich.n, rich.short, rich.total, rich.score) == (3, True, 300, 1.0)
 
 
-def trial(number: int, score: float, total: float, **more: int | str) -> TrialRecord:
-    values = {"state": "measured", "origin": "search", "paid": 100, "saved": 0, **more}
-    return TrialRecord(number=number, schedule=Schedule(), score=score, sequential=total / 2, total=total, **values)  # type: ignore[arg-type]
-
-
-def test_front_and_reuse_of_a_study() -> None:
-    trials = [
-        trial(0, 0.3, 100), trial(1, 0.5, 400, saved=300), trial(2, 0.4, 500),
-        trial(3, 0.9, 50, state="rejected", paid=0),
-    ]  # fmt: skip
-    assert [found.number for found in analysis.front(trials)] == [0, 1]
-    *each, whole = analysis.reuse(trials)
-    assert [found.share for found in each] == [0.0, 0.75, 0.0]
-    assert (whole.number, whole.paid, whole.saved, whole.share) == (None, 300, 300, 0.5)
-
-
 def test_program_row() -> None:
     found = analysis.program_row(PDR)
     assert (found.name, found.questions, found.rows, found.failed) == ("PDR", 7, 7, 1)
@@ -189,11 +174,6 @@ def test_program_row() -> None:
 def test_folders_without_anything_are_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="holds no evaluation"):
         analysis.read_report(tmp_path)
-    with pytest.raises(StoreError, match="is the search finished"):
-        analysis.read_search(tmp_path)
-    (tmp_path / "search.json").write_text("{}")
-    with pytest.raises(StoreError, match="not of a search"):
-        analysis.read_search(tmp_path)
 
 
 def test_what_failed_counts_0_in_a_folder_as_it_did_in_the_run(tmp_path: Path) -> None:

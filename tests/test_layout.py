@@ -17,7 +17,7 @@ ROWS: list[set[str]] = [
     {"operators", "nesting"},
     {"evaluation", "artifact"},
     {"search", "serving", "training"},
-    {"analysis"},
+    {"analysis", "searches"},
     {"plots", "report"},
     {"testing", "cli", "commands", "__init__"},
 ]

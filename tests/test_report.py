@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
-from pdr_dspy.errors import ConfigError, DataError, MissingExtra, StoreError
+from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
 from pdr_dspy.operators import LongCoT
 from pdr_dspy.report import write_report
@@ -52,7 +52,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PDROptimiz
 class Outline(HTMLParser):
     """Tags, attributes and text of a page; refuses tags that do not match."""
 
-    VOID = ("meta", "br", "hr", "img", "link", "input")
+    VOID = ("meta", "col", "br", "hr", "img", "link", "input")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -98,11 +98,18 @@ def test_page_of_a_search(searched: tuple[Path, PDROptimizer]) -> None:
     path = write_report(folder)
     assert path == folder / "report.html"
     outline = check(path.read_text())
-    assert [name for name, _ in outline.tags].count("svg") == 3
-    verdict = optimizer.result.confirmation.verdict
-    assert verdict[1:] in outline.text
+    assert [name for name, _ in outline.tags].count("svg") == 10  # two of the front, the race, the rounds; six keys
+    head, _, rest = optimizer.result.confirmation.verdict.partition(": ")
+    assert head[1:] in outline.text
+    assert rest in outline.text
+    for heading in ("Score against cost", "Finalists", "The race", "Round by round", "Runs to look into"):
+        assert heading in outline.text
     assert "Even" in outline.text
-    assert f"pdr run {folder}/best.json" in outline.text
+    for command in ("run", "eval", "compare"):
+        assert f"pdr {command} {folder}/best.json" in outline.text
+    assert f"optuna-dashboard {folder}/study.journal" in outline.text
+    assert f"pdr report {folder}" in outline.text
+    assert "limit 100k" in outline.text
     assert "alert('x')" in outline.text
     for trial in optimizer.result.trials:
         assert str(trial.candidate) in outline.text
@@ -116,6 +123,39 @@ def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimi
     theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"]).read_text())
     numbers = re.compile(r"\d[\d,.]*")
     assert numbers.findall(ours.text) == numbers.findall(theirs.text)
+
+
+def test_a_search_whose_rows_are_gone_still_has_a_page(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
+    folder, _ = searched
+    slim = tmp_path / "slim"
+    shutil.copytree(folder, slim, ignore=shutil.ignore_patterns("trials", "final", "board", "rollouts"))
+    outline = check(write_report(slim).read_text())
+    assert "Finalists" in outline.text
+    assert not re.search(r"(?<![a-z])(nan|inf)(?![a-z])", outline.text)
+    assert "0.0 – 100.0" not in outline.text.partition("Finalists")[0]
+
+
+def test_each_kind_of_row_has_its_place(tmp_path: Path) -> None:
+    right, wrong = DraftRow(answer="1", score=1.0), DraftRow(answer="2", score=0.0)
+    cut = wrong.model_copy(update={"truncated": True})
+    kinds = {
+        "had": {"rounds": (RoundRow(drafts=(right, wrong), sources=((0,),)), RoundRow(drafts=(wrong,)))},
+        "cut": {"rounds": (RoundRow(drafts=(cut,)),)},
+        "gone": {"error": "RoundFailed: no draft"},
+    }
+    report = Report(
+        rows=tuple(
+            Row(id=f"{name}{place}", repeat=0, seed=0, score=0.0, answer="2", gold="1", **more)
+            for name, more in kinds.items()
+            for place in range(30 if name == "had" else 2)
+        )
+    )
+    text = check(write_report(report, tmp_path / "page.html", rows=8).read_text()).text
+    assert "32 of 34" not in text
+    assert "34 of 34 runs are wrong; 8 of them are listed" in text
+    for title in ("A draft was right, the answer is wrong", "Failed: no answer at all", "a cap cut some of them"):
+        assert title in text
+    assert all(name in text for name in ("had0", "cut1", "gone1", "RoundFailed: no draft"))
 
 
 def rows(name: str) -> Report:
@@ -148,16 +188,3 @@ def test_nothing_to_show_and_nowhere_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         write_report(rows("x"), tmp_path / "file" / "x.html")
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("matplotlib"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingExtra, match=r"pdr-dspy\[report\]"):
-        write_report(rows("x"), tmp_path / "x.html")

@@ -31,7 +31,7 @@ class Member(NamedTuple):
     trial: TrialRecord
     bands: Bands
     """95 % intervals over questions like these: of the score, placed around the pooled estimate, and of both mean
-    costs in tokens. (0, 1) and (0, inf) where there are no rows."""
+    costs in tokens, placed around the trial's. (0, 1) and (0, inf) where there are no rows."""
     nondominated: float
     """Share of draws of questions in which no other whole trial is as good in everything and better in something; nan
     where there are no rows."""
@@ -137,12 +137,23 @@ def _outcomes(programs: Sequence[Mapping[str, Mean]]) -> Outcomes:
 
 
 def _placed(found: Bands | None, trial: TrialRecord, known: Mapping[str, Mean]) -> Bands:
-    """The bands of a program's own means, that of the score moved to where the pooled estimate is."""
+    """The bands of a program's own means, moved to where the search has its figures: those of the rows differ a little,
+    since a finalist has more of them than its race."""
     if found is None:
         return Bands(Interval(0.0, 1.0), Interval(0.0, math.inf), Interval(0.0, math.inf))
-    shift = trial.pooled - fmean(mean.score for mean in known.values())
+    own = Mean(*(fmean(values) for values in zip(*known.values(), strict=True)))
+    shift = trial.pooled - own.score
     low, high = (min(max(edge + shift, 0.0), 1.0) for edge in found.score)
-    return found._replace(score=Interval(low, high))
+    return Bands(
+        Interval(low, high),
+        _scaled(found.sequential, trial.sequential, own.sequential),
+        _scaled(found.total, trial.total, own.total),
+    )
+
+
+def _scaled(found: Interval, wanted: float, own: float) -> Interval:
+    factor = wanted / own if own else 1.0
+    return Interval(found.low * factor, found.high * factor)
 
 
 def _deficit(best: Mapping[str, Mean], other: Mapping[str, Mean], *, same: bool) -> Interval:
