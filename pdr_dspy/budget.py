@@ -25,6 +25,7 @@ class Phase(StrEnum):
     SELECT = "select"
     CRITIQUE = "critique"
     JUDGE = "judge"
+    PROPOSE = "propose"
 
 
 class Usage(BaseModel):
@@ -168,7 +169,7 @@ class Ledger(BaseModel):
     def _stages(self) -> list[list[Call]]:
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in self.calls:
-            if call.phase is not Phase.JUDGE:
+            if call.phase not in (Phase.JUDGE, Phase.PROPOSE):  # no program waits for them
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
                 stages.setdefault((call.round, phase), []).append(call)
         return list(stages.values())

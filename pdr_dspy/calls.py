@@ -345,7 +345,10 @@ async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session, own: Fut
     """Send one request, keep what came back, and tell those who wait for an equal one."""
     result = await _complete(lm, job, request)
     if result.rollout is not None:
-        now.store.put(result.rollout)
+        if now.store.slow:  # others' calls go on meanwhile
+            await asyncio.to_thread(now.store.put, result.rollout)
+        else:
+            now.store.put(result.rollout)
     future = own.get(job.key)
     if future is not None and not future.done():
         future.set_result(result.rollout)

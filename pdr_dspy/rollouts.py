@@ -111,6 +111,11 @@ class Rollouts:
             self.hits += found is not None
             return found
 
+    @property
+    def slow(self) -> bool:
+        """Whether `put` waits for another machine; a folder or memory takes less time than a change of threads."""
+        return isinstance(self._place, _Table)
+
     def put(self, rollout: Rollout) -> None:
         """Keep a completion; written before this returns. One that is already there is left as it is.
 

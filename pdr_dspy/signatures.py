@@ -40,7 +40,9 @@ class Role(StrEnum):
 
 FREE = ("solution", "summary", "flaws")
 """Output fields that are the completion itself."""
-RESERVED = (*FREE, "workspace", "candidates", "selected", "flaws_found", "ledger", "rounds", "stop")
+LEFT = ("workspace", "candidates", "flaws_found")
+"""Inputs that earlier calls leave; a demonstration may do without them."""
+RESERVED = (*FREE, *LEFT, "selected", "ledger", "rounds", "stop")
 """Field names of ours; a task signature may not use them."""
 CALL_KEYWORDS = ("budget", "seed")
 """Keywords of a program's call; a task may not have inputs of these names."""
@@ -157,7 +159,7 @@ def render(
     about = [textwrap.dedent(signature.instructions).strip(), _given(signature)]
     messages = [{"role": "system", "content": "\n\n".join(part for part in about if part)}]
     for demo in demos:
-        if any(demo.get(name) is None for name in signature.input_fields if name not in ("workspace", "candidates")):
+        if any(demo.get(name) is None for name in signature.input_fields if name not in LEFT):
             continue  # a demonstration without its question teaches nothing
         if not any(demo.get(name) is not None for name in signature.output_fields):
             continue
@@ -177,7 +179,7 @@ def _given(signature: type[dspy.Signature]) -> str:
     described = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
-        if (desc := _description(name, field)) and name not in ("workspace", "candidates", "flaws_found")
+        if (desc := _description(name, field)) and name not in LEFT
     ]
     return "\n".join(["You are given:", *described]) if described else ""
 

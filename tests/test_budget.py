@@ -20,11 +20,12 @@ def test_sequential_takes_the_dearest_sibling_of_each_stage() -> None:
             call(Phase.DISTILL, 1, 7),
             call(Phase.REFINE, 2, 5),
             call(Phase.JUDGE, 2, 100),
+            call(Phase.PROPOSE, 1, 900),
         )
     )
-    assert ledger.total == 152
+    assert ledger.total == 1052
     assert ledger.sequential == 30 + 7 + 5
-    assert ledger.output == 152 - 5
+    assert ledger.output == 1052 - 6
     assert ledger.sequential_output == 29 + 6 + 4
 
 
@@ -53,7 +54,10 @@ def test_counts_of_failed_truncated_reused_and_paid() -> None:
 
 
 calls_ = st.builds(
-    call, st.sampled_from([p for p in Phase if p is not Phase.JUDGE]), st.integers(1, 4), st.integers(1, 1000)
+    call,
+    st.sampled_from([p for p in Phase if p not in (Phase.JUDGE, Phase.PROPOSE)]),
+    st.integers(1, 4),
+    st.integers(1, 1000),
 )
 
 

@@ -460,3 +460,27 @@ def test_a_setting_of_the_lm_that_cannot_be_sent_is_named(settings: dict[str, An
     lm = dspy.LM("openai/mock", api_base="http://127.0.0.1:9/v1", api_key="k", **settings)
     with dspy.context(lm=lm), pytest.raises(ConfigError, match=says):
         LongCoT("question -> answer")(question="q")
+
+
+def test_a_store_that_waits_for_another_machine_does_not_hold_up_calls() -> None:
+    class Remote(Rollouts):
+        slow = True  # type: ignore[assignment]
+
+        def put(self, rollout: Rollout) -> None:
+            writers.append(threading.current_thread())
+            super().put(rollout)
+
+    class Near(Remote):
+        slow = False  # type: ignore[assignment]
+
+    for kind, held_up in ((Remote, False), (Near, True)):
+        writers: list[threading.Thread] = []
+        callers: list[threading.Thread] = []
+
+        def reply(_: ScriptedRequest, callers: list[threading.Thread] = callers) -> str:
+            callers.append(threading.current_thread())
+            return "Answer: 1"
+
+        drafts(engine(reply), store=kind())
+        assert len(writers) == len(callers) == 4
+        assert any(writer in callers for writer in writers) is held_up

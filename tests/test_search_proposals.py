@@ -146,7 +146,7 @@ def test_every_call_is_on_the_ledger() -> None:
     proposals = propose(student(), TRAIN, lm=lm, count=4)
     assert len(proposals.ledger) == lm.served.calls == len(proposals.proposals) + len(proposals.refused)
     assert proposals.ledger.total == lm.served.input + lm.served.output
-    assert {call.phase for call in proposals.ledger.calls} == {Phase.JUDGE}
+    assert {call.phase for call in proposals.ledger.calls} == {Phase.PROPOSE}
     assert proposals.ledger.sequential == 0
 
 

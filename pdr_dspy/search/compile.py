@@ -341,9 +341,9 @@ class _Search:
                 f"`compile(student={type(student).__name__}())` holds no LongCoT, SR or PDR; there is no "
                 "schedule to tune"
             )
-        for name, examples in (("trainset", trainset), ("valset", valset)):
-            if examples is not None and not examples:
-                raise DataError(f"`compile({name}=[])` is empty; there is nothing to measure")
+        if not trainset:
+            raise DataError("`compile(trainset=[])` is empty; there is nothing to measure")
+        valset = valset or None  # DSPy's optimizers hand on an empty one where none was given
         self.operator: Operator = next(iter(found.values()))
         self.space = optimizer.space or Space.default_for(self.operator.schedule)
         self.limits = optimizer.limits

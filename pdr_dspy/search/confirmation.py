@@ -41,6 +41,11 @@ class Confirmation:
     verdict: str
     """The outcome in one sentence."""
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Confirmation:
+        """Itself: a compiled program carries it, and other optimizers copy programs by the dozen."""
+        del memo
+        return self
+
 
 def split(
     trainset: list[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int

@@ -99,7 +99,7 @@ class Proposals(BaseModel):
     proposals: tuple[Proposal, ...] = ()
     refused: tuple[Refused, ...] = ()
     ledger: Ledger = Ledger()
-    """The writer's calls, as `Phase.JUDGE`: no program waits for them."""
+    """The writer's calls, as `Phase.PROPOSE`: no program waits for them."""
     model: str = ""
     seed: int = 0
     shown: tuple[str, ...] = ()
@@ -187,7 +187,7 @@ def propose(
             replies = await calls.ask(
                 writer.predictor,
                 prompts,
-                phase=Phase.JUDGE,
+                phase=Phase.PROPOSE,
                 round_number=1,
                 example="instructions",
                 sampling=sampling,
