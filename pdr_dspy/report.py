@@ -165,7 +165,7 @@ _KINDS = {
 
 def _program(search: SearchFacts | None, place: int, name: str, report: Report) -> dict[str, Any]:
     roles = [] if search is None else ["student"] if search.best == 0 else ["tuned", "student"]
-    role = roles[place] if place < len(roles) else "program"
+    role = roles[place] if place < len(roles) else "program" if place else "front"  # the first is in focus
     row = analysis.program_row(report, name)
     extra = {"letter": LETTERS[place % 26], "role": role, "low": row.interval.low, "high": row.interval.high}
     return {**row._asdict(), **extra}

@@ -25,7 +25,7 @@ from pdr_dspy.search.members import Rows, by_question
 from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.plan import Finalist
-from pdr_dspy.search.prompts import PROMPTS
+from pdr_dspy.search.prompts import PROMPTS, key_of
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.search.uncertainty import Optimism
@@ -290,7 +290,9 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
     trials are from those of all. A setting that some schedules do not have is judged among those that do.
     """
     known = [trial for trial in trials if math.isfinite(trial.pooled)]
-    settings = [_settings(trial.candidate) for trial in known]
+    settings = [_settings(trial.candidate.schedule) for trial in known]
+    for own, prompts in zip(settings, _prompts([trial.candidate for trial in known]), strict=True):
+        own.update(prompts)
     names = list(dict.fromkeys(name for own in settings for name in own))
     varied = [name for name in names if len({own[name] for own in settings if name in own}) > 1]
     shares = dict.fromkeys(varied, math.nan)
@@ -312,9 +314,8 @@ _NAMES = {"width_1": "width, round 1", "width_2": "width, round 2", "kappa": "κ
 _SETTINGS = ("rounds", "distiller", "kappa", "k", "critique", "draft_tokens", "refine_tokens", "distill_tokens")
 
 
-def _settings(candidate: Candidate) -> dict[str, Any]:
-    """The settings that play a part in a candidate, by name, as numbers and texts that can be compared."""
-    schedule = candidate.schedule
+def _settings(schedule: Schedule) -> dict[str, Any]:
+    """The settings that play a part in a schedule, by name, as numbers and texts that can be compared."""
     values: dict[str, Any] = {f"width_{place}": width for place, width in enumerate(schedule.widths[:-1], start=1)}
     for name in (*_SETTINGS, "thinking_tokens", "temperature", "distill_temperature", "top_p"):
         if _plays(schedule, name):
@@ -323,10 +324,33 @@ def _settings(candidate: Candidate) -> dict[str, Any]:
             values[name] = fallback.get(name, schedule.temperature) if value is None else value
     if "critique" in values:
         values["critique"] = "yes" if values["critique"] else "no"
-    for kind in PROMPTS:
-        for role, prompt in getattr(candidate, kind).items():
-            values[f"{role}_{kind}"] = json.dumps(prompt, sort_keys=True, default=str)[:80]
     return values
+
+
+def _prompts(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
+    """Of each candidate which instructions and demonstrations it has for each role that it calls, numbered."""
+    found: list[dict[str, str]] = [{} for _ in candidates]
+    for kind in PROMPTS:
+        for role in dict.fromkeys(role for candidate in candidates for role in getattr(candidate, kind)):
+            numbers: dict[str, str] = {}
+            for own, candidate in zip(found, candidates, strict=True):
+                prompt = getattr(candidate, kind).get(role)
+                if prompt is not None:
+                    own[f"{role}_{kind}"] = numbers.setdefault(key_of(prompt), f"no. {len(numbers) + 1}")
+                elif _calls(candidate.schedule, role):
+                    own[f"{role}_{kind}"] = "own"
+    return found
+
+
+def _calls(schedule: Schedule, role: str) -> bool:
+    several, distiller = schedule.rounds > 1, schedule.distiller
+    return {
+        "draft": True,
+        "refine": several,
+        "distill": several and distiller == "summary",
+        "select": several and distiller in ("topk", "topk_per_sample"),
+        "critique": several and schedule.critique,
+    }[role]
 
 
 def _ped_anova(

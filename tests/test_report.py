@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 import pytest
 
+from pdr_dspy import searches
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
 from pdr_dspy.operators import LongCoT
@@ -123,6 +124,23 @@ def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimi
     theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"]).read_text())
     numbers = re.compile(r"\d[\d,.]*")
     assert numbers.findall(ours.text) == numbers.findall(theirs.text)
+
+
+def test_the_result_gives_what_the_page_names(searched: tuple[Path, PDROptimizer]) -> None:
+    _, optimizer = searched
+    result = optimizer.result
+    assert result is not None
+    assert [member.trial for member in result.members] == list(result.front)
+    assert all(0.0 <= member.nondominated <= 1.0 for member in result.members)
+    cheapest: Any = result.cheapest_within(1.0)
+    assert cheapest.schedule == result.front[0].schedule
+    best: Any = result.cheapest_within(0.0)
+    assert best.schedule == max(result.front, key=lambda trial: trial.pooled).schedule
+    with pytest.raises(ConfigError, match="difference of scores"):
+        result.cheapest_within(3)
+    known = searches.optimism(searches.facts_of(result))
+    assert known is not None
+    assert known.mean == pytest.approx(result.optimism)
 
 
 def test_a_search_whose_rows_are_gone_still_has_a_page(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:

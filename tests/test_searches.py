@@ -82,6 +82,20 @@ def test_few_trials_have_values_and_no_importance() -> None:
     assert searches.importance([trial(0, 0.3)]) == []
 
 
+def test_prompts_are_settings_of_the_programs_that_use_them() -> None:
+    single, wide = Schedule(widths=(1,)), Schedule(widths=(4, 1), distiller="summary")
+    trials = [
+        trial(0, 0.2, schedule=single),
+        trial(1, 0.4, schedule=wide, instructions={"draft": "Think.", "distill": "Short."}),
+        trial(2, 0.6, schedule=wide, instructions={"draft": "Think hard."}),
+        trial(3, 0.8, schedule=wide, demos={"draft": ({"question": "q", "answer": "a"},)}),
+    ]
+    found = {one.name: [(v.value, v.trials, v.score) for v in one.values] for one in searches.importance(trials)}
+    assert found["draft instructions"] == [("no. 1", 1, 0.4), ("no. 2", 1, 0.6), ("own", 2, pytest.approx(0.5))]
+    assert found["distill instructions"] == [("no. 1", 1, 0.4), ("own", 2, pytest.approx(0.7))]
+    assert found["draft demos"] == [("no. 1", 1, 0.8), ("own", 3, pytest.approx(0.4))]
+
+
 def rows(scores: list[float]) -> list[Row]:
     return [Row(id=f"q{place}", repeat=0, seed=0, score=score) for place, score in enumerate(scores)]
 
