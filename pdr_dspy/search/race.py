@@ -59,7 +59,8 @@ def looks(pairs: int, first: int, eta: float) -> tuple[int, ...]:
     ends: list[int] = []
     size = float(first)
     while size < pairs:
-        ends.append(int(size))
+        if not ends or int(size) > ends[-1]:  # a small `eta` adds less than one pair at first
+            ends.append(int(size))
         size *= eta
     return (*ends, pairs)
 

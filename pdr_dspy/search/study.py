@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import optuna
 
 JOURNAL = "study.journal"
+BEGINNING = b'{"op_code"'
+"""Of a journal's first line, which tells a torn one from a file that is not ours."""
 
 
 def mirror(
@@ -49,15 +51,20 @@ def mirror(
     """
     import optuna
 
-    with _quiet():
+    with _quiet(), ExitStack() as stack:
         try:
-            backend = _journal(Path(storage)) if not postgres.is_url(storage) else _database(str(storage))
+            backend = _journal(Path(storage)) if not postgres.is_url(storage) else _database(str(storage), stack)
             study = optuna.create_study(
                 study_name=name,
                 storage=backend,
                 directions=["maximize", *(["minimize"] * len(costs))],  # type: ignore[arg-type]
                 load_if_exists=True,
             )
+            if len(study.directions) != 1 + len(costs):
+                raise StoreError(
+                    f"the study {name!r} in {postgres.shown(str(storage))} has {len(study.directions)} objectives, "
+                    f"this search has {1 + len(costs)}; use another `study`"
+                )
             there = {
                 trial.user_attrs.get("number")
                 for trial in study.get_trials(deepcopy=False)
@@ -103,10 +110,19 @@ def _journal(folder: Path) -> optuna.storages.BaseStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def _database(url: str) -> optuna.storages.BaseStorage:
+def _database(url: str, stack: ExitStack) -> optuna.storages.BaseStorage:
+    """Its connections are closed with the stack."""
     from optuna.storages import RDBStorage
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return RDBStorage(postgres.sqlalchemy_url(url))
+    try:
+        storage = RDBStorage(postgres.sqlalchemy_url(url))
+    except SQLAlchemyError as error:
+        why = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StoreError(f"the study in {postgres.shown(url)} cannot be written: {why}") from error
+    stack.callback(storage.engine.dispose)
+    stack.callback(storage.remove_session)
+    return storage
 
 
 def _repair(path: Path) -> None:
@@ -116,16 +132,22 @@ def _repair(path: Path) -> None:
     if not path.exists():
         return
     data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        data = data[: data.rfind(b"\n") + 1]
-        path.write_bytes(data)
-    for number, line in enumerate(data.splitlines(), start=1):
+    whole = data.rfind(b"\n") + 1
+    for number, line in enumerate(data[:whole].splitlines(), start=1):
         try:
             entry: Any = json.loads(line)
         except ValueError:
             entry = None
         if not isinstance(entry, dict) or "op_code" not in entry:
-            raise StoreError(f"{path}, line {number}, is not of a study; use another `run_dir`, or remove the file")
+            raise _foreign(path, number)
+    if not whole and not data.startswith(BEGINNING[: len(data)]):
+        raise _foreign(path, 1)
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _foreign(path: Path, number: int) -> StoreError:
+    return StoreError(f"{path}, line {number}, is not of a study; use another `run_dir`, or remove the file")
 
 
 @contextmanager

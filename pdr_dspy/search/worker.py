@@ -30,9 +30,10 @@ CONFIRMATION_SEED = 104_729
 """Added to the search's seed for the confirmation."""
 SEEDS = {Stage.RACE: 0, Stage.FINAL: FINAL_SEED, Stage.CONFIRM: CONFIRMATION_SEED}
 ATTEMPTS = 3
-"""Times that a unit is run before a failure of the server's is taken for the program's."""
-MAX_FAILURES = 8
-"""Runs in a row that the server fails before a search stops."""
+"""Times that a unit is run before a failure of the server's is taken for the program's; before the last of them the
+server must have answered something else."""
+PROBES = 3
+"""Other questions that a server is asked before it is taken for gone: one may be more than it can take."""
 
 Told = Callable[[Stage, Row, int, int], None]
 """Told of each row, with how many pairs of the request are done and how many there are."""
@@ -79,7 +80,6 @@ class Worker:
         """Everything that was measured so far, by whichever worker."""
         self.own = 0
         """Runs that this worker made."""
-        self._failures = 0
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         """All cells of a request, once every one of them is on the board.
@@ -110,7 +110,6 @@ class Worker:
     async def _measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         names = {self._name(request, pair): pair for pair in request.pairs}
         done: dict[str, Pair] = {}
-        first = True
         with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
             while True:
                 there = await asyncio.to_thread(self.board.read, self._prefix(request))
@@ -121,12 +120,8 @@ class Worker:
                 missing = [name for name in names if name not in done]
                 if not missing:
                     break
-                if first:
-                    await asyncio.to_thread(self.store.refresh)  # what other workers paid for is not paid again
-                    first = False
                 if not await self._fill(request, {name: names[name] for name in missing}, len(done)):
                     await asyncio.to_thread(self.board.wait, 1.0)
-                    await asyncio.to_thread(self.store.refresh)
         return self._cells(request)
 
     async def _fill(self, request: Measure, missing: Mapping[str, Pair], done: int) -> bool:
@@ -151,6 +146,8 @@ class Worker:
                 if claim is None:
                     continue
                 with claim:
+                    # What others paid for is not paid again: they, too, who held this very claim until they died.
+                    await asyncio.to_thread(self.store.refresh)
                     rows = await self._unit(request.stage, runners, pair)
                     text = json.dumps(
                         {
@@ -182,21 +179,40 @@ class Worker:
         """All programs of a request on one pair; again where the server failed, since what came back is stored."""
         name, example = self.sets[stage][pair.question]
         rows: dict[int, Row] = {}
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             again = [arm for arm in runners if arm not in rows or transient(rows[arm])]
             if not again:
                 break
+            if attempt == ATTEMPTS - 1:
+                await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
                 rows[arm] = row
                 self.own += 1
-                self._failures = self._failures + 1 if transient(row) else 0
-                if self._failures >= MAX_FAILURES:
-                    raise EndpointError(
-                        f"the search stopped: {self._failures} runs failed in a row, the last with: {row.error}; what "
-                        "is finished is kept, the same command goes on"
-                    )
         return rows
+
+    async def _probe(self, stage: Stage, failing: int, row: Row) -> None:
+        """Run the student on other questions, to no account, until the server answers; else raise EndpointError.
+
+        What a dead server failed would otherwise go down as the programs' failures, for good.
+        """
+        answered = {
+            pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.error
+        }
+        others = [place for place in range(len(self.sets[stage])) if place != failing]
+        runner = Runner(self.student, self.verifier, seed=self.seed, threads=1)
+        try:
+            with calls.session(store=None):
+                for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
+                    name, example = self.sets[stage][place]
+                    if not transient(await runner.row(example, name, 0)):
+                        return
+        finally:
+            runner.close()
+        raise EndpointError(
+            f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
+            "kept, the same command goes on"
+        )
 
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""
