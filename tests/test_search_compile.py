@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import random
@@ -376,6 +377,16 @@ def test_without_valset_a_part_is_held_out() -> None:
     assert optimizer.result is not None
     assert not optimizer.result.confirmation.untouched
     assert "only the seeds are fresh" in optimizer.result.confirmation.verdict
+    with dspy.context(lm=scripted_lm(reasoner)):
+        optimizer.compile(student(), trainset=questions(12), valset=[])  # as other optimizers hand none on
+    assert optimizer.result.trials[0].questions == 9
+
+
+def test_a_compiled_program_is_copied_without_its_rows() -> None:
+    result = compiled(scripted_lm(reasoner), trials=2).result
+    assert result is not None
+    program: Any = result.program
+    assert copy.deepcopy(program).confirmation is program.confirmation
 
 
 def test_progress_tells_of_every_step() -> None:

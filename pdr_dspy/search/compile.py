@@ -16,6 +16,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,7 +34,7 @@ from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.schedule import PRESETS, Schedule, preset
-from pdr_dspy.search import pareto, study
+from pdr_dspy.search import pareto, proposals, study, writing
 from pdr_dspy.search.board import Board, MemoryBoard, open_board
 from pdr_dspy.search.confirmation import Accept, Confirmation, identities, judge, split
 from pdr_dspy.search.objective import (
@@ -47,7 +48,9 @@ from pdr_dspy.search.objective import (
     record,
 )
 from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.plan import Found, Measure, Plan, Propose, Proposed, Settings, Stage, Tried
+from pdr_dspy.search.plan import Cell, Found, Measure, Plan, Propose, Proposed, Settings, Stage, Tried
+from pdr_dspy.search.prompts import check_demos, questions_in
+from pdr_dspy.search.proposals import Proposals
 from pdr_dspy.search.result import (
     SearchProgress,
     SearchResult,
@@ -69,6 +72,8 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 VERSION = 2
+WRITING = 200, 4000
+"""Tokens that one call for an instruction costs, at least and at most."""
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -94,6 +99,8 @@ class PDROptimizer(Teleprompter):
         run_dir: str | Path | None = None,
         seed: int = 0,
         sampler: SamplerName | Callable[[int], BaseSampler] = "pooled",
+        prompts: int = 0,
+        prompt_model: dspy.LM | None = None,
         cohort: int = 8,
         max_in_flight: int = 64,
         max_tokens: int | None = None,
@@ -122,6 +129,10 @@ class PDROptimizer(Teleprompter):
             seed: of the search, its samples and the split of `trainset` when there is no `valset`.
             sampler: "pooled" draws candidates from what is known of all scores together; "tpe", "nsga2", "random" and a
                 function from a seed to an Optuna sampler are Optuna's.
+            prompts: instructions that a model is asked for, for each role that the space calls, once the student has
+                run: it is shown failures of the student's. Those that can be used join the space. 0 leaves the prompts
+                as they are.
+            prompt_model: the model that writes them; None is the student's own.
             cohort: candidates that race each other.
             max_in_flight: most requests on the wire at one time, of each worker.
             max_tokens: no new cohort is started after this many paid tokens.
@@ -149,12 +160,16 @@ class PDROptimizer(Teleprompter):
         for name, value in least_one.items():
             if value is not None and (isinstance(value, bool) or value < 1):
                 raise ConfigError(f"`PDROptimizer({name}={value!r})` must be at least 1")
+        if isinstance(prompts, bool) or not isinstance(prompts, int) or prompts < 0:
+            raise ConfigError(f"`PDROptimizer(prompts={prompts!r})` must be a whole number from 0 on")
+        if prompt_model is not None and not isinstance(prompt_model, dspy.BaseLM):
+            raise ConfigError(f"`PDROptimizer(prompt_model={prompt_model!r})` must be a dspy.LM")
         if time_limit is not None and time_limit <= 0:
             raise ConfigError(f"`PDROptimizer(time_limit={time_limit!r})` must be above 0 seconds")
         if not callable(sampler) and sampler not in SAMPLERS:
             raise ConfigError(
-                f"`PDROptimizer(sampler={sampler!r})` must be {', '.join(map(repr, SAMPLERS))} or a function from a seed "
-                "to an Optuna sampler"
+                f"`PDROptimizer(sampler={sampler!r})` must be {', '.join(map(repr, SAMPLERS))} or a function from a "
+                "seed to an Optuna sampler"
             )
         if accept not in ("confident", "better"):
             raise ConfigError(f'`PDROptimizer(accept={accept!r})` must be "confident" or "better"')
@@ -173,6 +188,8 @@ class PDROptimizer(Teleprompter):
         self.run_dir = None if run_dir is None else Path(run_dir)
         self.seed = seed
         self.sampler: SamplerName | Callable[[int], BaseSampler] = sampler
+        self.prompts = prompts
+        self.prompt_model = prompt_model
         self.cohort = cohort
         self.max_in_flight = max_in_flight
         self.max_tokens = max_tokens
@@ -279,6 +296,7 @@ class PDROptimizer(Teleprompter):
             )
             settings = {name: facts[name] for name in names}
             settings |= {name: facts["ends"][name] for name in ("trials", "max_tokens")}
+            settings["prompts"] = facts.get("prompts", 0)
             space, limits = Space(**facts["space"]), Limits(**facts["limits"])
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"`{postgres.shown(str(storage))}` holds no search of this version ({error})") from error
@@ -346,6 +364,15 @@ class _Search:
         valset = valset or None  # DSPy's optimizers hand on an empty one where none was given
         self.operator: Operator = next(iter(found.values()))
         self.space = optimizer.space or Space.default_for(self.operator.schedule)
+        """What the user gave: proposed instructions join `searched` only."""
+        self.searched = self.space
+        for operator in found.values():
+            check_demos(operator.task, self.space.demos)
+        if optimizer.prompts:
+            proposals.operator_of(self.student)  # of several with different tasks none can be written for
+            if not writing.roles_of(self.space):
+                raise ConfigError("`PDROptimizer(prompts=...)`: the space fixes the instructions of every role")
+        self.proposals: Proposals | None = None
         self.limits = optimizer.limits
         self.mixed = len({Candidate(operator.schedule, {}).key for operator in found.values()}) > 1
         self.train, self.held_out = split(list(trainset), valset, optimizer.seed)
@@ -353,6 +380,7 @@ class _Search:
         held_ids = check_examples(self.student, self.held_out, optimizer.verifier)
         searched, confirmed = set(identities(self.student, self.train)), identities(self.student, self.held_out)
         self.seen = sum(question in searched for question in confirmed)
+        self.confirmed_questions = set(confirmed)
         self.confirmed_in = f"confirm/{address({'questions': confirmed})[:8]}"
         self.folder = optimizer.run_dir
         self.sets = {
@@ -376,7 +404,10 @@ class _Search:
             "finalist_repeats": optimizer.finalist_repeats,
             "confirm_repeats": optimizer.confirm_repeats,
             "cohort": optimizer.cohort,
+            "prompts": optimizer.prompts,
+            "prompt_model": getattr(optimizer.prompt_model, "model", None),
         }
+        self.may_write = True
         self.ends = {
             "trials": optimizer.trials,
             "max_tokens": optimizer.max_tokens,
@@ -403,10 +434,7 @@ class _Search:
                 seed=optimizer.seed,
             )
         )
-        costs = pareto.COSTS if optimizer.pareto else ()
-        self.proposer = Proposer(
-            self.space, limits=self.limits, costs=costs, seed=optimizer.seed, sampler=optimizer.sampler
-        )
+        self.proposer = self.make_proposer()
 
     # --- the three ways to run one ---
 
@@ -424,11 +452,16 @@ class _Search:
 
     def help(self) -> int:
         with self.board() as board, self.optimizer.rollouts() as store:
-            if board.get("config") is None:
+            text = board.get("config")
+            if text is None:
                 raise StoreError(
                     f"there is no search {self.optimizer.study!r} in {self.named}; start it with `pdr optimize` or "
                     "`compile`"
                 )
+            with suppress(ValueError, AttributeError):  # `agree` says what is wrong
+                writer = json.loads(text).get("prompt_model")
+                self.may_write = writer == self.config["prompt_model"]
+                self.config["prompt_model"] = writer
             self.agree(board)
             self.search(board, store)
         return self.worker.own
@@ -448,7 +481,7 @@ class _Search:
                 self.raced(time.monotonic() - began)
             if isinstance(request, Propose):
                 began = time.monotonic()
-                answer = self.propose(board, request)
+                answer = self.propose(board, store, request)
             else:
                 self.announce(request)
                 answer = self.worker.measure(request)
@@ -465,6 +498,11 @@ class _Search:
             confirmed_in=self.confirmed_in,
             told=self.told,
         )
+
+    def make_proposer(self) -> Proposer:
+        optimizer = self.optimizer
+        costs = pareto.COSTS if optimizer.pareto else ()
+        return Proposer(self.searched, limits=self.limits, costs=costs, seed=optimizer.seed, sampler=optimizer.sampler)
 
     def estimate(self) -> Estimate:
         """Follow the board as far as it goes, at no cost; bound the rest by what calls cost, or by their caps."""
@@ -486,6 +524,7 @@ class _Search:
                     text = board.get(f"propose/{request.cohort:03d}")
                     if text is None:
                         break
+                    self.extend(board, store)
                     described = json.loads(text)["candidates"]
                     answer = [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
                 else:
@@ -498,6 +537,7 @@ class _Search:
 
     def bounds(self, worker: Worker, remaining: Measure | None) -> Estimate:
         settings, profile = self.plan.settings, worker.profile()
+        written = 0 if self.proposals is not None else self.optimizer.prompts * len(writing.roles_of(self.space))
         raced = len(self.plan.arms) if remaining is None or remaining.stage is not Stage.RACE else None
         done = raced if raced is not None else min(remaining.arms) if remaining is not None else 0
         left = 0 if remaining is not None and remaining.stage is not Stage.RACE else settings.trials - done
@@ -511,6 +551,7 @@ class _Search:
         confirm = settings.held_out * settings.confirm
         low = left * min(settings.first, pairs) * cheap + rerun * own + confirm * own
         high = left * pairs * dear + rerun * (own + settings.finalists * dear) + confirm * (own + dear)
+        low, high = low + written * WRITING[0], high + written * WRITING[1]
         if remaining is not None and remaining.stage is Stage.CONFIRM:
             low, high = confirm * own, confirm * (own + dear)
         return Estimate(bool(profile), done, left, round(low), round(high))
@@ -551,7 +592,40 @@ class _Search:
             named[name] = preset(name, **kept)
         return [Proposed(name, candidate) for name, s in named.items() if (candidate := Candidate(s, {})) in self.space]
 
-    def propose(self, board: Board, request: Propose) -> Sequence[Proposed] | str:
+    def extend(self, board: Board, store: Rollouts) -> None:
+        """Let a model write instructions, or read those that are there, and search the space with them."""
+        if not self.optimizer.prompts or self.proposals is not None:
+            return
+        roles, count = writing.roles_of(self.space), self.optimizer.prompts
+
+        def make() -> Proposals:
+            self.tell("proposing", f"instructions, {count} for each of {', '.join(roles)}")
+            predictor = self.operator.predictor(Role.DRAFT)
+            lm = self.optimizer.prompt_model or calls.serving(predictor)
+            report = Report(rows=tuple(self.worker.of(Stage.RACE, 0)), name="student")
+            return writing.write(
+                self.student,
+                self.train,
+                report,
+                space=self.space,
+                lm=lm,
+                count=count,
+                thinking_tokens=self.operator.schedule.thinking_tokens,
+                held_out=self.held_out,
+                seed=self.optimizer.seed,
+                store=store,
+            )
+
+        if not self.may_write:
+            logger.info("waiting for the instructions of %s, which this worker has not", self.config["prompt_model"])
+        self.proposals = writing.agreed(board, make if self.may_write else None)
+        made = [(call.key or f"prompts/{place}", call.tokens) for place, call in enumerate(self.proposals.ledger.calls)]
+        self.plan.count(Cell(0.0, 0.0, 0.0, calls=tuple(made)))
+        self.searched = writing.extended(self.space, self.proposals)
+        self.proposer = self.make_proposer()
+        logger.info("%s", self.proposals)
+
+    def propose(self, board: Board, store: Rollouts, request: Propose) -> Sequence[Proposed] | str:
         """The candidates of a cohort: those on the board, else new ones, which are put there."""
         name = f"propose/{request.cohort:03d}"
         text = board.get(name)
@@ -560,9 +634,11 @@ class _Search:
             limit = self.optimizer.time_limit
             if limit is not None and spent >= limit:
                 return f"{spent:.0f} seconds went by, `time_limit` is {limit:g}"
+            self.extend(board, store)
             found = self.new(request)
             described = [{"origin": one.origin, **describe_candidate(one.candidate)} for one in found]
             text = board.put(name, json.dumps({"candidates": described}))
+        self.extend(board, store)  # where the candidates were there already
         try:
             described = json.loads(text)["candidates"]
             return [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
@@ -654,6 +730,7 @@ class _Search:
             stopped=found.stopped,
             paid=found.paid,
             saved=found.saved,
+            proposals=self.proposals,
             rows={
                 t.number: [row for at in (Stage.RACE, Stage.FINAL) for row in self.worker.of(at, t.number)]
                 for t in whole
@@ -667,7 +744,7 @@ class _Search:
                 self.folder if self.optimizer.storage is None else self.optimizer.storage,
                 self.optimizer.study,
                 self.records,
-                space=self.space,
+                space=self.searched,
                 limits=self.limits,
                 costs=self.proposer.costs,
             )
@@ -710,10 +787,23 @@ class _Search:
         winner = student if same else self.report(Stage.CONFIRM, best.number, str(best.candidate))
         difference = paired(winner.per_question, student.per_question)
         kept, verdict = judge(
-            winner, student, difference, self.limits, same=same, seen=self.seen, accept=self.optimizer.accept
+            winner,
+            student,
+            difference,
+            self.limits,
+            same=same,
+            seen=self.seen,
+            prompted=len(self.prompted()),
+            accept=self.optimizer.accept,
         )
         self.tell("confirmed", verdict)
         return Confirmation(winner, student, difference, not self.seen, kept, verdict)
+
+    def prompted(self) -> set[str]:
+        """Questions of the confirmation that demonstrations of the space show, or that a writer was shown."""
+        shown = questions_in(self.operator.task, self.space.demos)
+        shown |= set(self.proposals.shown if self.proposals is not None else ())
+        return shown & self.confirmed_questions
 
     def write_rows(self, found: Found) -> None:
         """The rows of every trial, finalist and confirmed program, as `evaluate` writes them."""
@@ -753,9 +843,9 @@ class _Search:
         now = json.loads(json.dumps(self.config, default=str))
         text = board.put("config", json.dumps({**now, "ends": self.ends}))
         try:
-            before = json.loads(text)
+            before = {"prompts": 0, "prompt_model": None, **json.loads(text)}
             changed = [key for key in now if before.get(key) != now[key]]
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.named} is not of a search of this version ({error})") from error
         if changed:
             key = changed[0]
@@ -792,11 +882,19 @@ class _Search:
 
     def announce(self, request: Measure) -> None:
         if request.stage is Stage.CONFIRM:
-            self.tell("confirming", f"{len(request.arms)} programs on {len(self.held_out)} untouched questions")
+            kind = "questions, fresh seeds" if self.seen else "untouched questions"
+            self.tell("confirming", f"{len(request.arms)} programs on {len(self.held_out)} {kind}")
         elif request.stage is Stage.FINAL:
             self.tell("rerunning", f"{len(request.arms)} finalists on fresh seeds")
         else:
-            self.tell("racing", f"cohort {request.cohort}: {len(request.arms)} programs on {len(request.pairs)} runs")
+            entered = sum(arm.cohort == request.cohort for arm in self.plan.arms)
+            order = self.plan.order
+            end = order.index(request.pairs[-1]) + 1
+            self.tell(
+                "racing",
+                f"cohort {request.cohort + 1}: racing {len(request.arms)} of {entered} programs, "
+                f"runs {end - len(request.pairs) + 1} to {end} of {len(order)}",
+            )
 
     def told(self, stage: Stage, row: Row, done: int, count: int) -> None:
         del stage, row
@@ -822,7 +920,7 @@ class _Search:
         self.what = what
         if self.optimizer.progress is None:
             return
-        left = max(self.optimizer.trials - len(self.records), 0)
+        left, most = max(self.optimizer.trials - len(self.records), 0), self.optimizer.max_tokens
         allowed = [one for one in self.records if one.state == "measured" and one.feasible]
         self.optimizer.progress(
             SearchProgress(
@@ -836,6 +934,7 @@ class _Search:
                 paid=self.plan.paid,
                 saved=self.plan.saved,
                 seconds=time.monotonic() - self.started,
+                tokens_left=None if most is None else max(most - self.plan.paid, 0),
                 seconds_left=left * sum(self.cohorts) / len(self.cohorts) if self.cohorts else None,
             )
         )

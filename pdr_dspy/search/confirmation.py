@@ -77,11 +77,13 @@ def judge(
     *,
     same: bool,
     seen: int,
+    prompted: int = 0,
     accept: Accept = "confident",
 ) -> tuple[str, str]:
     """Which of the two to return, and why, in one sentence.
 
-    `same`: the winner is the student; `seen`: how many of the questions took part in the search.
+    `same`: the winner is the student; `seen`: how many of the questions took part in the search; `prompted`: how many
+    are in the demonstrations of its space, or were shown to the writer of its instructions.
     """
     kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
     count = len(student.by_question)
@@ -89,6 +91,8 @@ def judge(
         why += "; the questions are those of the search, only the seeds are fresh: give others to confirm on"
     elif seen:
         why += f"; {seen} of the {count} questions took part in the search, there only the seeds are fresh"
+    if prompted:
+        why += f"; {prompted} of the {count} questions were shown in demonstrations or to the writer of instructions"
     for name, report in (("student's", student),) if same else (("winner's", winner), ("student's", student)):
         if report.failed:
             why += f"; {report.failed} of the {name} {len(report.rows)} runs failed and count 0"

@@ -163,7 +163,7 @@ def propose(
         DataError: `trainset` is empty, or shares a question with `held_out`.
         EndpointError: not one call came back.
     """
-    operator = _operator(student)
+    operator = operator_of(student)
     chosen = _roles(operator, roles)
     for name, value in (("count", count), ("max_tokens", max_tokens)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -257,7 +257,8 @@ def feedback(verifier: Any) -> Any:
     return metric
 
 
-def _operator(student: dspy.Module) -> Operator:
+def operator_of(student: dspy.Module) -> Operator:
+    """The operator whose task instructions are written for. Raises ConfigError for none, or for different tasks."""
     found = operators(student) if isinstance(student, dspy.Module) else {}
     if not found:
         raise ConfigError(f"`propose(student={type(student).__name__}())` holds no LongCoT, SR or PDR")

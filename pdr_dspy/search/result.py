@@ -24,6 +24,7 @@ from pdr_dspy.search.members import estimated_front as estimated_front
 from pdr_dspy.search.objective import TrialRecord, program_with
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.plan import Finalist
+from pdr_dspy.search.proposals import Proposals
 from pdr_dspy.verifiers._base import Verifier
 
 
@@ -33,8 +34,8 @@ class SearchProgress:
 
     event: str
     """"racing" for a block of a cohort, "row" for each run of it, "finished" for each trial when its race is over,
-    "rerunning" for the finalists on fresh seeds, "confirming" and "confirmed" on untouched questions, "done" at the
-    end."""
+    "proposing" while a model writes instructions, "rerunning" for the finalists on fresh seeds, "confirming" and
+    "confirmed" on untouched questions, "done" at the end."""
     what: str
     """What runs, in words."""
     trial: TrialRecord | None
@@ -54,6 +55,8 @@ class SearchProgress:
     """Since `compile` was called."""
     seconds_left: float | None
     """An estimate from the trials that this process ran; None before the first."""
+    tokens_left: int | None = None
+    """Until `max_tokens` of the search; None without one."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class SearchResult:
     """Tokens of all calls of trials, finalists and confirmation, each counted once."""
     saved: int
     """Tokens of calls that were found in the store instead."""
+    proposals: Proposals | None = field(default=None, repr=False)
+    """Instructions that a model wrote for the search, and what that cost; None where none were asked for."""
     rows: Rows = field(default_factory=dict, repr=False)
     """Of each trial by its number: its runs on the training questions, in the race and on fresh seeds."""
 
@@ -145,6 +150,7 @@ def write(
         "stopped": result.stopped,
         "paid": result.paid,
         "saved": result.saved,
+        "proposals": None if result.proposals is None else json.loads(result.proposals.model_dump_json()),
         "confirmation": {
             "kept": confirmation.kept,
             "verdict": confirmation.verdict,
