@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +21,7 @@ from pdr_dspy.search.prompts import DemoSet, check_demos
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.stats import Interval
 
-SLACK = 1.25
+SLACK = 1.1
 """A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
 means, and shorter workspaces or answers may bring a schedule under its limit."""
 
@@ -175,29 +175,57 @@ def profile_of(rows: Iterable[Row]) -> Profile:
 def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:
     """What a run of `schedule` will cost on average, in tokens, given what calls cost so far; None knowing nothing.
 
-    Refinements that were never seen count like drafts, distill calls that were never seen count 0: the prediction of
-    an unknown kind of schedule is on the low side.
+    Calls of a kind that was never seen are made of drafts: a refinement writes as much as one and reads the prompt and
+    the candidates that kappa admits, a distiller reads all candidates.
     """
     if Phase.DRAFT.value not in profile:
         return None
-    distilling = {
-        "summary": Phase.DISTILL,
-        "topk": Phase.SELECT,
-        "topk_per_sample": Phase.SELECT,
-        "last": Phase.CRITIQUE,
-    }.get(schedule.distiller, Phase.DISTILL)
     sequential = total = 0.0
     for index, width in enumerate(schedule.widths):
-        later = Phase.REFINE.value if Phase.REFINE.value in profile else Phase.DRAFT.value
-        cost = profile[Phase.DRAFT.value if index == 0 else later]
-        cap = (schedule.final if index else schedule.draft_tokens) + schedule.thinking_tokens
-        stages = [(width, cost, cap)]
-        if (count := schedule.distill_calls(index)) and distilling.value in profile:
-            stages.append((count, profile[distilling.value], schedule.distill + schedule.thinking_tokens))
-        for calls, seen, most in stages:
-            sequential += seen.prompt / seen.stages + min(seen.longest / seen.stages, most)
-            total += calls * (seen.input / seen.calls + min(seen.output / seen.calls, most))
+        stages = [(width, _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile))]
+        if count := schedule.distill_calls(index):
+            stages.append((count, _typical(_DISTILLING[schedule.distiller], schedule, width, profile)))
+        for calls, typical in stages:
+            sequential += typical.prompt + typical.longest
+            total += calls * (typical.input + typical.output)
     return Nominal(round(sequential), round(max(total, sequential)))
+
+
+_DISTILLING = {
+    "summary": Phase.DISTILL,
+    "topk": Phase.SELECT,
+    "topk_per_sample": Phase.SELECT,
+    "last": Phase.CRITIQUE,
+}
+
+
+class _Typical(NamedTuple):
+    """Mean tokens of one call of a phase."""
+
+    prompt: float
+    """The longest of a stage."""
+    longest: float
+    """The longest of a stage."""
+    input: float
+    output: float
+
+
+def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str, PhaseCost]) -> _Typical:
+    cap = {Phase.DRAFT: schedule.draft_tokens, Phase.REFINE: schedule.final}.get(phase, schedule.distill)
+    cap += schedule.thinking_tokens
+    seen = profile.get(phase.value)
+    if seen is not None:
+        output, longest = seen.output / seen.calls, seen.longest / seen.stages
+        return _Typical(seen.prompt / seen.stages, min(longest, cap), seen.input / seen.calls, min(output, cap))
+    draft = profile[Phase.DRAFT.value]
+    prompt, output = draft.prompt / draft.stages, min(draft.output / draft.calls, schedule.draft_tokens)
+    if phase is Phase.REFINE:
+        shown = {"last": 1, "summary": 1}.get(schedule.distiller, schedule.k)
+        prompt += min(schedule.kappa, shown * output)
+    else:
+        prompt += width * output
+    longest = min(draft.longest / draft.stages, cap)
+    return _Typical(prompt, longest, prompt, min(draft.output / draft.calls, cap))
 
 
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
