@@ -34,6 +34,7 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import racing
 from benchmarks.reasoner import Cell, Truth, World
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search.pareto import Limits
@@ -301,7 +302,24 @@ def _tell(study: optuna.Study, trial: optuna.Trial, mean: Truth, limits: Limits)
 
 
 # A method is one function; to add one, name it here.
+def ours(**settings: Any) -> Searcher:
+    """The library's search: cohorts race, the best four run again on four fresh seeds."""
+
+    def search(
+        world: World, space: Space, limits: Limits, questions: Sequence[int], trials: int, seed: int
+    ) -> Iterator[Progress]:
+        for step in racing.search(world, space, limits, questions, trials, seed, student=STUDENT, **settings):
+            yield Progress(*step)
+
+    return search
+
+
 SEARCHERS: dict[str, Searcher] = {
+    "pdr-dspy": ours(),
+    "pdr-dspy, 24 trials": lambda world, space, limits, questions, trials, seed: ours()(
+        world, space, limits, questions, min(trials, 24), seed
+    ),
+    "pdr-dspy on TPE": ours(sampler="tpe"),
     "grid, random order": grid,
     "random search": drawn,
     "TPE, all questions": tpe,

@@ -112,7 +112,7 @@ class Settings:
     """Runs of each question in the race."""
     finalists: int = 4
     """Programs, besides the student, that are run again on fresh seeds."""
-    fresh: int = 2
+    fresh: int = 4
     """Runs of each question for the finalists."""
     confirm: int = 4
     """Runs of each question in the confirmation."""

@@ -33,6 +33,8 @@ DRAWS = 2_000
 PATIENCE = 3
 """Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
 
+ENOUGH = 12
+"""Programs that a posterior must know before candidates are drawn from it: of fewer it says that far ones are unknown."""
 CONSIDERED = 600
 """Candidates of a larger space that one drawn surface covers."""
 
@@ -91,7 +93,7 @@ class Proposer:
             cost: what a candidate would cost; a search for the front looks at every price.
         """
         seen = {known.candidate.key for known in tried}
-        if self.sampler == "pooled" and surface is not None:
+        if self.sampler == "pooled" and surface is not None and len(tried) >= ENOUGH:
             return self._promising(surface, seen, count, cohort, dear, cost)
         study = self._study(tried, cohort)
         found: list[Proposed] = []
@@ -181,7 +183,7 @@ class Proposer:
 
         if callable(self.sampler):
             return self.sampler(seed)
-        if self.sampler == "random":
+        if self.sampler in ("pooled", "random"):
             return optuna.samplers.RandomSampler(seed=seed)
         if self.sampler == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)

@@ -1,0 +1,131 @@
+"""The library's own search (`pdr_dspy.search.plan`) on a simulated world, for `benchmarks.search`.
+
+The plan is the one that `PDROptimizer` runs; here the world answers instead of workers, and costs are predicted from
+the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.objective.predict` does from usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.reasoner import Cell as Simulated
+from benchmarks.reasoner import World
+from pdr_dspy.schedule import USES_K
+from pdr_dspy.search.objective import SLACK
+from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.plan import Cell, Measure, Plan, Propose, Proposed, Settings, Stage
+from pdr_dspy.search.sampling import Proposer
+from pdr_dspy.search.space import Candidate, Space
+
+FRESH = 1000
+"""First run seed of the finalists."""
+
+
+class Standing(NamedTuple):
+    """Where the search stands after a step."""
+
+    paid: int
+    full: int
+    chosen: Candidate
+    reported: float
+    dropped: tuple[Candidate, ...]
+
+
+def search(
+    world: World,
+    space: Space,
+    limits: Limits,
+    questions: Sequence[int],
+    trials: int,
+    seed: int,
+    *,
+    student: Candidate,
+    sampler: Any = "pooled",
+    **settings: Any,
+) -> Iterator[Standing]:
+    """Run the plan on a world; `settings` are fields of `plan.Settings`."""
+    plan = Plan(
+        Settings(questions=len(questions), held_out=0, trials=trials, limits=limits, seed=seed, confirm=1, **settings)
+    )
+    proposer = Proposer(space, limits=limits, seed=seed, sampler=sampler)
+    prices = Prices(limits)
+    steps = plan.run([Proposed("student", student)])
+    full, told = 0, set[int]()
+    answer: Any = None
+    while True:
+        try:
+            request = steps.send(answer)
+        except StopIteration as end:
+            found = end.value
+            break
+        if isinstance(request, Propose):
+            answer = proposer.propose(
+                request.tried, request.wanted, cohort=request.cohort, surface=request.surface, dear=prices.dear
+            )
+            continue
+        answer = {}
+        for number, candidate in request.arms.items():
+            for pair in request.pairs:
+                cell = world.cell(candidate, questions[pair.question], run_seed(request, pair.repeat))
+                prices.learn(candidate, cell)
+                full += cell.total
+                answer[number, pair] = Cell(cell.score, cell.sequential, cell.total, False, cell.calls)
+        if all(arm.race for arm in plan.arms) and (standing := best_of(plan)) is not None:
+            gone = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in told]
+            told |= {arm.number for arm in gone}
+            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in gone))
+    if found.chosen is not None:
+        chosen = plan.arms[found.chosen].candidate
+        yield Standing(found.paid, full, chosen, found.finalists[0].pooled, ())
+
+
+def run_seed(request: Measure, repeat: int) -> int:
+    """The finalists' seeds are none of the race's."""
+    return repeat + (FRESH if request.stage is Stage.FINAL else 0)
+
+
+def best_of(plan: Plan) -> tuple[Candidate, float] | None:
+    """The best program that ran the whole race within the limits, and its estimate."""
+    whole = [arm for arm in plan.arms if arm.dropped is None and len(arm.race) == len(plan.order)]
+    ordered = plan.best(whole)
+    return (ordered[0].candidate, plan.estimates()[ordered[0].number][0]) if ordered else None
+
+
+class Prices:
+    """What calls cost so far, and whether a schedule would surely be over a limit."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._sums: dict[tuple[str, Any], tuple[int, int]] = {}
+
+    def learn(self, candidate: Candidate, cell: Simulated) -> None:
+        """Take in the calls of a run, which come in the order of their stages."""
+        schedule = candidate.schedule
+        tokens = (spent for _, spent in cell.calls)
+        for index, width in enumerate(schedule.widths):
+            kind = ("refine", schedule.final) if index else ("draft", schedule.draft_tokens)
+            for place in (*[kind] * width, *[("distill", schedule.distiller)] * schedule.distill_calls(index)):
+                count, total = self._sums.get(place, (0, 0))
+                self._sums[place] = (count + 1, total + next(tokens))
+
+    def dear(self, candidate: Candidate) -> bool:
+        """Whether the predicted cost of a run is over a limit by more than the slack."""
+        schedule = candidate.schedule
+        draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)
+        shown = min(schedule.kappa, (schedule.k if schedule.distiller in USES_K else 1) * draft)
+        sequential = total = 0.0
+        for index, width in enumerate(schedule.widths):
+            cost = self._mean("refine", schedule.final, lambda: draft + shown) if index else draft
+            sequential += cost
+            total += width * cost
+            if calls := schedule.distill_calls(index):
+                cost = self._mean("distill", schedule.distiller, lambda width=width: draft * (width + 1))
+                sequential += cost
+                total += calls * cost
+        return any(excess > SLACK - 1 for excess in self.limits.excess(sequential, total).values())
+
+    def _mean(self, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
+        own = self._sums.get((kind, detail))
+        like = [own] if own else [sums for (phase, _), sums in self._sums.items() if phase == kind]
+        return sum(total for _, total in like) / sum(count for count, _ in like) if like else unseen()
