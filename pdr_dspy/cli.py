@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | report | serve-model | models | datasets`.
+"""The command line: `pdr run | eval | compare | optimize | worker | report | serve-model | models | datasets`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
 codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted.
@@ -57,6 +57,7 @@ BudgetSeq = Annotated[
 BudgetTotal = Annotated[
     int | None, typer.Option("--budget-total", min=1, help="Limit on all tokens (B_total) of one run.")
 ]
+Study = Annotated[str, typer.Option("--study", help="The search's name in --storage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -234,6 +235,26 @@ def optimize(
         int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after so long.")] = None,
+    finalists: Annotated[int, typer.Option("--finalists", min=1, help="Programs that run again on fresh seeds.")] = 4,
+    accept: Annotated[
+        str,
+        typer.Option("--accept", help="When the winner is kept: `confident` that it is better, or only did `better`."),
+    ] = "confident",
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role, to try.")
+    ] = 0,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option("--axis", help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
+    ] = None,
+    study: Study = "pdr",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Tune a program's schedule on its training data; writes best.json and report.html."""
@@ -255,6 +276,40 @@ def optimize(
         max_total=budget_total,
         max_tokens=max_tokens,
         time_limit=None if minutes is None else minutes * 60,
+        axes=axis or (),
+        dry_run=dry_run,
+        finalists=finalists,
+        accept=accept,
+        prompts=prompts,
+        storage=storage,
+        study=study,
+    )
+
+
+@app.command("worker")
+@guarded
+def worker(
+    target: TargetArg,
+    storage: Annotated[
+        str, typer.Option("--storage", help="Where the search is: its run folder, its --storage folder, or its URL.")
+    ],
+    study: Study = "pdr",
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
+    from pdr_dspy.commands import tuning
+
+    tuning.work(
+        target,
+        task=task,
+        model=_model(api_base, model, embedded),
+        storage=storage,
+        study=study,
+        display=_display(quiet),
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
     shown = pdr("--help").stdout
-    for command in ("run", "eval", "compare", "optimize", "report", "serve-model", "models", "datasets"):
+    for command in ("run", "eval", "compare", "optimize", "worker", "report", "serve-model", "models", "datasets"):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE), command
 
 
@@ -347,3 +349,119 @@ def test_a_folder_of_another_run_is_refused_before_a_model_is_started(
         changed = pdr(before, "addition", "--run-dir", "out", "--seed", "7")
         assert changed.exit_code == 1
         assert "`seed` was 0 and is now 7" in changed.stderr
+
+
+def test_dry_run_tells_the_cost_before_and_after(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    command = ("optimize", "addition", "--trials", "3", "--api-base", server.api_base, "--run-dir", "out")
+    before = pdr(*command, "--prompts", "1", "--dry-run", "--quiet")
+    assert before.exit_code == 0, before.stderr
+    low, high = (int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:to|tokens)", before.stdout))
+    assert 0 < low < high
+    assert "3 are left" in before.stdout
+    assert not server.requests
+    assert not (folder / "out").exists()
+    assert pdr(*command).exit_code == 0
+    sent = len(server.requests)
+    after = pdr(*command, "--dry-run")
+    assert "all 3 trials are done and confirmed: the search costs nothing again" in after.stdout
+    assert "are left" in pdr(*command[:2], "--trials", "5", *command[4:], "--dry-run").stdout
+    changed = pdr(*command, "--dry-run", "--finalists", "2")
+    assert changed.exit_code == 1
+    assert "`finalists` was 4 and is now 2" in changed.stderr
+    assert len(server.requests) == sent
+
+
+def test_dry_run_starts_no_model(folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was started")
+
+    monkeypatch.setattr("pdr_dspy.serving.LlamaCppServer", start)
+    done = pdr("optimize", "addition", "--trials", "3", "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "since no call was measured yet" in done.stdout
+    assert not (folder / "runs").exists()
+
+
+def test_optimize_within_axes_and_with_proposed_instructions(
+    folder: Path, server: MockServer, pdr: Callable[..., Result]
+) -> None:
+    def writes(body: dict[str, Any], seed: int) -> str:
+        if "You improve the instructions" in body["messages"][0]["content"]:
+            return f"Carefully add one to what is asked about, and say it number {seed} times."
+        return add_one(body, seed)
+
+    server.reply = writes
+    axes = ("--axis", "widths=2, 5", "--axis", "rounds=1,2", "--axis", "distiller=random_k", "--axis", "critique=false")
+    done = pdr(
+        *("optimize", "addition", "--trials", "6", "--prompts", "2", "--api-base", server.api_base, "--run-dir", "out"),
+        *(*axes, "--accept", "better", "--finalists", "1", "--storage", "shared", "--study", "mine"),
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "a model writes 2 instructions each for draft, refine" in done.stderr
+    assert "trials:  optuna-dashboard shared/study.journal" in done.stderr
+    facts = json.loads((folder / "out" / "search.json").read_text())
+    assert facts["config"]["space"]["widths"] == [2, 5]
+    assert facts["config"]["finalists"] == 1
+    assert len(facts["proposals"]["proposals"]) >= 2
+    assert {tuple(trial["schedule"]["widths"][:-1]) for trial in facts["trials"][1:]} <= {(), (2,), (5,)}
+    assert any(trial["instructions"] for trial in facts["trials"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "sentence"),
+    [
+        ("width=1,2", "there is no axis 'width'; the axes are rounds, widths,"),
+        ("widths", "names no values; write `--axis widths=V1,V2`"),
+        ("widths=", "names no values"),
+        ("widths=0", "widths"),
+        ("widths=2,2", "has a candidate twice"),
+        ("kappa=many", "kappa"),
+        ("distiller=best", "distiller"),
+        ("monotone=true,false", "monotone is one of"),
+        ("instructions=x", "use `--prompts`"),
+    ],
+)
+def test_an_axis_that_cannot_be_is_one_sentence(
+    folder: Path, pdr: Callable[..., Result], axis: str, sentence: str
+) -> None:
+    done = pdr("optimize", "addition", "--axis", axis, "--dry-run")
+    assert done.exit_code == 2
+    assert sentence in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert len(done.stderr) < 600
+
+
+def test_optimize_and_two_workers_as_processes(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    where = ("--api-base", server.api_base, "--storage", "shared")
+    none = pdr("worker", "addition", *where)
+    assert none.exit_code == 1
+    assert "there is no search in 'shared'; start it with `pdr optimize`" in none.stderr
+    command = ("optimize", "addition", "--run-dir", "out", *where, "--trials")
+    assert pdr(*command, "2").exit_code == 0
+    alone = pdr("optimize", "addition", "--run-dir", "alone", "--trials", "7", *where[:2])
+    assert alone.exit_code == 0, alone.stderr
+    server.gate = threading.Event()  # nobody gets an answer before all have started
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        line = [sys.executable, "-m", "pdr_dspy.cli", *arguments]
+        return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+
+    sent = len(server.requests)
+    started = [start(*command, "7")]
+    while len(server.requests) == sent and started[0].poll() is None:
+        server.gate.wait(0.05)
+    started += [start("worker", "addition", *where) for _ in range(2)]
+    server.gate.set()
+    shown = [process.communicate()[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], shown
+    assert all("the search has ended" in text for text in shown[1:])
+    shared, single = (json.loads((folder / name / "search.json").read_text()) for name in ("out", "alone"))
+    keys = ("number", "origin", "schedule", "score", "pooled", "sequential", "total", "dropped")
+    assert [[trial[key] for key in keys] for trial in shared["trials"]] == [
+        [trial[key] for key in keys] for trial in single["trials"]
+    ]
+    assert shared["paid"] == single["paid"]
+    again = len(server.requests)
+    assert pdr("worker", "addition", *where).exit_code == 0  # comes too late, and finds nothing to do
+    assert len(server.requests) == again

@@ -59,37 +59,87 @@ def test_a_finished_bar_says_how_long_it_took() -> None:
 class Trial:
     """As much of a trial as is shown."""
 
-    score, interval, schedule = 0.53, (0.31, 0.74), "PDR 16-8-4-1 topk_per_sample k=4 κ=4096"
+    number, pooled, pooled_sd, dropped = 6, 0.53, 0.11, None
+    candidate = "PDR 16-8-4-1 topk_per_sample k=4 κ=4096"
 
     def __str__(self) -> str:
         return "preset PDR 16-8-4-1: 0.530"
 
 
+def progress(event: str, **changed: Any) -> SearchProgress:
+    trial: Any = Trial()
+    values: dict[str, Any] = {
+        "event": event,
+        "what": "cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30",
+        "trial": trial if event == "finished" else None,
+        "best": trial,
+        "rows": (3, 8),
+        "trials": 7,
+        "trials_left": 23,
+        "paid": 1_234_567,
+        "saved": 765_432,
+        "seconds": 61.0,
+        "seconds_left": 600.0,
+    }
+    return SearchProgress(**{**values, **changed})
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_search_fits_the_terminal(width: int) -> None:
-    trial: Any = Trial()
     screen = Screen(width)
-    with screen.display.search() as progress:
-        for event in ("racing", "row", "finished", "confirming"):
-            progress(
-                SearchProgress(
-                    event=event,
-                    what="PDR 16-8-4-1 topk_per_sample k=4 κ=4096, 3 programs side by side",
-                    trial=trial if event == "finished" else None,
-                    best=trial,
-                    rows=(3, 12),
-                    trials=7,
-                    trials_left=23,
-                    paid=1_234_567,
-                    saved=765_432,
-                    seconds=61.0,
-                    seconds_left=600.0,
-                )
-            )
-    lines = screen.lines()
+    with screen.display.search() as show:
+        for event in ("racing", "row", "finished"):
+            show(progress(event, tokens_left=65_433))
+    lines = [line.strip() for line in screen.lines()]
     assert all(len(line) <= width for line in lines)
-    assert "trial 7: preset PDR 16-8-4-1: 0.530" in "\n".join(lines)
-    assert "7/30" in lines[-4]
-    assert "3/12" in lines[-3]
-    assert lines[-2].strip() == "1,234,567 tokens paid, 765,432 saved, about 10 min left"
-    assert lines[-1].strip() == "best 0.53 [0.31, 0.74] PDR 16-8-4-1 topk_per_sample k=4 κ=4096"
+    assert "trial 7: preset PDR 16-8-4-1: 0.530" in lines
+    trials, rows, *notes = lines[-6:]
+    assert trials.endswith("7/30")
+    assert rows.endswith("3/8")
+    assert notes == [
+        "cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30",
+        "best 0.53 [0.31, 0.75] PDR 16-8-4-1 topk_per_sample k=4 κ=4096",
+        "1,234,567 tokens paid, 65,433 left, 765,432 saved by reuse",
+        "61 s so far, about 10 min left for the trials",
+    ]
+
+
+def test_the_end_of_a_search_leaves_no_bar_of_runs() -> None:
+    screen = Screen(80)
+    with screen.display.search() as show:
+        show(progress("confirming", what="2 programs on 40 untouched questions", trials=30, trials_left=0))
+    assert "confirming: 2 programs on 40 untouched questions" in [line.strip() for line in screen.lines()]
+    screen = Screen(80)
+    with screen.display.search() as show:
+        show(progress("confirming", trials=30, trials_left=0))
+        show(progress("done", trials=30, trials_left=0, rows=(0, 0)))
+    *_, trials, stage, best, spent, clock = (line.strip() for line in screen.lines())
+    assert trials.endswith("30/30")
+    assert (stage, clock) == ("the search has ended", "61 s so far")
+    assert best.startswith("best 0.53")
+    assert spent == "1,234,567 tokens paid, 765,432 saved by reuse"
+
+
+def test_plain_lines_have_words_for_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display()
+    display.live = False
+    dropped: Any = Trial()
+    dropped.dropped = "worse than trial 3 after 8 runs"
+    with display.search() as show:
+        show(progress("racing"))
+        show(progress("row"))  # too soon after it
+        show(progress("finished", tokens_left=5))
+        show(progress("finished", trial=dropped))
+        show(progress("proposing", what="3 instructions each for draft"))
+        show(progress("rerunning", what="5 finalists on fresh seeds"))
+        show(progress("done"))
+    assert capsys.readouterr().err.splitlines() == [
+        "cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30",
+        "trial 7 of 30: preset PDR 16-8-4-1: 0.530; 1,234,567 tokens paid, 5 left, 765,432 saved by reuse; "
+        "about 10 min left",
+        "trial 7 of 30: preset PDR 16-8-4-1: 0.530; worse than trial 3 after 8 runs; 1,234,567 tokens paid, "
+        "765,432 saved by reuse; about 10 min left",
+        "a model writes 3 instructions each for draft",
+        "rerunning: 5 finalists on fresh seeds",
+        "the search has ended",
+    ]

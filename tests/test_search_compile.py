@@ -268,6 +268,16 @@ def test_a_worker_joins_a_search_and_needs_one(tmp_path: Path) -> None:
         assert helper.work(student(), trainset=questions(12), valset=questions(12, 100)) == 0
 
 
+def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> None:
+    for trials, confirmed in ((2, 12), (4, 6), (3, 6)):
+        optimizer = PDROptimizer(Exact(), space=SMALL, trials=trials, confirm_repeats=1, run_dir=tmp_path)
+        with dspy.context(lm=scripted_lm(reasoner)):
+            optimizer.compile(student(), trainset=questions(8), valset=questions(confirmed, 100))
+        helper = PDROptimizer.join(Exact(), tmp_path)
+        assert helper.trials == trials
+        assert helper.questions() == (8, confirmed)
+
+
 def test_an_estimate_costs_nothing_and_holds(tmp_path: Path) -> None:
     lm = scripted_lm(reasoner)
     optimizer = PDROptimizer(Exact(), space=SMALL, trials=8, confirm_repeats=2, run_dir=tmp_path / "run")
@@ -560,6 +570,7 @@ def test_a_storage_folder_may_be_apart_from_the_results(tmp_path: Path) -> None:
     assert result is not None
     assert (tmp_path / "study" / "study.journal").exists()
     assert (tmp_path / "run" / "best.json").exists()
+    assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "where workers find the calls"
     with pytest.raises(StoreError, match="`seed` was 0 and is now 1; use another `run_dir` or `study`"):
         compiled(scripted_lm(reasoner), storage=tmp_path / "study", seed=1)
 

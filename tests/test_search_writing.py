@@ -56,7 +56,7 @@ def test_instructions_are_written_of_failures_tried_and_returned(tmp_path: Path)
     assert result is not None
     assert result.best.instructions == {"draft": SHEET}
     assert result.confirmation.kept == "winner"
-    assert [event.what for event in seen if event.event == "proposing"] == ["instructions, 3 for each of draft"]
+    assert [event.what for event in seen if event.event == "proposing"] == ["3 instructions each for draft"]
     prompts = asked(lm)
     assert len(prompts) == 3
     for prompt in prompts:

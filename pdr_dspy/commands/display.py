@@ -45,6 +45,10 @@ class Display:
         """One line for people, on stderr."""
         self.err.print(text, markup=False, soft_wrap=True)
 
+    def show(self, text: str) -> None:
+        """A result in words, on stdout."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1) -> None:
         """A table on stdout; the first `text` columns are text, the others figures."""
         table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -104,25 +108,25 @@ class Display:
 
     @contextmanager
     def search(self) -> Iterator[Callable[[SearchProgress], None]]:
-        """A callback for `PDROptimizer(progress=...)`: trials, the best so far, tokens paid and saved, time left."""
+        """A callback for `PDROptimizer(progress=...)`: what runs, the best so far, tokens and time."""
         if not self.live:
             yield self._search_line
             return
         with _Bars(console=self.err) as bars:
-            trials = bars.add_task("search", total=None)
-            rows = bars.add_task("", total=None)
+            trials = bars.add_task("trials", total=None)
+            rows = bars.add_task("runs", total=None)
+            stage = ""
 
             def show(now: SearchProgress) -> None:
-                left = "" if now.seconds_left is None else f", about {_minutes(now.seconds_left)} left"
-                bars.notes = [f"{now.paid:,} tokens paid, {now.saved:,} saved{left}"]
-                if now.best is not None:
-                    bars.notes.append(f"best {_scored(now.best)}")
+                nonlocal stage
+                if now.event not in ("row", "finished"):
+                    stage = _stage(now)
+                bars.notes = [stage, *([f"best {_scored(now.best)}"] if now.best is not None else [])]
+                bars.notes += [_spent(now), _clock(now)]
                 bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
-                bars.update(rows, description=_plain(now.what), completed=now.rows[0], total=now.rows[1] or None)
+                bars.update(rows, completed=now.rows[0], total=now.rows[1] or None, visible=now.rows[1] > 0)
                 if now.event == "finished" and now.trial is not None:
-                    bars.console.print(_plain(f"trial {now.trials}: {now.trial}"))
-                elif now.event == "confirming":
-                    bars.update(trials, description="confirm")
+                    bars.console.print(_plain(f"trial {now.trial.number + 1}: {_ended(now.trial)}"))
 
             yield show
 
@@ -130,14 +134,16 @@ class Display:
         if now.event == "finished" and now.trial is not None:
             left = "" if now.seconds_left is None else f"; about {_minutes(now.seconds_left)} left"
             self.say(
-                f"trial {now.trials} of {now.trials + now.trials_left}: {now.trial}; "
-                f"{now.paid:,} tokens paid, {now.saved:,} saved{left}"
+                f"trial {now.trial.number + 1} of {now.trials + now.trials_left}: {_ended(now.trial)}; "
+                f"{_spent(now)}{left}"
             )
-        elif now.event in ("confirming", "confirmed"):
-            self.say(f"{now.event}: {now.what}")
-        elif now.event == "row" and time.monotonic() - self._told >= 20:
+        elif now.event == "row":
+            if time.monotonic() - self._told >= 20:
+                self._told = time.monotonic()
+                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
+        else:
             self._told = time.monotonic()
-            self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}")
+            self.say(_stage(now))
 
     def download(self, what: str, done: int, total: int) -> None:
         """Progress of `serving.locate`, in bytes, beside what is under way."""
@@ -201,8 +207,31 @@ def _tokens(rows: Sequence[Row], saved: int) -> str:
 
 
 def _scored(trial: TrialRecord) -> str:
-    low, high = trial.interval
-    return f"{trial.score:.2f} [{low:.2f}, {high:.2f}] {trial.schedule}"
+    """The estimate from all that is known, with two standard deviations on both sides."""
+    low, high = max(0.0, trial.pooled - 2 * trial.pooled_sd), min(1.0, trial.pooled + 2 * trial.pooled_sd)
+    return f"{trial.pooled:.2f} [{low:.2f}, {high:.2f}] {trial.candidate}"
+
+
+def _ended(trial: TrialRecord) -> str:
+    return f"{trial}; {trial.dropped}" if trial.dropped else str(trial)
+
+
+def _stage(now: SearchProgress) -> str:
+    return {"racing": now.what, "proposing": f"a model writes {now.what}", "done": "the search has ended"}.get(
+        now.event, f"{now.event}: {now.what}"
+    )
+
+
+def _spent(now: SearchProgress) -> str:
+    left = "" if now.tokens_left is None else f", {now.tokens_left:,} left"
+    return f"{now.paid:,} tokens paid{left}, {now.saved:,} saved by reuse"
+
+
+def _clock(now: SearchProgress) -> str:
+    left = ""
+    if now.trials_left and now.seconds_left is not None:
+        left = f", about {_minutes(now.seconds_left)} left for the trials"
+    return f"{_minutes(now.seconds)} so far{left}"
 
 
 def _minutes(seconds: float) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy import artifact, datasets
+from pdr_dspy import artifact, datasets, postgres
 from pdr_dspy.commands import comparing
+from pdr_dspy.commands.axes import with_axes
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.evaluating import Job, save_json
 from pdr_dspy.commands.folders import check_folder
@@ -23,6 +24,7 @@ from pdr_dspy.evaluation import fingerprint
 from pdr_dspy.rollouts import address
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
+from pdr_dspy.search.study import JOURNAL
 from pdr_dspy.search.worker import CONFIRMATION_SEED
 
 
@@ -35,6 +37,8 @@ def optimize(
     confirm: int | None,
     run_dir: Path | None,
     display: Display,
+    axes: Sequence[str] = (),
+    dry_run: bool = False,
     **settings: Any,
 ) -> None:
     """Tune the program that `target` names on its task's data."""
@@ -43,10 +47,17 @@ def optimize(
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
+    space = with_axes(Space.default_for(operator_of(found.program).schedule), axes)
     if run_dir is None:
-        ends = ("trials", "max_tokens", "time_limit")  # a longer search goes on from the shorter one
+        ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
-        about = [found.name, datasets.fingerprint([*trainset, *valset]), str(model), searched]
+        about = [
+            found.name,
+            datasets.fingerprint([*trainset, *valset]),
+            str(model),
+            searched,
+            *([list(axes)] if axes else []),
+        ]
         run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
     study(
         found.task,
@@ -56,6 +67,8 @@ def optimize(
         model=model,
         run_dir=run_dir,
         display=display,
+        space=space,
+        dry_run=dry_run,
         **settings,
     )
 
@@ -86,27 +99,21 @@ def study(
         student: what to tune; None is the task's own program.
         space: what to choose from; None is a space around the student's schedule.
         compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
-        dry_run: only say what it would cost; nothing is sent but a look at the server, and None is returned.
+        dry_run: only say what it would cost, and return None. A running server is looked at, nothing else is sent, and
+            an embedded model is not started.
         settings: other arguments of PDROptimizer.
     """
     check_folder(run_dir, "optimize")
     student = student or task.build()
     space = space or Space.default_for(operator_of(student).schedule)
+    optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
-        with model.serving(widest(space), display):
-            optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, **settings)
+        with model.serving(widest(space), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
     with model.serving(widest(space), display):
         with display.search() as progress:
-            optimizer = PDROptimizer(
-                task.verifier(),
-                space=space,
-                run_dir=run_dir,
-                max_in_flight=model.in_flight,
-                progress=progress,
-                **settings,
-            )
+            optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
         assert optimizer.result is not None
         if compare:
@@ -117,10 +124,10 @@ def study(
 
 def _tell_cost(cost: Estimate, display: Display) -> None:
     if not cost.left and not cost.high:
-        display.say(f"all {cost.done} trials are done and confirmed: the search costs nothing again")
+        display.show(f"all {cost.done} trials are done and confirmed: the search costs nothing again")
         return
     known = "what calls cost so far" if cost.known else "prompts and caps, since no call was measured yet"
-    display.say(
+    display.show(
         f"{cost.done} trials are done and cost nothing again; {cost.left} are left\n"
         f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
         f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
@@ -148,7 +155,7 @@ def work(
     with model.serving(widest(optimizer.space), display), display.search() as progress:
         optimizer.progress = progress
         runs = optimizer.work(found.program, trainset=trainset, valset=valset)
-    display.say(f"the search has ended; {runs:,} runs were made here")
+    display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")
 
 
 def widest(space: Space) -> Schedule:
@@ -222,8 +229,17 @@ def _finish(
     inputs = list(operator_of(tuned).task.input_fields)
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
     called = ", ".join(f'{name}="..."' for name in inputs)
+    where = postgres.shown(str(optimizer.storage)) if postgres.is_url(optimizer.storage) else journal(optimizer)
     display.say(
         f"use it:  pdr run {best} {given}\n"
         f"         pdr compare {best}\n"
-        f'         program = pdr_dspy.load("{best}"); program({called})' + (f"\nreport:  {page}" if page else "")
+        f'         program = pdr_dspy.load("{best}"); program({called})'
+        + (f"\nreport:  {page}" if page else "")
+        + f"\ntrials:  optuna-dashboard {where}"
     )
+
+
+def journal(optimizer: PDROptimizer) -> Path:
+    """Where a search without a database leaves its trials for `optuna-dashboard`."""
+    folder = optimizer.run_dir if optimizer.storage is None else optimizer.storage
+    return Path(folder or "") / JOURNAL

@@ -91,7 +91,7 @@ class PDROptimizer(Teleprompter):
         trials: int = 30,
         repeats: int = 1,
         finalists: int = 4,
-        finalist_repeats: int = 2,
+        finalist_repeats: int = 4,
         confirm_repeats: int = 4,
         accept: Accept = "confident",
         storage: str | Path | None = None,
@@ -252,10 +252,11 @@ class PDROptimizer(Teleprompter):
         """
         where = self.storage if self.storage is not None or self.run_dir is None else self.run_dir / "board"
         with open_board(where, study=self.study) as board:
-            text = board.get("config")
-        if text is None:
+            ends = _ends(board)
+        if ends is None:
             raise StoreError(f"there is no search {self.study!r} here; start it with `pdr optimize` or `compile`")
-        ends = json.loads(text)["ends"]
+        if "train" not in ends or "held_out" not in ends:
+            raise StoreError(f"the search {self.study!r} here is not of this version")
         return ends["train"], ends["held_out"]
 
     @classmethod
@@ -276,8 +277,8 @@ class PDROptimizer(Teleprompter):
         if folder is not None and not folder.is_dir():
             raise StoreError(f"there is no search in {str(storage)!r}; start it with `pdr optimize` or `compile`")
         with open_board(place, study=study) as board:
-            text = board.get("config")
-        if text is None:
+            text, ends = board.get("config"), _ends(board)
+        if text is None or ends is None:
             raise StoreError(
                 f"there is no search {study!r} in `{postgres.shown(str(storage))}`; start it with `pdr optimize` or "
                 "`compile`"
@@ -295,7 +296,7 @@ class PDROptimizer(Teleprompter):
                 "seed",
             )
             settings = {name: facts[name] for name in names}
-            settings |= {name: facts["ends"][name] for name in ("trials", "max_tokens")}
+            settings |= {name: ends[name] for name in ("trials", "max_tokens")}
             settings["prompts"] = facts.get("prompts", 0)
             space, limits = Space(**facts["space"]), Limits(**facts["limits"])
         except (ValueError, KeyError, TypeError) as error:
@@ -311,10 +312,10 @@ class PDROptimizer(Teleprompter):
         )
 
     def rollouts(self) -> Rollouts:
-        """The store of the search's calls: in the run folder, or in the database that its workers share."""
+        """The store of the search's calls, where its workers find it: in `storage`, else in the run folder."""
         if postgres.is_url(self.storage):
             return Rollouts(str(self.storage))
-        folder = self.run_dir if self.run_dir is not None else self.storage
+        folder = self.storage if self.storage is not None else self.run_dir  # where workers find it
         return Rollouts(None if folder is None else Path(folder) / "rollouts")
 
     def estimate(
@@ -415,7 +416,10 @@ class _Search:
             "held_out": len(self.held_out),
         }
         self.started = time.monotonic()
+        self.began = self.started
+        """The cohort that runs now."""
         self.cohorts: list[float] = []
+        """Seconds for each trial, of every cohort."""
         self.what = ""
         self.records: list[TrialRecord] = []
         self.plan = Plan(
@@ -442,6 +446,9 @@ class _Search:
         self.check_limits()
         with self.board() as board, self.optimizer.rollouts() as store:
             self.agree(board)
+            said = board.read("ends/")
+            if _ends(board) != self.ends:
+                board.put(f"ends/{len(said):04d}", json.dumps(self.ends))  # for workers that join now
             found = self.search(board, store)
             while (claim := board.claim("results")) is None:  # another process of this search is writing the same
                 board.wait(0.5)
@@ -471,17 +478,17 @@ class _Search:
         self.worker = self.make_worker(board, store)
         steps = self.plan.run(self.baselines())
         answer: Any = None
-        began = time.monotonic()
+        self.began = time.monotonic()
         while True:
             try:
                 request = steps.send(answer)
             except StopIteration as end:
                 return end.value
             if len(self.plan.arms) > len(self.records) and getattr(request, "stage", None) is not Stage.RACE:
-                self.raced(time.monotonic() - began)
+                self.raced(time.monotonic() - self.began)
             if isinstance(request, Propose):
-                began = time.monotonic()
                 answer = self.propose(board, store, request)
+                self.began = time.monotonic()
             else:
                 self.announce(request)
                 answer = self.worker.measure(request)
@@ -506,11 +513,14 @@ class _Search:
 
     def estimate(self) -> Estimate:
         """Follow the board as far as it goes, at no cost; bound the rest by what calls cost, or by their caps."""
-        nothing = self.optimizer.storage is None and (self.folder is None or not self.folder.exists())
+        place = self.optimizer.storage if self.optimizer.storage is not None else self.folder
+        nothing = place is None or not (postgres.is_url(place) or Path(place).exists())
         where = None if nothing else self.board()
         board: Board = where if where is not None else MemoryBoard()
         store = Rollouts() if nothing else self.optimizer.rollouts()
         with board, store:
+            if (text := board.get("config")) is not None:
+                self.check(text, but="models")  # of an embedded model that was not started
             worker = self.make_worker(board, store)
             steps = self.plan.run(self.baselines())
             answer: Any = None
@@ -599,7 +609,7 @@ class _Search:
         roles, count = writing.roles_of(self.space), self.optimizer.prompts
 
         def make() -> Proposals:
-            self.tell("proposing", f"instructions, {count} for each of {', '.join(roles)}")
+            self.tell("proposing", f"{count} instructions each for {', '.join(roles)}")
             predictor = self.operator.predictor(Role.DRAFT)
             lm = self.optimizer.prompt_model or calls.serving(predictor)
             report = Report(rows=tuple(self.worker.of(Stage.RACE, 0)), name="student")
@@ -841,7 +851,11 @@ class _Search:
     def agree(self, board: Board) -> None:
         """Put down what this search is of, or check that the one on the board is the same."""
         now = json.loads(json.dumps(self.config, default=str))
-        text = board.put("config", json.dumps({**now, "ends": self.ends}))
+        self.check(board.put("config", json.dumps({**now, "ends": self.ends})))
+
+    def check(self, text: str, *, but: str | None = None) -> None:
+        """Whether a search, by its description on the board, is this one; `but` names a part that may differ."""
+        now = json.loads(json.dumps({key: value for key, value in self.config.items() if key != but}, default=str))
         try:
             before = {"prompts": 0, "prompt_model": None, **json.loads(text)}
             changed = [key for key in now if before.get(key) != now[key]]
@@ -881,20 +895,20 @@ class _Search:
     # --- what is told ---
 
     def announce(self, request: Measure) -> None:
+        count = len(request.arms)
         if request.stage is Stage.CONFIRM:
             kind = "questions, fresh seeds" if self.seen else "untouched questions"
-            self.tell("confirming", f"{len(request.arms)} programs on {len(self.held_out)} {kind}")
+            event, what = "confirming", f"{count} programs on {len(self.held_out)} {kind}"
         elif request.stage is Stage.FINAL:
-            self.tell("rerunning", f"{len(request.arms)} finalists on fresh seeds")
+            again = f"time {request.cohort + 1} of {self.plan.settings.fresh}"
+            event, what = "rerunning", f"{count} finalists on fresh seeds, {again}"
         else:
             entered = sum(arm.cohort == request.cohort for arm in self.plan.arms)
             order = self.plan.order
             end = order.index(request.pairs[-1]) + 1
-            self.tell(
-                "racing",
-                f"cohort {request.cohort + 1}: racing {len(request.arms)} of {entered} programs, "
-                f"runs {end - len(request.pairs) + 1} to {end} of {len(order)}",
-            )
+            runs = f"runs {end - len(request.pairs) + 1} to {end} of {len(order)}"
+            event, what = "racing", f"cohort {request.cohort + 1}: racing {count} of {entered} programs, {runs}"
+        self.tell(event, what, rows=(0, len(request.pairs)))
 
     def told(self, stage: Stage, row: Row, done: int, count: int) -> None:
         del stage, row
@@ -935,9 +949,31 @@ class _Search:
                 saved=self.plan.saved,
                 seconds=time.monotonic() - self.started,
                 tokens_left=None if most is None else max(most - self.plan.paid, 0),
-                seconds_left=left * sum(self.cohorts) / len(self.cohorts) if self.cohorts else None,
+                seconds_left=self.seconds_left(left),
             )
         )
+
+    def seconds_left(self, left: int) -> float | None:
+        """For the trials that are left, from those that this process ran; the cohort that runs now is part done."""
+        if not self.cohorts:
+            return None
+        mean = sum(self.cohorts) / len(self.cohorts)
+        running = min(len(self.plan.arms) - len(self.records), left)
+        if running <= 0:
+            return left * mean
+        spent = time.monotonic() - self.began
+        return max(running * mean - spent, 0.0) + (left - running) * max(mean, spent / running)
+
+
+def _ends(board: Board) -> dict[str, Any] | None:
+    """Where the search ends, as its last `compile` said; None when there is no search, {} for a description that is not
+    of this version."""
+    said = list(board.read("ends/").values())
+    text = board.get("config")
+    try:
+        return json.loads(said[-1]) if said else None if text is None else json.loads(text)["ends"]
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _line(row: Row) -> str:

@@ -1,0 +1,52 @@
+"""`--axis NAME=V1,V2`: the candidates of one axis of a space, in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.search import Space
+
+PROMPTS = ("instructions", "demos", "fixed")
+"""What is no list of short values."""
+WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
+
+
+def with_axes(space: Space, axes: Sequence[str]) -> Space:
+    """The space with exactly the given candidates on the named axes.
+
+    Args:
+        space: what to start from.
+        axes: such as "widths=1,4,8", "monotone=false" or "refine_tokens=none,512".
+
+    Raises ConfigError for an axis that is unknown, named twice or without values, and as `Space` does.
+    """
+    given: dict[str, Any] = {}
+    names = [name for name in Space.model_fields if name not in PROMPTS]
+    for text in axes:
+        name, equals, listed = (part.strip() for part in text.partition("="))
+        if name in PROMPTS:
+            raise ConfigError(f"`--axis {text}`: {name} are no short values; give them in Python, or use `--prompts`")
+        if name not in names:
+            raise ConfigError(f"`--axis {text}`: there is no axis {name!r}; the axes are {', '.join(names)}")
+        values = [_value(value.strip()) for value in listed.split(",") if value.strip()]
+        if not equals or not values:
+            raise ConfigError(f"`--axis {text}` names no values; write `--axis {name}=V1,V2`")
+        if name in given:
+            raise ConfigError(f"`--axis {name}=...` is there twice; list all its values in one")
+        if name == "monotone" and len(values) > 1:
+            raise ConfigError(f"`--axis {text}`: monotone is one of true and false")
+        given[name] = values[0] if name == "monotone" else tuple(values)
+    return Space(**{**{name: getattr(space, name) for name in Space.model_fields}, **given})
+
+
+def _value(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
