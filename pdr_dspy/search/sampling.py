@@ -34,7 +34,7 @@ PATIENCE = 3
 """Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
 
 ENOUGH = 12
-"""Programs that a posterior must know before candidates are drawn from it: of fewer it says that far ones are unknown."""
+"""Programs that a posterior must know before candidates are drawn from it: with fewer, whatever is far looks good."""
 CONSIDERED = 600
 """Candidates of a larger space that one drawn surface covers."""
 
