@@ -46,13 +46,14 @@ HERE = Path(__file__).parent
 IN_FLIGHT = 6
 SEARCH: dict[str, Any] = {
     "space": SMALL,
-    "trials": 6,
+    "trials": 5,
     "cohort": 2,
     "repeats": 2,
     "finalists": 2,
     "finalist_repeats": 1,
     "confirm_repeats": 1,
     "max_in_flight": IN_FLIGHT,
+    "max_total": 470,  # which one of them goes over
 }
 COUNT = 5
 """Questions of the race; as many others are held out."""
@@ -75,7 +76,7 @@ def reply(request: ScriptedRequest) -> str:
     number, read = question[1], re.findall(r"Answer: (\w+)", request.user)
     if "Candidates:" in request.user:
         return f"Call {named(request)}.\n" + "\n".join(f"Answer: {answer}" for answer in read)
-    odds = 0.25 + 0.5 * chance("easy", number) if not read else 0.1 + 0.8 * Counter(read)[f"a{number}"] / len(read)
+    odds = 0.15 + 0.4 * chance("easy", number) if not read else 2 * Counter(read)[f"a{number}"] / len(read)
     right = chance("luck", number, request.seed) < odds
     return f"Call {named(request)}.\nAnswer: {f'a{number}' if right else 'w'}"
 

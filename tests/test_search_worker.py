@@ -141,7 +141,7 @@ def test_what_fails_every_time_is_recorded_as_failed_and_counts_0() -> None:
 
 @pytest.mark.parametrize("arms", [1, 2])
 def test_a_server_that_dies_has_no_failures_put_down(arms: int) -> None:
-    for after in range(0, 30, 3):
+    for after in range(0, 30, 5):
         board, store = MemoryBoard(), Rollouts()
         request = REQUEST._replace(arms={arm: ARMS[arm] for arm in range(arms)})
         try:
