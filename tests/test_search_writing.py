@@ -187,7 +187,7 @@ def test_what_cannot_be_written_for_is_refused_before_a_call() -> None:
             self.first, self.second = PDR("question -> answer"), PDR("question, hint -> answer")
 
     lm = scripted_lm(obedient)
-    sets = {"trainset": questions(4), "valset": questions(4, 100)}
+    sets: dict[str, Any] = {"trainset": questions(4), "valset": questions(4, 100)}
     with dspy.context(lm=lm):
         with pytest.raises(ConfigError, match="operators with different tasks"):
             PDROptimizer(Exact(), prompts=1).compile(Two(), **sets)
