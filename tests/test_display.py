@@ -132,13 +132,14 @@ def test_plain_lines_have_words_for_every_step(capsys: pytest.CaptureFixture[str
         show(progress("finished", trial=dropped))
         show(progress("proposing", what="3 instructions each for draft"))
         show(progress("rerunning", what="5 finalists on fresh seeds"))
+        show(progress("confirmed"))
         show(progress("done"))
     assert capsys.readouterr().err.splitlines() == [
         "cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30",
         "trial 7 of 30: preset PDR 16-8-4-1: 0.530; 1,234,567 tokens paid, 5 left, 765,432 saved by reuse; "
-        "about 10 min left",
+        "61 s so far, about 10 min left for the trials",
         "trial 7 of 30: preset PDR 16-8-4-1: 0.530; worse than trial 3 after 8 runs; 1,234,567 tokens paid, "
-        "765,432 saved by reuse; about 10 min left",
+        "765,432 saved by reuse; 61 s so far, about 10 min left for the trials",
         "a model writes 3 instructions each for draft",
         "rerunning: 5 finalists on fresh seeds",
         "the search has ended",

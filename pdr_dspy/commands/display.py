@@ -132,16 +132,13 @@ class Display:
 
     def _search_line(self, now: SearchProgress) -> None:
         if now.event == "finished" and now.trial is not None:
-            left = "" if now.seconds_left is None else f"; about {_minutes(now.seconds_left)} left"
-            self.say(
-                f"trial {now.trial.number + 1} of {now.trials + now.trials_left}: {_ended(now.trial)}; "
-                f"{_spent(now)}{left}"
-            )
+            count = now.trials + now.trials_left
+            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
         elif now.event == "row":
             if time.monotonic() - self._told >= 20:
                 self._told = time.monotonic()
                 self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
-        else:
+        elif now.event != "confirmed":  # the command tells of that, with the figures
             self._told = time.monotonic()
             self.say(_stage(now))
 

@@ -229,7 +229,7 @@ def _finish(
     inputs = list(operator_of(tuned).task.input_fields)
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
     called = ", ".join(f'{name}="..."' for name in inputs)
-    where = postgres.shown(str(optimizer.storage)) if postgres.is_url(optimizer.storage) else journal(optimizer)
+    where = _trials(optimizer)
     display.say(
         f"use it:  pdr run {best} {given}\n"
         f"         pdr compare {best}\n"
@@ -239,7 +239,10 @@ def _finish(
     )
 
 
-def journal(optimizer: PDROptimizer) -> Path:
-    """Where a search without a database leaves its trials for `optuna-dashboard`."""
-    folder = optimizer.run_dir if optimizer.storage is None else optimizer.storage
-    return Path(folder or "") / JOURNAL
+def _trials(optimizer: PDROptimizer) -> str:
+    """Where `optuna-dashboard` finds the trials of a search."""
+    if postgres.is_url(optimizer.storage):
+        return f'"{postgres.shown(postgres.sqlalchemy_url(str(optimizer.storage)))}"'
+    folder = optimizer.run_dir if optimizer.storage is None else Path(optimizer.storage)
+    assert folder is not None
+    return str(folder / JOURNAL)

@@ -898,7 +898,7 @@ class _Search:
         count = len(request.arms)
         if request.stage is Stage.CONFIRM:
             kind = "questions, fresh seeds" if self.seen else "untouched questions"
-            event, what = "confirming", f"{count} programs on {len(self.held_out)} {kind}"
+            event, what = "confirming", f"{count} program{'s' * (count > 1)} on {len(self.held_out)} {kind}"
         elif request.stage is Stage.FINAL:
             again = f"time {request.cohort + 1} of {self.plan.settings.fresh}"
             event, what = "rerunning", f"{count} finalists on fresh seeds, {again}"
