@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pdr_dspy.commands.display import Display
+from pdr_dspy.commands.display import REPORT_COLUMNS, Display
 from pdr_dspy.search import SearchProgress
 
 
@@ -54,6 +54,18 @@ def test_a_finished_bar_says_how_long_it_took() -> None:
         progress(row(), 1, 2)
         progress(row(), 2, 2)
     assert re.search(r"2/2 \d+ s *$", screen.lines()[-2])
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_table_keeps_its_figures_whole(width: int) -> None:
+    screen = Screen(width)
+    screen.display.out = screen.display.err
+    figures = ["0.708", "[0.594, 0.822]", "1,181", "12,297", "14.0", "14,256,000", "100%"]
+    screen.display.table("confirmed", REPORT_COLUMNS, [["PDR 8-4-1 topk_per_sample k=4 κ=4096", *figures]])
+    lines = screen.lines()
+    assert all(len(line) <= width for line in lines)
+    assert all(figure in " ".join(lines) for figure in (*figures, *REPORT_COLUMNS[1:]))
+    assert "…" not in "".join(lines)
 
 
 class Trial:

@@ -53,7 +53,11 @@ class Display:
         """A table on stdout; the first `text` columns are text, the others figures."""
         table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number < text else "right", no_wrap=True)
+            if number < text:  # names give way in a narrow window, figures never
+                table.add_column(column, no_wrap=not self.out.is_terminal, overflow="fold")
+            else:
+                least = max(len(cell) for cell in (column, *(row[number] for row in rows)))
+                table.add_column(column, justify="right", no_wrap=True, min_width=least)
         for row in rows:
             table.add_row(*[_plain(cell) for cell in row])
         self.out.print(table)
