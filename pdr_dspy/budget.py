@@ -86,6 +86,8 @@ class Call(BaseModel):
     """The server did not report usage; `usage` is an estimate."""
     key: str = ""
     """The content address of the request in the rollout store."""
+    prompt: str = ""
+    """Of the request without its seed: siblings have the same."""
 
     @property
     def truncated(self) -> bool:
@@ -122,9 +124,27 @@ class Ledger(BaseModel):
         """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
 
         The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
-        Judging is not on the path to the answer and counts in `total` only.
+        A sibling reads its prompt, whichever of them it was reported with. Judging is not on the path to the answer and
+        counts in `total` only.
         """
-        return sum(max(call.tokens for call in stage) for stage in self._stages())
+        return sum(_dearest(stage) for stage in self._stages())
+
+    def as_one_run(self, *, siblings: bool) -> int:
+        """B_total as a run that reuses nothing would pay it.
+
+        `total` has what the calls did cost when they were made. With `siblings`, drafts of one prompt that are asked
+        for together pay for it once; those that were asked for at different times, as a wider schedule asks for its
+        further drafts, paid for it more than once. Without, it is `total`.
+        """
+        if not siblings:
+            return self.total
+        prompts: dict[tuple[int, Phase, str], int] = {}
+        total = 0
+        for place, call in enumerate(self.calls):
+            name = (call.round, call.phase, call.prompt or str(place))
+            prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
+            total += call.usage.output or 0
+        return total + sum(prompts.values())
 
     @property
     def output(self) -> int:
@@ -173,6 +193,16 @@ class Ledger(BaseModel):
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
                 stages.setdefault((call.round, phase), []).append(call)
         return list(stages.values())
+
+
+def _dearest(stage: list[Call]) -> int:
+    """Tokens of the call of a stage that reads and writes most."""
+    prompts: dict[str, int] = {}
+    for call in stage:
+        prompts[call.prompt] = max(prompts.get(call.prompt, 0), call.usage.input or 0)
+    return max(
+        (prompts[call.prompt] if call.prompt else call.usage.input or 0) + (call.usage.output or 0) for call in stage
+    )
 
 
 class Budget(BaseModel):

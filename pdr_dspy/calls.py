@@ -447,6 +447,7 @@ def _reply(
         reused=result.reused,
         estimated=rollout is not None and rollout.estimated,
         key=job.key,
+        prompt=job.prompt[:12],
     )
     if rollout is None or failure is not None:
         return Reply(call, "", Reading({}, tuple(signature_of(predictor).output_fields)))

@@ -53,6 +53,21 @@ def test_counts_of_failed_truncated_reused_and_paid() -> None:
     assert (ledger.failed, ledger.truncated, ledger.reused, ledger.paid, len(ledger)) == (1, 1, 1, 11, 3)
 
 
+def test_siblings_pay_for_their_prompt_once_however_they_were_asked_for() -> None:
+    def sibling(index: int, read: int, wrote: int, prompt: str = "p") -> Call:
+        usage = Usage(input=read, output=wrote)
+        return Call(phase=Phase.DRAFT, index=index, usage=usage, prompt=prompt)
+
+    together = Ledger(calls=(sibling(0, 50, 10), sibling(1, 0, 90), sibling(2, 0, 30)))
+    apart = Ledger(calls=(sibling(0, 50, 10), sibling(1, 50, 90), sibling(2, 0, 30)))
+    assert together.sequential == apart.sequential == 50 + 90
+    assert (together.total, apart.total) == (180, 230)
+    assert together.as_one_run(siblings=True) == apart.as_one_run(siblings=True) == 180
+    assert apart.as_one_run(siblings=False) == 230
+    two = Ledger(calls=(sibling(0, 50, 10), sibling(1, 60, 90, prompt="q")))
+    assert two.as_one_run(siblings=True) == two.total == 210
+
+
 calls_ = st.builds(
     call,
     st.sampled_from([p for p in Phase if p not in (Phase.JUDGE, Phase.PROPOSE)]),

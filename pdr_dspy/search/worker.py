@@ -16,6 +16,7 @@ import dspy
 from pydantic import ValidationError
 
 from pdr_dspy import calls
+from pdr_dspy.budget import Ledger
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation import Row, Runner
 from pdr_dspy.rollouts import Rollouts
@@ -187,7 +188,7 @@ class Worker:
                 await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
-                rows[arm] = row
+                rows[arm] = self._as_one_run(row)
                 self.own += 1
         return rows
 
@@ -213,6 +214,12 @@ class Worker:
             f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
             "kept, the same command goes on"
         )
+
+    def _as_one_run(self, row: Row) -> Row:
+        """A row that costs what its program costs, whichever of its calls were in the store."""
+        predictors = self.student.predictors()
+        siblings = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "siblings", False))
+        return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(siblings=siblings)})
 
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""
