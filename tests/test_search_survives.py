@@ -57,7 +57,8 @@ SEARCH: dict[str, Any] = {
 }
 COUNT = 5
 """Questions of the race; as many others are held out."""
-KINDS = ("call", "rollout", "board", "fsync", "rename", "release", "result", "study")
+KINDS = {"call": 4, "rollout": 4, "board": 4, "fsync": 2, "release": 2, "rename": 1, "result": 1, "study": 1}
+"""What a search does, and how often it is to be killed there."""
 
 
 # --- the search ---
@@ -249,10 +250,9 @@ def chain(base: str, kills: int, seed: int) -> dict[str, Any]:
     assert os.waitpid(forked(lambda: searched(log, out, run_dir=f"{base}/whole")), 0)[1] == 0
     whole = json.loads(Path(out).read_text())
     ended, hit, again, lost = [], Counter[str](), [], []
-    folder, runs = 0, 0
+    folder = 0
     while hit.total() < kills:
-        kind = KINDS[runs % len(KINDS)]
-        runs += 1
+        (kind,) = draw.choices([*KINDS], [*KINDS.values()])
         # A part of the search at a time, so that one search is killed several times before its end.
         at = 1 + draw.randrange(max(1, whole["seen"][kind] // (1 if kind in ("result", "study", "rename") else 4)))
         run, calls = f"{base}/{folder}", f"{base}/{folder}.log"
@@ -276,7 +276,7 @@ def chain(base: str, kills: int, seed: int) -> dict[str, Any]:
                 "result": json.loads(Path(out).read_text())["result"],
                 "calls": len(names),
                 "different": len(set(names)),
-                "lost": sum(lost),
+                "lost": list(lost),
             }
         )
         lost.clear()
@@ -396,14 +396,14 @@ def test_kill_9_at_random_points_changes_nothing_and_costs_the_calls_in_flight(
 ) -> None:
     done = apart("chain", base=str(tmp_path), kills=25, seed=seed)
     assert sum(done["hit"].values()) == 25
-    assert len(done["hit"]) >= 6  # kinds of points
+    assert len(done["hit"]) >= 5  # kinds of points
     assert done["again"] == []  # no finished call was made again
     whole = done["whole"]
     for end in done["ended"]:
         assert end["result"] == whole["result"]
         assert end["different"] == whole["calls"]
-        assert whole["calls"] <= end["calls"] <= whole["calls"] + end["lost"]
-    assert sum(end["lost"] for end in done["ended"]) <= 25 * IN_FLIGHT
+        assert whole["calls"] <= end["calls"] <= whole["calls"] + sum(end["lost"])
+        assert max(end["lost"], default=0) <= IN_FLIGHT  # at each kill
 
 
 DEATHS = {"0": ["call", 9, 0.0], "3": ["rollout", 5, 0.5], "4": ["board", 2, 0.7], "6": ["fsync", 3, 0.0]}
