@@ -281,7 +281,7 @@ def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> Non
 def test_an_estimate_costs_nothing_and_holds(tmp_path: Path) -> None:
     lm = scripted_lm(reasoner)
     optimizer = PDROptimizer(Exact(), space=SMALL, trials=8, confirm_repeats=2, run_dir=tmp_path / "run")
-    sets = {"trainset": questions(12), "valset": questions(12, 100)}
+    sets: dict[str, Any] = {"trainset": questions(12), "valset": questions(12, 100)}
     with dspy.context(lm=lm):
         before = optimizer.estimate(student(), **sets)
         assert lm.served.calls == 0
