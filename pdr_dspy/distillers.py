@@ -11,9 +11,10 @@ import asyncio
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pdr_dspy.budget import Call, Phase
 from pdr_dspy.calls import Reply
@@ -63,7 +64,25 @@ class Round:
     async def admit(self, drafts: Sequence[Draft]) -> Workspace:
         """A workspace of these solutions, cut to kappa; empty when there are none."""
         blocks = candidates([(draft.solution, draft.truncated) for draft in drafts])
-        text, tokens, cut = await fit(blocks, self.schedule.kappa, self.count, keep="end")
+        return await self.workspace(blocks, drafts, keep="end")
+
+    async def workspace(
+        self, blocks: Sequence[str], drafts: Sequence[Draft], *, keep: Literal["start", "end"]
+    ) -> Workspace:
+        """Texts made of these drafts as a workspace, cut to kappa; a tally of the whole round, where the schedule wants
+        one, comes first and stays whole if it fits."""
+        kappa, head = self.schedule.kappa, tally(self.drafts) if self.schedule.tally else ""
+        text, tokens, cut = await fit(blocks, kappa, self.count, keep=keep)
+        if head and text:
+            (room,) = await self.count([f"{head}\n\n"])
+            while room < kappa:  # two texts together may count for more than both alone
+                body, _, cut = await fit(blocks, kappa - room, self.count, keep=keep)
+                joined = f"{head}\n\n{body}" if body else head
+                (counted,) = await self.count([joined])
+                if counted <= kappa:
+                    text, tokens = joined, counted
+                    break
+                room += counted - kappa
         return Workspace(
             text=text, tokens=tokens, sources=tuple(draft.index for draft in drafts) if text else (), cut=cut
         )
@@ -82,10 +101,8 @@ async def summary(round_: Round) -> Distilled:
     if reply.call.failure is not None:
         workspace = await round_.admit(order)
     else:
-        text, tokens, cut = await fit([reply.text], round_.schedule.kappa, round_.count, keep="start")
-        workspace = Workspace(
-            text=text, tokens=tokens, sources=tuple(d.index for d in order), cut=cut or reply.call.truncated
-        )
+        workspace = await round_.workspace([reply.text], order, keep="start")
+        workspace = workspace.model_copy(update={"cut": workspace.cut or reply.call.truncated})
     return Distilled((workspace,) * round_.next_width, (reply.call,))
 
 
@@ -154,6 +171,25 @@ BY_NAME: dict[DistillerName, Distiller] = {
 }
 ROLES: dict[DistillerName, Role] = {"summary": Role.DISTILL, "topk": Role.SELECT, "topk_per_sample": Role.SELECT}
 """The role whose predictor a distiller calls; the others call none."""
+
+
+ANSWERS = 8
+"""Different answers that a tally lists."""
+LONGEST = 80
+"""Characters of an answer in a tally."""
+
+
+def tally(drafts: Sequence[Draft]) -> str:
+    """How often each answer came up, the most common first; equal texts but for case and spaces are one answer."""
+    said: dict[str, str] = {}
+    votes: Counter[str] = Counter()
+    for draft in drafts:
+        values = [str(value) for value in draft.outputs.values()]
+        shown = " ".join(" | ".join(values).split())[:LONGEST] if values and not draft.truncated else "no answer"
+        votes[shown.casefold()] += 1
+        said.setdefault(shown.casefold(), shown)
+    listed = [f"{said[key]} ({count} of {len(drafts)})" for key, count in votes.most_common(ANSWERS)]
+    return f"Answers of all attempts: {', '.join(listed)}"
 
 
 async def _shown(round_: Round, order: Sequence[Draft]) -> str:

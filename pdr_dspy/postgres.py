@@ -54,7 +54,9 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL without its password, for messages."""
+    """The URL without its password, for messages; what is no URL stays as it is."""
+    if "://" not in url:
+        return url
     scheme = url.partition("://")[0]
     secret, user, place, query = _parts(url)
     if secret is None:

@@ -55,6 +55,10 @@ class Schedule(BaseModel):
     """How the solutions of a round become the workspace of the next."""
     k: int = 2
     """Solutions that topk, topk_per_sample and random_k admit."""
+    tally: bool = False
+    """Begin a workspace with a line that says how often each answer came up among all drafts of its round. Not in the
+    paper: a small model that cannot tell right from wrong can still see what its drafts agree on. `distiller="last"`,
+    which hands on one solution, has nothing to count."""
     critique: bool = False
     """Only with `distiller="last"`: a call that lists the flaws of the solution before it is refined."""
     draft_tokens: int = 1024
@@ -195,7 +199,8 @@ class Schedule(BaseModel):
         if self.distiller == "last":
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
         k = f" k={self.k}" if self.distiller in USES_K else ""
-        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k} κ={self.kappa}"
+        tally = " +tally" if self.tally else ""
+        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally} κ={self.kappa}"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -178,6 +178,8 @@ def _plays(schedule: Schedule, name: str) -> bool:
         return schedule.rounds > 1
     if name == "k":
         return schedule.rounds > 1 and schedule.distiller in USES_K
+    if name == "tally":
+        return schedule.rounds > 1 and max(schedule.widths) > 1
     if name == "critique":
         return schedule.rounds > 1 and max(schedule.widths) == 1
     if name in ("distill_tokens", "distill_temperature"):
@@ -311,7 +313,17 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
 
 
 _NAMES = {"width_1": "width, round 1", "width_2": "width, round 2", "kappa": "κ"}
-_SETTINGS = ("rounds", "distiller", "kappa", "k", "critique", "draft_tokens", "refine_tokens", "distill_tokens")
+_SETTINGS = (
+    "rounds",
+    "distiller",
+    "kappa",
+    "k",
+    "tally",
+    "critique",
+    "draft_tokens",
+    "refine_tokens",
+    "distill_tokens",
+)
 
 
 def _settings(schedule: Schedule) -> dict[str, Any]:
@@ -322,8 +334,9 @@ def _settings(schedule: Schedule) -> dict[str, Any]:
             value = getattr(schedule, name)
             fallback = {"refine_tokens": schedule.final, "distill_tokens": schedule.distill}
             values[name] = fallback.get(name, schedule.temperature) if value is None else value
-    if "critique" in values:
-        values["critique"] = "yes" if values["critique"] else "no"
+    for name in ("tally", "critique"):
+        if name in values:
+            values[name] = "yes" if values[name] else "no"
     return values
 
 

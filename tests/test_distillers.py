@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,31 @@ def test_the_oracles() -> None:
     assert all(workspace.empty and workspace.sources == () for workspace in none.workspaces)
     with pytest.raises(ConfigError, match="needs the gold answer"):
         run("oracle_correct")
+
+
+def test_a_tally_says_how_often_each_answer_came_up_in_the_whole_round() -> None:
+    made = [
+        Draft(round=1, index=n, solution=f"s{n}", outputs={"answer": a}) for n, a in enumerate(["7", "8", "7", " 7"])
+    ]
+    made += [Draft(round=1, index=4, solution="cut", truncated=True), Draft(round=1, index=5, solution="nothing")]
+    schedule = Schedule(widths=(6, 1), distiller="random_k", k=1, tally=True)
+    round_ = round_of(schedule, width=1)
+    (workspace,) = wait(BY_NAME["random_k"](replace(round_, drafts=tuple(made)))).workspaces
+    first, rest = workspace.text.split("\n\n", 1)
+    assert first == "Answers of all attempts: 7 (3 of 6), no answer (2 of 6), 8 (1 of 6)"
+    assert rest.startswith("Candidate 1")
+    assert len(workspace.sources) == 1
+
+
+@pytest.mark.parametrize("name", ["random_k", "topk", "summary"])
+@pytest.mark.parametrize("kappa", [48, 60, 90, 400])
+def test_kappa_holds_with_a_tally(name: str, kappa: int) -> None:
+    made = run(name, ["[1, 2]" if name == "topk" else "word " * 200], settings={"tally": True, "kappa": kappa})
+    for workspace in made.workspaces:
+        assert workspace.tokens <= kappa
+        assert wait(count([workspace.text])) == [workspace.tokens]
+    if kappa == 400:
+        assert made.workspaces[0].text.startswith("Answers of all attempts: ")
 
 
 def test_unfinished_candidates_are_marked() -> None:

@@ -129,7 +129,7 @@ def test_promising_candidates_come_first() -> None:
         rounds=(2,), widths=tuple(range(1, 17)), kappa=(200,), distiller=("random_k",), k=(1,), draft_tokens=(60, 120)
     )
     every = [candidate for candidate in space.candidates() if candidate.schedule.widths[0] > 1]
-    seen = [candidate for candidate in every if candidate.schedule.widths[0] in (2, 4, 12, 16)]
+    seen = [candidate for candidate in every if candidate.schedule.widths[0] in (2, 3, 4, 6, 12, 16)]
     scores = [
         {(question, 0): float(question % 60 < 60 * (0.2 + 0.04 * c.schedule.widths[0])) for question in range(60)}
         for c in seen

@@ -332,7 +332,7 @@ def test_prediction_of_costs() -> None:
     one = predict(Schedule(widths=(1,)), profile)
     assert one == (40, 40)  # the longest of a stage, not the mean call
     wide = predict(Schedule(widths=(4, 1), distiller="random_k"), profile)
-    assert wide == (80, 150)
+    assert wide == (40 + 50 + 30, 4 * 30 + 50 + 20)  # a refinement reads the prompt and k drafts besides
     assert predict(Schedule(widths=(1,), draft_tokens=5), profile) == (15, 15)
     assert predict(Schedule(widths=(1,)), {}) is None
 

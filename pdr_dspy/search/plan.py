@@ -210,6 +210,7 @@ class Plan:
         self.arms: list[Arm] = []
         """In the order of their numbers."""
         self.seen: set[str] = set()
+        self._pooled: tuple[tuple[tuple[int, int], ...], Surface] | None = None
         self.paid = 0
         """Tokens of all calls so far, each counted once."""
         self.saved = 0
@@ -347,6 +348,12 @@ class Plan:
 
     def surface(self) -> Surface:
         """All scores so far, pooled."""
+        state = tuple((len(arm.race), len(arm.final)) for arm in self.arms)
+        if self._pooled is None or self._pooled[0] != state:
+            self._pooled = (state, self._pool())
+        return self._pooled[1]
+
+    def _pool(self) -> Surface:
         offset = self.settings.repeats  # fresh seeds are further repeats of the same questions
         scores = [
             {

@@ -187,4 +187,5 @@ def _numbers(schedule: Schedule) -> list[float]:
 def _kinds(candidate: Candidate) -> tuple[str, ...]:
     schedule = canonical(candidate.schedule)
     prompts = [*sorted(candidate.instructions.items()), *sorted((r, str(d)) for r, d in candidate.demos.items())]
-    return (schedule.distiller if schedule.rounds > 1 else "", str(schedule.critique), repr(prompts))
+    distiller = schedule.distiller if schedule.rounds > 1 else ""
+    return (distiller, str(schedule.critique), str(schedule.tally), repr(prompts))

@@ -90,6 +90,8 @@ class Space(BaseModel):
     temperature: tuple[float, ...] = (1.0,)
     distill_temperature: tuple[float | None, ...] = (None,)
     top_p: tuple[float, ...] = (1.0,)
+    tally: tuple[bool, ...] = (False,)
+    """For rounds that are wider than 1."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     instructions: dict[str, tuple[str, ...]] = {}
@@ -169,7 +171,8 @@ class Space(BaseModel):
     def default_for(cls, schedule: Schedule) -> Space:
         """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers."""
         single = ("draft_tokens", "refine_tokens", "distill_tokens", "thinking_tokens", "temperature")
-        kept: dict[str, Any] = {name: (getattr(schedule, name),) for name in (*single, "distill_temperature", "top_p")}
+        alone = (*single, "distill_temperature", "top_p", "tally")
+        kept: dict[str, Any] = {name: (getattr(schedule, name),) for name in alone}
         widths = sorted({1, 2, 4, 8} | set(schedule.widths[:-1]))
         ks = sorted({1, 2, 4} | {schedule.k}) if schedule.distiller in USES_K else [1, 2, 4]
         smaller = max(schedule.kappa // 2, MIN_CANDIDATE_TOKENS * max(ks))
@@ -374,6 +377,8 @@ class Space(BaseModel):
             names += ["kappa", "refine_tokens"]
             if distiller in USES_K:
                 names.append("k")
+            if distiller != "last":
+                names.append("tally")
         return names
 
     def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
@@ -423,6 +428,7 @@ _APPLIES = {
     "widths": "each round before the last",
     "distiller": "where a round is wider than 1",
     "k": "distillers topk, topk_per_sample and random_k",
+    "tally": "where a round is wider than 1",
     "critique": "several rounds, all of width 1",
     "kappa": "from 2 rounds on",
     "draft_tokens": "always",
@@ -459,8 +465,7 @@ def _canonical(schedule: Schedule) -> Schedule:
         played |= {"kappa", "refine_tokens", "distiller"}
         if schedule.distiller in USES_K:
             played.add("k")
-        if schedule.distiller == "last":
-            played.add("critique")
+        played.add("critique" if schedule.distiller == "last" else "tally")
         if schedule.critique or schedule.distiller in CALLS_MODEL:
             played |= {"distill_tokens", "distill_temperature"}
     values = {name: getattr(schedule, name) for name in played}
