@@ -51,8 +51,19 @@ def verifier() -> Verifier:
 
 
 def build() -> Operator:
-    """Eight short drafts, then one refinement that reads four of them: two requests of a shared prefix."""
+    """Eight short drafts, then one refinement that reads how often each answer came up, and two of the drafts.
+
+    Without the tally this model loses what its drafts have found: on 24 questions 0.17 right with four drafts to read,
+    0.38 with the tally and two, and one pass 0.29.
+    """
     schedule = Schedule(
-        widths=(8, 1), distiller="random_k", k=4, kappa=480, draft_tokens=128, refine_tokens=192, temperature=0.8
+        widths=(8, 1),
+        distiller="random_k",
+        k=2,
+        tally=True,
+        kappa=320,
+        draft_tokens=128,
+        refine_tokens=192,
+        temperature=0.8,
     )
     return PDR(Arithmetic, schedule)
