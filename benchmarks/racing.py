@@ -41,7 +41,7 @@ def search(
     seed: int,
     *,
     student: Candidate,
-    sampler: Any = "pooled",
+    sampler: Any = "tpe",
     **settings: Any,
 ) -> Iterator[Standing]:
     """Run the plan on a world; `settings` are fields of `plan.Settings`."""

@@ -319,7 +319,7 @@ SEARCHERS: dict[str, Searcher] = {
     "pdr-dspy, 24 trials": lambda world, space, limits, questions, trials, seed: ours()(
         world, space, limits, questions, min(trials, 24), seed
     ),
-    "pdr-dspy on TPE": ours(sampler="tpe"),
+    "pdr-dspy, pooled sampler": ours(sampler="pooled"),
     "grid, random order": grid,
     "random search": drawn,
     "TPE, all questions": tpe,

@@ -137,7 +137,7 @@ def test_promising_candidates_come_first() -> None:
     tried = [Tried(c, 0.2 + 0.04 * c.schedule.widths[0], 1.0, 1.0, 60) for c in seen]
     wide = 0
     for seed in range(10):
-        proposer = Proposer(space, seed=seed)
+        proposer = Proposer(space, seed=seed, sampler="pooled")
         first = proposer.propose(tried, 2, cohort=1, surface=pool(scores, seen))
         wide += sum(one.candidate.schedule.widths[0] > 8 for one in first)
     assert wide >= 15

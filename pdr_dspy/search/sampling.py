@@ -1,11 +1,10 @@
-"""What to try next: candidates drawn from what the search knows of scores, or asked of an Optuna sampler.
+"""What to try next: candidates asked of an Optuna sampler, or drawn from what the search knows of scores.
 
-"pooled", the default, draws whole surfaces of scores from the posterior of `pooling.py` and takes the best new
-candidate of each (Thompson 1933): a candidate is tried as often as it may be the best. It uses what Optuna's samplers
-are not told, how sure each estimate is, and neighbours that differ in one step. "tpe", "nsga2", "random" or a sampler
-of the user's are Optuna's; they see pooled estimates, which a short race cannot raise by luck, and the cost of each
-candidate as a constraint. Either way a proposal depends on the seed, the cohort and the candidates tried so far, and
-on nothing else.
+"tpe", the default, "nsga2", "random" and a sampler of the user's are Optuna's. They see pooled estimates, which a short
+race cannot raise by luck, and the cost of each candidate as a constraint. "pooled" draws whole surfaces of scores from
+the posterior of `pooling.py` and takes the best new candidate of each (Thompson 1933). On simulated worlds it was no
+better than TPE over the same estimates (`benchmarks.search`). Either way a proposal depends on the seed, the cohort and
+the candidates tried so far, and on nothing else.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ ENOUGH = 12
 CONSIDERED = 600
 """Candidates of a larger space that one drawn surface covers."""
 
-SamplerName = Literal["pooled", "tpe", "nsga2", "random"]
-SAMPLERS: tuple[SamplerName, ...] = ("pooled", "tpe", "nsga2", "random")
+SamplerName = Literal["tpe", "pooled", "nsga2", "random"]
+SAMPLERS: tuple[SamplerName, ...] = ("tpe", "pooled", "nsga2", "random")
 Cost = Callable[[Candidate], float | None]
 """The predicted B_total of a candidate, in tokens; None while nothing is known."""
 
@@ -54,7 +53,7 @@ class Proposer:
         limits: Limits = Limits(),  # noqa: B008  (a frozen value)
         costs: Sequence[str] = (),
         seed: int = 0,
-        sampler: SamplerName | Callable[[int], optuna.samplers.BaseSampler] = "pooled",
+        sampler: SamplerName | Callable[[int], optuna.samplers.BaseSampler] = "tpe",
     ) -> None:
         """
         Args:
