@@ -58,7 +58,7 @@ class PDROptimizer(Teleprompter):
         study: str = "pdr",
         run_dir: str | Path | None = None,
         seed: int = 0,
-        sampler: SamplerName | Callable[[int], BaseSampler] = "pooled",
+        sampler: SamplerName | Callable[[int], BaseSampler] = "tpe",
         prompts: int = 0,
         prompt_model: dspy.LM | None = None,
         cohort: int = 8,
@@ -87,12 +87,8 @@ class PDROptimizer(Teleprompter):
             study: the search's name in `storage`.
             run_dir: keeps calls, rows and results. The same command goes on from what is there.
             seed: of the search, its samples and the split of `trainset` when there is no `valset`.
-            sampler: "pooled" draws candidates from what is known of all scores together; "tpe", "nsga2", "random" and a
-                function from a seed to an Optuna sampler are Optuna's.
-            prompts: instructions that a model is asked for, for each role that the space calls, once the student has
-                run: it is shown failures of the student's. Those that can be used join the space. 0 leaves the prompts
-                as they are.
-            prompt_model: the model that writes them; None is the student's own.
+            sampler: "tpe", "nsga2", "random", or a function from a seed to an Optuna sampler, all of which see the pooled
+                estimates; "pooled" draws candidates from the posterior over all scores itself.
             cohort: candidates that race each other.
             max_in_flight: most requests on the wire at one time, of each worker.
             max_tokens: no new cohort is started after this many paid tokens.
