@@ -87,8 +87,8 @@ class PDROptimizer(Teleprompter):
             study: the search's name in `storage`.
             run_dir: keeps calls, rows and results. The same command goes on from what is there.
             seed: of the search, its samples and the split of `trainset` when there is no `valset`.
-            sampler: "tpe", "nsga2", "random", or a function from a seed to an Optuna sampler, all of which see the pooled
-                estimates; "pooled" draws candidates from the posterior over all scores itself.
+            sampler: "tpe", "nsga2", "random", or a function from a seed to an Optuna sampler: all see pooled estimates.
+                "pooled" draws candidates from the posterior over all scores itself.
             cohort: candidates that race each other.
             max_in_flight: most requests on the wire at one time, of each worker.
             max_tokens: no new cohort is started after this many paid tokens.
