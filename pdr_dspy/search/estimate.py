@@ -60,8 +60,8 @@ def estimate(course: Course) -> Estimate:
                 return Estimate(True, len(course.plan.arms), 0, 0, 0)
             if isinstance(request, Propose):
                 text = board.get(f"propose/{request.cohort:03d}")
-                if text is None:
-                    break
+                if text is None or (terms.optimizer.prompts and board.get(writing.DOCUMENT) is None):
+                    break  # nothing is written for an estimate
                 course.cohorts.extend(worker)
                 described = json.loads(text)["candidates"]
                 answer = [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
