@@ -33,6 +33,8 @@ def connect(place: str) -> Board:
 def share(place: str, logs: str, names: list[str], workers: int, deaths: dict[str, list[Any]]) -> dict[str, list[int]]:
     """`workers` processes work out all `names`; `deaths` says which of them die, at which claim, and in what phase."""
     processes = {}
+    dead = Path(logs).with_name("dead")
+    """There once all have died that are to: the others leave them something to do until then."""
     gate, opener = os.pipe()
     for worker in range(workers):
         pid = os.fork()
@@ -40,7 +42,7 @@ def share(place: str, logs: str, names: list[str], workers: int, deaths: dict[st
             os.close(opener)
             first = worker * len(names) // workers
             own = names[first:] + names[:first]  # each begins elsewhere, and comes to what the others hold
-            in_child(lambda me=str(worker), own=own: work(place, gate, Path(logs) / me, own, deaths.get(me)))
+            in_child(lambda me=str(worker), own=own: work(place, gate, Path(logs) / me, own, deaths.get(me), dead))
         processes[pid] = worker
     os.close(gate)
     os.close(opener)  # now they begin
@@ -49,6 +51,8 @@ def share(place: str, logs: str, names: list[str], workers: int, deaths: dict[st
         pid, status = os.wait()
         kind = "killed" if os.WIFSIGNALED(status) else "failed" if status else "finished"
         ended[kind].append(processes.pop(pid))
+        if not {str(worker) for worker in processes.values()} & set(deaths):
+            dead.touch()
         if kind == "killed" and is_url(place):
             pass_time(place, pid)
     return ended
@@ -61,13 +65,19 @@ def pass_time(place: str, pid: int) -> None:
         database.run(lambda connection: connection.execute(query, (str(pid),)))
 
 
-def work(place: str, gate: int, log: Path, names: list[str], death: list[Any] | None) -> None:
+LEFT = 8
+"""Units that a worker which is not to die takes before all that are have died."""
+
+
+def work(place: str, gate: int, log: Path, names: list[str], death: list[Any] | None, dead: Path) -> None:
     with connect(place) as board, log.open("a", buffering=1) as said:
         os.read(gate, 1)
         claims = 0
         while left := [name for name in names if name not in board.read("")]:
             idle = True
             for name in left:
+                if death is None and claims >= LEFT and not dead.exists():
+                    break
                 claim = board.claim(name)
                 if claim is None:
                     continue

@@ -140,7 +140,7 @@ def test_a_tally_says_how_often_each_answer_came_up_in_the_whole_round() -> None
     made += [Draft(round=1, index=4, solution="cut", truncated=True), Draft(round=1, index=5, solution="nothing")]
     schedule = Schedule(widths=(6, 1), distiller="random_k", k=1, tally=True)
     round_ = round_of(schedule, width=1)
-    (workspace,) = wait(BY_NAME["random_k"](replace(round_, drafts=tuple(made)))).workspaces
+    (workspace,) = wait(BY_NAME["random_k"](replace(round_, drafts=tuple(made)))).workspaces  # type: ignore[arg-type]
     first, rest = workspace.text.split("\n\n", 1)
     assert first == "Answers of all attempts: 7 (3 of 6), no answer (2 of 6), 8 (1 of 6)"
     assert rest.startswith("Candidate 1")
