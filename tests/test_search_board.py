@@ -264,6 +264,24 @@ def test_a_torn_line_is_dropped_by_the_next_writer_and_not_taken_for_one_by_a_re
         assert set(other.read("")) == {"a", "c"}
 
 
+def test_a_torn_line_that_a_writer_drops_while_another_reads_it_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FolderBoard(tmp_path) as writer, FolderBoard(tmp_path) as reader:
+        writer.put("a", "x")
+        whole = journal(tmp_path).stat().st_size
+        with journal(tmp_path).open("ab") as file:
+            file.write(b"01234567 [")
+        pread = os.pread
+
+        def late(file: int, size: int, start: int) -> bytes:
+            os.truncate(journal(tmp_path), whole)  # as the writer does, after the reader asked for the size
+            return pread(file, size, start)
+
+        monkeypatch.setattr(os, "pread", late)
+        assert reader.read("") == {"a": "x"}
+
+
 def test_a_last_line_of_zeros_or_with_a_wrong_sum_is_dropped(tmp_path: Path) -> None:
     with FolderBoard(tmp_path) as board:
         board.put("a", "x")
