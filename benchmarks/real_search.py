@@ -1,0 +1,159 @@
+"""What a search costs on a real model: `python -m benchmarks.real_search [--quick] [--json FILE] [--folder DIR]`.
+
+A search of 60 trials runs on the embedded model and on sums of three numbers, with everything that saves tokens. Then
+every trial that the race dropped is run to its end, on the same questions with the same seeds and over the same store,
+so that the same 60 programs are priced four times: with and without reuse, with and without racing. Reuse is what the
+rollout store found; "without" counts each run as a program that is alone would pay it. The baseline is a search that
+measures every trial in full and keeps no calls. Tokens are input and output, as the server counted them; finalists on
+fresh seeds and the confirmation are in both columns and in a row of their own.
+
+`--quick` runs 6 trials on 3 questions, a few minutes on 2 cores; the whole takes over an hour there, and goes on in
+`--folder` where it was stopped. Wall times are not reported: what is compared is tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import dspy
+from rich.console import Console
+from rich.table import Table
+
+from pdr_dspy.budget import Ledger
+from pdr_dspy.commands.display import Display
+from pdr_dspy.commands.models import Model
+from pdr_dspy.commands.tuning import widest
+from pdr_dspy.evaluation import evaluate
+from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.search import PDROptimizer, SearchResult, Space
+from pdr_dspy.search.result import program_of
+from programs import arithmetic
+
+SPACE = Space(
+    rounds=(1, 2, 3),
+    widths=(1, 2, 4, 6, 8),
+    distiller=("random_k", "topk", "summary"),
+    k=(1, 2, 3),
+    tally=(True, False),
+    critique=(True, False),
+    kappa=(240, 400),
+    draft_tokens=(96, 128),
+    refine_tokens=(160,),
+    distill_tokens=(96,),
+    temperature=(0.8,),
+)
+MAX_TOTAL = 1500
+"""Mean tokens of all calls of a run."""
+
+
+class Price(NamedTuple):
+    """Tokens of one way to search."""
+
+    race: int
+    finish: int
+    """Finalists on fresh seeds, and the confirmation."""
+
+
+def main() -> None:
+    """Search, run the rest of every trial, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="6 trials on 3 questions")
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--questions", type=int, default=10)
+    parser.add_argument("--folder", type=Path, help="keeps the run; a second one goes on there")
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="a name of the catalogue, or a GGUF file")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    if options.quick:
+        options.trials, options.questions = 6, 3
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = run(options.folder or Path(scratch), options.trials, options.questions, options.model)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, object]:
+    """Search in `folder`, price it, print the table, and return the figures."""
+    display = Display()
+    trainset, valset = arithmetic.data("train", limit=questions), arithmetic.data("dev", limit=questions)
+    verifier = arithmetic.verifier()
+    with Model(embedded=model).serving(widest(SPACE), display):
+        student = arithmetic.build()
+        with display.search() as progress:
+            optimizer = PDROptimizer(
+                verifier,
+                space=SPACE,
+                max_total=MAX_TOTAL,
+                trials=trials,
+                finalist_repeats=1,
+                confirm_repeats=1,
+                run_dir=folder,
+                progress=progress,
+            )
+            optimizer.compile(student, trainset=trainset, valset=valset)
+        result = optimizer.result
+        assert result is not None
+        with Rollouts(folder / "rollouts") as store:
+            whole = [
+                priced(program_of(result.student, trial), trainset, store, folder / "whole" / f"{trial.number:04d}")
+                for trial in result.trials
+            ]
+    prices = priced_ways(result, whole)
+    show(prices, result)
+    return {
+        "trials": len(result.trials),
+        "dropped": sum(trial.state == "dropped" for trial in result.trials),
+        "questions": questions,
+        "prices": {name: price._asdict() for name, price in prices.items()},
+        "verdict": result.confirmation.verdict,
+    }
+
+
+def priced(program: dspy.Module, questions: Sequence[dspy.Example], store: Rollouts, folder: Path) -> tuple[int, int]:
+    """Run a trial in full; returns (tokens paid now, tokens of a program that is alone)."""
+    report = evaluate(program, questions, arithmetic.verifier(), store=store, run_dir=folder)
+    alone = sum(Ledger(calls=row.calls).as_one_run(siblings=True) for row in report.rows)
+    return sum(row.paid for row in report.rows), alone
+
+
+def priced_ways(result: SearchResult, whole: Sequence[tuple[int, int]]) -> dict[str, Price]:
+    """The four ways to search the same trials. `whole`: for each, what its full run paid, and what it costs alone."""
+    raced = sum(trial.paid for trial in result.trials)
+    finish = result.paid - raced
+    alone = sum(
+        row.total
+        for trial in result.trials
+        for row in result.rows[trial.number]
+        if row.seed == 0  # the race; the finalists' fresh seeds are others
+    )
+    fresh = sum(row.total for number in result.rows for row in result.rows[number] if row.seed != 0)
+    reports = [result.confirmation.student, *([result.confirmation.winner] if result.best.number else [])]
+    confirmed = sum(row.total for report in reports for row in report.rows)
+    return {
+        "reuse and racing": Price(raced, finish),
+        "reuse only": Price(raced + sum(paid for paid, _ in whole), finish),
+        "racing only": Price(alone, fresh + confirmed),
+        "neither": Price(sum(cost for _, cost in whole), fresh + confirmed),
+    }
+
+
+def show(prices: dict[str, Price], result: SearchResult) -> None:
+    """The table."""
+    base = sum(prices["neither"])
+    dropped = sum(trial.state == "dropped" for trial in result.trials)
+    table = Table(title=f"{len(result.trials)} trials, {dropped} dropped by the race")
+    for column in ("search", "race", "finalists, confirmation", "tokens in all", "of neither"):
+        table.add_column(column, justify="left" if column == "search" else "right")
+    for name, price in prices.items():
+        table.add_row(name, f"{price.race:,}", f"{price.finish:,}", f"{sum(price):,}", f"{sum(price) / base:.2f}")
+    Console().print(table)
+    Console().print(result.confirmation.verdict)
+
+
+if __name__ == "__main__":
+    main()
