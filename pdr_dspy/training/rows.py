@@ -1,8 +1,8 @@
 """What passes between the rollout and the trainer: groups go in, rows come out, the policy samples between.
 
 A group is one prompt of a generation batch; a row is one trained call. A long-trace group of n rows is n episodes of
-one call; an operator group is n / c episodes of c trained calls each, and every row of an episode stands for itself: its
-prompt is what that call read. Nothing here imports torch.
+one call; an operator group is n / c episodes of c trained calls each, and every row of an episode stands for itself:
+its prompt is what that call read. Nothing here imports torch.
 """
 
 from __future__ import annotations
