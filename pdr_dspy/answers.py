@@ -241,7 +241,7 @@ _NUMBER = re.compile(
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NOT_A_VALUE = re.compile(
     r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈|!×²³⁰¹⁴-⁹+*]|\b(?:not|or|between|at least|at most|(?:less|more|greater|fewer) than"
-    r"|pi|sqrt|root|infinity|modulo|mod|base)\b|n't",
+    r"|pi|sqrt|root|infinity|modulo|mod|base|cannot|unable|unknown|unsure|(?:is|was) (?:wrong|incorrect|false))\b|n't",
     re.I,
 )
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")

@@ -290,7 +290,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     for name in signature.output_fields:
         if name in FREE and text.strip():
             outputs[name] = text.strip()
-    text = _without_form(signature, text, labelled)
+    text = _without_form(signature, _INVISIBLE.sub("", text), labelled)
     stated = _statements(text, labelled, truncated=truncated)
     whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(signature, text, labelled)
     for name in labelled:
@@ -299,7 +299,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
         if value is None:
             value = whole.get(name)
         if value is None and len(labelled) == 1 and _is_simple(kind):
-            answer = final_answer(text, truncated=truncated)
+            answer = final_answer(_prose(text, name), truncated=truncated)
             value = None if answer is None else _coerce(answer, kind, truncated=truncated)
         if value is not None:
             outputs[name] = value
@@ -403,7 +403,10 @@ def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
             return None
         if kind is int:
             return int(number) if number.denominator == 1 else None
-        return float(number)
+        try:
+            return float(number)
+        except OverflowError:  # beyond 1.8e308
+            return None
     if kind is bool:
         choice = to_choice(text, ("yes", "no", "true", "false"))
         return None if choice is None else choice in ("yes", "true")
@@ -443,21 +446,24 @@ def _plain_list(text: str, kind: type) -> list[Any] | None:
     if kind is str:
         items = [line.strip(" \t-*•") for line in text.splitlines() if line.strip(" \t-*•")]
         return items or None
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", text.splitlines()[0] if text else "")
+    line = _NO_NUMBERS.split(text.splitlines()[0] if text else "")[0]  # `2 and 5, not 3`
+    if _NOT_A_LIST.search(line):
+        return None
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", line)
     return [kind(number) for number in numbers if kind is float or "." not in number] or None
 
 
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Marks that no reader sees: soft hyphens, widths of nothing, the direction of writing."""
+_NO_NUMBERS = re.compile(r"\b(?:not|cannot|neither|never|no longer|none)\b|n't", re.IGNORECASE)
+_NOT_A_LIST = re.compile(
+    r"[+*/^=<>{}\u00b2\u00b3\u00b9\u2070-\u2079]|\d[A-Za-z]|\d\.\d+\.|\b(?:null|true|false|nan)\b", re.IGNORECASE
+)
+"""Signs that the numbers of a line are parts of something else: `40+2`, `1/2`, `1e3`, `1.2.3`, an object."""
+
+
 def _from_json(signature: type[dspy.Signature], text: str, names: Sequence[str]) -> dict[str, Any]:
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start or end - start > 100_000:
-        return {}
-    try:
-        data = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(data, dict):
-        return {}
-    lowered = {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
+    lowered = _object(text)
     outputs = {}
     for name in names:
         if lowered.get(name.lower()) is None:
@@ -468,3 +474,25 @@ def _from_json(signature: type[dspy.Signature], text: str, names: Sequence[str])
         if read_value is not None:
             outputs[name] = read_value
     return outputs
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object of a completion, its keys as names of fields; empty when it has none, or goes on after it on the
+    same line, as prose about an object does."""
+    start, end = text.find("{"), text.rfind("}")
+    if start < 0 or end < start or end - start > 100_000 or text[end + 1 :].partition("\n")[0].strip(" \t\r`.;"):
+        return {}
+    try:
+        data = json.loads(text[start : end + 1])
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    return {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
+
+
+def _prose(text: str, name: str) -> str:
+    """What of a completion may state the field in words; nothing where an object has it, readable or not."""
+    if not (text.lstrip(" \n\t`json").startswith("{") and (data := _object(text))):
+        return text
+    return "" if name.lower() in data else "\n".join(value for value in data.values() if isinstance(value, str))
