@@ -175,11 +175,41 @@ async def ask(
         run_seed: overrides the session's.
     """
     now = _SESSION.get()
+    lm, jobs = prepare(
+        predictor,
+        inputs,
+        phase=phase,
+        round_number=round_number,
+        example=example,
+        sampling=sampling,
+        run_seed=run_seed,
+    )
+    results = await send(lm, jobs, now)
+    replies = []
+    for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
+        reply = reply_of(predictor, lm, phase, round_number, index, sampling, job, result)
+        tell(predictor, inputs[index], reply, now)
+        replies.append(reply)
+    return replies
+
+
+def prepare(
+    predictor: dspy.Predict,
+    inputs: Sequence[Mapping[str, Any]],
+    *,
+    phase: Phase,
+    round_number: int,
+    example: str,
+    sampling: Sampling,
+    run_seed: int | None = None,
+) -> tuple[dspy.LM, list[Job]]:
+    """The requests that `ask` makes of its arguments, and who is asked. Nothing is sent."""
     lm = serving(predictor)
     rollout_id = lm.kwargs.get("rollout_id")
-    base = seed_for(now.seed if run_seed is None else run_seed, f"{example}|{rollout_id}", phase, round_number)
+    run_seed = _SESSION.get().seed if run_seed is None else run_seed
+    base = seed_for(run_seed, f"{example}|{rollout_id}", phase, round_number)
     prompts: dict[str, list[dict[str, Any]]] = {}
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     for index, values in enumerate(inputs):
         content = repr(sorted(values.items(), key=lambda item: item[0]))
         if content not in prompts:  # siblings share one prompt: format it once
@@ -189,27 +219,24 @@ async def ask(
                 for message in messages
             ]
         jobs.append(_job(lm, prompts[content], sampling, base + index))
-    results = await _run(lm, jobs, now)
-    replies = []
-    for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
-        reply = _reply(predictor, lm, phase, round_number, index, sampling, job, result)
-        replies.append(reply)
-        if now.on_call is not None:
-            now.on_call(reply.call)
-        trace = dspy.settings.trace
-        if (
-            trace is not None
-            and reply.reading.outputs
-            and not reply.reading.missing
-            and dspy.settings.max_trace_size > 0
-        ):
-            if len(trace) >= dspy.settings.max_trace_size:
-                trace.pop(0)  # as dspy.Predict does: DSPy's default trace lives as long as the process
-            trace.append((predictor, dict(inputs[index]), dspy.Prediction(**reply.reading.outputs)))
-    return replies
+    return lm, jobs
 
 
-class _Job(NamedTuple):
+def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: Session) -> None:
+    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read."""
+    if now.on_call is not None:
+        now.on_call(reply.call)
+    trace = dspy.settings.trace
+    if trace is None or not reply.reading.outputs or reply.reading.missing or dspy.settings.max_trace_size <= 0:
+        return
+    if len(trace) >= dspy.settings.max_trace_size:
+        trace.pop(0)  # as dspy.Predict does: DSPy's default trace lives as long as the process
+    trace.append((predictor, dict(inputs), dspy.Prediction(**reply.reading.outputs)))
+
+
+class Job(NamedTuple):
+    """One request, ready to be sent."""
+
     request: Request
     key: str
     seed: int
@@ -218,8 +245,11 @@ class _Job(NamedTuple):
     messages: list[dict[str, Any]]
 
 
-class _Result(NamedTuple):
+class Result(NamedTuple):
+    """What became of a request."""
+
     rollout: Rollout | None
+    """None when there was no completion."""
     reused: bool
     failure: str | None
     seconds: float
@@ -229,7 +259,7 @@ _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cac
 """Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
 
 
-def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: int) -> _Job:
+def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: int) -> Job:
     settings = {
         name: value
         for name, value in lm.kwargs.items()
@@ -252,12 +282,12 @@ def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: 
             f"`dspy.LM({lm.model!r}, ...)` has settings or messages that cannot be sent "
             f"({', '.join(sorted(settings))}): {error}"
         ) from error
-    return _Job(request, address({**unseeded, "seed": seed}), seed, address(unseeded), messages)
+    return Job(request, address({**unseeded, "seed": seed}), seed, address(unseeded), messages)
 
 
-async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]:
+async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
     """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
-    results: dict[int, _Result] = {}
+    results: dict[int, Result] = {}
     missing: list[int] = []
     others: dict[int, asyncio.Future[Rollout | None]] = {}
     own: dict[str, asyncio.Future[Rollout | None]] = {}
@@ -267,7 +297,7 @@ async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]
         found = now.store.get(job.key)
         under_way = pending.get(job.key)
         if found is not None:
-            results[position] = _Result(found, True, None, 0.0)
+            results[position] = Result(found, True, None, 0.0)
         elif under_way is not None and under_way.get_loop() is loop:
             others[position] = under_way
         else:
@@ -291,16 +321,16 @@ async def _run(lm: dspy.LM, jobs: Sequence[_Job], now: Session) -> list[_Result]
     return [results[position] for position in range(len(jobs))]
 
 
-async def _join(lm: dspy.LM, job: _Job, under_way: asyncio.Future[Rollout | None], now: Session) -> _Result:
+async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None], now: Session) -> Result:
     """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
     rollout = await asyncio.shield(under_way)
     if rollout is not None:
-        return _Result(rollout, True, None, 0.0)
+        return Result(rollout, True, None, 0.0)
     (result,) = await _send_group(lm, [job], now, {})
     return result
 
 
-def _groups(jobs: Sequence[_Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
+def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
     """Runs of consecutive seeds over one prompt; each becomes one request of n choices."""
     groups: list[list[int]] = []
     for position in positions:
@@ -320,14 +350,14 @@ def _groups(jobs: Sequence[_Job], positions: Sequence[int], *, together: bool) -
 Futures = Mapping[str, "asyncio.Future[Rollout | None]"]
 
 
-async def _send_group(lm: dspy.LM, jobs: Sequence[_Job], now: Session, own: Futures) -> list[_Result]:
+async def _send_group(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Futures) -> list[Result]:
     if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
         return await _send_siblings(lm, jobs, now, own)
     async with now.in_flight:
         return await _send_siblings(lm, jobs, now, own)
 
 
-async def _send_siblings(lm: dspy.LM, jobs: Sequence[_Job], now: Session, own: Futures) -> list[_Result]:
+async def _send_siblings(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Futures) -> list[Result]:
     requests = [job.request for job in jobs]
     if len(jobs) > 1:
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
@@ -341,7 +371,7 @@ def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
     return replace(request, config=replace(request.config, extensions=extensions))
 
 
-async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session, own: Futures) -> _Result:
+async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
     """Send one request, keep what came back, and tell those who wait for an equal one."""
     result = await _complete(lm, job, request)
     if result.rollout is not None:
@@ -355,7 +385,7 @@ async def _send(lm: dspy.LM, job: _Job, request: Request, now: Session, own: Fut
     return result
 
 
-async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
+async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
     started = time.perf_counter()
     rollout_id = lm.kwargs.get("rollout_id")
     try:
@@ -363,13 +393,13 @@ async def _complete(lm: dspy.LM, job: _Job, request: Request) -> _Result:
         with sending(lm) as sent:
             response: Response = await lm.acall(request, **extra)
     except (LMError, OSError, TimeoutError) as error:
-        return _Result(None, False, _why(error), time.perf_counter() - started)
+        return Result(None, False, _why(error), time.perf_counter() - started)
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
     thought, text, unfinished = split_thought(clean(inline))
     usage, estimated = await _usage(lm, job, response, inline + apart)
-    return _Result(
+    return Result(
         Rollout(
             key=job.key,
             text=text,
@@ -390,7 +420,7 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
-async def _usage(lm: dspy.LM, job: _Job, response: Response, generated: str) -> tuple[Usage, bool]:
+async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> tuple[Usage, bool]:
     said = response.usage
     usage = Usage(
         input=said.input_tokens,
@@ -418,16 +448,17 @@ def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def _reply(
+def reply_of(
     predictor: dspy.Predict,
     lm: dspy.LM,
     phase: Phase,
     round_number: int,
     index: int,
     sampling: Sampling,
-    job: _Job,
-    result: _Result,
+    job: Job,
+    result: Result,
 ) -> Reply:
+    """The call as it goes on the ledger, with what could be read out of its completion."""
     rollout = result.rollout
     failure = result.failure
     if rollout is not None and not rollout.text.strip():
