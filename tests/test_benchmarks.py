@@ -1,21 +1,30 @@
-"""The simulated reasoner's three forms are one law, and the search benchmark counts and judges as it says."""
+"""The simulated reasoner's three forms are one law; the search benchmark counts and judges as it says; so does the mock
+server of the client benchmark."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
+import socket
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
 from statistics import fmean, variance
+from typing import Any
 
 import dspy
 import pytest
 
-from benchmarks import search
+from benchmarks import mock_server, search
 from benchmarks.expectation import expected
 from benchmarks.reasoner import TASK, Traits, World, effect
 from pdr_dspy import PDR
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.space import Candidate, Space
+from pdr_dspy.serving import connect
 from pdr_dspy.testing import scripted_lm
 
 SCHEDULES = (
@@ -234,3 +243,121 @@ class TestSearch:
         data = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
         assert len(data["runs"]) == 2
         assert "regret" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[mock_server.Handle]:
+    with mock_server.serve(latency=0) as handle:
+        yield handle
+
+
+def post(handle: mock_server.Handle, text: str, **fields: object) -> dict[str, Any]:
+    body = {"model": "mock", "messages": [{"role": "user", "content": text}], **fields}
+    request = urllib.request.Request(f"{handle.api_base}/chat/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+class TestMockServer:
+    @pytest.fixture(autouse=True)
+    def _reset(self, mock: mock_server.Handle) -> None:
+        mock.reset(latency=0, sigma=0, seed=0, usage=True, faults={}, retry_after=1, reply_tokens=60, context=32768)
+
+    def test_the_library_reads_it_and_their_counts_agree(self, mock: mock_server.Handle) -> None:
+        lm = connect("auto", mock.api_base)
+        with dspy.context(lm=lm):
+            done = PDR("question -> answer: int", Schedule(widths=(4, 2, 1)))(question="[case 5] 6 times 7?")
+        lm.close()
+        counters = mock.counters()
+        assert done.answer in (41, 42)
+        assert counters["requests"] == counters["served"] == counters["completions"] == 9
+        assert done.ledger.total == counters["prompt_tokens"] + counters["completion_tokens"]
+        assert counters["peak"] <= 4
+        assert {call["case"] for call in mock.calls()} == {5}
+        assert sum(call["completion_tokens"] for call in mock.calls()) == counters["completion_tokens"]
+
+    def test_a_reply_depends_on_prompt_and_seed_alone(self, mock: mock_server.Handle) -> None:
+        def texts(**fields: object) -> list[str]:
+            return [choice["message"]["content"] for choice in post(mock, "six times seven", **fields)["choices"]]
+
+        assert texts(seed=7) == texts(seed=7)
+        assert texts(seed=7, n=3) == texts(seed=7) + texts(seed=8) + texts(seed=9)
+        assert len(set(texts(seed=0, n=20))) > 5
+        assert texts(max_tokens=3)[0] == "Six times se"
+
+    def test_blocks_hit_only_behind_the_same_prefix(self, mock: mock_server.Handle) -> None:
+        def hits(text: str) -> tuple[int, int]:
+            before = mock.counters()
+            post(mock, text)
+            after = mock.counters()
+            return after["blocks"] - before["blocks"], after["block_hits"] - before["block_hits"]
+
+        role = len("user\n")
+        start, other = "a" * (64 - role) + "b" * 64, "c" * (64 - role) + "b" * 64
+        assert hits(start) == (2, 0)
+        assert hits(other) == (2, 0)  # the second block is the same, what is before it is not
+        assert hits(start + "d" * 70) == (3, 2)
+        assert hits(start + "d" * 70) == (3, 3)
+
+    def test_faults_come_at_their_rates_and_are_counted(self, mock: mock_server.Handle) -> None:
+        mock.reset(faults={"500": 0.2, "429": 0.1, "drop": 0.1, "cut": 0.1, "lost": 0.1, "truncate": 0.1})
+        met: Counter[str] = Counter()
+        for seed in range(200):
+            try:
+                answer = post(mock, "six times seven", seed=seed)
+                met[answer["choices"][0]["finish_reason"]] += 1
+            except urllib.error.HTTPError as error:
+                met[f"{error.code}, {error.headers['Retry-After']}"] += 1
+                error.close()
+            except (OSError, http.client.HTTPException):
+                met["gone"] += 1
+        counters = mock.counters()
+        faults = counters["faults"]
+        assert 60 > met["500, None"] == faults["500"] > met["429, 1"] == faults["429"] > 5
+        assert met["gone"] == faults["drop"] + faults["cut"] + faults["lost"] > 30
+        assert met["length"] == faults["truncate"] > 5
+        assert counters["served"] == met["stop"] + met["length"]
+        assert counters["lost_completion_tokens"] > 0
+
+    def test_the_same_request_again_meets_a_draw_of_its_own(self, mock: mock_server.Handle) -> None:
+        mock.reset(faults={"truncate": 0.5})
+        outcomes = {post(mock, "six times seven", seed=1)["choices"][0]["finish_reason"] for _ in range(20)}
+        assert outcomes == {"stop", "length"}
+
+    def test_latencies_are_log_normal(self, mock: mock_server.Handle) -> None:
+        mock.reset(latency=1e-4, sigma=0.7)
+        for seed in range(200):
+            post(mock, "six times seven", seed=seed)
+        logs = [math.log(call["latency"] / 1e-4) for call in mock.calls()]
+        assert fmean(logs) == pytest.approx(0, abs=0.2)
+        assert math.sqrt(variance(logs)) == pytest.approx(0.7, abs=0.15)
+
+    def test_a_client_that_leaves_is_an_abort(self, mock: mock_server.Handle) -> None:
+        mock.reset(faults={"hang": 1.0})
+        with pytest.raises(TimeoutError):
+            leave(mock)
+        while not mock.counters()["aborts"]:
+            pass
+        assert mock.counters()["in_flight"] == 0
+        assert mock.counters()["served"] == 0
+
+    def test_it_refuses_as_vllm_does(self, mock: mock_server.Handle) -> None:
+        mock.reset(context=100)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            post(mock, "x" * 400, max_tokens=10)
+        assert "maximum context length is 100 tokens" in caught.value.read().decode()
+        caught.value.close()
+        assert "usage" in post(mock, "x")
+        mock.reset(usage=False)
+        assert "usage" not in post(mock, "x")
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            mock.reset(faults={"flood": 0.5})
+        assert "shares of 500" in caught.value.read().decode()
+        caught.value.close()
+
+
+def leave(handle: mock_server.Handle) -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
+    with socket.create_connection(("127.0.0.1", handle.port), timeout=0.05) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        connection.recv(1)
