@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -75,7 +75,8 @@ class Call(BaseModel):
     """The most output tokens that were asked for."""
     usage: Usage = Usage()
     finish: str = "stop"
-    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer."""
+    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer; "cancelled" when its
+    round ended without it and the connection was closed. A cancelled call has not failed: its `failure` is None."""
     failure: str | None = None
     """Why nothing usable came back, in one sentence; None for a call that worked."""
     seconds: float = 0.0
@@ -83,7 +84,11 @@ class Call(BaseModel):
     reused: bool = False
     """Replayed from the rollout store, or out of DSPy's own cache: nothing was sent and nothing was paid now."""
     estimated: bool = False
-    """The server did not report usage; `usage` is an estimate."""
+    """The server did not report usage; `usage` is an estimate. Of a cancelled call it is how long it ran at the rate at
+    which its finished siblings wrote, at most its cap, and its prompt; exactly 0 when it was never sent."""
+    fate: Literal["", "taken", "left"] = ""
+    """In a round that may end before all its drafts are there (`Schedule.quorum`, `Schedule.agree`): whether the round
+    went on with this one or left it, finished or cancelled. Empty for every other call."""
     key: str = ""
     """The content address of the request in the rollout store."""
     prompt: str = ""
@@ -93,6 +98,11 @@ class Call(BaseModel):
     def truncated(self) -> bool:
         """Whether the cap ended the completion."""
         return self.finish == "length"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether its round ended without it while it ran."""
+        return self.finish == "cancelled"
 
     @property
     def tokens(self) -> int:
@@ -124,8 +134,8 @@ class Ledger(BaseModel):
         """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
 
         The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
-        A sibling reads its prompt, whichever of them it was reported with. Judging is not on the path to the answer and
-        counts in `total` only.
+        A sibling reads its prompt, whichever of them it was reported with. Judging is not on the path to the answer,
+        nor is a draft that its round did not wait for: they count in `total` only.
         """
         return sum(_dearest(stage) for stage in self._stages())
 
@@ -134,14 +144,15 @@ class Ledger(BaseModel):
 
         `total` has what the calls did cost when they were made. With `siblings`, drafts of one prompt that are asked
         for together pay for it once; those that were asked for at different times, as a wider schedule asks for its
-        further drafts, paid for it more than once. Without, it is `total`.
+        further drafts, paid for it more than once. Drafts of a round that may end early are single requests, and pay
+        for it each. Without, it is `total`.
         """
         if not siblings:
             return self.total
         prompts: dict[tuple[int, Phase, str], int] = {}
         total = 0
         for place, call in enumerate(self.calls):
-            name = (call.round, call.phase, call.prompt or str(place))
+            name = (call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
             prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
             total += call.usage.output or 0
         return total + sum(prompts.values())
@@ -167,6 +178,11 @@ class Ledger(BaseModel):
         return sum(call.failure is not None for call in self.calls)
 
     @property
+    def cancelled(self) -> int:
+        """How many calls were cancelled because their round ended without them."""
+        return sum(call.cancelled for call in self.calls)
+
+    @property
     def truncated(self) -> int:
         """How many calls were ended by their cap."""
         return sum(call.truncated for call in self.calls)
@@ -189,7 +205,7 @@ class Ledger(BaseModel):
     def _stages(self) -> list[list[Call]]:
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in self.calls:
-            if call.phase not in (Phase.JUDGE, Phase.PROPOSE):  # no program waits for them
+            if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # no program waits for them
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
                 stages.setdefault((call.round, phase), []).append(call)
         return list(stages.values())

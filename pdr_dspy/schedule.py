@@ -9,8 +9,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from pdr_dspy.agreement import fewest
 from pdr_dspy.errors import ConfigError, config_error
 
 DistillerName = Literal[
@@ -28,6 +36,8 @@ USES_K = frozenset({"topk", "topk_per_sample", "random_k"})
 ORACLES = frozenset({"oracle_correct", "oracle_incorrect", "oracle_random"})
 CALLS_MODEL = frozenset({"summary", "topk", "topk_per_sample"})
 
+MAX_WIDTH = 256
+"""Drafts of one round: the seeds of stages are this far apart."""
 MIN_CANDIDATE_TOKENS = 24
 """A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
 
@@ -74,6 +84,16 @@ class Schedule(BaseModel):
     distill_temperature: float | None = None
     """Temperature of distill, select and critique calls; None means `temperature`."""
     top_p: float = 1.0
+    quorum: float = 1.0
+    """Go on when this fraction of a round's drafts is done, rounded up to whole drafts; the others are cancelled. In
+    (0, 1]; 1.0 waits for all. Failed drafts do not count, unless nothing runs any more. Not in the paper: it trades the
+    slowest drafts for latency."""
+    agree: float | None = None
+    """End a round when its drafts agree: over the first drafts by index, as far as they are done without a gap, the
+    probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 asks for four equal
+    answers in a row). The others are cancelled. As many drafts as were not waited for go to the next round on top of
+    its width, except to the last round, which stays 1. In (0.5, 1); None never ends a round early. Which drafts a round
+    goes on with does not depend on the order in which they finish. Not in the paper."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -94,9 +114,9 @@ class Schedule(BaseModel):
                 f"`Schedule(widths={self.widths})` must end in 1: the last round's single draft is the answer; "
                 f"did you mean {(*self.widths, 1)}?"
             )
-        if any(width > 256 for width in self.widths):
+        if any(width > MAX_WIDTH for width in self.widths):
             raise ValueError(
-                f"`Schedule(widths={self.widths})` has a width above 256, the most that seeds are spaced for"
+                f"`Schedule(widths={self.widths})` has a width above {MAX_WIDTH}, the most that seeds are spaced for"
             )
         for name in ("kappa", "k", "draft_tokens", "refine_tokens", "distill_tokens"):
             value = getattr(self, name)
@@ -108,8 +128,11 @@ class Schedule(BaseModel):
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 2.0:
                 raise ValueError(f"`Schedule({name}={value})` must be in [0, 2]")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"`Schedule(top_p={self.top_p})` must be in (0, 1]")
+        for name in ("top_p", "quorum"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"`Schedule({name}={getattr(self, name)})` must be in (0, 1]")
+        if self.agree is not None and not 0.5 < self.agree < 1.0:
+            raise ValueError(f"`Schedule(agree={self.agree})` must be above 0.5 and below 1, or None; 0.95 is common")
         self._check_distiller()
         return self
 
@@ -135,6 +158,20 @@ class Schedule(BaseModel):
                 f"`Schedule(kappa={self.kappa})` is too small for `distiller={self.distiller!r}`"
                 f"{f' with k={self.k}' if self.distiller in USES_K else ''}: it needs at least {least} tokens"
             )
+
+    @model_serializer(mode="wrap")
+    def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are left out where they are off: the data of older schedules stays as it was."""
+        data = handler(self)
+        for name, off in (("quorum", 1.0), ("agree", None)):
+            if data.get(name, off) == off:
+                data.pop(name, None)
+        return data
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a round may go on before all its drafts are there."""
+        return max(self.widths) > 1 and (self.quorum < 1.0 or self.agree is not None)
 
     @property
     def rounds(self) -> int:
@@ -163,7 +200,7 @@ class Schedule(BaseModel):
 
     @property
     def calls(self) -> int:
-        """Model calls that a run makes when nothing fails and no budget ends it early."""
+        """Model calls that a run makes when nothing fails, no budget ends it early and no draft is cancelled."""
         return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
 
     @property
@@ -181,13 +218,29 @@ class Schedule(BaseModel):
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
     def output_bound(self) -> Nominal:
-        """The most output tokens that a run can generate: every call at its cap."""
+        """The most output tokens that a run can generate: every call at its cap.
+
+        With `agree` that is more in total than the widths say: drafts that are cancelled just before their end cost
+        nearly a cap each, and are drafted again in the next round.
+        """
+        widths = self._widest()
         distill_stages = [self.distill_calls(r) for r in range(self.rounds)]
+        if self.distiller == "topk_per_sample":
+            distill_stages[:-1] = widths[1:]
         distill_cap = self.distill + self.thinking_tokens
         first, later = self.draft_tokens + self.thinking_tokens, self.final + self.thinking_tokens
         sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
-        total = self.widths[0] * first + sum(self.widths[1:]) * later + sum(distill_stages) * distill_cap
+        total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
         return Nominal(sequential, total)
+
+    def _widest(self) -> list[int]:
+        """The most drafts of each round: its width, and what earlier rounds may leave it."""
+        widths, left = list(self.widths), 0
+        if self.agree is not None:
+            for number in range(self.rounds - 1):
+                widths[number] = min(widths[number] + left, MAX_WIDTH)
+                left = max(widths[number] - fewest(self.agree), 0)
+        return widths
 
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed, checked again."""
@@ -200,7 +253,9 @@ class Schedule(BaseModel):
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
         k = f" k={self.k}" if self.distiller in USES_K else ""
         tally = " +tally" if self.tally else ""
-        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally} κ={self.kappa}"
+        quorum = f" quorum={self.quorum:g}" if self.may_end_early and self.quorum < 1.0 else ""
+        agree = f" agree={self.agree:g}" if self.may_end_early and self.agree is not None else ""
+        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally}{quorum}{agree} κ={self.kappa}"
 
 
 PRESETS: dict[str, dict[str, Any]] = {

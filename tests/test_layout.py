@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors", "files", "postgres"},
-    {"schedule", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
-    {"calls", "sending", "rollouts", "verifiers", "datasets"},
+    {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
+    {"calls", "sending", "requests", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators", "nesting"},
     {"evaluation", "artifact"},
