@@ -24,7 +24,7 @@ from dspy.adapters.types import Type as CustomType
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pdr_dspy.answers import final_answer, tidy, to_choice, to_number
+from pdr_dspy.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
 from pdr_dspy.errors import ConfigError
 
 
@@ -429,7 +429,7 @@ def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
     except (ValidationError, ValueError):
         if truncated:
             return None  # a repaired half of a list would pass for the whole
-    for candidate in (json_repair.loads(body), body):
+    for candidate in (_repaired(body), body):
         if candidate in ("", None):
             continue
         try:
@@ -441,6 +441,17 @@ def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
     return None
 
 
+def _repaired(body: str) -> Any:
+    """JSON with its small mistakes mended; None where there is nothing to mend. What repairs it takes quadratic time in
+    the brackets that are open."""
+    if len(body) > 50_000 or body.count("[") + body.count("{") > 300:
+        return None
+    try:
+        return json_repair.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _plain_list(text: str, kind: type) -> list[Any] | None:
     """`2, 5 and 7`, `[2] [5]`, or one item on a line."""
     if kind is str:
@@ -450,6 +461,8 @@ def _plain_list(text: str, kind: type) -> list[Any] | None:
     if _NOT_A_LIST.search(line):
         return None
     numbers = re.findall(r"-?\d+(?:\.\d+)?", line)
+    if any(len(number) > MAX_DIGITS for number in numbers):
+        return None
     return [kind(number) for number in numbers if kind is float or "." not in number] or None
 
 
