@@ -96,8 +96,8 @@ class Call(BaseModel):
 
     @property
     def truncated(self) -> bool:
-        """Whether the cap ended the completion."""
-        return self.finish == "length"
+        """Whether something ended the completion before its own end: the cap, a content filter, or the server."""
+        return self.finish in ("length", "content_filter") or (self.finish == "error" and self.failure is None)
 
     @property
     def cancelled(self) -> bool:
@@ -184,7 +184,7 @@ class Ledger(BaseModel):
 
     @property
     def truncated(self) -> int:
-        """How many calls were ended by their cap."""
+        """How many calls were ended by their cap, a content filter or the server."""
         return sum(call.truncated for call in self.calls)
 
     @property
