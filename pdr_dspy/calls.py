@@ -13,21 +13,21 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.clients.backend_selection import CLIENT_KEYS
-from dspy.lm15 import LM15Error, Request, Response, request_from_openai_chat
+from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
 
+from pdr_dspy import sending
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.requests import Job, Prompt, Sampling, clean, extended
 from pdr_dspy.rollouts import Rollout, Rollouts, address
-from pdr_dspy.sending import sending
 from pdr_dspy.signatures import Reading, read, render, signature_of
 from pdr_dspy.thoughts import split_thought
 from pdr_dspy.workspace import estimate_tokens
@@ -69,6 +69,8 @@ class Session:
 CUT_THOUGHT = "the cap ended it inside its thought"
 """The failure of a call that never came to its solution."""
 
+BEGUN: ContextVar[Callable[[], None] | None] = ContextVar("pdr_dspy_begun", default=None)
+"""Told when a request made in this context goes out, after its wait for a place in flight."""
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)
 
 
@@ -95,15 +97,6 @@ def session(**changes: Any) -> Iterator[Session]:
         yield changed
     finally:
         _SESSION.reset(token)
-
-
-class Sampling(NamedTuple):
-    """How the calls of one stage are sampled."""
-
-    cap: int
-    """Most output tokens, thinking included."""
-    temperature: float
-    top_p: float = 1.0
 
 
 class Reply(NamedTuple):
@@ -208,17 +201,14 @@ def prepare(
     rollout_id = lm.kwargs.get("rollout_id")
     run_seed = _SESSION.get().seed if run_seed is None else run_seed
     base = seed_for(run_seed, f"{example}|{rollout_id}", phase, round_number)
-    prompts: dict[str, list[dict[str, Any]]] = {}
+    prompts: dict[Any, Prompt] = {}
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
-        content = repr(sorted(values.items(), key=lambda item: item[0]))
-        if content not in prompts:  # siblings share one prompt: format it once
+        same = tuple((name, id(value)) for name, value in values.items())
+        if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
-            prompts[content] = [
-                {**message, "content": clean(message["content"])} if isinstance(message["content"], str) else message
-                for message in messages
-            ]
-        jobs.append(_job(lm, prompts[content], sampling, base + index))
+            prompts[same] = Prompt(lm, messages, sampling)
+        jobs.append(prompts[same].job(base + index))
     return lm, jobs
 
 
@@ -234,17 +224,6 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
     trace.append((predictor, dict(inputs), dspy.Prediction(**reply.reading.outputs)))
 
 
-class Job(NamedTuple):
-    """One request, ready to be sent."""
-
-    request: Request
-    key: str
-    seed: int
-    prompt: str
-    """Address of everything but the seed: jobs with equal prompts may be siblings."""
-    messages: list[dict[str, Any]]
-
-
 class Result(NamedTuple):
     """What became of a request."""
 
@@ -253,36 +232,6 @@ class Result(NamedTuple):
     reused: bool
     failure: str | None
     seconds: float
-
-
-_NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
-"""Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
-
-
-def _job(lm: dspy.LM, messages: list[dict[str, Any]], sampling: Sampling, seed: int) -> Job:
-    settings = {
-        name: value
-        for name, value in lm.kwargs.items()
-        if value is not None and name not in _NOT_ON_THE_WIRE and name not in CLIENT_KEYS
-    }
-    if "max_completion_tokens" in lm.kwargs:  # hosted reasoning models take neither a temperature nor max_tokens
-        settings["max_completion_tokens"] = sampling.cap
-        settings.pop("temperature", None)
-    else:
-        settings |= {"max_tokens": sampling.cap, "temperature": sampling.temperature, "top_p": sampling.top_p}
-    body = {"model": lm.model, "messages": messages, **settings}
-    unseeded = {**body, "model": getattr(lm, "identity", lm.model)}
-    where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
-    if where:  # two servers may have different weights under one name
-        unseeded["api_base"] = where
-    try:
-        request = request_from_openai_chat({**body, "seed": seed})
-    except (LM15Error, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"`dspy.LM({lm.model!r}, ...)` has settings or messages that cannot be sent "
-            f"({', '.join(sorted(settings))}): {error}"
-        ) from error
-    return Job(request, address({**unseeded, "seed": seed}), seed, address(unseeded), messages)
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
@@ -305,9 +254,9 @@ async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
             own[job.key] = pending[job.key] = loop.create_future()
     groups = _groups(jobs, missing, together=bool(getattr(lm, "siblings", False)))
     try:
-        sent, joined = await asyncio.gather(
-            asyncio.gather(*(_send_group(lm, [jobs[p] for p in group], now, own) for group in groups)),
-            asyncio.gather(*(_join(lm, jobs[position], future, now) for position, future in others.items())),
+        came = await _together(
+            [_send_group(lm, [jobs[p] for p in group], now, own) for group in groups]
+            + [_join(lm, jobs[position], future, now) for position, future in others.items()]
         )
     finally:
         for key, future in own.items():
@@ -315,19 +264,23 @@ async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
                 future.set_result(None)
             if pending.get(key) is future:
                 del pending[key]
-    results.update(zip(others, joined, strict=True))
-    for group, outcome in zip(groups, sent, strict=True):
-        results.update(zip(group, outcome, strict=True))
+    for positions, outcome in zip([*groups, *([position] for position in others)], came, strict=True):
+        results.update(zip(positions, outcome, strict=True))
     return [results[position] for position in range(len(jobs))]
 
 
-async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None], now: Session) -> Result:
+async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None], now: Session) -> list[Result]:
     """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
     rollout = await asyncio.shield(under_way)
     if rollout is not None:
-        return Result(rollout, True, None, 0.0)
-    (result,) = await _send_group(lm, [job], now, {})
-    return result
+        return [Result(rollout, True, None, 0.0)]
+    return await _send_group(lm, [job], now, {})
+
+
+async def _together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All of them side by side; a single one needs no task of its own."""
+    each = list(parts)
+    return [await each[0]] if len(each) == 1 else await asyncio.gather(*each)
 
 
 def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
@@ -361,14 +314,10 @@ async def _send_siblings(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Fu
     requests = [job.request for job in jobs]
     if len(jobs) > 1:
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
-        requests = [_with_extension(request, {"group": group, "size": len(jobs)}) for request in requests]
+        mark = {"group": group, "size": len(jobs)}
+        requests = [extended(request, pdr_siblings=mark) for request in requests]
     sends = (_send(lm, job, request, now, own) for job, request in zip(jobs, requests, strict=True))
-    return list(await asyncio.gather(*sends))
-
-
-def _with_extension(request: Request, siblings: dict[str, Any]) -> Request:
-    extensions = {**(request.config.extensions or {}), "pdr_siblings": siblings}
-    return replace(request, config=replace(request.config, extensions=extensions))
+    return list(await _together(sends))
 
 
 async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
@@ -387,11 +336,11 @@ async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futu
 
 async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
     started = time.perf_counter()
-    rollout_id = lm.kwargs.get("rollout_id")
+    begun = BEGUN.get()
+    if begun is not None:
+        begun()
     try:
-        extra = {} if rollout_id is None else {"rollout_id": rollout_id}
-        with sending(lm) as sent:
-            response: Response = await lm.acall(request, **extra)
+        response, reused = await sending.send(lm, request)
     except (LMError, OSError, TimeoutError) as error:
         return Result(None, False, _why(error), time.perf_counter() - started)
     seconds = time.perf_counter() - started
@@ -407,17 +356,12 @@ async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
             finish="length" if unfinished else response.finish_reason,
             usage=usage,
             estimated=estimated,
-            seconds=0.0 if sent.reused else round(seconds, 4),
+            seconds=0.0 if reused else round(seconds, 4),
         ),
-        sent.reused,
+        reused,
         None,
         seconds,
     )
-
-
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: lone surrogates and NUL bytes are marked, not kept."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> tuple[Usage, bool]:

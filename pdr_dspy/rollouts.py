@@ -59,8 +59,35 @@ class Rollout(BaseModel):
 
 def address(request: Mapping[str, Any]) -> str:
     """The content address of a request: model, messages, sampling and seed, in any order of keys."""
-    canonical = json.dumps(request, sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:40]
+    return _shortened(hashlib.sha256(_CANONICAL.encode(request).encode()))
+
+
+class Addresses:
+    """The addresses of requests that differ in their seed alone; what they share is written and hashed once."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        """Take a request without its seed, its keys all strings."""
+        written = {key: f"{_CANONICAL.encode(key)}:{_CANONICAL.encode(request[key])}" for key in sorted(request)}
+        before = "".join(f"{text}," for key, text in written.items() if key < "seed")
+        after = "".join(f",{text}" for key, text in written.items() if key > "seed")
+        self._head = hashlib.sha256(f'{{{before}"seed":'.encode())
+        self._tail = after + "}"
+        whole = hashlib.sha256(f"{{{','.join(written.values())}}}".encode())
+        self.unseeded = _shortened(whole)
+        """The address of the request without a seed."""
+
+    def of(self, seed: int) -> str:
+        """The address of the request with this seed, as `address({**request, "seed": seed})` gives it."""
+        whole = self._head.copy()
+        whole.update(f"{seed}{self._tail}".encode())
+        return _shortened(whole)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def _shortened(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:40]
 
 
 class Rollouts:

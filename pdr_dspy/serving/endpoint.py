@@ -106,6 +106,10 @@ class EndpointLM(dspy.LM):
             self._counts.popitem(last=False)
         return counts
 
+    async def send_directly(self, request: lm15.Request) -> lm15.Response:
+        """Send one request past DSPy: no callbacks, no history, no usage tracking, no cache. Raises the lm15 errors."""
+        return await self._async.complete(request)
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
         await self._async.aclose()
