@@ -9,6 +9,7 @@ further on, and tags in backticks, are only talked about. Everything here takes 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 
 def split_thought(text: str) -> tuple[str, str, bool]:
@@ -27,27 +28,43 @@ def split_thought(text: str) -> tuple[str, str, bool]:
 
 def solution_span(text: str) -> tuple[int, int] | None:
     """Where the solution stands in a completion, as (start, end); None when a thought is left unfinished."""
-    if _HARMONY.match(text):
+    if "<" not in text:
+        return 0, len(text)
+    if (special := text.find("<|")) >= 0 and _HARMONY.match(text, special) and _begins(text, special):
         return _final_channel(text)
     start = 0
     while True:  # what follows a thought may begin with another one
         if opener := _OPENER.match(text, start):
-            closer = next((tag for tag in _TAG.finditer(text, opener.end()) if tag["slash"]), None)
+            closer = next((tag for tag in _tags(text, opener.end()) if tag["slash"]), None)
             if closer is None:
                 return None
         else:
-            closer = _TAG.search(text, start)
+            closer = next(_tags(text, start), None)
             if closer is None or not closer["slash"]:
                 return start, len(text)
         start = closer.end()
 
 
+def _tags(text: str, start: int) -> Iterator[re.Match[str]]:
+    """Tags from `start` on that are not quoted: `5`</think> ends a thought, a tag with a backtick on both sides does
+    not."""
+    for tag in _TAG.finditer(text, start):
+        quoted = text[tag.start() - 1 : tag.start()] == "`" and text.startswith("`", tag.end())
+        if not quoted or text.startswith("``", tag.end()):
+            yield tag
+
+
+def _begins(text: str, special: int) -> bool:
+    """Whether the first special token may be that of a completion: a channel at its beginning, or the end of a message
+    that the chat template has opened."""
+    return text.startswith("<|end|>", special) or not text[:special].strip()
+
+
 _OPENER = re.compile(r"\s*<(?:think|thinking|thought)>", re.I)
-_TAG = re.compile(r"(?!(?<=`)</?\w{1,8}>`(?!`))<(?P<slash>/?)(?:think|thinking|thought)>", re.I)
-"""A tag that is not quoted: `5`</think> ends a thought, a tag with a backtick on both sides does not."""
+_TAG = re.compile(r"<(?P<slash>/?)(?:think|thinking|thought)>", re.I)
 _HEADER = r"<\|channel\|>\s*(?P<channel>\w+)[^\n]{0,200}?<\|message\|>"
 _MESSAGE = re.compile(_HEADER)
-_HARMONY = re.compile(r"\s*(?:<\|start\|>\s*\w+\s*)?<\|channel\|>|(?:(?!<\|)[\s\S])*<\|end\|>\s*<\|start\|>")
+_HARMONY = re.compile(r"(?:<\|start\|>\s*\w+\s*)?<\|channel\|>|<\|end\|>\s*<\|start\|>")
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
 _MARKS = re.compile(rf"(?i:</?(?:think|thinking|thought)>)|<\|start\|>\s*\w+\s*|{_HEADER}|<\|(?:end|return|call)\|>")
 
