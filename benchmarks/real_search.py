@@ -30,25 +30,29 @@ from pdr_dspy.commands.models import Model
 from pdr_dspy.commands.tuning import widest
 from pdr_dspy.evaluation import evaluate
 from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
 from pdr_dspy.search.result import program_of
 from programs import arithmetic
 
 SPACE = Space(
     rounds=(1, 2, 3),
-    widths=(1, 2, 4, 6, 8),
+    widths=(1, 2, 4),
     distiller=("random_k", "topk", "summary"),
     k=(1, 2, 3),
     tally=(True, False),
     critique=(True, False),
     kappa=(240, 400),
     draft_tokens=(96, 128),
-    refine_tokens=(160,),
+    refine_tokens=(128,),
     distill_tokens=(96,),
     temperature=(0.8,),
 )
-MAX_TOTAL = 1500
+MAX_TOTAL = 800
 """Mean tokens of all calls of a run."""
+STUDENT = Schedule(
+    widths=(4, 1), distiller="random_k", k=2, kappa=240, draft_tokens=96, refine_tokens=128, temperature=0.8
+)
 
 
 class Price(NamedTuple):
@@ -64,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="6 trials on 3 questions")
     parser.add_argument("--trials", type=int, default=60)
-    parser.add_argument("--questions", type=int, default=10)
+    parser.add_argument("--questions", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="keeps the run; a second one goes on there")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="a name of the catalogue, or a GGUF file")
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -83,7 +87,7 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
     trainset, valset = arithmetic.data("train", limit=questions), arithmetic.data("dev", limit=questions)
     verifier = arithmetic.verifier()
     with Model(embedded=model).serving(widest(SPACE), display):
-        student = arithmetic.build()
+        student = arithmetic.build().with_schedule(STUDENT)
         with display.search() as progress:
             optimizer = PDROptimizer(
                 verifier,
