@@ -1,0 +1,221 @@
+"""The trainer's model as a policy that the rollout can sample from: transformers' generate, or TRL's vLLM.
+
+Where generation is collective (parameters sharded over processes, a vLLM server, vLLM over several devices), all
+processes must call it equally often and with equally many prompts, while a free rollout makes as many calls as its
+episodes need. So each call first tells the others how much it brings, shorter ones are padded, and a process whose
+rollout is done keeps the others company until all are done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from trl.models.utils import unwrap_model_for_generation
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.training.rows import Sampled
+
+if TYPE_CHECKING:
+    from trl import GRPOTrainer
+
+
+class TrainerPolicy:
+    """A `Policy` over a TRL trainer.
+
+    Args:
+        trainer: its model is sampled as it stands, its tokenizer says what ends a turn.
+        rows: most prompts in one batch of transformers' generate; None for all at once. vLLM schedules for itself.
+    """
+
+    def __init__(self, trainer: GRPOTrainer, rows: int | None = None) -> None:
+        self._trainer = trainer
+        self._rows = rows
+        self.calls = self.prompt_tokens = self.tokens = 0
+        """What this process has sampled, calls that are not trained included; padding left out."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The trainer's."""
+        return self._trainer.processing_class
+
+    @property
+    def collective(self) -> bool:
+        """Whether all processes must generate together."""
+        trainer = self._trainer
+        if trainer.use_vllm:
+            return trainer.vllm_mode == "server" or trainer.vllm_tensor_parallel_size > 1
+        return trainer.is_fsdp_enabled or trainer._dist.is_zero3
+
+    def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        """One completion for each prompt.
+
+        Args:
+            prompts: token ids, none empty.
+            caps: most tokens of each completion, at least 1.
+            temperature: 0 samples greedily (the log-probabilities are then those of temperature 1).
+
+        Raises:
+            ConfigError: an empty prompt, a cap below 1, or a negative temperature.
+        """
+        if len(prompts) != len(caps) or not prompts or not all(prompts) or min(caps) < 1 or temperature < 0:
+            raise ConfigError(
+                "`generate(prompts, caps, temperature)` wants at least one prompt, none of them empty, as many caps of "
+                f"1 or more, and a temperature of 0 or more; there were {len(prompts)} prompts "
+                f"({sum(not prompt for prompt in prompts)} empty), {len(caps)} caps from {min(caps, default=0)} and "
+                f"temperature {temperature}"
+            )
+        sampled = self._together(prompts, caps, temperature)
+        self.calls += len(prompts)
+        self.prompt_tokens += sum(map(len, prompts))
+        self.tokens += sum(len(each.ids) for each in sampled)
+        return sampled
+
+    def accompany(self) -> None:
+        """Call when the rollout of this process is done: takes part in what the others still generate."""
+        if self.collective:
+            while self._together([], [], 1.0) is not None:
+                pass
+
+    def _together(self, prompts: list[list[int]], caps: list[int], temperature: float) -> Any:
+        """Completions for the prompts of this process; None where no process had any."""
+        sample = self._by_vllm if self._trainer.use_vllm else self._by_transformers
+        if not self.collective:
+            return sample(prompts, caps, temperature)
+        by_cap = self._trainer.use_vllm  # which takes one cap a call; transformers takes caps of all sizes at once
+        kinds = [(temperature, cap if by_cap else 0) for cap in caps]
+        everyone: list[Counter[tuple[float, int]]] = gather_object([Counter(kinds)])
+        done: dict[int, Sampled] = {}
+        for kind in sorted(set().union(*everyone)):
+            mine = [i for i, own in enumerate(kinds) if own == kind]
+            missing = max(counts[kind] for counts in everyone) - len(mine)
+            padded = [prompts[i] for i in mine] + [[self._trainer.eos_token_ids[0]]] * missing
+            limits = [caps[i] for i in mine] + [kind[1] or 1] * missing
+            done |= zip(mine, sample(padded, limits, kind[0]), strict=False)
+        return [done[i] for i in range(len(prompts))] if any(everyone) else None
+
+    def _by_vllm(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        vllm: Any = self._trainer.vllm_generation
+        before = vllm.temperature, vllm.max_completion_length
+        done: dict[int, Sampled] = {}
+        try:
+            for cap in sorted(set(caps)):
+                mine = [i for i, own in enumerate(caps) if own == cap]
+                vllm.temperature, vllm.max_completion_length = temperature, cap
+                _, ids, logprobs, _ = vllm.generate(prompts=[prompts[i] for i in mine], images=None, num_generations=1)
+                for place, tokens, tops in zip(mine, ids, logprobs, strict=True):
+                    values = [math.nan if top[0] is None else top[0] for top in tops]
+                    done[place] = self._cut(list(tokens), values, cap)
+        finally:
+            vllm.temperature, vllm.max_completion_length = before
+        return [done[i] for i in range(len(prompts))]
+
+    def _by_transformers(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        trainer = self._trainer
+        settings = self._settings(max(caps), temperature)
+        size = self._rows or len(prompts)
+        order = range(len(prompts))
+        if size < len(prompts):  # alike ones share a batch, so that few rows wait for long ones
+            order = sorted(order, key=lambda i: (caps[i], len(prompts[i])))
+        done: dict[int, Sampled] = {}
+        with (
+            unwrap_model_for_generation(
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+                generation_kwargs=settings,  # else the model's own top-k or penalty fills what is at its default
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+            ) as model,
+            torch.no_grad(),
+            trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+        ):
+            for start in range(0, len(prompts), size):
+                part = list(order[start : start + size])
+                sampled = self._batch(model, [prompts[i] for i in part], [caps[i] for i in part], settings)
+                done |= zip(part, sampled, strict=True)
+        return [done[i] for i in range(len(prompts))]
+
+    def _batch(self, model: Any, prompts: list[list[int]], caps: list[int], settings: dict[str, Any]) -> list[Sampled]:
+        device = self._trainer.accelerator.device
+        width = max(map(len, prompts))
+        pad = settings["pad_token_id"]
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        notes = _Notes(settings["temperature"])
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(**{**settings, "max_new_tokens": max(caps)}, disable_compile=True),
+            logits_processor=LogitsProcessorList([notes]),
+            stopping_criteria=StoppingCriteriaList([_Caps(width, torch.tensor(caps, device=device))]),
+        )
+        logps = notes.of(out, width).tolist()
+        return [
+            self._cut(tokens, values, cap)
+            for tokens, values, cap in zip(out[:, width:].tolist(), logps, caps, strict=True)
+        ]
+
+    def _settings(self, cap: int, temperature: float) -> dict[str, Any]:
+        trainer = self._trainer
+        return {
+            "max_new_tokens": cap,
+            "do_sample": temperature > 0,
+            "temperature": temperature or 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": None,
+            "repetition_penalty": 1.0,
+            "pad_token_id": trainer._tokenizer.pad_token_id,
+            "bos_token_id": trainer._tokenizer.bos_token_id,
+            "eos_token_id": trainer.eos_token_ids,
+            "cache_implementation": trainer.args.cache_implementation,
+        }
+
+    def _cut(self, tokens: list[int], logps: list[float], cap: int) -> Sampled:
+        """Up to the first token that ends the turn, that one included, and to the cap."""
+        ends = set(self._trainer.eos_token_ids)
+        last = next((i for i, token in enumerate(tokens[:cap]) if token in ends), None)
+        size = cap if last is None else last + 1
+        return Sampled(tokens[:size], logps[:size], "length" if last is None else "stop")
+
+
+class _Caps(StoppingCriteria):
+    """Ends each row at its own cap."""
+
+    def __init__(self, prompt: int, caps: Tensor) -> None:
+        self._prompt, self._caps = prompt, caps
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
+        return input_ids.shape[1] - self._prompt >= self._caps
+
+
+class _Notes(LogitsProcessor):
+    """Writes down the log-probability of each sampled token, holding one step's distribution at a time.
+
+    A processor of ours runs before the temperature is applied and before the token is drawn: it sees it a step later.
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self._temperature = temperature
+        self._last: Tensor | None = None
+        self._seen: list[Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any) -> Any:  # type: ignore[override]
+        self._note(input_ids)
+        self._last = (scores / self._temperature).log_softmax(-1)
+        return scores
+
+    def of(self, out: Tensor, prompt: int) -> Tensor:
+        """Of every token of `out` after the prompt, (rows, tokens)."""
+        if len(self._seen) < out.shape[1] - prompt:
+            self._note(out)
+        return torch.stack(self._seen[: out.shape[1] - prompt], dim=1)
+
+    def _note(self, ids: Tensor) -> None:
+        if self._last is not None:
+            self._seen.append(self._last.gather(1, ids[:, -1:])[:, 0])

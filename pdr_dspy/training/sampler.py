@@ -1,0 +1,84 @@
+"""The order of questions: every generation batch holds exactly the asked share of operator prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Sampler
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.training.config import operators_of
+
+
+class ModeSampler(Sampler[int]):
+    """Indices into rows with a mode, batch by batch.
+
+    Each generation batch holds `groups` different rows, a share of them operator prompts, dealt evenly over the batch
+    so that each process gets its part as nearly as whole numbers allow. Every index comes `rows` times in a row (a
+    group), and every batch `repeats` times. An epoch ends when the rows of a mode no longer fill its part of a batch;
+    what is left over comes up in other epochs, which are shuffled anew.
+
+    Args:
+        modes: "trace" or "operator", of each row of the data set.
+        groups: prompts of a generation batch, over all processes.
+        rows: completions of a group.
+        share: operator prompts over all prompts, from 0 to 1.
+        repeats: how often a batch is yielded: once for every micro-step that reads it.
+        shuffle: whether each epoch has an order of its own.
+        seed: with the epoch it decides the order, in every process alike.
+
+    Raises:
+        ConfigError: the share is not a whole number of groups, or a mode has fewer rows than one batch wants.
+    """
+
+    def __init__(
+        self,
+        modes: Sequence[str],
+        *,
+        groups: int,
+        rows: int,
+        share: float,
+        repeats: int = 1,
+        shuffle: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self._of = {mode: [i for i, given in enumerate(modes) if given == mode] for mode in ("trace", "operator")}
+        operators = operators_of(groups, share)
+        self._places = ["operator" if operator else "trace" for operator in dealt(groups, operators)]
+        wanted = {"trace": groups - operators, "operator": operators}
+        for mode, count in wanted.items():
+            if count > len(self._of[mode]):
+                raise ConfigError(
+                    f"a generation batch wants {count} different {mode} prompts and the data set has "
+                    f"{len(self._of[mode])}: give more questions, or a smaller batch"
+                )
+        self._batches = min(len(self._of[mode]) // count for mode, count in wanted.items() if count)
+        self._rows, self._repeats, self._shuffle, self._seed, self._epoch = rows, repeats, shuffle, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order comes next; accelerate calls it, also where a run resumes."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        left = {mode: iter(self._order(mode)) for mode in self._of}
+        for _ in range(self._batches):
+            batch = [next(left[mode]) for mode in self._places]
+            for _ in range(self._repeats):
+                for index in batch:
+                    yield from [index] * self._rows
+
+    def __len__(self) -> int:
+        return self._batches * self._repeats * len(self._places) * self._rows
+
+    def _order(self, mode: str) -> list[int]:
+        order = list(self._of[mode])
+        if self._shuffle:
+            random.Random(f"{self._seed}|{self._epoch}|{mode}").shuffle(order)
+        return order
+
+
+def dealt(places: int, chosen: int) -> list[bool]:
+    """`chosen` of `places`, as evenly spread as whole numbers allow: every run of n places holds n * chosen / places,
+    rounded up or down."""
+    return [(place + 1) * chosen // places > place * chosen // places for place in range(places)]

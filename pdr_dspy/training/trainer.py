@@ -1,0 +1,298 @@
+"""The trainer: TRL's GRPO with CISPO, fed by a rollout of episodes, with the objective of `objective.py`.
+
+What is overridden of TRL, all in this file, checked on TRL 1.16.0 (a test fails where these names are gone):
+
+    _get_train_sampler                    batches with the asked share of operator prompts
+    _generate_and_score_completions       groups for the rollout; afterwards the weights of the objective
+    _get_per_token_logps_and_entropies    keeps the differentiable log-probabilities of the one forward pass
+    _compute_loss                         adds the SFT term
+    _send_telemetry                       nothing is sent
+
+and of its private state: `_metrics`, `_step`; in generation.py `_tokenizer` and `_dist`.
+
+One configuration runs on a CPU, one GPU, or many through accelerate (DDP, FSDP, DeepSpeed), with transformers' generate
+or vLLM (colocated or a server). Run here: CPU, one process and two (gloo, DDP), with and without LoRA. Not run: GPUs,
+FSDP, DeepSpeed, vLLM.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.training.config import OperatorConfig, TokenNorm, ZeroVariance
+from pdr_dspy.training.data import COLUMNS, example_of
+from pdr_dspy.training.generation import TrainerPolicy
+from pdr_dspy.training.objective import Standing, nll, row_weights, standing
+from pdr_dspy.training.rows import MODES, Group, Mode, Rollout, Row
+from pdr_dspy.training.sampler import ModeSampler
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TRL_CHECKED = "1.16"
+"""The release whose private names the overrides rely on."""
+
+
+class OperatorTrainer(GRPOTrainer):
+    """Trains a causal language model on long traces and on PDR rounds.
+
+    `train()`, `save_model()` and `train(resume_from_checkpoint=...)` are those of transformers. A run that was stopped
+    and resumed from a checkpoint takes the same steps as the run in one go (`OperatorConfig` says at which steps to
+    save for that).
+
+    Logged for each mode, as `trace/...` and `operator/...`: `reward` (mean over scored rows), `correct` (share of rows
+    in I+), `length` (tokens, mean of a row), `tokens` (trained tokens of a generation batch), `truncated` (share of
+    rows that their cap ended), `zero_variance` (share of groups whose rewards are all equal), `unscored` (rows without
+    a reward), and where ratios differ from 1 `clipped` (share of tokens with a gradient whose ratio was above
+    `epsilon_high`). For the whole: `sampled/calls`, `sampled/tokens`, `sampled/prompt_tokens` of a generation batch,
+    calls that are not trained included, and `sft` (the negative log-likelihood of J_SFT, nats a token). TRL's own
+    metrics stay.
+
+    Args:
+        model: a path, or a loaded causal language model, or a PEFT model.
+        rollout: makes the rows of each group; see `rows.Rollout`.
+        args: the settings.
+        train_dataset: rows of `data.mode_rows`, as a list or a `datasets.Dataset`.
+        processing_class: the tokenizer; the one saved beside the model where it is None.
+        callbacks: of transformers.
+        optimizers: an optimizer and a scheduler, or None for those that the settings name.
+        peft_config: for example `peft.LoraConfig(...)`: then only the adapter is trained and saved.
+
+    Raises:
+        ConfigError: the data set lacks a column or has too few questions of a mode for one batch; while training, the
+            rollout returned other rows than it was asked for.
+    """
+
+    args: OperatorConfig
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        rollout: Rollout,
+        args: OperatorConfig,
+        train_dataset: Dataset | Sequence[Mapping[str, str]],
+        *,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        optimizers: tuple[Any, Any] = (None, None),
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        if not isinstance(train_dataset, Dataset):
+            train_dataset = Dataset.from_list([dict(row) for row in train_dataset])
+        missing = set(COLUMNS) - set(train_dataset.column_names)
+        if missing:
+            raise ConfigError(
+                f"`OperatorTrainer(train_dataset=...)` lacks the column `{sorted(missing)[0]}`; make it with "
+                "`pdr_dspy.training.data.mode_rows(examples)`"
+            )
+        self._rollout = rollout
+        self._logps: Tensor | None = None
+        self._asked: list[dict[str, Any]] = []
+        self._returned: list[Row] = []
+        super().__init__(
+            model=model,
+            reward_funcs=[episode_reward],
+            args=args,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            callbacks=[_Resume(self), *callbacks],
+            optimizers=optimizers,
+            peft_config=peft_config,
+        )
+        self.rollout_func = self._roll  # given to the constructor, TRL warns that it is experimental
+        self.policy = TrainerPolicy(self, args.generate_rows)
+
+    def _send_telemetry(self) -> None:
+        """TRL counts its users; this library sends nothing."""
+
+    def _get_train_sampler(self, dataset: Any = None) -> ModeSampler:  # type: ignore[override]
+        args = self.args
+        assert args.generation_batch_size is not None
+        assert args.steps_per_generation is not None
+        return ModeSampler(
+            list((self.train_dataset if dataset is None else dataset)["mode"]),
+            groups=args.generation_batch_size // self.num_generations,
+            rows=self.num_generations,
+            share=args.share,
+            repeats=self.num_iterations * args.steps_per_generation,
+            shuffle=bool(self.shuffle_dataset),
+            seed=args.seed,
+        )
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        self._asked = list(inputs)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        return output | self._weighed(output, self._returned)
+
+    def _roll(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
+        """TRL's rollout function. It is given prompts alone; what they belong to is in the rows that were asked for."""
+        groups = self._groups()
+        returned = self._rollout(groups, self.policy)
+        self.policy.accompany()
+        _check_rows(groups, returned)
+        self._returned = [row for rows in returned for row in rows]
+        return {
+            "prompt_ids": [row.prompt_ids for row in self._returned],
+            "completion_ids": [row.completion_ids for row in self._returned],
+            "logprobs": [row.logprobs for row in self._returned],
+            "reward": [row.reward for row in self._returned],  # reaches the reward function below
+        }
+
+    def _groups(self) -> list[Group]:
+        rows, asked = self.num_generations, self._asked
+        first = self.accelerator.process_index * (len(asked) // rows)
+        place = f"{self.args.seed}|{self.state.global_step}|{self._step % self.args.gradient_accumulation_steps}"
+        groups: list[Group] = []
+        for number, start in enumerate(range(0, len(asked), rows)):
+            row = asked[start]
+            assert all(other["example"] == row["example"] for other in asked[start : start + rows])
+            digest = hashlib.sha256(f"{place}|{first + number}".encode()).digest()
+            seed = int.from_bytes(digest[:4]) >> 1
+            groups.append(Group(cast(Mode, row["mode"]), example_of(row), rows, seed))
+        return groups
+
+    def _weighed(self, output: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The objective's weights for what TRL has scored, as advantages and as what `_compute_loss` reads beside."""
+        advantages: Tensor = output["advantages"]
+        device = advantages.device
+        operator = torch.tensor([row["mode"] == "operator" for row in self._asked], device=device)
+        rewards = torch.tensor([math.nan if row.reward is None else row.reward for row in rows], device=device)
+        stands = standing(rewards, self.num_generations, cast(ZeroVariance, self.args.zero_variance))
+        weights = row_weights(
+            stands,
+            lengths := output["completion_mask"].sum(1),
+            torch.tensor([row.correct for row in rows], device=device),
+            operator,
+            share=self.args.share,
+            norm=cast(TokenNorm, self.args.token_norm),
+            total=self._total,
+        )
+        self._note(rows, rewards, stands, lengths, operator)
+        tokens = output["num_items_in_batch"].clamp(min=1)  # by which TRL divides
+        return {
+            "advantages": advantages * (weights.policy * tokens).to(advantages.dtype),
+            "sft_weights": weights.sft,
+            "operator_rows": operator,
+        }
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        self._logps = result[0] if torch.is_grad_enabled() else None
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        loss = super()._compute_loss(model, inputs)
+        logps, self._logps = self._logps, None
+        assert logps is not None
+        self._note_clipped(logps.detach(), inputs)
+        if self.args.alpha == 0:
+            return loss
+        # As TRL scales its own: processes are averaged, and an accumulation window is a part of the generation batch.
+        steps = self.args.steps_per_generation or 1
+        term = nll(logps, inputs["completion_mask"], inputs["sft_weights"])
+        self._metrics["train"]["sft"].append(self._total(term.detach()).item() * steps)
+        scale = self.accelerator.num_processes * steps / self.current_gradient_accumulation_steps
+        return loss + self.args.alpha * scale * term
+
+    def _total(self, local: Tensor) -> Tensor:
+        return cast(Tensor, self.accelerator.reduce(local, reduction="sum"))
+
+    def _note(self, rows: Sequence[Row], rewards: Tensor, stands: Standing, lengths: Tensor, operator: Tensor) -> None:
+        """Metrics of a generation batch over all processes."""
+        device = rewards.device
+        correct = torch.tensor([row.correct for row in rows], device=device)
+        truncated = torch.tensor([row.truncated for row in rows], device=device)
+        scored_groups = stands.scored.view(len(stands.kept), -1).any(1)
+        of_group = operator.view(len(stands.kept), -1)[:, 0]
+        sums: list[Tensor] = []
+        for mode in MODES:
+            mine, groups = operator == (mode == "operator"), of_group == (mode == "operator")
+            sums += [
+                mine.sum(),
+                (mine & stands.scored).sum(),
+                rewards[mine & stands.scored].sum(),
+                (mine & correct).sum(),
+                lengths[mine].sum(),
+                (mine & truncated).sum(),
+                (groups & scored_groups).sum(),
+                (groups & scored_groups & ~stands.varied).sum(),
+            ]
+        policy = self.policy
+        sampled = torch.tensor([policy.calls, policy.tokens, policy.prompt_tokens], device=device)
+        policy.calls = policy.tokens = policy.prompt_tokens = 0
+        totals = self._total(torch.cat([torch.stack([each.double() for each in sums]), sampled.double()])).tolist()
+        for number, mode in enumerate(MODES):
+            count, scored, reward, right, tokens, cut, groups, even = totals[8 * number : 8 * number + 8]
+            self._log_of(f"{mode}/reward", reward, scored)
+            self._log_of(f"{mode}/correct", right, count)
+            self._log_of(f"{mode}/length", tokens, count)
+            self._log_of(f"{mode}/truncated", cut, count)
+            self._log_of(f"{mode}/zero_variance", even, groups)
+            if count:
+                self._metrics["train"][f"{mode}/tokens"].append(tokens)
+                self._metrics["train"][f"{mode}/unscored"].append(count - scored)
+        for name, value in zip(("calls", "tokens", "prompt_tokens"), totals[16:], strict=True):
+            self._metrics["train"][f"sampled/{name}"].append(value)
+
+    def _note_clipped(self, logps: Tensor, inputs: Mapping[str, Any]) -> None:
+        """Tokens with a gradient whose ratio was above the bound, whatever the sign of their advantage."""
+        old = inputs.get("old_per_token_logps")
+        if old is None:  # sampled by these very weights: every ratio is 1
+            return
+        moved = inputs["completion_mask"].bool() & (inputs["advantages"] != 0)[:, None]
+        above = moved & ((logps - old).exp() > self.epsilon_high)
+        operator = inputs["operator_rows"]
+        sums = [tokens[rows].sum() for rows in (~operator, operator) for tokens in (above, moved)]
+        totals = self._total(torch.stack(sums)).tolist()
+        for number, mode in enumerate(MODES):
+            self._log_of(f"{mode}/clipped", *totals[2 * number : 2 * number + 2])
+
+    def _log_of(self, name: str, part: float, whole: float) -> None:
+        if whole:
+            self._metrics["train"][name].append(part / whole)
+
+
+def episode_reward(reward: list[float | None], **_: Any) -> list[float | None]:
+    """TRL's reward function: the rewards that the rollout gave its rows."""
+    return reward
+
+
+def _check_rows(groups: Sequence[Group], returned: Sequence[Sequence[Row]]) -> None:
+    """Raises ConfigError where a rollout did not return what it was asked for."""
+    if len(returned) != len(groups):
+        raise ConfigError(f"`rollout(groups, policy)` returned {len(returned)} lists of rows for {len(groups)} groups")
+    for group, rows in zip(groups, returned, strict=True):
+        if len(rows) != group.rows:
+            raise ConfigError(
+                f"`rollout(groups, policy)` returned {len(rows)} rows for a group of {group.rows} ({group.mode}); "
+                "every group must be filled exactly"
+            )
+        for row in rows:
+            if not row.prompt_ids or not row.completion_ids or len(row.logprobs) != len(row.completion_ids):
+                raise ConfigError(
+                    f"`rollout(groups, policy)` returned a {row.phase} row of {len(row.prompt_ids)} prompt tokens, "
+                    f"{len(row.completion_ids)} completion tokens and {len(row.logprobs)} log-probabilities; there "
+                    "must be at least one token of each, and a log-probability for each completion token"
+                )
+
+
+class _Resume(TrainerCallback):
+    """Counts micro-steps on from a checkpoint, so that new generations begin where they did in the run in one go."""
+
+    def __init__(self, trainer: OperatorTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer._step = state.global_step * args.gradient_accumulation_steps
+        self._trainer._buffered_inputs = None
