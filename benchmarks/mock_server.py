@@ -170,7 +170,7 @@ class Counters:
     others: int = 0
     """Requests to anything else under /v1."""
     blocks: int = 0
-    """Full blocks of all prompts."""
+    """Full blocks of all prompts, once for each choice that was asked for."""
     block_hits: int = 0
     """Blocks that came before, with the same blocks before them."""
 
@@ -222,8 +222,8 @@ class State:
         names = ("case", "outcome", "arrived", "ended", "latency", "prompt_tokens", "completion_tokens")
         return [dict(zip(names, call, strict=True)) for call in self.calls]
 
-    def prompt(self, messages: Any) -> Prompt:
-        """Read a prompt, count its blocks and remember them."""
+    def prompt(self, messages: Any, choices: int) -> Prompt:
+        """Read a prompt, count its blocks once for each choice, and remember them."""
         text = "".join(f"{message['role']}\n{_content(message)}\n" for message in messages)
         known = self.prompts.get(text)
         if known is None:
@@ -240,8 +240,8 @@ class State:
             known = self.prompts[text] = Prompt(-(-len(text) // 4), blocks, digest, case, *_frame(messages))
         else:
             hits = known.blocks
-        self.counters.blocks += known.blocks
-        self.counters.block_hits += hits
+        self.counters.blocks += choices * known.blocks
+        self.counters.block_hits += hits + (choices - 1) * known.blocks
         return known
 
     def draw(self, prompt: Prompt, seed: Any) -> tuple[float, str]:
@@ -381,8 +381,8 @@ class Connection(asyncio.Protocol):
         if self.counted != state.generation:
             self.counted = state.generation
             counters.connections += 1
-        prompt = state.prompt(body["messages"])
         choices = body.get("n") or 1
+        prompt = state.prompt(body["messages"], choices)
         cap = body.get("max_completion_tokens") or body.get("max_tokens")
         limit = state.settings.context
         if prompt.tokens + (cap or 0) > limit:
