@@ -21,7 +21,7 @@ from pdr_dspy.calls import Reply
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.schedule import DistillerName, Schedule
 from pdr_dspy.signatures import Role
-from pdr_dspy.workspace import Count, Draft, Workspace, candidates, fit
+from pdr_dspy.workspace import Count, Draft, Workspace, candidates, fit, sheltered
 
 
 class Distilled(NamedTuple):
@@ -50,6 +50,8 @@ class Round:
     room: int | None = None
     """Tokens that the model's context leaves for candidates in a distill call; None where it is not known."""
     oracle: Callable[[Mapping[str, Any]], float] | None = None
+    headings: tuple[str, ...] = ()
+    """Labels of the task's inputs, for which no solution may pass."""
 
     def rng(self, purpose: str) -> random.Random:
         """A generator of its own for each purpose, the same in every run with this seed."""
@@ -63,7 +65,7 @@ class Round:
 
     async def admit(self, drafts: Sequence[Draft]) -> Workspace:
         """A workspace of these solutions, cut to kappa; empty when there are none."""
-        blocks = candidates([(draft.solution, draft.truncated) for draft in drafts])
+        blocks = candidates([(draft.solution, draft.truncated) for draft in drafts], self.headings)
         return await self.workspace(blocks, drafts, keep="end")
 
     async def workspace(
@@ -101,7 +103,8 @@ async def summary(round_: Round) -> Distilled:
     if reply.call.failure is not None:
         workspace = await round_.admit(order)
     else:
-        workspace = await round_.workspace([reply.text], order, keep="start")
+        notes = sheltered(reply.text, round_.headings)
+        workspace = await round_.workspace([notes], order, keep="start")
         workspace = workspace.model_copy(update={"cut": workspace.cut or reply.call.truncated})
     return Distilled((workspace,) * round_.next_width, (reply.call,))
 
@@ -134,7 +137,8 @@ async def random_k(round_: Round) -> Distilled:
 async def last(round_: Round) -> Distilled:
     """Sequential Refinement: the previous solution is the state, not a candidate among others."""
     draft = round_.drafts[-1]
-    text, tokens, cut = await fit([draft.solution], round_.schedule.kappa, round_.count, keep="end")
+    solution = sheltered(draft.solution, round_.headings)
+    text, tokens, cut = await fit([solution], round_.schedule.kappa, round_.count, keep="end")
     workspace = Workspace(text=text, tokens=tokens, sources=(draft.index,), cut=cut)
     return Distilled((workspace,) * round_.next_width)
 
@@ -185,18 +189,23 @@ def tally(drafts: Sequence[Draft]) -> str:
     votes: Counter[str] = Counter()
     for draft in drafts:
         values = [str(value) for value in draft.outputs.values()]
-        shown = " ".join(" | ".join(values).split())[:LONGEST] if values and not draft.truncated else "no answer"
+        answer = "" if draft.truncated else _COUNTED.sub("", " ".join(" | ".join(values).split()))[:LONGEST].strip()
+        shown = sheltered(answer) or "no answer"
         votes[shown.casefold()] += 1
         said.setdefault(shown.casefold(), shown)
     listed = [f"{said[key]} ({count} of {len(drafts)})" for key, count in votes.most_common(ANSWERS)]
     return f"Answers of all attempts: {', '.join(listed)}"
 
 
+_COUNTED = re.compile(r"\(\d+ of \d+\)")
+"""A count that an answer brings with it would be one of the tally's."""
+
+
 async def _shown(round_: Round, order: Sequence[Draft]) -> str:
     """All solutions as a distiller reads them: whole, unless the model's context is too small for them."""
+    blocks = candidates([(draft.solution, draft.truncated) for draft in order], round_.headings)
     if round_.room is None:
-        return "\n\n".join(candidates([(draft.solution, draft.truncated) for draft in order]))
-    blocks = candidates([(draft.solution, draft.truncated) for draft in order])
+        return "\n\n".join(blocks)
     text, _, _ = await fit(blocks, round_.room, round_.count, keep="end")
     return text
 

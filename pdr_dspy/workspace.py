@@ -60,10 +60,37 @@ class Workspace(BaseModel):
         return not self.text
 
 
-def candidates(solutions: Sequence[tuple[str, bool]]) -> list[str]:
-    """The blocks in which solutions (text, truncated) are shown to a distiller or a refiner, numbered from 1."""
+def sheltered(text: str, headings: Sequence[str] = (), *, among: bool = False) -> str:
+    """What a model wrote, so that it can stand inside a prompt without passing for a part of the prompt itself.
+
+    Lines that begin as a heading of the prompt does are quoted (`> Workspace:`): those of what earlier rounds left, of
+    a tally, of the form of the reply, `headings`, which are the labels of the task's inputs, and, for a text `among`
+    candidates, those of another candidate. Marks of chat templates are spelled apart (`< |im_end|>`), for servers read
+    them in the text of a message too.
+    """
+    names = "|".join(re.escape(name) for name in ("candidates", "workspace", "flaws found", *headings))
+    own = f"{_CANDIDATE}|{_OWN}" if among else _OWN
+    heading = re.compile(rf"{_LINE}(?=[ \t*_#\-]{{0,8}}(?:{own}|(?:{names})[ \t*_]{{0,4}}(?::|$)))", re.I | re.M)
+    return _MARK.sub(lambda mark: f"{mark[0]} ", heading.sub("> ", text))
+
+
+_LINE = "(?:^|(?<=[\r\x0b\x0c\x85\u2028\u2029]))"
+_CANDIDATE = r"candidate[ \t]{1,4}\d+[ \t*_]{0,4}(?:\(unfinished\)[ \t*_]{0,4})?(?::|$)"
+_OWN = (
+    r"answers of all attempts:"
+    r"|(?:write the steps first\. then )?end with (?:one line of exactly|exactly these)"
+    r"|reply with the text alone"
+)
+_MARK = re.compile(
+    r"<(?=[|\uff5c][^|\uff5c<>\n]{1,40}[|\uff5c]>|/?(?:s|think|thinking|thought|(?:start|end)_of_turn)>)|\[(?=/?INST\])"
+)
+
+
+def candidates(solutions: Sequence[tuple[str, bool]], headings: Sequence[str] = ()) -> list[str]:
+    """The blocks in which solutions (text, truncated) are shown to a distiller or a refiner, numbered from 1; see
+    `sheltered` for `headings`."""
     return [
-        f"Candidate {number}{' (unfinished)' if truncated else ''}:\n{text.strip()}"
+        f"Candidate {number}{' (unfinished)' if truncated else ''}:\n{sheltered(text.strip(), headings, among=True)}"
         for number, (text, truncated) in enumerate(solutions, start=1)
     ]
 
