@@ -1,0 +1,423 @@
+"""What training on PDR rounds changes: `python -m benchmarks.training [--quick] [--json FILE] [--cache DIR]`.
+
+A small model that follows a memorised map (`benchmarks.hops`, where it is said what is built into it) is trained with
+the library's trainer on long traces alone, and on long traces and PDR rounds at 3:1, 1:1 and 1:3 (trace:operator
+prompts). In the last arm, 1:1, half of the operator prompts ask for 7 to 9 hops and start from a workspace that one
+untrained round has left; all other prompts of all arms ask for 4 to 6. Every arm starts from the same base and takes as
+many steps of as many trained rows (8 prompts of 8); the long traces go on, and the others stop, where they have sampled
+the same number of tokens. Trained of an operator episode is its refinement (`train_calls="refine"`).
+
+Measured on the quarter of the start states that no training question has, at temperature 1, by the library's own
+`PDR` and `LongCoT`: fractions right, sampled and read tokens of the training (calls that are not trained included), and
+CPU-seconds. In PDR with R refinement rounds every call may write 3 hops and 3 (R + 1) are asked for, so that it cannot
+be right without going on from its workspace; "free" is R = 1 with a refinement that may write them all.
+
+95 % intervals: Student's t over the runs (bases x seeds); differences are paired by base and seed. Runs on one base are
+alike, so the intervals are a little too narrow for a statement about bases; `--json` keeps every run. One thread a
+process; the same seeds give the same figures on the same machine and library versions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import dspy
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from benchmarks import hops
+from pdr_dspy import PDR, LongCoT, Schedule
+from pdr_dspy.operators import Operator
+from pdr_dspy.stats import mean_interval
+from pdr_dspy.training.config import OperatorConfig
+from pdr_dspy.training.data import mode_rows
+from pdr_dspy.training.episodes import Episodes
+from pdr_dspy.training.policy import PolicyLM
+from pdr_dspy.training.rows import Group, Policy, Row, Sampled
+from pdr_dspy.training.trainer import OperatorTrainer
+from pdr_dspy.verifiers import ExactVerifier
+
+GROUPS, ROWS = 8, 8
+"""Prompts of a step, and trained calls of each."""
+VERIFIER = ExactVerifier()
+
+
+class Arm(NamedTuple):
+    """What the prompts of a step are."""
+
+    share: str
+    """Trace to operator prompts."""
+    starts: bool = False
+    """Whether half of the operator prompts ask for more hops and start from a workspace."""
+
+
+ARMS = {
+    "trace only": Arm("1:0"),
+    "3:1": Arm("3:1"),
+    "1:1": Arm("1:1"),
+    "1:3": Arm("1:3"),
+    "1:1, starts": Arm("1:1", starts=True),
+}
+SCORES = {
+    "PDR R=1": "6 hops",
+    "PDR R=2": "9 hops",
+    "PDR R=3": "12 hops",
+    "PDR free": "6 hops",
+    "trace 6": "6 hops",
+    "trace 9": "9 hops",
+}
+"""What is measured, and the hops that are asked for."""
+
+
+class Plan(NamedTuple):
+    """How much is run."""
+
+    base: hops.Settings = hops.Settings()
+    steps: int = 160
+    tokens: int = 120_000
+    """Sampled in training, where arms are compared at equal tokens."""
+    samples: int = 4
+    """Runs of each question of the test."""
+    rate: float = 3e-4
+    bases: int = 3
+    seeds: int = 3
+
+
+QUICK = Plan(hops.Settings(states=32, width=48, layers=2, steps=150, batch=64), 8, 4_000, 2, 1e-3, 1, 1)
+
+
+class Job(NamedTuple):
+    """One run: an arm from one base with one seed; arm "base" trains nothing."""
+
+    arm: str
+    base: int
+    seed: int
+
+
+def program(rounds: int, *, free: bool = False) -> PDR:
+    """PDR with `rounds` refinement rounds of short calls; `free` lets refinements write every hop."""
+    return PDR(
+        hops.TASK,
+        Schedule(
+            widths=(hops.NOTES,) * rounds + (1,),
+            distiller="random_k",
+            k=hops.NOTES,
+            kappa=24 * hops.NOTES,
+            draft_tokens=hops.SHORT,
+            refine_tokens=hops.LONG if free else None,
+            temperature=1.0,
+        ),
+    )
+
+
+class Metered:
+    """A policy that counts what it reads and samples."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.sampled = self.read = 0
+
+    @property
+    def tokenizer(self) -> Any:
+        """The policy's."""
+        return self.policy.tokenizer
+
+    def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        """As the policy's."""
+        done = self.policy.generate(prompts, caps, temperature)
+        self.read += sum(map(len, prompts))
+        self.sampled += sum(len(each.ids) for each in done)
+        return done
+
+
+class Rollouts:
+    """The rollout of an arm: the library's episodes, with an untrained round before them where 3 calls must do it."""
+
+    def __init__(self) -> None:
+        settings: dict[str, Any] = {"train_calls": "refine", "trace_tokens": hops.LONG}
+        self.plain = Episodes(program(1), VERIFIER, **settings)
+        self.started = Episodes(program(1), VERIFIER, starts=1.0, **settings)
+        self.sampled = self.read = 0
+
+    def __call__(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
+        """Rows of each group."""
+        metered = Metered(policy)
+        far = [group.mode == "operator" and group.example.hops > 2 * hops.STEP for group in groups]
+        made = {
+            long: iter(roll([group for group, own in zip(groups, far, strict=True) if own == long], metered))
+            for long, roll in ((False, self.plain), (True, self.started))
+            if long in far
+        }
+        self.sampled += metered.sampled
+        self.read += metered.read
+        return [next(made[long]) for long in far]
+
+
+def measure(policy: Policy, world: hops.World, samples: int, seed: int) -> dict[str, float]:
+    """Fraction right of each of SCORES on the held-out starts. Other random numbers are left as they were."""
+    long = LongCoT(hops.TASK, draft_tokens=hops.LONG)
+    programs: list[Operator] = [program(1), program(2), program(3), program(1, free=True), long, long]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return {
+            name: right(policy, runs, world.examples(world.test, [int(asked.split()[0])]), samples)
+            for (name, asked), runs in zip(SCORES.items(), programs, strict=True)
+        }
+
+
+def right(policy: Policy, runs: Operator, examples: Sequence[dspy.Example], samples: int) -> float:
+    """Fraction right over `samples` runs of each example."""
+    lm = PolicyLM(policy)
+    asked = [(example, seed) for example in examples for seed in range(samples)]
+
+    async def together() -> list[dspy.Prediction]:
+        with dspy.context(lm=lm, adapter=hops.HopsAdapter(), trace=None):
+            return await lm.together([lambda e=e, s=s: runs.aforward(seed=s, **e.inputs()) for e, s in asked])
+
+    done = asyncio.run(together())
+    return fmean(float(VERIFIER(example, made)) for (example, _), made in zip(asked, done, strict=True))
+
+
+class Course(TrainerCallback):
+    """Measures a run where it has taken its steps and where it has sampled its tokens, and ends it after both."""
+
+    def __init__(self, plan: Plan, job: Job, world: hops.World, rollouts: Rollouts) -> None:
+        self.plan, self.job, self.world, self.rollouts = plan, job, world, rollouts
+        self.rows: list[dict[str, Any]] = []
+        self.trainer: OperatorTrainer | None = None
+        self._paused = 0.0
+        self._began = time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """After each step."""
+        due = {
+            "steps": state.global_step >= self.plan.steps,
+            "tokens": self.rollouts.sampled >= self.plan.tokens,
+        }
+        told = {row["at"] for row in self.rows}
+        new = [at for at, reached in due.items() if reached and at not in told]
+        if new:
+            assert self.trainer is not None
+            spent = time.process_time() - self._began - self._paused
+            scores = measure(self.trainer.policy, self.world, self.plan.samples, self.job.seed)
+            self.rows += [
+                row(self.job, at, state.global_step, self.rollouts.sampled, self.rollouts.read, spent, scores)
+                for at in new
+            ]
+            self._paused = time.process_time() - self._began - spent
+        control.should_training_stop = all(due.values())
+
+
+def row(job: Job, at: str, step: int, sampled: int, read: int, seconds: float, scores: Any) -> dict[str, Any]:
+    """One measurement; `seconds` are CPU-seconds of training, without measuring."""
+    return {
+        **job._asdict(),
+        "at": at,
+        "step": step,
+        "sampled": sampled,
+        "read": read,
+        "cpu_seconds": round(seconds, 2),
+        **{"scores": {name: round(score, 4) for name, score in scores.items()}},
+    }
+
+
+def run(plan: Plan, job: Job, cache: Path | None = None) -> list[dict[str, Any]]:
+    """One run from its base to its last measurement."""
+    quiet()
+    model = hops.base(plan.base, job.base, cache)
+    world = hops.World(plan.base, job.base)
+    arm = ARMS.get(job.arm, Arm("1:0"))
+    rollouts = Rollouts()
+    course = Course(plan, job, world, rollouts)
+    short = world.examples(world.train, (4, 5, 6))
+    rows = mode_rows(short)
+    if arm.starts:  # as many questions of one kind as of the other
+        rows += mode_rows(world.examples(world.train, (7, 8, 9)), ("operator",))
+    with tempfile.TemporaryDirectory() as folder, dspy.context(adapter=hops.HopsAdapter()):
+        trainer = OperatorTrainer(
+            model, rollouts, settings(plan, job.seed, arm, folder), rows,
+            processing_class=hops.tokenizer(plan.base.states), callbacks=[course],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        course.trainer = trainer
+        if job.arm == "base":
+            return [row(job, "steps", 0, 0, 0, 0, measure(trainer.policy, world, plan.samples, job.seed))]
+        trainer.train()
+    return course.rows
+
+
+def settings(plan: Plan, seed: int, arm: Arm, folder: str) -> OperatorConfig:
+    """The trainer's settings; it ends at the latest when long traces must have sampled their tokens."""
+    return OperatorConfig(
+        output_dir=folder,
+        epsilon_high=5.0,
+        operator_share=arm.share,
+        train_calls="refine",
+        learning_rate=plan.rate,
+        lr_scheduler_type="constant",
+        max_steps=10 * plan.steps,
+        per_device_train_batch_size=GROUPS * ROWS,
+        gradient_accumulation_steps=1,
+        num_generations=ROWS,
+        max_completion_length=hops.LONG,
+        seed=seed,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        report_to="none",
+        logging_strategy="no",
+        save_strategy="no",
+    )
+
+
+def quiet() -> None:
+    """One thread, and no news but the table's."""
+    torch.set_num_threads(1)
+    transformers_logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+
+
+# --- all runs, and the table -----------------------------------------------------------------------------------------
+
+
+def results(plan: Plan, jobs: int, cache: Path, done: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each run that is not done, as it ends; one seed of all arms and bases before the next."""
+    known = {Job(found["arm"], found["base"], found["seed"]) for found in done}
+    wanted = [
+        Job(arm, base, seed) for seed in range(plan.seeds) for base in range(plan.bases) for arm in ("base", *ARMS)
+    ]
+    missing = [job for job in wanted if job not in known]
+    if jobs == 1:
+        for job in missing:
+            yield run(plan, job, cache)
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in [pool.submit(pretrained, plan, base, cache) for base in sorted({job.base for job in missing})]:
+            future.result()  # before the runs, which would each make it
+        for future in as_completed([pool.submit(run, plan, job, cache) for job in missing]):
+            yield future.result()
+
+
+def pretrained(plan: Plan, seed: int, cache: Path) -> None:
+    """Make a base, if it is not there."""
+    quiet()
+    hops.base(plan.base, seed, cache)
+
+
+def table(rows: Sequence[dict[str, Any]], at: str) -> Table:
+    """Means over the runs with their intervals, at equal steps or at equal tokens."""
+    counts = {len([row for row in rows if row["arm"] == arm and row["at"] == at]) for arm in ARMS} - {0}
+    made = Table(
+        title=f"On held-out starts, at equal {at}: mean of {'-'.join(map(str, sorted(counts)))} runs and 95 % interval"
+    )
+    made.add_column("trained on")
+    for name in (*SCORES, "steps", "sampled", "read", "CPU-s"):
+        made.add_column(name.replace("PDR ", "PDR\n").replace("trace ", "trace\nK="), justify="right")
+    for arm in ("base", *ARMS):
+        own = [row for row in rows if row["arm"] == arm and (row["at"] == at or arm == "base")]
+        if own:
+            cells = [shown([row["scores"][name] for row in own]) for name in SCORES]
+            figures = [f"{fmean(row[name] for row in own):,.0f}" for name in ("step", "sampled", "read", "cpu_seconds")]
+            made.add_row(arm, *cells, *figures)
+    return made
+
+
+def gains(rows: Sequence[dict[str, Any]], at: str) -> Table:
+    """Differences to long traces alone, paired by base and seed."""
+    made = Table(
+        title=f"Less long traces alone, at equal {at}: mean difference and 95 % interval, paired by base and seed"
+    )
+    made.add_column("trained on")
+    for name in SCORES:
+        made.add_column(name, justify="right")
+    alone = {
+        (row["base"], row["seed"]): row["scores"] for row in rows if row["arm"] == "trace only" and row["at"] == at
+    }
+    for arm in list(ARMS)[1:]:
+        pairs = [
+            (row["scores"], alone[row["base"], row["seed"]])
+            for row in rows
+            if row["arm"] == arm and row["at"] == at and (row["base"], row["seed"]) in alone
+        ]
+        if pairs:
+            made.add_row(arm, *(shown([own[name] - other[name] for own, other in pairs], sign="+") for name in SCORES))
+    return made
+
+
+def shown(values: Sequence[float], sign: str = "") -> str:
+    """A mean and, of two values or more, its interval."""
+    if len(values) < 2:
+        return f"{values[0]:{sign}.3f}"
+    low, high = mean_interval(values)
+    return f"{fmean(values):{sign}.3f}\n{low:{sign}.2f} {high:{sign}.2f}"
+
+
+def kept(place: Path | None, plan: Plan) -> list[dict[str, Any]]:
+    """The rows of an earlier, unfinished run of the same plan."""
+    if place is None or not place.exists():
+        return []
+    found = json.loads(place.read_text(encoding="utf-8"))
+    if found["plan"] != described(plan):
+        raise SystemExit(f"{place} holds the rows of another plan ({found['plan']}); give another file")
+    return found["rows"]
+
+
+def described(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON, without how many runs there are: more can be added to the same file."""
+    return {
+        name: value._asdict() if name == "base" else value
+        for name, value in plan._asdict().items()
+        if name not in ("bases", "seeds")
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is missing, write every run to the JSON file as it ends, and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="one base, one seed, few steps: under a minute, no finding"
+    )
+    parser.add_argument("--bases", type=int)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread")
+    parser.add_argument("--cache", type=Path, default=Path("runs/hops"), help="folder for pretrained bases")
+    parser.add_argument("--json", type=Path, help="file of all runs; runs that it holds are not run again")
+    given = parser.parse_args(argv)
+    plan = QUICK if given.quick else Plan()
+    plan = plan._replace(
+        **{name: getattr(given, name) for name in ("bases", "seeds", "steps", "tokens") if getattr(given, name)}
+    )
+    rows = kept(given.json, plan)
+    for new in results(plan, given.jobs, given.cache, rows):
+        rows += new
+        if given.json:
+            partial = given.json.with_suffix(".part")
+            partial.write_text(json.dumps({"plan": described(plan), "rows": rows}, indent=1), encoding="utf-8")
+            partial.replace(given.json)
+    console = Console(width=140)
+    for at in ("steps", "tokens"):
+        console.print(table(rows, at))
+        console.print(gains(rows, at))
+
+
+if __name__ == "__main__":
+    main()
