@@ -26,8 +26,8 @@ from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
 from pdr_dspy.schedule import Schedule, preset
-from pdr_dspy.signatures import Role, check_task, derive, render, signature_of
-from pdr_dspy.workspace import Draft, Workspace
+from pdr_dspy.signatures import Role, check_task, derive, label, render, signature_of
+from pdr_dspy.workspace import Draft, Workspace, sheltered
 
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
@@ -373,6 +373,7 @@ class _Run:
         self.flaws = ""
         self.worst = 0
         self.lm = calls.serving(program.predictor(Role.DRAFT))
+        self.headings = tuple(label(name) for name in program.task.input_fields)
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         counts, _ = await calls.count_tokens(self.lm, texts)
@@ -466,6 +467,7 @@ class _Run:
             count=self.count,
             room=await self.room(),
             oracle=calls.current().oracle,
+            headings=self.headings,
         )
         distilled = await distillers.BY_NAME[distiller](round_)
         made.extend(distilled.calls)
@@ -473,7 +475,7 @@ class _Run:
             workspace = distilled.workspaces[0]
             (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
             made.append(reply.call)
-            self.flaws = reply.text
+            self.flaws = sheltered(reply.text, self.headings)
         self.ledger += made
         return distilled.workspaces
 
