@@ -323,7 +323,7 @@ async def _send_siblings(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Fu
 async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
     """Send one request, keep what came back, and tell those who wait for an equal one."""
     result = await _complete(lm, job, request)
-    if result.rollout is not None:
+    if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
         if now.store.slow:  # others' calls go on meanwhile
             await asyncio.to_thread(now.store.put, result.rollout)
         else:
