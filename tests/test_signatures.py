@@ -166,3 +166,42 @@ def test_hints_say_what_is_wanted() -> None:
     assert "Question: in English" in system
     assert "Size: <one of small, large>" in user
     assert "Ready: <whether it is done; yes or no>" in user
+
+
+# --- what is kept between prompts
+
+
+def test_a_prompt_follows_what_is_changed_in_its_place() -> None:
+    signature = derive(check_task("question, words: list[str] -> answer"), Role.DRAFT)
+    inputs = {"question": "q", "words": ["w"]}
+    demos: list[dict[str, Any]] = [{"question": "1 + 1", "words": [], "answer": "2"}]
+
+    def prompt() -> str:
+        return str(render(signature, demos, inputs))
+
+    seen = [prompt()]
+    signature.instructions = "Do something else."
+    seen.append(prompt())
+    extra = signature.output_fields["answer"].json_schema_extra
+    assert isinstance(extra, dict)
+    extra["desc"] = "a colour"
+    seen.append(prompt())
+    demos[0]["answer"] = "blue"
+    seen.append(prompt())
+    demos[0]["words"].append("sky")
+    seen.append(prompt())
+    demos.append({"question": "2 + 2", "words": [], "answer": "red"})
+    seen.append(prompt())
+    assert len(set(seen)) == len(seen)
+    assert "Do something else." in seen[-1]
+    assert read(signature, "Answer: <a colour>").missing == ("answer",)
+
+
+def test_a_prompt_can_be_written_on_without_a_trace_in_the_next_one() -> None:
+    signature = derive(check_task("question -> answer"), Role.DRAFT)
+    demos = [{"question": "1 + 1", "answer": "2"}]
+    first = render(signature, demos, {"question": "q"})
+    expected = [dict(message) for message in first]
+    for message in first:
+        message["content"] += " and more"
+    assert render(signature, demos, {"question": "q"}) == expected
