@@ -435,8 +435,8 @@ def _statements(fixed: _Fixed, text: str, *, truncated: bool) -> dict[str, list[
         marker = re.search(r"^\[\[ ?## ?completed", body, re.MULTILINE)
         body = body[: marker.start()] if marker else body
         name = names[next(i for i in range(len(names)) if match.group(f"f{i}") is not None)]
-        found[name].insert(0, body.strip())
-    return found
+        found[name].append(body.strip())
+    return {name: bodies[::-1] for name, bodies in found.items()}
 
 
 def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) -> Any:
