@@ -508,7 +508,7 @@ def test_capabilities_are_what_was_stated_and_cost_no_price_lookup(monkeypatch: 
 # ---- what the server says about itself
 
 
-@pytest.mark.parametrize(("kind", "asked"), [("llama.cpp", True), ("vllm", False), ("other", False)])
+@pytest.mark.parametrize(("kind", "asked"), [("llama.cpp", True), ("vllm", True), ("other", False)])
 def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
     with MockServer(kind=kind) as server:
         lm = connect("mock", server.api_base)

@@ -1,12 +1,13 @@
-"""Translation between DSPy's canonical requests and the OpenAI chat wire, errors included."""
+"""DSPy's canonical requests as the OpenAI chat wire has them, and a server's error as the lm15 error that it means."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from dspy import lm15
 
@@ -15,7 +16,8 @@ SIBLINGS = "pdr_siblings"
 
 _EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
 _UNSAFE = re.compile("[\x00\ud800-\udfff]")
-_DEAD_FINISHES = {"abort", "error", "cancelled"}
+_BEGINNING = 512
+"""Characters of the last message: the question, and not yet the workspace that follows it."""
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
 
 
@@ -31,6 +33,11 @@ class Wire:
     def seed(self) -> int | None:
         """The sampling seed of this request, None when the server may choose one."""
         return self.body.get("seed")
+
+    @property
+    def prefix(self) -> int:
+        """A number that requests about the same question have in common."""
+        return crc32(self.body["messages"][-1]["content"][:_BEGINNING].encode("utf-8", "replace"))
 
 
 def wire_request(request: lm15.Request, model: str) -> Wire:
@@ -66,67 +73,6 @@ def wire_request(request: lm15.Request, model: str) -> Wire:
     if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
     return Wire(body, group=str(siblings["group"]), size=int(str(siblings["size"])))
-
-
-def read_choice(data: Mapping[str, Any], choice: Mapping[str, Any], usage: Mapping[str, Any] | None) -> lm15.Response:
-    """Return the response that one choice of a chat completion makes.
-
-    `usage` is what the server said about this choice, in its own words; counters it left out are None in the
-    response. NUL and lone surrogates in the text become U+FFFD: no file, database or later request could carry them.
-    """
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        raise lm15.ServerError("the server answered with a choice that has no message")
-    raw_finish = choice.get("finish_reason")
-    body = {
-        "id": data.get("id"),
-        "model": data.get("model") or "unknown",
-        "choices": [{**choice, "message": _clean(message), "logprobs": _clean(choice.get("logprobs"))}],
-    }
-    if usage:
-        body["usage"] = dict(usage)
-    response = lm15.response_from_openai_chat(body, choice=0)
-    if raw_finish in _DEAD_FINISHES:
-        return replace(response, finish_reason="error")
-    return response
-
-
-def read_stream(raw: bytes) -> dict[str, Any]:
-    """Fold the server-sent events of one request into a chat completion body.
-
-    Each choice carries the usage chunk that directly followed its finish chunk under "usage": llama.cpp sends one
-    per choice. Raises EOFError when the stream ended without its end mark.
-    """
-    choices: dict[int, dict[str, Any]] = {}
-    head: dict[str, Any] = {}
-    finished: int | None = None
-    complete = False
-    for line in raw.decode("utf-8", "replace").splitlines():
-        field, _, value = line.partition(":")
-        value = value.strip()
-        if field == "error" and value:
-            raise error_for_status(500, value)
-        if field != "data" or not value:
-            continue
-        if value == "[DONE]":
-            complete = True
-            break
-        chunk = json.loads(value)
-        if "error" in chunk:
-            code = chunk["error"].get("code") if isinstance(chunk["error"], dict) else None
-            raise error_for_status(code if isinstance(code, int) else 500, value)
-        head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
-        for part in chunk.get("choices") or ():
-            index = int(part.get("index", 0))
-            _add_delta(choices.setdefault(index, _empty_choice(index)), part)
-            if part.get("finish_reason"):
-                finished = index
-        if chunk.get("usage") and finished is not None:
-            choices[finished]["usage"] = chunk["usage"]
-            finished = None
-    if not complete:
-        raise EOFError("the stream ended before its end mark")
-    return {**head, "choices": [choices[index] for index in sorted(choices)]}
 
 
 def error_for_status(status: int, text: str, *, retry_after: float | None = None, where: str = "") -> lm15.LM15Error:
@@ -182,39 +128,12 @@ def _response_format(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _empty_choice(index: int) -> dict[str, Any]:
-    return {"index": index, "finish_reason": None, "message": {"role": "assistant", "content": ""}, "logprobs": None}
-
-
-def _add_delta(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
-    delta = part.get("delta") or {}
-    for name in ("content", "reasoning_content", "reasoning"):
-        if delta.get(name):
-            choice["message"][name] = (choice["message"].get(name) or "") + delta[name]
-    if part.get("finish_reason"):
-        choice["finish_reason"] = part["finish_reason"]
-    tokens = (part.get("logprobs") or {}).get("content")
-    if tokens:
-        choice["logprobs"] = choice["logprobs"] or {"content": []}
-        choice["logprobs"]["content"] += tokens
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return _UNSAFE.sub("�", value) if _UNSAFE.search(value) else value
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return value
-
-
 def _sentence(text: str) -> str:
     """The words of an error body: OpenAI's envelope, FastAPI's `detail`, or the start of whatever it is."""
     try:
         data = json.loads(text)
-    except ValueError:
-        return " ".join(_clean(text).split())[:300]
+    except (ValueError, RecursionError):
+        return " ".join(clean(text).split())[:300]
     for _ in range(3):
         if not isinstance(data, dict):
             break
@@ -222,7 +141,19 @@ def _sentence(text: str) -> str:
         if inner is None:
             break
         data = inner
-    return " ".join(_clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
+    return " ".join(clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
+
+
+def clean(text: str) -> str:
+    """Text that can be stored, sent again and printed: NUL and lone surrogates become U+FFFD."""
+    if "\x00" not in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _unsupported(feature: str, why: str) -> lm15.LM15Error:

@@ -6,6 +6,12 @@
 
 Everything that decides a sample (temperature, token cap, seed) is explicit on each request. What the server does not
 say about usage stays None; nothing is guessed here.
+
+One retry layer serves all of it: 429 and 503 with their Retry-After, other 5xx, lost connections, answers cut off and
+servers that stay silent are tried again after 50 to 200 ms (decorrelated jitter), four times and within `timeout`; any
+other 4xx is an error at once. A server that refuses requests is sent fewer at once from then on, and more again when it
+takes them. A response that took more than one try says so in `provider_data["pdr"]`: "tries", and "unsettled", how many
+of them the server may have served, and counted, without its answer coming through.
 """
 
 from __future__ import annotations
@@ -22,7 +28,9 @@ import dspy
 from dspy import lm15
 
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
-from pdr_dspy.serving._engine import AsyncOpenAIEngine, OpenAIEngine
+from pdr_dspy.serving._engine import AsyncOpenAIEngine
+from pdr_dspy.serving._listing import Server
+from pdr_dspy.serving._sync_engine import OpenAIEngine
 
 _CLASS_KEY = "_dspy_lm_class"
 _COUNTS_KEPT = 4096
@@ -43,8 +51,13 @@ class EndpointLM(dspy.LM):
 
     @property
     def api_base(self) -> str:
-        """The API base, ending in /v1 for most servers, without a slash at the end."""
-        return self._async.api_base
+        """The API base, ending in /v1 for most servers, without a slash at the end; of several, the first."""
+        return self._async.api_bases[0]
+
+    @property
+    def api_bases(self) -> tuple[str, ...]:
+        """The API bases of all replicas."""
+        return self._async.api_bases
 
     @property
     def served_model(self) -> str:
@@ -58,7 +71,8 @@ class EndpointLM(dspy.LM):
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that prompt and completion may take together; asks the server once, None when it does not say."""
+        """Tokens that prompt and completion may take together, of replicas the least; asks the server once, None when
+        it does not say."""
         stated = self._settings["context_length"]
         if stated is not None:
             return stated
@@ -68,18 +82,21 @@ class EndpointLM(dspy.LM):
         return server.context.get(self.served_model) if server else None
 
     async def check(self) -> None:
-        """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model."""
+        """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model.
+
+        Of several replicas each has to pass.
+        """
         engine = self._async
-        models = await _models(engine)
+        models = (await _ask(engine)).models
         if engine.model == "auto":
             if len(models) != 1:
                 raise EndpointError(
-                    f'`connect("auto", ...)` needs a server with one model; {engine.api_base} serves {_listed(models)}'
+                    f'`connect("auto", ...)` needs a server with one model; {engine.where} serves {_listed(models)}'
                 )
             engine.model = models[0]
         if engine.model not in models:  # llama.cpp would answer anyway, with the model that it has
             raise EndpointError(
-                f"`model={engine.model!r}` is not served at {engine.api_base}, which has {_listed(models)}"
+                f"`model={engine.model!r}` is not served at {engine.where}, which has {_listed(models)}"
             )
 
     def check_sync(self) -> None:
@@ -127,7 +144,7 @@ class EndpointLM(dspy.LM):
         return {
             _CLASS_KEY: f"{EndpointLM.__module__}.{EndpointLM.__qualname__}",
             "model": self.model,
-            "endpoint": {**settings, "model": self.served_model, "api_base": self.api_base},
+            "endpoint": {**settings, "model": self.served_model, "api_base": self._where()},
             "sampling": {key: value for key, value in self.kwargs.items() if key != "api_key"},
         }
 
@@ -144,17 +161,19 @@ class EndpointLM(dspy.LM):
         memo[id(self)] = copied
         return copied
 
+    def _where(self) -> str | list[str]:
+        return self.api_base if len(self.api_bases) == 1 else list(self.api_bases)
+
     async def _count(self, texts: list[str]) -> list[int] | None:
         engine = self._async
         server = await engine.probe()
         if server is not None and server.kind != "other":
-            root = engine.api_base.removesuffix("/v1")
             # vLLM reads `prompt`, llama.cpp reads `content`; neither minds the other's field.
             bodies = [
                 {"model": engine.model, "prompt": text, "content": text, "add_special_tokens": False} for text in texts
             ]
             try:
-                answers = await asyncio.gather(*(engine.post_json(f"{root}/tokenize", body) for body in bodies))
+                answers = await asyncio.gather(*(engine.post_json("/tokenize", body) for body in bodies))
                 return [_token_count(answer) for answer in answers]
             except (lm15.LM15Error, ValueError):
                 pass  # a proxy may carry the completions alone
@@ -167,7 +186,7 @@ class EndpointLM(dspy.LM):
 
 def connect(
     model: str,
-    api_base: str,
+    api_base: str | Sequence[str],
     *,
     temperature: float = 1.0,
     max_tokens: int = 1024,
@@ -175,6 +194,7 @@ def connect(
     top_p: float | None = None,
     api_key: str | None = None,
     timeout: float = 600.0,
+    first_byte: float | None = None,
     max_in_flight: int | None = None,
     siblings: bool | None = None,
     max_siblings: int | None = None,
@@ -188,31 +208,45 @@ def connect(
 
     Args:
         model: the served name, or "auto" for the only model that the server has.
-        api_base: such as "http://127.0.0.1:8000/v1".
+        api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model: each request goes
+            where the fewest are in flight, and one that is down is left out for a while.
         temperature, max_tokens, seed, top_p: sampling of each request unless it says otherwise; `max_tokens` counts
             generated tokens. The seed is sent only if given.
         api_key: sent as a bearer token. Never saved with a program.
-        timeout: seconds that one request may take, retries included.
-        max_in_flight: HTTP requests of one event loop that may be open at once; None for no limit.
+        timeout: seconds that one request may take, retries and the pauses between them included; the time that it
+            waits in this client's own queue is not.
+        first_byte: seconds without a byte from the server after which a try is given up and made again; None leaves it
+            to `timeout`. A server that does not stream, and a single completion is not streamed, sends its first byte
+            when all is generated: a request that needs longer than this never succeeds, so choose it well above the
+            longest generation that `max_tokens` allows.
+        max_in_flight: HTTP requests of one event loop that may be open at once, over all replicas. None sends all that
+            come until the server refuses some (429, 503) or lets them time out, and from then on as many at once as it
+            was seen to take, rising again while it takes more.
         siblings: whether requests marked as siblings go out as one request for n completions. None leaves it off
-            until the server has been asked and turned out to be llama.cpp, where it saves most of the work.
+            until the server has been asked, and on if it is llama.cpp or vLLM. On llama.cpp it saves most of the work,
+            which has no other way to read a prompt once. vLLM shares the prompt between single requests as well, by
+            its prefix cache; there it saves the server n - 1 times reading HTTP, applying the template, tokenising
+            and answering, and this client as much. Both give child i the seed of the request plus i, so the n
+            completions are those of n single requests. The price: they come together, when the longest is done, and a
+            retry repeats them all.
         max_siblings: the largest n; llama.cpp refuses more than it has slots.
         context_length: tokens of prompt and completion together; None asks the server when it is needed.
         tokenizer: a `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize.
         supports_reasoning, supports_schema: what DSPy's adapters may use: `reasoning_effort`, and JSON schemas.
-        identity: names what is served, for caches that outlive the server; the default is "model@host:port".
+        identity: names what is served, for caches that outlive the server; the default is "model@host:port", of the
+            first replica.
 
     Raises:
         ConfigError: for an argument that cannot work.
     """
     if not model:
         raise ConfigError('`connect(model=...)` must name a served model, or be "auto"')
-    parts = urlsplit(api_base)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigError(f'`connect(api_base={api_base!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
+    bases = _bases(api_base)
     for name, value in {"max_tokens": max_tokens, "timeout": timeout}.items():
         if not value > 0:
             raise ConfigError(f"`connect({name}={value!r})` must be above 0")
+    if first_byte is not None and not first_byte > 0:
+        raise ConfigError(f"`connect(first_byte={first_byte!r})` must be above 0, or None")
     for name, value in {
         "max_in_flight": max_in_flight,
         "max_siblings": max_siblings,
@@ -226,9 +260,10 @@ def connect(
         raise ConfigError(f"`connect(tokenizer={tokenizer!r})` names no file")
     asynchronous = AsyncOpenAIEngine(
         model,
-        api_base.rstrip("/"),
+        bases,
         api_key=api_key,
         timeout=timeout,
+        first_byte=first_byte,
         max_in_flight=max_in_flight,
         siblings=siblings,
         max_siblings=max_siblings,
@@ -236,7 +271,7 @@ def connect(
     synchronous = OpenAIEngine(asynchronous, reasoning=supports_reasoning, response_schema=supports_schema)
     sampling = {key: value for key, value in {"seed": seed, "top_p": top_p}.items() if value is not None}
     lm = EndpointLM(
-        "endpoint/" + (identity or f"{model}@{parts.netloc.rpartition('@')[2]}"),
+        "endpoint/" + (identity or f"{model}@{urlsplit(bases[0]).netloc.rpartition('@')[2]}"),
         temperature=temperature,
         max_tokens=max_tokens,
         cache=False,
@@ -248,6 +283,7 @@ def connect(
     lm._async, lm._sync, lm._counts, lm._tokenizer = asynchronous, synchronous, OrderedDict(), None
     lm._settings = {
         "timeout": timeout,
+        "first_byte": first_byte,
         "max_in_flight": max_in_flight,
         "siblings": siblings,
         "max_siblings": max_siblings,
@@ -260,34 +296,52 @@ def connect(
     return lm
 
 
-def discover(api_base: str, *, api_key: str | None = None) -> list[str]:
-    """Return the model names that the server at `api_base` serves.
+def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> list[str]:
+    """Return the model names that the server at `api_base` serves; of several replicas those that all of them serve.
 
-    Raises EndpointError if it is dead or not OpenAI-compatible, ConfigError if `api_base` is no URL.
+    Raises EndpointError if one is dead or not OpenAI-compatible, ConfigError if `api_base` is no URL.
     """
     lm = connect("auto", api_base, api_key=api_key)
     try:
-        return lm._sync.run(_models(lm._async))
+        return list(lm._sync.run(_ask(lm._async)).models)
     finally:
         lm.close()
 
 
-async def _models(engine: AsyncOpenAIEngine) -> list[str]:
-    where = engine.api_base
+def _bases(api_base: str | Sequence[str]) -> tuple[str, ...]:
+    """The addresses of the replicas. Raises ConfigError for what is no address, for none, and for one given twice."""
+    given = [api_base] if isinstance(api_base, str) else list(api_base)
+    if not given:
+        raise ConfigError(f"`connect(api_base={api_base!r})` must name at least one server")
+    for each in given:
+        parts = urlsplit(each) if isinstance(each, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ConfigError(f'`connect(api_base={each!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
+    bases = tuple(each.rstrip("/") for each in given)
+    if len(set(bases)) < len(bases):
+        raise ConfigError(f"`connect(api_base={api_base!r})` names a server twice")
+    return bases
+
+
+async def _ask(engine: AsyncOpenAIEngine) -> Server:
+    """Ask every replica what it serves."""
+    return engine.remember(await asyncio.gather(*(_listing(engine, where) for where in engine.api_bases)))
+
+
+async def _listing(engine: AsyncOpenAIEngine, where: str) -> Server:
     try:
-        server = engine.remember(await engine.get_json("/models"))
+        return await engine.listing(where)
     except lm15.AuthError as error:
         raise EndpointError(
             f"{where} refuses the API key (HTTP {error.status}): pass `connect(api_key=...)`"
         ) from error
-    except lm15.TransportError as error:
+    except (lm15.TransportError, lm15.TimeoutError) as error:
         raise EndpointError(f"{error.message}. Is the server running, and is `api_base` right?") from error
     except (lm15.ProviderError, ValueError) as error:
         status = "no list of models" if isinstance(error, ValueError) else f"HTTP {error.status}"
         raise EndpointError(
             f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. `api_base` usually ends in /v1"
         ) from error
-    return list(server.models)
 
 
 def _listed(models: Sequence[str]) -> str:
