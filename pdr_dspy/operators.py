@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -21,14 +20,15 @@ import dspy
 from dspy.predict.parameter import Parameter
 from pydantic import BaseModel, ConfigDict
 
-from pdr_dspy import calls, distillers
+from pdr_dspy import agreement, calls, distillers, stages
 from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
-from pdr_dspy.schedule import Schedule, preset
+from pdr_dspy.schedule import MAX_WIDTH, Schedule, preset
 from pdr_dspy.signatures import Role, check_task, derive, label, render, signature_of
 from pdr_dspy.workspace import Draft, Workspace, sheltered
 
+_DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
 
@@ -52,6 +52,7 @@ class Round(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drafts: tuple[Draft, ...]
+    """Those that the round went on with: all of them, unless it ended early (`Schedule.quorum`, `Schedule.agree`)."""
     workspaces: tuple[Workspace, ...] = ()
     """What each draft of the next round reads; empty for the last round."""
 
@@ -313,20 +314,26 @@ async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budge
     rounds: list[Round] = []
     workspaces: tuple[Workspace, ...] = ()
     for number, width in enumerate(schedule.widths, start=1):
-        stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
+        stage = [_reading(program, workspaces, index, run.flaws) for index in range(len(workspaces) or width)]
         if rounds and not await run.affords(stage):
-            return run.stopped(rounds, Stop.BUDGET)
+            if len(stage) == width or not await run.affords(stage[:width]):
+                return run.stopped(rounds, Stop.BUDGET)
+            del stage[width:]
         drafts = await run.drafts(number, stage)
         if all(not draft.ok for draft in drafts):
             ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
             remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if reason == calls.CUT_THOUGHT else ""
             raise RoundFailed(
-                f"all {width} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
+                f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
             )
         if number == schedule.rounds:
             rounds.append(Round(drafts=drafts))
             break
-        distilled = await run.distill(number, drafts, schedule.widths[number])
+        planned = schedule.widths[number]
+        saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
+        distilled = await run.distill(number, drafts, min(planned + saved, MAX_WIDTH))
+        if distilled is None and saved:
+            distilled = await run.distill(number, drafts, planned)
         rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
         if distilled is None:
             return run.stopped(rounds, Stop.BUDGET)
@@ -417,20 +424,13 @@ class _Run:
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
-        replies: list[Reply | None] = [None] * len(stage)
-
-        async def ask(role: Role, phase: Phase) -> None:
-            places = [place for place, (own, _) in enumerate(stage) if own is role]
-            if places:
-                own = await self.ask(role, phase, [stage[place][1] for place in places], round_number=number)
-                for place, reply in zip(places, own, strict=True):
-                    replies[place] = reply
-
-        await asyncio.gather(ask(Role.DRAFT, Phase.DRAFT), ask(Role.REFINE, Phase.REFINE))
+        early = self.schedule.may_end_early and len(stage) > 1
+        replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
+        self.ledger += [reply.call for reply in replies]
         drafts = []
         for place, reply in enumerate(replies):
-            assert reply is not None
-            self.ledger += (reply.call,)
+            if reply.call.fate == "left":
+                continue
             drafts.append(
                 Draft(
                     round=number,
@@ -447,11 +447,67 @@ class _Run:
             )
         return tuple(drafts)
 
+    async def all_of(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
+        """The replies of a round that waits for all its drafts."""
+        replies: dict[int, Reply] = {}
+
+        async def ask(role: Role, phase: Phase) -> None:
+            places = [place for place, (own, _) in enumerate(stage) if own is role]
+            own = await self.ask(role, phase, [stage[place][1] for place in places], round_number=number)
+            replies.update(zip(places, own, strict=True))
+
+        tasks = [
+            asyncio.ensure_future(ask(role, phase)) for role, phase in _DRAFTING if role in {own for own, _ in stage}
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # an error of one, such as a full disk, ends the other too
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return [replies[place] for place in range(len(stage))]
+
+    async def until_enough(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
+        """The replies of a round that may end before all its drafts are there."""
+        schedule, fields = self.schedule, tuple(self.program.task.output_fields)
+        parts = []
+        for role, phase in _DRAFTING:
+            places = [place for place, (own, _) in enumerate(stage) if own is role]
+            if places:
+                inputs = [{**self.inputs, **stage[place][1]} for place in places]
+                parts.append(stages.Part(self.program.predictor(role), phase, self.sampling(role), inputs, places))
+
+        def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
+            done = [
+                reply and agreement.Done(reply.call.failure is None, agreement.vote(reply.reading.outputs, fields))
+                for reply in replies
+            ]
+            return agreement.ended(done, quorum=schedule.quorum, agree=schedule.agree)
+
+        return await stages.ask_until(
+            parts,
+            ends,
+            rule=f"quorum={schedule.quorum} agree={schedule.agree}",
+            in_order=schedule.quorum == 1.0,
+            round_number=number,
+            example=self.example,
+            run_seed=self.run_seed,
+        )
+
+    def saved(self, drafts: Sequence[Draft], width: int) -> int:
+        """Drafts of a round of `width` that were not waited for because the first ones agreed."""
+        if self.schedule.agree is None or [draft.index for draft in drafts] != list(range(len(drafts))):
+            return 0
+        fields = tuple(self.program.task.output_fields)
+        votes = [agreement.vote(draft.outputs, fields) for draft in drafts]
+        enough = agreement.agreed(votes, self.schedule.agree) == len(votes)
+        return width - len(drafts) if enough else 0
+
     async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
         """The workspaces of the next round; None when the budget does not reach for them."""
         usable = tuple(draft for draft in drafts if draft.ok)
         distiller = self.schedule.distiller
-        if not await self.affords(self._distill_stage(number, usable)):
+        if not await self.affords(self._distill_stage(number, usable, next_width)):
             return None
         made: list[Call] = []
 
@@ -479,7 +535,9 @@ class _Run:
         self.ledger += made
         return distilled.workspaces
 
-    def _distill_stage(self, number: int, drafts: Sequence[Draft]) -> list[tuple[Role, Mapping[str, Any]]]:
+    def _distill_stage(
+        self, number: int, drafts: Sequence[Draft], next_width: int
+    ) -> list[tuple[Role, Mapping[str, Any]]]:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
         count = self.schedule.distill_calls(number - 1)
         if not count:
@@ -488,6 +546,7 @@ class _Run:
         if self.schedule.critique:
             return [(Role.CRITIQUE, {"workspace": everything})]
         role = distillers.ROLES[self.schedule.distiller]
+        count = next_width if self.schedule.distiller == "topk_per_sample" else count
         return [(role, {"candidates": everything})] * count
 
     async def prompt_sizes(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> list[int]:
@@ -565,9 +624,6 @@ class _Run:
 
 def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
     """The first draft of the most common answer; of equally common ones, the one that came up first."""
-
-    def key(draft: Draft) -> str:
-        return json.dumps([draft.outputs.get(name) for name in fields], default=str, sort_keys=True).casefold()
-
-    votes = Counter(key(draft) for draft in drafts)
-    return max(drafts, key=lambda draft: votes[key(draft)])
+    answers = [agreement.vote(draft.outputs, fields) for draft in drafts]
+    votes = Counter(answers)
+    return max(zip(drafts, answers, strict=True), key=lambda draft: votes[draft[1]])[0]

@@ -9,6 +9,7 @@ raises one of `dspy.lm15`'s errors. Users of the library test their own programs
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -44,7 +45,8 @@ class Completion:
     """False: the server says nothing about tokens."""
     thought: str = ""
     delay: float = 0.0
-    """Order in which siblings end, in arbitrary units: larger ends later."""
+    """Order in which siblings end, in arbitrary units: larger ends later, and `math.inf` never, until it is
+    cancelled."""
 
 
 Reply = Callable[[ScriptedRequest], "str | Completion"]
@@ -57,6 +59,8 @@ class Served:
     calls: int = 0
     input: int = 0
     output: int = 0
+    cancelled: int = 0
+    """Requests that their caller gave up while they ran; in none of the other figures."""
     requests: list[ScriptedRequest] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -149,8 +153,15 @@ class _AsyncEngine:
         asked = _asked(request)
         answer = self.engine.reply(asked)
         completion = answer if isinstance(answer, Completion) else Completion(answer)
-        for _ in range(int(completion.delay * 50)):
-            await asyncio.sleep(0)  # later in the order, without waiting for a clock
+        try:
+            if completion.delay == math.inf:
+                await asyncio.Event().wait()
+            for _ in range(int(completion.delay * 50)):
+                await asyncio.sleep(0)  # later in the order, without waiting for a clock
+        except asyncio.CancelledError:
+            with self.engine.served.lock:
+                self.engine.served.cancelled += 1
+            raise
         return self.engine._response(request, asked, completion)
 
     async def aclose(self) -> None:
