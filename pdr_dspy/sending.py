@@ -34,6 +34,32 @@ class Sent(NamedTuple):
     """DSPy's cache had it: nothing was sent."""
 
 
+class Tries(NamedTuple):
+    """How often a request went out, as an endpoint says."""
+
+    tries: int = 1
+    unsettled: int = 0
+    """Tries, a failed last one included, that the server may have served and counted without its answer coming through:
+    connections lost after sending, time-outs, 5xx other than 503."""
+
+
+def tries_of(outcome: Response | BaseException) -> Tries:
+    """What a response, or the error raised in its place, took; one try where nobody says more.
+
+    The responses of siblings that shared a request have that request's tries, each.
+    """
+    if isinstance(outcome, Response):
+        notes: Any = (outcome.provider_data or {}).get("pdr")
+        return Tries(int(notes["tries"]), int(notes["unsettled"])) if isinstance(notes, dict) else Tries()
+    error: BaseException | None = outcome
+    while error is not None:
+        tally = getattr(error, "tally", None)  # on the lm15 error that DSPy's is raised from
+        if tally is not None:
+            return Tries(tally.tries, tally.unsettled)
+        error = error.__cause__
+    return Tries()
+
+
 async def send(lm: dspy.LM, request: Request) -> Sent:
     """Send one request. Raises the errors of `dspy.utils.exceptions`."""
     rollout_id = lm.kwargs.get("rollout_id")

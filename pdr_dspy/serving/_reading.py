@@ -226,8 +226,9 @@ def _token(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     token, logprob, raw = entry.get("token"), entry.get("logprob"), entry.get("bytes")
     if not isinstance(token, str) or not isinstance(logprob, int | float) or not math.isfinite(logprob):
         return None
-    whole = isinstance(raw, list) and all(type(each) is int and each >= 0 for each in raw)
-    return {"token": clean(token), "logprob": float(logprob), "bytes": tuple(raw) if whole else None}
+    if not isinstance(raw, list) or not all(type(each) is int and each >= 0 for each in raw):
+        raw = None
+    return {"token": clean(token), "logprob": float(logprob), "bytes": None if raw is None else tuple(raw)}
 
 
 def _rest(data: Mapping[str, Any], choice: Mapping[str, Any], notes: Mapping[str, Any] | None) -> dict[str, Any] | None:
