@@ -431,11 +431,15 @@ def test_an_axis_that_cannot_be_is_one_sentence(
     assert len(done.stderr) < 600
 
 
-def test_optimize_and_two_workers_as_processes(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
-    where = ("--api-base", server.api_base, "--storage", "shared")
+@pytest.mark.parametrize("storage", ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+def test_optimize_and_two_workers_as_processes(
+    folder: Path, server: MockServer, pdr: Callable[..., Result], storage: str, request: pytest.FixtureRequest
+) -> None:
+    place = request.getfixturevalue("postgres").database() if storage == "postgres" else "shared"
+    where = ("--api-base", server.api_base, "--storage", place)
     none = pdr("worker", "addition", *where)
     assert none.exit_code == 1
-    assert "there is no search in 'shared'; start it with `pdr optimize`" in none.stderr
+    assert "; start it with `pdr optimize`" in none.stderr
     command = ("optimize", "addition", "--run-dir", "out", *where, "--trials")
     assert pdr(*command, "2").exit_code == 0
     alone = pdr("optimize", "addition", "--run-dir", "alone", "--trials", "7", *where[:2])

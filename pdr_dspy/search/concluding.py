@@ -68,7 +68,7 @@ class Conclusion:
             proposals=self.cohorts.proposals,
             rows={
                 t.number: [row for at in (Stage.RACE, Stage.FINAL) for row in self.worker.of(at, t.number)]
-                for t in whole
+                for t in self.telling.records
             },
         )
         if terms.folder is not None:
