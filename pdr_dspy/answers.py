@@ -109,7 +109,7 @@ def _last_marker(text: str, *, truncated: bool) -> tuple[int, str, bool] | None:
         line = text[position:end]
         if match["sentence"] and (stop := _SENTENCE_END.search(line)):
             line = line[: stop.start()]
-        if len(line) <= MAX_ANSWER and (answer := tidy(line)):
+        if len(line) <= MAX_ANSWER and (answer := tidy(line)) and not (answer == "null" and '"' in match.group()):
             return match.start(), answer, match["label"] is not None
     return None
 

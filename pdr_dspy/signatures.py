@@ -545,7 +545,7 @@ def _plain_list(text: str, kind: type) -> list[Any] | None:
 
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 """Marks that no reader sees: soft hyphens, widths of nothing, the direction of writing."""
-_NO_NUMBERS = re.compile(r"\b(?:not|cannot|neither|never|no longer|none)\b|n't", re.IGNORECASE)
+_NO_NUMBERS = re.compile(r"\b(?:not|cannot|unable|unknown|neither|never|no longer|none)\b|n't", re.IGNORECASE)
 _NOT_A_LIST = re.compile(
     r"[+*/^=<>{}\u00b2\u00b3\u00b9\u2070-\u2079]|\d[A-Za-z]|\d\.\d+\.|\b(?:null|true|false|nan)\b", re.IGNORECASE
 )
