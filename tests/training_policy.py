@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dspy
 import torch
@@ -48,7 +48,7 @@ def tiny(seed: int = 0, dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
             pad_token_id=PAD,
         )
     )
-    return model.to(dtype)
+    return cast(Any, model).to(dtype)
 
 
 def settings(folder: Path, **given: Any) -> OperatorConfig:

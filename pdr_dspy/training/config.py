@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trl import GRPOConfig
+from trl.trainer.grpo_config import GRPOConfig
 
 from pdr_dspy.errors import ConfigError
 

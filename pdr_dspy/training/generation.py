@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -22,7 +22,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.training.rows import Sampled
 
 if TYPE_CHECKING:
-    from trl import GRPOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
 
 class TrainerPolicy:
@@ -116,7 +116,7 @@ class TrainerPolicy:
         return [done[i] for i in range(len(prompts))]
 
     def _by_transformers(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
-        trainer = self._trainer
+        trainer, args = self._trainer, cast(Any, self._trainer.args)
         settings = self._settings(max(caps), temperature)
         size = self._rows or len(prompts)
         order = range(len(prompts))
@@ -127,9 +127,9 @@ class TrainerPolicy:
             unwrap_model_for_generation(
                 trainer.model_wrapped,
                 trainer.accelerator,
-                gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+                gather_deepspeed3_params=args.ds3_gather_for_generation,
                 generation_kwargs=settings,  # else the model's own top-k or penalty fills what is at its default
-                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+                gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
             ) as model,
             torch.no_grad(),
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
@@ -173,7 +173,7 @@ class TrainerPolicy:
             "pad_token_id": trainer._tokenizer.pad_token_id,
             "bos_token_id": trainer._tokenizer.bos_token_id,
             "eos_token_id": trainer.eos_token_ids,
-            "cache_implementation": trainer.args.cache_implementation,
+            "cache_implementation": cast(Any, trainer.args).cache_implementation,
         }
 
     def _cut(self, tokens: list[int], logps: list[float], cap: int) -> Sampled:

@@ -64,7 +64,7 @@ def standing(rewards: Tensor, rows: int, zero_variance: ZeroVariance) -> Standin
         rows: rows of a group.
         zero_variance: "filter" leaves groups of equal rewards out, "keep" keeps all with a scored row.
     """
-    grouped = rewards.view(-1, rows)
+    grouped = rewards.double().view(-1, rows)
     scored = ~torch.isnan(grouped)
     highest = grouped.masked_fill(~scored, -torch.inf).amax(1)
     lowest = grouped.masked_fill(~scored, torch.inf).amin(1)

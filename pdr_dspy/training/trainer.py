@@ -26,7 +26,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.training.config import OperatorConfig, TokenNorm, ZeroVariance
@@ -117,15 +117,14 @@ class OperatorTrainer(GRPOTrainer):
         """TRL counts its users; this library sends nothing."""
 
     def _get_train_sampler(self, dataset: Any = None) -> ModeSampler:  # type: ignore[override]
-        args = self.args
-        assert args.generation_batch_size is not None
-        assert args.steps_per_generation is not None
+        args, rows = self.args, _given(self.args.num_generations)
+        data = cast(Dataset, self.train_dataset if dataset is None else dataset)
         return ModeSampler(
-            list((self.train_dataset if dataset is None else dataset)["mode"]),
-            groups=args.generation_batch_size // self.num_generations,
-            rows=self.num_generations,
+            list(data["mode"]),
+            groups=_given(args.generation_batch_size) // rows,
+            rows=rows,
             share=args.share,
-            repeats=self.num_iterations * args.steps_per_generation,
+            repeats=self.num_iterations * _given(args.steps_per_generation),
             shuffle=bool(self.shuffle_dataset),
             seed=args.seed,
         )
@@ -150,7 +149,7 @@ class OperatorTrainer(GRPOTrainer):
         }
 
     def _groups(self) -> list[Group]:
-        rows, asked = self.num_generations, self._asked
+        rows, asked = _given(self.args.num_generations), self._asked
         first = self.accelerator.process_index * (len(asked) // rows)
         place = f"{self.args.seed}|{self.state.global_step}|{self._step % self.args.gradient_accumulation_steps}"
         groups: list[Group] = []
@@ -167,8 +166,9 @@ class OperatorTrainer(GRPOTrainer):
         advantages: Tensor = output["advantages"]
         device = advantages.device
         operator = torch.tensor([row["mode"] == "operator" for row in self._asked], device=device)
-        rewards = torch.tensor([math.nan if row.reward is None else row.reward for row in rows], device=device)
-        stands = standing(rewards, self.num_generations, cast(ZeroVariance, self.args.zero_variance))
+        values = [math.nan if row.reward is None else row.reward for row in rows]
+        rewards = torch.tensor(values, dtype=torch.float64, device=device)
+        stands = standing(rewards, _given(self.args.num_generations), cast(ZeroVariance, self.args.zero_variance))
         weights = row_weights(
             stands,
             lengths := output["completion_mask"].sum(1),
@@ -199,7 +199,7 @@ class OperatorTrainer(GRPOTrainer):
         if self.args.alpha == 0:
             return loss
         # As TRL scales its own: processes are averaged, and an accumulation window is a part of the generation batch.
-        steps = self.args.steps_per_generation or 1
+        steps = _given(self.args.steps_per_generation)
         term = nll(logps, inputs["completion_mask"], inputs["sft_weights"])
         self._metrics["train"]["sft"].append(self._total(term.detach()).item() * steps)
         scale = self.accelerator.num_processes * steps / self.current_gradient_accumulation_steps
@@ -266,6 +266,12 @@ class OperatorTrainer(GRPOTrainer):
 def episode_reward(reward: list[float | None], **_: Any) -> list[float | None]:
     """TRL's reward function: the rewards that the rollout gave its rows."""
     return reward
+
+
+def _given(value: int | None) -> int:
+    """A setting that TRL has filled in."""
+    assert value is not None
+    return value
 
 
 def _check_rows(groups: Sequence[Group], returned: Sequence[Sequence[Row]]) -> None:
