@@ -228,6 +228,8 @@ def _search(facts: SearchFacts) -> dict[str, Any]:
         "whole": whole,
         "span": _span(facts),
         "importance": marks,
+        "proposals": facts.proposals,
+        "written": searches.written(facts.trials, facts.proposals),
         "enough": searches.ENOUGH,
         "known": any(mark.share == mark.share for mark in marks),
         "most": max([mark.share for mark in marks if mark.share == mark.share], default=1.0) or 1.0,

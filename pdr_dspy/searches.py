@@ -26,6 +26,7 @@ from pdr_dspy.search.objective import TrialRecord
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.plan import Finalist
 from pdr_dspy.search.prompts import PROMPTS, key_of
+from pdr_dspy.search.proposals import Proposals
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.search.uncertainty import Optimism
@@ -60,6 +61,8 @@ class SearchFacts(NamedTuple):
     """Runs of each trial in the race; those that are there."""
     fresh: Rows
     """Runs of each finalist on fresh seeds."""
+    proposals: Proposals | None = None
+    """Instructions that a model wrote for the search; None where none were asked for."""
 
     @property
     def runs(self) -> Rows:
@@ -87,6 +90,7 @@ def facts_of(result: SearchResult) -> SearchFacts:
         result.saved,
         {number: rows[: runs[number]] for number, rows in result.rows.items()},
         {number: rows[runs[number] :] for number, rows in result.rows.items() if len(rows) > runs[number]},
+        result.proposals,
     )
 
 
@@ -121,6 +125,7 @@ def read_search(folder: str | Path) -> SearchFacts:
             facts["saved"],
             _rows(Path(folder) / "trials", [trial.number for trial in trials]),
             _rows(Path(folder) / "final", [one.number for one in finalists]),
+            Proposals(**facts["proposals"]) if facts.get("proposals") else None,
         )
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
@@ -178,7 +183,7 @@ def _plays(schedule: Schedule, name: str) -> bool:
         return schedule.rounds > 1
     if name == "k":
         return schedule.rounds > 1 and schedule.distiller in USES_K
-    if name == "tally":
+    if name in ("tally", "quorum", "agree"):
         return schedule.rounds > 1 and max(schedule.widths) > 1
     if name == "critique":
         return schedule.rounds > 1 and max(schedule.widths) == 1
@@ -261,6 +266,34 @@ def optimism(facts: SearchFacts) -> Optimism | None:
     return uncertainty.optimism(np.array(race), np.array(fresh))
 
 
+# --- what was proposed -----------------------------------------------------------------------------------------------
+
+
+class Written(NamedTuple):
+    """An instruction that a model wrote, and how it did."""
+
+    role: str
+    text: str
+    tip: str
+    """The advice that its writer was given."""
+    tokens: int
+    trials: int
+    """Trials that ran with it."""
+    score: float
+    """The highest pooled score of those that ran their whole race; nan where there is none."""
+
+
+def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[Written]:
+    """The proposed instructions, the best of them first, those that no trial ran with last."""
+    found = []
+    for one in proposals.proposals if proposals is not None else ():
+        own = [trial for trial in trials if trial.instructions.get(one.role.value) == one.text]
+        scores = [trial.pooled for trial in own if trial.state == "measured"]
+        best = max(scores, default=math.nan)
+        found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best))
+    return sorted(found, key=lambda one: (not one.trials, -one.score if math.isfinite(one.score) else 0.0))
+
+
 # --- which settings mattered -----------------------------------------------------------------------------------------
 
 ENOUGH = 20
@@ -319,6 +352,8 @@ _SETTINGS = (
     "kappa",
     "k",
     "tally",
+    "quorum",
+    "agree",
     "critique",
     "draft_tokens",
     "refine_tokens",
@@ -332,7 +367,7 @@ def _settings(schedule: Schedule) -> dict[str, Any]:
     for name in (*_SETTINGS, "thinking_tokens", "temperature", "distill_temperature", "top_p"):
         if _plays(schedule, name):
             value = getattr(schedule, name)
-            fallback = {"refine_tokens": schedule.final, "distill_tokens": schedule.distill}
+            fallback = {"refine_tokens": schedule.final, "distill_tokens": schedule.distill, "agree": 1.0}
             values[name] = fallback.get(name, schedule.temperature) if value is None else value
     for name in ("tally", "critique"):
         if name in values:

@@ -295,6 +295,8 @@ def test_an_estimate_costs_nothing_and_holds(tmp_path: Path) -> None:
         more = longer.estimate(student(), **sets)
         assert (more.known, more.done, more.left) == (True, 8, 4)
         assert 0 < more.low < more.high
+        without, ended = (PDROptimizer(Exact(), space=SMALL, trials=60, max_tokens=most) for most in (None, 1))
+        assert ended.estimate(student(), **sets).high < without.estimate(student(), **sets).high
 
 
 def test_small_space_is_searched_to_its_end_without_repeats() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import dspy
 import pytest
 from test_search_compile import SMALL, Exact, questions, shape, student
 
+from pdr_dspy import searches
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators import PDR
+from pdr_dspy.report import write_report
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.board import MemoryBoard
 from pdr_dspy.search.proposals import Proposal, Proposals
@@ -69,6 +72,13 @@ def test_instructions_are_written_of_failures_tried_and_returned(tmp_path: Path)
     kept = json.loads((tmp_path / "search.json").read_text())
     assert kept["proposals"]["proposals"][0]["role"] == "draft"
     assert kept["config"]["space"]["instructions"] == {}
+    facts = searches.read_search(tmp_path)
+    assert facts.proposals == searches.facts_of(result).proposals == result.proposals
+    page = write_report(tmp_path).read_text()
+    assert "Proposed instructions" in page
+    for one in searches.written(result.trials, result.proposals):
+        assert one.trials == sum(trial.instructions.get(one.role) == one.text for trial in result.trials)
+        assert escape(one.text[:40]) in page
 
 
 def test_a_search_that_is_killed_anywhere_uses_the_same_instructions(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from pdr_dspy.evaluation import Report, Row
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import Finalist, TrialRecord
 from pdr_dspy.search.pareto import Limits
+from pdr_dspy.search.proposals import Proposal, Proposals
+from pdr_dspy.signatures import Role
 from pdr_dspy.stats import Interval, Paired
 
 
@@ -72,6 +74,24 @@ def test_importance_finds_the_setting_that_decides() -> None:
     assert [value.value for value in first.values] == ["1", "2", "4"]
     assert [value.score for value in first.values] == pytest.approx([0.0, 0.2, 0.4], abs=0.01)
     assert sum(value.trials for value in first.values) == 40
+
+
+def test_proposals_by_how_they_did() -> None:
+    texts = {"Add slowly.": (3, 0.6), "Count.": (2, 0.8), "Guess.": (0, 0.0)}
+    proposals = Proposals(
+        proposals=tuple(Proposal(role=Role.DRAFT, text=text, tokens=3, tip="brief") for text in texts)
+    )
+    trials = [
+        trial(number, score - 0.1 * number, instructions={"draft": text})
+        for text, (count, score) in texts.items()
+        for number in range(count)
+    ]
+    dropped = trial(9, 0.99, state="dropped", instructions={"draft": "Count."})
+    found = searches.written([*trials, dropped], proposals)
+    assert [(one.text, one.trials) for one in found] == [("Count.", 3), ("Add slowly.", 3), ("Guess.", 0)]
+    assert found[0].score == 0.8
+    assert math.isnan(found[2].score)
+    assert searches.written(trials, None) == []
 
 
 def test_few_trials_have_values_and_no_importance() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from pdr_dspy import postgres
@@ -32,7 +33,9 @@ class Estimate(NamedTuple):
     left: int
     """Trials that are still to run."""
     low: int
+    """The cheapest schedules, dropped as soon as a race can drop them."""
     high: int
+    """The dearer half of the schedules, none of them dropped, no call found in the store; `max_tokens` ends it."""
 
 
 def estimate(course: Course) -> Estimate:
@@ -85,14 +88,19 @@ def _bounds(course: Course, worker: Worker, remaining: Measure | None) -> Estima
     left = 0 if remaining is not None and remaining.stage is not Stage.RACE else settings.trials - done
     costs = [_cost(terms, candidate, profile) for candidate in _sampled(course, 200)]
     own = _cost(terms, Candidate(terms.operator.schedule, {}), profile)
-    cheap, dear = min(costs), max(costs)
     if terms.limits.total is not None:
-        dear = min(dear, max(terms.limits.total * SLACK, own))
+        costs = [min(cost, max(terms.limits.total * SLACK, own)) for cost in costs]
+    costs.sort()
+    cheap, dear = costs[0], fmean(costs[len(costs) // 2 :])
     pairs = settings.questions * settings.repeats
     rerun = settings.questions * settings.fresh
     confirm = settings.held_out * settings.confirm
     low = left * min(settings.first, pairs) * cheap + rerun * own + confirm * own
-    high = left * pairs * dear + rerun * (own + settings.finalists * dear) + confirm * (own + dear)
+    race = left * pairs * dear
+    if settings.max_tokens is not None:  # no cohort begins after that
+        still = max(settings.max_tokens - course.plan.paid, 0)
+        race = min(race, still + min(settings.cohort, left) * pairs * dear)
+    high = race + rerun * (own + settings.finalists * dear) + confirm * (own + dear)
     low, high = low + written * WRITING[0], high + written * WRITING[1]
     if remaining is not None and remaining.stage is Stage.CONFIRM:
         low, high = confirm * own, confirm * (own + dear)
