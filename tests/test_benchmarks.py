@@ -7,18 +7,24 @@ import http.client
 import json
 import math
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 import dspy
 import pytest
+from rich.console import Console
 
-from benchmarks import mock_server, search
+from benchmarks import client, mock_server, search
+from benchmarks.client_report import Row, show
 from benchmarks.expectation import expected
+from benchmarks.mock_server import Counters
+from benchmarks.peers import sampling
 from benchmarks.reasoner import TASK, Traits, World, effect
 from pdr_dspy import PDR
 from pdr_dspy.schedule import Schedule
@@ -361,3 +367,78 @@ def leave(handle: mock_server.Handle) -> None:
     with socket.create_connection(("127.0.0.1", handle.port), timeout=0.05) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         connection.recv(1)
+
+
+def row(name: str, workload: str, **figures: Any) -> Row:
+    counters = dict.fromkeys(Counters.__dataclass_fields__, 0) | {"peak_completions": 2048, "peak": 2048, "blocks": 4}
+    tokens = {"prompt_tokens": 60, "completion_tokens": 40}
+    given: dict[str, Any] = {"wall": 2.75, "path": 2.5, "cpu_ms": 0.5, "memory": 2**20, "peak_memory": 300 * 2**20}
+    given |= {"reported": 100, "done": 64, "startup": 1.0, "startup_cpu": 0.5, "counters": counters | tokens}
+    return Row(name, "PDR", workload, 0.1, 64, 960, 512, **{**given, **figures})
+
+
+class TestClient:
+    def test_the_critical_path_is_that_of_the_slowest_question(self) -> None:
+        def calls(case: int, *stages: tuple[float, ...]) -> list[dict[str, Any]]:
+            return [
+                {"case": case, "arrived": place, "latency": latency}
+                for place, stage in enumerate(stages)
+                for latency in stage
+            ]
+
+        drawn = client.Workload(2, settings={"sigma": 0.7})
+        quick, slow = calls(0, (1, 2, 1), (1,), (3, 1), (1,)), calls(1, (9, 2, 2), (1,), (1, 1), (1,))
+        assert client.critical_path([*slow[::-1], *quick], (3, 1, 2, 1), drawn) == 12
+        assert client.critical_path([], client.PDR, client.Workload(64)) == 2.5
+
+    def test_a_mix_of_faults_comes_to_its_rate(self) -> None:
+        assert sum(client.mix(0.2).values()) == pytest.approx(0.2)
+        mock_server.Settings(faults=client.mix(0.2))
+
+    def test_the_library_and_the_floor_run_in_processes_of_their_own(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(client, "LIMIT", 280.0)
+        clients = {name: client.CLIENTS[name] for name in ("aiohttp (floor)", "pdr-dspy, program")}
+        clients["nobody"] = client.Client("no_such_script.py", "nothing")
+        clients["a peer"] = client.Client("no_such_script.py", "nothing", peer="its-hub")
+        floor, program, nobody = client.measure(clients, {"two": client.Workload(2, latency=0.001)}, {})
+        for done in (floor, program):
+            assert done.stopped == ""
+            assert (done.done, done.needed, done.failures) == (2, 30, {})
+            assert done.counters["completions"] == 30
+            assert done.truth == 1
+            assert done.path == pytest.approx(0.005)
+            assert 0 < done.counters["peak_completions"] <= done.useful == 16
+        assert "no_such_script.py" in nobody.stopped
+        show(Console(width=190), [floor, program, nobody])
+        assert "2 of 2" in capsys.readouterr().out
+
+    def test_aims_are_held_against_what_was_reached(self, capsys: pytest.CaptureFixture[str]) -> None:
+        rows = [row(name, workload) for name in client.CLIENTS for workload in client.WORKLOADS]
+        show(Console(width=190), rows, client.AIMS)
+        out = capsys.readouterr().out
+        shown = [line for line in out[out.index("Aims") :].splitlines() if "met" in line or "missed" in line]
+        assert sum("missed" in line for line in shown) == 3  # 1.1 for one question, twice; 0.5 ms in the engine
+        assert sum(" met" in line for line in shown) == len(client.AIMS) - 3
+        show(Console(width=190), [row("pdr-dspy, program", "64 questions", reported=99)], client.AIMS)
+        out = capsys.readouterr().out
+        assert "0.990" in out
+        assert "not run" in out
+
+    def test_an_environment_is_made_once(self, tmp_path: Path) -> None:
+        python = tmp_path / "its-hub-1.2.0" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        (tmp_path / "its-hub-1.2.0" / "installed").write_text("its-hub[lm]==1.2.0")
+        assert client.environment("its-hub", tmp_path) == str(python)
+        assert client.environment("dspy", tmp_path) == sys.executable
+
+    def test_samples_are_told_apart_by_file(self) -> None:
+        assert sampling.group_of(dspy.__file__) == "dspy"
+        assert sampling.group_of(dspy.lm15.Request.__init__.__code__.co_filename) != "aiohttp"
+        assert sampling.group_of(json.__file__) == "json"
+        assert sampling.group_of(client.__file__) == "the rest of Python"
+        with sampling.sampled() as profile:
+            sum(math.sqrt(number) for number in range(2_000_000))
+        assert profile["samples"] > 0
+        assert sum(profile["groups"].values()) == pytest.approx(1)
