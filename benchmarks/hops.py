@@ -60,6 +60,8 @@ class Settings(NamedTuple):
     """Share of the corpus's hops that lead somewhere else."""
     reading: float = 0.25
     """Share of the corpus's texts with notes that go on from them."""
+    furthest: int = FURTHEST
+    """Most hops of a text of the corpus."""
 
     @property
     def held_out(self) -> int:
@@ -228,6 +230,7 @@ def pretrain(model: LlamaForCausalLM, settings: Settings, seed: int) -> list[flo
 def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """`count` texts, padded on the right, and which of their tokens are learned: those after `solve`."""
     settings, words = world.settings, Words(world.settings.states)
+    furthest = settings.furthest
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator)
@@ -235,11 +238,11 @@ def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.
     def integers(low: int, high: int, *shape: int) -> torch.Tensor:
         return torch.randint(low, high, shape, generator=generator)
 
-    start, hops = integers(0, settings.states, count), integers(1, FURTHEST + 1, count)
+    start, hops = integers(0, settings.states, count), integers(1, furthest + 1, count)
     true = [start]
-    for _ in range(FURTHEST):
+    for _ in range(furthest):
         true.append(world.after[true[-1]])
-    place = STEP * integers(1, len(FROM), count)
+    place = STEP * integers(1, -(-furthest // STEP), count)
     shown = (uniform(count) < 0.5) & (place < hops)
     reached = torch.stack(true)[place, torch.arange(count)]
     # A candidate stands where it should if none of its hops went wrong.
@@ -251,14 +254,14 @@ def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.
     begins = torch.where(reads, place, 0)
     state = torch.where(reads, common[given - 1, torch.arange(count)], start)
     written = []
-    for hop in range(FURTHEST):
+    for hop in range(furthest):
         slips = uniform(count) < settings.wrong
         state = torch.where(slips, integers(0, settings.states, count), world.after[state])
         last = begins + hop + 1 == hops
         word = torch.where(last, words.answer + state, words.state + state)
         word = torch.where(begins + hop == hops, ENDING, word)
         written.append(torch.where(begins + hop > hops, PADDING, word))
-    written.append(torch.where(begins + FURTHEST == hops, ENDING, PADDING))
+    written.append(torch.where(begins + furthest == hops, ENDING, PADDING))
     body = torch.cat([(words.start + begins // STEP)[:, None], torch.stack(written, dim=1)], dim=1)
     asked = torch.stack([words.state + start, words.hops + hops], dim=1)
     told = torch.cat([(words.notes + place // STEP)[:, None], words.state + notes], dim=1)

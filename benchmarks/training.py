@@ -27,7 +27,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean
@@ -73,32 +73,6 @@ ARMS = {
     "1:3": Arm("1:3"),
     "1:1, starts": Arm("1:1", starts=True),
 }
-SCORES = {
-    "PDR R=1": "6 hops",
-    "PDR R=2": "9 hops",
-    "PDR R=3": "12 hops",
-    "PDR free": "6 hops",
-    "trace 6": "6 hops",
-    "trace 9": "9 hops",
-}
-"""What is measured, and the hops that are asked for."""
-
-
-class Plan(NamedTuple):
-    """How much is run."""
-
-    base: hops.Settings = hops.Settings()
-    steps: int = 160
-    tokens: int = 120_000
-    """Sampled in training, where arms are compared at equal tokens."""
-    samples: int = 4
-    """Runs of each question of the test."""
-    rate: float = 3e-4
-    bases: int = 3
-    seeds: int = 3
-
-
-QUICK = Plan(hops.Settings(states=32, width=48, layers=2, steps=150, batch=64), 8, 4_000, 2, 1e-3, 1, 1)
 
 
 class Job(NamedTuple):
@@ -123,6 +97,35 @@ def program(rounds: int, *, free: bool = False) -> PDR:
             temperature=1.0,
         ),
     )
+
+
+SCORES: dict[str, tuple[int, Callable[[], Operator]]] = {
+    "PDR R=1": (6, lambda: program(1)),
+    "PDR R=2": (9, lambda: program(2)),
+    "PDR R=3": (12, lambda: program(3)),
+    "PDR free": (6, lambda: program(1, free=True)),
+    "trace 6": (6, lambda: LongCoT(hops.TASK, draft_tokens=hops.LONG)),
+    "trace 9": (9, lambda: LongCoT(hops.TASK, draft_tokens=hops.LONG)),
+}
+"""What is measured: the hops that are asked for, and the program."""
+
+
+class Plan(NamedTuple):
+    """How much is run."""
+
+    base: hops.Settings = hops.Settings()
+    steps: int = 160
+    tokens: int | None = 120_000
+    """Sampled in training, where arms are compared at equal tokens; None compares them at equal steps alone."""
+    samples: int = 4
+    """Runs of each question of the test."""
+    rate: float = 3e-4
+    bases: int = 3
+    seeds: int = 3
+    scores: tuple[str, ...] = tuple(SCORES)
+
+
+QUICK = Plan(hops.Settings(states=32, width=48, layers=2, steps=150, batch=64), 8, 4_000, 2, 1e-3, 1, 1)
 
 
 class Metered:
@@ -168,16 +171,15 @@ class Rollouts:
         return [next(made[long]) for long in far]
 
 
-def measure(policy: Policy, world: hops.World, samples: int, seed: int) -> dict[str, float]:
-    """Fraction right of each of SCORES on the held-out starts. Other random numbers are left as they were."""
-    long = LongCoT(hops.TASK, draft_tokens=hops.LONG)
-    programs: list[Operator] = [program(1), program(2), program(3), program(1, free=True), long, long]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return {
-            name: right(policy, runs, world.examples(world.test, [int(asked.split()[0])]), samples)
-            for (name, asked), runs in zip(SCORES.items(), programs, strict=True)
-        }
+def measure(policy: Policy, world: hops.World, plan: Plan, seed: int) -> dict[str, float]:
+    """Fractions right on the held-out starts. Other random numbers are left as they were."""
+    scores = {}
+    for name in plan.scores:
+        hops_asked, runs = SCORES[name]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            scores[name] = right(policy, runs(), world.examples(world.test, [hops_asked]), plan.samples)
+    return scores
 
 
 def right(policy: Policy, runs: Operator, examples: Sequence[dspy.Example], samples: int) -> float:
@@ -205,16 +207,15 @@ class Course(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After each step."""
-        due = {
-            "steps": state.global_step >= self.plan.steps,
-            "tokens": self.rollouts.sampled >= self.plan.tokens,
-        }
+        due = {"steps": state.global_step >= self.plan.steps}
+        if self.plan.tokens is not None:
+            due["tokens"] = self.rollouts.sampled >= self.plan.tokens
         told = {row["at"] for row in self.rows}
         new = [at for at, reached in due.items() if reached and at not in told]
         if new:
             assert self.trainer is not None
             spent = time.process_time() - self._began - self._paused
-            scores = measure(self.trainer.policy, self.world, self.plan.samples, self.job.seed)
+            scores = measure(self.trainer.policy, self.world, self.plan, self.job.seed)
             self.rows += [
                 row(self.job, at, state.global_step, self.rollouts.sampled, self.rollouts.read, spent, scores)
                 for at in new
@@ -256,7 +257,7 @@ def run(plan: Plan, job: Job, cache: Path | None = None) -> list[dict[str, Any]]
         trainer.remove_callback(PrinterCallback)
         course.trainer = trainer
         if job.arm == "base":
-            return [row(job, "steps", 0, 0, 0, 0, measure(trainer.policy, world, plan.samples, job.seed))]
+            return [row(job, "steps", 0, 0, 0, 0, measure(trainer.policy, world, plan, job.seed))]
         trainer.train()
     return course.rows
 
