@@ -4,7 +4,8 @@
         lm = connect("mock", server.api_base)
 
 It keeps every request body, can be llama.cpp, vLLM or neither, and fails on demand: `server.faults.append(...)` takes
-an HTTP status, a (status, headers, body) triple, "drop" (closes the connection) or a dict (sent as the completion).
+an HTTP status, a (status, headers, body) triple, "drop" (closes the connection), "cut" (closes it in the middle of the
+answer), "hang" (never answers), bytes (sent as the body, whatever they are) or a dict (sent as the completion).
 """
 
 from __future__ import annotations
@@ -49,6 +50,14 @@ class MockServer:
         """When set to an Event, completions wait until it is set."""
         self.hold_until = 0
         """Completions wait until this many are in flight at once."""
+        self.width: int | None = None
+        """With more than this many in flight, a request is refused (429)."""
+        self.work = 0.0
+        """Seconds that a completion takes."""
+        self.refused = 0
+        self.served = 0
+        self.aborts = 0
+        """Completions whose client closed the connection before it had its answer."""
 
     def __enter__(self) -> MockServer:
         self._loop = asyncio.new_event_loop()
@@ -61,6 +70,7 @@ class MockServer:
     def __exit__(self, *exc: object) -> None:
         if self.gate is not None:
             self.gate.set()
+        self._loop.call_soon_threadsafe(self._ends.set)
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
@@ -79,13 +89,14 @@ class MockServer:
 
     async def _start(self) -> None:
         self._enough = asyncio.Event()
+        self._ends = asyncio.Event()
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/health", self._health)
         if self.kind != "other":
             app.router.add_post("/tokenize", self._tokenize)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -114,6 +125,9 @@ class MockServer:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
+        if self.width is not None and self.in_flight >= self.width:
+            self.refused += 1
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
@@ -122,20 +136,39 @@ class MockServer:
             if self.peak >= self.hold_until:
                 self._enough.set()
             await self._enough.wait()
+            if self.work:
+                await asyncio.sleep(self.work)
             if self.faults:
-                return self._fault(self.faults.pop(0), request)
-            return await self._answer(body, request)
+                return await self._fault(self.faults.pop(0), request)
+            answer = await self._answer(body, request)
+            self.served += 1
+            return answer
+        except asyncio.CancelledError:
+            self.aborts += 1
+            raise
         finally:
             self.in_flight -= 1
 
-    def _fault(self, fault: Any, request: web.Request) -> web.Response:
-        if fault == "drop":
-            assert request.transport is not None
+    async def _fault(self, fault: Any, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        if fault == "hang":
+            await self._ends.wait()
+        if fault in ("drop", "hang"):
             request.transport.abort()
             return web.Response()
+        if fault == "cut":
+            response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"choices": [')
+            request.transport.close()
+            return response
         if isinstance(fault, dict):
             return web.json_response(fault)
+        if isinstance(fault, bytes):
+            return web.Response(body=fault, content_type="application/json")
         status, headers, body = fault if isinstance(fault, tuple) else (fault, {}, {"error": {"message": "on purpose"}})
+        if isinstance(body, bytes):
+            return web.Response(status=status, headers=headers, body=body)
         text = body if isinstance(body, str) else json.dumps(body)
         kind = "text/html" if text.startswith("<") else "application/json"
         return web.Response(status=status, headers=headers, text=text, content_type=kind)

@@ -5,7 +5,8 @@ is still in flight is what the server took, and that becomes the limit: a burst 
 W settles on W in a single go, where halving would take several. Two things keep faults that strike at random from
 narrowing it: a refusal at a level at which requests have just been served only weakens the memory of that, and a first
 limit takes more than a few refusals in a row. Answers raise the limit by one for each limit-ful of them, by twice as
-much after each further limit-ful without a setback, so a server that has grown is found again.
+much after each further limit-ful without a setback, so a server that has grown is found again; a limit that is met at
+the same place again and again is tried less often, down to one request too many for eight limit-fuls.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 _FORGET = 0.75
 _DOUBTS, _SHARE = 3, 0.05
 """Refusals in a row, and the share of the requests in flight, that make the first limit."""
+_SLOWEST = 1 / 8
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,7 +38,10 @@ class Pace:
         self._proven = 0.0
         self._doubts = 0
         self._setbacks = 0
-        self._step = 1
+        self._narrowest = math.inf
+        self._start = 1.0
+        self._step = 1.0
+        """What a limit-ful of answers adds to the limit: at first after a setback, and now."""
         self._since = 0
 
     @property
@@ -65,7 +70,7 @@ class Pace:
         self._since += 1
         if self._since >= self.limit:
             self._since = 0
-            self._step = min(2 * self._step, math.ceil(self.limit))
+            self._step = min(2 * self._step, self.limit)
 
     def refused(self, sent: Sent) -> None:
         """The server would not take a request: what is in flight besides is what it takes."""
@@ -87,6 +92,8 @@ class Pace:
             return
         limit = max(1.0, math.floor(self._proven), width)
         if limit < self.limit:
-            self.limit = limit
+            again = limit == self._narrowest
+            self._start = max(_SLOWEST, self._start / 2) if again else 1.0
+            self.limit = self._narrowest = limit
             self._setbacks += 1
-            self._step, self._since = 1, 0
+            self._step, self._since = self._start, 0

@@ -82,8 +82,9 @@ async def persist(
         if outcome not in AGAIN or counted >= TRIES or wait >= left:
             failure.tally = tally  # type: ignore[attr-defined]
             raise failure
-        left -= wait
-        await sleep(wait)
+        if wait:
+            left -= wait
+            await sleep(wait)
 
 
 def pause_after(before: float, source: random.Random) -> float:
