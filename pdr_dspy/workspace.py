@@ -172,11 +172,7 @@ def _until_boundary(text: str) -> str:
 def estimate_tokens(text: str) -> int:
     """A deliberately high estimate for servers that cannot count: a token for each digit, sign and non-ASCII byte pair,
     one for each four letters of a word. Wherever it was used, `Call.estimated` says so."""
-    total = 0
-    for match in re.finditer(r"[A-Za-z]+|[^\x00-\x7f]+|\S", text):
-        piece = match.group()
-        if piece.isascii():
-            total += (len(piece) + 3) // 4
-        else:
-            total += (len(piece.encode("utf-8", "replace")) + 1) // 2
-    return total + text.count("\n")
+    words = sum((len(word) + 3) // 4 for word in re.findall(r"[A-Za-z]+", text))
+    foreign = sum((len(run.encode("utf-8", "replace")) + 1) // 2 for run in re.findall(r"[^\x00-\x7f]+", text))
+    signs = len(re.sub(r"[A-Za-z]+|[^\x00-\x7f]+|\s+", "", text))
+    return words + foreign + signs + text.count("\n")
