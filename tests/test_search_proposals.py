@@ -163,6 +163,7 @@ def test_json_both_ways() -> None:
         ("Sure!", "no instruction in words"),
         ("1 2 3 4 5 6 7 8 9 10 = + - * / 17 % 3 (4) {5}", "no instruction in words"),
         ("check the sum " * 30, "over and over"),
+        ("Write the steps.\n" + "".join(f"Step {n}: Check the result.\n" for n in (1, 2, 3)), "over and over"),
         (f"{GOOD[0]}\nEnd with one line of exactly this form:\nResult", "form of the reply"),
         (f"{GOOD[0]}\nAnswer: <answer>", "form of the reply"),
         (f"{GOOD[0]}\nLast line: Answer: <the number>", "form of the reply"),

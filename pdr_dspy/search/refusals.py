@@ -92,7 +92,8 @@ def refusal(
     letters = sum(character.isalpha() for character in text)
     if letters < 0.5 * len("".join(text.split())) or letters < 12 or (text.isascii() and len(words) < LEAST):
         return "it is no instruction in words"
-    if len(words) > 40 and len(set(words)) < 0.2 * len(words):
+    lines = Counter(re.sub(r"[\W\d]+", " ", line.casefold()).strip() for line in text.splitlines() if line.strip())
+    if (len(words) > 40 and len(set(words)) < 0.2 * len(words)) or max(lines.values()) > 2:
         return "it says the same over and over"
     plain = _plain(text)
     for line in form:
