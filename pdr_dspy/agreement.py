@@ -64,6 +64,11 @@ def fewest(probability: float) -> int:
     return number
 
 
+def needed(width: int, quorum: float) -> int:
+    """How many of `width` drafts a quorum is: rounded up, at least one."""
+    return max(1, math.ceil(round(quorum * width, 9)))
+
+
 def ended(done: Sequence[Done | None], *, quorum: float = 1.0, agree: float | None = None) -> tuple[int, ...] | None:
     """Which drafts a round goes on with, by index; None while it is to be waited for more.
 
@@ -78,6 +83,5 @@ def ended(done: Sequence[Done | None], *, quorum: float = 1.0, agree: float | No
         if number is not None:
             return tuple(range(number))
     there = tuple(place for place, one in enumerate(done) if one is not None)
-    needed = max(1, math.ceil(round(quorum * len(done), 9)))
     usable = sum(one is not None and one.ok for one in done)
-    return there if len(there) == len(done) or usable >= needed else None
+    return there if len(there) == len(done) or usable >= needed(len(done), quorum) else None

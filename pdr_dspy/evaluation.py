@@ -58,9 +58,10 @@ class RoundRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drafts: tuple[DraftRow, ...]
+    """Those that the round went on with."""
     workspace_tokens: tuple[int, ...] = ()
     sources: tuple[tuple[int, ...], ...] = ()
-    """Indices of the drafts that each workspace was made of."""
+    """Positions in `drafts` of those that each workspace was made of."""
 
 
 class Row(BaseModel):
@@ -594,6 +595,7 @@ class Runner:
         rows = []
         for round_ in rounds:
             drafts = []
+            places = {draft.index: place for place, draft in enumerate(round_.drafts)}
             for draft in round_.drafts:
                 answer = _answer(draft.outputs)
                 score = None if free is False else 0.0
@@ -606,7 +608,7 @@ class Runner:
                 RoundRow(
                     drafts=tuple(drafts),
                     workspace_tokens=tuple(workspace.tokens for workspace in round_.workspaces),
-                    sources=tuple(workspace.sources for workspace in round_.workspaces),
+                    sources=tuple(tuple(places[index] for index in w.sources) for w in round_.workspaces),
                 )
             )
         return tuple(rows)

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from pdr_dspy.agreement import fewest
+from pdr_dspy.agreement import fewest, needed
 from pdr_dspy.errors import ConfigError, config_error
 
 DistillerName = Literal[
@@ -171,7 +171,9 @@ class Schedule(BaseModel):
     @property
     def may_end_early(self) -> bool:
         """Whether a round may go on before all its drafts are there."""
-        return max(self.widths) > 1 and (self.quorum < 1.0 or self.agree is not None)
+        if self.agree is not None and max(self.widths) > fewest(self.agree):
+            return True
+        return any(needed(width, self.quorum) < width for width in self.widths)
 
     @property
     def rounds(self) -> int:
@@ -253,8 +255,8 @@ class Schedule(BaseModel):
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
         k = f" k={self.k}" if self.distiller in USES_K else ""
         tally = " +tally" if self.tally else ""
-        quorum = f" quorum={self.quorum:g}" if self.may_end_early and self.quorum < 1.0 else ""
-        agree = f" agree={self.agree:g}" if self.may_end_early and self.agree is not None else ""
+        quorum = f" quorum={self.quorum:g}" if self.quorum < 1.0 else ""
+        agree = f" agree={self.agree:g}" if self.agree is not None else ""
         return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally}{quorum}{agree} κ={self.kappa}"
 
 

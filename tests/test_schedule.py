@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -113,3 +115,43 @@ def test_bounds_of_every_schedule_agree_with_each_other(schedule: Schedule) -> N
     if set(schedule.widths) == {1}:
         assert bound.sequential == bound.total
         assert schedule.sequential_calls == schedule.calls
+
+
+@pytest.mark.parametrize(
+    "values", [{"quorum": 0.0}, {"quorum": 1.01}, {"agree": 0.5}, {"agree": 1.0}, {"agree": "yes"}]
+)
+def test_rules_that_cannot_be_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"Schedule\({next(iter(values))}="):
+        Schedule(**values)
+
+
+def test_rules_that_are_off_leave_the_data_of_a_schedule_as_it_was() -> None:
+    plain = Schedule(widths=(4, 1))
+    assert not {"quorum", "agree"} & plain.model_dump(mode="json").keys()
+    assert "quorum" not in plain.model_dump_json()
+    early = plain.replace(quorum=0.75, agree=0.95)
+    assert Schedule(**early.model_dump(mode="json")) == early
+    assert early.replace(quorum=1.0, agree=None) == plain
+    assert str(early) == "PDR 4-1 summary quorum=0.75 agree=0.95 κ=2048"
+    assert early.model_dump(exclude={"agree"}) == plain.model_dump() | {"quorum": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("values", "early"),
+    [
+        ({"widths": (1,), "quorum": 0.5, "agree": 0.9}, False),
+        ({"widths": (4, 1), "quorum": 0.75}, True),
+        ({"widths": (4, 1), "quorum": 0.8}, False),  # 3.2 drafts are 4
+        ({"widths": (4, 1), "agree": 0.95}, False),  # it takes four that agree
+        ({"widths": (5, 1), "agree": 0.95}, True),
+    ],
+)
+def test_which_schedules_can_end_a_round_early(values: dict[str, Any], early: bool) -> None:
+    assert Schedule(**values).may_end_early is early
+
+
+def test_drafts_that_go_to_the_next_round_are_within_the_bound() -> None:
+    schedule = Schedule(widths=(8, 4, 1), distiller="topk_per_sample", draft_tokens=10, distill_tokens=1)
+    assert schedule.output_bound().total == 13 * 10 + 5
+    assert schedule.replace(agree=0.95).output_bound().total == (8 + 8 + 1) * 10 + 8 + 1  # 4 of 8 may agree
+    assert schedule.replace(agree=0.95).output_bound().sequential == schedule.output_bound().sequential

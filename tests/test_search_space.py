@@ -13,11 +13,19 @@ import pytest
 from conftest import engine
 
 from pdr_dspy import calls
-from pdr_dspy.budget import Phase
+from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation import Row
 from pdr_dspy.operators import PDR, LongCoT
 from pdr_dspy.schedule import Schedule, preset
-from pdr_dspy.search.objective import PhaseCost, describe_candidate, predict, program_with, read_candidate
+from pdr_dspy.search.objective import (
+    PhaseCost,
+    describe_candidate,
+    predict,
+    profile_of,
+    program_with,
+    read_candidate,
+)
 from pdr_dspy.search.pareto import Limits, best, dominates, front
 from pdr_dspy.search.prompts import DemoSet, check_demos, demos_of, questions_in
 from pdr_dspy.search.space import Candidate, Space, canonical
@@ -335,6 +343,54 @@ def test_prediction_of_costs() -> None:
     assert wide == (40 + 50 + 30, 4 * 30 + 50 + 20)  # a refinement reads the prompt and k drafts besides
     assert predict(Schedule(widths=(1,), draft_tokens=5), profile) == (15, 15)
     assert predict(Schedule(widths=(1,)), {}) is None
+
+
+def test_a_quorum_costs_less_latency_and_no_more_tokens() -> None:
+    profile = {Phase.DRAFT.value: PhaseCost(calls=8, input=80, output=160, stages=2, prompt=20, longest=60)}
+    costs = [predict(Schedule(widths=(8, 1), distiller="random_k", quorum=n / 8), profile) for n in range(1, 9)]
+    plain = predict(Schedule(widths=(8, 1), distiller="random_k"), profile)
+    assert costs[-1] == plain
+    known = [cost for cost in costs if cost is not None]
+    assert [cost.sequential for cost in known] == sorted({cost.sequential for cost in known})
+    assert [cost.total for cost in known] == sorted(cost.total for cost in known)
+    # drafts of 10 to 30 tokens, evenly spread: the fourth of eight ends with 10 + 20 * 3 / 7
+    assert known[3].sequential == round(10 + 10 + 20 * 3 / 7 + 10 + 2 * 20 + 30)
+    assert predict(Schedule(widths=(8, 1), distiller="random_k", agree=0.95), profile) == plain
+
+
+def test_what_was_left_says_nothing_of_what_a_call_costs() -> None:
+    def made(output: int, **more: Any) -> Call:
+        return Call(phase=Phase.DRAFT, usage=Usage(input=10, output=output), **more)
+
+    cut = [made(20, fate="taken"), made(40, fate="taken"), made(5, fate="left", finish="cancelled")]
+    rows = [Row(id="a", repeat=0, seed=0, score=1.0, calls=tuple(calls)) for calls in (cut, cut[:2])]
+    assert profile_of(rows[:1]) == profile_of(rows[1:])
+
+
+def test_rounds_that_end_early_are_axes_where_a_round_is_wide() -> None:
+    space = Space(rounds=(1, 2), widths=(1, 4), distiller=("random_k",)).extend(quorum=[0.5], agree=[0.9])
+    wide = [schedule for schedule in space.schedules() if max(schedule.widths) > 1]
+    assert {(schedule.quorum, schedule.agree) for schedule in wide} == {
+        (1.0, None),
+        (1.0, 0.9),
+        (0.5, None),
+        (0.5, 0.9),
+    }
+    assert space.size == len(wide) + 2
+    for schedule in space.schedules():
+        assert schedule in space
+    assert Schedule(widths=(4, 1), distiller="random_k", quorum=0.25) not in space
+    assert canonical(Schedule(widths=(1,), quorum=0.5, agree=0.9)) == canonical(Schedule(widths=(1,)))
+    own = Space.default_for(Schedule(quorum=0.5, agree=0.9))
+    assert (own.quorum, own.agree) == ((0.5,), (0.9,))
+    with pytest.raises(ConfigError, match=r"agree=0\.5"):
+        space.extend(agree=[0.5])
+
+
+def test_the_data_of_a_space_that_waits_for_all_is_what_it_was() -> None:
+    assert not {"quorum", "agree"} & Space().model_dump(mode="json").keys()
+    space = Space(quorum=(1.0, 0.5), agree=(None, 0.95))
+    assert Space(**space.model_dump(mode="json")) == space
 
 
 class Item(NamedTuple):

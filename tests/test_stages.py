@@ -334,11 +334,17 @@ class Full(Rollouts):
         super().put(rollout)
 
 
-def test_a_store_that_cannot_be_written_ends_the_other_calls() -> None:
+@pytest.mark.parametrize("rule", [{}, {"quorum": 0.8}])
+def test_a_store_that_cannot_be_written_ends_the_other_calls(rule: dict[str, Any]) -> None:
     lm, store = model(delays={3: NEVER, 4: NEVER}), Full()
-    with pytest.raises(StoreError, match="disk is full"):
-        ask(lm, store, quorum=0.9)
-    assert lm.served.cancelled == 2
+
+    async def run() -> None:
+        with pytest.raises(StoreError, match="disk is full"):
+            await PDR(QA, **{**WIDE, **rule}).acall(question="q")
+        assert len(asyncio.all_tasks()) == 1
+
+    with dspy.context(lm=lm), calls.session(store=store):
+        asyncio.run(run())
     assert not store.pending
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import dspy
 from pydantic import BaseModel, ConfigDict
 
+from pdr_dspy.agreement import needed
 from pdr_dspy.budget import Call, Phase
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import Report, Row
@@ -159,7 +160,8 @@ def profile_of(rows: Iterable[Row]) -> Profile:
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in row.calls:
             stages.setdefault((call.round, call.phase), []).append(call)
-        for (_, phase), stage in stages.items():
+        for (_, phase), made in stages.items():
+            stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
             cost = PhaseCost(
                 calls=len(stage),
                 input=sum(call.usage.input or 0 for call in stage),
@@ -177,12 +179,17 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
 
     Calls of a kind that was never seen are made of drafts: a refinement writes as much as one and reads the prompt and
     the candidates that kappa admits, a distiller reads all candidates.
+
+    With a `quorum` the lengths of drafts are taken to be spread evenly about their mean: a round lasts as long as the
+    last draft that is waited for, and those that are cancelled have written as much as that one. How often drafts
+    `agree` is not known from costs: such a schedule is taken to wait for all.
     """
     if Phase.DRAFT.value not in profile:
         return None
     sequential = total = 0.0
     for index, width in enumerate(schedule.widths):
-        stages = [(width, _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile))]
+        drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
+        stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
         if count := schedule.distill_calls(index):
             stages.append((count, _typical(_DISTILLING[schedule.distiller], schedule, width, profile)))
         for calls, typical in stages:
@@ -226,6 +233,17 @@ def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str,
         prompt += width * output
     longest = min(draft.longest / draft.stages, cap)
     return _Typical(prompt, longest, prompt, min(draft.output / draft.calls, cap))
+
+
+def _fastest(typical: _Typical, width: int, count: int) -> _Typical:
+    """Of a stage that ends with the `count`-th of its calls."""
+    if count == width:
+        return typical
+    half = max(typical.longest - typical.output, 0.0)  # from the mean to either end
+    shortest = max(typical.output - half, 0.0)
+    last = shortest + (typical.longest - shortest) * (count - 1) / (width - 1)
+    output = (count * (shortest + last) / 2 + (width - count) * last) / width
+    return typical._replace(longest=last, output=min(output, typical.output))
 
 
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:

@@ -188,4 +188,5 @@ def _kinds(candidate: Candidate) -> tuple[str, ...]:
     schedule = canonical(candidate.schedule)
     prompts = [*sorted(candidate.instructions.items()), *sorted((r, str(d)) for r, d in candidate.demos.items())]
     distiller = schedule.distiller if schedule.rounds > 1 else ""
-    return (distiller, str(schedule.critique), str(schedule.tally), repr(prompts))
+    early = f"{schedule.quorum} {schedule.agree}"
+    return (distiller, str(schedule.critique), str(schedule.tally), early, repr(prompts))

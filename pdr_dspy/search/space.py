@@ -15,7 +15,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from pdr_dspy.errors import ConfigError, config_error
 from pdr_dspy.schedule import CALLS_MODEL, MIN_CANDIDATE_TOKENS, ORACLES, USES_K, DistillerName, Schedule
@@ -92,6 +100,10 @@ class Space(BaseModel):
     top_p: tuple[float, ...] = (1.0,)
     tally: tuple[bool, ...] = (False,)
     """For rounds that are wider than 1."""
+    quorum: tuple[float, ...] = (1.0,)
+    """For rounds that are wider than 1: the share of a round's drafts that is waited for."""
+    agree: tuple[float | None, ...] = (None,)
+    """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     instructions: dict[str, tuple[str, ...]] = {}
@@ -107,6 +119,15 @@ class Space(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise config_error("Space", error) from None
+
+    @model_serializer(mode="wrap")
+    def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Axes that came later are left out where they are off: older searches go on with the same settings."""
+        data = handler(self)
+        for name, off in (("quorum", 1.0), ("agree", None)):
+            if list(data.get(name, ())) == [off]:
+                del data[name]
+        return data
 
     @field_validator("demos", mode="before")
     @classmethod
@@ -171,7 +192,7 @@ class Space(BaseModel):
     def default_for(cls, schedule: Schedule) -> Space:
         """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers."""
         single = ("draft_tokens", "refine_tokens", "distill_tokens", "thinking_tokens", "temperature")
-        alone = (*single, "distill_temperature", "top_p", "tally")
+        alone = (*single, "distill_temperature", "top_p", "tally", "quorum", "agree")
         kept: dict[str, Any] = {name: (getattr(schedule, name),) for name in alone}
         widths = sorted({1, 2, 4, 8} | set(schedule.widths[:-1]))
         ks = sorted({1, 2, 4} | {schedule.k}) if schedule.distiller in USES_K else [1, 2, 4]
@@ -378,7 +399,7 @@ class Space(BaseModel):
             if distiller in USES_K:
                 names.append("k")
             if distiller != "last":
-                names.append("tally")
+                names += ["tally", "quorum", "agree"]
         return names
 
     def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
@@ -429,6 +450,8 @@ _APPLIES = {
     "distiller": "where a round is wider than 1",
     "k": "distillers topk, topk_per_sample and random_k",
     "tally": "where a round is wider than 1",
+    "quorum": "where a round is wider than 1",
+    "agree": "where a round is wider than 1",
     "critique": "several rounds, all of width 1",
     "kappa": "from 2 rounds on",
     "draft_tokens": "always",
@@ -443,6 +466,7 @@ _NONE = {
     "refine_tokens": "as draft_tokens",
     "distill_tokens": "the smaller of kappa and draft_tokens",
     "distill_temperature": "as temperature",
+    "agree": "waits for all",
 }
 _CALLED = {
     Role.DRAFT: "always",
@@ -466,6 +490,8 @@ def _canonical(schedule: Schedule) -> Schedule:
         if schedule.distiller in USES_K:
             played.add("k")
         played.add("critique" if schedule.distiller == "last" else "tally")
+        if max(schedule.widths) > 1:
+            played |= {"quorum", "agree"}
         if schedule.critique or schedule.distiller in CALLS_MODEL:
             played |= {"distill_tokens", "distill_temperature"}
     values = {name: getattr(schedule, name) for name in played}
