@@ -280,7 +280,16 @@ async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None]
 async def _together(parts: Iterable[Awaitable[T]]) -> list[T]:
     """All of them side by side; a single one needs no task of its own."""
     each = list(parts)
-    return [await each[0]] if len(each) == 1 else await asyncio.gather(*each)
+    if len(each) == 1:
+        return [await each[0]]
+    tasks = [asyncio.ensure_future(one) for one in each]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:  # an error of one, such as a full disk, ends the others
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
