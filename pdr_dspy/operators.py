@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -18,6 +19,7 @@ from typing import Any, Self
 
 import dspy
 from dspy.predict.parameter import Parameter
+from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import agreement, calls, distillers, stages
@@ -29,6 +31,8 @@ from pdr_dspy.signatures import Role, check_task, derive, label, render, signatu
 from pdr_dspy.workspace import Draft, Workspace, sheltered
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
+_STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
+"""The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
 
@@ -403,7 +407,7 @@ class _Run:
     async def ask(
         self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
     ) -> list[Reply]:
-        return await calls.ask(
+        replies = await calls.ask(
             self.program.predictor(role),
             [{**self.inputs, **own} for own in values],
             phase=phase,
@@ -412,6 +416,25 @@ class _Run:
             sampling=self.sampling(role),
             run_seed=self.run_seed,
         )
+        return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
+
+    async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
+        """A call that the server refused for its length, with what decides that and what to do about it."""
+        failure = reply.call.failure
+        if failure is None or not failure.startswith(ContextWindowExceededError.__name__):
+            return reply
+        (prompt,) = await self.prompt_sizes([(role, values)])
+        stated = _STATED_CONTEXT.search(failure)
+        context = stated[1].replace(",", "") if stated else getattr(self.lm, "context_length", None)
+        beyond = f"the model's context{'' if context is None else f' of {context} tokens'} is too small"
+        holds = {Role.DRAFT: "", Role.REFINE: f", its workspace up to `kappa={self.schedule.kappa}`"}
+        reads = holds.get(role, ", the solutions of the round in it")
+        remedy = {Role.DRAFT: "the caps", Role.REFINE: "`kappa` or the caps"}.get(role, "the caps or the widths")
+        why = (
+            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {self.sampling(role).cap} for the "
+            f"answer; lower {remedy}, or serve the model with a longer context ({failure})"
+        )
+        return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
     async def affords(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
@@ -484,7 +507,7 @@ class _Run:
             ]
             return agreement.ended(done, quorum=schedule.quorum, agree=schedule.agree)
 
-        return await stages.ask_until(
+        replies = await stages.ask_until(
             parts,
             ends,
             rule=f"quorum={schedule.quorum} agree={schedule.agree}",
@@ -493,6 +516,7 @@ class _Run:
             example=self.example,
             run_seed=self.run_seed,
         )
+        return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 
     def saved(self, drafts: Sequence[Draft], width: int) -> int:
         """Drafts of a round of `width` that were not waited for because the first ones agreed."""

@@ -254,6 +254,58 @@ def test_caps_beyond_the_context_are_refused_before_anything_is_sent() -> None:
     ask(PDR(QA, draft_tokens=50, kappa=60), lm)
 
 
+REFUSALS = [
+    ("This model's maximum context length is 400 tokens. However, you requested 650 tokens.", "400"),
+    ("request (650 tokens) exceeds the available context size (1,024 tokens), try increasing it", "1024"),
+    ("the request exceeds the available context size", None),
+]
+
+
+@pytest.mark.parametrize(("said", "limit"), REFUSALS)
+@pytest.mark.parametrize("early", [{}, {"quorum": 0.5}])
+def test_a_refusal_for_length_names_what_decides_it(said: str, limit: str | None, early: dict[str, Any]) -> None:
+    def reply(request: ScriptedRequest) -> str:
+        if role_of(request) == "refine":
+            raise dspy.lm15.ContextLengthError(said, status=400)
+        return solver(request)
+
+    program = PDR(QA, widths=(3, 3, 1), distiller="random_k", kappa=300, refine_tokens=77, **early)
+    with pytest.raises(RoundFailed) as failed:
+        ask(program, engine(reply))
+    message = str(failed.value)
+    assert "all 3 drafts of round 2 failed" in message
+    assert (f"the model's context of {limit} tokens is too small" in message) == (limit is not None)
+    assert "up to `kappa=300`" in message
+    assert "77 for the answer; lower `kappa` or the caps, or serve the model with a longer context" in message
+    assert said in message
+    refused = [call for call in failed.value.ledger.calls if call.round == 2]
+    assert all(call.failure and call.failure.startswith("the model's context") for call in refused)
+    size = failed.value.args[0].split("refine prompt of about ")[1].split()[0]
+    assert 100 < int(size) < 400
+
+
+def test_a_first_draft_beyond_the_context_does_not_blame_the_workspace() -> None:
+    def reply(request: ScriptedRequest) -> str:
+        raise dspy.lm15.ContextLengthError("too many tokens", status=400)
+
+    with pytest.raises(RoundFailed, match=r"draft prompt of about \d+ tokens, and 1024 for the answer; lower the caps"):
+        ask(LongCoT(QA), engine(reply))
+
+
+def test_a_distiller_beyond_the_context_is_a_failed_call_that_says_so() -> None:
+    def reply(request: ScriptedRequest) -> str:
+        if role_of(request) == "distill":
+            raise dspy.lm15.ContextLengthError("too many tokens", status=400)
+        return solver(request)
+
+    prediction = ask(PDR(QA, distiller="summary"), engine(reply))
+    (call,) = [call for call in prediction.ledger.calls if call.phase is Phase.DISTILL]
+    assert call.failure is not None
+    assert "the solutions of the round in it" in call.failure
+    assert "lower the caps or the widths" in call.failure
+    assert prediction.stop is Stop.DONE
+
+
 def test_the_widest_round_is_256_drafts_with_seeds_of_their_own() -> None:
     lm = engine()
     prediction = ask(PDR(QA, widths=(256, 1), distiller="random_k", draft_tokens=50), lm)
