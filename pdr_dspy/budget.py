@@ -89,6 +89,11 @@ class Call(BaseModel):
     fate: Literal["", "taken", "left"] = ""
     """In a round that may end before all its drafts are there (`Schedule.quorum`, `Schedule.agree`): whether the round
     went on with this one or left it, finished or cancelled. Empty for every other call."""
+    tries: int = 1
+    """How often the request was sent, the last time included; siblings that shared one request have its tries, each."""
+    unsettled: int = 0
+    """Those tries that the server may have served and counted without its answer coming through: a connection lost
+    after sending, a time-out, a 5xx other than 503. `usage` knows nothing of them."""
     key: str = ""
     """The content address of the request in the rollout store."""
     prompt: str = ""
@@ -194,8 +199,14 @@ class Ledger(BaseModel):
 
     @property
     def exact(self) -> bool:
-        """Whether every figure was reported by the server; failed calls that it said nothing of make this False."""
-        return all(call.usage.tokens is not None and not call.estimated for call in self.calls)
+        """Whether every figure was reported by the server. False with a failed call that it said nothing of, and with
+        one that was sent again when its first try may have been served too."""
+        return all(call.usage.tokens is not None and not call.estimated and not call.unsettled for call in self.calls)
+
+    @property
+    def tries(self) -> int:
+        """How often requests of these calls were sent, retries included; replayed calls were not."""
+        return sum(call.tries for call in self.calls if not call.reused)
 
     @property
     def seconds(self) -> float:

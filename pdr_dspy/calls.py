@@ -28,6 +28,7 @@ from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.requests import Job, Prompt, Sampling, clean, extended
 from pdr_dspy.rollouts import Rollout, Rollouts, address
+from pdr_dspy.sending import Tries, tries_of
 from pdr_dspy.signatures import Reading, read, render, signature_of
 from pdr_dspy.thoughts import split_thought
 from pdr_dspy.workspace import estimate_tokens
@@ -232,6 +233,7 @@ class Result(NamedTuple):
     reused: bool
     failure: str | None
     seconds: float
+    tries: Tries = Tries()
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
@@ -351,12 +353,13 @@ async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
     try:
         response, reused = await sending.send(lm, request)
     except (LMError, OSError, TimeoutError) as error:
-        return Result(None, False, _why(error), time.perf_counter() - started)
+        return Result(None, False, _why(error), time.perf_counter() - started, tries_of(error))
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
     thought, text, unfinished = split_thought(clean(inline))
     usage, estimated = await _usage(lm, job, response, inline + apart)
+    tries = Tries() if reused else tries_of(response)
     return Result(
         Rollout(
             key=job.key,
@@ -365,11 +368,13 @@ async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
             finish="length" if unfinished else response.finish_reason,
             usage=usage,
             estimated=estimated,
+            unsettled=tries.unsettled,
             seconds=0.0 if reused else round(seconds, 4),
         ),
         reused,
         None,
         seconds,
+        tries,
     )
 
 
@@ -430,6 +435,8 @@ def reply_of(
         seconds=0.0 if result.reused else round(result.seconds, 4),
         reused=result.reused,
         estimated=rollout is not None and rollout.estimated,
+        tries=result.tries.tries,
+        unsettled=result.tries.unsettled if rollout is None else rollout.unsettled,
         key=job.key,
         prompt=job.prompt[:12],
     )

@@ -54,6 +54,8 @@ class Rollout(BaseModel):
     finish: str = "stop"
     usage: Usage = Usage()
     estimated: bool = False
+    unsettled: int = 0
+    """Tries before it that the server may have served and counted too."""
     seconds: float = 0.0
 
 

@@ -360,7 +360,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     fixed = _fixed(signature)
     labelled = fixed.labelled
     outputs: dict[str, Any] = dict.fromkeys(fixed.free, text.strip()) if text.strip() else {}
-    text = _without_form(fixed, _INVISIBLE.sub("", text))
+    text = _without_form(fixed, text if text.isascii() else _INVISIBLE.sub("", text))
     stated = _statements(fixed, text, truncated=truncated)
     whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(labelled, text)
     for name, kind in labelled.items():
