@@ -21,6 +21,7 @@ from typing import Any, Literal
 import dspy
 import pytest
 from conftest import engine, role_of
+from dspy.signatures.signature import make_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mock_server import MockServer
@@ -56,7 +57,7 @@ KINDS: dict[str, Any] = {
 
 def task_of(kind: Any) -> type[dspy.Signature]:
     fields: dict[str, Any] = {"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())}
-    return check_task(dspy.Signature(fields, "Answer the question."))
+    return check_task(make_signature(fields, "Answer the question."))
 
 
 TASKS = {name: task_of(kind) for name, kind in KINDS.items()}
@@ -316,7 +317,7 @@ def test_no_completion_breaks_a_program_or_its_bounds(
     for round_ in prediction.rounds:
         for workspace in round_.workspaces:
             assert count_words(workspace.text) == workspace.tokens <= program.schedule.kappa
-    kind = program.task.output_fields["answer"].annotation
+    kind: Any = program.task.output_fields["answer"].annotation
     if prediction.answer is None:
         assert prediction.stop is Stop.NO_ANSWER
     else:
