@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.reasoner import (
+from benchmarks.law import (
     CRITIQUE_LENGTH,
     CUT_LOSS,
     LEAST,

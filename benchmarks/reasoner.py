@@ -17,95 +17,39 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import dspy
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.expectation import expected
+from benchmarks.law import (
+    CRITIQUE_LENGTH,
+    CUT_LOSS,
+    LEAST,
+    RIGHT,
+    SLIP,
+    Floats,
+    Plan,
+    Questions,
+    Traits,
+    Truth,
+    select_length,
+    summary_length,
+)
 from pdr_dspy import signatures
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search.space import Candidate
 from pdr_dspy.signatures import Role
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 
-RIGHT = 1
-"""The right answer of every question; 0 is none, 2 to 4 are the attractors, larger ones are slips."""
-SLIP = 5
 TASK = "question -> answer"
 POPULATION = 2048
 """Questions that stand for all questions; their difficulties are the quantiles of its distribution."""
 
-LEAST = 12
-"""Tokens of the shortest solution."""
-CRITIQUE_LENGTH = 90.0
-"""Tokens of a median critique."""
 NOTES = "Notes"
 """First word of a summary."""
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Traits:
-    """What the model and its questions are like; logits, natural logarithms of tokens, and standard deviations."""
-
-    ability: float = 1.0
-    """Logit of a right draft on the median question."""
-    spread: float = 2.2
-    """Logits lost per standard deviation of difficulty."""
-    length: float = 5.55
-    """Log tokens of the median solution of the median question."""
-    stretch: float = 0.35
-    """Log tokens gained per standard deviation of difficulty."""
-    scatter: float = 0.45
-    """Log tokens, between solutions of one question."""
-    sight: float = 1.5
-    """d' of checking one whole solution: 1.5 tells right from wrong with an ROC area of 0.86."""
-    glare: float = 0.9
-    """How much plausibility differs between the answers of a question, whatever is true."""
-    crowd: float = 0.06
-    """Loss of sight for each further candidate that is read."""
-    vote: float = 0.25
-    """Log weight of an answer for each candidate that gives it."""
-    afresh: float = 0.7
-    """Log weight of solving afresh."""
-    notes: float = 0.95
-    """Share of what a summary's writer saw that reaches its reader."""
-    brief: float = 0.5
-    """Share of sight that is left where an answer stands without its solution."""
-    shorter: float = 0.85
-    """A refinement's length, as a share of a first draft's."""
-
-    @classmethod
-    def drawn(cls, seed: int) -> Traits:
-        """The usual traits, each a little off, so that the best schedule differs from world to world."""
-        rng = np.random.default_rng([seed, 77])
-        usual = cls()
-        ability, sight, glare, crowd, afresh, length = rng.uniform(-1, 1, 6)
-        return replace(
-            usual,
-            ability=usual.ability + 0.4 * ability,
-            sight=usual.sight + 0.35 * sight,
-            glare=usual.glare + 0.25 * glare,
-            crowd=usual.crowd + 0.03 * crowd,
-            afresh=usual.afresh + 0.4 * afresh,
-            length=usual.length + 0.12 * length,
-        )
-
-
-class Questions(NamedTuple):
-    """Latent facts of some questions, one row each."""
-
-    difficulty: Floats
-    plausible: Floats
-    """Of the right answer and the three attractors."""
-    attraction: Floats
-    """Probability that a wrong draft gives each attractor."""
-    greedy: Floats
-    """Two uniform numbers: what the draft at temperature 0 does."""
 
 
 class Cell(NamedTuple):
@@ -118,26 +62,6 @@ class Cell(NamedTuple):
     """B_total, in tokens."""
     calls: tuple[tuple[str, int], ...]
     """Key and tokens of each call; equal keys are the same call, which a store holds once."""
-
-
-class Truth(NamedTuple):
-    """Expected values of a schedule."""
-
-    score: float
-    sequential: float
-    total: float
-
-
-class Plan(NamedTuple):
-    """What a candidate comes to, read once."""
-
-    schedule: Schedule
-    caps: dict[Role, int]
-    prompts: dict[Role, int]
-    """Tokens of a prompt without candidates or workspace."""
-    effects: dict[Role, float]
-    stamps: dict[Role, str]
-    """What of a request does not follow from its seed and what it reads: cap, temperature, instructions."""
 
 
 class _Draft(NamedTuple):
@@ -474,8 +398,6 @@ class World:
         return self._expected(candidate, self.questions, samples)
 
     def _expected(self, candidate: Candidate, questions: Questions, samples: int) -> Truth:
-        from benchmarks.expectation import expected
-
         return expected(self.traits, self.plan(candidate), questions, samples, self.seed)
 
 
@@ -485,16 +407,6 @@ def effect(instruction: str | None) -> float:
         return 0.0
     digest = hashlib.blake2b(instruction.strip().encode(), digest_size=4).digest()
     return 0.6 * (int.from_bytes(digest, "big") / 2**32 - 0.5)
-
-
-def summary_length(candidates: int) -> float:
-    """Tokens of a median summary of so many candidates."""
-    return 100.0 + 12.0 * candidates
-
-
-def select_length(candidates: int) -> float:
-    """Tokens of a median check of so many candidates."""
-    return 40.0 + 16.0 * candidates
 
 
 def _questions(rng: np.random.Generator, difficulty: Floats, traits: Traits) -> Questions:
@@ -534,10 +446,6 @@ def _admit(drafts: Sequence[_Draft], kappa: int) -> _Shown:
         candidates.append((draft.answer, share))
         tokens += size if size <= level else level - 4
     return _Shown(f"{key}|{kappa}", tuple(candidates), tokens, None, 50)
-
-
-CUT_LOSS = 5
-"""Tokens of the sign that stands where text was left out."""
 
 
 def level_of(sizes: Sequence[int], kappa: int) -> int:

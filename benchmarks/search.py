@@ -35,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import racing
-from benchmarks.reasoner import Cell, Truth, World
+from benchmarks.law import Truth
+from benchmarks.reasoner import Cell, World
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search.pareto import Limits
 from pdr_dspy.search.space import Candidate, Space
