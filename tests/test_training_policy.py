@@ -217,10 +217,8 @@ def test_with_a_template_a_prompt_is_what_a_server_would_make() -> None:
 
 
 def test_a_known_context_is_held() -> None:
-    policy = answering("Answer: 2")
-    policy.context_length = 300  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="context is 300"):
-        run(PolicyLM(policy), LongCoT("question -> answer", draft_tokens=299), 1)
+        run(PolicyLM(answering("Answer: 2"), context_length=300), LongCoT("question -> answer", draft_tokens=299), 1)
 
 
 def test_messages_of_a_request_are_its_texts() -> None:

@@ -95,14 +95,17 @@ class Episodes:
         self.process_rewards = process_rewards
         self.threshold = float(threshold)
         self.template_options = dict(template_options or {})
+        self.context_length: int | None = None
+        """Tokens that prompt and completion may take together, where it is known; a schedule beyond it is refused."""
         schedule = program.schedule
+        self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
         """Over all calls so far: `episodes`, `started` (from a workspace), `rounds_failed`, `fillers` (rows that stand
         for a call that was not made), `ungraded` (answers on which the verifier failed)."""
         self.batches: list[int] = []
         """Completions in each batch that the policy sampled for the last call."""
-        trace = schedule.replace(widths=(1,), draft_tokens=trace_tokens or schedule.draft_tokens)
+        trace = schedule.replace(widths=(1,), draft_tokens=self.trace_tokens)
         self._trace = program.with_schedule(trace)
         self._operator = program.with_schedule(schedule)
         longer = schedule.replace(widths=(schedule.widths[0], *schedule.widths)) if schedule.rounds > 1 else schedule
@@ -127,19 +130,24 @@ class Episodes:
                 f"of {each} from {least} on, such as {max(least, -(-rows // each) * each)}"
             )
 
+    def check_operator(self) -> None:
+        """Raise ConfigError when the program has no operator episodes, as a single pass has none."""
+        if self.schedule.rounds == 1:
+            raise ConfigError(
+                f"an operator group needs a program of two rounds or more, and this one is {self.schedule}; give a "
+                "PDR program, or long-trace groups alone"
+            )
+
     def __call__(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
         """Exactly `group.rows` rows for each group; all episodes of all groups run side by side."""
         for group in groups:
-            if group.mode == "operator" and self.schedule.rounds == 1:
-                raise ConfigError(
-                    f"an operator group needs a program of two rounds or more, and this one is {self.schedule}; give "
-                    "a PDR program, or long-trace groups alone"
-                )
+            if group.mode == "operator":
+                self.check_operator()
             self.check_rows(group.rows, group.mode)
         return _run(lambda: self._roll(groups, policy))
 
     async def _roll(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
-        lm = PolicyLM(policy, template_options=self.template_options)
+        lm = PolicyLM(policy, template_options=self.template_options, context_length=self.context_length)
         programs = {mode: _on(program, lm) for mode, program in self._programs().items()}
         runner = Runner(self._operator, self.verifier, threads=16)
         started = self._choose(groups)

@@ -45,18 +45,24 @@ class PolicyLM(dspy.LM):
     """
 
     def __init__(
-        self, policy: Policy, *, template_options: Mapping[str, Any] | None = None, name: str = "policy/model"
+        self,
+        policy: Policy,
+        *,
+        template_options: Mapping[str, Any] | None = None,
+        context_length: int | None = None,
+        name: str = "policy/model",
     ) -> None:
         """
         Args:
             policy: samples. Its tokenizer's chat template makes the prompts; without one a prompt is the texts of the
-                messages, each followed by a blank line. An attribute `context_length` (tokens of prompt and completion
-                together) is obeyed where the policy has one.
+                messages, each followed by a blank line.
             template_options: handed to the chat template, such as {"enable_thinking": False}.
+            context_length: tokens that prompt and completion may take together, where that is known.
             name: the model's, on ledgers.
         """
         super().__init__(name, engine=_Refusing(), async_engine=_Waiting(self), cache=False, num_retries=0)
         self.policy = policy
+        self.context_length = context_length
         self.asked: dict[int, list[Asked]] = {}
         """The calls of each episode of the last `together`, in the order in which they were sampled."""
         self.batches: list[int] = []
@@ -65,11 +71,6 @@ class PolicyLM(dspy.LM):
         self._waiting: list[_Call] = []
         self._inside = 0
         self._news = asyncio.Event()
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens that prompt and completion may take together; None where the policy does not say."""
-        return getattr(self.policy, "context_length", None)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""
