@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -70,6 +70,8 @@ class ScriptedLM(dspy.LM):
 
     served: Served
     context_length: int | None = None
+    send_directly: Callable[[Request], Awaitable[Response]]
+    """Only there with `scripted_lm(directly=True)`."""
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, as this model counts them."""
@@ -79,15 +81,21 @@ class ScriptedLM(dspy.LM):
         return self.copy()
 
 
-def scripted_lm(reply: Reply, *, model: str = "scripted/model", context_length: int | None = None) -> ScriptedLM:
+def scripted_lm(
+    reply: Reply, *, model: str = "scripted/model", context_length: int | None = None, directly: bool = False
+) -> ScriptedLM:
     """A language model that answers with `reply(request)`, cut at the request's max_tokens.
 
-    `lm.served` holds what the "server" served: calls, input and output tokens, requests.
+    `lm.served` holds what the "server" served: calls, input and output tokens, requests. With `directly` it is asked as
+    an endpoint is, past DSPy's own road with its changes of threads: siblings then end in the order of their delays.
     """
     engine = _Engine(reply)
-    lm = ScriptedLM(model, engine=engine, async_engine=_AsyncEngine(engine), cache=False, num_retries=0)
+    asynchronous = _AsyncEngine(engine)
+    lm = ScriptedLM(model, engine=engine, async_engine=asynchronous, cache=False, num_retries=0)
     lm.served = engine.served
     lm.context_length = context_length
+    if directly:
+        lm.send_directly = asynchronous.complete
     return lm
 
 

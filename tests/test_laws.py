@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,54 @@ def test_a_replay_sends_nothing_and_gives_the_same(distiller: str) -> None:
     assert after.ledger.paid == 0
     assert before.ledger.reused == 0
     assert after.ledger.reused == len(after.ledger)
+
+
+def straggling(request: ScriptedRequest) -> Completion:
+    """As `solver`; of the first drafts every fourth never ends, the others end in an order of their own."""
+    number = request.seed % 256
+    late = role_of(request) == "draft" and number % 4 == 3
+    return Completion(solver(request), delay=math.inf if late else random.Random(request.seed).random())
+
+
+@pytest.mark.parametrize("distiller", EVERY)
+@pytest.mark.parametrize("rule", [{"quorum": 0.6}, {"agree": 0.6}, {"quorum": 0.6, "agree": 0.6}])
+def test_rounds_that_end_early_keep_the_laws(rule: dict[str, Any], distiller: str) -> None:
+    program, store = PDR(QA, distiller=distiller, **{**WIDE, "widths": (7, 3, 1)}, **rule), Rollouts()
+    lm = engine(straggling if "quorum" in rule else solver, directly=True)
+    with calls.session(store=store):
+        before = ask(program, lm)
+        ledger = before.ledger
+        cut = [call for call in ledger.calls if call.cancelled]
+        assert ledger.cancelled == len(cut) == lm.served.cancelled
+        assert all(call.fate == "left" and call.failure is None for call in cut)
+        assert ledger.total == lm.served.input + lm.served.output + sum(call.tokens for call in cut)
+        assert len(ledger) == lm.served.calls + len(cut)
+        assert ledger.sequential <= ledger.total
+        assert ledger.output <= program.schedule.output_bound().total
+        assert ledger.sequential_output <= program.schedule.output_bound().sequential
+        for round_ in before.rounds:
+            indices = {draft.index for draft in round_.drafts}
+            assert all(indices.issuperset(workspace.sources) for workspace in round_.workspaces)
+        other = engine()
+        after = ask(program, other)
+    assert (other.served.calls, after.ledger.paid) == (0, 0)
+    assert (after.rounds, after.answer) == (before.rounds, before.answer)
+    assert (after.ledger.total, after.ledger.sequential) == (ledger.total, ledger.sequential)
+
+
+def test_what_agreement_goes_on_with_does_not_depend_on_the_order_of_finishing() -> None:
+    program = PDR(QA, distiller="random_k", **{**WIDE, "widths": (7, 3, 1)}, agree=0.6)
+
+    def late(order: int):
+        return lambda request: Completion(solver(request), delay=3 * random.Random(request.seed * order).random())
+
+    outcomes = []
+    for order in range(5):
+        prediction = ask(program, engine(late(order), directly=True))
+        taken = [(call.round, call.index) for call in prediction.ledger.calls if call.fate != "left"]
+        outcomes.append((prediction.rounds, taken, prediction.ledger.sequential, prediction.answer))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert len(outcomes[0][0][0].drafts) < 7
 
 
 def test_a_wider_schedule_pays_only_for_the_drafts_that_are_new() -> None:
