@@ -75,6 +75,10 @@ class MockServer:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
 
+    def release(self) -> None:
+        """Let the completions go that `hold_until` holds."""
+        self._loop.call_soon_threadsafe(self._enough.set)
+
     @property
     def api_base(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"

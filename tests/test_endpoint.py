@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gzip
 import json
+import signal
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import dspy
@@ -14,6 +18,7 @@ from dspy.clients.cache import Cache
 from dspy.utils.exceptions import (
     ContextWindowExceededError,
     LMAuthError,
+    LMError,
     LMInvalidRequestError,
     LMRateLimitError,
     LMServerError,
@@ -24,6 +29,7 @@ from dspy.utils.exceptions import (
 from mock_server import MockServer
 
 from pdr_dspy.errors import ConfigError, EndpointError
+from pdr_dspy.sending import Tries, tries_of
 from pdr_dspy.serving import EndpointLM, connect, discover
 from pdr_dspy.serving._siblings import Gatherer
 from pdr_dspy.serving._wire import Wire
@@ -46,6 +52,13 @@ def send(lm: EndpointLM, *requests: lm15.Request) -> list[lm15.Response]:
         return await asyncio.gather(*(lm.acall(each) for each in requests))
 
     return asyncio.run(main())
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another thread or loop is about to do."""
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110  (it happens elsewhere)
+            await asyncio.sleep(0.002)
 
 
 def free_address() -> str:
@@ -273,6 +286,237 @@ def test_a_dead_server_is_a_transport_error():
     lm = connect("mock", free_address())
     with pytest.raises(LMTransportError, match="no server answers"):
         send(lm, request(lm))
+
+
+def test_a_response_says_how_many_tries_it_took_and_what_nobody_accounts_for():
+    with MockServer() as server:
+        server.faults = [500, (429, {"Retry-After": "0"}, "busy"), "cut"]
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm, seed=1))
+        assert response.text == "text 1"
+        assert tries_of(response) == Tries(tries=4, unsettled=2)
+        (at_once,) = send(lm, request(lm, seed=2))
+        assert tries_of(at_once) == Tries(1, 0)
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("drop", Tries(4, 4)), ((400, {}, "no"), Tries(1, 0))])
+def test_an_error_says_how_many_tries_it_took(fault: Any, expected: Tries):
+    with MockServer() as server:
+        server.faults = [fault] * 10
+        lm = connect("mock", server.api_base)
+        with pytest.raises(LMError) as caught:
+            send(lm, request(lm))
+    assert tries_of(caught.value) == expected
+
+
+def test_a_first_byte_that_never_comes_is_asked_for_again():
+    with MockServer() as server:
+        server.faults = ["hang", "hang"]
+        lm = connect("mock", server.api_base, first_byte=0.2)
+        (response,) = send(lm, request(lm, seed=1))
+        assert response.text == "text 1"
+        assert tries_of(response) == Tries(3, 2)
+        assert server.aborts == 2
+
+
+def test_a_server_that_sends_elsewhere_is_not_followed():
+    with MockServer() as server:
+        server.faults = [(307, {"Location": "http://elsewhere/v1"}, "")]
+        lm = connect("mock", server.api_base)
+        with pytest.raises(LMServerError, match=r"http://elsewhere/v1.*api_base"):
+            send(lm, request(lm))
+        assert len(server.requests) == 1
+
+
+def test_a_compressed_answer_is_read():
+    body = gzip.compress(json.dumps({"choices": [{"message": {"content": "four"}}]}).encode())
+    with MockServer() as server:
+        server.faults = [(200, {"Content-Encoding": "gzip"}, body)]
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm))
+    assert response.text == "four"
+
+
+@pytest.mark.parametrize(
+    "fault", [b"\x1f\x8bno gzip", b'{"choices": [{"mess', (200, {"Content-Encoding": "gzip"}, b"x")]
+)
+def test_an_answer_that_arrives_damaged_is_asked_for_again(fault: Any):
+    with MockServer() as server:
+        server.faults = [fault] if isinstance(fault, tuple) or fault[:1] == b"{" else [b'{"choices"' + fault]
+        lm = connect("mock", server.api_base)
+        (response,) = send(lm, request(lm, seed=3))
+        assert response.text == "text 3"
+        assert tries_of(response) == Tries(2, 1)
+
+
+def test_a_prompt_that_is_no_unicode_still_goes_out():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base)
+        response = asyncio.run(lm.send_directly(request(lm, "a\ud800b", seed=1)))  # DSPy itself refuses it
+        assert response.text == "text 1"
+        assert server.requests[0]["messages"][0]["content"] == "a\ud800b"
+
+
+# ---- a server with a width
+
+
+@pytest.mark.parametrize("bound", [None, 6])
+def test_a_server_that_refuses_is_given_what_it_takes(bound: int | None):
+    with MockServer() as server:
+        server.width, server.work = 4, 0.002
+        lm = connect("mock", server.api_base, max_in_flight=bound)
+        responses = send(lm, *(request(lm, seed=seed) for seed in range(60)))
+        assert [response.text for response in responses] == [f"text {seed}" for seed in range(60)]
+        assert server.peak == 4
+        assert server.served == 60
+        assert server.refused < 120
+        assert sum(tries_of(response).tries for response in responses) == len(server.requests)
+        assert all(tries_of(response).unsettled == 0 for response in responses)
+
+
+# ---- several replicas
+
+
+def servers(count: int, **options: Any) -> Any:
+    stack = ExitStack()
+    return stack, [stack.enter_context(MockServer(**options)) for _ in range(count)]
+
+
+def test_replicas_share_the_work():
+    stack, both = servers(2, kind="vllm")
+    with stack:
+        lm = connect("mock", [server.api_base for server in both])
+        lm.check_sync()
+        responses = send(lm, *(request(lm, f"question {seed}", seed=seed) for seed in range(60)))
+        assert [response.text for response in responses] == [f"text {seed}" for seed in range(60)]
+        assert min(len(server.requests) for server in both) >= 20
+        assert asyncio.run(lm.count_tokens(["a b c"])) == [3]
+        lm.close()
+
+
+def test_siblings_that_go_singly_stay_where_their_prompt_is_known():
+    stack, both = servers(2)
+    with stack:
+        lm = connect("mock", [server.api_base for server in both], siblings=False)
+        send(lm, *(sibling(lm, seed, 8) for seed in range(8)))
+        assert sorted(len(server.requests) for server in both) == [0, 8]
+
+
+def test_a_replica_that_dies_loses_no_call():
+    stack, (first, second) = servers(2)
+    with stack:
+        lm = connect("mock", [first.api_base, free_address(), second.api_base])
+        first.faults = ["drop"] * 100
+        responses = send(lm, *(request(lm, f"question {seed}", seed=seed) for seed in range(60)))
+        assert [response.text for response in responses] == [f"text {seed}" for seed in range(60)]
+        assert second.served == 60
+
+
+def test_every_replica_has_to_pass_the_check():
+    stack, (first, second) = servers(2, models=("one",))
+    with stack:
+        address = free_address()
+        with pytest.raises(EndpointError, match=address):
+            asyncio.run(connect("one", [first.api_base, address]).check())
+        second.models = ("two",)
+        with pytest.raises(EndpointError, match="'one'` is not served by all of"):
+            asyncio.run(connect("one", [first.api_base, second.api_base]).check())
+        second.models = ("two", "one")
+        assert discover([first.api_base, second.api_base]) == ["one"]
+        lm = connect("auto", [first.api_base, second.api_base])
+        asyncio.run(lm.check())
+        assert lm.served_model == "one"
+
+
+def test_replicas_of_different_kinds_have_in_common_what_all_can():
+    stack, _ = servers(0)
+    with stack:
+        vllm = stack.enter_context(MockServer(kind="vllm", context=512))
+        llama = stack.enter_context(MockServer(kind="llama.cpp", context=256))
+        lm = connect("mock", (vllm.api_base, llama.api_base))
+        lm.check_sync()
+        assert lm.context_length == 256
+        assert not lm.siblings
+        lm.close()
+
+
+def test_what_replicas_say_of_themselves_is_known_while_one_is_down():
+    with MockServer(kind="vllm", context=512) as server:
+        lm = connect("mock", [free_address(), server.api_base])
+        assert lm.context_length == 512
+        assert lm.siblings
+        lm.close()
+
+
+def test_replicas_are_named_by_the_first_and_saved_with_the_program():
+    addresses = ["http://one:8000/v1", "http://two:8000/v1/"]
+    lm = connect("mock", addresses)
+    assert lm.model == connect("mock", addresses[0]).model
+    assert lm.api_base == addresses[0]
+    assert lm.api_bases == ("http://one:8000/v1", "http://two:8000/v1")
+    loaded = dspy.BaseLM.load_state(json.loads(json.dumps(lm.dump_state())), allow_custom_lm_class=True)
+    assert isinstance(loaded, EndpointLM)
+    assert loaded.api_bases == lm.api_bases
+    assert loaded.dump_state() == lm.dump_state()
+
+
+# ---- giving up
+
+
+def test_a_cancelled_call_closes_its_connection():
+    async def main(lm: EndpointLM) -> None:
+        task = asyncio.ensure_future(lm.acall(request(lm)))
+        await until(lambda: server.in_flight == 1)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+        await until(lambda: server.aborts == 1)
+
+    with MockServer() as server:
+        server.faults = ["hang"]
+        asyncio.run(main(connect("mock", server.api_base)))
+        assert server.in_flight == 0
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("leaving", [2, 3])
+def test_a_group_is_given_up_when_all_of_it_are(leaving: int):
+    async def main(lm: EndpointLM) -> list[Any]:
+        tasks = [asyncio.ensure_future(lm.acall(sibling(lm, seed, 3))) for seed in range(3)]
+        await until(lambda: server.in_flight == 1)
+        for task in tasks[:leaving]:
+            task.cancel()
+        if leaving < 3:
+            server.release()
+        else:
+            await until(lambda: server.aborts == 1)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    with MockServer(kind="vllm") as server:
+        server.hold_until = 99
+        results = asyncio.run(main(connect("mock", server.api_base, siblings=True)))
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, True, leaving == 3]
+        assert server.aborts == (leaving == 3)
+        assert len(server.requests) == 1
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_ctrl_c_ends_a_synchronous_call_and_closes_its_connection():
+    with MockServer() as server:
+        server.faults = ["hang"]
+        lm = connect("mock", server.api_base)
+
+        def interrupt() -> None:
+            asyncio.run(until(lambda: server.in_flight == 1))
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            lm("hello")
+        thread.join()
+        asyncio.run(until(lambda: server.aborts == 1))
+        lm.close()
 
 
 # ---- siblings
@@ -609,6 +853,10 @@ def test_check_of_something_that_is_no_api():
         ({"temperature": 3.0}, r"temperature=3\.0"),
         ({"timeout": -1.0}, "timeout"),
         ({"max_in_flight": 0}, "max_in_flight=0"),
+        ({"first_byte": 0.0}, "first_byte"),
+        ({"api_base": []}, "at least one server"),
+        ({"api_base": ["http://one/v1", "two"]}, "'two'"),
+        ({"api_base": ["http://one/v1", "http://one/v1/"]}, "twice"),
         ({"tokenizer": "missing/tokenizer.json"}, "tokenizer"),
     ],
 )

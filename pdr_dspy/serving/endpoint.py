@@ -21,7 +21,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import dspy
@@ -32,6 +32,8 @@ from pdr_dspy.serving._engine import AsyncOpenAIEngine
 from pdr_dspy.serving._listing import Server
 from pdr_dspy.serving._sync_engine import OpenAIEngine
 
+ThinkingBudget = Literal["server", "continue", "cap"]
+"""Who ends a thought that has used up its room."""
 _CLASS_KEY = "_dspy_lm_class"
 _COUNTS_KEPT = 4096
 
@@ -81,6 +83,17 @@ class EndpointLM(dspy.LM):
         server = self._async.server
         return server.context.get(self.served_model) if server else None
 
+    @property
+    def thinking_budget(self) -> ThinkingBudget:
+        """Who ends a thought that has used up its room, see `connect`; asks the server once if that was not said."""
+        stated = self._settings["thinking_budget"]
+        if stated is not None:
+            return stated
+        if self._async.server is None:
+            self._sync.run(self._async.probe())
+        server = self._async.server
+        return "continue" if server is not None and server.kind in ("vllm", "llama.cpp") else "cap"
+
     async def check(self) -> None:
         """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model.
 
@@ -95,9 +108,9 @@ class EndpointLM(dspy.LM):
                 )
             engine.model = models[0]
         if engine.model not in models:  # llama.cpp would answer anyway, with the model that it has
-            raise EndpointError(
-                f"`model={engine.model!r}` is not served at {engine.where}, which has {_listed(models)}"
-            )
+            one = len(engine.api_bases) == 1
+            which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
+            raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(models)}")
 
     def check_sync(self) -> None:
         """As check(), for code without an event loop."""
@@ -200,6 +213,7 @@ def connect(
     max_siblings: int | None = None,
     context_length: int | None = None,
     tokenizer: str | None = None,
+    thinking_budget: ThinkingBudget | None = None,
     supports_reasoning: bool = False,
     supports_schema: bool = True,
     identity: str | None = None,
@@ -232,6 +246,12 @@ def connect(
         max_siblings: the largest n; llama.cpp refuses more than it has slots.
         context_length: tokens of prompt and completion together; None asks the server when it is needed.
         tokenizer: a `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize.
+        thinking_budget: who ends a thought that has used up `Schedule.thinking_tokens`. "server": vLLM does, in the
+            same request, when it was started with --reasoning-parser or --reasoning-config; without them it refuses the
+            field, and it does not say beforehand which it is. "continue": this client does, for a model that thinks
+            between <think> tags, in a second request of the same turn that begins with the thought, closed; it takes a
+            server that goes on with a message of the assistant's, as vLLM and llama.cpp do. "cap": nobody does, and a
+            draft that is still thinking at its cap has failed. None: "continue" on vLLM and llama.cpp, else "cap".
         supports_reasoning, supports_schema: what DSPy's adapters may use: `reasoning_effort`, and JSON schemas.
         identity: names what is served, for caches that outlive the server; the default is "model@host:port", of the
             first replica.
@@ -254,6 +274,10 @@ def connect(
     }.items():
         if value is not None and value < 1:
             raise ConfigError(f"`connect({name}={value!r})` must be at least 1, or None")
+    if thinking_budget not in (None, *get_args(ThinkingBudget)):
+        raise ConfigError(
+            f'`connect(thinking_budget={thinking_budget!r})` must be "server", "continue", "cap", or None to ask'
+        )
     if not 0 <= temperature <= 2:
         raise ConfigError(f"`connect(temperature={temperature!r})` must be in [0, 2]")
     if tokenizer is not None and tokenizer.endswith(".json") and not Path(tokenizer).is_file():
@@ -289,6 +313,7 @@ def connect(
         "max_siblings": max_siblings,
         "context_length": context_length,
         "tokenizer": tokenizer,
+        "thinking_budget": thinking_budget,
         "supports_reasoning": supports_reasoning,
         "supports_schema": supports_schema,
         "identity": identity,
