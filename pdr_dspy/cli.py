@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | serve-model | models | datasets`.
+"""The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
 codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted.
@@ -28,7 +28,11 @@ TargetArg = Annotated[
     str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
 ]
 ApiBase = Annotated[
-    str | None, typer.Option("--api-base", help="A running OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
+    list[str] | None,
+    typer.Option(
+        "--api-base",
+        help="A running OpenAI-compatible server, such as http://127.0.0.1:8000/v1; several times for its replicas.",
+    ),
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="The model served there; left out when it has only one.")
@@ -325,6 +329,48 @@ def report(
     typer.echo(str(reporting.write(run_dir, out)))
 
 
+@app.command("train")
+@guarded
+def train(
+    target: TargetArg,
+    config: Annotated[
+        Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
+    task: TaskFile = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
+    from pdr_dspy.commands import training
+
+    training.train(target, config, output, task=task, display=_display(quiet))
+
+
+@app.command("export-sft")
+@guarded
+def export_sft(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The chat dataset to write, a .jsonl file.")],
+    program: Annotated[
+        str | None,
+        typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
+    ] = None,
+    task: TaskFile = None,
+    data: Data = None,
+    verifier: Grader = None,
+    split: Split = "test",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what an evaluation got right (traces, workspaces, refinements) as a chat dataset."""
+    from pdr_dspy.commands import training
+
+    training.export(
+        run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
+        display=_display(quiet),
+    )  # fmt: skip
+
+
 @app.command("serve-model")
 @guarded
 def serve_model(
@@ -378,7 +424,7 @@ def main() -> None:
     app()
 
 
-def _model(api_base: str | None, name: str | None, embedded: str | None) -> Any:
+def _model(api_base: list[str] | None, name: str | None, embedded: str | None) -> Any:
     from pdr_dspy.commands.models import Model
 
     return Model(api_base, name, embedded)
