@@ -112,7 +112,6 @@ class _Place:
             self.part.phase,
             self.round_number,
             self.index,
-            self.part.sampling,
             self.job,
             result,
         )
@@ -120,8 +119,9 @@ class _Place:
     def judge(self, *, taken: bool) -> None:
         """Write down whether the stage went on with it."""
         assert self.reply is not None
-        call = self.reply.call.model_copy(update={"fate": "taken" if taken else "left"})
-        self.reply = self.reply._replace(call=call)
+        fate = {"fate": "taken" if taken else "left"}
+        other = None if self.reply.other is None else self.reply.other.model_copy(update=fate)
+        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), other=other)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
         """Leave it unfinished, with what it cost until then."""
@@ -138,6 +138,7 @@ class _Place:
             seconds=0.0 if reused else round(seconds, 4),
             reused=reused,
             estimated=estimated,
+            tries=int(estimated),
             fate="left",
             key=self.job.key,
             prompt=self.job.prompt[:12],
@@ -148,7 +149,7 @@ class _Place:
     def seconds(self) -> float:
         """How long a finished call took when it was made."""
         assert self.result is not None
-        return self.result.seconds if self.result.rollout is None else self.result.rollout.seconds
+        return self.result.took
 
 
 class _Stage:
@@ -160,19 +161,19 @@ class _Stage:
         self.now = now
         self.in_order = in_order
         self.key = key
-        self.stored: dict[int, Rollout] = {}
+        self.stored: dict[int, Result] = {}
         self.taken: tuple[int, ...] | None = None
         self.sent = False
 
     async def run(self) -> None:
         for place in self.places:
-            rollout = self.now.store.get(place.job.key)
-            if rollout is not None:
-                self.stored[place.number] = rollout
+            result = calls.replayed(place.lm, place.job, self.now.store)
+            if result is not None:
+                self.stored[place.number] = result
         record = self.now.store.get(self.key)
         if record is not None and self._as_before(record.text):
             return
-        waiting = sorted(self.stored, key=lambda number: (self.stored[number].seconds, number))
+        waiting = sorted(self.stored, key=lambda number: (self.stored[number].took, number))
         missing = [place for place in self.places if place.number not in self.stored]
         while waiting and self.taken is None and (self.in_order or not missing):
             self._replay(waiting.pop(0))
@@ -184,7 +185,7 @@ class _Stage:
             await self._keep()
 
     def _replay(self, number: int) -> None:
-        self.places[number].finish(Result(self.stored[number], True, None, 0.0))
+        self.places[number].finish(self.stored[number])
         self._look()
 
     def _look(self) -> None:
@@ -199,10 +200,10 @@ class _Stage:
         try:
             while self.taken is None:
                 elapsed = time.perf_counter() - started
-                if waiting and (not running or self.stored[waiting[0]].seconds <= elapsed):
+                if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
                     self._replay(waiting.pop(0))
                     continue
-                left = self.stored[waiting[0]].seconds - elapsed if waiting else None
+                left = self.stored[waiting[0]].took - elapsed if waiting else None
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
                     tasks[task].finish(task.result())
@@ -232,15 +233,15 @@ class _Stage:
         for number in self.taken:
             self.places[number].judge(taken=True)
         longest = max(self.places[number].seconds for number in self.taken)
-        rate = _rate([place.result.rollout for place in self.places if place.result and place.result.rollout])
+        rate = _rate([rollout for place in self.places if place.result for rollout in place.result.rollouts])
         for place in self.places:
             old = self.stored.get(place.number)
             if place.number in self.taken:
                 continue
-            if old is not None and old.seconds > longest:  # it would have run no longer than the others
-                place.cancel(_share(old.usage, longest / old.seconds), longest, reused=True)
+            if old is not None and old.took > longest:  # it would have run no longer than the others
+                place.cancel(_share(_spent(old), longest / old.took), longest, reused=True)
             elif old is not None and place.reply is None:
-                place.finish(Result(old, True, None, 0.0))
+                place.finish(old)
                 place.judge(taken=False)
             elif place.reply is not None:
                 place.judge(taken=False)
@@ -273,7 +274,7 @@ class _Stage:
             call = place.reply.call
             if call.cancelled:
                 entries.append([call.usage.input, call.usage.output, call.seconds, call.estimated])
-            elif place.result is None or place.result.rollout is None:
+            elif place.result is None or not place.result.whole:
                 return
             else:
                 entries.append(call.fate)
@@ -293,7 +294,7 @@ class _Stage:
             return False
         for place, entry in zip(self.places, entries, strict=True):
             if isinstance(entry, str):
-                place.finish(Result(self.stored[place.number], True, None, 0.0))
+                place.finish(self.stored[place.number])
                 place.judge(taken=entry == "taken")
             else:
                 inputs, outputs, seconds, estimated = entry
@@ -306,6 +307,12 @@ def _rate(rollouts: Sequence[Rollout]) -> float | None:
     known = [(rollout.usage.output, rollout.seconds) for rollout in rollouts if rollout.usage.output is not None]
     seconds = sum(each for _, each in known)
     return sum(output for output, _ in known) / seconds if seconds > 0 else None
+
+
+def _spent(result: Result) -> Usage:
+    """Tokens of a turn."""
+    first, *more = [rollout.usage for rollout in result.rollouts]
+    return sum(more, first)
 
 
 def _share(usage: Usage, share: float) -> Usage:

@@ -10,13 +10,17 @@ from typing import Any
 import dspy
 import pytest
 from conftest import engine, role_of
+from mock_server import MockServer
 
 from pdr_dspy import calls
 from pdr_dspy.budget import Budget, Phase
 from pdr_dspy.errors import RoundFailed, StoreError
+from pdr_dspy.evaluation import evaluate
 from pdr_dspy.operators import PDR, Stop
 from pdr_dspy.rollouts import Rollout, Rollouts
+from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
+from pdr_dspy.verifiers import ExactVerifier
 
 QA = "question -> answer"
 WIDE: dict[str, Any] = {"widths": (6, 2, 1), "distiller": "random_k", "k": 1, "draft_tokens": 200, "kappa": 120}
@@ -348,18 +352,29 @@ def test_a_store_that_cannot_be_written_ends_the_other_calls(rule: dict[str, Any
     assert not store.pending
 
 
+@pytest.mark.parametrize("by", ["cancel", "timeout"])
 @pytest.mark.parametrize("rule", [{}, *RULES])
-def test_cancelling_programs_cancels_their_requests_and_keeps_what_is_finished(rule: dict[str, Any]) -> None:
+def test_giving_up_programs_cancels_their_requests_and_keeps_what_is_finished(rule: dict[str, Any], by: str) -> None:
     lm, store = model("ababab", {1: NEVER, 3: NEVER, 5: NEVER, 4: NEVER}), Rollouts()
     program = PDR(QA, **{**WIDE, **rule})
 
     async def many() -> None:
-        tasks = [asyncio.ensure_future(program.acall(question=f"q{number}")) for number in range(40)]
+        async def one(number: int) -> None:
+            async with asyncio.timeout(None) as limit:
+                limits.append(limit)
+                await program.acall(question=f"q{number}")
+
+        limits: list[asyncio.Timeout] = []
+        tasks = [asyncio.ensure_future(one(number)) for number in range(40)]
         while len(store) < 80 or len(store.pending) < 160:  # noqa: ASYNC110  (drafts 0 and 2 of each are done)
             await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-        assert all(isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*tasks, return_exceptions=True))
+        for task, limit in zip(tasks, limits, strict=True):
+            if by == "cancel":
+                task.cancel()
+            else:
+                limit.reschedule(asyncio.get_running_loop().time())
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncio.CancelledError if by == "cancel" else TimeoutError}
         assert len(asyncio.all_tasks()) == 1
 
     with dspy.context(lm=lm), calls.session(store=store):
@@ -396,3 +411,35 @@ def test_equal_programs_side_by_side_share_their_requests_and_one_that_stops_tak
     assert (patient.ledger.cancelled, patient.ledger.failed) == (0, 0)
     assert len(patient.rounds[0].drafts) == 6
     assert not store.pending
+
+
+def test_a_server_sees_the_connection_of_a_straggler_close_and_its_book_is_the_ledgers() -> None:
+    async def run() -> dspy.Prediction:
+        prediction = await PDR(QA, **{**WIDE, "widths": (4, 1), "quorum": 0.75}).acall(question="q")
+        async with asyncio.timeout(30):
+            while server.aborts < 1:  # noqa: ASYNC110  (the server has a loop of its own)
+                await asyncio.sleep(0.001)
+        return prediction
+
+    with MockServer(lambda body, seed: f"Seed {seed}.\nAnswer: {seed}") as server:
+        server.faults = ["hang"]
+        lm = connect("mock", server.api_base)
+        with dspy.context(lm=lm):
+            prediction = asyncio.run(run())
+        assert (server.aborts, server.in_flight, server.served) == (1, 0, 4)
+    (cut,) = [call for call in prediction.ledger.calls if call.cancelled]
+    assert {cut.usage.input} == {call.usage.input for call in prediction.ledger.calls if call.fate == "taken"}
+    assert len(prediction.rounds[0].drafts) == 3
+    assert prediction.ledger.failed == 0
+
+
+def test_rows_name_the_drafts_that_a_workspace_was_made_of_by_their_places() -> None:
+    lm = model("abcdef", {0: NEVER, 2: NEVER})
+    example = dspy.Example(question="q", answer="f").with_inputs("question")
+    with dspy.context(lm=lm):
+        report = evaluate(PDR(QA, **WIDE, quorum=0.6), [example], ExactVerifier())
+    (row,) = report.rows
+    assert [draft.answer for draft in row.rounds[0].drafts] == ["b", "d", "e", "f"]
+    assert set().union(*row.rounds[0].sources) <= {0, 1, 2, 3}
+    assert sum(call.cancelled for call in row.calls) == 2
+    assert row.sequential < row.total
