@@ -30,7 +30,6 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-TASK = dspy.Signature("start: int, hops: int -> answer: int", "Follow the map from the start for as many hops.")
 STEP = 3
 """Hops that a short call may write."""
 SHORT = 1 + STEP
@@ -45,6 +44,14 @@ PAD, END, SOLVE = "<pad>", "<end>", "solve\n"
 PADDING, ENDING, SOLVING = 0, 1, 2
 FROM = tuple(range(0, FURTHEST, STEP))
 """Hops after which a text may begin."""
+
+
+class Follow(dspy.Signature):
+    """Follow the map from the start for as many hops."""
+
+    start: int = dspy.InputField()
+    hops: int = dspy.InputField()
+    answer: int = dspy.OutputField()
 
 
 class Settings(NamedTuple):
@@ -202,7 +209,6 @@ def untrained(settings: Settings, seed: int) -> LlamaForCausalLM:
                 eos_token_id=ENDING,
                 bos_token_id=None,
                 tie_word_embeddings=False,
-                attn_implementation="sdpa",
             )
         )
 

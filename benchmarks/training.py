@@ -86,7 +86,7 @@ class Job(NamedTuple):
 def program(rounds: int, *, free: bool = False) -> PDR:
     """PDR with `rounds` refinement rounds of short calls; `free` lets refinements write every hop."""
     return PDR(
-        hops.TASK,
+        hops.Follow,
         Schedule(
             widths=(hops.NOTES,) * rounds + (1,),
             distiller="random_k",
@@ -104,8 +104,8 @@ SCORES: dict[str, tuple[int, Callable[[], Operator]]] = {
     "PDR R=2": (9, lambda: program(2)),
     "PDR R=3": (12, lambda: program(3)),
     "PDR free": (6, lambda: program(1, free=True)),
-    "trace 6": (6, lambda: LongCoT(hops.TASK, draft_tokens=hops.LONG)),
-    "trace 9": (9, lambda: LongCoT(hops.TASK, draft_tokens=hops.LONG)),
+    "trace 6": (6, lambda: LongCoT(hops.Follow, draft_tokens=hops.LONG)),
+    "trace 9": (9, lambda: LongCoT(hops.Follow, draft_tokens=hops.LONG)),
 }
 """What is measured: the hops that are asked for, and the program."""
 
@@ -383,7 +383,7 @@ def kept(place: Path | None, plan: Plan) -> list[dict[str, Any]]:
 def described(plan: Plan) -> dict[str, Any]:
     """A plan as JSON, without how many runs there are: more can be added to the same file."""
     return {
-        name: value._asdict() if name == "base" else value
+        name: value._asdict() if name == "base" else list(value) if name == "scores" else value
         for name, value in plan._asdict().items()
         if name not in ("bases", "seeds")
     }
