@@ -144,8 +144,11 @@ class _Collected:
     def add(self, row: Row, example: dspy.Example) -> None:
         self.counts["rows"] += 1
         self.counts["right_rows"] += row.score >= RIGHT
-        kinds = [(call, self._kind(row, call)) for call in row.calls]
-        wanted: list[tuple[Call, Kind]] = [(call, kind) for call, kind in kinds if kind is not None]
+        wanted: list[tuple[Call, Kind]] = []
+        for call in row.calls:
+            kind = self._kind(row, call)
+            if kind is not None:
+                wanted.append((call, kind))
         replayed = self._replay(row, example) if wanted else {}
         for call, kind in wanted:
             rollout = self.store.get(call.key)
