@@ -7,13 +7,15 @@ the run costs. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pdr_dspy.errors import config_error
+
+N = TypeVar("N", int, float)
 
 
 class Phase(StrEnum):
@@ -69,14 +71,18 @@ class Call(BaseModel):
     """From 1."""
     index: int = 0
     """From 0, within its phase and round."""
+    part: int = 0
+    """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought; both
+    are one step of the path."""
     model: str = ""
     seed: int | None = None
     cap: int | None = None
     """The most output tokens that were asked for."""
     usage: Usage = Usage()
     finish: str = "stop"
-    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer; "cancelled" when its
-    round ended without it and the connection was closed. A cancelled call has not failed: its `failure` is None."""
+    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer; "continued" when its
+    cap ended it and a second request went on with the turn; "cancelled" when its round ended without it and the
+    connection was closed. A cancelled call has not failed: its `failure` is None."""
     failure: str | None = None
     """Why nothing usable came back, in one sentence; None for a call that worked."""
     seconds: float = 0.0
@@ -170,7 +176,7 @@ class Ledger(BaseModel):
     @property
     def sequential_output(self) -> int:
         """Generated tokens along the accepted path: what bounds latency when prompts are cheap."""
-        return sum(max(call.usage.output or 0 for call in stage) for stage in self._stages())
+        return sum(max(_turns(stage, lambda call: call.usage.output or 0)) for stage in self._stages())
 
     @property
     def paid(self) -> int:
@@ -211,7 +217,7 @@ class Ledger(BaseModel):
     @property
     def seconds(self) -> float:
         """Seconds along the accepted path, from the calls themselves."""
-        return sum(max(call.seconds for call in stage) for stage in self._stages())
+        return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
         stages: dict[tuple[int, Phase], list[Call]] = {}
@@ -227,9 +233,21 @@ def _dearest(stage: list[Call]) -> int:
     prompts: dict[str, int] = {}
     for call in stage:
         prompts[call.prompt] = max(prompts.get(call.prompt, 0), call.usage.input or 0)
-    return max(
-        (prompts[call.prompt] if call.prompt else call.usage.input or 0) + (call.usage.output or 0) for call in stage
-    )
+
+    def cost(call: Call) -> int:
+        return (prompts[call.prompt] if call.prompt else call.usage.input or 0) + (call.usage.output or 0)
+
+    return max(_turns(stage, cost))
+
+
+def _turns(stage: list[Call], cost: Callable[[Call], N]) -> list[N]:
+    """What each turn of a stage cost: a call, together with the one that went on with it."""
+    more: dict[tuple[Phase, int], N] = {}
+    for call in stage:
+        if call.part:
+            more[call.phase, call.index] = more.get((call.phase, call.index), 0) + cost(call)
+    whole = [cost(call) + more.get((call.phase, call.index), 0) for call in stage if not call.part]
+    return whole or list(more.values())
 
 
 class Budget(BaseModel):

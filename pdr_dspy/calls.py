@@ -26,7 +26,7 @@ from dspy.utils.exceptions import LMError
 from pdr_dspy import sending
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.requests import Job, Prompt, Sampling, clean, extended
+from pdr_dspy.requests import Job, Prompt, Sampling, clean, continuation, extended
 from pdr_dspy.rollouts import Rollout, Rollouts, address
 from pdr_dspy.sending import Tries, tries_of
 from pdr_dspy.signatures import Reading, read, render, signature_of
@@ -101,12 +101,21 @@ def session(**changes: Any) -> Iterator[Session]:
 
 
 class Reply(NamedTuple):
-    """One call and what was read out of it."""
+    """One turn and what was read out of it."""
 
     call: Call
+    """The one that decided how the turn ended."""
     text: str
     """After any thought; empty when the call failed."""
     reading: Reading
+    other: Call | None = None
+    """Where the turn took two requests, the other one."""
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """What goes on the ledger, in the order in which it was sent."""
+        both = (self.call,) if self.other is None else (self.call, self.other)
+        return tuple(sorted(both, key=lambda call: call.part))
 
 
 def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> int:
@@ -181,7 +190,7 @@ async def ask(
     results = await send(lm, jobs, now)
     replies = []
     for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
-        reply = reply_of(predictor, lm, phase, round_number, index, sampling, job, result)
+        reply = reply_of(predictor, lm, phase, round_number, index, job, result)
         tell(predictor, inputs[index], reply, now)
         replies.append(reply)
     return replies
@@ -216,7 +225,8 @@ def prepare(
 def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: Session) -> None:
     """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read."""
     if now.on_call is not None:
-        now.on_call(reply.call)
+        for call in reply.calls:
+            now.on_call(call)
     trace = dspy.settings.trace
     if trace is None or not reply.reading.outputs or reply.reading.missing or dspy.settings.max_trace_size <= 0:
         return
@@ -234,6 +244,38 @@ class Result(NamedTuple):
     failure: str | None
     seconds: float
     tries: Tries = Tries()
+    rest: tuple[Job, Result] | None = None
+    """The request that went on with the turn of this one."""
+
+    @property
+    def took(self) -> float:
+        """Seconds that the turn took when it was made."""
+        own = self.seconds if self.rollout is None else self.rollout.seconds
+        return own if self.rest is None else own + self.rest[1].took
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The completions of the turn."""
+        own = [] if self.rollout is None else [self.rollout]
+        return own if self.rest is None else [*own, *self.rest[1].rollouts]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the turn failed, so that all of it is in the store."""
+        return self.rollout is not None and (self.rest is None or self.rest[1].whole)
+
+
+def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
+    """What the store has of a turn; None when a request would have to be sent."""
+    rollout = store.get(job.key)
+    if rollout is None:
+        return None
+    result = Result(rollout, True, None, 0.0)
+    job_of_rest = continuation(lm, job, rollout)
+    if job_of_rest is None:
+        return result
+    rest = replayed(lm, job_of_rest, store)
+    return None if rest is None else result._replace(rest=(job_of_rest, rest))
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
@@ -255,19 +297,21 @@ async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
             missing.append(position)
             own[job.key] = pending[job.key] = loop.create_future()
     groups = _groups(jobs, missing, together=bool(getattr(lm, "siblings", False)))
+    turns = [(group, _send_group(lm, [jobs[p] for p in group], now, own)) for group in groups]
+    turns += [([position], _join(lm, jobs[position], future, now)) for position, future in others.items()]
+    if any(job.rest is not None for job in jobs):
+        turns += [([position], _there(result)) for position, result in results.items()]
+        turns = [(group, _continued(lm, [jobs[p] for p in group], coming, now)) for group, coming in turns]
     try:
-        came = await _together(
-            [_send_group(lm, [jobs[p] for p in group], now, own) for group in groups]
-            + [_join(lm, jobs[position], future, now) for position, future in others.items()]
-        )
+        came = await _together([coming for _, coming in turns])
     finally:
         for key, future in own.items():
             if not future.done():
                 future.set_result(None)
             if pending.get(key) is future:
                 del pending[key]
-    for positions, outcome in zip([*groups, *([position] for position in others)], came, strict=True):
-        results.update(zip(positions, outcome, strict=True))
+    for (group, _), outcome in zip(turns, came, strict=True):
+        results.update(zip(group, outcome, strict=True))
     return [results[position] for position in range(len(jobs))]
 
 
@@ -277,6 +321,24 @@ async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None]
     if rollout is not None:
         return [Result(rollout, True, None, 0.0)]
     return await _send_group(lm, [job], now, {})
+
+
+async def _there(result: Result) -> list[Result]:
+    return [result]
+
+
+async def _continued(lm: dspy.LM, jobs: Sequence[Job], coming: Awaitable[list[Result]], now: Session) -> list[Result]:
+    """Go on with those turns that were cut, each as soon as its first request is done, with a place in flight of its
+    own."""
+
+    async def go_on(job: Job, result: Result) -> Result:
+        rest = None if result.rollout is None else continuation(lm, job, result.rollout)
+        if rest is None:
+            return result
+        (came,) = await send(lm, [rest], now)
+        return result._replace(rest=(rest, came))
+
+    return await _together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
 
 
 async def _together(parts: Iterable[Awaitable[T]]) -> list[T]:
@@ -348,7 +410,7 @@ async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futu
 async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
     started = time.perf_counter()
     begun = BEGUN.get()
-    if begun is not None:
+    if begun is not None and not job.part:
         begun()
     try:
         response, reused = await sending.send(lm, request)
@@ -357,7 +419,10 @@ async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
-    thought, text, unfinished = split_thought(clean(inline))
+    if job.part:  # its thought is over; a server that looks for the end of one may take all of it for a thought
+        thought, text, unfinished, apart = "", clean(apart + inline), False, ""
+    else:
+        thought, text, unfinished = split_thought(clean(inline))
     usage, estimated = await _usage(lm, job, response, inline + apart)
     tries = Tries() if reused else tries_of(response)
     return Result(
@@ -412,23 +477,44 @@ def reply_of(
     phase: Phase,
     round_number: int,
     index: int,
-    sampling: Sampling,
     job: Job,
     result: Result,
 ) -> Reply:
-    """The call as it goes on the ledger, with what could be read out of its completion."""
+    """The call as it goes on the ledger, or both calls of the turn, with what could be read out of the completion."""
+    signature = signature_of(predictor)
+    call = _call_of(lm, phase, round_number, index, job, result)
+    text = "" if result.rollout is None else result.rollout.text
+    other = None
+    if result.rest is not None:
+        rest_job, rest = result.rest
+        last = _call_of(lm, phase, round_number, index, rest_job, rest)
+        if rest.rollout is None:  # what the first request gave is all there is
+            if call.failure is not None:
+                call = call.model_copy(update={"failure": f"{call.failure}, and going on failed: {last.failure}"})
+            other = last
+        else:
+            text = text.lstrip() + rest.rollout.text
+            other = call.model_copy(update={"finish": "continued", "failure": None})
+            call = last.model_copy(update={"failure": None if text.strip() else "the completion is empty"})
+    if call.failure is not None:
+        return Reply(call, "", Reading({}, tuple(signature.output_fields)), other)
+    return Reply(call, text.strip(), read(signature, text, truncated=call.truncated), other)
+
+
+def _call_of(lm: dspy.LM, phase: Phase, round_number: int, index: int, job: Job, result: Result) -> Call:
     rollout = result.rollout
     failure = result.failure
     if rollout is not None and not rollout.text.strip():
         cut = rollout.finish == "length"
         failure = CUT_THOUGHT if cut else "the completion is empty"
-    call = Call(
+    return Call(
         phase=phase,
         round=round_number,
         index=index,
+        part=job.part,
         model=lm.model,
         seed=job.seed,
-        cap=sampling.cap,
+        cap=job.cap,
         usage=Usage() if rollout is None else rollout.usage,
         finish="error" if rollout is None else rollout.finish,
         failure=failure,
@@ -440,9 +526,6 @@ def reply_of(
         key=job.key,
         prompt=job.prompt[:12],
     )
-    if rollout is None or failure is not None:
-        return Reply(call, "", Reading({}, tuple(signature_of(predictor).output_fields)))
-    return Reply(call, rollout.text.strip(), read(signature_of(predictor), rollout.text, truncated=call.truncated))
 
 
 # --- from synchronous code -------------------------------------------------------------------------------------------

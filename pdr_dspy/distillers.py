@@ -106,15 +106,15 @@ async def summary(round_: Round) -> Distilled:
         notes = sheltered(reply.text, round_.headings)
         workspace = await round_.workspace([notes], order, keep="start")
         workspace = workspace.model_copy(update={"cut": workspace.cut or reply.call.truncated})
-    return Distilled((workspace,) * round_.next_width, (reply.call,))
+    return Distilled((workspace,) * round_.next_width, reply.calls)
 
 
 async def topk(round_: Round) -> Distilled:
     """D^E, shared: the model checks all solutions and picks k, the same for all drafts of the next round."""
     order = round_.shuffled("topk")
     (reply,) = await round_.ask(Role.SELECT, Phase.SELECT, [{"candidates": await _shown(round_, order)}])
-    chosen, call = _picked(round_, reply, order)
-    return Distilled((await round_.admit(chosen),) * round_.next_width, (call,))
+    chosen, made = _picked(round_, reply, order)
+    return Distilled((await round_.admit(chosen),) * round_.next_width, made)
 
 
 async def topk_per_sample(round_: Round) -> Distilled:
@@ -124,7 +124,7 @@ async def topk_per_sample(round_: Round) -> Distilled:
     replies = await round_.ask(Role.SELECT, Phase.SELECT, shown)
     picked = [_picked(round_, reply, order) for reply, order in zip(replies, orders, strict=True)]
     workspaces = [await round_.admit(chosen) for chosen, _ in picked]
-    return Distilled(tuple(workspaces), tuple(call for _, call in picked))
+    return Distilled(tuple(workspaces), tuple(call for _, made in picked for call in made))
 
 
 async def random_k(round_: Round) -> Distilled:
@@ -210,7 +210,7 @@ async def _shown(round_: Round, order: Sequence[Draft]) -> str:
     return text
 
 
-def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[Draft], Call]:
+def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[Draft], tuple[Call, ...]]:
     """The drafts that a Select reply names; a random k, and a failure on the record, when it names none."""
     k = min(round_.schedule.k, len(order))
     named = reply.reading.outputs.get("selected")
@@ -220,10 +220,10 @@ def _picked(round_: Round, reply: Reply, order: Sequence[Draft]) -> tuple[list[D
         named = [int(number) for number in re.findall(form, reply.text)]
     numbers = list(dict.fromkeys(n for n in named or () if 1 <= n <= len(order)))[:k]
     if numbers:
-        return [order[number - 1] for number in numbers], reply.call
+        return [order[number - 1] for number in numbers], reply.calls
     failure = reply.call.failure or "it named no candidate; a random choice stands in"
     subset = round_.rng(f"fallback {reply.call.index}").sample(list(order), k)
-    return subset, reply.call.model_copy(update={"failure": failure})
+    return subset, reply._replace(call=reply.call.model_copy(update={"failure": failure})).calls
 
 
 async def _split(round_: Round) -> tuple[list[Draft], list[Draft]]:

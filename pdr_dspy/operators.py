@@ -402,7 +402,7 @@ class _Run:
         temperature = schedule.temperature
         if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
             temperature = schedule.distill_temperature
-        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p)
+        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p, schedule.thinking_tokens)
 
     async def ask(
         self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
@@ -441,7 +441,10 @@ class _Run:
         if self.budget.unlimited or not stage:
             return True
         sizes = await self.prompt_sizes(stage)
-        bounds = [size + self.sampling(role).cap for size, (role, _) in zip(sizes, stage, strict=True)]
+        continued = getattr(self.lm, "thinking_budget", None) == "continue"
+        bounds = [
+            self.sampling(role).most(size, continued=continued) for size, (role, _) in zip(sizes, stage, strict=True)
+        ]
         self.worst = sum(bounds)
         return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
 
@@ -449,7 +452,7 @@ class _Run:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
         early = self.schedule.may_end_early and len(stage) > 1
         replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
-        self.ledger += [reply.call for reply in replies]
+        self.ledger += [call for reply in replies for call in reply.calls]
         drafts = []
         for place, reply in enumerate(replies):
             if reply.call.fate == "left":
@@ -554,7 +557,7 @@ class _Run:
         if self.schedule.critique:
             workspace = distilled.workspaces[0]
             (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
-            made.append(reply.call)
+            made.extend(reply.calls)
             self.flaws = sheltered(reply.text, self.headings)
         self.ledger += made
         return distilled.workspaces

@@ -123,7 +123,12 @@ class Voting(Operator):
             phase=Phase.DRAFT,
             round_number=1,
             example=calls.identity(inputs),
-            sampling=Sampling(schedule.draft_tokens + schedule.thinking_tokens, schedule.temperature, schedule.top_p),
+            sampling=Sampling(
+                schedule.draft_tokens + schedule.thinking_tokens,
+                schedule.temperature,
+                schedule.top_p,
+                schedule.thinking_tokens,
+            ),
             run_seed=seed,
         )
         fields = tuple(self.task.output_fields)
@@ -138,7 +143,7 @@ class Voting(Operator):
             )
             for index, reply in enumerate(replies)
         ]
-        ledger = Ledger(calls=tuple(reply.call for reply in replies))
+        ledger = Ledger(calls=tuple(call for reply in replies for call in reply.calls))
         if not any(draft.ok for draft in drafts):
             raise RoundFailed(f"all {self.passes} passes failed, the first with: {drafts[0].failure}", ledger)
         complete = [draft for draft in drafts if all(name in draft.outputs for name in fields)]
