@@ -43,6 +43,10 @@ class ProgramRow(NamedTuple):
     failed: int
     truncated: float
     """Share of calls that their cap ended."""
+    cancelled: float
+    """Share of calls that their round ended without."""
+    retried: float
+    """Share of calls that were sent more than once."""
 
 
 def program_row(report: Report, name: str = "") -> ProgramRow:
@@ -59,6 +63,8 @@ def program_row(report: Report, name: str = "") -> ProgramRow:
         len(report.rows),
         report.failed,
         fmean(call.truncated for call in calls) if calls else 0.0,
+        fmean(call.cancelled for call in calls) if calls else 0.0,
+        fmean(call.tries > 1 for call in calls) if calls else 0.0,
     )
 
 

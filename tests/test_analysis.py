@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,6 +170,16 @@ def test_program_row() -> None:
     found = analysis.program_row(PDR)
     assert (found.name, found.questions, found.rows, found.failed) == ("PDR", 7, 7, 1)
     assert found.score == pytest.approx(2 / 7)
+
+
+def test_calls_that_were_cut_cancelled_or_retried_are_shares_of_all_calls() -> None:
+    def made(**facts: Any) -> Call:
+        return Call(phase=Phase.DRAFT, **facts)
+
+    calls = (made(), made(finish="length"), made(finish="cancelled", fate="left"), made(tries=3))
+    row = analysis.program_row(Report(rows=(Row(id="a", repeat=0, seed=0, score=1.0, calls=calls),)))
+    assert (row.truncated, row.cancelled, row.retried) == (0.25, 0.25, 0.25)
+    assert (analysis.program_row(PDR).cancelled, analysis.program_row(PDR).retried) == (0.0, 0.0)
 
 
 def test_folders_without_anything_are_named(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import dspy
 import pytest
 
 from pdr_dspy import searches
+from pdr_dspy.budget import Call, Phase
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation import DraftRow, Report, RoundRow, Row
 from pdr_dspy.operators import LongCoT
@@ -174,6 +175,18 @@ def test_each_kind_of_row_has_its_place(tmp_path: Path) -> None:
     for title in ("A draft was right, the answer is wrong", "Failed: no answer at all", "a cap cut some of them"):
         assert title in text
     assert all(name in text for name in ("had0", "cut1", "gone1", "RoundFailed: no draft"))
+
+
+def test_cancelled_and_retried_calls_have_a_column_where_there_are_any(tmp_path: Path) -> None:
+    def page(*calls: Call) -> str:
+        report = Report(rows=(Row(id="a", repeat=0, seed=0, score=1.0, answer="1", calls=calls),))
+        return check(write_report(report, tmp_path / "page.html").read_text()).text
+
+    whole, cut = Call(phase=Phase.DRAFT), Call(phase=Phase.DRAFT, finish="cancelled", fate="left")
+    assert "cancelled" not in page(whole)
+    assert "cancelled" in page(whole, cut)
+    assert "retried" not in page(whole, cut)
+    assert "retried" in page(Call(phase=Phase.DRAFT, tries=2))
 
 
 def rows(name: str) -> Report:

@@ -12,6 +12,7 @@ import dspy
 import typer
 
 from pdr_dspy import datasets, verifiers
+from pdr_dspy.analysis import program_row
 from pdr_dspy.budget import Budget
 from pdr_dspy.commands.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.commands.folders import Kind, check_folder
@@ -140,6 +141,10 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
                 f"pass@{job.repeats} {report.pass_at(job.repeats):.3f}, "
                 f"majority@{job.repeats} {report.majority_at(job.repeats):.3f}"
             )
+    row = program_row(report)
+    shares = {"ended by their cap": row.truncated, "cancelled": row.cancelled, "sent more than once": row.retried}
+    if any(shares.values()):
+        display.say(f"calls {', '.join(f'{what}: {share:.1%}' for what, share in shares.items() if share)}")
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
     if report.failed:
         display.say(f"{report.failed} of {len(report.rows)} rows failed; the same command tries them again")
@@ -148,6 +153,7 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
 
 def summarise(report: Report) -> dict[str, Any]:
     """The figures of a report as JSON."""
+    row = program_row(report)
     return {
         "name": report.name,
         "score": report.score,
@@ -159,6 +165,9 @@ def summarise(report: Report) -> dict[str, Any]:
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "truncated": row.truncated,
+        "cancelled": row.cancelled,
+        "retried": row.retried,
         "config": report.config,
     }
 

@@ -106,11 +106,17 @@ async def _stream(
                 return {"error": str(error)}
 
     failed = 0
-    for task in [asyncio.ensure_future(one(question)) for question in questions]:
-        record = await task
-        failed += "error" in record
-        sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+    tasks = [asyncio.ensure_future(one(question)) for question in questions]
+    try:
+        for task in tasks:
+            record = await task
+            failed += "error" in record
+            sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+    finally:  # an interrupt ends them all
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return failed
 
 
@@ -137,7 +143,10 @@ def _show(operator: Operator, prediction: dspy.Prediction, as_json: bool, displa
     for name in operator.task.output_fields:
         typer.echo(f"{name}: {record[name]}")
     if "total" in record:
+        ledger = prediction.ledger
+        odd = {"failed": ledger.failed, "cut": ledger.truncated, "cancelled": ledger.cancelled}
+        noted = ", ".join(f"{count} {what}" for what, count in odd.items() if count)
         display.say(
-            f"stop: {record['stop']}; {record['calls']} calls, "
+            f"stop: {record['stop']}; {record['calls']} calls{f' ({noted})' if noted else ''}, "
             f"B_seq {record['sequential']:,}, B_total {record['total']:,}"
         )
