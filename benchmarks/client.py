@@ -50,7 +50,7 @@ PDR = (8, 1, 4, 1, 1)
 EIGHT = (8,)
 LATENCY = 0.5
 LIMIT = 90.0
-"""Seconds after which a run is stopped."""
+"""Seconds after which a run is stopped, start-up included."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ CLIENTS = {
 QUICK_CLIENTS = ("aiohttp (floor)", "pdr-dspy, engine", "pdr-dspy, program")
 PEERS = {
     "dspy": (),
-    "openai": ("openai==2.54.0",),
+    "openai": ("openai==3.54.0",),
     "its-hub": ("its-hub[lm]==1.2.0",),
-    "inspect-ai": ("inspect-ai==0.3.285", "openai==2.54.0"),
+    "inspect-ai": ("inspect-ai==0.3.285", "openai==3.54.0"),
 }
 """What pip installs for each; nothing for what is in this environment anyway."""
 
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--clients", help="only these, by the start of their names, with commas")
     parser.add_argument("--workloads", help="only these, by the start of their names, with semicolons")
     parser.add_argument("--cache", type=Path, default=Path(platformdirs.user_cache_dir("pdr-dspy")) / "peers")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which a run is stopped")
     parser.add_argument("--profile", action="store_true", help="where the CPU of the DSPy program goes")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     options = parser.parse_args()
@@ -211,7 +212,7 @@ def main() -> None:
     )
     if options.profile:
         workloads, clients = (
-            {"64 questions": WORKLOADS["64 questions"]},
+            {"256 questions": WORKLOADS["256 questions"]},
             {"pdr-dspy, program": CLIENTS["pdr-dspy, program"]},
         )
     console = Console() if sys.stdout.isatty() else Console(width=190)
@@ -219,11 +220,17 @@ def main() -> None:
     for name in peers:
         if any(client.peer == name for client in clients.values()):
             try:
-                pythons[name] = environment(name, options.cache)
+                with console.status(f"the environment of {name}"):
+                    pythons[name] = environment(name, options.cache)
             except RuntimeError as error:
                 missing[name] = str(error)
     rows = measure(
-        clients, workloads, pythons, profile=options.profile, told=lambda text: console.print(text, style="dim")
+        clients,
+        workloads,
+        pythons,
+        limit=options.limit,
+        profile=options.profile,
+        told=lambda text: console.print(text, style="dim"),
     )
     if options.profile:
         show_profile(console, rows[0])
@@ -266,6 +273,7 @@ def measure(
     workloads: Mapping[str, Workload],
     pythons: Mapping[str, str],
     *,
+    limit: float = LIMIT,
     profile: bool = False,
     told: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
@@ -279,7 +287,7 @@ def measure(
                 if client.peer is not None and client.peer not in pythons:
                     continue
                 python = sys.executable if client.peer is None else pythons[client.peer]
-                row = run(name, title, client, workload, server, python, Path(folder), profile=profile)
+                row = run(name, title, client, workload, server, python, Path(folder), limit=limit, profile=profile)
                 told(f"{title}, {name}: " + (row.stopped or f"{row.wall:.1f} s, {row.cpu_ms:.2f} ms a call"))
                 rows.append(row)
     return rows
@@ -294,6 +302,7 @@ def run(
     python: str,
     folder: Path,
     *,
+    limit: float = LIMIT,
     profile: bool = False,
 ) -> Row:
     """Run one client on one workload, in a process of its own."""
@@ -319,7 +328,7 @@ def run(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=_surroundings(folder)
         ) as process,
     ):
-        watchdog = threading.Timer(LIMIT, process.kill)
+        watchdog = threading.Timer(limit, process.kill)
         watchdog.start()
         try:
             warm = _exchange(process, job)
@@ -328,12 +337,12 @@ def run(
             figures = _exchange(process, {}) if warm is not None else None
         finally:
             watchdog.cancel()
-        late = process.poll() is not None and process.returncode < 0
         process.kill()
         if warm is None or figures is None:
             errors.seek(0)
-            words = errors.read().strip().splitlines()
-            row.stopped = f"stopped after {LIMIT:g} s" if late else (words[-1] if words else "it ended")
+            words = " ".join(errors.read().strip().splitlines()[-3:])
+            late = time.perf_counter() - started >= limit
+            row.stopped = f"stopped after {limit:g} s" if late else words[-200:] or "it ended"
             return row
     row.counters = server.counters()
     row.startup_cpu = warm["cpu"]

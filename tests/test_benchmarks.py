@@ -403,14 +403,11 @@ class TestClient:
         assert sum(client.mix(0.2).values()) == pytest.approx(0.2)
         mock_server.Settings(faults=client.mix(0.2))
 
-    def test_the_library_and_the_floor_run_in_processes_of_their_own(
-        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        monkeypatch.setattr(client, "LIMIT", 280.0)
+    def test_the_library_and_the_floor_run_in_processes_of_their_own(self, capsys: pytest.CaptureFixture[str]) -> None:
         clients = {name: client.CLIENTS[name] for name in ("aiohttp (floor)", "pdr-dspy, program")}
         clients["nobody"] = client.Client("no_such_script.py", "nothing")
         clients["a peer"] = client.Client("no_such_script.py", "nothing", peer="its-hub")
-        floor, program, nobody = client.measure(clients, {"two": client.Workload(2, latency=0.001)}, {})
+        floor, program, nobody = client.measure(clients, {"two": client.Workload(2, latency=0.001)}, {}, limit=250)
         for done in (floor, program):
             assert done.stopped == ""
             assert (done.done, done.needed, done.failures) == (2, 30, {})

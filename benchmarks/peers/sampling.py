@@ -1,4 +1,7 @@
-"""Where a process's CPU goes: its main thread's innermost frame, looked at once for each millisecond of CPU time."""
+"""Where a process's CPU goes: its main thread's innermost frame, looked at after each tick of CPU time.
+
+The kernel rounds the interval up to its own clock, 4 ms on most machines: a second of CPU is some 250 samples.
+"""
 
 from __future__ import annotations
 
