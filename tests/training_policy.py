@@ -96,7 +96,7 @@ class Scripted:
 
 def uneven(group: Group, place: int) -> Row:
     """Rows of all lengths and rewards, by question, mode and place alone. Operator rows are longer; one in each
-    operator group of an odd question has no reward."""
+    operator group of an odd question has no reward; every fourth question is always missed."""
     number = group.example.number
     rng = torch.Generator().manual_seed(1000 * number + 10 * place + (group.mode == "operator"))
 
@@ -105,7 +105,7 @@ def uneven(group: Group, place: int) -> Row:
         return torch.randint(3, 3 + len(LETTERS), (size,), generator=rng).tolist()
 
     completion = some(2, 6) if group.mode == "trace" else some(4, 12)
-    right = (number + place) % 3 == 0
+    right = (number + place) % 3 == 0 and number % 4 != 3
     reward = None if group.mode == "operator" and place == 3 and number % 2 else (1.0 if right else -1.0)
     cut = bool(place % 2)
     return Row(
@@ -121,11 +121,13 @@ def uneven(group: Group, place: int) -> Row:
 
 
 class Gradients(TrainerCallback):
-    """The gradients before each optimizer step, by parameter."""
+    """The gradients and the parameters before each optimizer step, by name."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, torch.Tensor]] = []
+        self.parameters: list[dict[str, torch.Tensor]] = []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        names = ((name.removeprefix("module."), each) for name, each in model.named_parameters())
-        self.steps.append({name: each.grad.detach().clone() for name, each in names if each.grad is not None})
+        named = {name.removeprefix("module."): each for name, each in model.named_parameters()}
+        self.steps.append({name: each.grad.detach().clone() for name, each in named.items() if each.grad is not None})
+        self.parameters.append({name: each.detach().clone() for name, each in named.items()})

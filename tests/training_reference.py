@@ -58,7 +58,7 @@ def reference(
         now: the parameters of the step; the tiny model's where None.
         then: the parameters that sampled; those of the step where None.
     """
-    model, old_model = exact(now), exact(then if then is not None else now)
+    model, old_model = exact(now), None if then is None else exact(then)
     above = {"trace": 0, "operator": 0}
     moved = {"trace": 0, "operator": 0}
     cispo: dict[str, list[Tensor]] = {"trace": [], "operator": []}
@@ -77,7 +77,8 @@ def reference(
         tokens = right_tokens = 0
         for row, reward in zip(scored, rewards, strict=True):
             advantage = (reward - mean) / (deviation + 1e-4)
-            new, old = logps(model, row), logps(old_model, row).detach()
+            new = logps(model, row)
+            old = new.detach() if old_model is None else logps(old_model, row).detach()
             for t in range(len(row.completion_ids)):
                 ratio = float(torch.exp(new[t].detach() - old[t]))
                 policy_sum = policy_sum + min(ratio, bound) * advantage * new[t]

@@ -167,7 +167,7 @@ class TrainerPolicy:
             "do_sample": temperature > 0,
             "temperature": temperature or 1.0,
             "top_p": 1.0,
-            "top_k": 0,
+            "top_k": 0 if temperature > 0 else None,
             "min_p": None,
             "repetition_penalty": 1.0,
             "pad_token_id": trainer._tokenizer.pad_token_id,
