@@ -87,7 +87,8 @@ class Schedule(BaseModel):
     quorum: float = 1.0
     """Go on when this fraction of a round's drafts is done, rounded up to whole drafts; the others are cancelled. In
     (0, 1]; 1.0 waits for all. Failed drafts do not count, unless nothing runs any more. Not in the paper: it trades the
-    slowest drafts for latency."""
+    slowest drafts for latency. Drafts that can be cancelled go out as single requests, never as one request for n,
+    which llama.cpp serves for less work: on one small machine waiting for all may be faster."""
     agree: float | None = None
     """End a round when its drafts agree: over the first drafts by index, as far as they are done without a gap, the
     probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 asks for four equal

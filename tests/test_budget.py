@@ -68,6 +68,20 @@ def test_siblings_pay_for_their_prompt_once_however_they_were_asked_for() -> Non
     assert two.as_one_run(siblings=True) == two.total == 210
 
 
+def test_what_a_round_left_counts_in_total_alone_and_drafts_that_can_be_left_pay_for_their_prompts() -> None:
+    def draft(index: int, wrote: int, fate: str, **more: object) -> Call:
+        usage = Usage(input=50, output=wrote)
+        return Call(phase=Phase.DRAFT, index=index, usage=usage, prompt="p", fate=fate, **more)  # type: ignore[arg-type]
+
+    cut = draft(2, 70, "left", finish="cancelled", estimated=True, seconds=9.0)
+    ledger = Ledger(calls=(draft(0, 10, "taken", seconds=4.0), draft(1, 90, "left", seconds=3.0), cut))
+    assert (ledger.sequential, ledger.sequential_output, ledger.seconds) == (60, 10, 4.0)
+    assert ledger.total == ledger.as_one_run(siblings=True) == 150 + 170
+    assert (ledger.cancelled, ledger.failed, ledger.exact) == (1, 0, False)
+    assert cut.cancelled
+    assert not draft(1, 90, "left").cancelled
+
+
 calls_ = st.builds(
     call,
     st.sampled_from([p for p in Phase if p not in (Phase.JUDGE, Phase.PROPOSE)]),

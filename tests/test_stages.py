@@ -13,6 +13,7 @@ from conftest import engine, role_of
 from mock_server import MockServer
 
 from pdr_dspy import calls
+from pdr_dspy.artifact import load, save
 from pdr_dspy.budget import Budget, Phase
 from pdr_dspy.errors import RoundFailed, StoreError
 from pdr_dspy.evaluation import evaluate
@@ -217,6 +218,18 @@ def test_siblings_go_out_alone_so_that_one_can_be_cancelled() -> None:
     assert not any(marked[:3])
     ask(lm, seed=1)
     assert any((r.request.config.extensions or {}).get("pdr_siblings") for r in lm.served.requests)
+
+
+def test_a_saved_program_keeps_its_rules(tmp_path: Path) -> None:
+    program = PDR(QA, **WIDE, quorum=0.75, agree=0.9)
+    save(program, tmp_path / "program.json")
+    loaded = load(tmp_path / "program.json")
+    assert isinstance(loaded, PDR)
+    assert loaded.schedule == program.schedule
+    program.save(str(tmp_path / "state.json"))
+    plain = PDR(QA, **WIDE)
+    plain.load(str(tmp_path / "state.json"))
+    assert plain.schedule == program.schedule
 
 
 # --- replay
