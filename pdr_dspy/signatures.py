@@ -375,9 +375,10 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     if not truncated and any(name not in outputs for name in labelled):
         for name, value in _from_json(labelled, text).items():
             outputs.setdefault(name, value)
-    if dspy.settings.adapter is not None and not truncated and any(name not in outputs for name in labelled):
+    lost = not truncated and any(name not in outputs for name in labelled)
+    if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
         # What the user's own adapter cannot read either stays missing, and is reported.
-        with suppress(AdapterParseError, ValueError, KeyError):
+        with suppress(AdapterParseError, ValueError, KeyError, RecursionError):
             outputs |= dspy.settings.adapter.parse(signature, text)
     return Reading(outputs, tuple(name for name in fixed.outputs if name not in outputs))
 
@@ -519,14 +520,19 @@ def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
 
 
 def _repaired(body: str) -> Any:
-    """JSON with its small mistakes mended; None where there is nothing to mend. What repairs it takes quadratic time in
-    the brackets that are open."""
-    if len(body) > 50_000 or body.count("[") + body.count("{") > 300:
+    """JSON with its small mistakes mended; None where there is nothing to mend."""
+    if not _mendable(body, brackets=300):
         return None
     try:
         return json_repair.loads(body)
     except (ValueError, RecursionError):
         return None
+
+
+def _mendable(text: str, *, brackets: int) -> bool:
+    """Whether what mends JSON, which DSPy's adapters use too, will be done soon: it takes time quadratic in the brackets
+    that are open, 0.5 s for 3,000."""
+    return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
 
 
 def _plain_list(text: str, kind: type) -> list[Any] | None:

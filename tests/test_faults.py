@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from mock_server import MockServer
 
+from benchmarks import faults
 from benchmarks.mock_server import Handle, serve
 from pdr_dspy.budget import Call, Ledger
 from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
@@ -107,7 +108,7 @@ def check_rows(report: Report) -> None:
 def check_book(report: Report, server: Handle) -> dict[str, Any]:
     """The ledger is the server's book: tokens for each question, requests, and what nobody could know."""
     book = server.counters()
-    faults = Counter(book["faults"])
+    met = Counter(book["faults"])
     assert book["in_flight"] == 0
     served: Counter[str] = Counter()
     for call in server.calls():
@@ -119,8 +120,8 @@ def check_book(report: Report, server: Handle) -> dict[str, Any]:
     assert sum(call.usage.output or 0 for call in calls) == book["completion_tokens"]
     assert sum(call.usage.tokens is not None for call in calls) == book["served"] == book["completions"]
     assert sum(call.tries for call in calls) == book["requests"]
-    assert sum(call.truncated for call in calls) == faults["truncate"]
-    unknown = sum(faults[kind] for kind in UNSETTLING if kind != "hang") + book["aborts"]
+    assert sum(call.truncated for call in calls) == met["truncate"]
+    unknown = sum(met[kind] for kind in UNSETTLING if kind != "hang") + book["aborts"]
     assert sum(call.unsettled for call in calls) == unknown
     for row in report.rows:
         assert Ledger(calls=row.calls).exact == all(call.finish != "error" and not call.unsettled for call in row.calls)
@@ -188,6 +189,29 @@ def test_a_server_that_says_nothing_of_tokens_is_estimated_and_marked(server: Ha
     assert all(call.estimated for call in calls)
     assert not any(Ledger(calls=row.calls).exact for row in report.rows)
     assert len(calls) == book["served"]
+
+
+def test_calls_that_run_out_of_time_fail_with_their_reason_and_are_asked_again(server: Handle, tmp_path: Path) -> None:
+    server.reset(faults={"hang": 0.1}, seed=5)
+    report = run("sr", client(server, first_byte=None, timeout=2.0), run_dir=tmp_path)
+    check_rows(report)
+    book = check_book(report, server)
+    assert report.failed == book["aborts"] > 0
+    for row in report.rows:
+        if row.error is not None:
+            assert "did not answer within `timeout=2` s" in row.error
+            assert "did not answer within `timeout=2` s" in str(row.calls[-1].failure)
+    server.reset(faults={})
+    assert run("sr", client(server), run_dir=tmp_path).failed == 0
+    assert server.counters()["served"] == CALLS["sr"] * QUESTIONS - book["served"]
+
+
+def test_the_table_of_faults_holds_the_book_against_the_ledger(server: Handle) -> None:
+    row = faults.evaluated(server, "all, 20 %", 4)
+    assert row["answered"] + row["failed"] == 4
+    assert row["tries"] == row["requests"] > row["calls"] == 9 * 4
+    assert row["reported"] == row["served"] > 0
+    assert row["marked"] == row["unsettled"] > 0
 
 
 class Shy(MockServer):

@@ -172,6 +172,19 @@ def test_what_is_read_has_its_declared_type(text: str, truncated: bool) -> None:
             TypeAdapter(kind).validate_python(value, strict=True)
 
 
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=type)
+@pytest.mark.parametrize("label", ["", "[[ ## answer ## ]]\n", '{"answer": ', "<answer>"])
+def test_nor_do_dspys_adapters_make_a_value_of_anything(adapter: Any, label: str) -> None:
+    with dspy.context(adapter=adapter):
+        texts = [text for text in (*NO_STATEMENT, *STATEMENTS) if len(text) < 100 and (label or text in NO_STATEMENT)]
+        for text in (*texts, "[" * 2000, "[" * 1_000_000):
+            for name in ("int", "point"):
+                value = answer_of(name, f"{label}{text}")
+                if value is not None:
+                    assert label
+                    TypeAdapter(KINDS[name]).validate_python(value, strict=True)
+
+
 @settings(max_examples=40)
 @given(nothing, st.booleans())
 def test_nothing_is_read_where_nothing_is_stated(text: str, truncated: bool) -> None:
