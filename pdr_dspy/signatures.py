@@ -530,8 +530,8 @@ def _repaired(body: str) -> Any:
 
 
 def _mendable(text: str, *, brackets: int) -> bool:
-    """Whether what mends JSON, which DSPy's adapters use too, will be done soon: it takes time quadratic in the brackets
-    that are open, 0.5 s for 3,000."""
+    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
+    0.5 s for 3,000."""
     return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
 
 
