@@ -186,7 +186,7 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
     artifact.save(program, folder / "best.json", data={"name": "addition", "task": "addition"})
     done = pdr("run", "best.json", "-i", "What is 3 + 1?", "--api-base", server.api_base)
     assert done.stdout == "answer: 4\n"
-    assert len(server.requests) == 3
+    assert [body.get("n", 1) for body in server.requests] == [2, 1]
     # It knows the program file that it was tuned for.
     assert json.loads(pdr("eval", "best.json", "--api-base", server.api_base, "--json").stdout)["rows"] == 4
 
@@ -262,6 +262,9 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
 
 def test_models_of_a_server_and_of_the_catalogue(server: MockServer, pdr: Callable[..., Result]) -> None:
     assert pdr("models", "--api-base", server.api_base).stdout == "mock\n"
+    with MockServer(models=("other", "mock")) as replica:
+        both = ("--api-base", server.api_base, "--api-base", replica.api_base)
+        assert pdr("models", *both).stdout == "mock\n"
     assert "qwen2.5-coder-0.5b" in pdr("models").stdout
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +25,8 @@ PROMPT_ROOM = 640
 class Model:
     """Where the tokens come from."""
 
-    api_base: str | None = None
+    api_base: str | Sequence[str] | None = None
+    """Of one server, or of replicas with the same model."""
     name: str | None = None
     embedded: str | None = None
 
@@ -39,13 +40,18 @@ class Model:
 
     def __str__(self) -> str:
         if self.api_base:
-            return f"{self.name or 'auto'} at {self.api_base}"
+            return f"{self.name or 'auto'} at {self.servers[0]}"
         return f"{self.embedded or DEFAULT} (embedded)"
 
     @property
     def in_flight(self) -> int:
         """Requests that may be open at once: a GPU server batches many, two cores do not."""
-        return 64 if self.api_base else 8
+        return 64 * len(self.servers) or 8
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The API bases of the servers that run already."""
+        return (self.api_base,) if isinstance(self.api_base, str) else tuple(self.api_base or ())
 
     @contextmanager
     def serving(self, schedule: Schedule, display: Display, *, slots: int | None = None) -> Iterator[dspy.LM]:

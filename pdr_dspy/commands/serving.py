@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from pdr_dspy.commands.display import Display
@@ -38,7 +39,7 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
         signal.signal(signal.SIGTERM, before)
 
 
-def models(api_base: str | None, display: Display) -> None:
+def models(api_base: Sequence[str] | None, display: Display) -> None:
     """What a server serves, or the catalogue of weights."""
     if api_base:
         for name in discover(api_base):
