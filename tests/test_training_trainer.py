@@ -393,6 +393,7 @@ def test_sampled_tokens_are_counted_and_rewards_are_trls_own(tmp_path: Path) -> 
     assert logged(trainer, "sampled/tokens") == [sum(len(row.completion_ids) for row in rows)]
     assert logged(trainer, "sampled/prompt_tokens") == [sum(len(row.prompt_ids) for row in rows)]
     assert logged(trainer, "reward") == pytest.approx([sum(row.reward or 0 for row in rows) / 16])
+    assert logged(trainer, "sampled/gap") == pytest.approx([0.0], abs=1e-5)
     modes = ["trace", "operator"] * 2
     wanted = reference(list(zip(modes, rollout.rows, strict=True)), norm="prompt", alpha=0.1)
     assert furthest(seen.steps[0], wanted.gradients) < 3e-6

@@ -56,8 +56,13 @@ class OperatorTrainer(GRPOTrainer):
     rows that their cap ended), `zero_variance` (share of groups whose rewards are all equal), `unscored` (rows without
     a reward), and where ratios differ from 1 `clipped` (share of tokens with a gradient whose ratio was above
     `epsilon_high`). For the whole: `sampled/calls`, `sampled/tokens`, `sampled/prompt_tokens` of a generation batch,
-    calls that are not trained included, and `sft` (the negative log-likelihood of J_SFT, nats a token). TRL's own
-    metrics stay.
+    calls that are not trained included; `sampled/gap`, the mean distance of a token's log-probability when it was
+    sampled from what the trainer computes for it before it has moved (nats; about 0 where the sampler and the trained
+    model are one function, so that a wrong template, dropout or positions that padding shifts show here); and `sft`,
+    the negative log-likelihood of J_SFT (nats a token). TRL's own metrics stay.
+
+    The trainer pads prompts on the left and gives no positions, as TRL does: models with learned absolute positions
+    (GPT-2) see other positions than when they sampled, rotary ones do not mind.
 
     Args:
         model: a path, or a loaded causal language model, or a PEFT model.
@@ -195,7 +200,7 @@ class OperatorTrainer(GRPOTrainer):
         loss = super()._compute_loss(model, inputs)
         logps, self._logps = self._logps, None
         assert logps is not None
-        self._note_clipped(logps.detach(), inputs)
+        self._note_ratios(logps.detach(), inputs)
         if self.args.alpha == 0:
             return loss
         # As TRL scales its own: processes are averaged, and an accumulation window is a part of the generation batch.
@@ -245,9 +250,13 @@ class OperatorTrainer(GRPOTrainer):
         for name, value in zip(("calls", "tokens", "prompt_tokens"), totals[16:], strict=True):
             self._metrics["train"][f"sampled/{name}"].append(value)
 
-    def _note_clipped(self, logps: Tensor, inputs: Mapping[str, Any]) -> None:
-        """Tokens with a gradient whose ratio was above the bound, whatever the sign of their advantage."""
+    def _note_ratios(self, logps: Tensor, inputs: Mapping[str, Any]) -> None:
+        """How far sampling and training are apart, and tokens with a gradient whose ratio was above the bound, whatever
+        the sign of their advantage."""
         old = inputs.get("old_per_token_logps")
+        apart = (inputs["sampling_per_token_logps"] - (logps if old is None else old)).abs()
+        known = inputs["completion_mask"].bool() & ~apart.isnan()  # vLLM may not know a token's
+        self._log_of("sampled/gap", *self._total(torch.stack([apart[known].sum(), known.sum()])).tolist())
         if old is None:  # sampled by these very weights: every ratio is 1
             return
         moved = inputs["completion_mask"].bool() & (inputs["advantages"] != 0)[:, None]
