@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -59,11 +58,12 @@ def main() -> None:
     count = 2 if options.quick else options.questions
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with _server(options) as (api_base, settings):
+        with _server(options) as (api_base, surroundings):
             program, requests = measure(api_base, count)
         rows = {"program": program}
         if options.model and not options.server:
-            rows["offline batch"] = offline(options.model, options.python, options.cpu, settings, requests, folder)
+            job = {"model": options.model, "settings": _settings(cpu=options.cpu), "requests": requests}
+            rows["offline batch"] = offline(job, options.python, surroundings, folder)
     table = Table(
         "", "calls", "prompt tokens", "generated", "seconds", "generated per second", title=f"{count} questions"
     )
@@ -149,45 +149,48 @@ def generated(api_base: str) -> int | None:
     return int(sum(found)) if found else None
 
 
-def offline(
-    model: str, python: str, cpu: bool, settings: dict[str, Any], requests: list[dict[str, Any]], folder: Path
-) -> dict[str, Any]:
-    """Seconds and tokens of the same requests as one batch of vLLM's own."""
-    job, out = folder / "job.json", folder / "out.json"
-    job.write_text(json.dumps({"model": model, "settings": settings, "requests": requests, "out": str(out)}))
-    surroundings = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    if cpu:  # as VLLMServer(cpu=True) starts it
-        surroundings |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        surroundings |= {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-    script = Path(__file__).parent / "peers" / "with_vllm.py"
-    done = subprocess.run(
-        [python, str(script), str(job)], env=surroundings, capture_output=True, text=True, check=False
-    )
+def offline(job: dict[str, Any], python: str, surroundings: dict[str, str], folder: Path) -> dict[str, Any]:
+    """Seconds and tokens of a job of `peers/with_vllm.py`: the same requests as one batch of vLLM's own."""
+    given, out = folder / "job.json", folder / "out.json"
+    given.write_text(json.dumps({**job, "out": str(out)}))
+    command = [python, str(Path(__file__).parent / "peers" / "with_vllm.py"), str(given)]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"vLLM's offline batch failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise SystemExit(f"vLLM's offline batch failed: {' '.join(done.stderr.strip().splitlines()[-3:])}")
     return json.loads(out.read_text())
 
 
 @contextlib.contextmanager
-def _server(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The API base of the server to measure, and the settings of the `vllm.LLM` that is its like."""
-    settings: dict[str, Any] = {"max_model_len": CONTEXT, "max_num_seqs": WIDE, "enforce_eager": options.cpu}
-    if options.cpu:
-        settings |= {"enable_chunked_prefill": False, "max_num_batched_tokens": 8192, "dtype": "bfloat16"}
+def _server(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, str]]]:
+    """The API base of the server to measure, and the environment that it runs in."""
     if options.server:
-        yield options.server.rstrip("/"), settings
+        yield options.server.rstrip("/"), {}
         return
-    extra = ["--max-num-seqs", str(WIDE), *(["--enforce-eager"] if options.cpu else [])]
+    # The model's own sampling defaults would be the server's alone.
+    extra = ["--max-num-seqs", str(WIDE), "--generation-config", "vllm", *(["--enforce-eager"] if options.cpu else [])]
     server = VLLMServer(
         options.model,
         cpu=options.cpu,
         python=options.python,
         max_model_len=CONTEXT,
-        dtype="bfloat16" if options.cpu else "auto",
+        dtype=_dtype(options.cpu),
         extra_args=extra,
     )
     with server:
-        yield server.api_base, settings
+        yield server.api_base, server.environment()
+
+
+def _settings(*, cpu: bool) -> dict[str, Any]:
+    """What makes a `vllm.LLM` the like of that server."""
+    settings: dict[str, Any] = {"max_model_len": CONTEXT, "max_num_seqs": WIDE, "dtype": _dtype(cpu)}
+    settings |= {"enable_prefix_caching": True, "generation_config": "vllm"}
+    if cpu:
+        settings |= {"enforce_eager": True, "enable_chunked_prefill": False, "max_num_batched_tokens": 8192}
+    return settings
+
+
+def _dtype(cpu: bool) -> str:
+    return "bfloat16" if cpu else "auto"
 
 
 if __name__ == "__main__":
