@@ -14,11 +14,14 @@ from mock_server import MockServer
 
 from pdr_dspy import calls
 from pdr_dspy.artifact import load, save
-from pdr_dspy.budget import Budget, Phase
+from pdr_dspy.budget import Budget, Call, Phase, Usage
 from pdr_dspy.errors import RoundFailed, StoreError
-from pdr_dspy.evaluation import evaluate
+from pdr_dspy.evaluation import Row, evaluate
 from pdr_dspy.operators import PDR, Stop
 from pdr_dspy.rollouts import Rollout, Rollouts
+from pdr_dspy.search.failures import failures_of
+from pdr_dspy.search.plan import Pair
+from pdr_dspy.search.worker import cell
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
 from pdr_dspy.verifiers import ExactVerifier
@@ -456,3 +459,29 @@ def test_rows_name_the_drafts_that_a_workspace_was_made_of_by_their_places() -> 
     assert set().union(*row.rounds[0].sources) <= {0, 1, 2, 3}
     assert sum(call.cancelled for call in row.calls) == 2
     assert row.sequential < row.total
+
+
+# --- in a search
+
+
+def test_a_search_pays_for_a_cancelled_call_as_for_a_call_of_its_own() -> None:
+    def made(key: str, **facts: Any) -> Call:
+        return Call(phase=Phase.DRAFT, key=key, usage=Usage(input=5, output=5), **facts)
+
+    gone = {"finish": "cancelled", "fate": "left"}
+    calls_ = (made("a", fate="taken"), made("b", **gone), made("c", reused=True, **gone), made("d", reused=True))
+    found = cell(Row(id="q", repeat=0, seed=0, score=1.0, total=40, calls=calls_), 0, Pair(0))
+    assert found.calls == (("a", 10), ("b/cancelled", 10), ("d", 10))  # "c" was left again: nobody paid for it
+    assert found.total == 40
+
+
+def test_the_workspace_of_a_failure_is_replayed_though_drafts_were_cancelled() -> None:
+    lm, store = model(delays={1: NEVER}), Rollouts()
+    example = dspy.Example(question="q", answer="right").with_inputs("question")
+    program = PDR(QA, **{**WIDE, "widths": (6, 1)}, quorum=0.8)
+    with dspy.context(lm=lm):
+        report = evaluate(program, [example], ExactVerifier(), store=store)
+        sent = lm.served.calls
+        (failure,) = failures_of(program, [example], report, store=store)
+    assert "Answer: a" in failure.workspace
+    assert lm.served.calls == sent

@@ -120,7 +120,9 @@ def _workspace(program: dspy.Module, inputs: dict[str, Any], row: Row, store: Ro
     """What the last draft read, by running the row again out of the store; "" where that would send a call."""
     if store is None or not isinstance(program, Operator) or len(row.rounds) < 2 or row.stop == Stop.BUDGET:
         return ""
-    if program.schedule.distiller in ORACLES or any(store.get(call.key) is None for call in row.calls):
+    if program.schedule.distiller in ORACLES or any(
+        store.get(call.key) is None for call in row.calls if not call.cancelled
+    ):
         return ""
     try:
         with calls.session(store=store):

@@ -259,9 +259,11 @@ def transient(row: Row) -> bool:
 
 
 def cell(row: Row, arm: int, pair: Pair) -> Cell:
-    """A row as the plan sees it."""
+    """A row as the plan sees it. A call that was cancelled is not the call that ran to its end, and one that a replay
+    leaves out as it was left out before was not paid again."""
     made = tuple(
-        (call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}", call.tokens)
+        ((call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}") + "/cancelled" * call.cancelled, call.tokens)
         for place, call in enumerate(row.calls)
+        if not (call.cancelled and call.reused)
     )
     return Cell(row.score, row.sequential, row.total, row.error is not None, made)
