@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import multiprocessing
 import os
@@ -42,6 +43,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import hops
 from pdr_dspy import PDR, LongCoT, Schedule
+from pdr_dspy.errors import RoundFailed
 from pdr_dspy.operators import Operator
 from pdr_dspy.stats import mean_interval
 from pdr_dspy.training.config import OperatorConfig
@@ -125,7 +127,9 @@ class Plan(NamedTuple):
     scores: tuple[str, ...] = tuple(SCORES)
 
 
-QUICK = Plan(hops.Settings(states=32, width=48, layers=2, steps=150, batch=64), 8, 4_000, 2, 1e-3, 1, 1)
+QUICK = Plan(
+    hops.Settings(states=24, width=48, layers=2, steps=300, batch=64, rate=5e-3, furthest=9), 10, 7_000, 4, 1e-3, 1, 1
+)
 
 
 class Metered:
@@ -187,12 +191,17 @@ def right(policy: Policy, runs: Operator, examples: Sequence[dspy.Example], samp
     lm = PolicyLM(policy)
     asked = [(example, seed) for example in examples for seed in range(samples)]
 
-    async def together() -> list[dspy.Prediction]:
-        with dspy.context(lm=lm, adapter=hops.HopsAdapter(), trace=None):
-            return await lm.together([lambda e=e, s=s: runs.aforward(seed=s, **e.inputs()) for e, s in asked])
+    async def score(example: dspy.Example, seed: int) -> float:
+        try:
+            return float(VERIFIER(example, await runs.aforward(seed=seed, **example.inputs())))
+        except RoundFailed:  # it wrote nothing
+            return 0.0
 
-    done = asyncio.run(together())
-    return fmean(float(VERIFIER(example, made)) for (example, _), made in zip(asked, done, strict=True))
+    async def together() -> list[float]:
+        with dspy.context(lm=lm, adapter=hops.HopsAdapter(), trace=None):
+            return await lm.together([functools.partial(score, *each) for each in asked])
+
+    return fmean(asyncio.run(together()))
 
 
 class Course(TrainerCallback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -31,6 +32,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def text_of(tokenizer: Any, ids: Any) -> str:
+    return tokenizer.decode(ids)
+
+
 class Script:
     """A policy that writes the right hops; `reads` says whether it goes on from notes."""
 
@@ -41,7 +46,7 @@ class Script:
         self.caps: list[int] = []
 
     def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
-        texts = [self.tokenizer.decode(prompt) for prompt in prompts]
+        texts = [text_of(self.tokenizer, prompt) for prompt in prompts]
         self.prompts += texts
         self.caps += caps
         return [self.write(text.splitlines(), cap) for text, cap in zip(texts, caps, strict=True)]
@@ -98,7 +103,7 @@ def test_the_corpus_is_what_the_page_says(world: hops.World) -> None:
     ids, mask = hops.corpus(world, 4000, torch.Generator().manual_seed(3))
     wrong = whole = reading = noted = 0
     for row, learned in zip(ids, mask, strict=True):
-        prompt, text = tokenizer.decode(row[~learned]).split(hops.SOLVE), tokenizer.decode(row[learned])
+        prompt, text = text_of(tokenizer, row[~learned]).split(hops.SOLVE), text_of(tokenizer, row[learned])
         lines, written = prompt[0].splitlines(), text.removesuffix(hops.END).splitlines()
         state, begins = int(lines[0]), int(written[0].removeprefix("from "))
         assert text.endswith(hops.END)
@@ -147,7 +152,7 @@ def test_a_far_question_starts_from_a_workspace(world: hops.World) -> None:
     script = Script(world, reads=True)
     with dspy.context(adapter=hops.HopsAdapter()):
         started, trace, plain = rollouts(groups, script)
-    first = [script.tokenizer.decode(rows[0].prompt_ids).splitlines()[2:] for rows in (started, trace, plain)]
+    first = [text_of(script.tokenizer, rows[0].prompt_ids).splitlines()[2:] for rows in (started, trace, plain)]
     assert [lines[0] for lines in first] == ["notes 6", "solve", "notes 3"]
     assert all(row.reward == 1 and row.correct for rows in (started, trace, plain) for row in rows)
     calls = 2 * (4 + 4 + 1) + 2 + 2 * (4 + 1)
