@@ -66,7 +66,7 @@ def test_four_episodes_are_batches_of_12_4_and_4() -> None:
     assert policy.batches == episodes.batches == [12, 4, 4]
     assert [row.episode for row in rows] == [0] * 5 + [1] * 5 + [2] * 5 + [3] * 5
     assert [row.phase for row in rows[:5]] == ["draft"] * 3 + ["distill", "refine"]
-    assert episodes.counts == {"episodes": 4, "started": 0, "ungraded": 0}
+    assert episodes.counts == {"episodes": 4, "started": 0, "ungraded": 0, "rounds_failed": 0}
 
 
 def test_both_modes_share_their_batches_and_fill_their_groups() -> None:
@@ -244,6 +244,12 @@ def test_any_distiller_fills_the_group(distiller: DistillerName, widths: tuple[i
         (made,) = episodes([group(rows)], ScriptedPolicy(lambda prompt, number: f"Answer: {number % 3}"))
         assert len(made) == rows
         assert {row.reward for row in made} <= {1.0, -1.0}
+
+
+def test_no_round_ends_early() -> None:
+    program = pdr(widths=(8, 1), agree=0.9, quorum=0.5)
+    (rows,) = Episodes(program, NumberVerifier())([group(20)], solver("2"))
+    assert Counter(row.phase for row in rows) == {"draft": 16, "distill": 2, "refine": 2}
 
 
 def test_sequential_refinement_is_an_operator_too() -> None:

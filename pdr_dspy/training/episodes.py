@@ -12,13 +12,13 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.budget import Call, Ledger, Phase
-from pdr_dspy.errors import ConfigError, RoundFailed
+from pdr_dspy.errors import ConfigError, PDRError, RoundFailed
 from pdr_dspy.evaluation import Runner, inputs_of
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.schedule import Schedule
@@ -38,7 +38,8 @@ TEMPERATURE = 1.0
 class Episodes:
     """A `Rollout` (see rows.py) made of a program and a verifier.
 
-    Long-trace episodes are the program's draft call alone. An episode that starts from a workspace runs the program
+    Long-trace episodes are the program's draft call alone. No round ends early (`quorum`, `agree`): a cancelled draft
+    has no reward. An episode that starts from a workspace runs the program
     with one more round before its own: the first round's drafts and their distillation are sampled from the same
     policy and are not trained, so what the trained calls then read is what a later round meets at inference.
     """
@@ -97,7 +98,7 @@ class Episodes:
         self.template_options = dict(template_options or {})
         self.context_length: int | None = None
         """Tokens that prompt and completion may take together, where it is known; a schedule beyond it is refused."""
-        schedule = program.schedule
+        schedule = program.schedule.replace(quorum=1.0, agree=None)  # every call of an episode is a row
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
@@ -158,7 +159,7 @@ class Episodes:
         ]
         try:
             with dspy.context(trace=None):
-                done = await lm.together([self._run_one(episode, programs, runner) for episode in plan])
+                done = await lm.together([self._run_one(episode, programs) for episode in plan])
             self.batches = lm.batches
             graders = [Grader(runner, group.example, self._fields, self.threshold) for group in groups]
             made = await asyncio.gather(
@@ -176,6 +177,26 @@ class Episodes:
         for episode, own in zip(plan, made, strict=True):
             rows[episode.place] += own
         return rows
+
+    async def episode(self, group: Group, lm: Recording, *, started: bool = False, number: int = 0) -> list[Row]:
+        """The rows of one episode of a group on a language model that records what it samples: for engines that run
+        one episode at a time.
+
+        Args:
+            group: its `rows` are not looked at.
+            lm: fresh for each episode.
+            started: whether it begins from a workspace.
+            number: which episode of the group it is; it decides the seed.
+        """
+        plan = _Episode(0, group, number, started)
+        programs = {mode: _on(program, lm) for mode, program in self._programs().items()}
+        runner = Runner(self._operator, self.verifier, threads=4)
+        try:
+            with dspy.context(trace=None), calls.session(store=None):
+                ran = await self._run_one(plan, programs)()
+            return await self._rows(plan, ran, lm.record, Grader(runner, group.example, self._fields, self.threshold))
+        finally:
+            runner.close()
 
     @property
     def _fields(self) -> tuple[str, ...]:
@@ -196,9 +217,7 @@ class Episodes:
             if int((count + 1) * self.starts + offset) > int(count * self.starts + offset)
         }
 
-    def _run_one(
-        self, episode: _Episode, programs: Mapping[str, Operator], runner: Runner
-    ) -> Callable[[], Awaitable[_Ran]]:
+    def _run_one(self, episode: _Episode, programs: Mapping[str, Operator]) -> Callable[[], Awaitable[_Ran]]:
         group = episode.group
         program = programs["started" if episode.started else group.mode]
         seed = int(_fraction(group.seed, f"episode {episode.number}") * 2**31)
@@ -219,19 +238,19 @@ class Episodes:
     async def _rows(self, episode: _Episode, ran: _Ran, asked: Sequence[Asked], grader: Grader) -> list[Row]:
         """The rows of one episode."""
         first = 2 if episode.started else 1
-        trained = [call for call in ran.ledger.calls if self._is_trained(call, ran.length, first)]
+        own = _matched(ran.ledger, asked)
+        seen = [call for call in ran.ledger.calls if id(call) in own]
+        if not seen:
+            raise PDRError("none of an episode's calls gave a token; see the server's log")
         drafts = await _graded(ran.rounds or (), grader)
         final = drafts.get((ran.length, 0), Verdict(WRONG, "every draft of a round failed"))
-        own = _matched(ran.ledger, asked)
-        rows = []
-        for call in trained:
-            reward, correct = self._earned(call, ran, drafts, final)
-            rows.append(_row(own[id(call)], call, reward, correct, episode.number))
+        trained = [call for call in seen if self._is_trained(call, ran.length, first)]
+        rows = [_row(own[id(call)], call, *self._earned(call, ran, drafts, final), episode.number) for call in trained]
+        self.counts["rounds_failed"] += ran.rounds is None
         missing = self.rows_per_episode(episode.group.mode) - len(rows)
-        if ran.rounds is None:
-            self.counts["rounds_failed"] += 1
+        if missing:
             self.counts["fillers"] += missing
-            call = (trained or list(ran.ledger.calls))[0]
+            call = (trained or seen)[0]
             rows += [_row(own[id(call)], call, None, False, episode.number)] * missing
         return rows
 
@@ -272,6 +291,12 @@ def operator_rows(schedule: Schedule, train_calls: TrainCalls) -> int:
     return schedule.calls if train_calls == "all" else sum(schedule.widths[:-1])
 
 
+class Recording(Protocol):
+    """A `dspy.LM` that keeps, in `record`, what was asked of it."""
+
+    record: list[Asked]
+
+
 class _Episode(NamedTuple):
     place: int
     """Of its group."""
@@ -303,12 +328,13 @@ async def _graded(rounds: Sequence[Round], grader: Grader) -> dict[tuple[int, in
 
 
 def _matched(ledger: Ledger, asked: Sequence[Asked]) -> dict[int, Asked]:
-    """What the policy saw of each call, by the call's identity. Two calls of one seed ran in the ledger's order."""
-    left = list(asked)
+    """What the policy saw of each call that it answered, by the call's identity."""
+    left = list(asked)  # those of one seed in the ledger's order
     found: dict[int, Asked] = {}
     for call in ledger.calls:
-        place = next(place for place, own in enumerate(left) if own.seed == call.seed)
-        found[id(call)] = left.pop(place)
+        place = next((place for place, own in enumerate(left) if own.seed == call.seed), None)
+        if place is not None:
+            found[id(call)] = left.pop(place)
     return found
 
 
@@ -326,7 +352,7 @@ def _row(asked: Asked, call: Call, reward: float | None, correct: bool, episode:
     )
 
 
-def _on(program: Operator, lm: PolicyLM) -> Operator:
+def _on(program: Operator, lm: Any) -> Operator:
     """A copy whose every call goes to `lm`."""
     copied = program.deepcopy()
     copied.set_lm(lm)

@@ -121,6 +121,7 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
+_SOLVING = (Phase.DRAFT, Phase.REFINE)
 _COUNTED = (
     *("traces", "drafts", "workspaces", "refinements"),
     *("rows", "right_rows", "duplicates", "truncated", "other_prompt", "not_stored"),
@@ -166,10 +167,15 @@ class _Collected:
         """What a call is an example of; None when it was not right."""
         if call.failure is not None or call.phase in (Phase.JUDGE, Phase.PROPOSE) or call.round > len(row.rounds):
             return None
-        if call.phase not in (Phase.DRAFT, Phase.REFINE):
+        if call.finish == "continued":  # the turn went on in a second request
+            return None
+        if call.phase not in _SOLVING:
             return "workspace" if row.score >= RIGHT else None
-        draft = row.rounds[call.round - 1].drafts[call.index]
-        score = draft.score
+        drafts = row.rounds[call.round - 1].drafts
+        solving = {other.index for other in row.calls if other.round == call.round and other.phase in _SOLVING}
+        if len(drafts) != len(solving):  # the round ended early, and a row does not say which draft is which
+            return None
+        score = drafts[call.index].score
         if score is None and call.round == len(row.rounds):  # a judge scores the final answer alone
             score = row.score if row.stop in (None, "done") else 0.0
         if score is None or score < RIGHT:
