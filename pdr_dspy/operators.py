@@ -503,11 +503,14 @@ class _Run:
                 inputs = [{**self.inputs, **stage[place][1]} for place in places]
                 parts.append(stages.Part(self.program.predictor(role), phase, self.sampling(role), inputs, places))
 
+        known: dict[int, agreement.Done] = {}
+
         def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
-            done = [
-                reply and agreement.Done(reply.call.failure is None, agreement.vote(reply.reading.outputs, fields))
-                for reply in replies
-            ]
+            for place, reply in enumerate(replies):
+                if reply is not None and place not in known:
+                    vote = agreement.vote(reply.reading.outputs, fields)
+                    known[place] = agreement.Done(reply.call.failure is None, vote)
+            done = [known.get(place) for place in range(len(replies))]
             return agreement.ended(done, quorum=schedule.quorum, agree=schedule.agree)
 
         replies = await stages.ask_until(
