@@ -106,15 +106,17 @@ def measure(api_base: str, count: int) -> tuple[dict[str, Any], list[dict[str, A
     """Figures of the evaluated program, and the requests that it made."""
     recorder = Recorder()
     lm = connect("auto", api_base, max_tokens=CAP, temperature=1.0)
-    lm.check_sync()
     operator = PDR("question -> answer: int", Schedule(widths=(8, 4, 1), draft_tokens=CAP, kappa=512))
-    with dspy.context(lm=lm, callbacks=[]):
-        evaluate(operator, sums(1, seed=1), NumberVerifier())  # what a first call sets up is not what is measured
-    with dspy.context(lm=lm, callbacks=[recorder]):
-        before, started = generated(api_base), time.perf_counter()
-        report = evaluate(operator, sums(count, seed=2), NumberVerifier(), max_in_flight=WIDE)
-        seconds, after = time.perf_counter() - started, generated(api_base)
-    lm.close()
+    try:
+        lm.check_sync()
+        with dspy.context(lm=lm):
+            evaluate(operator, sums(1, seed=1), NumberVerifier())  # what a first call sets up is not measured
+        with dspy.context(lm=lm, callbacks=[recorder]):
+            before, started = generated(api_base), time.perf_counter()
+            report = evaluate(operator, sums(count, seed=2), NumberVerifier(), max_in_flight=WIDE)
+            seconds, after = time.perf_counter() - started, generated(api_base)
+    finally:
+        lm.close()
     calls = [call for row in report.rows for call in row.calls]
     told = {name: sum(getattr(call.usage, name) or 0 for call in calls) for name in ("input", "output")}
     measured = None if before is None or after is None else after - before

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
@@ -21,7 +22,7 @@ import dspy
 import pytest
 from rich.console import Console
 
-from benchmarks import client, mock_server, search
+from benchmarks import client, mock_server, search, throughput
 from benchmarks.client_report import Row, show
 from benchmarks.expectation import expected
 from benchmarks.law import Traits
@@ -259,6 +260,9 @@ class TestSearch:
         assert "regret" in capsys.readouterr().out
 
 
+BEGIN: dict[str, Any] = {**asdict(mock_server.Settings()), "latency": 0}
+
+
 @pytest.fixture(scope="module")
 def mock() -> Iterator[mock_server.Handle]:
     with mock_server.serve(latency=0) as handle:
@@ -275,7 +279,7 @@ def post(handle: mock_server.Handle, text: str, **fields: object) -> dict[str, A
 class TestMockServer:
     @pytest.fixture(autouse=True)
     def _reset(self, mock: mock_server.Handle) -> None:
-        mock.reset(latency=0, sigma=0, seed=0, usage=True, faults={}, retry_after=1, reply_tokens=60, context=32768)
+        mock.reset(**BEGIN)
 
     def test_the_library_reads_it_and_their_counts_agree(self, mock: mock_server.Handle) -> None:
         lm = connect("auto", mock.api_base)
@@ -447,3 +451,22 @@ class TestClient:
             sum(math.sqrt(number) for number in range(2_000_000))
         assert profile["samples"] > 0
         assert sum(profile["groups"].values()) == pytest.approx(1)
+
+
+class TestThroughput:
+    def test_it_records_every_request_and_counts_what_was_generated(self, mock: mock_server.Handle) -> None:
+        mock.reset(**BEGIN)
+        figures, requests = throughput.measure(mock.api_base, 2)
+        assert len(requests) == 30  # those of the question before the clock starts are not among them
+        assert len({(str(request["messages"]), request["seed"]) for request in requests}) == 30
+        assert {request["max_tokens"] for request in requests} == {throughput.CAP}
+        counters = mock.counters()
+        assert counters["completions"] == 45
+        assert 0 < figures["output"] == figures["ledger"] < counters["completion_tokens"]
+        rows = {"program": {"output": 90, "seconds": 3.0}, "offline batch": {"output": 100, "seconds": 2.5}}
+        assert throughput.ratio(rows) == pytest.approx(0.75)
+
+    def test_sums_are_what_they_say(self) -> None:
+        for example in throughput.sums(20, seed=3):
+            assert example.answer == sum(int(word.strip("?")) for word in example.question.split()[2::2])
+        assert throughput.sums(3, seed=1) == throughput.sums(3, seed=1) != throughput.sums(3, seed=2)
