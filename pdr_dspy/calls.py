@@ -23,7 +23,7 @@ import dspy
 from dspy.lm15 import Request, Response
 from dspy.utils.exceptions import LMError
 
-from pdr_dspy import sending
+from pdr_dspy import sending, tracing
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.requests import Job, Prompt, Sampling, clean, continuation, extended
@@ -218,7 +218,7 @@ def prepare(
         if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
             prompts[same] = Prompt(lm, messages, sampling)
-        jobs.append(prompts[same].job(base + index))
+        jobs.append(prompts[same].job(base + index)._replace(place=(phase, round_number, index)))
     return lm, jobs
 
 
@@ -408,6 +408,16 @@ async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futu
 
 
 async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
+    with tracing.call(lm.model, job) as told:
+        result = await _exchange(lm, job, request)
+        if result.rollout is None:
+            told(Usage(), "error", result.failure, result.tries.tries)
+        else:
+            told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
+    return result
+
+
+async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     started = time.perf_counter()
     begun = BEGUN.get()
     if begun is not None and not job.part:

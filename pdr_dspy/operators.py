@@ -22,7 +22,7 @@ from dspy.predict.parameter import Parameter
 from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
-from pdr_dspy import agreement, calls, distillers, stages
+from pdr_dspy import agreement, calls, distillers, stages, tracing
 from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
@@ -309,39 +309,47 @@ class Outcome(BaseModel):
 
 async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budget, seed: int | None = None) -> Outcome:
     """The read, write, compress loop of the paper, once. See `Operator` for what it takes and raises."""
-    schedule = program.schedule
     now = calls.current()
     run_seed = now.seed if seed is None else seed
-    example = calls.identity(inputs)
-    run = _Run(program, inputs, example, run_seed, budget)
-    await run.check()
+    run = _Run(program, inputs, calls.identity(inputs), run_seed, budget)
+    with tracing.program(type(program).__name__, str(program.schedule), lambda: run.ledger) as told:
+        await run.check()
+        outcome = await _rounds(run)
+        told(outcome.stop)
+    return outcome
+
+
+async def _rounds(run: _Run) -> Outcome:
+    program, schedule = run.program, run.schedule
     rounds: list[Round] = []
     workspaces: tuple[Workspace, ...] = ()
     for number, width in enumerate(schedule.widths, start=1):
-        stage = [_reading(program, workspaces, index, run.flaws) for index in range(len(workspaces) or width)]
-        if rounds and not await run.affords(stage):
-            if len(stage) == width or not await run.affords(stage[:width]):
+        with tracing.round_(number, width, lambda: run.ledger):
+            stage = [_reading(program, workspaces, index, run.flaws) for index in range(len(workspaces) or width)]
+            if rounds and not await run.affords(stage):
+                if len(stage) == width or not await run.affords(stage[:width]):
+                    return run.stopped(rounds, Stop.BUDGET)
+                del stage[width:]
+            drafts = await run.drafts(number, stage)
+            if all(not draft.ok for draft in drafts):
+                ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
+                cut = str(reason).startswith(calls.CUT_THOUGHT)
+                remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if cut else ""
+                raise RoundFailed(
+                    f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
+                )
+            if number == schedule.rounds:
+                rounds.append(Round(drafts=drafts))
+                break
+            planned = schedule.widths[number]
+            saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
+            distilled = await run.distill(number, drafts, min(planned + saved, MAX_WIDTH))
+            if distilled is None and saved:
+                distilled = await run.distill(number, drafts, planned)
+            rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
+            if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
-            del stage[width:]
-        drafts = await run.drafts(number, stage)
-        if all(not draft.ok for draft in drafts):
-            ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
-            remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if reason == calls.CUT_THOUGHT else ""
-            raise RoundFailed(
-                f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
-            )
-        if number == schedule.rounds:
-            rounds.append(Round(drafts=drafts))
-            break
-        planned = schedule.widths[number]
-        saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
-        distilled = await run.distill(number, drafts, min(planned + saved, MAX_WIDTH))
-        if distilled is None and saved:
-            distilled = await run.distill(number, drafts, planned)
-        rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
-        if distilled is None:
-            return run.stopped(rounds, Stop.BUDGET)
-        workspaces = distilled
+            workspaces = distilled
     final = rounds[-1].drafts[0]
     if all(name in final.outputs for name in program.task.output_fields):
         return Outcome(

@@ -51,6 +51,8 @@ class Job(NamedTuple):
     """How the turn goes on in a second request when this one is cut; None: it does not."""
     part: int = 0
     """1 for such a second request."""
+    place: tuple[str, int, int] = ("", 1, 0)
+    """What it is for: phase, round and index, as on its `Call`."""
 
 
 class Prompt:
@@ -116,7 +118,7 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
     begun = f"<think>\n{thought}\n</think>\n\n{text}" if thought else text
     messages = [*job.messages, {"role": "assistant", "content": begun}]
     prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED)
-    return prompt.job(job.seed)._replace(part=1)
+    return prompt.job(job.seed)._replace(part=1, place=job.place)
 
 
 _CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
