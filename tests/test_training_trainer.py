@@ -69,7 +69,7 @@ def test_a_step_has_the_formulas_loss_and_gradients(tmp_path: Path, norm: str, a
     trainer.train()
     wanted = reference(rows_of(rollout.groups), norm=norm, alpha=alpha)
     assert [group.mode for group in rollout.groups] == ["trace", "operator"] * 2
-    assert furthest(seen.steps[0], wanted.gradients) < 3e-6
+    assert furthest(seen.steps[0], wanted.gradients) < 1e-5
     assert logged(trainer, "loss") == pytest.approx([wanted.loss], rel=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_a_second_look_at_a_batch_clips_the_ratios_that_have_grown(tmp_path: Pat
     assert len(rollout.groups) == 4
     first, second = seen.parameters
     wanted = reference(rows_of(rollout.groups), norm=norm, alpha=0.1, bound=1.3, now=second, then=first)
-    assert furthest(seen.steps[1], wanted.gradients) < 3e-6
+    assert furthest(seen.steps[1], wanted.gradients) < 1e-5
     for mode, share in wanted.clipped.items():
         assert 0.02 < share < 0.98
         # Each micro-step has its own share of the clipped tokens; what is logged is the mean over two of them.
@@ -140,7 +140,7 @@ def test_steps_on_parts_of_a_generation_batch_average_to_its_gradient(tmp_path: 
     mean = {name: (each + seen.steps[1][name]) / 2 for name, each in seen.steps[0].items()}
     wanted = reference(rows_of(rollout.groups), norm="prompt", alpha=0.1)
     assert furthest(seen.steps[0], wanted.gradients) > 0.01
-    assert furthest(mean, wanted.gradients) < 3e-6
+    assert furthest(mean, wanted.gradients) < 1e-5
 
 
 @pytest.mark.timeout(900)  # two interpreters that import torch and meet at every step
@@ -180,7 +180,7 @@ def test_two_processes_have_the_gradients_of_one_and_wait_for_each_other(tmp_pat
         rows = [(mode, [_row(mode, number, place) for place in range(4)]) for mode, number in groups]
         wanted = reference(rows, norm=case.split("-")[0], alpha=0.1)
         for rank in range(2):
-            assert furthest(load_file(tmp_path / f"{case}-{rank}.safetensors"), wanted.gradients) < 3e-6
+            assert furthest(load_file(tmp_path / f"{case}-{rank}.safetensors"), wanted.gradients) < 1e-5
         assert done[0][case]["loss"] == pytest.approx(wanted.loss, rel=1e-5)
         assert done[0][case]["operator/tokens"] == sum(
             len(row.completion_ids) for mode, each in rows if mode == "operator" for row in each
@@ -396,7 +396,7 @@ def test_sampled_tokens_are_counted_and_rewards_are_trls_own(tmp_path: Path) -> 
     assert logged(trainer, "sampled/gap") == pytest.approx([0.0], abs=1e-5)
     modes = ["trace", "operator"] * 2
     wanted = reference(list(zip(modes, rollout.rows, strict=True)), norm="prompt", alpha=0.1)
-    assert furthest(seen.steps[0], wanted.gradients) < 3e-6
+    assert furthest(seen.steps[0], wanted.gradients) < 1e-5
 
 
 def test_training_an_adapter_leaves_the_base_alone(tmp_path: Path) -> None:

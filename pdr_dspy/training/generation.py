@@ -4,6 +4,9 @@ Where generation is collective (parameters sharded over processes, a vLLM server
 processes must call it equally often and with equally many prompts, while a free rollout makes as many calls as its
 episodes need. So each call first tells the others how much it brings, shorter ones are padded, and a process whose
 rollout is done keeps the others company until all are done.
+
+vLLM's sleep mode (`vllm_enable_sleep_mode`) gives the weights up after every call and loads them again before the next;
+an operator episode makes at least three. Leave it off where the memory allows.
 """
 
 from __future__ import annotations
