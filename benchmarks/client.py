@@ -113,6 +113,9 @@ CLIENTS = {
     "pdr-dspy, engine": Client("with_pdr.py", "the calls of PDR", "engine"),
     "pdr-dspy, LM": Client("with_pdr.py", "the calls of PDR", "lm"),
     "pdr-dspy, program": Client("with_pdr.py", "PDR", "program"),
+    "pdr-dspy, singles": Client(
+        "with_pdr.py", "PDR, no n > 1", "singles", only=frozenset({"64 questions", "256 questions"})
+    ),
     "pdr-dspy, evaluate": Client("with_pdr.py", "PDR", "evaluate"),
     "openai SDK": Client("with_openai.py", "the calls of PDR", peer="openai", cap=1000),
     "DSPy BestOfN": Client("with_dspy.py", "best of 8", "bestofn", EIGHT, "dspy", _SOME, 64),

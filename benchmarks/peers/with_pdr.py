@@ -1,7 +1,8 @@
 """This library. Modes: "engine" (the asynchronous engine under the LM), "lm" (`EndpointLM.acall` with lm15 requests),
-"program" (`PDR.acall` of all questions side by side) and "evaluate" (`pdr_dspy.evaluate`, graded by NumberVerifier).
+"program" (`PDR.acall` of all questions side by side), "singles" (the same, each draft a request of its own) and
+"evaluate" (`pdr_dspy.evaluate`, graded by NumberVerifier).
 
-The first two make the calls of `graph`; the last two are the library's own PDR, or LongCoT for single calls. "program"
+The first two make the calls of `graph`; the others are the library's own PDR, or LongCoT for single calls. "program"
 can also say where its CPU went (see `sampling`).
 """
 
@@ -24,13 +25,14 @@ def prepare(job: Job) -> Run:
     from pdr_dspy.serving import connect
 
     logging.getLogger("dspy").setLevel(logging.CRITICAL)
-    lm = connect("auto", job.api_base, max_tokens=graph.CAP, timeout=job.timeout)
+    siblings = False if job.mode == "singles" else None
+    lm = connect("auto", job.api_base, max_tokens=graph.CAP, timeout=job.timeout, siblings=siblings)
     lm.check_sync()
     dspy.configure(lm=lm)
     runner = asyncio.Runner()
     if job.mode == "evaluate":
         return _evaluation(job)
-    if job.mode == "program":
+    if job.mode in ("program", "singles"):
         return _program(job, runner)
     complete = lm._async.complete if job.mode == "engine" else lm.acall
 
