@@ -33,6 +33,8 @@ from pdr_dspy.workspace import Draft, Workspace, sheltered
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
 """The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
+HEADING = "Candidate 100 (unfinished):\n"
+"""At least as long as any heading above a candidate."""
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
 
@@ -327,9 +329,7 @@ async def _rounds(run: _Run) -> Outcome:
         with tracing.round_(number, width, lambda: run.ledger):
             stage = [_reading(program, workspaces, index, run.flaws) for index in range(len(workspaces) or width)]
             if rounds and not await run.affords(stage):
-                if len(stage) == width or not await run.affords(stage[:width]):
-                    return run.stopped(rounds, Stop.BUDGET)
-                del stage[width:]
+                return run.stopped(rounds, Stop.BUDGET)
             drafts = await run.drafts(number, stage)
             if all(not draft.ok for draft in drafts):
                 ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
@@ -341,11 +341,8 @@ async def _rounds(run: _Run) -> Outcome:
             if number == schedule.rounds:
                 rounds.append(Round(drafts=drafts))
                 break
-            planned = schedule.widths[number]
             saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
-            distilled = await run.distill(number, drafts, min(planned + saved, MAX_WIDTH))
-            if distilled is None and saved:
-                distilled = await run.distill(number, drafts, planned)
+            distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
             rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
@@ -533,8 +530,16 @@ class _Run:
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 
     def saved(self, drafts: Sequence[Draft], width: int) -> int:
-        """Drafts of a round of `width` that were not waited for because the first ones agreed."""
-        if self.schedule.agree is None or [draft.index for draft in drafts] != list(range(len(drafts))):
+        """Drafts of a round of `width` that the next one gets because the first ones agreed.
+
+        Under a limit on total tokens none: a larger budget, which has room for them, might then end in an earlier
+        round.
+        """
+        if (
+            self.schedule.agree is None
+            or self.budget.total is not None
+            or [draft.index for draft in drafts] != list(range(len(drafts)))
+        ):
             return 0
         fields = tuple(self.program.task.output_fields)
         votes = [agreement.vote(draft.outputs, fields) for draft in drafts]
@@ -559,7 +564,7 @@ class _Run:
             seed=calls.seed_for(self.run_seed, self.example, Phase.DISTILL, number),
             ask=ask,
             count=self.count,
-            room=await self.room(),
+            room=await self.room(usable),
             oracle=calls.current().oracle,
             headings=self.headings,
         )
@@ -598,11 +603,22 @@ class _Run:
         sizes = dict(zip(prompts, await self.count(list(prompts.values())), strict=True))
         return [sizes[key] + TEMPLATE_TOKENS for key in keys]
 
-    async def room(self) -> int | None:
-        """Tokens that the model's context leaves for the candidates of a distill call."""
+    def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
+        """A bound on `prompt_sizes` that asks nobody: a token stands for one byte of text or more."""
+        predictor = self.program.predictor(role)
+        messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
+        return TEMPLATE_TOKENS + sum(
+            len(str(message["content"]).encode("utf-8", "replace")) + 1 for message in messages
+        )
+
+    async def room(self, drafts: Sequence[Draft]) -> int | None:
+        """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
         context = getattr(self.lm, "context_length", None)
         role = distillers.ROLES.get(self.schedule.distiller)
         if context is None or role is None:
+            return None
+        shown = "\n\n".join(f"{HEADING}{draft.solution}" for draft in drafts)
+        if self.most_tokens(role, {"candidates": shown}) + self.sampling(role).cap <= context:
             return None
         (prompt,) = await self.prompt_sizes([(role, {})])
         return max(context - prompt - self.sampling(role).cap, 0)
@@ -626,6 +642,9 @@ class _Run:
             roles.append(Role.REFINE)
             if self.schedule.distiller in distillers.ROLES:
                 roles.append(distillers.ROLES[self.schedule.distiller])
+        kappa = self.schedule.kappa
+        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= context for role in roles):
+            return
         for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
