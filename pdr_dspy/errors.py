@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-    from pdr_dspy.budget import Ledger
+    from pdr_dspy.budget import Call, Ledger
 
 
 class PDRError(Exception):
@@ -66,6 +66,11 @@ class WeightsError(PDRError):
 
 class CallError(PDRError):
     """One request failed. It is recorded on the ledger; it is raised only where nothing else is left to answer from."""
+
+    def __init__(self, message: str, call: Call | None = None) -> None:
+        super().__init__(message)
+        self.call = call
+        """What is known of the request, for the ledger."""
 
 
 class RoundFailed(PDRError):

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy import calls, operators
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
-from pdr_dspy.errors import ConfigError, DataError, RoundFailed, StoreError
+from pdr_dspy.errors import CallError, ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.files import write_whole
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.rollouts import Rollouts, address
@@ -565,6 +565,8 @@ class Runner:
                 self.misconfigured = self.misconfigured or error
                 self.refused.add((name, repeat))
             ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
+            if isinstance(error, CallError) and error.call is not None:  # the judge's
+                ledger += (error.call,)
             return Row(
                 **identity,
                 score=0.0,

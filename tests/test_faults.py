@@ -27,7 +27,7 @@ from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
 from pdr_dspy.operators import PDR, SR, Operator
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.serving import EndpointLM, connect
-from pdr_dspy.verifiers import NumberVerifier
+from pdr_dspy.verifiers import JudgeVerifier, NumberVerifier
 
 ROOT = Path(__file__).parent.parent
 QUESTIONS = 20
@@ -74,9 +74,10 @@ def client(*servers: Handle, **options: Any) -> EndpointLM:
 
 
 def run(program: str, lm: EndpointLM, **options: Any) -> Report:
+    verifier = options.pop("verifier", NumberVerifier())
     try:
         with dspy.context(lm=lm):
-            return evaluate(PROGRAMS[program], examples(), NumberVerifier(), max_failures=QUESTIONS + 1, **options)
+            return evaluate(PROGRAMS[program], examples(), verifier, max_failures=QUESTIONS + 1, **options)
     finally:
         lm.close()
 
@@ -204,6 +205,18 @@ def test_calls_that_run_out_of_time_fail_with_their_reason_and_are_asked_again(s
     server.reset(faults={})
     assert run("sr", client(server), run_dir=tmp_path).failed == 0
     assert server.counters()["served"] == CALLS["sr"] * QUESTIONS - book["served"]
+
+
+def test_a_judges_calls_are_in_the_book_too(server: Handle) -> None:
+    server.reset(faults={"500": 0.6}, seed=0)
+    lm = client(server)
+    report = run("sr", lm, verifier=JudgeVerifier(lm=lm, max_tokens=100))
+    check_book(report, server)
+    judged = [call for call in calls_of(report) if call.phase == "judge"]
+    failed = [row for row in report.rows if (row.error or "").startswith("CallError: The judge")]
+    assert len(judged) + sum((row.error or "").startswith("RoundFailed") for row in report.rows) == QUESTIONS
+    assert len(failed) == sum(call.finish == "error" for call in judged) > 0
+    assert any(call.tries > 1 for call in judged)
 
 
 def test_the_table_of_faults_holds_the_book_against_the_ledger(server: Handle) -> None:

@@ -15,10 +15,11 @@ from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedF
 from pdr_dspy.answers import MAX_ANSWER
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.errors import CallError, ConfigError, DataError
-from pdr_dspy.sending import sending
+from pdr_dspy.sending import sending, tries_of
 from pdr_dspy.thoughts import solution_span, split_thought
 from pdr_dspy.verifiers._base import Score
 from pdr_dspy.verifiers._field import Fields, as_text, called, gold_text, lookup, short
+from pdr_dspy.workspace import sheltered
 
 if TYPE_CHECKING:
     from dspy.lm15 import Usage as ServedUsage
@@ -71,7 +72,7 @@ class JudgeVerifier(Fields):
                 except (LMUnsupportedFeatureError, LMInvalidRequestError):
                     response = self.lm(self._request(example, answer, logprobs=False))
         except (LMError, OSError, TimeoutError) as error:
-            raise self._failed(error) from error
+            raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
@@ -87,7 +88,7 @@ class JudgeVerifier(Fields):
                 except (LMUnsupportedFeatureError, LMInvalidRequestError):
                     response = await self.lm.acall(self._request(example, answer, logprobs=False))
         except (LMError, OSError, TimeoutError) as error:
-            raise self._failed(error) from error
+            raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
     def check_gold(self, example: dspy.Example) -> None:
@@ -126,7 +127,8 @@ class JudgeVerifier(Fields):
         if self.reference:
             parts.append(f"Reference answer: {gold_text(example, self.gold)}")
         parts.append(f"Criteria: {self.criteria or (_CRITERIA if self.reference else _CRITERIA_ALONE)}")
-        parts.append(f"<answer>\n{answer.replace('</answer>', '')}\n</answer>")
+        quoted = sheltered(_TAG.sub("[answer]", answer), ("reference answer", "criteria"))
+        parts.append(f"<answer>\n{quoted}\n</answer>")
         parts.append("Does the answer meet the criteria? Reply yes or no.")
         return Request(
             model=self.lm.model,
@@ -135,12 +137,26 @@ class JudgeVerifier(Fields):
             config=Config(max_tokens=self.max_tokens, temperature=0.0, seed=0, logprobs=5 if logprobs else None),
         )
 
-    def _failed(self, error: Exception) -> CallError:
-        return CallError(f"The judge {self.lm.model} did not answer: {type(error).__name__}: {str(error)[:300]}")
+    def _failed(self, error: Exception, seconds: float) -> CallError:
+        why = f"{type(error).__name__}: {str(error)[:300]}"
+        tries, unsettled = tries_of(error)
+        call = Call(
+            phase=Phase.JUDGE,
+            model=self.lm.model,
+            seed=0,
+            cap=self.max_tokens,
+            finish="error",
+            failure=why,
+            seconds=round(seconds, 4),
+            tries=tries,
+            unsettled=unsettled,
+        )
+        return CallError(f"The judge {self.lm.model} did not answer: {why}", call)
 
     def _score(self, response: Response, seconds: float, reused: bool) -> Score:
         text = "".join(part.text for part in response.message.parts if part.type == "text")
         chance = _chance(response.logprobs or (), text)
+        tries, unsettled = (1, 0) if reused else tries_of(response)
         call = Call(
             phase=Phase.JUDGE,
             model=self.lm.model,
@@ -151,6 +167,8 @@ class JudgeVerifier(Fields):
             failure=None if chance is not None else "the judge said neither yes nor no",
             seconds=0.0 if reused else round(seconds, 4),
             reused=reused,
+            tries=tries,
+            unsettled=unsettled,
         )
         if chance is None:
             return Score(0, f"the judge said neither yes nor no: {short(text)}", (call,))
@@ -158,6 +176,8 @@ class JudgeVerifier(Fields):
         return Score(value, f"the judge says yes with {chance:.2f}", (call,))
 
 
+_TAG = re.compile(r"<\s*/?\s*answer\s*>", re.I)
+"""What would end the answer before its end."""
 _WORD = re.compile(r"\b(yes|no)\b", re.I)
 
 
