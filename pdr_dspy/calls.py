@@ -430,7 +430,10 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
     if job.part:  # its thought is over; a server that looks for the end of one may take all of it for a thought
-        thought, text, unfinished, apart = "", clean(apart + inline), False, ""
+        begun = job.messages[-1]["content"]
+        text = clean(inline or apart)
+        text = text.removeprefix(begun if text.startswith(begun) else begun.rstrip())  # llama.cpp repeats it
+        thought, unfinished, apart = "", False, ""
     else:
         thought, text, unfinished = split_thought(clean(inline))
     usage, estimated = await _usage(lm, job, response, inline + apart)

@@ -607,9 +607,8 @@ class _Run:
         """A bound on `prompt_sizes` that asks nobody: a token stands for one byte of text or more."""
         predictor = self.program.predictor(role)
         messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
-        return TEMPLATE_TOKENS + sum(
-            len(str(message["content"]).encode("utf-8", "replace")) + 1 for message in messages
-        )
+        prompt = "\n".join(str(message["content"]) for message in messages)
+        return TEMPLATE_TOKENS + len(prompt.encode("utf-8", "replace"))
 
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
@@ -617,7 +616,8 @@ class _Run:
         role = distillers.ROLES.get(self.schedule.distiller)
         if context is None or role is None:
             return None
-        shown = "\n\n".join(f"{HEADING}{draft.solution}" for draft in drafts)
+        texts = [sheltered(draft.solution, self.headings, among=True) for draft in drafts]
+        shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
         if self.most_tokens(role, {"candidates": shown}) + self.sampling(role).cap <= context:
             return None
         (prompt,) = await self.prompt_sizes([(role, {})])

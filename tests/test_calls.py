@@ -17,6 +17,7 @@ from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import ConfigError, RoundFailed, StoreError
 from pdr_dspy.operators import PDR, SR, LongCoT
 from pdr_dspy.rollouts import Rollout, Rollouts
+from pdr_dspy.serving import connect
 from pdr_dspy.signatures import Role, check_task, derive
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
 
@@ -484,3 +485,13 @@ def test_a_store_that_waits_for_another_machine_does_not_hold_up_calls() -> None
         drafts(engine(reply), store=kind())
         assert len(writers) == len(callers) == 4
         assert any(writer in callers for writer in writers) is held_up
+
+
+def test_a_server_is_asked_for_tokens_only_where_that_decides_something() -> None:
+    program = PDR("question -> answer: int", widths=(2, 1), distiller="topk", k=1, draft_tokens=64, kappa=200)
+    with MockServer(text_of, kind="vllm", context=20_000) as server, dspy.context(lm=connect("mock", server.api_base)):
+        program(question="q")
+        assert len(server.tokenized) == 1, "the workspace alone"
+        with pytest.raises(ConfigError, match="the model's context is 20000"):
+            program(question="q " * 20_000)
+        assert len(server.tokenized) > 1

@@ -99,14 +99,23 @@ def at(server: MockServer, **settings: Any) -> EndpointLM:
     return connect("mock", server.api_base, identity="mock@here", **settings)
 
 
+def repeating(body: dict[str, Any], seed: int) -> Any:
+    """As llama.cpp does: what it goes on from stands before what it adds."""
+    choice = thinker()(body, seed)
+    begun = body["messages"][-1]
+    if begun["role"] == "assistant":
+        choice["message"]["content"] = begun["content"] + choice["message"]["content"]
+    return choice
+
+
 def parts(ledger: Ledger) -> list[tuple[int, int | None, str, str | None]]:
     return [(call.part, call.cap, call.finish, call.failure) for call in ledger.calls]
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("reply", [thinker(), thinker(apart=True), repeating])
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp"])
-def test_a_thought_that_is_cut_is_closed_and_the_solution_has_its_whole_cap(kind: str, apart: bool) -> None:
-    with MockServer(thinker(apart=apart), kind=kind) as server, dspy.context(lm=at(server)):
+def test_a_thought_that_is_cut_is_closed_and_the_solution_has_its_whole_cap(kind: str, reply: Any) -> None:
+    with MockServer(reply, kind=kind) as server, dspy.context(lm=at(server)):
         prediction = LongCoT("question -> answer: int", **THINKING)(question="q")
     first, second = server.requests
     assert prediction.answer == 5
