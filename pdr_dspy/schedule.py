@@ -94,8 +94,9 @@ class Schedule(BaseModel):
     probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 asks for four equal
     answers in a row). The others are cancelled. As many drafts as were not waited for go to the next round on top of
     its width, except to the last round, which stays 1, and except under a limit on total tokens. In (0.5, 1); None
-    never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish. Not
-    in the paper."""
+    never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish, so a
+    slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
+    costs more tokens than without. Not in the paper."""
 
     def __init__(self, **values: Any) -> None:
         try:
