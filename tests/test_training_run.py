@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +17,9 @@ from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from pdr_dspy.cli import app
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators import PDR, LongCoT
 from pdr_dspy.training.run import Lora, TrainingConfig, read_config, read_log, train
@@ -205,3 +210,50 @@ def test_a_config_is_a_json_file(tmp_path: Path) -> None:
             read_config(path)
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(tmp_path / "none.json")
+
+
+PROGRAM = """
+import dspy
+from pdr_dspy.operators import PDR
+from pdr_dspy.verifiers import ExactVerifier
+
+def build():
+    return PDR("question -> answer", widths=(3, 1), distiller="summary", kappa=64, draft_tokens=6)
+
+def data(split="test", *, limit=None, seed=0):
+    return [dspy.Example(question=f"{n}?", answer="a", id=n).with_inputs("question") for n in range(4)][:limit]
+
+def verifier():
+    return ExactVerifier()
+"""
+
+
+def test_at_the_command_line(model: str, tmp_path: Path) -> None:
+    (tmp_path / "said_for_training.py").write_text(PROGRAM)
+    settings = {"model": model, "rows": 2, "groups": 1, "steps": 1, "operator_share": 0, "limit": 2}
+    (tmp_path / "train.json").write_text(json.dumps(settings))
+
+    def pdr_train(target: str, config: str = "train.json") -> Any:
+        arguments = ["train", target, "--config", str(tmp_path / config), "--output", str(tmp_path / "run")]
+        return CliRunner().invoke(app, arguments)
+
+    done = pdr_train(str(tmp_path / "said_for_training.py"))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.strip() == str(tmp_path / "run" / "model")
+    assert "step 1 of 1: trace/reward" in done.stderr
+    again = pdr_train(str(tmp_path / "said_for_training.py"))
+    assert (again.exit_code, again.stdout) == (0, done.stdout)
+    missing = pdr_train(str(tmp_path / "said_for_training.py"), "none.json")
+    assert (missing.exit_code, "cannot be read" in missing.stderr) == (2, True)
+    plain = re.sub("return PDR.*", "return dspy.Predict('question -> answer')", PROGRAM)
+    (tmp_path / "other_for_training.py").write_text(plain)
+    other = pdr_train(str(tmp_path / "other_for_training.py"))
+    assert (other.exit_code, "takes an operator" in other.stderr) == (2, True)
+
+
+def test_torch_is_imported_where_it_trains_alone() -> None:
+    modules = ["pdr_dspy", "pdr_dspy.cli", "pdr_dspy.commands.training"]
+    modules += [f"pdr_dspy.training.{name}" for name in ("rows", "data", "policy", "episodes", "run", "sft", "verl")]
+    code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'transformers', 'trl'}} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert shown.stdout.strip() == "[]"
