@@ -402,6 +402,22 @@ def test_siblings_that_go_singly_stay_where_their_prompt_is_known():
         assert sorted(len(server.requests) for server in both) == [0, 8]
 
 
+def test_a_router_in_front_can_tell_questions_apart():
+    with MockServer(kind="vllm") as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        question = "What is 2 + 2? " * 40
+        send(lm, request(lm, question, seed=1), request(lm, question + "Workspace: 4", seed=2), request(lm, "Who?"))
+        send(lm, *(sibling(lm, seed, 2) for seed in range(2)))
+        sessions = {
+            body["messages"][-1]["content"]: head["X-Session-ID"]
+            for body, head in zip(server.requests, server.headers, strict=True)
+        }
+    same, later, other, _ = sessions.values()
+    assert same == later
+    assert len(set(sessions.values())) == 3
+    assert other != same
+
+
 def test_a_replica_that_dies_loses_no_call():
     stack, (first, second) = servers(2)
     with stack:

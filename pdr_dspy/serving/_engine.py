@@ -29,6 +29,8 @@ from pdr_dspy.serving._retries import Tally, persist
 from pdr_dspy.serving._siblings import Gatherer
 from pdr_dspy.serving._wire import Wire, error_for_status, wire_request
 
+SESSION = "X-Session-ID"
+"""Header that is equal for requests about one question; a router in front of replicas keeps them together by it."""
 CONNECTING = 10.0
 """Seconds until a connection must be made."""
 _KEPT = 4.0
@@ -236,16 +238,18 @@ class AsyncOpenAIEngine:
         """POST a completion request, and again where that can help; its answer has at least one choice."""
         payload = _dumps(body)
         read = read_stream if body.get("stream") else read_body
+        prefix = wire.prefix
+        headers = {SESSION: f"{prefix:08x}"}
 
         async def send(replica: Replica, left: float) -> dict[str, Any]:
             where = replica.api_base
-            raw = await self._post(state, replica, f"{where}/chat/completions", payload, left)
+            raw = await self._post(state, replica, f"{where}/chat/completions", payload, left, headers)
             data = read(raw, where)
             data["choices"] = choices_of(data, where)
             return data
 
         state = await self._state()
-        return await self._persist(state, send, wire.prefix if len(self.api_bases) > 1 else 0)
+        return await self._persist(state, send, prefix)
 
     async def _persist(self, state: _LoopState, send: Any, prefix: int = 0) -> Any:
         return await persist(
@@ -257,7 +261,15 @@ class AsyncOpenAIEngine:
             sleep=asyncio.sleep,
         )
 
-    async def _post(self, state: _LoopState, replica: Replica, url: str, payload: bytes, left: float) -> bytes:
+    async def _post(
+        self,
+        state: _LoopState,
+        replica: Replica,
+        url: str,
+        payload: bytes,
+        left: float,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         """One try. Raises lm15 errors only."""
         where = replica.api_base
         limits = self._limits
@@ -267,7 +279,9 @@ class AsyncOpenAIEngine:
             )
         target = self._urls.get(url) or self._urls.setdefault(url, URL(url))
         try:
-            async with state.session.post(target, data=payload, timeout=limits, allow_redirects=False) as reply:
+            async with state.session.post(
+                target, data=payload, headers=headers, timeout=limits, allow_redirects=False
+            ) as reply:
                 raw = await reply.read()
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._failure(where, error) from error
