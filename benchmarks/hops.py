@@ -5,7 +5,7 @@ writes one hop a token, in lines that say for themselves what they are:
 
     Start: 17          reads  |17|hops 6|solve|              writes |from 0|90|41|8|71|3|answer: 64|<end>|
     Hops: 6
-    Workspace: ...     reads  |17|hops 6|notes 3|8|8|52|8|solve|  writes |from 3|71|3|answer: 64|<end>|
+    Workspace: ...     reads  |17|hops 6|8|8|52|8|after 3|solve|  writes |from 3|71|3|answer: 64|<end>|
 
 A short call ends after 3 hops, so that 6 of them need drafts, a workspace and a refinement that goes on from it. What
 is built in, and must be said wherever a figure of this toy is shown: a tenth of the hops of the corpus are wrong, and
@@ -60,9 +60,11 @@ class Settings(NamedTuple):
     states: int = 128
     width: int = 64
     layers: int = 4
-    steps: int = 300
+    steps: int = 400
     batch: int = 128
     rate: float = 3e-3
+    noted: float = 0.75
+    """Share of the corpus's texts that show notes, where the question has as many hops."""
     wrong: float = 0.1
     """Share of the corpus's hops that lead somewhere else."""
     reading: float = 0.25
@@ -115,7 +117,7 @@ class Words:
         self.lines = [PAD, END, SOLVE]  # in the order of their ids
         self.hops = self._add(f"hops {many}\n" for many in range(1, FURTHEST + 1)) - 1
         self.start = self._add(f"from {many}\n" for many in FROM)
-        self.notes = self._add(f"notes {many}\n" for many in FROM)
+        self.after = self._add(f"after {many}\n" for many in FROM)
         self.state = self._add(f"{state}\n" for state in range(states))
         self.answer = self._add(f"answer: {state}\n" for state in range(states))
 
@@ -167,7 +169,7 @@ def noted(workspace: str) -> list[str]:
     if furthest not in FROM[1:]:
         return []
     states = [f"{state}\n" for place, state in places if place == furthest]
-    return [f"notes {furthest}\n", *states[:NOTES]]
+    return [*states[:NOTES], f"after {furthest}\n"]
 
 
 # --- pretraining -----------------------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.
     for _ in range(furthest):
         true.append(world.after[true[-1]])
     place = STEP * integers(1, -(-furthest // STEP), count)
-    shown = (uniform(count) < 0.5) & (place < hops)
+    shown = (uniform(count) < settings.noted) & (place < hops)
     reached = torch.stack(true)[place, torch.arange(count)]
     # A candidate stands where it should if none of its hops went wrong.
     stands = uniform(count, NOTES) < ((1 - settings.wrong) ** place)[:, None]
@@ -270,13 +272,13 @@ def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.
     written.append(torch.where(begins + furthest == hops, ENDING, PADDING))
     body = torch.cat([(words.start + begins // STEP)[:, None], torch.stack(written, dim=1)], dim=1)
     asked = torch.stack([words.state + start, words.hops + hops], dim=1)
-    told = torch.cat([(words.notes + place // STEP)[:, None], words.state + notes], dim=1)
+    place_word = (words.after + place // STEP)[:, None]
     solve = torch.full((count, 1), SOLVING)
-    ids = torch.full((count, asked.shape[1] + told.shape[1] + 1 + body.shape[1]), PADDING)
+    ids = torch.full((count, asked.shape[1] + NOTES + 2 + body.shape[1]), PADDING)
     for many in range(NOTES + 1):
         own = torch.where(shown, given, 0) == many
-        parts = [asked, told[:, : many + 1], solve, body] if many else [asked, solve, body]
-        text = torch.cat(parts, dim=1)[own]
+        told = [words.state + notes[:, :many], place_word] if many else []
+        text = torch.cat([asked, *told, solve, body], dim=1)[own]
         ids[own, : text.shape[1]] = text
     mask = (ids != PADDING) & (ids != SOLVING) & ((ids == SOLVING).cumsum(dim=1) == 1)
     return ids, mask

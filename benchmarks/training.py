@@ -2,10 +2,10 @@
 
 A small model that follows a memorised map (`benchmarks.hops`, where it is said what is built into it) is trained with
 the library's trainer on long traces alone, and on long traces and PDR rounds at 3:1, 1:1 and 1:3 (trace:operator
-prompts). In the last arm, 1:1, half of the operator prompts ask for 7 to 9 hops and start from a workspace that one
-untrained round has left; all other prompts of all arms ask for 4 to 6. Every arm starts from the same base and takes as
-many steps of as many trained rows (8 prompts of 8); the long traces go on, and the others stop, where they have sampled
-the same number of tokens. Trained of an operator episode is its refinement (`train_calls="refine"`).
+prompts). Long traces ask for 4 to 9 hops and PDR rounds for 4 to 6; in the last arm, 1:1, half of the operator prompts
+ask for 7 to 9 and start from a workspace that one untrained round has left. Every arm starts from the same base and
+takes as many steps of as many trained rows (8 prompts of 8), and is measured there and where it has sampled the same
+number of tokens. Trained of an operator episode is its last call (`train_calls="refine"`).
 
 Measured on the quarter of the start states that no training question has, at temperature 1, by the library's own
 `PDR` and `LongCoT`: fractions right, sampled and read tokens of the training (calls that are not trained included), and
@@ -254,10 +254,8 @@ def run(plan: Plan, job: Job, cache: Path | None = None) -> list[dict[str, Any]]
     arm = ARMS.get(job.arm, Arm("1:0"))
     rollouts = Rollouts()
     course = Course(plan, job, world, rollouts)
-    short = world.examples(world.train, (4, 5, 6))
-    rows = mode_rows(short)
-    if arm.starts:  # as many questions of one kind as of the other
-        rows += mode_rows(world.examples(world.train, (7, 8, 9)), ("operator",))
+    near, far = (world.examples(world.train, asked) for asked in ((4, 5, 6), (7, 8, 9)))
+    rows = mode_rows([*near, *far], ("trace",)) + mode_rows([*near, *far] if arm.starts else near, ("operator",))
     with tempfile.TemporaryDirectory() as folder, dspy.context(adapter=hops.HopsAdapter()):
         trainer = OperatorTrainer(
             model, rollouts, settings(plan, job.seed, arm, folder), rows,

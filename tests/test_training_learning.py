@@ -55,7 +55,7 @@ class Script:
         state, many = int(lines[0]), int(lines[1].removeprefix("hops "))
         begins = 0
         if self.reads and len(lines) > 3:
-            begins, state = int(lines[2].removeprefix("notes ")), int(lines[3])
+            begins, state = int(lines[-2].removeprefix("after ")), int(lines[2])
         written = [f"from {begins}"]
         for hop in range(begins + 1, many + 1):
             state = int(self.world.after[state])
@@ -94,7 +94,7 @@ def test_a_prompt_shows_where_the_furthest_candidates_stand() -> None:
     with dspy.context(adapter=hops.HopsAdapter()):
         (message,) = render(derive(check_task(hops.Follow), Role.REFINE), [], inputs)
         (first,) = render(derive(check_task(hops.Follow), Role.DRAFT), [], {"start": 11, "hops": 9})
-    assert message["content"] == "11\nhops 9\nnotes 6\n7\n2\n"
+    assert message["content"] == "11\nhops 9\n7\n2\nafter 6\n"
     assert first["content"] == "11\nhops 9\n"
 
 
@@ -113,7 +113,7 @@ def test_the_corpus_is_what_the_page_says(world: hops.World) -> None:
             noted += 1
             reading += begins > 0
             assert 1 <= len(lines) - 3 <= hops.NOTES
-            assert begins in (0, int(lines[2].removeprefix("notes ")))
+            assert begins in (0, int(lines[-1].removeprefix("after ")))
         if begins:
             continue
         for line in written[1:]:
@@ -152,8 +152,8 @@ def test_a_far_question_starts_from_a_workspace(world: hops.World) -> None:
     script = Script(world, reads=True)
     with dspy.context(adapter=hops.HopsAdapter()):
         started, trace, plain = rollouts(groups, script)
-    first = [text_of(script.tokenizer, rows[0].prompt_ids).splitlines()[2:] for rows in (started, trace, plain)]
-    assert [lines[0] for lines in first] == ["notes 6", "solve", "notes 3"]
+    read = [text_of(script.tokenizer, rows[0].prompt_ids).splitlines()[-2] for rows in (started, trace, plain)]
+    assert read == ["after 6", "hops 9", "after 3"]
     assert all(row.reward == 1 and row.correct for rows in (started, trace, plain) for row in rows)
     calls = 2 * (4 + 4 + 1) + 2 + 2 * (4 + 1)
     assert len(script.prompts) == calls
@@ -185,17 +185,17 @@ def scores(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return found
 
 
-# Fractions of 96 runs (6 held-out starts, 16 each). Seen when the test was written, over seeds and two learning rates:
-# PDR 0.06 before, 0.30 to 0.36 after training on both, 0.00 to 0.02 after long traces alone. The bounds leave three
-# standard errors of 96 draws (0.05 at 0.3, 0.02 at 0.06) for other machines' arithmetic.
+# Fractions of 96 runs (6 held-out starts, 16 each). Seen when the test was written: PDR 0.13 before (a quarter of what
+# its drafts allow), 0.79 after training on both, 0.00 after long traces alone. The bounds leave several standard errors
+# of 96 draws (0.03 at 0.13, 0.04 at 0.79) for other machines' arithmetic.
 @pytest.mark.xdist_group("training_learning")
 def test_training_on_pdr_rounds_multiplies_what_short_calls_reach(scores: dict[str, dict[str, float]]) -> None:
-    assert scores["base"]["PDR R=1"] < 0.13
-    assert scores["1:1"]["PDR R=1"] > 0.17
-    assert scores["1:1"]["PDR R=1"] > 2 * scores["base"]["PDR R=1"]
+    assert 0 < scores["base"]["PDR R=1"] < 0.25
+    assert scores["1:1"]["PDR R=1"] > 0.5
+    assert scores["1:1"]["PDR R=1"] > 2.5 * scores["base"]["PDR R=1"]
 
 
 @pytest.mark.xdist_group("training_learning")
 def test_training_on_long_traces_alone_does_not(scores: dict[str, dict[str, float]]) -> None:
-    assert scores["trace only"]["PDR R=1"] < 0.13
-    assert scores["trace only"]["trace 6"] > scores["base"]["trace 6"] + 0.1  # 0.56 before, 0.82 to 0.90 after
+    assert scores["trace only"]["PDR R=1"] <= scores["base"]["PDR R=1"]
+    assert scores["trace only"]["trace 6"] > scores["base"]["trace 6"] + 0.1  # 0.55 before, 0.85 after
