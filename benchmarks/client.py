@@ -20,7 +20,7 @@ Latency is 0.5 s, or log-normal with that median and sigma 0.7. Fault mixes: 40 
 Retry-After 0.2 s, 20 % connections closed at once, 10 % closed in the middle of the answer, 10 % answers cut short; the
 last workload has 1 % of requests that are never answered, and a time-out of 3 s. Peers live in virtual environments of
 their own, made once under `--cache`; DSPy runs in this one. The machine's load before each run is in the file.
-`--profile` says where the CPU of the DSPy program goes, instead.
+`--profile` says where the CPU of the DSPy program goes, instead, with 256 questions or the workloads that are named.
 """
 
 from __future__ import annotations
@@ -214,10 +214,8 @@ def main() -> None:
         {name: CLIENTS[name] for name in QUICK_CLIENTS} if options.quick else CLIENTS, options.clients, ","
     )
     if options.profile:
-        workloads, clients = (
-            {"256 questions": WORKLOADS["256 questions"]},
-            {"pdr-dspy, program": CLIENTS["pdr-dspy, program"]},
-        )
+        clients = {"pdr-dspy, program": CLIENTS["pdr-dspy, program"]}
+        workloads = workloads if options.workloads else {"256 questions": WORKLOADS["256 questions"]}
     console = Console() if sys.stdout.isatty() else Console(width=190)
     pythons, missing = {}, {}
     for name in peers:
@@ -236,7 +234,8 @@ def main() -> None:
         told=lambda text: console.print(text, style="dim"),
     )
     if options.profile:
-        show_profile(console, rows[0])
+        for row in rows:
+            show_profile(console, row)
     else:
         show(console, rows, () if options.quick else AIMS)
     for name, reason in missing.items():
