@@ -284,6 +284,12 @@ def test_settings_that_would_train_something_else_are_refused(
         settings(tmp_path, **given)
 
 
+def test_both_names_of_checkpointing_are_understood_and_it_is_on_by_default(tmp_path: Path) -> None:
+    assert settings(tmp_path, gradient_checkpointing=None).activation_checkpointing is True
+    assert settings(tmp_path, gradient_checkpointing=False).activation_checkpointing is False
+    assert settings(tmp_path, gradient_checkpointing=False, activation_checkpointing=True).gradient_checkpointing
+
+
 class Sampling:
     """A rollout that samples every row, rewards those that begin with an even token, and keeps what was drawn."""
 
