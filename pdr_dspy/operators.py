@@ -616,9 +616,10 @@ class _Run:
         role = distillers.ROLES.get(self.schedule.distiller)
         if context is None or role is None:
             return None
-        texts = [sheltered(draft.solution, self.headings, among=True) for draft in drafts]
+        texts = [draft.solution for draft in drafts]
         shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
-        if self.most_tokens(role, {"candidates": shown}) + self.sampling(role).cap <= context:
+        quoting = sum(2 * len(text.splitlines()) + text.count("<") + text.count("[") for text in texts)  # `sheltered`
+        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= context:
             return None
         (prompt,) = await self.prompt_sizes([(role, {})])
         return max(context - prompt - self.sampling(role).cap, 0)
