@@ -16,15 +16,15 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import dspy
 
-from pdr_dspy import calls
-from pdr_dspy.budget import Call, Ledger, Phase
+from pdr_dspy import calls, operators
+from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.errors import ConfigError, PDRError, RoundFailed
 from pdr_dspy.evaluation import Runner, inputs_of
 from pdr_dspy.operators import Operator, Round
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.training.policy import Asked, PolicyLM
 from pdr_dspy.training.rewards import WRONG, Grader, Verdict, check_threshold, check_verifier, workspace_reward
-from pdr_dspy.training.rows import Group, Mode, Policy, Row
+from pdr_dspy.training.rows import Group, Mode, Policy, Row, Sampled
 from pdr_dspy.verifiers import Verifier
 
 T = TypeVar("T")
@@ -138,6 +138,27 @@ class Episodes:
                 f"an operator group needs a program of two rounds or more, and this one is {self.schedule}; give a "
                 "PDR program, or long-trace groups alone"
             )
+
+    def check_context(self, examples: Sequence[dspy.Example], tokenizer: Any) -> None:
+        """Whether prompts, kappa and caps fit `context_length` for the longest questions.
+
+        Raises ConfigError with the first example that does not fit, and what to change. Nothing is checked where the
+        context is not known.
+        """
+        lm = PolicyLM(_Unable(tokenizer), template_options=self.template_options, context_length=self.context_length)
+        programs = [_on(self._trace, lm), _on(self._operator, lm)]
+        longest = sorted(examples, key=lambda example: -len(str(inputs_of(self._operator, example))))[:_CHECKED]
+
+        async def check() -> None:
+            for example in longest:
+                for program in programs:
+                    try:
+                        await operators.check(program, inputs_of(program, example), Budget())
+                    except ConfigError as error:
+                        raise ConfigError(f"example {str(example.get('id', example))[:80]!r}: {error}") from error
+
+        if self.context_length is not None:
+            _run(check)
 
     def __call__(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
         """Exactly `group.rows` rows for each group; all episodes of all groups run side by side."""
@@ -291,10 +312,23 @@ def operator_rows(schedule: Schedule, train_calls: TrainCalls) -> int:
     return schedule.calls if train_calls == "all" else sum(schedule.widths[:-1])
 
 
+class _Unable(NamedTuple):
+    """A policy that can only count."""
+
+    tokenizer: Any
+
+    def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        raise NotImplementedError
+
+
 class Recording(Protocol):
     """A `dspy.LM` that keeps, in `record`, what was asked of it."""
 
     record: list[Asked]
+
+
+_CHECKED = 32
+"""Questions, the longest, whose prompts are counted before training."""
 
 
 class _Episode(NamedTuple):

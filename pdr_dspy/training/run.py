@@ -189,6 +189,7 @@ def train(
         return model
     started = time.monotonic()
     episodes.context_length, tokenizer = _known(config.model)
+    episodes.check_context(chosen, tokenizer)
     trainer = _trainer(config, episodes, args, mode_rows(chosen, modes), tokenizer, _Log(folder, progress))
     checkpoint = _last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=checkpoint)
