@@ -325,9 +325,10 @@ async def _rounds(run: _Run) -> Outcome:
     program, schedule = run.program, run.schedule
     rounds: list[Round] = []
     workspaces: tuple[Workspace, ...] = ()
-    for number, width in enumerate(schedule.widths, start=1):
+    for number, planned in enumerate(schedule.widths, start=1):
+        width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
         with tracing.round_(number, width, lambda: run.ledger):
-            stage = [_reading(program, workspaces, index, run.flaws) for index in range(len(workspaces) or width)]
+            stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
             if rounds and not await run.affords(stage):
                 return run.stopped(rounds, Stop.BUDGET)
             drafts = await run.drafts(number, stage)

@@ -91,5 +91,6 @@ def room(schedule: Schedule) -> int:
     """Tokens that one call of a schedule may take, rounded up to 256."""
     caps = max(schedule.draft_tokens, schedule.kappa + max(schedule.final, schedule.distill)) + schedule.thinking_tokens
     if schedule.rounds > 1 and schedule.distill_calls(0):  # a distiller reads all drafts of a round
-        caps = max(caps, max(schedule.widths) * (schedule.final + 16) + schedule.distill)
+        widest = max(schedule.widths) if schedule.agree is None else sum(schedule.widths[:-1])  # saved ones go on
+        caps = max(caps, widest * (schedule.final + 16) + schedule.distill)
     return -(-(caps + PROMPT_ROOM) // 256) * 256
