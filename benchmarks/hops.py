@@ -1,6 +1,6 @@
 """A toy for `benchmarks.training`: follow a memorised map for K hops, in calls that may write 3.
 
-The map is one random cycle through all states. A transformer of about 190,000 parameters learns it in pretraining and
+The map is one random cycle through all states. A transformer of 200,000 parameters learns it in pretraining and
 writes one hop a token, in lines that say for themselves what they are:
 
     Start: 17          reads  |17|hops 6|solve|              writes |from 0|90|41|8|71|3|answer: 64|<end>|
@@ -10,7 +10,7 @@ writes one hop a token, in lines that say for themselves what they are:
 A short call ends after 3 hops, so that 6 of them need drafts, a workspace and a refinement that goes on from it. What
 is built in, and must be said wherever a figure of this toy is shown: a tenth of the hops of the corpus are wrong, and
 where notes are shown the corpus uses them a quarter of the time and starts again otherwise. That is the model which
-knows the form of a workspace and mostly ignores it.
+knows the form of a workspace and mostly ignores it; to use it or not is the choice of one token, the first line.
 
 The library's prompts are sentences; this model reads 12 words. The seam is DSPy's own: `HopsAdapter`, a `dspy.Adapter`,
 writes the same inputs in the toy's words, and shows of a workspace where its furthest candidates stand (at most

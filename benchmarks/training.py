@@ -128,7 +128,7 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan(
-    hops.Settings(states=24, width=48, layers=2, steps=300, batch=64, rate=5e-3, furthest=9), 10, 7_000, 4, 1e-3, 1, 1
+    hops.Settings(states=24, width=48, layers=2, steps=300, batch=64, rate=5e-3, furthest=9), 8, 6_000, 4, 1e-3, 1, 1
 )
 
 

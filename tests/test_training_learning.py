@@ -170,6 +170,22 @@ def test_rows_of_another_plan_are_refused(tmp_path: Path) -> None:
         training.kept(place, PLAN._replace(steps=31))
 
 
+def test_the_table_is_made_of_the_rows_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    for place, arm in enumerate(("base", *training.ARMS)):
+        scores = {name: 0.1 * place for name in training.SCORES}
+        for at in ("steps", "tokens")[: 1 + (arm != "base")]:
+            rows.append(training.row(training.Job(arm, 0, 0), at, 8, 1000 * place, 500, 1.0, scores))
+    place = tmp_path / "rows.json"
+    place.write_text(json.dumps({"plan": training.described(training.QUICK), "rows": rows}))
+    training.main(["--quick", "--json", str(place), "--cache", str(tmp_path / "nothing")])
+    printed = capsys.readouterr().out
+    assert printed.count("1:1, starts") == 4
+    assert "+0.400" in printed  # 0.5 less the 0.1 of long traces alone
+    assert "5,000" in printed
+    assert not (tmp_path / "nothing").exists()
+
+
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
