@@ -156,6 +156,7 @@ class VLLMServer(LocalServer):
         known: dict[str, Any] = {"context_length": self._max_model_len}
         if self._attached is None:
             known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
+            known["siblings"] = True  # as connect() finds out by asking
         return known
 
     def _launch(self) -> ServerProcess:
