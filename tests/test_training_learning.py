@@ -173,9 +173,11 @@ def test_rows_of_another_plan_are_refused(tmp_path: Path) -> None:
 def test_the_table_is_made_of_the_rows_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
     for place, arm in enumerate(("base", *training.ARMS)):
-        scores = {name: 0.1 * place for name in training.SCORES}
-        for at in ("steps", "tokens")[: 1 + (arm != "base")]:
-            rows.append(training.row(training.Job(arm, 0, 0), at, 8, 1000 * place, 500, 1.0, scores))
+        scores = dict.fromkeys(training.SCORES, 0.1 * place)
+        rows += [
+            training.row(training.Job(arm, 0, 0), at, 8, 1000 * place, 500, 1.0, scores)
+            for at in ("steps", "tokens")[: 1 + (arm != "base")]
+        ]
     place = tmp_path / "rows.json"
     place.write_text(json.dumps({"plan": training.described(training.QUICK), "rows": rows}))
     training.main(["--quick", "--json", str(place), "--cache", str(tmp_path / "nothing")])
