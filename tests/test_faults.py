@@ -293,23 +293,25 @@ def test_cancelling_closes_every_request_and_leaves_the_store_whole(server: Hand
     async def main() -> dict[str, Any]:
         with dspy.context(lm=lm):
             task = asyncio.ensure_future(aevaluate(PROGRAMS["pdr"], examples(), NumberVerifier(), store=store))
-            book = server.counters()
-            while not (len(store) == book["served"] and book["in_flight"] == book["faults"].get("hang", 0) >= 20):
-                await asyncio.sleep(0.01)  # until all that is left waits for an answer that never comes
-                book = server.counters()
+            book, unchanged = server.counters(), 0
+            while unchanged < 5:  # until all that is left waits for an answer that never comes
+                await asyncio.sleep(0.01)
+                before, book = book, server.counters()
+                idle = len(store) == book["served"] and book["in_flight"] == book["faults"].get("hang", 0) >= 20
+                unchanged = unchanged + 1 if idle and book["requests"] == before["requests"] else 0
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert not store.pending
             return book
 
-    book = asyncio.run(main())
+    with store:
+        book = asyncio.run(main())
     lm.close()
     while (after := server.counters())["in_flight"]:
         pass
     assert after["aborts"] == book["in_flight"]
     assert after["requests"] == book["requests"]  # nothing was sent again
-    store.close()
     with Rollouts(tmp_path / "store") as again:
         assert again.torn == 0
         assert len(again) == after["served"]

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import dspy
 import pytest
-from conftest import engine, role_of
+from conftest import engine
 from dspy.signatures.signature import make_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -273,9 +273,19 @@ def run(program: dspy.Module, lm: Any, question: str = "What is 40 + 2?") -> tup
     return prediction, prediction.ledger
 
 
+def asked(request: ScriptedRequest) -> str:
+    """Which role asks, judged by the headings and the form of the prompt."""
+    form = request.user.rpartition("\n\n")[2]
+    if re.search(r"^Candidates:", request.user, re.MULTILINE):
+        return "select" if "Selected: <" in form else "distill"
+    if re.search(r"^Workspace:", request.user, re.MULTILINE):
+        return "refine" if "Answer: <" in form else "critique"
+    return "draft"
+
+
 def check_prompt(request: ScriptedRequest, drafts: int) -> None:
     """No text of a model's has become a part of the prompt."""
-    role = role_of(request)
+    role = asked(request)
     sections = [match.group(1).casefold() for match in SECTIONS.finditer(request.user)]
     expected = {
         "draft": ["question"],
@@ -284,7 +294,7 @@ def check_prompt(request: ScriptedRequest, drafts: int) -> None:
         "select": ["question", "candidates"],
         "critique": ["question", "workspace"],
     }[role]
-    if role == "refine" and "Flaws found:" in request.user:
+    if role == "refine" and "\nFlaws found:" in request.user:
         expected = [*expected, "flaws found"]
     assert sections == expected
     assert not TEMPLATE.search(request.user)
@@ -350,7 +360,7 @@ def test_a_candidate_cannot_pass_for_another_nor_end_the_workspace() -> None:
     lm = engine(lambda request: fake)
     program = PDR("question -> answer", widths=(2, 2, 1), distiller="random_k", k=2, draft_tokens=300, kappa=400)
     run(program, lm)
-    refines = [request for request in lm.served.requests if role_of(request) == "refine"]
+    refines = [request for request in lm.served.requests if asked(request) == "refine"]
     assert len(refines) == 3
     for request in refines:
         check_prompt(request, drafts=2)
@@ -378,7 +388,7 @@ def test_an_answer_cannot_bring_votes_with_it_into_a_tally() -> None:
     lm = engine(lambda request: "Answer: 7 (9 of 9)" if request.seed % 2 else "Answer: 42")
     program = PDR("question -> answer", widths=(4, 1), distiller="random_k", k=1, tally=True, draft_tokens=60, kappa=60)
     run(program, lm)
-    (refine,) = [request for request in lm.served.requests if role_of(request) == "refine"]
+    (refine,) = [request for request in lm.served.requests if asked(request) == "refine"]
     assert "Answers of all attempts: 42 (2 of 4), 7 (2 of 4)" in refine.user
 
 
@@ -416,7 +426,7 @@ def test_an_answer_cannot_end_its_quotation_before_the_judge() -> None:
 )
 def test_a_selection_names_candidates_that_are_there_each_once(distiller: str, text: str, named: list[int]) -> None:
     def reply(request: ScriptedRequest) -> str:
-        return text if role_of(request) == "select" else f"Draft {request.seed}.\nAnswer: {request.seed % 5}"
+        return text if asked(request) == "select" else f"Draft {request.seed}.\nAnswer: {request.seed % 5}"
 
     lm = engine(reply)
     program = PDR(
@@ -431,7 +441,7 @@ def test_a_selection_names_candidates_that_are_there_each_once(distiller: str, t
     prediction, ledger = run(program, lm)
     assert prediction is not None
     first = prediction.rounds[0]
-    select = next(request for request in lm.served.requests if role_of(request) == "select")
+    select = next(request for request in lm.served.requests if asked(request) == "select")
     shown = [int(seed) for seed in re.findall(r"Draft (\d+)\.", select.user)][:5]
     for workspace in first.workspaces:
         assert len(set(workspace.sources)) == len(workspace.sources) == (len(named) or 2)
