@@ -28,7 +28,7 @@ from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
 from pdr_dspy.schedule import MAX_WIDTH, Schedule, preset
 from pdr_dspy.signatures import Role, check_task, derive, label, render, signature_of
-from pdr_dspy.workspace import Draft, Workspace, sheltered
+from pdr_dspy.workspace import Draft, Workspace, candidates, sheltered
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
@@ -586,7 +586,7 @@ class _Run:
         count = self.schedule.distill_calls(number - 1)
         if not count:
             return []
-        everything = "\n\n".join(f"Candidate {draft.index}:\n{draft.solution}" for draft in drafts)
+        everything = "\n\n".join(candidates([(draft.solution, draft.truncated) for draft in drafts], self.headings))
         if self.schedule.critique:
             return [(Role.CRITIQUE, {"workspace": everything})]
         role = distillers.ROLES[self.schedule.distiller]
