@@ -371,12 +371,15 @@ def critical_path(calls: Sequence[Mapping[str, Any]], plan: Sequence[int], workl
 
 
 def longest_chain(calls: Sequence[Mapping[str, Any]], plan: Sequence[int]) -> float:
-    """The latency of one question's stages: calls in the order of their arrival, so many of them in each stage."""
-    latencies = [call["latency"] for call in sorted(calls, key=lambda call: call["arrived"])]
-    total, place = 0.0, 0
+    """The latency of one question's stages: calls in the order of their arrival, as many choices as a stage has."""
+    waiting = sorted(calls, key=lambda call: call["arrived"])
+    total = 0.0
     for width in plan:
-        total += max(latencies[place : place + width], default=0.0)
-        place += width
+        slowest, choices = 0.0, 0
+        while waiting and choices < width:
+            call = waiting.pop(0)
+            slowest, choices = max(slowest, call["latency"]), choices + call["choices"]
+        total += slowest
     return total
 
 

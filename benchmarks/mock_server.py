@@ -109,7 +109,7 @@ class Handle:
 
     def calls(self) -> list[dict[str, Any]]:
         """One row for each completion request that ended: its case (None without one), what it met, when it came and
-        ended (seconds of the monotonic clock), its latency, prompt and completion tokens."""
+        ended (seconds of the monotonic clock), its latency, prompt and completion tokens, choices."""
         return self._ask("/calls")
 
     def reset(self, **settings: Any) -> None:
@@ -219,7 +219,7 @@ class State:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        names = ("case", "outcome", "arrived", "ended", "latency", "prompt_tokens", "completion_tokens")
+        names = ("case", "outcome", "arrived", "ended", "latency", "prompt_tokens", "completion_tokens", "choices")
         return [dict(zip(names, call, strict=True)) for call in self.calls]
 
     def prompt(self, messages: Any, choices: int) -> Prompt:
@@ -244,14 +244,15 @@ class State:
         self.counters.block_hits += hits + (choices - 1) * known.blocks
         return known
 
-    def draw(self, prompt: Prompt, seed: Any) -> tuple[float, str]:
-        """The latency and the fault ("" for none) of this request."""
+    def draw(self, prompt: Prompt, seed: Any, choices: int) -> tuple[float, str]:
+        """The latency and the fault ("" for none) of this request; the slowest of its choices decides."""
         self.times[prompt.digest, seed] += 1
         place = f"{self.settings.seed}|{seed}|{self.times[prompt.digest, seed]}".encode()
         digest = hashlib.blake2b(prompt.digest + place, digest_size=16).digest()
         latency = self.settings.latency
         if self.settings.sigma:
-            share = (int.from_bytes(digest[:8], "big") + 0.5) / 2**64
+            # The largest of n uniform draws is distributed as the n-th root of one.
+            share = ((int.from_bytes(digest[:8], "big") + 0.5) / 2**64) ** (1 / choices)
             latency *= math.exp(self.settings.sigma * _NORMAL.inv_cdf(min(max(share, 1e-12), 1 - 1e-12)))
         if self.settings.faults:
             share = int.from_bytes(digest[8:], "big") / 2**64
@@ -397,11 +398,11 @@ class Connection(asyncio.Protocol):
             )
             return
         seed = body.get("seed")
-        latency, fault = state.draw(prompt, seed)
+        latency, fault = state.draw(prompt, seed, choices)
         if fault:
             state.faults[fault] += 1
         if fault in ("500", "429", "drop"):
-            state.calls.append((prompt.case, fault, now, now, 0.0, 0, 0))
+            state.calls.append((prompt.case, fault, now, now, 0.0, 0, 0, choices))
             if fault == "drop":
                 self.transport.abort()
             elif fault == "429":
@@ -459,7 +460,7 @@ class Connection(asyncio.Protocol):
             return
         counters = state.counters
         row = (waiting.case, outcome, waiting.arrived, self.loop.time(), waiting.latency)
-        state.calls.append((*row, waiting.prompt_tokens, waiting.tokens))
+        state.calls.append((*row, waiting.prompt_tokens, waiting.tokens, waiting.choices))
         if outcome in ("served", "truncate"):
             counters.served += 1
             counters.completions += waiting.choices

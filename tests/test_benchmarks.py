@@ -393,7 +393,7 @@ class TestClient:
     def test_the_critical_path_is_that_of_the_slowest_question(self) -> None:
         def calls(case: int, *stages: tuple[float, ...]) -> list[dict[str, Any]]:
             return [
-                {"case": case, "arrived": place, "latency": latency}
+                {"case": case, "arrived": place, "latency": latency, "choices": 1}
                 for place, stage in enumerate(stages)
                 for latency in stage
             ]
@@ -402,6 +402,8 @@ class TestClient:
         quick, slow = calls(0, (1, 2, 1), (1,), (3, 1), (1,)), calls(1, (9, 2, 2), (1,), (1, 1), (1,))
         assert client.critical_path([*slow[::-1], *quick], (3, 1, 2, 1), drawn) == 12
         assert client.critical_path([], client.PDR, client.Workload(64)) == 2.5
+        together = [{**call, "choices": 3} if call["latency"] == 9 else call for call in slow if call["latency"] != 2]
+        assert client.critical_path(together, (3, 1, 2, 1), drawn) == 12
 
     def test_a_mix_of_faults_comes_to_its_rate(self) -> None:
         assert sum(client.mix(0.2).values()) == pytest.approx(0.2)
