@@ -157,6 +157,8 @@ class VLLMServer(LocalServer):
         if self._attached is None:
             known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
             known["siblings"] = True  # as connect() finds out by asking
+            if any(argument.startswith(_ENDS_THOUGHTS) for argument in self._extra_args):
+                known["thinking_budget"] = "server"
         return known
 
     def _launch(self) -> ServerProcess:
@@ -182,6 +184,11 @@ class VLLMServer(LocalServer):
             if self._python != sys.executable:
                 raise ConfigError(f"`VLLMServer(python={self._python!r})` has no vllm installed")
             raise MissingExtra("vllm", "vllm", "`VLLMServer`")
+
+
+_ENDS_THOUGHTS = ("--reasoning-parser", "--reasoning-config")
+"""Arguments with which vLLM knows where a thought ends, and ends it itself at `thinking_token_budget`; nobody can ask
+it for that later."""
 
 
 def _has_gpu() -> bool:
