@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from pdr_dspy.cli import app
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators import PDR, LongCoT
-from pdr_dspy.training.run import Lora, TrainingConfig, read_config, read_log, train
+from pdr_dspy.training.run import read_log, train
+from pdr_dspy.training.settings import Lora, TrainingConfig, read_config
 from pdr_dspy.verifiers import Score
 
 pytestmark = pytest.mark.xdist_group("training")

@@ -23,6 +23,7 @@ SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "
 def train(target: str, config: Path, output: Path, *, task: str | None, display: Display) -> None:
     """Train a model on long traces and on the calls of a program; prints the folder of the trained model."""
     from pdr_dspy.training import run
+    from pdr_dspy.training.settings import read_config
 
     found = find(target, task=task)
     if found.task is None:
@@ -32,7 +33,7 @@ def train(target: str, config: Path, output: Path, *, task: str | None, display:
             f"`build()` of {found.task.name} gives `{type(found.program).__name__}`, and training takes an operator, "
             "such as `PDR(signature, schedule)`"
         )
-    settings = run.read_config(config)
+    settings = read_config(config)
     with program_file(f"`data()` or `verifier()` of {found.task.name}"):
         examples, verifier = found.task.data("train", limit=settings.limit), found.task.verifier()
 

@@ -20,20 +20,20 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any
 
 import dspy
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pdr_dspy.datasets import fingerprint as fingerprint_of_examples
-from pdr_dspy.errors import ConfigError, MissingExtra, StoreError, config_error
+from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation import check_examples
 from pdr_dspy.evaluation import fingerprint as fingerprint_of_program
 from pdr_dspy.files import write_whole
 from pdr_dspy.operators import Operator
 from pdr_dspy.training.data import mode_rows
-from pdr_dspy.training.episodes import Episodes, TrainCalls
+from pdr_dspy.training.episodes import Episodes
 from pdr_dspy.training.rows import MODES, Mode
+from pdr_dspy.training.settings import TrainingConfig
 from pdr_dspy.verifiers import Verifier
 
 if TYPE_CHECKING:
@@ -43,102 +43,6 @@ if TYPE_CHECKING:
 VERSION = 1
 Progress = Callable[[int, Mapping[str, float]], None]
 """Told of each logged step (from 1) and its figures."""
-
-
-class Lora(BaseModel):
-    """Train a low-rank adapter instead of all weights (peft)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rank: int = Field(default=16, ge=1)
-    alpha: int = Field(default=32, ge=1)
-    """Scales the adapter by alpha / rank."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: str | tuple[str, ...] = "all-linear"
-    """Names of the layers that are adapted, as peft takes them."""
-
-
-class TrainingConfig(BaseModel):
-    """Everything that decides a training run beside the program, its questions and its verifier. JSON both ways."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str
-    """A folder in the format of transformers, or a name on the hub."""
-    steps: int = Field(default=100, ge=1)
-    """Optimizer steps. A finished run goes on when it is raised."""
-    groups: int = Field(default=8, ge=1)
-    """Prompts of a generation batch, over all processes."""
-    rows: int = Field(ge=2)
-    """Rows of a group: as many long traces, or rows / (trained calls of an episode) operator episodes."""
-    rows_per_pass: int | None = Field(default=None, ge=1)
-    """Rows of one forward and backward pass on one device; None means `rows`."""
-    iterations: int = Field(default=1, ge=1)
-    """Optimizer steps on each generation batch. Above 1 the ratios leave 1 and `epsilon_high` acts."""
-    learning_rate: float = Field(default=1e-6, gt=0)
-    """Constant, after `warmup` steps."""
-    warmup: int = Field(default=0, ge=0)
-    epsilon_high: float = Field(default=5.0, gt=0)
-    """The largest weight that a token's ratio can have: the bound itself, not its distance from 1."""
-    alpha: float = Field(default=0.1, ge=0)
-    """Weight of the SFT term over correct rows."""
-    token_norm: Literal["prompt", "batch"] = "prompt"
-    operator_share: float | str = "1:1"
-    """Operator prompts in every batch: a fraction, or trace:operator such as "1:3"."""
-    train_calls: TrainCalls = "all"
-    starts: float = Field(default=0.0, ge=0, le=1)
-    """Share of the operator groups that start from a non-empty workspace."""
-    process_rewards: bool = False
-    threshold: float = Field(default=0.5, gt=0, le=1)
-    """The least score of the verifier that is rewarded with +1."""
-    trace_tokens: int | None = Field(default=None, ge=1)
-    """Cap of a long trace, in output tokens; None means the schedule's `draft_tokens`."""
-    schedule: dict[str, Any] = {}
-    """Fields of the program's schedule to change for training, such as {"widths": [4, 1], "temperature": 1.0}."""
-    template_options: dict[str, Any] = {}
-    """For the chat template, such as {"enable_thinking": false}."""
-    lora: Lora | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights. With float32 a GPU still computes in bfloat16 where it can."""
-    vllm: Literal["colocate", "server"] | None = None
-    """Sample with vLLM, in this process or from a `trl vllm-serve`; None samples with transformers."""
-    limit: int | None = Field(default=None, ge=1)
-    """At most so many questions."""
-    save_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints; the last two are kept."""
-    loggers: tuple[str, ...] = ()
-    """Where TRL logs beside log.jsonl: "tensorboard", "wandb", "trackio", ..."""
-    seed: int = Field(default=0, ge=0)
-    trl: dict[str, Any] = {}
-    """Other fields of `OperatorConfig`, handed on as they are."""
-
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise config_error("TrainingConfig", error) from None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.groups * self.rows % (self.rows_per_pass or self.rows):
-            raise ValueError(
-                f"`TrainingConfig(rows_per_pass={self.rows_per_pass})` does not divide the {self.groups * self.rows} "
-                "rows of a generation batch"
-            )
-        return self
-
-
-def read_config(path: str | Path) -> TrainingConfig:
-    """The config of a JSON file. Raises ConfigError for a file that is not there, not JSON, or not such a config."""
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"`--config {path}` cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ConfigError(f"`--config {path}` is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"`--config {path}` must hold one JSON object, with `model` and `rows` at the least")
-    return TrainingConfig(**values)
 
 
 def train(
