@@ -450,6 +450,21 @@ def test_a_resumed_run_takes_the_steps_of_the_run_in_one_go(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
+def test_a_checkpoint_amid_a_generation_rolls_it_out_again_and_is_in_step_afterwards(tmp_path: Path) -> None:
+    def run(folder: str, most: int, resume: str | None = None) -> list[Group]:
+        rollout = Scripted(uneven)
+        given = {"max_steps": most, "num_iterations": 2, "save_strategy": "steps", "save_steps": 1}
+        trainer_of(tmp_path / folder, rollout, **given).train(resume_from_checkpoint=resume)
+        return rollout.groups
+
+    straight = run("one", 4)
+    run("two", 1)
+    resumed = run("two", 4, str(tmp_path / "two" / "checkpoint-1"))
+    assert len(straight) == len(resumed) == 4
+    assert [(group.mode, group.example) for group in resumed] == [(group.mode, group.example) for group in straight]
+    assert resumed[2:] == straight[2:]
+
+
 OVERRIDDEN = {
     "_get_train_sampler": ["self", "dataset"],
     "_generate_and_score_completions": ["self", "inputs"],
