@@ -27,7 +27,14 @@ def searched() -> list[str]:
     return [names[member.trial.number][:52] for member in members(facts.trials, facts.runs, facts.limits)]
 
 
-EXPECTED = {"where_it_loses": compared, "what_a_search_paid": searched}
+def trained() -> list[str]:
+    """The arms of the saved training runs."""
+    arms = {row["arm"] for row in json.loads(Path("notebooks/rows/training.json").read_text())["rows"]}
+    assert arms > {"base", "trace only", "1:1"}
+    return sorted(arms)
+
+
+EXPECTED = {"where_it_loses": compared, "what_a_search_paid": searched, "training": trained}
 """By notebook: what its second cell that prints must name."""
 NOTEBOOKS = sorted(Path("notebooks").glob("*.ipynb"))
 
