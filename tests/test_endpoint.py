@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -516,7 +516,16 @@ def test_a_group_is_given_up_when_all_of_it_are(leaving: int):
         assert len(server.requests) == 1
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard also where the tests were started in the background, with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_a_synchronous_call_and_closes_its_connection():
     with MockServer() as server:
         server.faults = ["hang"]
