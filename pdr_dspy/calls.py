@@ -189,9 +189,9 @@ async def ask(
     )
     results = await send(lm, jobs, now)
     replies = []
-    for index, (job, result) in enumerate(zip(jobs, results, strict=True)):
-        reply = reply_of(predictor, lm, phase, round_number, index, job, result)
-        tell(predictor, inputs[index], reply, now)
+    for values, job, result in zip(inputs, jobs, results, strict=True):
+        reply = reply_of(predictor, lm, job, result)
+        tell(predictor, values, reply, now)
         replies.append(reply)
     return replies
 
@@ -303,7 +303,7 @@ async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
         turns += [([position], _there(result)) for position, result in results.items()]
         turns = [(group, _continued(lm, [jobs[p] for p in group], coming, now)) for group, coming in turns]
     try:
-        came = await _together([coming for _, coming in turns])
+        came = await together([coming for _, coming in turns])
     finally:
         for key, future in own.items():
             if not future.done():
@@ -338,18 +338,18 @@ async def _continued(lm: dspy.LM, jobs: Sequence[Job], coming: Awaitable[list[Re
         (came,) = await send(lm, [rest], now)
         return result._replace(rest=(rest, came))
 
-    return await _together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
+    return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
 
 
-async def _together(parts: Iterable[Awaitable[T]]) -> list[T]:
-    """All of them side by side; a single one needs no task of its own."""
+async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All of them side by side, until the first error or a cancellation, which ends the others."""
     each = list(parts)
-    if len(each) == 1:
+    if len(each) == 1:  # it needs no task of its own
         return [await each[0]]
     tasks = [asyncio.ensure_future(one) for one in each]
     try:
         return await asyncio.gather(*tasks)
-    except BaseException:  # an error of one, such as a full disk, ends the others
+    except BaseException:  # such as that the disk is full
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -390,7 +390,7 @@ async def _send_siblings(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Fu
         mark = {"group": group, "size": len(jobs)}
         requests = [extended(request, pdr_siblings=mark) for request in requests]
     sends = (_send(lm, job, request, now, own) for job, request in zip(jobs, requests, strict=True))
-    return list(await _together(sends))
+    return list(await together(sends))
 
 
 async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
@@ -484,23 +484,15 @@ def _why(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def reply_of(
-    predictor: dspy.Predict,
-    lm: dspy.LM,
-    phase: Phase,
-    round_number: int,
-    index: int,
-    job: Job,
-    result: Result,
-) -> Reply:
+def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> Reply:
     """The call as it goes on the ledger, or both calls of the turn, with what could be read out of the completion."""
     signature = signature_of(predictor)
-    call = _call_of(lm, phase, round_number, index, job, result)
+    call = _call_of(lm, job, result)
     text = "" if result.rollout is None else result.rollout.text
     other = None
     if result.rest is not None:
         rest_job, rest = result.rest
-        last = _call_of(lm, phase, round_number, index, rest_job, rest)
+        last = _call_of(lm, rest_job, rest)
         if rest.rollout is None:  # what the first request gave is all there is
             if call.failure is not None:
                 call = call.model_copy(update={"failure": f"{call.failure}, and going on failed: {last.failure}"})
@@ -514,7 +506,8 @@ def reply_of(
     return Reply(call, text.strip(), read(signature, text, truncated=call.truncated), other)
 
 
-def _call_of(lm: dspy.LM, phase: Phase, round_number: int, index: int, job: Job, result: Result) -> Call:
+def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
+    phase, round_number, index = job.place
     rollout = result.rollout
     failure = result.failure
     if rollout is not None and not rollout.text.strip():

@@ -660,13 +660,9 @@ class _Work:
                 if self.failures >= max_failures and self.stopped is None:
                     self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
 
-        tasks = [asyncio.ensure_future(worker()) for _ in range(min(workers, len(todo)))]
         try:
-            await asyncio.gather(*tasks)
-        finally:  # the first error, or a cancellation, ends them all
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await calls.together(worker() for _ in range(min(workers, len(todo))))
+        finally:
             self.runner.close()
         return self.stopped
 

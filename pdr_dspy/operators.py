@@ -9,7 +9,6 @@ attributes, so that every DSPy optimizer tunes what is used and nothing else. `f
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import re
 from collections import Counter
@@ -488,15 +487,8 @@ class _Run:
             own = await self.ask(role, phase, [stage[place][1] for place in places], round_number=number)
             replies.update(zip(places, own, strict=True))
 
-        tasks = [
-            asyncio.ensure_future(ask(role, phase)) for role, phase in _DRAFTING if role in {own for own, _ in stage}
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        finally:  # an error of one, such as a full disk, ends the other too
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        roles = {own for own, _ in stage}
+        await calls.together(ask(role, phase) for role, phase in _DRAFTING if role in roles)
         return [replies[place] for place in range(len(stage))]
 
     async def until_enough(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:

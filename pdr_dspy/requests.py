@@ -13,6 +13,7 @@ import dspy
 from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
+from pdr_dspy.budget import Phase
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.rollouts import Addresses, Rollout
 
@@ -51,7 +52,7 @@ class Job(NamedTuple):
     """How the turn goes on in a second request when this one is cut; None: it does not."""
     part: int = 0
     """1 for such a second request."""
-    place: tuple[str, int, int] = ("", 1, 0)
+    place: tuple[Phase, int, int] = (Phase.DRAFT, 1, 0)
     """What it is for: phase, round and index, as on its `Call`."""
 
 

@@ -78,7 +78,7 @@ async def ask_until(
             run_seed=run_seed,
         )
         for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
-            places.append(_Place(place, part, lm, index, job, round_number))
+            places.append(_Place(place, part, lm, index, job))
     places.sort(key=lambda place: place.number)
     stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
     await stage.run()
@@ -91,13 +91,12 @@ async def ask_until(
 class _Place:
     """One call of a stage, as far as it has come."""
 
-    def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job, round_number: int) -> None:
+    def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job) -> None:
         self.number = number
         self.part = part
         self.lm = lm
         self.index = index
         self.job = job
-        self.round_number = round_number
         self.result: Result | None = None
         self.reply: Reply | None = None
         self.begun: float | None = None
@@ -106,15 +105,7 @@ class _Place:
 
     def finish(self, result: Result) -> None:
         self.result = result
-        self.reply = calls.reply_of(
-            self.part.predictor,
-            self.lm,
-            self.part.phase,
-            self.round_number,
-            self.index,
-            self.job,
-            result,
-        )
+        self.reply = calls.reply_of(self.part.predictor, self.lm, self.job, result)
 
     def judge(self, *, taken: bool) -> None:
         """Write down whether the stage went on with it."""
@@ -126,10 +117,11 @@ class _Place:
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
         """Leave it unfinished, with what it cost until then."""
         self.result = None
+        phase, round_number, index = self.job.place
         call = Call(
-            phase=self.part.phase,
-            round=self.round_number,
-            index=self.index,
+            phase=phase,
+            round=round_number,
+            index=index,
             model=self.lm.model,
             seed=self.job.seed,
             cap=self.part.sampling.cap,

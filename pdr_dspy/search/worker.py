@@ -165,13 +165,9 @@ class Worker:
                     for row in rows.values():
                         self.told(request.stage, row, count[0], len(request.pairs))
 
-        tasks = [asyncio.ensure_future(serve()) for _ in range(min(side_by_side, len(queue)))]
         try:
-            await asyncio.gather(*tasks)
-        finally:  # the first error, or a cancellation, ends them all
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
+        finally:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
