@@ -22,7 +22,7 @@ import dspy
 import pytest
 from rich.console import Console
 
-from benchmarks import client, mock_server, search, throughput
+from benchmarks import client, mock_server, search, search_report, searchers, throughput
 from benchmarks.client_report import Row, show
 from benchmarks.expectation import expected
 from benchmarks.law import Traits
@@ -157,7 +157,7 @@ class TestReuse:
         assert cell.sequential < cell.total
 
     def test_the_meter_pays_a_call_once(self, world: World) -> None:
-        meter = search.Meter(world)
+        meter = searchers.Meter(world)
         narrow, wide = (of(Schedule(widths=(width, 1), distiller="random_k")) for width in (4, 8))
         first = meter.run(narrow, [0, 1])
         paid = meter.paid
@@ -170,17 +170,17 @@ class TestReuse:
 
 
 class TestSearch:
-    @pytest.mark.parametrize("method", [name for name in search.SEARCHERS if not re.search(r"Wilcoxon|\(", name)])
+    @pytest.mark.parametrize("method", [name for name in searchers.SEARCHERS if not re.search(r"Wilcoxon|\(", name)])
     def test_a_method_counts_up_and_names_schedules_of_the_space(self, world: World, method: str) -> None:
-        steps = list(search.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
+        steps = list(searchers.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
         assert [step.paid for step in steps] == sorted(step.paid for step in steps)
         assert all(0 < step.paid <= step.full for step in steps)
-        assert all(step.chosen in SMALL or step.chosen == search.STUDENT for step in steps)
-        again = list(search.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
+        assert all(step.chosen in SMALL or step.chosen == searchers.STUDENT for step in steps)
+        again = list(searchers.SEARCHERS[method](world, SMALL, LIMITS, range(12), 8, 1))
         assert steps == again
 
     def test_the_yardstick_knows_its_questions_and_pays_nothing(self, world: World) -> None:
-        (step,) = search.SEARCHERS["(knowing its questions)"](world, SMALL, LIMITS, range(12), 8, 1)
+        (step,) = searchers.SEARCHERS["(knowing its questions)"](world, SMALL, LIMITS, range(12), 8, 1)
         assert (step.paid, step.full) == (0, 0)
         allowed = [one for one in SMALL.candidates() if LIMITS.allow(world.truth(one, 1))]
         assert step.reported == max(world.truth_on(one).score for one in allowed)
@@ -201,12 +201,12 @@ class TestSearch:
         best = search.best_of(world, SMALL, LIMITS)
         weak, dear = of(Schedule(widths=(1,), draft_tokens=256)), of(Schedule(widths=(16, 16, 1), draft_tokens=512))
 
-        def searcher(*_: object) -> list[search.Progress]:
+        def searcher(*_: object) -> list[searchers.Progress]:
             return [
-                search.Progress(10, 20, best.candidate, 0.5),
-                search.Progress(20, 40, weak, 0.9, (best.candidate,)),
-                search.Progress(30, 60, best.candidate, 0.9),
-                search.Progress(40, 80, best.candidate, 0.8),
+                searchers.Progress(10, 20, best.candidate, 0.5),
+                searchers.Progress(20, 40, weak, 0.9, (best.candidate,)),
+                searchers.Progress(30, 60, best.candidate, 0.9),
+                searchers.Progress(40, 80, best.candidate, 0.8),
             ]
 
         run = search.play("own", searcher, world, SMALL, LIMITS, best, 4, 0)  # type: ignore[arg-type]
@@ -216,8 +216,8 @@ class TestSearch:
         assert (run.dropped, run.false_drops, run.worst_drops) == (1, 0, 1)
         assert [regret > 3 for _, _, regret in run.curve] == [False, True, False]
 
-        def spender(*_: object) -> list[search.Progress]:
-            return [search.Progress(10, 20, dear, 0.9)]
+        def spender(*_: object) -> list[searchers.Progress]:
+            return [searchers.Progress(10, 20, dear, 0.9)]
 
         run = search.play("own", spender, world, SMALL, LIMITS, best, 1, 0)  # type: ignore[arg-type]
         assert run.over
@@ -225,32 +225,34 @@ class TestSearch:
         assert run.reached["3"] == [math.inf, math.inf]
 
     def test_figures_over_seeds(self) -> None:
-        def run(seed: int, reached: float, curve: list[tuple[int, int, float]]) -> search.Run:
+        def run(seed: int, reached: float, curve: list[tuple[int, int, float]]) -> search_report.Run:
             near = {"1": [math.inf, math.inf], "3": [reached, 2 * reached]}
-            return search.Run("a", seed, 30, 8, curve[-1][2], 2.0, False, 100, 200, "x", near, 10, seed, 0, 0.1, curve)
+            return search_report.Run(
+                "a", seed, 30, 8, curve[-1][2], 2.0, False, 100, 200, "x", near, 10, seed, 0, 0.1, curve
+            )
 
         runs = [
             run(0, 40, [(10, 20, 8.0), (40, 80, 1.0)]),
             run(1, 60, [(10, 20, 6.0), (60, 120, 3.0)]),
             run(2, math.inf, [(10, 20, 5.0)]),
         ]
-        row = search.summarise(runs)
+        row = search_report.summarise(runs)
         assert row["regret"][0] == 3.0
         assert row["paid within 3"][0] == 60
         assert row["share within 3"][0] == pytest.approx(2 / 3)
         assert row["share within 1"][0] == 0
         assert row["false drops"][0] == pytest.approx(3 / 30)
-        assert search.tokens_to(runs, 4.0) == 40
-        assert search.tokens_to(runs, 3.9) == 60
-        assert search.tokens_to(runs, 1.0) == math.inf
+        assert search_report.tokens_to(runs, 4.0) == 40
+        assert search_report.tokens_to(runs, 3.9) == 60
+        assert search_report.tokens_to(runs, 1.0) == math.inf
 
     def test_the_file_is_plain_json(self, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
         world = World(1, 4)
         best = search.best_of(world, SMALL, LIMITS)
         runs = [
-            search.play("grid, random order", search.grid, world, SMALL, LIMITS, best, 3, seed) for seed in range(2)
+            search.play("grid, random order", searchers.grid, world, SMALL, LIMITS, best, 3, seed) for seed in range(2)
         ]
-        search.show(runs, tmp_path / "out.json")
+        search_report.show(runs, tmp_path / "out.json")
 
         def refuse(name: str) -> None:
             raise AssertionError(name)
