@@ -151,7 +151,7 @@ class Counters:
     completions: int = 0
     """Choices in them."""
     prompt_tokens: int = 0
-    """As the usage of served requests says, or would say."""
+    """Of served requests, for each of their choices: what vLLM's own counters have."""
     completion_tokens: int = 0
     lost_completion_tokens: int = 0
     """Of answers that were ready or under way when the connection went."""
@@ -464,7 +464,7 @@ class Connection(asyncio.Protocol):
         if outcome in ("served", "truncate"):
             counters.served += 1
             counters.completions += waiting.choices
-            counters.prompt_tokens += waiting.prompt_tokens
+            counters.prompt_tokens += waiting.prompt_tokens * waiting.choices  # as vLLM's own counters have it
             counters.completion_tokens += waiting.tokens
         elif outcome == "abort":
             counters.aborts += 1

@@ -121,7 +121,7 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
 def priced(program: dspy.Module, questions: Sequence[dspy.Example], store: Rollouts, folder: Path) -> tuple[int, int]:
     """Run a trial in full; returns (tokens paid now, tokens of a program that is alone)."""
     report = evaluate(program, questions, arithmetic.verifier(), store=store, run_dir=folder)
-    alone = sum(Ledger(calls=row.calls).as_one_run(siblings=True) for row in report.rows)
+    alone = sum(Ledger(calls=row.calls).as_one_run(prompt_once=True) for row in report.rows)
     return sum(row.paid for row in report.rows), alone
 
 

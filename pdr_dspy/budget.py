@@ -36,7 +36,8 @@ class Usage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: int | None = None
-    """Prompt tokens processed for this call; for one of n siblings in one request, only the first carries them."""
+    """Prompt tokens of this call. Where n siblings are one request to a server that reads and counts their prompt once,
+    as llama.cpp does, only the first carries them; vLLM counts it for each of them, and so does each."""
     output: int | None = None
     """Generated tokens, thinking included."""
     reasoning: int | None = None
@@ -150,15 +151,16 @@ class Ledger(BaseModel):
         """
         return sum(_dearest(stage) for stage in self._stages())
 
-    def as_one_run(self, *, siblings: bool) -> int:
+    def as_one_run(self, *, prompt_once: bool) -> int:
         """B_total as a run that reuses nothing would pay it.
 
-        `total` has what the calls did cost when they were made. With `siblings`, drafts of one prompt that are asked
-        for together pay for it once; those that were asked for at different times, as a wider schedule asks for its
-        further drafts, paid for it more than once. Drafts of a round that may end early are single requests, and pay
-        for it each. Without, it is `total`.
+        `total` has what the calls did cost when they were made. With `prompt_once` (the endpoint sends drafts of one
+        prompt as one request, and its server counts their prompt once), drafts that are asked for together pay for it
+        once; those that were asked for at different times, as a wider schedule asks for its further drafts, paid for
+        it more than once. Drafts of a round that may end early are single requests, and pay for it each. Without, it
+        is `total`.
         """
-        if not siblings:
+        if not prompt_once:
             return self.total
         prompts: dict[tuple[int, Phase, str], int] = {}
         total = 0

@@ -62,10 +62,10 @@ def test_siblings_pay_for_their_prompt_once_however_they_were_asked_for() -> Non
     apart = Ledger(calls=(sibling(0, 50, 10), sibling(1, 50, 90), sibling(2, 0, 30)))
     assert together.sequential == apart.sequential == 50 + 90
     assert (together.total, apart.total) == (180, 230)
-    assert together.as_one_run(siblings=True) == apart.as_one_run(siblings=True) == 180
-    assert apart.as_one_run(siblings=False) == 230
+    assert together.as_one_run(prompt_once=True) == apart.as_one_run(prompt_once=True) == 180
+    assert apart.as_one_run(prompt_once=False) == 230
     two = Ledger(calls=(sibling(0, 50, 10), sibling(1, 60, 90, prompt="q")))
-    assert two.as_one_run(siblings=True) == two.total == 210
+    assert two.as_one_run(prompt_once=True) == two.total == 210
 
 
 def test_what_a_round_left_counts_in_total_alone_and_drafts_that_can_be_left_pay_for_their_prompts() -> None:
@@ -76,7 +76,7 @@ def test_what_a_round_left_counts_in_total_alone_and_drafts_that_can_be_left_pay
     cut = draft(2, 70, "left", finish="cancelled", estimated=True, seconds=9.0)
     ledger = Ledger(calls=(draft(0, 10, "taken", seconds=4.0), draft(1, 90, "left", seconds=3.0), cut))
     assert (ledger.sequential, ledger.sequential_output, ledger.seconds) == (60, 10, 4.0)
-    assert ledger.total == ledger.as_one_run(siblings=True) == 150 + 170
+    assert ledger.total == ledger.as_one_run(prompt_once=True) == 150 + 170
     assert (ledger.cancelled, ledger.failed, ledger.exact) == (1, 0, False)
     assert cut.cancelled
     assert not draft(1, 90, "left").cancelled

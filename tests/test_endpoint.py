@@ -557,8 +557,8 @@ def test_siblings_share_one_request_and_get_the_choice_of_their_seed(kind: str):
         assert "pdr_siblings" not in body
     assert [(response.text or "").count("word") for response in responses] == [3, 1, 4, 2]
     assert [response.usage.output_tokens for response in responses] == [3, 1, 4, 2]
-    # The server read the prompt once.
-    assert [response.usage.input_tokens for response in responses] == [0, 3, 0, 0]
+    # vLLM counts the prompt for each choice in its own counters; llama.cpp reads and counts it once.
+    assert [response.usage.input_tokens for response in responses] == ([3] * 4 if kind == "vllm" else [0, 3, 0, 0])
     assert [response.usage.cache_read_tokens for response in responses] == [None, 2, None, None]
 
 
@@ -785,6 +785,16 @@ def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
         lm.check_sync()
         lm.close()
         assert lm.siblings is asked
+        assert lm.prompt_once is (kind == "llama.cpp")
+
+
+@pytest.mark.parametrize("kind", ["llama.cpp", "vllm", "other"])
+def test_whether_n_drafts_count_their_prompt_once_is_asked_where_siblings_were_stated(kind: str):
+    with MockServer(kind=kind) as server:
+        lm = connect("mock", server.api_base, siblings=True)
+        assert lm.prompt_once is (kind != "vllm")
+        lm.close()
+        assert not connect("mock", server.api_base, siblings=False).prompt_once
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vllm"])

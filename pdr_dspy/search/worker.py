@@ -214,8 +214,8 @@ class Worker:
     def _as_one_run(self, row: Row) -> Row:
         """A row that costs what its program costs, whichever of its calls were in the store."""
         predictors = self.student.predictors()
-        siblings = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "siblings", False))
-        return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(siblings=siblings)})
+        once = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "prompt_once", False))
+        return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
 
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""

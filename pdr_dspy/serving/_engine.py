@@ -102,6 +102,11 @@ class AsyncOpenAIEngine:
             return await (await self._state()).gatherer.submit(wire)
         return (await self._complete([wire]))[0]
 
+    @property
+    def prompt_once(self) -> bool:
+        """Whether siblings share a request, and the server counts their prompt once."""
+        return bool(self.siblings) and not (self.server is not None and self.server.kind == "vllm")
+
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
         for event in lm15.response_to_events(await self.complete(request)):
@@ -217,11 +222,12 @@ class AsyncOpenAIEngine:
             # Its usage for n > 1 counts one choice only; as a stream, each choice brings its own.
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         elif kind == "vllm":
-            # Its usage counts all choices together; the ids tell them apart.
+            # Its usage counts all outputs together, which the ids tell apart, and the prompt once; its counters count the
+            # prompt for each choice, as of n single requests.
             body["return_token_ids"] = True
         data, tally = await self._exchange(wires[0], body)
         choices = data["choices"][: len(wires)]
-        shares = split_usage(data, choices)
+        shares = split_usage(data, choices, prompt_each=kind == "vllm")
         if "return_token_ids" not in wires[0].body:  # nobody else asked for them, and they are long
             for told in (data, *choices):
                 told.pop("token_ids", None)

@@ -136,10 +136,13 @@ def read_choice(
     )
 
 
-def split_usage(data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def split_usage(
+    data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]], *, prompt_each: bool = False
+) -> list[dict[str, Any]]:
     """Give each choice its own output tokens, and the prompt, which the server read once, to the first choice.
 
-    A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them where what is
+    With `prompt_each` all carry the prompt, for a server that counts it so; how much of it was cached is told of the
+    first alone. A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them where what is
     told of each does not add up to the total.
     """
     own = [_dict(choice.get("usage")) for choice in choices]
@@ -153,7 +156,7 @@ def split_usage(data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]]) -
     prompt = count(total.get("prompt_tokens"))
     shares: list[dict[str, Any]] = [
         {
-            "prompt_tokens": prompt if prompt is None else 0,
+            "prompt_tokens": prompt if prompt is None or prompt_each else 0,
             "completion_tokens": tokens,
             "completion_tokens_details": each.get("completion_tokens_details"),
         }

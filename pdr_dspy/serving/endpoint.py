@@ -72,6 +72,14 @@ class EndpointLM(dspy.LM):
         return bool(self._async.siblings)
 
     @property
+    def prompt_once(self) -> bool:
+        """Whether the n completions of such a request have their prompt counted once: not on vLLM, whose own counters
+        have it for each of them, as of single requests. Asks the server once where that is not known."""
+        if self._async.siblings and self._async.server is None:
+            self._sync.run(self._async.probe())
+        return self._async.prompt_once
+
+    @property
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may take together, of replicas the least; asks the server once, None when
         it does not say."""
