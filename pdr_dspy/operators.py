@@ -14,7 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import dspy
 from dspy.predict.parameter import Parameter
@@ -36,6 +37,7 @@ HEADING = "Candidate 100 (unfinished):\n"
 """At least as long as any heading above a candidate."""
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
+_NO_LIMIT = Budget()
 
 
 class Stop(StrEnum):
@@ -198,20 +200,21 @@ class Operator(dspy.Module):
         self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
     ) -> dspy.Prediction:
         """Run the program on the caller's event loop; see the class."""
-        unknown = [name for name in inputs if name not in self.task.input_fields]
-        missing = [name for name, info in self.task.input_fields.items() if name not in inputs and info.is_required()]
+        taken = self.task.input_fields
+        unknown = [name for name in inputs if name not in taken]
+        missing = [name for name, info in taken.items() if name not in inputs and info.is_required()]
         if unknown or missing:
             raise ConfigError(
-                f"`{type(self).__name__}` takes the inputs {', '.join(self.task.input_fields)}; "
+                f"`{type(self).__name__}` takes the inputs {', '.join(taken)}; "
                 + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
             )
         if budget is not None and not isinstance(budget, Budget):
             raise ConfigError(
                 f"`{type(self).__name__}()(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens"
             )
-        outcome = await improve(self, inputs, budget=budget or Budget(), seed=seed)
+        outcome = await improve(self, inputs, budget=budget or _NO_LIMIT, seed=seed)
         return dspy.Prediction(
-            **{name: outcome.outputs.get(name) for name in self.task.output_fields},
+            **outcome.outputs,
             solution=outcome.solution,
             ledger=outcome.ledger,
             rounds=outcome.rounds,
@@ -296,12 +299,11 @@ def _schedule(settings: Mapping[str, Any], **fixed: Any) -> Schedule:
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
-class Outcome(BaseModel):
+class Outcome(NamedTuple):
     """What the loop returns."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-
     outputs: dict[str, Any]
+    """All of the task's output fields; None is one that could not be read."""
     solution: str
     ledger: Ledger
     rounds: tuple[Round, ...]
@@ -348,10 +350,8 @@ async def _rounds(run: _Run) -> Outcome:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
     final = rounds[-1].drafts[0]
-    if all(name in final.outputs for name in program.task.output_fields):
-        return Outcome(
-            outputs=final.outputs, solution=final.solution, ledger=run.ledger, rounds=tuple(rounds), stop=Stop.DONE
-        )
+    if run.complete(final):
+        return run.outcome(final, rounds, Stop.DONE)
     return run.stopped(rounds, Stop.FELL_BACK)
 
 
@@ -389,7 +389,12 @@ class _Run:
         self.flaws = ""
         self.worst = 0
         self.lm = calls.serving(program.predictor(Role.DRAFT))
-        self.headings = tuple(label(name) for name in program.task.input_fields)
+        self.fields = tuple(program.task.output_fields)
+
+    @cached_property
+    def headings(self) -> tuple[str, ...]:
+        """The labels of the task's inputs."""
+        return tuple(label(name) for name in self.program.task.input_fields)
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         counts, _ = await calls.count_tokens(self.lm, texts)
@@ -467,11 +472,7 @@ class _Run:
                     round=number,
                     index=place,
                     solution=reply.text,
-                    outputs={
-                        name: value
-                        for name, value in reply.reading.outputs.items()
-                        if name in self.program.task.output_fields
-                    },
+                    outputs={name: value for name, value in reply.reading.outputs.items() if name in self.fields},
                     truncated=reply.call.truncated,
                     failure=reply.call.failure,
                 )
@@ -493,7 +494,7 @@ class _Run:
 
     async def until_enough(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
         """The replies of a round that may end before all its drafts are there."""
-        schedule, fields = self.schedule, tuple(self.program.task.output_fields)
+        schedule = self.schedule
         parts = []
         for role, phase in _DRAFTING:
             places = [place for place, (own, _) in enumerate(stage) if own is role]
@@ -506,7 +507,7 @@ class _Run:
         def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
             for place, reply in enumerate(replies):
                 if reply is not None and place not in known:
-                    vote = agreement.vote(reply.reading.outputs, fields)
+                    vote = agreement.vote(reply.reading.outputs, self.fields)
                     known[place] = agreement.Done(reply.call.failure is None, vote)
             done = [known.get(place) for place in range(len(replies))]
             return agreement.ended(done, quorum=schedule.quorum, agree=schedule.agree)
@@ -534,8 +535,7 @@ class _Run:
             or [draft.index for draft in drafts] != list(range(len(drafts)))
         ):
             return 0
-        fields = tuple(self.program.task.output_fields)
-        votes = [agreement.vote(draft.outputs, fields) for draft in drafts]
+        votes = [agreement.vote(draft.outputs, self.fields) for draft in drafts]
         enough = agreement.agreed(votes, self.schedule.agree) == len(votes)
         return width - len(drafts) if enough else 0
 
@@ -651,26 +651,20 @@ class _Run:
 
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
         """Answer from what there is: the plurality of the latest round that has a readable answer."""
-        fields = tuple(self.program.task.output_fields)
         for round_ in reversed(rounds):
-            complete = [draft for draft in round_.drafts if all(name in draft.outputs for name in fields)]
+            complete = [draft for draft in round_.drafts if self.complete(draft)]
             if complete:
-                chosen = plurality(complete, fields)
-                return Outcome(
-                    outputs=chosen.outputs,
-                    solution=chosen.solution,
-                    ledger=self.ledger,
-                    rounds=tuple(rounds),
-                    stop=stop,
-                )
-        best = rounds[-1].drafts[0]
-        return Outcome(
-            outputs=best.outputs,
-            solution=best.solution,
-            ledger=self.ledger,
-            rounds=tuple(rounds),
-            stop=stop if stop is Stop.BUDGET else Stop.NO_ANSWER,
-        )
+                return self.outcome(plurality(complete, self.fields), rounds, stop)
+        return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+
+    def complete(self, draft: Draft) -> bool:
+        """Whether all of the task's outputs could be read out of a draft."""
+        return all(name in draft.outputs for name in self.fields)
+
+    def outcome(self, draft: Draft, rounds: Sequence[Round], stop: Stop) -> Outcome:
+        """What the run returns when `draft` is its answer."""
+        outputs = {name: draft.outputs.get(name) for name in self.fields}
+        return Outcome(outputs, draft.solution, self.ledger, tuple(rounds), stop)
 
 
 def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
