@@ -377,25 +377,27 @@ Futures = Mapping[str, "asyncio.Future[Rollout | None]"]
 
 
 async def _send_group(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Futures) -> list[Result]:
-    if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
-        return await _send_siblings(lm, jobs, now, own)
-    async with now.in_flight:
-        return await _send_siblings(lm, jobs, now, own)
-
-
-async def _send_siblings(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Futures) -> list[Result]:
+    """Send siblings, with one place in flight for all of them."""
     requests = [job.request for job in jobs]
     if len(jobs) > 1:
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
         mark = {"group": group, "size": len(jobs)}
         requests = [extended(request, pdr_siblings=mark) for request in requests]
     sends = (_send(lm, job, request, now, own) for job, request in zip(jobs, requests, strict=True))
-    return list(await together(sends))
+    if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+        return await together(sends)
+    async with now.in_flight:
+        return await together(sends)
 
 
 async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
     """Send one request, keep what came back, and tell those who wait for an equal one."""
-    result = await _complete(lm, job, request)
+    with tracing.call(lm.model, job) as told:
+        result = await _exchange(lm, job, request)
+        if result.rollout is None:
+            told(Usage(), "error", result.failure, result.tries.tries)
+        else:
+            told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
     if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
         if now.store.slow:  # others' calls go on meanwhile
             await asyncio.to_thread(now.store.put, result.rollout)
@@ -404,16 +406,6 @@ async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futu
     future = own.get(job.key)
     if future is not None and not future.done():
         future.set_result(result.rollout)
-    return result
-
-
-async def _complete(lm: dspy.LM, job: Job, request: Request) -> Result:
-    with tracing.call(lm.model, job) as told:
-        result = await _exchange(lm, job, request)
-        if result.rollout is None:
-            told(Usage(), "error", result.failure, result.tries.tries)
-        else:
-            told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
     return result
 
 
