@@ -278,27 +278,6 @@ def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> Non
         assert helper.questions() == (8, confirmed)
 
 
-def test_an_estimate_costs_nothing_and_holds(tmp_path: Path) -> None:
-    lm = scripted_lm(reasoner)
-    optimizer = PDROptimizer(Exact(), space=SMALL, trials=8, confirm_repeats=2, run_dir=tmp_path / "run")
-    sets: dict[str, Any] = {"trainset": questions(12), "valset": questions(12, 100)}
-    with dspy.context(lm=lm):
-        before = optimizer.estimate(student(), **sets)
-        assert lm.served.calls == 0
-        assert not (tmp_path / "run").exists()
-        assert (before.known, before.done, before.left) == (False, 0, 8)
-        optimizer.compile(student(), **sets)
-        assert optimizer.result is not None
-        assert before.low <= optimizer.result.paid <= before.high
-        assert optimizer.estimate(student(), **sets)[1:] == (8, 0, 0, 0)
-        longer = PDROptimizer(Exact(), space=SMALL, trials=12, confirm_repeats=2, run_dir=tmp_path / "run")
-        more = longer.estimate(student(), **sets)
-        assert (more.known, more.done, more.left) == (True, 8, 4)
-        assert 0 < more.low < more.high
-        without, ended = (PDROptimizer(Exact(), space=SMALL, trials=60, max_tokens=most) for most in (None, 1))
-        assert ended.estimate(student(), **sets).high < without.estimate(student(), **sets).high
-
-
 def test_small_space_is_searched_to_its_end_without_repeats() -> None:
     space = SMALL.narrow(distiller=("random_k",), widths=(1, 2), k=(1, 2))
     result = compiled(scripted_lm(reasoner), space=space, trials=50).result

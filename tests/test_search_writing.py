@@ -124,16 +124,6 @@ def test_another_number_of_prompts_is_another_search(tmp_path: Path) -> None:
         searched(scripted_lm(obedient), run_dir=tmp_path, trials=2, prompts=0)
 
 
-def test_an_estimate_has_the_writer_in_it(tmp_path: Path) -> None:
-    costs = []
-    for count in (0, 3):
-        optimizer = PDROptimizer(Exact(), space=SPACE, trials=6, prompts=count, run_dir=tmp_path)
-        with dspy.context(lm=scripted_lm(obedient)):
-            costs.append(optimizer.estimate(student(), trainset=questions(12), valset=questions(12, 100)))
-    assert costs[0].low < costs[1].low
-    assert costs[0].high < costs[1].high
-
-
 def test_another_model_writes_and_a_worker_without_it_reads(tmp_path: Path) -> None:
     reader, writer = scripted_lm(obedient), scripted_lm(obedient, model="scripted/writer")
     result = searched(reader, run_dir=tmp_path, prompt_model=writer).result

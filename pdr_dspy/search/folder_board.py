@@ -29,6 +29,7 @@ from pdr_dspy.files import write_whole
 from pdr_dspy.search.documents import Claim, Documents, check_name
 
 VERSION = 1
+JOURNAL = "board.journal"
 LOCKED_FOR = 30.0
 """Seconds after which a journal that another process keeps locked is an error: a line takes microseconds."""
 LONGEST_WAIT = 0.5
@@ -52,7 +53,7 @@ class FolderBoard:
         """
         check_name(study)
         self.folder = Path(folder)
-        self.path = self.folder / "board.journal"
+        self.path = self.folder / JOURNAL
         self._documents = Documents()
         self._lock = threading.RLock()
         self._held: dict[int, Path] = {}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -70,6 +70,17 @@ class Proposer:
         self.sampler = sampler
         self.pool = list(itertools.islice(space.candidates(), ENUMERABLE + 1))
         self.enumerable = len(self.pool) <= ENUMERABLE
+
+    def some(self, count: int) -> list[Candidate]:
+        """Candidates of the whole space, drawn by the seed; all of a space that has no more than `count`."""
+        draw = random.Random(self.seed)
+        if self.enumerable:
+            return draw.sample(self.pool, min(count, len(self.pool)))
+        return [self.space.suggest(_Drawn(draw)) for _ in range(count)]  # the pool would be the small shapes only
+
+    def untried(self, keys: Iterable[str]) -> int | None:
+        """How many candidates have none of these keys; None for a space that is too large to list."""
+        return len({one.key for one in self.pool}.difference(keys)) if self.enumerable else None
 
     def propose(
         self,

@@ -93,13 +93,15 @@ class Worker:
 
     def known(self, request: Measure) -> dict[tuple[int, Pair], Cell] | None:
         """The cells of a request if all of them are on the board; None, at no cost, if some are not."""
+        return None if self.missing(request) else self._cells(request)
+
+    def missing(self, request: Measure) -> list[Pair]:
+        """The pairs of a request that are not on the board, at no cost; what is there is taken in."""
         there = self.board.read(self._prefix(request))
         names = {self._name(request, pair): pair for pair in request.pairs}
-        if any(name not in there for name in names):
-            return None
-        for name, pair in names.items():
-            self.take(request, pair, there[name], name)
-        return self._cells(request)
+        for name in names.keys() & there.keys():
+            self.take(request, names[name], there[name], name)
+        return [pair for name, pair in names.items() if name not in there]
 
     def _cells(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         return {
