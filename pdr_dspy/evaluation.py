@@ -29,7 +29,7 @@ from pdr_dspy import calls, operators
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
 from pdr_dspy.errors import CallError, ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.files import write_whole
-from pdr_dspy.operators import Operator, Round
+from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.signatures import signature_of
 from pdr_dspy.stats import Interval, pass_at_k, score_interval
@@ -544,10 +544,13 @@ class Runner:
                 ledger: Ledger = prediction.ledger
             else:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
-            score = await self.grade(example, prediction)
-            ledger = ledger + score.calls
-            rounds = await self.in_thread(self.rounds, example, prediction.get("rounds") or ())
             answer = _answer(self.outputs(prediction))
+            if hasattr(self.verifier, "averify"):
+                score = await self.grade(example, prediction)
+                rounds = self.rounds(example, prediction)
+            else:
+                score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
+            ledger = ledger + score.calls if score.calls else ledger
             return Row(
                 **identity,
                 score=float(score),
@@ -585,23 +588,32 @@ class Runner:
 
     async def grade(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         judge = getattr(self.verifier, "averify", None)
-        verdict = (
+        return _score(
             await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
         )
-        return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
-    def rounds(self, example: dspy.Example, rounds: Sequence[Round]) -> tuple[RoundRow, ...]:
-        """Grade every draft too, where that costs no tokens: what analyses of rounds are made of."""
-        free = not hasattr(self.verifier, "averify")
-        known: dict[str, float] = {}
+    def verdicts(
+        self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
+    ) -> tuple[Score, tuple[RoundRow, ...]]:
+        """The score of a prediction, whose outputs are `answer` as text, and those of its drafts."""
+        score = _score(self.verifier(example, prediction))
+        # An operator's answer is one of its drafts', and a verdict depends on nothing but the outputs.
+        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
+        return score, self.rounds(example, prediction, known)
+
+    def rounds(
+        self, example: dspy.Example, prediction: dspy.Prediction, known: dict[str, float] | None = None
+    ) -> tuple[RoundRow, ...]:
+        """The rounds of a prediction. With `known`, the scores of some answers, every draft is graded too, which
+        analyses of rounds are made of; without, where that would cost tokens, none is."""
         rows = []
-        for round_ in rounds:
+        for round_ in prediction.get("rounds") or ():
             drafts = []
             places = {draft.index: place for place, draft in enumerate(round_.drafts)}
             for draft in round_.drafts:
                 answer = _answer(draft.outputs)
-                score = None if free is False else 0.0
-                if free and answer is not None:
+                score = None if known is None else 0.0
+                if known is not None and answer is not None:
                     if answer not in known:
                         known[answer] = float(self.verifier(example, dspy.Prediction(**draft.outputs)))
                     score = known[answer]
@@ -687,6 +699,11 @@ class _Work:
                 ) from error
         if self.progress is not None:
             self.progress(row, len(self.finished), self.count)
+
+
+def _score(verdict: Any) -> Score:
+    """What a verifier, or a DSPy metric, said."""
+    return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
 def _marked(example: dspy.Example) -> bool:

@@ -414,6 +414,44 @@ def test_a_judges_calls_are_on_the_row_but_not_on_the_path() -> None:
         assert all(draft.score is None for round_ in after.rounds for draft in round_.drafts)
 
 
+def test_equal_answers_of_a_row_are_graded_once() -> None:
+    graded: Counter[tuple[str, str]] = Counter()
+
+    class Counting(Exact):
+        def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+            graded[example.id, prediction.answer] += 1
+            return super().__call__(example, prediction)
+
+    for program in (LongCoT(QA, draft_tokens=60), PDR(QA, **SMALL)):
+        graded.clear()
+        rows = run(program, verifier=Counting()).rows
+        said = {(row.id, draft.answer) for row in rows for round_ in row.rounds for draft in round_.drafts}
+        assert graded == Counter({one: 1 for one in said if one[1] is not None})
+        assert all(
+            draft.score == float(draft.answer == row.gold)
+            for row in rows
+            for round_ in row.rounds
+            for draft in round_.drafts
+        )
+
+
+def test_a_module_around_an_operator_is_graded_apart_from_its_drafts() -> None:
+    class Louder(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = LongCoT(QA, draft_tokens=60)
+
+        async def aforward(self, question: str) -> dspy.Prediction:
+            inner = await self.inner.acall(question=question)
+            return dspy.Prediction(answer=inner.answer, sure=True, rounds=inner.rounds)
+
+    def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
+        return float(prediction.get("sure", False))
+
+    for row in run(Louder(), verifier=metric).rows:
+        assert (row.score, [draft.score for draft in row.rounds[0].drafts]) == (1.0, [0.0])
+
+
 def test_the_oracles_look_through_evaluate() -> None:
     program = PDR(QA, widths=(6, 1), distiller="oracle_correct", k=2, draft_tokens=60)
     for row in run(program).rows:
