@@ -356,18 +356,6 @@ def test_a_compiled_program_is_copied_without_its_rows() -> None:
     assert copy.deepcopy(program).confirmation is program.confirmation
 
 
-def test_progress_tells_of_every_step() -> None:
-    seen: list[SearchProgress] = []
-    compiled(scripted_lm(reasoner), trials=4, progress=seen.append)
-    events = Counter(p.event for p in seen)
-    assert events["finished"] == 4
-    assert events["row"] >= 4 * 12
-    assert min(events[event] for event in ("racing", "rerunning", "confirming", "confirmed")) >= 1
-    assert seen[-1].event == "done"
-    assert seen[-1].best is not None
-    assert seen[-1].trials_left == 0
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -165,6 +165,15 @@ def test_what_is_surely_over_a_limit_stops_at_the_first_look_and_is_no_finalist(
     assert found.chosen in (0, 2)
 
 
+def test_of_a_cohort_that_is_all_over_a_limit_no_more_is_asked_and_the_next_one_races() -> None:
+    world = World([Kind(0.3), *[Kind(0.9, 30)] * 4, *[Kind(0.4)] * 4])
+    found = world.drive(Plan(settings(trials=9, limits=Limits(None, 5 * DRAFT))))
+    assert all(request.arms for request in world.requests if isinstance(request, Measure))
+    assert [len(request.pairs) for request in world.measured(Stage.RACE) if request.cohort == 1] == [8]
+    assert [arm.dropped is None for arm in found.arms[1:5]] == [False] * 4
+    assert any(arm.dropped is None for arm in found.arms[5:])
+
+
 def test_the_clearly_worse_stop_early_and_say_than_whom() -> None:
     world = World([Kind(0.95), *[Kind(0.05)] * 6, Kind(0.95)])
     found = world.drive(Plan(settings(questions=60, trials=8, cohort=8)))

@@ -268,6 +268,8 @@ class Plan:
         levels = race.levels(settings.alpha, [look / len(self.order) for look in self.looks])
         for look, (end, level) in enumerate(zip(self.looks, levels, strict=True)):
             alive = [arm for arm in new if arm.dropped is None]
+            if not alive:
+                return
             block = self.order[done:end]
             cells: Cells = yield Measure(Stage.RACE, cohort, {arm.number: arm.candidate for arm in alive}, block)
             self.take(alive, block, cells)
