@@ -414,16 +414,6 @@ def test_composes_with_other_optimizers() -> None:
     assert [entry["strategy"] for entry in program.candidate_programs].count("few -> schedule") == 1
 
 
-def test_schedules_that_the_model_has_no_room_for_are_rejected_and_the_search_goes_on(tmp_path: Path) -> None:
-    for folder in (None, tmp_path):
-        lm = scripted_lm(reasoner, context_length=800)
-        space = SMALL.extend(kappa=(750,))
-        result = compiled(lm, space=space, trials=30, run_dir=folder).result
-        assert result is not None
-        assert {t.schedule.kappa for t in result.trials} == {200}
-        assert result.stopped == "every candidate was tried or is too dear"
-
-
 def test_examples_need_no_marked_inputs_for_an_operator() -> None:
     plain = [dspy.Example(id=f"q{i}", question=f"q{i}", answer=f"a{i}") for i in range(12)]
     optimizer = PDROptimizer(Exact(), space=SMALL, trials=2, confirm_repeats=1, max_total=100_000)
@@ -501,12 +491,3 @@ def test_a_storage_folder_may_be_apart_from_the_results(tmp_path: Path) -> None:
     assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "where workers find the calls"
     with pytest.raises(StoreError, match="`seed` was 0 and is now 1; use another `run_dir` or `study`"):
         compiled(scripted_lm(reasoner), storage=tmp_path / "study", seed=1)
-
-
-def test_a_space_that_is_too_large_to_list_is_drawn_from_as_a_whole() -> None:
-    space = SMALL.extend(
-        temperature=tuple(place / 100 for place in range(100)), top_p=tuple(place / 100 for place in range(10, 90))
-    )
-    result = compiled(scripted_lm(reasoner), count=4, space=space, trials=8, sampler="random").result
-    assert result is not None
-    assert len({t.candidate.key for t in result.trials}) == 8
