@@ -280,80 +280,120 @@ def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
     """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
-    results: dict[int, Result] = {}
-    missing: list[int] = []
-    others: dict[int, asyncio.Future[Rollout | None]] = {}
-    own: dict[str, asyncio.Future[Rollout | None]] = {}
-    pending = now.store.pending
-    loop = asyncio.get_running_loop()
-    for position, job in enumerate(jobs):
-        found = now.store.get(job.key)
-        under_way = pending.get(job.key)
-        if found is not None:
-            results[position] = Result(found, True, None, 0.0)
-        elif under_way is not None and under_way.get_loop() is loop:
-            others[position] = under_way
-        else:
-            missing.append(position)
-            own[job.key] = pending[job.key] = loop.create_future()
-    groups = _groups(jobs, missing, together=bool(getattr(lm, "siblings", False)))
-    turns = [(group, _send_group(lm, [jobs[p] for p in group], now, own)) for group in groups]
-    turns += [([position], _join(lm, jobs[position], future, now)) for position, future in others.items()]
-    if any(job.rest is not None for job in jobs):
-        turns += [([position], _there(result)) for position, result in results.items()]
-        turns = [(group, _continued(lm, [jobs[p] for p in group], coming, now)) for group, coming in turns]
+    out = _Sending(lm, now)
+    results, turns = out.turns(jobs)
     try:
         came = await together([coming for _, coming in turns])
     finally:
-        for key, future in own.items():
-            if not future.done():
-                future.set_result(None)
-            if pending.get(key) is future:
-                del pending[key]
+        out.let_go()
     for (group, _), outcome in zip(turns, came, strict=True):
         results.update(zip(group, outcome, strict=True))
     return [results[position] for position in range(len(jobs))]
 
 
-async def _join(lm: dspy.LM, job: Job, under_way: asyncio.Future[Rollout | None], now: Session) -> list[Result]:
-    """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
-    rollout = await asyncio.shield(under_way)
-    if rollout is not None:
-        return [Result(rollout, True, None, 0.0)]
-    return await _send_group(lm, [job], now, {})
+Turn = tuple[list[int], Awaitable[list[Result]]]
+"""Positions of some jobs, and what will become of them."""
+
+
+class _Sending:
+    """Requests that go out together."""
+
+    def __init__(self, lm: dspy.LM, now: Session) -> None:
+        self.lm = lm
+        self.now = now
+        self.own: dict[str, asyncio.Future[Rollout | None]] = {}
+        """By key, what others wait for who ask for the same meanwhile."""
+
+    def turns(self, jobs: Sequence[Job]) -> tuple[dict[int, Result], list[Turn]]:
+        """The results that are there, by the position of their job, and how the others will come."""
+        store, loop = self.now.store, asyncio.get_running_loop()
+        results: dict[int, Result] = {}
+        missing: list[int] = []
+        others: list[Turn] = []
+        for position, job in enumerate(jobs):
+            found = store.get(job.key)
+            under_way = store.pending.get(job.key)
+            if found is not None:
+                results[position] = Result(found, True, None, 0.0)
+            elif under_way is not None and under_way.get_loop() is loop:
+                others.append(([position], self.join(job, under_way)))
+            else:
+                missing.append(position)
+                self.own[job.key] = store.pending[job.key] = loop.create_future()
+        groups = _groups(jobs, missing, together=bool(getattr(self.lm, "siblings", False)))
+        turns: list[Turn] = [(group, self.group([jobs[p] for p in group])) for group in groups] + others
+        if any(job.rest is not None for job in jobs):
+            turns += [([position], _there(result)) for position, result in results.items()]
+            turns = [(group, self.continued([jobs[p] for p in group], coming)) for group, coming in turns]
+        return results, turns
+
+    def let_go(self) -> None:
+        """Whoever still waits for one of these requests has to send it himself."""
+        pending = self.now.store.pending
+        for key, future in self.own.items():
+            if not future.done():
+                future.set_result(None)
+            if pending.get(key) is future:
+                del pending[key]
+
+    async def join(self, job: Job, under_way: asyncio.Future[Rollout | None]) -> list[Result]:
+        """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
+        rollout = await asyncio.shield(under_way)
+        if rollout is not None:
+            return [Result(rollout, True, None, 0.0)]
+        return await self.group([job])
+
+    async def continued(self, jobs: Sequence[Job], coming: Awaitable[list[Result]]) -> list[Result]:
+        """Go on with those turns that were cut, each as soon as its first request is done, with a place in flight of
+        its own."""
+
+        async def go_on(job: Job, result: Result) -> Result:
+            rest = None if result.rollout is None else continuation(self.lm, job, result.rollout)
+            if rest is None:
+                return result
+            (came,) = await send(self.lm, [rest], self.now)
+            return result._replace(rest=(rest, came))
+
+        return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
+
+    async def group(self, jobs: Sequence[Job]) -> list[Result]:
+        """Send siblings, with one place in flight for all of them."""
+        now = self.now
+        if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+            return await together(self.siblings(jobs))
+        async with now.in_flight:
+            return await together(self.siblings(jobs))
+
+    def siblings(self, jobs: Sequence[Job]) -> list[Awaitable[Result]]:
+        """One request for all of them, if there are several."""
+        if len(jobs) == 1:
+            return [self.one(jobs[0], jobs[0].request)]
+        group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
+        mark = {"group": group, "size": len(jobs)}
+        return [self.one(job, extended(job.request, pdr_siblings=mark)) for job in jobs]
+
+    async def one(self, job: Job, request: Request) -> Result:
+        """Send one request, keep what came back, and tell those who wait for an equal one."""
+        store = self.now.store
+        with tracing.call(self.lm.model, job) as told:
+            result = await _exchange(self.lm, job, request)
+            if result.rollout is None:
+                told(Usage(), "error", result.failure, result.tries.tries)
+            else:
+                told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
+        if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
+            if store.slow:  # others' calls go on meanwhile
+                await asyncio.to_thread(store.put, result.rollout)
+            else:
+                store.put(result.rollout)
+        future = self.own.get(job.key)
+        if future is not None and not future.done():
+            future.set_result(result.rollout)
+        return result
 
 
 async def _there(result: Result) -> list[Result]:
     return [result]
-
-
-async def _continued(lm: dspy.LM, jobs: Sequence[Job], coming: Awaitable[list[Result]], now: Session) -> list[Result]:
-    """Go on with those turns that were cut, each as soon as its first request is done, with a place in flight of its
-    own."""
-
-    async def go_on(job: Job, result: Result) -> Result:
-        rest = None if result.rollout is None else continuation(lm, job, result.rollout)
-        if rest is None:
-            return result
-        (came,) = await send(lm, [rest], now)
-        return result._replace(rest=(rest, came))
-
-    return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
-
-
-async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
-    """All of them side by side, until the first error or a cancellation, which ends the others."""
-    each = list(parts)
-    if len(each) == 1:  # it needs no task of its own
-        return [await each[0]]
-    tasks = [asyncio.ensure_future(one) for one in each]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:  # such as that the disk is full
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
 
 
 def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
@@ -373,40 +413,19 @@ def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) ->
     return groups
 
 
-Futures = Mapping[str, "asyncio.Future[Rollout | None]"]
-
-
-async def _send_group(lm: dspy.LM, jobs: Sequence[Job], now: Session, own: Futures) -> list[Result]:
-    """Send siblings, with one place in flight for all of them."""
-    requests = [job.request for job in jobs]
-    if len(jobs) > 1:
-        group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
-        mark = {"group": group, "size": len(jobs)}
-        requests = [extended(request, pdr_siblings=mark) for request in requests]
-    sends = (_send(lm, job, request, now, own) for job, request in zip(jobs, requests, strict=True))
-    if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
-        return await together(sends)
-    async with now.in_flight:
-        return await together(sends)
-
-
-async def _send(lm: dspy.LM, job: Job, request: Request, now: Session, own: Futures) -> Result:
-    """Send one request, keep what came back, and tell those who wait for an equal one."""
-    with tracing.call(lm.model, job) as told:
-        result = await _exchange(lm, job, request)
-        if result.rollout is None:
-            told(Usage(), "error", result.failure, result.tries.tries)
-        else:
-            told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
-    if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
-        if now.store.slow:  # others' calls go on meanwhile
-            await asyncio.to_thread(now.store.put, result.rollout)
-        else:
-            now.store.put(result.rollout)
-    future = own.get(job.key)
-    if future is not None and not future.done():
-        future.set_result(result.rollout)
-    return result
+async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All of them side by side, until the first error or a cancellation, which ends the others."""
+    each = list(parts)
+    if len(each) == 1:  # it needs no task of its own
+        return [await each[0]]
+    tasks = [asyncio.ensure_future(one) for one in each]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:  # such as that the disk is full
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
