@@ -251,25 +251,6 @@ def test_processes_that_run_the_same_search_share_it(tmp_path: Path) -> None:
     assert lm.served.calls == 0
 
 
-def test_a_worker_joins_a_search_and_needs_one(tmp_path: Path) -> None:
-    helper = PDROptimizer(Exact(), space=SMALL, trials=8, confirm_repeats=2, run_dir=tmp_path)
-    with dspy.context(lm=scripted_lm(reasoner)), pytest.raises(StoreError, match="there is no search 'pdr'"):
-        helper.work(student(), trainset=questions(12), valset=questions(12, 100))
-    compiled(scripted_lm(reasoner), trials=8, run_dir=tmp_path)
-    with dspy.context(lm=scripted_lm(reasoner)):
-        assert helper.work(student(), trainset=questions(12), valset=questions(12, 100)) == 0
-
-
-def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> None:
-    for trials, confirmed in ((2, 12), (4, 6), (3, 6)):
-        optimizer = PDROptimizer(Exact(), space=SMALL, trials=trials, confirm_repeats=1, run_dir=tmp_path)
-        with dspy.context(lm=scripted_lm(reasoner)):
-            optimizer.compile(student(), trainset=questions(8), valset=questions(confirmed, 100))
-        helper = PDROptimizer.join(Exact(), tmp_path)
-        assert helper.trials == trials
-        assert helper.questions() == (8, confirmed)
-
-
 def test_small_space_is_searched_to_its_end_without_repeats() -> None:
     space = SMALL.narrow(distiller=("random_k",), widths=(1, 2), k=(1, 2))
     result = compiled(scripted_lm(reasoner), space=space, trials=50).result
