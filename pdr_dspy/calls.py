@@ -415,10 +415,10 @@ def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) ->
 
 async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
     """All of them side by side, until the first error or a cancellation, which ends the others."""
-    each = list(parts)
-    if len(each) == 1:  # it needs no task of its own
-        return [await each[0]]
-    tasks = [asyncio.ensure_future(one) for one in each]
+    parts = list(parts)
+    if len(parts) == 1:  # it needs no task of its own
+        return [await parts[0]]
+    tasks = [asyncio.ensure_future(one) for one in parts]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:  # such as that the disk is full

@@ -373,6 +373,18 @@ def _reading(program: Operator, workspaces: Sequence[Workspace], index: int, fla
     return Role.REFINE, values
 
 
+def _by_role(
+    stage: Sequence[tuple[Role, Mapping[str, Any]]],
+) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
+    """The drafts of a stage by their role: where in it they stand, and what they read."""
+    parts = []
+    for role, phase in _DRAFTING:
+        places = [place for place, (own, _) in enumerate(stage) if own is role]
+        if places:
+            parts.append((role, phase, places, [stage[place][1] for place in places]))
+    return parts
+
+
 class _Run:
     """The state of one pass through the loop: what was spent so far, and how to ask."""
 
@@ -481,26 +493,20 @@ class _Run:
 
     async def all_of(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
         """The replies of a round that waits for all its drafts."""
+        parts = _by_role(stage)
+        came = await calls.together([self.ask(role, phase, own, round_number=number) for role, phase, _, own in parts])
         replies: dict[int, Reply] = {}
-
-        async def ask(role: Role, phase: Phase) -> None:
-            places = [place for place, (own, _) in enumerate(stage) if own is role]
-            own = await self.ask(role, phase, [stage[place][1] for place in places], round_number=number)
+        for (_, _, places, _), own in zip(parts, came, strict=True):
             replies.update(zip(places, own, strict=True))
-
-        roles = {own for own, _ in stage}
-        await calls.together(ask(role, phase) for role, phase in _DRAFTING if role in roles)
         return [replies[place] for place in range(len(stage))]
 
     async def until_enough(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
         """The replies of a round that may end before all its drafts are there."""
         schedule = self.schedule
         parts = []
-        for role, phase in _DRAFTING:
-            places = [place for place, (own, _) in enumerate(stage) if own is role]
-            if places:
-                inputs = [{**self.inputs, **stage[place][1]} for place in places]
-                parts.append(stages.Part(self.program.predictor(role), phase, self.sampling(role), inputs, places))
+        for role, phase, places, own in _by_role(stage):
+            inputs = [{**self.inputs, **values} for values in own]
+            parts.append(stages.Part(self.program.predictor(role), phase, self.sampling(role), inputs, places))
 
         known: dict[int, agreement.Done] = {}
 
