@@ -144,15 +144,6 @@ def test_a_limit_is_kept_and_dear_schedules_cost_nothing() -> None:
     assert all(t.runs < 12 and not t.feasible for t in dropped)
 
 
-def test_a_limit_that_nothing_can_keep_names_the_least() -> None:
-    lm = scripted_lm(reasoner)
-    with pytest.raises(ConfigError, match=r"the least that can do anything is \d+$") as refused:
-        compiled(lm, max_sequential=5)
-    assert lm.served.calls == 0
-    with pytest.raises(ConfigError, match="the least that was measured is"):
-        compiled(lm, max_sequential=int(str(refused.value).split()[-1]))  # the prompt fits, with its answer it does not
-
-
 def test_a_resumed_study_equals_one_that_was_never_stopped(tmp_path: Path) -> None:
     whole = shape(compiled(scripted_lm(reasoner), trials=8, run_dir=tmp_path / "whole"))
     for stop_after in (1, 20, 40):
@@ -268,16 +259,6 @@ def test_token_and_time_limits_stop_between_trials() -> None:
     result = compiled(scripted_lm(reasoner), time_limit=1e-9).result
     assert result is not None
     assert "`time_limit`" in result.stopped
-
-
-def test_the_student_wins_when_nothing_is_better() -> None:
-    def hopeless(request: ScriptedRequest) -> str:
-        return "Answer: wrong"
-
-    result = compiled(scripted_lm(hopeless)).result
-    assert result is not None
-    assert result.confirmation.kept == "student"
-    assert result.program.schedule == student().schedule  # type: ignore[attr-defined]
 
 
 def test_front_and_best_for() -> None:
@@ -402,18 +383,6 @@ def test_examples_need_no_marked_inputs_for_an_operator() -> None:
         optimizer.compile(student(), trainset=plain)
     assert optimizer.result is not None
     assert optimizer.result.confirmation.untouched
-
-
-def test_the_verdict_tells_which_questions_were_seen() -> None:
-    optimizer = PDROptimizer(Exact(), space=SMALL, trials=2, confirm_repeats=1)
-    with dspy.context(lm=scripted_lm(reasoner)):
-        optimizer.compile(student(), trainset=questions(6), valset=questions(6, 4))
-        assert optimizer.result is not None
-        assert not optimizer.result.confirmation.untouched
-        assert "2 of the 6 questions took part in the search" in optimizer.result.confirmation.verdict
-        twice = [*questions(8), *(e.copy(id=f"{e.id} again") for e in questions(8))]
-        optimizer.compile(student(), trainset=twice)
-    assert not optimizer.result.confirmation.untouched  # the same question under two names
 
 
 def test_compiling_again_does_not_carry_the_programs_of_the_first_time() -> None:
