@@ -114,9 +114,9 @@ def test_a_worker_with_other_questions_or_another_program_is_refused(tmp_path: P
     run(scripted_lm(reasoner), run_dir=tmp_path, trials=1)
     helper = PDROptimizer.join(Exact(), tmp_path)
     with dspy.context(lm=scripted_lm(reasoner)):
-        with pytest.raises(StoreError, match="`examples` was"):
+        with pytest.raises(StoreError, match="`trainset` was"):
             helper.work(student(), trainset=questions(9), valset=questions(6, 100))
-        with pytest.raises(StoreError, match="`program` was"):
+        with pytest.raises(StoreError, match="`student` was"):
             helper.work(student(temperature=0.3), trainset=questions(10), valset=questions(6, 100))
 
 

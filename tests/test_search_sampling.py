@@ -141,3 +141,22 @@ def test_promising_candidates_come_first() -> None:
         first = proposer.propose(tried, 2, cohort=1, surface=pool(scores, seen))
         wide += sum(one.candidate.schedule.widths[0] > 8 for one in first)
     assert wide >= 15
+
+
+def test_a_sample_is_of_the_whole_space_and_the_seeds() -> None:
+    every = {candidate.key for candidate in SMALL.candidates()}
+    assert {candidate.key for candidate in Proposer(SMALL).some(1000)} == every
+    assert len(Proposer(SMALL).some(3)) == 3
+    for space in (SMALL, LARGE):
+        first, again, other = (Proposer(space, seed=seed).some(8) for seed in (0, 0, 1))
+        assert first == again != other
+        assert all(candidate in space for candidate in first)
+    assert {candidate.schedule.rounds for candidate in Proposer(LARGE).some(100)} == {1, 2, 3, 4}
+
+
+def test_untried_candidates_are_counted_where_the_space_can_be_listed() -> None:
+    every = list(SMALL.candidates())
+    proposer = Proposer(SMALL)
+    assert proposer.untried([]) == len(every)
+    assert proposer.untried([*(one.key for one in every[:3]), every[0].key, OUTSIDE.key]) == len(every) - 3
+    assert Proposer(LARGE).untried([]) is None

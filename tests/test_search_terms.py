@@ -80,7 +80,7 @@ def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    ("key", "changes"),
     [
         ("program", {"program": student(draft_tokens=61)}),
         ("examples", {"train": questions(13)}),
@@ -104,8 +104,9 @@ def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) 
     ids=str,
 )
 def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
-    tmp_path: Path, name: str, changes: dict[str, Any]
+    tmp_path: Path, key: str, changes: dict[str, Any]
 ) -> None:
+    name = {"program": "student", "examples": "trainset", "models": "lm", "limits": next(iter(changes))}.get(key, key)
     board = MemoryBoard()
     terms(run_dir=tmp_path).agree(board)
     before = board.read("")
@@ -115,7 +116,7 @@ def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
     assert str(tmp_path) in str(refused.value)
     assert "use another `run_dir` or `study`, or the same arguments to go on" in str(refused.value)
     assert board.read("") == before
-    other.check(before["config"], but=name)  # that, and nothing else, differs
+    other.check(before["config"], but=key)  # that, and nothing else, differs
 
 
 def test_long_values_are_cut_short_and_passwords_are_not_shown() -> None:

@@ -84,8 +84,11 @@ def test_half_of_a_request_on_the_board_leaves_the_other_half() -> None:
     part = REQUEST._replace(pairs=PAIRS[:3])
     measured(worker(board), part)
     one = worker(board)
+    assert one.missing(REQUEST) == list(PAIRS[3:])
     assert one.known(REQUEST) is None
+    assert len(one.rows) == len(ARMS) * 3  # what is there is known
     assert measured(one) == measured(worker())
+    assert one.missing(REQUEST) == []
     assert one.own == len(ARMS) * (len(PAIRS) - 3)
 
 

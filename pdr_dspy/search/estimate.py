@@ -30,7 +30,8 @@ class Estimate(NamedTuple):
     """What a search would still cost, in tokens."""
 
     known: bool
-    """Whether any call of these programs was measured before; else the upper end is made of caps."""
+    """Whether any call of these programs was measured before; else the lower end has one call of the bare question for
+    a run, and the upper every call at its cap."""
     done: int
     """Trials whose race is on the board: they cost nothing again."""
     left: int

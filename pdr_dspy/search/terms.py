@@ -150,10 +150,10 @@ class Terms:
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.named} is not of a search of this version ({error})") from error
         if changed:
-            key = changed[0]
+            name, was, is_now = _argument(changed[0], before.get(changed[0]), now[changed[0]])
             raise StoreError(
-                f"{self.named} holds another search: `{key}` was {_short(before.get(key))} and is now "
-                f"{_short(now[key])}; use another `run_dir` or `study`, or the same arguments to go on"
+                f"{self.named} holds another search: `{name}` was {_short(was)} and is now {_short(is_now)}; use "
+                "another `run_dir` or `study`, or the same arguments to go on"
             )
 
     def check_limits(self) -> None:
@@ -197,6 +197,14 @@ def ends_of(board: Board) -> dict[str, Any] | None:
         return json.loads(said[-1]) if said else None if text is None else json.loads(text)["ends"]
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _argument(key: str, was: Any, is_now: Any) -> tuple[str, Any, Any]:
+    """What differs, by the name of the argument that the user gave."""
+    if key == "limits" and isinstance(was, dict):
+        name = next(name for name in is_now if was.get(name) != is_now[name])
+        return f"max_{name}", was.get(name), is_now[name]
+    return {"program": "student", "examples": "trainset", "models": "lm"}.get(key, key), was, is_now
 
 
 def _short(value: Any) -> str:
