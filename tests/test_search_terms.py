@@ -69,7 +69,7 @@ class Two(dspy.Module):
         {"program": LongCoT("question -> answer", draft_tokens=60, kappa=200)},  # another object, the same program
         {"space": SMALL.extend(widths=(4,))},  # which it has
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) -> None:
     board = MemoryBoard()
@@ -101,7 +101,7 @@ def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) 
         ("prompts", {"prompts": 2}),
         ("prompt_model", {"prompt_model": scripted_lm(reasoner, model="scripted/writer")}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
     tmp_path: Path, key: str, changes: dict[str, Any]
