@@ -130,6 +130,29 @@ def test_more_questions_and_more_repeats_make_estimates_surer() -> None:
     assert pool(again, told(2)).noise[0] > 0.9 * pool(once, told(2)).noise[0]
 
 
+def test_fresh_runs_of_the_same_questions_make_a_program_surer_where_runs_differ() -> None:
+    rng = np.random.default_rng(5)
+    chances = rng.uniform(0.2, 0.8, 30)
+    scores = full((rng.random((8, 30)) < chances).astype(float).tolist())
+    for own in scores[:2]:
+        own.update({(q, r): float(rng.random() < chances[q]) for q in range(30) for r in range(1, 5)})
+    noise = pool(scores, told(8)).noise
+    # Nothing is a program's own here: the noise is from run to run, and that of five runs is 1 / sqrt(5) of it, as far
+    # as the two variances are told apart on 30 questions.
+    assert noise[0] == noise[1] == pytest.approx(noise[2] / 5**0.5, rel=0.25)
+    assert noise[2:] == pytest.approx(noise[2])
+
+
+def test_what_was_luck_in_the_race_is_taken_back_by_fresh_seeds() -> None:
+    half = {(q, 0): float(q % 2) for q in range(20)}
+    lucky = {(q, 0): 1.0 for q in range(20)}
+    fresh = {(q, r): float((q + r) % 2) for q in range(20) for r in range(1, 5)}
+    scores: Scores = [{**lucky, **fresh}, *({**half} for _ in range(6))]
+    surface = pool(scores, told(7))
+    assert pool([lucky, *scores[1:]], told(7)).adjusted[0] == pytest.approx(1.0)
+    assert surface.adjusted[0] == pytest.approx(0.6)  # one run in five was right throughout
+
+
 def simulated(rng: np.random.Generator, count: int, questions: int, spread: float) -> tuple[Any, Scores]:
     """True scores on the questions, and measurements, half of them of a short race."""
     ease, quality = rng.normal(0.5, 0.2, questions), rng.normal(0.0, spread, count)

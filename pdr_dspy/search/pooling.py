@@ -28,6 +28,8 @@ SHARES = (0.0, 0.5, 0.9, 0.99)
 """Shares of that variance that neighbours have in common."""
 LENGTHS = (0.7, 1.5, 3.0)
 """Distances, in steps of an axis, over which they do."""
+ENOUGH = 8
+"""Runs beyond the first of a question by the same program from which it is told how much runs differ."""
 
 
 @dataclass(frozen=True)
@@ -115,43 +117,41 @@ def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array,
 def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
     """Each program's mean with the questions' own difficulty taken out, and its standard error.
 
-    Least squares of `program + (question, repeat)`, by turns. Repeats of a question are averaged before the spread is
-    taken: they are not independent.
+    Least squares of `program + question` over the means of each program's runs of each question. Two variances stand
+    behind the error of such a mean: what a program has of its own on a question, which no further run of that question
+    takes away, and what one run of it differs from the next, over the number of runs. The second is known where
+    something ran more than once; the error of a program that ran again on fresh seeds is smaller by it.
     """
-    pairs = sorted({pair for own in scores for pair in own})
-    place = {pair: index for index, pair in enumerate(pairs)}
-    table = np.full((len(scores), len(pairs)), np.nan)
+    places: dict[int, int] = {}
+    for own in scores:
+        for question, _ in own:
+            places.setdefault(question, len(places))
+    sums, runs, squares = np.zeros((len(scores), len(places))), np.zeros((len(scores), len(places))), 0.0
     for row, own in enumerate(scores):
-        for pair, value in own.items():
-            table[row, place[pair]] = value
-    there = ~np.isnan(table)
-    filled = np.where(there, table, 0.0)
-    per_row, per_column = there.sum(1), there.sum(0)
-    program = filled.sum(1) / per_row
-    question = np.zeros(len(pairs))
-    if not there.all():
-        for _ in range(50):
-            question = (filled - np.where(there, program[:, None], 0.0)).sum(0) / per_column
-            question -= question.mean()
-            before = program
-            program = (filled - np.where(there, question[None, :], 0.0)).sum(1) / per_row
-            if float(np.abs(program - before).max()) < 1e-9:
-                break
-    else:
-        question = filled.mean(0) - filled.mean()
-    residual = np.where(there, filled - program[:, None] - question[None, :], 0.0)
-    names = sorted({pair[0] for pair in pairs})
-    column = {name: index for index, name in enumerate(names)}
-    sums, sizes = np.zeros((len(scores), len(names))), np.zeros((len(scores), len(names)))
-    for index, pair in enumerate(pairs):
-        sums[:, column[pair[0]]] += np.where(there[:, index], residual[:, index], 0.0)
-        sizes[:, column[pair[0]]] += there[:, index]
-    counts = (sizes > 0).sum(1)
-    places = float(counts.sum())
-    squares = float(np.square(sums / np.maximum(sizes, 1)).sum())
-    free = max(places - len(scores) - len(names) + 1, 0.25 * places, 1.0)  # what the fit used up
-    variance = max(squares / free, 0.25 / max(places, 4.0))  # nobody is sure after a few equal scores
-    return program, np.sqrt(variance / counts)
+        for (question, _), value in own.items():
+            sums[row, places[question]] += value
+            runs[row, places[question]] += 1
+            squares += value**2
+    there = (runs > 0).astype(float)
+    share = there / np.maximum(runs, 1)  # of one run in its mean
+    means, counts, cells = sums * share, there.sum(1), float(there.sum())
+    level = float(means.sum()) / cells
+    rest = np.where(there, means - level, 0.0)
+    each = there / there.sum(0)
+    # The questions' part is solved for in terms of the programs'; where programs share none, the shortest solution.
+    normal = np.diag(counts) - there @ each.T
+    effect = np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ (rest.sum(1) - there @ (each * rest).sum(0))
+    question = (each * (rest - effect[:, None])).sum(0)
+    left = np.where(there, rest - effect[:, None] - question, 0.0)
+    free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # what the fit used up
+    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # nobody is sure after a few equal ones
+    between, again = 0.0, float((runs - there).sum())
+    if again >= ENOUGH:
+        usual = float(share.sum()) / cells
+        between = min((squares - float((sums * means).sum())) / again, variance / usual)
+        variance -= between * usual
+    program = level + effect + question.mean()  # on all the questions, whichever of them it ran on
+    return program, np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
