@@ -25,7 +25,7 @@ import dspy
 from dspy.utils.usage_tracker import UsageTracker
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pdr_dspy import calls, operators
+from pdr_dspy import calls, operators, portal
 from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
 from pdr_dspy.errors import CallError, ConfigError, DataError, RoundFailed, StoreError
 from pdr_dspy.files import write_whole
@@ -239,7 +239,7 @@ def evaluate(
             they fail the rows of theirs.
         StoreError: the run folder belongs to another evaluation, or cannot be written.
     """
-    return calls.run(
+    return portal.run(
         lambda: aevaluate(
             program,
             examples,

@@ -22,7 +22,7 @@ from dspy.predict.parameter import Parameter
 from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
-from pdr_dspy import agreement, calls, distillers, stages, tracing
+from pdr_dspy import agreement, calls, distillers, portal, stages, tracing
 from pdr_dspy.budget import Budget, Call, Ledger, Phase
 from pdr_dspy.calls import Reply, Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, RoundFailed
@@ -194,7 +194,7 @@ class Operator(dspy.Module):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program; see the class."""
-        return calls.run(lambda: self.aforward(**inputs))
+        return portal.run(lambda: self.aforward(**inputs))
 
     async def aforward(
         self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mock_server import MockServer
 from pdr_dspy import calls
 from pdr_dspy.budget import Call, Phase, Usage
 from pdr_dspy.calls import Reply, Sampling
-from pdr_dspy.errors import ConfigError, RoundFailed, StoreError
+from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators import PDR, SR, LongCoT
 from pdr_dspy.rollouts import Rollout, Rollouts
 from pdr_dspy.serving import connect
@@ -317,67 +316,6 @@ def test_an_error_of_the_disk_ends_the_program_and_keeps_the_completion() -> Non
         LongCoT("question -> answer")(question="q")
     assert len(store) == 1
     assert store.pending == {}
-
-
-# --- from synchronous code
-
-
-def test_a_program_can_be_called_inside_a_running_loop() -> None:
-    async def notebook() -> dspy.Prediction:
-        with dspy.context(lm=engine()):
-            return LongCoT("question -> answer")(question="q")
-
-    assert wait(notebook()).answer is not None
-
-
-def test_a_program_called_synchronously_on_the_loop_of_calls_is_told_so() -> None:
-    class Bad(dspy.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = LongCoT("question -> answer")
-
-        async def aforward(self, question: str) -> dspy.Prediction:
-            return self.inner(question=question)
-
-    with dspy.context(lm=engine()), pytest.raises(RuntimeError, match=r"await program\.acall"):
-        calls.run(lambda: Bad().acall(question="q"))
-
-
-def test_errors_come_through_as_they_are() -> None:
-    def down(request: ScriptedRequest) -> str:
-        raise dspy.lm15.ServerError("down")
-
-    with (
-        dspy.context(lm=engine(down)),
-        pytest.raises(RoundFailed, match=r"all 2 drafts of round 1 failed.*down") as failed,
-    ):
-        PDR("question -> answer", widths=(2, 1))(question="q")
-    assert len(failed.value.ledger) == 2
-
-
-def test_an_interrupt_cancels_what_runs(monkeypatch: Any) -> None:
-    started, cancelled = threading.Event(), threading.Event()
-
-    async def endless() -> None:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
-
-    result = Future.result
-
-    def interrupted(self: Future, timeout: float | None = None) -> Any:
-        monkeypatch.setattr(Future, "result", result)  # only the first wait, which is the caller's
-        assert started.wait(30)
-        raise KeyboardInterrupt
-
-    calls.run(lambda: asyncio.sleep(0))  # the loop is up
-    monkeypatch.setattr(Future, "result", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        calls.run(endless)
-    assert cancelled.wait(30)
 
 
 def test_traces_are_in_the_order_of_the_drafts_and_hold_whole_readings_only() -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
     {"errors", "files", "postgres"},
     {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
-    {"calls", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
+    {"portal", "calls", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators", "nesting"},
     {"evaluation", "artifact"},
