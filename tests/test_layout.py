@@ -15,7 +15,7 @@ ROWS: list[set[str]] = [
     {"portal", "calls", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"operators", "nesting"},
-    {"evaluation", "artifact"},
+    {"rows", "runner", "evaluation", "artifact"},
     {"search", "serving", "training"},
     {"analysis", "searches"},
     {"plots", "report"},
