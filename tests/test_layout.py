@@ -14,7 +14,7 @@ ROWS: list[set[str]] = [
     {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
     {"portal", "calls", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
     {"distillers"},
-    {"operators", "nesting"},
+    {"loop", "operators", "nesting"},
     {"rows", "runner", "evaluation", "artifact"},
     {"search", "serving", "training"},
     {"analysis", "searches"},

@@ -82,8 +82,10 @@ def judge(
 ) -> tuple[str, str]:
     """Which of the two to return, and why, in one sentence.
 
-    `same`: the winner is the student; `seen`: how many of the questions took part in the search; `prompted`: how many
-    are in the demonstrations of its space, or were shown to the writer of its instructions.
+    Better is confidently better where the interval of the difference is above 0 and the exact test agrees: on few
+    questions, of which fewer still differ, an interval by Student's t is too narrow. `same`: the winner is the
+    student; `seen`: how many of the questions took part in the search; `prompted`: how many are in the demonstrations
+    of its space, or were shown to the writer of its instructions.
     """
     kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
     count = len(student.by_question)
@@ -105,8 +107,8 @@ def _choose(
     low, high = difference.interval
     figures = (
         f"{winner.score:.3f} against {student.score:.3f}, a difference of {difference.difference:+.3f} "
-        f"[{low:+.3f}, {high:+.3f}], at B_seq {winner.sequential:.0f} against {student.sequential:.0f} and B_total "
-        f"{winner.total:.0f} against {student.total:.0f}"
+        f"[{low:+.3f}, {high:+.3f}] (p = {difference.p_value:.2g}), at B_seq {winner.sequential:.0f} against "
+        f"{student.sequential:.0f} and B_total {winner.total:.0f} against {student.total:.0f}"
     )
     if same:
         too = "" if limits.allow(student) else "; on these questions it is over the limits"
