@@ -19,11 +19,14 @@ from typing import Any, NamedTuple
 
 import dspy
 
-from pdr_dspy import calls
+from pdr_dspy import calls, turns
 from pdr_dspy.budget import Call, Phase, Usage
-from pdr_dspy.calls import Job, Reply, Result, Sampling, Session
+from pdr_dspy.calls import Reply
+from pdr_dspy.requests import Job, Sampling
 from pdr_dspy.rollouts import Rollout, address
+from pdr_dspy.session import Session
 from pdr_dspy.signatures import Reading, signature_of
+from pdr_dspy.turns import Result
 
 
 class Part(NamedTuple):
@@ -159,7 +162,7 @@ class _Stage:
 
     async def run(self) -> None:
         for place in self.places:
-            result = calls.replayed(place.lm, place.job, self.now.store)
+            result = turns.replayed(place.lm, place.job, self.now.store)
             if result is not None:
                 self.stored[place.number] = result
         record = self.now.store.get(self.key)
@@ -212,9 +215,9 @@ class _Stage:
         def begun() -> None:
             place.begun = time.perf_counter()
 
-        calls.BEGUN.set(begun)
+        turns.BEGUN.set(begun)
         try:
-            (result,) = await calls.send(place.lm, [place.job], self.now)
+            (result,) = await turns.send(place.lm, [place.job], self.now)
         finally:
             place.ended = time.perf_counter()
         return result
@@ -253,7 +256,7 @@ class _Stage:
         if max(said, default=0) > 0:
             return max(said)
         prompt = "\n".join(str(message["content"]) for message in place.job.messages)
-        (counted,), _ = await calls.count_tokens(place.lm, [prompt])
+        (counted,), _ = await turns.count_tokens(place.lm, [prompt])
         return counted
 
     # --- the record of how it ended ---

@@ -10,9 +10,9 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
-    {"errors", "files", "postgres"},
+    {"errors", "files", "portal", "postgres"},
     {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
-    {"portal", "calls", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
+    {"session", "calls", "turns", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
     {"distillers"},
     {"loop", "operators", "nesting"},
     {"rows", "runner", "evaluation", "artifact"},
