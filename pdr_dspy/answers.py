@@ -154,6 +154,8 @@ def to_number(text: str) -> Fraction | None:
     `−7`, `**42**`, `\boxed{42}`. Leaves alone whatever would have to be worked out or is not one number: `5^2`,
     `2\pi`, `3x`, `17 or 204`, `x > 5`, `12:30`.
     """
+    if _PLAIN_INTEGER.fullmatch(text):  # what most answers are
+        return Fraction(int(text))
     if len(text) > MAX_ANSWER:
         return None
     boxes = _boxes(text)
@@ -166,6 +168,7 @@ def to_number(text: str) -> Fraction | None:
     return whole
 
 
+_PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–—‒﹣－", "-"),

@@ -142,8 +142,8 @@ def split_usage(
     """Give each choice its own output tokens, and the prompt, which the server read once, to the first choice.
 
     With `prompt_each` all carry the prompt, for a server that counts it so; how much of it was cached is told of the
-    first alone. A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them where what is
-    told of each does not add up to the total.
+    first alone. A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them
+    where what is told of each does not add up to the total.
     """
     own = [_dict(choice.get("usage")) for choice in choices]
     total = _dict(data.get("usage")) or own[0]
