@@ -222,8 +222,8 @@ class AsyncOpenAIEngine:
             # Its usage for n > 1 counts one choice only; as a stream, each choice brings its own.
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         elif kind == "vllm":
-            # Its usage counts all outputs together, which the ids tell apart, and the prompt once; its counters have the
-            # prompt for each choice, as of n single requests.
+            # Its usage has all outputs together, which the ids tell apart, and the prompt once; its own counters have
+            # the prompt for each choice, as for n single requests.
             body["return_token_ids"] = True
         data, tally = await self._exchange(wires[0], body)
         choices = data["choices"][: len(wires)]
