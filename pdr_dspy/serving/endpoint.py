@@ -249,8 +249,9 @@ def connect(
             which has no other way to read a prompt once. vLLM shares the prompt between single requests as well, by
             its prefix cache; there it saves the server n - 1 times reading HTTP, applying the template, tokenising
             and answering, and this client as much. Both give child i the seed of the request plus i, so the n
-            completions are those of n single requests. The price: they come together, when the longest is done, and a
-            retry repeats them all.
+            completions are those of n single requests. The price: they come together, when the longest is done, a
+            retry repeats them all, and a request that hangs for all of `timeout` loses them all; `first_byte` ends it
+            in time to try again.
         max_siblings: the largest n; llama.cpp refuses more than it has slots.
         context_length: tokens of prompt and completion together; None asks the server when it is needed.
         tokenizer: a `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize.
