@@ -102,11 +102,6 @@ class AsyncOpenAIEngine:
             return await (await self._state()).gatherer.submit(wire)
         return (await self._complete([wire]))[0]
 
-    @property
-    def prompt_once(self) -> bool:
-        """Whether siblings share a request, and the server counts their prompt once."""
-        return bool(self.siblings) and not (self.server is not None and self.server.kind == "vllm")
-
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
         for event in lm15.response_to_events(await self.complete(request)):

@@ -75,9 +75,10 @@ class EndpointLM(dspy.LM):
     def prompt_once(self) -> bool:
         """Whether the n completions of such a request have their prompt counted once: not on vLLM, whose own counters
         have it for each of them, as of single requests. Asks the server once where that is not known."""
-        if self._async.siblings and self._async.server is None:
-            self._sync.run(self._async.probe())
-        return self._async.prompt_once
+        if not self._async.siblings:
+            return False
+        server = self._asked()
+        return server is None or server.kind != "vllm"
 
     @property
     def context_length(self) -> int | None:
@@ -86,9 +87,7 @@ class EndpointLM(dspy.LM):
         stated = self._settings["context_length"]
         if stated is not None:
             return stated
-        if self._async.server is None:
-            self._sync.run(self._async.probe())
-        server = self._async.server
+        server = self._asked()
         return server.context.get(self.served_model) if server else None
 
     @property
@@ -97,10 +96,14 @@ class EndpointLM(dspy.LM):
         stated = self._settings["thinking_budget"]
         if stated is not None:
             return stated
+        server = self._asked()
+        return "continue" if server is not None and server.kind in ("vllm", "llama.cpp") else "cap"
+
+    def _asked(self) -> Server | None:
+        """What the server says about itself, asked once; None when it does not say."""
         if self._async.server is None:
             self._sync.run(self._async.probe())
-        server = self._async.server
-        return "continue" if server is not None and server.kind in ("vllm", "llama.cpp") else "cap"
+        return self._async.server
 
     async def check(self) -> None:
         """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model.
