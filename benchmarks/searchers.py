@@ -138,10 +138,7 @@ def _full(
     meter, ranking = Meter(world), Ranking(limits)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for _ in range(trials):
-        trial = study.ask()
-        candidate = space.suggest(trial)
-        mean = mean_of(meter.run(candidate, questions))
-        _tell(study, trial, mean, limits)
+        candidate, mean = _tried(study, space, limits, meter, questions)
         ranking.add(candidate, mean)
         yield ranking.progress(meter)
 
@@ -217,20 +214,13 @@ def minibatch(
     size = min(35, len(questions) // 2)
     study = optuna.create_study(direction="maximize", sampler=_sampler(seed))
     study.enqueue_trial(space.params_of(STUDENT) or {})
-    trial = study.ask()
-    first = space.suggest(trial)
-    mean = mean_of(meter.run(first, questions))
-    _tell(study, trial, mean, limits)
-    ranking.add(first, mean)
+    ranking.add(*_tried(study, space, limits, meter, questions))
     yield ranking.progress(meter)
     averages: dict[str, list[Truth]] = {}
     candidates: dict[str, Candidate] = {}
     done: set[str] = set()
     for number in range(1, trials + 1):
-        trial = study.ask()
-        candidate = space.suggest(trial)
-        mean = mean_of(meter.run(candidate, batches.sample(list(questions), size)))
-        _tell(study, trial, mean, limits)
+        candidate, mean = _tried(study, space, limits, meter, batches.sample(list(questions), size))
         averages.setdefault(candidate.key, []).append(mean)
         candidates[candidate.key] = candidate
         if number % 5 == 0 or number == trials:
@@ -259,6 +249,17 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)  # group: for conditional axes
+
+
+def _tried(
+    study: optuna.Study, space: Space, limits: Limits, meter: Meter, questions: Sequence[int]
+) -> tuple[Candidate, Truth]:
+    """The study's next candidate, run on these questions and told."""
+    trial = study.ask()
+    candidate = space.suggest(trial)
+    mean = mean_of(meter.run(candidate, questions))
+    _tell(study, trial, mean, limits)
+    return candidate, mean
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, mean: Truth, limits: Limits) -> None:
