@@ -8,10 +8,10 @@ from typing import Any
 
 import dspy
 import pytest
-from test_search_compile import SMALL, Exact, compiled, questions, reasoner, student
+from test_search_compile import SMALL, Exact, compiled, mixed, questions, reasoner, student
 
 from pdr_dspy.errors import StoreError
-from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.operators import PDR
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import PRESETS, Schedule
 from pdr_dspy.search import PDROptimizer
@@ -63,19 +63,6 @@ def baselines(program: dspy.Module, **settings: Any) -> list[tuple[str, Schedule
     return [(one.origin, one.candidate.schedule) for one in course.cohorts.baselines()]
 
 
-class Two(dspy.Module):
-    """Two operators under different schedules."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = LongCoT("question -> answer", draft_tokens=60, kappa=200)
-        self.second = PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
-
-    async def aforward(self, question: str) -> dspy.Prediction:
-        await self.first.acall(question=question)
-        return await self.second.acall(question=question)
-
-
 def test_the_untouched_student_is_first_and_one_pass_second_where_it_is_another_program() -> None:
     one_pass = student()
     assert baselines(one_pass) == [("student", one_pass.schedule)]
@@ -85,7 +72,7 @@ def test_the_untouched_student_is_first_and_one_pass_second_where_it_is_another_
     assert (second[0], second[1].widths) == ("LongCoT", (1,))
     assert second[1] == wide.schedule.replace(widths=(1,))
     assert baselines(wide, space=SPACE.narrow(rounds=(2,))) == [first]  # one that the space has not
-    assert [origin for origin, _ in baselines(Two())] == [
+    assert [origin for origin, _ in baselines(mixed())] == [
         "student",
         "LongCoT",
     ]  # of several the first is not the student
@@ -210,7 +197,7 @@ def test_what_the_models_context_has_no_room_for_is_not_proposed(caplog: pytest.
 
 
 def test_the_first_of_several_operators_that_differ_is_tried_as_one_schedule_for_all() -> None:
-    asked = Asked(program=Two())
+    asked = Asked(program=mixed())
     assert [arm.origin for arm in asked.course.plan.arms] == ["student", "LongCoT"]
     rows = [asked.worker.of(Stage.RACE, number) for number in (0, 1)]
     assert [len(row[0].calls) for row in rows] == [4, 2]

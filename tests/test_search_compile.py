@@ -19,7 +19,7 @@ import pytest
 from dspy.teleprompt import BetterTogether, LabeledFewShot
 
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.operators import PDR, LongCoT, Operator
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
@@ -74,6 +74,28 @@ def questions(count: int, start: int = 0) -> list[dspy.Example]:
 
 def student(**settings: Any) -> LongCoT:
     return LongCoT("question -> answer", **{"draft_tokens": 60, "kappa": 200, **settings})
+
+
+class InTurn(dspy.Module):
+    """Two operators, one after the other."""
+
+    def __init__(self, second: Operator) -> None:
+        super().__init__()
+        self.first, self.second = student(), second
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        await self.first.acall(question=question)
+        return await self.second.acall(question=question)
+
+
+def another() -> PDR:
+    """An operator under another schedule than the student's."""
+    return PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
+
+
+def mixed() -> InTurn:
+    """Two operators under different schedules."""
+    return InTurn(another())
 
 
 def compiled(lm: ScriptedLM, program: dspy.Module | None = None, count: int = 12, **settings: Any) -> PDROptimizer:
@@ -397,18 +419,12 @@ def test_compiling_again_does_not_carry_the_programs_of_the_first_time() -> None
     assert program.trial_logs[0]["origin"] == "student"
 
 
-class Scored(dspy.Module):
+class Scored(InTurn):
     """Two operators under different schedules, and a module whose name a search would like to have."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.first = LongCoT("question -> answer", draft_tokens=60, kappa=200)
-        self.second = PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
+        super().__init__(another())
         self.score = dspy.Predict("answer -> score")
-
-    async def aforward(self, question: str) -> dspy.Prediction:
-        await self.first.acall(question=question)
-        return await self.second.acall(question=question)
 
 
 def test_operators_that_differ_are_not_taken_for_a_candidate() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import dspy
 import pytest
-from test_search_compile import SMALL, Exact, questions, reasoner, student
+from test_search_compile import SMALL, Exact, InTurn, questions, reasoner, student
 
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.operators import PDR
 from pdr_dspy.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.board import open_board
@@ -62,19 +62,6 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.stat().st_size}
 
 
-class Both(dspy.Module):
-    """Two operators, one after the other."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = LongCoT("question -> answer", draft_tokens=60, kappa=200)
-        self.second = LongCoT("question -> answer", draft_tokens=60, kappa=200, temperature=0.5)
-
-    async def aforward(self, question: str) -> dspy.Prediction:
-        await self.first.acall(question=question)
-        return await self.second.acall(question=question)
-
-
 @pytest.mark.parametrize(
     ("program", "settings"),
     [
@@ -85,7 +72,7 @@ class Both(dspy.Module):
         (student(), {"max_tokens": 1}),
         (student(), {"max_total": 200}),
         (student(), {"time_limit": 1e-9}),
-        (Both(), {"trials": 3}),
+        (InTurn(student(temperature=0.5)), {"trials": 3}),
     ],
     ids=["plain", "few candidates", "cheap student", "dear student", "tokens", "limit", "time", "two operators"],
 )

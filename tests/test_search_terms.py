@@ -8,10 +8,10 @@ from typing import Any
 
 import dspy
 import pytest
-from test_search_compile import SMALL, Exact, questions, reasoner, student
+from test_search_compile import SMALL, Exact, mixed, questions, reasoner, student
 
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.operators import PDR, LongCoT
+from pdr_dspy.operators import LongCoT
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.search.board import MemoryBoard
 from pdr_dspy.search.plan import Stage
@@ -40,19 +40,6 @@ class Stricter(Exact):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "Stricter"}
-
-
-class Two(dspy.Module):
-    """Two operators under different schedules."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = LongCoT("question -> answer", draft_tokens=60, kappa=200)
-        self.second = PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
-
-    async def aforward(self, question: str) -> dspy.Prediction:
-        await self.first.acall(question=question)
-        return await self.second.acall(question=question)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +185,8 @@ def test_a_student_is_kept_as_it_was_and_its_own_schedules_are_compared() -> Non
     program.draft.signature = program.draft.signature.with_instructions("Guess.")
     assert one.student.draft.signature.instructions != "Guess."  # type: ignore[attr-defined]
     assert not one.mixed
-    assert terms(Two()).mixed
-    same = Two()
+    assert terms(mixed()).mixed
+    same = mixed()
     same.second = LongCoT("question -> answer", draft_tokens=60, kappa=200)  # type: ignore[assignment]
     assert not terms(same).mixed
 
@@ -238,7 +225,7 @@ def test_the_least_limit_that_is_not_refused_is_the_one_that_is_named() -> None:
         with pytest.raises(ConfigError, match=f"the least that can do anything is {least}"):
             check_limits(lm, **{name: least - 1})
     check_limits(lm)
-    check_limits(lm, Two(), max_total=1)  # what a program around operators sends is not known
+    check_limits(lm, mixed(), max_total=1)  # what a program around operators sends is not known
 
 
 def test_a_student_that_the_model_has_no_room_for_is_refused() -> None:
