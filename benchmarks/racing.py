@@ -1,7 +1,7 @@
-"""The library's own search (`pdr_dspy.search.plan`) on a simulated world, for `benchmarks.search`.
+"""The library's own search (`pdr_dspy.search.racing.plan`) on a simulated world, for `benchmarks.search`.
 
 The plan is the one that `PDROptimizer` runs; here the world answers instead of workers, and costs are predicted from
-the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.objective.predict` does from usage.
+the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.racing.cost_model.predict` does from usage.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
-from pdr_dspy.schedule import USES_K
-from pdr_dspy.search.objective import SLACK
-from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.plan import Cell, Measure, Plan, Propose, Proposed, Settings, Stage
-from pdr_dspy.search.sampling import Proposer
-from pdr_dspy.search.space import Candidate, Space
+from pdr_dspy.operators.schedule import USES_K
+from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing.cost_model import SLACK
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Settings, Stage
+from pdr_dspy.search.space.space import Candidate, Space
 
 FRESH = 1000
 """First run seed of the finalists."""

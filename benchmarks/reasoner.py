@@ -39,9 +39,9 @@ from benchmarks.law import (
     summary_length,
 )
 from pdr_dspy import signatures
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.search.space import Candidate
-from pdr_dspy.signatures import Role
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.roles import Role
+from pdr_dspy.search.space.space import Candidate
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 
 TASK = "question -> answer"

@@ -21,9 +21,9 @@ import optuna
 from benchmarks import racing
 from benchmarks.law import Truth
 from benchmarks.reasoner import Cell, World
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.space import Candidate, Space
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.space.space import Candidate, Space
 
 STUDENT = Candidate(Schedule(widths=(1,), draft_tokens=512), {})
 """What a search is given to improve: one draft."""

@@ -12,10 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdr_dspy.cli import guarded
-from pdr_dspy.commands.display import Display
-from pdr_dspy.commands.models import Model
-from pdr_dspy.commands.targets import Task
-from pdr_dspy.commands.tuning import study
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.optimize import study
+from pdr_dspy.cli.program_files import Task
 from pdr_dspy.search import Space
 from programs import arithmetic
 

@@ -15,31 +15,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
+    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
-    from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
-    from pdr_dspy.rollouts import Rollouts
-    from pdr_dspy.schedule import Schedule, preset
+    from pdr_dspy.operators import PDR, SR, Draft, LongCoT, Operator, Schedule, Stop, Workspace, preset
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier
-    from pdr_dspy.workspace import Draft, Workspace
 
 __version__ = "0.1.0"
 
 _HOME = {
     "artifact": ("load", "save"),
-    "budget": ("Budget", "Call", "Ledger", "Phase", "Usage"),
+    "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
-    "operators": ("PDR", "SR", "LongCoT", "Operator", "Stop"),
-    "rollouts": ("Rollouts",),
-    "schedule": ("Schedule", "preset"),
+    "operators": ("PDR", "SR", "Draft", "LongCoT", "Operator", "Schedule", "Stop", "Workspace", "preset"),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
     "verifiers": ("Score", "Verifier"),
-    "workspace": ("Draft", "Workspace"),
 }
 _MODULES = ("datasets", "serving", "verifiers")
 
@@ -73,6 +67,7 @@ __all__ = [
     "preset",
     "save",
     "serving",
+    "session",
     "verifiers",
 ]
 

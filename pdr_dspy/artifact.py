@@ -22,16 +22,16 @@ from typing import Any, TypeAlias, cast
 import dspy
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pdr_dspy.annotations import describe_type, rebuild_type
-from pdr_dspy.budget import Ledger
+from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
-from pdr_dspy.evaluation import Report
-from pdr_dspy.files import write_whole
-from pdr_dspy.nesting import operators, replaced
-from pdr_dspy.operators import PDR, SR, LongCoT, Operator
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.signatures import Role, check_task, signature_of
-from pdr_dspy.verifiers._base import Verifier
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.roles import Role, check_task, signature_of
+from pdr_dspy.prompts.types import describe_type, rebuild_type
+from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.verifiers.base import Verifier
 
 FORMAT = "pdr-dspy"
 VERSION = 1
@@ -78,7 +78,7 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "name": name or target.stem,
-        "operators": {place: _operator_state(operator) for place, operator in operators(program).items()},
+        "operators": {place: _operator_state(operator) for place, operator in operators_in(program).items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
         "verifier": None if verifier is None else verifier.describe(),
@@ -274,7 +274,7 @@ def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
 
 def _other_predictors(program: dspy.Module) -> dict[str, Any]:
     """Predictors that stand beside the operators in a larger module, by name."""
-    inside = {id(value) for operator in operators(program).values() for value in operator.__dict__.values()}
+    inside = {id(value) for operator in operators_in(program).values() for value in operator.__dict__.values()}
     return {
         name: _predictor_state(predictor)
         for name, predictor in program.named_predictors()
@@ -355,7 +355,7 @@ def _type_name(description: Any) -> str:
 def _into(
     path: str | Path, program: dspy.Module, states: Mapping[str, Any], predictors: Mapping[str, Any]
 ) -> dspy.Module:
-    there = operators(program)
+    there = operators_in(program)
     if set(there) != set(states):
         raise ArtifactError(
             f"{path} has operators at {', '.join(map(_place, states))}, `program` at "

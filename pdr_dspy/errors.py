@@ -19,13 +19,6 @@ Messages name the argument in code form, the value that was given, and the remed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-
-    from pdr_dspy.budget import Call, Ledger
-
 
 class PDRError(Exception):
     """Base of all errors raised by pdr_dspy."""
@@ -64,24 +57,6 @@ class WeightsError(PDRError):
     """Weights could not be found, downloaded or verified."""
 
 
-class CallError(PDRError):
-    """One request failed. It is recorded on the ledger; it is raised only where nothing else is left to answer from."""
-
-    def __init__(self, message: str, call: Call | None = None) -> None:
-        super().__init__(message)
-        self.call = call
-        """What is known of the request, for the ledger."""
-
-
-class RoundFailed(PDRError):
-    """Every draft of a round failed."""
-
-    def __init__(self, message: str, ledger: Ledger) -> None:
-        super().__init__(message)
-        self.ledger = ledger
-        """What was spent until then, failed calls included."""
-
-
 class BudgetTooSmall(ConfigError):
     """Not even the first stage fits the given budget."""
 
@@ -92,16 +67,3 @@ class ArtifactError(PDRError, ValueError):
 
 class StoreError(PDRError):
     """A run folder, store or study cannot be read or written."""
-
-
-def config_error(owner: str, error: ValidationError) -> ConfigError:
-    """The first fault that pydantic found in the settings of `owner`, as one sentence of ours."""
-    first = error.errors()[0]
-    context = first.get("ctx", {})
-    if first["type"] == "value_error" and "error" in context:
-        return ConfigError(str(context["error"]))
-    place = ".".join(str(part) for part in first["loc"])
-    given = f"`{owner}({place}={first['input']!r})`"
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"{given}: there is no `{place}`; check its spelling against `help({owner})`")
-    return ConfigError(f"{given}: {first['msg'].lower()}")

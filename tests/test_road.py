@@ -12,10 +12,11 @@ import dspy
 import pytest
 
 from pdr_dspy import artifact
-from pdr_dspy.evaluation import evaluate
-from pdr_dspy.operators import PDR, SR, Stop
-from pdr_dspy.rollouts import Rollouts
-from pdr_dspy.schedule import Schedule
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.evaluator import evaluate
+from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.modules import PDR, SR
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.serving import LlamaCppServer
 from programs import arithmetic
 

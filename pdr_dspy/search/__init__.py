@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from pdr_dspy.search.compile import Estimate, PDROptimizer
-from pdr_dspy.search.confirmation import Confirmation
-from pdr_dspy.search.failures import Failure, failures_of
-from pdr_dspy.search.members import Member
-from pdr_dspy.search.objective import TrialRecord
-from pdr_dspy.search.pareto import Limits, front
-from pdr_dspy.search.plan import Finalist
-from pdr_dspy.search.prompts import check_demos, demos_of, questions_in
-from pdr_dspy.search.proposals import Proposal, Proposals, feedback, propose
+from pdr_dspy.search.front_members import Member
+from pdr_dspy.search.optimizer import Estimate, PDROptimizer
+from pdr_dspy.search.proposing.failures import Failure, failures_of
+from pdr_dspy.search.proposing.instructions import Proposal, Proposals, feedback, propose
+from pdr_dspy.search.racing.confirmation import Confirmation
+from pdr_dspy.search.racing.pareto import Limits, front
+from pdr_dspy.search.racing.plan import Finalist
+from pdr_dspy.search.racing.resampling import Bands, Outcomes, bands, knee, optimism, probability_nondominated, shrunk
+from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchProgress, SearchResult
-from pdr_dspy.search.space import Candidate, Space
-from pdr_dspy.search.uncertainty import Bands, Outcomes, bands, knee, optimism, probability_nondominated, shrunk
+from pdr_dspy.search.space.prompt_axes import check_demos, demos_of, questions_in
+from pdr_dspy.search.space.space import Candidate, Space
 
 __all__ = [
     "Bands",

@@ -28,9 +28,9 @@ import dspy
 from dspy import lm15
 
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
-from pdr_dspy.serving._engine import AsyncOpenAIEngine
-from pdr_dspy.serving._listing import Server
-from pdr_dspy.serving._sync_engine import OpenAIEngine
+from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
+from pdr_dspy.serving.client.models import Server
+from pdr_dspy.serving.client.sync import OpenAIEngine
 
 ThinkingBudget = Literal["server", "continue", "cap"]
 """Who ends a thought that has used up its room."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError, MissingExtra
 from pdr_dspy.serving import weights
-from pdr_dspy.serving._process import LocalServer, ServerProcess, free_port
+from pdr_dspy.serving.process.server import LocalServer, ServerProcess, free_port
 
 _CHILD = Path(__file__).with_name("_llama_child.py")
 

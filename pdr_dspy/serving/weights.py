@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pdr_dspy.errors import ConfigError, WeightsError
-from pdr_dspy.serving._catalogue import CATALOGUE, DEFAULT, Weights, Wheel
+from pdr_dspy.serving.catalogue import CATALOGUE, DEFAULT, Weights, Wheel
 
 __all__ = ["CATALOGUE", "DEFAULT", "SOURCES", "Progress", "Weights", "Wheel", "cache_folder", "locate"]
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import dspy
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.evaluation import Runner
+from pdr_dspy.evaluation.runner import Runner
+from pdr_dspy.operators.workspace import Draft, Workspace
 from pdr_dspy.verifiers import Verifier
-from pdr_dspy.workspace import Draft, Workspace
 
 RIGHT, WRONG = 1.0, -1.0
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.verifiers._base import Score, Verifier
+from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
 from pdr_dspy.verifiers.judge import JudgeVerifier

@@ -6,9 +6,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.answers import tidy
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, answer_text, gold_text, short
+from pdr_dspy.text.answers import tidy
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, answer_text, gold_text, short
 
 if TYPE_CHECKING:
     import dspy

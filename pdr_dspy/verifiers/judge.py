@@ -12,14 +12,15 @@ import dspy
 from dspy.lm15 import Config, Message, Request, Response, TokenLogprob
 from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedFeatureError
 
-from pdr_dspy.answers import MAX_ANSWER
-from pdr_dspy.budget import Call, Phase, Usage
-from pdr_dspy.errors import CallError, ConfigError, DataError
-from pdr_dspy.sending import sending, tries_of
-from pdr_dspy.thoughts import solution_span, split_thought
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, as_text, called, gold_text, lookup, short
-from pdr_dspy.workspace import sheltered
+from pdr_dspy.calls.dspy_bridge import sending, tries_of
+from pdr_dspy.calls.failures import CallError
+from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.text.answers import MAX_ANSWER
+from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.text.reasoning import solution_span, split_thought
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, as_text, called, gold_text, lookup, short
 
 if TYPE_CHECKING:
     from dspy.lm15 import Usage as ServedUsage

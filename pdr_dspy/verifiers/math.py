@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.answers import MAX_ANSWER, tidy, to_choice
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, answer_text, called, gold_text, same_number, short
-from pdr_dspy.verifiers._pool import ask
+from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_choice
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_text, same_number, short
+from pdr_dspy.verifiers.grading_pool import ask
 
 if TYPE_CHECKING:
     import dspy

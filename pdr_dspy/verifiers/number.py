@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.answers import to_number
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, answer_text, called, gold_text, same_number, short
+from pdr_dspy.text.answers import to_number
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_text, same_number, short
 
 if TYPE_CHECKING:
     import dspy
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class NumberVerifier(Fields):
     """Scores 1 where the answer names the gold number, compared exactly, else 0.
 
-    Leading zeros, thousands separators, units and `x = ...` do not count (see `pdr_dspy.answers.to_number`); a list of
-    guesses names no number. The answer may differ by `tolerance`, or by the fraction `relative` of the gold number,
-    whichever allows more.
+    Leading zeros, thousands separators, units and `x = ...` do not count (see `pdr_dspy.text.answers.to_number`); a
+    list of guesses names no number. The answer may differ by `tolerance`, or by the fraction `relative` of the gold
+    number, whichever allows more.
     """
 
     tolerance: float = 0.0

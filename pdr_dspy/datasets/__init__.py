@@ -1,0 +1,14 @@
+"""Questions with answers: data sets by name, files of one's own, and seeded splits."""
+
+from __future__ import annotations
+
+from pdr_dspy.datasets.registry import DatasetInfo, fingerprint, info, load, names, split
+
+__all__ = [
+    "DatasetInfo",
+    "fingerprint",
+    "info",
+    "load",
+    "names",
+    "split",
+]

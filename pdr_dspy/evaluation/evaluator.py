@@ -1,0 +1,347 @@
+"""Program x examples x repeats under a verifier: one row each, appended to a file as it ends, resumable.
+
+No barrier between examples: each runs its rounds as soon as its own inputs are there, so a slow sample holds up nobody
+else. A row of a failed run is kept as failed and is tried again when the same evaluation is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pdr_dspy import calls, operators
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.store import Rollouts, address
+from pdr_dspy.errors import ConfigError, DataError, StoreError
+from pdr_dspy.evaluation.records import DraftRow as DraftRow
+from pdr_dspy.evaluation.records import Report as Report
+from pdr_dspy.evaluation.records import RoundRow as RoundRow
+from pdr_dspy.evaluation.records import Row as Row
+from pdr_dspy.evaluation.records import read_rows as read_rows
+from pdr_dspy.evaluation.runner import Runner as Runner
+from pdr_dspy.evaluation.runner import inputs_of as inputs_of
+from pdr_dspy.evaluation.runner import marked
+from pdr_dspy.evaluation.runner import run_seed as run_seed
+from pdr_dspy.operators.modules import Operator
+from pdr_dspy.prompts.roles import signature_of
+from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.verifiers.base import Verifier
+
+VERSION = 1
+
+
+Progress = Callable[[Row, int, int], None]
+"""Told of each finished row, how many are done, and how many there are."""
+
+
+def evaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    budget: Budget | None = None,
+    store: Rollouts | None = None,
+    run_dir: str | Path | None = None,
+    max_in_flight: int = 64,
+    max_failures: int = 8,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Run `program` on every example `repeats` times and grade what comes out.
+
+    Args:
+        program: an operator, or any DSPy module.
+        examples: with the inputs that the program takes and the gold fields that the verifier reads; their `id` field
+            names them (else their position).
+        verifier: gives a score in [0, 1].
+        repeats: k of avg@k; repeat i has its own run seed.
+        seed: the evaluation's seed; equal seeds give equal requests.
+        budget: limits, in tokens, on each run of an operator.
+        store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
+            `run_dir/rollouts` is used.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
+        max_in_flight: most requests on the wire at one time.
+        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
+            that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
+            one example fails that row only.
+        name: of the report.
+        progress: told of every finished row.
+
+    Raises:
+        ConfigError, DataError: an argument, an example or a gold answer that cannot work; before a token is spent.
+            BudgetTooSmall and a prompt beyond the model's context are raised when they hold for every example, else
+            they fail the rows of theirs.
+        StoreError: the run folder belongs to another evaluation, or cannot be written.
+    """
+    return event_loop.run(
+        lambda: aevaluate(
+            program,
+            examples,
+            verifier,
+            repeats=repeats,
+            seed=seed,
+            budget=budget,
+            store=store,
+            run_dir=run_dir,
+            max_in_flight=max_in_flight,
+            max_failures=max_failures,
+            name=name,
+            progress=progress,
+        )
+    )
+
+
+async def aevaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    budget: Budget | None = None,
+    store: Rollouts | None = None,
+    run_dir: str | Path | None = None,
+    max_in_flight: int = 64,
+    max_failures: int = 8,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """`evaluate` on the caller's event loop."""
+    for argument, value in (("repeats", repeats), ("max_in_flight", max_in_flight), ("max_failures", max_failures)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
+    if not callable(verifier) or isinstance(verifier, type):
+        raise ConfigError(f"`evaluate(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
+    ids = check_examples(program, examples, verifier)
+    lms = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm or dspy.settings.lm)}
+    if not lms and program.predictors():
+        calls.serving(program.predictors()[0])
+    for lm in lms.values():
+        check = getattr(lm, "check", None)
+        if check is not None:
+            await check()
+    if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
+        shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
+        await operators.check(program, shortest, budget or Budget())
+    config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
+    folder = None if run_dir is None else Path(run_dir)
+    finished = {} if folder is None else _open_run(folder, config)
+    finished = {key: row for key, row in finished.items() if row.repeat < repeats}
+    own = Rollouts(folder / "rollouts") if store is None and folder is not None else None
+    todo = [
+        (place, repeat)
+        for repeat in range(repeats)
+        for place in range(len(examples))
+        if (ids[place], repeat) not in finished
+    ]
+    runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+    work = _Work(runner, examples, ids, folder, finished, len(examples) * repeats, progress)
+    try:
+        with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
+            stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+    finally:
+        if own is not None:
+            own.close()
+    if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
+        raise runner.misconfigured
+    rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
+    return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
+
+
+def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> list[str]:
+    """The ids of the examples, after everything that can be checked without a model was checked.
+
+    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
+    cannot read.
+    """
+    if not examples:
+        raise DataError("`examples` is empty; there is nothing to evaluate")
+    needed = (
+        [name for name, info in program.task.input_fields.items() if info.is_required()]
+        if isinstance(program, Operator)
+        else []
+    )
+    ids = [str(example.get("id", place)) for place, example in enumerate(examples)]
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"`examples` has {Counter(ids)[repeated[0]]} examples with the id {repeated[0]!r}; ids must differ"
+        )
+    for name, example in zip(ids, examples, strict=True):
+        if not marked(example) and not isinstance(program, Operator):
+            raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
+        given = example.inputs() if marked(example) else example
+        missing = [field for field in needed if field not in given]
+        if missing:
+            raise DataError(
+                f"example {name!r} has no field {missing[0]!r}, which the program takes; it has "
+                f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
+                f"with `fields={{{missing[0]!r}: ...}}`"
+            )
+        check = getattr(verifier, "check_gold", None)
+        if check is not None:
+            check(example)
+    return ids
+
+
+def describe(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    ids: Sequence[str],
+    verifier: Verifier,
+    *,
+    repeats: int,
+    seed: int,
+    budget: Budget | None,
+) -> dict[str, Any]:
+    """What an evaluation is of, as JSON; two that are equal here would make the same calls and give the same rows."""
+    lms = sorted(
+        {str(getattr(lm, "identity", lm.model)) for p in program.predictors() if (lm := p.lm or dspy.settings.lm)}
+    )
+    return {
+        "version": VERSION,
+        "program": fingerprint(program),
+        "examples": address(
+            {"examples": [[i, sorted((k, str(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+        ),
+        "verifier": verifier.describe()
+        if hasattr(verifier, "describe")
+        else {"kind": getattr(verifier, "__name__", type(verifier).__name__)},
+        "models": lms,
+        "repeats": repeats,
+        "seed": seed,
+        "budget": None if budget is None else budget.model_dump(),
+    }
+
+
+def fingerprint(program: dspy.Module) -> str:
+    """A hash of everything that decides a program's calls: signatures with their types, demonstrations, schedules."""
+    state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
+    types = {  # the state that DSPy saves leaves them out
+        name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
+        for name, predictor in program.named_predictors()
+    }
+    return address({"kind": type(program).__name__, "state": state, "types": types})
+
+
+def _prompt_state(parameter: Any) -> Any:
+    """A parameter's state without its language model, which may not be able to describe itself."""
+    if not isinstance(parameter, dspy.Predict):
+        return parameter.dump_state()
+    demos = [dict(demo) for demo in parameter.demos]
+    return {"demos": demos, "signature": signature_of(parameter).dump_state()}
+
+
+def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
+    """Make or check the run folder; returns the rows that are finished."""
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            before = json.loads(path.read_text())
+            if not isinstance(before, dict):
+                raise StoreError(f"{path} is not the record of an evaluation; use another folder")
+            # More repeats of the same evaluation only add rows.
+            changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
+            if changed:
+                raise StoreError(
+                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
+                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
+                    "use another folder, or the same arguments to go on"
+                )
+        write_whole(path, json.dumps(config, indent=1))
+        _mend(folder / "rows.jsonl")
+        return read_rows(folder / "rows.jsonl")
+    except OSError as error:
+        raise StoreError(f"`run_dir={str(folder)!r}` cannot be used: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
+
+
+def _mend(path: Path) -> None:
+    """Drop the half line that a kill in the middle of a write left."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        path.write_bytes(data[: data.rfind(b"\n") + 1])
+
+
+class _Work:
+    """Runs rows side by side and keeps each as it ends."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        examples: Sequence[dspy.Example],
+        ids: Sequence[str],
+        folder: Path | None,
+        finished: dict[tuple[str, int], Row],
+        count: int,
+        progress: Progress | None,
+    ) -> None:
+        self.runner = runner
+        self.examples = examples
+        self.ids = ids
+        self.folder = folder
+        self.finished = finished
+        self.count = count
+        self.progress = progress
+        self.failures = 0
+        self.stopped: str | None = None
+
+    async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
+        queue = iter(todo)
+
+        async def worker() -> None:
+            for place, repeat in queue:
+                if self.stopped is not None:
+                    return
+                row = await self.runner.row(self.examples[place], self.ids[place], repeat)
+                self.keep(row)
+                if (row.id, row.repeat) in self.runner.refused:
+                    continue  # a question that does not fit says nothing about the server
+                self.failures = self.failures + 1 if row.error is not None else 0
+                if self.failures >= max_failures and self.stopped is None:
+                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
+
+        try:
+            await calls.together(worker() for _ in range(min(workers, len(todo))))
+        finally:
+            self.runner.close()
+        return self.stopped
+
+    def keep(self, row: Row) -> None:
+        self.finished[row.id, row.repeat] = row
+        if self.folder is not None:
+            path = self.folder / "rows.jsonl"
+            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
+            try:
+                whole = path.stat().st_size if path.exists() else 0
+                try:
+                    with path.open("ab") as file:
+                        file.write(line)
+                except OSError:
+                    with suppress(OSError):  # no half a row for others to write on
+                        os.truncate(path, whole)
+                    raise
+            except OSError as error:
+                raise StoreError(
+                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
+                    "goes on from them"
+                ) from error
+        if self.progress is not None:
+            self.progress(row, len(self.finished), self.count)

@@ -1,0 +1,262 @@
+"""LongCoT, SR and PDR: one loop, `improve`, and three named settings of it.
+
+LongCoT is widths (1,). SR is widths (1, ..., 1) with the last solution as its state. PDR is any widths that end in 1,
+with a distiller. An operator holds exactly the predictors that it calls, as plain attributes, so that every DSPy
+optimizer tunes what is used and nothing else. `forward` never writes to `self`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import dspy
+from dspy.predict.parameter import Parameter
+
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators import distillers
+from pdr_dspy.operators.loop import TEMPLATE_TOKENS as TEMPLATE_TOKENS
+from pdr_dspy.operators.loop import Round as Round
+from pdr_dspy.operators.loop import Stop as Stop
+from pdr_dspy.operators.loop import check as check
+from pdr_dspy.operators.loop import improve as improve
+from pdr_dspy.operators.loop import plurality as plurality
+from pdr_dspy.operators.schedule import Schedule, preset
+from pdr_dspy.prompts.roles import Role, check_task, derive, signature_of
+from pdr_dspy.runtime import event_loop
+
+_NO_LIMIT = Budget()
+
+
+class ScheduleParameter(Parameter):
+    """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth.
+
+    Below a parent module DSPy loads each parameter by itself, from a list made before the first: a schedule that calls
+    other roles than the one it replaces finds no predictors there, and is refused.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def reset(self) -> None:
+        """Nothing: a tuned schedule survives `reset_copy()`, as learned code does in `dspy.Flex`."""
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        return self.schedule.model_dump(mode="json")
+
+    def load_state(self, state: Mapping[str, Any]) -> Self:
+        """Take over a saved schedule. Raises ConfigError when it calls other roles than the present one."""
+        saved = Schedule(**state)
+        if roles_of(saved) != roles_of(self.schedule):
+            raise ConfigError(
+                f"the saved program's operator {saved} calls {', '.join(roles_of(saved))}, and the one here "
+                f"({self.schedule}) {', '.join(roles_of(self.schedule))}; a nested `load` can neither add predictors "
+                "nor take them away. Give the operator the saved schedule first (`with_schedule`), or save the program "
+                "with `pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
+            )
+        self.schedule = saved
+        return self
+
+
+def roles_of(schedule: Schedule) -> tuple[Role, ...]:
+    """The roles that a schedule calls, which are the predictors that its operator holds."""
+    roles = [Role.DRAFT]
+    if schedule.rounds > 1:
+        roles.append(Role.REFINE)
+        if schedule.distiller in distillers.ROLES:
+            roles.append(distillers.ROLES[schedule.distiller])
+        if schedule.critique:
+            roles.append(Role.CRITIQUE)
+    return tuple(roles)
+
+
+class Operator(dspy.Module):
+    """A task signature under a schedule. Use `LongCoT`, `SR` or `PDR`.
+
+    Calling it takes the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
+    `dspy.Prediction` with the task's outputs first, then `solution` (the text of the draft that was taken), `ledger`
+    (a `Ledger`: `.sequential`, `.total`, `.calls`), `rounds` (a tuple of `Round`) and `stop` (a `Stop`).
+
+    Equal inputs and seed make equal calls: ask again with another `seed` for another sample.
+
+    Raises:
+        ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
+            fit the model's context.
+        BudgetTooSmall: not even the first round fits the budget.
+        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+    """
+
+    def __init__(self, signature: str | type[dspy.Signature], schedule: Schedule) -> None:
+        super().__init__()
+        self.task = check_task(signature)
+        self.tuned = ScheduleParameter(schedule)
+        for role, role_signature in self.role_signatures(self.task, schedule).items():
+            setattr(self, role.value, dspy.Predict(role_signature))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that it runs under."""
+        return self.tuned.schedule
+
+    @staticmethod
+    def role_signatures(task: type[dspy.Signature], schedule: Schedule) -> dict[Role, type[dspy.Signature]]:
+        """The signatures of exactly those predictors that this schedule calls."""
+        last = schedule.distiller == "last"
+        return {
+            role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles_of(schedule)
+        }
+
+    def with_schedule(
+        self,
+        schedule: Schedule,
+        *,
+        instructions: Mapping[str, str] | None = None,
+        demos: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> Self:
+        """A copy that runs under another schedule.
+
+        Predictors of roles that both schedules use keep their instructions, demonstrations and LM; Select and Refine
+        only while their default instructions would stay the same or were tuned. `instructions` (role to text) and
+        `demos` (role to demonstrations, each a mapping of fields) replace what is given.
+
+        Raises ConfigError for an unknown role in `instructions` or `demos`.
+        """
+        for name, given in (("instructions", instructions), ("demos", demos)):
+            unknown = set(given or ()) - {role.value for role in Role}
+            if unknown:
+                raise ConfigError(f"`{name}` names the role {sorted(unknown)[0]!r}; the roles are {', '.join(Role)}")
+        new = copy.deepcopy(self)
+        old = {name: predictor for name, predictor in new.__dict__.items() if isinstance(predictor, dspy.Predict)}
+        defaults = self.role_signatures(self.task, self.schedule)
+        for name in old:
+            delattr(new, name)
+        new.tuned = ScheduleParameter(schedule)
+        for role, signature in self.role_signatures(self.task, schedule).items():
+            predictor = dspy.Predict(signature)
+            predictor.lm = old[Role.DRAFT].lm  # a role that is new uses the model that the program was given
+            before = old.get(role.value)
+            if before is not None and role in defaults:
+                if signature_of(before).instructions != defaults[role].instructions:
+                    predictor.signature = signature.with_instructions(signature_of(before).instructions)
+                predictor.demos = before.demos
+                predictor.lm = before.lm
+            if instructions and role.value in instructions:
+                predictor.signature = signature.with_instructions(instructions[role.value])
+            if demos and role.value in demos:
+                predictor.demos = [dspy.Example(**demo) for demo in demos[role.value]]
+            setattr(new, role.value, predictor)
+        return new
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> Any:
+        """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""
+        if "tuned" in state:
+            fresh = self.with_schedule(Schedule(**state["tuned"]))
+            for name in [name for name, value in self.__dict__.items() if isinstance(value, dspy.Predict)]:
+                delattr(self, name)
+            vars(self).update(vars(fresh))
+        return super().load_state(state, **options)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program; see the class."""
+        return event_loop.run(lambda: self.aforward(**inputs))
+
+    async def aforward(
+        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
+    ) -> dspy.Prediction:
+        """Run the program on the caller's event loop; see the class."""
+        taken = self.task.input_fields
+        unknown = [name for name in inputs if name not in taken]
+        missing = [name for name, info in taken.items() if name not in inputs and info.is_required()]
+        if unknown or missing:
+            raise ConfigError(
+                f"`{type(self).__name__}` takes the inputs {', '.join(taken)}; "
+                + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
+            )
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(
+                f"`{type(self).__name__}()(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens"
+            )
+        outcome = await improve(self, inputs, budget=budget or _NO_LIMIT, seed=seed)
+        return dspy.Prediction(
+            **outcome.outputs,
+            solution=outcome.solution,
+            ledger=outcome.ledger,
+            rounds=outcome.rounds,
+            stop=outcome.stop,
+        )
+
+    def predictor(self, role: Role) -> dspy.Predict:
+        """The predictor of a role that the schedule calls."""
+        return getattr(self, role.value)
+
+
+class LongCoT(Operator):
+    """One pass: a single draft is the answer.
+
+    >>> LongCoT("question -> answer", draft_tokens=4096)
+    """
+
+    def __init__(self, signature: str | type[dspy.Signature], **settings: Any) -> None:
+        """`settings` are fields of `Schedule` other than its widths."""
+        super().__init__(signature, _schedule(settings, widths=(1,)))
+
+
+class SR(Operator):
+    """Sequential Refinement: one solution, improved for `rounds` rounds, each reading only the one before it.
+
+    >>> SR("question -> answer", rounds=4, critique=True)
+    """
+
+    def __init__(
+        self, signature: str | type[dspy.Signature], *, rounds: int = 3, critique: bool = False, **settings: Any
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            rounds: drafts in all, the first included; at least 1.
+            critique: list the flaws of the solution in a call of its own before each refinement (error analysis).
+            settings: other fields of `Schedule`, such as `draft_tokens` or `kappa`.
+        """
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+            raise ConfigError(f"`SR(rounds={rounds!r})` must be a whole number of at least 1")
+        super().__init__(
+            signature, _schedule(settings, widths=(1,) * rounds, distiller="last", critique=critique and rounds > 1)
+        )
+
+
+class PDR(Operator):
+    """Parallel-Distill-Refine: rounds of parallel drafts, each round distilled into the workspace of the next.
+
+    >>> PDR("question -> answer", Schedule(widths=(8, 4, 1), distiller="topk", k=2))
+    >>> PDR("question -> answer", "fast", draft_tokens=512)
+    """
+
+    def __init__(
+        self, signature: str | type[dspy.Signature], schedule: Schedule | str | None = None, **settings: Any
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            schedule: a Schedule, or the name of a preset (`fast`, `balanced`, `quality`, `paper`).
+            settings: fields of `Schedule` that replace those of `schedule`.
+        """
+        if isinstance(schedule, str):
+            chosen = preset(schedule, **settings)
+        elif isinstance(schedule, Schedule):
+            chosen = schedule.replace(**settings) if settings else schedule
+        elif schedule is None:
+            chosen = Schedule(**settings)
+        else:
+            raise ConfigError(f"`PDR(schedule={schedule!r})` must be a Schedule or the name of a preset")
+        super().__init__(signature, chosen)
+
+
+def _schedule(settings: Mapping[str, Any], **fixed: Any) -> Schedule:
+    clash = [name for name in fixed if name in settings]
+    if clash:
+        raise ConfigError(
+            f"`{clash[0]}` is fixed by this operator; use `PDR(signature, Schedule(...))` to set it freely"
+        )
+    return Schedule(**{**settings, **fixed})

@@ -1,0 +1,269 @@
+"""Schedule: everything that decides what a program does and costs, as one frozen value.
+
+A schedule is written by a person to start, written by the search when it ends, and read by `pdr run`: one format, JSON
+both ways. The paper's notation g = [16, 8, 4] lists the widths before the final single call; here the final 1 is
+written out, widths = (16, 8, 4, 1) (arXiv 2510.01123, section 3 and figure 2).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+from pydantic import (
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.consensus import fewest, needed
+from pdr_dspy.settings import Settings
+
+DistillerName = Literal[
+    "summary",  # one call writes a shared summary of the round (D^S)
+    "topk",  # one call picks k solutions, the same for every next draft (D^E, shared)
+    "topk_per_sample",  # one call for each next draft picks its own k (D^E, per sample)
+    "random_k",  # each next draft gets its own random k; no call (D^R)
+    "last",  # the previous solution itself: Sequential Refinement
+    "oracle_correct",  # analysis: only the candidates that the verifier accepts
+    "oracle_incorrect",  # analysis: only those that it rejects
+    "oracle_random",  # analysis: as many as oracle_correct would admit, drawn at random
+]
+DISTILLERS: tuple[str, ...] = get_args(DistillerName)
+USES_K = frozenset({"topk", "topk_per_sample", "random_k"})
+ORACLES = frozenset({"oracle_correct", "oracle_incorrect", "oracle_random"})
+CALLS_MODEL = frozenset({"summary", "topk", "topk_per_sample"})
+
+MAX_WIDTH = 256
+"""Drafts of one round: the seeds of stages are this far apart."""
+MIN_CANDIDATE_TOKENS = 24
+"""A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
+
+
+class Nominal(NamedTuple):
+    """Tokens counted as the paper's figures count them: calls times the cap of a call (section 2.4 of the figures)."""
+
+    sequential: int
+    total: int
+
+
+class Schedule(Settings):
+    """Widths per round, the workspace's bound, the distiller, and the caps of each call.
+
+    Raises ConfigError, naming the field, its value and the remedy, for a schedule that cannot be run.
+    """
+
+    widths: tuple[int, ...] = (4, 1)
+    """Drafts per round, M_1 .. M_R. The last is 1: its single draft is the answer. (1,) is Long CoT."""
+    kappa: int = 2048
+    """The most tokens, of the serving model, that a workspace may hold: |C| <= kappa."""
+    distiller: DistillerName = "summary"
+    """How the solutions of a round become the workspace of the next."""
+    k: int = 2
+    """Solutions that topk, topk_per_sample and random_k admit."""
+    tally: bool = False
+    """Begin a workspace with a line that says how often each answer came up among all drafts of its round. Not in the
+    paper: a small model that cannot tell right from wrong can still see what its drafts agree on. `distiller="last"`,
+    which hands on one solution, has nothing to count."""
+    critique: bool = False
+    """Only with `distiller="last"`: a call that lists the flaws of the solution before it is refined."""
+    draft_tokens: int = 1024
+    """Cap on the solution of a first-round draft, in output tokens."""
+    refine_tokens: int | None = None
+    """Cap on the solution of a later draft; None means `draft_tokens`."""
+    distill_tokens: int | None = None
+    """Cap on a distill, select or critique call; None means the smaller of `kappa` and `draft_tokens`."""
+    thinking_tokens: int = 0
+    """Room for a thinking model's thought, on top of each cap above. 0 for a model that does not think apart."""
+    temperature: float = 1.0
+    """Sampling temperature of drafts and refinements; the paper uses 1.0."""
+    distill_temperature: float | None = None
+    """Temperature of distill, select and critique calls; None means `temperature`."""
+    top_p: float = 1.0
+    quorum: float = 1.0
+    """Go on when this fraction of a round's drafts is done, rounded up to whole drafts; the others are cancelled. In
+    (0, 1]; 1.0 waits for all. Failed drafts do not count, unless nothing runs any more. Not in the paper: it trades the
+    slowest drafts for latency. Drafts that can be cancelled go out as single requests, never as one request for n,
+    which llama.cpp serves for less work: on one small machine waiting for all may be faster."""
+    agree: float | None = None
+    """End a round when its drafts agree: over the first drafts by index, as far as they are done without a gap, the
+    probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 asks for four equal
+    answers in a row). The others are cancelled. As many drafts as were not waited for go to the next round on top of
+    its width, except to the last round, which stays 1, and except under a limit on total tokens. In (0.5, 1); None
+    never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish, so a
+    slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
+    costs more tokens than without. Not in the paper."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.widths:
+            raise ValueError(
+                "`Schedule(widths=...)` is empty; (1,) is a single pass, (4, 1) four drafts and a refinement"
+            )
+        if any(width < 1 for width in self.widths):
+            raise ValueError(f"`Schedule(widths={self.widths})` has a width below 1; every round needs a draft")
+        if self.widths[-1] != 1:
+            raise ValueError(
+                f"`Schedule(widths={self.widths})` must end in 1: the last round's single draft is the answer; "
+                f"did you mean {(*self.widths, 1)}?"
+            )
+        if any(width > MAX_WIDTH for width in self.widths):
+            raise ValueError(
+                f"`Schedule(widths={self.widths})` has a width above {MAX_WIDTH}, the most that seeds are spaced for"
+            )
+        for name in ("kappa", "k", "draft_tokens", "refine_tokens", "distill_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`Schedule({name}={value})` must be at least 1")
+        if self.thinking_tokens < 0:
+            raise ValueError(f"`Schedule(thinking_tokens={self.thinking_tokens})` must be 0 or more")
+        for name in ("temperature", "distill_temperature"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 2.0:
+                raise ValueError(f"`Schedule({name}={value})` must be in [0, 2]")
+        for name in ("top_p", "quorum"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"`Schedule({name}={getattr(self, name)})` must be in (0, 1]")
+        if self.agree is not None and not 0.5 < self.agree < 1.0:
+            raise ValueError(f"`Schedule(agree={self.agree})` must be above 0.5 and below 1, or None; 0.95 is common")
+        self._check_distiller()
+        return self
+
+    def _check_distiller(self) -> None:
+        if self.rounds == 1:
+            return
+        distilled = self.widths[:-1]
+        if self.distiller in USES_K and self.k > min(distilled):
+            raise ValueError(
+                f"`Schedule(k={self.k})` is above a width of `widths={self.widths}`; a round of {min(distilled)} "
+                f"drafts cannot give {self.k}: lower k or widen the round"
+            )
+        if self.distiller == "last" and max(distilled) > 1:
+            raise ValueError(
+                f'`Schedule(distiller="last")` keeps one solution, so `widths={self.widths}` must be all 1; '
+                'choose "random_k", "topk" or "summary" for wider rounds'
+            )
+        if self.critique and self.distiller != "last":
+            raise ValueError(f'`Schedule(critique=True)` needs `distiller="last"`, got {self.distiller!r}')
+        least = MIN_CANDIDATE_TOKENS * (self.k if self.distiller in USES_K else 1)
+        if self.kappa < least:
+            raise ValueError(
+                f"`Schedule(kappa={self.kappa})` is too small for `distiller={self.distiller!r}`"
+                f"{f' with k={self.k}' if self.distiller in USES_K else ''}: it needs at least {least} tokens"
+            )
+
+    @model_serializer(mode="wrap")
+    def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are left out where they are off: the data of older schedules stays as it was."""
+        data = handler(self)
+        for name, off in (("quorum", 1.0), ("agree", None)):
+            if data.get(name, off) == off:
+                data.pop(name, None)
+        return data
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a round may go on before all its drafts are there."""
+        if self.agree is not None and max(self.widths) > fewest(self.agree):
+            return True
+        return any(needed(width, self.quorum) < width for width in self.widths)
+
+    @property
+    def rounds(self) -> int:
+        """R, the number of rounds."""
+        return len(self.widths)
+
+    @property
+    def final(self) -> int:
+        """The cap of a later draft, in tokens."""
+        return self.refine_tokens or self.draft_tokens
+
+    @property
+    def distill(self) -> int:
+        """The cap of a distill, select or critique call, in tokens."""
+        return self.distill_tokens or min(self.kappa, self.draft_tokens)
+
+    def distill_calls(self, round_index: int) -> int:
+        """Model calls made between round `round_index` (from 0) and the next one."""
+        if round_index >= self.rounds - 1:
+            return 0
+        if self.distiller in ("summary", "topk"):
+            return 1
+        if self.distiller == "topk_per_sample":
+            return self.widths[round_index + 1]
+        return 1 if self.distiller == "last" and self.critique else 0
+
+    @property
+    def calls(self) -> int:
+        """Model calls that a run makes when nothing fails, no budget ends it early and no draft is cancelled."""
+        return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
+
+    @property
+    def sequential_calls(self) -> int:
+        """Model calls on the accepted path."""
+        return self.rounds + sum(1 for r in range(self.rounds) if self.distill_calls(r))
+
+    def nominal(self, per_call: int) -> Nominal:
+        """Tokens as the paper's figures count them, `per_call` thinking tokens for each call.
+
+        The figures charge a distilling model M_r calls a round, whatever the distiller, and count neither inputs nor
+        the answer's own tokens: widths (16, 8, 4, 1) at 24,576 give 172,032 sequential and 1,400,832 total tokens.
+        """
+        charged = sum(self.widths[r] for r in range(self.rounds) if self.distill_calls(r))
+        return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
+
+    def output_bound(self) -> Nominal:
+        """The most output tokens that a run can generate: every call at its cap.
+
+        With `agree` that is more in total than the widths say: drafts that are cancelled just before their end cost
+        nearly a cap each, and are drafted again in the next round.
+        """
+        widths = self._widest()
+        distill_stages = [self.distill_calls(r) for r in range(self.rounds)]
+        if self.distiller == "topk_per_sample":
+            distill_stages[:-1] = widths[1:]
+        distill_cap = self.distill + self.thinking_tokens
+        first, later = self.draft_tokens + self.thinking_tokens, self.final + self.thinking_tokens
+        sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
+        total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
+        return Nominal(sequential, total)
+
+    def _widest(self) -> list[int]:
+        """The most drafts of each round: its width, and what earlier rounds may leave it."""
+        widths, left = list(self.widths), 0
+        if self.agree is not None:
+            for number in range(self.rounds - 1):
+                widths[number] = min(widths[number] + left, MAX_WIDTH)
+                left = max(widths[number] - fewest(self.agree), 0)
+        return widths
+
+    def replace(self, **changes: Any) -> Schedule:
+        """A copy with some fields changed, checked again."""
+        return Schedule(**{**self.model_dump(), **changes})
+
+    def __str__(self) -> str:
+        if self.rounds == 1:
+            return "LongCoT"
+        if self.distiller == "last":
+            return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
+        k = f" k={self.k}" if self.distiller in USES_K else ""
+        tally = " +tally" if self.tally else ""
+        quorum = f" quorum={self.quorum:g}" if self.quorum < 1.0 else ""
+        agree = f" agree={self.agree:g}" if self.agree is not None else ""
+        return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally}{quorum}{agree} κ={self.kappa}"
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"widths": (4, 1), "distiller": "random_k"},
+    "balanced": {"widths": (8, 8, 1), "distiller": "random_k"},
+    "quality": {"widths": (8, 4, 1), "distiller": "topk_per_sample"},
+    "paper": {"widths": (16, 8, 4, 1), "distiller": "topk_per_sample"},
+}
+"""Shapes taken from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
+
+
+def preset(name: str, **changes: Any) -> Schedule:
+    """A schedule of `PRESETS` by name, with any field changed. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"`preset(name={name!r})` is unknown; choose one of {', '.join(PRESETS)}")
+    return Schedule(**{**PRESETS[name], **changes})

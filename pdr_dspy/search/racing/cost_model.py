@@ -1,0 +1,133 @@
+"""What a schedule will cost before it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.evaluation.records import Row
+from pdr_dspy.operators.consensus import needed
+from pdr_dspy.operators.schedule import Nominal, Schedule
+
+SLACK = 1.1
+"""A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
+means, and shorter workspaces or answers may bring a schedule under its limit."""
+
+
+class PhaseCost(BaseModel):
+    """Tokens that were measured in the calls of one phase, summed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: int = 0
+    input: int = 0
+    output: int = 0
+    stages: int = 0
+    """Groups of sibling calls."""
+    prompt: int = 0
+    """The longest prompt of each stage, summed."""
+    longest: int = 0
+    """The longest output of each stage, summed."""
+
+    def __add__(self, other: PhaseCost) -> PhaseCost:
+        return PhaseCost(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
+
+
+Profile = dict[str, PhaseCost]
+"""By phase."""
+
+
+def profile_of(rows: Iterable[Row]) -> Profile:
+    """What the calls of each phase cost in some runs."""
+    found: Profile = {}
+    for row in rows:
+        stages: dict[tuple[int, Phase], list[Call]] = {}
+        for call in row.calls:
+            stages.setdefault((call.round, call.phase), []).append(call)
+        for (_, phase), made in stages.items():
+            stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
+            cost = PhaseCost(
+                calls=len(stage),
+                input=sum(call.usage.input or 0 for call in stage),
+                output=sum(call.usage.output or 0 for call in stage),
+                stages=1,
+                prompt=max(call.usage.input or 0 for call in stage),
+                longest=max(call.usage.output or 0 for call in stage),
+            )
+            found[phase.value] = found.get(phase.value, PhaseCost()) + cost
+    return found
+
+
+def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:
+    """What a run of `schedule` will cost on average, in tokens, given what calls cost so far; None knowing nothing.
+
+    Calls of a kind that was never seen are made of drafts: a refinement writes as much as one and reads the prompt and
+    the candidates that kappa admits, a distiller reads all candidates.
+
+    With a `quorum` the lengths of drafts are taken to be spread evenly about their mean: a round lasts as long as the
+    last draft that is waited for, and those that are cancelled have written as much as that one. How often drafts
+    `agree` is not known from costs: such a schedule is taken to wait for all.
+    """
+    if Phase.DRAFT.value not in profile:
+        return None
+    sequential = total = 0.0
+    for index, width in enumerate(schedule.widths):
+        drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
+        stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
+        if count := schedule.distill_calls(index):
+            stages.append((count, _typical(_DISTILLING[schedule.distiller], schedule, width, profile)))
+        for calls, typical in stages:
+            sequential += typical.prompt + typical.longest
+            total += calls * (typical.input + typical.output)
+    return Nominal(round(sequential), round(max(total, sequential)))
+
+
+_DISTILLING = {
+    "summary": Phase.DISTILL,
+    "topk": Phase.SELECT,
+    "topk_per_sample": Phase.SELECT,
+    "last": Phase.CRITIQUE,
+}
+
+
+class _Typical(NamedTuple):
+    """Mean tokens of one call of a phase."""
+
+    prompt: float
+    """The longest of a stage."""
+    longest: float
+    """The longest of a stage."""
+    input: float
+    output: float
+
+
+def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str, PhaseCost]) -> _Typical:
+    cap = {Phase.DRAFT: schedule.draft_tokens, Phase.REFINE: schedule.final}.get(phase, schedule.distill)
+    cap += schedule.thinking_tokens
+    seen = profile.get(phase.value)
+    if seen is not None:
+        output, longest = seen.output / seen.calls, seen.longest / seen.stages
+        return _Typical(seen.prompt / seen.stages, min(longest, cap), seen.input / seen.calls, min(output, cap))
+    draft = profile[Phase.DRAFT.value]
+    prompt, output = draft.prompt / draft.stages, min(draft.output / draft.calls, schedule.draft_tokens)
+    if phase is Phase.REFINE:
+        shown = {"last": 1, "summary": 1}.get(schedule.distiller, schedule.k)
+        prompt += min(schedule.kappa, shown * output)
+    else:
+        prompt += width * output
+    longest = min(draft.longest / draft.stages, cap)
+    return _Typical(prompt, longest, prompt, min(draft.output / draft.calls, cap))
+
+
+def _fastest(typical: _Typical, width: int, count: int) -> _Typical:
+    """Of a stage that ends with the `count`-th of its calls."""
+    if count == width:
+        return typical
+    half = max(typical.longest - typical.output, 0.0)  # from the mean to either end
+    shortest = max(typical.output - half, 0.0)
+    last = shortest + (typical.longest - shortest) * (count - 1) / (width - 1)
+    output = (count * (shortest + last) / 2 + (width - count) * last) / width
+    return typical._replace(longest=last, output=min(output, typical.output))

@@ -1,0 +1,192 @@
+"""One estimate for every program of a search, from all that was measured of all of them.
+
+Programs run on the same questions, some on fewer than others, and similar schedules have similar scores. So a score is
+taken apart as `program + question + noise`, and the programs' part is given a Gaussian process over their schedules as
+its prior: an estimate leans on its neighbours as much as they agree in fact. The highest of many raw means is high by
+luck; the posterior mean is not, as far as the prior holds (empirical Bayes; Efron and Morris 1973, and Rasmussen and
+Williams 2006, chapter 5, for the marginal likelihood that sets the prior's width).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdr_dspy.operators.schedule import USES_K, Schedule
+from pdr_dspy.search.space.space import Candidate, canonical
+
+Array = NDArray[np.float64]
+
+SPREADS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
+"""Prior standard deviations of a program's score that are tried, as fractions."""
+SHARES = (0.0, 0.5, 0.9, 0.99)
+"""Shares of that variance that neighbours have in common."""
+LENGTHS = (0.7, 1.5, 3.0)
+"""Distances, in steps of an axis, over which they do."""
+ENOUGH = 8
+"""Runs beyond the first of a question by the same program from which it is told how much runs differ."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Scores over schedules, as far as they are known: a posterior for the programs that were measured, and for any
+    other."""
+
+    candidates: tuple[Candidate, ...]
+    mean: Array
+    """Posterior mean of each measured program, in the order in which they were given."""
+    sd: Array
+    """Its posterior standard deviation."""
+    adjusted: Array
+    """The programs' own means, differences in the questions that they ran on taken out: what the posterior shrinks."""
+    noise: Array
+    """Standard errors of those."""
+    spread: float
+    """Prior standard deviation of a program's score."""
+    share: float
+    length: float
+
+    def draw(self, others: Sequence[Candidate], rng: np.random.Generator, count: int = 1) -> Array:
+        """Scores of other programs drawn from the posterior, jointly: [count, len(others)]."""
+        between = self._kernel(distances(others, self.candidates))
+        prior = self._kernel(distances(others)) + self.spread**2 * (1 - self.share) * np.eye(len(others))
+        own = self._kernel(distances(self.candidates)) + self.spread**2 * (1 - self.share) * np.eye(len(self.mean))
+        inverse = np.linalg.inv(own + np.diag(self.noise**2))
+        weight = inverse.sum(1)
+        level = float(weight @ self.adjusted) / float(weight.sum())
+        gain = between @ inverse
+        drag = 1.0 - gain.sum(1)  # what an error of the common level does to each
+        covariance = prior - gain @ between.T + np.outer(drag, drag) / float(weight.sum())
+        mean = level + gain @ (self.adjusted - level)
+        factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(others)))
+        return mean + rng.standard_normal((count, len(others))) @ factor.T
+
+    def _kernel(self, gaps: Array) -> Array:
+        return self.spread**2 * self.share * np.exp(-0.5 * (gaps / self.length) ** 2)
+
+
+def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
+    """Estimate the mean score of every program.
+
+    Args:
+        scores: of each program, by (question, repeat); each needs at least one.
+        candidates: the programs, in the same order.
+    """
+    count = len(scores)
+    adjusted, noise = _additive(scores)
+    gaps = distances(candidates)
+    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
+    own = np.eye(count)
+    best: tuple[float, Array, Array, tuple[float, float, float]] | None = None
+    for spread, share in itertools.product(SPREADS, SHARES):
+        for length in LENGTHS if share else LENGTHS[:1]:
+            prior = spread**2 * ((1 - share) * own + share * near[length])
+            likelihood, mean, sd = _posterior(adjusted, noise**2, prior)
+            # A weak preference for a middling spread and for neighbours: two programs alone say nothing of either.
+            value = likelihood - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
+            if best is None or value > best[0]:
+                best = (value, mean, sd, (spread, share, length))
+    assert best is not None
+    return Surface(tuple(candidates), best[1], best[2], adjusted, noise, *best[3])
+
+
+def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
+    """Log marginal likelihood, posterior mean and standard deviation, with a common mean fitted along."""
+    total = prior + np.diag(noise)
+    factor = np.linalg.cholesky(total)
+    inverse = np.linalg.inv(factor)
+    inverse = inverse.T @ inverse
+    ones = np.ones(len(values))
+    weight = inverse @ ones
+    precision = float(ones @ weight)
+    mean = float(weight @ values) / precision
+    rest = values - mean
+    fit = inverse @ rest
+    likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
+    posterior = mean + prior @ fit
+    drag = ones - prior @ weight  # what an error of the common mean does to each
+    variance = np.diag(prior) - np.einsum("ij,ji->i", prior @ inverse, prior) + drag**2 / precision
+    return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
+    """Each program's mean with the questions' own difficulty taken out, and its standard error.
+
+    Least squares of `program + question` over the means of each program's runs of each question. Two variances stand
+    behind the error of such a mean: what a program has of its own on a question, which no further run of that question
+    takes away, and what one run of it differs from the next, over the number of runs. The second is known where
+    something ran more than once; the error of a program that ran again on fresh seeds is smaller by it.
+    """
+    places: dict[int, int] = {}
+    for own in scores:
+        for question, _ in own:
+            places.setdefault(question, len(places))
+    sums, runs, squares = np.zeros((len(scores), len(places))), np.zeros((len(scores), len(places))), 0.0
+    for row, own in enumerate(scores):
+        for (question, _), value in own.items():
+            sums[row, places[question]] += value
+            runs[row, places[question]] += 1
+            squares += value**2
+    there = (runs > 0).astype(float)
+    share = there / np.maximum(runs, 1)  # of one run in its mean
+    means, counts, cells = sums * share, there.sum(1), float(there.sum())
+    level = float(means.sum()) / cells
+    rest = np.where(there, means - level, 0.0)
+    each = there / there.sum(0)
+    # The questions' part is solved for in terms of the programs'; where programs share none, the shortest solution.
+    normal = np.diag(counts) - there @ each.T
+    effect = np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ (rest.sum(1) - there @ (each * rest).sum(0))
+    question = (each * (rest - effect[:, None])).sum(0)
+    left = np.where(there, rest - effect[:, None] - question, 0.0)
+    free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # what the fit used up
+    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # nobody is sure after a few equal ones
+    between, again = 0.0, float((runs - there).sum())
+    if again >= ENOUGH:
+        usual = float(share.sum()) / cells
+        between = min((squares - float((sums * means).sum())) / again, variance / usual)
+        variance -= between * usual
+    program = level + effect + question.mean()  # on all the questions, whichever of them it ran on
+    return program, np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
+
+
+def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
+    """How far programs are apart, in steps: a doubling of a width, a cap or kappa is about one; so is another distiller
+    or another prompt. [len(first), len(second)]; `second` is `first` when it is left out."""
+    left, right = list(first), list(first if second is None else second)
+    numbers = [np.array([_numbers(c.schedule) for c in side], dtype=float) for side in (left, right)]
+    gaps = (numbers[0] ** 2).sum(1)[:, None] + (numbers[1] ** 2).sum(1)[None, :] - 2 * numbers[0] @ numbers[1].T
+    kinds = [[_kinds(candidate) for candidate in side] for side in (left, right)]
+    for position in range(len(kinds[0][0])):
+        names: dict[str, int] = {}
+        columns = [np.array([names.setdefault(kind[position], len(names)) for kind in side]) for side in kinds]
+        gaps += columns[0][:, None] != columns[1][None, :]
+    return np.sqrt(np.maximum(gaps, 0.0))
+
+
+def _numbers(schedule: Schedule) -> list[float]:
+    schedule = canonical(schedule)
+    widths = [math.log2(width) for width in schedule.widths[:-1]]
+    later = schedule.rounds > 1
+    return [
+        float(schedule.rounds),
+        *(0.7 * (widths[place] if place < len(widths) else 0.0) for place in range(3)),
+        0.7 * math.log2(schedule.kappa / 1024) if later else 0.0,
+        0.7 * math.log2(schedule.k) if later and schedule.distiller in USES_K else 0.0,
+        math.log2(schedule.draft_tokens / 1024),
+        0.7 * math.log2(schedule.final / 1024) if later else 0.0,
+        0.5 * math.log2(1 + schedule.thinking_tokens / 256),
+        2.0 * schedule.temperature,
+    ]
+
+
+def _kinds(candidate: Candidate) -> tuple[str, ...]:
+    schedule = canonical(candidate.schedule)
+    prompts = [*sorted(candidate.instructions.items()), *sorted((r, str(d)) for r, d in candidate.demos.items())]
+    distiller = schedule.distiller if schedule.rounds > 1 else ""
+    early = f"{schedule.quorum} {schedule.agree}"
+    return (distiller, str(schedule.critique), str(schedule.tally), early, repr(prompts))
