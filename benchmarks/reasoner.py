@@ -38,8 +38,8 @@ from benchmarks.law import (
     select_length,
     summary_length,
 )
-from pdr_dspy import signatures
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts import render, roles
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search.space.space import Candidate
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
@@ -484,7 +484,7 @@ def _normals() -> list[float]:
 
 # --- texts ---
 
-_OWN = (signatures.DRAFT, signatures.REFINE, signatures.REVISE, signatures.DISTILL, signatures.CRITIQUE)
+_OWN = (roles.DRAFT, roles.REFINE, roles.REVISE, roles.DISTILL, roles.CRITIQUE)
 _LINE = "then one more case holds as it must"
 
 
@@ -519,8 +519,8 @@ def _parsed(block: str) -> tuple[int, float]:
 @functools.lru_cache(maxsize=1024)
 def _prompt_tokens(role: Role, k: int, last: bool, critique: bool, instruction: str | None) -> int:
     """Tokens of a role's prompt, candidates and workspace left out."""
-    signature = signatures.derive(signatures.check_task(TASK), role, k=k, last=last, critique=critique)
+    signature = roles.derive(roles.check_task(TASK), role, k=k, last=last, critique=critique)
     if instruction is not None:
         signature = signature.with_instructions(instruction)
     inputs = dict.fromkeys(signature.input_fields, "") | {"question": _text(10)}
-    return sum(count_words(str(message["content"])) for message in signatures.render(signature, [], inputs))
+    return sum(count_words(str(message["content"])) for message in render(signature, [], inputs))

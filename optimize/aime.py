@@ -12,7 +12,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from pdr_dspy.cli import guarded
+from pdr_dspy.cli.app import guarded
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study

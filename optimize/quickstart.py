@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdr_dspy.cli import guarded
+from pdr_dspy.cli.app import guarded
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study

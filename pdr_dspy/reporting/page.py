@@ -117,7 +117,7 @@ def _page(
     looks = _listed(focus, count)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
-    template = environment.from_string(files("pdr_dspy").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
         facts=_subtitle(search, shown),

@@ -19,7 +19,7 @@ from pdr_dspy.errors import ConfigError, MissingExtra
 from pdr_dspy.serving import weights
 from pdr_dspy.serving.process.server import LocalServer, ServerProcess, free_port
 
-_CHILD = Path(__file__).with_name("_llama_child.py")
+_CHILD = Path(__file__).with_name("process") / "llama_child.py"
 
 
 class LlamaCppServer(LocalServer):

@@ -25,7 +25,7 @@ from pdr_dspy.errors import ConfigError, PDRError
 
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 1.0
-_WORKER = Path(__file__).with_name("_worker.py")
+_WORKER = Path(__file__).with_name("grading_worker.py")
 
 
 def ask(kind: str, request: dict[str, Any], *, timeout: float, memory: int) -> dict[str, Any]:

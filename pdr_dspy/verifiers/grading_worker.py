@@ -27,6 +27,7 @@ Grade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def main(kind: str) -> None:
+    """Answer requests of one kind, one JSON line each, until the input ends."""
     requests, replies = os.dup(0), os.dup(1)
     silence = os.open(os.devnull, os.O_RDWR)  # scorers print
     for standard in (0, 1, 2):

@@ -145,7 +145,7 @@ def test_others_writes_are_seen_after_a_refresh_and_half_a_line_when_it_is_whole
 
 WRITER = """
 import sys
-from pdr_dspy.rollouts import Rollout, Rollouts
+from pdr_dspy.calls.store import Rollout, Rollouts
 with Rollouts(sys.argv[1]) as store:
     for number in range(300):
         store.put(Rollout(key=f"{sys.argv[2]}-{number}", text="x" * (number % 50) * 100))
@@ -254,7 +254,7 @@ def test_threads_put_into_a_database(postgres: PostgresServer) -> None:
 
 TELLER = """
 import sys
-from pdr_dspy.rollouts import Rollout, Rollouts
+from pdr_dspy.calls.store import Rollout, Rollouts
 with Rollouts(sys.argv[1]) as store:
     for number in range(100_000):
         store.put(Rollout(key=str(number), text="x" * (number % 50) * 100))

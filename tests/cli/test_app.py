@@ -23,8 +23,8 @@ from tests.support.mock_server import MockServer
 
 PROGRAM = """
 import dspy
-from pdr_dspy.operators import PDR
-from pdr_dspy.schedule import Schedule
+from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier
 
 def data(split="test", *, limit=None, seed=0):

@@ -9,6 +9,7 @@ import dspy
 import pytest
 
 from pdr_dspy import datasets
+from pdr_dspy.datasets import registry
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.verifiers import MathVerifier, ProceduralVerifier, load_verifier
 
@@ -171,7 +172,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return next(HUB_ROWS[name] for name in HUB_ROWS if datasets.info(name).hub == path)
 
     monkeypatch.setattr(client, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "_hub_answers", lambda: True)
+    monkeypatch.setattr(registry, "_hub_answers", lambda: True)
     return calls
 
 
@@ -213,7 +214,7 @@ def test_without_the_hub_one_sentence_names_the_local_alternative(
         raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
 
     monkeypatch.setattr(client, "load_dataset", load_dataset)
-    monkeypatch.setattr(datasets, "_hub_answers", lambda: False)
+    monkeypatch.setattr(registry, "_hub_answers", lambda: False)
     before = constants.HF_HUB_OFFLINE
     with pytest.raises(DataError, match=r'does not answer.*give a local file instead: `load\("gsm8k.jsonl"\)`'):
         datasets.load("gsm8k")

@@ -330,7 +330,7 @@ import dspy
 from tests.evaluation.test_faults import PROGRAMS, client, examples
 from benchmarks.mock_server import Handle
 from pdr_dspy.errors import StoreError
-from pdr_dspy.evaluation import evaluate
+from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.verifiers import NumberVerifier
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))

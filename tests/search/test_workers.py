@@ -24,6 +24,7 @@ from pdr_dspy.search.workers.coordination import Board, FolderBoard, MemoryBoard
 from tests.support.postgres_server import PostgresServer
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SHARED = ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]
 postgresql = pytest.mark.xdist_group("postgres")
 
@@ -168,7 +169,7 @@ def test_a_waiter_is_woken_by_a_document(place: str, monkeypatch: pytest.MonkeyP
 def run_plan(tmp_path: Path, **plan: Any) -> Any:
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     command = [sys.executable, str(HERE / "board_workers.py"), str(tmp_path / "plan.json")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parents[1])})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -406,7 +407,10 @@ def test_a_waiter_is_woken_when_a_killed_worker_gives_its_claim_back(
     holder = "import sys, time\nfrom pdr_dspy.search.workers.folder import FolderBoard\n"
     holder += "claim = FolderBoard(sys.argv[1]).claim('a')\nprint(claim.name, flush=True)\ntime.sleep(600)"
     command = [sys.executable, "-c", holder, str(tmp_path)]
-    with subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE) as process, FolderBoard(tmp_path) as board:
+    with (
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process,
+        FolderBoard(tmp_path) as board,
+    ):
         assert process.stdout is not None
         assert process.stdout.readline() == b"a\n"
         assert board.claim("a") is None

@@ -157,7 +157,7 @@ def test_it_is_written_as_chat(tmp_path: Path) -> None:
 PROGRAM = '''
 """Doubling."""
 import dspy
-from pdr_dspy.operators import PDR
+from pdr_dspy.operators.modules import PDR
 from pdr_dspy.verifiers import NumberVerifier
 
 def build():

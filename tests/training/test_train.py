@@ -215,7 +215,7 @@ def test_a_config_is_a_json_file(tmp_path: Path) -> None:
 
 PROGRAM = """
 import dspy
-from pdr_dspy.operators import PDR
+from pdr_dspy.operators.modules import PDR
 from pdr_dspy.verifiers import ExactVerifier
 
 def build():

@@ -25,7 +25,7 @@ from pdr_dspy.errors import ConfigError, ServerStartError
 from pdr_dspy.serving.endpoint import EndpointLM, connect
 
 HOST = "127.0.0.1"
-_GUARD = Path(__file__).with_name("_guard.py")
+_GUARD = Path(__file__).with_name("guard.py")
 
 
 class LocalServer:
