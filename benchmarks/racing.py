@@ -104,7 +104,7 @@ class Prices:
         schedule = candidate.schedule
         tokens = (spent for _, spent in cell.calls)
         for index, width in enumerate(schedule.widths):
-            kind = ("refine", schedule.final) if index else ("draft", schedule.draft_tokens)
+            kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
             for place in (*[kind] * width, *[("distill", schedule.distiller)] * schedule.distill_calls(index)):
                 count, total = self._sums.get(place, (0, 0))
                 self._sums[place] = (count + 1, total + next(tokens))
@@ -116,7 +116,7 @@ class Prices:
         shown = min(schedule.kappa, (schedule.k if schedule.distiller in USES_K else 1) * draft)
         sequential = total = 0.0
         for index, width in enumerate(schedule.widths):
-            cost = self._mean("refine", schedule.final, lambda: draft + shown) if index else draft
+            cost = self._mean("refine", schedule.refine_cap, lambda: draft + shown) if index else draft
             sequential += cost
             total += width * cost
             if calls := schedule.distill_calls(index):

@@ -160,8 +160,8 @@ class World:
         name = (schedule, tuple(sorted(texts.items())))  # a frozen model is hashable
         found = self._plans.get(name)
         if found is None:
-            own = {Role.DRAFT: schedule.draft_tokens, Role.REFINE: schedule.final}
-            caps = {role: own.get(role, schedule.distill) + schedule.thinking_tokens for role in Role}
+            own = {Role.DRAFT: schedule.draft_tokens, Role.REFINE: schedule.refine_cap}
+            caps = {role: own.get(role, schedule.distill_cap) + schedule.thinking_tokens for role in Role}
             shape = (schedule.k, schedule.distiller == "last", schedule.critique)
             prompts = {role: _prompt_tokens(role, *shape, texts.get(role)) for role in Role}
             effects = {role: effect(texts.get(role)) for role in Role}

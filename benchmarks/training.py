@@ -45,7 +45,7 @@ from benchmarks import hops
 from pdr_dspy import PDR, LongCoT, Schedule
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.evaluation.statistics import mean_interval
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.training.dataset import mode_rows
 from pdr_dspy.training.policy_lm import PolicyLM
 from pdr_dspy.training.rollout import Episodes
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     seed: int
 
 
-def program(rounds: int, *, free: bool = False) -> PDR:
+def program(rounds: int, *, free: bool = False) -> Operator:
     """PDR with `rounds` refinement rounds of short calls; `free` lets refinements write every hop."""
     return PDR(
         hops.Follow,

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
-    from pdr_dspy.operators import PDR, SR, Draft, LongCoT, Operator, Schedule, Stop, Workspace, preset
+    from pdr_dspy.operators import (
+        PDR,
+        SR,
+        BestOfN,
+        Draft,
+        LongCoT,
+        Operator,
+        Schedule,
+        SelfConsistency,
+        Stop,
+        Workspace,
+        preset,
+    )
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier
@@ -30,7 +42,10 @@ _HOME = {
     "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
-    "operators": ("PDR", "SR", "Draft", "LongCoT", "Operator", "Schedule", "Stop", "Workspace", "preset"),
+    "operators": (
+        *("PDR", "SR", "BestOfN", "LongCoT", "SelfConsistency", "Operator", "Schedule", "preset"),
+        *("Draft", "Stop", "Workspace"),
+    ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
     "verifiers": ("Score", "Verifier"),
@@ -40,6 +55,7 @@ _MODULES = ("datasets", "serving", "verifiers")
 __all__ = [
     "PDR",
     "SR",
+    "BestOfN",
     "Budget",
     "Call",
     "Draft",
@@ -54,6 +70,7 @@ __all__ = [
     "Row",
     "Schedule",
     "Score",
+    "SelfConsistency",
     "Space",
     "Stop",
     "Usage",

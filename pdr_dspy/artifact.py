@@ -25,8 +25,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
 from pdr_dspy.evaluation.records import Report
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
 from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_type, rebuild_type
@@ -227,7 +227,7 @@ def _write(target: Path, data: bytes) -> None:
 def _operator_state(operator: Operator) -> dict[str, Any]:
     task = operator.task
     return {
-        "class": _kind(operator.schedule).__name__,
+        "strategy": operator.schedule.strategy,
         "signature": {
             "name": task.__name__,
             "instructions": task.instructions,
@@ -241,13 +241,6 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
             if isinstance(predictor := operator.__dict__.get(role.value), dspy.Predict)
         },
     }
-
-
-def _kind(schedule: Schedule) -> type[Operator]:
-    """The operator that a schedule is a setting of; a tuned LongCoT may have become a PDR."""
-    if schedule.rounds == 1:
-        return LongCoT
-    return SR if schedule.distiller == "last" else PDR
 
 
 def _field_state(name: str, field: Any) -> dict[str, Any]:
@@ -396,9 +389,6 @@ def _fields(fields: Sequence[tuple[str, Any]]) -> str:
 
 
 def _restored(operator: Operator, state: Mapping[str, Any]) -> Operator:
-    kind = _kind(operator.schedule)
-    if type(operator) in (Operator, LongCoT, SR, PDR):
-        operator.__class__ = kind
     for role, saved in state["predictors"].items():
         predictor = operator.__dict__.get(Role(role).value)
         if predictor is not None:

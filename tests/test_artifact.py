@@ -15,9 +15,10 @@ from pydantic import BaseModel
 
 from pdr_dspy.artifact import load, read, save
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
 from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.types import describe_type, rebuild_type
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 

@@ -17,7 +17,8 @@ from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.operators.loop import Stop
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, count_words
 from tests.support.solver import engine, role_of, solver

@@ -14,7 +14,8 @@ ROWS: list[set[str]] = [
     {"settings", "runtime", "text"},
     {"prompts"},
     {"calls"},
-    {"operators", "verifiers", "datasets"},
+    {"verifiers", "datasets"},
+    {"operators"},
     {"serving", "evaluation"},
     {"artifact"},
     {"search", "training"},
@@ -76,7 +77,10 @@ def test_a_row_imports_only_rows_above_it(module: str) -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    graph = {module: set(imports(path, at_run_time_only=True)) & set(MODULES) for module, path in MODULES.items()}
+    graph = {
+        module: set(imports(path, at_run_time_only=unit(module) == "search")) & set(MODULES)
+        for module, path in MODULES.items()
+    }
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:

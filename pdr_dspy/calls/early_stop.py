@@ -14,7 +14,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy
@@ -43,7 +43,7 @@ class Part(NamedTuple):
     """Where in the stage each call stands, from 0."""
 
 
-Ends = Callable[[Sequence[Reply | None]], tuple[int, ...] | None]
+Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
 """Given the reply at each place, None where there is none yet: the places to go on with, or None to wait for more. When
 every reply is there it must decide."""
 
@@ -173,7 +173,7 @@ class _Stage:
         waiting = sorted(self.stored, key=lambda number: (self.stored[number].took, number))
         missing = [place for place in self.places if place.number not in self.stored]
         while waiting and self.taken is None and (self.in_order or not missing):
-            self._replay(waiting.pop(0))
+            await self._replay(waiting.pop(0))
         if self.taken is None:
             self.sent = True
             await self._send(missing, waiting)
@@ -181,13 +181,13 @@ class _Stage:
         if self.sent:
             await self._keep()
 
-    def _replay(self, number: int) -> None:
+    async def _replay(self, number: int) -> None:
         self.places[number].finish(self.stored[number])
-        self._look()
+        await self._look()
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
         if self.taken is None:
-            self.taken = self.ends([place.reply for place in self.places])
+            self.taken = await self.ends([place.reply for place in self.places])
 
     async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
         """Ask for what is missing, until the rule has enough; then close what still runs."""
@@ -198,13 +198,13 @@ class _Stage:
             while self.taken is None:
                 elapsed = time.perf_counter() - started
                 if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
-                    self._replay(waiting.pop(0))
+                    await self._replay(waiting.pop(0))
                     continue
                 left = self.stored[waiting[0]].took - elapsed if waiting else None
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
                     tasks[task].finish(task.result())
-                    self._look()
+                    await self._look()
         finally:
             for task in running:
                 task.cancel()

@@ -24,6 +24,7 @@ class Phase(StrEnum):
     DISTILL = "distill"
     SELECT = "select"
     CRITIQUE = "critique"
+    CHECK = "check"
     JUDGE = "judge"
     PROPOSE = "propose"
 

@@ -16,11 +16,7 @@ from typing import Any, NamedTuple
 import dspy
 import typer
 
-from pdr_dspy import calls
-from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.failures import RoundFailed
-from pdr_dspy.calls.ledger import Ledger, Phase
-from pdr_dspy.calls.request import Sampling
+from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job, save_json, summarise
@@ -28,10 +24,7 @@ from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import paired
-from pdr_dspy.operators.loop import Round, Stop, plurality
-from pdr_dspy.operators.modules import Operator
-from pdr_dspy.operators.workspace import Draft
-from pdr_dspy.prompts.roles import Role
+from pdr_dspy.operators.operator import Operator
 
 MOST_PASSES = 64
 MOST_ROUNDS = 16
@@ -90,7 +83,7 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
     lines += _vote(
-        lambda passes: run(Voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
+        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
     )
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
@@ -103,60 +96,6 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
             done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
     lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
     return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
-
-
-class Voting(Operator):
-    """Single passes side by side; the most common answer is the answer (self-consistency, arXiv 2203.11171)."""
-
-    def __init__(self, base: Operator, passes: int) -> None:
-        super().__init__(base.task, _single(base).schedule)
-        self.draft = base.predictor(Role.DRAFT)
-        self.passes = passes
-
-    async def aforward(
-        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
-    ) -> dspy.Prediction:
-        """Ask `passes` times. A budget is not looked at: the number of passes is the budget."""
-        del budget
-        schedule = self.schedule
-        replies = await calls.ask(
-            self.predictor(Role.DRAFT),
-            [inputs] * self.passes,
-            phase=Phase.DRAFT,
-            round_number=1,
-            example=calls.identity(inputs),
-            sampling=Sampling(
-                schedule.draft_tokens + schedule.thinking_tokens,
-                schedule.temperature,
-                schedule.top_p,
-                schedule.thinking_tokens,
-            ),
-            run_seed=seed,
-        )
-        fields = tuple(self.task.output_fields)
-        drafts = [
-            Draft(
-                round=1,
-                index=index,
-                solution=reply.text,
-                outputs={name: value for name, value in reply.reading.outputs.items() if name in fields},
-                truncated=reply.call.truncated,
-                failure=reply.call.failure,
-            )
-            for index, reply in enumerate(replies)
-        ]
-        ledger = Ledger(calls=tuple(call for reply in replies for call in reply.calls))
-        if not any(draft.ok for draft in drafts):
-            raise RoundFailed(f"all {self.passes} passes failed, the first with: {drafts[0].failure}", ledger)
-        complete = [draft for draft in drafts if all(name in draft.outputs for name in fields)]
-        chosen = plurality(complete, fields) if complete else drafts[0]
-        return dspy.Prediction(
-            **{name: chosen.outputs.get(name) for name in fields},
-            solution=chosen.solution,
-            ledger=ledger,
-            rounds=(Round(drafts=tuple(drafts)),),
-            stop=Stop.DONE if complete else Stop.NO_ANSWER,
-        )
 
 
 def _vote(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
@@ -210,11 +149,21 @@ def _plain(line: Line, first: Line) -> dict[str, Any]:
 
 
 def _single(program: Operator) -> Operator:
-    return program.with_schedule(program.schedule.replace(widths=(1,), distiller="last", critique=False))
+    return _plainly(program, widths=(1,))
+
+
+def _voting(program: Operator, passes: int) -> Operator:
+    return _plainly(program, widths=(passes,), final="vote")
 
 
 def _refining(program: Operator, rounds: int) -> Operator:
-    return program.with_schedule(program.schedule.replace(widths=(1,) * rounds, distiller="last", critique=False))
+    return _plainly(program, widths=(1,) * rounds)
+
+
+def _plainly(program: Operator, **shape: Any) -> Operator:
+    """The program under a schedule of this shape, without checks."""
+    plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
+    return program.with_schedule(program.schedule.replace(**plain | shape))
 
 
 def _task_file(job: Job) -> str | None:

@@ -89,8 +89,11 @@ class Model:
 
 def room(schedule: Schedule) -> int:
     """Tokens that one call of a schedule may take, rounded up to 256."""
-    caps = max(schedule.draft_tokens, schedule.kappa + max(schedule.final, schedule.distill)) + schedule.thinking_tokens
+    caps = (
+        max(schedule.draft_tokens, schedule.kappa + max(schedule.refine_cap, schedule.distill_cap))
+        + schedule.thinking_tokens
+    )
     if schedule.rounds > 1 and schedule.distill_calls(0):  # a distiller reads all drafts of a round
         widest = max(schedule.widths) if schedule.agree is None else sum(schedule.widths[:-1])  # saved ones go on
-        caps = max(caps, widest * (schedule.final + 16) + schedule.distill)
+        caps = max(caps, widest * (schedule.refine_cap + 16) + schedule.distill_cap)
     return -(-(caps + PROMPT_ROOM) // 256) * 256

@@ -16,8 +16,8 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
-from pdr_dspy.operators.modules import Operator
 from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.verifiers import Verifier
 
 PARTS = ("build", "data", "verifier")

@@ -19,7 +19,7 @@ from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.errors import ConfigError, DataError, PDRError
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import event_loop
 
 

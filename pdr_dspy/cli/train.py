@@ -14,7 +14,7 @@ from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import find, program_file
 from pdr_dspy.cli.run_folders import holds
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 
 SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "loss")
 """What a line of progress tells of a step, where it was logged."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy import calls, operators
+from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError, StoreError
@@ -30,7 +30,7 @@ from pdr_dspy.evaluation.runner import Runner as Runner
 from pdr_dspy.evaluation.runner import inputs_of as inputs_of
 from pdr_dspy.evaluation.runner import marked
 from pdr_dspy.evaluation.runner import run_seed as run_seed
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import write_whole
@@ -137,7 +137,7 @@ async def aevaluate(
             await check()
     if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
-        await operators.check(program, shortest, budget or Budget())
+        await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
     folder = None if run_dir is None else Path(run_dir)
     finished = {} if folder is None else _open_run(folder, config)

@@ -20,6 +20,8 @@ class Done(NamedTuple):
     """There is text to work with."""
     vote: str | None
     """What it answers; None when that could not be read."""
+    passed: bool = False
+    """Its check reached `Schedule.stop_at`."""
 
 
 def vote(outputs: Mapping[str, Any], fields: Sequence[str]) -> str | None:
@@ -77,8 +79,11 @@ def ended(done: Sequence[Done | None], *, quorum: float = 1.0, agree: float | No
         quorum: as `Schedule.quorum`.
         agree: as `Schedule.agree`.
     """
+    first = done.index(None) if None in done else len(done)
+    passed = next((place for place, one in enumerate(done[:first]) if one is not None and one.passed), None)
+    if passed is not None:
+        return tuple(range(passed + 1))
     if agree is not None:
-        first = done.index(None) if None in done else len(done)
         number = agreed([one.vote for one in done[:first] if one is not None], agree)
         if number is not None:
             return tuple(range(number))

@@ -20,7 +20,7 @@ from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import DistillerName, Schedule
-from pdr_dspy.operators.workspace import Count, Draft, Workspace, candidates, fit
+from pdr_dspy.operators.workspace import Count, Draft, Workspace, candidates, fit, shown
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.text.quoting import sheltered
 
@@ -66,7 +66,7 @@ class Round:
 
     async def admit(self, drafts: Sequence[Draft]) -> Workspace:
         """A workspace of these solutions, cut to kappa; empty when there are none."""
-        blocks = candidates([(draft.solution, draft.truncated) for draft in drafts], self.headings)
+        blocks = candidates(drafts, self.headings)
         return await self.workspace(blocks, drafts, keep="end")
 
     async def workspace(
@@ -121,8 +121,8 @@ async def topk(round_: Round) -> Distilled:
 async def topk_per_sample(round_: Round) -> Distilled:
     """D^E, per sample: one independent pick of k for each draft of the next round, each over its own order."""
     orders = [round_.shuffled(f"topk {index}") for index in range(round_.next_width)]
-    shown = [{"candidates": await _shown(round_, order)} for order in orders]
-    replies = await round_.ask(Role.SELECT, Phase.SELECT, shown)
+    asked = [{"candidates": await _shown(round_, order)} for order in orders]
+    replies = await round_.ask(Role.SELECT, Phase.SELECT, asked)
     picked = [_picked(round_, reply, order) for reply, order in zip(replies, orders, strict=True)]
     workspaces = [await round_.admit(chosen) for chosen, _ in picked]
     return Distilled(tuple(workspaces), tuple(call for _, made in picked for call in made))
@@ -138,7 +138,7 @@ async def random_k(round_: Round) -> Distilled:
 async def last(round_: Round) -> Distilled:
     """Sequential Refinement: the previous solution is the state, not a candidate among others."""
     draft = round_.drafts[-1]
-    solution = sheltered(draft.solution, round_.headings)
+    solution = shown(draft, round_.headings)
     text, tokens, cut = await fit([solution], round_.schedule.kappa, round_.count, keep="end")
     workspace = Workspace(text=text, tokens=tokens, sources=(draft.index,), cut=cut)
     return Distilled((workspace,) * round_.next_width)
@@ -191,9 +191,9 @@ def tally(drafts: Sequence[Draft]) -> str:
     for draft in drafts:
         values = [str(value) for value in draft.outputs.values()]
         answer = "" if draft.truncated else _COUNTED.sub("", " ".join(" | ".join(values).split()))[:LONGEST].strip()
-        shown = sheltered(answer) or "no answer"
-        votes[shown.casefold()] += 1
-        said.setdefault(shown.casefold(), shown)
+        told = sheltered(answer) or "no answer"
+        votes[told.casefold()] += 1
+        said.setdefault(told.casefold(), told)
     listed = [f"{said[key]} ({count} of {len(drafts)})" for key, count in votes.most_common(ANSWERS)]
     return f"Answers of all attempts: {', '.join(listed)}"
 
@@ -204,7 +204,7 @@ _COUNTED = re.compile(r"\(\d+ of \d+\)")
 
 async def _shown(round_: Round, order: Sequence[Draft]) -> str:
     """All solutions as a distiller reads them: whole, unless the model's context is too small for them."""
-    blocks = candidates([(draft.solution, draft.truncated) for draft in order], round_.headings)
+    blocks = candidates(order, round_.headings)
     if round_.room is None:
         return "\n\n".join(blocks)
     text, _, _ = await fit(blocks, round_.room, round_.count, keep="end")

@@ -1,59 +1,64 @@
-"""The loop of the paper, once: `improve`, of which LongCoT, SR and PDR are settings.
+"""The loop of the paper, once: `improve`. One pass, voting, best-of-N, SR and PDR are settings of it.
 
     C(0) = {};  for r = 1..R:  S(r) = { s_i <- M(x, C(r-1)) }, i = 1..M_r;   C(r) <- D(x, S(r)), |C(r)| <= kappa
 
-(arXiv 2510.01123, section 3.)
+(arXiv 2510.01123, section 3.) Beyond the paper, a check may score each draft without the gold answer: what it finds is
+shown to the next round, picks the answer, and ends the loop once a draft passes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.failures import RoundFailed
+from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
-from pdr_dspy.calls.request import Sampling
-from pdr_dspy.errors import BudgetTooSmall, ConfigError
-from pdr_dspy.operators import consensus, distillers
-from pdr_dspy.operators.schedule import MAX_WIDTH
-from pdr_dspy.operators.workspace import Draft, Workspace, candidates
-from pdr_dspy.prompts.form import label
-from pdr_dspy.prompts.render import render
-from pdr_dspy.prompts.roles import Role, signature_of
+from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
+from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.question import Question, Stage
+from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
+from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.text.quoting import sheltered
-
-if TYPE_CHECKING:
-    from pdr_dspy.operators.modules import Operator
+from pdr_dspy.verifiers.base import Score
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
 """The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
-HEADING = "Candidate 100 (unfinished):\n"
-"""At least as long as any heading above a candidate."""
-TEMPLATE_TOKENS = 24
-"""Room for a chat template's own tokens around a system and a user message."""
+
+
+class Check(Protocol):
+    """Scores a draft without the gold answer; see `pdr_dspy.verifiers.checks`."""
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The score of a draft's outputs for the task's inputs."""
+        ...
 
 
 class Stop(StrEnum):
     """How a program came to its answer."""
 
     DONE = "done"
-    """The last round's single draft is the answer."""
+    """The last round was made, and the answer is its draft, or the one that `Schedule.final` picks."""
+    CHECKED = "checked"
+    """A draft reached `Schedule.stop_at` before the last round; it is the answer."""
     BUDGET = "budget"
-    """The next stage did not fit the budget; the answer is the plurality of the last finished round."""
+    """The next stage did not fit the budget; the answer is picked from the last finished round."""
     FELL_BACK = "fell back"
-    """No answer could be read out of the last draft; it is the plurality of the latest round that has one."""
+    """No answer could be read out of the last round; it is picked from the latest round that has one."""
     NO_ANSWER = "no answer"
     """No draft of any round has a readable answer; the output fields are None."""
 
@@ -64,7 +69,8 @@ class Round(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drafts: tuple[Draft, ...]
-    """Those that the round went on with: all of them, unless it ended early (`Schedule.quorum`, `Schedule.agree`)."""
+    """Those that the round went on with: all of them, unless it ended early (`Schedule.quorum`, `Schedule.agree`,
+    `Schedule.stop_at`)."""
     workspaces: tuple[Workspace, ...] = ()
     """What each draft of the next round reads; empty for the last round."""
 
@@ -80,41 +86,60 @@ class Outcome(NamedTuple):
     stop: Stop
 
 
-async def improve(program: Operator, inputs: Mapping[str, Any], *, budget: Budget, seed: int | None = None) -> Outcome:
-    """The read, write, compress loop of the paper, once. See `Operator` for what it takes and raises."""
-    now = calls.current()
-    run_seed = now.seed if seed is None else seed
-    run = _Run(program, inputs, calls.identity(inputs), run_seed, budget)
-    with telemetry.program(type(program).__name__, str(program.schedule), lambda: run.ledger) as told:
-        await run.check()
-        outcome = await _rounds(run)
-        told(outcome.stop)
+async def improve(
+    task: type[dspy.Signature],
+    schedule: Schedule,
+    predictors: Mapping[Role, dspy.Predict],
+    inputs: Mapping[str, Any],
+    *,
+    budget: Budget,
+    seed: int | None = None,
+    check: Check | None = None,
+) -> Outcome:
+    """The read, write, compress loop of the paper, once.
+
+    Args:
+        task: the user's signature.
+        schedule: widths, kappa, distiller, caps, and what the check is used for.
+        predictors: of every role that the schedule calls.
+        inputs: the task's input fields.
+        budget: limits in tokens, looked at before each stage.
+        seed: the run seed; None takes the session's.
+        check: scores drafts; the schedule says what for.
+
+    Raises:
+        ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
+        BudgetTooSmall: not even the first round fits the budget.
+        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+    """
+    run_seed = calls.current().seed if seed is None else seed
+    run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
+    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger) as ended:
+        await run.preflight()
+        try:
+            outcome = await _rounds(run)
+        finally:
+            run.close()
+        ended(outcome.stop)
     return outcome
 
 
-async def check(program: Operator, inputs: Mapping[str, Any], budget: Budget) -> None:
-    """What can be known of a run before its first call: that it fits the model's context and the budget.
+async def preflight(question: Question, budget: Budget) -> None:
+    """Check what can be known of a run before its first call: that it fits the model's context and the budget.
 
     Raises ConfigError or BudgetTooSmall, as the run itself would.
     """
-    await _Run(program, inputs, "", 0, budget).check()
-
-
-def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
-    """The first draft of the most common answer; of equally common ones, the one that came up first."""
-    answers = [consensus.vote(draft.outputs, fields) for draft in drafts]
-    votes = Counter(answers)
-    return max(zip(drafts, answers, strict=True), key=lambda draft: votes[draft[1]])[0]
+    await _Run(question, 0, budget, None).preflight()
 
 
 async def _rounds(run: _Run) -> Outcome:
-    program, schedule = run.program, run.schedule
+    schedule = run.schedule
     rounds: list[Round] = []
     workspaces: tuple[Workspace, ...] = ()
     for number, planned in enumerate(schedule.widths, start=1):
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
         with telemetry.round_(number, width, lambda: run.ledger):
-            stage = [_reading(program, workspaces, index, run.flaws) for index in range(width)]
+            stage = [run.reads(workspaces, index) for index in range(width)]
             if rounds and not await run.affords(stage):
                 return run.stopped(rounds, Stop.BUDGET)
             drafts = await run.drafts(number, stage)
@@ -125,8 +150,12 @@ async def _rounds(run: _Run) -> Outcome:
                 raise RoundFailed(
                     f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
                 )
-            if number == schedule.rounds:
+            last = number == schedule.rounds
+            passed = run.passed(drafts)
+            if last or passed is not None:
                 rounds.append(Round(drafts=drafts))
+                if passed is not None:
+                    return run.outcome(passed, rounds, Stop.DONE if last else Stop.CHECKED)
                 break
             saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
             distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
@@ -134,25 +163,10 @@ async def _rounds(run: _Run) -> Outcome:
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
-    final = rounds[-1].drafts[0]
-    if run.complete(final):
-        return run.outcome(final, rounds, Stop.DONE)
-    return run.stopped(rounds, Stop.FELL_BACK)
+    return run.stopped(rounds, Stop.DONE)
 
 
-def _reading(program: Operator, workspaces: Sequence[Workspace], index: int, flaws: str) -> tuple[Role, dict[str, Any]]:
-    """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
-    if not workspaces or workspaces[index].empty:
-        return Role.DRAFT, {}
-    values = {"workspace": workspaces[index].text}
-    if program.schedule.critique:
-        values["flaws_found"] = flaws or "(none listed)"
-    return Role.REFINE, values
-
-
-def _by_role(
-    stage: Sequence[tuple[Role, Mapping[str, Any]]],
-) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
+def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
     """The drafts of a stage by their role: where in it they stand, and what they read."""
     parts = []
     for role, phase in _DRAFTING:
@@ -165,54 +179,44 @@ def _by_role(
 class _Run:
     """The state of one pass through the loop: what was spent so far, and how to ask."""
 
-    def __init__(
-        self, program: Operator, inputs: Mapping[str, Any], example: str, run_seed: int, budget: Budget
-    ) -> None:
-        self.program = program
-        self.schedule = program.schedule
-        self.inputs = inputs
-        self.example = example
+    def __init__(self, question: Question, run_seed: int, budget: Budget, check: Check | None) -> None:
+        self.question = question
+        self.schedule = question.schedule
         self.run_seed = run_seed
         self.budget = budget
+        self.check = check
         self.ledger = Ledger()
         self.flaws = ""
         self.worst = 0
-        self.lm = calls.serving(program.predictor(Role.DRAFT))
-        self.fields = tuple(program.task.output_fields)
+        self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
+        """Of the check, by the outputs that it was asked about: equal answers are checked once."""
+        self.charged: set[str] = set()
+        """Those whose calls are on the ledger."""
 
-    @cached_property
-    def headings(self) -> tuple[str, ...]:
-        """The labels of the task's inputs."""
-        return tuple(label(name) for name in self.program.task.input_fields)
+    def close(self) -> None:
+        """End checks that still run, for a run that was cancelled or raised."""
+        for task in self.results.values():
+            task.cancel()
 
-    async def count(self, texts: Sequence[str]) -> list[int]:
-        counts, _ = await calls.count_tokens(self.lm, texts)
-        return counts
-
-    def sampling(self, role: Role) -> Sampling:
-        """Cap and temperature of a role's calls."""
-        schedule = self.schedule
-        if role is Role.DRAFT:
-            cap = schedule.draft_tokens
-        elif role is Role.REFINE:
-            cap = schedule.final
-        else:
-            cap = schedule.distill
-        temperature = schedule.temperature
-        if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
-            temperature = schedule.distill_temperature
-        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p, schedule.thinking_tokens)
+    def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
+        """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
+        if not workspaces or workspaces[index].empty:
+            return Role.DRAFT, {}
+        values = {"workspace": workspaces[index].text}
+        if self.schedule.critique:
+            values["flaws_found"] = self.flaws or "(none listed)"
+        return Role.REFINE, values
 
     async def ask(
         self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
     ) -> list[Reply]:
         replies = await calls.ask(
-            self.program.predictor(role),
-            [{**self.inputs, **own} for own in values],
+            self.question.predictors[role],
+            [{**self.question.inputs, **own} for own in values],
             phase=phase,
             round_number=round_number,
-            example=self.example,
-            sampling=self.sampling(role),
+            example=self.question.example,
+            sampling=self.question.sampling(role),
             run_seed=self.run_seed,
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
@@ -222,53 +226,110 @@ class _Run:
         failure = reply.call.failure
         if failure is None or not failure.startswith(ContextWindowExceededError.__name__):
             return reply
-        (prompt,) = await self.prompt_sizes([(role, values)])
+        (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)
-        context = stated[1].replace(",", "") if stated else getattr(self.lm, "context_length", None)
+        context = stated[1].replace(",", "") if stated else self.question.context
         beyond = f"the model's context{'' if context is None else f' of {context} tokens'} is too small"
         holds = {Role.DRAFT: "", Role.REFINE: f", its workspace up to `kappa={self.schedule.kappa}`"}
         reads = holds.get(role, ", the solutions of the round in it")
         remedy = {Role.DRAFT: "the caps", Role.REFINE: "`kappa` or the caps"}.get(role, "the caps or the widths")
+        cap = self.question.sampling(role).cap
         why = (
-            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {self.sampling(role).cap} for the "
+            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {cap} for the "
             f"answer; lower {remedy}, or serve the model with a longer context ({failure})"
         )
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
-    async def affords(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> bool:
+    async def affords(self, stage: Stage) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
         if self.budget.unlimited or not stage:
             return True
-        sizes = await self.prompt_sizes(stage)
-        continued = getattr(self.lm, "thinking_budget", None) == "continue"
-        bounds = [
-            self.sampling(role).most(size, continued=continued) for size, (role, _) in zip(sizes, stage, strict=True)
-        ]
+        bounds = await self.question.most(stage)
         self.worst = sum(bounds)
         return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+
+    async def preflight(self) -> None:
+        """The context and the worst case of the first round, before anything is spent."""
+        await self.question.check_context()
+        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+            raise BudgetTooSmall(
+                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                "tokens; raise it, or lower `draft_tokens` or the first width"
+            )
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
         early = self.schedule.may_end_early and len(stage) > 1
         replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
         self.ledger += [call for reply in replies for call in reply.calls]
-        drafts = []
-        for place, reply in enumerate(replies):
-            if reply.call.fate == "left":
-                continue
-            drafts.append(
-                Draft(
-                    round=number,
-                    index=place,
-                    solution=reply.text,
-                    outputs={name: value for name, value in reply.reading.outputs.items() if name in self.fields},
-                    truncated=reply.call.truncated,
-                    failure=reply.call.failure,
-                )
-            )
-        return tuple(drafts)
+        taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
+        drafts = [self.draft(number, place, reply) for place, reply in taken]
+        results = await calls.together([self.checked(draft) for draft in drafts])
+        self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])
+        return tuple(
+            draft if result is None else draft.model_copy(update={"check": result})
+            for draft, result in zip(drafts, results, strict=True)
+        )
 
-    async def all_of(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
+    def draft(self, number: int, place: int, reply: Reply) -> Draft:
+        return Draft(
+            round=number,
+            index=place,
+            solution=reply.text,
+            outputs={
+                name: value for name, value in reply.reading.outputs.items() if name in self.question.task.output_fields
+            },
+            truncated=reply.call.truncated,
+            failure=reply.call.failure,
+        )
+
+    async def checked(self, draft: Draft) -> Checked | None:
+        """What the check says of a draft; None where there is no check, or no answer to check."""
+        if self.check is None or not self.complete(draft):
+            return None
+        key = calls.identity(draft.outputs)
+        if key not in self.results:
+            self.results[key] = asyncio.create_task(self.run_check(draft))
+        result, _ = await asyncio.shield(self.results[key])
+        return result
+
+    def check_calls(self, number: int, drafts: Sequence[Draft]) -> list[Call]:
+        """Calls that the checks of a round made, in the order of its drafts."""
+        made: list[Call] = []
+        for draft in drafts:
+            key = calls.identity(draft.outputs)
+            task = self.results.get(key)
+            if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
+                continue
+            self.charged.add(key)
+            place = {"phase": Phase.CHECK, "round": number, "index": draft.index}
+            made += [call.model_copy(update=place) for call in task.result()[1]]
+        return made
+
+    async def run_check(self, draft: Draft) -> tuple[Checked, tuple[Call, ...]]:
+        """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
+        assert self.check is not None
+        started = time.perf_counter()
+        try:
+            score = await self.check.acheck(self.question.inputs, draft.outputs)
+        except (ConfigError, StoreError):
+            raise
+        except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
+            made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return Checked(failure=why, seconds=round(time.perf_counter() - started, 4)), made
+        seconds = round(time.perf_counter() - started, 4)
+        feedback = score.feedback or ""
+        return Checked(value=float(score), detail=score.detail, feedback=feedback, seconds=seconds), score.calls
+
+    def passed(self, drafts: Sequence[Draft]) -> Draft | None:
+        """The best-checked draft, where it reaches `stop_at`."""
+        if self.schedule.stop_at is None:
+            return None
+        there = [draft for draft in drafts if draft.score is not None and draft.score >= self.schedule.stop_at]
+        return final.best(there, self.question.fields) if there else None
+
+    async def all_of(self, number: int, stage: Stage) -> list[Reply]:
         """The replies of a round that waits for all its drafts."""
         parts = _by_role(stage)
         came = await calls.together([self.ask(role, phase, own, round_number=number) for role, phase, _, own in parts])
@@ -277,31 +338,37 @@ class _Run:
             replies.update(zip(places, own, strict=True))
         return [replies[place] for place in range(len(stage))]
 
-    async def until_enough(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> list[Reply]:
+    async def until_enough(self, number: int, stage: Stage) -> list[Reply]:
         """The replies of a round that may end before all its drafts are there."""
         schedule = self.schedule
         parts = []
         for role, phase, places, own in _by_role(stage):
-            inputs = [{**self.inputs, **values} for values in own]
-            parts.append(early_stop.Part(self.program.predictor(role), phase, self.sampling(role), inputs, places))
+            inputs = [{**self.question.inputs, **values} for values in own]
+            sampling = self.question.sampling(role)
+            parts.append(early_stop.Part(self.question.predictors[role], phase, sampling, inputs, places))
 
         known: dict[int, consensus.Done] = {}
 
-        def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
+        async def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
             for place, reply in enumerate(replies):
                 if reply is not None and place not in known:
-                    vote = consensus.vote(reply.reading.outputs, self.fields)
-                    known[place] = consensus.Done(reply.call.failure is None, vote)
+                    vote = consensus.vote(reply.reading.outputs, self.question.fields)
+                    passed = False
+                    if schedule.stop_at is not None:
+                        result = await self.checked(self.draft(number, place, reply))
+                        passed = result is not None and (result.value or 0.0) >= schedule.stop_at
+                    known[place] = consensus.Done(reply.call.failure is None, vote, passed)
             done = [known.get(place) for place in range(len(replies))]
             return consensus.ended(done, quorum=schedule.quorum, agree=schedule.agree)
 
+        stop_at = "" if schedule.stop_at is None else f" stop_at={schedule.stop_at}"
         replies = await early_stop.ask_until(
             parts,
             ends,
-            rule=f"quorum={schedule.quorum} agree={schedule.agree}",
+            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}",
             in_order=schedule.quorum == 1.0,
             round_number=number,
-            example=self.example,
+            example=self.question.example,
             run_seed=self.run_seed,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
@@ -318,15 +385,14 @@ class _Run:
             or [draft.index for draft in drafts] != list(range(len(drafts)))
         ):
             return 0
-        votes = [consensus.vote(draft.outputs, self.fields) for draft in drafts]
+        votes = [consensus.vote(draft.outputs, self.question.fields) for draft in drafts]
         enough = consensus.agreed(votes, self.schedule.agree) == len(votes)
         return width - len(drafts) if enough else 0
 
     async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
         """The workspaces of the next round; None when the budget does not reach for them."""
         usable = tuple(draft for draft in drafts if draft.ok)
-        distiller = self.schedule.distiller
-        if not await self.affords(self._distill_stage(number, usable, next_width)):
+        if not await self.affords(self.distill_stage(number, usable, next_width)):
             return None
         made: list[Call] = []
 
@@ -337,114 +403,56 @@ class _Run:
             drafts=usable,
             next_width=next_width,
             schedule=self.schedule,
-            seed=calls.seed_for(self.run_seed, self.example, Phase.DISTILL, number),
+            seed=calls.seed_for(self.run_seed, self.question.example, Phase.DISTILL, number),
             ask=ask,
-            count=self.count,
-            room=await self.room(usable),
+            count=self.question.count,
+            room=await self.question.room(usable),
             oracle=calls.current().oracle,
-            headings=self.headings,
+            headings=self.question.headings,
         )
-        distilled = await distillers.BY_NAME[distiller](round_)
+        distilled = await distillers.BY_NAME[self.schedule.distiller](round_)
         made.extend(distilled.calls)
         if self.schedule.critique:
             workspace = distilled.workspaces[0]
             (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
             made.extend(reply.calls)
-            self.flaws = sheltered(reply.text, self.headings)
+            self.flaws = sheltered(reply.text, self.question.headings)
         self.ledger += made
         return distilled.workspaces
 
-    def _distill_stage(
-        self, number: int, drafts: Sequence[Draft], next_width: int
-    ) -> list[tuple[Role, Mapping[str, Any]]]:
+    def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
         count = self.schedule.distill_calls(number - 1)
         if not count:
             return []
-        everything = "\n\n".join(candidates([(draft.solution, draft.truncated) for draft in drafts], self.headings))
+        everything = "\n\n".join(candidates(drafts, self.question.headings))
         if self.schedule.critique:
             return [(Role.CRITIQUE, {"workspace": everything})]
         role = distillers.ROLES[self.schedule.distiller]
         count = next_width if self.schedule.distiller == "topk_per_sample" else count
         return [(role, {"candidates": everything})] * count
 
-    async def prompt_sizes(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> list[int]:
-        """Tokens of the prompt of each call of a stage: a role, and what it reads beside the task."""
-        keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
-        prompts: dict[Any, str] = {}
-        for key in dict.fromkeys(keys):  # siblings share one prompt: format and count it once
-            predictor = self.program.predictor(key[0])
-            messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **dict(key[1])})
-            prompts[key] = "\n".join(str(message["content"]) for message in messages)
-        sizes = dict(zip(prompts, await self.count(list(prompts.values())), strict=True))
-        return [sizes[key] + TEMPLATE_TOKENS for key in keys]
-
-    def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
-        """A bound on `prompt_sizes` that asks nobody: a token stands for one byte of text or more."""
-        predictor = self.program.predictor(role)
-        messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
-        prompt = "\n".join(str(message["content"]) for message in messages)
-        return TEMPLATE_TOKENS + len(prompt.encode("utf-8", "replace"))
-
-    async def room(self, drafts: Sequence[Draft]) -> int | None:
-        """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
-        context = getattr(self.lm, "context_length", None)
-        role = distillers.ROLES.get(self.schedule.distiller)
-        if context is None or role is None:
-            return None
-        texts = [draft.solution for draft in drafts]
-        shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
-        quoting = sum(2 * len(text.splitlines()) + text.count("<") + text.count("[") for text in texts)  # `sheltered`
-        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= context:
-            return None
-        (prompt,) = await self.prompt_sizes([(role, {})])
-        return max(context - prompt - self.sampling(role).cap, 0)
-
-    async def check(self) -> None:
-        """The context and the worst case of the first round, before anything is spent."""
-        await self.check_context()
-        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
-            raise BudgetTooSmall(
-                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
-                "tokens; raise it, or lower `draft_tokens` or the first width"
-            )
-
-    async def check_context(self) -> None:
-        """Caps, kappa and prompt against the model's context, where the server says what it is."""
-        context = getattr(self.lm, "context_length", None)
-        if context is None:
-            return
-        roles = [Role.DRAFT]
-        if self.schedule.rounds > 1:
-            roles.append(Role.REFINE)
-            if self.schedule.distiller in distillers.ROLES:
-                roles.append(distillers.ROLES[self.schedule.distiller])
-        kappa = self.schedule.kappa
-        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= context for role in roles):
-            return
-        for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
-            cap = self.sampling(role).cap
-            kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
-            if prompt + kappa + cap > context:
-                raise ConfigError(
-                    f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
-                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; "
-                    "lower `kappa` or the caps, or serve the model with a longer context"
-                )
-
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
-        """Answer from what there is: the plurality of the latest round that has a readable answer."""
-        for round_ in reversed(rounds):
-            complete = [draft for draft in round_.drafts if self.complete(draft)]
-            if complete:
-                return self.outcome(plurality(complete, self.fields), rounds, stop)
-        return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+        """Answer from what there is: the pick of the latest round that has a readable answer, or the best-checked
+        draft of all rounds where the schedule keeps it."""
+        readable = [[draft for draft in round_.drafts if self.complete(draft)] for round_ in rounds]
+        latest = next((drafts for drafts in reversed(readable) if drafts), None)
+        if latest is None:
+            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+        if stop is Stop.DONE and not readable[-1]:
+            stop = Stop.FELL_BACK
+        pick = final.BY_NAME.get(self.schedule.final, final.plurality)
+        answer = pick(latest, self.question.fields)
+        if self.schedule.keep:
+            best = final.best([draft for drafts in reversed(readable) for draft in drafts], self.question.fields)
+            if (best.score or 0.0) > (answer.score or 0.0):
+                answer = best
+        return self.outcome(answer, rounds, stop)
 
     def complete(self, draft: Draft) -> bool:
         """Whether all of the task's outputs could be read out of a draft."""
-        return all(name in draft.outputs for name in self.fields)
+        return all(name in draft.outputs for name in self.question.fields)
 
     def outcome(self, draft: Draft, rounds: Sequence[Round], stop: Stop) -> Outcome:
-        """What the run returns when `draft` is its answer."""
-        outputs = {name: draft.outputs.get(name) for name in self.fields}
+        outputs = {name: draft.outputs.get(name) for name in self.question.fields}
         return Outcome(outputs, draft.solution, self.ledger, tuple(rounds), stop)

@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 
 
 def operators_in(program: dspy.Module) -> dict[str, Operator]:

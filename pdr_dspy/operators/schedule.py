@@ -47,6 +47,10 @@ class Nominal(NamedTuple):
     total: int
 
 
+_LATER = ("quorum", "agree", "final", "check", "keep", "stop_at")
+"""Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
+
+
 class Schedule(Settings):
     """Widths per round, the workspace's bound, the distiller, and the caps of each call.
 
@@ -54,7 +58,8 @@ class Schedule(Settings):
     """
 
     widths: tuple[int, ...] = (4, 1)
-    """Drafts per round, M_1 .. M_R. The last is 1: its single draft is the answer. (1,) is Long CoT."""
+    """Drafts per round, M_1 .. M_R. (1,) is Long CoT. In the paper the last is 1: its single draft is the answer. With
+    another `final` it may be wider."""
     kappa: int = 2048
     """The most tokens, of the serving model, that a workspace may hold: |C| <= kappa."""
     distiller: DistillerName = "summary"
@@ -94,6 +99,20 @@ class Schedule(Settings):
     slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
     costs more tokens than without. Not in the paper."""
 
+    final: Literal["refine", "vote", "weighted", "best"] = "refine"
+    """Which draft of the last round is the answer: its only one ("refine", the paper's), the first of the most common
+    answer ("vote"; self-consistency, arXiv 2203.11171), the same with votes weighted by the check ("weighted"), or the
+    one with the highest check ("best"; best-of-N)."""
+    check: str | None = None
+    """Which of the program's checks scores each draft, without the gold answer; None uses none. What it finds is shown
+    to the next round with the solution. Not in the paper, as are `keep` and `stop_at`."""
+    keep: bool = False
+    """Answer with the best-checked draft of all rounds where that is better than the last round's pick."""
+    stop_at: float | None = None
+    """End the program with the first draft, by index, whose check is at least this, a fraction; drafts of its round
+    that still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that
+    can be cancelled go out as single requests, as with `quorum`."""
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.widths:
@@ -102,10 +121,10 @@ class Schedule(Settings):
             )
         if any(width < 1 for width in self.widths):
             raise ValueError(f"`Schedule(widths={self.widths})` has a width below 1; every round needs a draft")
-        if self.widths[-1] != 1:
+        if self.widths[-1] != 1 and self.final == "refine":
             raise ValueError(
                 f"`Schedule(widths={self.widths})` must end in 1: the last round's single draft is the answer; "
-                f"did you mean {(*self.widths, 1)}?"
+                f'did you mean {(*self.widths, 1)}, or `final="vote"`?'
             )
         if any(width > MAX_WIDTH for width in self.widths):
             raise ValueError(
@@ -126,6 +145,10 @@ class Schedule(Settings):
                 raise ValueError(f"`Schedule({name}={getattr(self, name)})` must be in (0, 1]")
         if self.agree is not None and not 0.5 < self.agree < 1.0:
             raise ValueError(f"`Schedule(agree={self.agree})` must be above 0.5 and below 1, or None; 0.95 is common")
+        if self.stop_at is not None and not 0.0 < self.stop_at <= 1.0:
+            raise ValueError(f"`Schedule(stop_at={self.stop_at})` must be above 0 and at most 1, or None")
+        if self.check == "":
+            raise ValueError('`Schedule(check="")` names no check; None uses none')
         self._check_distiller()
         return self
 
@@ -156,14 +179,34 @@ class Schedule(Settings):
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Settings that came later are left out where they are off: the data of older schedules stays as it was."""
         data = handler(self)
-        for name, off in (("quorum", 1.0), ("agree", None)):
-            if data.get(name, off) == off:
-                data.pop(name, None)
+        for name in _LATER:
+            if name in data and data[name] == type(self).model_fields[name].default:
+                del data[name]
         return data
+
+    @property
+    def needs_check(self) -> str | None:
+        """What of the schedule cannot work without a check, in code form; None when nothing needs one."""
+        if self.final in ("weighted", "best"):
+            return f"final={self.final!r}"
+        if self.keep:
+            return "keep=True"
+        return None if self.stop_at is None else f"stop_at={self.stop_at}"
+
+    @property
+    def strategy(self) -> str:
+        """The named constructor that a schedule is a setting of."""
+        if self.rounds == 1:
+            if self.widths == (1,):
+                return "LongCoT"
+            return "BestOfN" if self.final == "best" else "SelfConsistency"
+        return "SR" if self.distiller == "last" else "PDR"
 
     @property
     def may_end_early(self) -> bool:
         """Whether a round may go on before all its drafts are there."""
+        if self.stop_at is not None:
+            return True
         if self.agree is not None and max(self.widths) > fewest(self.agree):
             return True
         return any(needed(width, self.quorum) < width for width in self.widths)
@@ -174,12 +217,12 @@ class Schedule(Settings):
         return len(self.widths)
 
     @property
-    def final(self) -> int:
+    def refine_cap(self) -> int:
         """The cap of a later draft, in tokens."""
         return self.refine_tokens or self.draft_tokens
 
     @property
-    def distill(self) -> int:
+    def distill_cap(self) -> int:
         """The cap of a distill, select or critique call, in tokens."""
         return self.distill_tokens or min(self.kappa, self.draft_tokens)
 
@@ -222,8 +265,8 @@ class Schedule(Settings):
         distill_stages = [self.distill_calls(r) for r in range(self.rounds)]
         if self.distiller == "topk_per_sample":
             distill_stages[:-1] = widths[1:]
-        distill_cap = self.distill + self.thinking_tokens
-        first, later = self.draft_tokens + self.thinking_tokens, self.final + self.thinking_tokens
+        distill_cap = self.distill_cap + self.thinking_tokens
+        first, later = self.draft_tokens + self.thinking_tokens, self.refine_cap + self.thinking_tokens
         sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
         total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
         return Nominal(sequential, total)
@@ -242,8 +285,19 @@ class Schedule(Settings):
         return Schedule(**{**self.model_dump(), **changes})
 
     def __str__(self) -> str:
+        return f"{self._shape()}{self._checks()}"
+
+    def _checks(self) -> str:
+        """How checks and finals are told, each only where it is not the paper's."""
+        final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
+        stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
+        return f"{final}{f' check={self.check}' if self.check else ''}{' +keep' if self.keep else ''}{stop_at}"
+
+    def _shape(self) -> str:
         if self.rounds == 1:
-            return "LongCoT"
+            if self.widths == (1,):
+                return "LongCoT"
+            return {"vote": "vote", "weighted": "weighted vote"}.get(self.final, "best") + f" of {self.widths[0]}"
         if self.distiller == "last":
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
         k = f" k={self.k}" if self.distiller in USES_K else ""

@@ -17,8 +17,27 @@ from pdr_dspy.text.quoting import sheltered
 Count = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Tokens of each text, as the serving model counts them."""
 
+RESULT = "Check result:"
+"""Begins what a workspace says of a solution's check; a solution that writes it itself is quoted."""
 CUT = "[...] "
 """Stands where the beginning of a solution was left out."""
+
+
+class Checked(BaseModel):
+    """What a check said of a draft."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None = None
+    """In [0, 1]; None when the check itself failed."""
+    detail: str = ""
+    """A short reason, for people."""
+    feedback: str = ""
+    """What the next draft is shown of it."""
+    failure: str | None = None
+    """Why there is no value, in one sentence."""
+    seconds: float = 0.0
+    """How long the check took."""
 
 
 class Draft(BaseModel):
@@ -36,6 +55,21 @@ class Draft(BaseModel):
     """The cap ended it. Its text is usable as a hint, its last number is not an answer."""
     failure: str | None = None
     """Why there is no text at all; such a draft is counted, and enters no workspace."""
+    check: Checked | None = None
+    """What the program's check said of it; None where it has none, or there was nothing to check."""
+
+    @property
+    def score(self) -> float | None:
+        """The value of its check in [0, 1]; None where it was not checked, or the check failed."""
+        return None if self.check is None else self.check.value
+
+    @property
+    def result(self) -> str:
+        """What later rounds are shown of its check; empty where there is nothing to show."""
+        if self.check is None or self.check.value is None:
+            return ""
+        told = f": {self.check.feedback}" if self.check.feedback else ""
+        return f"{RESULT} {self.check.value:.2f} of 1{told}"
 
     @property
     def ok(self) -> bool:
@@ -62,13 +96,25 @@ class Workspace(BaseModel):
         return not self.text
 
 
-def candidates(solutions: Sequence[tuple[str, bool]], headings: Sequence[str] = ()) -> list[str]:
-    """The blocks in which solutions (text, truncated) are shown to a distiller or a refiner, numbered from 1; see
-    `sheltered` for `headings`."""
+def candidates(drafts: Sequence[Draft], headings: Sequence[str] = ()) -> list[str]:
+    """The blocks in which drafts are shown to a distiller or a refiner, numbered from 1: each a solution, and what its
+    check found. See `sheltered` for `headings`."""
     return [
-        f"Candidate {number}{' (unfinished)' if truncated else ''}:\n{sheltered(text.strip(), headings, among=True)}"
-        for number, (text, truncated) in enumerate(solutions, start=1)
+        f"Candidate {number}{' (unfinished)' if draft.truncated else ''}:\n{shown(draft, headings, among=True)}"
+        for number, draft in enumerate(drafts, start=1)
     ]
+
+
+def shown(draft: Draft, headings: Sequence[str] = (), *, among: bool = False) -> str:
+    """A draft as later rounds read it: its solution, and below it the result of its check."""
+    solution = sheltered(draft.solution.strip() if among else draft.solution, headings, among=among)
+    return f"{solution}\n{sheltered_result(draft, headings)}" if draft.result else solution
+
+
+def sheltered_result(draft: Draft, headings: Sequence[str]) -> str:
+    """The result of a draft's check on lines of its own, the feedback quoted: it may hold what a program printed."""
+    first, *more = draft.result.splitlines()
+    return "\n".join([first, *(f"  {line}" for line in sheltered("\n".join(more), headings, among=True).splitlines())])
 
 
 async def fit(

@@ -367,7 +367,7 @@ def _settings(schedule: Schedule) -> dict[str, Any]:
     for name in (*_SETTINGS, "thinking_tokens", "temperature", "distill_temperature", "top_p"):
         if _plays(schedule, name):
             value = getattr(schedule, name)
-            fallback = {"refine_tokens": schedule.final, "distill_tokens": schedule.distill, "agree": 1.0}
+            fallback = {"refine_tokens": schedule.refine_cap, "distill_tokens": schedule.distill_cap, "agree": 1.0}
             values[name] = fallback.get(name, schedule.temperature) if value is None else value
     for name in ("tally", "critique"):
         if name in values:

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdr_dspy import calls
-from pdr_dspy import operators as operators_
-from pdr_dspy.calls.budget import Budget
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import Report
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Schedule, preset
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import event_loop
@@ -141,7 +139,13 @@ class Cohorts:
         def fits(candidate: Candidate) -> bool:
             """What decides is few numbers, and asking means counting tokens: ask once for each combination."""
             schedule = candidate.schedule
-            caps = (schedule.draft_tokens, schedule.final, schedule.distill, schedule.thinking_tokens, schedule.kappa)
+            caps = (
+                schedule.draft_tokens,
+                schedule.refine_cap,
+                schedule.distill_cap,
+                schedule.thinking_tokens,
+                schedule.kappa,
+            )
             shape = (schedule.rounds > 1, schedule.distiller, schedule.critique, caps, repr(candidate[1:]))
             if shape not in fitting:
                 fitting[shape] = self.fits(candidate)
@@ -172,7 +176,7 @@ class Cohorts:
         program = program_with(self.terms.student, candidate)
         assert isinstance(program, Operator)
         try:
-            event_loop.run(lambda: operators_.check(program, self.terms.shortest(), Budget()))
+            event_loop.run(lambda: program.preflight(self.terms.shortest()))
         except ConfigError as error:
             logger.warning("not run: %s cannot be: %s", candidate, error)
             return False

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy import operators as operators_
-from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.modules import Operator
 from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop, postgres
@@ -167,7 +165,7 @@ class Terms:
         student = self.student
         if not isinstance(student, Operator):
             return
-        event_loop.run(lambda: operators_.check(student, self.shortest(), Budget()))
+        event_loop.run(lambda: student.preflight(self.shortest()))
         least = [limit for limit in self.limits if limit is not None]
         if not least:
             return

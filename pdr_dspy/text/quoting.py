@@ -24,6 +24,7 @@ _LINE = "(?:^|(?<=[\r\x0b\x0c\x85\u2028\u2029]))"
 _CANDIDATE = r"candidate[ \t]{1,4}\d+[ \t*_]{0,4}(?:\(unfinished\)[ \t*_]{0,4})?(?::|$)"
 _OWN = (
     r"answers of all attempts:"
+    r"|check result:"
     r"|(?:write the steps first\. then )?end with (?:one line of exactly|exactly these)"
     r"|reply with the text alone"
 )

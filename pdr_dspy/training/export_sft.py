@@ -27,7 +27,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.evaluator import fingerprint
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.training.policy_lm import messages_of
 from pdr_dspy.verifiers import Verifier

@@ -22,7 +22,7 @@ from dspy.lm15 import FinishReason, Message, Request, Response
 from dspy.lm15 import Usage as ServedUsage
 
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.training.dataset import example_of, mode_rows
 from pdr_dspy.training.policy_lm import DEFAULT_CAP, Asked, messages_of, prompt_ids
@@ -210,7 +210,7 @@ def export(
     made = [PDRAgentLoop(None, _NoServer(), None, **own) for own in arguments_of]
     tuned = made[0].episodes.schedule
     made[1].episodes.check_operator()
-    cap = max(tuned.draft_tokens, tuned.final, tuned.distill, trace_tokens or 0) + tuned.thinking_tokens
+    cap = max(tuned.draft_tokens, tuned.refine_cap, tuned.distill_cap, trace_tokens or 0) + tuned.thinking_tokens
     arguments = (
         f"data.train_files={target / 'train.jsonl'}",
         "data.shuffle=False",

@@ -16,14 +16,13 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 import dspy
 
-from pdr_dspy import calls, operators
-from pdr_dspy.calls.budget import Budget
+from pdr_dspy import calls
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.errors import ConfigError, PDRError
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.loop import Round
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import Asked, PolicyLM
 from pdr_dspy.training.rewards import WRONG, Grader, Verdict, check_threshold, check_verifier, workspace_reward
@@ -156,7 +155,7 @@ class Episodes:
             for example in longest:
                 for program in programs:
                     try:
-                        await operators.check(program, inputs_of(program, example), Budget())
+                        await program.preflight(inputs_of(program, example))
                     except ConfigError as error:
                         raise ConfigError(f"example {str(example.get('id', example))[:80]!r}: {error}") from error
 

@@ -28,7 +28,7 @@ from pdr_dspy.datasets import fingerprint as fingerprint_of_examples
 from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
@@ -196,7 +196,7 @@ def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> Opera
 
 def _caps(episodes: Episodes) -> list[int]:
     schedule = episodes.schedule
-    caps = [schedule.draft_tokens, schedule.final, schedule.distill, episodes.trace_tokens]
+    caps = [schedule.draft_tokens, schedule.refine_cap, schedule.distill_cap, episodes.trace_tokens]
     return [cap + schedule.thinking_tokens for cap in caps]
 
 

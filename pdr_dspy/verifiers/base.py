@@ -14,23 +14,28 @@ class Score(float):
     """A verdict in [0, 1] that behaves as a float, so that a verifier is a DSPy metric.
 
     `detail` is a short reason for people and reports. `calls` are model calls that the verdict cost (a judge's), in
-    the order in which they were made; they belong on the ledger.
+    the order in which they were made; they belong on the ledger. `feedback` is what the next draft may be shown: which
+    example failed, what was expected and what came; only a check, which knows no gold answer, has any.
     """
 
     detail: str
     calls: tuple[Call, ...]
+    feedback: str | None
 
-    def __new__(cls, value: float, detail: str = "", calls: tuple[Call, ...] = ()) -> Score:
+    def __new__(
+        cls, value: float, detail: str = "", calls: tuple[Call, ...] = (), feedback: str | None = None
+    ) -> Score:
         number = float(value)
         if not 0.0 <= number <= 1.0:  # also refuses nan
             raise ValueError(f"`Score(value=...)` must be in [0, 1], got {value!r}")
         self = super().__new__(cls, number)
         self.detail = detail
         self.calls = calls
+        self.feedback = feedback
         return self
 
-    def __getnewargs__(self) -> tuple[float, str, tuple[Call, ...]]:  # type: ignore[override]
-        return (float(self), self.detail, self.calls)
+    def __getnewargs__(self) -> tuple[float, str, tuple[Call, ...], str | None]:  # type: ignore[override]
+        return (float(self), self.detail, self.calls, self.feedback)
 
     def __repr__(self) -> str:
         return f"Score({float(self):g}, {self.detail!r})"

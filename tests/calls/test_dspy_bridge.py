@@ -18,7 +18,7 @@ from dspy.utils.usage_tracker import track_usage
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.serving.endpoint import EndpointLM, connect
 from pdr_dspy.testing import Completion
 from pdr_dspy.verifiers import JudgeVerifier

@@ -20,7 +20,8 @@ from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.loop import Stop
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.racing.plan import Pair
 from pdr_dspy.search.workers.worker import cell
@@ -234,7 +235,7 @@ def test_a_saved_program_keeps_its_rules(tmp_path: Path) -> None:
     program = PDR(QA, **WIDE, quorum=0.75, agree=0.9)
     save(program, tmp_path / "program.json")
     loaded = load(tmp_path / "program.json")
-    assert isinstance(loaded, PDR)
+    assert isinstance(loaded, Operator)
     assert loaded.schedule == program.schedule
     program.save(str(tmp_path / "state.json"))
     plain = PDR(QA, **WIDE)

@@ -15,7 +15,8 @@ from dspy.adapters.types import Code
 
 from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from tests.support.solver import engine
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "keys.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import PDR, SR, LongCoT
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role, check_task, derive
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest

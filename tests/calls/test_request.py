@@ -18,7 +18,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.request import Prompt, Sampling, extended
 from pdr_dspy.calls.store import Addresses, Rollouts, address
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.serving.endpoint import EndpointLM, connect
 from tests.support.mock_server import MockServer
 from tests.support.solver import engine

@@ -21,7 +21,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls import telemetry
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import ScriptedRequest
 from tests.support.solver import engine, role_of, solver
 

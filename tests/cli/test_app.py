@@ -17,13 +17,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pdr_dspy.cli import app as cli
-from pdr_dspy.operators.modules import PDR
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR
 from tests.support.mock_server import MockServer
 
 PROGRAM = """
 import dspy
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier
 

@@ -22,7 +22,7 @@ from pdr_dspy.errors import BudgetTooSmall, ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.statistics import score_interval
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import ScriptedRequest
 from pdr_dspy.verifiers.base import Score
 from tests.support.solver import engine, solver, wait

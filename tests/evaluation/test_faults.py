@@ -25,7 +25,8 @@ from pdr_dspy.calls.ledger import Call, Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
 from pdr_dspy.evaluation.records import Report, Row
-from pdr_dspy.operators.modules import PDR, SR, Operator
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.verifiers import JudgeVerifier, NumberVerifier
 from tests.support.mock_server import MockServer

@@ -10,7 +10,8 @@ import dspy
 import pytest
 from dspy.utils.callback import BaseCallback
 
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.search import PDROptimizer, Space
 from pdr_dspy.search.proposing.instructions import feedback, propose
 from pdr_dspy.testing import ScriptedRequest

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdr_dspy.operators.workspace import CUT, candidates, fit
+from pdr_dspy.operators.workspace import CUT, Draft, candidates, fit
 from pdr_dspy.testing import count_words
 from pdr_dspy.text.token_estimate import estimate_tokens
 from tests.support.solver import count, wait
@@ -29,10 +29,14 @@ nasty = st.one_of(
 )
 
 
+def draft(solution: str, *, truncated: bool = False) -> Draft:
+    return Draft(round=1, index=0, solution=solution, truncated=truncated)
+
+
 @settings(max_examples=120)
 @given(st.lists(nasty, max_size=7), st.integers(1, 400), st.sampled_from(["start", "end"]), st.booleans())
 def test_a_workspace_never_exceeds_kappa(texts: list[str], kappa: int, keep: str, headed: bool) -> None:
-    blocks = candidates([(text, False) for text in texts]) if headed else texts
+    blocks = candidates([draft(text) for text in texts]) if headed else texts
     text, tokens, cut = wait(fit(blocks, kappa, count, keep=keep))  # type: ignore[arg-type]
     assert tokens == count_words(text) <= kappa
     if not cut:
@@ -51,9 +55,8 @@ def test_nor_with_a_counter_that_does_not_add_up(texts: list[str], kappa: int) -
 
 
 def test_short_blocks_stay_whole_and_long_ones_share_the_room() -> None:
-    blocks = candidates(
-        [("Answer: 1", False), ("step. " * 200 + "\nAnswer: 2", False), ("go. " * 200 + "\nAnswer: 3", True)]
-    )
+    long, unfinished = draft("step. " * 200 + "\nAnswer: 2"), draft("go. " * 200 + "\nAnswer: 3", truncated=True)
+    blocks = candidates([draft("Answer: 1"), long, unfinished])
     text, _, cut = wait(fit(blocks, 120, count, keep="end"))
     assert cut
     assert text.startswith("Candidate 1:\nAnswer: 1\n\nCandidate 2:\n" + CUT)
@@ -77,7 +80,7 @@ def test_the_start_of_a_summary_is_kept() -> None:
 
 
 def test_blocks_that_would_be_cut_to_nothing_are_left_out_from_the_last() -> None:
-    blocks = candidates([(f"solution number {n} of a few words. Answer: {n}", False) for n in range(40)])
+    blocks = candidates([draft(f"solution number {n} of a few words. Answer: {n}") for n in range(40)])
     text, tokens, cut = wait(fit(blocks, 60, count, keep="end"))
     assert cut
     assert 0 < tokens <= 60

@@ -12,8 +12,9 @@ import pytest
 
 from pdr_dspy import datasets
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.modules import PDR, Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.testing import ScriptedRequest, count_words, scripted_lm
 from programs import arithmetic, from_scratch
 

@@ -14,7 +14,7 @@ import pytest
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row
-from pdr_dspy.operators.modules import LongCoT
+from pdr_dspy.operators.strategies import LongCoT
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.reporting.page import write_report
 from pdr_dspy.search import PDROptimizer, Space

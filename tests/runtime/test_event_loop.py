@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 from pdr_dspy.calls.failures import RoundFailed
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.testing import ScriptedRequest
 from tests.support.solver import engine, wait

@@ -11,8 +11,8 @@ import pytest
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
-from pdr_dspy.operators.modules import PDR
 from pdr_dspy.operators.schedule import PRESETS, Schedule
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.search.controller import Course
 from pdr_dspy.search.racing.cost_model import predict

@@ -16,7 +16,7 @@ import pytest
 from pdr_dspy import load
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.statistics import paired
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.search import PDROptimizer, SearchResult
 from pdr_dspy.testing import ScriptedRequest, scripted_lm

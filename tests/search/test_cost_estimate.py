@@ -9,8 +9,8 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import PDR
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.cost_estimate import WRITING, Estimate
 from pdr_dspy.search.workers.coordination import open_board

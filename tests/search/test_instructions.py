@@ -16,7 +16,8 @@ from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, DataError, EndpointError
 from pdr_dspy.evaluation.evaluator import evaluate
-from pdr_dspy.operators.modules import PDR, SR, LongCoT
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.instruction_checks import form_of, overlap, tidied
@@ -58,7 +59,7 @@ def writer(*texts: str) -> Callable[[ScriptedRequest], str]:
     return reply
 
 
-def student(widths: tuple[int, ...] = (2, 1), **settings: Any) -> PDR:
+def student(widths: tuple[int, ...] = (2, 1), **settings: Any) -> Operator:
     return PDR(QA, widths=widths, distiller="summary", draft_tokens=200, **settings)
 
 

@@ -19,8 +19,9 @@ import pytest
 from dspy.teleprompt import BetterTogether, LabeledFewShot
 
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.operators.modules import PDR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
@@ -72,7 +73,7 @@ def questions(count: int, start: int = 0) -> list[dspy.Example]:
     ]
 
 
-def student(**settings: Any) -> LongCoT:
+def student(**settings: Any) -> Operator:
     return LongCoT("question -> answer", **{"draft_tokens": 60, "kappa": 200, **settings})
 
 
@@ -88,7 +89,7 @@ class InTurn(dspy.Module):
         return await self.second.acall(question=question)
 
 
-def another() -> PDR:
+def another() -> Operator:
     """An operator under another schedule than the student's."""
     return PDR("question -> answer", widths=(2, 1), distiller="random_k", k=1, draft_tokens=60, kappa=200)
 

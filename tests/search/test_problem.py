@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.operators.modules import LongCoT
+from pdr_dspy.operators.strategies import LongCoT
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.search.problem import Terms, ends_of
 from pdr_dspy.search.racing.plan import Stage

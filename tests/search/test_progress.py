@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 import pytest
 
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer, SearchProgress, progress
 from pdr_dspy.search.controller import Course
 from pdr_dspy.search.racing.plan import Arm

@@ -13,7 +13,7 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.reporting.page import write_report

@@ -15,8 +15,8 @@ from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Row
-from pdr_dspy.operators.modules import PDR, LongCoT
 from pdr_dspy.operators.schedule import Schedule, preset
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.search.racing.cost_model import PhaseCost, predict, profile_of
 from pdr_dspy.search.racing.pareto import Limits, best, dominates, front
 from pdr_dspy.search.space.candidate import describe_candidate, program_with, read_candidate

@@ -60,7 +60,7 @@ def test_words_are_counted_and_cut_alike() -> None:
 
 
 def test_roles_can_be_told_from_prompts() -> None:
-    from pdr_dspy.operators.modules import PDR, SR
+    from pdr_dspy.operators.strategies import PDR, SR
 
     lm = engine()
     with dspy.context(lm=lm):

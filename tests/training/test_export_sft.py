@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.evaluator import evaluate
-from pdr_dspy.operators.modules import PDR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import Completion, ScriptedRequest, scripted_lm
 from pdr_dspy.training.export_sft import Exported, Sample, export, write
 from pdr_dspy.verifiers import NumberVerifier
@@ -23,7 +24,7 @@ QUESTIONS = [
 ]
 
 
-def pdr() -> PDR:
+def pdr() -> Operator:
     return PDR("question -> answer", widths=(3, 1), distiller="summary", draft_tokens=100)
 
 
@@ -157,7 +158,7 @@ def test_it_is_written_as_chat(tmp_path: Path) -> None:
 PROGRAM = '''
 """Doubling."""
 import dspy
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.verifiers import NumberVerifier
 
 def build():

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.training.dataset import example_json
 from pdr_dspy.training.export_verl import PDRAgentLoop, ServedLM, export, outputs_of, verl_rows
 from pdr_dspy.training.types import Row

@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import ConfigError, PDRError
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.training.policy_lm import PolicyLM, messages_of, prompt_ids
 from pdr_dspy.training.types import Sampled
 from tests.support.scripted_policy import END, Characters, ScriptedPolicy

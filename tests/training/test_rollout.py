@@ -12,8 +12,9 @@ import pytest
 
 from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import DistillerName, Schedule
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.training.rollout import Episodes, TrainCalls, operator_rows
 from pdr_dspy.training.types import Group, Mode, Row
@@ -31,7 +32,7 @@ def group(rows: int, mode: Mode = "operator", seed: int = 7, **fields: Any) -> G
     return Group(mode, example(**fields), rows, seed)
 
 
-def pdr(**settings: Any) -> PDR:
+def pdr(**settings: Any) -> Operator:
     return PDR("question -> answer", Schedule(**{"widths": (3, 1), "distiller": "summary", **settings}))
 
 

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.operators.modules import PDR, LongCoT
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.training.config import Lora, TrainingConfig, read_config
 from pdr_dspy.training.train import read_log, train
 from pdr_dspy.verifiers import Score
@@ -78,7 +79,7 @@ class Short(dspy.Signature):
     answer: str = dspy.OutputField()
 
 
-def program(**settings: Any) -> PDR:
+def program(**settings: Any) -> Operator:
     return PDR(Short, **{"widths": (3, 1), "distiller": "summary", "kappa": 64, "draft_tokens": 6, **settings})
 
 
@@ -215,7 +216,7 @@ def test_a_config_is_a_json_file(tmp_path: Path) -> None:
 
 PROGRAM = """
 import dspy
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.verifiers import ExactVerifier
 
 def build():

@@ -14,7 +14,7 @@ from pdr_dspy.errors import DataError, PDRError
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.loop import Stop
-from pdr_dspy.operators.modules import Operator
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import ORACLES
 
 RIGHT = 0.5

@@ -27,9 +27,9 @@ from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import ConfigError, DataError, EndpointError
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.loop import TEMPLATE_TOKENS
-from pdr_dspy.operators.modules import Operator
 from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.question import TEMPLATE_TOKENS
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, derive, signature_of

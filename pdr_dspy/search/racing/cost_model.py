@@ -105,7 +105,7 @@ class _Typical(NamedTuple):
 
 
 def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str, PhaseCost]) -> _Typical:
-    cap = {Phase.DRAFT: schedule.draft_tokens, Phase.REFINE: schedule.final}.get(phase, schedule.distill)
+    cap = {Phase.DRAFT: schedule.draft_tokens, Phase.REFINE: schedule.refine_cap}.get(phase, schedule.distill_cap)
     cap += schedule.thinking_tokens
     seen = profile.get(phase.value)
     if seen is not None:

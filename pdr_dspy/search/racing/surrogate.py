@@ -178,7 +178,7 @@ def _numbers(schedule: Schedule) -> list[float]:
         0.7 * math.log2(schedule.kappa / 1024) if later else 0.0,
         0.7 * math.log2(schedule.k) if later and schedule.distiller in USES_K else 0.0,
         math.log2(schedule.draft_tokens / 1024),
-        0.7 * math.log2(schedule.final / 1024) if later else 0.0,
+        0.7 * math.log2(schedule.refine_cap / 1024) if later else 0.0,
         0.5 * math.log2(1 + schedule.thinking_tokens / 256),
         2.0 * schedule.temperature,
     ]

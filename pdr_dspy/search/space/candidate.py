@@ -8,8 +8,8 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.modules import Operator
 from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.space.prompt_axes import check_demos
 from pdr_dspy.search.space.space import Candidate

@@ -378,7 +378,8 @@ class Space(Settings):
             model = point.get("critique") or (len(shape) > 1 and distiller in CALLS_MODEL)
             for rest in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
                 extra = dict(zip(later, rest, strict=False))
-                yield Schedule(widths=shape, distiller=distiller, **point, **extra)
+                settings: dict[str, Any] = {**point, **extra}
+                yield Schedule(widths=shape, distiller=distiller, **settings)
 
     def _distillers(self, shape: tuple[int, ...]) -> tuple[DistillerName, ...]:
         if len(shape) == 1:

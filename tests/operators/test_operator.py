@@ -13,9 +13,11 @@ from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
-from pdr_dspy.operators.loop import Stop, plurality
-from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
+from pdr_dspy.operators.final import plurality
+from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest

@@ -1,8 +1,8 @@
-"""LongCoT, SR and PDR: one loop, `improve`, and three named settings of it.
+"""Operator: a task signature under a schedule, as a DSPy module.
 
-LongCoT is widths (1,). SR is widths (1, ..., 1) with the last solution as its state. PDR is any widths that end in 1,
-with a distiller. An operator holds exactly the predictors that it calls, as plain attributes, so that every DSPy
-optimizer tunes what is used and nothing else. `forward` never writes to `self`.
+One class for every strategy: after tuning, the schedule says what a program is. An operator holds exactly the
+predictors that it calls, as plain attributes, so that every DSPy optimizer tunes what is used and nothing else.
+`forward` never writes to `self`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,9 @@ from dspy.predict.parameter import Parameter
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import distillers
-from pdr_dspy.operators.loop import TEMPLATE_TOKENS as TEMPLATE_TOKENS
-from pdr_dspy.operators.loop import Round as Round
-from pdr_dspy.operators.loop import Stop as Stop
-from pdr_dspy.operators.loop import check as check
-from pdr_dspy.operators.loop import improve as improve
-from pdr_dspy.operators.loop import plurality as plurality
-from pdr_dspy.operators.schedule import Schedule, preset
+from pdr_dspy.operators.loop import Check, improve, preflight
+from pdr_dspy.operators.question import Question
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.roles import Role, check_task, derive, signature_of
 from pdr_dspy.runtime import event_loop
 
@@ -73,7 +69,7 @@ def roles_of(schedule: Schedule) -> tuple[Role, ...]:
 
 
 class Operator(dspy.Module):
-    """A task signature under a schedule. Use `LongCoT`, `SR` or `PDR`.
+    """A task signature under a schedule. `LongCoT`, `SelfConsistency`, `BestOfN`, `SR` and `PDR` make one by name.
 
     Calling it takes the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
     `dspy.Prediction` with the task's outputs first, then `solution` (the text of the draft that was taken), `ledger`
@@ -88,9 +84,26 @@ class Operator(dspy.Module):
         RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
     """
 
-    def __init__(self, signature: str | type[dspy.Signature], schedule: Schedule) -> None:
+    def __init__(
+        self,
+        signature: str | type[dspy.Signature],
+        schedule: Schedule,
+        check: Check | Mapping[str, Check] | None = None,
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            schedule: what the program does.
+            check: scores drafts without the gold answer: one, or several by name. A single one is called "check", and
+                a schedule that names none uses it.
+        """
         super().__init__()
         self.task = check_task(signature)
+        self.checks = _checks(check)
+        """By name; `Schedule.check` says which is used."""
+        if check is not None and not isinstance(check, Mapping) and schedule.check is None:
+            schedule = schedule.replace(check=_CHECK)
+        _require_check(schedule, self.checks)
         self.tuned = ScheduleParameter(schedule)
         for role, role_signature in self.role_signatures(self.task, schedule).items():
             setattr(self, role.value, dspy.Predict(role_signature))
@@ -121,8 +134,9 @@ class Operator(dspy.Module):
         only while their default instructions would stay the same or were tuned. `instructions` (role to text) and
         `demos` (role to demonstrations, each a mapping of fields) replace what is given.
 
-        Raises ConfigError for an unknown role in `instructions` or `demos`.
+        Raises ConfigError for an unknown role in `instructions` or `demos`, and for a check that the program lacks.
         """
+        _require_check(schedule, self.checks)
         for name, given in (("instructions", instructions), ("demos", demos)):
             unknown = set(given or ()) - {role.value for role in Role}
             if unknown:
@@ -171,14 +185,23 @@ class Operator(dspy.Module):
         missing = [name for name, info in taken.items() if name not in inputs and info.is_required()]
         if unknown or missing:
             raise ConfigError(
-                f"`{type(self).__name__}` takes the inputs {', '.join(taken)}; "
+                f"`{self.schedule.strategy}` takes the inputs {', '.join(taken)}; "
                 + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
             )
         if budget is not None and not isinstance(budget, Budget):
             raise ConfigError(
-                f"`{type(self).__name__}()(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens"
+                f"`{self.schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
+                "in tokens"
             )
-        outcome = await improve(self, inputs, budget=budget or _NO_LIMIT, seed=seed)
+        outcome = await improve(
+            self.task,
+            self.schedule,
+            self.predictors_by_role,
+            inputs,
+            budget=budget or _NO_LIMIT,
+            seed=seed,
+            check=self.checks[self.schedule.check] if self.schedule.check else None,
+        )
         return dspy.Prediction(
             **outcome.outputs,
             solution=outcome.solution,
@@ -187,76 +210,47 @@ class Operator(dspy.Module):
             stop=outcome.stop,
         )
 
+    async def preflight(self, inputs: Mapping[str, Any], budget: Budget | None = None) -> None:
+        """Check what can be known of a run before its first call: that it fits the model's context and the budget.
+
+        Raises ConfigError or BudgetTooSmall, as the run itself would.
+        """
+        await preflight(Question(self.task, self.schedule, self.predictors_by_role, inputs), budget or _NO_LIMIT)
+
     def predictor(self, role: Role) -> dspy.Predict:
         """The predictor of a role that the schedule calls."""
         return getattr(self, role.value)
 
-
-class LongCoT(Operator):
-    """One pass: a single draft is the answer.
-
-    >>> LongCoT("question -> answer", draft_tokens=4096)
-    """
-
-    def __init__(self, signature: str | type[dspy.Signature], **settings: Any) -> None:
-        """`settings` are fields of `Schedule` other than its widths."""
-        super().__init__(signature, _schedule(settings, widths=(1,)))
+    @property
+    def predictors_by_role(self) -> dict[Role, dspy.Predict]:
+        """The predictor of every role that the schedule calls."""
+        return {role: self.predictor(role) for role in roles_of(self.schedule)}
 
 
-class SR(Operator):
-    """Sequential Refinement: one solution, improved for `rounds` rounds, each reading only the one before it.
-
-    >>> SR("question -> answer", rounds=4, critique=True)
-    """
-
-    def __init__(
-        self, signature: str | type[dspy.Signature], *, rounds: int = 3, critique: bool = False, **settings: Any
-    ) -> None:
-        """
-        Args:
-            signature: the task.
-            rounds: drafts in all, the first included; at least 1.
-            critique: list the flaws of the solution in a call of its own before each refinement (error analysis).
-            settings: other fields of `Schedule`, such as `draft_tokens` or `kappa`.
-        """
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-            raise ConfigError(f"`SR(rounds={rounds!r})` must be a whole number of at least 1")
-        super().__init__(
-            signature, _schedule(settings, widths=(1,) * rounds, distiller="last", critique=critique and rounds > 1)
-        )
+_CHECK = "check"
+"""What a single check of a program is called."""
 
 
-class PDR(Operator):
-    """Parallel-Distill-Refine: rounds of parallel drafts, each round distilled into the workspace of the next.
-
-    >>> PDR("question -> answer", Schedule(widths=(8, 4, 1), distiller="topk", k=2))
-    >>> PDR("question -> answer", "fast", draft_tokens=512)
-    """
-
-    def __init__(
-        self, signature: str | type[dspy.Signature], schedule: Schedule | str | None = None, **settings: Any
-    ) -> None:
-        """
-        Args:
-            signature: the task.
-            schedule: a Schedule, or the name of a preset (`fast`, `balanced`, `quality`, `paper`).
-            settings: fields of `Schedule` that replace those of `schedule`.
-        """
-        if isinstance(schedule, str):
-            chosen = preset(schedule, **settings)
-        elif isinstance(schedule, Schedule):
-            chosen = schedule.replace(**settings) if settings else schedule
-        elif schedule is None:
-            chosen = Schedule(**settings)
-        else:
-            raise ConfigError(f"`PDR(schedule={schedule!r})` must be a Schedule or the name of a preset")
-        super().__init__(signature, chosen)
+def _checks(check: Check | Mapping[str, Check] | None) -> dict[str, Check]:
+    """The checks of a program by name. Raises ConfigError for what is none."""
+    if check is None:
+        return {}
+    named = dict(check) if isinstance(check, Mapping) else {_CHECK: check}
+    for name, one in named.items():
+        if not hasattr(one, "acheck"):
+            raise ConfigError(
+                f"`check={one!r}`{f' ({name})' if isinstance(check, Mapping) else ''} is no check: it has no "
+                "`acheck(inputs, outputs)`; see `pdr_dspy.verifiers.checks`"
+            )
+    return named
 
 
-def _schedule(settings: Mapping[str, Any], **fixed: Any) -> Schedule:
-    clash = [name for name in fixed if name in settings]
-    if clash:
+def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
+    if schedule.check is not None and schedule.check not in checks:
+        there = ", ".join(checks) or "none"
+        raise ConfigError(f"`Schedule(check={schedule.check!r})` is not a check of the program; it has: {there}")
+    if schedule.check is None and (needs := schedule.needs_check):
         raise ConfigError(
-            f"`{clash[0]}` is fixed by this operator; use `PDR(signature, Schedule(...))` to set it freely"
+            f"`Schedule({needs})` needs a check that scores drafts without the gold answer; give the program one "
+            "(`check=...`) and name it in the schedule"
         )
-    return Schedule(**{**settings, **fixed})
