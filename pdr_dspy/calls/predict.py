@@ -14,20 +14,14 @@ from typing import Any, NamedTuple
 import dspy
 
 from pdr_dspy.calls.context import Session, current
-from pdr_dspy.calls.context import session as session
 from pdr_dspy.calls.dispatch import Result, send
-from pdr_dspy.calls.dispatch import count_tokens as count_tokens
-from pdr_dspy.calls.dispatch import together as together
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
-from pdr_dspy.calls.request import clean as clean
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
-from pdr_dspy.runtime.event_loop import run as run
-from pdr_dspy.text.reasoning import split_thought as split_thought
 
 SEED_SPACING = 256
 """Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""

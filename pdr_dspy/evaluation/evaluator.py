@@ -21,15 +21,8 @@ from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.evaluation.records import DraftRow as DraftRow
-from pdr_dspy.evaluation.records import Report as Report
-from pdr_dspy.evaluation.records import RoundRow as RoundRow
-from pdr_dspy.evaluation.records import Row as Row
-from pdr_dspy.evaluation.records import read_rows as read_rows
-from pdr_dspy.evaluation.runner import Runner as Runner
-from pdr_dspy.evaluation.runner import inputs_of as inputs_of
-from pdr_dspy.evaluation.runner import marked
-from pdr_dspy.evaluation.runner import run_seed as run_seed
+from pdr_dspy.evaluation.records import Report, Row, read_rows
+from pdr_dspy.evaluation.runner import Runner, inputs_of, marked
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.runtime import event_loop
