@@ -18,7 +18,21 @@ if TYPE_CHECKING:
     from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
-    from pdr_dspy.operators import PDR, SR, Draft, LongCoT, Operator, Schedule, Stop, Workspace, preset
+    from pdr_dspy.operators import (
+        PDR,
+        SR,
+        Distilled,
+        Distiller,
+        DistillerInput,
+        Draft,
+        LongCoT,
+        Operator,
+        Schedule,
+        Stop,
+        Workspace,
+        distiller,
+        preset,
+    )
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier
@@ -30,7 +44,21 @@ _HOME = {
     "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
-    "operators": ("PDR", "SR", "Draft", "LongCoT", "Operator", "Schedule", "Stop", "Workspace", "preset"),
+    "operators": (
+        "PDR",
+        "SR",
+        "Distilled",
+        "Distiller",
+        "DistillerInput",
+        "Draft",
+        "LongCoT",
+        "Operator",
+        "Schedule",
+        "Stop",
+        "Workspace",
+        "distiller",
+        "preset",
+    ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
     "verifiers": ("Score", "Verifier"),
@@ -42,6 +70,9 @@ __all__ = [
     "SR",
     "Budget",
     "Call",
+    "Distilled",
+    "Distiller",
+    "DistillerInput",
     "Draft",
     "Ledger",
     "LongCoT",
@@ -62,6 +93,7 @@ __all__ = [
     "aevaluate",
     "connect",
     "datasets",
+    "distiller",
     "evaluate",
     "load",
     "preset",

@@ -21,7 +21,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import RoundFailed
-from pdr_dspy.calls.ledger import Call, Ledger, Phase
+from pdr_dspy.calls.ledger import Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
@@ -325,18 +325,21 @@ class _Run:
     async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
         """The workspaces of the next round; None when the budget does not reach for them."""
         usable = tuple(draft for draft in drafts if draft.ok)
-        distiller = self.schedule.distiller
         if not await self.affords(self._distill_stage(number, usable, next_width)):
             return None
-        made: list[Call] = []
+        distiller = self.schedule.distill_by
 
-        async def ask(role: Role, phase: Phase, values: Sequence[Mapping[str, Any]]) -> list[Reply]:
-            return await self.ask(role, phase, values, round_number=number)
+        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+            if distiller.role is None or distiller.phase is None:
+                return []
+            return await self.ask(distiller.role, distiller.phase, values, round_number=number)
 
-        round_ = distillers.Round(
+        given = distillers.DistillerInput(
             drafts=usable,
             next_width=next_width,
-            schedule=self.schedule,
+            k=self.schedule.k,
+            kappa=self.schedule.kappa,
+            tally=self.schedule.tally,
             seed=calls.seed_for(self.run_seed, self.example, Phase.DISTILL, number),
             ask=ask,
             count=self.count,
@@ -344,11 +347,11 @@ class _Run:
             oracle=calls.current().oracle,
             headings=self.headings,
         )
-        distilled = await distillers.BY_NAME[distiller](round_)
-        made.extend(distilled.calls)
+        distilled = await distiller(given)
+        made = list(distilled.calls or ())
         if self.schedule.critique:
-            workspace = distilled.workspaces[0]
-            (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
+            values = [{"workspace": distilled.workspaces[0].text}]
+            (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
             made.extend(reply.calls)
             self.flaws = sheltered(reply.text, self.headings)
         self.ledger += made
@@ -358,15 +361,12 @@ class _Run:
         self, number: int, drafts: Sequence[Draft], next_width: int
     ) -> list[tuple[Role, Mapping[str, Any]]]:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
-        count = self.schedule.distill_calls(number - 1)
-        if not count:
+        role = self.schedule.distill_role
+        if role is None:
             return []
         everything = "\n\n".join(candidates([(draft.solution, draft.truncated) for draft in drafts], self.headings))
-        if self.schedule.critique:
-            return [(Role.CRITIQUE, {"workspace": everything})]
-        role = distillers.ROLES[self.schedule.distiller]
-        count = next_width if self.schedule.distiller == "topk_per_sample" else count
-        return [(role, {"candidates": everything})] * count
+        reads = {"workspace" if role is Role.CRITIQUE else "candidates": everything}
+        return [(role, reads)] * self.schedule.distill_calls(number - 1, next_width=next_width)
 
     async def prompt_sizes(self, stage: Sequence[tuple[Role, Mapping[str, Any]]]) -> list[int]:
         """Tokens of the prompt of each call of a stage: a role, and what it reads beside the task."""
@@ -389,7 +389,7 @@ class _Run:
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
         context = getattr(self.lm, "context_length", None)
-        role = distillers.ROLES.get(self.schedule.distiller)
+        role = self.schedule.distill_by.role
         if context is None or role is None:
             return None
         texts = [draft.solution for draft in drafts]
@@ -414,11 +414,7 @@ class _Run:
         context = getattr(self.lm, "context_length", None)
         if context is None:
             return
-        roles = [Role.DRAFT]
-        if self.schedule.rounds > 1:
-            roles.append(Role.REFINE)
-            if self.schedule.distiller in distillers.ROLES:
-                roles.append(distillers.ROLES[self.schedule.distiller])
+        roles = self.schedule.roles
         kappa = self.schedule.kappa
         if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= context for role in roles):
             return
