@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
-from pdr_dspy.operators.schedule import USES_K
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
@@ -113,7 +112,7 @@ class Prices:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
         schedule = candidate.schedule
         draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)
-        shown = min(schedule.kappa, (schedule.k if schedule.distiller in USES_K else 1) * draft)
+        shown = min(schedule.kappa, (schedule.k if schedule.distill_by.uses_k else 1) * draft)
         sequential = total = 0.0
         for index, width in enumerate(schedule.widths):
             cost = self._mean("refine", schedule.refine_cap, lambda: draft + shown) if index else draft

@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
+    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage
+    from pdr_dspy.calls.context import session
     from pdr_dspy.errors import PDRError
-    from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
+    from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
+    from pdr_dspy.evaluation.records import Report, Row
     from pdr_dspy.operators import (
         PDR,
         SR,
         BestOfN,
+        Distilled,
+        Distiller,
+        DistillerInput,
         Draft,
         LongCoT,
         Operator,
         Schedule,
         SelfConsistency,
-        Stop,
         Workspace,
+        distiller,
         preset,
     )
+    from pdr_dspy.operators.loop import Stop
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier
@@ -44,7 +50,7 @@ _HOME = {
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
     "operators": (
         *("PDR", "SR", "BestOfN", "LongCoT", "SelfConsistency", "Operator", "Schedule", "preset"),
-        *("Draft", "Stop", "Workspace"),
+        *("Distilled", "Distiller", "DistillerInput", "Draft", "Stop", "Workspace", "distiller"),
     ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
@@ -58,6 +64,9 @@ __all__ = [
     "BestOfN",
     "Budget",
     "Call",
+    "Distilled",
+    "Distiller",
+    "DistillerInput",
     "Draft",
     "Ledger",
     "LongCoT",
@@ -79,6 +88,7 @@ __all__ = [
     "aevaluate",
     "connect",
     "datasets",
+    "distiller",
     "evaluate",
     "load",
     "preset",

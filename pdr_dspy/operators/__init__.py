@@ -7,6 +7,7 @@ workspace of the next round; `consensus` compares answers and `final` picks one;
 
 from __future__ import annotations
 
+from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
 from pdr_dspy.operators.final import plurality
 from pdr_dspy.operators.loop import Check, Round, Stop, improve
 from pdr_dspy.operators.nested import operators_in, replaced
@@ -17,11 +18,15 @@ from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsist
 from pdr_dspy.operators.workspace import Draft, Workspace
 
 __all__ = [
+    "DISTILLERS",
     "PDR",
     "SR",
     "TEMPLATE_TOKENS",
     "BestOfN",
     "Check",
+    "Distilled",
+    "Distiller",
+    "DistillerInput",
     "Draft",
     "LongCoT",
     "Nominal",
@@ -31,6 +36,7 @@ __all__ = [
     "SelfConsistency",
     "Stop",
     "Workspace",
+    "distiller",
     "improve",
     "operators_in",
     "plurality",

@@ -394,15 +394,19 @@ class _Run:
         usable = tuple(draft for draft in drafts if draft.ok)
         if not await self.affords(self.distill_stage(number, usable, next_width)):
             return None
-        made: list[Call] = []
+        distiller = self.schedule.distill_by
 
-        async def ask(role: Role, phase: Phase, values: Sequence[Mapping[str, Any]]) -> list[Reply]:
-            return await self.ask(role, phase, values, round_number=number)
+        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+            if distiller.role is None or distiller.phase is None:
+                return []
+            return await self.ask(distiller.role, distiller.phase, values, round_number=number)
 
-        round_ = distillers.Round(
+        given = distillers.DistillerInput(
             drafts=usable,
             next_width=next_width,
-            schedule=self.schedule,
+            k=self.schedule.k,
+            kappa=self.schedule.kappa,
+            tally=self.schedule.tally,
             seed=calls.seed_for(self.run_seed, self.question.example, Phase.DISTILL, number),
             ask=ask,
             count=self.question.count,
@@ -410,11 +414,11 @@ class _Run:
             oracle=calls.current().oracle,
             headings=self.question.headings,
         )
-        distilled = await distillers.BY_NAME[self.schedule.distiller](round_)
-        made.extend(distilled.calls)
+        distilled = await distiller(given)
+        made = list(distilled.calls)
         if self.schedule.critique:
-            workspace = distilled.workspaces[0]
-            (reply,) = await ask(Role.CRITIQUE, Phase.CRITIQUE, [{"workspace": workspace.text}])
+            values = [{"workspace": distilled.workspaces[0].text}]
+            (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
             made.extend(reply.calls)
             self.flaws = sheltered(reply.text, self.question.headings)
         self.ledger += made
@@ -422,15 +426,12 @@ class _Run:
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
-        count = self.schedule.distill_calls(number - 1)
-        if not count:
+        role = self.schedule.distill_role
+        if role is None:
             return []
         everything = "\n\n".join(candidates(drafts, self.question.headings))
-        if self.schedule.critique:
-            return [(Role.CRITIQUE, {"workspace": everything})]
-        role = distillers.ROLES[self.schedule.distiller]
-        count = next_width if self.schedule.distiller == "topk_per_sample" else count
-        return [(role, {"candidates": everything})] * count
+        reads = {"workspace" if role is Role.CRITIQUE else "candidates": everything}
+        return [(role, reads)] * self.schedule.distill_calls(number - 1, next_width=next_width)
 
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
         """Answer from what there is: the pick of the latest round that has a readable answer, or the best-checked

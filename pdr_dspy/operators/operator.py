@@ -16,7 +16,6 @@ from dspy.predict.parameter import Parameter
 
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators import distillers
 from pdr_dspy.operators.loop import Check, improve, preflight
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
@@ -45,27 +44,15 @@ class ScheduleParameter(Parameter):
     def load_state(self, state: Mapping[str, Any]) -> Self:
         """Take over a saved schedule. Raises ConfigError when it calls other roles than the present one."""
         saved = Schedule(**state)
-        if roles_of(saved) != roles_of(self.schedule):
+        if saved.roles != self.schedule.roles:
             raise ConfigError(
-                f"the saved program's operator {saved} calls {', '.join(roles_of(saved))}, and the one here "
-                f"({self.schedule}) {', '.join(roles_of(self.schedule))}; a nested `load` can neither add predictors "
+                f"the saved program's operator {saved} calls {', '.join(saved.roles)}, and the one here "
+                f"({self.schedule}) {', '.join(self.schedule.roles)}; a nested `load` can neither add predictors "
                 "nor take them away. Give the operator the saved schedule first (`with_schedule`), or save the program "
                 "with `pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
             )
         self.schedule = saved
         return self
-
-
-def roles_of(schedule: Schedule) -> tuple[Role, ...]:
-    """The roles that a schedule calls, which are the predictors that its operator holds."""
-    roles = [Role.DRAFT]
-    if schedule.rounds > 1:
-        roles.append(Role.REFINE)
-        if schedule.distiller in distillers.ROLES:
-            roles.append(distillers.ROLES[schedule.distiller])
-        if schedule.critique:
-            roles.append(Role.CRITIQUE)
-    return tuple(roles)
 
 
 class Operator(dspy.Module):
@@ -116,9 +103,9 @@ class Operator(dspy.Module):
     @staticmethod
     def role_signatures(task: type[dspy.Signature], schedule: Schedule) -> dict[Role, type[dspy.Signature]]:
         """The signatures of exactly those predictors that this schedule calls."""
-        last = schedule.distiller == "last"
+        chain = schedule.rounds > 1 and schedule.distill_by.chain
         return {
-            role: derive(task, role, k=schedule.k, last=last, critique=schedule.critique) for role in roles_of(schedule)
+            role: derive(task, role, k=schedule.k, last=chain, critique=schedule.critique) for role in schedule.roles
         }
 
     def with_schedule(
@@ -224,7 +211,7 @@ class Operator(dspy.Module):
     @property
     def predictors_by_role(self) -> dict[Role, dspy.Predict]:
         """The predictor of every role that the schedule calls."""
-        return {role: self.predictor(role) for role in roles_of(self.schedule)}
+        return {role: self.predictor(role) for role in self.schedule.roles}
 
 
 _CHECK = "check"

@@ -16,7 +16,6 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators import distillers
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.form import label
@@ -112,7 +111,7 @@ class Question:
 
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
-        role = distillers.ROLES.get(self.schedule.distiller)
+        role = self.schedule.distill_by.role
         if self.context is None or role is None:
             return None
         texts = [f"{draft.solution}\n{draft.result}" for draft in drafts]

@@ -7,7 +7,8 @@ written out, widths = (16, 8, 4, 1) (arXiv 2510.01123, section 3 and figure 2).
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import (
     SerializerFunctionWrapHandler,
@@ -17,27 +18,18 @@ from pydantic import (
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.consensus import fewest, needed
+from pdr_dspy.operators.distillers import DISTILLERS, Distiller
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.settings import Settings
-
-DistillerName = Literal[
-    "summary",  # one call writes a shared summary of the round (D^S)
-    "topk",  # one call picks k solutions, the same for every next draft (D^E, shared)
-    "topk_per_sample",  # one call for each next draft picks its own k (D^E, per sample)
-    "random_k",  # each next draft gets its own random k; no call (D^R)
-    "last",  # the previous solution itself: Sequential Refinement
-    "oracle_correct",  # analysis: only the candidates that the verifier accepts
-    "oracle_incorrect",  # analysis: only those that it rejects
-    "oracle_random",  # analysis: as many as oracle_correct would admit, drawn at random
-]
-DISTILLERS: tuple[str, ...] = get_args(DistillerName)
-USES_K = frozenset({"topk", "topk_per_sample", "random_k"})
-ORACLES = frozenset({"oracle_correct", "oracle_incorrect", "oracle_random"})
-CALLS_MODEL = frozenset({"summary", "topk", "topk_per_sample"})
 
 MAX_WIDTH = 256
 """Drafts of one round: the seeds of stages are this far apart."""
 MIN_CANDIDATE_TOKENS = 24
 """A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
+
+
+_FROM = "distiller_from"
+"""In the data of a schedule: where a distiller that is not built in is defined, "module:attribute"."""
 
 
 class Nominal(NamedTuple):
@@ -62,10 +54,12 @@ class Schedule(Settings):
     another `final` it may be wider."""
     kappa: int = 2048
     """The most tokens, of the serving model, that a workspace may hold: |C| <= kappa."""
-    distiller: DistillerName = "summary"
-    """How the solutions of a round become the workspace of the next."""
+    distiller: str = "summary"
+    """How the solutions of a round become the workspaces of the next: the name of a `Distiller`, built in (`summary`,
+    `topk`, `topk_per_sample`, `random_k`, `checked`, `last`, and for analyses `oracle_correct`, `oracle_incorrect`,
+    `oracle_random`), registered with `@pdr_dspy.distiller`, or of an installed package."""
     k: int = 2
-    """Solutions that topk, topk_per_sample and random_k admit."""
+    """Solutions that a workspace admits, for distillers that pick some (`Distiller.uses_k`)."""
     tally: bool = False
     """Begin a workspace with a line that says how often each answer came up among all drafts of its round. Not in the
     paper: a small model that cannot tell right from wrong can still see what its drafts agree on. `distiller="last"`,
@@ -113,6 +107,17 @@ class Schedule(Settings):
     that still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that
     can be cancelled go out as single requests, as with `quorum`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known_distiller(cls, data: Any) -> Any:
+        """Data of a schedule with a distiller of somebody's own say where that was defined; see `_as_data`."""
+        if not isinstance(data, Mapping) or _FROM not in data:
+            return data
+        name, origin = data.get("distiller"), data[_FROM]
+        if isinstance(origin, str) and name not in DISTILLERS:
+            raise ValueError(f"`Schedule(distiller={name!r})`: {DISTILLERS.unknown(name, origin)}")
+        return {key: value for key, value in data.items() if key != _FROM}
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.widths:
@@ -153,36 +158,51 @@ class Schedule(Settings):
         return self
 
     def _check_distiller(self) -> None:
-        if self.rounds == 1:
+        if self.rounds == 1:  # nothing is distilled, so that nothing need be imported either
+            if self.distiller not in DISTILLERS:
+                raise ValueError(f"`Schedule(distiller={self.distiller!r})`: {DISTILLERS.unknown(self.distiller)}")
             return
+        try:
+            part = self.distill_by
+        except ConfigError as error:
+            raise ValueError(f"`Schedule(distiller={self.distiller!r})`: {error}") from error
         distilled = self.widths[:-1]
-        if self.distiller in USES_K and self.k > min(distilled):
+        if part.uses_k and self.k > min(distilled):
             raise ValueError(
                 f"`Schedule(k={self.k})` is above a width of `widths={self.widths}`; a round of {min(distilled)} "
                 f"drafts cannot give {self.k}: lower k or widen the round"
             )
-        if self.distiller == "last" and max(distilled) > 1:
+        if part.chain and max(distilled) > 1:
             raise ValueError(
-                f'`Schedule(distiller="last")` keeps one solution, so `widths={self.widths}` must be all 1; '
-                'choose "random_k", "topk" or "summary" for wider rounds'
+                f'`Schedule(distiller="{self.distiller}")` keeps one solution, so `widths={self.widths}` must be all '
+                '1; choose "random_k", "topk" or "summary" for wider rounds'
             )
-        if self.critique and self.distiller != "last":
+        if self.critique and not (part.chain and part.role is None):
             raise ValueError(f'`Schedule(critique=True)` needs `distiller="last"`, got {self.distiller!r}')
-        least = MIN_CANDIDATE_TOKENS * (self.k if self.distiller in USES_K else 1)
+        least = MIN_CANDIDATE_TOKENS * (self.k if part.uses_k else 1)
         if self.kappa < least:
             raise ValueError(
                 f"`Schedule(kappa={self.kappa})` is too small for `distiller={self.distiller!r}`"
-                f"{f' with k={self.k}' if self.distiller in USES_K else ''}: it needs at least {least} tokens"
+                f"{f' with k={self.k}' if part.uses_k else ''}: it needs at least {least} tokens"
             )
 
     @model_serializer(mode="wrap")
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that came later are left out where they are off: the data of older schedules stays as it was."""
+        """Settings that came later are left out where they are off: the data of older schedules stays as it was. With a
+        distiller that is not built in goes where it is defined, for whoever reads the data without it."""
         data = handler(self)
         for name in _LATER:
             if name in data and data[name] == type(self).model_fields[name].default:
                 del data[name]
+        origin = DISTILLERS.origin(self.distiller)
+        if "distiller" in data and origin is not None:
+            data[_FROM] = origin
         return data
+
+    @property
+    def distill_by(self) -> Distiller:
+        """The distiller itself. Raises ConfigError for one that cannot be imported any more."""
+        return DISTILLERS.find(self.distiller)
 
     @property
     def needs_check(self) -> str | None:
@@ -191,6 +211,8 @@ class Schedule(Settings):
             return f"final={self.final!r}"
         if self.keep:
             return "keep=True"
+        if self.rounds > 1 and self.distill_by.needs_check:
+            return f"distiller={self.distiller!r}"
         return None if self.stop_at is None else f"stop_at={self.stop_at}"
 
     @property
@@ -200,7 +222,7 @@ class Schedule(Settings):
             if self.widths == (1,):
                 return "LongCoT"
             return "BestOfN" if self.final == "best" else "SelfConsistency"
-        return "SR" if self.distiller == "last" else "PDR"
+        return "SR" if self.distill_by.chain else "PDR"
 
     @property
     def may_end_early(self) -> bool:
@@ -226,15 +248,33 @@ class Schedule(Settings):
         """The cap of a distill, select or critique call, in tokens."""
         return self.distill_tokens or min(self.kappa, self.draft_tokens)
 
-    def distill_calls(self, round_index: int) -> int:
-        """Model calls made between round `round_index` (from 0) and the next one."""
+    @property
+    def distill_role(self) -> Role | None:
+        """The role that is called between two rounds, a critique included; None where no model is."""
+        if self.rounds == 1:
+            return None
+        return Role.CRITIQUE if self.critique else self.distill_by.role
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that a run calls, which are the predictors that its operator holds."""
+        if self.rounds == 1:
+            return (Role.DRAFT,)
+        between = self.distill_role
+        return (Role.DRAFT, Role.REFINE) if between is None else (Role.DRAFT, Role.REFINE, between)
+
+    def distill_calls(self, round_index: int, *, next_width: int | None = None) -> int:
+        """Model calls made between round `round_index` (from 0) and the next one.
+
+        Args:
+            round_index: the round that is distilled.
+            next_width: drafts of the next round, where they are not those of `widths`.
+        """
         if round_index >= self.rounds - 1:
             return 0
-        if self.distiller in ("summary", "topk"):
+        if self.critique:
             return 1
-        if self.distiller == "topk_per_sample":
-            return self.widths[round_index + 1]
-        return 1 if self.distiller == "last" and self.critique else 0
+        return self.distill_by.calls(self.widths[round_index + 1] if next_width is None else next_width)
 
     @property
     def calls(self) -> int:
@@ -262,9 +302,7 @@ class Schedule(Settings):
         nearly a cap each, and are drafted again in the next round.
         """
         widths = self._widest()
-        distill_stages = [self.distill_calls(r) for r in range(self.rounds)]
-        if self.distiller == "topk_per_sample":
-            distill_stages[:-1] = widths[1:]
+        distill_stages = [self.distill_calls(r, next_width=widths[r + 1]) for r in range(self.rounds - 1)]
         distill_cap = self.distill_cap + self.thinking_tokens
         first, later = self.draft_tokens + self.thinking_tokens, self.refine_cap + self.thinking_tokens
         sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
@@ -300,7 +338,7 @@ class Schedule(Settings):
             return {"vote": "vote", "weighted": "weighted vote"}.get(self.final, "best") + f" of {self.widths[0]}"
         if self.distiller == "last":
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
-        k = f" k={self.k}" if self.distiller in USES_K else ""
+        k = f" k={self.k}" if self.distill_by.uses_k else ""
         tally = " +tally" if self.tally else ""
         quorum = f" quorum={self.quorum:g}" if self.quorum < 1.0 else ""
         agree = f" agree={self.agree:g}" if self.agree is not None else ""

@@ -19,7 +19,7 @@ import numpy as np
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
-from pdr_dspy.operators.schedule import CALLS_MODEL, USES_K, Schedule
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.search.front_members import Rows, by_question
 from pdr_dspy.search.proposing.instructions import Proposals
@@ -182,13 +182,13 @@ def _plays(schedule: Schedule, name: str) -> bool:
     if name in ("kappa", "refine_tokens", "distiller", "width_1"):
         return schedule.rounds > 1
     if name == "k":
-        return schedule.rounds > 1 and schedule.distiller in USES_K
+        return schedule.rounds > 1 and schedule.distill_by.uses_k
     if name in ("tally", "quorum", "agree"):
         return schedule.rounds > 1 and max(schedule.widths) > 1
     if name == "critique":
         return schedule.rounds > 1 and max(schedule.widths) == 1
     if name in ("distill_tokens", "distill_temperature"):
-        return schedule.critique or (schedule.rounds > 1 and schedule.distiller in CALLS_MODEL)
+        return schedule.distill_role is not None
     return not name.startswith("width_") or schedule.rounds > int(name.removeprefix("width_"))
 
 
@@ -385,20 +385,9 @@ def _prompts(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
                 prompt = getattr(candidate, kind).get(role)
                 if prompt is not None:
                     own[f"{role}_{kind}"] = numbers.setdefault(key_of(prompt), f"no. {len(numbers) + 1}")
-                elif _calls(candidate.schedule, role):
+                elif role in candidate.schedule.roles:
                     own[f"{role}_{kind}"] = "own"
     return found
-
-
-def _calls(schedule: Schedule, role: str) -> bool:
-    several, distiller = schedule.rounds > 1, schedule.distiller
-    return {
-        "draft": True,
-        "refine": several,
-        "distill": several and distiller == "summary",
-        "select": several and distiller in ("topk", "topk_per_sample"),
-        "critique": several and schedule.critique,
-    }[role]
 
 
 def _ped_anova(

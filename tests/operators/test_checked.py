@@ -261,3 +261,15 @@ def test_several_checks_have_names_and_the_schedule_says_which() -> None:
     base = Schedule(widths=(2,), final="best", **SMALL)
     for name, answer in (("loose", "a"), ("strict", "b")):
         assert ask(PDR(QA, base.replace(check=name), check=checks), says("a", "b")).answer == answer
+
+
+def test_the_checked_distiller_shows_the_best_different_answers_with_their_results() -> None:
+    lm = says("a", "b", "b", "c")
+    check = Marks({"a": 0.2, "b": 0.9, "c": 0.5})
+    prediction = ask(PDR(QA, widths=(4, 1), distiller="checked", k=2, check=check, **SMALL), lm)
+    (workspace,) = prediction.rounds[0].workspaces
+    shown = [prediction.rounds[0].drafts[source].outputs["answer"] for source in workspace.sources]
+    assert shown == ["b", "c"]
+    assert workspace.text.index("0.90 of 1") < workspace.text.index("0.50 of 1")
+    with pytest.raises(ConfigError, match="distiller='checked'.*needs a check"):
+        PDR(QA, widths=(4, 1), distiller="checked")

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.distillers import BY_NAME, Distilled, Round
+from pdr_dspy.operators.distillers import DISTILLERS, Distilled, DistillerInput
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.parse import Reading
@@ -23,33 +23,39 @@ def drafts(size: int) -> tuple[Draft, ...]:
     )
 
 
-def round_of(schedule: Schedule, texts: Sequence[str] = (), *, size: int = 5, width: int = 3, **more: Any) -> Round:
+def given_to(
+    schedule: Schedule, texts: Sequence[str] = (), *, size: int = 5, width: int = 3, **more: Any
+) -> DistillerInput:
     """A round whose model answers with `texts`, in turn; a text may be a whole Reply."""
     asked: list[Mapping[str, Any]] = []
 
-    async def ask(role: Role, phase: Phase, values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+    part = schedule.distill_by
+
+    async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        assert part.phase is not None
         replies = []
         for value in values:
             text = texts[len(asked) % len(texts)]
             asked.append(value)
-            call = Call(phase=phase, index=len(replies), usage=Usage(input=1, output=1))
+            call = Call(phase=part.phase, index=len(replies), usage=Usage(input=1, output=1))
             if text == "!":
                 replies.append(Reply(call.model_copy(update={"failure": "down"}), "", Reading({}, ())))
                 continue
             outputs: dict[str, Any] = {}
-            if role is Role.SELECT and text.startswith("["):
+            if part.role is Role.SELECT and text.startswith("["):
                 outputs["selected"] = [int(number) for number in text.strip("[]").split(",") if number]
             replies.append(Reply(call, text, Reading(outputs, ())))
         return replies
 
-    return Round(
-        drafts=drafts(size), next_width=width, schedule=schedule, seed=more.pop("seed", 1), ask=ask, count=count, **more
-    )
+    return DistillerInput(
+        drafts=drafts(size), next_width=width, k=schedule.k, kappa=schedule.kappa, tally=schedule.tally,
+        seed=more.pop("seed", 1), ask=ask, count=count, **more,
+    )  # fmt: skip
 
 
 def run(name: str, texts: Sequence[str] = (), **more: Any) -> Distilled:
-    schedule = Schedule(widths=(1, 1) if name == "last" else (5, 3, 1), distiller=name, k=2, **more.pop("settings", {}))  # type: ignore[arg-type]
-    return wait(BY_NAME[name](round_of(schedule, texts, **more)))  # type: ignore[index]
+    schedule = Schedule(widths=(1, 1) if name == "last" else (5, 3, 1), distiller=name, k=2, **more.pop("settings", {}))
+    return wait(schedule.distill_by(given_to(schedule, texts, **more)))
 
 
 def test_a_summary_is_shared_and_costs_one_call() -> None:
@@ -140,8 +146,8 @@ def test_a_tally_says_how_often_each_answer_came_up_in_the_whole_round() -> None
     ]
     made += [Draft(round=1, index=4, solution="cut", truncated=True), Draft(round=1, index=5, solution="nothing")]
     schedule = Schedule(widths=(6, 1), distiller="random_k", k=1, tally=True)
-    round_ = round_of(schedule, width=1)
-    (workspace,) = wait(BY_NAME["random_k"](replace(round_, drafts=tuple(made)))).workspaces  # type: ignore[arg-type]
+    given = given_to(schedule, width=1)
+    (workspace,) = wait(schedule.distill_by(replace(given, drafts=tuple(made)))).workspaces
     first, rest = workspace.text.split("\n\n", 1)
     assert first == "Answers of all attempts: 7 (3 of 6), no answer (2 of 6), 8 (1 of 6)"
     assert rest.startswith("Candidate 1")
@@ -160,13 +166,13 @@ def test_kappa_holds_with_a_tally(name: str, kappa: int) -> None:
 
 
 def test_unfinished_candidates_are_marked() -> None:
-    round_ = round_of(Schedule(widths=(2, 1), distiller="random_k", k=1), size=1)
+    given = given_to(Schedule(widths=(2, 1), distiller="random_k", k=1), size=1)
     cut = Draft(round=1, index=0, solution="half of", truncated=True)
-    workspace = wait(round_.admit([cut]))
+    workspace = wait(given.admit([cut]))
     assert workspace.text == "Candidate 1 (unfinished):\nhalf of"
 
 
 def test_kappa_holds_for_all_whatever_the_model_writes() -> None:
-    for name in BY_NAME:
+    for name in DISTILLERS.names():
         made = run(name, ["ramble " * 900], settings={"kappa": 50}, oracle=lambda _: 1.0)
         assert all(workspace.tokens <= 50 for workspace in made.workspaces)

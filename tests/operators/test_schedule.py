@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.schedule import DISTILLERS, PRESETS, Schedule, preset
+from pdr_dspy.operators.distillers import DISTILLERS
+from pdr_dspy.operators.schedule import PRESETS, Schedule, preset
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_names_that_people_read() -> None:
 @st.composite
 def schedules(draw: st.DrawFn) -> Schedule:
     widths = (*draw(st.lists(st.integers(1, 6), max_size=4)), 1)
-    distiller = draw(st.sampled_from(DISTILLERS))
+    distiller = draw(st.sampled_from(DISTILLERS.names()))
     if distiller == "last":
         widths = (1,) * len(widths)
     return Schedule(

@@ -13,7 +13,7 @@ import pytest
 from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.schedule import DistillerName, Schedule
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.training.rollout import Episodes, TrainCalls, operator_rows
@@ -237,7 +237,7 @@ def test_an_empty_draft_among_others_is_a_row() -> None:
 
 @pytest.mark.parametrize("distiller", ["summary", "topk", "topk_per_sample", "random_k", "oracle_correct"])
 @pytest.mark.parametrize("widths", [(3, 1), (3, 2, 1)])
-def test_any_distiller_fills_the_group(distiller: DistillerName, widths: tuple[int, ...]) -> None:
+def test_any_distiller_fills_the_group(distiller: str, widths: tuple[int, ...]) -> None:
     program = pdr(distiller=distiller, widths=widths, k=2)
     for train_calls in ("all", "refine", "drafts"):
         episodes = Episodes(program, NumberVerifier(), train_calls=train_calls)

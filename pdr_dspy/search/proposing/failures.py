@@ -15,7 +15,6 @@ from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.schedule import ORACLES
 
 RIGHT = 0.5
 """A row or draft counts as right from this score on."""
@@ -122,7 +121,7 @@ def _workspace(program: dspy.Module, inputs: dict[str, Any], row: Row, store: Ro
     """What the last draft read, by running the row again out of the store; "" where that would send a call."""
     if store is None or not isinstance(program, Operator) or len(row.rounds) < 2 or row.stop == Stop.BUDGET:
         return ""
-    if program.schedule.distiller in ORACLES or any(
+    if program.schedule.distill_by.needs_gold or any(
         store.get(call.key) is None for call in row.calls if not call.cancelled
     ):
         return ""

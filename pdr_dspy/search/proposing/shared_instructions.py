@@ -12,7 +12,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.schedule import CALLS_MODEL
+from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
@@ -106,11 +106,8 @@ def roles_of(space: Space) -> list[str]:
     called = [Role.DRAFT]
     if max(space.rounds) > 1:
         called.append(Role.REFINE)
-        wide = max(space.widths) > 1
-        if wide and "summary" in space.distiller:
-            called.append(Role.DISTILL)
-        if wide and (CALLS_MODEL - {"summary"}) & set(space.distiller):
-            called.append(Role.SELECT)
+        distilling = {DISTILLERS.find(name).role for name in space.distiller} if max(space.widths) > 1 else set()
+        called += [role for role in (Role.DISTILL, Role.SELECT) if role in distilling]
         if True in space.critique and min(space.widths) == 1:
             called.append(Role.CRITIQUE)
     return [role.value for role in called if f"{role}_instructions" not in space.fixed]

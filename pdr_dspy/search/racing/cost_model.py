@@ -78,19 +78,11 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
         drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
         stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
         if count := schedule.distill_calls(index):
-            stages.append((count, _typical(_DISTILLING[schedule.distiller], schedule, width, profile)))
+            stages.append((count, _typical(Phase(str(schedule.distill_role)), schedule, width, profile)))
         for calls, typical in stages:
             sequential += typical.prompt + typical.longest
             total += calls * (typical.input + typical.output)
     return Nominal(round(sequential), round(max(total, sequential)))
-
-
-_DISTILLING = {
-    "summary": Phase.DISTILL,
-    "topk": Phase.SELECT,
-    "topk_per_sample": Phase.SELECT,
-    "last": Phase.CRITIQUE,
-}
 
 
 class _Typical(NamedTuple):
@@ -114,8 +106,7 @@ def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str,
     draft = profile[Phase.DRAFT.value]
     prompt, output = draft.prompt / draft.stages, min(draft.output / draft.calls, schedule.draft_tokens)
     if phase is Phase.REFINE:
-        shown = {"last": 1, "summary": 1}.get(schedule.distiller, schedule.k)
-        prompt += min(schedule.kappa, shown * output)
+        prompt += min(schedule.kappa, schedule.distill_by.solutions(schedule.k) * output)
     else:
         prompt += width * output
     longest = min(draft.longest / draft.stages, cap)

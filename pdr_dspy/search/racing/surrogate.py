@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pdr_dspy.operators.schedule import USES_K, Schedule
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.space.space import Candidate, canonical
 
 Array = NDArray[np.float64]
@@ -176,7 +176,7 @@ def _numbers(schedule: Schedule) -> list[float]:
         float(schedule.rounds),
         *(0.7 * (widths[place] if place < len(widths) else 0.0) for place in range(3)),
         0.7 * math.log2(schedule.kappa / 1024) if later else 0.0,
-        0.7 * math.log2(schedule.k) if later and schedule.distiller in USES_K else 0.0,
+        0.7 * math.log2(schedule.k) if later and schedule.distill_by.uses_k else 0.0,
         math.log2(schedule.draft_tokens / 1024),
         0.7 * math.log2(schedule.refine_cap / 1024) if later else 0.0,
         0.5 * math.log2(1 + schedule.thinking_tokens / 256),

@@ -24,7 +24,8 @@ from pydantic import (
 )
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.schedule import CALLS_MODEL, MIN_CANDIDATE_TOKENS, ORACLES, USES_K, DistillerName, Schedule
+from pdr_dspy.operators.distillers import DISTILLERS
+from pdr_dspy.operators.schedule import MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, fewer, key_of, listed, more, only, shown
 from pdr_dspy.settings import Settings
@@ -81,7 +82,7 @@ class Space(Settings):
     """No round is wider than the one before it."""
     kappa: tuple[int, ...] = (2048,)
     """Bounds on the workspace, in tokens."""
-    distiller: tuple[DistillerName, ...] = ("summary", "topk", "topk_per_sample", "random_k")
+    distiller: tuple[str, ...] = ("summary", "topk", "topk_per_sample", "random_k")
     """For rounds that are wider than 1; chains of single drafts always hand on the last solution."""
     k: tuple[int, ...] = (2,)
     """Solutions that are admitted; at most the narrowest distilled round."""
@@ -139,17 +140,23 @@ class Space(Settings):
                 raise ValueError(f"`Space({name}={values})` has a candidate twice")
         if min(self.rounds) < 1 or max(self.rounds) > 16:
             raise ValueError(f"`Space(rounds={self.rounds})` must be from 1 to 16")
-        looks = [name for name in self.distiller if name in ORACLES]
+        try:
+            parts = [DISTILLERS.find(name) for name in self.distiller]
+        except ConfigError as error:
+            raise ValueError(f"`Space(distiller={self.distiller})`: {error}") from error
+        looks = [part.name for part in parts if part.needs_gold]
         if looks:
             raise ValueError(f"`Space(distiller=...)` has {looks[0]!r}, which looks at the gold answers; take it out")
-        if "last" in self.distiller and len(self.distiller) > 1:
+        chains = [part.name for part in parts if part.chain]
+        if chains and len(self.distiller) > 1:
             raise ValueError(
-                '`Space(distiller=...)` has "last" beside others; leave it out: all widths 1 always hand on the last'
+                f'`Space(distiller=...)` has "{chains[0]}" beside others; leave it out: all widths 1 always '
+                "hand on the last"
             )
-        if self.distiller == ("last",) and max(self.widths) > 1:
-            raise ValueError('`Space(distiller=("last",))` needs `widths=(1,)`')
+        if chains and max(self.widths) > 1:
+            raise ValueError(f'`Space(distiller=("{chains[0]}",))` needs `widths=(1,)`')
         self._check_prompts()
-        k = max(self.k) if USES_K & set(self.distiller) else 1
+        k = max(self.k) if any(part.uses_k for part in parts) else 1
         least = MIN_CANDIDATE_TOKENS * min(k, max(self.widths))
         if max(self.rounds) > 1 and min(self.kappa) < least:
             raise ValueError(f"`Space(kappa={self.kappa})` goes below the {least} tokens that `k={self.k}` needs")
@@ -189,7 +196,11 @@ class Space(Settings):
         alone = (*single, "distill_temperature", "top_p", "tally", "quorum", "agree")
         kept: dict[str, Any] = {name: (getattr(schedule, name),) for name in alone}
         widths = sorted({1, 2, 4, 8} | set(schedule.widths[:-1]))
-        ks = sorted({1, 2, 4} | {schedule.k}) if schedule.distiller in USES_K else [1, 2, 4]
+        own = schedule.distill_by
+        ks = sorted({1, 2, 4} | {schedule.k}) if own.uses_k else [1, 2, 4]
+        distillers = cls.model_fields["distiller"].default
+        if not (own.chain or own.needs_gold or own.name in distillers):
+            distillers = (*distillers, own.name)
         smaller = max(schedule.kappa // 2, MIN_CANDIDATE_TOKENS * max(ks))
         return cls(
             rounds=tuple(sorted({1, 2, 3, schedule.rounds})),
@@ -197,6 +208,7 @@ class Space(Settings):
             monotone=_falls(schedule.widths),
             kappa=tuple(sorted({smaller, max(schedule.kappa, smaller)})),
             k=tuple(ks),
+            distiller=distillers,
             critique=(False, True),
             **kept,
         )
@@ -303,7 +315,7 @@ class Space(Settings):
             values[name] = pick(name, getattr(self, name))
         if self.critique != (False,) and _chain(shape):
             values["critique"] = pick("critique", self.critique)
-        if values.get("critique") or (rounds > 1 and distiller in CALLS_MODEL):
+        if values.get("critique") or (rounds > 1 and DISTILLERS.find(distiller).role):
             for name in ("distill_tokens", "distill_temperature"):
                 values[name] = pick(name, getattr(self, name))
         if "k" in values:
@@ -375,13 +387,13 @@ class Space(Settings):
         for values in itertools.product(*axes.values()):
             point = dict(zip(axes, values, strict=True))
             later = ("distill_tokens", "distill_temperature")
-            model = point.get("critique") or (len(shape) > 1 and distiller in CALLS_MODEL)
+            model = point.get("critique") or (len(shape) > 1 and DISTILLERS.find(distiller).role)
             for rest in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
                 extra = dict(zip(later, rest, strict=False))
                 settings: dict[str, Any] = {**point, **extra}
                 yield Schedule(widths=shape, distiller=distiller, **settings)
 
-    def _distillers(self, shape: tuple[int, ...]) -> tuple[DistillerName, ...]:
+    def _distillers(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         if len(shape) == 1:
             return (Schedule.model_fields["distiller"].default,)
         return ("last",) if _chain(shape) else self.distiller
@@ -391,23 +403,16 @@ class Space(Settings):
         names = ["draft_tokens", "thinking_tokens", "temperature", "top_p"]
         if len(shape) > 1:
             names += ["kappa", "refine_tokens"]
-            if distiller in USES_K:
+            if DISTILLERS.find(distiller).uses_k:
                 names.append("k")
-            if distiller != "last":
+            if not DISTILLERS.find(distiller).chain:
                 names += ["tally", "quorum", "agree"]
         return names
 
     def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
         """(kind, role) of the prompt parameters that a schedule has."""
-        called = {"draft"}
-        if schedule.rounds > 1:
-            called |= {"refine"}
-            called |= {"distill"} if schedule.distiller == "summary" else set()
-            called |= {"select"} if schedule.distiller in ("topk", "topk_per_sample") else set()
-            called |= {"critique"} if schedule.critique else set()
-        return [
-            (kind, role.value) for kind in PROMPTS for role in Role if role in called and getattr(self, kind).get(role)
-        ]
+        called = [role for role in Role if role in schedule.roles]
+        return [(kind, role.value) for kind in PROMPTS for role in called if getattr(self, kind).get(role)]
 
     def _choices(self, kind: str, role: str) -> tuple[int, ...]:
         first = 1 if f"{role}_{kind}" in self.fixed else OWN
@@ -482,12 +487,12 @@ def _canonical(schedule: Schedule) -> Schedule:
     played = {"widths", "draft_tokens", "thinking_tokens", "temperature", "top_p"}
     if schedule.rounds > 1:
         played |= {"kappa", "refine_tokens", "distiller"}
-        if schedule.distiller in USES_K:
+        if schedule.distill_by.uses_k:
             played.add("k")
-        played.add("critique" if schedule.distiller == "last" else "tally")
+        played.add("critique" if schedule.distill_by.chain else "tally")
         if max(schedule.widths) > 1:
             played |= {"quorum", "agree"}
-        if schedule.critique or schedule.distiller in CALLS_MODEL:
+        if schedule.distill_role is not None:
             played |= {"distill_tokens", "distill_temperature"}
     values = {name: getattr(schedule, name) for name in played}
     if values.get("refine_tokens") == schedule.draft_tokens:
