@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
+from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Addresses, Rollout
 from pdr_dspy.errors import ConfigError

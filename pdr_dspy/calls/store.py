@@ -127,7 +127,7 @@ class Rollouts:
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self.hits = 0
-        self.pending: dict[str, Any] = {}
+        self.pending: dict[tuple[str, int], Any] = {}
         """Requests under way, as futures by address, so that programs side by side send equal ones once."""
         self.torn = 0
         """Lines that could not be read, so far."""

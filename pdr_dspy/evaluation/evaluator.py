@@ -19,10 +19,11 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.records import Report, Row, read_rows
-from pdr_dspy.evaluation.runner import Runner, inputs_of, marked
+from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.roles import signature_of
 from pdr_dspy.runtime import event_loop
@@ -176,9 +177,9 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
             f"`examples` has {Counter(ids)[repeated[0]]} examples with the id {repeated[0]!r}; ids must differ"
         )
     for name, example in zip(ids, examples, strict=True):
-        if not marked(example) and not isinstance(program, Operator):
+        if not inputs_marked(example) and not isinstance(program, Operator):
             raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
-        given = example.inputs() if marked(example) else example
+        given = example.inputs() if inputs_marked(example) else example
         missing = [field for field in needed if field not in given]
         if missing:
             raise DataError(

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import dspy
-from dspy.utils.usage_tracker import UsageTracker
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.request import clean
@@ -91,13 +91,12 @@ class Runner:
         }
         started = time.perf_counter()
         spent: list[Call] = []
-        tracker = UsageTracker()
 
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
         try:
-            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.context(usage_tracker=tracker):
+            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
@@ -203,13 +202,8 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
     """What a program is called with for an example: the fields that an operator takes, else all that are inputs."""
     if not isinstance(program, Operator):
         return dict(example.inputs())
-    given = example.inputs() if marked(example) else example
+    given = example.inputs() if inputs_marked(example) else example
     return {name: given[name] for name in program.task.input_fields if name in given}
-
-
-def marked(example: dspy.Example) -> bool:
-    """Whether it was said which fields are inputs."""
-    return getattr(example, "_input_keys", None) is not None
 
 
 def _score(verdict: Any) -> Score:
@@ -236,7 +230,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _tracked(tracker: UsageTracker, spent: Sequence[Call]) -> Ledger:
+def _tracked(tracker: Any, spent: Sequence[Call]) -> Ledger:
     """What DSPy counted beside our own calls `spent`, for a program with predictors of its own: one entry a model, its
     calls not told apart."""
     others = []

@@ -17,7 +17,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 import dspy
-from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
@@ -224,7 +223,7 @@ class _Run:
     async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
         """A call that the server refused for its length, with what decides that and what to do about it."""
         failure = reply.call.failure
-        if failure is None or not failure.startswith(ContextWindowExceededError.__name__):
+        if failure is None or not failure.startswith(dspy.ContextWindowExceededError.__name__):
             return reply
         (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)

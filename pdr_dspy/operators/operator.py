@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import dspy
-from dspy.predict.parameter import Parameter
 
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import Parameter
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.loop import Check, improve, preflight
 from pdr_dspy.operators.question import Question

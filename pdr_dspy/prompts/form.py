@@ -16,7 +16,6 @@ from typing import Any, Literal, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 import dspy
-from dspy.adapters.types import Type as CustomType
 from pydantic import TypeAdapter
 
 from pdr_dspy.prompts.roles import FREE, LEFT
@@ -78,7 +77,7 @@ def _hint(name: str, field: Any) -> str:
 
 
 def _is_custom(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, CustomType)
+    return isinstance(annotation, type) and issubclass(annotation, dspy.Type)
 
 
 # --- what all prompts and replies of a signature share ---------------------------------------------------------------

@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
 import json_repair
-from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.form import Form, form_of
@@ -64,7 +63,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     lost = not truncated and any(name not in outputs for name in labelled)
     if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
         # What the user's own adapter cannot read either stays missing, and is reported.
-        with suppress(AdapterParseError, ValueError, KeyError, RecursionError):
+        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             outputs |= dspy.settings.adapter.parse(signature, text)
     return Reading(outputs, tuple(name for name in form.outputs if name not in outputs))
 

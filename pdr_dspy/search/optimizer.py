@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.teleprompt import Teleprompter
 
+from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import postgres
