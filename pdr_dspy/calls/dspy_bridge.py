@@ -122,6 +122,8 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
                 response = await call(lm, request, **extra)
             if listener is not None and not sent.reused:
                 await listener.text("".join(part.text for part in response.message.parts if part.type == "text"))
+        if listener is not None:
+            await listener.end()
     return Sent(response, sent.reused)
 
 
@@ -160,6 +162,10 @@ class Listener(Protocol):
 
     async def text(self, text: str) -> None:
         """The text of a call whose model does not stream."""
+        ...
+
+    async def end(self) -> None:
+        """The call has ended."""
         ...
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import dspy
 
+from pdr_dspy.calls import streaming
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import Result, send
 from pdr_dspy.calls.ledger import Call, Phase, Usage
@@ -83,6 +84,7 @@ async def ask(
     example: str,
     sampling: Sampling,
     run_seed: int | None = None,
+    streamed: Literal["", "listeners", "final"] = "",
 ) -> list[Reply]:
     """Make one call for each of `inputs`, side by side, and return the replies in that order.
 
@@ -95,6 +97,7 @@ async def ask(
         example: the question's identity.
         sampling: cap in output tokens, temperature, top-p.
         run_seed: overrides the session's.
+        streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
     lm, jobs = prepare(
@@ -106,7 +109,11 @@ async def ask(
         sampling=sampling,
         run_seed=run_seed,
     )
-    results = await send(lm, jobs, now)
+    if streamed and len(jobs) == 1 and dspy.settings.send_stream is not None:
+        async with streaming.streamed(predictor, final=streamed == "final"):
+            results = await send(lm, jobs, now)
+    else:
+        results = await send(lm, jobs, now)
     replies = []
     for values, job, result in zip(inputs, jobs, results, strict=True):
         reply = reply_of(predictor, lm, job, result)

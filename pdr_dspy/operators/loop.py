@@ -27,6 +27,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
@@ -217,6 +218,7 @@ class _Run:
             example=self.question.example,
             sampling=self.question.sampling(role),
             run_seed=self.run_seed,
+            streamed=how_streamed(self.schedule, role, round_number),
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 

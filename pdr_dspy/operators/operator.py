@@ -14,8 +14,9 @@ from typing import Any, Self
 import dspy
 
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.dspy_bridge import Parameter
+from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.listening import check_listeners
 from pdr_dspy.operators.loop import Check, improve, preflight
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
@@ -161,7 +162,8 @@ class Operator(dspy.Module):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program; see the class."""
-        return event_loop.run(lambda: self.aforward(**inputs))
+        with stream_from_thread():
+            return event_loop.run(lambda: self.aforward(**inputs))
 
     async def aforward(
         self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
@@ -180,6 +182,7 @@ class Operator(dspy.Module):
                 f"`{self.schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
                 "in tokens"
             )
+        check_listeners(self.schedule, self.predictors_by_role)
         outcome = await improve(
             self.task,
             self.schedule,

@@ -12,13 +12,25 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import dspy
-from dspy.lm15 import FinishReason, Message, Request, Response
+from dspy.lm15 import (
+    FinishReason,
+    Message,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+    TextDelta,
+    response_to_events,
+)
 from dspy.lm15 import Usage as ServedUsage
+
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
 
 
 @dataclass(frozen=True)
@@ -147,6 +159,10 @@ class _Engine:
             usage=usage,
         )
 
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The answer word by word."""
+        yield from _events(self.complete(request))
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -172,8 +188,23 @@ class _AsyncEngine:
             raise
         return self.engine._response(request, asked, completion)
 
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """The answer word by word."""
+        for event in _events(await self.complete(request)):
+            yield event
+
     async def aclose(self) -> None:
         """Nothing to close."""
+
+
+def _events(response: Response) -> Iterator[StreamEvent]:
+    """A response as a server streams it: its text in words."""
+    for event in response_to_events(response):
+        if event.type == "delta" and event.delta.type == "text":
+            for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
+                yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=event.delta.part_index))
+        else:
+            yield event
 
 
 def _asked(request: Request) -> ScriptedRequest:
