@@ -14,13 +14,12 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import dspy
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
@@ -29,7 +28,8 @@ from pdr_dspy.operators.nested import operators_in, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
-from pdr_dspy.prompts.types import describe_type, rebuild_type
+from pdr_dspy.prompts.types import describe_options, describe_type, rebuild_options, rebuild_type
+from pdr_dspy.prompts.values import exact_data
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.verifiers.base import Verifier
 
@@ -245,10 +245,12 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
 
 def _field_state(name: str, field: Any) -> dict[str, Any]:
     extra = _extra(field)
-    state = {"name": name, "type": describe_type(field.annotation), "desc": extra.get("desc")}
-    if not field.is_required():
-        state["default"] = _plain(field.default)
-    return state
+    return {
+        "name": name,
+        "type": describe_type(field.annotation),
+        "desc": extra.get("desc"),
+        **describe_options(field),
+    }
 
 
 def _extra(field: Any) -> dict[str, Any]:
@@ -261,7 +263,7 @@ def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
     return {
         "instructions": signature.instructions,
         "fields": {name: {"desc": _extra(field).get("desc")} for name, field in signature.fields.items()},
-        "demos": [{str(key): _plain(value) for key, value in dict(demo).items()} for demo in predictor.demos],
+        "demos": [{str(key): exact_data(value) for key, value in dict(demo).items()} for demo in predictor.demos],
     }
 
 
@@ -275,18 +277,6 @@ def _other_predictors(program: dspy.Module) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _models(program: dspy.Module) -> list[dict[str, Any]]:
     """Name and harmless sampling settings of each model that the program would call now; nothing of where it is."""
     models: dict[str, dict[str, Any]] = {}
@@ -294,7 +284,7 @@ def _models(program: dspy.Module) -> list[dict[str, Any]]:
         lm = predictor.lm or dspy.settings.lm
         if lm is not None:
             kwargs = getattr(lm, "kwargs", {})
-            chosen = {key: _plain(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
+            chosen = {key: exact_data(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
             models[str(lm.model)] = {"model": str(lm.model), "sampling": chosen}
     return list(models.values())
 
@@ -325,14 +315,17 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
         for field in signature[side]:
             try:
                 kind = rebuild_type(field["type"])
+                options = rebuild_options(field, kind)
             except ArtifactError:
+                what = f"a type of your own, {_type_name(field['type'])}"
+                if "own" in field:
+                    what = f"a default or a validator of your own, `{field['own']}`"
                 raise ArtifactError(
-                    f"the field {field['name']!r} of {path} has a type of your own, {_type_name(field['type'])}, which "
-                    "no file can hold; give a program that has it: `load(path, program=PDR(YourSignature))`"
+                    f"the field {field['name']!r} of {path} has {what}, which no file can hold; give a program that "
+                    "has it: `load(path, program=PDR(YourSignature))`"
                 ) from None
-            options = {} if field.get("desc") is None else {"desc": field["desc"]}
-            if "default" in field:
-                options["default"] = field["default"]
+            if field.get("desc") is not None:
+                options["desc"] = field["desc"]
             fields[field["name"]] = (kind, make(**options))
     task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
     task.__name__ = task.__qualname__ = str(signature["name"])

@@ -18,6 +18,7 @@ from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.ledger import Usage
 from pdr_dspy.calls.request import Job, clean, continuation, extended
 from pdr_dspy.calls.store import Rollout, Rollouts
+from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.token_estimate import estimate_tokens
 
@@ -279,7 +280,7 @@ async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> t
     )
     if usage.tokens is not None:
         return usage, False
-    prompt = "\n".join(str(message["content"]) for message in job.messages)
+    prompt = prompt_text(job.messages)
     (inputs, outputs), _ = await count_tokens(lm, [prompt, generated])
     return (
         usage.model_copy(

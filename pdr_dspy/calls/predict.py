@@ -23,6 +23,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
+from pdr_dspy.prompts.values import told
 
 SEED_SPACING = 256
 """Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""
@@ -56,7 +57,7 @@ def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> in
 
 def identity(inputs: Mapping[str, Any]) -> str:
     """A name for a question: the hash of its inputs."""
-    return address({"inputs": {key: str(value) for key, value in inputs.items()}})[:16]
+    return address({"inputs": {key: told(value) for key, value in inputs.items()}})[:16]
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:

@@ -180,7 +180,17 @@ def _settings(lm: dspy.LM, sampling: Sampling) -> dict[str, Any]:
 
 def _cleaned(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message["content"]
-    return {**message, "content": clean(content)} if isinstance(content, str) else dict(message)
+    if isinstance(content, str):
+        return {**message, "content": clean(content)}
+    return {**message, "content": [_cleaned_block(block) for block in content]}
+
+
+def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
+    if block.get("type") == "text":
+        return {**block, "text": clean(block["text"])}
+    if isinstance(block.get("file"), Mapping):  # a canonical request has no room for a file's name
+        return {**block, "file": {key: value for key, value in block["file"].items() if key != "filename"}}
+    return dict(block)
 
 
 def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:

@@ -25,7 +25,8 @@ from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.prompts.roles import signature_of
+from pdr_dspy.prompts.roles import needed_inputs, signature_of
+from pdr_dspy.prompts.values import told
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.verifiers.base import Verifier
@@ -165,11 +166,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     """
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
-    needed = (
-        [name for name, info in program.task.input_fields.items() if info.is_required()]
-        if isinstance(program, Operator)
-        else []
-    )
+    needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
     ids = [str(example.get("id", place)) for place, example in enumerate(examples)]
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
@@ -211,7 +208,7 @@ def describe(
         "version": VERSION,
         "program": fingerprint(program),
         "examples": address(
-            {"examples": [[i, sorted((k, str(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+            {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
         ),
         "verifier": verifier.describe()
         if hasattr(verifier, "describe")

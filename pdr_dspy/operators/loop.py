@@ -280,6 +280,7 @@ class _Run:
             outputs={
                 name: value for name, value in reply.reading.outputs.items() if name in self.question.task.output_fields
             },
+            broken=dict(reply.reading.broken),
             truncated=reply.call.truncated,
             failure=reply.call.failure,
         )

@@ -14,13 +14,24 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
-import json_repair
-from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.form import Form, form_of
+from pdr_dspy.prompts.values import (
+    NONE,
+    mendable,
+    says_none,
+    settled,
+    simple,
+    states_none,
+    structured,
+    unlabelled,
+    without_shapes,
+)
 from pdr_dspy.text.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -33,6 +44,8 @@ class Reading(NamedTuple):
     """Fields that were there, each of its declared type."""
     missing: tuple[str, ...]
     """Fields that were not, or not readably."""
+    broken: Mapping[str, str] = MappingProxyType({})
+    """Of those, the ones that were read and break a limit of their field: which."""
 
 
 def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
@@ -45,27 +58,33 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     form = form_of(signature)
     labelled = form.labelled
     outputs: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
-    text = _without_form(form, text if text.isascii() else _INVISIBLE.sub("", text))
+    text = without_shapes(form.shapes, _without_form(form, text if text.isascii() else _INVISIBLE.sub("", text)))
     stated = _statements(form, text, truncated=truncated)
     whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(labelled, text)
     for name, kind in labelled.items():
         value = _first_readable(stated[name], kind, truncated=truncated)
+        if name in form.optional and states_none(stated[name], kind, value):
+            value = NONE
         if value is None:
             value = whole.get(name)
-        if value is None and len(labelled) == 1 and _is_simple(kind):
+        if value is None and len(labelled) == 1 and simple(kind):
             answer = final_answer(_prose(text, name), truncated=truncated)
-            value = None if answer is None else _coerce(answer, kind, truncated=truncated)
+            none = answer is not None and name in form.optional and says_none(answer)
+            value = NONE if none else None if answer is None else _coerce(answer, kind, truncated=truncated)
+        elif value is None and len(labelled) == 1 and not any(stated[name]):
+            value = unlabelled(text, kind, truncated=truncated, read=partial(_coerce, truncated=truncated))
         if value is not None:
             outputs[name] = value
     if not truncated and any(name not in outputs for name in labelled):
         for name, value in _from_json(labelled, text).items():
             outputs.setdefault(name, value)
     lost = not truncated and any(name not in outputs for name in labelled)
-    if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
+    if dspy.settings.adapter is not None and lost and mendable(text, brackets=3000):
         # What the user's own adapter cannot read either stays missing, and is reported.
         with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             outputs |= dspy.settings.adapter.parse(signature, text)
-    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs))
+    outputs, broken = settled(form.fields, outputs, stated, truncated=truncated)
+    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs), broken)
 
 
 def _without_form(form: Form, text: str) -> str:
@@ -108,20 +127,12 @@ def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) ->
                 return fenced[1]
             if truncated:
                 continue
-        if _is_simple(kind):
+        if simple(kind):
             statement = statement.splitlines()[0]
         value = _coerce(statement, kind, truncated=truncated)
         if value is not None:
             return value
     return None
-
-
-def _is_simple(kind: Any) -> bool:
-    return (
-        kind in (str, int, float, bool)
-        or get_origin(kind) is Literal
-        or (isinstance(kind, type) and issubclass(kind, Enum))
-    )
 
 
 def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
@@ -153,44 +164,10 @@ def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         choice = to_choice(text, [str(member.value) for member in kind])
         return None if choice is None else next(member for member in kind if str(member.value) == choice)
-    return _structured(text, kind, truncated=truncated)
-
-
-def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
-    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
-    body = (fenced.group(1) if fenced else text).strip()
-    adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_json(body)
-    except (ValidationError, ValueError):
-        if truncated:
-            return None  # a repaired half of a list would pass for the whole
-    for candidate in (_repaired(body), body):
-        if candidate in ("", None):
-            continue
-        try:
-            return adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-    if get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
-        return _plain_list(body, get_args(kind)[0])
-    return None
-
-
-def _repaired(body: str) -> Any:
-    """JSON with its small mistakes mended; None where there is nothing to mend."""
-    if not _mendable(body, brackets=300):
-        return None
-    try:
-        return json_repair.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _mendable(text: str, *, brackets: int) -> bool:
-    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
-    0.5 s for 3,000."""
-    return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
+    value = structured(text, kind, truncated=truncated, read=partial(_coerce, truncated=truncated))
+    if value is None and not truncated and get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
+        return _plain_list(text, get_args(kind)[0])
+    return value
 
 
 def _plain_list(text: str, kind: type) -> list[Any] | None:
@@ -220,9 +197,12 @@ def _from_json(kinds: Mapping[str, Any], text: str) -> dict[str, Any]:
     lowered = _object(text)
     outputs = {}
     for name, kind in kinds.items():
-        if lowered.get(name.lower()) is None:
+        if name.lower() not in lowered:
             continue
         value = lowered[name.lower()]
+        if value is None:
+            outputs[name] = NONE
+            continue
         read_value = _coerce(value if isinstance(value, str) else json.dumps(value), kind, truncated=False)
         if read_value is not None:
             outputs[name] = read_value

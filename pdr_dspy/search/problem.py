@@ -19,6 +19,7 @@ from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
+from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.runtime import event_loop, postgres
 from pdr_dspy.search.proposing import instructions, shared_instructions
 from pdr_dspy.search.racing.confirmation import identities, split
@@ -173,7 +174,7 @@ class Terms:
         prompts = []
         for example in self.train:
             messages = render(signature_of(predictor), predictor.demos, inputs_of(student, example))
-            prompts.append("\n".join(str(message["content"]) for message in messages))
+            prompts.append(prompt_text(messages))
         lm = calls.serving(predictor)
         counts, exact = event_loop.run(lambda: calls.count_tokens(lm, prompts))
         mean = sum(counts) / len(counts)

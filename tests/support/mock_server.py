@@ -180,7 +180,7 @@ class MockServer:
     async def _answer(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         n = min(body.get("n", 1), self.max_n)
         choices = [self._choice(body, index, (body.get("seed") or 0) + index) for index in range(n)]
-        prompt = sum(len(message["content"].split()) for message in body["messages"])
+        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
         lengths = [len((choice["message"].get("content") or "").split()) for choice in choices]
         # As the real ones do: llama.cpp counts one choice only, vLLM all of them.
         completion = lengths[0] if self.kind == "llama.cpp" else sum(lengths)

@@ -33,6 +33,7 @@ from pdr_dspy.operators.question import TEMPLATE_TOKENS
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, derive, signature_of
+from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import Failure, start_of
 from pdr_dspy.search.proposing.instruction_checks import Known, form_of, refusal, tidied
@@ -347,7 +348,7 @@ class _Writer:
         for inputs in prompts:
             with dspy.context(adapter=None):
                 messages = render(signature_of(self.predictor), [], inputs)
-            texts.append("\n".join(str(message["content"]) for message in messages))
+            texts.append(prompt_text(messages))
         counts, _ = await calls.count_tokens(self.lm, texts)
         return [size + TEMPLATE_TOKENS for size in counts]
 
