@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pdr_dspy.operators.loop import Stop
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
-    from pdr_dspy.verifiers import Score, Verifier
+    from pdr_dspy.verifiers import Score, Verifier, as_verifier
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _HOME = {
     ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
-    "verifiers": ("Score", "Verifier"),
+    "verifiers": ("Score", "Verifier", "as_verifier"),
 }
 _MODULES = ("datasets", "serving", "verifiers")
 
@@ -86,6 +86,7 @@ __all__ = [
     "Verifier",
     "Workspace",
     "aevaluate",
+    "as_verifier",
     "connect",
     "datasets",
     "distiller",

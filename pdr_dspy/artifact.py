@@ -31,7 +31,8 @@ from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_options, describe_type, rebuild_options, rebuild_type
 from pdr_dspy.prompts.values import exact_data
 from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
 VERSION = 1
@@ -49,7 +50,7 @@ def save(
     path: str | Path,
     *,
     name: str | None = None,
-    verifier: Verifier | None = None,
+    verifier: Verifier | Metric | None = None,
     data: Mapping[str, Any] | str | None = None,
     figures: Figures = (),
     notes: str | None = None,
@@ -81,7 +82,7 @@ def save(
         "operators": {place: _operator_state(operator) for place, operator in operators_in(program).items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
-        "verifier": None if verifier is None else verifier.describe(),
+        "verifier": None if verifier is None else as_verifier(verifier).describe(),
         "data": {"name": data} if isinstance(data, str) else data,
         "figures": [figure(entry) for entry in figures],
         "notes": notes,
@@ -104,6 +105,18 @@ def save(
         raise ArtifactError(f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the most is {MAX_BYTES}")
     _write(target, encoded)
     return target
+
+
+def check_can_be_saved(program: dspy.Module) -> None:
+    """Raise ArtifactError for a program that `save` would refuse, before a search pays for it."""
+    for place, operator in operators_in(program).items():
+        try:
+            json.dumps(_operator_state(operator), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            where = f" at `{place}`" if place else ""
+            raise ArtifactError(
+                f"the program{where} holds something that JSON cannot, so that no result could be saved: {error}"
+            ) from error
 
 
 def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:

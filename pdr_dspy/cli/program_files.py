@@ -18,7 +18,7 @@ import dspy
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Verifier, as_verifier
 
 PARTS = ("build", "data", "verifier")
 
@@ -90,7 +90,13 @@ def find_task(target: str) -> Task:
             f"{module.__file__} has no function `{missing[0]}()`; a program file has build(), data(split, limit=, "
             "seed=) and verifier()"
         )
-    return Task(module.__name__.rpartition(".")[2], *(getattr(module, part) for part in PARTS))
+    made = module.verifier  # type: ignore[attr-defined]
+    return Task(
+        module.__name__.rpartition(".")[2],
+        build=module.build,  # type: ignore[attr-defined]
+        data=module.data,  # type: ignore[attr-defined]
+        verifier=lambda: as_verifier(made(), argument="verifier()"),
+    )
 
 
 def operator_of(program: dspy.Module) -> Operator:

@@ -26,10 +26,12 @@ from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.roles import needed_inputs, signature_of
+from pdr_dspy.prompts.types import describe_options
 from pdr_dspy.prompts.values import told
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 
 VERSION = 1
 
@@ -41,7 +43,7 @@ Progress = Callable[[Row, int, int], None]
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int = 1,
     seed: int = 0,
@@ -59,7 +61,7 @@ def evaluate(
         program: an operator, or any DSPy module.
         examples: with the inputs that the program takes and the gold fields that the verifier reads; their `id` field
             names them (else their position).
-        verifier: gives a score in [0, 1].
+        verifier: gives a score in [0, 1]: a verifier, or a metric, see `verifiers.as_verifier`.
         repeats: k of avg@k; repeat i has its own run seed.
         seed: the evaluation's seed; equal seeds give equal requests.
         budget: limits, in tokens, on each run of an operator.
@@ -100,7 +102,7 @@ def evaluate(
 async def aevaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int = 1,
     seed: int = 0,
@@ -118,8 +120,7 @@ async def aevaluate(
             raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
-    if not callable(verifier) or isinstance(verifier, type):
-        raise ConfigError(f"`evaluate(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
+    verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
@@ -158,12 +159,13 @@ async def aevaluate(
     return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
 
 
-def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> list[str]:
+def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric) -> list[str]:
     """The ids of the examples, after everything that can be checked without a model was checked.
 
     Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
-    cannot read.
+    cannot read, ConfigError for a metric that gives no score.
     """
+    verifier = as_verifier(verifier)
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
     needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
@@ -184,9 +186,9 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
                 f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
                 f"with `fields={{{missing[0]!r}: ...}}`"
             )
-        check = getattr(verifier, "check_gold", None)
-        if check is not None:
-            check(example)
+        verifier.check_gold(example)
+    outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
+    try_on_gold(verifier, examples[0], outputs)
     return ids
 
 
@@ -194,7 +196,7 @@ def describe(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
     ids: Sequence[str],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int,
     seed: int,
@@ -210,9 +212,7 @@ def describe(
         "examples": address(
             {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
         ),
-        "verifier": verifier.describe()
-        if hasattr(verifier, "describe")
-        else {"kind": getattr(verifier, "__name__", type(verifier).__name__)},
+        "verifier": as_verifier(verifier).describe(),
         "models": lms,
         "repeats": repeats,
         "seed": seed,
@@ -221,13 +221,21 @@ def describe(
 
 
 def fingerprint(program: dspy.Module) -> str:
-    """A hash of everything that decides a program's calls: signatures with their types, demonstrations, schedules."""
+    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
+    and defaults, demonstrations, schedules."""
     state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
     types = {  # the state that DSPy saves leaves them out
         name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
         for name, predictor in program.named_predictors()
     }
-    return address({"kind": type(program).__name__, "state": state, "types": types})
+    options = {
+        f"{name}.{field}": described
+        for name, predictor in program.named_predictors()
+        for field, info in signature_of(predictor).fields.items()
+        if (described := describe_options(info))
+    }
+    more = {"options": options} if options else {}
+    return address({"kind": type(program).__name__, "state": state, "types": types, **more})
 
 
 def _prompt_state(parameter: Any) -> Any:

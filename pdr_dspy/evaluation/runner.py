@@ -82,12 +82,12 @@ class Runner:
             repeat: from 0; it decides the run seed.
         """
         seed = run_seed(self.seed, repeat)
-        gold = example.get(getattr(self.verifier, "gold", "answer"))
+        gold = self.gold(example)
         identity: dict[str, Any] = {
             "id": name,
             "repeat": repeat,
             "seed": seed,
-            "gold": None if gold is None else clean(str(gold)),
+            "gold": None if gold is None else clean(gold),
         }
         started = time.perf_counter()
         spent: list[Call] = []
@@ -185,6 +185,17 @@ class Runner:
                 )
             )
         return tuple(rows)
+
+    def gold(self, example: dspy.Example) -> str | None:
+        """The gold answer as one text: of the verifier's field; for a metric of the user's, of the fields that the
+        program gives."""
+        name = getattr(self.verifier, "gold", None)
+        if name is not None:
+            value = example.get(name)
+            return None if value is None else str(value)
+        if isinstance(self.program, Operator):
+            return _answer({name: example.get(name) for name in self.program.task.output_fields})
+        return _answer(dict(example.labels().items())) if inputs_marked(example) else None
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
         if isinstance(self.program, Operator):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
+from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
@@ -31,7 +32,8 @@ from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.result import SearchProgress, SearchResult
 from pdr_dspy.search.space.space import Space
 from pdr_dspy.search.workers.coordination import open_board
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -42,7 +44,7 @@ class PDROptimizer(Teleprompter):
 
     def __init__(
         self,
-        verifier: Verifier,
+        verifier: Verifier | Metric,
         *,
         space: Space | None = None,
         max_sequential: int | None = None,
@@ -69,7 +71,7 @@ class PDROptimizer(Teleprompter):
     ) -> None:
         """
         Args:
-            verifier: gives a score in [0, 1]; also a DSPy metric.
+            verifier: gives a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
             space: what to choose from; None is `Space.default_for` the student's schedule.
             max_sequential: limit on the mean B_seq of a run, in tokens.
             max_total: limit on the mean B_total of a run, in tokens.
@@ -99,8 +101,7 @@ class PDROptimizer(Teleprompter):
             ConfigError: an argument that cannot work.
         """
         super().__init__()
-        if not callable(verifier):
-            raise ConfigError(f"`PDROptimizer(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
+        self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
         least_one = {
             "trials": trials,
             "repeats": repeats,
@@ -129,7 +130,6 @@ class PDROptimizer(Teleprompter):
             )
         if accept not in ("confident", "better"):
             raise ConfigError(f'`PDROptimizer(accept={accept!r})` must be "confident" or "better"')
-        self.verifier = verifier
         self.space = space
         self.limits = Limits(max_sequential, max_total)
         self.pareto = pareto
@@ -184,6 +184,8 @@ class PDROptimizer(Teleprompter):
             EndpointError: the model server went away; the same command goes on from there.
         """
         del teacher
+        if self.run_dir is not None and isinstance(student, dspy.Module):
+            check_can_be_saved(student)
         self.result = Course(self, student, trainset, valset).run()
         return self.result.program
 
@@ -216,7 +218,7 @@ class PDROptimizer(Teleprompter):
         return ends["train"], ends["held_out"]
 
     @classmethod
-    def join(cls, verifier: Verifier, storage: str | Path, *, study: str = "pdr", **own: Any) -> PDROptimizer:
+    def join(cls, verifier: Verifier | Metric, storage: str | Path, *, study: str = "pdr", **own: Any) -> PDROptimizer:
         """An optimizer with the settings of a search that is under way, to `work` for it.
 
         Args:

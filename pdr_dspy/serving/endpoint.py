@@ -180,6 +180,11 @@ class EndpointLM(dspy.LM):
         lm.model, lm.kwargs = state["model"], dict(state["sampling"])
         return lm
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle, as of `program.save(path, save_program=True)`, is of `dump_state()`: it has neither the API key nor
+        connections, history or callbacks."""
+        return type(self).load_state, (self.dump_state(),)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
         copied = self.copy()
         memo[id(self)] = copied

@@ -81,6 +81,8 @@ class ScriptedLM(dspy.LM):
     """A `dspy.LM` whose engine is a function. Make it with `scripted_lm`."""
 
     served: Served
+    reply: Reply
+    """The script."""
     context_length: int | None = None
     send_directly: Callable[[Request], Awaitable[Response]]
     """Only there with `scripted_lm(directly=True)`."""
@@ -91,6 +93,16 @@ class ScriptedLM(dspy.LM):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedLM:
         return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle is of the script alone; the book of what was served begins anew."""
+        script = {
+            "model": self.model,
+            "context_length": self.context_length,
+            "directly": hasattr(self, "send_directly"),
+            "kwargs": self.kwargs,
+        }
+        return _from_script, (self.reply, script)
 
 
 def scripted_lm(
@@ -104,10 +116,17 @@ def scripted_lm(
     engine = _Engine(reply)
     asynchronous = _AsyncEngine(engine)
     lm = ScriptedLM(model, engine=engine, async_engine=asynchronous, cache=False, num_retries=0)
-    lm.served = engine.served
+    lm.served, lm.reply = engine.served, reply
     lm.context_length = context_length
     if directly:
         lm.send_directly = asynchronous.complete
+    return lm
+
+
+def _from_script(reply: Reply, script: dict[str, Any]) -> ScriptedLM:
+    kwargs = script.pop("kwargs")
+    lm = scripted_lm(reply, **script)
+    lm.kwargs = kwargs
     return lm
 
 

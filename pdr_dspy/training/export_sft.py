@@ -30,7 +30,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.training.policy_lm import messages_of
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 Kind = Literal["trace", "draft", "workspace", "refinement"]
 RIGHT = 0.5
@@ -59,7 +59,9 @@ class Exported(NamedTuple):
     tokenizer), `not_stored` (the store does not have the completion)."""
 
 
-def export(run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> Exported:
+def export(
+    run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric
+) -> Exported:
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
     A draft or a refinement counts by its own answer; a distill, select or critique call by that of its row.
@@ -92,7 +94,7 @@ def export(run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Ex
     budget = Budget(**config["budget"]) if config.get("budget") else None
     models = config.get("models") or ["replay/model"]
     with Rollouts(folder / "rollouts") as store:
-        collected = _Collected(program, verifier, budget, store, str(models[0]))
+        collected = _Collected(program, as_verifier(verifier), budget, store, str(models[0]))
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 collected.add(row, known[row.id])

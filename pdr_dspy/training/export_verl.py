@@ -28,6 +28,7 @@ from pdr_dspy.training.dataset import example_of, mode_rows
 from pdr_dspy.training.policy_lm import DEFAULT_CAP, Asked, messages_of, prompt_ids
 from pdr_dspy.training.rollout import Episodes, operator_rows
 from pdr_dspy.training.types import MODES, Group, Mode, Row, Sampled
+from pdr_dspy.verifiers import as_verifier
 
 AGENTS: dict[Mode, str] = {"trace": "pdr_trace", "operator": "pdr_operator"}
 """verl's name of the agent loop of each mode."""
@@ -330,7 +331,7 @@ def _program(name: str) -> tuple[Operator, Any]:
         if not callable(getattr(module, part, None)):
             raise ConfigError(f"`program={name!r}` has no function `{part}()`")
         parts.append(getattr(module, part))
-    return parts[0](), parts[1]()
+    return parts[0](), as_verifier(parts[1](), argument="verifier()")
 
 
 class _NoServer:

@@ -11,7 +11,6 @@ import dspy
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.operators.workspace import Draft, Workspace
-from pdr_dspy.verifiers import Verifier
 
 RIGHT, WRONG = 1.0, -1.0
 
@@ -80,12 +79,6 @@ def check_threshold(threshold: float) -> None:
         raise ConfigError(
             f"`threshold={threshold!r}` must be in (0, 1]: the least score of the verifier that counts as right"
         )
-
-
-def check_verifier(verifier: Verifier) -> None:
-    """Raise ConfigError for what cannot be called as a verifier."""
-    if not callable(verifier) or isinstance(verifier, type):
-        raise ConfigError(f"`verifier={verifier!r}` must be a verifier, such as `NumberVerifier()`")
 
 
 def workspace_reward(

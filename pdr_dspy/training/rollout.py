@@ -25,9 +25,9 @@ from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import Asked, PolicyLM
-from pdr_dspy.training.rewards import WRONG, Grader, Verdict, check_threshold, check_verifier, workspace_reward
+from pdr_dspy.training.rewards import WRONG, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import Group, Mode, Policy, Row, Sampled
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 T = TypeVar("T")
 TrainCalls = Literal["all", "refine", "drafts"]
@@ -49,7 +49,7 @@ class Episodes:
     def __init__(
         self,
         program: Operator,
-        verifier: Verifier,
+        verifier: Verifier | Metric,
         *,
         train_calls: TrainCalls = "all",
         starts: float = 0.0,
@@ -78,7 +78,6 @@ class Episodes:
                 f"training takes an operator, such as `PDR(signature, schedule)`, not `{type(program).__name__}`: the "
                 "rows of an episode are the calls of its schedule"
             )
-        check_verifier(verifier)
         check_threshold(threshold)
         if train_calls not in get_args(TrainCalls):
             raise ConfigError(f"`train_calls={train_calls!r}` must be one of {', '.join(get_args(TrainCalls))}")
@@ -92,7 +91,7 @@ class Episodes:
         if trace_tokens is not None and trace_tokens < 1:
             raise ConfigError(f"`trace_tokens={trace_tokens!r}` must be at least 1 token, or None")
         _check_sampling(program.schedule, train_calls)
-        self.verifier = verifier
+        self.verifier = as_verifier(verifier, argument="Episodes(verifier=...)")
         self.train_calls: TrainCalls = train_calls
         self.starts = float(starts)
         self.process_rewards = process_rewards

@@ -34,7 +34,7 @@ from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
 from pdr_dspy.training.rollout import Episodes
 from pdr_dspy.training.types import MODES, Mode
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 if TYPE_CHECKING:
     from pdr_dspy.training.trainer import OperatorTrainer
@@ -48,7 +48,7 @@ Progress = Callable[[int, Mapping[str, float]], None]
 def train(
     program: Operator,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     config: TrainingConfig,
     output: str | Path,
     *,
@@ -61,7 +61,7 @@ def train(
     Args:
         program: an operator; `config.schedule` changes its schedule for training. Its own language model is not called.
         examples: the questions to train on, with the fields that the verifier reads.
-        verifier: any of the library's; +1 from `config.threshold` on, else -1.
+        verifier: any of the library's, or a metric, see `as_verifier`; +1 from `config.threshold` on, else -1.
         config: the settings.
         output: the run's folder.
         progress: told of each logged step, on the first process.
@@ -73,6 +73,7 @@ def train(
     """
     if importlib.util.find_spec("trl") is None or importlib.util.find_spec("torch") is None:
         raise MissingExtra("trl", "train", "training")
+    verifier = as_verifier(verifier, argument="train(verifier=...)")
     episodes = _episodes(program, verifier, config)
     chosen = list(examples[: config.limit])
     check_examples(program, chosen, verifier)
@@ -302,9 +303,7 @@ def _about(
         "version": VERSION,
         "program": fingerprint_of_program(program),
         "examples": fingerprint_of_examples(examples),
-        "verifier": verifier.describe()
-        if hasattr(verifier, "describe")
-        else {"kind": getattr(verifier, "__name__", type(verifier).__name__)},
+        "verifier": verifier.describe(),
         "config": config.model_dump(mode="json"),
     }
 

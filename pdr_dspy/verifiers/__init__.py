@@ -7,7 +7,9 @@
     ProceduralVerifier   reasoning-gym's own scorer
     JudgeVerifier        a model says yes or no; its tokens are on the score
 
-All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
+    as_verifier          a plain function, or a DSPy metric, as one
+
+All but the last name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.verifiers.base import Score, Verifier
+from pdr_dspy.verifiers.base import Metric, Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
+from pdr_dspy.verifiers.function import AsyncFunctionVerifier, FunctionVerifier, as_verifier, try_on_gold
 from pdr_dspy.verifiers.judge import JudgeVerifier
 from pdr_dspy.verifiers.math import MathVerifier
 from pdr_dspy.verifiers.number import NumberVerifier
@@ -29,15 +32,20 @@ if TYPE_CHECKING:
     import dspy
 
 __all__ = [
+    "AsyncFunctionVerifier",
     "ChoiceVerifier",
     "ExactVerifier",
+    "FunctionVerifier",
     "JudgeVerifier",
     "MathVerifier",
+    "Metric",
     "NumberVerifier",
     "ProceduralVerifier",
     "Score",
     "Verifier",
+    "as_verifier",
     "load_verifier",
+    "try_on_gold",
 ]
 
 _KINDS: dict[str, type[Any]] = {
@@ -51,6 +59,10 @@ def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None) 
 
     A JudgeVerifier needs its model again: `lm`. Raises ConfigError for an unknown kind or setting, or a missing `lm`.
     """
+    if description.get("kind") == "function":
+        raise ConfigError(
+            f"`load_verifier(...)`: `{description.get('name')}` is a function of your own; import it and give it itself"
+        )
     kind = _KINDS.get(str(description.get("kind")))
     if kind is None:
         raise ConfigError(f'`load_verifier({dict(description)!r})`: "kind" must be one of {", ".join(_KINDS)}')

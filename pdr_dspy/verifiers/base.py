@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import dspy
@@ -39,6 +40,10 @@ class Score(float):
 
     def __repr__(self) -> str:
         return f"Score({float(self):g}, {self.detail!r})"
+
+
+Metric: TypeAlias = "Callable[..., Any]"
+"""A plain function as a verifier, see `as_verifier`."""
 
 
 @runtime_checkable

@@ -37,6 +37,7 @@ from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import Failure, start_of
 from pdr_dspy.search.proposing.instruction_checks import Known, form_of, refusal, tidied
+from pdr_dspy.verifiers.function import as_verifier
 
 QUESTIONS, FAILURES = 3, 3
 """Training questions and failures that one call is shown; fewer where the model's context is short."""
@@ -242,6 +243,8 @@ def feedback(verifier: Any) -> Any:
     earlier attempts. For `dspy.BetterTogether(metric=...)` give the verifier itself.
     """
 
+    verifier = as_verifier(verifier)
+
     def metric(
         example: dspy.Example,
         prediction: dspy.Prediction,
@@ -251,7 +254,7 @@ def feedback(verifier: Any) -> Any:
     ) -> dspy.Prediction:
         del trace
         score = verifier(example, prediction)
-        gold = example.get(getattr(verifier, "gold", "answer"))
+        gold = example.get(getattr(verifier, "gold", None) or "answer")
         words = [f"The program's answer scored {float(score):g}.", str(getattr(score, "detail", "") or "")]
         words += [f"Right is: {gold}."] if gold is not None and float(score) < 1 else []
         role = str(pred_name or "").rpartition(".")[2]
