@@ -27,9 +27,9 @@ from pdr_dspy.evaluation.records import Report
 from pdr_dspy.operators.nested import operators_in, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.content import exact_data
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_options, describe_type, rebuild_options, rebuild_type
-from pdr_dspy.prompts.values import exact_data
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.verifiers.base import Metric, Verifier
 from pdr_dspy.verifiers.function import as_verifier

@@ -27,9 +27,9 @@ from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Job, Sampling
 from pdr_dspy.calls.store import Rollout, address
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.parse import Reading
 from pdr_dspy.prompts.roles import signature_of
-from pdr_dspy.prompts.values import prompt_text
 
 
 class Part(NamedTuple):

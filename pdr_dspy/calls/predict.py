@@ -20,10 +20,10 @@ from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
-from pdr_dspy.prompts.values import told
 
 SEED_SPACING = 256
 """Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""

@@ -25,9 +25,9 @@ from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.roles import needed_inputs, signature_of
 from pdr_dspy.prompts.types import describe_options
-from pdr_dspy.prompts.values import told
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.verifiers.base import Metric, Verifier

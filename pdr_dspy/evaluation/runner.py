@@ -21,6 +21,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.request import clean
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
+from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.verifiers.base import Score, Verifier
 
@@ -103,7 +104,8 @@ class Runner:
                 ledger: Ledger = prediction.ledger
             else:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
-            answer = _answer(self.outputs(prediction))
+            whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
+            answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
                 rounds = self.rounds(example, prediction)
@@ -113,7 +115,7 @@ class Runner:
             return Row(
                 **identity,
                 score=float(score),
-                detail=clean(score.detail),
+                detail=clean(score.detail if answer is not None else score.detail + _broken(prediction)),
                 answer=None if answer is None else clean(answer),
                 stop=None if prediction.get("stop") is None else str(prediction.stop),
                 seconds=round(seconds, 4),
@@ -170,7 +172,7 @@ class Runner:
             drafts = []
             places = {draft.index: place for place, draft in enumerate(round_.drafts)}
             for draft in round_.drafts:
-                answer = _answer(draft.outputs)
+                answer = _answer(draft.outputs, none=True)
                 score = None if known is None else 0.0
                 if known is not None and answer is not None:
                     if answer not in known:
@@ -194,7 +196,8 @@ class Runner:
             value = example.get(name)
             return None if value is None else str(value)
         if isinstance(self.program, Operator):
-            return _answer({name: example.get(name) for name in self.program.task.output_fields})
+            outputs = self.program.task.output_fields
+            return _answer({name: example[name] for name in outputs if name in example}, none=True)
         return _answer(dict(example.labels().items())) if inputs_marked(example) else None
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
@@ -222,13 +225,21 @@ def _score(verdict: Any) -> Score:
     return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
-def _answer(outputs: Mapping[str, Any]) -> str | None:
-    present = {name: value for name, value in outputs.items() if value is not None}
+def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
+    """Output fields as one text, None where there is none; with `none`, None is itself a value."""
+    present = {name: value for name, value in outputs.items() if none or value is not None}
     if not present:
         return None
     if len(outputs) == 1:
         return str(next(iter(present.values())))
     return json.dumps(present, default=str, sort_keys=True)
+
+
+def _broken(prediction: dspy.Prediction) -> str:
+    """Why there is no answer, where one was read that breaks a limit of its field."""
+    drafts = prediction.rounds[-1].drafts if isinstance(prediction.get("stop"), Stop) else ()
+    told = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from pdr_dspy.operators.loop import Check, improve, preflight
 from pdr_dspy.operators.prediction import Prediction
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.fields import with_defaults
 from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
-from pdr_dspy.prompts.values import with_defaults
 from pdr_dspy.runtime import event_loop
 
 _NO_LIMIT = Budget()

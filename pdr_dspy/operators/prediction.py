@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.prompts.values import json_data
+from pdr_dspy.prompts.content import json_data
 
 _SHOWN = 80
 """Characters of a field in a printed prediction."""

@@ -18,10 +18,10 @@ from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.prompts.content import media_count, prompt_text
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
-from pdr_dspy.prompts.values import media_count, prompt_text
 
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""

@@ -20,18 +20,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
 
+from pdr_dspy.prompts.fields import NONE, says_none, settled, states_none
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.values import (
-    NONE,
-    mendable,
-    says_none,
-    settled,
-    simple,
-    states_none,
-    structured,
-    unlabelled,
-    without_shapes,
-)
+from pdr_dspy.prompts.typed import mendable, simple, structured, unlabelled, without_shapes
 from pdr_dspy.text.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -72,7 +63,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
             none = answer is not None and name in form.optional and says_none(answer)
             value = NONE if none else None if answer is None else _coerce(answer, kind, truncated=truncated)
         elif value is None and len(labelled) == 1 and not any(stated[name]):
-            value = unlabelled(text, kind, truncated=truncated, read=partial(_coerce, truncated=truncated))
+            value = unlabelled(text, kind, truncated=truncated)
         if value is not None:
             outputs[name] = value
     if not truncated and any(name not in outputs for name in labelled):

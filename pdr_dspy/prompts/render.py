@@ -11,9 +11,9 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.prompts.content import Content, joined, pieces_of, text_of
 from pdr_dspy.prompts.form import Form, form_of, label
 from pdr_dspy.prompts.roles import RESERVED
-from pdr_dspy.prompts.values import Content, joined, pieces_of, text_of
 
 
 def render(

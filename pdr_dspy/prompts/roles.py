@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import cast
 
 import dspy
-from pydantic import PydanticUserError, TypeAdapter
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.shapes import allows_none, is_history
@@ -82,13 +81,6 @@ def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
             f"`signature={signature!r}` uses the field name {clash[0]!r}, which this library uses itself "
             f"({', '.join((*RESERVED, *CALL_KEYWORDS))}); rename the field"
         )
-    for name, field in task.output_fields.items():
-        try:
-            TypeAdapter(field.annotation)
-        except PydanticUserError as error:
-            raise ConfigError(
-                f"`signature={signature!r}`: nothing can be read as the type of {name!r}: {error.message}"
-            ) from error
     return task
 
 

@@ -96,6 +96,11 @@ def _words(kind: Any) -> str:
     return f"JSON, as {shape_of(kind)}"
 
 
+def holds_objects(kind: Any) -> bool:
+    """Whether the JSON of a type has objects in it."""
+    return "{" in shape_of(kind)
+
+
 def json_shape(kind: Any) -> str:
     """The shape of a value that is written as JSON; nothing for what is written as words."""
     return shape_of(kind) if _words(kind).startswith("JSON") else ""

@@ -15,7 +15,8 @@ import dspy
 from pydantic import TypeAdapter
 
 from pdr_dspy.errors import ArtifactError
-from pdr_dspy.prompts.values import default_of, exact_data
+from pdr_dspy.prompts.content import exact_data
+from pdr_dspy.prompts.fields import default_of
 
 _NAMED: dict[str, Any] = {
     "str": str, "int": int, "float": float, "bool": bool, "none": type(None), "any": Any, "list": list, "dict": dict,

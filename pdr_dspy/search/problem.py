@@ -17,9 +17,9 @@ from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
-from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.runtime import event_loop, postgres
 from pdr_dspy.search.proposing import instructions, shared_instructions
 from pdr_dspy.search.racing.confirmation import identities, split

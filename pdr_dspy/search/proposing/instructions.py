@@ -30,10 +30,10 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.question import TEMPLATE_TOKENS
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, derive, signature_of
-from pdr_dspy.prompts.values import prompt_text
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import Failure, start_of
 from pdr_dspy.search.proposing.instruction_checks import Known, form_of, refusal, tidied
