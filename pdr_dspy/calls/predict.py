@@ -101,6 +101,7 @@ async def ask(
         streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
+    await identify(serving(predictor))
     lm, jobs = prepare(
         predictor,
         inputs,
@@ -121,6 +122,17 @@ async def ask(
         tell(predictor, values, reply, now)
         replies.append(reply)
     return replies
+
+
+async def identify(lm: dspy.LM) -> None:
+    """Let an LM find out what answers it before its requests are looked for in a store; see `identity` in
+    `pdr_dspy.serving`. A server that does not answer is named by what is known of it.
+
+    Raises the LM's own error where another model answers than before.
+    """
+    ask_server = getattr(lm, "identify", None)
+    if ask_server is not None:
+        await ask_server()
 
 
 def prepare(

@@ -396,7 +396,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         if value is not None and (exponent := match["exp1"] or match["exp2"]):
             value = _times_ten(value, exponent)
         for scale in re.findall("[a-z]+", (match["scale"] or "").lower()) if value is not None else ():
-            value *= _SCALES.get(scale) or _SCALES[scale.removesuffix("s")]
+            value = value * (_SCALES.get(scale) or _SCALES[scale.removesuffix("s")])  # type: ignore[operator]
         if value is not None and match["half"]:
             if match["scale"] or value.denominator != 1:
                 return None

@@ -45,7 +45,7 @@ class Wire:
         return crc32(content[:_BEGINNING].encode("utf-8", "replace"))
 
 
-def wire_request(request: lm15.Request, model: str) -> Wire:
+def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens") -> Wire:
     """Return the OpenAI chat body of `request` for the served `model`.
 
     Raises lm15.UnsupportedFeatureError for tools, and for attachments that this wire has no form for, before anything
@@ -58,7 +58,7 @@ def wire_request(request: lm15.Request, model: str) -> Wire:
     for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"):
         value = getattr(config, name)
         if value is not None:
-            body[name] = value
+            body[token_field if name == "max_tokens" else name] = value
     if config.stop:
         body["stop"] = list(config.stop)
     if config.logprobs is not None:
@@ -96,6 +96,8 @@ def error_for_status(status: int, text: str, *, retry_after: float | None = None
         return lm15.RateLimitError(message, **kwargs)
     if status == 404 and "model" in sentence.lower():
         return lm15.UnsupportedModelError(message, **kwargs)
+    if status in (404, 405) and where and not where.endswith("/v1"):
+        message += f". Did you mean {where}/v1 as `api_base`?"
     if 400 <= status < 500:
         kind = lm15.ContextLengthError if _CONTEXT_WORDS.search(text) else lm15.InvalidRequestError
         return kind(message, **kwargs)
