@@ -19,10 +19,12 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
+import json_repair
+from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.fields import NONE, says_none, settled, states_none
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.typed import mendable, simple, structured, unlabelled, without_shapes
+from pdr_dspy.prompts.typed import is_special, special, unlabelled, without_shapes
 from pdr_dspy.text.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -36,7 +38,7 @@ class Reading(NamedTuple):
     missing: tuple[str, ...]
     """Fields that were not, or not readably."""
     broken: Mapping[str, str] = MappingProxyType({})
-    """Of those, the ones that were read and break a limit of their field: which."""
+    """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
 
 
 def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
@@ -58,10 +60,11 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
             value = NONE
         if value is None:
             value = whole.get(name)
-        if value is None and len(labelled) == 1 and simple(kind):
+        if value is None and len(labelled) == 1 and _is_simple(kind):
             answer = final_answer(_prose(text, name), truncated=truncated)
-            none = answer is not None and name in form.optional and says_none(answer)
-            value = NONE if none else None if answer is None else _coerce(answer, kind, truncated=truncated)
+            value = None if answer is None else _coerce(answer, kind, truncated=truncated)
+            if value is None and answer is not None and name in form.optional and says_none(answer):
+                value = NONE
         elif value is None and len(labelled) == 1 and not any(stated[name]):
             value = unlabelled(text, kind, truncated=truncated)
         if value is not None:
@@ -70,7 +73,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
         for name, value in _from_json(labelled, text).items():
             outputs.setdefault(name, value)
     lost = not truncated and any(name not in outputs for name in labelled)
-    if dspy.settings.adapter is not None and lost and mendable(text, brackets=3000):
+    if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
         # What the user's own adapter cannot read either stays missing, and is reported.
         with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             outputs |= dspy.settings.adapter.parse(signature, text)
@@ -118,7 +121,7 @@ def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) ->
                 return fenced[1]
             if truncated:
                 continue
-        if simple(kind):
+        if _is_simple(kind):
             statement = statement.splitlines()[0]
         value = _coerce(statement, kind, truncated=truncated)
         if value is not None:
@@ -126,8 +129,18 @@ def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) ->
     return None
 
 
+def _is_simple(kind: Any) -> bool:
+    return (
+        kind in (str, int, float, bool)
+        or get_origin(kind) is Literal
+        or (isinstance(kind, type) and issubclass(kind, Enum))
+    )
+
+
 def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
     """`text` as a value of type `kind`, or None."""
+    if is_special(kind):
+        return special(text, kind, whole=not truncated, read=partial(_coerce, truncated=truncated))
     text = text.strip()
     wrapped = re.fullmatch(r"[*_`]*<(?:(\w+)>(.*)</\1|([^<>/][^<>]*))>[*_`.]*", text)
     if wrapped:  # a small model copies the brackets of the form
@@ -155,10 +168,44 @@ def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         choice = to_choice(text, [str(member.value) for member in kind])
         return None if choice is None else next(member for member in kind if str(member.value) == choice)
-    value = structured(text, kind, truncated=truncated, read=partial(_coerce, truncated=truncated))
-    if value is None and not truncated and get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
-        return _plain_list(text, get_args(kind)[0])
-    return value
+    return _structured(text, kind, truncated=truncated)
+
+
+def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
+    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
+    body = (fenced.group(1) if fenced else text).strip()
+    adapter = TypeAdapter(kind)
+    try:
+        return adapter.validate_json(body)
+    except (ValidationError, ValueError):
+        if truncated:
+            return None  # a repaired half of a list would pass for the whole
+    for candidate in (_repaired(body), body):
+        if candidate in ("", None):
+            continue
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError:
+            continue
+    if get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
+        return _plain_list(body, get_args(kind)[0])
+    return None
+
+
+def _repaired(body: str) -> Any:
+    """JSON with its small mistakes mended; None where there is nothing to mend."""
+    if not _mendable(body, brackets=300):
+        return None
+    try:
+        return json_repair.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _mendable(text: str, *, brackets: int) -> bool:
+    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
+    0.5 s for 3,000."""
+    return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
 
 
 def _plain_list(text: str, kind: type) -> list[Any] | None:
