@@ -10,9 +10,21 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
-    {"errors", "files", "portal", "postgres"},
+    {"errors", "files", "locks", "portal", "postgres"},
     {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
-    {"session", "calls", "turns", "stages", "sending", "requests", "tracing", "rollouts", "verifiers", "datasets"},
+    {
+        "session",
+        "calls",
+        "turns",
+        "stages",
+        "sending",
+        "requests",
+        "tracing",
+        "rollouts",
+        "segments",
+        "verifiers",
+        "datasets",
+    },
     {"distillers"},
     {"loop", "operators", "nesting"},
     {"rows", "runner", "evaluation", "artifact"},
