@@ -7,20 +7,18 @@ else. A row of a failed run is kept as failed and is tried again when the same e
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from pdr_dspy import calls, operators, portal
+from pdr_dspy import calls, operators, portal, run_folder
 from pdr_dspy.budget import Budget
-from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.files import write_whole
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.files import local_path
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
 from pdr_dspy.rows import DraftRow as DraftRow
@@ -28,6 +26,7 @@ from pdr_dspy.rows import Report as Report
 from pdr_dspy.rows import RoundRow as RoundRow
 from pdr_dspy.rows import Row as Row
 from pdr_dspy.rows import read_rows as read_rows
+from pdr_dspy.run_folder import RunFolder
 from pdr_dspy.runner import Runner as Runner
 from pdr_dspy.runner import inputs_of as inputs_of
 from pdr_dspy.runner import marked
@@ -69,7 +68,9 @@ def evaluate(
         budget: limits, in tokens, on each run of an operator.
         store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
             `run_dir/rollouts` is used.
-        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
+            at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
+            memory.
         max_in_flight: most requests on the wire at one time.
         max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
             that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
@@ -138,28 +139,41 @@ async def aevaluate(
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await operators.check(program, shortest, budget or Budget())
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
-    folder = None if run_dir is None else Path(run_dir)
-    finished = {} if folder is None else _open_run(folder, config)
-    finished = {key: row for key, row in finished.items() if row.repeat < repeats}
-    own = Rollouts(folder / "rollouts") if store is None and folder is not None else None
-    todo = [
-        (place, repeat)
-        for repeat in range(repeats)
-        for place in range(len(examples))
-        if (ids[place], repeat) not in finished
-    ]
-    runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
-    work = _Work(runner, examples, ids, folder, finished, len(examples) * repeats, progress)
-    try:
-        with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
+    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    async with AsyncExitStack() as life:
+        before: dict[tuple[str, int], Row] = {}
+        if folder is not None:
+            before = await life.enter_async_context(folder.opened())
+            before = {key: row for key, row in before.items() if row.repeat < repeats}
+            if store is None:
+                store = life.enter_context(Rollouts(folder.folder / "rollouts"))
+            else:
+                store.refresh()  # what who was waited for has asked
+        finished = dict(before)
+        todo = [
+            (place, repeat)
+            for repeat in range(repeats)
+            for place in range(len(examples))
+            if (ids[place], repeat) not in finished
+        ]
+        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+        count = len(examples) * repeats
+        work = _Work(runner, examples, ids, run_folder.identity(config), folder, finished, count, progress)
+        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
             stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
-    finally:
-        if own is not None:
-            own.close()
+        if store is not None:
+            store.sync()
     if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
         raise runner.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
-    return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
+    return Report(
+        rows=tuple(rows),
+        name=name,
+        config=config,
+        stopped=stopped,
+        paid_before=sum(row.paid for row in before.values()),
+        damaged=0 if folder is None else folder.damaged,
+    )
 
 
 def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> list[str]:
@@ -246,39 +260,6 @@ def _prompt_state(parameter: Any) -> Any:
     return {"demos": demos, "signature": signature_of(parameter).dump_state()}
 
 
-def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
-    """Make or check the run folder; returns the rows that are finished."""
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            before = json.loads(path.read_text())
-            if not isinstance(before, dict):
-                raise StoreError(f"{path} is not the record of an evaluation; use another folder")
-            # More repeats of the same evaluation only add rows.
-            changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
-            if changed:
-                raise StoreError(
-                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
-                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
-                    "use another folder, or the same arguments to go on"
-                )
-        write_whole(path, json.dumps(config, indent=1))
-        _mend(folder / "rows.jsonl")
-        return read_rows(folder / "rows.jsonl")
-    except OSError as error:
-        raise StoreError(f"`run_dir={str(folder)!r}` cannot be used: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
-
-
-def _mend(path: Path) -> None:
-    """Drop the half line that a kill in the middle of a write left."""
-    data = path.read_bytes() if path.exists() else b""
-    if data and not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
-
-
 class _Work:
     """Runs rows side by side and keeps each as it ends."""
 
@@ -287,7 +268,8 @@ class _Work:
         runner: Runner,
         examples: Sequence[dspy.Example],
         ids: Sequence[str],
-        folder: Path | None,
+        identity: str,
+        folder: RunFolder | None,
         finished: dict[tuple[str, int], Row],
         count: int,
         progress: Progress | None,
@@ -295,6 +277,7 @@ class _Work:
         self.runner = runner
         self.examples = examples
         self.ids = ids
+        self.identity = identity
         self.folder = folder
         self.finished = finished
         self.count = count
@@ -310,7 +293,7 @@ class _Work:
                 if self.stopped is not None:
                     return
                 row = await self.runner.row(self.examples[place], self.ids[place], repeat)
-                self.keep(row)
+                self.keep(row.model_copy(update={"evaluation": self.identity}))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit says nothing about the server
                 self.failures = self.failures + 1 if row.error is not None else 0
@@ -326,21 +309,6 @@ class _Work:
     def keep(self, row: Row) -> None:
         self.finished[row.id, row.repeat] = row
         if self.folder is not None:
-            path = self.folder / "rows.jsonl"
-            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
-            try:
-                whole = path.stat().st_size if path.exists() else 0
-                try:
-                    with path.open("ab") as file:
-                        file.write(line)
-                except OSError:
-                    with suppress(OSError):  # no half a row for others to write on
-                        os.truncate(path, whole)
-                    raise
-            except OSError as error:
-                raise StoreError(
-                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
-                    "goes on from them"
-                ) from error
+            self.folder.keep(row)
         if self.progress is not None:
             self.progress(row, len(self.finished), self.count)

@@ -42,6 +42,14 @@ def write_whole(path: Path, data: str | bytes) -> None:
     settle(path.parent)
 
 
+def local_path(given: str | Path) -> Path:
+    """A path as a user gives it: `~` is his home folder."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # no such user
+        return Path(given)
+
+
 def settle(folder: Path) -> None:
     """Put the names of a folder's new files on the disk, where the system can."""
     with suppress(OSError):  # not every system can open a folder, nor every file system sync one
@@ -135,6 +143,14 @@ class Lines:
             self.size += len(data)
         self._group.begin()
         return begins
+
+    def mend(self) -> None:
+        """Give a last line its end that has none, in a file that nobody else writes now. Raises OSError."""
+        with self._lock:
+            if self.path.exists() and not ends_whole(self.path):
+                file = self._opened()
+                self.size += file.write(b"\n") or 0
+                self._torn = False
 
     def sync(self) -> None:
         """Return when every line so far is on the disk. Raises OSError."""

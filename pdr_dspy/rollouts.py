@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pdr_dspy import postgres
 from pdr_dspy.budget import Usage
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.files import local_path
 from pdr_dspy.segments import VERSION as VERSION
 from pdr_dspy.segments import Segments, Spool
 
@@ -121,7 +122,7 @@ class Rollouts:
                 f'`Rollouts({postgres.shown(str(storage))!r})`: give a folder, or "postgresql://user@host/database"'
             )
         elif storage is not None:
-            self.folder = Path(storage).expanduser()
+            self.folder = local_path(storage)
             self._place = Segments(self.folder, _key_of)
         self._records: dict[str, Rollout] = {}
         """What is in memory alone: everything, or what could not be written."""

@@ -27,7 +27,7 @@ ROWS: list[set[str]] = [
     },
     {"distillers"},
     {"loop", "operators", "nesting"},
-    {"rows", "runner", "evaluation", "artifact"},
+    {"rows", "runner", "run_folder", "evaluation", "artifact"},
     {"search", "serving", "training"},
     {"analysis", "searches"},
     {"plots", "report"},
