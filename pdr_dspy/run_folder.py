@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from pdr_dspy.differences import difference
 from pdr_dspy.errors import StoreError
 from pdr_dspy.files import Lines, write_whole
 from pdr_dspy.locks import alone
@@ -32,6 +33,8 @@ ROWS = "rows.jsonl"
 LOCK = "rows.lock"
 MAY_CHANGE = "repeats"
 """More repeats of the same evaluation only add rows."""
+BLANK = b"\0 \r\n\t"
+"""What an emptied file may consist of."""
 logger = logging.getLogger("pdr_dspy")
 
 
@@ -94,9 +97,8 @@ class RunFolder:
         )
 
     def _begin(self) -> dict[tuple[str, int], Row]:
+        check_config(self.folder, self.config, named=f"`run_dir={str(self.folder)!r}`")
         before = read_config(self.folder)
-        if before:
-            check_config(self.folder, before, self.config)
         read = scan_rows(self.folder / ROWS)
         own = {key: row for key, row in read.rows.items() if row.evaluation == self.identity}
         unnamed = {key: row for key, row in read.rows.items() if not row.evaluation}  # of an earlier version
@@ -130,8 +132,6 @@ class RunFolder:
                 f"{self.folder / CONFIG} {what} and no row of {path} says that it is of this evaluation; use another "
                 "folder, or move that file away: what its rows asked for is in the rollouts and not paid again"
             )
-        if before == {} and (self.folder / CONFIG).read_bytes().strip(b"\0 \r\n\t") and not _is_ours(self.folder):
-            raise StoreError(f"{self.folder / CONFIG} is not the record of an evaluation; use another folder")
 
 
 def identity(config: Mapping[str, Any]) -> str:
@@ -155,13 +155,27 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else {}
 
 
-def check_config(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise StoreError, naming what differs, when a folder is of another evaluation."""
+def check_config(folder: Path, now: Mapping[str, Any], *, named: str) -> None:
+    """Raise StoreError when a folder is of another evaluation, naming what differs; OSError when it cannot be read.
+
+    Args:
+        folder: need not exist.
+        now: what its evaluation must be of, as far as that is known.
+        named: what a sentence calls the folder.
+    """
+    before = read_config(folder)
+    if before is None:
+        return
+    if not before:  # what is damaged is told from the rows, as far as it is ours
+        if (folder / CONFIG).read_bytes().strip(BLANK) not in (b"", b"{}") and not _is_ours(folder):
+            raise StoreError(f"{folder / CONFIG} is not the record of an evaluation; use another folder")
+        return
+    now = json.loads(json.dumps(now, default=str))
     changed = [key for key in now if key != MAY_CHANGE and before.get(key) != now[key]]
     if changed:
         raise StoreError(
-            f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was {before.get(changed[0])!r} and is "
-            f"now {now[changed[0]]!r}; use another folder, or the same arguments to go on"
+            f"{named} holds another evaluation: {difference(changed[0], before.get(changed[0]), now[changed[0]])}; use "
+            "another folder, or the same arguments to go on"
         )
 
 

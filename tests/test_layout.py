@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
 ROWS: list[set[str]] = [
-    {"errors", "files", "locks", "portal", "postgres"},
+    {"errors", "differences", "files", "locks", "portal", "postgres"},
     {"schedule", "agreement", "budget", "workspace", "signatures", "answers", "thoughts", "annotations", "stats"},
     {
         "session",

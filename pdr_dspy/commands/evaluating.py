@@ -22,7 +22,9 @@ from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation import Report, check_examples, describe
 from pdr_dspy.evaluation import evaluate as run_evaluation
 from pdr_dspy.files import write_whole
+from pdr_dspy.locks import wait_for
 from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.run_folder import LOCK
 from pdr_dspy.verifiers import Verifier
 
 VERIFIERS = {
@@ -117,6 +119,13 @@ class Job:
         later = ("models", "repeats")  # more repeats of the same evaluation only add rows
         check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
 
+    def wait(self, folder: Path, display: Display) -> None:
+        """Return when nobody is at work in a folder: a model that were started now would only wait."""
+        try:
+            wait_for(folder / LOCK, told=display.say)
+        except OSError as error:
+            raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
+
     def replace(self, **changes: Any) -> Job:
         """This job with some fields changed."""
         return replace(self, **changes)
@@ -125,6 +134,7 @@ class Job:
 def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
     job.check_folder("eval")
+    job.wait(job.run_dir, display)
     with (
         Rollouts(job.run_dir / "rollouts") as store,
         job.model.serving(operator_of(job.target.program).schedule, display),
@@ -162,9 +172,11 @@ def summarise(report: Report) -> dict[str, Any]:
         "total": report.total,
         "calls": report.calls,
         "paid": report.paid,
+        "paid_before": report.paid_before,
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "damaged": report.damaged,
         "truncated": row.truncated,
         "cancelled": row.cancelled,
         "retried": row.retried,

@@ -12,6 +12,7 @@ import dspy
 from pdr_dspy import calls, postgres
 from pdr_dspy import operators as operators_
 from pdr_dspy.budget import Budget
+from pdr_dspy.differences import difference
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation import check_examples, inputs_of
 from pdr_dspy.evaluation import describe as describe_evaluation
@@ -150,10 +151,10 @@ class Terms:
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.named} is not of a search of this version ({error})") from error
         if changed:
-            name, was, is_now = _argument(changed[0], before.get(changed[0]), now[changed[0]])
+            differs = difference(*_argument(changed[0], before.get(changed[0]), now[changed[0]]))
             raise StoreError(
-                f"{self.named} holds another search: `{name}` was {_short(was)} and is now {_short(is_now)}; use "
-                "another `run_dir` or `study`, or the same arguments to go on"
+                f"{self.named} holds another search: {differs}; use another `run_dir` or `study`, or the same "
+                "arguments to go on"
             )
 
     def check_limits(self) -> None:
@@ -205,8 +206,3 @@ def _argument(key: str, was: Any, is_now: Any) -> tuple[str, Any, Any]:
         name = next(name for name in is_now if was.get(name) != is_now[name])
         return f"max_{name}", was.get(name), is_now[name]
     return {"program": "student", "examples": "trainset", "models": "lm"}.get(key, key), was, is_now
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

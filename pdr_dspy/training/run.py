@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 
 from pdr_dspy.datasets import fingerprint as fingerprint_of_examples
+from pdr_dspy.differences import difference
 from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation import check_examples
 from pdr_dspy.evaluation import fingerprint as fingerprint_of_program
@@ -321,9 +322,10 @@ def _open(folder: Path, about: Mapping[str, Any]) -> None:
             was, now = _flat(before), _flat(json.loads(json.dumps(about)))
             changed = [key for key in now if was.get(key) != now[key] and key not in _MAY_CHANGE]
             if changed:
+                differs = difference(changed[0], was.get(changed[0]), now[changed[0]])
                 raise StoreError(
-                    f"{folder} holds another training run: `{changed[0]}` was {was.get(changed[0])!r} and is now "
-                    f"{now[changed[0]]!r}; choose another folder, or the same arguments to go on"
+                    f"{folder} holds another training run: {differs}; choose another folder, or the same arguments to "
+                    "go on"
                 )
         elif any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no training run; choose another folder")
