@@ -25,6 +25,7 @@ from pdr_dspy.rows import DraftRow as DraftRow
 from pdr_dspy.rows import Report as Report
 from pdr_dspy.rows import RoundRow as RoundRow
 from pdr_dspy.rows import Row as Row
+from pdr_dspy.rows import lean
 from pdr_dspy.rows import read_rows as read_rows
 from pdr_dspy.run_folder import RunFolder
 from pdr_dspy.runner import Runner as Runner
@@ -293,7 +294,7 @@ class _Work:
                 if self.stopped is not None:
                     return
                 row = await self.runner.row(self.examples[place], self.ids[place], repeat)
-                self.keep(row.model_copy(update={"evaluation": self.identity}))
+                self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit says nothing about the server
                 self.failures = self.failures + 1 if row.error is not None else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -203,7 +204,7 @@ def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
                 foreign = number if foreign is None and _is_object(line) else foreign
                 continue
             if row.error is None or (failed and (row.id, row.repeat) not in rows):
-                rows[row.id, row.repeat] = row
+                rows[row.id, row.repeat] = lean(row)
     except FileNotFoundError:
         pass
     return RowsRead(rows, damaged, foreign)
@@ -221,6 +222,37 @@ def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]
     if read.damaged:
         logger.warning("%s: skipped %d line%s that could not be read", path, read.damaged, "s" * (read.damaged > 1))
     return {key: row for key, row in read.rows.items() if failed or row.error is None}
+
+
+def lean(row: Row) -> Row:
+    """The same row, with what is equal in many rows there once: it takes half the memory.
+
+    Short texts (addresses, names, answers) are interned. What pydantic notes of each model, which of its fields were
+    given, is the same for most calls and drafts; a frozen model never changes it.
+    """
+    _share(row)
+    return row
+
+
+def _share(model: BaseModel) -> None:
+    values = model.__dict__
+    for name, value in values.items():
+        if type(value) is str:
+            if len(value) < SHORT:
+                values[name] = sys.intern(value)
+        elif isinstance(value, BaseModel):
+            _share(value)
+        elif type(value) is tuple:
+            for part in value:
+                if isinstance(part, BaseModel):
+                    _share(part)
+    given = model.__pydantic_fields_set__
+    object.__setattr__(model, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+
+
+SHORT = 64
+"""Characters."""
+_GIVEN: dict[frozenset[str], set[str]] = {}
 
 
 def _is_object(line: bytes) -> bool:

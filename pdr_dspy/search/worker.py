@@ -8,20 +8,20 @@ the calls that it had finished are in the store: they are not paid again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import dspy
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pdr_dspy import calls
 from pdr_dspy.budget import Ledger
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation import Row, Runner
 from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.rows import lean
 from pdr_dspy.search.board import Board
-from pdr_dspy.search.objective import Profile, profile_of, program_with
+from pdr_dspy.search.objective import Profile, Tally, program_with
 from pdr_dspy.search.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.verifiers._base import Verifier
 
@@ -79,6 +79,10 @@ class Worker:
         self.told = told
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
         """Everything that was measured so far, by whichever worker."""
+        self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
+        self._taken: set[str] = set()
+        """Documents that were taken in."""
+        self._tally = Tally()
         self.own = 0
         """Runs that this worker made."""
 
@@ -152,15 +156,9 @@ class Worker:
                     # What others paid for is not paid again: they, too, who held this very claim until they died.
                     await asyncio.to_thread(self.store.refresh)
                     rows = await self._unit(request.stage, runners, pair)
-                    text = json.dumps(
-                        {
-                            "rows": {
-                                str(arm): json.loads(row.model_dump_json(exclude_defaults=True))
-                                for arm, row in rows.items()
-                            }
-                        }
-                    )
-                    await asyncio.to_thread(self.board.put, name, text)
+                    text = _Unit(rows=rows).model_dump_json(exclude_defaults=True)
+                    if await asyncio.to_thread(self._publish, name, text) == text:
+                        self._have(request, pair, name, rows)
                 count[0] += 1
                 count[1] += 1
                 if self.told is not None:
@@ -219,17 +217,31 @@ class Worker:
         once = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "prompt_once", False))
         return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
 
+    def _publish(self, name: str, text: str) -> str:
+        """Put a document on the board, and its calls on the disk before: it says that they are finished."""
+        self.store.sync()
+        return self.board.put(name, text)
+
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""
+        if name in self._taken:
+            return
         try:
-            found = json.loads(text)["rows"]
-            rows = {arm: Row.model_validate(found[str(arm)]) for arm in request.arms}
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            found = _Unit.model_validate_json(text).rows
+            rows = {arm: found[arm] for arm in request.arms}
+        except (ValidationError, KeyError) as error:
             raise StoreError(
-                f"the board's document {name!r} is not of this search ({error}); use another run"
+                f"the board's document {name!r} is not of this search ({' '.join(str(error).split())}); use another run"
             ) from error
+        self._have(request, pair, name, rows)
+
+    def _have(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
+        self._taken.add(name)
         for arm, row in rows.items():
-            self.rows[request.stage, arm, pair] = row
+            if (request.stage, arm, pair) not in self.rows:
+                self._tally.add(row)
+            self.rows[request.stage, arm, pair] = lean(row)
+            self._by_arm.setdefault((request.stage, arm), {})[pair] = row
 
     def _prefix(self, request: Measure) -> str:
         if request.stage is Stage.RACE:
@@ -243,12 +255,18 @@ class Worker:
 
     def profile(self) -> Profile:
         """What calls of each phase cost so far."""
-        return profile_of(self.rows.values())
+        return self._tally.profile()
 
     def of(self, stage: Stage, arm: int) -> list[Row]:
         """The rows of one program in one stage, by repeat and id."""
-        found = [row for (where, number, _), row in self.rows.items() if where is stage and number == arm]
-        return sorted(found, key=lambda row: (row.repeat, row.id))
+        found = self._by_arm.get((stage, arm), {})
+        return sorted(found.values(), key=lambda row: (row.repeat, row.id))
+
+
+class _Unit(BaseModel):
+    """A document: the rows of all programs of a request on one pair, by their numbers."""
+
+    rows: dict[int, Row]
 
 
 def transient(row: Row) -> bool:
