@@ -28,6 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _home(path: Path | None) -> Path | None:
+    """A path with the user's home for `~`, which a shell leaves alone in `--run-dir=~/runs`."""
+    return None if path is None else path.expanduser()
+
+
 TargetArg = Annotated[
     str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
 ]
@@ -57,7 +63,8 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so ma
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
 RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="Keeps what is finished, to go on from; one is chosen under runs/.")
+    Path | None,
+    typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
 ]
 BudgetSeq = Annotated[
     int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
@@ -158,7 +165,8 @@ def run(
         typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT where there is only one."),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="One JSON object of inputs a line; - is stdin. Answers likewise.")
+        Path | None,
+        typer.Option("--jsonl", callback=_home, help="One JSON object of inputs a line; - is stdin. Answers likewise."),
     ] = None,
     api_base: ApiBase = None,
     model: ModelName = None,
@@ -361,8 +369,12 @@ def worker(
 @app.command("report")
 @guarded
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval`, `compare` or `optimize` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the folder.")] = None,
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=_home, help="Where to write; report.html in the folder.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from pdr_dspy.commands import reporting

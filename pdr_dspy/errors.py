@@ -19,7 +19,8 @@ Messages name the argument in code form, the value that was given, and the remed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -92,6 +93,27 @@ class ArtifactError(PDRError, ValueError):
 
 class StoreError(PDRError):
     """A run folder, store or study cannot be read or written."""
+
+
+def whole_number(owner: str, name: str, value: Any, *, least: int | None = 1) -> int:
+    """`value` as an int, where it is a whole number of at least `least`, of whichever integer type.
+
+    Args:
+        owner: the call and what stands before the argument, such as "evaluate(".
+        name: the argument's.
+        value: what was given.
+        least: the smallest that is allowed; None for any.
+
+    Raises ConfigError.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        wanted = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ConfigError(f"`{owner}{name}={value!r})` must be {wanted}")
+    return number
 
 
 def config_error(owner: str, error: ValidationError) -> ConfigError:

@@ -17,7 +17,7 @@ import dspy
 
 from pdr_dspy import calls, operators, portal, run_folder
 from pdr_dspy.budget import Budget
-from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.errors import ConfigError, DataError, whole_number
 from pdr_dspy.files import local_path
 from pdr_dspy.operators import Operator
 from pdr_dspy.rollouts import Rollouts, address
@@ -119,9 +119,10 @@ async def aevaluate(
     progress: Progress | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
-    for argument, value in (("repeats", repeats), ("max_in_flight", max_in_flight), ("max_failures", max_failures)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
+    repeats = whole_number("evaluate(", "repeats", repeats)
+    max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
+    max_failures = whole_number("evaluate(", "max_failures", max_failures)
+    seed = whole_number("evaluate(", "seed", seed, least=None)
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
     if not callable(verifier) or isinstance(verifier, type):
@@ -190,7 +191,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
         if isinstance(program, Operator)
         else []
     )
-    ids = [str(example.get("id", place)) for place, example in enumerate(examples)]
+    ids = ids_of(examples)
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(
@@ -211,6 +212,19 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
         if check is not None:
             check(example)
     return ids
+
+
+def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
+    """The name of each example: its `id`, else its position, marked where that is another's id."""
+    given = [None if example.get("id") in (None, "") else str(example["id"]) for example in examples]
+    taken = set(given)
+    names = []
+    for place, name in enumerate(given):
+        position = str(place)
+        while name is None and position in taken:
+            position = f"#{position}"
+        names.append(position if name is None else name)
+    return names
 
 
 def describe(

@@ -19,6 +19,7 @@ import numpy as np
 from pdr_dspy.analysis import read_report
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation import Report, Row
+from pdr_dspy.files import local_path
 from pdr_dspy.schedule import CALLS_MODEL, USES_K, Schedule
 from pdr_dspy.search import uncertainty
 from pdr_dspy.search.members import Rows, by_question
@@ -99,12 +100,13 @@ def read_search(folder: str | Path) -> SearchFacts:
 
     Raises StoreError when there is none that is finished.
     """
-    path = Path(folder) / "search.json"
+    folder = local_path(folder)
+    path = folder / "search.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         trials = tuple(TrialRecord(**_known(trial)) for trial in facts["trials"])
         confirmed = facts["confirmation"]
-        place = Path(folder) / confirmed["folder"]
+        place = folder / confirmed["folder"]
         student, winner = (read_report(place / confirmed[which]) for which in ("student", "winner"))
         finalists = tuple(
             Finalist(**{**_known(one, math.nan), "interval": Interval(*one["interval"])}) for one in facts["finalists"]
@@ -123,8 +125,8 @@ def read_search(folder: str | Path) -> SearchFacts:
             Limits(**facts["config"]["limits"]),
             facts["paid"],
             facts["saved"],
-            _rows(Path(folder) / "trials", [trial.number for trial in trials]),
-            _rows(Path(folder) / "final", [one.number for one in finalists]),
+            _rows(folder / "trials", [trial.number for trial in trials]),
+            _rows(folder / "final", [one.number for one in finalists]),
             Proposals(**facts["proposals"]) if facts.get("proposals") else None,
         )
     except OSError as error:

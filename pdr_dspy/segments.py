@@ -23,6 +23,7 @@ import threading
 import uuid
 import weakref
 import zlib
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -324,15 +325,16 @@ class _Segment:
 
 
 class Places:
-    """Where records are, by the digest of their key; about 40 bytes for each. Not safe for several threads."""
+    """Where records are, by the digest of their key; about 40 bytes for each. Not safe for several threads.
+
+    The latest are in a dictionary; the others, sorted by their digests, in arrays.
+    """
 
     def __init__(self) -> None:
-        self._high = np.empty(0, np.uint64)
-        """First halves of the digests of all but the latest records, in order; equal ones in the order of `_low`."""
-        self._low = np.empty(0, np.uint64)
-        self._rest = np.empty(0, _KEPT)
+        self._sorted = {field: np.empty(0, kind) for field, kind in _FIELDS.items()}
         self._latest: dict[bytes, bytes] = {}
         self._count = 0
+        self._look_into()
 
     def __len__(self) -> int:
         return self._count
@@ -343,9 +345,7 @@ class Places:
         if packed is not None:
             return Place(*_PLACE.unpack(packed))
         row = self._row(name)
-        if row < 0 or not self._rest["there"][row]:
-            return None
-        return Place(*(int(self._rest[field][row]) for field in Place._fields))
+        return None if row is None else Place(*(column[row] for column in self._columns))
 
     def add(self, name: bytes, place: Place) -> bool:
         """Keep the place of a record; False, and nothing done, when it has one."""
@@ -353,16 +353,17 @@ class Places:
             return False
         self._latest[name] = _PLACE.pack(*place)
         self._count += 1
-        if len(self._latest) > max(4096, len(self._high) // 8):
+        if len(self._latest) > max(4096, len(self._there) // 8):
             self._settle(np.empty(0, ENTRY), 0)
         return True
 
     def drop(self, name: bytes) -> bool:
         """Forget a record; False when it was not there."""
-        if self.find(name) is None:
-            return False
         if self._latest.pop(name, None) is None:
-            self._rest["there"][self._row(name)] = False
+            row = self._row(name)
+            if row is None:
+                return False
+            self._there[row] = False
         self._count -= 1
         return True
 
@@ -371,9 +372,8 @@ class Places:
         before = self._count
         entries = entries[~_none(entries)]
         if len(entries) < 1000:
-            for entry in entries:
-                name = _PAIR.pack(int(entry["high"]), int(entry["low"]))
-                self.add(name, Place(int(entry["offset"]), int(entry["length"]), int(entry["sum"]), file))
+            for high, low, *place in entries.tolist():
+                self.add(_PAIR.pack(high, low), Place(*place, file))
         else:
             self._settle(entries, file)
         return self._count - before
@@ -381,46 +381,55 @@ class Places:
     def all(self) -> list[Place]:
         """Every place, file by file."""
         self._settle(np.empty(0, ENTRY), 0)
-        rest = self._rest[self._rest["there"]]
-        ordered = rest[np.lexsort((rest["offset"], rest["file"]))]
-        return [Place(*(int(one[field]) for field in Place._fields)) for one in ordered]
+        order = np.lexsort((self._sorted["offset"], self._sorted["file"]))
+        return [
+            Place(*row) for row in zip(*(self._sorted[field][order].tolist() for field in Place._fields), strict=True)
+        ]
 
-    def _row(self, name: bytes) -> int:
-        high, low = (np.uint64(half) for half in _PAIR.unpack(name))
-        row = int(self._high.searchsorted(high))
+    def _row(self, name: bytes) -> int | None:
+        high, low = _PAIR.unpack(name)
+        row = bisect_left(self._high, high)
         while row < len(self._high) and self._high[row] == high:
-            if self._low[row] == low:
+            if self._low[row] == low and self._there[row]:
                 return row
             row += 1
-        return -1
+        return None
 
     def _settle(self, entries: NDArray[Any], file: int) -> None:
-        """Bring the latest records, and those of a segment, into order with the others; the first of equal ones
-        stays."""
-        latest = np.frombuffer(b"".join(name + packed for name, packed in self._latest.items()), _LATEST)
-        more = np.empty(len(latest) + len(entries), _KEPT)
-        for field in ("offset", "length", "sum"):
-            more[field] = np.concatenate([latest[field], entries[field]])
-        more["file"][: len(latest)], more["file"][len(latest) :] = latest["file"], file
-        more["there"] = True
-        there = self._rest["there"]
-        high = np.concatenate([self._high[there], latest["high"], entries["high"]])
-        low = np.concatenate([self._low[there], latest["low"], entries["low"]])
-        rest = np.concatenate([self._rest[there], more])
-        order = np.lexsort((low, high))  # it is stable
-        high, low, rest = high[order], low[order], rest[order]
-        first = np.ones(len(high), bool)
+        """Sort the latest records, and those of a segment, among the others; the first of equal ones stays."""
+        latest = np.frombuffer(b"".join(name + packed for name, packed in self._latest.items()), [*_FIELDS.items()])
+        there = np.frombuffer(self._there, bool)
+        whole = {
+            field: np.concatenate(
+                [
+                    self._sorted[field][there],
+                    latest[field],
+                    np.full(len(entries), file, kind) if field == "file" else entries[field],
+                ]
+            )
+            for field, kind in _FIELDS.items()
+        }
+        order = np.lexsort((whole["low"], whole["high"]))  # which keeps the order of equal ones
+        high, low = whole["high"][order], whole["low"][order]
+        first = np.ones(len(order), bool)
         first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-        self._high, self._low, self._rest = high[first], low[first], rest[first]
+        self._sorted = {field: values[order[first]] for field, values in whole.items()}
         self._latest = {}
-        self._count = len(self._high)
+        self._count = int(first.sum())
+        self._look_into()
+
+    def _look_into(self) -> None:
+        """Views of the arrays in which a single row is found without numpy, which is slow for one."""
+        self._high, self._low, *self._columns = (memoryview(values) for values in self._sorted.values())
+        self._there = bytearray(b"\1" * len(self._high))
+        """0 for a record that was dropped."""
 
 
 _PAIR = struct.Struct("<QQ")
 _REST = struct.Struct("<QII")
 _PLACE = struct.Struct("<QIII")
-_LATEST = np.dtype([*((name, ENTRY[name].str) for name in ENTRY.names or ()), ("file", "<u4")])
-_KEPT = np.dtype([("offset", "<u8"), ("length", "<u4"), ("sum", "<u4"), ("file", "<u4"), ("there", "?")])
+_FIELDS = {**{name: ENTRY[name].str for name in ENTRY.names or ()}, "file": "<u4"}
+"""Of a place, with its key's digest, as they are packed together."""
 
 
 def digest(key: str) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
+from pdr_dspy.files import local_path
 from pdr_dspy.nesting import operators
 from pdr_dspy.operators import Operator
 from pdr_dspy.verifiers import Verifier
@@ -53,7 +54,7 @@ def find(target: str, *, task: str | None = None) -> Target:
     """
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
-        return _artifact(Path(target), beside)
+        return _artifact(local_path(target), beside)
     found = find_task(target)
     return Target(found.name, build(found), beside or found)
 
@@ -116,7 +117,7 @@ def _artifact(path: Path, task: Task | None) -> Target:
 
 
 def _module(target: str) -> ModuleType:
-    path = Path(target)
+    path = local_path(target)
     if path.suffix == ".py" or (path.exists() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"{target} does not exist")

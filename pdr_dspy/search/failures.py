@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
 from pdr_dspy.errors import DataError, PDRError
-from pdr_dspy.evaluation import Report, Row, inputs_of
+from pdr_dspy.evaluation import Report, Row, ids_of, inputs_of
 from pdr_dspy.operators import Operator, Stop
 from pdr_dspy.rollouts import Rollouts
 from pdr_dspy.schedule import ORACLES
@@ -78,7 +78,7 @@ def failures_of(
     Raises:
         DataError: a row of the report is of none of the examples.
     """
-    known = {str(example.get("id", place)): example for place, example in enumerate(examples)}
+    known = dict(zip(ids_of(examples), examples, strict=True))
     wrong: dict[str, Row] = {}
     for row in sorted(report.rows, key=lambda row: (not _lost(row), row.id, row.repeat)):
         if row.id not in known:

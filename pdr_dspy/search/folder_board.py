@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Self
 
 from pdr_dspy.errors import StoreError
-from pdr_dspy.files import write_whole
+from pdr_dspy.files import local_path, write_whole
 from pdr_dspy.search.documents import Claim, Documents, check_name
 
 VERSION = 1
@@ -52,7 +52,7 @@ class FolderBoard:
                 study or version.
         """
         check_name(study)
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.path = self.folder / JOURNAL
         self._documents = Documents()
         self._lock = threading.RLock()

@@ -23,6 +23,7 @@ from pdr_dspy.rows import lean
 from pdr_dspy.search.board import Board
 from pdr_dspy.search.objective import Profile, Tally, program_with
 from pdr_dspy.search.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.space import Candidate
 from pdr_dspy.verifiers._base import Verifier
 
 FINAL_SEED = 15_485_863
@@ -83,6 +84,7 @@ class Worker:
         self._taken: set[str] = set()
         """Documents that were taken in."""
         self._tally = Tally()
+        self._programs: dict[int, dspy.Module] = {0: student}
         self.own = 0
         """Runs that this worker made."""
 
@@ -138,7 +140,7 @@ class Worker:
         side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
         runners = {
             arm: Runner(
-                self.student if arm == 0 else program_with(self.student, candidate),
+                self._program(arm, candidate),
                 self.verifier,
                 seed=self.seed + SEEDS[request.stage],
             )
@@ -171,6 +173,11 @@ class Worker:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
+
+    def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
+        if arm not in self._programs:
+            self._programs[arm] = program_with(self.student, candidate)
+        return self._programs[arm]
 
     async def _unit(self, stage: Stage, runners: Mapping[int, Runner], pair: Pair) -> dict[int, Row]:
         """All programs of a request on one pair; again where the server failed, since what came back is stored."""

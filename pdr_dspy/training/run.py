@@ -29,7 +29,7 @@ from pdr_dspy.differences import difference
 from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation import check_examples
 from pdr_dspy.evaluation import fingerprint as fingerprint_of_program
-from pdr_dspy.files import write_whole
+from pdr_dspy.files import local_path, write_whole
 from pdr_dspy.operators import Operator
 from pdr_dspy.training.data import mode_rows
 from pdr_dspy.training.episodes import Episodes
@@ -77,7 +77,7 @@ def train(
     episodes = _episodes(program, verifier, config)
     chosen = list(examples[: config.limit])
     check_examples(program, chosen, verifier)
-    folder = Path(output)
+    folder = local_path(output)
     args = _settings(config, episodes, folder)
     shares: dict[Mode, float] = {"trace": 1 - args.share, "operator": args.share}
     modes: list[Mode] = [mode for mode in MODES if shares[mode] > 0]
@@ -395,7 +395,7 @@ class _Log:
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl, each with its `step`; a torn last line is left out."""
     lines = []
-    file = Path(path)
+    file = local_path(path)
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pdr_dspy.errors import ConfigError, config_error
+from pdr_dspy.files import local_path
 from pdr_dspy.training.episodes import TrainCalls
 
 
@@ -98,7 +99,7 @@ class TrainingConfig(BaseModel):
 def read_config(path: str | Path) -> TrainingConfig:
     """The config of a JSON file. Raises ConfigError for a file that is not there, not JSON, or not such a config."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"`--config {path}` cannot be read: {error.strerror or error}") from error
     except ValueError as error:
