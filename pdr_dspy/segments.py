@@ -28,7 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +79,11 @@ class Segments:
         self._read_to: dict[str, int] = {}
         self._written: set[str] = set()
         """Segments of this process, which are not read back."""
-        self._open: OrderedDict[int, IO[bytes]] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()
+        """Segments that are open for reading, by their numbers; the latest used last."""
+        weakref.finalize(self, _close_all, self._open)
+        self._damaged: set[int] = set()
+        """Segments that were read a second time."""
         self._segment: _Segment | None = None
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -109,23 +113,22 @@ class Segments:
     def find(self, key: str) -> bytes | None:
         """The line of a record; None when there is none that can be read. Raises StoreError when the disk fails."""
         name = digest(key)
-        with self._lock:
-            place = self._places.find(name)
-        if place is None:
-            return None
-        line = self._line(place)
-        if line is None:
-            self.drop(key)
-        return line
+        for again in (True, False):
+            with self._lock:
+                place = self._places.find(name)
+            line = None if place is None else self._line(place)
+            if line is not None or place is None:
+                return line
+            if not (again and self._read_again(place.file)):
+                break
+        self.drop(key)
+        return None
 
     def drop(self, key: str) -> None:
         """Forget a record whose line turned out to be damaged, so that it can be put again."""
         with self._lock:
             if self._places.drop(digest(key)):
-                self.torn += 1
-                logger.warning(
-                    "%s: a record that is damaged was skipped; it is made again when it is needed", self.folder
-                )
+                self._tell_torn(1)
 
     def put(self, key: str, line: bytes) -> None:
         """Append a record, unless there is one with its key. The line is given without its end.
@@ -156,13 +159,7 @@ class Segments:
             if sizes[name] > self._read_to.get(name, 0):
                 more, bad = self._take_in(name)
                 new, torn = new + more, torn + bad
-        if torn:
-            with self._lock:
-                self.torn += torn
-            logger.warning(
-                "%s: %d line%s could not be read and %s skipped; what is missing is made again when it is needed",
-                *(self.folder, torn, *(("s", "were") if torn > 1 else ("", "was"))),
-            )
+        self._tell_torn(torn)
         return new
 
     def sync(self) -> None:
@@ -179,8 +176,7 @@ class Segments:
         """`sync`, and let go of all files; used again, it opens others."""
         with self._lock:
             segment, self._segment = self._segment, None
-            while self._open:
-                self._open.popitem()[1].close()
+            _close_all(self._open)
         if segment is not None and self._process == os.getpid():
             try:
                 segment.close()
@@ -240,20 +236,55 @@ class Segments:
             if start is None:  # its first line is being written
                 return 0, 0
             known = read_index(path, start) if first else np.empty(0, ENTRY)
-            end = _end(known, start)
-            read = list(self._scan(path, end))
-            found = np.concatenate([known, *read])
+            trusted = known if len(known) and _holds(path, known[-1]) else known[:0]
+            end = _end(trusted, start)
+            read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, end)])
+            found = np.concatenate([trusted, _unspoilt(read, known)])
             with self._lock:
                 new = self._places.extend(found, self._number(name))
             self._read_to[name] = _end(found, start)
             if first and self._read_to[name] - end > UNINDEXED:
-                with suppress(OSError):  # it is only a hint
-                    write_whole(index_of(path), HEAD + found.tobytes())
+                _write_index(path, found)
         except FileNotFoundError:  # removed meanwhile
             return 0, 0
         except OSError as error:
             raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
         return new, int(_none(found).sum())
+
+    def _read_again(self, file: int) -> bool:
+        """Read a whole segment, in which something is not where it was, once; returns whether it was done."""
+        path = self.folder / self._names[file]
+        with self._lock:
+            if file in self._damaged:
+                return False
+            self._damaged.add(file)
+            known = self._places.of(file)
+        try:
+            start = _after_head(path)
+            read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, start or 0)])
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
+        found = _unspoilt(read, known)
+        with self._lock:
+            there = len(self._places)
+            self._places.forget(file)
+            self._places.extend(found, file)
+            gone = there - len(self._places)
+        self._tell_torn(max(gone, 0))
+        if self._names[file] not in self._written and _end(found, 0) >= INDEXED_FROM:
+            _write_index(path, found)
+        return True
+
+    def _tell_torn(self, count: int) -> None:
+        if count:
+            with self._lock:
+                self.torn += count
+            logger.warning(
+                "%s: %d line%s could not be read and %s skipped; what is missing is made again when it is needed",
+                *(self.folder, count, *(("s", "were") if count > 1 else ("", "was"))),
+            )
 
     def _scan(self, path: Path, start: int) -> Iterator[NDArray[Any]]:
         """The entries of the whole lines from byte `start` on, some thousands at a time."""
@@ -265,7 +296,7 @@ class Segments:
         """What lies at a place; None when that is not what was there, or the segment is gone."""
         try:
             with self._lock:  # or another thread might close the file
-                line = os.pread(self._reader(place.file).fileno(), place.length, place.offset)
+                line = os.pread(self._reader(place.file), place.length, place.offset)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -273,13 +304,18 @@ class Segments:
             raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
         return line if zlib.crc32(line) == place.sum else None
 
-    def _reader(self, file: int) -> IO[bytes]:
+    def _reader(self, file: int) -> int:
         if file not in self._open:
             while len(self._open) >= OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-            self._open[file] = (self.folder / self._names[file]).open("rb", buffering=0)
+                os.close(self._open.popitem(last=False)[1])
+            self._open[file] = os.open(self.folder / self._names[file], os.O_RDONLY)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+def _close_all(files: OrderedDict[int, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
 
 
 class _Segment:
@@ -377,6 +413,22 @@ class Places:
         else:
             self._settle(entries, file)
         return self._count - before
+
+    def of(self, file: int) -> NDArray[Any]:
+        """The entries of one segment, in the order in which they lie there."""
+        self._settle(np.empty(0, ENTRY), 0)
+        there = self._sorted["file"] == file
+        found = np.empty(int(there.sum()), ENTRY)
+        for field in ENTRY.names or ():
+            found[field] = self._sorted[field][there]
+        return found[np.argsort(found["offset"])]
+
+    def forget(self, file: int) -> None:
+        """Forget every record of one segment."""
+        self._settle(np.empty(0, ENTRY), 0)
+        for row in np.flatnonzero(self._sorted["file"] == file).tolist():
+            self._there[row] = 0
+        self._settle(np.empty(0, ENTRY), 0)
 
     def all(self) -> list[Place]:
         """Every place, file by file."""
@@ -480,6 +532,31 @@ def _none(entries: NDArray[Any]) -> NDArray[np.bool_]:
 def _end(entries: NDArray[Any], start: int) -> int:
     """Where the line after the last entry begins."""
     return int(entries["offset"][-1]) + int(entries["length"][-1]) + 1 if len(entries) else start
+
+
+def _unspoilt(found: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    """The entries of lines as they are now, without those that had another sum before: of these something is damaged
+    that is still a record."""
+    if len(found) and len(before):
+        row = np.minimum(np.searchsorted(before["offset"], found["offset"]), len(before) - 1)
+        same = np.ones(len(found), bool)
+        for field in ("high", "low", "offset", "length"):
+            same &= before[field][row] == found[field]
+        spoilt = same & (before["sum"][row] != found["sum"])
+        found["high"][spoilt] = found["low"][spoilt] = 0
+    return found
+
+
+def _holds(segment: Path, entry: Any) -> bool:
+    """Whether a line is where its entry says: where any before it has become longer or shorter, the last is not."""
+    with segment.open("rb") as file:
+        file.seek(int(entry["offset"]))
+        return zlib.crc32(file.read(int(entry["length"]))) == int(entry["sum"])
+
+
+def _write_index(segment: Path, entries: NDArray[Any]) -> None:
+    with suppress(OSError):  # it is only a hint
+        write_whole(index_of(segment), HEAD + entries.tobytes())
 
 
 def _after_head(path: Path) -> int | None:
