@@ -245,7 +245,7 @@ def test_two_at_once_in_one_process_run_and_pay_each_row_once(tmp_path: Path, mo
 
     class Patient(PDR):
         async def aforward(self, **inputs: Any) -> dspy.Prediction:
-            while not said:  # until somebody waits for this one
+            while not said:  # noqa: ASYNC110  (until somebody waits for this one)
                 await asyncio.sleep(0)
             return await super().aforward(**inputs)
 
