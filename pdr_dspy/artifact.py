@@ -30,7 +30,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_type, rebuild_type
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.verifiers.base import Verifier
 
 FORMAT = "pdr-dspy"
@@ -73,7 +73,7 @@ def save(
         ArtifactError: a demonstration or a note holds something that JSON cannot, or the file would be too large.
         StoreError: the file cannot be written.
     """
-    target = Path(path)
+    target = local_path(path)
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -144,7 +144,7 @@ def read(path: str | Path) -> dict[str, Any]:
         size = os.path.getsize(path)
         if size > MAX_BYTES:
             raise ArtifactError(f"{path} has {size} bytes; a saved program has at most {MAX_BYTES}")
-        raw = Path(path).read_bytes()
+        raw = local_path(path).read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     try:

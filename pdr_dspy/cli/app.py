@@ -1,14 +1,18 @@
 """The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
-codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted.
+codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
+terminated (129 when its terminal went away): a model server that it started is stopped, and what is finished is kept.
 """
 
 from __future__ import annotations
 
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _home(path: Path | None) -> Path | None:
+    """A path with the user's home for `~`, which a shell leaves alone in `--run-dir=~/runs`."""
+    return None if path is None else path.expanduser()
+
 
 TargetArg = Annotated[
     str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
@@ -53,7 +63,8 @@ Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so ma
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
 RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="Keeps what is finished, to go on from; one is chosen under runs/.")
+    Path | None,
+    typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
 ]
 BudgetSeq = Annotated[
     int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
@@ -68,6 +79,41 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class Told(KeyboardInterrupt):
+    """The process was told to end by a signal; what is under way ends as it does at Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+SIGNALS = {"SIGINT": "stopped", "SIGTERM": "terminated", "SIGHUP": "its terminal is gone"}
+"""What ends a command in an orderly way, and what it says then."""
+
+
+@contextmanager
+def told_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Told` in the main thread, once: the clean-up that follows is not cut off by
+    another. Signals that somebody else sees to, or ignores as `nohup` does, are left alone."""
+    before: dict[int, Any] = {}
+
+    def told(number: int, _: Any) -> None:
+        for known in before:
+            signal.signal(known, signal.SIG_IGN)
+        raise Told(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def guarded(command: Command) -> Command:
     """Errors of ours become one sentence and an exit code; an interrupt says how to go on."""
 
@@ -76,7 +122,8 @@ def guarded(command: Command) -> Command:
         from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
 
         try:
-            return command(*args, **options)
+            with told_by_signals():
+                return command(*args, **options)
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
             sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
@@ -84,9 +131,10 @@ def guarded(command: Command) -> Command:
             where = f"{error.filename}: " if error.filename else ""
             typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            typer.secho("stopped; the same command goes on", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as told:
+            number = told.number if isinstance(told, Told) else signal.SIGINT
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command goes on", err=True)
+            sys.exit(128 + number)
 
     return run  # type: ignore[return-value]
 
@@ -117,7 +165,8 @@ def run(
         typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT where there is only one."),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="One JSON object of inputs a line; - is stdin. Answers likewise.")
+        Path | None,
+        typer.Option("--jsonl", callback=_home, help="One JSON object of inputs a line; - is stdin. Answers likewise."),
     ] = None,
     api_base: ApiBase = None,
     model: ModelName = None,
@@ -320,8 +369,12 @@ def worker(
 @app.command("report")
 @guarded
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval`, `compare` or `optimize` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the folder.")] = None,
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=_home, help="Where to write; report.html in the folder.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from pdr_dspy.cli import report

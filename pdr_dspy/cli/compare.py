@@ -48,6 +48,7 @@ def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display
     others = [find(name, task=None if name.endswith(".py") else _task_file(job)) for name in against]
     operator = operator_of(job.target.program)
     job.check_folder("compare")
+    job.wait(job.run_dir / "program", display)
     with Rollouts(job.run_dir / "rollouts") as store, job.model.serving(operator.schedule, display):
         lines = measure(job, [(other.name, other.program) for other in others], store, display)
     facts = summary(lines)

@@ -22,8 +22,10 @@ from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.run_folder import LOCK
 from pdr_dspy.reporting.evaluation_tables import program_row
 from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.locks import wait_for
 from pdr_dspy.verifiers import Verifier
 
 VERIFIERS = {
@@ -118,6 +120,13 @@ class Job:
         later = ("models", "repeats")  # more repeats of the same evaluation only add rows
         check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
 
+    def wait(self, folder: Path, display: Display) -> None:
+        """Return when nobody is at work in a folder: a model that were started now would only wait."""
+        try:
+            wait_for(folder / LOCK, told=display.say)
+        except OSError as error:
+            raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
+
     def replace(self, **changes: Any) -> Job:
         """This job with some fields changed."""
         return replace(self, **changes)
@@ -126,6 +135,7 @@ class Job:
 def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
     job.check_folder("eval")
+    job.wait(job.run_dir, display)
     with (
         Rollouts(job.run_dir / "rollouts") as store,
         job.model.serving(operator_of(job.target.program).schedule, display),
@@ -163,9 +173,11 @@ def summarise(report: Report) -> dict[str, Any]:
         "total": report.total,
         "calls": report.calls,
         "paid": report.paid,
+        "paid_before": report.paid_before,
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "damaged": report.damaged,
         "truncated": row.truncated,
         "cancelled": row.cancelled,
         "retried": row.retried,

@@ -18,6 +18,7 @@ import dspy
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import Verifier
 
 PARTS = ("build", "data", "verifier")
@@ -53,7 +54,7 @@ def find(target: str, *, task: str | None = None) -> Target:
     """
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
-        return _artifact(Path(target), beside)
+        return _artifact(local_path(target), beside)
     found = find_task(target)
     return Target(found.name, build(found), beside or found)
 
@@ -116,7 +117,7 @@ def _artifact(path: Path, task: Task | None) -> Target:
 
 
 def _module(target: str) -> ModuleType:
-    path = Path(target)
+    path = local_path(target)
     if path.suffix == ".py" or (path.exists() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"{target} does not exist")

@@ -13,7 +13,7 @@ import dspy
 import typer
 from pydantic import BaseModel
 
-from pdr_dspy import calls
+from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
@@ -83,7 +83,7 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=datasets.whole)
         except ValueError as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
         if not isinstance(row, dict):

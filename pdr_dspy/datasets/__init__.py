@@ -1,8 +1,8 @@
-"""Questions with answers: data sets by name, files of one's own, and seeded splits."""
+"""Questions with answers: data sets by name, files of one's own, and seeded split, wholes."""
 
 from __future__ import annotations
 
-from pdr_dspy.datasets.registry import DatasetInfo, fingerprint, info, load, names, split
+from pdr_dspy.datasets.registry import DatasetInfo, fingerprint, info, load, names, split, whole
 
 __all__ = [
     "DatasetInfo",
@@ -11,4 +11,5 @@ __all__ = [
     "load",
     "names",
     "split",
+    "whole",
 ]

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import random
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.settings import whole_number
 
 _OURS = ("question", "answer", "id", "source")
 _QUESTION_COLUMNS = ("question", "problem", "prompt", "input", "query", "instruction")
@@ -29,6 +32,7 @@ _ID_COLUMNS = ("id", "unique_id", "problem_id", "idx", "uid")
 _FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet")
 _HUB_SECONDS = 3.0
 _BLOCK = 1_000_000
+_FIELDS_OF_ANY_LENGTH = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,10 @@ def load(
     """
     text = str(name)
     for argument, value in (("limit", limit), ("size", size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`load({text!r}, {argument}={value})` must be at least 1")
+        if value is not None:
+            whole_number(f"load({text!r}, ", argument, value)
+    if seed is not None:
+        whole_number(f"load({text!r}, ", "seed", seed, least=None)
     if text.startswith("rg:"):
         _refuse(text, "a procedural set", split=split, fields=fields)
         examples = _procedural(text, size=size or limit or 100, seed=seed or 0, options=dict(options or {}))
@@ -152,7 +158,7 @@ def load(
         examples = _from_hub(_HUB_SETS[text], split)
     elif Path(text).suffix.lower() in _FILE_KINDS:
         _refuse(text, "a local file", split=split)
-        path = Path(text)
+        path = local_path(text)
         examples = _examples(_read_file(path), str(path), path.stem, dict(fields or {}))
     else:
         raise ConfigError(_unknown(text))
@@ -248,16 +254,17 @@ def _examples(rows: Iterable[tuple[str, Any]], source: str, name: str, fields: d
         raise ConfigError(f"`fields={fields!r}` may map question, answer and id, not {', '.join(sorted(unknown))}")
     found: list[dspy.Example] = []
     places: dict[str, str] = {}
-    for number, (place, row) in enumerate(rows, start=1):
+    named = [(place, row, _own_id(row, fields)) for place, row in rows]
+    taken = {str(row[column]) for _, row, column in named if column is not None}
+    for number, (place, row, given) in enumerate(named, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"{source}, {place}: expected an object with fields, got {type(row).__name__}")
         row = {str(column): value for column, value in row.items()}
         question = _column(row, fields.get("question"), _QUESTION_COLUMNS, "question", source, place)
         answer = _column(row, fields.get("answer"), _ANSWER_COLUMNS, "answer", source, place)
-        given = fields.get("id") or next((column for column in _ID_COLUMNS if row.get(column) not in (None, "")), None)
-        if given is not None and row.get(given) in (None, ""):
-            raise DataError(f"{source}, {place}: no value in the column {given!r}; it has {', '.join(row)}")
-        id_ = f"{name}/{row[given] if given else number}"
+        if given is None and fields.get("id"):
+            raise DataError(f"{source}, {place}: no value in the column {fields['id']!r}; it has {', '.join(row)}")
+        id_ = f"{name}/{_free(str(number), taken) if given is None else row[given]}"
         if id_ in places:
             raise DataError(f"{source}, {place}: the id {id_!r} was already used in {places[id_]}; ids must be unique")
         places[id_] = place
@@ -268,6 +275,22 @@ def _examples(rows: Iterable[tuple[str, Any]], source: str, name: str, fields: d
     if not found:
         raise DataError(f"{source} has no rows")
     return found
+
+
+def _own_id(row: Any, fields: Mapping[str, str]) -> str | None:
+    """The column with a row's own id; None for a row without one."""
+    if not isinstance(row, Mapping):
+        return None
+    names = {str(column): column for column in row}
+    asked = (fields["id"],) if fields.get("id") else _ID_COLUMNS
+    return next((column for column in asked if column in names and row[names[column]] not in (None, "")), None)
+
+
+def _free(number: str, taken: set[str]) -> str:
+    """The name of a row by its number, beside rows with ids of their own, of which one may be that number."""
+    while number in taken:
+        number = f"row {number}"
+    return number
 
 
 def _column(
@@ -307,19 +330,27 @@ def _read_file(path: Path) -> Iterable[tuple[str, Any]]:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
+def whole(digits: str) -> int | str:
+    """A whole number of JSON; its digits as they are where Python would not turn so many of them into a number."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
 def _read_jsonl(path: Path) -> Iterable[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield f"line {number}", json.loads(line)
+                    yield f"line {number}", json.loads(line, parse_int=whole)
                 except json.JSONDecodeError as error:
                     raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
 
 
 def _read_json(path: Path) -> Iterable[tuple[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"), parse_int=whole)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     if not isinstance(rows, list):
@@ -329,10 +360,14 @@ def _read_json(path: Path) -> Iterable[tuple[str, Any]]:
 
 
 def _read_csv(path: Path) -> Iterable[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restkey="more columns than the header")
-        for row in reader:
-            yield f"line {reader.line_num}", row
+    with path.open(encoding="utf-8-sig", newline="") as file, _FIELDS_OF_ANY_LENGTH:
+        before = csv.field_size_limit(2**31 - 1)  # one setting of the whole process, for no reader alone
+        try:
+            reader = csv.DictReader(file, restkey="more columns than the header")
+            rows = [(f"line {reader.line_num}", row) for row in reader]
+        finally:
+            csv.field_size_limit(before)
+    yield from rows
 
 
 def _read_parquet(path: Path) -> Iterable[tuple[str, Any]]:

@@ -7,7 +7,7 @@ tokens, intervals are 95 % and clustered by question.
 from __future__ import annotations
 
 import itertools
-import json
+import logging
 import math
 import random
 from collections import Counter
@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation.records import Report, RoundRow, Row, read_rows
+from pdr_dspy.evaluation.run_folder import read_config
 from pdr_dspy.evaluation.statistics import Interval, paired, score_interval
+from pdr_dspy.runtime.atomic_write import local_path
 
+logger = logging.getLogger("pdr_dspy")
 RIGHT = 0.5
 """A score of at least this counts as right."""
 MATCHED = 0.1
@@ -354,15 +357,23 @@ def _subsets(rows: Sequence[Row], n: int) -> list[tuple[Row, ...]]:
 
 
 def read_report(folder: str | Path, name: str = "") -> Report:
-    """The evaluation that wrote `folder`, failed rows with their score of 0. Raises StoreError when there is none."""
-    place = Path(folder)
+    """The evaluation that wrote `folder`, failed rows with their score of 0.
+
+    Lines that are damaged are left out, and a `config.json` that is says nothing; a warning is logged for either.
+    Raises StoreError when there is no evaluation.
+    """
+    place = local_path(folder)
     try:
-        config = json.loads((place / "config.json").read_text())
+        config = read_config(place)
+        if config is None:
+            raise StoreError(f"{place} holds no evaluation: it has no config.json")
         rows = read_rows(place / "rows.jsonl", failed=True)
     except OSError as error:
         raise StoreError(f"{place} holds no evaluation: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{place / 'config.json'} is not readable JSON ({error})") from error
+    if not config:
+        if not rows:
+            raise StoreError(f"{place / 'config.json'} is not the record of an evaluation")
+        logger.warning("%s is damaged: what its rows are of is not known", place / "config.json")
     repeats = config.get("repeats", math.inf)  # the last time it was run; rows of more repeats stay in the file
     ordered = sorted((r for r in rows.values() if r.repeat < repeats), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(ordered), name=name or place.name, config=config)

@@ -17,7 +17,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.reporting import evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
@@ -54,14 +54,14 @@ def write_report(
         ConfigError: nothing to show, or no `path` for a source that is no folder.
         StoreError: the folder holds neither a finished search nor an evaluation, or the page cannot be written.
     """
-    folder = Path(source) if isinstance(source, (str, Path)) else None
+    folder = local_path(source) if isinstance(source, (str, Path)) else None
     if path is None and folder is None:
         raise ConfigError("`write_report(path=None)` needs a run folder as its source; give the file to write")
-    search, reports, own_title = _read(source)
+    search, reports, own_title = _read(source if folder is None else folder)
     shown = [report for report in (*reports, *programs) if report.rows]
     if not shown:
         raise ConfigError("`write_report(source=...)` has no rows; evaluate something first")
-    target = Path(path) if path is not None else Path(folder or "") / "report.html"
+    target = local_path(path) if path is not None else (folder or Path()) / "report.html"
     described = [("", command) for command in commands] or ([] if folder is None else _commands(folder))
     page = _page(search, shown, title or own_title, described, rows)
     try:
@@ -79,9 +79,9 @@ def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
         return None, [source], source.name or "Evaluation"
     if isinstance(source, SearchResult):
         found = search_tables.facts_of(source)
-    elif isinstance(source, (str, Path)):
-        if not (Path(source) / "search.json").exists():
-            return None, [evaluation_tables.read_report(source)], Path(source).absolute().name
+    elif isinstance(source, Path):
+        if not (source / "search.json").exists():
+            return None, [evaluation_tables.read_report(source)], source.absolute().name
         found = search_tables.read_search(source)
     else:
         return None, list(source), "Evaluation"

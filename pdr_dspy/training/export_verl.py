@@ -23,7 +23,7 @@ from dspy.lm15 import Usage as ServedUsage
 
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.training.dataset import example_of, mode_rows
 from pdr_dspy.training.policy_lm import DEFAULT_CAP, Asked, messages_of, prompt_ids
 from pdr_dspy.training.rollout import Episodes, operator_rows
@@ -199,7 +199,7 @@ def export(
         raise ConfigError(f"`export(episodes={episodes})` must be at least 2: one is better than another or none is")
     if epsilon_high <= 0:
         raise ConfigError(f"`export(epsilon_high={epsilon_high})` must be above 0")
-    target = Path(folder).resolve()
+    target = local_path(folder).resolve()
     settings = {"train_calls": train_calls, "threshold": threshold}
     settings |= {"trace_tokens": trace_tokens, "schedule": dict(schedule or {})}
     loops = [

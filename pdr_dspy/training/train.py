@@ -29,7 +29,8 @@ from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
+from pdr_dspy.runtime.differences import difference
 from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
 from pdr_dspy.training.rollout import Episodes
@@ -76,7 +77,7 @@ def train(
     episodes = _episodes(program, verifier, config)
     chosen = list(examples[: config.limit])
     check_examples(program, chosen, verifier)
-    folder = Path(output)
+    folder = local_path(output)
     args = _settings(config, episodes, folder)
     shares: dict[Mode, float] = {"trace": 1 - args.share, "operator": args.share}
     modes: list[Mode] = [mode for mode in MODES if shares[mode] > 0]
@@ -321,9 +322,10 @@ def _open(folder: Path, about: Mapping[str, Any]) -> None:
             was, now = _flat(before), _flat(json.loads(json.dumps(about)))
             changed = [key for key in now if was.get(key) != now[key] and key not in _MAY_CHANGE]
             if changed:
+                differs = difference(changed[0], was.get(changed[0]), now[changed[0]])
                 raise StoreError(
-                    f"{folder} holds another training run: `{changed[0]}` was {was.get(changed[0])!r} and is now "
-                    f"{now[changed[0]]!r}; choose another folder, or the same arguments to go on"
+                    f"{folder} holds another training run: {differs}; choose another folder, or the same arguments to "
+                    "go on"
                 )
         elif any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no training run; choose another folder")
@@ -393,7 +395,7 @@ class _Log:
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl, each with its `step`; a torn last line is left out."""
     lines = []
-    file = Path(path)
+    file = local_path(path)
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))
