@@ -1,8 +1,10 @@
 """A compiled program as one JSON file: its signature, prompts, demonstrations and schedule, and where they came from.
 
-Nothing in the file is ever executed or imported. Types are described, not pickled: builtins, `Literal`, and lists,
-dicts, tuples and unions of them are rebuilt from the file alone; a signature with other types (pydantic models, enums)
-is loaded into a program that has them: `load(path, program=student)`. Language models and their keys are not stored.
+Nothing in the file is ever executed, and nothing is imported unless the user says that the file is trusted: then a
+distiller that is not known here is imported from where the file says that it was defined. Types are described, not
+pickled: builtins, `Literal`, and lists, dicts, tuples and unions of them are rebuilt from the file alone; a signature
+with other types (pydantic models, enums) is loaded into a program that has them: `load(path, program=student)`.
+Language models and their keys are not stored.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
 from pdr_dspy.operators.nested import operators_in, replaced
-from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.schedule import DISTILLER_FROM, DISTILLER_PACKAGE, Schedule
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_type, rebuild_type
 from pdr_dspy.runtime.atomic_write import write_whole
@@ -85,7 +88,7 @@ def save(
         "data": {"name": data} if isinstance(data, str) else data,
         "figures": [figure(entry) for entry in figures],
         "notes": notes,
-        "versions": _versions(),
+        "versions": _versions(program),
     }
     if not content["operators"]:
         raise ConfigError(
@@ -106,13 +109,15 @@ def save(
     return target
 
 
-def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:
+def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False) -> dspy.Module:
     """Read a program that `save` wrote.
 
     Args:
         path: the file.
         program: a program of the same shape, for signatures with types of your own and for modules that contain
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
+        trusted: import the module that the file names for a distiller that is neither built in, nor registered, nor of
+            an installed package. That runs the module's code.
 
     Returns:
         The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
@@ -120,11 +125,14 @@ def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:
 
     Raises:
         ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
-            since it was written; or it needs `program=` and none, or one of another signature, was given.
+            since it was written; or it needs `program=` and none, or one of another signature, was given; or it
+            has a distiller that is not known here.
     """
     content = read(path)
     states: dict[str, Any] = content["operators"]
     try:
+        for state in states.values():
+            _find_distiller(path, state["schedule"], trusted)
         if program is None:
             loaded = _from_file_alone(path, states)
         else:
@@ -306,9 +314,10 @@ def _models(program: dspy.Module) -> list[dict[str, Any]]:
     return list(models.values())
 
 
-def _versions() -> dict[str, str]:
+def _versions(program: dspy.Module) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("dspy", "pdr-dspy"):
+    others = {DISTILLERS.package(operator.schedule.distiller) for operator in operators_in(program).values()}
+    for package in ("dspy", "pdr-dspy", *sorted(filter(None, others))):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -344,6 +353,28 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
     task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
     task.__name__ = task.__qualname__ = str(signature["name"])
     return _restored(Operator(check_task(task), Schedule(**state["schedule"])), state)
+
+
+def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool) -> None:
+    """Make sure that a saved schedule's distiller is known here, importing it where the file is trusted.
+
+    Raises ArtifactError where it is not known and may not, or cannot, be imported.
+    """
+    name, origin = schedule.get("distiller", "summary"), schedule.get(DISTILLER_FROM)
+    if name in DISTILLERS:
+        return
+    if not isinstance(name, str) or not isinstance(origin, str):
+        raise ArtifactError(f"{path}: {DISTILLERS.unknown(name)}")
+    if not trusted:
+        missing = DISTILLERS.unknown(name, origin, schedule.get(DISTILLER_PACKAGE))
+        raise ArtifactError(
+            f"{path}: {missing}; or, where you trust the file, let `load(path, trusted=True)` import "
+            f"`{origin.partition(':')[0]}`, which runs that module's code"
+        )
+    try:
+        DISTILLERS.trust(name, origin)
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _type_name(description: Any) -> str:

@@ -44,6 +44,13 @@ Embedded = Annotated[
 TaskFile = Annotated[
     str | None, typer.Option("--task", help="The program file with the data, verifier and types of a saved program.")
 ]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Import what the saved program names where it is not known here: this runs that module's code.",
+    ),
+]
 Data = Annotated[str | None, typer.Option("--data", help="Another data set: a name of `pdr datasets` or a local file.")]
 Grader = Annotated[
     str | None, typer.Option("--verifier", help="With --data: exact, number, math or procedural; else the set's own.")
@@ -123,6 +130,7 @@ def run(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     seed: Seed = 0,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
@@ -142,6 +150,7 @@ def run(
         budget=_budget(budget_seq, budget_total),
         as_json=as_json,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
@@ -153,6 +162,7 @@ def evaluate(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
     split: Split = "test",
@@ -172,7 +182,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval",
+            kind="eval", trusted=trusted,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -190,6 +200,7 @@ def compare(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
     split: Split = "test",
@@ -207,8 +218,10 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
+            trusted=trusted,
         ),
         against or [],
+        trusted=trusted,
         as_json=as_json,
         display=_display(quiet),
     )  # fmt: skip
@@ -222,6 +235,7 @@ def optimize(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many training examples.")] = None,
     confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="At most so many dev examples.")] = None,
@@ -287,6 +301,7 @@ def optimize(
         prompts=prompts,
         storage=storage,
         study=study,
+        trusted=trusted,
     )
 
 
@@ -302,6 +317,7 @@ def worker(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
@@ -314,6 +330,7 @@ def worker(
         storage=storage,
         study=study,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
@@ -338,12 +355,13 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet))
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
 
 
 @app.command("export-sft")
@@ -356,6 +374,7 @@ def export_sft(
         typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
     ] = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
     split: Split = "test",
@@ -367,7 +386,7 @@ def export_sft(
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet),
+        display=_display(quiet), trusted=trusted,
     )  # fmt: skip
 
 
@@ -404,6 +423,15 @@ def models(api_base: ApiBase = None) -> None:
     from pdr_dspy.cli import serve
 
     serve.models(api_base, _display(False))
+
+
+@app.command("distillers")
+@guarded
+def distillers() -> None:
+    """List the distillers known by name, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.distillers(_display(False))
 
 
 @app.command("datasets")

@@ -63,9 +63,10 @@ class Job:
         budget: Budget | None,
         run_dir: Path | None,
         kind: str,
+        trusted: bool = False,
     ) -> Job:
         """Everything that can be checked before a model is started, checked."""
-        found = find(target, task=task)
+        found = find(target, task=task, trusted=trusted)
         examples, grader = _data(found, data, verifier, split, limit)
         check_examples(found.program, examples, grader)
         if run_dir is None:

@@ -40,10 +40,11 @@ def optimize(
     display: Display,
     axes: Sequence[str] = (),
     dry_run: bool = False,
+    trusted: bool = False,
     **settings: Any,
 ) -> None:
     """Tune the program that `target` names on its task's data."""
-    found = find(target, task=task)
+    found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
@@ -143,9 +144,10 @@ def work(
     storage: str,
     study: str,
     display: Display,
+    trusted: bool = False,
 ) -> None:
     """Help with a search that was started elsewhere, until it has ended."""
-    found = find(target, task=task)
+    found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)

@@ -44,16 +44,17 @@ class Target:
     artifact: Path | None = None
 
 
-def find(target: str, *, task: str | None = None) -> Target:
+def find(target: str, *, task: str | None = None, trusted: bool = False) -> Target:
     """The program that `target` names: `best.json`, `programs/gsm8k.py` or `gsm8k`.
 
-    `task` names the program file that an artifact belongs to: its data, its verifier, its custom types.
+    `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
+    that of `pdr_dspy.load`.
 
     Raises ConfigError for a name that leads nowhere or a file that is not a program, ArtifactError for a bad artifact.
     """
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
-        return _artifact(Path(target), beside)
+        return _artifact(Path(target), beside, trusted)
     found = find_task(target)
     return Target(found.name, build(found), beside or found)
 
@@ -101,7 +102,7 @@ def operator_of(program: dspy.Module) -> Operator:
     return next(iter(found.values()))
 
 
-def _artifact(path: Path, task: Task | None) -> Target:
+def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
     """A saved program, with the program file that it was tuned for where that is still in programs/."""
     from pdr_dspy import artifact
 
@@ -111,7 +112,7 @@ def _artifact(path: Path, task: Task | None) -> Target:
         name = (artifact.read(path).get("data") or {}).get("task")
         if isinstance(name, str) and name.isidentifier() and (Path("programs") / f"{name}.py").is_file():
             task = find_task(name)
-    program = artifact.load(path) if task is None else artifact.load(path, program=build(task))
+    program = artifact.load(path, program=None if task is None else build(task), trusted=trusted)
     return Target(path.stem, program, task, path)
 
 

@@ -20,7 +20,7 @@ BUILT_IN = (SUMMARY, TOPK, TOPK_PER_SAMPLE, RANDOM_K, LAST, ORACLE_CORRECT, ORAC
 
 def _check(name: str, found: Any) -> Distiller:
     if not isinstance(found, Distiller):
-        raise ConfigError(f"it is {found!r}; make one with `@pdr_dspy.distiller({name!r})`")
+        raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.distiller({name!r})`")
     if found.name != name:
         raise ConfigError(f"it is the distiller {found.name!r}")
     return found

@@ -1,0 +1,11 @@
+"""Conformance: the laws that a distiller, a verifier, a data set and a model server keep, as checks for users' tests.
+
+Each check runs its part through the cases that the library's own parts pass, and raises AssertionError with the law
+that was broken and the case that broke it. They need no network and no model.
+"""
+
+from __future__ import annotations
+
+from pdr_dspy.testing.conformance.distillers import check_distiller
+
+__all__ = ["check_distiller"]
