@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
-    from pdr_dspy.verifiers import Score, Verifier
+    from pdr_dspy.verifiers import Score, Verifier, verifier
 
 __version__ = "0.1.0"
 
@@ -61,7 +61,7 @@ _HOME = {
     ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
-    "verifiers": ("Score", "Verifier"),
+    "verifiers": ("Score", "Verifier", "verifier"),
 }
 _MODULES = ("datasets", "serving", "verifiers")
 
@@ -100,6 +100,7 @@ __all__ = [
     "save",
     "serving",
     "session",
+    "verifier",
     "verifiers",
 ]
 

@@ -34,7 +34,7 @@ from pdr_dspy.operators.schedule import DISTILLER_FROM, DISTILLER_PACKAGE, Sched
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_type, rebuild_type
 from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers import VERIFIERS, Verifier
 
 FORMAT = "pdr-dspy"
 VERSION = 1
@@ -63,7 +63,7 @@ def save(
         program: an operator, or a module that contains some.
         path: the file; its folder is made.
         name: what to call the program.
-        verifier: what it was scored by; its `describe()` is kept.
+        verifier: what it was scored by; its `describe()` is kept, from which `load_verifier` makes it again.
         data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a sentence for whoever opens the file.
@@ -84,7 +84,7 @@ def save(
         "operators": {place: _operator_state(operator) for place, operator in operators_in(program).items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
-        "verifier": None if verifier is None else verifier.describe(),
+        "verifier": None if verifier is None else _verifier_state(verifier),
         "data": {"name": data} if isinstance(data, str) else data,
         "figures": [figure(entry) for entry in figures],
         "notes": notes,
@@ -249,6 +249,13 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
             if isinstance(predictor := operator.__dict__.get(role.value), dspy.Predict)
         },
     }
+
+
+def _verifier_state(verifier: Verifier) -> dict[str, Any]:
+    """How a verifier describes itself, and where one that is not the library's own is defined."""
+    described = verifier.describe()
+    origin = VERIFIERS.origin(str(described.get("kind")))
+    return described if origin is None else {**described, "from": origin}
 
 
 def _kind(schedule: Schedule) -> type[Operator]:

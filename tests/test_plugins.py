@@ -17,8 +17,9 @@ from pdr_dspy.cli import app as cli
 from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.search import PDROptimizer, Space
-from pdr_dspy.verifiers import ExactVerifier
+from pdr_dspy.verifiers import VERIFIERS, ExactVerifier, load_verifier
 from tests.outside.test_extending import modules
+from tests.support.mock_server import MockServer
 from tests.support.plugin import write_package
 from tests.support.solver import engine
 
@@ -160,7 +161,7 @@ def test_the_command_line_lists_it_and_asks_for_trust(
     site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = CliRunner().invoke(cli.app, ["distillers"]).output
-    assert any(line.startswith("voted ") and line.rstrip().endswith("pdr-voting") for line in listed.splitlines())
+    assert any(line == "voted  (from pdr-voting)" for line in listed.splitlines())
     path = pdr_dspy.save(program(), tmp_path / "voting.json")
     forget()
     (site / "pdr_voting-1.2.dist-info" / "entry_points.txt").unlink()
@@ -172,3 +173,86 @@ def test_the_command_line_lists_it_and_asks_for_trust(
     )
     assert asked.exit_code == 1  # no server is there; the program was read
     assert "pdr_voting" in sys.modules
+
+
+# --- a verifier ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the package of docs/extending/verifier.md is installed."""
+    VERIFIERS.remove("length")
+    folder = write_package(
+        tmp_path / "site",
+        "pdr-lengths",
+        modules("verifier"),
+        {"pdr_dspy.verifiers": {"length": "pdr_lengths:LengthVerifier"}},
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    VERIFIERS.remove("length")
+    sys.modules.pop("pdr_lengths", None)
+
+
+def test_a_verifier_of_a_package_is_rebuilt_searched_with_and_kept_in_the_artifact(
+    lengths: Path, tmp_path: Path
+) -> None:
+    verifier = load_verifier({"kind": "length", "slack": 2})
+    assert verifier.describe() == {"kind": "length", "gold": "answer", "field": "answer", "slack": 2}
+    examples = [dspy.Example(question=f"q{n}", answer=str(n % 3)).with_inputs("question") for n in range(3)]
+    space = Space(rounds=(1, 2), widths=(2,), distiller=("random_k",), k=(1,), kappa=(200,), draft_tokens=(60,))
+    optimizer = PDROptimizer(
+        verifier, space=space, trials=2, finalists=1, confirm_repeats=1, run_dir=tmp_path / "run", max_total=9999
+    )
+    with dspy.context(lm=engine()):
+        optimizer.compile(pdr_dspy.PDR("question -> answer", **SHAPE), trainset=examples, valset=examples)
+    loaded: Any = pdr_dspy.load(tmp_path / "run" / "best.json")
+    saved = loaded.artifact["verifier"]
+    assert saved["from"] == "pdr_lengths:LengthVerifier"
+    assert load_verifier(saved) == verifier
+    VERIFIERS.remove("length")
+    (lengths / "pdr_lengths-1.2.dist-info" / "entry_points.txt").unlink()
+    with pytest.raises(ConfigError, match=r"no verifier 'length' here.*install `pdr_lengths`.*trusted=True"):
+        load_verifier(saved)
+    assert load_verifier(saved, trusted=True) == verifier
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("lenght", "did you mean 'length'?"),
+        ("length:slak=2", "has no setting slak; it has gold, field, slack"),
+        ("length:slack", "'slack' is not KEY=VALUE"),
+        ("length:slack=1,slack=2", "each key once"),
+        ("number:tolerance=-1", "must be a finite number, at least 0"),
+        ("judge", "add `--judge-base`"),
+    ],
+)
+def test_a_verifier_that_cannot_be_made_is_one_sentence_at_the_command_line(
+    lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    path = pdr_dspy.save(pdr_dspy.LongCoT("question -> answer"), tmp_path / "one.json")
+    done = CliRunner().invoke(cli.app, ["eval", str(path), "--data", "sums.jsonl", "--verifier", asked])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+
+
+def test_the_command_line_grades_with_a_judge_on_a_server_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sums.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    path = pdr_dspy.save(pdr_dspy.LongCoT("question -> answer"), tmp_path / "one.json")
+    with (
+        MockServer(lambda body, seed: "So:\nAnswer: 3", kind="vllm") as solver,
+        MockServer(lambda body, seed: "yes", kind="vllm") as judge,
+    ):
+        command = ["eval", str(path), "--data", "sums.jsonl", "--verifier", "judge", "--api-base", solver.api_base]
+        done = CliRunner().invoke(cli.app, [*command, "--judge-base", judge.api_base, "--json"])
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["score"] == 1.0
+        assert len(judge.requests) == 1
+        refused = CliRunner().invoke(cli.app, [*command[:5], "number", "--judge-base", judge.api_base])
+        assert "number asks none" in refused.output

@@ -53,7 +53,16 @@ Trusted = Annotated[
 ]
 Data = Annotated[str | None, typer.Option("--data", help="Another data set: a name of `pdr datasets` or a local file.")]
 Grader = Annotated[
-    str | None, typer.Option("--verifier", help="With --data: exact, number, math or procedural; else the set's own.")
+    str | None,
+    typer.Option(
+        "--verifier", help="With --data: NAME[:KEY=VALUE,...] with a name of `pdr verifiers`; else the set's own."
+    ),
+]
+JudgeBase = Annotated[
+    str | None, typer.Option("--judge-base", help="The server of the model that --verifier asks, such as a judge.")
+]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
 ]
 Split = Annotated[str, typer.Option("--split", help="Which part of the program's data: train, dev or test.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
@@ -165,6 +174,8 @@ def evaluate(
     trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
     split: Split = "test",
     limit: Limit = None,
     repeats: Repeats = 1,
@@ -182,7 +193,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval", trusted=trusted,
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -203,6 +214,8 @@ def compare(
     trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
     split: Split = "test",
     limit: Limit = None,
     repeats: Repeats = 1,
@@ -218,7 +231,7 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
-            trusted=trusted,
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         against or [],
         trusted=trusted,
@@ -377,6 +390,8 @@ def export_sft(
     trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
     split: Split = "test",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -386,7 +401,7 @@ def export_sft(
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet), trusted=trusted,
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
 
 
@@ -432,6 +447,15 @@ def distillers() -> None:
     from pdr_dspy.cli import list_parts
 
     list_parts.distillers(_display(False))
+
+
+@app.command("verifiers")
+@guarded
+def verifiers() -> None:
+    """List the verifiers known by name, those of installed packages too, and their settings."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.verifiers(_display(False))
 
 
 @app.command("datasets")

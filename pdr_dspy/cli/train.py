@@ -62,6 +62,8 @@ def export(
     as_json: bool,
     display: Display,
     trusted: bool = False,
+    judge_base: str | None = None,
+    judge_model: str | None = None,
 ) -> None:
     """Write what a finished evaluation got right as a chat dataset."""
     from pdr_dspy.training import export_sft
@@ -73,7 +75,7 @@ def export(
     target = program or _named(run_dir)
     job = Job.of(
         target, task=task, data=data, verifier=verifier, split=split, limit=None, repeats=1, seed=0, model=Model(),
-        budget=None, run_dir=run_dir, kind="eval", trusted=trusted,
+        budget=None, run_dir=run_dir, kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
     found = export_sft.export(run_dir, job.target.program, job.examples, job.verifier)
     export_sft.write(out, found.samples)

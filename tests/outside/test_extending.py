@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from pdr_dspy.cli import app as cli
 from pdr_dspy.operators.distillers import DISTILLERS
+from pdr_dspy.verifiers import VERIFIERS
 from tests.cli.test_app import PROGRAM, add_one
 from tests.support.mock_server import MockServer
 from tests.support.plugin import write_package
@@ -45,17 +46,18 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     )
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
+    (tmp_path / "sums.jsonl").write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(package))
     monkeypatch.delitem(sys.modules, "addition", raising=False)
     before = set(sys.modules)
-    known = set(DISTILLERS.names())
     yield page
     for name in set(sys.modules) - before:
         if f"{name}.py" in modules(page) or name == "addition":
             del sys.modules[name]
-    for name in set(DISTILLERS.names()) | known:
-        DISTILLERS.remove(name)
+    for registry in (DISTILLERS, VERIFIERS):
+        for name in registry.names():
+            registry.remove(name)
 
 
 @pytest.mark.parametrize("installed", PAGES, indirect=True)

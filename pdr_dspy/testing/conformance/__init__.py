@@ -7,5 +7,6 @@ that was broken and the case that broke it. They need no network and no model.
 from __future__ import annotations
 
 from pdr_dspy.testing.conformance.distillers import check_distiller
+from pdr_dspy.testing.conformance.verifiers import check_verifier
 
-__all__ = ["check_distiller"]
+__all__ = ["check_distiller", "check_verifier"]
