@@ -25,15 +25,15 @@ import dspy
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pdr_dspy.calls.ledger import Ledger
-from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
+from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
-from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.schedule import DISTILLER_FROM, DISTILLER_PACKAGE, Schedule
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
 from pdr_dspy.prompts.types import describe_type, rebuild_type
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_whole
 from pdr_dspy.verifiers import VERIFIERS, Verifier
 
 FORMAT = "pdr-dspy"
@@ -77,11 +77,12 @@ def save(
         StoreError: the file cannot be written.
     """
     target = Path(path)
+    operators = operators_of(program, f"save(program={type(program).__name__}())", "use `program.save(...)` of DSPy")
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "name": name or target.stem,
-        "operators": {place: _operator_state(operator) for place, operator in operators_in(program).items()},
+        "operators": {place: _operator_state(operator) for place, operator in operators.items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
         "verifier": None if verifier is None else _verifier_state(verifier),
@@ -90,10 +91,6 @@ def save(
         "notes": notes,
         "versions": _versions(program),
     }
-    if not content["operators"]:
-        raise ConfigError(
-            f"`save(program={type(program).__name__}())` holds no LongCoT, SR or PDR; use `program.save(...)` of DSPy"
-        )
     try:
         content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -105,7 +102,7 @@ def save(
     encoded = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(encoded) > MAX_BYTES:
         raise ArtifactError(f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the most is {MAX_BYTES}")
-    _write(target, encoded)
+    store_whole(target, encoded, called=f"`save(path={str(target)!r})`")
     return target
 
 
@@ -223,13 +220,6 @@ def _finite(value: Any) -> Any:
 def _digest(content: Mapping[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _write(target: Path, data: bytes) -> None:
-    try:
-        write_whole(target, data)
-    except OSError as error:
-        raise StoreError(f"`save(path={str(target)!r})` cannot be written: {error.strerror or error}") from error
 
 
 def _operator_state(operator: Operator) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pdr_dspy.calls.dispatch import count_tokens as count_tokens
 from pdr_dspy.calls.dispatch import together as together
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
-from pdr_dspy.calls.request import clean as clean
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.parse import Reading, read

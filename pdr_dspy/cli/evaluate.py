@@ -21,12 +21,12 @@ from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
 from pdr_dspy.cli.run_folders import Kind, check_folder
 from pdr_dspy.cli.verifier_option import Grader, grader_of
-from pdr_dspy.errors import ConfigError, ServerError, StoreError
+from pdr_dspy.errors import ConfigError, ServerError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.reporting.evaluation_tables import program_row
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_whole
 from pdr_dspy.verifiers import VERIFIERS, Verifier, load_verifier
 
 if TYPE_CHECKING:
@@ -191,10 +191,7 @@ def summarise(report: Report) -> dict[str, Any]:
 
 def save_json(path: Path, value: Any) -> None:
     """Write a small JSON file in one step."""
-    try:
-        write_whole(path, json.dumps(value, indent=1))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    store_whole(path, json.dumps(value, indent=1))
 
 
 def _data(

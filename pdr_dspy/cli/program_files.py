@@ -17,7 +17,7 @@ import dspy
 
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
 from pdr_dspy.operators.modules import Operator
-from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.verifiers import Verifier
 
 PARTS = ("build", "data", "verifier")
@@ -96,10 +96,7 @@ def find_task(target: str) -> Task:
 
 def operator_of(program: dspy.Module) -> Operator:
     """The first operator inside a program. Raises ConfigError when there is none."""
-    found = operators_in(program)
-    if not found:
-        raise ConfigError(f"`{type(program).__name__}` holds no LongCoT, SR or PDR")
-    return next(iter(found.values()))
+    return next(iter(operators_of(program, type(program).__name__).values()))
 
 
 def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
 from pdr_dspy.operators.loop import TEMPLATE_TOKENS, Round, Stop, check, improve, plurality
 from pdr_dspy.operators.modules import PDR, SR, LongCoT, Operator
-from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.schedule import Nominal, Schedule, preset
 from pdr_dspy.operators.workspace import Draft, Workspace
 
@@ -32,6 +32,7 @@ __all__ = [
     "distiller",
     "improve",
     "operators_in",
+    "operators_of",
     "plurality",
     "preset",
     "replaced",

@@ -13,7 +13,7 @@ by name, those of users and of other packages too; `Fields` is the base of one t
 
 from __future__ import annotations
 
-from pdr_dspy.verifiers.base import Score, Verifier
+from pdr_dspy.verifiers.base import RIGHT, Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
 from pdr_dspy.verifiers.fields import Fields, answer_text, gold_text
@@ -24,6 +24,7 @@ from pdr_dspy.verifiers.procedural import ProceduralVerifier
 from pdr_dspy.verifiers.registry import VERIFIERS, load_verifier, verifier
 
 __all__ = [
+    "RIGHT",
     "VERIFIERS",
     "ChoiceVerifier",
     "ExactVerifier",
