@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
     from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
+    from pdr_dspy.datasets import dataset
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
     from pdr_dspy.operators import (
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "artifact": ("load", "save"),
+    "datasets": ("dataset",),
     "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
@@ -92,6 +94,7 @@ __all__ = [
     "Workspace",
     "aevaluate",
     "connect",
+    "dataset",
     "datasets",
     "distiller",
     "evaluate",

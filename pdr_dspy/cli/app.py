@@ -51,7 +51,10 @@ Trusted = Annotated[
         help="Import what the saved program names where it is not known here: this runs that module's code.",
     ),
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Another data set: a name of `pdr datasets` or a local file.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Another data set: a name of `pdr datasets`, hub:owner/name, or a local file."),
+]
 Grader = Annotated[
     str | None,
     typer.Option(
@@ -64,7 +67,9 @@ JudgeBase = Annotated[
 JudgeModel = Annotated[
     str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
 ]
-Split = Annotated[str, typer.Option("--split", help="Which part of the program's data: train, dev or test.")]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which part of the data: train, dev or test (the default) of a program's.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
@@ -176,7 +181,7 @@ def evaluate(
     verifier: Grader = None,
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
-    split: Split = "test",
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -216,7 +221,7 @@ def compare(
     verifier: Grader = None,
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
-    split: Split = "test",
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -392,7 +397,7 @@ def export_sft(
     verifier: Grader = None,
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
-    split: Split = "test",
+    split: Split = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

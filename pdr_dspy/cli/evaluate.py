@@ -21,6 +21,8 @@ from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
 from pdr_dspy.cli.run_folders import Kind, check_folder
 from pdr_dspy.cli.verifier_option import Grader, grader_of
+from pdr_dspy.datasets.files import FILE_KINDS
+from pdr_dspy.datasets.hub import HUB
 from pdr_dspy.errors import ConfigError, ServerError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
@@ -56,7 +58,7 @@ class Job:
         task: str | None,
         data: str | None,
         verifier: str | None,
-        split: str,
+        split: str | None,
         limit: int | None,
         repeats: int,
         seed: int,
@@ -195,7 +197,7 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def _data(
-    target: Target, data: str | None, own: Grader | None, split: str, limit: int | None
+    target: Target, data: str | None, own: Grader | None, split: str | None, limit: int | None
 ) -> tuple[list[dspy.Example], Verifier]:
     if data is None:
         if target.task is None:
@@ -206,17 +208,20 @@ def _data(
         if own is not None:
             raise ConfigError("`--verifier` goes with `--data`; a program file brings its own")
         with program_file(f"`data()` or `verifier()` of {target.task.name}"):
-            return target.task.data(split, limit=limit), target.task.verifier()
-    examples = datasets.load(data, limit=limit)
+            return target.task.data(split or "test", limit=limit), target.task.verifier()
+    examples = datasets.load(data, split=split, limit=limit)
     if own is None:
-        if not _known(data):
-            raise ConfigError(f"`--data {data}` is a local file: add `--verifier {'|'.join(VERIFIERS.names())}`")
-        return examples, load_verifier({"kind": datasets.info(data).verifier})
+        known = None if _is_file(data) else datasets.info(data).verifier
+        if not known:
+            raise ConfigError(
+                f"`--data {data}` does not say how it is graded: add `--verifier {'|'.join(VERIFIERS.names())}`"
+            )
+        return examples, load_verifier({"kind": known})
     return examples, own.verifier
 
 
-def _known(data: str) -> bool:
-    return data in datasets.names() or data.startswith("rg:")
+def _is_file(data: str) -> bool:
+    return Path(data).suffix.lower() in FILE_KINDS and not data.startswith(HUB)
 
 
 def _content(target: Target) -> str:

@@ -58,7 +58,7 @@ def export(
     task: str | None,
     data: str | None,
     verifier: str | None,
-    split: str,
+    split: str | None,
     as_json: bool,
     display: Display,
     trusted: bool = False,
