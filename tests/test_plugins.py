@@ -175,6 +175,27 @@ def test_the_command_line_lists_it_and_asks_for_trust(
     assert "pdr_voting" in sys.modules
 
 
+def test_a_chain_of_somebodys_own_is_searched_in_the_place_of_the_last_solution(tmp_path: Path) -> None:
+    @pdr_dspy.distiller("first_line", chain=True)
+    async def first_line(given: pdr_dspy.DistillerInput) -> pdr_dspy.Distilled:
+        draft = given.drafts[-1]
+        text = (draft.solution.splitlines() or [""])[0]
+        return pdr_dspy.Distilled((await given.workspace([text], [draft], keep="start"),) * given.next_width)
+
+    try:
+        space = Space(rounds=(1, 2), widths=(1,), distiller=("first_line",), kappa=(200,), critique=(False, True))
+        chains = [schedule for schedule in space.schedules() if schedule.rounds == 2]
+        assert {schedule.distiller for schedule in chains} == {"first_line"}
+        assert {schedule.critique for schedule in chains} == {False, True}
+        with dspy.context(lm=engine()):
+            made = pdr_dspy.PDR("question -> answer", chains[0])(question="a")
+        assert "\n" not in made.rounds[0].workspaces[0].text
+        with pytest.raises(ConfigError, match=r"keeps one solution, so `widths=\(2, 1\)` must be all 1"):
+            pdr_dspy.Schedule(widths=(2, 1), distiller="first_line")
+    finally:
+        DISTILLERS.remove("first_line")
+
+
 # --- a verifier ------------------------------------------------------------------------------------------------------
 
 

@@ -73,6 +73,7 @@ class Model:
                 lm.close()
             return
         from pdr_dspy.serving import LlamaCppServer
+        from pdr_dspy.serving.weights import SOURCES
 
         name = self.embedded or DEFAULT
         with display.status(f"starting {name}"):
@@ -81,7 +82,7 @@ class Model:
                 slots=slots or min(4 * max(4, *schedule.widths), 32),  # several questions' drafts decode together
                 context=room(schedule),
                 progress=display.download,
-                **({} if self.sources is None else {"sources": self.sources}),
+                sources=SOURCES if self.sources is None else self.sources,
             ).start()
         try:
             with dspy.context(lm=server.lm):

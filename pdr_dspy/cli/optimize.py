@@ -22,6 +22,7 @@ from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
@@ -173,7 +174,7 @@ def widest(space: Space) -> Schedule:
     if max(space.rounds) == 1:
         return Schedule(widths=(1,), **caps)
     width = max(space.widths)
-    asks = width > 1 and any(name not in ("random_k", "last") for name in space.distiller)
+    asks = width > 1 and any(DISTILLERS.find(name).role is not None for name in space.distiller)
     return Schedule(widths=(width, 1), distiller="summary" if asks else "random_k", k=1, **caps)
 
 

@@ -120,7 +120,7 @@ def load_hub(known: DatasetInfo, split: str | None, *, fields: Mapping[str, str]
         with nullcontext() if reachable else _only_what_is_cached(hub):
             found = hub.load_dataset(known.hub, known.config, split=chosen or None)
             if not chosen:
-                chosen = _only(known, list(found))
+                chosen = _only(known, [str(one) for one in found])
                 found = found[chosen]
             rows = list(found)
     except ConfigError:

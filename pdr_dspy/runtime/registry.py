@@ -144,8 +144,9 @@ class Registry(Generic[T]):
         if name in self._built_in or (known is not None and (known.package is not None or known.looked_up)):
             return None if known is None else known.package
         entry = self._entry(name)
-        own = entry is not None and (known is None or known.origin == entry.value)
-        package = entry.dist.name if own and entry.dist is not None else None
+        package = None
+        if entry is not None and entry.dist is not None and (known is None or known.origin == entry.value):
+            package = entry.dist.name
         if known is not None:
             self._added[name] = known._replace(package=package, looked_up=True)
         return package
