@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import Registry, origin_of
@@ -42,7 +42,7 @@ def _check(name: str, found: Any) -> Make:
         raise ConfigError(
             f"it is of the type {type(found).__name__}; name a class, or a function that makes a verifier"
         )
-    return found
+    return cast("Make", found)
 
 
 VERIFIERS: Registry[Make] = Registry(
@@ -77,8 +77,8 @@ def verifier(name: str) -> Callable[[M], M]:
 
     def register(make: M) -> M:
         VERIFIERS.add(name, make, origin=origin_of(make))
-        if isinstance(make, type) and "kind" not in vars(make):
-            make.kind = name  # type: ignore[attr-defined]
+        if inspect.isclass(make) and "kind" not in vars(make):
+            setattr(make, "kind", name)  # noqa: B010  (the class of somebody's own has no such attribute yet)
         return make
 
     return register

@@ -73,7 +73,7 @@ class _Counter(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body if self.server.breaks_after is None else body[: self.server.breaks_after])
 
-    def log_message(self, *args: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
 
