@@ -11,8 +11,8 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.predict import Reply
+from pdr_dspy.operators import PDR
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput
-from pdr_dspy.operators.modules import PDR
 from pdr_dspy.operators.schedule import MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.parse import Reading

@@ -15,7 +15,7 @@ from dspy.utils.exceptions import ContextWindowExceededError
 from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.request import Sampling
-from pdr_dspy.operators.modules import PDR
+from pdr_dspy.operators import PDR
 from pdr_dspy.runtime import event_loop
 
 _SIDE_BY_SIDE = 4
