@@ -89,8 +89,8 @@ async def _looks(given: DistillerInput) -> Distilled:
 
 
 async def _hides_calls(given: DistillerInput) -> Distilled:
-    await given.ask([{"candidates": "all"}])
-    return Distilled((await given.admit(given.drafts),) * given.next_width, calls=())
+    replies = await given.ask([{"candidates": "all"}] * 2)
+    return Distilled((await given.admit(given.drafts),) * given.next_width, calls=(replies[0].call,))
 
 
 async def _returns_text(given: DistillerInput) -> Any:
@@ -110,7 +110,7 @@ async def _returns_text(given: DistillerInput) -> Any:
         (_breaks_down, {"role": "distill"}, "the calls fail.*RuntimeError: no notes"),
         (_wants_two, {"uses_k": True}, r"1 drafts.*IndexError"),
         (_looks, {}, "declare the distiller with `needs_gold=True`"),
-        (_hides_calls, {"role": "distill"}, "made 1 calls and returned 0"),
+        (_hides_calls, {"role": "distill", "calls": lambda next_width: 2}, "made 2 calls and returned 1"),
         (_returns_text, {}, "returned str, not a `Distilled`"),
     ],
 )
