@@ -54,11 +54,32 @@ Embedded = Annotated[
 TaskFile = Annotated[
     str | None, typer.Option("--task", help="The program file with the data, verifier and types of a saved program.")
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Another data set: a name of `pdr datasets` or a local file.")]
-Grader = Annotated[
-    str | None, typer.Option("--verifier", help="With --data: exact, number, math or procedural; else the set's own.")
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Import what the saved program names where it is not known here: this runs that module's code.",
+    ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Which part of the program's data: train, dev or test.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Another data set: a name of `pdr datasets`, hub:owner/name, or a local file."),
+]
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier", help="With --data: NAME[:KEY=VALUE,...] with a name of `pdr verifiers`; else the set's own."
+    ),
+]
+JudgeBase = Annotated[
+    str | None, typer.Option("--judge-base", help="The server of the model that --verifier asks, such as a judge.")
+]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which part of the data: train, dev or test (the default) of a program's.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
@@ -172,6 +193,7 @@ def run(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     seed: Seed = 0,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
@@ -191,6 +213,7 @@ def run(
         budget=_budget(budget_seq, budget_total),
         as_json=as_json,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
@@ -202,9 +225,12 @@ def evaluate(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -221,7 +247,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval",
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -239,9 +265,12 @@ def compare(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -256,8 +285,10 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         against or [],
+        trusted=trusted,
         as_json=as_json,
         display=_display(quiet),
     )  # fmt: skip
@@ -271,6 +302,7 @@ def optimize(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many training examples.")] = None,
     confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="At most so many dev examples.")] = None,
@@ -336,6 +368,7 @@ def optimize(
         prompts=prompts,
         storage=storage,
         study=study,
+        trusted=trusted,
     )
 
 
@@ -351,6 +384,7 @@ def worker(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
@@ -363,6 +397,7 @@ def worker(
         storage=storage,
         study=study,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
@@ -391,12 +426,13 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet))
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
 
 
 @app.command("export-sft")
@@ -409,9 +445,12 @@ def export_sft(
         typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
     ] = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -420,7 +459,7 @@ def export_sft(
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet),
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
 
 
@@ -457,6 +496,24 @@ def models(api_base: ApiBase = None) -> None:
     from pdr_dspy.cli import serve
 
     serve.models(api_base, _display(False))
+
+
+@app.command("distillers")
+@guarded
+def distillers() -> None:
+    """List the distillers known by name, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.distillers(_display(False))
+
+
+@app.command("verifiers")
+@guarded
+def verifiers() -> None:
+    """List the verifiers known by name, those of installed packages too, and their settings."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.verifiers(_display(False))
 
 
 @app.command("datasets")

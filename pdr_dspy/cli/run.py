@@ -34,9 +34,10 @@ def run(
     budget: Budget | None,
     as_json: bool,
     display: Display,
+    trusted: bool = False,
 ) -> None:
     """Answer `given`, or every line of `jsonl`."""
-    program = find(target, task=task).program
+    program = find(target, task=task, trusted=trusted).program
     operator = operator_of(program)
     if bool(given) == (jsonl is not None):
         names = ", ".join(operator.task.input_fields)

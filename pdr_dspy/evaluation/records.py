@@ -6,8 +6,6 @@ import json
 import logging
 import math
 import sys
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -16,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy.calls.ledger import Call
 from pdr_dspy.errors import StoreError
-from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval
+from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval, voted_score
 from pdr_dspy.runtime.atomic_write import whole_lines
+from pdr_dspy.verifiers import RIGHT
 
 logger = logging.getLogger("pdr_dspy")
 
@@ -121,7 +120,7 @@ class Report(BaseModel):
         grouped = list(self.by_question.values())
         if not grouped:
             return math.nan
-        return fmean(pass_at_k(len(rows), sum(row.score >= 0.5 for row in rows), k) for rows in grouped)
+        return fmean(pass_at_k(len(rows), sum(row.score >= RIGHT for row in rows), k) for rows in grouped)
 
     def majority_at(self, k: int) -> float:
         """Share of questions whose most common answer among the first k repeats is right; ties share the credit.
@@ -131,7 +130,7 @@ class Report(BaseModel):
         grouped = list(self.by_question.values())
         if not grouped or k < 1 or any(len(rows) < k for rows in grouped):
             return math.nan
-        return fmean(_majority(rows[:k]) for rows in grouped)
+        return fmean(voted_score([(row.answer, row.score) for row in rows[:k]]) for rows in grouped)
 
     @property
     def sequential(self) -> float:
@@ -260,13 +259,3 @@ def _is_object(line: bytes) -> bool:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):
         return False
-
-
-def _majority(rows: Sequence[Row]) -> float:
-    answered = [row for row in rows if row.answer is not None]
-    if not answered:
-        return 0.0
-    votes = Counter(row.answer for row in answered)
-    most = max(votes.values())
-    leaders = [answer for answer, count in votes.items() if count == most]
-    return fmean(next(row.score for row in answered if row.answer == leader) for leader in leaders)

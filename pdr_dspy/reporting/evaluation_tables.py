@@ -19,12 +19,11 @@ from typing import NamedTuple
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation.records import Report, RoundRow, Row, read_rows
 from pdr_dspy.evaluation.run_folder import read_config
-from pdr_dspy.evaluation.statistics import Interval, paired, score_interval
+from pdr_dspy.evaluation.statistics import Interval, paired, score_interval, voted_score
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import RIGHT
 
 logger = logging.getLogger("pdr_dspy")
-RIGHT = 0.5
-"""A score of at least this counts as right."""
 MATCHED = 0.1
 """Two costs are matched when they differ by at most this share of the larger."""
 
@@ -178,18 +177,7 @@ def plurality_score(round_: RoundRow) -> float | None:
     """The score of a round's most common answer, equally common ones averaged; None when no draft was graded."""
     if all(draft.score is None for draft in round_.drafts):
         return None
-    return _vote([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
-
-
-def _vote(ballots: Sequence[tuple[str | None, float]]) -> float:
-    """The score of the most common answer; 0 when nothing was answered."""
-    answered = [(answer, score) for answer, score in ballots if answer is not None]
-    if not answered:
-        return 0.0
-    votes = Counter(answer for answer, _ in answered)
-    most = max(votes.values())
-    scores = dict(reversed(answered))
-    return fmean(scores[answer] for answer, count in votes.items() if count == most)
+    return voted_score([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -329,7 +317,7 @@ def majority(report: Report, n: int) -> MajorityRow:
         if len(rows) < n:
             raise DataError(f"`majority(n={n})`: question {question!r} has {len(rows)} repeats; evaluate with more")
         chosen = _subsets(rows, n)
-        scores.append(fmean(_vote([(row.answer, row.score) for row in some]) for some in chosen))
+        scores.append(fmean(voted_score([(row.answer, row.score) for row in some]) for some in chosen))
         sequential.append(fmean(max(row.sequential for row in some) for some in chosen))
     return MajorityRow(n, _mean(scores), score_interval(scores), _mean(sequential), n * report.total, False)
 

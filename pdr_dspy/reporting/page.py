@@ -13,15 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.reporting import evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
-from pdr_dspy.runtime.atomic_write import local_path, write_whole
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
+from pdr_dspy.verifiers import RIGHT
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -64,12 +66,7 @@ def write_report(
     target = local_path(path) if path is not None else (folder or Path()) / "report.html"
     described = [("", command) for command in commands] or ([] if folder is None else _commands(folder))
     page = _page(search, shown, title or own_title, described, rows)
-    try:
-        write_whole(target, page)
-    except OSError as error:
-        raise StoreError(
-            f"`write_report(path={str(target)!r})` cannot be written: {error.strerror or error}"
-        ) from error
+    store_whole(target, page, called=f"`write_report(path={str(target)!r})`")
     return target
 
 
@@ -131,10 +128,10 @@ def _page(
         score=focus.score,
         rounds_figure=Markup(figures.rounds(flow.rounds)) if flow.rounds else "",
         looks=[(kind, text, [look for look in looks if look.kind == kind]) for kind, text in _KINDS.items()],
-        wrong=sum(row.score < evaluation_tables.RIGHT for row in focus.rows),
+        wrong=sum(row.score < RIGHT for row in focus.rows),
         runs=len(focus.rows),
         listed=len(looks),
-        right=evaluation_tables.RIGHT,
+        right=RIGHT,
         commands=commands,
         version=_version(),
     )

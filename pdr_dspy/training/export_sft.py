@@ -29,13 +29,12 @@ from pdr_dspy.evaluation.evaluator import fingerprint
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import local_path, write_whole
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.policy_lm import messages_of
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import RIGHT, Verifier
 
 Kind = Literal["trace", "draft", "workspace", "refinement"]
-RIGHT = 0.5
-"""The least score that counts as right."""
 
 
 class Sample(NamedTuple):
@@ -108,10 +107,7 @@ def write(path: str | Path, samples: Sequence[Sample]) -> None:
     lines = [
         json.dumps({**sample._asdict(), "messages": list(sample.messages)}, ensure_ascii=False) for sample in samples
     ]
-    try:
-        write_whole(local_path(path), "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    store_whole(local_path(path), "".join(f"{line}\n" for line in lines))
 
 
 def _config(folder: Path) -> dict[str, Any]:

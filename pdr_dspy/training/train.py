@@ -29,6 +29,7 @@ from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.runtime import store_errors, store_whole
 from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.runtime.differences import difference
 from pdr_dspy.training.config import TrainingConfig
@@ -106,7 +107,7 @@ def train(
             "seconds": round(time.monotonic() - started, 1),
             "counts": dict(episodes.counts),
         }
-        _write(folder / "result.json", result)
+        store_whole(folder / "result.json", json.dumps(result, indent=1))
     trainer.accelerator.wait_for_everyone()
     return model
 
@@ -359,13 +360,6 @@ def _last_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
 
 
-def _write(path: Path, value: Any) -> None:
-    try:
-        write_whole(path, json.dumps(value, indent=1))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 class _Log:
     """log.jsonl: one line a step, no step twice."""
 
@@ -376,18 +370,15 @@ class _Log:
     def begin(self, step: int) -> None:
         """Drop what was logged after the checkpoint from which the run goes on."""
         kept = [json.dumps(line) for line in read_log(self.path) if line["step"] <= step]
-        write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        store_whole(self.path, "".join(f"{line}\n" for line in kept))
 
     def add(self, step: int, figures: Mapping[str, Any]) -> None:
         """Keep the figures of a step; those of the whole run, which come last, go without."""
         numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         if "train_runtime" in numbers:
             return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **numbers}) + "\n")
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        with store_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
         if self.progress is not None:
             self.progress(step, numbers)
 
