@@ -16,9 +16,10 @@ from pdr_dspy.calls import dspy_bridge, telemetry
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.ledger import Usage
-from pdr_dspy.calls.request import Job, clean, continuation, extended
+from pdr_dspy.calls.request import Job, continuation, extended
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.text import clean
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.token_estimate import estimate_tokens
 

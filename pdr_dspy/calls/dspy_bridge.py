@@ -52,6 +52,7 @@ __all__ = [
     "call_sync",
     "chunk_of",
     "heard",
+    "input_names",
     "inputs_marked",
     "same_server",
     "send",
@@ -340,6 +341,11 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
+
+
+def input_names(example: dspy.Example) -> frozenset[str]:
+    """The fields that were said to be an example's inputs, whether it has them or not."""
+    return frozenset(getattr(example, "_input_keys", None) or ())
 
 
 def inputs_marked(example: dspy.Example) -> bool:

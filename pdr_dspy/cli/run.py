@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 import typer
 
-from pdr_dspy import calls
+from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
@@ -34,9 +34,10 @@ def run(
     budget: Budget | None,
     as_json: bool,
     display: Display,
+    trusted: bool = False,
 ) -> None:
     """Answer `given`, or every line of `jsonl`."""
-    program = find(target, task=task).program
+    program = find(target, task=task, trusted=trusted).program
     operator = operator_of(program)
     if bool(given) == (jsonl is not None):
         names = ", ".join(operator.task.input_fields)
@@ -83,7 +84,7 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=datasets.whole)
         except ValueError as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
         if not isinstance(row, dict):

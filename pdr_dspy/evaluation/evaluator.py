@@ -7,11 +7,9 @@ else. A row of a failed run is kept as failed and is tried again when the same e
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,18 @@ from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
-from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.evaluation.records import Report, Row, read_rows
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.records import Report, Row, lean
+from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.roles import needed_inputs, signature_of
 from pdr_dspy.prompts.types import describe_options
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.settings import whole_number
 from pdr_dspy.verifiers.base import Metric, Verifier
 from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 
@@ -67,7 +68,9 @@ def evaluate(
         budget: limits, in tokens, on each run of an operator.
         store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
             `run_dir/rollouts` is used.
-        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
+            at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
+            memory.
         max_in_flight: most requests on the wire at one time.
         max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
             that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
@@ -115,9 +118,10 @@ async def aevaluate(
     progress: Progress | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
-    for argument, value in (("repeats", repeats), ("max_in_flight", max_in_flight), ("max_failures", max_failures)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
+    repeats = whole_number("evaluate(", "repeats", repeats)
+    max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
+    max_failures = whole_number("evaluate(", "max_failures", max_failures)
+    seed = whole_number("evaluate(", "seed", seed, least=None)
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
     verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
@@ -135,28 +139,41 @@ async def aevaluate(
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
-    folder = None if run_dir is None else Path(run_dir)
-    finished = {} if folder is None else _open_run(folder, config)
-    finished = {key: row for key, row in finished.items() if row.repeat < repeats}
-    own = Rollouts(folder / "rollouts") if store is None and folder is not None else None
-    todo = [
-        (place, repeat)
-        for repeat in range(repeats)
-        for place in range(len(examples))
-        if (ids[place], repeat) not in finished
-    ]
-    runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
-    work = _Work(runner, examples, ids, folder, finished, len(examples) * repeats, progress)
-    try:
-        with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
+    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    async with AsyncExitStack() as life:
+        before: dict[tuple[str, int], Row] = {}
+        if folder is not None:
+            before = await life.enter_async_context(folder.opened())
+            before = {key: row for key, row in before.items() if row.repeat < repeats}
+            if store is None:
+                store = life.enter_context(Rollouts(folder.folder / "rollouts"))
+            else:
+                store.refresh()  # what who was waited for has asked
+        finished = dict(before)
+        todo = [
+            (place, repeat)
+            for repeat in range(repeats)
+            for place in range(len(examples))
+            if (ids[place], repeat) not in finished
+        ]
+        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+        count = len(examples) * repeats
+        work = _Work(runner, examples, ids, run_folder.identity(config), folder, finished, count, progress)
+        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
             stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
-    finally:
-        if own is not None:
-            own.close()
+        if store is not None:
+            store.sync()
     if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
         raise runner.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
-    return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
+    return Report(
+        rows=tuple(rows),
+        name=name,
+        config=config,
+        stopped=stopped,
+        paid_before=sum(row.paid for row in before.values()),
+        damaged=0 if folder is None else folder.damaged,
+    )
 
 
 def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric) -> list[str]:
@@ -169,7 +186,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
     needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
-    ids = [str(example.get("id", place)) for place, example in enumerate(examples)]
+    ids = ids_of(examples)
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(
@@ -190,6 +207,19 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
     outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
     try_on_gold(verifier, examples[0], outputs)
     return ids
+
+
+def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
+    """The name of each example: its `id`, else its position, marked where that is another's id."""
+    given = [None if example.get("id") in (None, "") else str(example["id"]) for example in examples]
+    taken = set(given)
+    names = []
+    for place, name in enumerate(given):
+        position = str(place)
+        while name is None and position in taken:
+            position = f"#{position}"
+        names.append(position if name is None else name)
+    return names
 
 
 def describe(
@@ -246,39 +276,6 @@ def _prompt_state(parameter: Any) -> Any:
     return {"demos": demos, "signature": signature_of(parameter).dump_state()}
 
 
-def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
-    """Make or check the run folder; returns the rows that are finished."""
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            before = json.loads(path.read_text())
-            if not isinstance(before, dict):
-                raise StoreError(f"{path} is not the record of an evaluation; use another folder")
-            # More repeats of the same evaluation only add rows.
-            changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
-            if changed:
-                raise StoreError(
-                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
-                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
-                    "use another folder, or the same arguments to go on"
-                )
-        write_whole(path, json.dumps(config, indent=1))
-        _mend(folder / "rows.jsonl")
-        return read_rows(folder / "rows.jsonl")
-    except OSError as error:
-        raise StoreError(f"`run_dir={str(folder)!r}` cannot be used: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
-
-
-def _mend(path: Path) -> None:
-    """Drop the half line that a kill in the middle of a write left."""
-    data = path.read_bytes() if path.exists() else b""
-    if data and not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
-
-
 class _Work:
     """Runs rows side by side and keeps each as it ends."""
 
@@ -287,7 +284,8 @@ class _Work:
         runner: Runner,
         examples: Sequence[dspy.Example],
         ids: Sequence[str],
-        folder: Path | None,
+        identity: str,
+        folder: RunFolder | None,
         finished: dict[tuple[str, int], Row],
         count: int,
         progress: Progress | None,
@@ -295,6 +293,7 @@ class _Work:
         self.runner = runner
         self.examples = examples
         self.ids = ids
+        self.identity = identity
         self.folder = folder
         self.finished = finished
         self.count = count
@@ -310,7 +309,7 @@ class _Work:
                 if self.stopped is not None:
                     return
                 row = await self.runner.row(self.examples[place], self.ids[place], repeat)
-                self.keep(row)
+                self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit says nothing about the server
                 self.failures = self.failures + 1 if row.error is not None else 0
@@ -326,21 +325,6 @@ class _Work:
     def keep(self, row: Row) -> None:
         self.finished[row.id, row.repeat] = row
         if self.folder is not None:
-            path = self.folder / "rows.jsonl"
-            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
-            try:
-                whole = path.stat().st_size if path.exists() else 0
-                try:
-                    with path.open("ab") as file:
-                        file.write(line)
-                except OSError:
-                    with suppress(OSError):  # no half a row for others to write on
-                        os.truncate(path, whole)
-                    raise
-            except OSError as error:
-                raise StoreError(
-                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
-                    "goes on from them"
-                ) from error
+            self.folder.keep(row)
         if self.progress is not None:
             self.progress(row, len(self.finished), self.count)

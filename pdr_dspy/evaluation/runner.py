@@ -18,11 +18,11 @@ from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
-from pdr_dspy.calls.request import clean
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
 
 T = TypeVar("T")

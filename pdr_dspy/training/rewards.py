@@ -12,7 +12,8 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.operators.workspace import Draft, Workspace
 
-RIGHT, WRONG = 1.0, -1.0
+REWARD, PENALTY = 1.0, -1.0
+"""What a right answer earns, and a wrong one."""
 
 
 class Verdict(NamedTuple):
@@ -25,7 +26,7 @@ class Verdict(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether the answer was accepted."""
-        return self.reward == RIGHT
+        return self.reward == REWARD
 
 
 class Grader:
@@ -54,7 +55,7 @@ class Grader:
         and rewarded with nothing.
         """
         if all(outputs.get(name) is None for name in self.fields):
-            return Verdict(WRONG, "no answer")
+            return Verdict(PENALTY, "no answer")
         key = repr([outputs.get(name) for name in self.fields])
         if key not in self._known:
             self._known[key] = await self._ask(outputs)
@@ -70,7 +71,7 @@ class Grader:
             raise
         except Exception as error:  # a verifier of the user's, or one poisonous answer
             return Verdict(None, f"{type(error).__name__}: {error}")
-        return Verdict(RIGHT if score >= self.threshold else WRONG, score.detail)
+        return Verdict(REWARD if score >= self.threshold else PENALTY, score.detail)
 
 
 def check_threshold(threshold: float) -> None:
@@ -107,7 +108,7 @@ def workspace_reward(
         all(draft.outputs.get(name) is None or _stands(str(draft.outputs[name]), text) for name in fields)
         for draft in kept
     )
-    return RIGHT if found else WRONG
+    return REWARD if found else PENALTY
 
 
 _NOT_WRITTEN = re.compile(r"\AAnswers of all attempts: .*$|^Candidate \d+(?: \(unfinished\))?:", re.MULTILINE)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from pdr_dspy.calls.ledger import Call
 
 
+RIGHT = 0.5
+"""A score of at least this counts as right, where right and wrong are told apart."""
+
+
 class Score(float):
     """A verdict in [0, 1] that behaves as a float, so that a verifier is a DSPy metric.
 

@@ -293,7 +293,7 @@ def _signature(operator: Operator, role: Role) -> type[dspy.Signature]:
     """The signature of a role; its default where the operator's schedule does not call it."""
     found = operator.__dict__.get(role.value)
     schedule = operator.schedule
-    last = schedule.distiller == "last"
+    last = schedule.rounds > 1 and schedule.distill_by.chain
     return signature_of(found) if found is not None else derive(operator.task, role, k=schedule.k, last=last)
 
 

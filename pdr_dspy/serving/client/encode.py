@@ -11,11 +11,12 @@ from zlib import crc32
 
 from dspy import lm15
 
+from pdr_dspy.text import clean
+
 SIBLINGS = "pdr_siblings"
 """Extension key of a request that may share one HTTP request with its siblings; never sent to the server."""
 
 _EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
-_UNSAFE = re.compile("[\x00\ud800-\udfff]")
 _BEGINNING = 512
 """Characters of the last message: the question, and not yet the workspace that follows it."""
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
@@ -178,18 +179,6 @@ def _sentence(text: str) -> str:
             break
         data = inner
     return " ".join(clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
-
-
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: NUL and lone surrogates become U+FFFD."""
-    if "\x00" not in text:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return text
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _unsupported(feature: str, why: str) -> lm15.LM15Error:
