@@ -13,7 +13,7 @@ import pytest
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Settings, Stage
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 
 SCHEDULE = Schedule(widths=(1,), draft_tokens=60, kappa=200)
 DRAFT = 100

@@ -13,7 +13,7 @@ from pdr_dspy.search.proposing.samplers import SAMPLERS, Proposer
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Tried
 from pdr_dspy.search.racing.surrogate import pool
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 
 SMALL = Space(
     rounds=(1, 2), widths=(1, 2, 4, 8), kappa=(200,), distiller=("random_k", "summary"), k=(1, 2), draft_tokens=(60,)

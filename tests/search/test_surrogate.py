@@ -10,7 +10,7 @@ import pytest
 
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.surrogate import Surface, distances, pool
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 
 Scores = list[dict[tuple[int, int], float]]
 BASE: dict[str, Any] = {"kappa": 1024, "distiller": "random_k", "k": 2, "draft_tokens": 1024}

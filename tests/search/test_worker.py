@@ -17,7 +17,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.workers.coordination import Board, Claim, FolderBoard, MemoryBoard
 from pdr_dspy.search.workers.worker import Worker, cell, transient
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
