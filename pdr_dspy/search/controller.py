@@ -181,14 +181,15 @@ class Run:
     def follow(self) -> Found:
         """Run the plan to its end."""
         self.clock.begin_cohort()
-        return drive(self.plan.run(candidates.baselines(self.problem)), self._answer)
+        return drive(self.plan.run(candidates.baselines(self.problem)), self.answer)
 
     def report(self, step: Step, trials: tuple[TrialRecord, ...] | None = None) -> None:
         """Report a step; `trials` are those whose race is over, where they are not `self.trials`."""
         known = self.trials if trials is None else trials
         self.reporter(step, Standing(known, len(self.plan.arms), self.plan.paid, self.plan.saved))
 
-    def _answer(self, request: Request) -> Any:
+    def answer(self, request: Request) -> Any:
+        """The answer to a request of the plan: measured, proposed or written here, or read from the board."""
         racing = isinstance(request, Measure) and request.stage is Stage.RACE
         if not racing and len(self.plan.arms) > len(self.trials):
             self._end_cohort()
