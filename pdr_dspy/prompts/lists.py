@@ -143,7 +143,7 @@ _PROSE = re.compile(
 )
 _SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
 _REFUSAL = re.compile(r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*", re.I | re.S)
-_CLAUSE = re.compile(r"[,;]?\s(?:because|since|as|so|which|where|when|for|with|respectively|all of which)\b.*", re.I | re.S)
+_CLAUSE = re.compile(r"[,;]?\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*", re.I | re.S)
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
 _ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?=[^()\n]{0,200}[^\W\d]{2})[^()\n]{1,200}\)\s*\.?$")
 _TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
@@ -272,8 +272,7 @@ def _unwrapped(text: str) -> tuple[str, bool]:
         text = tidy(_CALL.sub("", text.replace("\\right", ""), count=1)) if not _quoted(text) else text
         text = re.sub(r"^\\\{\s?|\\lbrace\s?|^\\langle\s?", "{", text)
         text = re.sub(r"\s?\\\}$|\s?\\rbrace$|\s?\\rangle$", "}", text) if text.startswith("{") else text
-        closing = _BRACKETS.get(text[:1])
-        if closing and text.endswith(closing) and _closes(text, len(text) - 1):
+        if in_brackets(text):
             return text[1:-1].strip(), True
         if text in ("∅", "\\emptyset", "\\varnothing", "[]", "{}", "()"):
             return "", True
@@ -284,6 +283,11 @@ def _unwrapped(text: str) -> tuple[str, bool]:
 
 def _quoted(text: str) -> bool:
     return text[:1] in "\"'“«"
+
+
+def in_brackets(text: str) -> bool:
+    """Whether the text begins with a bracket and ends with the one that closes it."""
+    return text[:1] in _BRACKETS and text.endswith(_BRACKETS[text[:1]]) and _closes(text, len(text) - 1)
 
 
 def _closes(text: str, place: int) -> bool:

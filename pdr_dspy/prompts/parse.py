@@ -140,6 +140,9 @@ class _Reader:
         if "{" not in self.text:
             return taken, given
         for start, end, data in _objects(self.text):
+            if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
+                taken.append((start, end))  # an object in prose, which goes on after it, states nothing
+                continue
             if self.truncated and "\n" not in self.text[end:]:
                 continue  # it ends on the unfinished line
             named = self.named(data)
@@ -247,8 +250,7 @@ _ESCAPES = re.compile(
 
 
 def _objects(text: str) -> list[tuple[int, int, dict[str, Any]]]:
-    """Start, end and content of the JSON objects of a text that end with their line. An object in prose, which goes on
-    after it on the same line, states nothing."""
+    """Start, end and content of the JSON objects of a text."""
     starts = [match.start() for match in re.finditer(r"\{(?=\s*[\"'}\w])", text)]
     starts = starts[:1] + starts[1:][-_TRIED:]
     found: list[tuple[int, int, dict[str, Any]]] = []
@@ -261,8 +263,7 @@ def _objects(text: str) -> list[tuple[int, int, dict[str, Any]]]:
             continue
         end, data = decoded
         done = end
-        if not text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
-            found.append((start, end, data))
+        found.append((start, end, data))
     if not found and starts and (mended := _mended(text, starts[0])) is not None:
         found.append(mended)
     return found
@@ -362,7 +363,7 @@ def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
     """The value of a line that holds nothing else; in a text of several lines more must speak for it."""
     line = re.sub(r"</?[a-z]{1,12}>$", "", line.strip())
     bold = line.startswith(("**", "$", "\\(", "\\[", "`")) and tidy(line) != line
-    plain = tidy(_LEADING.sub("", tidy(line)))
+    plain = re.sub(r"^\(([^()]+)\)$", r"\1", tidy(_LEADING.sub("", tidy(line))))
     if not plain or len(plain) > 200:
         return None
     options = options_of(kind)

@@ -17,7 +17,7 @@ from dspy.signatures.signature import make_signature
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
-from pdr_dspy.prompts.lists import is_item, items_of
+from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.text.answers import final_answer, to_choice, to_number
 from pdr_dspy.text.statements import Statement, before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
@@ -276,7 +276,7 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
             return None  # a half of a list would pass for the whole
         body = first.strip()
     else:
-        mended = None if listed is not None and body[:1] == "{" else _repaired(body)
+        mended = _repaired(body) if listed is None or (body[:1] == "[" and in_brackets(body)) else None
         for candidate in (mended, body if listed is None else None):
             if candidate in ("", None):
                 continue

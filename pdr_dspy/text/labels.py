@@ -152,7 +152,7 @@ def shadow(text: str) -> str:
 # ------------------------------------------------------------------------------------------------- as patterns
 
 _DECORATION = (
-    r"(?:[^\w\s\\<{\"']|\\[\[\](),;:! ]"
+    r"(?:[^\w\s\\<{\"']|_|\\[\[\](),;:! ]"
     r"|\\(?:text(?:bf|it|rm|sf|tt)?|mathbf|mathrm|mathsf|emph|underline|bf|(?:sub){0,2}section|paragraph|large|Large"
     r"|noindent|item|quad|qquad|Huge|huge|LARGE)(?![A-Za-z])\*?[ \t]{0,3}\{?"
     r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd|summary|details)(?:\s[^<>\n]{0,80})?/?>"

@@ -366,8 +366,9 @@ class _Search:
         rest = self.shadow[match.end() : self.line_end(match.end())].strip()
         if not rest:
             return mark if self.heads(match.end(), field, said) and not match["result"] else None
-        if field not in self.sought.long and gap.isspace() and _VALUE_ALONE.fullmatch(rest):
-            return mark._replace(strong=False, rank=1)
+        rest = self.shadow[match.start("gap") : self.line_end(match.end())]
+        if field not in self.sought.long and rest[:1].isspace() and _VALUE_ALONE.fullmatch(rest.strip()):
+            return mark._replace(value=match.start("gap"), strong=False, rank=1)
         return None
 
     def heads(self, end: int, field: str, said: str) -> bool:
@@ -392,7 +393,7 @@ class _Search:
                     continue
                 if writing is not None:
                     fence = self.code.around(mark.start)
-                    if (not mark.strong and begun < mark.start) or (fence is not None and writing.start < fence[0]):
+                    if (writing.strong and not mark.strong and begun < mark.start) or (fence is not None and writing.start < fence[0]):
                         continue
                     text = writing.field in self.sought.texts - self.sought.short
                     if text and mark.generic and not writing.generic:
@@ -442,7 +443,7 @@ class _Search:
         said = self.shadow[mark.start + len(mark.lead) : mark.value]
         still: list[str] = []
         for opened in reversed(list(_OPENED.finditer(mark.lead))):
-            closing = f"</{opened['tag']}>" if opened["tag"] else _CLOSES.get(opened[0][-1], opened[0])
+            closing = f"</{opened['tag']}>" if opened["tag"] else _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
             if closing in said:
                 continue
             rest = self.text[start:end]
@@ -495,8 +496,8 @@ class _Search:
     def unnamed(self, field: str) -> None:
         """Boxes, and labels and sentences within lines."""
         taken = _Spans([*self.taken, *self.extents])
-        if "\\" in self.text:
-            self.boxed(field, taken)
+        if "\\" in self.text and (spans := self.boxed(field, taken)):
+            taken = _Spans([*taken.spans, *spans])
         if "####" in self.text:
             self.hashes(field, taken)
         if not self.languages:
@@ -522,12 +523,11 @@ class _Search:
             return None
         return held.text.partition(TURN_END)[0]
 
-    def boxed(self, field: str, taken: _Spans) -> None:
-        """Neighbouring boxes come together, so that several guesses stay several."""
+    def boxed(self, field: str, taken: _Spans) -> list[tuple[int, int]]:
+        """Finds boxes; neighbouring ones come together, so that several guesses stay several. Returns where they are."""
         found, start, end = "", -1, -1
-        for begin, stop in boxes(self.text):
-            if taken.around(begin):
-                continue
+        spans = [span for span in boxes(self.text) if not taken.around(span[0])]
+        for begin, stop in spans:
             joint = self.text[end + 1 : begin]
             if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
@@ -536,6 +536,7 @@ class _Search:
                 found, start = self.text[begin:stop], begin
             end = stop
         self.box(field, start, found)
+        return spans
 
     def box(self, field: str, start: int, found: str) -> None:
         if found.strip():
@@ -561,9 +562,9 @@ _CELL = re.compile(r"(?<=\|)(?:[^|\\\n]|\\.)*(?=\|)|(?<=\|)(?:[^|\\\n]|\\.)+$")
 _RULE = re.compile(r"[ \t>]*[-:=+| \t]{3,}[ \t]*")
 _WEAK = ("=", ":=", "-", "–", "—", "--", "——", "")
 _OPENED = re.compile(
-    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
+    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
 )
-_CLOSES = {"(": ")", "（": "）", "[": "]", "【": "】", "〖": "〗", "「": "」", "『": "』", "“": "”", "«": "»", "$": "$"}
+_CLOSES = {"\\[": "\\]", "\\(": "\\)", "{": "}", "(": ")", "（": "）", "[": "]", "【": "】", "〖": "〗", "「": "」", "『": "』", "“": "”", "«": "»", "$": "$"}
 _VALUE_ALONE = re.compile(
     r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?|\(?[A-J]\)?\.?"
 )
@@ -647,7 +648,7 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     which = r"(?P<which>(?:(?:final|corrected|correct|revised|updated|overall|requested|resulting|new)[ \t_]{1,3}){0,2}?)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != "(?!)")
     return re.compile(
-        rf"{labels.HEAD}{opening}{article}{which}(?:{'|'.join(parts)}){labels.END}"
+        rf"{labels.HEAD}{opening}{article}{which}(?:{'|'.join(parts)}){labels.END}(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?"
         rf"{labels.GAP}(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
         re.MULTILINE | re.IGNORECASE,
     )
