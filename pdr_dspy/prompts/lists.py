@@ -60,9 +60,11 @@ def items_of(
 # ------------------------------------------------------------------------------------------------- on lines
 
 _BULLET = re.compile(
-    r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>[-*+•–—·∙‣⁃▪▫◦●○■□◆◇►▶▸➢➤➜→✓✔✅☑★☆♦]\ufe0f?)"
-    r"|(?P<open>[(（]?)(?P<number>[0-9]{1,4})(?P<close>[.)、:：）．]|[ ]?[-–][ ])"
-    r"|(?P<letter>[(（]?[a-zA-Z][.)）])|(?P<circled>[①-⑳❶-❿]))(?P<space>[ \t]+|(?<=[、①-⑳❶-❿）•●．])[ \t]*)(?P<item>\S.*)"
+    r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>-{1,2}>|=>|[-*+•–—·∙‧・‣⁃▪▫◦●○■□◆◇►▶▸▹➢➤➜→⇒✓✔✅☑★☆♦❖⦿◉»]\ufe0f?)"
+    r"|(?P<open>[(（\[]?)(?P<number>[0-9０-９]{1,4})(?P<close>[.)、:：）．\]]|[ ]?[-–][ ])"
+    r"|(?P<letter>[(（]?[a-zA-Z][.)）])|[(（]?(?P<roman>[ivxIVX]{1,6})[.)）]"
+    r"|(?P<han>[一二三四五六七八九十]{1,3})[、.．]|(?P<circled>[①-⑳❶-❿㊀-㊉]))"
+    r"(?P<space>[ \t]+|(?<=[、①-⑳❶-❿㊀-㊉）•●・．])[ \t]*)(?:\[[ xX✓]\][ \t]+)?(?P<item>\S.*)"
 )
 
 
@@ -99,20 +101,21 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
         else:
             return None
         blank = False
-    if first is None or (len(items) == 1 and (first["letter"] or (first["number"] and first["number"] != "1"))):
+    if first is None or (len(items) == 1 and (first["letter"] or first["roman"] or (first["number"] and first["number"] != "1"))):
         return None
-    return [item.strip() for item in items]
+    return [item.strip("«»") if item[:1] == "«" and item[-1:] == "»" else item.strip() for item in items]
 
 
 def _sort(bullet: re.Match[str]) -> str:
-    return "number" if bullet["number"] else "letter" if bullet["letter"] else bullet["sign"] or "circled"
+    kinds = {"number": "number", "letter": "letter", "roman": "letter", "han": "han", "circled": "circled"}
+    return bullet["sign"] or next(sort for kind, sort in kinds.items() if bullet[kind])
 
 
 def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
     """Whether a numbered item has the number that it should have: `3. 7` and `5. 9` are no items."""
     if bullet["number"]:
         return int(bullet["number"]) in (int(first["number"]) + place, int(first["number"]))
-    if bullet["letter"]:
+    if bullet["letter"] and first["letter"] and first["letter"].strip("(（.)）") not in "iI":
         return ord(bullet["letter"].strip("(（.)）")) == ord(first["letter"].strip("(（.)）")) + place
     return True
 
@@ -143,15 +146,25 @@ _PROSE = re.compile(
 )
 _SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
 _REFUSAL = re.compile(r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*", re.I | re.S)
-_CLAUSE = re.compile(r"[,;]?\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*", re.I | re.S)
+_CLAUSE = re.compile(r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*", re.I | re.S)
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
 _ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?=[^()\n]{0,200}[^\W\d]{2})[^()\n]{1,200}\)\s*\.?$")
 _TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
-_AND = re.compile(
-    r"\s+(?:and|or|&|und|oder|et|ou|y|e|o|en|og|och|ja|и|или|as well as)\s+|\s*(?:和|与|與|及|或|以及|と|그리고|및)\s*|\s*\\text\{\s*(?:and|or)\s*\}\s*",
-    re.IGNORECASE,
-)
-_LEADING_AND = re.compile(r"(?:and|or|&|und|oder|et|ou|y|e|og|och|и|或|和)\s+|\\text\{\s*(?:and|or)\s*\}\s*", re.IGNORECASE)
+_ANDS = "and|or|&|as well as|und|oder|et|ou|och|og|и|или|та|και|ve|và|dan|és|și|और|و|และ|plus"
+_SHORT_ANDS = "y|e|o|u|en|i|ja"
+"""Words for `and` that may be something else between words."""
+_GLUED_ANDS = "和|与|與|及|或|以及|と|や|그리고|및"
+
+
+def _and(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """`and` between two items, and at the head of the last one."""
+    latex = r"\\text\{\s*(?:and|or)\s*\}"
+    between = re.compile(rf"\s+(?:{words})\s+|\s*(?:{_GLUED_ANDS})\s*|\s*{latex}\s*", re.IGNORECASE)
+    return between, re.compile(rf"(?:{words})\s+|(?:{_GLUED_ANDS})\s*|{latex}\s*", re.IGNORECASE)
+
+
+_BETWEEN_WORDS = _and(_ANDS)
+_BETWEEN_NUMBERS = _and(f"{_ANDS}|{_SHORT_ANDS}")
 _NUMBERED = re.compile(r"(?:^|[\s,;])[(（]?([0-9]{1,3})[.)）]\s+")
 _ARROW = re.compile(r"\s*(?:→|->|=>|⇒|⟶)\s*")
 _THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+")
@@ -206,7 +219,8 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
 
 
 def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> list[list[str]]:
-    for separators in (";；", "|", "→", ",，、"):
+    between, leading = _BETWEEN_WORDS if words else _BETWEEN_NUMBERS
+    for separators in (";；؛", "|\t", "→", ",，、،፣・"):
         if separators == "→":
             pieces = _ARROW.split(text) if _ARROW.search(text) and not _top(text, ",") else [text]
         else:
@@ -215,14 +229,14 @@ def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> lis
             pieces = pieces[:-1]
         if len(pieces) > 1:
             pieces = [piece.strip() for piece in pieces]
-            if separators == ",，、" or separators == ";；":
+            if separators[0] in ",;":
                 *most, last = pieces
-                joined = _AND.split(last, maxsplit=1) if not _LEADING_AND.match(last) else [_LEADING_AND.sub("", last, count=1)]
+                joined = [leading.sub("", last, count=1)] if leading.match(last) else between.split(last, maxsplit=1)
                 pieces = [*most, *joined]
-            if words and not bracketed and separators == ",，、" and any(len(piece.split()) > 6 for piece in pieces):
+            if words and not bracketed and separators[0] == "," and any(len(piece.split()) > 6 for piece in pieces):
                 return []  # a sentence
             return [[*map(_plain, pieces[:-1]), _last(pieces)]]
-    pieces = [piece.strip() for piece in _AND.split(text)]
+    pieces = [piece.strip() for piece in between.split(text)]
     if len(pieces) > 1 and all(pieces):
         if not words or all(len(piece.split()) <= 3 for piece in pieces):
             return [[_plain(piece) for piece in pieces]]

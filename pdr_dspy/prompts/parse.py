@@ -209,9 +209,8 @@ class _Reader:
 
 
 def _known(adapter: Any) -> bool:
-    """Whether the adapter's form is one that is read here to the letter: one of DSPy's own three."""
-    own = getattr(type(adapter), "parse", None)
-    return own in (dspy.ChatAdapter.parse, dspy.JSONAdapter.parse, dspy.XMLAdapter.parse)
+    """Whether the adapter reads as one of DSPy's own does: these have the last word, for their forms are read here."""
+    return getattr(type(adapter).parse, "__module__", "").startswith("dspy.")
 
 
 def _sought_in(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
@@ -327,7 +326,7 @@ _UNSAID = re.compile(
     r"|reply|write|answer|question|candidate|step|case|because)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_LEADING = re.compile(r"^(?:[=≈→]|=>|->|-->|⇒|:)\s*")
+_LEADING = re.compile(r"^(?:[=≈→⇒⟹∴✅✔✓☑👉🎯➡]\ufe0f?|=>|-{1,2}>|:)\s*")
 _EQUATION = re.compile(r"[A-Za-z]\w{0,10}\s?=\s?[-+−]?[0-9][0-9.,/]*")
 _NUMBER_ALONE = re.compile(
     r"[-+−–]?(?:[$€£¥₹]\s?)?[-+−]?[0-9٠-٩۰-۹０-９.](?:[^\s]|\s(?=[0-9]{3}\b)|\s?[×x*/]\s?(?=[0-9]))*"

@@ -189,6 +189,8 @@ _RETRACTED = re.compile(r"~~[^~\n]{1,400}~~|<(del|s|strike)>[^<>\n]{1,400}</\1>|
 """What a model has struck through."""
 
 
+_MARKED = re.compile(r"[ \t]*(?:[✓✔✅☑🎉]\ufe0f?|[│┃║|])[ \t]*$")
+"""A check mark behind a value, or the frame around it."""
 _ITEM = re.compile(r"\n[ \t]*(?:[*•·▪●]|>)[ \t]+")
 
 
@@ -201,7 +203,7 @@ def _candidates(text: str) -> list[str]:
         text = _ITEM.sub("", text, count=1)
         if re.match(r"\n[ \t]*-[ \t]+[0-9]", text):
             return []  # minus 42, or an item
-    text = _copied(_RETRACTED.sub("", text))
+    text = _copied(_MARKED.sub("", _RETRACTED.sub("", text)))
     if "\n" not in text:
         return [before_token(text)]
     held = block(text, 0, len(text))

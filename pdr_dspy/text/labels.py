@@ -36,7 +36,7 @@ class Language(NamedTuple):
 LANGUAGES = (
     Language(  # English
         "answer|answers|ans|answer choice|answer option",
-        "result|results|choice|option",
+        "result|results|choice|option|output",
         "final|correct|right|short|numerical|numeric|exact|complete|overall|corrected|revised|updated|best|actual|true"
         "|required|desired|simplified",
         "",
@@ -130,7 +130,10 @@ ARTICLES = (
     "|η|το|я|мой|наш|ang|我的|私の|내|결국|所以|因此|故|则|那么|よって|したがって|따라서"
 )
 """What may stand in front of all that, at the head of a line."""
-OPENINGS = "so|thus|hence|therefore|finally|and|then|also|consequently|in conclusion|in summary|overall|ok|okay|well"
+OPENINGS = (
+    "so|thus|hence|therefore|finally|and|then|also|consequently|in conclusion|in summary|overall|ok|okay|well|sure|certainly"
+    "|of course|absolutely|great|here is|here are|here['’]s|this is"
+)
 
 _WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _SHADOW = str.maketrans(
@@ -283,7 +286,7 @@ ANSWER_KEYS = frozenset(
 )
 """Everything that a tag, key or cell may be called that holds an answer."""
 _ALL = [
-    (place, tuple({noun.casefold() for noun in _split(each.nouns) + _split(each.results)} if place else {"ans", "result", "choice", "option"}))
+    (place, tuple({noun.casefold() for noun in _split(each.nouns) + _split(each.results)} if place else {"ans", "result", "choice", "option", "output"}))
     for place, each in enumerate(LANGUAGES)
 ]
 _ASCII = [(place, tuple(noun for noun in nouns if noun.isascii())) for place, nouns in _ALL]

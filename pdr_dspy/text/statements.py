@@ -120,6 +120,7 @@ _TURN = re.compile(
     re.MULTILINE,
 )
 _STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>")
+_TOKEN_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 _BEGUN = re.compile(r"\s*(?:(?:<s>|<bos>|<[|｜](?:begin_of_text|begin▁of▁sentence|startoftext|bos)[|｜]>)[ \t]*)+")
 _ANY_TOKEN = re.compile(_TOKEN)
 
@@ -130,6 +131,8 @@ def without_template(text: str) -> str:
     only talked about, and stays."""
     if "<" not in text and "[" not in text:
         return text
+    if "_of_box|>" in text:
+        text = _TOKEN_BOX.sub(r"\\boxed{\1}", text)
     if TURN_END in text:
         text = text.replace(TURN_END, " ")
     other = _OTHER_TURN.search(text)
@@ -363,8 +366,9 @@ class _Search:
             return None if known else mark._replace(strong=False, how="sentence", rank=2)
         if _bracketed(lead, gap):
             return mark
-        rest = self.shadow[match.end() : self.line_end(match.end())].strip()
-        if not rest:
+        rest = self.shadow[match.end() : self.line_end(match.end())].strip(" \t*_=~#-")
+        if not rest:  # alone in its line, which may be ruled: `=== Poem ===`
+            mark = mark._replace(value=self.line_end(match.end()))
             return mark if self.heads(match.end(), field, said) and not match["result"] else None
         rest = self.shadow[match.start("gap") : self.line_end(match.end())]
         if field not in self.sought.long and rest[:1].isspace() and _VALUE_ALONE.fullmatch(rest.strip()):
@@ -468,7 +472,7 @@ class _Search:
                 end, going_on = line, going_on and not held.closed and line >= self.last
         if going_on:
             end = max(min(end, self.last), start)
-        body = self.text[start:end]
+        body = _UNDERLINE.sub("", self.text[start:end], count=1)
         if ">" in mark.lead:
             body = re.sub(r"\n[ \t]{0,3}> ?", "\n", body)
         self.add(mark, _unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
@@ -552,6 +556,7 @@ class _Search:
 # ------------------------------------------------------------------------------------------------- patterns
 
 _WORD = re.compile(r"\S")
+_UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
 _TAG = re.compile(r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][\w.\- ]{0,40})(?:[ \t][^<>\n]{0,200})?>")
 _MARKER = re.compile(
     r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[\w \-]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\][*_`:]{0,4}",
@@ -643,13 +648,13 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     parts.append(answer if sought.answer is not None else none)
     bound = labels.either([spelt for name in sought.bounds for spelt in _spellings(name)])
     parts.append(rf"(?P<bound>{bound})")
-    opening = rf"(?:(?:{labels.OPENINGS})[,:]?[ \t]{{1,3}}){{0,2}}?"
+    opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?"
     article = rf"(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
     which = r"(?P<which>(?:(?:final|corrected|correct|revised|updated|overall|requested|resulting|new)[ \t_]{1,3}){0,2}?)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != "(?!)")
     return re.compile(
         rf"{labels.HEAD}{opening}{article}{which}(?:{'|'.join(parts)}){labels.END}(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?"
-        rf"{labels.GAP}(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
+        rf"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{{0,60}}(?=[:：]))?{labels.GAP}(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
         re.MULTILINE | re.IGNORECASE,
     )
 
