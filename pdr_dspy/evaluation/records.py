@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pdr_dspy.calls.ledger import Call
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval
+from pdr_dspy.text.statements import How
+from pdr_dspy.text.wrapping import tidy
 
 
 class DraftRow(BaseModel):
@@ -25,6 +27,10 @@ class DraftRow(BaseModel):
     """The output fields as one text; None when they could not be read."""
     score: float | None = None
     """None where judging drafts would cost tokens."""
+    how: dict[str, How] = {}
+    """In which form each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
+    unclear: dict[str, str] = {}
+    """Of fields that were stated and could not be read: the beginning of what was stated."""
     truncated: bool = False
     failure: str | None = None
 
@@ -148,6 +154,26 @@ class Report(BaseModel):
         return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
 
     @property
+    def how(self) -> dict[How, int]:
+        """How many output fields of all drafts were found in each form, the most common first."""
+        counts = Counter(how for draft in self._drafts() for how in draft.how.values())
+        return dict(counts.most_common())
+
+    @property
+    def unlabelled(self) -> float | None:
+        """Share of the fields in `how` that were not found by their label, a fraction; None where nothing is known."""
+        counts = self.how
+        return 1 - counts.get("label", 0) / sum(counts.values()) if counts else None
+
+    @property
+    def unclear(self) -> int:
+        """Output fields of all drafts that were stated and could not be read."""
+        return sum(len(draft.unclear) for draft in self._drafts())
+
+    def _drafts(self) -> Iterator[DraftRow]:
+        return (draft for row in self.rows for round_ in row.rounds for draft in round_.drafts)
+
+    @property
     def failed(self) -> int:
         """Rows without an answer because the program failed."""
         return sum(row.error is not None for row in self.rows)
@@ -184,7 +210,7 @@ def _majority(rows: Sequence[Row]) -> float:
     answered = [row for row in rows if row.answer is not None]
     if not answered:
         return 0.0
-    votes = Counter(row.answer for row in answered)
+    votes = Counter(tidy(str(row.answer)) for row in answered)
     most = max(votes.values())
     leaders = [answer for answer, count in votes.items() if count == most]
-    return fmean(next(row.score for row in answered if row.answer == leader) for leader in leaders)
+    return fmean(next(row.score for row in answered if tidy(str(row.answer)) == leader) for leader in leaders)

@@ -21,7 +21,7 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic import ValidationError
 
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.lists import items_of
+from pdr_dspy.prompts.lists import in_brackets, items_of
 from pdr_dspy.prompts.values import (
     contests,
     has_marks,
@@ -407,8 +407,14 @@ def _phrase_alone(line: str, plain: str, *, only: bool, bold: bool) -> str | Non
 
 def _structure_alone(text: str, kind: Any) -> Any:
     """JSON, a list with bullets or numbers, or numbers with nothing around them."""
-    if text[:1] in ("[", "{", "`"):
-        return structured(text, kind)
+    held = block(text, 0, len(text))
+    if held is not None and held.closed and not text[held.end :].strip():
+        text = tidy(held.text)
+    if text[:1] in ("[", "{"):
+        with suppress(ValueError, RecursionError):
+            if _DECODER.raw_decode(text)[1] == len(text):
+                return structured(text, kind)
+        return structured(text, kind) if in_brackets(text) and "\n" not in text and not _UNSAID.search(text) else None
     members = member_kinds(kind)
     if members is None:
         return None

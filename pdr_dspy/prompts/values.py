@@ -284,7 +284,12 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
                 continue
             with suppress(ValidationError, ValueError):
                 return adapter.validate_python(candidate)
-    return None if listed is None else _listed(body, kind, listed)
+    if listed is None or _OBJECT.match(body):
+        return None
+    return _listed(body, kind, listed)
+
+
+_OBJECT = re.compile(r"\{\s*(?:\"[^\"\n]{0,80}\"|'[^'\n]{0,80}'|\w{1,40})\s*:")
 
 
 def _json_prefix(body: str, adapter: TypeAdapter[Any]) -> Any:

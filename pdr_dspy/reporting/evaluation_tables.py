@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation.records import Report, RoundRow, Row, read_rows
 from pdr_dspy.evaluation.statistics import Interval, paired, score_interval
+from pdr_dspy.text.wrapping import tidy
 
 RIGHT = 0.5
 """A score of at least this counts as right."""
@@ -180,7 +181,7 @@ def plurality_score(round_: RoundRow) -> float | None:
 
 def _vote(ballots: Sequence[tuple[str | None, float]]) -> float:
     """The score of the most common answer; 0 when nothing was answered."""
-    answered = [(answer, score) for answer, score in ballots if answer is not None]
+    answered = [(tidy(answer), score) for answer, score in ballots if answer is not None]
     if not answered:
         return 0.0
     votes = Counter(answer for answer, _ in answered)

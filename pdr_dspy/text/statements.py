@@ -417,6 +417,7 @@ class _Search:
     def read(self, marks: Sequence[_Mark]) -> None:
         """The statements behind the marks."""
         for place, mark in enumerate(marks):
+            self.extents.append((mark.start, max(mark.value, mark.start + 1)))
             if mark.field is None:
                 continue
             limit = marks[place + 1].start if place + 1 < len(marks) else len(self.text)

@@ -124,7 +124,7 @@ class Block(NamedTuple):
     """Whether it says itself where it ends."""
 
 
-_BLANK = re.compile(r"[ \t>]*(?:\*\*|__|-{3,}|={3,}|\*{3,}|<[a-z]{1,10}>)?[ \t]*\n")
+_BLANK = re.compile(r"[ \t>]*(?:\*\*|__|-{3,}|={3,}|\*{3,})?[ \t]*\n")
 _DISPLAY = re.compile(
     r"[ \t>]*(?P<open>\\\[|\\\((?=[ \t]*\n)|\$\$|\$(?=[ \t]*\n)|\\begin\s?\{(?P<name>[a-zA-Z]{1,20}\*?)\}|"
     r"(?P<fence>`{3,}|~{3,})[^\n`]{0,60}(?=\n)|```)"
