@@ -27,8 +27,8 @@ class Done(NamedTuple):
 
 
 def vote(outputs: Mapping[str, Any], fields: Sequence[str]) -> str | None:
-    """The output fields as one text that is equal for equal answers, but for case and for what wraps a text, such as bold
-    type, `$` or a full stop; None when one is missing."""
+    """The output fields as one text that is equal for equal answers, but for case and for what wraps a text (bold type,
+    `$`, a full stop); None when one is missing."""
     if any(name not in outputs for name in fields):
         return None
     values = [tidy(value) if isinstance(value, str) else value for value in (outputs[name] for name in fields)]

@@ -19,9 +19,7 @@ Item = Callable[[str], Any]
 """Reads one item; None where it cannot."""
 
 
-def items_of(
-    text: str, *, numbers: bool, words: bool, nested: bool = False, decimals: bool = False
-) -> list[list[str]]:
+def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, decimals: bool = False) -> list[list[str]]:
     """The items of a list as texts, in each way in which the text may be taken; those who read them take the first in
     which every item is readable. Nothing where it is no list.
 
@@ -101,7 +99,9 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
         else:
             return None
         blank = False
-    if first is None or (len(items) == 1 and (first["letter"] or first["roman"] or (first["number"] and first["number"] != "1"))):
+    if first is None or (
+        len(items) == 1 and (first["letter"] or first["roman"] or (first["number"] and first["number"] != "1"))
+    ):
         return None
     return [item.strip("«»") if item[:1] == "«" and item[-1:] == "»" else item.strip() for item in items]
 
@@ -135,7 +135,18 @@ def _paragraph(lines: Sequence[str]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------------- in a line
 
-_BRACKETS = {"[": "]", "(": ")", "{": "}", "⟨": "⟩", "<": ">", "（": "）", "［": "］", "｛": "｝", "〈": "〉", "【": "】"}
+_BRACKETS = {
+    "[": "]",
+    "(": ")",
+    "{": "}",
+    "⟨": "⟩",
+    "<": ">",
+    "（": "）",
+    "［": "］",
+    "｛": "｝",
+    "〈": "〉",
+    "【": "】",
+}
 _CALL = re.compile(r"(?:set|frozenset|tuple|list|array|np\.array|\\left|\\langle)\s{0,3}(?=[(\[{⟨\\])")
 _NAME = re.compile(r"[A-Za-z]\w{0,20}(?:\s?\([a-z]\))?\s{0,3}(?:=|:=|∈|\\in(?![a-z]))\s{0,3}(?=\S)")
 _PROSE = re.compile(
@@ -145,8 +156,14 @@ _PROSE = re.compile(
     re.IGNORECASE,
 )
 _SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
-_REFUSAL = re.compile(r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*", re.I | re.S)
-_CLAUSE = re.compile(r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*", re.I | re.S)
+_REFUSAL = re.compile(
+    r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*",
+    re.I | re.S,
+)
+_CLAUSE = re.compile(
+    r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
+    re.I | re.S,
+)
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
 _ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?=[^()\n]{0,200}[^\W\d]{2})[^()\n]{1,200}\)\s*\.?$")
 _TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
@@ -177,7 +194,11 @@ _BARE = re.compile(r"[-+−]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 def _numbered(text: str) -> list[str] | None:
     """The items of `1) red 2) blue`."""
     found = list(_NUMBERED.finditer(text))
-    if len(found) < 2 or [int(each[1]) for each in found] != list(range(1, len(found) + 1)) or text[: found[0].start()].strip():
+    if (
+        len(found) < 2
+        or [int(each[1]) for each in found] != list(range(1, len(found) + 1))
+        or text[: found[0].start()].strip()
+    ):
         return None
     ends = [each.start() for each in found[1:]] + [len(text)]
     return [text[each.end() : end].strip(" ,;") for each, end in zip(found, ends, strict=True)]
@@ -237,9 +258,9 @@ def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> lis
                 return []  # a sentence
             return [[*map(_plain, pieces[:-1]), _last(pieces)]]
     pieces = [piece.strip() for piece in between.split(text)]
-    if len(pieces) > 1 and all(pieces):
-        if not words or all(len(piece.split()) <= 3 for piece in pieces):
-            return [[_plain(piece) for piece in pieces]]
+    few = all(piece and (not words or len(piece.split()) <= 3) for piece in pieces)
+    if len(pieces) > 1 and few:
+        return [[_plain(piece) for piece in pieces]]
     spaced = text.split()
     if numbers and bracketed and len(spaced) > 1:
         return [spaced] if all(_BARE.fullmatch(piece) for piece in spaced) else []
@@ -257,7 +278,16 @@ def _last(pieces: Sequence[str]) -> str:
 def _plain(piece: str) -> str:
     """An item without the quotes or the emphasis that are only around it."""
     piece = piece.strip()
-    for left, right in (("**", "**"), ('"', '"'), ("'", "'"), ("`", "`"), ("“", "”"), ("‘", "’"), ("«", "»"), ("「", "」")):
+    for left, right in (
+        ("**", "**"),
+        ('"', '"'),
+        ("'", "'"),
+        ("`", "`"),
+        ("“", "”"),
+        ("‘", "’"),
+        ("«", "»"),
+        ("「", "」"),
+    ):
         inner = piece[len(left) : -len(right)]
         if inner.strip() and piece.startswith(left) and piece.endswith(right) and right not in inner:
             return inner.strip()
@@ -272,10 +302,11 @@ def _introduced(text: str, *, words: bool) -> str:
     if name and text.count("=") == 1:
         return text[name.end() :].strip()
     prose = _PROSE.match(text)
-    if prose and (not words or _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])):
-        if not words or len(prose.group().split()) <= 10:
-            return text[prose.end() :].strip()
-    return text
+    if prose is None:
+        return text
+    headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
+    introduces = not words or (headed and len(prose.group().split()) <= 10)
+    return text[prose.end() :].strip() if introduces else text
 
 
 def _unwrapped(text: str) -> tuple[str, bool]:
@@ -333,7 +364,7 @@ def _split(text: str, separators: str) -> list[str]:
         if quote:
             if sign == quote and text[place - 1] != "\\":
                 quote = ""
-        elif sign in "\"“«「" or (sign == "'" and text[start:place].strip() == ""):
+        elif sign in '"“«「' or (sign == "'" and text[start:place].strip() == ""):
             quote = {"“": "”", "«": "»", "「": "」"}.get(sign, sign)
             if text.find(quote, place + 1) < 0:
                 quote = ""

@@ -37,7 +37,8 @@ from pdr_dspy.prompts.values import (
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT, to_choice, to_number
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
-from pdr_dspy.text.statements import How, Sought, Statement, statements, without_template
+from pdr_dspy.text.statements import How, Sought, Statement, statements
+from pdr_dspy.text.template import TURN_END, without_template
 from pdr_dspy.text.wrapping import block, tidy
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -119,7 +120,9 @@ class _Reader:
 
     def first_readable(self, name: str, kind: Any, found: list[Statement]) -> None:
         for statement in found[:_READ]:
-            if len(statement.text) > MAX_TEXT or (is_simple(kind) and not is_text(kind) and len(statement.text) > MAX_ANSWER):
+            if len(statement.text) > MAX_TEXT or (
+                is_simple(kind) and not is_text(kind) and len(statement.text) > MAX_ANSWER
+            ):
                 continue
             value = value_of(statement, kind, blanks=self.form.blanks)
             if value is not None:
@@ -186,7 +189,7 @@ class _Reader:
 
     def alone(self, name: str, kind: Any) -> None:
         """A completion that is only the answer, or ends with it on a line of its own."""
-        text = self.text.replace("\x1e", "").strip()
+        text = self.text.replace(TURN_END, "").strip()
         if not text or len(text) > MAX_ANSWER or has_marks(text):
             return
         value = _alone(text, kind, code=name not in self.sought.short)

@@ -19,7 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.text.answers import final_answer, to_choice, to_number
-from pdr_dspy.text.statements import Statement, before_token
+from pdr_dspy.text.statements import Statement
+from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
 
 _YES = ("yes", "true")
@@ -80,7 +81,8 @@ def is_blank(text: str, blanks: Collection[str]) -> bool:
 
 
 def contests(text: str, kind: Any) -> bool:
-    """Whether a statement that cannot be read speaks of values all the same (`17 or 204`): then none before it counts."""
+    """Whether a statement that cannot be read speaks of values all the same, as `17 or 204` does: then none that was
+    made before it counts."""
     options = options_of(kind)
     if options is not None:
         lowered = text.casefold()
@@ -143,18 +145,18 @@ def _only_box(text: str) -> str | None:
     return text[start:end].strip() if _AROUND_BOX.fullmatch(rest) else None
 
 
-_ELEMENTS = frozenset(
-    "a abbr article aside audio b big blockquote body br button canvas caption center code col dd del details div dl dt em"
-    " embed fieldset figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img input ins kbd label li link"
-    " main map mark meta nav ol option p param picture pre q s script section select small source span strong style sub"
-    " summary sup svg table tbody td template textarea tfoot th thead time title tr track u ul var video wbr".split()
+_ELEMENT = re.compile(
+    r"(?:a|abbr|article|aside|audio|b|big|blockquote|body|br|button|canvas|caption|center|code|col|dd|del|details|div|dl"
+    r"|dt|em|embed|fieldset|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link"
+    r"|main|map|mark|meta|nav|ol|option|p|param|picture|pre|q|s|script|section|select|small|source|span|strong|style|sub"
+    r"|summary|sup|svg|table|tbody|td|template|textarea|tfoot|th|thead|time|title|tr|track|u|ul|var|video|wbr)(?:\s|$)"
 )
 
 
 def _without_brackets(text: str) -> str:
     """What stands in brackets that a small model copied from the form: `<42>`. An element of HTML is a text."""
     wrapped = re.fullmatch(r"[*_`]*<\s?([^<>/\n][^<>\n]*)>[*_`.]*", text)
-    if wrapped and wrapped[1].split()[0] not in _ELEMENTS:
+    if wrapped and not _ELEMENT.match(wrapped[1]):
         return wrapped[1].strip()
     return text
 
@@ -273,7 +275,11 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
     listed = member_kinds(kind)
     if not whole:
         first, newline, rest = text.lstrip().partition("\n")
-        half = first.rstrip().endswith((":", "：", ",", "，")) or is_item(first) or is_item(rest.lstrip().partition("\n")[0])
+        half = (
+            first.rstrip().endswith((":", "：", ",", "，"))
+            or is_item(first)
+            or is_item(rest.lstrip().partition("\n")[0])
+        )
         if listed is None or not newline or half or text[:1] == "\n":
             return None  # a half of a list would pass for the whole
         body = first.strip()
@@ -351,7 +357,10 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
     for way in ways:
         if not every and len(way) != len(kinds):
             continue
-        values = [_item(item, each if every else own) for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)]
+        values = [
+            _item(item, each if every else own)
+            for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)
+        ]
         if any(value is None for value in values):
             continue
         with suppress(ValidationError, ValueError):

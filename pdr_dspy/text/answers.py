@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pdr_dspy.text.reasoning import split_thought
-from pdr_dspy.text.statements import MAX_ANSWER, Sought, before_token, statements, without_template
+from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
+from pdr_dspy.text.template import before_token, without_template
 from pdr_dspy.text.wrapping import boxes
 from pdr_dspy.text.wrapping import tidy as tidy
 
@@ -37,9 +38,9 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
     """
     text = without_template(split_thought(text)[1][-MAX_TEXT:])
     for statement in statements(text, _ANSWER, truncated=truncated)["answer"]:
-        if len(statement.text) <= MAX_ANSWER and (answer := tidy(before_token(statement.text))):
-            if answer != "null" or statement.how == "box":
-                return answer
+        answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
+        if answer and (answer != "null" or statement.how == "box"):
+            return answer
     return None
 
 

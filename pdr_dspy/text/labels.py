@@ -1,8 +1,8 @@
 r"""How an answer is announced: a small table of languages, and the patterns that are made of it and of field names.
 
-`Answer: 42`, `**Final answer** → 42`, `### Ergebnis`, `La réponse est 42.`, `最终答案：24`. Labels are data: what is added
-to `LANGUAGES` is read at the head of a line, within one, as a tag (`<antwort>`), in a table and as the key of a JSON
-object. The patterns are applied to the `shadow` of a text, in which full-width forms are plain ones.
+`Answer: 42`, `**Final answer** → 42`, `### Ergebnis`, `La réponse est 42.`, `最终答案：24`. Labels are data: what is
+added to `LANGUAGES` is read at the head of a line, within one, as a tag (`<antwort>`), in a table and as the key of a
+JSON object. The patterns are applied to the `shadow` of a text, in which full-width forms are plain ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Language(NamedTuple):
     nouns: str
     """What an answer is called."""
     results: str = ""
-    """What may also be a step on the way: these count with a word of `before` or `after`, or where nothing else does."""
+    """What a step on the way may be called too: these count with a word of `before` or `after`, or where nothing else
+    does."""
     before: str = ""
     """Words that may stand in front of a noun."""
     after: str = ""
@@ -126,19 +127,18 @@ LANGUAGES = (
 )
 """Nouns of one letter, as Chinese has them, count at the head of a line alone."""
 ARTICLES = (
-    "the|my|our|your|its|a|an|die|der|das|mein|meine|unser|la|le|les|l['’]|el|il|lo|o|a|as|os|het|de|den|det|mijn|az|a"
-    "|η|το|я|мой|наш|ang|我的|私の|내|결국|所以|因此|故|则|那么|よって|したがって|따라서"
+    "the|my|our|your|its|a|an|die|der|das|mein|meine|unser|la|le|les|l['’]|el|il|lo|o|as|os|het|de|den|det|mijn|az"
+    "|η|το|мой|наш|ang|我的|私の|내|결국|所以|因此|故|则|那么|よって|したがって|따라서"
 )
 """What may stand in front of all that, at the head of a line."""
 OPENINGS = (
-    "so|thus|hence|therefore|finally|and|then|also|consequently|in conclusion|in summary|overall|ok|okay|well|sure|certainly"
-    "|of course|absolutely|great|here is|here are|here['’]s|this is"
+    "so|thus|hence|therefore|finally|and|then|also|consequently|in conclusion|in summary|overall|ok|okay|well|sure"
+    "|certainly|of course|absolutely|great|here is|here are|here['’]s|this is"
 )
 
-_WIDE = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _SHADOW = str.maketrans(
     {
-        **{chr(wide): chr(narrow) for wide, narrow in _WIDE.items()},
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
         **dict.fromkeys("\u3000\u00a0\u2009\u202f\u2007\u2002\u2003\u1680", " "),
         **dict.fromkeys("﹕︰∶꞉˸", ":"),
         **dict.fromkeys("│┃║❘∣¦", "|"),
@@ -148,7 +148,7 @@ _SHADOW = str.maketrans(
 
 
 def shadow(text: str) -> str:
-    """The text with full-width letters, digits and signs as plain ones, each in its place: only to look for marks in."""
+    """The text with full-width letters, digits and signs as plain ones, each in its place: to look for marks in."""
     return text if text.isascii() else text.translate(_SHADOW)
 
 
@@ -158,10 +158,9 @@ _DECORATION = (
     r"(?:[^\w\s\\<{\"']|_|\\[\[\](),;:! ]"
     r"|\\(?:text(?:bf|it|rm|sf|tt)?|mathbf|mathrm|mathsf|emph|underline|bf|(?:sub){0,2}section|paragraph|large|Large"
     r"|noindent|item|quad|qquad|Huge|huge|LARGE)(?![A-Za-z])\*?[ \t]{0,3}\{?"
-    r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd|summary|details)(?:\s[^<>\n]{0,80})?/?>"
-    r"|[ \t])"
+    r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd)(?:\s[^<>\n]{0,80})?/?>|[ \t])"
 )
-"""What may surround a label without being part of it: emphasis, quotes of mail, headings, emoji, upright LaTeX, HTML."""
+"""What may surround a label without being part of it: emphasis, marks of mail and headings, emoji, LaTeX, HTML."""
 HEAD = rf"^(?P<lead>{_DECORATION}{{0,16}}(?:[0-9]{{1,2}}[.)][ \t]{_DECORATION}{{0,8}})?)"
 """From the beginning of a line to its label."""
 GAP = (
@@ -172,8 +171,6 @@ GAP = (
 _ARROWS = r"-{1,3}>|=>|→|⇒|⟶|⟹|⟼|↦|➜|➔|➡\ufe0f?|⮕|➤|▶\ufe0f?|►|▸|⇨|➝|»"
 SIGN = rf"(?:::?=?|=(?!=)>?|{_ARROWS}|(?<=[ \t])[—–-]{{1,2}}(?=[ \t])|[—–](?=[^\s—–-])|\|(?!\|)|\t)"
 """What stands between a label and its value."""
-BRACKETED = r"(?<=[】〗」』\]])"
-"""A label in brackets of its own needs no sign: `【答案】42`."""
 
 
 class Words(NamedTuple):
@@ -191,9 +188,8 @@ class Words(NamedTuple):
 
 def languages_in(lowered: str) -> tuple[int, ...]:
     """Which languages' nouns stand in a text in lower case: for most texts English alone."""
-    if lowered.isascii():
-        return tuple(place for place, nouns in _ASCII if any(noun in lowered for noun in nouns))
-    return tuple(place for place, nouns in _ALL if any(noun in lowered for noun in nouns))
+    nouns = _ASCII_NOUNS if lowered.isascii() else _NOUNS
+    return tuple(place for place, own in enumerate(nouns) if any(noun in lowered for noun in own))
 
 
 @lru_cache(maxsize=256)
@@ -221,7 +217,7 @@ def words(languages: tuple[int, ...]) -> Words:
 
 def either(phrases: Sequence[str]) -> str:
     """The alternatives of a pattern, the longest first; words of a phrase may be joined by a space, `_` or `-`."""
-    spelt = {each for phrase in phrases for each in (phrase, *(unicodedata.normalize(f, phrase) for f in ("NFC", "NFD")))}
+    spelt = {each for phrase in phrases for each in _spellings(phrase)}
     ordered = sorted(spelt, key=lambda phrase: (-len(phrase), phrase))
     return "|".join(r"[ \t_-]{1,3}".join(map(re.escape, re.split(r"[ _]+", phrase))) for phrase in ordered) or "(?!)"
 
@@ -230,10 +226,9 @@ def either(phrases: Sequence[str]) -> str:
 def inline_label(languages: tuple[int, ...]) -> re.Pattern[str]:
     """A label anywhere in a line: `so the answer: 42`, `"answer": 42`."""
     said = words(languages)
-    is_ = rf"(?:{said.verbs})"
     return re.compile(
-        rf"(?P<noun>{START}(?:{said.qualified}|{said.nouns}){END}){GAP}"
-        rf"(?:(?:{is_}[ \t]{{0,9}})?(?:::?|(?<![=!<>])=(?![=>]))|{_ARROWS})(?P<after>[\"'`]?)",
+        rf"{START}(?:{said.qualified}|{said.nouns}){END}{GAP}"
+        rf"(?:(?:(?:{said.verbs})[ \t]{{0,9}})?(?:::?|(?<![=!<>])=(?![=>]))|{_ARROWS})",
         re.IGNORECASE,
     )
 
@@ -243,14 +238,13 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
     """`the answer is 42`; what follows is the answer, to the end of the sentence."""
     said = words(languages)
     article = rf"(?:{START}(?:the|our|my|your|{ARTICLES})[ \t]{{1,9}})"
-    spaced = r"[ \t]{0,9}"
+    noun = rf"(?:{START}(?:{said.qualified})|{article}?{START}(?:{said.nouns}|{said.results})){END}"
     about = r"(?:[ \t]{1,9}(?:to|of|for)[ \t]{1,9}(?:the|this|your|part)[^.:;!?\n]{0,60}?[ \t])?"
     return re.compile(
-        rf"(?:(?P<noun>{START}(?:{said.qualified}){END})|{article}?(?P<bare>{START}(?:{said.nouns}|{said.results}){END}))"
-        rf"[*_]{{0,3}}{about}{spaced}(?:{said.verbs})(?P<end>(?![^\W\d_])|(?<=[^\x00-\u024f]))"
+        rf"{noun}[*_]{{0,3}}{about}[ \t]{{0,9}}(?:{said.verbs})(?:(?![^\W\d_])|(?<=[^\x00-\u024f]))"
         r"(?:[ \t]{1,9}(?:thus|therefore|simply|just|then|equal to|donc|also|somit|daher))?"
         r"(?![ \t]{1,9}(?:not|wrong|incorrect|correct|right|in|unclear|unknown|as follows|obtained|given|found|the same"
-        r"|nicht|falsch|richtig|pas|no|não|non|niet|не)\b)[*_:]{0,4}",
+        r"|nicht|falsch|richtig|pas|no|não|non|niet|не)\b):?",
         re.IGNORECASE,
     )
 
@@ -270,6 +264,11 @@ def _split(phrases: str) -> list[str]:
     return [phrase for phrase in phrases.split("|") if phrase]
 
 
+def _spellings(phrase: str) -> set[str]:
+    """A phrase with its accents composed and apart."""
+    return {phrase, unicodedata.normalize("NFC", phrase), unicodedata.normalize("NFD", phrase)}
+
+
 NOUNS = frozenset(key(noun) for each in LANGUAGES for noun in _split(each.nouns))
 """What an answer is called when nothing more is said of it."""
 ANSWER_KEYS = frozenset(
@@ -285,8 +284,9 @@ ANSWER_KEYS = frozenset(
     }
 )
 """Everything that a tag, key or cell may be called that holds an answer."""
-_ALL = [
-    (place, tuple({noun.casefold() for noun in _split(each.nouns) + _split(each.results)} if place else {"ans", "result", "choice", "option", "output"}))
-    for place, each in enumerate(LANGUAGES)
+_NOUNS = [
+    {each for noun in _split(language.nouns) + _split(language.results) for each in _spellings(noun.casefold())}
+    for language in LANGUAGES
 ]
-_ASCII = [(place, tuple(noun for noun in nouns if noun.isascii())) for place, nouns in _ALL]
+_NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each, for the one that is looked for most
+_ASCII_NOUNS = [{noun for noun in nouns if noun.isascii()} for nouns in _NOUNS]

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
+from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import Block, block, boxes
 
 How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
@@ -24,8 +25,6 @@ name in a JSON object, as all that was written, by a constrained request, or in 
 
 MAX_ANSWER = 10_000
 """Characters of an answer; a longer one is not read."""
-TURN_END = "\x1e"
-"""Stands for a mark of the chat template's at which a turn ends, see `without_template`."""
 
 
 @dataclass(frozen=True)
@@ -100,64 +99,6 @@ def statements(
         given: the statements that were read there.
     """
     return _Search(text, sought, truncated, taken, given).run()
-
-
-# ------------------------------------------------------------------------------------------------- the chat template
-
-_TOKEN = (
-    r"(?:<[|｜][^|｜<>\n]{1,40}[|｜]>|</s>|<s>|<(?:eos|bos|pad|unk|EOT|eot|eop|eod|eoa|eoh|end_of_turn|start_of_turn"
-    r"|end_of_text|endoftext|end_of_utterance|im_end|im_start|sep|turn\||\|turn|extra_id_[0-9]{1,3})>|\[/?INST\]|<</?SYS>>"
-    r"|\[(?:EOS|BOS|PAD|EOT)\])"
-)
-_OPENS = r"<[|｜](?:im_start|start_header_id|start|START_OF_TURN_TOKEN)[|｜]>|<start_of_turn>"
-_OTHER_TURN = re.compile(
-    rf"(?:{_OPENS})(?:user|human|system|tool|ipython|observation|environment)\b"
-    r"|<[|｜](?:user|system|observation|User|USER_TOKEN|SYSTEM_TOKEN|System|Human)[|｜]>"
-)
-_TURN = re.compile(
-    rf"(?P<opened>(?:{_OPENS})[ \t]*(?:assistant|model|bot|ai)?\b(?:<[|｜](?:end_header_id|message)[|｜]>)?[ \t]*\n?)"
-    rf"|(?P<run>(?:[ \t]*{_TOKEN})+)(?=[ \t]*(?:(?:assistant|user|model|human)?[ \t]*$))(?:[ \t]*(?:assistant|user|model|human))?",
-    re.MULTILINE,
-)
-_STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>")
-_TOKEN_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
-_BEGUN = re.compile(r"\s*(?:(?:<s>|<bos>|<[|｜](?:begin_of_text|begin▁of▁sentence|startoftext|bos)[|｜]>)[ \t]*)+")
-_ANY_TOKEN = re.compile(_TOKEN)
-
-
-def without_template(text: str) -> str:
-    """The text with the special tokens that a server let through taken for what they are: the ends of lines, and of a
-    turn. What a model wrote beyond its own turn, in the name of somebody else, is left out. Within a line a token is
-    only talked about, and stays."""
-    if "<" not in text and "[" not in text:
-        return text
-    if "_of_box|>" in text:
-        text = _TOKEN_BOX.sub(r"\\boxed{\1}", text)
-    if TURN_END in text:
-        text = text.replace(TURN_END, " ")
-    other = _OTHER_TURN.search(text)
-    if other and text[: other.start()].strip():
-        text = text[: other.start()] + TURN_END + "\n"
-    if not _ANY_TOKEN.search(text):
-        return text
-    if begun := _BEGUN.match(text):
-        text = text[begun.end() :]
-    struck = [match.span() for match in _STRUCK.finditer(text)]
-
-    def end(match: re.Match[str]) -> str:
-        if any(first < match.end() and match.start() < last for first, last in struck[:100]):
-            return match[0]
-        return "" if match["opened"] and not text[: match.start()].strip() else f"\n{TURN_END}\n"
-
-    return _TURN.sub(end, text)
-
-
-def before_token(text: str) -> str:
-    """The part of a line before the first special token in it."""
-    if "<" not in text and "[" not in text:
-        return text
-    token = _ANY_TOKEN.search(text)
-    return text[: token.start()] if token else text
 
 
 # ------------------------------------------------------------------------------------------------- spans
@@ -256,13 +197,9 @@ class _Search:
         headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
         return sorted(own, key=lambda one: (one.rank if headed else max(one.rank, 1), -one.start))
 
-    def add(
-        self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True
-    ) -> None:
+    def add(self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True) -> None:
         if mark.field is not None and text.strip():
-            self.found.append(
-                Statement(mark.field, mark.start, text, mark.how, mark.rank, exact, whole, mark.generic)
-            )
+            self.found.append(Statement(mark.field, mark.start, text, mark.how, mark.rank, exact, whole, mark.generic))
 
     def line_end(self, place: int) -> int:
         end = self.text.find("\n", place)
@@ -397,7 +334,9 @@ class _Search:
                     continue
                 if writing is not None:
                     fence = self.code.around(mark.start)
-                    if (writing.strong and not mark.strong and begun < mark.start) or (fence is not None and writing.start < fence[0]):
+                    if (writing.strong and not mark.strong and begun < mark.start) or (
+                        fence is not None and writing.start < fence[0]
+                    ):
                         continue
                     text = writing.field in self.sought.texts - self.sought.short
                     if text and mark.generic and not writing.generic:
@@ -448,7 +387,7 @@ class _Search:
         said = self.shadow[mark.start + len(mark.lead) : mark.value]
         still: list[str] = []
         for opened in reversed(list(_OPENED.finditer(mark.lead))):
-            closing = f"</{opened['tag']}>" if opened["tag"] else _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
+            closing = _closing(opened)
             if closing in said:
                 continue
             rest = self.text[start:end]
@@ -483,18 +422,20 @@ class _Search:
         """Where a text ends of which one line, or one display, is all, while what follows is said about it. None where
         the lines belong together."""
         first, rest = self.text[start : held.end].strip(), self.text[held.end : limit]
-        bare = held.closed or (len(first) <= 80 and len(first.split()) <= 6 and first[-1:] not in ",;:([{.!?…")
-        if field not in self.sought.short:
-            return held.end if bare and _EXPLAINED.match(rest) else None
-        if self.truncated and limit == len(self.text) and bare and held.end < self.last <= limit:
-            if not self.text[held.end : self.last].strip():
-                return held.end  # only the line after it was cut
-        if not rest.strip():
+        bare = held.closed or (len(first) <= 80 and len(first.split()) <= 6 and first[-1:] not in ",;:([{!?…")
+        if not bare:
             return None
+        if field not in self.sought.short:
+            return held.end if _EXPLAINED.match(rest) else None
+        if self.truncated and limit == len(self.text) and not rest[: max(self.last - held.end, 0)].strip():
+            return held.end if held.end < self.last else None  # only the line after it was cut
         if _ABOUT.match(rest):
             return held.end
         paragraph = _PARAGRAPH.match(rest)
-        return held.end if bare and paragraph and len(paragraph[1].split()) >= 8 else None
+        words = len(paragraph[1].split()) if paragraph else 0
+        if first[-1:] in ".。" and not _FIGURES.fullmatch(first):
+            return None  # a sentence, which others may follow
+        return held.end if words >= 8 or (words >= 4 and _FIGURES.fullmatch(first)) else None
 
     # --- what names no field
 
@@ -526,10 +467,10 @@ class _Search:
         held = block(self.text, start, min(len(self.text), start + MAX_ANSWER))
         if held is None or (self.truncated and not held.closed and held.end >= self.last):
             return None
-        return held.text.partition(TURN_END)[0]
+        return _even(held.text.partition(TURN_END)[0])
 
     def boxed(self, field: str, taken: _Spans) -> list[tuple[int, int]]:
-        """Finds boxes; neighbouring ones come together, so that several guesses stay several. Returns where they are."""
+        """Finds boxes, and returns where they are. Neighbouring ones come together: several guesses stay several."""
         found, start, end = "", -1, -1
         spans = [span for span in boxes(self.text) if not taken.around(span[0])]
         for begin, stop in spans:
@@ -568,22 +509,41 @@ _CELL = re.compile(r"(?<=\|)(?:[^|\\\n]|\\.)*(?=\|)|(?<=\|)(?:[^|\\\n]|\\.)+$")
 _RULE = re.compile(r"[ \t>]*[-:=+| \t]{3,}[ \t]*")
 _WEAK = ("=", ":=", "-", "–", "—", "--", "——", "")
 _OPENED = re.compile(
-    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
+    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]"
+    r"|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
 )
-_CLOSES = {"\\[": "\\]", "\\(": "\\)", "{": "}", "(": ")", "（": "）", "[": "]", "【": "】", "〖": "〗", "「": "」", "『": "』", "“": "”", "«": "»", "$": "$"}
+"""What is opened in front of a label; emphasis only where no space follows, for a star may be a bullet."""
+_PAIRS = (
+    ("(", ")"),
+    ("（", "）"),
+    ("[", "]"),
+    ("【", "】"),
+    ("〖", "〗"),
+    ("「", "」"),
+    ("『", "』"),
+    ("“", "”"),
+    ("«", "»"),
+)
+_CLOSES = {"\\[": "\\]", "\\(": "\\)", "{": "}", **dict(_PAIRS)}
 _VALUE_ALONE = re.compile(
-    r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?|\(?[A-J]\)?\.?"
+    r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?"
+    r"|\(?[A-J]\)?\.?"
 )
+"""What may stand behind a label without a sign between them: `Answer 42`."""
+_FIGURES = re.compile(r"[\W_]*[0-9][\W\d_]*(?:[^\W\d_]{1,3})?[.。]?|[$\\].*")
 _JOINT = re.compile(
-    r"(?:\s|\$|,|;|、|or\b|and\b|also\b|either\b|oder\b|und\b|ou\b|et\b|y\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed|\{)*",
+    r"(?:\s|\$|,|;|、|(?:or|and|also|either|oder|und|ou|et|y)\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed"
+    r"|\{)*",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]{1,400})")
-_HEADING = re.compile(r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE)
+_HEADING = re.compile(
+    r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
-    r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her|first"
-    r"|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
+    r"|first|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
     re.IGNORECASE,
 )
 _COMMENT = (
@@ -594,19 +554,32 @@ _COMMENT = (
 _ABOUT = re.compile(  # what follows an answer and is said about it
     r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:"
     rf"(?:{_COMMENT})[ \t*_)]{{0,4}}[:：]|-{{3,}}[ \t]*(?:\n|$)"
-    r"|(?:this|that|it|which) (?:is|was|follows|works|comes|can|holds|means)\b|(?:because|since|as|note that|where|here)\b"
-    r"|(?:to|let me|let us|let's|we can|i) (?:see|check|verify|double[- ]check|confirm|explain|summarize|recheck|get|find|hope)\b"
-    r"|(?:i hope|hope this|hope that|let me know|feel free|please let|if you (?:have|need|want|would)|thank you|thanks)\b"
-    r"|(?:wait|hmm|actually|hold on|so,|therefore|thus|hence|but wait)\b)",
+    r"|(?:this|that|it|which) (?:is because|is since|is the (?:final )?answer|follows|can be (?:seen|checked))\b"
+    r"|(?:to|let me|let us|let['’]s|we can|i|i will|i['’]ll) (?:see|check|verify|double[- ]?check|confirm|explain"
+    r"|recheck|re-check|reconsider|hope)\b"
+    r"|(?:hope this|let me know|feel free to|please let me|if you (?:have any|need|would like)|note that)\b"
+    r"|(?:wait|hmm+|actually|hold on|but wait)\b[,.… -])",
     re.IGNORECASE,
 )
-_EXPLAINED = re.compile(rf"(?:[ \t]*\n)+[ \t>*_#(]{{0,8}}(?:explanation|reasoning|justification|rationale)[ \t*_)]{{0,4}}[:：]", re.I)
-_PARAGRAPH = re.compile(r"[ \t]*\n(?:[ \t]*\n)+[ \t]*([^\n]{20,}[.!?:。！？][*_)\"”]{0,3})[ \t]*(?:\n[ \t]*(?:\n|$)|\n?\Z)")
+_EXPLAINED = re.compile(
+    r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:explanation|reasoning|justification|rationale)[ \t*_)]{0,4}[:：]", re.I
+)
+_PARAGRAPH = re.compile(
+    r"[ \t]*\n(?:[ \t]*\n)+[ \t]*([^\n]{20,}[.!?:。！？][*_)\"”]{0,3})[ \t]*(?:\n[ \t]*(?:\n|$)|\n?\Z)"
+)
 
 
 def _last(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
     """The last matches, for what was said before them does not count anyway."""
     return deque(matches, maxlen=100)
+
+
+def _even(value: str) -> str:
+    """A value without a mark of bold type whose partner stands in front of it: `**The answer is** 42`."""
+    plain = value.strip()
+    if plain.count("**") % 2:
+        return plain.removeprefix("**") if plain.startswith("**") else plain.removesuffix("**")
+    return value
 
 
 def _sentence(value: str, endings: str = "(?!)") -> str:
@@ -627,35 +600,42 @@ def _unclosed(text: str, close: Sequence[str]) -> str:
     return text
 
 
+def _closing(opened: re.Match[str]) -> str:
+    """What closes what was opened in front of a label."""
+    if opened["tag"]:
+        return f"</{opened['tag']}>"
+    return _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
+
+
 def _cells(line: str) -> list[re.Match[str]]:
     return [cell for cell in _CELL.finditer(line) if cell.group() or cell.end() < len(line)]
 
 
 def _bracketed(lead: str, gap: str) -> bool:
     """Whether a label stands in brackets of its own, and needs no sign: `【答案】42`."""
-    pairs = (("【", "】"), ("〖", "〗"), ("「", "」"), ("『", "』"), ("[", "]"))
-    return any(left in lead and right in gap for left, right in pairs)
+    return any(left in lead and right in gap for left, right in _PAIRS[2:7])
 
 
 @lru_cache(maxsize=256)
 def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]:
-    """A label at the head of a line."""
+    """A label at the head of a line: what may stand in front of it, its name, what may stand behind the name, and its
+    sign, which may be lacking."""
     said = labels.words(languages)
     names = sorted(enumerate(sought.fields), key=lambda each: -len(each[1]))
-    own = "|".join(rf"(?P<own{place}>{labels.either(_spellings(name))})" for place, name in names)
-    parts = [own] if own else ["(?!)"]
-    answer = rf"(?P<answer>{said.qualified}|{said.line_nouns})|(?P<result>{said.results})"
-    none = "(?P<answer>(?!))|(?P<result>(?!))"
-    parts.append(answer if sought.answer is not None else none)
+    own = [rf"(?P<own{place}>{labels.either(_spellings(name))})" for place, name in names]
+    never = "(?!)"
+    answer = f"{said.qualified}|{said.line_nouns}" if sought.answer is not None else never
+    result = said.results if sought.answer is not None else never
     bound = labels.either([spelt for name in sought.bounds for spelt in _spellings(name)])
-    parts.append(rf"(?P<bound>{bound})")
-    opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?"
-    article = rf"(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
-    which = r"(?P<which>(?:(?:final|corrected|correct|revised|updated|overall|requested|resulting|new)[ \t_]{1,3}){0,2}?)"
-    verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != "(?!)")
+    name = "|".join([*own, rf"(?P<answer>{answer})", rf"(?P<result>{result})", rf"(?P<bound>{bound})"])
+    opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
+    which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
+    about = r"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
+    verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
     return re.compile(
-        rf"{labels.HEAD}{opening}{article}{which}(?:{'|'.join(parts)}){labels.END}(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?"
-        rf"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{{0,60}}(?=[:：]))?{labels.GAP}(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
+        rf"{labels.HEAD}{opening}(?P<which>(?:(?:{which})[ \t_]{{1,3}}){{0,2}}?)(?:{name}){labels.END}"
+        rf"(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?{about}{labels.GAP}"
+        rf"(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
         re.MULTILINE | re.IGNORECASE,
     )
 

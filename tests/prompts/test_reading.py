@@ -1,6 +1,6 @@
-"""Completions with what they say, as data: tests/cases/reading.jsonl, a line for each of signature, completion, whether
-it was cut at its cap, the right value of each field (fields that must stay missing are left out), the kind of case, and,
-where it matters, how the fields are found."""
+"""Completions with what they say, as data: tests/cases/reading.jsonl. A case has a signature, a completion, whether it
+was cut at its cap, the right value of each field (one that must stay missing is left out), its kind and, where it
+matters, how the fields are found."""
 
 from __future__ import annotations
 
@@ -142,7 +142,8 @@ ADAPTERS = [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()]
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: type(adapter).__name__)
 @pytest.mark.parametrize("configured", [False, True])
 @pytest.mark.parametrize(
-    "value", ["Roses are red,\nViolets are blue.\n\nAnswer: none", "__init__", "a < b && c", "- x\n- y.", '"quoted"', "C*"]
+    "value",
+    ["Roses are red,\nViolets are blue.\n\nAnswer: none", "__init__", "a < b && c", "- x\n- y.", '"quoted"', "C*"],
 )
 def test_the_forms_of_dspys_adapters_are_followed_to_the_letter(adapter: Any, configured: bool, value: str) -> None:
     """What an adapter writes of a value is read back as that value, whether or not the user has configured it."""
@@ -183,8 +184,26 @@ def test_a_text_that_is_whole_still_names_its_number(text: str) -> None:
 # --- hostile completions
 
 PIECES = [
-    *("Answer: x\n", "answer = 3\n", "<answer>", "</answer>", "[[ ## answer ## ]]\n", '{"a":', '{"answer": "\\f', "\\boxed{"),
-    *("\\boxed 4 ", "| Answer | x |\n", "|---|---|\n", "```\nAnswer: x\n", "the answer is ", "答案：x", "- 1\n", "1. 2\n"),
+    *(
+        "Answer: x\n",
+        "answer = 3\n",
+        "<answer>",
+        "</answer>",
+        "[[ ## answer ## ]]\n",
+        '{"a":',
+        '{"answer": "\\f',
+        "\\boxed{",
+    ),
+    *(
+        "\\boxed 4 ",
+        "| Answer | x |\n",
+        "|---|---|\n",
+        "```\nAnswer: x\n",
+        "the answer is ",
+        "答案：x",
+        "- 1\n",
+        "1. 2\n",
+    ),
     *("a, ", '"', "(", "**", "<|im_end|>", "<s>", "#### 4\n", "$$", "\n", "\t", "Explanation:\n", "Items:\n- "),
 ]
 

@@ -17,7 +17,8 @@ LONGEST = 80
 
 
 def tally(drafts: Sequence[Draft]) -> str:
-    """How often each answer came up, the most common first; equal texts but for case, spaces and what wraps them are one answer."""
+    """How often each answer came up, the most common first; texts that are equal but for case, spaces and what wraps
+    them are one answer."""
     said: dict[str, str] = {}
     votes: Counter[str] = Counter()
     for draft in drafts:
