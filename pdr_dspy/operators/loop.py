@@ -17,7 +17,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 import dspy
-from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
@@ -28,6 +27,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
@@ -218,13 +218,14 @@ class _Run:
             example=self.question.example,
             sampling=self.question.sampling(role),
             run_seed=self.run_seed,
+            streamed=how_streamed(self.schedule, role, round_number),
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
     async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
         """A call that the server refused for its length, with what decides that and what to do about it."""
         failure = reply.call.failure
-        if failure is None or not failure.startswith(ContextWindowExceededError.__name__):
+        if failure is None or not failure.startswith(dspy.ContextWindowExceededError.__name__):
             return reply
         (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)
@@ -280,6 +281,7 @@ class _Run:
             outputs={name: value for name, value in reading.outputs.items() if name in fields},
             how=reading.how,
             unclear=reading.unclear,
+            broken=dict(reading.broken),
             truncated=reply.call.truncated,
             failure=reply.call.failure,
         )

@@ -56,6 +56,8 @@ class Draft(BaseModel):
     """In which form each of them was found; see `pdr_dspy.text.statements.How`."""
     unclear: dict[str, str] = {}
     """Of fields that were stated and could not be read: the beginning of what was stated."""
+    broken: dict[str, str] = {}
+    """Output fields that were read and break a limit of theirs, such as `le=10`: which. They are not in `outputs`."""
     truncated: bool = False
     """The cap ended it. Its text is usable as a hint, its last number is not an answer."""
     failure: str | None = None

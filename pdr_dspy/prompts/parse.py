@@ -8,38 +8,25 @@ the letter where a model writes them. Where nothing is labelled, a completion th
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import dspy
-import json_repair
-from dspy.utils.exceptions import AdapterParseError
-from pydantic import ValidationError
 
+from pdr_dspy.prompts.alone import alone
+from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.lists import in_brackets, items_of
-from pdr_dspy.prompts.values import (
-    contests,
-    has_marks,
-    is_blank,
-    is_simple,
-    is_text,
-    member_kinds,
-    mendable,
-    options_of,
-    structured,
-    value_of,
-)
-from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT, to_choice, to_number
+from pdr_dspy.prompts.objects import mendable, objects_in
+from pdr_dspy.prompts.typed import unlabelled, without_shapes
+from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
+from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import How, Sought, Statement, statements
 from pdr_dspy.text.template import TURN_END, without_template
-from pdr_dspy.text.wrapping import block, tidy
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -52,8 +39,10 @@ class Reading:
     """Fields that were there, each of its declared type."""
     missing: tuple[str, ...]
     """Fields that were not, or not readably."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
     how: dict[str, How] = field(default_factory=dict)
-    """In which form each labelled field was found. Fields that are the completion itself are not among them."""
+    """In which form each field was found. Not of fields that are the completion itself, nor of defaults."""
     unclear: dict[str, str] = field(default_factory=dict)
     """Of missing fields that were stated: the beginning of what was stated, and could not be read."""
 
@@ -75,15 +64,16 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
         truncated: it was cut at its cap.
     """
     form = form_of(signature)
-    outputs: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
-    how: dict[str, How] = {}
-    unclear: dict[str, str] = {}
-    if form.labelled and text.strip():
-        reader = _Reader(signature, form, text, truncated)
-        reader.run()
-        outputs |= reader.outputs
-        how, unclear = reader.how, reader.unclear
-    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs), how, unclear)
+    free: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
+    if not form.labelled:
+        return Reading(free, tuple(name for name in form.outputs if name not in free))
+    reader = _Reader(signature, form, text, truncated)
+    reader.run()
+    outputs, broken = settled(form.fields, free | reader.outputs, reader.stated, truncated=truncated)
+    missing = tuple(name for name in form.outputs if name not in outputs)
+    how = {name: each for name, each in reader.how.items() if name in outputs}
+    unclear = {name: each for name, each in reader.unclear.items() if name in missing}
+    return Reading(outputs, missing, broken, how, unclear)
 
 
 _READ = 100
@@ -95,13 +85,14 @@ class _Reader:
         self.signature = signature
         self.form = form
         self.kinds = form.labelled
-        self.whole = text
         self.truncated = truncated
-        self.text = without_template(split_thought(text)[1][-MAX_TEXT:])
+        self.text = without_template(without_shapes(form.shapes, split_thought(text)[1][-MAX_TEXT:]))
         self.sought = _sought_in(tuple(self.kinds.items()), (*form.free, *form.inputs))
         self.outputs: dict[str, Any] = {}
         self.how: dict[str, How] = {}
         self.unclear: dict[str, str] = {}
+        self.stated: dict[str, Sequence[str]] = {}
+        """What stands in the statements of each field."""
 
     def run(self) -> None:
         adapter = dspy.settings.adapter
@@ -109,22 +100,25 @@ class _Reader:
             self.by_adapter(adapter)
         taken, given = self.objects()
         found = statements(self.text, self.sought, truncated=self.truncated, taken=taken, given=given)
+        self.stated = {name: [statement.text for statement in own] for name, own in found.items()}
         for name, kind in self.kinds.items():
             if name not in self.outputs:
                 self.first_readable(name, kind, found[name])
         only = next(iter(self.kinds)) if len(self.kinds) == 1 else None
         if only is not None and only not in self.outputs and only not in self.unclear and not self.truncated:
-            self.alone(only, self.kinds[only])
+            self.unnamed(only, self.kinds[only], found[only])
         if adapter is not None and _known(adapter) and any(name not in self.outputs for name in self.kinds):
             self.by_adapter(adapter)
 
-    def first_readable(self, name: str, kind: Any, found: list[Statement]) -> None:
+    def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
         for statement in found[:_READ]:
-            if len(statement.text) > MAX_TEXT or (
-                is_simple(kind) and not is_text(kind) and len(statement.text) > MAX_ANSWER
-            ):
+            if len(statement.text) > most:
                 continue
             value = value_of(statement, kind, blanks=self.form.blanks)
+            if name in self.form.optional and says_none(statement.text):
+                option = options_of(kind) is not None and kind is not bool  # "none" itself may be one
+                value = value if option and value is not None else NONE
             if value is not None:
                 self.outputs[name], self.how[name] = value, statement.how
                 self.unclear.pop(name, None)
@@ -142,7 +136,7 @@ class _Reader:
         given: list[Statement] = []
         if "{" not in self.text:
             return taken, given
-        for start, end, data in _objects(self.text):
+        for start, end, data in objects_in(self.text):
             if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
                 taken.append((start, end))  # an object in prose, which goes on after it, states nothing
                 continue
@@ -157,7 +151,7 @@ class _Reader:
                 continue
             taken.append((start, end))
             for name, value in named.items():
-                if value is None:
+                if value is None and name not in self.form.optional:
                     self.unclear[name] = "null"
                     continue
                 text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -173,28 +167,27 @@ class _Reader:
         return self.named(inner[0]) if len(inner) == len(data) == 1 else {}
 
     def spoken(self, data: Mapping[str, Any], given: list[Statement]) -> None:
-        """What an object without the field says in words, or is itself."""
+        """What an object without the field says in words."""
         if len(self.kinds) != 1:
             return
-        ((name, kind),) = self.kinds.items()
-        if not is_simple(kind) and member_kinds(kind) is None:
-            value = structured(json.dumps(data, ensure_ascii=False), kind)
-            if value is not None:
-                given.append(Statement(name, 0, json.dumps(data, ensure_ascii=False), "json", 0, "json"))
-                return
+        (name,) = self.kinds
         prose = "\n".join(value for value in data.values() if isinstance(value, str))
         given += [one._replace(start=0) for one in statements(prose, self.sought)[name]]
 
     # --- what names nothing
 
-    def alone(self, name: str, kind: Any) -> None:
-        """A completion that is only the answer, or ends with it on a line of its own."""
+    def unnamed(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        """The only field, of a completion that does not name it."""
         text = self.text.replace(TURN_END, "").strip()
-        if not text or len(text) > MAX_ANSWER or has_marks(text):
-            return
-        value = _alone(text, kind, code=name not in self.sought.short)
+        value, how = None, "json"
+        if not found:
+            value = unlabelled(text, kind, truncated=self.truncated)
+        if value is None:
+            value, how = alone(text, kind, code=name not in self.sought.short), "alone"
+        if value is None and name in self.form.optional and says_none(text):
+            value = NONE
         if value is not None:
-            self.outputs[name], self.how[name] = value, "alone"
+            self.outputs[name], self.how[name] = value, how  # type: ignore[assignment]
 
     # --- the user's own adapter
 
@@ -202,7 +195,7 @@ class _Reader:
         """What the adapter reads, of fields that are not read yet. What it cannot read stays missing."""
         if self.truncated or not mendable(self.text, brackets=3000):
             return
-        with suppress(AdapterParseError, ValidationError, ValueError, KeyError, RecursionError):
+        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             parsed = adapter.parse(self.signature, self.text)
             for name in self.kinds:
                 if name not in self.outputs and parsed.get(name) is not None:
@@ -237,200 +230,3 @@ def _sought(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Soug
 
 
 _cached_sought = lru_cache(maxsize=256)(_sought)
-
-# --- JSON objects of a completion ------------------------------------------------------------------------------------
-
-_DECODER = json.JSONDecoder(strict=False)
-_TRIED = 100
-"""Open braces at which an object may begin, from the end of a completion; its first one is always tried."""
-_ESCAPES = re.compile(
-    r"\\\\|\\(?=(?:[^\"\\/bfnrtu\n]|u(?![0-9a-fA-F]{4})"
-    r"|(?:beta|begin|bigl?|bigr|binom|bar|boxed|bmod|bullet|frac|forall|neq|nu|nabla|neg|nmid|notin|not|right|rho|rangle|rceil"
-    r"|rfloor|rightarrow|text(?:bf|rm|it)?|times|theta|tan|tau|to|tfrac|triangle|top|tilde)(?![A-Za-z])))"
-)
-"""Backslashes in JSON: those of LaTeX are not always written twice."""
-
-
-def _objects(text: str) -> list[tuple[int, int, dict[str, Any]]]:
-    """Start, end and content of the JSON objects of a text."""
-    starts = [match.start() for match in re.finditer(r"\{(?=\s*[\"'}\w])", text)]
-    starts = starts[:1] + starts[1:][-_TRIED:]
-    found: list[tuple[int, int, dict[str, Any]]] = []
-    done = 0
-    for start in starts:
-        if start < done or len(found) > _TRIED:
-            continue
-        decoded = _decoded(text, start)
-        if decoded is None:
-            continue
-        end, data = decoded
-        done = end
-        found.append((start, end, data))
-    if not found and starts and (mended := _mended(text, starts[0])) is not None:
-        found.append(mended)
-    return found
-
-
-def _decoded(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
-    try:
-        data, end = _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        if "\\" not in text[start : start + 20_000]:
-            return None
-        return _in_latex(text, start)
-    if not isinstance(data, dict):
-        return None
-    return _in_latex(text, start) or (end, data) if "\\" in text[start:end] else (end, data)
-
-
-def _in_latex(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
-    """The object with LaTeX's backslashes written twice, where they were not."""
-    part = text[start : start + 20_000]
-    added: list[int] = []
-
-    def twice(match: re.Match[str]) -> str:
-        if match[0] == "\\\\":
-            return match[0]
-        added.append(match.start())
-        return "\\\\"
-
-    escaped = _ESCAPES.sub(twice, part)
-    try:
-        data, end = _DECODER.raw_decode(escaped)
-    except (ValueError, RecursionError):
-        return None
-    before = sum(1 for place, at in enumerate(added) if at + place < end)
-    return (start + end - before, data) if isinstance(data, dict) else None
-
-
-_LIKE_JSON = re.compile(r"\{\s*[\"']?\w[\w \-]{0,60}[\"']?\s*:")
-
-
-def _mended(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
-    """The only object of a completion, on lines of its own, its small mistakes mended: `{'answer': 42,}`."""
-    end = text.rfind("}") + 1
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    if end <= start or before.strip(" \t`json") or text[end:].partition("\n")[0].strip(" \t`.;"):
-        return None
-    body = text[start:end]
-    if not mendable(body, brackets=300) or not _LIKE_JSON.match(body):
-        return None
-    with suppress(ValueError, RecursionError):
-        data = json_repair.loads(body)
-        if isinstance(data, dict) and data:
-            return start, end, data
-    return None
-
-
-# --- completions that are only the answer ----------------------------------------------------------------------------
-
-_UNSAID = re.compile(
-    r"\b(?:not|cannot|unable|unknown|unsure|neither|never|none|nothing|sorry|no|idea|error|n/?a|null|i|we|you|please|let"
-    r"|reply|write|answer|question|candidate|step|case|because)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-_LEADING = re.compile(r"^(?:[=≈→⇒⟹∴✅✔✓☑👉🎯➡]\ufe0f?|=>|-{1,2}>|:)\s*")
-_EQUATION = re.compile(r"[A-Za-z]\w{0,10}\s?=\s?[-+−]?[0-9][0-9.,/]*")
-_NUMBER_ALONE = re.compile(
-    r"[-+−–]?(?:[$€£¥₹]\s?)?[-+−]?[0-9٠-٩۰-۹０-９.](?:[^\s]|\s(?=[0-9]{3}\b)|\s?[×x*/]\s?(?=[0-9]))*"
-    r"(?:\s[^\W\d]{1,20}(?:[²³]|/[a-z]{1,3})?){0,2}"
-)
-_LATEX_ALONE = re.compile(r"[^\n]{0,200}\\[A-Za-z]+[^\n]{0,200}")
-
-
-def _alone(text: str, kind: Any, *, code: bool) -> Any:
-    if not is_simple(kind):
-        return _structure_alone(text, kind)
-    held = block(text, 0, len(text))
-    if code and kind is str and held is not None and held.closed and text.startswith(("```", "~~~")):
-        return held.text if not text[held.end :].strip() and held.text.strip() else None
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    single = len(lines) == 1 or (held is not None and held.closed and not text[held.end :].strip())
-    if single:
-        return _line_alone(held.text if held is not None and held.closed else lines[0], kind, only=True)
-    last, before = lines[-1], lines[-2]
-    if last in ("$$", "\\]", "```"):  # a display ends it
-        opening = {"$$": "$$", "\\]": "\\[", "```": "```"}[last]
-        inside = text[: text.rfind(last)]
-        place = inside.rfind(opening)
-        content = inside[place + len(opening) :].strip()
-        return _line_alone(content, kind, only=False) if place >= 0 and "\n" not in content else None
-    runs_on = before[-1:].isalpha() and not text[: text.rfind(last)].rstrip(" \t").endswith("\n\n")
-    if runs_on or _line_alone(before, kind, only=False) is not None:
-        return None  # the end of a sentence, or one of several
-    return _line_alone(last, kind, only=False)
-
-
-def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
-    """The value of a line that holds nothing else; in a text of several lines more must speak for it."""
-    line = re.sub(r"</?[a-z]{1,12}>$", "", line.strip())
-    bold = line.startswith(("**", "$", "\\(", "\\[", "`")) and tidy(line) != line
-    plain = re.sub(r"^\(([^()]+)\)$", r"\1", tidy(_LEADING.sub("", tidy(line))))
-    if not plain or len(plain) > 200:
-        return None
-    options = options_of(kind)
-    if options is not None:
-        return _option_alone(plain, options, only=only)
-    named = _NUMBER_ALONE.fullmatch(plain) or plain.startswith("\\") or (only and _EQUATION.fullmatch(plain))
-    number = to_number(plain) if named else None
-    if kind is str:
-        if number is not None or (bold and _LATEX_ALONE.fullmatch(plain)):
-            return plain
-        return _phrase_alone(line, plain, only=only, bold=line.startswith("**") and bold)
-    if number is None or (kind is int and number.denominator != 1):
-        return None
-    try:
-        return int(number) if kind is int else float(number)
-    except OverflowError:
-        return None
-
-
-def _option_alone(plain: str, options: Mapping[str, Any], *, only: bool) -> Any:
-    names = list(options)
-    short = re.fullmatch(r"(?:(?:option|choice)\s)?[(\[]?[^\W_]{1,2}[)\].:]{0,2}", plain, re.IGNORECASE)
-    same = [name for name in names if tidy(name).casefold() == plain.casefold()]
-    letter = only and re.fullmatch(r"[(\[]?[A-Za-z][)\].:]\)?\s.{1,100}", plain)
-    said = only and re.match(r"(?:yes|no|true|false)[,.!;:]\s", plain, re.IGNORECASE)
-    if not (short or same or letter or said):
-        return None
-    choice = same[0] if len(same) == 1 else to_choice(plain, names)
-    return None if choice is None else options[choice]
-
-
-def _phrase_alone(line: str, plain: str, *, only: bool, bold: bool) -> str | None:
-    """A few words that are no sentence: `Paris`, `**New York City**`."""
-    if not (only or bold) or len(plain) > 60 or len(plain.split()) > 6 or not re.search(r"\w", plain):
-        return None
-    if re.search(r"[:;?!<>{}\[\]|\\`=#@…\ufffd\x00]|\.\s", plain) or _UNSAID.search(plain):
-        return None
-    if line.endswith((".", "。")) and len(plain.split()) > 2:
-        return None
-    return plain if bold or plain != tidy(line) else line
-
-
-def _structure_alone(text: str, kind: Any) -> Any:
-    """JSON, a list with bullets or numbers, or numbers with nothing around them."""
-    held = block(text, 0, len(text))
-    if held is not None and held.closed and not text[held.end :].strip():
-        text = tidy(held.text)
-    if text[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            if _DECODER.raw_decode(text)[1] == len(text):
-                return structured(text, kind)
-        return structured(text, kind) if in_brackets(text) and "\n" not in text and not _UNSAID.search(text) else None
-    members = member_kinds(kind)
-    if members is None:
-        return None
-    lines = [line for line in text.split("\n") if line.strip()]
-    if len(lines) > 1:
-        if not all(re.match(r"[ \t]*(?:[-*+•–·▪●■◆►]|[(（]?[0-9]{1,3}[.)、])[ \t]+\S", line) for line in lines):
-            return None
-        return structured(text, kind)
-    words = any(one is str for one in members)
-    if words:
-        pieces = items_of(text, numbers=False, words=True)
-        few = pieces and len(pieces[0]) > 1 and all(len(piece.split()) <= 3 for piece in pieces[0])
-        return None if not few or _UNSAID.search(text) or re.search(r"[:;?!.=#]\s|:$", text) else structured(text, kind)
-    if re.fullmatch(r"[\s\[\](){}$\\,;.&0-9+\-−/]+(?:(?:and|or)[\s0-9.]+)?", text):
-        return structured(text, kind)
-    return None

@@ -18,6 +18,9 @@ from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
+from pdr_dspy.prompts.objects import mendable
+from pdr_dspy.prompts.shapes import members
+from pdr_dspy.prompts.typed import is_special, special
 from pdr_dspy.text.answers import final_answer, to_choice, to_number
 from pdr_dspy.text.statements import Statement
 from pdr_dspy.text.template import before_token
@@ -29,11 +32,14 @@ _BOOL = (*_YES, "no", "false")
 
 def is_text(kind: Any) -> bool:
     """Whether a field is free text: all that was written for it is its value."""
-    return kind is str
+    return kind is str or (is_simple(kind) and str in members(kind))
 
 
 def is_simple(kind: Any) -> bool:
-    """Whether a value is written on one line: a text, a number, one of several options."""
+    """Whether a value is no structure: a text, a number, one of several options, or one of these."""
+    union = members(kind)
+    if len(union) > 1:
+        return all(map(is_simple, union))
     return kind in (str, int, float, bool) or options_of(kind) is not None
 
 
@@ -58,6 +64,8 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
     """
     if is_blank(statement.text, blanks):
         return None
+    if is_special(kind):
+        return _special(statement, kind)
     if is_text(kind):
         return _text(statement) if statement.whole else None
     text = without_marks(statement.text)
@@ -66,6 +74,18 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
     if statement.exact == "tag" and "<" in text and (value := _from_elements(text, kind)) is not None:
         return value
     return structured(text, kind, whole=statement.whole)
+
+
+def _special(statement: Statement, kind: Any) -> Any:
+    """A union, or a type of DSPy's own."""
+    text = statement.text.strip()
+    if statement.exact == "tag":
+        text = _unescaped(text)
+
+    def part(text: str, kind: Any) -> Any:
+        return value_of(statement._replace(text=text), kind)
+
+    return special(text, kind, whole=statement.whole, read=part)
 
 
 def is_blank(text: str, blanks: Collection[str]) -> bool:
@@ -324,12 +344,6 @@ def _repaired(body: str) -> Any:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, list | dict) else None
-
-
-def mendable(text: str, *, brackets: int) -> bool:
-    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
-    0.5 s for 3,000."""
-    return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
 
 
 def member_kinds(kind: Any) -> Sequence[Any] | None:
