@@ -14,6 +14,8 @@ MOST = 100
 """Objects that are read."""
 _TRIED = 100
 """Open braces at which an object may begin, from the end of a completion; its first one is always tried."""
+_OPENED = re.compile(r"\{(?=\s*\")")
+_LIKE_JSON = re.compile(r"\{\s*[\"']?\w[\w \-]{0,60}[\"']?\s*:")
 _ESCAPES = re.compile(
     r"\\\\|\\(?=(?:[^\"\\/bfnrtu\n]|u(?![0-9a-fA-F]{4})"
     r"|(?:beta|begin|bigl?|bigr|binom|bar|boxed|bmod|bullet|frac|forall|neq|nu|nabla|neg|nmid|notin|not|right|rho|rangle|rceil"
@@ -24,20 +26,15 @@ _ESCAPES = re.compile(
 
 def objects_in(text: str) -> list[tuple[int, int, dict[str, Any]]]:
     """Start, end and content of the JSON objects of a text."""
-    starts = [match.start() for match in re.finditer(r"\{(?=\s*[\"'}\w])", text)]
+    starts = [match.start() for match in _OPENED.finditer(text)]
     starts = starts[:1] + starts[1:][-_TRIED:]
     found: list[tuple[int, int, dict[str, Any]]] = []
     done = 0
     for start in starts:
-        if start < done or len(found) > MOST:
-            continue
-        decoded = _decoded(text, start)
-        if decoded is None:
-            continue
-        end, data = decoded
-        done = end
-        found.append((start, end, data))
-    if not found and starts and (mended := _mended(text, starts[0])) is not None:
+        if start >= done and len(found) < MOST and (decoded := _decoded(text, start)) is not None:
+            done, data = decoded
+            found.append((start, done, data))
+    if not found and (like := _LIKE_JSON.search(text)) and (mended := _mended(text, like.start())) is not None:
         found.append(mended)
     return found
 
@@ -74,9 +71,6 @@ def _in_latex(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
     return (start + end - before, data) if isinstance(data, dict) else None
 
 
-_LIKE_JSON = re.compile(r"\{\s*[\"']?\w[\w \-]{0,60}[\"']?\s*:")
-
-
 def _mended(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
     """The only object of a completion, on lines of its own, its small mistakes mended: `{'answer': 42,}`."""
     end = text.rfind("}") + 1
@@ -84,7 +78,7 @@ def _mended(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
     if end <= start or before.strip(" \t`json") or text[end:].partition("\n")[0].strip(" \t`.;"):
         return None
     body = text[start:end]
-    if not mendable(body, brackets=300) or not _LIKE_JSON.match(body):
+    if not mendable(body, brackets=300):
         return None
     with suppress(ValueError, RecursionError):
         data = json_repair.loads(body)

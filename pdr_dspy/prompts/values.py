@@ -13,8 +13,6 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 import dspy
 import json_repair
-from dspy.signatures.signature import make_signature
-from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
@@ -396,14 +394,15 @@ def _item(text: str, kind: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _element_signature(kind: Any) -> type[dspy.Signature]:
-    return make_signature({"text": (str, dspy.InputField()), "value": (kind, dspy.OutputField())})
+    fields = {"text": (str, dspy.InputField()), "value": (kind, dspy.OutputField())}
+    return dspy.Signature(fields, "Read the value.")  # type: ignore[call-overload]
 
 
 def _from_elements(text: str, kind: Any) -> Any:
     """The value of nested elements, as DSPy's XMLAdapter reads it."""
     if len(text) > 100_000:
         return None
-    with suppress(AdapterParseError, ValueError, KeyError, TypeError, RecursionError):
+    with suppress(dspy.AdapterParseError, ValueError, KeyError, TypeError, RecursionError):
         signature = _element_signature(kind)
         return dspy.XMLAdapter().parse(signature, f"<value>{text}</value>").get("value")
     return None
