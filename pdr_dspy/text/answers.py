@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from pdr_dspy.text.reasoning import split_thought
+from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
+from pdr_dspy.text.template import before_token, without_template
+from pdr_dspy.text.wrapping import boxes
+from pdr_dspy.text.wrapping import tidy as tidy
 
 MAX_TEXT = 200_000
 """Characters of a completion that are searched for an answer, from its end."""
-MAX_ANSWER = 10_000
-"""Characters of an answer; a longer one is not read."""
 MAX_DIGITS = 1_000
 """Digits of one number, and the largest power of ten; a longer one is not read."""
 
@@ -26,121 +28,24 @@ MAX_DIGITS = 1_000
 def final_answer(text: str, *, truncated: bool = False) -> str | None:
     r"""Return what a reader would take as the final answer of a free-form completion, or None.
 
-    In this order: an explicit label after the last box (`Answer: 42`, `#### 42`: a correction), the last complete
-    `\boxed{...}`, the last label or sentence (`The answer is 42.`). Neighbouring boxes joined by `,`, `or` or `and`
-    come back together, so that several guesses stay several. Thoughts, finished or not, never count. With
-    `truncated=True`, the completion was cut off at its cap: only what is certainly complete counts, that is a closed
-    box, or a label whose line has ended.
+    The last one counts of a label at the head of a line (`Answer: 42`, `#### 42`, `Antwort: 42`, `| Answer | 42 |`,
+    `<answer>42</answer>`) and a complete `\boxed{...}`; then a label within a line, then a sentence (`The answer is
+    42.`). Neighbouring boxes joined by `,`, `or` or `and` come back together, so that several guesses stay several.
+    Thoughts, finished or not, never count. With `truncated=True`, the completion was cut off at its cap: only what is
+    certainly complete counts, that is a closed box, or a label whose line has ended.
 
-    The answer comes without its wrapping: bold, `$`, `\( \)`, quotes, a final full stop.
+    The answer comes without its wrapping: bold, `$`, `\( \)`, colours, quotes, a final full stop.
     """
-    text = split_thought(text)[1][-MAX_TEXT:]
-    boxes = _boxes(text)
-    marker = _last_marker(text, truncated=truncated)
-    if boxes and (marker is None or not marker[2] or marker[0] < boxes[-1][1]):
-        found = text[boxes[-1][0] : boxes[-1][1]]
-        for (start, end), (later, _) in zip(reversed(boxes[:-1]), reversed(boxes), strict=False):
-            joint = text[end + 1 : later]
-            if len(joint) > 60 or not _JOINT.fullmatch(joint):
-                break
-            link = " or " if "or" in joint.lower() else ", "
-            found = text[start:end] + link + found
-        return tidy(found) or None
-    return marker[1] if marker else None
-
-
-_JOINT = re.compile(
-    r"(?:\s|\$|,|;|or\b|and\b|also\b|either\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed|\{)*", re.I
-)
-
-
-_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\[\\{}]|[{}]")
-
-
-def _boxes(text: str) -> list[tuple[int, int]]:
-    r"""Spans of the contents of complete, non-empty boxes, by their start; of nested boxes only the innermost."""
-    open_: list[int] = []  # where the content of each open brace starts; -1 where it is not a box
-    found: list[tuple[int, int]] = []
-    for token in _BOX_TOKEN.finditer(text):
-        kind = token.group()
-        if kind == "{":
-            open_.append(-1)
-        elif kind == "}":
-            start = open_.pop() if open_ else -1
-            nested = bool(found) and found[-1][0] > start
-            if start >= 0 and not nested and text[start : token.start()].strip():
-                found.append((start, token.start()))
-        elif kind[1] in "bf":
-            open_.append(token.end())
-    return found
-
-
-_LABEL = (
-    r"\[\[ ## (?:final_)?answer ## \]\]|<answer>|(?<![#])####(?!#)"
-    r"|\bfinal[ _]answer\b[\"'*_`)]{0,4}[ \t]{0,9}(?:[:=：]|is[ \t]{0,9}:|(?=\n|$))[*_\"'`]{0,4}"
-    r"|\banswer\b[\"'*_`)]{0,4}[ \t]{0,9}(?:[:=：]|is[ \t]{0,9}:)[*_\"'`]{0,4}"
-)
-_SENTENCE = (
-    r"\b(?:final|correct|our|my|the|required|desired)[ \t]{1,9}(?:answer|result)[ \t]{1,9}"
-    r"(?:is|are|equals|=|would be|must be|should be|will be)(?:[ \t]{1,9}(?:thus|therefore|simply|just|then|equal to))?"
-    r"(?![ \t]{1,9}(?:not|wrong|incorrect|correct|right|in|unclear|unknown|as follows|obtained|given|found)\b)[*_]{0,4}"
-)
-_MARKER = re.compile(rf"(?P<label>{_LABEL})|(?P<sentence>{_SENTENCE})", re.I)
-_BLANK_LINE = re.compile(r"[ \t]*(?:\\\[|\\\(|\$\$?|```[a-z]*|\*\*|-{3,})?[ \t]*\n")
-_SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)")
-
-
-def _last_marker(text: str, *, truncated: bool) -> tuple[int, str, bool] | None:
-    """Position, answer and whether it is a label rather than a sentence, of the last marker that says something."""
-    for match in reversed(list(_MARKER.finditer(text))):
-        position = match.end()
-        for _ in range(4):  # the answer may stand below its label, inside an opened display or code block
-            blank = _BLANK_LINE.match(text, position)
-            if blank is None or match["sentence"]:
-                break
-            position = blank.end()
-        end = text.find("\n", position)
-        if match.group().lower() == "<answer>" and (close := text.lower().find("</answer>", position)) >= 0:
-            end = close
-        if end < 0:
-            if truncated:
-                continue
-            end = len(text)
-        line = text[position:end]
-        if match["sentence"] and (stop := _SENTENCE_END.search(line)):
-            line = line[: stop.start()]
-        if len(line) <= MAX_ANSWER and (answer := tidy(line)) and not (answer == "null" and '"' in match.group()):
-            return match.start(), answer, match["label"] is not None
+    text = without_template(split_thought(text)[1][-MAX_TEXT:])
+    for statement in statements(text, _ANSWER, truncated=truncated)["answer"]:
+        answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
+        if answer and (answer != "null" or statement.how == "box"):
+            return answer
     return None
 
 
-_WRAPS = (
-    *(("**", "**"), ("__", "__"), ("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"), ("```", "```")),
-    *(("$", "$"), ("`", "`"), ('"', '"'), ("'", "'"), ("“", "”"), ("*", "*"), ("_", "_"), ("\\boxed{", "}")),
-)
-
-
-def tidy(answer: str) -> str:
-    """Strip what wraps an answer without being part of it: spaces, emphasis, math delimiters, quotes, a full stop."""
-    answer = answer.strip()
-    for _ in range(8):
-        before = answer
-        answer = answer.removeprefix(":").strip()
-        for left, right in _WRAPS:
-            inner = answer[len(left) : -len(right)]
-            if inner.strip() and answer.startswith(left) and answer.endswith(right) and right not in inner:
-                answer = inner.strip()
-        if answer.endswith((".", "。", ";")) and not answer.endswith(("..", "\\;")):
-            answer = answer[:-1].rstrip()
-        for mark in ("**", "$$", "$", "*"):  # an opening or closing mark whose partner stands outside of the line
-            if answer.count(mark) == 1 and (answer.startswith(mark) or answer.endswith(mark)):
-                answer = answer.removeprefix(mark).removesuffix(mark).strip() if answer != mark else ""
-        for left, right in (("{", "}"), ("[", "]")):
-            if answer.endswith(right) and left not in answer and not answer.endswith("\\" + right):
-                answer = answer[:-1].rstrip() if right == "}" else answer
-        if answer == before:
-            break
-    return answer
+_ANSWER = Sought(("answer",), answer="answer")
+_boxes = boxes
 
 
 def unwrapped(text: str) -> str:
