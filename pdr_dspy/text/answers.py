@@ -10,14 +10,14 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
+from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.reasoning import split_thought
 
 MAX_TEXT = 200_000
 """Characters of a completion that are searched for an answer, from its end."""
 MAX_ANSWER = 10_000
 """Characters of an answer; a longer one is not read."""
-MAX_DIGITS = 1_000
-"""Digits of one number, and the largest power of ten; a longer one is not read."""
 
 
 # ------------------------------------------------------------------------------------------------- where it stands
@@ -149,10 +149,11 @@ def tidy(answer: str) -> str:
 def to_number(text: str) -> Fraction | None:
     r"""Return the one number that an answer names, exactly, or None if it names none or several.
 
-    Reads `1,234`, `1{,}000`, `1 000`, `042`, `204.`, `x = 204`, `$3.50`, `75\%` (75: a percent sign is a unit), `42
-    apples`, `204\text{ cm}^2`, `90^\circ`, `3/4`, `\frac{3}{4}`, `2\frac12`, `½`, `6.02 \times 10^{23}`, `5 million`,
-    `−7`, `**42**`, `\boxed{42}`. Leaves alone whatever would have to be worked out or is not one number: `5^2`,
-    `2\pi`, `3x`, `17 or 204`, `x > 5`, `12:30`.
+    Reads `1,234`, `1{,}000`, `10,\!080`, `1 000`, `042`, `204.`, `x = 204`, `$3.50`, `75\%` (75: a percent sign is a
+    unit), `42 apples`, `204\text{ cm}^2`, `90^\circ`, `3/4`, `\frac{3}{4}`, `2\frac12`, `½`, `6.02 \times 10^{23}`,
+    `5 million`, `2 crore`, `−7`, `**42**`, `\boxed{42}`, `2+3 = 5` (both sides come to 5), `m+n = 204`. Leaves alone
+    whatever would have to be worked out or is not one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`, `17 \ne 25`,
+    `2x = 4`, `12:30`, `2 dozen`, `half of 10`, `5‰`, `101_2`.
     """
     if _PLAIN_INTEGER.fullmatch(text):  # what most answers are
         return Fraction(int(text))
@@ -161,173 +162,10 @@ def to_number(text: str) -> Fraction | None:
     boxes = _boxes(text)
     if boxes:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
-    plain = _plain(text)
-    whole = _one_number(plain)
-    if whole is None and (equals := max(plain.rfind("="), plain.rfind("≈"))) >= 0:
-        return _one_number(plain[equals + 1 :])
-    return whole
+    return read_number(tidy(signs(text)))
 
 
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
-_SIGNS = str.maketrans(
-    {
-        **dict.fromkeys("−–—‒﹣－", "-"),
-        **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
-        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},  # full-width digits
-        **{"，": ",", "．": ".", "：": ":", "％": "%", "＝": "=", "⁄": "/", "∕": "/", "’": "'"},
-    }
-)
-_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"}
-_VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
-_WORDS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
-)
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])|(?<=[A-Za-z])[²³]")
-_DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)")
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
-_REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
-_FRAC = re.compile(
-    r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
-)
-_SPACES = re.compile(r"\s+")
-
-
-def _plain(text: str) -> str:
-    """The answer with typography, LaTeX spacing, currency and simple fractions written in plain characters."""
-    text = tidy(_SPACES.sub(" ", text.translate(_SIGNS)))
-    for sign, value in _VULGAR.items():
-        text = text.replace(sign, f" {value}")
-    text = text.replace("{,}", ",").replace("\\$", "").replace("\\%", "%").replace("**", "").replace("`", "")
-    text = re.sub(r"(?<=[0-9])\\[,! ](?=[0-9]{3}(?![0-9]))", ",", text)
-    for _ in range(3):
-        text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
-    text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
-    text = _REPEATING.sub(_repeating, _SPACING.sub(" ", text))
-    text = _FRAC.sub(
-        lambda frac: f" {frac[1]}{_unsigned_ratio(frac[2] or frac[3], frac[4] or frac[5])} ",
-        text,
-    )
-    text = re.sub(r"[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
-    text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
-    return _SPACES.sub(" ", text).strip()
-
-
-def _repeating(decimal: re.Match[str]) -> str:
-    r"""`0.1\overline{6}` as `15/90`."""
-    whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
-    over = int(whole + fixed + period) - int(whole + fixed)
-    return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
-
-
-def _as_unit(words: str) -> str:
-    """Words set in upright type are never variables: `m` becomes a word that is not one letter."""
-    return re.sub(r"(?<![A-Za-z])([A-Za-z])(?![A-Za-z])", r"unit\1", words)
-
-
-def _unsigned_ratio(over: str, under: str) -> str:
-    """`-3`, `4` as `-3/4`; the sign goes first, a double one cancels later as unreadable."""
-    if under.startswith("-"):
-        over, under = (over[1:] if over.startswith("-") else f"-{over}"), under[1:]
-    return f"{over}/{under.lstrip('+')}"
-
-
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
-_NUMBER = re.compile(
-    rf"(?P<sign>(?:(?<![A-Za-z0-9)}}\]])|(?<=[A-Za-z] ))[+-]\s?|\b(?:minus|negative)\s)?"
-    rf"(?:(?P<power>10\s?\^\s?(?:\{{\s?)?(?P<ten>[+-]?[0-9]{{1,6}})\s?\}}?)"
-    rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
-    rf"|(?P<over>{_DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{_DECIMAL}))"
-    rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
-    rf"(?:\s(?P<scale>thousand|million|billion|trillion)\b)?)",
-    re.I,
-)
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NOT_A_VALUE = re.compile(
-    r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈|!×²³⁰¹⁴-⁹+*]|\b(?:not|or|between|at least|at most|(?:less|more|greater|fewer) than"
-    r"|pi|sqrt|root|infinity|modulo|mod|base|cannot|unable|unknown|unsure|(?:is|was) (?:wrong|incorrect|false))\b|n't",
-    re.I,
-)
-_LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
-_UNITS = frozenset("mgshlnjwvkcf")
-_GLUED = re.compile(  # units of two and three letters that may follow their number without a space
-    r"[cmknu]m|[km]?g|[mkdc]l|ft|in|yd|mi|hrs?|mins?|secs?|ms|am|pm|th|st|nd|rd|lbs?|oz|[kmgt]b|[mk]ph|kwh|rpm|px|pts?"
-    r"|usd|eur|gbp|gal|cal|deg|rad|mol|ha|psi|[km]?hz|ghz|[km]w|kj|k?pa|yrs?|wks?|cts",
-    re.I,
-)
-
-
-# `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
-_MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
-
-
-def _one_number(text: str) -> Fraction | None:
-    """The value of the only number in plain text, if the words around it leave it a plain value."""
-    values: list[Fraction] = []
-    rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
-    position = 0
-    for match in _NUMBER.finditer(text):
-        value = _value(match)
-        if value is None or len(values) > 8:
-            return None
-        before = text[position : match.start()]
-        if before and (before[-1].isalnum() or before[-1] in "./:"):
-            return None
-        values.append(value)
-        rest.append(before)
-        position = match.end()
-    rest.append(text[position:])
-    if not values or len(set(values)) != 1:
-        return None
-    if any(not re.search(r"[A-Za-z=≈]", piece) for piece in rest[1:-1]):
-        return None  # `5:5`, `(3, 3)`: the same number twice is not one number
-    if any(_spoils(piece, after=bool(place)) for place, piece in enumerate(rest)):
-        return None
-    return values[0]
-
-
-def _spoils(piece: str, *, after: bool) -> bool:
-    """Whether the words on one side of a number make it something else than a plain value with a unit."""
-    if after:
-        glued = re.match(r"-?([A-Za-z]+)", piece)
-        if glued and piece[0] != "-" and len(glued[1]) < 4 and not _GLUED.fullmatch(glued[1]):
-            return True
-        if _MORE_SENTENCES.search(piece):
-            return True
-        if re.match(r"\s?(?:[-:]\s?(?![A-Za-z]{2})\S|\()[^)]*$", piece):
-            return True
-    name = re.sub(r"(?<![A-Za-z])[A-Za-z]{1,9}(?:_\{?[A-Za-z0-9]{1,9}\}?)?(?:\([A-Za-z]\))?\s?[=≈]", "", piece)
-    if _NOT_A_VALUE.search(name):
-        return True
-    letters = {letter.lower() for letter in _LETTER.findall(name)} - {"a", "i"}
-    return bool(letters - _UNITS) if after else bool(letters)
-
-
-def _value(match: re.Match[str]) -> Fraction | None:
-    if len(match.group()) > MAX_DIGITS:
-        return None
-    if match["power"]:
-        value = _times_ten(Fraction(1), match["ten"])
-    elif match["mixed"]:
-        value = _ratio(match["part"], match["of"])
-        value = None if value is None else value + int(match["mixed"])
-    else:
-        value = _ratio(match["over"], match["under"] or "1")
-        if value is not None and (exponent := match["exp1"] or match["exp2"]):
-            value = _times_ten(value, exponent)
-        if value is not None and match["scale"]:
-            value *= _SCALES[match["scale"].lower()]
-    negative = (match["sign"] or "").strip().lower() in ("-", "minus", "negative")
-    return -value if negative and value is not None else value
-
-
-def _ratio(over: str, under: str) -> Fraction | None:
-    top, bottom = (Fraction(part.replace(",", "").replace(" ", "").rstrip(".")) for part in (over, under))
-    return top / bottom if bottom else None
-
-
-def _times_ten(value: Fraction, exponent: str) -> Fraction | None:
-    power = int(exponent)
-    return value * Fraction(10) ** power if abs(power) <= MAX_DIGITS else None
 
 
 # ------------------------------------------------------------------------------------------------------- as a choice
@@ -337,8 +175,10 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
     """Return the one of `options` that an answer names, spelt as in `options`, or None if it names none or several.
 
     Case, quotes, emphasis and a full stop do not matter, nor does a letter in front: `(B)`, `B.`, `**B**`, `B) Paris`
-    and `Option B` name the option `B`; `B) Paris` also names the option `Paris`, and `B` the option `B) Paris`. A short
-    sentence names the only option that it mentions, unless it negates something.
+    and `Option B` name the option `B`; `B) Paris` also names the option `Paris`, and `B` the option `B) Paris`. An
+    option that stands first is named whatever its reason mentions: `A because B is wrong`, `A over B`, `A, not B`. A
+    short sentence names the only option that it mentions, unless it negates or rejects something. A letter with the
+    text of another option (`A) London` where B is London) names nothing.
     """
     if len(text) > MAX_TEXT:
         text = text[-MAX_TEXT:]
@@ -348,10 +188,46 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
     return None
 
 
-_TAG = re.compile(
-    r"(?:(?:option|choice|answer)\s{0,3})?[(\[{]?([A-Za-z]|[0-9]{1,2})(?:[)\]}][.:]?|[.:]|$)\s{0,9}(.*)", re.I | re.S
+_WORDS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
 )
-_NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|except)\b|n['’]t\b", re.I)
+_SPACES = re.compile(r"\s+")
+_TAG = re.compile(
+    r"(?:(?:the |my )?(?:option|choice|answer|letter|variant)\s{0,3}(?:is\s)?)?[(\[{]?([A-Za-z]|[0-9]{1,2})"
+    r"(?:[)\]}][.:]?|[.:]|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
+    re.I | re.S,
+)
+_REJECTS = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
+    r"|invalid|unlikely|ruled out|rule out|rejected?|discard(?:ed)?|untrue|fails?|unless|if|other than|instead of"
+    r"|rather than|none of|without|nicht|kein|falsch|pas|faux|incorrecta?|falsa?|no)\b|n['’]t\b",
+    re.I,
+)
+_REASON = re.compile(  # what may follow the option that was chosen; the rest only says why
+    r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as|for (?:the|it|this)|due to|owing to|given|considering|over|rather than"
+    r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
+    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|car|parce que"
+    r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
+    re.I,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)|i (?:was|am) wrong"
+    r"|my mistake|changed? my mind|could also|also possible|equally|unsure|not sure|both|answer is|i choose|or maybe)",
+    re.I,
+)
+_STATED = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then|well)[, ]\s*)?(?:the\s)?(?:(?:correct|right|best|final|my)\s)*"
+    r"(?:answer|option|choice|letter|one)(?:\sis|\swould be|\smust be|:)\s*(?:option\s|choice\s|letter\s)?"
+    r"|(?:i\s(?:choose|pick|select|say|would (?:choose|pick|say|go with)|go with|think it is|think it's|believe it is)|it is"
+    r"|it's|it must be|must be|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
+    re.I,
+)
+_PRONOUN = re.compile(
+    r"\s(?:am|was|have|had|think|thought|believe|guess|say|said|would|will|choose|chose|pick|select|go|went|know|see|can"
+    r"|could|should|must|do|did|get|got|find|found|feel|suppose|assume|conclude|prefer|vote|want|need|don['’]t|cannot)\b"
+    r"|['’](?:d|ll|m|ve)\b"
+)
+_ARTICLE = re.compile(r"\s(?!(?:is|or|and|was|over|because|since|as|rather|instead|seems|must|has)\b)[a-z]")
 
 
 def _key(text: str) -> str:
@@ -373,20 +249,18 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
     same = [option for option in options if _key(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
-    tag = _TAG.fullmatch(tidy(_WORDS.sub(lambda words: words[1], tidy(text))))
-    if tag and tag[2].strip():
-        same = [option for option in options if _key(option) == _key(tag[2])]
-        if len(same) == 1:
-            return same[0]
+    plain = tidy(_SPACES.sub(" ", _WORDS.sub(lambda words: words[1], tidy(text))))
+    tag = _TAG.fullmatch(plain)
     if tag:
-        letter = tag[1].casefold()
-        same = [option for option in options if _label(option) == letter]
-        other = {_label(found) for found in re.findall(r"\(?\b[A-Z]\b\)?", tag[2])} & {
-            _label(option) for option in options
-        }
-        if len(same) == 1 and not other - {letter}:
-            return same[0]
-    return _mentioned(text, options)
+        rest = tag[2].strip()
+        by_letter = [option for option in options if _label(option) == tag[1].casefold()]
+        named = [option for option in options if rest and _content(option) == _key(rest)]
+        if named:  # a letter and the text of another option contradict each other
+            agreed = [option for option in named if option in by_letter or _label(option) is None]
+            return agreed[0] if len(agreed) == 1 else None
+        if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
+            return None if _REJECTS.match(rest) or _taken_back(rest) else by_letter[0]
+    return _chosen(plain, options) or _mentioned(plain, options)
 
 
 def _label(option: str) -> str | None:
@@ -394,16 +268,69 @@ def _label(option: str) -> str | None:
     return tag[1].casefold() if tag else None
 
 
+def _content(option: str) -> str:
+    """The text of an option without its letter."""
+    tag = _TAG.fullmatch(tidy(option))
+    return _key(tag[2]) if tag and tag[2].strip() else _key(option)
+
+
+def _taken_back(rest: str) -> bool:
+    return _TAKEN_BACK.search(rest) is not None
+
+
+def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
+    """Whether what follows `B)` offers another option beside it; a reason, or `Vitamin C` as the option's text, does not."""
+    if _REASON.match(rest):
+        return False
+    labels = {_label(option) for option in options} - {letter.casefold(), None}
+    other = re.findall(
+        r"(?:\b(?:and|or|also|nor|und|oder|et|ou|y|o)\b|[,/&+;]|^|→|->|\bnot\b)\s*\(?([A-Z])\b(?!\w)|\(([A-Z])\)|\b([A-Z])\)",
+        rest,
+    )
+    if any({one.casefold() for one in found if one} & labels for found in other):
+        return True
+    contents = [_content(option) for option in options if _label(option) is None and len(option) > 1]
+    return any(content and re.search(rf"(?<!\w){re.escape(content)}(?!\w)", rest.casefold()) for content in contents)
+
+
+def _chosen(text: str, options: Sequence[str]) -> str | None:
+    """The option that a sentence opens with and then only defends."""
+    stated = _STATED.match(text)
+    for start in dict.fromkeys((stated.end() if stated else 0, 0)):
+        rest = text[start:].lstrip("*_\"'( ")
+        opening = [option for option in options if option and rest.casefold().startswith(option.casefold())]
+        opening += [option for option in options if (label := _label(option)) and label != option.casefold()
+                    and re.match(rf"{re.escape(label)}\b", rest, re.I)]  # fmt: skip
+        opening = sorted(set(opening), key=len)
+        for option in reversed(opening):
+            name = option if rest.casefold().startswith(option.casefold()) else str(_label(option))
+            behind = rest[len(name) :].lstrip("*_\"')")
+            if behind[:1].isalnum() or (name == "I" and _PRONOUN.match(behind)):
+                continue
+            if _REASON.match(behind) and not _taken_back(behind):
+                return option
+            break
+    return None
+
+
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
-    if len(text) > 200 or _NEGATION.search(text):
+    if len(text) > 200 or _REJECTS.search(text):
         return None
     found: list[tuple[int, int, str]] = []
     for option in options:
+        if not option:
+            continue
         # One letter is also an article or a pronoun, so it must be written as the option is.
         flags = re.I if len(option) > 1 else 0
-        article = r"(?! (?!is\b|or\b|and\b)[a-z])" if option in ("A", "I") else ""
-        spots = re.finditer(rf"(?<!\w){re.escape(option)}(?!\w){article}", text, flags) if option else ()
-        found += [(spot.start(), spot.end(), option) for spot in spots]
+        for spot in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", text, flags):
+            behind = text[spot.end() :]
+            if option == "I" and _PRONOUN.match(behind):
+                continue
+            if option == "A" and _ARTICLE.match(behind):
+                if re.search(r"(?:\b(?:and|or|than|over|not|of)|[,/])\s*$", text[: spot.start()]):
+                    return None  # `B or A looks right`: perhaps an option, perhaps an article
+                continue
+            found.append((spot.start(), spot.end(), option))
     # `very good` mentions `very good`, not also `good`.
     outer = [f for f in found if not any(o is not f and o[0] <= f[0] and f[1] <= o[1] and o[2] != f[2] for o in found)]
     names = {option for _, _, option in outer}
