@@ -143,6 +143,32 @@ def tidy(answer: str) -> str:
     return answer
 
 
+def unwrapped(text: str) -> str:
+    """A text without what wraps the whole of it: spaces, bold, quotes, code or math marks, a box, a final full stop.
+
+    Underscores and single stars stay: `__init__`, `_id` and `C*` are names.
+    """
+    text = text.strip()
+    for _ in range(8):
+        before = text
+        for left, right in _TEXT_WRAPS:
+            inner = text[len(left) : -len(right)]
+            if text.startswith(left) and text.endswith(right) and inner.strip() and right not in inner:
+                text = inner.strip()
+        if text.endswith((".", "。")) and not text.endswith("..") and len(text) > 1:
+            text = text[:-1].rstrip()
+        if text == before:
+            break
+    return text
+
+
+_TEXT_WRAPS = (
+    *(("**", "**"), ("$$", "$$"), ("\\(", "\\)"), ("$", "$"), ("```", "```"), ("`", "`"), ('"', '"')),
+    ("'", "'"),
+    *(("“", "”"), ("‘", "’"), ("«", "»"), ("\\boxed{", "}"), ("\\text{", "}")),
+)
+
+
 # ------------------------------------------------------------------------------------------------------- as a number
 
 
@@ -153,7 +179,7 @@ def to_number(text: str) -> Fraction | None:
     unit), `42 apples`, `204\text{ cm}^2`, `90^\circ`, `3/4`, `\frac{3}{4}`, `2\frac12`, `½`, `6.02 \times 10^{23}`,
     `5 million`, `2 crore`, `−7`, `**42**`, `\boxed{42}`, `2+3 = 5` (both sides come to 5), `m+n = 204`. Leaves alone
     whatever would have to be worked out or is not one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`, `17 \ne 25`,
-    `2x = 4`, `12:30`, `2 dozen`, `half of 10`, `5‰`, `101_2`.
+    `2x = 4`, `12:30`, `2 gross`, `half of 10`, `5‰`, `101_2`.
     """
     if _PLAIN_INTEGER.fullmatch(text):  # what most answers are
         return Fraction(int(text))
@@ -227,7 +253,10 @@ _PRONOUN = re.compile(
     r"|could|should|must|do|did|get|got|find|found|feel|suppose|assume|conclude|prefer|vote|want|need|don['’]t|cannot)\b"
     r"|['’](?:d|ll|m|ve)\b"
 )
-_ARTICLE = re.compile(r"\s(?!(?:is|or|and|was|over|because|since|as|rather|instead|seems|must|has)\b)[a-z]")
+_ARTICLE = re.compile(
+    r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by"
+    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although)\b)[a-z]"
+)
 
 
 def _key(text: str) -> str:

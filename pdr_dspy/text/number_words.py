@@ -10,7 +10,7 @@ import re
 SCALES = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
     **{"quadrillion": 10**15, "quintillion": 10**18, "lakh": 10**5, "lac": 10**5, "crore": 10**7},
-    **{"mn": 10**6, "mln": 10**6, "mio": 10**6, "bn": 10**9, "bln": 10**9, "mrd": 10**9},
+    **{"mn": 10**6, "mln": 10**6, "mio": 10**6, "bn": 10**9, "bln": 10**9, "mrd": 10**9, "dozen": 12},
 }
 """Words behind a number that multiply it, in the singular. Billion and above are those of the short scale."""
 
@@ -22,15 +22,15 @@ def words(text: str) -> frozenset[str]:
 
 FOREIGN_SCALES = words(
     """tausend hundert millionen milliarde milliarden billionen billiarde dutzend mille milliers milliard milliards
-    douzaine vingtaine centaine mil millón millon millones billón billones millardo docena milhão milhões milhao bilhão
+    douzaine douzaines vingtaine vingtaines centaine centaines dizaine dizaines mil millón millon millones billón billones millardo docena milhão milhões milhao bilhão
     bilhões dúzia mila milione milioni miliardo miliardi dozzina миллион миллиона миллионов миллиард миллиарда
     миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu triliun arab kharab tn bio myriad"""
 )
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
 
-DOZENS = words("dozen dozens score scores gross grosses k kk")
-"""Words behind a number that are a unit to some and a factor to others: `2 dozen` names neither 2 nor 24."""
+DOZENS = words("score scores gross grosses k kk")
+"""Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(
     """not or nor neither never cannot unable unknown unsure undefined wrong incorrect false impossible infinite infinity
@@ -57,12 +57,17 @@ AFTER = words(
 """Words that change a value when they stand directly behind the number: `2 thirds`, `3 and a half`."""
 
 PARTS = re.compile(
-    r"\b(?:half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|percent|square|cube"
-    r"|power|multiple|factor|fraction|opposite|negative|complement|sum|product|difference|quotient|remainder|logarithm"
-    r"|successor|predecessor|digits?|divisors?)s?\s+of\b|\bof\s+$",
+    r"\b(?:half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|percent)s?\s+of\b",
     re.I,
 )
-"""`a third of 12`, `the square of 5`; `of` directly before a number unless it is `a total of 5`."""
+"""`a third of 12`, wherever it stands."""
+DERIVED = re.compile(
+    r"\b(?:square|cube|power|multiple|factor|fraction|opposite|negative|complement|sum|product|difference|quotient"
+    r"|remainder|logarithm|successor|predecessor|digits?|divisors?)s?\s+of\b|\bof\s+$",
+    re.I,
+)
+"""`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
+STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
 WHOLES = re.compile(
     r"\b(?:total|sum|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
     r"|median|score|probability|answer|result|profit|age|height|width|speed|count)\s+of\s+$",

@@ -70,7 +70,7 @@ def read_number(text: str) -> Fraction | None:
         if not side.strip():
             if place:
                 return None
-        elif not _is_quantity(side):
+        elif not _is_quantity(side, zero=value == 0):
             other = _one_number(side)
             other = _worked_out(side) if other is None else other
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
@@ -86,7 +86,8 @@ def is_percentage(text: str) -> bool:
 def unit_of(text: str) -> str | None:
     """The unit behind (or the currency before) the only number of a text, None where none is known."""
     text = signs(text).strip(" .*_`")
-    text = _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " ").replace("$$", "")
+    text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
+    text = text.replace("$$", "")
     if _DEGREE.search(text):
         return "degree"
     if re.match(r"(?:.*=)?\s?-?\s?\\\$\s?[0-9.]|(?:.*=)?\s?-?\s?\$\s?[0-9.][^$]*$", text):
@@ -108,7 +109,10 @@ def _plain(text: str) -> str:
     text = _THOUSANDS.sub(",", text)
     text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
     text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
-    text = text.replace("\\$", "").replace("\\%", "%").replace("**", "").replace("`", "")
+    text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")
+    text = re.sub(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])", "", text)
+    text = re.sub(r"\bhalf[- ]hour", "halfhour", re.sub(r"^\{([^{}]*)\}$", r"\1", text))
+    text = _TWICE_SAID.sub(_said_once, text)
     for _ in range(3):
         text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
     text = tables.PERCENT.sub("%", text)
@@ -129,6 +133,14 @@ def _repeating(decimal: re.Match[str]) -> str:
     whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
     over = int(whole + fixed + period) - int(whole + fixed)
     return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
+
+
+_TWICE_SAID = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-9,]{1,20})\)")
+
+
+def _said_once(twice: re.Match[str]) -> str:
+    """`five (5)` as `5`."""
+    return twice[2] if str(tables.spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
 
 
 def _as_unit(words: str) -> str:
@@ -159,7 +171,7 @@ _NUMBER = re.compile(
     rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
     re.I,
 )
-_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″:→@{}]")
+_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″:→@{}?…]|\.\.")
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 # `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
@@ -183,9 +195,6 @@ def _one_number(text: str) -> Fraction | None:
         rest.append(before)
         position = match.end()
     rest.append(text[position:])
-    if not values:
-        value = tables.spelled(text)
-        return None if value is None else Fraction(value)
     if len(set(values)) != 1:
         return None
     if any(not _SAME_AGAIN.fullmatch(piece) for piece in rest[1:-1]):
@@ -225,11 +234,14 @@ def _spoils(piece: str, *, before: bool, after: bool) -> bool:
     )
 
 
+_ORDINAL = ("th", "st", "nd", "rd")
+
+
 def _spoils_behind(piece: str, found: list[str]) -> bool:
     glued = re.match(r"(-?)([^\W\d_]+)(.*)", piece, re.S)
     if glued and not glued[1]:
         word = glued[2]
-        if word.lower() in ("th", "st", "nd", "rd"):
+        if word.lower() in _ORDINAL:
             return bool(glued[3].strip(" ."))  # the 5th prime is not 5
         if len(word) < 4 and word.isascii() and not _glued(word):
             return True
@@ -241,12 +253,16 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
         return True
     if _MORE_SENTENCES.search(piece):
         return True
+    if remark := re.match(r"\s?\((.*)\)", piece):
+        return tables.unit_named(remark[1]) is None  # `5 (or 6)`, `25 (a square)`
     return re.match(r"\s?(?:[-:]\s?(?![A-Za-z]{2})\S|\()[^)]*$", piece) is not None
 
 
 def _part_of(piece: str) -> bool:
-    found = tables.PARTS.search(piece)
-    return found is not None and not tables.WHOLES.search(piece)
+    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\($", piece):
+        return True
+    derived = tables.DERIVED.search(piece)
+    return derived is not None and not tables.WHOLES.search(piece) and not tables.STATES.search(piece)
 
 
 def _glued(word: str) -> bool:
@@ -296,14 +312,15 @@ _QUANTITY = re.compile(
     r"(?P<of>\([A-Za-z0-9, .+-]{1,20}\))?|(?P<sign>[+*/^·×|\[\]{}() .:-])|(?P<figure>[0-9]+)"
 )
 _OPENING = re.compile(r"(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer is)\s?[,:]?\s", re.I)
+_SEGMENT = re.compile(r"(?:\\[a-z]+ ?|[|\[{ ])*(?:[A-Z]{1,4}|[A-Za-z]_\{[^{}]*\}|[a-z](?=\}))[|\]} ]*(?:\^2)?")
 _NOT_A_FUNCTION = frozenset("abcdeiklmnorstuvwxyz")
 
 
-def _is_quantity(side: str) -> bool:
+def _is_quantity(side: str, *, zero: bool) -> bool:
     """Whether one side of an equation only says what the other is the value of.
 
     A name does (`x`, `f(2)`, `AB`, `Total cost`), and so does an expression in several names (`m+n`, `100m+n`), which
-    gives the value of none of them. `2x = 4` does not say 4.
+    gives the value of none of them; of `a + 3z = 0` that is no value but an equation. `2x = 4` does not say 4.
     """
     side = side.strip()
     while opening := _OPENING.match(side):
@@ -320,7 +337,9 @@ def _is_quantity(side: str) -> bool:
             worked = worked or token["figure"] is not None or token["sign"] in "+*/^·×-"
             continue
         lower = name.lstrip("\\").lower()
-        if lower in tables.NOT_PLAIN or lower in tables.FOREIGN_SCALES or _is_scale(lower) or lower in tables.DOZENS:
+        if lower in tables.NOT_PLAIN or lower in tables.AFTER or not lower.isalpha():
+            return False
+        if lower in tables.FOREIGN_SCALES or (len(lower) > 3 and (_is_scale(lower) or lower in tables.DOZENS)):
             return False
         if token["of"] and (name in _NOT_A_FUNCTION or len(name) > 3):
             return False
@@ -330,15 +349,18 @@ def _is_quantity(side: str) -> bool:
             names.update(name)
         else:
             nouns.add(lower)
-    if position != len(side) or not (names or nouns):
+    if (
+        position != len(side)
+        or not (names or nouns)
+        or (re.search(r"[|\[\]{}]", side) and not _SEGMENT.fullmatch(side))
+    ):
         return False
     if nouns:
         return not any(char.isdigit() for char in side)
-    segment = re.fullmatch(r"(?:\\\w+ ?|[|\[\]{} ])*[A-Z]{1,4}[|\]} ]*", side) is not None
-    return not worked or segment or len(names) > 1
+    return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and not zero)
 
 
-_TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")
+_TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×^-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")
 
 
 def _worked_out(side: str) -> Fraction | None:
@@ -382,11 +404,23 @@ def _sum(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int
 
 
 def _product(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    value, place = _factor(tokens, place)
+    value, place = _power(tokens, place)
     while value is not None and place < len(tokens) and tokens[place] in ("*", "/"):
         sign = tokens[place]
-        other, place = _factor(tokens, place + 1)
+        other, place = _power(tokens, place + 1)
         value = None if other is None else value * other if sign == "*" else value / other
+    return value, place
+
+
+def _power(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
+    value, place = _factor(tokens, place)
+    if value is not None and place < len(tokens) and tokens[place] == "^":
+        power, place = _factor(tokens, place + 1)
+        small = power is not None and power.denominator == 1 and abs(power) <= 64 and (value or power > 0)
+        if not small or tokens[place - 2] == "-" or (place < len(tokens) and tokens[place] == "^"):
+            return None, place
+        assert power is not None
+        value = value ** int(power)
     return value, place
 
 
@@ -395,7 +429,7 @@ def _factor(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, 
     if isinstance(token, Fraction):
         return token, place + 1
     if token == "-":
-        value, place = _factor(tokens, place + 1)
+        value, place = _power(tokens, place + 1)
         return (None if value is None else -value), place
     if token == "(":
         value, place = _sum(tokens, place + 1)

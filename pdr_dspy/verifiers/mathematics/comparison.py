@@ -1,0 +1,794 @@
+"""Whether two structures say the same."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from pdr_dspy.verifiers.mathematics import equality, regions
+from pdr_dspy.verifiers.mathematics.expressions import TooLarge
+from pdr_dspy.verifiers.mathematics.regions import Region
+from pdr_dspy.verifiers.mathematics.structures import (
+    Answer,
+    Braces,
+    Cases,
+    Combined,
+    Item,
+    Named,
+    Ratio,
+    Relation,
+    Scalar,
+    Sequence,
+    SuchThat,
+    Value,
+    Words,
+    is_quantity,
+    name_of,
+    only,
+    read,
+)
+from pdr_dspy.verifiers.mathematics.tokens import Unreadable
+
+
+def grade(gold: str, answer: str | None) -> dict[str, Any]:
+    """{"equal": bool}, {"readable": True} without an answer, or {"unreadable" | "large": "gold" | "answer", "detail"}."""
+    found = []
+    for side, text in (("gold", gold), ("answer", answer)):
+        if text is None:
+            return {"readable": True}
+        try:
+            found.append(read(text))
+        except Unreadable as error:
+            return {"unreadable": side, "detail": str(error)[:100]}
+        except TooLarge:
+            return {"large": side}
+        except RecursionError:
+            return {"unreadable": side, "detail": "too deep"}
+    try:
+        return {"equal": any(same(*pair) for pair in itertools.product(*found))}
+    except TooLarge:
+        return {"large": "answer"}
+    except Unreadable as error:
+        return {"unreadable": "answer", "detail": str(error)[:100]}
+
+
+def same(gold: Answer, answer: Answer) -> bool:
+    """Whether an answer says what the gold answer says."""
+    gold, answer = _unfolded(gold), _unfolded(answer)
+    want, have = _points(gold, is_gold=True), _points(answer, is_gold=False)
+    if want is not None and have is not None and _same_points(want, have):
+        return True
+    first, second = _region(gold), _region(answer)
+    if first is not None and second is not None:
+        if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
+            return True
+        if _letters_do_not_matter(gold) and _letters_do_not_matter(answer) and regions.same(first[1], second[1]):
+            return True
+    return _same_formula(gold, answer)
+
+
+def _letters_do_not_matter(answer: Answer) -> bool:
+    return isinstance(only(answer), SuchThat)
+
+
+def _unfolded(answer: Answer) -> Answer:
+    """The relations of a system (`\\begin{cases} x = 2 \\\\ y = 3 \\end{cases}`) in place of it."""
+    value = only(answer)
+    if isinstance(value, SuchThat) and value.member is value.condition:
+        return value.member
+    return answer
+
+
+# ------------------------------------------------------------------------------------------------------------ values
+
+
+def same_values(gold: Value, answer: Value) -> bool:
+    """Whether two values are the same, as values: tuples by place, sets by members."""
+    if isinstance(gold, Scalar) and isinstance(answer, Scalar):
+        return same_scalars(gold, answer)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return _words(gold) is not None and _words(gold) == _words(answer)
+    if isinstance(gold, Cases) and isinstance(answer, Cases):
+        return _same_cases(gold, answer)
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        return _in_order(gold.items, answer.items)
+    first, second = _vector(gold), _vector(answer)
+    if first is not None and second is not None:
+        shapes = {kind for kind, _ in (first, second)}
+        if len(shapes) > 1 and not ("tuple" in shapes or "angle" in shapes):
+            return False
+        return len(first[1]) == len(second[1]) and all(map(_same_single, first[1], second[1]))
+    if isinstance(gold, Sequence) and isinstance(answer, Sequence):
+        brackets = (gold.opening, gold.closing) == (answer.opening, answer.closing)
+        return brackets and len(gold.items) == len(answer.items) and all(map(same, gold.items, answer.items))
+    if isinstance(gold, Named) and isinstance(answer, Named):
+        return gold.name == answer.name
+    if isinstance(gold, Braces) and isinstance(answer, Braces):
+        return _matched(_distinct(gold.items), _distinct(answer.items), same)
+    if isinstance(gold, Combined) and isinstance(answer, Combined) and gold.operation == answer.operation:
+        if gold.operation == "minus":
+            return _in_order(gold.parts, answer.parts)
+        return _matched(gold.parts, answer.parts, same_values)
+    if isinstance(gold, SuchThat) and isinstance(answer, SuchThat):
+        return _same_sets_of(gold, answer)
+    return False
+
+
+def _in_order(gold: Iterable[Value], answer: Iterable[Value]) -> bool:
+    first, second = tuple(gold), tuple(answer)
+    return len(first) == len(second) and all(map(same_values, first, second))
+
+
+def _matched(gold: Iterable[Any], answer: Iterable[Any], alike: Callable[[Any, Any], bool]) -> bool:
+    """Whether members can be paired, one by one."""
+    left = list(answer)
+    want = list(gold)
+    if len(left) != len(want):
+        return False
+    for one in want:
+        place = next((place for place, other in enumerate(left) if alike(one, other)), None)
+        if place is None:
+            return False
+        left.pop(place)
+    return True
+
+
+def _distinct(items: Iterable[Answer]) -> list[Answer]:
+    found: list[Answer] = []
+    for item in items:
+        if not any(same(item, other) for other in found):
+            found.append(item)
+    return found
+
+
+def _words(value: Value) -> str | None:
+    if isinstance(value, Words):
+        return re.sub(r"[\s().]+", " ", value.text).strip().casefold() or None
+    if isinstance(value, Scalar) and isinstance(value.expression, sympy.Symbol):
+        return value.expression.name.casefold() if len(value.expression.name) == 1 else None
+    return None
+
+
+def _same_single(gold: Any, answer: Any) -> bool:
+    return (
+        same(gold, answer)
+        if isinstance(gold, Answer) and isinstance(answer, Answer)
+        else same_values(_value(gold), _value(answer))
+    )
+
+
+def _value(one: Any) -> Value:
+    found = only(one) if isinstance(one, Answer) else one
+    return found if found is not None else Words("")
+
+
+def _vector(value: Value) -> tuple[str, list[Any]] | None:
+    """A point or vector: how it was written, and its members."""
+    if isinstance(value, Sequence) and (value.opening, value.closing) in (("(", ")"), ("<", ">")):
+        return ("tuple" if value.opening == "(" else "angle"), list(value.items)
+    if isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase) and 1 in value.expression.shape:
+        kind = "column" if value.expression.cols == 1 else "row"
+        return kind, [Scalar(cell, value.decimal) for cell in value.expression]
+    return None
+
+
+def same_scalars(gold: Scalar, answer: Scalar) -> bool:
+    """Whether two expressions are the same, with the rules of decimals, percentages, degrees, units and bases."""
+    if gold.unit and answer.unit and gold.unit != answer.unit:
+        return False
+    if (gold.degrees and answer.unit) or (answer.degrees and gold.unit):
+        return False
+    if gold.base is not None:
+        if answer.base is not None:
+            return (gold.digits, gold.base) == (answer.digits, answer.base)
+        return answer.expression.is_Integer and str(answer.expression) == gold.digits
+    first, second = gold.expression, answer.expression
+    if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
+        if not (isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)):
+            return False
+        return first.shape == second.shape and all(
+            _same_or_close(one, other, gold.decimal, answer.decimal) for one, other in zip(first, second, strict=True)
+        )
+    candidates = [(first, second)]
+    if gold.percent != answer.percent:
+        candidates.append((first / 100, second) if gold.percent else (first, second / 100))
+    if gold.degrees != answer.degrees:
+        in_degrees = first if gold.degrees else second
+        if not in_degrees.free_symbols:
+            turn = sympy.pi / 180
+            candidates.append((first * turn, second) if gold.degrees else (first, second * turn))
+            if gold.degrees and answer.unit == "radian":
+                candidates = candidates[1:]
+    return any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates)
+
+
+def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: bool) -> bool:
+    if equality.same(gold, answer):
+        return True
+    if gold_decimal == answer_decimal or any(one.is_infinite for one in (gold, answer)):
+        return False
+    exact, decimal = (gold, answer) if answer_decimal else (answer, gold)
+    if exact.is_number and decimal.is_number:
+        parts = (exact.as_real_imag(), decimal.as_real_imag()) if decimal.has(sympy.I) else ((exact,), (decimal,))
+        return all(equality.same(*pair) or equality.close(*pair) for pair in zip(*parts, strict=True))
+    letters = sorted(exact.free_symbols | decimal.free_symbols, key=str)
+    if not (exact.is_polynomial(*letters) and decimal.is_polynomial(*letters)):
+        return False
+    first, second = (dict(sympy.Poly(one, *letters).terms()) for one in (exact, decimal))
+    return first.keys() == second.keys() and all(
+        equality.same(first[term], second[term]) or equality.close(first[term], second[term]) for term in first
+    )
+
+
+def _same_cases(gold: Cases, answer: Cases) -> bool:
+    def complete(cases: Cases) -> list[tuple[Answer, Answer | Region | None]]:
+        """Where `otherwise` is, found out from the other conditions."""
+        known = [_region(condition) for _, condition in cases.rows if condition is not None]
+        if any(one is None for one in known):
+            return list(cases.rows)
+        rest = regions.complement(regions.union(*[one[1] for one in known if one is not None]))
+        return [(value, rest if condition is None else condition) for value, condition in cases.rows]
+
+    def alike(one: tuple[Answer, Any], other: tuple[Answer, Any]) -> bool:
+        if not same(one[0], other[0]):
+            return False
+        first, second = one[1], other[1]
+        if first is None or second is None:
+            return first is second
+        if isinstance(first, Answer) and isinstance(second, Answer):
+            return same(first, second)
+        areas = []
+        for place in (first, second):
+            if isinstance(place, Answer):
+                found = _region(place)
+                if found is None:
+                    return False
+                place = found[1]
+            areas.append(place)
+        return regions.same(areas[0], areas[1])
+
+    return _matched(complete(gold), complete(answer), alike)
+
+
+def _same_sets_of(gold: SuchThat, answer: SuchThat) -> bool:
+    first, second = (_family(one.member, one.condition) for one in (gold, answer))
+    if first is not None and second is not None:
+        return _same_points(first, second)
+    return same(gold.member, answer.member) and same(gold.condition, answer.condition)
+
+
+def _family(member: Answer, condition: Answer) -> Points | None:
+    value = only(member)
+    if value is None or len(condition.options) != 1:
+        return None
+    return Points(None, [(value,)], list(condition.options[0]))
+
+
+# ------------------------------------------------------------------------------------------------------------ points
+
+
+@dataclass
+class Points:
+    """Alternatives that are values: of the names, in their order, under conditions."""
+
+    names: tuple[str, ...] | None
+    points: list[tuple[Value, ...]]
+    conditions: list[Item]
+
+
+def _points(answer: Answer, *, is_gold: bool) -> Points | None:
+    """An answer as alternatives of values; None where it says something else."""
+    names: tuple[str, ...] | None = None
+    points: list[tuple[Value, ...]] = []
+    conditions: list[Item] | None = None
+    for option in answer.options:
+        found = _option_points(option, is_gold=is_gold)
+        if found is None:
+            return None
+        own_names, own_points, own_conditions = found
+        if own_names is not None:
+            if names is not None and names != own_names:
+                return None
+            names = own_names
+        if conditions is not None and conditions != own_conditions:
+            return None
+        conditions = own_conditions
+        points += own_points
+    if names is not None and len(names) > 1:
+        points = [point if len(point) > 1 else _as_tuple(point, len(names)) for point in points]
+        if any(len(point) != len(names) for point in points):
+            return None
+    return Points(names, points, conditions or [])
+
+
+def _as_tuple(point: tuple[Value, ...], count: int) -> tuple[Value, ...]:
+    vector = _vector(point[0])
+    if vector is None or len(vector[1]) != count:
+        return point
+    return tuple(_value(item) for item in vector[1])
+
+
+def _option_points(
+    option: tuple[Item, ...], *, is_gold: bool
+) -> tuple[tuple[str, ...] | None, list[tuple[Value, ...]], list[Item]] | None:
+    assigned: dict[str, list[Value]] = {}
+    bare: list[Value] = []
+    conditions: list[Item] = []
+    for item in option:
+        if not isinstance(item, Relation):
+            bare.append(item)
+            continue
+        found = _assignment(item, is_gold=is_gold, alone=len(option) == 1)
+        if found is None:
+            conditions.append(item)
+        else:
+            for name, value in found:
+                if name is None:
+                    bare.append(value)
+                elif name in assigned:
+                    return None
+                else:
+                    assigned[name] = _members(value) if len(found) == 1 else [value]
+    if len(bare) + bool(assigned) != 1 or len(bare) > 1:
+        return None
+    if bare:
+        return None, [(value,) for value in _members(bare[0])], conditions
+    names = tuple(sorted(assigned))
+    return names, list(itertools.product(*(assigned[name] for name in names))), conditions
+
+
+def _members(value: Value) -> list[Value]:
+    """The members of a finite set; the empty set has none, any other value is one."""
+    if isinstance(value, Braces):
+        return [_value(item) for item in _distinct(value.items)]
+    if isinstance(value, Named) and value.name == "empty":
+        return []
+    if (
+        isinstance(value, Combined)
+        and value.operation == "cup"
+        and all(isinstance(part, Braces) for part in value.parts)
+    ):
+        items = [item for part in value.parts if isinstance(part, Braces) for item in part.items]
+        return [_value(item) for item in _distinct(items)]
+    if isinstance(value, SuchThat) and (found := _integers_between(value)) is not None:
+        return [Scalar(sympy.Integer(one)) for one in found]
+    return [value]
+
+
+def _integers_between(value: SuchThat) -> list[int] | None:
+    r"""The members of `\{x \in \mathbb Z \mid 0 < x < 4\}`."""
+    if len(value.member.options) != 1 or len(value.member.options[0]) != 1:
+        return None
+    member = value.member.options[0][0]
+    if not (isinstance(member, Relation) and member.signs == ("in",) and isinstance(member.sides[1], Named)):
+        return None
+    name, found = name_of(member.sides[0]), _region(value.condition)
+    if name is None or found is None or found[0] != name or member.sides[1].name not in ("Z", "N"):
+        return None
+    numbers: set[int] = set()
+    for part in found[1]:
+        if part.low.is_infinite or part.high.is_infinite or part.high - part.low > 200:
+            return None
+        low, high = sympy.ceiling(part.low), sympy.floor(part.high)
+        numbers |= {one for one in range(int(low), int(high) + 1)}
+        numbers -= {int(low)} if part.low_open and low == part.low else set()
+        numbers -= {int(high)} if part.high_open and high == part.high else set()
+    if member.sides[1].name == "N" and 0 in numbers:
+        return None
+    return sorted(numbers)
+
+
+def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple[str | None, Value]] | None:
+    """What `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \\cdot 7 = 42`, `6 \\cdot 7 = 42` and `x \\in \\{1, 2\\}` assign."""
+    if relation.signs == ("in",):
+        name = name_of(relation.sides[0])
+        of = relation.sides[1]
+        finite = isinstance(of, Braces) or (isinstance(of, Named) and of.name == "empty") or isinstance(of, SuchThat)
+        return [(name, of)] if name is not None and finite and len(_members(of)) != 1 or _single(of) and name else None
+    if set(relation.signs) != {"="}:
+        return None
+    named: list[str] = []
+    quantity = False
+    values: list[Value] = []
+    for side in relation.sides:
+        name = name_of(side)
+        if name is not None:
+            named.append(name)
+        elif (
+            not values and not named and alone and not is_gold and is_quantity(side) and _is_number(relation.sides[-1])
+        ):
+            quantity = True
+        else:
+            values.append(side)
+    if not values or (len(named) > 1 and not alone):
+        return None
+    if len(values) > 1 and not all(same_values(values[-1], other) for other in values[:-1]):
+        if all(_is_number(value) for value in values):
+            raise Unreadable("sides that are not equal")
+        return None
+    value = values[-1]
+    if quantity and not named:
+        zero = isinstance(value, Scalar) and value.expression == 0  # `a + 3z = 0` is an equation
+        return None if zero else [(None, value)]
+    if not named:
+        return [(None, value)] if all(_is_number(one) for one in values) else None
+    if isinstance(value, Scalar) and not isinstance(value.expression, sympy.MatrixBase):
+        letters = {sympy.srepr(letter) for letter in value.expression.free_symbols}
+        if letters & set(named):
+            return None
+    sides = [side for side in relation.sides if name_of(side) is not None]
+    if isinstance(sides[0], Sequence):
+        parts = _as_tuple((value,), len(sides[0].items))
+        if len(parts) != len(sides[0].items):
+            return None
+        names = [name_of(_value(item)) for item in sides[0].items]
+        return list(zip(names, parts, strict=True))
+    return [(named[0], value)]
+
+
+def _single(value: Value) -> bool:
+    return isinstance(value, Braces)
+
+
+def _is_number(value: Value) -> bool:
+    """Whether a value has no letters."""
+    if isinstance(value, Scalar):
+        return not value.expression.free_symbols and not value.expression.atoms(sympy.core.function.AppliedUndef)
+    if isinstance(value, Ratio):
+        return all(_is_number(item) for item in value.items)
+    return False
+
+
+def _same_points(gold: Points, answer: Points) -> bool:
+    if gold.names is not None and answer.names is not None:
+        if gold.names != answer.names:
+            return False
+    elif not (gold.names is answer.names is None):
+        lined = _lined_up(gold, answer)
+        if lined is None:
+            return False
+        gold, answer = lined
+    if gold.conditions or answer.conditions:
+        return _same_families(gold, answer)
+    return _matched(gold.points, answer.points, _in_order)
+
+
+def _lined_up(gold: Points, answer: Points) -> tuple[Points, Points] | None:
+    """Points of which only one side has names, side by side: `x = 1, y = 2` and `(1, 2)`."""
+    named, bare = (gold, answer) if gold.names is not None else (answer, gold)
+    assert named.names is not None
+    count = len(named.names)
+    if count == 1:
+        return gold, answer
+    points = [_as_tuple(point, count) for point in bare.points]
+    if len(named.points) == 1:
+        one = named.points[0]
+        letters = {re.sub(r"_.*", "", re.sub(r"^Symbol\('", "", name)) for name in named.names}
+        indexed = len(letters) == 1 and all("_" in name for name in named.names)
+        if all(len(point) == 1 for point in points) and len(points) == count:
+            if indexed:  # x_1 = 1, x_2 = 2 are two roots
+                spread = Points(None, [(value,) for value in one], named.conditions)
+                return (spread, answer) if named is gold else (gold, spread)
+            points = [tuple(point[0] for point in points)]
+    if any(len(point) != count for point in points):
+        return None
+    turned = Points(named.names, points, bare.conditions)
+    return (gold, turned) if named is gold else (turned, answer)
+
+
+def _same_families(gold: Points, answer: Points) -> bool:
+    r"""Values with a parameter: `2n\pi, n \in \mathbb Z`, whatever the parameter is called."""
+    if not gold.conditions or not answer.conditions:
+        left = gold.conditions or answer.conditions
+        return all(_says_only_what_kind(one) for one in left) and _matched(gold.points, answer.points, _in_order)
+    first, second = _parameters(gold.conditions), _parameters(answer.conditions)
+    if first is None or second is None or sorted(first.values()) != sorted(second.values()) or len(first) > 3:
+        return len(gold.conditions) == len(answer.conditions) and (
+            _matched(gold.points, answer.points, _in_order)
+            and _matched(gold.conditions, answer.conditions, _same_items)
+        )
+    for order in itertools.permutations(second):
+        names = dict(zip(order, first, strict=True))
+        if any(second[old] != first[new] for old, new in names.items()):
+            continue
+        between = {old: sympy.Dummy(real=True) for old in names}
+        swap = {between[old]: new for old, new in names.items()}
+        points = [tuple(_renamed(_renamed(value, between), swap) for value in point) for point in answer.points]
+        integers = [letter for letter, kind in first.items() if kind == "Z"]
+        if _matched(gold.points, points, lambda one, other: _same_family_points(one, other, integers)):
+            return True
+    return False
+
+
+def _says_only_what_kind(item: Item) -> bool:
+    return isinstance(item, Relation) and item.signs == ("in",) and isinstance(item.sides[1], Named)
+
+
+def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
+    found: dict[Any, str] = {}
+    for item in conditions:
+        if not (isinstance(item, Relation) and _says_only_what_kind(item)):
+            return None
+        letter, kind = item.sides
+        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol) and isinstance(kind, Named)):
+            return None
+        found[letter.expression] = kind.name
+    return found
+
+
+def _renamed(value: Value, names: dict[Any, Any]) -> Value:
+    if isinstance(value, Scalar):
+        return Scalar(
+            value.expression.subs(names),
+            value.decimal,
+            value.percent,
+            value.degrees,
+            value.unit,
+            value.digits,
+            value.base,
+        )
+    if isinstance(value, Sequence):
+        items = tuple(Answer(((_renamed(_value(item), names),),)) for item in value.items)
+        return Sequence(value.opening, items, value.closing)
+    return value
+
+
+def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], integers: list[Any]) -> bool:
+    if _in_order(gold, answer):
+        return True
+    if len(gold) != 1 or len(answer) != 1 or len(integers) != 1:
+        return False
+    first, second = gold[0], answer[0]
+    if not (isinstance(first, Scalar) and isinstance(second, Scalar)) or first.degrees != second.degrees:
+        return False
+    letter = integers[0]
+    if not (first.expression.is_polynomial(letter) and second.expression.is_polynomial(letter)):
+        return False
+    one, other = (sympy.Poly(value.expression, letter) for value in (first, second))
+    if one.degree() != 1 or other.degree() != 1:
+        return False
+    step, start = one.all_coeffs()
+    other_step, other_start = other.all_coeffs()
+    if not (equality.same(step, other_step) or equality.same(step, -other_step)):
+        return False
+    return bool(sympy.nsimplify(sympy.simplify((start - other_start) / step)).is_Integer)
+
+
+# ----------------------------------------------------------------------------------------------------------- regions
+
+
+def _region(answer: Answer) -> tuple[str | None, Region] | None:
+    """An answer as a subset of the real line, with the name of the variable; None where it is none."""
+    name: str | None = None
+    found: Region = regions.NOTHING
+    for option in answer.options:
+        part: Region = regions.EVERYTHING
+        for item in option:
+            one = _item_region(item)
+            if one is None:
+                return None
+            if one[0] is not None:
+                if name is not None and name != one[0]:
+                    return None
+                name = one[0]
+            part = regions.intersection(part, one[1])
+        found = regions.union(found, part)
+    return name, found
+
+
+def _item_region(item: Item) -> tuple[str | None, Region] | None:
+    if isinstance(item, Relation):
+        return _relation_region(item)
+    area = _value_region(item)
+    return None if area is None else (None, area)
+
+
+def _real(value: Any) -> Any:
+    """A real number, or infinity; None for anything else."""
+    single = only(value) if isinstance(value, Answer) else value
+    if not isinstance(single, Scalar) or isinstance(single.expression, sympy.MatrixBase):
+        return None
+    number = single.expression
+    if single.base or single.free_unit if False else single.base is not None:
+        return None
+    return number if number.is_number and (number.is_real or number.is_infinite) else None
+
+
+def _value_region(value: Value) -> Region | None:
+    if isinstance(value, Sequence):
+        ends = [_real(item) for item in value.items]
+        kinds = {"(": True, "[": False, "]": True}
+        if len(ends) != 2 or any(end is None for end in ends) or value.opening not in kinds:
+            return None
+        if value.closing not in (")", "]", "["):
+            return None
+        if regions.compare(ends[0], ends[1]) >= 0:
+            return None
+        return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
+    if isinstance(value, Named):
+        return {"R": regions.EVERYTHING, "empty": regions.NOTHING}.get(value.name)
+    if isinstance(value, Braces):
+        numbers = [_real(item) for item in value.items]
+        if any(number is None or number.is_infinite for number in numbers):
+            return None
+        return regions.union(*[regions.point(number) for number in numbers])
+    if isinstance(value, Combined):
+        parts = [_value_region(part) for part in value.parts]
+        if any(part is None for part in parts):
+            return None
+        areas = [part for part in parts if part is not None]
+        found = areas[0]
+        for area in areas[1:]:
+            if value.operation == "cup":
+                found = regions.union(found, area)
+            else:
+                found = regions.intersection(found, area if value.operation == "cap" else regions.complement(area))
+        return found
+    if isinstance(value, SuchThat):
+        return _such_that_region(value)
+    return None
+
+
+def _such_that_region(value: SuchThat) -> Region | None:
+    if len(value.member.options) != 1 or len(value.member.options[0]) != 1:
+        return None
+    member = value.member.options[0][0]
+    domain: Region | None = regions.EVERYTHING
+    if isinstance(member, Relation):
+        if member.signs != ("in",):
+            return None
+        domain = _value_region(member.sides[1])
+        member = member.sides[0]
+    name, condition = name_of(member), _region(value.condition)
+    if name is None or condition is None or condition[0] != name or domain is None:
+        return None
+    return regions.intersection(domain, condition[1])
+
+
+def _relation_region(relation: Relation) -> tuple[str | None, Region] | None:
+    """Where a relation in one variable holds."""
+    if relation.modulus is not None:
+        return None
+    if relation.signs in (("in",), ("notin",)):
+        name, area = name_of(relation.sides[0]), _value_region(relation.sides[1])
+        if name is None or area is None:
+            return None
+        return name, (area if relation.signs == ("in",) else regions.complement(area))
+    if not set(relation.signs) <= {"<", "<=", ">", ">=", "=", "!="}:
+        return None
+    sides = []
+    for side in relation.sides:
+        if (
+            not isinstance(side, Scalar)
+            or isinstance(side.expression, sympy.MatrixBase)
+            or side.degrees
+            or side.percent
+        ):
+            return None
+        sides.append(side.expression)
+    called = {call for side in sides for call in side.atoms(sympy.core.function.AppliedUndef)}
+    if len(called) > 1:
+        return None
+    letters = {letter for side in sides for letter in side.free_symbols}
+    if called:
+        call = called.pop()
+        if any(side.has(call) and side != call for side in sides) or letters - call.free_symbols:
+            return None
+        letter = sympy.Dummy(real=True)
+        sides = [side.subs(call, letter) for side in sides]
+        name = sympy.srepr(call)
+    elif len(letters) == 1:
+        letter = letters.pop()
+        name = sympy.srepr(letter)
+    else:
+        return None
+    found: Region = regions.EVERYTHING
+    for left, sign, right in zip(sides, relation.signs, sides[1:], strict=False):
+        if left.is_infinite or right.is_infinite:
+            if (left.is_infinite and right == letter) or (right.is_infinite and left == letter):
+                continue
+            return None
+        area = regions.where(left - right, sign, letter)
+        if area is None:
+            return None
+        found = regions.intersection(found, area)
+    return name, found
+
+
+# ---------------------------------------------------------------------------------------------------------- formulas
+
+
+def _same_formula(gold: Answer, answer: Answer) -> bool:
+    """Whether the alternatives of both can be paired, and what holds together in each."""
+
+    def alike(one: tuple[Item, ...], other: tuple[Item, ...]) -> bool:
+        return _matched(_pairwise(one), _pairwise(other), _same_items)
+
+    return _matched(gold.options, answer.options, alike)
+
+
+def _pairwise(option: tuple[Item, ...]) -> list[Item]:
+    """`a < b < c` as `a < b` and `b < c`; with > and >= turned round."""
+    found: list[Item] = []
+    turned = {">": "<", ">=": "<="}
+    for item in option:
+        if not isinstance(item, Relation):
+            found.append(item)
+            continue
+        for left, sign, right in zip(item.sides, item.signs, item.sides[1:], strict=False):
+            sides = (right, left) if sign in turned else (left, right)
+            found.append(Relation(sides, (turned.get(sign, sign),), item.modulus))
+    return found
+
+
+def _same_items(gold: Item, answer: Item) -> bool:
+    if not (isinstance(gold, Relation) and isinstance(answer, Relation)):
+        return not isinstance(gold, Relation) and not isinstance(answer, Relation) and same_values(gold, answer)
+    if gold.signs != answer.signs:
+        return False
+    (sign,) = gold.signs
+    if gold.modulus is not None or answer.modulus is not None:
+        return _same_congruence(gold, answer)
+    (left, right), (other_left, other_right) = gold.sides, answer.sides
+    if same_values(left, other_left) and same_values(right, other_right):
+        return True
+    if (
+        sign in ("=", "!=", "perp", "parallel", "cong", "sim")
+        and same_values(left, other_right)
+        and same_values(right, other_left)
+    ):
+        return True
+    if sign in ("=", "!=", "<", "<="):
+        sides = []
+        for side in (left, right, other_left, other_right):
+            if not isinstance(side, Scalar) or isinstance(side.expression, sympy.MatrixBase):
+                return False
+            if side.degrees or side.percent or side.base or side.expression.is_infinite:
+                return False
+            sides.append(side.expression)
+        return _proportional(sides[0] - sides[1], sides[2] - sides[3], positive=sign in ("<", "<="))
+    return False
+
+
+def _same_congruence(gold: Relation, answer: Relation) -> bool:
+    if gold.modulus is None or answer.modulus is None or gold.signs[0] not in ("equiv", "="):
+        return False
+    if not equality.same(gold.modulus, answer.modulus):
+        return False
+    sides = [side.expression if isinstance(side, Scalar) else None for side in (*gold.sides, *answer.sides)]
+    if any(side is None for side in sides):
+        return False
+    first, second = sides[0] - sides[1], sides[2] - sides[3]
+    for one in (first - second, first + second):
+        ratio = sympy.simplify(one / gold.modulus)
+        if ratio.is_Integer:
+            return True
+    return False
+
+
+def _proportional(first: Any, second: Any, *, positive: bool) -> bool:
+    """Whether two expressions differ by a constant factor that is not 0, and above 0 where it must be `positive`."""
+    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    if not letters or first.free_symbols != second.free_symbols:
+        return False
+    if first.atoms(sympy.core.function.AppliedUndef) or second.atoms(sympy.core.function.AppliedUndef):
+        return equality.same(first, second) or (not positive and equality.same(first, -second))
+    if not positive:
+        first, second = (sympy.fraction(sympy.together(one))[0] for one in (first, second))
+    for start in (3, 5, 11):
+        point = {letter: sympy.Rational(start + 2 * place, 7 + place) for place, letter in enumerate(letters)}
+        up, down = first.subs(point), second.subs(point)
+        if not (up.is_number and down.is_number) or up.has(sympy.nan, sympy.zoo) or down.has(sympy.nan, sympy.zoo):
+            continue
+        if equality.same(up, sympy.Integer(0)) or equality.same(down, sympy.Integer(0)):
+            continue
+        factor = up / down
+        if not factor.is_real or (positive and not factor.evalf(30) > 0):
+            return False
+        return equality.same(first, factor * second)
+    return False
