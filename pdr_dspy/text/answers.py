@@ -230,22 +230,26 @@ _REJECTS = re.compile(
     re.I,
 )
 _REASON = re.compile(  # what may follow the option that was chosen; the rest only says why
-    r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as|for (?:the|it|this)|due to|owing to|given|considering|over|rather than"
+    r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as(?! well)|for (?:the|it|this)|due to|owing to|given|considering"
+    r"|over|rather than"
     r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
     r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|car|parce que"
-    r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
+    r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché"
+    r"|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
     re.I,
 )
 _TAKEN_BACK = re.compile(
-    r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)|i (?:was|am) wrong"
+    r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)"
+    r"|i (?:was|am) wrong"
     r"|my mistake|changed? my mind|could also|also possible|equally|unsure|not sure|both|answer is|i choose|or maybe)",
     re.I,
 )
 _STATED = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|well)[, ]\s*)?(?:the\s)?(?:(?:correct|right|best|final|my)\s)*"
     r"(?:answer|option|choice|letter|one)(?:\sis|\swould be|\smust be|:)\s*(?:option\s|choice\s|letter\s)?"
-    r"|(?:i\s(?:choose|pick|select|say|would (?:choose|pick|say|go with)|go with|think it is|think it's|believe it is)|it is"
-    r"|it's|it must be|must be|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
+    r"|(?:i\s(?:choose|pick|select|say|would (?:choose|pick|say|go with)|go with|think it is|think it's|believe it is)"
+    r"|it is"
+    r"|(?:the\s|my\s)?(?:option|choice|letter|answer)|it's|it must be|must be|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
     re.I,
 )
 _PRONOUN = re.compile(
@@ -255,7 +259,7 @@ _PRONOUN = re.compile(
 )
 _ARTICLE = re.compile(
     r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by"
-    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although)\b)[a-z]"
+    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs|versus|plus|minus|into)\b)[a-z]"
 )
 
 
@@ -276,6 +280,7 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         return exact
     key = _key(text)
     same = [option for option in options if _key(option) == key]
+    same = same or [option for option in options if len(key) > 1 and _content(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
     plain = tidy(_SPACES.sub(" ", _WORDS.sub(lambda words: words[1], tidy(text))))
@@ -308,7 +313,7 @@ def _taken_back(rest: str) -> bool:
 
 
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
-    """Whether what follows `B)` offers another option beside it; a reason, or `Vitamin C` as the option's text, does not."""
+    """Whether what follows `B)` offers another option beside it; a reason does not, nor does `Vitamin C` as its text."""
     if _REASON.match(rest):
         return False
     labels = {_label(option) for option in options} - {letter.casefold(), None}
@@ -327,23 +332,25 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
     stated = _STATED.match(text)
     for start in dict.fromkeys((stated.end() if stated else 0, 0)):
         rest = text[start:].lstrip("*_\"'( ")
-        opening = [option for option in options if option and rest.casefold().startswith(option.casefold())]
-        opening += [option for option in options if (label := _label(option)) and label != option.casefold()
-                    and re.match(rf"{re.escape(label)}\b", rest, re.I)]  # fmt: skip
-        opening = sorted(set(opening), key=len)
-        for option in reversed(opening):
-            name = option if rest.casefold().startswith(option.casefold()) else str(_label(option))
+        names = {
+            name: option for option in options for name in (option.casefold(), _label(option), _content(option)) if name
+        }
+        opening = [name for name in names if rest.casefold().startswith(name)]
+        for name in sorted(opening, key=len, reverse=True):
             behind = rest[len(name) :].lstrip("*_\"')")
-            if behind[:1].isalnum() or (name == "I" and _PRONOUN.match(behind)):
+            if behind[:1].isalnum() or (name == "i" and _PRONOUN.match(behind)):
                 continue
             if _REASON.match(behind) and not _taken_back(behind):
-                return option
+                return names[name]
             break
     return None
 
 
+_LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
+
+
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
-    if len(text) > 200 or _REJECTS.search(text):
+    if len(text) > 200 or _REJECTS.search(text) or _LETTERS_ONLY.fullmatch(text):
         return None
     found: list[tuple[int, int, str]] = []
     for option in options:

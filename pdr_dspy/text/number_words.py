@@ -52,8 +52,8 @@ BEFORE = words(
 AFTER = words(
     """and plus minus over choose to through until till out point half third thirds fourths quarter quarters fifth fifths
     sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths hundredth
-    hundredths thousandth thousandths millionth millionths und et y e"""
-) - {"e"}
+    hundredths thousandth thousandths millionth millionths und et"""
+)
 """Words that change a value when they stand directly behind the number: `2 thirds`, `3 and a half`."""
 
 PARTS = re.compile(
@@ -69,7 +69,7 @@ DERIVED = re.compile(
 """`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
 STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
 WHOLES = re.compile(
-    r"\b(?:total|sum|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
+    r"\b(?:total|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
     r"|median|score|probability|answer|result|profit|age|height|width|speed|count)\s+of\s+$",
     re.I,
 )

@@ -29,7 +29,9 @@ _TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
 _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
 )
-_UNIT_POWER = re.compile(r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])|(?<=[A-Za-z])[²³]")
+_UNIT_POWER = re.compile(
+    r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
+)
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
 _THOUSANDS = re.compile(  # separators that can be nothing else: `1{,}000`, `10,\!080`, `1\,000`, `1'000`
@@ -62,6 +64,8 @@ def read_number(text: str) -> Fraction | None:
     """
     plain = _plain(text)
     sides = _EQUALS.split(plain)
+    if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
+        sides.reverse()
     value = _one_number(sides[-1]) if len(sides) <= _SIDES else None
     if value is None or len(sides) == 1:
         return value
@@ -229,9 +233,12 @@ def _spoils(piece: str, *, before: bool, after: bool) -> bool:
     letters = set(_LETTER.findall(piece)) - {"a", "A", "I"}
     if letters - tables.LETTERS if after else letters:
         return True
-    return any(
-        2 <= len(word) <= 3 and word.isascii() and word not in tables.SHORT_NOUNS for word in found if not _glued(word)
-    )
+    return after and any(2 <= len(word) <= 3 and word.isascii() and not _is_word(word) for word in found)
+
+
+def _is_word(word: str) -> bool:
+    """Whether two or three letters are a word and not variables."""
+    return word in tables.SHORT_NOUNS or word in _ORDINAL or _glued(word)
 
 
 _ORDINAL = ("th", "st", "nd", "rd")

@@ -91,7 +91,10 @@ def unanswered(prediction: dspy.Prediction, name: str) -> Score:
 def called(example: Any) -> str:
     """A name for an example in messages."""
     known = lookup(example, "id")
-    return f"The example {known!r}" if known is not None else f"The example {str(example)[:120]}"
+    try:
+        return f"The example {known!r}" if known is not None else f"The example {str(example)[:120]}"
+    except ValueError:  # a whole number longer than Python writes out
+        return "An example"
 
 
 def answer_text(prediction: dspy.Prediction, name: str) -> str | None:

@@ -21,7 +21,7 @@ MAX_FACTORIAL = 5_000
 MAX_DEPTH = 40
 DEGREE = Symbol("degree sign", positive=True)
 LOG_BASE = Symbol("base of log", positive=True)
-"""The base of a `\log` that does not say it: 10 to some, e to others."""
+r"""The base of a `\log` that does not say it: 10 to some, e to others."""
 _FUNCTION_NAMES = frozenset("f g h F G H P Q W".split())
 _TRIGONOMETRIC = {
     **{"sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc},
@@ -183,7 +183,6 @@ class _Reader:
         start = self.place
         value = self.mixed()
         value = self.factor() if value is None else value
-        slash = False
         while True:
             token = self.peek()
             if token is None:
@@ -191,14 +190,12 @@ class _Reader:
             if token[:2] == ("op", "*"):
                 self.take()
                 value = self.times(value, self.signed())
-                slash = False
             elif token[:2] == ("op", "/"):
                 self.take()
                 plain = self.all_numbers(start, self.place - 1)
                 divisor = self.signed()
                 number = isinstance(divisor, sympy.Expr) and divisor.is_Rational and divisor.is_number
                 value = self.over(value, divisor)
-                slash = True
                 following = self.peek()
                 if following is not None and self.starts_factor(following):
                     constant = following[:2] in (("cmd", "pi"), ("cmd", "sqrt"), ("cmd", "root"), ("cmd", "infty"))
@@ -212,7 +209,6 @@ class _Reader:
                 value = self.times(value, self.factor())
             else:
                 return value
-        return value if slash else value
 
     def all_numbers(self, start: int, end: int) -> bool:
         return all(token.kind == "num" or token.text in ("-", "+") for token in self.tokens[start:end])
