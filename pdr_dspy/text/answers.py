@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
@@ -279,7 +280,7 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
     if (exact := tidy(text)) in options:
         return exact
     key = _key(text)
-    same = [option for option in options if _key(option) == key]
+    same = [option for option in options if _option_key(option) == key]
     same = same or [option for option in options if len(key) > 1 and _content(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
@@ -297,11 +298,18 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
     return _chosen(plain, options) or _mentioned(plain, options)
 
 
+@lru_cache(1024)
+def _option_key(option: str) -> str:
+    return _key(option)
+
+
+@lru_cache(1024)
 def _label(option: str) -> str | None:
     tag = _TAG.fullmatch(tidy(option))
     return tag[1].casefold() if tag else None
 
 
+@lru_cache(1024)
 def _content(option: str) -> str:
     """The text of an option without its letter."""
     tag = _TAG.fullmatch(tidy(option))

@@ -266,7 +266,7 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
 
 
 def _part_of(piece: str) -> bool:
-    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\($", piece):
+    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\(\s*$", piece):
         return True
     derived = tables.DERIVED.search(piece)
     return derived is not None and not tables.WHOLES.search(piece) and not tables.STATES.search(piece)
@@ -364,7 +364,8 @@ def _is_quantity(side: str, *, zero: bool) -> bool:
         return False
     if nouns:
         return not any(char.isdigit() for char in side)
-    return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and not zero)
+    plain = not zero or not re.search(r"[0-9*/^·×]", side)
+    return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and plain)
 
 
 _TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×^-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")

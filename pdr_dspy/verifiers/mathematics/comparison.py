@@ -413,8 +413,9 @@ def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple
         return None
     value = values[-1]
     if quantity and not named:
-        zero = isinstance(value, Scalar) and value.expression == 0  # `a + 3z = 0` is an equation
-        return None if zero else [(None, value)]
+        if isinstance(value, Scalar) and value.expression == 0 and not _sum_of_names(relation.sides[0]):
+            return None  # `a + 3z = 0` is an equation
+        return [(None, value)]
     if not named:
         return [(None, value)] if all(_is_number(one) for one in values) else None
     if isinstance(value, Scalar) and not isinstance(value.expression, sympy.MatrixBase):
@@ -429,6 +430,12 @@ def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple
         names = [name_of(_value(item)) for item in sides[0].items]
         return list(zip(names, parts, strict=True))
     return [(named[0], value)]
+
+
+def _sum_of_names(value: Value) -> bool:
+    """`m + n`, `p - q`"""
+    parts = value.expression.args if isinstance(value, Scalar) and value.expression.is_Add else ()
+    return bool(parts) and all(part.is_Symbol or (-part).is_Symbol for part in parts)
 
 
 def _single(value: Value) -> bool:
