@@ -24,7 +24,9 @@ FOREIGN_SCALES = words(
     """tausend hundert millionen milliarde milliarden billionen billiarde dutzend mille milliers milliard milliards
     douzaine douzaines vingtaine vingtaines centaine centaines dizaine dizaines mil millón millon millones billón billones millardo docena milhão milhões milhao bilhão
     bilhões dúzia mila milione milioni miliardo miliardi dozzina миллион миллиона миллионов миллиард миллиарда
-    миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu triliun arab kharab tn bio myriad"""
+    миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu triliun arab kharab tn bio
+    myriad sextillion septillion octillion nonillion decillion zillion bazillion gazillion googol googolplex mega kilo giga
+    tera hecto deca centi milli micro nano pico"""
 )
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
@@ -37,7 +39,8 @@ NOT_PLAIN = words(
     twice thrice double doubles doubled triple triples tripled treble quadruple quadrupled halve halved half halves
     squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin cos tan cot sec
     csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm ppb bps than between
-    except excluding without divides reciprocal inverse moitié mitad metà metade hälfte halb halbe doppelt doble dobro
+    except excluding without divides reciprocal inverse
+    hundredfold thousandfold twofold threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb halbe doppelt doble dobro
     doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein keine nie jamais nunca"""
 ) - {""}
 """Words that leave no plain value, wherever in the text they stand."""
@@ -45,12 +48,13 @@ NOT_PLAIN = words(
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off first
     last next every step case equation eq problem question figure fig table section chapter theorem lemma round part
-    version item type x by cube square power unter über fast plus moins menos menor mayor"""
+    version item type x by and but from until till since choose third thirds quarter quarters fifth fifths tenth tenths
+    hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
 """Words that change or take away a value when they stand directly before the number."""
 
 AFTER = words(
-    """and plus minus over choose to through until till out point half third thirds fourths quarter quarters fifth fifths
+    """and plus minus over under above below negative choose to through until till out point half third thirds fourths quarter quarters fifth fifths
     sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths hundredth
     hundredths thousandth thousandths millionth millionths und et"""
 )
@@ -75,7 +79,7 @@ WHOLES = re.compile(
 )
 PHRASES = re.compile(
     r"\b(?:at (?:least|most)|up to|no (?:more|less|fewer)|(?:greater|less|more|fewer|smaller|larger|bigger) than|per mille"
-    r"|per mil|per thousand|per hundred thousand|basis points?|parts? per|times (?:as|more|less|larger|greater|bigger"
+    r"|per mil|per thousand|per hundred thousand|basis[- ]points?|parts? per|times (?:as|more|less|larger|greater|bigger"
     r"|smaller|higher|the)|to the|root of|n['’]t|out of|is no|are no|no (?:answer|solution|such))\b|n['’]t\b",
     re.I,
 )

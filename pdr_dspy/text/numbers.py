@@ -127,7 +127,7 @@ def _plain(text: str) -> str:
         text,
     )
     text = _AND_PART.sub(lambda part: f" {_PART[(part[1] or part[2]).lower().replace('-', ' ')]}", text)
-    text = re.sub(r"[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
+    text = re.sub(r"(?:\b(?:US|CA|AU|NZ|HK))?[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
     text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
     return _SPACES.sub(" ", text).strip()
 
@@ -175,7 +175,7 @@ _NUMBER = re.compile(
     rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
     re.I,
 )
-_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″:→@{}?…]|\.\.")
+_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 # `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
@@ -199,6 +199,9 @@ def _one_number(text: str) -> Fraction | None:
         rest.append(before)
         position = match.end()
     rest.append(text[position:])
+    around = "".join(rest)
+    if any(around.count(left) != around.count(right) for left, right in ("()", "[]")) or around.count("%") > 1:
+        return None
     if len(set(values)) != 1:
         return None
     if any(not _SAME_AGAIN.fullmatch(piece) for piece in rest[1:-1]):
@@ -256,17 +259,21 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
         return True  # a 5-digit number is not 5
     if found and (found[0] in tables.AFTER or found[0] in tables.DOZENS) and re.match(r"[\s-]*[^\W\d_]", piece):
         return True
+    if re.match(r"\s?['\"]", piece):
+        return True
     if found and found[0] == "times" and len(found) > 1:
         return True
     if _MORE_SENTENCES.search(piece):
         return True
     if remark := re.match(r"\s?\((.*)\)", piece):
         return tables.unit_named(remark[1]) is None  # `5 (or 6)`, `25 (a square)`
-    return re.match(r"\s?(?:[-:]\s?(?![A-Za-z]{2})\S|\()[^)]*$", piece) is not None
+    return re.match(r"\s?(?::|-\s?(?![A-Za-z]{2})|\()", piece) is not None
 
 
 def _part_of(piece: str) -> bool:
-    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\(\s*$", piece):
+    if re.search(r"(?<![A-Za-z)]):", piece):
+        return True
+    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\(?\s*$", piece):
         return True
     derived = tables.DERIVED.search(piece)
     return derived is not None and not tables.WHOLES.search(piece) and not tables.STATES.search(piece)

@@ -203,7 +203,7 @@ def _says(answer: str, words: str) -> bool:
     plain = " ".join(tidy(_UPRIGHT.sub(r"\1", answer)).split())
     frame = _FRAME.match(plain)
     for text in (plain, plain[frame.end() :] if frame else plain):
-        text, want = tidy(text).casefold().strip(" .!"), words.casefold()
+        text, want = re.sub(r"^(?:an?|the) (?=\w{2})", "", tidy(text).casefold().strip(" .!")), words.casefold()
         bare = re.fullmatch(r"\(?([a-z])\)?", want)
         if bare and re.fullmatch(rf"[(\[]?{bare[1]}[)\]]?[.:]?", text):
             return True

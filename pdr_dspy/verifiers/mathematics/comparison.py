@@ -47,8 +47,10 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
             return {"unreadable": side, "detail": str(error)[:100]}
         except TooLarge:
             return {"large": side}
-        except RecursionError:
-            return {"unreadable": side, "detail": "too deep"}
+        except MemoryError:
+            raise
+        except Exception as error:  # sympy's own, such as of a domain
+            return {"unreadable": side, "detail": type(error).__name__}
     try:
         return {"equal": any(same(*pair) for pair in itertools.product(*found))}
     except TooLarge:
@@ -63,7 +65,7 @@ def same(gold: Answer, answer: Answer) -> bool:
     want, have = _points(gold, is_gold=True), _points(answer, is_gold=False)
     if want is not None and have is not None and _same_points(want, have):
         return True
-    first, second = _region(gold), _region(answer)
+    first, second = _as_region(gold), _as_region(answer)
     if first is not None and second is not None:
         if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
             return True
@@ -109,7 +111,7 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, Named) and isinstance(answer, Named):
         return gold.name == answer.name
     if isinstance(gold, Braces) and isinstance(answer, Braces):
-        return _matched(_distinct(gold.items), _distinct(answer.items), same)
+        return _matched(_distinct(gold.items), _distinct(answer.items), _same_member)
     if isinstance(gold, Combined) and isinstance(answer, Combined) and gold.operation == answer.operation:
         if gold.operation == "minus":
             return _in_order(gold.parts, answer.parts)
@@ -138,10 +140,16 @@ def _matched(gold: Iterable[Any], answer: Iterable[Any], alike: Callable[[Any, A
     return True
 
 
+def _same_member(gold: Answer, answer: Answer) -> bool:
+    """Whether two members of sets are the same; here 1 is not {1}."""
+    kinds = [isinstance(only(one), Braces) for one in (gold, answer)]
+    return kinds[0] == kinds[1] and same(gold, answer)
+
+
 def _distinct(items: Iterable[Answer]) -> list[Answer]:
     found: list[Answer] = []
     for item in items:
-        if not any(same(item, other) for other in found):
+        if not any(_same_member(item, other) for other in found):
             found.append(item)
     return found
 
@@ -181,7 +189,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
     """Whether two expressions are the same, with the rules of decimals, percentages, degrees, units and bases."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
-    if (gold.degrees and answer.unit) or (answer.degrees and gold.unit):
+    if (gold.degrees and answer.unit not in (None, "radian")) or (answer.degrees and gold.unit not in (None, "radian")):
         return False
     if gold.base is not None:
         if answer.base is not None:
@@ -202,7 +210,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
         if not in_degrees.free_symbols:
             turn = sympy.pi / 180
             candidates.append((first * turn, second) if gold.degrees else (first, second * turn))
-            if gold.degrees and answer.unit == "radian":
+            if "radian" in (gold.unit, answer.unit):
                 candidates = candidates[1:]
     return any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates)
 
@@ -257,8 +265,8 @@ def _same_cases(gold: Cases, answer: Cases) -> bool:
 
 def _same_sets_of(gold: SuchThat, answer: SuchThat) -> bool:
     first, second = (_family(one.member, one.condition) for one in (gold, answer))
-    if first is not None and second is not None:
-        return _same_points(first, second)
+    if first is not None and second is not None and _same_points(first, second):
+        return True
     return same(gold.member, answer.member) and same(gold.condition, answer.condition)
 
 
@@ -384,7 +392,9 @@ def _integers_between(value: SuchThat) -> list[int] | None:
 
 
 def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple[str | None, Value]] | None:
-    """What `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \\cdot 7 = 42`, `6 \\cdot 7 = 42` and `x \\in \\{1, 2\\}` assign."""
+    r"""What `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`, `6 \cdot 7 = 42` and `x \in \{1, 2\}` assign."""
+    if relation.modulus is not None:
+        return None
     if relation.signs == ("in",):
         name = name_of(relation.sides[0])
         of = relation.sides[1]
@@ -415,7 +425,7 @@ def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple
     if quantity and not named:
         if isinstance(value, Scalar) and value.expression == 0 and not _sum_of_names(relation.sides[0]):
             return None  # `a + 3z = 0` is an equation
-        return [(None, value)]
+        return [(f"quantity {_key(relation.sides[0])}", value)]
     if not named:
         return [(None, value)] if all(_is_number(one) for one in values) else None
     if isinstance(value, Scalar) and not isinstance(value.expression, sympy.MatrixBase):
@@ -430,6 +440,10 @@ def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple
         names = [name_of(_value(item)) for item in sides[0].items]
         return list(zip(names, parts, strict=True))
     return [(named[0], value)]
+
+
+def _key(value: Value) -> str:
+    return sympy.srepr(value.expression) if isinstance(value, Scalar) else ""
 
 
 def _sum_of_names(value: Value) -> bool:
@@ -569,6 +583,14 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
 # ----------------------------------------------------------------------------------------------------------- regions
 
 
+def _as_region(answer: Answer) -> tuple[str | None, Region] | None:
+    """`_region`, None where sympy cannot order or solve what it meets."""
+    try:
+        return _region(answer)
+    except (TypeError, ValueError, NotImplementedError, AttributeError):
+        return None
+
+
 def _region(answer: Answer) -> tuple[str | None, Region] | None:
     """An answer as a subset of the real line, with the name of the variable; None where it is none."""
     name: str | None = None
@@ -601,7 +623,7 @@ def _real(value: Any) -> Any:
     if not isinstance(single, Scalar) or isinstance(single.expression, sympy.MatrixBase):
         return None
     number = single.expression
-    if single.base or single.free_unit if False else single.base is not None:
+    if single.base is not None or single.percent or single.degrees:
         return None
     return number if number.is_number and (number.is_real or number.is_infinite) else None
 
@@ -684,7 +706,7 @@ def _relation_region(relation: Relation) -> tuple[str | None, Region] | None:
     letters = {letter for side in sides for letter in side.free_symbols}
     if called:
         call = called.pop()
-        if any(side.has(call) and side != call for side in sides) or letters - call.free_symbols:
+        if any(side != call and (side.has(call) or side.free_symbols) for side in sides):
             return None
         letter = sympy.Dummy(real=True)
         sides = [side.subs(call, letter) for side in sides]

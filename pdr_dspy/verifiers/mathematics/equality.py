@@ -22,8 +22,13 @@ from pdr_dspy.verifiers.mathematics.decimals import RELATIVE, is_finite, rounded
 from pdr_dspy.verifiers.mathematics.expressions import LOG_BASE, TooLarge
 
 _MOST_DIGITS = 40_000
-_POINTS = 6
+_POINTS = 8
+_MANY_POINTS = 24
+_TURNS = 48
 _PRIMES = tuple(sympy.nextprime(secrets.randbits(200) | 1 << 200) for _ in range(2))
+
+
+_PIECEWISE = (sympy.Abs, sympy.sign, sympy.Max, sympy.Min, sympy.floor, sympy.ceiling)
 
 
 class _Undefined(Exception):
@@ -164,6 +169,7 @@ def _same_to_many_digits(first: Any, second: Any) -> bool:
                 return False
         seen = dubious = 0
         signs = set()
+        enough = _MANY_POINTS if first.has(*_PIECEWISE) or second.has(*_PIECEWISE) else _POINTS
         for point in _points(letters):
             values = _Values(point, digits)
             try:
@@ -177,7 +183,7 @@ def _same_to_many_digits(first: Any, second: Any) -> bool:
                 signs.add(tuple(value > 0 for value in point.values()))
             else:
                 dubious += near if near else -100
-            if seen >= _POINTS and len(signs) > 1:
+            if seen >= enough and len(signs) > 1:
                 return True
         return seen > 2 or (seen == 0 and dubious > 2)
 
@@ -195,16 +201,16 @@ def _near(values: _Values, first: Any, second: Any, digits: int) -> bool:
 
 
 def _points(letters: list[Any]) -> Iterator[dict[Any, Any]]:
-    """Values of letters: of mixed signs, all positive, small ones, above 1."""
+    """Values of letters: all negative, all positive, of mixed signs, above 1."""
     draw = random.Random(20_251_003)
-    for turn in range(40):
+    for turn in range(_TURNS):
         point = {}
-        for letter in letters:
+        for place, letter in enumerate(letters):
             value = mp.mpf(draw.randint(1, 9_999)) / draw.choice((997, 1009, 2003, 10_007, 50_021))
-            if turn % 4 == 3:
-                value += 1
-            negative = turn % 2 == 0 and (turn % 4 == 0 or draw.random() < 0.5) and not letter.is_positive
-            point[letter] = -value if negative else value
+            signs = (True, False, place % 2 == 0, False, place % 2 == 1, False, draw.random() < 0.5, False)
+            value += turn % 4 == 3
+            negative = signs[turn] if turn < len(signs) else draw.random() < 0.5
+            point[letter] = -value if negative and not letter.is_positive else value
         yield point
 
 

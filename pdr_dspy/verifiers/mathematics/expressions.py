@@ -234,7 +234,7 @@ class _Reader:
     def mixed(self) -> Any:
         r"""A mixed number, `2\frac12` or `2 1/2`, where one comes next."""
         tokens = self.tokens[self.place : self.place + 9]
-        if not tokens or tokens[0].kind != "num" or "." in tokens[0].text:
+        if not tokens or tokens[0].kind != "num" or not tokens[0].text.isdigit():
             return None
         whole = int(tokens[0].text)
         if len(tokens) > 1 and tokens[1][:2] == ("cmd", "frac"):
@@ -247,7 +247,7 @@ class _Reader:
             if [token.kind for token in (*over, *under)] != ["num", "num"]:
                 return None
             part = Fraction(over[0].text) / Fraction(under[0].text) if Fraction(under[0].text) else Fraction(2)
-            if not 0 < part < 1 or "." in over[0].text + under[0].text:
+            if not 0 < part < 1 or not (over[0].text + under[0].text).isdigit():
                 raise Unreadable("a whole number before a fraction above 1")
             self.place = ahead.place
         elif (
@@ -255,7 +255,7 @@ class _Reader:
             and [token.kind for token in tokens[1:4]] == ["num", "op", "num"]
             and tokens[1].space
             and tokens[2].text == "/"
-            and "." not in tokens[1].text + tokens[3].text
+            and (tokens[1].text + tokens[3].text).isdigit()
         ):
             part = Fraction(int(tokens[1].text), int(tokens[3].text)) if int(tokens[3].text) else Fraction(2)
             if not 0 < part < 1:
@@ -278,13 +278,14 @@ class _Reader:
         text = self.take().text
         if len(text) > 4_000:
             raise TooLarge
-        if "." in text:
+        if not text.isdigit():
             self.decimal = True
+            exponent = text.lower().partition("e")[2]
+            if exponent and abs(int(exponent)) > 1_000:
+                raise TooLarge
         value = Fraction(text if not text.startswith(".") else f"0{text}")
         if self.at("op", "_"):
             raise Unreadable("a base inside of an expression")
-        if self.at("sym", "e", "E") and "." in text:
-            raise Unreadable("an exponent of ten")
         return Rational(value.numerator, value.denominator)
 
     def postfixed(self, value: Any, *, number: bool = False, euler: bool = False) -> Any:
@@ -350,7 +351,7 @@ class _Reader:
             raise Unreadable("a command without its argument")
         if token[:2] == ("open", "{"):
             return self.enclosed()
-        if token.kind == "num" and "." not in token.text:
+        if token.kind == "num" and token.text.isdigit():
             rest = token.text[1:]
             if rest:
                 self.tokens = [*self.tokens]

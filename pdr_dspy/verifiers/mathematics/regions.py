@@ -135,6 +135,8 @@ def where(expression: Any, sign: str, letter: Any) -> Region | None:
     slope = sympy.diff(expression, letter) if expression.is_polynomial(letter) else None
     if slope is not None and slope.is_number and slope != 0:
         root = -expression.subs(letter, 0) / slope
+        if not (root.is_real and slope.is_real):
+            return None
         if sign in ("=", "!="):
             return point(root) if sign == "=" else complement(point(root))
         below = (sign in ("<", "<=")) == bool(slope > 0)

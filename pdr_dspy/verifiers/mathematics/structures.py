@@ -164,7 +164,9 @@ def _answer(tokens: list[Token], depth: int) -> Answer:
     parts, _ = split(tokens, "join", "or")
     if len(parts) > 1:
         parts = [_stripped(part) for part in parts]
-        return _either([_groups(part, depth) for part in parts if part], tokens)
+        if not all(parts):
+            raise Unreadable("an `or` without its sides")
+        return _either([_groups(part, depth) for part in parts], tokens)
     return _groups(tokens, depth)
 
 
@@ -177,8 +179,6 @@ def _stripped(tokens: list[Token]) -> list[Token]:
 
 
 def _either(answers: list[Answer], tokens: list[Token]) -> Answer:
-    if len(answers) < 2:
-        raise Unreadable("an `or` without its sides")
     joined = any(token[:2] == ("join", "and") for token in tokens)
     if joined and any(len(answer.options) > 1 and answer.listed for answer in answers):
         raise Unreadable("`or` beside `and`")
@@ -212,14 +212,22 @@ def _together(tokens: list[Token], depth: int) -> Answer:
             place = pairs[place] + 1
             continue
         token = tokens[place]
-        if token[:2] == ("op", ",") or (token.kind == "join" and token.text in ("and", "if")):
+        previous = tokens[place - 1][:2] if place else None
+        following = tokens[place + 1] if place + 1 < len(tokens) else None
+        if token.kind == "join" and token.text in ("and", "if"):
+            if following is None or previous is None or (not pieces[-1] and previous != ("op", ",")):
+                raise Unreadable(f"`{token.text}` without its sides")
             pieces.append([])
-        elif token.kind == "join" or token[:2] == ("op", "\\\\"):
-            if token[:2] == ("op", "\\\\"):
-                pieces.append([])
-            else:
-                raise Unreadable(token.text)
-        elif token[:2] != ("op", "&"):
+        elif token[:2] in (("op", ","), ("op", "\\\\")):
+            if token.text == "," and previous == ("op", ","):
+                raise Unreadable("a member that is missing")
+            pieces.append([])
+        elif token.kind == "join":
+            raise Unreadable(token.text)
+        elif token[:2] == ("op", "&"):  # of aligned equations
+            if pieces[-1] and (following is None or following.kind != "rel") and tokens[place - 1].kind != "rel":
+                raise Unreadable("&")
+        else:
             pieces[-1].append(token)
         place += 1
     items: list[Item] = []
@@ -477,7 +485,7 @@ def _scalar(tokens: list[Token]) -> Value:
     tokens, unit, factor = _without_unit(tokens)
     if not tokens:
         raise Unreadable("a unit of nothing")
-    percent = len(tokens) > 1 and tokens[-1][:2] == ("op", "%")
+    percent = len(tokens) > 1 and tokens[-1][:2] == ("op", "%") and _is_number(tokens[:-1])
     if percent:
         tokens = tokens[:-1]
     expression, decimal = read_expression(tokens)
@@ -492,11 +500,18 @@ def _scalar(tokens: list[Token]) -> Value:
     if expression.has(DEGREE):
         expression = sympy.expand(expression / DEGREE)
         degrees = True
-        if expression.has(DEGREE) or unit or percent:
+        if expression.has(DEGREE, sympy.pi) or unit or percent:
             raise Unreadable("degrees")
     if unit == "degree":
         degrees, unit = True, None
     return Scalar(expression, decimal, percent or unit == "percent", degrees, None if unit == "percent" else unit)
+
+
+def _is_number(tokens: list[Token]) -> bool:
+    """Whether tokens are one number, perhaps a fraction: what a percent sign may apply to as a whole."""
+    return all(token.kind == "num" or token.text in ("frac", "{", "}", "/", "-") for token in tokens) and not any(
+        token.text == "-" for token in tokens[1:]
+    )
 
 
 _BASES = {

@@ -185,7 +185,7 @@ def _ratio(decimal: re.Match[str]) -> str:
 
 
 _LEX = re.compile(
-    r"(?P<space>\s+)|(?P<cmd>\\[A-Za-z]+\*?)|(?P<esc>\\.)|(?P<num>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:\.(?![0-9.]))?"
+    r"(?P<space>\s+)|(?P<cmd>\\[A-Za-z]+\*?)|(?P<esc>\\.)|(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE](?:\+?[0-9]+|-0[0-9])(?![0-9A-Za-z^]))?)(?:\.(?![0-9.]))?"
     r"|(?P<word>[A-Za-z]+)|(?P<rel>=/=|<=>|<->|=>|->|<=|=<|>=|!=(?!=)|<>|:=|/=|==|~=|[=<>~])|(?P<dots>\.\.\.+)|(?P<op>.)",
     re.S,
 )
@@ -330,7 +330,7 @@ class _Lexer:
             self.add("rel", "not")
         elif name in GREEK:
             self.add("sym", name)
-        elif name in FUNCTIONS and name not in ("sqrt", "abs"):
+        elif name in FUNCTIONS and name not in ("sqrt", "cbrt", "abs"):
             self.add("fun", name)
         else:
             self.named(name)
@@ -494,7 +494,7 @@ def _merged(tokens: list[Token]) -> list[Token]:
             lists += 1
         elif token.kind == "close" and token.text in (")", "]", "\\}", ">"):
             lists -= 1
-        if token.kind == "num" and lists <= 0 and "." not in token.text and 1 <= len(token.text) <= 3:
+        if token.kind == "num" and lists <= 0 and token.text.isdigit() and 1 <= len(token.text) <= 3:
             run = place
             digits = token.text
             while (
@@ -528,6 +528,18 @@ def _merged(tokens: list[Token]) -> list[Token]:
             if rest[:1] == [("cmd", "circ")]:
                 out.append(Token("op", "deg", token.space))
                 place += 2
+                continue
+            if rest[:1] == [("op", "'")]:
+                place += 1
+                continue
+            if rest[:2] == [("open", "{"), ("op", "'")]:
+                end = place + 2
+                while tokens[end][:2] == ("op", "'"):
+                    out.append(tokens[end])
+                    end += 1
+                if tokens[end][:2] != ("close", "}"):
+                    raise Unreadable("a prime")
+                place = end + 1
                 continue
             if rest[:1] == [("op", "deg")]:
                 place += 1
