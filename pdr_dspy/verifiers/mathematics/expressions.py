@@ -672,7 +672,7 @@ class _Reader:
         subscripted = any("_" in one.name and left[0].text in one.name.split("_", 1)[1] for one in body.free_symbols)
         if subscripted or left[0].text in ("i", "e"):
             return sympy.Function(f"{name} over {left[0].text}")(body, start, end)
-        if start.is_Integer and end.is_Integer and not 0 <= end - start <= 20_000:
+        if start.is_Integer and end.is_Integer and not 0 <= end - start <= 2_000:
             raise TooLarge
         series = sympy.Sum if name == "sum" else sympy.Product
         value = series(body, (index, start, end)).doit()

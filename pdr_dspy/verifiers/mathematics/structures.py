@@ -358,6 +358,8 @@ def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
 
 
 def _side(tokens: list[Token], depth: int) -> Value:
+    if depth > MAX_DEPTH:
+        raise Unreadable("too deep")
     tokens = _union_letters(tokens)
     for operation in ("minus", "cup", "cap"):
         parts, found = split(tokens, "cmd", operation)

@@ -125,7 +125,7 @@ _SEPARATED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?!
 _SPACED = re.compile(r"(?<![0-9.,] )(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9/])")
 _COMMAS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])(?!,[0-9])")
 _REPEATING = re.compile(
-    r"([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\s?(?:\{\s?([0-9]+)\s?\}|([0-9]))|\(([0-9]+)\)(?![0-9]))"
+    r"(?<![0-9])([0-9]{0,50})\.([0-9]{0,50})(?:\\(?:overline|bar|dot)\s?(?:\{\s?([0-9]{1,50})\s?\}|([0-9]))|\(([0-9]{1,50})\)(?![0-9]))"
 )
 _INTEGERS = (
     (
@@ -178,8 +178,6 @@ def _ratio(decimal: re.Match[str]) -> str:
     whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3] or decimal[4] or decimal[5]
     if decimal[5] and not (decimal[1] or decimal[2]):
         return decimal.group()
-    if len(decimal.group()) > 200:
-        raise Unreadable(decimal.group()[:50])
     over = int(whole + fixed + period) - int(whole + fixed)
     return rf"{{\frac{{{over}}}{{{(10 ** len(period) - 1) * 10 ** len(fixed)}}}}}"
 
