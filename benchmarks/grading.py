@@ -3,8 +3,8 @@ r"""What grading gets wrong, and what it costs: `python -m benchmarks.grading [-
 Each gold answer (`--golds FILE.jsonl ...`, field `answer`; without a file, some hundred made here) is written in ten
 other forms of the same value, and changed into ten near misses, by rules that work on the text and know nothing of the
 verifiers. A form that is not accepted is a false negative, a near miss that is accepted a false positive. `--cases
-FILE.jsonl ...` grades pairs whose right verdict stands beside them (`gold`, `answer`, `right`) in their stead. One row a
-verifier; seconds are for a thousand answers, one thread, the start of the workers not counted. `--baseline` adds
+FILE.jsonl ...` grades pairs whose right verdict stands beside them (`gold`, `answer`, `right`) in their stead. One row
+a verifier; seconds are for a thousand answers, one thread, the start of the workers not counted. `--baseline` adds
 math-verify as its documentation calls it, `--show` lists what was graded wrongly. `--quick` takes every eighth gold.
 """
 
@@ -191,11 +191,8 @@ def misses(gold: str) -> list[str]:
 
 def _misses(gold: str) -> Iterator[str]:
     zero = re.fullmatch(r"-?0", gold) is not None
-    numbers = list(re.finditer(r"(?<![0-9.!])[0-9]{1,18}(?![0-9.])", re.sub(r",\\!", ",~~", gold)))
-    gold_digits = gold if len(gold) == len(re.sub(r",\\!", ",~~", gold)) else gold
-    for number in numbers[-2:]:
-        start, end = number.span()
-        yield gold_digits[:start] + str(int(number[0]) + 1).rjust(len(number[0]), "0") + gold_digits[end:]
+    for number in list(re.finditer(r"(?<![0-9.])[0-9]{1,18}(?![0-9.])", gold))[-2:]:
+        yield gold[: number.start()] + str(int(number[0]) + 1).rjust(len(number[0]), "0") + gold[number.end() :]
     if WORDS.fullmatch(gold):
         word = gold[6:-1]
         yield from (f"not {word}", f"{word} or Bob", f"{word} and Bob", f"{word}s", "Bob", f"neither {word} nor Bob")
@@ -280,19 +277,31 @@ def _ten(found: Iterable[str], gold: str) -> list[str]:
     return [one for one in dict.fromkeys(found) if one != gold][:TEN]
 
 
+NAMES_FIRST = (
+    *("({0})", "{0}.", "Option {0}", "The answer is {0}", "**{0}**", "{0} because {1} is wrong", "{0} over {1}"),
+    *("{0}, not {1}", "{0} since {1} fails", "{0} rather than {1}"),
+)
+NAMES_NOT_SECOND = (
+    *(
+        "{0} because {1} is wrong",
+        "{0} or {1}",
+        "{1} and {0}",
+        "not {1}",
+        "{1} is wrong",
+        "{0} over {1}",
+        "{0}, not {1}",
+    ),
+    *("{0} rather than {1}", "neither {1} nor {0}", "{0}"),
+)
+
+
 def choices() -> Iterator[Pair]:
     """Letters in other forms, and answers that name another one or none."""
     for gold in LETTERS:
         for other in LETTERS:
             if other != gold:
-                for text in ("({0})", "{0}.", "Option {0}", "The answer is {0}", "**{0}**", "{0} because {1} is wrong",
-                             "{0} over {1}", "{0}, not {1}", "{0} since {1} fails", "{0} rather than {1}"):  # fmt: skip
-                    yield gold, text.format(gold, other), True
-                for text in ("{1} because {0} is wrong", "{0} or {1}", "{0} and {1}", "not {0}", "{0} is wrong", "{1} over {0}",
-                             "{1}, not {0}", "{1} rather than {0}", "neither {0} nor {1}", "A {0}-like case"):  # fmt: skip
-                    if text.startswith("A ") and gold == "A":
-                        continue
-                    yield gold, text.format(gold, other), False
+                yield from ((gold, text.format(gold, other), True) for text in NAMES_FIRST)
+                yield from ((gold, text.format(other, gold), False) for text in NAMES_NOT_SECOND)
 
 
 def pairs_of(golds: Iterable[str]) -> list[Pair]:
@@ -346,8 +355,8 @@ def baseline() -> Grade:
 
     def grade(gold: str, answer: str) -> float:
         try:
-            found = [parse(text if "$" in text or "\\boxed" in text else f"${text}$") for text in (gold, answer)]
-            return float(verify(*found))
+            want, have = (parse(text if "$" in text or "\\boxed" in text else f"${text}$") for text in (gold, answer))
+            return float(verify(want, have))
         except Exception:
             return 0.0
 

@@ -250,7 +250,8 @@ _STATED = re.compile(
     r"(?:answer|option|choice|letter|one)(?:\sis|\swould be|\smust be|:)\s*(?:option\s|choice\s|letter\s)?"
     r"|(?:i\s(?:choose|pick|select|say|would (?:choose|pick|say|go with)|go with|think it is|think it's|believe it is)"
     r"|it is"
-    r"|(?:the\s|my\s)?(?:option|choice|letter|answer)|it's|it must be|must be|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
+    r"|(?:the\s|my\s)?(?:option|choice|letter|answer)|it's|it must be|must be"
+    r"|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
     re.I,
 )
 _PRONOUN = re.compile(
@@ -321,7 +322,7 @@ def _taken_back(rest: str) -> bool:
 
 
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
-    """Whether what follows `B)` offers another option beside it; a reason does not, nor does `Vitamin C` as its text."""
+    """Whether what follows `B)` offers another option beside it; a reason does not, nor `Vitamin C` as its text."""
     if _REASON.match(rest):
         return False
     labels = {_label(option) for option in options} - {letter.casefold(), None}

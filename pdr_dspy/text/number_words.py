@@ -22,11 +22,11 @@ def words(text: str) -> frozenset[str]:
 
 FOREIGN_SCALES = words(
     """tausend hundert millionen milliarde milliarden billionen billiarde dutzend mille milliers milliard milliards
-    douzaine douzaines vingtaine vingtaines centaine centaines dizaine dizaines mil millón millon millones billón billones millardo docena milhão milhões milhao bilhão
-    bilhões dúzia mila milione milioni miliardo miliardi dozzina миллион миллиона миллионов миллиард миллиарда
-    миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu triliun arab kharab tn bio
-    myriad sextillion septillion octillion nonillion decillion zillion bazillion gazillion googol googolplex mega kilo giga
-    tera hecto deca centi milli micro nano pico"""
+    douzaine douzaines vingtaine vingtaines centaine centaines dizaine dizaines mil millón millon millones billón
+    billones millardo docena milhão milhões milhao bilhão bilhões dúzia mila milione milioni miliardo miliardi
+    dozzina миллион миллиона миллионов миллиард миллиарда миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu
+    triliun arab kharab tn bio myriad sextillion septillion octillion nonillion decillion zillion bazillion
+    gazillion googol googolplex mega kilo giga tera hecto deca centi milli micro nano pico"""
 )
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
@@ -35,28 +35,29 @@ DOZENS = words("score scores gross grosses k kk")
 """Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(
-    """not or nor neither never cannot unable unknown unsure undefined wrong incorrect false impossible infinite infinity
-    twice thrice double doubles doubled triple triples tripled treble quadruple quadrupled halve halved half halves
-    squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin cos tan cot sec
-    csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm ppb bps than between
-    except excluding without divides reciprocal inverse
-    hundredfold thousandfold twofold threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb halbe doppelt doble dobro
-    doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein keine nie jamais nunca"""
+    """not or nor neither never cannot unable unknown unsure undefined wrong incorrect false impossible infinite
+    infinity twice thrice double doubles doubled triple triples tripled treble quadruple quadrupled halve halved
+    half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
+    cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
+    ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
+    threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb
+    halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
+    keine nie jamais nunca"""
 ) - {""}
 """Words that leave no plain value, wherever in the text they stand."""
 
 BEFORE = words(
-    """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off first
-    last next every step case equation eq problem question figure fig table section chapter theorem lemma round part
-    version item type x by and but from until till since choose third thirds quarter quarters fifth fifths tenth tenths
-    hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
+    """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
+    first last next every step case equation eq problem question figure fig table section chapter theorem lemma
+    round part version item type x by and but from until till since choose third thirds quarter quarters fifth
+    fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
 """Words that change or take away a value when they stand directly before the number."""
 
 AFTER = words(
-    """and plus minus over under above below negative choose to through until till out point half third thirds fourths quarter quarters fifth fifths
-    sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh elevenths twelfth twelfths hundredth
-    hundredths thousandth thousandths millionth millionths und et"""
+    """and plus minus over under above below negative choose to through until till out point half third thirds fourths
+    quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh
+    elevenths twelfth twelfths hundredth hundredths thousandth thousandths millionth millionths und et"""
 )
 """Words that change a value when they stand directly behind the number: `2 thirds`, `3 and a half`."""
 
@@ -78,9 +79,10 @@ WHOLES = re.compile(
     re.I,
 )
 PHRASES = re.compile(
-    r"\b(?:at (?:least|most)|up to|no (?:more|less|fewer)|(?:greater|less|more|fewer|smaller|larger|bigger) than|per mille"
-    r"|per mil|per thousand|per hundred thousand|basis[- ]points?|parts? per|times (?:as|more|less|larger|greater|bigger"
-    r"|smaller|higher|the)|to the|root of|n['’]t|out of|is no|are no|no (?:answer|solution|such))\b|n['’]t\b",
+    r"\b(?:at (?:least|most)|up to|no (?:more|less|fewer)|(?:greater|less|more|fewer|smaller|larger|bigger) than"
+    r"|per mille|per mil|per thousand|per hundred thousand|basis[- ]points?|parts? per"
+    r"|times (?:as|more|less|larger|greater|bigger|smaller|higher|the)"
+    r"|to the|root of|out of|is no|are no|no (?:answer|solution|such))\b|n['’]t\b",
     re.I,
 )
 
@@ -135,13 +137,14 @@ GLUED = re.compile(  # units that may follow their number without a space
 LETTERS = frozenset("mgshlLNJWV")
 """Units of one letter, behind a space."""
 SHORT_NOUNS = words(
-    """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens car
-    cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs key keys
-    ant ants bee bees fly tin tins mug mugs net nets nut nuts pan pans pot pots set sets tie ties cap caps bed beds boy
-    boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice age ages yen yuan
-    won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph kph rad deg usd eur gbp
-    so i we he she they has had was each all more less left too yes hence ok day pair team cm2 cm3 m2 m3 km2 ft2 rs inr
-    cad aud chf sek new old red big top two six ten her his its our my per as do did get got etc pm am us uk due via if"""
+    """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens
+    car cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs
+    key keys ant ants bee bees fly tin tins mug mugs net nets nut nuts pan pans pot pots set sets tie ties cap caps
+    bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
+    age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
+    kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
+    cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
+    get got etc pm am us uk due via if"""
 ) - words("two six ten if")
 """Words of up to three letters that may stand around a number: other letters are variables, not words."""
 
@@ -154,7 +157,7 @@ def singular(word: str) -> str:
 
 
 def unit_named(phrase: str) -> str | None:
-    """The canonical name of the unit that a phrase names (`square feet` is `ft^2`), None where it names none we know."""
+    """The canonical name of the unit that a phrase names (`square feet` is `ft^2`), None where it is not known."""
     phrase = phrase.replace("²", "^2").replace("³", "^3").strip(" .")
     power = 1
     match = re.fullmatch(r"(.*?)\s?\^\s?\{?([2-9])\}?", phrase)
@@ -174,14 +177,18 @@ def unit_named(phrase: str) -> str | None:
 
 # --------------------------------------------------------------------------------------------------- spelled numbers
 
-_SMALL = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split()
-    )
-}
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
+
+def _numbered(text: str, start: int, step: int) -> dict[str, int]:
+    return {word: start + step * place for place, word in enumerate(text.split())}
+
+
+_SMALL = _numbered(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen",
+    0,
+    1,
+)
+_TENS = _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 20, 10)
 NUMERALS = frozenset(_SMALL) | frozenset(_TENS)
 
 

@@ -30,7 +30,8 @@ _WORDS = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
 )
 _UNIT_POWER = re.compile(
-    r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
+    r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
+    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
@@ -193,7 +194,7 @@ def _one_number(text: str) -> Fraction | None:
         if value is None or len(values) > 8:
             return None
         before = text[position : match.start()]
-        if before and (before[-1].isalnum() or before[-1] in "./:,;'#" and not re.fullmatch(r"(?:#+|No\.)", before)):
+        if before and (before[-1].isalnum() or (before[-1] in "./:,;'#" and not re.fullmatch(r"(?:#+|No\.)", before))):
             return None
         values.append(value)
         rest.append(before)
@@ -231,7 +232,7 @@ def _spoils(piece: str, *, before: bool, after: bool) -> bool:
         return True
     if after and _spoils_behind(piece, found):
         return True
-    if before and (found and found[-1] in tables.BEFORE | tables.DOZENS or _part_of(piece)):
+    if before and ((found and found[-1] in tables.BEFORE | tables.DOZENS) or _part_of(piece)):
         return True
     letters = set(_LETTER.findall(piece)) - {"a", "A", "I"}
     if letters - tables.LETTERS if after else letters:

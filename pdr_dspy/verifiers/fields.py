@@ -158,7 +158,7 @@ def same_number(gold: str, answer: str, *, within: Fraction = Fraction(0)) -> bo
     if not any(abs(candidate - want) <= within for candidate in candidates):
         return False
     units = {unit_of(text) for text in (gold, answer)} if gold != answer else set()
-    return None not in units and len(units) < 2 or None in units
+    return None in units or len(units) < 2
 
 
 def stands_for(decimal: Fraction, exact: Fraction) -> bool:

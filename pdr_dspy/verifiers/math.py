@@ -169,8 +169,8 @@ _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
 _SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "man")
 _MATHEMATICAL = re.compile(
     r"(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty|infinity|oo|inf|alpha|beta|gamma|delta|theta|lambda|omega|sigma"
-    r"|(?:the )?empty ?set|(?:there (?:is|are) )?no (?:real )?solutions?|(?:all|any|every|the) (?:real )?(?:numbers?|reals?"
-    r"|integers?|real x))",
+    r"|(?:the )?empty ?set|(?:there (?:is|are) )?no (?:real )?solutions?"
+    r"|(?:all|any|every|the) (?:real )?(?:numbers?|reals?|integers?|real x))",
     re.I,
 )
 _CAPITALS = re.compile("[A-Z]{2,4}")
@@ -219,8 +219,8 @@ def _says(answer: str, words: str) -> bool:
 _SEGMENT = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _STATES = re.compile(
     r"(?:[^$]{0,120}\b(?:is|are|equals|equal to|be|becomes|get|gives?|obtain|have|find|has|yields)|[^$]{0,60}[:=]"
-    r"|(?:so|thus|hence|therefore|answer|final answer|the answer)?)[,\s]*(?:exactly\s|approximately\s|about\s|simply\s|just\s"
-    r"|equal to\s|therefore\s|thus\s)?\s*",
+    r"|(?:so|thus|hence|therefore|answer|final answer|the answer)?)[,\s]*"
+    r"(?:exactly\s|approximately\s|about\s|simply\s|just\s|equal to\s|therefore\s|thus\s)?\s*",
     re.I | re.S,
 )
 _CONNECTORS = re.compile(r"(?:\s|[,;.]|\bor\b|\band\b|\bfor\b|\bwhere\b|\bwith\b|\bif\b|\bwhen\b|\bin\b)*", re.I)

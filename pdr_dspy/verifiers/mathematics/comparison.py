@@ -6,11 +6,13 @@ import itertools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import sympy
 
 from pdr_dspy.verifiers.mathematics import equality, regions
+from pdr_dspy.verifiers.mathematics.areas import area_of
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.structures import (
@@ -36,7 +38,8 @@ from pdr_dspy.verifiers.mathematics.tokens import Unreadable
 
 
 def grade(gold: str, answer: str | None) -> dict[str, Any]:
-    """{"equal": bool}, {"readable": True} without an answer, or {"unreadable" | "large": "gold" | "answer", "detail"}."""
+    """The verdict as JSON: {"equal": bool}, or {"readable": True} without an answer; {"unreadable": side,
+    "detail": why} or {"large": side} where there is none."""
     found = []
     for side, text in (("gold", gold), ("answer", answer)):
         if text is None:
@@ -65,7 +68,7 @@ def same(gold: Answer, answer: Answer) -> bool:
     want, have = _points(gold, is_gold=True), _points(answer, is_gold=False)
     if want is not None and have is not None and _same_points(want, have):
         return True
-    first, second = _as_region(gold), _as_region(answer)
+    first, second = area_of(gold), area_of(answer)
     if first is not None and second is not None:
         if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
             return True
@@ -181,7 +184,7 @@ def _vector(value: Value) -> tuple[str, list[Any]] | None:
         return ("tuple" if value.opening == "(" else "angle"), list(value.items)
     if isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase) and 1 in value.expression.shape:
         kind = "column" if value.expression.cols == 1 else "row"
-        return kind, [Scalar(cell, value.decimal) for cell in value.expression]
+        return kind, [Scalar(cell, value.decimal) for cell in value.expression.flat()]
     return None
 
 
@@ -200,7 +203,8 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
         if not (isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)):
             return False
         return first.shape == second.shape and all(
-            _same_or_close(one, other, gold.decimal, answer.decimal) for one, other in zip(first, second, strict=True)
+            _same_or_close(*pair, gold.decimal, answer.decimal)
+            for pair in zip(first.flat(), second.flat(), strict=True)
         )
     candidates = [(first, second)]
     if gold.percent != answer.percent:
@@ -236,7 +240,7 @@ def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: b
 def _same_cases(gold: Cases, answer: Cases) -> bool:
     def complete(cases: Cases) -> list[tuple[Answer, Answer | Region | None]]:
         """Where `otherwise` is, found out from the other conditions."""
-        known = [_region(condition) for _, condition in cases.rows if condition is not None]
+        known = [area_of(condition) for _, condition in cases.rows if condition is not None]
         if any(one is None for one in known):
             return list(cases.rows)
         rest = regions.complement(regions.union(*[one[1] for one in known if one is not None]))
@@ -253,7 +257,7 @@ def _same_cases(gold: Cases, answer: Cases) -> bool:
         areas = []
         for place in (first, second):
             if isinstance(place, Answer):
-                found = _region(place)
+                found = area_of(place)
                 if found is None:
                     return False
                 place = found[1]
@@ -375,7 +379,7 @@ def _integers_between(value: SuchThat) -> list[int] | None:
     member = value.member.options[0][0]
     if not (isinstance(member, Relation) and member.signs == ("in",) and isinstance(member.sides[1], Named)):
         return None
-    name, found = name_of(member.sides[0]), _region(value.condition)
+    name, found = name_of(member.sides[0]), area_of(value.condition)
     if name is None or found is None or found[0] != name or member.sides[1].name not in ("Z", "N"):
         return None
     numbers: set[int] = set()
@@ -383,7 +387,7 @@ def _integers_between(value: SuchThat) -> list[int] | None:
         if part.low.is_infinite or part.high.is_infinite or part.high - part.low > 200:
             return None
         low, high = sympy.ceiling(part.low), sympy.floor(part.high)
-        numbers |= {one for one in range(int(low), int(high) + 1)}
+        numbers |= set(range(int(low), int(high) + 1))
         numbers -= {int(low)} if part.low_open and low == part.low else set()
         numbers -= {int(high)} if part.high_open and high == part.high else set()
     if member.sides[1].name == "N" and 0 in numbers:
@@ -392,14 +396,15 @@ def _integers_between(value: SuchThat) -> list[int] | None:
 
 
 def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple[str | None, Value]] | None:
-    r"""What `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`, `6 \cdot 7 = 42` and `x \in \{1, 2\}` assign."""
+    r"""What a relation assigns to which names: `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`,
+    `x \in \{1, 2\}`, and to no name `6 \cdot 7 = 42`."""
     if relation.modulus is not None:
         return None
     if relation.signs == ("in",):
         name = name_of(relation.sides[0])
         of = relation.sides[1]
         finite = isinstance(of, Braces) or (isinstance(of, Named) and of.name == "empty") or isinstance(of, SuchThat)
-        return [(name, of)] if name is not None and finite and len(_members(of)) != 1 or _single(of) and name else None
+        return [(name, of)] if name is not None and finite else None
     if set(relation.signs) != {"="}:
         return None
     named: list[str] = []
@@ -450,10 +455,6 @@ def _sum_of_names(value: Value) -> bool:
     """`m + n`, `p - q`"""
     parts = value.expression.args if isinstance(value, Scalar) and value.expression.is_Add else ()
     return bool(parts) and all(part.is_Symbol or (-part).is_Symbol for part in parts)
-
-
-def _single(value: Value) -> bool:
-    return isinstance(value, Braces)
 
 
 def _is_number(value: Value) -> bool:
@@ -521,7 +522,7 @@ def _same_families(gold: Points, answer: Points) -> bool:
         swap = {between[old]: new for old, new in names.items()}
         points = [tuple(_renamed(_renamed(value, between), swap) for value in point) for point in answer.points]
         integers = [letter for letter, kind in first.items() if kind == "Z"]
-        if _matched(gold.points, points, lambda one, other: _same_family_points(one, other, integers)):
+        if _matched(gold.points, points, partial(_same_family_points, integers=integers)):
             return True
     return False
 
@@ -580,155 +581,6 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
     return bool(sympy.nsimplify(sympy.simplify((start - other_start) / step)).is_Integer)
 
 
-# ----------------------------------------------------------------------------------------------------------- regions
-
-
-def _as_region(answer: Answer) -> tuple[str | None, Region] | None:
-    """`_region`, None where sympy cannot order or solve what it meets."""
-    try:
-        return _region(answer)
-    except (TypeError, ValueError, NotImplementedError, AttributeError):
-        return None
-
-
-def _region(answer: Answer) -> tuple[str | None, Region] | None:
-    """An answer as a subset of the real line, with the name of the variable; None where it is none."""
-    name: str | None = None
-    found: Region = regions.NOTHING
-    for option in answer.options:
-        part: Region = regions.EVERYTHING
-        for item in option:
-            one = _item_region(item)
-            if one is None:
-                return None
-            if one[0] is not None:
-                if name is not None and name != one[0]:
-                    return None
-                name = one[0]
-            part = regions.intersection(part, one[1])
-        found = regions.union(found, part)
-    return name, found
-
-
-def _item_region(item: Item) -> tuple[str | None, Region] | None:
-    if isinstance(item, Relation):
-        return _relation_region(item)
-    area = _value_region(item)
-    return None if area is None else (None, area)
-
-
-def _real(value: Any) -> Any:
-    """A real number, or infinity; None for anything else."""
-    single = only(value) if isinstance(value, Answer) else value
-    if not isinstance(single, Scalar) or isinstance(single.expression, sympy.MatrixBase):
-        return None
-    number = single.expression
-    if single.base is not None or single.percent or single.degrees:
-        return None
-    return number if number.is_number and (number.is_real or number.is_infinite) else None
-
-
-def _value_region(value: Value) -> Region | None:
-    if isinstance(value, Sequence):
-        ends = [_real(item) for item in value.items]
-        kinds = {"(": True, "[": False, "]": True}
-        if len(ends) != 2 or any(end is None for end in ends) or value.opening not in kinds:
-            return None
-        if value.closing not in (")", "]", "["):
-            return None
-        if regions.compare(ends[0], ends[1]) >= 0:
-            return None
-        return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
-    if isinstance(value, Named):
-        return {"R": regions.EVERYTHING, "empty": regions.NOTHING}.get(value.name)
-    if isinstance(value, Braces):
-        numbers = [_real(item) for item in value.items]
-        if any(number is None or number.is_infinite for number in numbers):
-            return None
-        return regions.union(*[regions.point(number) for number in numbers])
-    if isinstance(value, Combined):
-        parts = [_value_region(part) for part in value.parts]
-        if any(part is None for part in parts):
-            return None
-        areas = [part for part in parts if part is not None]
-        found = areas[0]
-        for area in areas[1:]:
-            if value.operation == "cup":
-                found = regions.union(found, area)
-            else:
-                found = regions.intersection(found, area if value.operation == "cap" else regions.complement(area))
-        return found
-    if isinstance(value, SuchThat):
-        return _such_that_region(value)
-    return None
-
-
-def _such_that_region(value: SuchThat) -> Region | None:
-    if len(value.member.options) != 1 or len(value.member.options[0]) != 1:
-        return None
-    member = value.member.options[0][0]
-    domain: Region | None = regions.EVERYTHING
-    if isinstance(member, Relation):
-        if member.signs != ("in",):
-            return None
-        domain = _value_region(member.sides[1])
-        member = member.sides[0]
-    name, condition = name_of(member), _region(value.condition)
-    if name is None or condition is None or condition[0] != name or domain is None:
-        return None
-    return regions.intersection(domain, condition[1])
-
-
-def _relation_region(relation: Relation) -> tuple[str | None, Region] | None:
-    """Where a relation in one variable holds."""
-    if relation.modulus is not None:
-        return None
-    if relation.signs in (("in",), ("notin",)):
-        name, area = name_of(relation.sides[0]), _value_region(relation.sides[1])
-        if name is None or area is None:
-            return None
-        return name, (area if relation.signs == ("in",) else regions.complement(area))
-    if not set(relation.signs) <= {"<", "<=", ">", ">=", "=", "!="}:
-        return None
-    sides = []
-    for side in relation.sides:
-        if (
-            not isinstance(side, Scalar)
-            or isinstance(side.expression, sympy.MatrixBase)
-            or side.degrees
-            or side.percent
-        ):
-            return None
-        sides.append(side.expression)
-    called = {call for side in sides for call in side.atoms(sympy.core.function.AppliedUndef)}
-    if len(called) > 1:
-        return None
-    letters = {letter for side in sides for letter in side.free_symbols}
-    if called:
-        call = called.pop()
-        if any(side != call and (side.has(call) or side.free_symbols) for side in sides):
-            return None
-        letter = sympy.Dummy(real=True)
-        sides = [side.subs(call, letter) for side in sides]
-        name = sympy.srepr(call)
-    elif len(letters) == 1:
-        letter = letters.pop()
-        name = sympy.srepr(letter)
-    else:
-        return None
-    found: Region = regions.EVERYTHING
-    for left, sign, right in zip(sides, relation.signs, sides[1:], strict=False):
-        if left.is_infinite or right.is_infinite:
-            if (left.is_infinite and right == letter) or (right.is_infinite and left == letter):
-                continue
-            return None
-        area = regions.where(left - right, sign, letter)
-        if area is None:
-            return None
-        found = regions.intersection(found, area)
-    return name, found
-
-
 # ---------------------------------------------------------------------------------------------------------- formulas
 
 
@@ -780,7 +632,7 @@ def _same_items(gold: Item, answer: Item) -> bool:
             if side.degrees or side.percent or side.base or side.expression.is_infinite:
                 return False
             sides.append(side.expression)
-        return _proportional(sides[0] - sides[1], sides[2] - sides[3], positive=sign in ("<", "<="))
+        return equality.proportional(sides[0] - sides[1], sides[2] - sides[3], positive=sign in ("<", "<="))
     return False
 
 
@@ -789,35 +641,12 @@ def _same_congruence(gold: Relation, answer: Relation) -> bool:
         return False
     if not equality.same(gold.modulus, answer.modulus):
         return False
-    sides = [side.expression if isinstance(side, Scalar) else None for side in (*gold.sides, *answer.sides)]
-    if any(side is None for side in sides):
+    sides = [side.expression for side in (*gold.sides, *answer.sides) if isinstance(side, Scalar)]
+    if len(sides) != 4 or any(isinstance(side, sympy.MatrixBase) for side in sides):
         return False
     first, second = sides[0] - sides[1], sides[2] - sides[3]
     for one in (first - second, first + second):
         ratio = sympy.simplify(one / gold.modulus)
         if ratio.is_Integer:
             return True
-    return False
-
-
-def _proportional(first: Any, second: Any, *, positive: bool) -> bool:
-    """Whether two expressions differ by a constant factor that is not 0, and above 0 where it must be `positive`."""
-    letters = sorted(first.free_symbols | second.free_symbols, key=str)
-    if not letters or first.free_symbols != second.free_symbols:
-        return False
-    if first.atoms(sympy.core.function.AppliedUndef) or second.atoms(sympy.core.function.AppliedUndef):
-        return equality.same(first, second) or (not positive and equality.same(first, -second))
-    if not positive:
-        first, second = (sympy.fraction(sympy.together(one))[0] for one in (first, second))
-    for start in (3, 5, 11):
-        point = {letter: sympy.Rational(start + 2 * place, 7 + place) for place, letter in enumerate(letters)}
-        up, down = first.subs(point), second.subs(point)
-        if not (up.is_number and down.is_number) or up.has(sympy.nan, sympy.zoo) or down.has(sympy.nan, sympy.zoo):
-            continue
-        if equality.same(up, sympy.Integer(0)) or equality.same(down, sympy.Integer(0)):
-            continue
-        factor = up / down
-        if not factor.is_real or (positive and not factor.evalf(30) > 0):
-            return False
-        return equality.same(first, factor * second)
     return False

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-import mpmath
 import sympy
 from mpmath import mp
+from mpmath.libmp import NoConvergence
 from sympy.core.function import AppliedUndef
 
 from pdr_dspy.verifiers.mathematics.decimals import RELATIVE, is_finite, rounded_to
@@ -41,7 +41,11 @@ def same(first: Any, second: Any) -> bool:
         return True
     if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
         both = isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)
-        return both and first.shape == second.shape and all(same(*pair) for pair in zip(first, second, strict=True))
+        return (
+            both
+            and first.shape == second.shape
+            and all(same(*pair) for pair in zip(first.flat(), second.flat(), strict=True))
+        )
     if first.is_Rational and second.is_Rational:
         return False
     if any(one.is_infinite for one in (first, second)):
@@ -68,8 +72,8 @@ def vanishes(expression: Any) -> bool:
 def close(exact: Any, decimal: Any) -> bool:
     """Whether a decimal stands for an exact value: the rule of decimals.
 
-    A value without a finite decimal (1/3, pi) is met to one part in `RELATIVE`. A finite decimal is met by itself, or by
-    itself rounded to six or more significant digits; a whole number only by itself.
+    A value without a finite decimal (1/3, pi) is met to one part in `RELATIVE`. A finite decimal is met by itself, or
+    by itself rounded to six or more significant digits; a whole number only by itself.
     """
     if exact == decimal:
         return True
@@ -78,9 +82,8 @@ def close(exact: Any, decimal: Any) -> bool:
     if not (exact.is_Rational and is_finite_decimal(exact)):
         with mp.workdps(40):
             want = _Values({}, 40).at(exact)
-            return bool(
-                abs(want - mp.mpf(int(decimal.p)) / int(decimal.q)) * RELATIVE <= abs(want) * (1 + mp.mpf(10) ** -25)
-            )
+            off = abs(want - mp.mpf(int(decimal.p)) / int(decimal.q))
+            return bool(off * RELATIVE <= abs(want) * (1 + mp.mpf(10) ** -25))
     want, have = Fraction(int(exact.p), int(exact.q)), Fraction(int(decimal.p), int(decimal.q))
     return rounded_to(want, have)
 
@@ -88,6 +91,29 @@ def close(exact: Any, decimal: Any) -> bool:
 def is_finite_decimal(value: Any) -> bool:
     """Whether a rational number has a finite decimal."""
     return is_finite(Fraction(1, int(value.q)))
+
+
+def proportional(first: Any, second: Any, *, positive: bool) -> bool:
+    """Whether two expressions differ by a constant factor that is not 0, and above 0 where it must be `positive`."""
+    letters = sorted(first.free_symbols | second.free_symbols, key=str)
+    if not letters or first.free_symbols != second.free_symbols:
+        return False
+    if first.atoms(sympy.core.function.AppliedUndef) or second.atoms(sympy.core.function.AppliedUndef):
+        return same(first, second) or (not positive and same(first, -second))
+    if not positive:
+        first, second = (sympy.fraction(sympy.together(one))[0] for one in (first, second))
+    for start in (3, 5, 11):
+        point = {letter: sympy.Rational(start + 2 * place, 7 + place) for place, letter in enumerate(letters)}
+        up, down = first.subs(point), second.subs(point)
+        if not (up.is_number and down.is_number) or up.has(sympy.nan, sympy.zoo) or down.has(sympy.nan, sympy.zoo):
+            continue
+        if same(up, sympy.Integer(0)) or same(down, sympy.Integer(0)):
+            continue
+        factor = up / down
+        if not factor.is_real or (positive and not factor.evalf(30) > 0):
+            return False
+        return same(first, factor * second)
+    return False
 
 
 # ------------------------------------------------------------------------------------------------ modulo large primes
@@ -146,6 +172,7 @@ def _inverse(value: int, prime: int) -> int:
 def _digits_of(value: Any) -> int:
     """How many digits the numbers of an expression have, powers of theirs included."""
     digits = 0
+    part: Any
     for part in sympy.preorder_traversal(value):
         if part.is_Rational:
             digits += (int(part.p).bit_length() + int(part.q).bit_length()) // 3
@@ -228,7 +255,7 @@ class _Values:
         if found is None:
             try:
                 found = self._at(value)
-            except (ZeroDivisionError, ValueError, OverflowError, mpmath.libmp.NoConvergence) as error:
+            except (ZeroDivisionError, ValueError, OverflowError, NoConvergence) as error:
                 raise _Undefined from error
             self.known[value] = found
         return found

@@ -1,7 +1,7 @@
 r"""One exact sympy expression from tokens.
 
-Numbers are fractions, decimals too. Whatever can be read in two ways is not read: `1/2x`, `2^3^2`, `e^2x`, `2 3`. Nothing
-is worked out beyond what sympy does on its own, and no number grows beyond `MAX_BITS`.
+Numbers are fractions, decimals too. Whatever can be read in two ways is not read: `1/2x`, `2^3^2`, `e^2x`, `2 3`.
+Nothing is worked out beyond what sympy does on its own, and no number grows beyond `MAX_BITS`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_DEPTH = 40
 DEGREE = Symbol("degree sign", positive=True)
 LOG_BASE = Symbol("base of log", positive=True)
 r"""The base of a `\log` that does not say it: 10 to some, e to others."""
-_FUNCTION_NAMES = frozenset("f g h F G H P Q W".split())
+_FUNCTION_NAMES = frozenset("fghFGHPQW")
 _TRIGONOMETRIC = {
     **{"sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc},
 }
@@ -78,12 +78,12 @@ def size(value: Any) -> int:
 
 def power(base: Any, exponent: Any) -> Any:
     """base^exponent, with real roots of odd degree. Raises TooLarge, Unreadable."""
-    if isinstance(base, sympy.MatrixBase):
-        if not (exponent.is_Integer and abs(exponent) <= 64 and base.is_square):
-            raise Unreadable("a power of a matrix")
-        return base**exponent
     if isinstance(exponent, sympy.MatrixBase):
         raise Unreadable("a matrix as an exponent")
+    if isinstance(base, sympy.MatrixBase):
+        if not (base.is_square and exponent.is_Integer and abs(exponent) <= 64):
+            raise Unreadable("a power of a matrix")
+        return base**exponent
     if base.is_Rational and exponent.is_Rational:
         if base == 0 and exponent <= 0:
             raise Unreadable("a power of 0")
@@ -170,7 +170,8 @@ class _Reader:
             if value.cols != other.rows:
                 raise Unreadable("a product of matrices")
             return value * other
-        if value.is_Rational and other.is_Rational and size(value) + size(other) > MAX_BITS:
+        numbers = all(not isinstance(one, sympy.MatrixBase) and one.is_Rational for one in (value, other))
+        if numbers and size(value) + size(other) > MAX_BITS:
             raise TooLarge
         return value * other
 

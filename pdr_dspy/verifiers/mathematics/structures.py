@@ -1,7 +1,7 @@
 r"""What an answer says: alternatives, each of them values and relations that hold together.
 
-`x = 1 or x = 2`, `x = 1, 2` and `x \in \{1, 2\}` are two alternatives of one relation; `x = 2, y = 3` is one alternative of
-two; `1, 2` two alternatives of a value each; `2n\pi, n \in \mathbb Z` one of a value and a condition.
+`x = 1 or x = 2`, `x = 1, 2` and `x \in \{1, 2\}` are two alternatives of one relation; `x = 2, y = 3` is one
+alternative of two; `1, 2` two alternatives of a value each; `2n\pi, n \in \mathbb Z` one of a value and a condition.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ class Answer:
 
 
 def read(text: str) -> list[Answer]:
-    """The readings of a text: one, or with an approximation (`1/3 ≈ 0.333`) the exact and the rounded. Raises Unreadable."""
+    """The readings of a text: one, or of an approximation (`1/3 ≈ 0.333`) the exact and the rounded.
+
+    Raises Unreadable, TooLarge.
+    """
     tokens = tokenise(clean(text))
     if not tokens:
         raise Unreadable("nothing")
@@ -393,7 +396,7 @@ def _enclosed(tokens: list[Token], depth: int) -> Value | None:
         return Named(first.text[4:])
     if first[:2] == ("cmd", "set:R") or (first.kind == "cmd" and first.text.startswith("set:")):
         raise Unreadable("a set with a sign")
-    if first.kind == "text" and len(tokens) == 1:
+    if first.kind == "text" and len(tokens) == 1 and first.text != "$":
         return Words(first.text)
     pairs = matching(tokens)
     if first.kind == "sym" and first.text in _POINT_NAMES and pairs.get(1) == len(tokens) - 1:
@@ -484,7 +487,12 @@ def _scalar(tokens: list[Token]) -> Value:
     based = _in_base(tokens)
     if based is not None:
         return based
-    tokens, unit, factor = _without_unit(tokens)
+    currency = tokens[0][:2] == ("text", "$")
+    tokens, unit, factor = _without_unit(tokens[1:] if currency else tokens)
+    if currency:
+        if unit not in (None, "dollar"):
+            raise Unreadable("two units")
+        unit = "dollar"
     if not tokens:
         raise Unreadable("a unit of nothing")
     percent = len(tokens) > 1 and tokens[-1][:2] == ("op", "%") and _is_number(tokens[:-1])
@@ -516,13 +524,10 @@ def _is_number(tokens: list[Token]) -> bool:
     )
 
 
-_BASES = {
-    name: base
-    for base, name in enumerate(
-        "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split(),
-        2,  # fmt: skip
-    )
-} | {"binary": 2, "octal": 8, "decimal": 10, "hex": 16}
+_BASE_NAMES = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen binary ternary octal"
+)
+_BASES: dict[str, int] = dict(zip(_BASE_NAMES.split(), (*range(2, 17), 2, 3, 8), strict=True))
 
 
 def _in_base(tokens: list[Token]) -> Scalar | None:
@@ -579,11 +584,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
     upright, rest = tokens[end - 1], tokens[: end - 1]
     if any(token.kind == "text" for token in rest):
         raise Unreadable("words")
-    phrase = (
-        upright.text.strip(" .,~").rstrip("s")
-        if upright.text.strip(" .,") in ("units",)
-        else upright.text.strip(" .,~")
-    )
+    phrase = upright.text.strip(" .,~")
     scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
     if scale is not None and not power:
         return rest, None, scale
@@ -617,7 +618,7 @@ def harmless(phrase: str) -> bool:
 
 
 def name_of(value: Value) -> str | None:
-    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `\\angle ABC`, `Area`, `(x, y)`; None for what is none."""
+    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `Area`, `(x, y)`; None for what is none."""
     if isinstance(value, Words):
         return None if re.search(r"[0-9]", value.text) or not harmless(value.text) else value.text.casefold()
     if isinstance(value, Sequence):
