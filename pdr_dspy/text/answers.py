@@ -226,12 +226,15 @@ _TAG = re.compile(
 )
 _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
-    r"|invalid|unlikely|ruled out|rule out|rejected?|discard(?:ed)?|untrue|fails?|unless|if|other than|instead of"
+    r"|invalid|unlikely|less likely|least|ruled out|rule out|rejected?|discard(?:ed)?|untrue|fails?|unless|if|other than|instead of"
     r"|rather than|none of|without|nicht|kein|falsch|pas|faux|incorrecta?|falsa?|no)\b|n['’]t\b",
     re.I,
 )
 _REASON = re.compile(  # what may follow the option that was chosen; the rest only says why
     r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as(?! well)|for (?:the|it|this)|due to|owing to|given|considering"
+    r"|in (?:view|light|place|favou?r) of|despite|even though|after (?:eliminating|ruling|excluding)|on account of"
+    r"|seeing that|according to|per\b|is (?:better|more likely) than"
+    r"|is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?(?=\s*(?:[.,;]|because|since|while|whereas))"
     r"|over|rather than"
     r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
     r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|car|parce que"
@@ -242,7 +245,8 @@ _REASON = re.compile(  # what may follow the option that was chosen; the rest on
 _TAKEN_BACK = re.compile(
     r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)"
     r"|i (?:was|am) wrong"
-    r"|my mistake|changed? my mind|could also|also possible|equally|unsure|not sure|both|answer is|i choose|or maybe)",
+    r"|my mistake|changed? my mind|could also|also possible|equally|also (?:correct|right|works|fits)|too\b|unsure"
+    r"|not sure|both|answer is|i choose|or maybe)",
     re.I,
 )
 _STATED = re.compile(
@@ -261,7 +265,8 @@ _PRONOUN = re.compile(
 )
 _ARTICLE = re.compile(
     r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by"
-    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs|versus|plus|minus|into)\b)[a-z]"
+    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs|versus|plus"
+    r"|minus|into|otherwise|else|unless|until)\b)[a-z]"
 )
 
 
@@ -295,7 +300,8 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
             agreed = [option for option in named if option in by_letter or _label(option) is None]
             return agreed[0] if len(agreed) == 1 else None
         if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
-            return None if _REJECTS.match(rest) or _taken_back(rest) else by_letter[0]
+            rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
+            return None if rejected or _taken_back(rest) else by_letter[0]
     return _chosen(plain, options) or _mentioned(plain, options)
 
 
@@ -321,9 +327,21 @@ def _taken_back(rest: str) -> bool:
     return _TAKEN_BACK.search(rest) is not None
 
 
+def _gives_reason(behind: str, options: Sequence[str]) -> bool:
+    """Whether what stands behind an option only says why it was chosen, or which was not."""
+    reason = _REASON.match(behind)
+    if reason is None:
+        return False
+    following = behind[reason.end() :].lstrip(" ,*_(\"'").casefold()
+    if reason.group().casefold().endswith(("not", "nicht")):  # `A, not B`; `A not certain` says nothing
+        names = {name for option in options for name in (option.casefold(), _label(option), _content(option)) if name}
+        return any(following.startswith(name) and not following[len(name) :][:1].isalnum() for name in names)
+    return not (reason.group().casefold().endswith(("which", "where")) and _REJECTS.search(following[:30]))
+
+
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
     """Whether what follows `B)` offers another option beside it; a reason does not, nor `Vitamin C` as its text."""
-    if _REASON.match(rest):
+    if _gives_reason(rest, options):
         return False
     labels = {_label(option) for option in options} - {letter.casefold(), None}
     other = re.findall(
@@ -349,7 +367,7 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
             behind = rest[len(name) :].lstrip("*_\"')")
             if behind[:1].isalnum() or (name == "i" and _PRONOUN.match(behind)):
                 continue
-            if _REASON.match(behind) and not _taken_back(behind):
+            if _gives_reason(behind, options) and not _taken_back(behind):
                 return names[name]
             break
     return None

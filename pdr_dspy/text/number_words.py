@@ -31,7 +31,7 @@ FOREIGN_SCALES = words(
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
 
-DOZENS = words("score scores gross grosses k kk")
+DOZENS = words("score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight")
 """Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(

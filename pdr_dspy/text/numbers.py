@@ -26,9 +26,7 @@ _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "�
 _VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
-_WORDS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
-)
+_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox)\s?\{([^{}]*)\}")
 _UNIT_POWER = re.compile(
     r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
     r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
@@ -272,7 +270,7 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
 
 
 def _part_of(piece: str) -> bool:
-    if re.search(r"(?<![A-Za-z)]):", piece):
+    if re.search(r"(?<![A-Za-z)]):|[A-Za-z]\($", piece):  # f(5) is not 5
         return True
     if tables.PARTS.search(piece) or re.search(r"[-+]\s?\(?\s*$", piece):
         return True

@@ -68,6 +68,14 @@ def _real(value: Any) -> Any:
     return number if number.is_number and (number.is_real or number.is_infinite) else None
 
 
+_ZERO = sympy.Integer(0)
+_NAMED = {
+    **{"R": regions.EVERYTHING, "empty": regions.NOTHING, "R*": regions.complement(regions.point(_ZERO))},
+    **{"R+": regions.interval(_ZERO, True, sympy.oo, True), "R+0": regions.interval(_ZERO, False, sympy.oo, True)},
+    **{"R-": regions.interval(-sympy.oo, True, _ZERO, True), "R-0": regions.interval(-sympy.oo, True, _ZERO, False)},
+}
+
+
 def _value_region(value: Value) -> Region | None:
     if isinstance(value, Sequence):
         ends = [_real(item) for item in value.items]
@@ -80,7 +88,7 @@ def _value_region(value: Value) -> Region | None:
             return None
         return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
     if isinstance(value, Named):
-        return {"R": regions.EVERYTHING, "empty": regions.NOTHING}.get(value.name)
+        return _NAMED.get(value.name)
     if isinstance(value, Braces):
         numbers = [_real(item) for item in value.items]
         if any(number is None or number.is_infinite for number in numbers):

@@ -43,7 +43,14 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{"asin": sympy.asin, "acos": sympy.acos, "atan": sympy.atan, "arsinh": sympy.asinh, "arcosh": sympy.acosh},
     **{"artanh": sympy.atanh, "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh, "coth": sympy.coth},
     **{"sech": sympy.sech, "csch": sympy.csch, "ln": sympy.log, "exp": sympy.exp, "abs": sympy.Abs, "Re": sympy.re},
-    **{"Im": sympy.im, "arg": sympy.arg, "floor": sympy.floor, "ceil": sympy.ceiling, "sgn": sympy.sign},
+    **{
+        "Im": sympy.im,
+        "arg": sympy.arg,
+        "floor": sympy.floor,
+        "ceil": sympy.ceiling,
+        "sgn": sympy.sign,
+        "cis": lambda angle: sympy.cos(angle) + sympy.I * sympy.sin(angle),
+    },
 }
 _MANY = {"max": sympy.Max, "min": sympy.Min, "gcd": sympy.gcd, "lcm": sympy.lcm}
 _MATRICES = frozenset(f"env:{name}" for name in ("pmatrix", "bmatrix", "matrix", "Bmatrix", "array", "smallmatrix"))

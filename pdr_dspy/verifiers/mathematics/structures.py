@@ -331,7 +331,7 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
 def _item(tokens: list[Token], depth: int) -> Item:
     modulus = None
     tokens, modulus = _modulus(tokens)
-    sides, signs = split(tokens, "rel")
+    sides, signs = split(_sets_by_letter(tokens), "rel")
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
         sides, signs = sides[1:], signs[1:]
     if modulus is not None and not signs:
@@ -342,6 +342,19 @@ def _item(tokens: list[Token], depth: int) -> Item:
     if not signs:
         return values[0]
     return Relation(values, tuple(sign.text for sign in signs), modulus)
+
+
+def _sets_by_letter(tokens: list[Token]) -> list[Token]:
+    """`n \\in Z` as `n \\in \\mathbb Z`."""
+    return [
+        Token("cmd", f"set:{token.text}")
+        if token.kind == "sym" and token.text in "RZNQC" and place and tokens[place - 1][:2] in _MEMBERSHIP
+        else token
+        for place, token in enumerate(tokens)
+    ]
+
+
+_MEMBERSHIP = (("rel", "in"), ("rel", "notin"))
 
 
 def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
@@ -390,12 +403,26 @@ def _union_letters(tokens: list[Token]) -> list[Token]:
     return out
 
 
+_SUFFIXES = {
+    **dict.fromkeys(("^+", "_+", "_>0", "^>0"), "+"),
+    **dict.fromkeys(("^-", "_-", "_<0", "^<0"), "-"),
+    **dict.fromkeys(("_>=0", "^>=0", "_0^+", "^+_0"), "+0"),
+    **dict.fromkeys(("_<=0", "^<=0"), "-0"),
+    **dict.fromkeys(("^*", "_!=0", "^!=0"), "*"),
+    **{"_0": "0", "^2": "^2", "^3": "^3", "^n": "^n", "_5": "_5", "_7": "_7"},
+}
+"""What may stand behind the letter of a set: positive, negative, with 0, without 0, pairs."""
+
+
 def _enclosed(tokens: list[Token], depth: int) -> Value | None:
     first, last = tokens[0], tokens[-1]
     if len(tokens) == 1 and first.kind == "cmd" and first.text.startswith("set:"):
         return Named(first.text[4:])
-    if first[:2] == ("cmd", "set:R") or (first.kind == "cmd" and first.text.startswith("set:")):
-        raise Unreadable("a set with a sign")
+    if first.kind == "cmd" and first.text.startswith("set:"):
+        suffix = "".join(token.text for token in tokens[1:] if token.text not in "{}")
+        if first.text == "set:empty" or suffix not in _SUFFIXES:
+            raise Unreadable("a set with a sign")
+        return Named(first.text[4:] + _SUFFIXES[suffix])
     if first.kind == "text" and len(tokens) == 1 and first.text != "$":
         return Words(first.text)
     pairs = matching(tokens)
@@ -410,8 +437,9 @@ def _enclosed(tokens: list[Token], depth: int) -> Value | None:
         return None
     if first.text in ("\\{", "{") and _is_set(first, inside):
         return _braces(inside, depth)
-    if first.text == "{" or first.text in ("|", "floor", "ceil"):
-        return _side(inside, depth + 1) if first.text == "{" and inside else None
+    if first.text in ("{", "|", "floor", "ceil"):
+        braced = first.text == "{" and inside and not split(inside, "cmd", "choose")[1]
+        return _side(inside, depth + 1) if braced else None
     items, separators = split(inside, "op", ",", ";")
     if separators:
         if any(not item for item in items):
@@ -551,8 +579,8 @@ def _in_base(tokens: list[Token]) -> Scalar | None:
         return None
     if not re.fullmatch(r"[0-9A-Z]+", digits) or not re.search("[0-9]", digits):
         return None
-    named = _BASES.get(base[0].text.lower()) if base[0].kind == "text" else None
-    radix = named or (int(base[0].text) if base[0].text.isdigit() and len(base[0].text) < 3 else 0)
+    name = base[0].text.strip().lower()
+    radix = _BASES.get(name) or (int(name) if name.isdigit() and len(name) < 3 else 0)
     if not 2 <= radix <= 36:
         return None
     try:

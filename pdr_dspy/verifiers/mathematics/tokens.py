@@ -66,6 +66,32 @@ _INTEGERS = (
 )
 
 
+_IN_WORDS = (
+    (  # a system behind one brace
+        re.compile(
+            r"\\left\s?\\\{\s*\\begin\s?\{(array|aligned|matrix)\}(?:\s?\{[lcr| ]*\})?(.*?)"
+            r"\\end\s?\{\1\}\s*\\right\s?\.?\s*$",
+            re.S,
+        ),
+        r"\\begin{cases}\2\\end{cases}",
+    ),
+    (
+        re.compile(
+            r"(?<![0-9A-Za-z_.])([0-9A-Z]*[0-9][0-9A-Z]*)\s*(?:\\text\s?\{)?\s*\(?(?:in )?base[ -]?"
+            r"([0-9]{1,2}|[a-z]{3,8})\)?\s*\}?\s*$"
+        ),
+        r"\1_{\\text{\2}}",
+    ),
+    (
+        re.compile(
+            r"^\s*(?:\\text\s?\{)?\s*(?:all|any|every) real (?:numbers?|x) except(?: for)?\s*\}?\s*([^{}]+?)"
+            r"\s*\}?\s*$"
+        ),
+        r"\\mathbb{R} \\setminus \\{\1\\}",
+    ),
+)
+
+
 def clean(text: str) -> str:
     """The text with signs, separators of thousands and phrases in one spelling."""
     text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
@@ -74,7 +100,7 @@ def clean(text: str) -> str:
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
         return vocabulary.PHRASES[phrase]
-    for pattern, replacement in _INTEGERS:
+    for pattern, replacement in (*_INTEGERS, *_IN_WORDS):
         text = pattern.sub(replacement, text)
     text = _MIXED_VULGAR.sub(r"\1", text)
     text = _SEPARATED.sub(lambda number: re.sub("[^0-9]", "", number.group()), text)
@@ -296,6 +322,8 @@ class _Lexer:
         bare = plain.strip(" ,.:;()").lower()
         if not plain.strip(" "):
             self.space = True
+        elif plain in vocabulary.FUNCTIONS and self.text[self.place :].lstrip().startswith("("):
+            self.word(plain)
         elif bare in vocabulary.CONNECTORS:
             self.add("join", vocabulary.CONNECTORS[bare])
         elif plain.strip(" ") in (",", ";", ".", ":"):

@@ -11,7 +11,7 @@ GREEK = words(
 FUNCTIONS = words(
     """sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arcsinh arccosh
     arctanh arsinh arcosh artanh asin acos atan ln log lg exp abs sqrt cbrt max min gcd lcm floor ceil det sgn Re Im
-    arg"""
+    arg cis"""
 )
 GLUED_FUNCTIONS = ("arcsin", "arccos", "arctan", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp")
 """Functions whose argument may follow without a space: `sinx`."""
