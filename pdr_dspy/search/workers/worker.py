@@ -25,6 +25,7 @@ from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.workers.coordination import Board
+from pdr_dspy.search.workers.documents import Claim
 from pdr_dspy.verifiers.base import Verifier
 
 FINAL_SEED = 15_485_863
@@ -152,7 +153,7 @@ class Worker:
         async def serve() -> None:
             while queue:
                 name, pair = queue.popleft()
-                claim = await asyncio.to_thread(self.board.claim, name)
+                claim = await self._claim(name)
                 if claim is None:
                     continue
                 with claim:
@@ -174,6 +175,15 @@ class Worker:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
+
+    async def _claim(self, name: str) -> Claim | None:
+        """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
+        asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(_given_back)
+            raise
 
     def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
         if arm not in self._programs:
@@ -278,6 +288,12 @@ class Worker:
                 if name not in self._taken:
                     rows += _rows_in(name, text).values()
         return {call.key for row in rows for call in row.calls}
+
+
+def _given_back(asked: asyncio.Future[Claim | None]) -> None:
+    claim = None if asked.cancelled() or asked.exception() is not None else asked.result()
+    if claim is not None:
+        claim.release()
 
 
 class _Unit(BaseModel):
