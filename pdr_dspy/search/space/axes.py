@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,12 @@ class Axis:
     def __post_init__(self) -> None:
         if not isinstance(self.default, tuple) or not self.default:
             raise ConfigError(f"`Axis(name={self.name!r}, default={self.default!r})` must be a tuple of candidates")
+
+    @property
+    def description(self) -> str:
+        """The first sentence of what a registered axis says of itself, for lists; "" for the library's."""
+        text = " ".join(((self.change and self.change.__doc__) or "").split())
+        return text.partition(". ")[0].rstrip(".")
 
     def settings(self, schedule: Schedule) -> dict[str, Any]:
         """The values in force under their parameter names; empty where the axis does not apply."""
@@ -359,8 +366,8 @@ AXES: Registry[Axis] = Registry(
     hint='Register one of your own with `@pdr_dspy.axis("name", values=(...))`, or install the package that has it',
 )
 """All axes."""
-_RESERVED = ("monotone", "instructions", "demos", "fixed", "axes", LAST)
-"""What a space has beside axes."""
+_RESERVED = re.compile("monotone|fixed|axes|axes_from|width_.*|(.*_)?(instructions|demos)")
+"""What a space has beside axes, and names of its other parameters."""
 
 
 def axis(
@@ -379,7 +386,8 @@ def axis(
     ...     return schedule.replace(thinking_tokens=room, draft_tokens=room // 4)
 
     A candidate's schedule is what the function returns, so what was chosen is saved and loaded like any schedule. Axes
-    of users are applied after the library's, in the order in which a space names them.
+    of users are applied after the library's, in the order in which a space names them. The function sets fields: of a
+    schedule that it made for a value it makes the same again.
 
     Args:
         name: what a space and the command line call it.
@@ -393,9 +401,10 @@ def axis(
 
     Raises ConfigError for a name that is taken and for values that cannot be candidates.
     """
-    if isinstance(values, str) or not values or not all(isinstance(value, PLAIN) for value in values):
-        raise ConfigError(f"`axis(values={values!r})` must list texts, numbers, booleans or None")
-    if name in _RESERVED or name.startswith("width_"):
+    listed = not isinstance(values, str) and isinstance(values, Sequence) and bool(values)
+    if not listed or not all(isinstance(value, PLAIN) for value in values) or len(set(values)) < len(values):
+        raise ConfigError(f"`axis(values={values!r})` must list texts, numbers, booleans or None, each once")
+    if isinstance(name, str) and _RESERVED.fullmatch(name):
         raise ConfigError(f"the axis {name!r} would be taken for a part of a space; choose another name")
 
     def register(change: Callable[[Schedule, Any], Schedule]) -> Axis:
@@ -436,6 +445,13 @@ def positions_of(schedule: Schedule) -> Iterator[tuple[str, float | str]]:
         for name, value in one.settings(schedule).items():
             place = one.position(value)
             yield name, place if isinstance(place, str) else float(place)
+
+
+def difference(one: Schedule, other: Schedule) -> str | None:
+    """The first setting in which two schedules differ, with both values; None where they make the same calls."""
+    first, second = (canonical(schedule).model_dump() for schedule in (one, other))
+    name = next((name for name in first if first[name] != second[name]), None)
+    return None if name is None else f"{name}={first[name]!r} and then {name}={second[name]!r}"
 
 
 def axis_of(parameter: str) -> Axis | None:

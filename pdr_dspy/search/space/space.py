@@ -38,6 +38,7 @@ from pdr_dspy.search.space.axes import (
     WIDTHS,
     Axis,
     canonical,
+    difference,
     width_of,
 )
 from pdr_dspy.search.space.candidate import Candidate
@@ -221,10 +222,12 @@ class Space(Settings):
             if not isinstance(value, PLAIN):
                 raise ValueError(f"{where} must be a text, a number, a boolean or None")
             try:
-                if axis.applies(schedule):
-                    axis.changed(schedule, value)
+                made = axis.changed(schedule, value) if axis.applies(schedule) else schedule
+                again = axis.changed(made, value) if axis.applies(made) else made
             except Exception as error:  # whatever the function raises for a value that it does not know
                 raise ValueError(f"{where} is refused by the axis ({type(error).__name__}: {error})") from error
+            if differs := difference(made, again):  # or a sampler could not tell what a candidate was made of
+                raise ValueError(f"{where} makes {differs} when it is applied again: set fields, do not scale them")
 
     def _check_prompts(self) -> None:
         for kind in PROMPTS:
