@@ -76,7 +76,7 @@ def _hint(name: str, field: Any) -> str:
     if desc:
         return f"{desc}; {shape}" if shape else desc
     kind = plain_kind(field.annotation)
-    named = label(name).lower() if kind is str or is_custom(kind) else ""
+    named = label(name).lower() if not json_shape(kind) and (kind is str or is_custom(kind)) else ""
     return ", ".join(filter(None, (named, shape)))
 
 
