@@ -107,7 +107,7 @@ def pieces_of(value: Any) -> list[str | dict[str, Any]]:
             pieces = [
                 part
                 for piece in pieces
-                for part in (_split(piece, written, content) if isinstance(piece, str) else (piece,))
+                for part in (_split(piece, written, content) if isinstance(piece, str) else (piece,))  # type: ignore
             ]
     return pieces
 

@@ -224,7 +224,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
             for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
                 yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=event.delta.part_index))
         else:
-            yield event
+            yield event  # type: ignore
 
 
 def _asked(request: Request) -> ScriptedRequest:
