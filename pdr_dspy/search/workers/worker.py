@@ -26,6 +26,7 @@ from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import program_with
 from pdr_dspy.search.space.space import Candidate
 from pdr_dspy.search.workers.coordination import Board
+from pdr_dspy.search.workers.documents import Claim
 from pdr_dspy.verifiers.base import Verifier
 
 FINAL_SEED = 15_485_863
@@ -153,7 +154,7 @@ class Worker:
         async def serve() -> None:
             while queue:
                 name, pair = queue.popleft()
-                claim = await asyncio.to_thread(self.board.claim, name)
+                claim = await self._claim(name)
                 if claim is None:
                     continue
                 with claim:
@@ -175,6 +176,15 @@ class Worker:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
+
+    async def _claim(self, name: str) -> Claim | None:
+        """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
+        asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(_given_back)
+            raise
 
     def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
         if arm not in self._programs:
@@ -270,6 +280,12 @@ class Worker:
         """The rows of one program in one stage, by repeat and id."""
         found = self._by_arm.get((stage, arm), {})
         return sorted(found.values(), key=lambda row: (row.repeat, row.id))
+
+
+def _given_back(asked: asyncio.Future[Claim | None]) -> None:
+    claim = None if asked.cancelled() or asked.exception() is not None else asked.result()
+    if claim is not None:
+        claim.release()
 
 
 class _Unit(BaseModel):
