@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -93,11 +92,3 @@ def settled(
 def says_none(text: str) -> bool:
     """Whether a text says that there is no value."""
     return re.fullmatch(r"[\s*_`\"'<(\[]*(?:none|null|nil|n/a|not applicable)[\s*_`\"'>)\].]*", text, re.I) is not None
-
-
-def states_none(statements: Sequence[str], kind: Any, value: Any) -> bool:
-    """Whether the last statement of a field says that there is no value, and "none" is not itself an option (`value` is
-    what was read of it)."""
-    last = next(filter(None, statements), "")
-    option = get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
-    return says_none(last) and not (option and value is not None)

@@ -499,9 +499,12 @@ class _Search:
 
 _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
-_TAG = re.compile(r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][\w.\- ]{0,40})(?:[ \t][^<>\n]{0,200})?>")
+_TAG = re.compile(
+    r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][^<>\n=\"'/]{0,60}?)[ \t]{0,3}(?:[ \t][\w:\-]{1,40}=[^<>\n]{0,200})?>"
+)
 _MARKER = re.compile(
-    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[\w \-]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\][*_`:]{0,4}",
+    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[^#\[\]\n]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\]"
+    r"[*_`:]{0,4}",
     re.MULTILINE,
 )
 _ROW = re.compile(r"^[ \t>]{0,8}\|[^\n]{1,2000}$", re.MULTILINE)
@@ -631,11 +634,14 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
     which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
     about = r"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
+    # Without a sign: a label in brackets, one that is all of its line, or one before what can only be a value.
+    unsigned = r"(?<=[】〗」』\])])|(?=[ \t*_=~#\-]*$)|(?=\$|\\|\*\*|[-+−]?[0-9]|\(?[A-J]\)?\.?[ \t]*$)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
+    sign = rf"(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN}"
     return re.compile(
         rf"{labels.HEAD}{opening}(?P<which>(?:(?:{which})[ \t_]{{1,3}}){{0,2}}?)(?:{name}){labels.END}"
         rf"(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?{about}{labels.GAP}"
-        rf"(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
+        rf"(?:(?P<sign>{sign})|(?P<verb>(?:is|are|was)(?=[ \t]))|{unsigned})",
         re.MULTILINE | re.IGNORECASE,
     )
 
