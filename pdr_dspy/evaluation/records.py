@@ -170,7 +170,7 @@ class Report(BaseModel):
     def how(self) -> dict[How, int]:
         """How many output fields of all drafts were found in each form, the most common first."""
         counts = Counter(how for draft in self._drafts() for how in draft.how.values())
-        return dict(counts.most_common())
+        return dict(counts.most_common())  # type: ignore[return-value]
 
     @property
     def unlabelled(self) -> float | None:

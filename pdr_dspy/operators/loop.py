@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
@@ -312,7 +311,6 @@ class _Run:
     async def run_check(self, draft: Draft) -> tuple[Checked, tuple[Call, ...]]:
         """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
         assert self.check is not None
-        started = time.perf_counter()
         try:
             score = await self.check.acheck(self.question.inputs, draft.outputs)
         except (ConfigError, StoreError):
@@ -320,10 +318,8 @@ class _Run:
         except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
             made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return Checked(failure=why, seconds=round(time.perf_counter() - started, 4)), made
-        seconds = round(time.perf_counter() - started, 4)
-        feedback = score.feedback or ""
-        return Checked(value=float(score), detail=score.detail, feedback=feedback, seconds=seconds), score.calls
+            return Checked(failure=why), made
+        return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
     def passed(self, drafts: Sequence[Draft]) -> Draft | None:
         """The best-checked draft, where it reaches `stop_at`."""

@@ -37,8 +37,6 @@ class Checked(BaseModel):
     """What the next draft is shown of it."""
     failure: str | None = None
     """Why there is no value, in one sentence."""
-    seconds: float = 0.0
-    """How long the check took."""
 
 
 class Draft(BaseModel):

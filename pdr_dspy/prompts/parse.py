@@ -73,7 +73,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     missing = tuple(name for name in form.outputs if name not in outputs)
     how = {name: each for name, each in reader.how.items() if name in outputs}
     unclear = {name: each for name, each in reader.unclear.items() if name in missing}
-    return Reading(outputs, missing, broken, how, unclear)
+    return Reading(outputs, missing, broken, how, unclear)  # type: ignore[arg-type]
 
 
 _READ = 100

@@ -24,13 +24,14 @@ from dspy.lm15 import (
     Response,
     StreamDeltaEvent,
     StreamEndEvent,
+    StreamErrorEvent,
     StreamStartEvent,
     TextDelta,
     response_to_events,
 )
 from dspy.lm15 import Usage as ServedUsage
 
-StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
             for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
                 yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=event.delta.part_index))
         else:
-            yield event
+            yield event  # type: ignore
 
 
 def _asked(request: Request) -> ScriptedRequest:

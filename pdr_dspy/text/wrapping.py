@@ -64,7 +64,7 @@ _INSIDE = re.compile(  # commands and elements that only change how their conten
     r"(?:\\(?:textcolor|colorbox)\s?\{[^{}]{0,60}\}\s?\{(?P<coloured>.*)\}"
     r"|\\color\s?\{[^{}]{0,60}\}\s?\{(?P<painted>.*)\}"
     r"|\{?\s?\\color\s?\{[^{}]{0,60}\}\s?(?P<after>[^{}]*)\}?"
-    rf"|(?:{_BOX}|\\(?:underline|mathbf|boldsymbol|bm|pmb|emph|bbox))\s?\{{(?P<set>.*)\}}"
+    rf"|(?:{_BOX}|\\(?:underline|(?:mathbf|boldsymbol|bm|pmb)(?!\s?\{{[RZNQC]\}})|emph|bbox))\s?\{{(?P<set>.*)\}}"
     rf"|{_BOX}\s{{1,3}}(?P<bare>[^\s{{}}]{{1,60}})"
     r"|\\(?:displaystyle|textstyle|large|Large|LARGE|huge|Huge|bf|bfseries)(?![A-Za-z])\s?(?P<sized>.+)"
     r"|<(?P<tag>b|strong|em|i|u|mark|span|font|code|p|kbd)(?:\s[^<>]{0,80})?>(?P<element>.*)</(?P=tag)>)",
