@@ -166,7 +166,8 @@ class _Search:
         self.text = text
         self.sought = sought
         self.shadow = labels.shadow(text)
-        self.languages = labels.languages_in(self.shadow.lower())
+        self.lowered = self.shadow.lower()
+        self.languages = labels.languages_in(self.lowered)
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
         """Where the unfinished last line begins."""
@@ -449,14 +450,26 @@ class _Search:
         if not self.languages:
             return
         said = labels.words(self.languages)
-        for match in _last(labels.inline_label(self.languages).finditer(self.shadow)):
+        for match in self.in_lines(labels.inline_label(self.languages)):
             if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
                 self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
-        for match in _last(labels.sentence(self.languages).finditer(self.shadow)):
+        for match in self.in_lines(labels.sentence(self.languages)):
             if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
                 value = _sentence(value, said.endings)
                 if value.strip():
                     self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
+
+    def in_lines(self, pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
+        """The last matches of a pattern of nouns, for what was said before them does not count anyway. Only the lines
+        that hold a noun are searched."""
+        if len(self.lowered) != len(self.shadow):  # a letter that is two in lower case
+            return deque(pattern.finditer(self.shadow), maxlen=_LAST)
+        found: deque[re.Match[str]] = deque(maxlen=_LAST)
+        noun, place = labels.noun(self.languages), 0
+        while at := noun.search(self.lowered, place):
+            start, place = self.text.rfind("\n", 0, at.start()) + 1, self.line_end(at.end())
+            found.extend(pattern.finditer(self.shadow, start, place))
+        return found
 
     def somebody(self, start: int, taken: _Spans) -> bool:
         """Whether a label stands in a statement, or names the answer of somebody else, or none."""
@@ -497,6 +510,7 @@ class _Search:
 
 # ------------------------------------------------------------------------------------------------- patterns
 
+_LAST = 100
 _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
 _TAG = re.compile(
@@ -570,11 +584,6 @@ _EXPLAINED = re.compile(
 _PARAGRAPH = re.compile(
     r"[ \t]*\n(?:[ \t]*\n)+[ \t]*([^\n]{20,}[.!?:。！？][*_)\"”]{0,3})[ \t]*(?:\n[ \t]*(?:\n|$)|\n?\Z)"
 )
-
-
-def _last(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
-    """The last matches, for what was said before them does not count anyway."""
-    return deque(matches, maxlen=100)
 
 
 def _even(value: str) -> str:
