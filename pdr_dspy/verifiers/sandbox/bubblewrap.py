@@ -34,6 +34,9 @@ NAME = "bubblewrap"
 _START_SECONDS = 30.0
 """For two interpreters to start on a machine that is busy; a program's own time is counted from when they have."""
 _INSIDE = Path(__file__).with_name("inside.py")
+_PREFIX = "/python"
+_PYTHON = f"{_PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+"""Where a sandbox has its interpreter; where this machine has it is not told."""
 _MB = 2**20
 _LINE = 2**20
 _lock = threading.Lock()
@@ -110,21 +113,22 @@ def _mounts() -> tuple[str, ...]:
             options += ["--ro-bind", folder, folder]
     if Path("/etc/ld.so.cache").exists():
         options += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
-    base, python = Path(sys.base_prefix), _python()
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
+    within = f"{_PREFIX}/{sys.platlibdir}"
+    # The folders above a mount are root's alone unless they are made first.
+    for folder in (_PREFIX, f"{_PREFIX}/bin", within, f"{within}/{library.name}"):
+        options += ["--perms", "0755", "--dir", folder]
+    options += ["--ro-bind", str(library), f"{within}/{library.name}"]
+    if (library / "site-packages").is_dir():
+        options += ["--size", "4096", "--tmpfs", f"{within}/{library.name}/site-packages"]
     if not str(library).startswith("/usr/lib"):
-        options += ["--ro-bind", str(library), str(library)]
-        options += ["--size", "4096", "--tmpfs", str(library / "site-packages")] if (library / "site-packages").is_dir() else []
-        for shared in sorted((base / "lib").glob("lib*.so*")):
-            options += ["--ro-bind", os.path.realpath(shared), str(shared)]
+        for shared in sorted((Path(sys.base_prefix) / "lib").glob("lib*.so*")):
+            options += ["--ro-bind", os.path.realpath(shared), f"{within}/{shared.name}"]
+        options += ["--setenv", "LD_LIBRARY_PATH", within]
     for device in ("null", "zero", "urandom"):
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-    return (*options, "--ro-bind", python, python, "--ro-bind", str(_INSIDE), "/inside.py")
-
-
-@cache
-def _python() -> str:
-    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    return (*options, "--ro-bind", python, _PYTHON, "--ro-bind", str(_INSIDE), "/inside.py")
 
 
 def _command(
@@ -153,7 +157,7 @@ def _command(
         *("--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0"),
         *_mounts(),
         *("--perms", "1777", "--size", str(limits.files * _MB), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
-        *("--seccomp", str(rules), "--", _python(), "-I", "-S", "-B", "-X", "utf8"),
+        *("--seccomp", str(rules), "--", _PYTHON, "-I", "-S", "-B", "-X", "utf8"),
         *("/inside.py", role, json.dumps(settings), str(link)),
     ]
     return command, tuple(fds)

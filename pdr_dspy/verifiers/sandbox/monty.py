@@ -84,10 +84,12 @@ def _threads() -> ThreadPoolExecutor:
 
 @cache
 def _pool() -> Any:
-    """Workers of monty; they end with this process."""
+    """Workers of monty, two for each job; they end with this process."""
     import pydantic_monty
 
-    return pydantic_monty.Monty(request_timeout=30.0, max_checkouts_per_worker=500).__enter__()
+    from pdr_dspy.verifiers.sandbox import runner
+
+    return pydantic_monty.Monty(max_processes=2 * runner.SIDE_BY_SIDE, request_timeout=30.0, max_checkouts_per_worker=500).__enter__()
 
 
 def _run(job: Job, limits: Limits) -> Outcome:

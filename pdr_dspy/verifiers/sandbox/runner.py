@@ -39,22 +39,19 @@ async def run(job: Job, limits: Limits | None = None, isolation: Isolation = "au
         light = isolation != "bubblewrap" and monty.suits(job)
         heavy = isolation != "monty" and bubblewrap.missing() is None
         if not light and not heavy:
-            raise NoSandbox(_why(job, isolation))
+            raise NoSandbox(_why(isolation, monty.missing() or "its tests are beyond monty's subset of Python"))
         if light:
             outcome = await monty.run(job, limits)
             if outcome.ok or (not heavy and not outcome.failure.startswith(monty.BEYOND)):
                 return outcome
             if not heavy:
-                raise NoSandbox(f"{outcome.failure}; {_why(job, 'bubblewrap')}")
+                raise NoSandbox(_why(isolation, outcome.failure))
         return await bubblewrap.run(job, limits)
 
 
-def _why(job: Job, isolation: Isolation) -> str:
-    reasons = []
-    if isolation != "bubblewrap":
-        reasons.append(monty.missing() or "the program is beyond monty's subset of Python")
-    if isolation != "monty" and (why := bubblewrap.missing()):
-        reasons.append(why)
+def _why(isolation: Isolation, light: str) -> str:
+    reasons = [] if isolation == "bubblewrap" else [light]
+    reasons.append(bubblewrap.missing() or 'bubblewrap is ruled out by `isolation="monty"`')
     return (
         f"Programs cannot be run safely here, so none was: {'; '.join(reasons)}. Install the sandboxes "
         '(pip install "pdr-dspy[code]"), and allow unprivileged user namespaces (in a container: run it with them)'
