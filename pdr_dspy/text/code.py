@@ -284,7 +284,7 @@ def code_examples(prompt: str, entry: str | None = None) -> tuple[CodeExample, .
     weak: list[CodeExample] = []
     for text in texts:
         sessions, rest = _sessions(text)
-        found += sessions
+        found += [example for example in sessions if _is_python(example.source)]
         for strong, example in _stated(rest, name, parameters):
             (found if strong else weak).append(example)
     if not found and len({_kind(example.want) for example in weak}) == 1:
@@ -301,10 +301,20 @@ def _start(prompt: str, name: str | None) -> int:
 
 
 def _docstring(prefix: str, marks: str, body: str) -> str:
+    """The text of a docstring; as it stands in the file where its escapes break the examples inside it."""
     try:
-        return ast.literal_eval(f"{prefix}{marks}{body}{marks}")
+        text = ast.literal_eval(f"{prefix}{marks}{body}{marks}")
     except (SyntaxError, ValueError):
         return body
+    return text if all(_is_python(example.source) for example in _sessions(text)[0]) else body
+
+
+def _is_python(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def _parameters(prompt: str, name: str | None) -> list[str]:

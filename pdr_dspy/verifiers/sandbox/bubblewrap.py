@@ -186,8 +186,8 @@ async def _start(
     command, fds = _command(options, role, limits, programs, None if link is None else link.fileno())
     there = asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL
     shared = () if link is None else (link.fileno(),)
-    try:
-        return await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *command,
             stdin=there,
             stdout=there,
@@ -196,6 +196,12 @@ async def _start(
             start_new_session=True,
             limit=_LINE,
         )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:  # a start that is cancelled half way may never end
+        await _end(await starting)
+        raise
     finally:
         for fd in fds:
             os.close(fd)
@@ -210,6 +216,7 @@ async def _end(*processes: asyncio.subprocess.Process | None) -> None:
     for process in processes:
         if process is not None:
             await process.wait()
+            process._transport.close()  # type: ignore[attr-defined]  # pipes with unread output stay open otherwise
 
 
 # --------------------------------------------------------------------------------------------------- tests and program
