@@ -142,7 +142,14 @@ def _defines(code: str, name: str | None) -> bool:
     if name is None:
         return True
     known = re.escape(name)
-    return re.search(rf"^(?:(?:async[ \t]+)?def[ \t]+{known}[ \t]*\(|class[ \t]+{known}\b|{known}[ \t]*(?::[^=\n]+)?=)", code, re.M) is not None
+    return (
+        re.search(
+            rf"^(?:(?:async[ \t]+)?def[ \t]+{known}[ \t]*\(|class[ \t]+{known}\b|{known}[ \t]*(?::[^=\n]+)?=)",
+            code,
+            re.M,
+        )
+        is not None
+    )
 
 
 def _chunks(code: str) -> Iterator[str]:
@@ -207,7 +214,9 @@ def _completed(code: str, prompt: str, name: str | None) -> list[str]:
         return [code]
     if _defines(code, name):
         brought = [chunk for chunk in _chunks(prompt) if not _defines(chunk, name) and not _is_prose(chunk)]
-        future = "".join(found if found.endswith("\n") else f"{found}\n" for found in _FUTURE.findall("\n".join([*brought, code])))
+        future = "".join(
+            found if found.endswith("\n") else f"{found}\n" for found in _FUTURE.findall("\n".join([*brought, code]))
+        )
         rest = _FUTURE.sub("", "\n".join([*brought, code]))
         return [f"{future}{rest}\n"]
     begun = prompt if prompt.endswith("\n") else f"{prompt}\n"
@@ -296,7 +305,9 @@ def _start(prompt: str, name: str | None) -> int:
     """Where the function's own text begins: a helper before it has its own examples."""
     if name is None:
         return 0
-    places = [match.start() for match in re.finditer(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", prompt, re.M)]
+    places = [
+        match.start() for match in re.finditer(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(name)}\b", prompt, re.M)
+    ]
     return places[-1] if places else 0
 
 

@@ -6,8 +6,9 @@
     MathVerifier         the same mathematical value
     ProceduralVerifier   reasoning-gym's own scorer
     JudgeVerifier        a model says yes or no; its tokens are on the score
+    CodeVerifier         hidden tests, run in a sandbox
 
-All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
+What needs no gold answer is in `verifiers.checks`. All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
+from pdr_dspy.verifiers.code import CodeVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
 from pdr_dspy.verifiers.judge import JudgeVerifier
 from pdr_dspy.verifiers.math import MathVerifier
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChoiceVerifier",
+    "CodeVerifier",
     "ExactVerifier",
     "JudgeVerifier",
     "MathVerifier",
@@ -42,7 +45,15 @@ __all__ = [
 
 _KINDS: dict[str, type[Any]] = {
     kind.__name__: kind
-    for kind in (ExactVerifier, NumberVerifier, ChoiceVerifier, MathVerifier, ProceduralVerifier, JudgeVerifier)
+    for kind in (
+        ExactVerifier,
+        NumberVerifier,
+        ChoiceVerifier,
+        MathVerifier,
+        ProceduralVerifier,
+        JudgeVerifier,
+        CodeVerifier,
+    )
 }
 
 

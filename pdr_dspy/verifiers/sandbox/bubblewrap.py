@@ -87,7 +87,12 @@ def _variant() -> tuple[str, ...] | str:
         command, fds = _command(options, "script", Limits(seconds=_START_SECONDS), ['print("up")'])
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, pass_fds=fds, timeout=_START_SECONDS, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                pass_fds=fds,
+                timeout=_START_SECONDS,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             why = str(error)
@@ -156,7 +161,18 @@ def _command(
         *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "sandbox", "--cap-drop", "ALL", *options),
         *("--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0"),
         *_mounts(),
-        *("--perms", "1777", "--size", str(limits.files * _MB), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"),
+        *(
+            "--perms",
+            "1777",
+            "--size",
+            str(limits.files * _MB),
+            "--tmpfs",
+            "/tmp",
+            "--remount-ro",
+            "/",
+            "--chdir",
+            "/tmp",
+        ),
         *("--seccomp", str(rules), "--", _PYTHON, "-I", "-S", "-B", "-X", "utf8"),
         *("/inside.py", role, json.dumps(settings), str(link)),
     ]
@@ -380,9 +396,7 @@ class _TooMuch(Exception):
 
 def same_output(got: str, want: str) -> bool:
     """Whether two outputs are the same line by line, but for blanks at their ends and the spelling of numbers."""
-    one, other = (
-        [line.split() for line in text.strip().splitlines() if line.strip()] for text in (got, want)
-    )
+    one, other = ([line.split() for line in text.strip().splitlines() if line.strip()] for text in (got, want))
     if len(one) != len(other):
         return False
     return all(

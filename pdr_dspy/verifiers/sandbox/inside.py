@@ -355,7 +355,7 @@ class Link:
             return [self.pack(item) for item in value]
         if kind is Remote:
             return {"yours": value._handle}
-        if kind is dict or kind.__name__ in ("OrderedDict", "Counter", "defaultdict") and isinstance(value, dict):
+        if kind is dict or (kind.__name__ in ("OrderedDict", "Counter", "defaultdict") and isinstance(value, dict)):
             tag = "dict" if kind is dict else kind.__name__
             return {tag: [[self.pack(key), self.pack(item)] for key, item in dict.items(value)]}
         if kind in COLLECTIONS:
@@ -613,7 +613,7 @@ class Tests:
             except Exception:  # a task in prose, or one that breaks off
                 continue
             for node in tree.body:
-                if isinstance(node, ast.ClassDef) or isinstance(node, FUNCTIONS) and _open(node):
+                if isinstance(node, ast.ClassDef) or (isinstance(node, FUNCTIONS) and _open(node)):
                     self.names.pop(node.name, None)
         nodes = [node for tree in (*trees, *self.setup) for node in ast.walk(tree)]
         used = {node.id for node in nodes if isinstance(node, ast.Name)}
@@ -665,7 +665,7 @@ class Tests:
                 told = said
             if want is not None and want.startswith("Traceback (most recent call last):"):
                 last = want.rstrip().rpartition("\n")[2].strip()
-                if told == last or ":" not in last and told.partition(":")[0] == last:
+                if told == last or (":" not in last and told.partition(":")[0] == last):
                     return {"passed": True}
             if isinstance(error, SyntaxError) and error.filename == "<tests>":
                 return {"passed": False, "broken": told[:SHOWN]}
@@ -743,7 +743,9 @@ def _equation(tree: ast.Module) -> tuple[ast.Module, ast.Module] | None:
     """Both sides of `assert a == b`."""
     match tree.body:
         case [ast.Assert(test=ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]))]:
-            sides = [ast.Module(body=[ast.copy_location(ast.Expr(side), side)], type_ignores=[]) for side in (left, right)]
+            sides = [
+                ast.Module(body=[ast.copy_location(ast.Expr(side), side)], type_ignores=[]) for side in (left, right)
+            ]
             return sides[0], sides[1]
     return None
 

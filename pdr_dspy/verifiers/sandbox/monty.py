@@ -89,7 +89,9 @@ def _pool() -> Any:
 
     from pdr_dspy.verifiers.sandbox import runner
 
-    return pydantic_monty.Monty(max_processes=2 * runner.SIDE_BY_SIDE, request_timeout=30.0, max_checkouts_per_worker=500).__enter__()
+    return pydantic_monty.Monty(
+        max_processes=2 * runner.SIDE_BY_SIDE, request_timeout=30.0, max_checkouts_per_worker=500
+    ).__enter__()
 
 
 def _run(job: Job, limits: Limits) -> Outcome:
@@ -125,7 +127,9 @@ def _run(job: Job, limits: Limits) -> Outcome:
 
             for text in job.given:
                 tester.feed_run(text, print_callback=quiet())
-            tester.feed_run(f"{_TESTER}\n{job.entry} = candidate\n", print_callback=quiet(), external_lookup={"__ask__": ask})
+            tester.feed_run(
+                f"{_TESTER}\n{job.entry} = candidate\n", print_callback=quiet(), external_lookup={"__ask__": ask}
+            )
             for text in job.setup:
                 tester.feed_run(text, print_callback=quiet())
             for case in job.cases:

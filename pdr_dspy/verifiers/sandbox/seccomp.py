@@ -69,7 +69,12 @@ def program(machine: str | None = None) -> bytes | None:
     Args:
         machine: as `platform.machine()` names it; None takes this one.
     """
-    known = {"x86_64": (_X86_64, 0, 56), "amd64": (_X86_64, 0, 56), "aarch64": (_AARCH64, 1, 220), "arm64": (_AARCH64, 1, 220)}
+    known = {
+        "x86_64": (_X86_64, 0, 56),
+        "amd64": (_X86_64, 0, 56),
+        "aarch64": (_AARCH64, 1, 220),
+        "arm64": (_AARCH64, 1, 220),
+    }
     found = known.get((machine or platform.machine()).lower())
     if found is None:
         return None
