@@ -159,10 +159,10 @@ def _chunks(code: str) -> Iterator[str]:
     depth = 0
     for line in code.split("\n"):
         begins = bool(line[:1].strip()) and line[0] not in ")]}#" and not quote and depth <= 0
-        if begins and chunk and not (chunk[-1].startswith("@")):
-            if not re.match(r"(?:else|elif|except|finally)\b", line):
-                yield "\n".join(chunk)
-                chunk = []
+        goes_on = chunk and (chunk[-1].startswith("@") or re.match(r"(?:else|elif|except|finally)\b", line))
+        if begins and chunk and not goes_on:
+            yield "\n".join(chunk)
+            chunk = []
         chunk.append(line)
         quote, depth = _inside(line, quote, 0 if begins else depth)
     if chunk:
@@ -262,7 +262,8 @@ _ARROW = re.compile(
 )
 _CLAUSE = re.compile(
     r"^[ \t*\-]*(?:For|If|When|With)[ \t]+(?P<call>[A-Za-z_]\w*[ \t]*=.{1,1000}?),?[ \t]+"
-    r"(?:then )?(?:the )?(?:output|result|answer|return value|function)[ \t]+(?:should be|should return|is|returns|must be|would be|will be)[ \t:]+"
+    r"(?:then )?(?:the )?(?:output|result|answer|return value|function)[ \t]+"
+    r"(?:should be|should return|is|returns|must be|would be|will be)[ \t:]+"
     r"(?P<want>.{1,1000})$"
 )
 _INPUT = re.compile(r"^[ \t*\-]*Inputs?[ \t]*[:=][ \t]*(?P<call>.+)$", re.I)

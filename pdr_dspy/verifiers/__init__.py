@@ -8,7 +8,8 @@
     JudgeVerifier        a model says yes or no; its tokens are on the score
     CodeVerifier         hidden tests, run in a sandbox
 
-What needs no gold answer is in `verifiers.checks`. All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
+All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`). What needs no gold
+answer is in `verifiers.checks`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pdr_dspy.text.code import programs
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, as_text, called, lookup, short
-from pdr_dspy.verifiers.sandbox import Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
+from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
 
 if TYPE_CHECKING:
     import dspy
@@ -42,7 +42,7 @@ class CodeVerifier(Fields):
     """The example's field with the name of the function; where there is none it is found in the tests."""
     setup: tuple[str, ...] = ("test_setup_code", "test_imports")
     """The example's fields with statements that the tests need; those that it lacks are left out."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
 
     def __post_init__(self) -> None:

@@ -61,7 +61,7 @@ def one_line(text: str, limit: int = 300) -> str:
 
 
 def bounded(lines: list[str], tokens: int = FEEDBACK_TOKENS) -> str:
-    """Feedback of at most `tokens` tokens: the first lines that fit, quoted so that none passes for a part of a prompt."""
+    """Feedback of at most `tokens` tokens: the first lines that fit, quoted so that none passes for a prompt's own."""
     kept: list[str] = []
     left = tokens
     for line in lines:

@@ -14,7 +14,7 @@ from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
 from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation
 from pdr_dspy.verifiers.fields import as_text, short
-from pdr_dspy.verifiers.sandbox import Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
+from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
 
 _DEFINED = re.compile(r"^(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)", re.M)
 _SHOWN = 3
@@ -37,7 +37,7 @@ class CodeCheck(Checking):
     """The input with the function's name; None: the last function that the task begins, or the one its tests call."""
     tests: str | None = None
     """The input with public tests, in one of the forms that CodeVerifier reads; None: the task's own examples."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
     feedback_tokens: int = FEEDBACK_TOKENS
 

@@ -271,8 +271,8 @@ def _n_queens(question: str, answer: str) -> Broken | None:
         if one[0] == other[0] or one[1] == other[1] or abs(one[0] - other[0]) == abs(one[1] - other[1])
     ]
     faults += [
-        f"The queens in row {one[0] + 1}, column {one[1] + 1} and row {other[0] + 1}, column {other[1] + 1} attack each "
-        "other."
+        f"The queens in row {one[0] + 1}, column {one[1] + 1} and row {other[0] + 1}, column {other[1] + 1} attack "
+        "each other."
         for one, other in attacks[:5]
     ]
     return Broken(tuple(faults), 1 - min(1.0, (abs(len(queens) - size) + len(attacks)) / size)) if faults else None

@@ -8,10 +8,21 @@ overrides, prints or patches changes its own results and never the verdict.
 
 from __future__ import annotations
 
-from pdr_dspy.verifiers.sandbox.runner import SIDE_BY_SIDE, Isolation, isolations, run
-from pdr_dspy.verifiers.sandbox.values import Case, Job, Limits, Outcome, Result, Stdin, TestsBroken
+from pdr_dspy.verifiers.sandbox.runner import Isolation, isolations, run
+from pdr_dspy.verifiers.sandbox.values import (
+    DEFAULT_LIMITS,
+    SIDE_BY_SIDE,
+    Case,
+    Job,
+    Limits,
+    Outcome,
+    Result,
+    Stdin,
+    TestsBroken,
+)
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "SIDE_BY_SIDE",
     "Case",
     "Isolation",

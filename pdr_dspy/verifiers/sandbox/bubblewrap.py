@@ -1,8 +1,8 @@
 """Programs in namespaces of their own, by bubblewrap: no network, no files of this machine, bounded, killed whole.
 
-A job runs in two sandboxes, one for the program and one for its tests (see `inside.py`), which share a socket. Each sees
-the interpreter with its standard library, the system's shared libraries and an empty folder. Killing the outer process
-of a sandbox ends its process namespace, and the kernel ends everything in that; so does the death of this process.
+A job runs in two sandboxes, one for the program and one for its tests (see `inside.py`), which share a socket. Each
+sees the interpreter with its standard library, the system's shared libraries and an empty folder. Killing the outer
+process of a sandbox ends its process namespace, and the kernel ends everything in that; so does the death of this one.
 """
 
 from __future__ import annotations

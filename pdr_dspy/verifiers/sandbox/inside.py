@@ -41,6 +41,7 @@ INTERPRETER = 96 * 2**20
 
 
 def main() -> None:
+    """Take the role that the command names."""
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     if role == "script":
         script(settings)
@@ -57,6 +58,7 @@ def main() -> None:
 
 
 def silence() -> None:
+    """Close what the standard descriptors lead to."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
@@ -105,6 +107,7 @@ class Text(SourceFileLoader):
 
 
 def module(name: str) -> ModuleType:
+    """An empty module that can be imported."""
     made = ModuleType(name)
     made.__spec__ = ModuleSpec(name, None)
     sys.modules[name] = made
@@ -437,7 +440,7 @@ BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (bytes, lambda value: bytes.join(b"", [value]) if type(value) is bytes else bytes(memoryview(value))),
     (list, lambda value: [*list.__iter__(value)]),
     (tuple, lambda value: (*tuple.__iter__(value),)),
-    (dict, lambda value: {key: value for key, value in dict.items(value)}),
+    (dict, lambda value: dict(dict.items(value))),
     (set, lambda value: {*set.__iter__(value)}),
     (frozenset, lambda value: frozenset(frozenset.__iter__(value))),
 )

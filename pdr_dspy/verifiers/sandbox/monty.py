@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-from pdr_dspy.verifiers.sandbox.values import Case, Job, Limits, Outcome, Result, failed
+from pdr_dspy.verifiers.sandbox.values import SIDE_BY_SIDE, Case, Job, Limits, Outcome, Result, failed
 
 NAME = "monty"
 BEYOND = "monty does not know this Python"
@@ -77,9 +77,7 @@ async def run(job: Job, limits: Limits) -> Outcome:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    from pdr_dspy.verifiers.sandbox import runner
-
-    return ThreadPoolExecutor(runner.SIDE_BY_SIDE, thread_name_prefix="pdr-dspy-monty")
+    return ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="pdr-dspy-monty")
 
 
 @cache
@@ -87,10 +85,8 @@ def _pool() -> Any:
     """Workers of monty, two for each job; they end with this process."""
     import pydantic_monty
 
-    from pdr_dspy.verifiers.sandbox import runner
-
     return pydantic_monty.Monty(
-        max_processes=2 * runner.SIDE_BY_SIDE, request_timeout=30.0, max_checkouts_per_worker=500
+        max_processes=2 * SIDE_BY_SIDE, request_timeout=30.0, max_checkouts_per_worker=500
     ).__enter__()
 
 

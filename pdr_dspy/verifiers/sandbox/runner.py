@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import weakref
 from typing import Literal
 
 from pdr_dspy.errors import NoSandbox
 from pdr_dspy.verifiers.sandbox import bubblewrap, monty
-from pdr_dspy.verifiers.sandbox.values import Case, Job, Limits, Outcome
+from pdr_dspy.verifiers.sandbox.values import SIDE_BY_SIDE, Case, Job, Limits, Outcome
 
 Isolation = Literal["auto", "monty", "bubblewrap"]
-SIDE_BY_SIDE = max(1, os.cpu_count() or 1)
-"""Programs that run at the same time on one event loop; the others wait, and their time does not run."""
-
 _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,11 @@ class Limits:
                 raise ConfigError(f"`Limits({name}={value!r})` must be a number above 0")
             if name != "seconds" and value != int(value):
                 raise ConfigError(f"`Limits({name}={value!r})` must be a whole number")
+
+
+DEFAULT_LIMITS = Limits()
+SIDE_BY_SIDE = max(1, os.cpu_count() or 1)
+"""Programs that run at the same time on one event loop; the others wait, and their time does not run."""
 
 
 @dataclass(frozen=True)
