@@ -16,6 +16,7 @@ from pdr_dspy.calls.predict import (
     SEED_SPACING,
     Reply,
     ask,
+    identify,
     identity,
     prepare,
     reply_of,
@@ -23,7 +24,7 @@ from pdr_dspy.calls.predict import (
     serving,
     tell,
 )
-from pdr_dspy.calls.request import Job, Prompt, Sampling, clean
+from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
 
 __all__ = [
@@ -45,9 +46,9 @@ __all__ = [
     "Usage",
     "address",
     "ask",
-    "clean",
     "count_tokens",
     "current",
+    "identify",
     "identity",
     "prepare",
     "reply_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,12 +11,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
+from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Addresses, Rollout
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.text import clean
 
 T = TypeVar("T", Config, Request)
 
@@ -79,6 +81,11 @@ class Prompt:
         where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
         if where:  # two servers may have different weights under one name
             addressed["api_base"] = where
+        selects = [(name, repr(lm.kwargs[name])) for name in _SELECTS if lm.kwargs.get(name) is not None]
+        if selects and not hasattr(lm, "identity"):  # and so may two deployments behind one address
+            addressed["deployment"] = hashlib.blake2b(
+                repr(selects).encode(), key=b"pdr_dspy deployment", digest_size=6
+            ).hexdigest()
         self.addresses = Addresses(addressed)
         try:
             self.request = _request(lm.model, self.messages, settings)
@@ -122,6 +129,9 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
     return prompt.job(job.seed)._replace(part=1, place=job.place)
 
 
+_SELECTS = ("api_key", "api_version", "default_headers", "extra_headers", "headers", "organization", "project")
+"""Settings of an LM that are not part of a request and yet may choose what answers it; a digest of them is in its key,
+out of which nothing can be read."""
 _CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
 CLOSING_TOKENS = 16
@@ -154,11 +164,6 @@ def changed(value: T, **changes: Any) -> T:
     return copied
 
 
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: lone surrogates and NUL bytes are marked, not kept."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request)}
 _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
 """Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
@@ -180,7 +185,17 @@ def _settings(lm: dspy.LM, sampling: Sampling) -> dict[str, Any]:
 
 def _cleaned(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message["content"]
-    return {**message, "content": clean(content)} if isinstance(content, str) else dict(message)
+    if isinstance(content, str):  # as in the keys of older stores
+        return {**message, "content": clean(content, surrogate="?")}
+    return {**message, "content": [_cleaned_block(block) for block in content]}
+
+
+def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
+    if block.get("type") == "text":
+        return {**block, "text": clean(block["text"], surrogate="?")}
+    if isinstance(block.get("file"), Mapping):  # a canonical request has no room for a file's name
+        return {**block, "file": {key: value for key, value in block["file"].items() if key != "filename"}}
+    return dict(block)
 
 
 def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:

@@ -57,7 +57,7 @@ class CodeVerifier(Fields):
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The same, awaiting the sandbox; a call that is cancelled kills the program."""
         prompt, entry, cases, setup = self._read(example)
-        completion = as_text(lookup(prediction, self.field))
+        completion = completion_of(lookup(prediction, self.field))
         if completion is None or not completion.strip():
             return Score(0, "no answer")
         job = Job(programs(completion, prompt, entry), cases, entry, (prompt,), setup)
@@ -92,6 +92,12 @@ class CodeVerifier(Fields):
             lines = given if isinstance(given, (list, tuple)) else [given]
             setup += [str(line) for line in lines if line]
         return as_text(lookup(example, self.prompt)) or "", entry, cases, tuple(setup)
+
+
+def completion_of(value: Any) -> str | None:
+    """A field's value as the text that holds a program: a `dspy.Code` is its code."""
+    held = getattr(value, "code", None)
+    return held if isinstance(held, str) else as_text(value)
 
 
 def as_limits(owner: str, limits: Any) -> Limits:

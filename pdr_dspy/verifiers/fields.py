@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -39,8 +40,8 @@ class Fields:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings, with the public class name under "kind"."""
-        return {"kind": type(self).__name__, **asdict(self)}
+        """Return the JSON-serialisable settings, with the name that `load_verifier` knows it by under "kind"."""
+        return {"kind": getattr(self, "kind", type(self).__name__), **asdict(self)}
 
 
 def lookup(record: Any, name: str) -> Any:
@@ -84,6 +85,8 @@ def as_text(value: Any) -> str | None:
     """A field's value as text: numbers as a person writes them."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):
+        return None  # an empty cell of a table
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 3000:

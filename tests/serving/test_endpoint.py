@@ -182,11 +182,39 @@ def test_text_that_no_file_can_hold_is_repaired():
     assert response.text == "a�b�c"
 
 
-def test_images_and_tools_are_refused_before_sending():
+def test_attachments_go_out_as_the_chat_api_has_them():
+    parts = [
+        lm15.TextPart("What is it?"),
+        lm15.ImagePart(url="https://example.org/x.png", detail="low"),
+        lm15.ImagePart(data="AAAA", media_type="image/png"),
+        lm15.AudioPart(data="BBBB", media_type="audio/mpeg"),
+        lm15.DocumentPart(data="CCCC"),
+        lm15.VideoPart(url="https://example.org/x.mp4"),
+    ]
     with MockServer() as server:
         lm = connect("mock", server.api_base)
-        image = lm15.Message.user([lm15.ImagePart(url="https://example.org/x.png")])
-        with pytest.raises(LMUnsupportedFeatureError, match="carries text only"):
+        send(lm, lm15.Request(model=lm.model, messages=(lm15.Message.user(parts),)))
+        (body,) = server.requests
+    assert body["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is it?"},
+                {"type": "image_url", "image_url": {"url": "https://example.org/x.png", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "input_audio", "input_audio": {"data": "BBBB", "format": "mp3"}},
+                {"type": "file", "file": {"file_data": "data:application/pdf;base64,CCCC"}},
+                {"type": "video_url", "video_url": {"url": "https://example.org/x.mp4"}},
+            ],
+        }
+    ]
+
+
+def test_what_the_wire_has_no_form_for_and_tools_are_refused_before_sending():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base)
+        image = lm15.Message.user([lm15.ImagePart(file_id="file-1")])
+        with pytest.raises(LMUnsupportedFeatureError, match="images, recordings and files only"):
             send(lm, lm15.Request(model=lm.model, messages=(image,)))
         tool = lm15.FunctionTool(name="f")
         with pytest.raises(LMUnsupportedFeatureError, match="no tool calls"):
@@ -256,7 +284,7 @@ def test_a_refused_key_says_where_to_put_one():
         assert "wrong-key" not in str(caught.value)
 
 
-@pytest.mark.parametrize("answer", [{"choices": []}, {}, {"choices": [{"index": 0}]}, {"choices": "no"}])
+@pytest.mark.parametrize("answer", [{}, {"choices": [{"index": 0}]}, {"choices": "no"}])
 def test_an_answer_without_a_completion_is_an_error(answer: dict[str, Any]):
     with MockServer() as server:
         server.faults = [answer]

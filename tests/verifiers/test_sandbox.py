@@ -1,5 +1,7 @@
 """The sandbox: programs run, hostile ones harm nothing and pass nothing, and the next one does not wait for them."""
 
+# ruff: noqa: E501  (tables of programs)
+
 from __future__ import annotations
 
 import asyncio

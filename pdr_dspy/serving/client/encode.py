@@ -11,11 +11,12 @@ from zlib import crc32
 
 from dspy import lm15
 
+from pdr_dspy.text import clean
+
 SIBLINGS = "pdr_siblings"
 """Extension key of a request that may share one HTTP request with its siblings; never sent to the server."""
 
 _EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
-_UNSAFE = re.compile("[\x00\ud800-\udfff]")
 _BEGINNING = 512
 """Characters of the last message: the question, and not yet the workspace that follows it."""
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
@@ -37,13 +38,19 @@ class Wire:
     @property
     def prefix(self) -> int:
         """A number that requests about the same question have in common."""
-        return crc32(self.body["messages"][-1]["content"][:_BEGINNING].encode("utf-8", "replace"))
+        content = self.body["messages"][-1]["content"]
+        if not isinstance(content, str):  # the question may be in its images
+            texts = "".join(block["text"] for block in content if block["type"] == "text")
+            content = texts[:_BEGINNING] + json.dumps([block for block in content if block["type"] != "text"])
+            return crc32(content.encode("utf-8", "replace"))
+        return crc32(content[:_BEGINNING].encode("utf-8", "replace"))
 
 
-def wire_request(request: lm15.Request, model: str) -> Wire:
+def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens") -> Wire:
     """Return the OpenAI chat body of `request` for the served `model`.
 
-    Raises lm15.UnsupportedFeatureError for anything but text (images, audio, tools), before anything is sent.
+    Raises lm15.UnsupportedFeatureError for tools, and for attachments that this wire has no form for, before anything
+    is sent.
     """
     if request.tools:
         raise _unsupported("tools", "this endpoint carries no tool calls; use an adapter that writes fields as text")
@@ -52,7 +59,7 @@ def wire_request(request: lm15.Request, model: str) -> Wire:
     for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"):
         value = getattr(config, name)
         if value is not None:
-            body[name] = value
+            body[token_field if name == "max_tokens" else name] = value
     if config.stop:
         body["stop"] = list(config.stop)
     if config.logprobs is not None:
@@ -90,14 +97,16 @@ def error_for_status(status: int, text: str, *, retry_after: float | None = None
         return lm15.RateLimitError(message, **kwargs)
     if status == 404 and "model" in sentence.lower():
         return lm15.UnsupportedModelError(message, **kwargs)
+    if status in (404, 405) and where and not where.endswith("/v1"):
+        message += f". Did you mean {where}/v1 as `api_base`?"
     if 400 <= status < 500:
         kind = lm15.ContextLengthError if _CONTEXT_WORDS.search(text) else lm15.InvalidRequestError
         return kind(message, **kwargs)
     return lm15.ServerError(message, **kwargs)
 
 
-def _messages(request: lm15.Request) -> list[dict[str, str]]:
-    messages = []
+def _messages(request: lm15.Request) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
     if request.system is not None:
         system = request.system if isinstance(request.system, str) else _text(request.system)
         messages.append({"role": "system", "content": system})
@@ -105,8 +114,36 @@ def _messages(request: lm15.Request) -> list[dict[str, str]]:
         role = "system" if message.role == "developer" else message.role
         if role == "tool":
             raise _unsupported("messages", "this endpoint carries no tool results")
-        messages.append({"role": role, "content": _text(message.parts)})
+        messages.append({"role": role, "content": _content(message.parts)})
     return messages
+
+
+def _content(parts: Any) -> str | list[dict[str, Any]]:
+    """Parts as one text, or as blocks where one of them is an image, a recording or a file."""
+    if all(isinstance(part, lm15.TextPart | lm15.ThinkingPart) for part in parts):
+        return _text(parts)
+    return [_block(part) for part in parts if not isinstance(part, lm15.ThinkingPart)]
+
+
+def _block(part: Any) -> dict[str, Any]:
+    if isinstance(part, lm15.TextPart):
+        return {"type": "text", "text": part.text}
+    data = part.data if hasattr(part, "data") and part.data is not None else None
+    uri = None if data is None else f"data:{part.media_type};base64,{data}"
+    if isinstance(part, lm15.ImagePart) and (part.url or uri):
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": part.url or uri, **detail}}
+    if isinstance(part, lm15.VideoPart) and (part.url or uri):  # vLLM's
+        return {"type": "video_url", "video_url": {"url": part.url or uri}}
+    if isinstance(part, lm15.AudioPart) and data is not None:
+        kind = part.media_type.rpartition("/")[2]
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS.get(kind, kind)}}
+    if isinstance(part, lm15.DocumentPart) and (uri or part.file_id):
+        return {"type": "file", "file": {"file_data": uri} if uri else {"file_id": part.file_id}}
+    raise _unsupported(f"{part.type} parts", "this endpoint carries text, images, recordings and files only")
+
+
+_SOUNDS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
 
 
 def _text(parts: Any) -> str:
@@ -142,18 +179,6 @@ def _sentence(text: str) -> str:
             break
         data = inner
     return " ".join(clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
-
-
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: NUL and lone surrogates become U+FFFD."""
-    if "\x00" not in text:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return text
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _unsupported(feature: str, why: str) -> lm15.LM15Error:

@@ -12,7 +12,7 @@ from pdr_dspy.text.code import CodeExample, code_examples, programs
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
-from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation
+from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation, completion_of
 from pdr_dspy.verifiers.fields import as_text, short
 from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
 
@@ -53,7 +53,7 @@ class CodeCheck(Checking):
         Raises DataError where the task has no example to check with, NoSandbox where nothing can isolate the program.
         """
         prompt, entry, cases = self.read(inputs)
-        completion = as_text(outputs.get(self.field))
+        completion = completion_of(outputs.get(self.field))
         if completion is None or not completion.strip():
             return Score(0, "no answer", feedback="There is no program.")
         job = Job(programs(completion, prompt, entry), cases, entry, (prompt,))
