@@ -1,9 +1,9 @@
 r"""What it costs to run programs safely: `python -m benchmarks.sandbox [--quick] [--json FILE]`.
 
 HumanEval's 164 reference programs with their hidden tests by monty, by bubblewrap and by both in turn ("auto", what
-verifiers use): how many pass, wall seconds, milliseconds each. The same with the references made wrong (a returned value
-replaced by None, a number off by one, a comparison turned round), each of which a right sandbox may pass only where the
-tests do not see the change; monty and bubblewrap have to agree there. The share of problems whose docstrings state two
+verifiers use): how many pass, wall seconds, milliseconds each. The same with the references made wrong (a returned
+value replaced by None, a number off by one, a comparison turned round), each of which a sandbox may pass only where
+the tests do not see the change; both have to agree there. The share of problems whose docstrings state two
 examples, and how the references do on them. Then 1,000 checks, two at a time, and hostile programs with the program
 that comes right after each. Wall time on whatever else the machine does: compare within one run. `--quick` takes 24
 problems and 50 checks.
@@ -39,7 +39,7 @@ HOSTILE = {
     "memory": "def f(x):\n    a = []\n    while True: a.append('x' * 10**6)",
     "endless loop": "def f(x):\n    while True: pass",
     "endless output": "def f(x):\n    while True: print('x' * 10**6)",
-    "1 GB of file": "def f(x):\n    with open('/tmp/a', 'wb') as file:\n        for _ in range(1000): file.write(b'x' * 10**6)",
+    "1 GB of file": "def f(x):\n    with open('/tmp/a', 'w') as a:\n        for i in range(10**3): a.write('x' * 10**6)",
     "/etc/passwd": "def f(x): return open('/etc/passwd').read()",
     "a socket": "import socket\ndef f(x): return socket.socket()",
     "os._exit(0)": "import os\ndef f(x): os._exit(0)",
@@ -204,8 +204,8 @@ def show(console: Console, figures: dict[str, Any]) -> None:
     console.print(table)
     made, stated, many_ = figures["wrong"], figures["examples"], figures["checks"]
     console.print(
-        f"Made wrong: {made['programs']} programs; the tests pass {made['bubblewrap']} in bubblewrap, {made['auto']} by "
-        f"auto; disagreements: {', '.join(made['disagree']) or 'none'}."
+        f"Made wrong: {made['programs']} programs; the tests pass {made['bubblewrap']} in bubblewrap, {made['auto']} "
+        f"by auto; disagreements: {', '.join(made['disagree']) or 'none'}."
     )
     console.print(
         f"Examples: {stated['with one']} of {stated['problems']} problems state one, {stated['with two']} two or more; "

@@ -7,6 +7,7 @@ readings, the likeliest first.
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
@@ -225,9 +226,10 @@ def _completed(code: str, prompt: str, name: str | None) -> list[str]:
     first = next((line for line in lines if line.strip()), "")
     if first[:1] in (" ", "\t"):
         return [f"{begun}{code.strip(chr(10))}\n", f"{begun}{textwrap.indent(textwrap.dedent(code), unit)}\n"]
-    helpers = [_definitions(code)] if _OPENS.match(first) else []
+    if _definitions(code).strip() == code.strip():  # other functions than the one that is wanted, and no body
+        return [code]
     body = textwrap.indent(code.strip("\n"), unit)
-    return [f"{begun}{body}\n", f"{begun}{unit}{code.strip(chr(10))}\n", *helpers]
+    return [f"{begun}{body}\n", f"{begun}{unit}{code.strip(chr(10))}\n"]
 
 
 def _is_prose(chunk: str) -> bool:
@@ -269,6 +271,7 @@ _CLAUSE = re.compile(
 _INPUT = re.compile(r"^[ \t*\-]*Inputs?[ \t]*[:=][ \t]*(?P<call>.+)$", re.I)
 _OUTPUT = re.compile(r"^[ \t*\-]*Outputs?[ \t]*[:=][ \t]*(?P<want>.+)$", re.I)
 _LONGEST = 2000
+_CALLS = 200
 _WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "nil": "None"}
 
 
@@ -397,7 +400,7 @@ def _stated(lines: list[str], name: str | None, parameters: list[str]) -> Iterat
                 yield True, CodeExample(call, want)
     if name is None:
         return
-    for match in re.finditer(rf"(?<![\w.]){re.escape(name)}\(", text):
+    for match in itertools.islice(re.finditer(rf"(?<![\w.]){re.escape(name)}\(", text), _CALLS):
         line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
         if line.strip().startswith(("assert", "def ", "return")):
             continue

@@ -194,8 +194,14 @@ def _made_of(answer: str, given: list[int], target: int) -> Broken | None:
 
 
 def _countdown(question: str, answer: str) -> Broken | None:
-    stated = _found(r"make (-?\d+) using all of these numbers: ([\d, ]+)", question, "countdown")
-    return _made_of(answer, [int(number) for number in re.findall(r"\d+", stated[2])], int(stated[1]))
+    stated = _found(
+        r"(?:make|Calculate) (?P<target>-?\d+) using all of these numbers: (?P<numbers>[\d, ]+)"
+        r"|Using all the numbers (?P<given>[\d, ]+), create an expression that equals (?P<value>-?\d+)",
+        question,
+        "countdown",
+    )
+    numbers, target = stated["numbers"] or stated["given"], stated["target"] or stated["value"]
+    return _made_of(answer, [int(number) for number in re.findall(r"\d+", numbers)], int(target))
 
 
 def _puzzle24(question: str, answer: str) -> Broken | None:
@@ -399,7 +405,7 @@ _RULES: dict[str, Rule] = {
     "tower_of_hanoi": _tower_of_hanoi,
 }
 _MARKS = {
-    "countdown": r"using all of these numbers: ",
+    "countdown": r"using all of these numbers: |Using all the numbers .*create an expression that equals",
     "puzzle24": r"Make 24 using ",
     "sudoku": r"Solve this Sudoku puzzle",
     "mini_sudoku": r"4x4 Mini Sudoku",

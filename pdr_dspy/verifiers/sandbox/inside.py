@@ -297,7 +297,7 @@ class Link:
         except BaseException as error:
             if self.trusted and not isinstance(error, Exception):
                 raise
-            answer = {"raised": _described(error)}
+            answer = {"raised": _described(error, crossing=True)}
         finally:
             sys.stdout = outer
         if not self.trusted and printed.text:
@@ -361,7 +361,7 @@ class Link:
         if kind is dict or (kind.__name__ in ("OrderedDict", "Counter", "defaultdict") and isinstance(value, dict)):
             tag = "dict" if kind is dict else kind.__name__
             return {tag: [[self.pack(key), self.pack(item)] for key, item in dict.items(value)]}
-        if kind in COLLECTIONS:
+        if kind in COLLECTIONS or (kind.__module__, kind.__name__) == ("collections", "deque"):
             return {kind.__name__: [self.pack(item) for item in value]}
         if kind is bytes or kind is bytearray:
             return {kind.__name__: value.hex()}
@@ -478,9 +478,11 @@ def _replace(argument: Any, after: Any) -> None:
         argument.update(after)
 
 
-def _described(error: BaseException) -> list[Any]:
+def _described(error: BaseException, *, crossing: bool = False) -> list[Any]:
+    """The names of an exception's built-in bases, and its text; a KeyError made anew quotes its text once more."""
     try:
-        text = str(error)[:SHOWN]
+        quoted = crossing and isinstance(error, KeyError) and len(error.args) == 1
+        text = str(error.args[0] if quoted else error)[:SHOWN]
     except BaseException:
         text = ""
     return [[str(kind.__name__) for kind in type(error).__mro__ if kind.__module__ == "builtins"][:8], text]
