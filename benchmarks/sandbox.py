@@ -39,7 +39,7 @@ HOSTILE = {
     "memory": "def f(x):\n    a = []\n    while True: a.append('x' * 10**6)",
     "endless loop": "def f(x):\n    while True: pass",
     "endless output": "def f(x):\n    while True: print('x' * 10**6)",
-    "1 GB of file": "def f(x):\n    with open('/tmp/a', 'w') as a:\n        for i in range(10**3): a.write('x' * 10**6)",
+    "1 GB of file": "def f(x):\n    with open('/tmp/a', 'w') as a:\n        while True: a.write('x' * 10**6)",
     "/etc/passwd": "def f(x): return open('/etc/passwd').read()",
     "a socket": "import socket\ndef f(x): return socket.socket()",
     "os._exit(0)": "import os\ndef f(x): os._exit(0)",
