@@ -24,13 +24,14 @@ from dspy.lm15 import (
     Response,
     StreamDeltaEvent,
     StreamEndEvent,
+    StreamErrorEvent,
     StreamStartEvent,
     TextDelta,
     response_to_events,
 )
 from dspy.lm15 import Usage as ServedUsage
 
-StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 
 @dataclass(frozen=True)

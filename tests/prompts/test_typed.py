@@ -466,7 +466,7 @@ def test_history_becomes_turns() -> None:
     _, lm = asked(program, "Answer: Madrid", question="And of Spain?", history=history)
     for request in lm.served.requests:
         roles = [message.role for message in request.request.messages]
-        texts = [message.parts[0].text for message in request.request.messages]  # type: ignore[union-attr]
+        texts = [str(message.text) for message in request.request.messages]
         assert roles == ["user", "assistant"] * 2 + ["user"]
         assert texts[0].startswith("Question: Capital of France?\n\n")  # type: ignore
         assert texts[1] == "Look.\nAnswer: Paris"

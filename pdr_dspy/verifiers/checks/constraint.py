@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.answers import tidy
+from pdr_dspy.text.wrapping import tidy
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
 from pdr_dspy.verifiers.fields import as_text, short
