@@ -26,7 +26,7 @@ from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
 from programs import part
 
-SHARES = (0.4, 0.2)
+SHARES = (1 / 3, 1 / 3)
 """Of the tasks, those of train and dev; the others are test."""
 
 

@@ -59,6 +59,9 @@ def programs(completion: str, prompt: str = "", entry: str | None = None) -> tup
 
 def _readings(text: str, name: str | None) -> Iterator[str]:
     """Pieces of a completion that may be the code, the likeliest first."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    if _OPENS.match(first) and "```" in text and _defines(text, name):
+        yield text.strip("\n")  # code whose texts hold fences
     blocks = [code for language, code in _blocks(text) if _PYTHON.fullmatch(language) and code.strip()]
     whole = [code for code in blocks if _defines(code, name)]
     chosen = whole[-1] if whole else None
@@ -132,10 +135,14 @@ def _blocks(text: str) -> list[tuple[str, str]]:
             continue
         body.append(line[min(indent, len(line) - len(line.lstrip())) :])
     if marks:
-        if "\n".join(body).strip():
+        if (
+            not found
+            and not language
+            and any(_OPENS.match(line) or line[:1] in " \t" for line in before if line.strip())
+        ):
+            found.append(("", "\n".join(before)))  # the prompt opened the block, the completion only closed it
+        elif "\n".join(body).strip():
             found.append((language, "\n".join(body)))
-        elif not found and not language:  # the prompt opened the block, the completion only closed it
-            found.append(("", "\n".join(before)))
     return found
 
 
@@ -270,6 +277,12 @@ _CLAUSE = re.compile(
 )
 _INPUT = re.compile(r"^[ \t*\-]*Inputs?[ \t]*[:=][ \t]*(?P<call>.+)$", re.I)
 _OUTPUT = re.compile(r"^[ \t*\-]*Outputs?[ \t]*[:=][ \t]*(?P<want>.+)$", re.I)
+_LEAD = re.compile(
+    r"[\s*\-•#`.:(]*(?:(?:\d{1,3}|for|e\.?g|i\.?e|ex|example|examples|test|case|sample|if|call|calling|and|then|so|note|input)"
+    r"\b[\s.:,)#`-]*){0,3}",
+    re.I,
+)
+"""What may stand on a line before the call of an example."""
 _LONGEST = 2000
 _CALLS = 200
 _WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "nil": "None"}
@@ -402,7 +415,7 @@ def _stated(lines: list[str], name: str | None, parameters: list[str]) -> Iterat
         return
     for match in itertools.islice(re.finditer(rf"(?<![\w.]){re.escape(name)}\(", text), _CALLS):
         line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-        if line.strip().startswith(("assert", "def ", "return")):
+        if not _LEAD.fullmatch(line):
             continue
         end = _closing(text, match.end() - 1)
         if end is None or not _literal_call(call := text[match.start() : end + 1]):
@@ -467,8 +480,8 @@ def _with_names(given: str, name: str, parameters: list[str]) -> str | None:
 def _literal(text: str) -> str | None:
     """A value at the beginning of a text with nothing but a remark behind it; None for anything else."""
     text = text.strip()[:_LONGEST]
-    for candidate in (text, _without_remark(text)):
-        for shown in (candidate, candidate.rstrip(".,;").strip()):
+    for candidate in (_without_remark(text), text):
+        for shown in (candidate.rstrip(".,;").strip(), candidate):  # 2. ends a sentence; as a float it is equal
             shown = _WORDS.get(shown, shown)
             try:
                 value = ast.literal_eval(shown)

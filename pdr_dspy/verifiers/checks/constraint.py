@@ -285,7 +285,7 @@ def _n_queens(question: str, answer: str) -> Broken | None:
 
 
 def _kakurasu(question: str, answer: str) -> Broken | None:
-    stated = _found(r"row sums \[([\d, ]+)\] and column sums \[([\d, ]+)\]", question, "kakurasu")
+    stated = _found(r"(?i)row sums\D{0,9}\[([\d, ]+)\]\D{0,9}column sums\D{0,9}\[([\d, ]+)\]", question, "kakurasu")
     rows, columns = ([int(number) for number in re.findall(r"\d+", part)] for part in stated.groups())
     lines = [re.findall(r"[01]", line) for line in answer.splitlines() if line.strip()]
     if len(lines) < len(rows) or any(len(line) != len(columns) for line in lines[-len(rows) :]):

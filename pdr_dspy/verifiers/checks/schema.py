@@ -18,7 +18,7 @@ from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, o
 _FAULTS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SchemaCheck(Checking):
     """Scores outputs by a pydantic model: 1 where they are valid, else the fraction of the model's fields without a
     fault.
@@ -43,8 +43,17 @@ class SchemaCheck(Checking):
         except Exception as error:
             raise ConfigError(f"`SchemaCheck(schema={self.schema!r})` cannot be made a model: {error}") from error
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SchemaCheck) and self._identity() == other._identity()
+
     def __hash__(self) -> int:
-        return hash((self.field, self.feedback_tokens, str(self.schema)))
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        """A model is itself; constraints of fields are what they say."""
+        held = self.schema
+        said = held if isinstance(held, type) else json.dumps(self.model.model_json_schema(), sort_keys=True)
+        return said, self.field, self.feedback_tokens
 
     @cached_property
     def model(self) -> type[BaseModel]:

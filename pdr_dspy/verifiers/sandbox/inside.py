@@ -409,7 +409,7 @@ class Link:
                 return dict(pairs)
             made = getattr(_imported("collections"), tag)()
             for key, value in pairs:
-                dict.__setitem__(made, key, value)
+                made[key] = value
             return made
         if tag in ("tuple", "set", "frozenset", "deque"):
             kind = getattr(builtins, tag, None) or _imported("collections").deque

@@ -99,6 +99,7 @@ def _run(job: Job, limits: Limits) -> Outcome:
         "max_feed_duration_secs": seconds,
         "max_memory": limits.memory * 2**20,
         "max_suspensions": _CALLS,
+        "max_total_sleep_secs": seconds,
     }
     results: list[Result] = []
     failure = ""
