@@ -75,7 +75,7 @@ def rows(file: str) -> list[dict[str, Any]]:
 def problem(row: Mapping[str, Any]) -> dspy.Example:
     """A row as a problem, with its public tests in the prompt's form and all its tests as `test`."""
     public = json.loads(row["public_test_cases"])
-    name = json.loads(row.get("metadata") or "{}").get("func_name")
+    name = json.loads(str(row.get("metadata") or "{}")).get("func_name")
     starter = f"\n\nStarter code:\n{row['starter_code']}" if row.get("starter_code") else ""
     return dspy.Example(
         id=str(row["question_id"]),

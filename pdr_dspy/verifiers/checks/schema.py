@@ -59,7 +59,8 @@ class SchemaCheck(Checking):
     def model(self) -> type[BaseModel]:
         """The model that outputs are validated with."""
         if isinstance(self.schema, Mapping):
-            return create_model("Outputs", **{name: (kind, ...) for name, kind in self.schema.items()})
+            constraints: dict[str, Any] = {name: (kind, ...) for name, kind in self.schema.items()}
+            return create_model("Outputs", **constraints)
         return self.schema
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:

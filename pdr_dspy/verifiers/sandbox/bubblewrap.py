@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import py_compile
 import re
 import shutil
 import signal
@@ -37,6 +38,7 @@ _INSIDE = Path(__file__).with_name("inside.py")
 _PREFIX = "/python"
 _PYTHON = f"{_PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
 """Where a sandbox has its interpreter; where this machine has it is not told."""
+_SCRIPT = "/inside.py"
 _MB = 2**20
 _LINE = 2**20
 _lock = threading.Lock()
@@ -133,7 +135,15 @@ def _mounts() -> tuple[str, ...]:
     for device in ("null", "zero", "urandom"):
         options += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    return (*options, "--ro-bind", python, _PYTHON, "--ro-bind", str(_INSIDE), "/inside.py")
+    return (*options, "--ro-bind", python, _PYTHON, "--ro-bind", _compiled(), _SCRIPT)
+
+
+def _compiled() -> str:
+    """The script as bytecode, which saves each process half of its start; the script where none can be written."""
+    try:
+        return py_compile.compile(str(_INSIDE), doraise=True) or str(_INSIDE)
+    except (OSError, py_compile.PyCompileError):
+        return str(_INSIDE)
 
 
 def _command(
@@ -174,7 +184,7 @@ def _command(
             "/tmp",
         ),
         *("--seccomp", str(rules), "--", _PYTHON, "-I", "-S", "-B", "-X", "utf8"),
-        *("/inside.py", role, json.dumps(settings), str(link)),
+        *(_SCRIPT, role, json.dumps(settings), str(link)),
     ]
     return command, tuple(fds)
 

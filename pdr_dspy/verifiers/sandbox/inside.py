@@ -20,7 +20,6 @@ import math
 import operator
 import os
 import resource
-import socket
 import struct
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -45,7 +44,7 @@ def main() -> None:
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     if role == "script":
         script(settings)
-    link = Link(socket.socket(fileno=int(sys.argv[3])), trusted=role == "test")
+    link = Link(int(sys.argv[3]), trusted=role == "test")
     if role == "solve":
         solve(link, settings)
     else:
@@ -255,8 +254,9 @@ for _name in ARITHMETIC:
 class Link:
     """One end of the socket: asks the other process for operations on its objects, and serves what is asked of it."""
 
-    def __init__(self, connection: socket.socket, *, trusted: bool) -> None:
+    def __init__(self, connection: int, *, trusted: bool) -> None:
         self.connection = connection
+        """The descriptor of a socket."""
         self.trusted = trusted
         """Whether this end holds the tests: its objects can be called where they were handed out, and no more."""
         self.shared: dict[int, Any] = {}
@@ -274,9 +274,18 @@ class Link:
             sys.stdout.write(str(said.get("printed", "")))
             if "raised" in said:
                 raise _exception(said["raised"])
-            for place, changed in said.get("changed", {}).items():
-                _replace(args[int(place)], self.unpack(changed))
+            self.take_back(args, said.get("changed"))
             return self.unpack(said.get("value"))
+
+    def take_back(self, args: tuple[Any, ...], changed: Any) -> None:
+        """Give arguments the content that the program left them with."""
+        if not changed:
+            return
+        try:
+            for place, value in changed.items():
+                _replace(args[int(place)], self.unpack(value))
+        except (AttributeError, ValueError, IndexError, TypeError) as error:
+            raise Gone("the program said nothing that can be read") from error
 
     def serve(self, said: dict[str, Any]) -> None:
         """Do what the other end asks for, and answer."""
@@ -288,7 +297,7 @@ class Link:
             target = self.unpack(said["on"])
             args = [self.unpack(value) for value in said["with"]]
             value = OPERATIONS[said["do"]](target, *args, **{k: self.unpack(v) for k, v in said["named"].items()})
-            answer = {"value": self.pack(value)}
+            answer: dict[str, Any] = {"value": self.pack(value)}
             changed = {} if self.trusted else self.changes(said["with"], args)
             if changed:
                 answer["changed"] = changed
@@ -317,7 +326,9 @@ class Link:
         if len(body) > LONGEST:
             raise ValueError(f"a value of {len(body):,} bytes is too large to be handed over")
         try:
-            self.connection.sendall(struct.pack(">I", len(body)) + body)
+            data = memoryview(struct.pack(">I", len(body)) + body)
+            while data:
+                data = data[os.write(self.connection, data) :]
         except OSError as error:
             raise Gone("the program ended") from error
 
@@ -337,7 +348,7 @@ class Link:
         pieces = []
         while count:
             try:
-                piece = self.connection.recv(min(count, 2**20))
+                piece = os.read(self.connection, min(count, 2**20))
             except OSError as error:
                 raise Gone("the program ended") from error
             if not piece:
