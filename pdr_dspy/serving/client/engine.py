@@ -51,7 +51,7 @@ class _LoopState:
     closer: AsyncGenerator[None, None]
     replicas: Replicas
     gatherer: Gatherer
-    forgotten: weakref.finalize[..., AsyncOpenAIEngine]
+    forgotten: weakref.finalize[..., Any]
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
