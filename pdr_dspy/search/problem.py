@@ -139,7 +139,8 @@ class Terms:
     def agree(self, board: Board) -> None:
         """Put down what this search is of, or check that the one on the board is the same: StoreError if it is not."""
         now = json.loads(json.dumps(self.config, default=str))
-        if board.get("config") is None and board.read(""):  # or measurements of another search would pass for ours
+        there = board.read("")  # one look: between two, another worker may begin the same search
+        if there and "config" not in there:  # or measurements of another search would pass for ours
             raise StoreError(
                 f"the description of the search in {self.named} is damaged, so what is there cannot be told to be of "
                 "this one; remove the folder `board` (its calls are in `rollouts` and not paid again), or use another "
