@@ -59,7 +59,8 @@ def agree(board: Board, problem: Problem, options: RunOptions, *, but: Collectio
 
     Raises StoreError when the board describes another search, or has lost its description.
     """
-    if board.get(CONFIG) is None and board.read(""):  # or measurements of another search would be taken for ours
+    there = board.read("")  # one look: between two, another worker may begin the same search
+    if there and CONFIG not in there:  # or measurements of another search would be taken for ours
         raise StoreError(
             f"the description of the search in {options.where} is damaged, so it cannot be told whether what is there "
             "belongs to this one; remove the folder `board` (its calls are in `rollouts` and not paid again), or "

@@ -80,6 +80,32 @@ def test_a_row_for_each_example_and_repeat() -> None:
         assert len(row.calls) == 4
 
 
+def test_how_answers_were_found_is_kept_and_counted(tmp_path: Path) -> None:
+    forms = {
+        "q0": "Answer: 0",
+        "q1": "\\boxed{1}",
+        "q2": "The answer is 2.",
+        "q3": "Answer: 17 or 204",
+        "q4": "So.",
+        "q5": "1",
+    }
+
+    def reply(request: ScriptedRequest) -> str:
+        return next(text for question, text in forms.items() if f"Question: {question}\n" in request.user)
+
+    program = LongCoT("question -> answer: int", draft_tokens=60)
+    report = run(program, engine(reply), run_dir=tmp_path)
+    assert report.how == {"label": 1, "box": 1, "sentence": 1, "alone": 1}
+    assert report.unlabelled == 0.75
+    assert report.unclear == 1
+    rows = read_rows(tmp_path / "rows.jsonl")
+    (draft,) = rows["e1", 0].rounds[0].drafts
+    assert draft.how == {"answer": "box"}
+    (draft,) = rows["e3", 0].rounds[0].drafts
+    assert (draft.how, draft.unclear) == ({}, {"answer": "17 or 204"})
+    assert Report(rows=()).unlabelled is None
+
+
 def test_equal_seeds_give_equal_rows_and_other_seeds_do_not() -> None:
     def plain(report: Report) -> list[Any]:
         return [(row.id, row.answer, [call.key for call in row.calls]) for row in report.rows]

@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import gzip
 import json
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import dspy
 import pytest
+from anyio.from_thread import start_blocking_portal
 from dspy import lm15
 from dspy.clients.cache import Cache
 from dspy.utils.exceptions import (
@@ -759,6 +762,19 @@ def test_copies_share_connections_and_keep_their_own_sampling():
         assert warm.engine is lm.engine is deep.engine
         assert deep.siblings == lm.siblings
         lm.close()
+
+
+def test_connections_of_a_forgotten_lm_close_though_its_loop_runs_on():
+    with MockServer() as server, start_blocking_portal() as portal:
+        lm = connect("mock", server.api_base)
+        portal.call(lm.send_directly, request(lm))
+        assert server.connections == 1
+        del lm
+        ended = time.monotonic() + 3  # an idle connection is given up after 4 in any case
+        while server.connections and time.monotonic() < ended:
+            gc.collect()
+            time.sleep(0.005)
+        assert server.connections == 0
 
 
 def test_state_round_trip_without_the_key():

@@ -13,6 +13,7 @@ import random
 import re
 import ssl
 import threading
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ class _LoopState:
     closer: AsyncGenerator[None, None]
     replicas: Replicas
     gatherer: Gatherer
+    forgotten: weakref.finalize[..., Any]
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -206,6 +208,7 @@ class AsyncOpenAIEngine:
         with self._lock:
             state = self._loops.pop(asyncio.get_running_loop(), None)
         if state is not None:
+            state.forgotten.detach()
             await state.closer.aclose()
 
     def close(self) -> None:
@@ -213,6 +216,7 @@ class AsyncOpenAIEngine:
         with self._lock:
             states, self._loops = self._loops, {}
         for loop, state in states.items():
+            state.forgotten.detach()
             if loop.is_closed():
                 continue
             try:
@@ -220,10 +224,10 @@ class AsyncOpenAIEngine:
             except RuntimeError:
                 here = False
             if here:
-                loop.create_task(_finish(state))
+                loop.create_task(_finish(state.closer))
             elif loop.is_running():
                 with suppress(TimeoutError, RuntimeError):  # a loop that stops meanwhile closes its generators itself
-                    asyncio.run_coroutine_threadsafe(_finish(state), loop).result(timeout=5)
+                    asyncio.run_coroutine_threadsafe(_finish(state.closer), loop).result(timeout=5)
 
     async def _state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
@@ -245,11 +249,15 @@ class AsyncOpenAIEngine:
         # is what closes the sockets of a loop whose user never calls aclose().
         closer = _closing(session)
         await closer.__anext__()
+        # A loop may outlive an LM that was dropped and never closed: its connections go with the LM.
+        forgotten = weakref.finalize(self, _finish_in, loop, closer)
+        forgotten.atexit = False
         replicas = Replicas(self.api_bases, self.settings.max_in_flight)
-        state = _LoopState(session, closer, replicas, Gatherer(self._complete, self.settings.max_siblings))
+        gatherer = Gatherer(self._complete, self.settings.max_siblings)
+        state = _LoopState(session, closer, replicas, gatherer, forgotten)
         with self._lock:
             for ended in [each for each in self._loops if each.is_closed()]:
-                del self._loops[ended]
+                self._loops.pop(ended).forgotten.detach()
             self._loops[loop] = state
         return state
 
@@ -399,8 +407,13 @@ class AsyncOpenAIEngine:
         return json.loads(raw)
 
 
-async def _finish(state: _LoopState) -> None:
-    await state.closer.aclose()
+async def _finish(closer: AsyncGenerator[None, None]) -> None:
+    await closer.aclose()
+
+
+def _finish_in(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None, None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and closed its generators
+        loop.call_soon_threadsafe(lambda: loop.create_task(_finish(closer)))
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
