@@ -246,14 +246,14 @@ class Run:
     def _written(self, request: Write) -> Proposals:
         problem, settings = self.problem, self.problem.settings
         roles = shared_instructions.roles_of(problem.space)
-        self.report(Step("proposing", f"{request.count} instructions each for {', '.join(roles)}"))
+        self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
         return shared_instructions.write(
             problem.student,
             problem.train,
             Report(rows=tuple(self.worker.rows_of(Stage.RACE, 0)), name="student"),
             space=problem.space,
             lm=settings.instructions.model or calls.serving(problem.operator.predictor(Role.DRAFT)),
-            count=request.count,
+            count=request.each,
             thinking_tokens=problem.operator.schedule.thinking_tokens,
             held_out=problem.held_out,
             seed=settings.seed,

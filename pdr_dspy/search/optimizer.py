@@ -27,7 +27,7 @@ from pdr_dspy.search.cost_estimate import Estimate, estimate
 from pdr_dspy.search.problem import prepare
 from pdr_dspy.search.progress import Progress
 from pdr_dspy.search.result import SearchResult
-from pdr_dspy.search.settings import Keywords, RunOptions, SearchSettings, from_keywords
+from pdr_dspy.search.settings import Keywords, RunKeywords, RunOptions, SearchSettings, from_keywords
 from pdr_dspy.search.workers.coordination import open_existing
 from pdr_dspy.verifiers.base import Metric, Verifier
 from pdr_dspy.verifiers.function import as_verifier
@@ -141,7 +141,7 @@ class PDROptimizer(Teleprompter):
         study: str = "pdr",
         sampler: Callable[[int], Any] | None = None,
         progress: Progress | None = None,
-        **own: Unpack[Keywords],
+        **own: Unpack[RunKeywords],
     ) -> Self:
         """An optimizer with the settings of a search that runs elsewhere, to `work` for it.
 

@@ -244,7 +244,18 @@ class RunOptions(_Section):
         return Path(place) / "rollouts"
 
 
-class Keywords(TypedDict, total=False):
+class RunKeywords(TypedDict, total=False):
+    """The fields of `RunOptions`, other than those that say which search is meant, as flat keywords."""
+
+    trials: int
+    max_tokens: int | None
+    time_limit: float | None
+    accept: Accept
+    run_dir: str | Path | None
+    max_in_flight: int
+
+
+class Keywords(RunKeywords, total=False):
     """The fields of `SearchSettings` and `RunOptions` as flat keywords of `PDROptimizer`."""
 
     space: Space | None
@@ -271,15 +282,9 @@ class Keywords(TypedDict, total=False):
     """`Instructions.count`: instructions that a model writes for each role, at most."""
     prompt_model: Any
     """`Instructions.model`: the LM that writes them."""
-    trials: int
-    """As `RunOptions.trials`; so are all that follow."""
-    max_tokens: int | None
-    time_limit: float | None
-    accept: Accept
     storage: str | Path | None
+    """As `RunOptions.storage`; so is `study`."""
     study: str
-    run_dir: str | Path | None
-    max_in_flight: int
 
 
 class _Place(NamedTuple):

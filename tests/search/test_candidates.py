@@ -38,7 +38,8 @@ class Asked:
         **settings: Any,
     ) -> None:
         self.lm = lm or scripted_lm(reasoner)
-        given = PDROptimizer(Exact(), **{"space": SPACE, "trials": 12, **settings})
+        keywords: dict[str, Any] = {"space": SPACE, "trials": 12, **settings}
+        given = PDROptimizer(Exact(), **keywords)
         self.board: Board = MemoryBoard() if board is None else board
         with dspy.context(lm=self.lm):
             problem = prepare(given.settings, given.verifier, program or student(), questions(8), questions(8, 100))
@@ -60,7 +61,8 @@ def keys(proposed: list[Proposed]) -> list[tuple[str, str]]:
 
 
 def first_of(program: dspy.Module, **settings: Any) -> list[tuple[str, Schedule]]:
-    given = PDROptimizer(Exact(), **{"space": SPACE, **settings})
+    keywords: dict[str, Any] = {"space": SPACE, **settings}
+    given = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=scripted_lm(reasoner)):
         problem = prepare(given.settings, given.verifier, program, questions(8), questions(8, 100))
     return [(one.origin, one.candidate.schedule) for one in baselines(problem)]

@@ -100,7 +100,8 @@ def mixed() -> InTurn:
 
 
 def compiled(lm: ScriptedLM, program: dspy.Module | None = None, count: int = 12, **settings: Any) -> PDROptimizer:
-    optimizer = PDROptimizer(Exact(), **{"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings})
+    keywords: dict[str, Any] = {"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings}
+    optimizer = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=lm):
         optimizer.compile(program or student(), trainset=questions(count), valset=questions(count, 100))
     return optimizer

@@ -87,6 +87,7 @@ class World:
                 return end.value
             self.requests.append(request)
             asked = propose or self.propose
+            assert not isinstance(request, Write), "these searches write no instructions"
             answer = asked(request) if isinstance(request, Propose) else self.measure(request)
 
     def measured(self, stage: Stage) -> list[Measure]:

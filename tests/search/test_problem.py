@@ -34,7 +34,8 @@ class Asked:
         verifier: Any = None,
         **keywords: Any,
     ) -> None:
-        optimizer = PDROptimizer(verifier or Exact(), **{"space": SMALL, "trials": 8, **keywords})
+        given: dict[str, Any] = {"space": SMALL, "trials": 8, **keywords}
+        optimizer = PDROptimizer(verifier or Exact(), **given)
         train = questions(12) if train is None else train
         held_out = questions(12, 100) if held_out is None else held_out
         self.options: RunOptions = optimizer.options

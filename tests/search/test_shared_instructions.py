@@ -44,9 +44,9 @@ def asked(lm: ScriptedLM) -> list[ScriptedRequest]:
 
 
 def searched(lm: ScriptedLM, **settings: Any) -> PDROptimizer:
-    optimizer = PDROptimizer(
-        Exact(), **{"space": SPACE, "trials": 6, "prompts": 3, "confirm_repeats": 2, "max_in_flight": 4, **settings}
-    )
+    few: dict[str, Any] = {"space": SPACE, "trials": 6, "prompts": 3, "confirm_repeats": 2, "max_in_flight": 4}
+    keywords: dict[str, Any] = {**few, **settings}
+    optimizer = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=lm):
         optimizer.compile(student(), trainset=questions(12), valset=questions(12, 100))
     return optimizer

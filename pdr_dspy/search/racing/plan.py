@@ -88,8 +88,8 @@ class Write(NamedTuple):
     """Asks for instructions that a model writes. The answer is what its calls cost, as in `Cell.calls`, or a text that
     says why the search ends."""
 
-    count: int
-    """For each role, at most."""
+    each: int
+    """How many for each role, at most."""
 
 
 class Measure(NamedTuple):

@@ -410,7 +410,7 @@ class Space(Settings):
     @property
     def size(self) -> int:
         """How many different candidates there are."""
-        schedules = {canonical(schedule) for schedule in self.schedules()}
+        schedules = set(map(canonical, self.schedules()))
         return sum(
             math.prod(len(self._choices(kind, role)) for kind, role in self._prompts(schedule))
             for schedule in schedules
