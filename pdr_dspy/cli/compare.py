@@ -1,6 +1,7 @@
 """`pdr compare`: a program against the baselines, at the tokens that it spends itself.
 
-Matched B_total: majority voting over as many single passes as cost what the program costs, and SR with as many rounds.
+Matched B_total: majority voting over as many single passes as cost what the program costs, the best of so many by each
+of the program's checks, and SR with as many rounds.
 Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
 All share seeds and one store: the single pass is the program's first draft, the vote is over its first-round drafts and
 more of them, so differences are not those of luck, and what two of them ask is asked once.
@@ -82,9 +83,17 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     main = run(job.target.program, job.target.name, "program")
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
-    lines += _vote(
-        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
+    lines += _several(
+        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), main, single
     )
+    for check in base.checks:
+        lines += _several(
+            lambda drafts, check=check: run(
+                _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
+            ),
+            main,
+            single,
+        )
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
@@ -98,8 +107,8 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
 
 
-def _vote(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
-    """The vote that costs about what the program costs. A server that reads a shared prompt once makes further passes
+def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
+    """So many passes side by side that they cost about what the program costs. A server that reads a shared prompt once makes further passes
     cheaper than the first, so what a pass costs is measured, not taken from the single one."""
     target, first = main.report.total, single.report.total
     passes = round(target / max(first, 1.0))
@@ -156,12 +165,16 @@ def _voting(program: Operator, passes: int) -> Operator:
     return _plainly(program, widths=(passes,), final="vote")
 
 
+def _best(program: Operator, drafts: int, check: str) -> Operator:
+    return _plainly(program, widths=(drafts,), final="best", check=check)
+
+
 def _refining(program: Operator, rounds: int) -> Operator:
     return _plainly(program, widths=(1,) * rounds)
 
 
 def _plainly(program: Operator, **shape: Any) -> Operator:
-    """The program under a schedule of this shape, without checks."""
+    """The program under a schedule of this shape, without a check unless it names one."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
     return program.with_schedule(program.schedule.replace(**plain | shape))
 

@@ -48,7 +48,7 @@ def optimize(
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
-    space = with_axes(Space.default_for(operator_of(found.program).schedule), axes)
+    space = with_axes(_around(found.program), axes)
     if run_dir is None:
         ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
@@ -106,7 +106,7 @@ def study(
     """
     check_folder(run_dir, "optimize")
     student = student or task.build()
-    space = space or Space.default_for(operator_of(student).schedule)
+    space = space or _around(student)
     optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
@@ -121,6 +121,11 @@ def study(
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
     return tuned
+
+
+def _around(program: dspy.Module) -> Space:
+    operator = operator_of(program)
+    return Space.default_for(operator.schedule, operator.checks)
 
 
 def _tell_cost(cost: Estimate, display: Display) -> None:

@@ -109,7 +109,7 @@ class SearchSettings(_Section):
     LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
 
     space: Space | None = None
-    """What to choose from; None is `Space.default_for` the student's schedule."""
+    """What to choose from; None is `Space.default_for` the student's schedule and checks."""
     limits: Limits = Limits()
     """The most tokens that a run may cost on average."""
     objective: Objective = "score"
