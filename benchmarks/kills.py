@@ -71,6 +71,8 @@ class Process(Protocol):
 
 Start = Callable[[list[str], Path], Process]
 """Starts `pdr` with some arguments, in a folder."""
+Kill = Callable[[Process, Server, int, float], None]
+"""Kills a process when its server's `completions` are so many, and some seconds have gone by; or sees it end."""
 
 
 def start(arguments: list[str], folder: Path) -> Process:
@@ -81,8 +83,25 @@ def start(arguments: list[str], folder: Path) -> Process:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
 
 
+def kill(process: Process, server: Server, answers: int, later: float) -> None:
+    """Look at the server until it is time."""
+    while process.poll() is None:
+        if server.counters()["completions"] >= answers:
+            time.sleep(later)
+            process.kill()
+            return
+        time.sleep(0.002)
+
+
 def chain(
-    command: str, folder: Path, server: Server, *, moments: int, seed: int, start: Start = start
+    command: str,
+    folder: Path,
+    server: Server,
+    *,
+    moments: int,
+    seed: int,
+    start: Start = start,
+    kill: Kill = kill,
 ) -> dict[str, Any]:
     """Kill `command` at so many moments, going on in one run folder until it ends, and then in another.
 
@@ -93,6 +112,7 @@ def chain(
         moments: kills.
         seed: draws them.
         start: starts a command.
+        kill: ends it.
 
     Returns:
         Figures of all kills together: `lost`, completions that were served and are not in the store, which were on
@@ -102,12 +122,12 @@ def chain(
     (folder / "six.py").write_text(PROGRAM)
     draw = random.Random(f"{command} {seed}")
     begun = time.perf_counter()
-    whole = Run(command, folder, "whole", server, start)
+    whole = Run(command, folder, "whole", server, start, kill)
     assert whole.go(None) == 0, (folder / "output.txt").read_text()
     reference, total = whole.outcome(), len(whole.stored())
     figures = Counter[str]()
     lost: list[int] = []
-    run, number, there = Run(command, folder, "run0", server, start), 0, 0
+    run, number, there = Run(command, folder, "run0", server, start, kill), 0, 0
     while len(lost) < moments:
         before, rows, served = run.stored(), run.rows(), server.counters()["completions"]
         code = run.go(1 + draw.randrange(max(1, int(1.2 * (total - len(before))))), draw.random() * 0.05)
@@ -124,7 +144,7 @@ def chain(
         figures["ends"] += 1
         figures["other ends"] += run.outcome() != reference or after != whole.stored()
         number += 1
-        run = Run(command, folder, f"run{number}", server, start)
+        run = Run(command, folder, f"run{number}", server, start, kill)
     if run.stored():
         assert run.go(None) == 0, (folder / "output.txt").read_text()
         figures["ends"] += 1
@@ -143,12 +163,13 @@ def chain(
 class Run:
     """One run folder, and the command that works in it."""
 
-    def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start) -> None:
+    def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start, kill: Kill) -> None:
         self.command = command
         self.folder = folder
         self.name = name
         self.server = server
         self.start = start
+        self.kill = kill
 
     def go(self, answers: int | None, later: float = 0.0) -> int:
         """Start the command, and kill it once the server has given so many answers, and a moment has gone by; returns
@@ -156,12 +177,8 @@ class Run:
         where = ["--run-dir", self.name, "--api-base", self.server.api_base, "--quiet"]
         first = self.server.counters()["completions"]
         process = self.start([*COMMANDS[self.command], *where], self.folder)
-        while answers is not None and process.poll() is None:
-            if self.server.counters()["completions"] - first >= answers:
-                time.sleep(later)
-                process.kill()
-                break
-            time.sleep(0.002)
+        if answers is not None:
+            self.kill(process, self.server, first + answers, later)
         return process.wait()
 
     def stored(self) -> set[str]:
