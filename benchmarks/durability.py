@@ -268,10 +268,8 @@ def sync(folder: Path, puts: int) -> dict[str, Any]:
 def search(folder: Path, questions: int, trials: int) -> dict[str, Any]:
     """A search, and the same again; CPU seconds by cohort."""
     lm, spent = model(guess), Spent()
-    student, sets = (
-        PDR("question -> answer", PROGRAM),
-        {"trainset": asked(questions), "valset": asked(questions, 10**6)},
-    )
+    student = PDR("question -> answer", PROGRAM)
+    sets: dict[str, Any] = {"trainset": asked(questions), "valset": asked(questions, 10**6)}
     with dspy.context(lm=lm, disable_history=True):
         settings: dict[str, Any] = {"trials": trials, "run_dir": folder, "max_in_flight": 64}
         clock = Clock()

@@ -235,7 +235,7 @@ def lean(row: Row) -> Row:
 
 
 def _share(model: BaseModel) -> None:
-    values = model.__dict__
+    values: dict[str, Any] = vars(model)
     for name, value in values.items():
         if type(value) is str:
             if len(value) < SHORT:

@@ -420,7 +420,7 @@ class Places:
         entries = entries[~_none(entries)]
         if len(entries) < 1000:
             for high, low, *place in entries.tolist():
-                self.add(_PAIR.pack(high, low), Place(*place, file))
+                self.add(_PAIR.pack(high, low), Place._make((*place, file)))
         else:
             self._settle(entries, file)
         return self._count - before
@@ -483,7 +483,7 @@ class Places:
 
     def _look_into(self) -> None:
         """Views of the arrays in which a single row is found without numpy, which is slow for one."""
-        self._high, self._low, *self._columns = (memoryview(values) for values in self._sorted.values())
+        self._high, self._low, *self._columns = (memoryview(values.data) for values in self._sorted.values())
         self._there = bytearray(b"\1" * len(self._high))
         """0 for a record that was dropped."""
 

@@ -298,7 +298,7 @@ def test_two_processes_run_and_pay_each_row_once(tmp_path: Path, killed: int) ->
 
     def start(death: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", WORKER, str(tmp_path / "run"), str(tmp_path / "calls"), str(death)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=ROOT, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)
 
     first = start(killed or -1)

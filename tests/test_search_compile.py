@@ -386,12 +386,13 @@ def test_whole_numbers_may_be_of_any_type() -> None:
 def test_a_search_may_lie_at_home(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    compiled(scripted_lm(reasoner), trials=2, **{where: "~/x"})
+    here: dict[str, Any] = {where: "~/x"}
+    compiled(scripted_lm(reasoner), trials=2, **here)
     assert list((tmp_path / "x").rglob("board.journal"))
     assert not (tmp_path / "~").exists()
     assert PDROptimizer.join(Exact(), "~/x").trials == 2
     lm = scripted_lm(reasoner)
-    compiled(lm, trials=2, **{where: Path("~/x")})
+    compiled(lm, trials=2, **dict[str, Any]({where: Path("~/x")}))
     assert lm.served.calls == 0
 
 
