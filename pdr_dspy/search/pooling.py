@@ -12,7 +12,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +56,10 @@ class Surface:
 
     def draw(self, others: Sequence[Candidate], rng: np.random.Generator, count: int = 1) -> Array:
         """Scores of other programs drawn from the posterior, jointly: [count, len(others)]."""
+        with one_thread():
+            return self._draw(others, rng, count)
+
+    def _draw(self, others: Sequence[Candidate], rng: np.random.Generator, count: int) -> Array:
         between = self._kernel(distances(others, self.candidates))
         prior = self._kernel(distances(others)) + self.spread**2 * (1 - self.share) * np.eye(len(others))
         own = self._kernel(distances(self.candidates)) + self.spread**2 * (1 - self.share) * np.eye(len(self.mean))
@@ -70,6 +77,22 @@ class Surface:
         return self.spread**2 * self.share * np.exp(-0.5 * (gaps / self.length) ** 2)
 
 
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside, BLAS uses one thread. From a matrix of 100 x 100 on it takes all cores for microseconds of work, and on
+    cores that have something else to do its threads wait for each other a hundred times as long as they compute."""
+    blas = _blas()
+    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingImports]
+    except ImportError:  # it is only slower
+        return None
+    return ThreadpoolController()
+
+
 def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     """Estimate the mean score of every program.
 
@@ -77,6 +100,11 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
         scores: of each program, by (question, repeat); each needs at least one.
         candidates: the programs, in the same order.
     """
+    with one_thread():
+        return _pool(scores, candidates)
+
+
+def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     count = len(scores)
     adjusted, noise = _additive(scores)
     gaps = distances(candidates)
