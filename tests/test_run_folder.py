@@ -130,7 +130,7 @@ def test_a_mend_that_the_disk_refuses_empties_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", full)
         with pytest.raises(StoreError, match="cannot be used: No space left"):
-            run(run_dir=tmp_path, examples=examples(1))
+            run(run_dir=tmp_path)
     assert (tmp_path / ROWS).read_bytes() == data
     again(tmp_path, whole, ran=1, damaged=1)
 
@@ -180,7 +180,7 @@ def test_a_description_is_not_written_over_a_file_of_somebody_else(tmp_path: Pat
     for text in ('{"model_type": "qwen2"}', "[1]", "model: qwen"):
         (tmp_path / CONFIG).write_text(text)
         with pytest.raises(StoreError, match=r"another evaluation|not the record of an evaluation"):
-            run(run_dir=tmp_path, examples=examples(1))
+            run(run_dir=tmp_path)
         assert (tmp_path / CONFIG).read_text() == text
     (tmp_path / CONFIG).unlink()
     (tmp_path / ROWS).write_text("id,score\n1,2\n")
