@@ -259,6 +259,9 @@ class Segments:
                 return False
             self._damaged.add(file)
             known = self._places.of(file)
+            opened = self._open.pop(file, None)
+            if opened is not None:  # it may have been replaced
+                os.close(opened)
         try:
             start = _after_head(path)
             read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, start or 0)])

@@ -231,10 +231,15 @@ def test_a_line_that_is_taken_out_costs_that_record_alone(tmp_path: Path, large:
     again.close()
 
 
-def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path, replaced: bool) -> None:
     path = filled(tmp_path)
     store = opened(tmp_path)
+    assert store.find(record(3)[0]) == record(3)[1]
     lines = path.read_bytes().split(b"\n")
+    if replaced:
+        path.unlink()
+        store._open.clear()  # as after many other segments
     path.write_bytes(b"\n".join([lines[0], b"a line that somebody put there", *lines[1:]]))
     check(store)
 
