@@ -239,7 +239,7 @@ def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path, repla
     lines = path.read_bytes().split(b"\n")
     if replaced:
         path.unlink()
-        store._open.clear()  # as after many other segments
+        store.close()  # which lets go of the file
     path.write_bytes(b"\n".join([lines[0], b"a line that somebody put there", *lines[1:]]))
     check(store)
 
