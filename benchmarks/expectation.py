@@ -25,7 +25,7 @@ from benchmarks.law import (
     select_length,
     summary_length,
 )
-from pdr_dspy.signatures import Role
+from pdr_dspy.prompts.roles import Role
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.integer[Any]]

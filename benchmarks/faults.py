@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.mock_server import FAULTS, Handle, serve
-from pdr_dspy.evaluation import evaluate
-from pdr_dspy.operators import PDR
+from pdr_dspy.evaluation.evaluator import evaluate
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.serving import connect
 from pdr_dspy.verifiers import NumberVerifier
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from pdr_dspy.evaluation import read_rows
-from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.records import read_rows
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -42,8 +42,19 @@ def build():
     return PDR("question -> answer: int", schedule)
 """
 COMMANDS = {
-    "eval": ["eval", "six.py", "--repeats", "3"],
-    "optimize": ["optimize", "six.py", "--trials", "6", "--finalists", "1", "--limit", "6", "--confirm", "6"],
+    "eval": ["eval", "six_times_seven.py", "--repeats", "3"],
+    "optimize": [
+        "optimize",
+        "six_times_seven.py",
+        "--trials",
+        "6",
+        "--finalists",
+        "1",
+        "--limit",
+        "6",
+        "--confirm",
+        "6",
+    ],
 }
 
 
@@ -119,7 +130,7 @@ def chain(
         their way when it ended; `most lost`, of one kill; `asked again`, completions asked for that the store had;
         `rows lost`; `other ends`, commands that ended otherwise than the one that was let be; and where the kills fell.
     """
-    (folder / "six.py").write_text(PROGRAM)
+    (folder / "six_times_seven.py").write_text(PROGRAM)
     draw = random.Random(f"{command} {seed}")
     begun = time.perf_counter()
     whole = Run(command, folder, "whole", server, start, kill)

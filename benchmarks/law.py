@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.signatures import Role
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.roles import Role
 
 RIGHT = 1
 """The right answer of every question; 0 is none, 2 to 4 are the attractors, larger ones are slips."""

@@ -1,7 +1,7 @@
-"""The library's own search (`pdr_dspy.search.plan`) on a simulated world, for `benchmarks.search`.
+"""The library's own search (`pdr_dspy.search.racing.plan`) on a simulated world, for `benchmarks.search`.
 
 The plan is the one that `PDROptimizer` runs; here the world answers instead of workers, and costs are predicted from
-the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.objective.predict` does from usage.
+the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.racing.cost_model.predict` does from usage.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
-from pdr_dspy.schedule import USES_K
-from pdr_dspy.search.objective import SLACK
-from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.plan import Cell, Measure, Plan, Propose, Proposed, Settings, Stage
-from pdr_dspy.search.sampling import Proposer
-from pdr_dspy.search.space import Candidate, Space
+from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing.cost_model import SLACK
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.settings import Confirm, SearchSettings
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 
 FRESH = 1000
 """First run seed of the finalists."""
@@ -44,14 +45,13 @@ def search(
     sampler: Any = "tpe",
     **settings: Any,
 ) -> Iterator[Standing]:
-    """Run the plan on a world; `settings` are fields of `plan.Settings`."""
-    plan = Plan(
-        Settings(questions=len(questions), held_out=0, trials=trials, limits=limits, seed=seed, confirm=1, **settings)
-    )
+    """Run the plan on a world; `settings` are fields of `SearchSettings`."""
+    given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
+    plan = Plan(given, questions=len(questions), held_out=0, trials=trials)
     proposer = Proposer(space, limits=limits, seed=seed, sampler=sampler)
     prices = Prices(limits)
     steps = plan.run([Proposed("student", student)])
-    full, told = 0, set[int]()
+    full, reported = 0, set[int]()
     answer: Any = None
     while True:
         try:
@@ -61,9 +61,10 @@ def search(
             break
         if isinstance(request, Propose):
             answer = proposer.propose(
-                request.tried, request.wanted, cohort=request.cohort, surface=request.surface, dear=prices.dear
+                request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
             continue
+        assert not isinstance(request, Write)
         answer = {}
         for number, candidate in request.arms.items():
             for pair in request.pairs:
@@ -72,9 +73,9 @@ def search(
                 full += cell.total
                 answer[number, pair] = Cell(cell.score, cell.sequential, cell.total, False, cell.calls)
         if all(arm.race for arm in plan.arms) and (standing := best_of(plan)) is not None:
-            gone = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in told]
-            told |= {arm.number for arm in gone}
-            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in gone))
+            dropped = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in reported]
+            reported |= {arm.number for arm in dropped}
+            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in dropped))
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Standing(found.paid, full, chosen, found.finalists[0].pooled, ())
@@ -104,19 +105,19 @@ class Prices:
         schedule = candidate.schedule
         tokens = (spent for _, spent in cell.calls)
         for index, width in enumerate(schedule.widths):
-            kind = ("refine", schedule.final) if index else ("draft", schedule.draft_tokens)
+            kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
             for place in (*[kind] * width, *[("distill", schedule.distiller)] * schedule.distill_calls(index)):
                 count, total = self._sums.get(place, (0, 0))
                 self._sums[place] = (count + 1, total + next(tokens))
 
-    def dear(self, candidate: Candidate) -> bool:
+    def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
         schedule = candidate.schedule
         draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)
-        shown = min(schedule.kappa, (schedule.k if schedule.distiller in USES_K else 1) * draft)
+        shown = min(schedule.kappa, (schedule.k if schedule.distill_by.uses_k else 1) * draft)
         sequential = total = 0.0
         for index, width in enumerate(schedule.widths):
-            cost = self._mean("refine", schedule.final, lambda: draft + shown) if index else draft
+            cost = self._mean("refine", schedule.refine_cap, lambda: draft + shown) if index else draft
             sequential += cost
             total += width * cost
             if calls := schedule.distill_calls(index):

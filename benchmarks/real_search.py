@@ -24,13 +24,13 @@ import dspy
 from rich.console import Console
 from rich.table import Table
 
-from pdr_dspy.budget import Ledger
-from pdr_dspy.commands.display import Display
-from pdr_dspy.commands.models import Model
-from pdr_dspy.commands.tuning import widest
-from pdr_dspy.evaluation import evaluate
-from pdr_dspy.rollouts import Rollouts
-from pdr_dspy.schedule import Schedule
+from optimize.wheel_weights import SOURCES
+from pdr_dspy.calls.ledger import Ledger
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.evaluation.evaluator import evaluate
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
 from pdr_dspy.search.result import program_of
 from programs import arithmetic
@@ -86,7 +86,7 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
     display = Display()
     trainset, valset = arithmetic.data("train", limit=questions), arithmetic.data("dev", limit=questions)
     verifier = arithmetic.verifier()
-    with Model(embedded=model).serving(widest(SPACE), display):
+    with Model(embedded=model, sources=SOURCES).serving(SPACE.widest(), display):
         student = arithmetic.build().with_schedule(STUDENT)
         with display.search() as progress:
             optimizer = PDROptimizer(

@@ -38,10 +38,10 @@ from benchmarks.law import (
     select_length,
     summary_length,
 )
-from pdr_dspy import signatures
-from pdr_dspy.schedule import Schedule
-from pdr_dspy.search.space import Candidate
-from pdr_dspy.signatures import Role
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts import render, roles
+from pdr_dspy.prompts.roles import Role
+from pdr_dspy.search.space.space import Candidate
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 
 TASK = "question -> answer"
@@ -160,8 +160,8 @@ class World:
         name = (schedule, tuple(sorted(texts.items())))  # a frozen model is hashable
         found = self._plans.get(name)
         if found is None:
-            own = {Role.DRAFT: schedule.draft_tokens, Role.REFINE: schedule.final}
-            caps = {role: own.get(role, schedule.distill) + schedule.thinking_tokens for role in Role}
+            own = {Role.DRAFT: schedule.draft_tokens, Role.REFINE: schedule.refine_cap}
+            caps = {role: own.get(role, schedule.distill_cap) + schedule.thinking_tokens for role in Role}
             shape = (schedule.k, schedule.distiller == "last", schedule.critique)
             prompts = {role: _prompt_tokens(role, *shape, texts.get(role)) for role in Role}
             effects = {role: effect(texts.get(role)) for role in Role}
@@ -484,7 +484,7 @@ def _normals() -> list[float]:
 
 # --- texts ---
 
-_OWN = (signatures.DRAFT, signatures.REFINE, signatures.REVISE, signatures.DISTILL, signatures.CRITIQUE)
+_OWN = (roles.DRAFT, roles.REFINE, roles.REVISE, roles.DISTILL, roles.CRITIQUE)
 _LINE = "then one more case holds as it must"
 
 
@@ -519,8 +519,8 @@ def _parsed(block: str) -> tuple[int, float]:
 @functools.lru_cache(maxsize=1024)
 def _prompt_tokens(role: Role, k: int, last: bool, critique: bool, instruction: str | None) -> int:
     """Tokens of a role's prompt, candidates and workspace left out."""
-    signature = signatures.derive(signatures.check_task(TASK), role, k=k, last=last, critique=critique)
+    signature = roles.derive(roles.check_task(TASK), role, k=k, last=last, critique=critique)
     if instruction is not None:
         signature = signature.with_instructions(instruction)
     inputs = dict.fromkeys(signature.input_fields, "") | {"question": _text(10)}
-    return sum(count_words(str(message["content"])) for message in signatures.render(signature, [], inputs))
+    return sum(count_words(str(message["content"])) for message in render(signature, [], inputs))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.searchers import REFERENCE
-from pdr_dspy.stats import mean_interval, wilson
+from pdr_dspy.evaluation.statistics import mean_interval, wilson
 
 NEVER = math.inf
 """Tokens until what did not come."""

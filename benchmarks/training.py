@@ -43,15 +43,15 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks import hops
 from pdr_dspy import PDR, LongCoT, Schedule
-from pdr_dspy.errors import RoundFailed
-from pdr_dspy.operators import Operator
-from pdr_dspy.stats import mean_interval
-from pdr_dspy.training.config import OperatorConfig
-from pdr_dspy.training.data import mode_rows
-from pdr_dspy.training.episodes import Episodes
-from pdr_dspy.training.policy import PolicyLM
-from pdr_dspy.training.rows import Group, Policy, Row, Sampled
+from pdr_dspy.calls.failures import RoundFailed
+from pdr_dspy.evaluation.statistics import mean_interval
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.training.dataset import mode_rows
+from pdr_dspy.training.policy_lm import PolicyLM
+from pdr_dspy.training.rollout import Episodes
 from pdr_dspy.training.trainer import OperatorTrainer
+from pdr_dspy.training.trl_config import OperatorConfig
+from pdr_dspy.training.types import Group, Policy, Row, Sampled
 from pdr_dspy.verifiers import ExactVerifier
 
 GROUPS, ROWS = 8, 8
@@ -85,7 +85,7 @@ class Job(NamedTuple):
     seed: int
 
 
-def program(rounds: int, *, free: bool = False) -> PDR:
+def program(rounds: int, *, free: bool = False) -> Operator:
     """PDR with `rounds` refinement rounds of short calls; `free` lets refinements write every hop."""
     return PDR(
         hops.Follow,

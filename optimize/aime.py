@@ -12,11 +12,11 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from pdr_dspy.cli import guarded
-from pdr_dspy.commands.display import Display
-from pdr_dspy.commands.models import Model
-from pdr_dspy.commands.targets import Task
-from pdr_dspy.commands.tuning import study
+from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.optimize import study
+from pdr_dspy.cli.program_files import Task
 from pdr_dspy.search import Space
 from pdr_dspy.serving import VLLMServer
 from programs import aime

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdr_dspy.cli import guarded
-from pdr_dspy.commands.display import Display
-from pdr_dspy.commands.models import Model
-from pdr_dspy.commands.targets import Task
-from pdr_dspy.commands.tuning import study
+from optimize.wheel_weights import SOURCES
+from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.optimize import study
+from pdr_dspy.cli.program_files import Task
 from pdr_dspy.search import Space
 from programs import arithmetic
 
@@ -40,7 +41,7 @@ def main(*, model: Model | None = None, train: int = 6, dev: int = 8, trials: in
         Task("arithmetic", arithmetic.build, arithmetic.data, arithmetic.verifier),
         trainset=arithmetic.data("train", limit=train),
         valset=arithmetic.data("dev", limit=dev),
-        model=model or Model(embedded="qwen2.5-coder-0.5b"),
+        model=model or Model(embedded="qwen2.5-coder-0.5b", sources=SOURCES),
         run_dir=Path("runs/quickstart"),
         display=Display(),
         space=SPACE,

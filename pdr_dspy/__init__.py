@@ -15,39 +15,59 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.budget import Budget, Call, Ledger, Phase, Usage
+    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
+    from pdr_dspy.datasets import dataset
     from pdr_dspy.errors import PDRError
-    from pdr_dspy.evaluation import Report, Row, aevaluate, evaluate
-    from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
-    from pdr_dspy.rollouts import Rollouts
-    from pdr_dspy.schedule import Schedule, preset
-    from pdr_dspy.search import PDROptimizer, Space
+    from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
+    from pdr_dspy.evaluation.records import Report, Row
+    from pdr_dspy.operators import (
+        PDR,
+        SR,
+        BestOfN,
+        Distilled,
+        Distiller,
+        DistillerInput,
+        Draft,
+        LongCoT,
+        Operator,
+        Schedule,
+        SelfConsistency,
+        Workspace,
+        distiller,
+        preset,
+    )
+    from pdr_dspy.operators.loop import Stop
+    from pdr_dspy.search import PDROptimizer, Space, axis
     from pdr_dspy.serving import connect
-    from pdr_dspy.verifiers import Score, Verifier
-    from pdr_dspy.workspace import Draft, Workspace
+    from pdr_dspy.verifiers import Score, Verifier, as_verifier, verifier
 
 __version__ = "0.1.0"
 
 _HOME = {
     "artifact": ("load", "save"),
-    "budget": ("Budget", "Call", "Ledger", "Phase", "Usage"),
+    "datasets": ("dataset",),
+    "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
-    "operators": ("PDR", "SR", "LongCoT", "Operator", "Stop"),
-    "rollouts": ("Rollouts",),
-    "schedule": ("Schedule", "preset"),
-    "search": ("PDROptimizer", "Space"),
+    "operators": (
+        *("PDR", "SR", "BestOfN", "LongCoT", "SelfConsistency", "Operator", "Schedule", "preset"),
+        *("Distilled", "Distiller", "DistillerInput", "Draft", "Stop", "Workspace", "distiller"),
+    ),
+    "search": ("PDROptimizer", "Space", "axis"),
     "serving": ("connect",),
-    "verifiers": ("Score", "Verifier"),
-    "workspace": ("Draft", "Workspace"),
+    "verifiers": ("Score", "Verifier", "as_verifier", "verifier"),
 }
 _MODULES = ("datasets", "serving", "verifiers")
 
 __all__ = [
     "PDR",
     "SR",
+    "BestOfN",
     "Budget",
     "Call",
+    "Distilled",
+    "Distiller",
+    "DistillerInput",
     "Draft",
     "Ledger",
     "LongCoT",
@@ -60,19 +80,26 @@ __all__ = [
     "Row",
     "Schedule",
     "Score",
+    "SelfConsistency",
     "Space",
     "Stop",
     "Usage",
     "Verifier",
     "Workspace",
     "aevaluate",
+    "as_verifier",
+    "axis",
     "connect",
+    "dataset",
     "datasets",
+    "distiller",
     "evaluate",
     "load",
     "preset",
     "save",
     "serving",
+    "session",
+    "verifier",
     "verifiers",
 ]
 

@@ -14,7 +14,7 @@ import dspy
 
 from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
-from pdr_dspy.schedule import Schedule
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier, Verifier
 from programs import part
 

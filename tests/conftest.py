@@ -1,53 +1,19 @@
-"""What the tests of the core share: a scripted model that plays every role, and a way to tell the roles apart."""
+"""What all tests share: their profile of hypothesis, a scripted model, a real PostgreSQL."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from postgres_server import PostgresServer, programs
 
-from pdr_dspy.testing import Reply, ScriptedLM, ScriptedRequest, count_words, scripted_lm
+from pdr_dspy.testing import ScriptedLM
+from tests.support.postgres_server import PostgresServer, programs
+from tests.support.solver import engine
 
-T = TypeVar("T")
 settings.register_profile("tests", deadline=None, derandomize=True)  # the same examples in every run
 settings.load_profile("tests")
-
-
-def role_of(request: ScriptedRequest) -> str:
-    """Which role asks, judged by the prompt alone."""
-    if "Candidates:" in request.user:
-        return "select" if "Selected: <" in request.user else "distill"
-    if "Workspace:" in request.user:
-        return "refine" if "Answer: <" in request.user else "critique"
-    return "draft"
-
-
-def solver(request: ScriptedRequest) -> str:
-    """Answers 0, 1 or 2 by the seed, with a solution whose length depends on the seed too."""
-    role = role_of(request)
-    if role == "select":
-        return "The second is right.\nSelected: [2, 1]"
-    if role in ("distill", "critique"):
-        return f"Notes of seed {request.seed}. The attempts disagree. Check the sum."
-    steps = "\n".join(f"Step {n}: seed {request.seed}." for n in range(1 + request.seed % 4))
-    return f"{steps}\nAnswer: {request.seed % 3}"
-
-
-def engine(reply: Reply = solver, **options: Any) -> ScriptedLM:
-    return scripted_lm(reply, **options)
-
-
-async def count(texts: Any) -> list[int]:
-    return [count_words(text) for text in texts]
-
-
-def wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(coroutine)
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ import dspy
 import pytest
 from pydantic import BaseModel
 
-from pdr_dspy.annotations import describe_type, rebuild_type
 from pdr_dspy.artifact import load, read, save
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
-from pdr_dspy.nesting import operators
-from pdr_dspy.operators import PDR, SR, LongCoT, Operator
-from pdr_dspy.schedule import Schedule
+from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
+from pdr_dspy.prompts.types import describe_type, rebuild_type
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 
 
@@ -145,7 +146,7 @@ def test_operators_inside_a_module(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"steps\[0\].*program="):
         load(path)
     loaded: Any = load(path, program=Around(Schedule()))
-    assert operators(loaded).keys() == {"steps[0]"}
+    assert operators_in(loaded).keys() == {"steps[0]"}
     assert loaded.steps[0].schedule == TUNED
     assert loaded.check.demos == [dspy.Example(answer="1", verdict="fine")]
     assert calls(loaded, question="why?") == calls(program, question="why?")

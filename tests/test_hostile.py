@@ -20,22 +20,27 @@ from typing import Any, Literal
 
 import dspy
 import pytest
-from conftest import engine
 from dspy.signatures.signature import make_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mock_server import MockServer
 from pydantic import BaseModel, TypeAdapter
 
 from pdr_dspy import calls
-from pdr_dspy.errors import RoundFailed
-from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
-from pdr_dspy.rollouts import Rollouts
+from pdr_dspy.calls.failures import RoundFailed
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
+from pdr_dspy.prompts.parse import read
+from pdr_dspy.prompts.roles import Role, check_task, derive
 from pdr_dspy.serving import connect
-from pdr_dspy.signatures import Role, check_task, derive, read
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
+from pdr_dspy.text import clean
+from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.verifiers import JudgeVerifier
-from pdr_dspy.workspace import sheltered
+from tests.support.mock_server import MockServer
+from tests.support.solver import engine
 
 
 class Point(BaseModel):
@@ -229,7 +234,7 @@ def test_a_cut_statement_is_not_read(before: str, label: str) -> None:
 @settings(max_examples=40)
 @given(hostile)
 def test_no_text_before_it_shadows_the_last_statement(before: str) -> None:
-    _, before, unfinished = calls.split_thought(calls.clean(before))
+    _, before, unfinished = split_thought(clean(before))
     stated = {"int": ("17", 17), "choice": ("blue", "blue"), "list": ("[3, 1]", [3, 1]), "str": ("17", "17")}
     for name, (text, value) in stated.items():
         assert answer_of(name, f"{before}\nAnswer: {text}") == value or unfinished
@@ -239,8 +244,8 @@ def test_no_text_before_it_shadows_the_last_statement(before: str) -> None:
 @given(hostile)
 def test_no_thought_is_an_answer(thought: str) -> None:
     thought = re.sub(r"(?i)</think|<\|end", "<think", thought)
-    assert calls.split_thought(f"<think>{thought}")[1:] == ("", True)
-    _, solution, unfinished = calls.split_thought(f"<think>{thought}</think>I do not know.")
+    assert split_thought(f"<think>{thought}")[1:] == ("", True)
+    _, solution, unfinished = split_thought(f"<think>{thought}</think>I do not know.")
     assert not unfinished
     assert all(answer_of(name, solution) is None for name in KINDS)
 

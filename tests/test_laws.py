@@ -9,16 +9,19 @@ from typing import Any
 
 import dspy
 import pytest
-from conftest import engine, role_of, solver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdr_dspy import calls
-from pdr_dspy.budget import Budget, Phase
-from pdr_dspy.operators import PDR, SR, LongCoT, Operator, Stop
-from pdr_dspy.rollouts import Rollouts
-from pdr_dspy.signatures import Role
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.ledger import Phase
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.strategies import PDR, SR, LongCoT
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, count_words
+from tests.support.solver import engine, role_of, solver
 
 QA = "question -> answer"
 WIDE: dict[str, Any] = {"widths": (5, 3, 1), "k": 2, "draft_tokens": 200, "kappa": 120}

@@ -1,4 +1,4 @@
-"""What a search tells while it runs and when it has ended."""
+"""What a search reports while it runs, and its result: as a value, on disk, and on the compiled program."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ import dspy
 
 from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.files import write_whole
-from pdr_dspy.search import members as of_front
-from pdr_dspy.search.confirmation import Confirmation
-from pdr_dspy.search.members import Member, Rows
-from pdr_dspy.search.members import by_estimate as by_estimate
-from pdr_dspy.search.members import estimated_front as estimated_front
-from pdr_dspy.search.objective import TrialRecord, program_with
-from pdr_dspy.search.pareto import Limits
-from pdr_dspy.search.plan import Finalist
-from pdr_dspy.search.proposals import Proposals
-from pdr_dspy.verifiers._base import Verifier
+from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.search import front_members
+from pdr_dspy.search.front_members import Member, Rows, by_estimate
+from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.racing.confirmation import Confirmation
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.racing.plan import Finalist
+from pdr_dspy.search.records import TrialRecord
+from pdr_dspy.search.space.candidate import program_with
+from pdr_dspy.verifiers.base import Verifier
 
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands; given to the `progress` callback."""
+    """How far a search is; the argument of the `progress` callback."""
 
     event: str
     """"racing" for a block of a cohort, "row" for each run of it, "finished" for each trial when its race is over,
@@ -98,7 +97,7 @@ class SearchResult:
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """The front with bands, the chance of each to be non-dominated, its deficit to the best, and the knee."""
-        return tuple(of_front.members(self.trials, self.rows, self.limits))
+        return tuple(front_members.members(self.trials, self.rows, self.limits))
 
     def cheapest_within(self, delta: float) -> dspy.Module:
         """The program of the front with the fewest total tokens whose pooled score is at most `delta`, a fraction,
@@ -106,7 +105,7 @@ class SearchResult:
 
         Raises ConfigError for a delta outside [0, 1].
         """
-        return program_of(self.student, of_front.cheapest_within(delta, self.trials, self.limits))
+        return program_of(self.student, front_members.cheapest_within(delta, self.trials, self.limits))
 
     def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
         """The best program of the front within other limits, in mean tokens of a run.

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pdr_dspy.errors import ConfigError, MissingExtra, ServerStartError
-from pdr_dspy.serving._process import HOST, LocalServer, ServerProcess, free_port
+from pdr_dspy.serving.process.server import HOST, LocalServer, ServerProcess, free_port
 
 _CPU_ARGS = ("--no-enable-chunked-prefill",)
 _CPU_BATCHED_TOKENS = 8192

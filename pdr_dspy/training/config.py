@@ -1,178 +1,102 @@
-"""The settings of operator-consistent training: TRL's own, with the objective's and the rollout's beside them.
-
-Everything that is not named here is `trl.GRPOConfig` (learning_rate, max_steps, per_device_train_batch_size,
-gradient_accumulation_steps, num_generations, vLLM, FSDP, logging, saving), with TRL's meaning. Checked on TRL 1.16.
-"""
+"""The settings of a training run, as a JSON file holds them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from trl.trainer.grpo_config import GRPOConfig
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pdr_dspy.errors import ConfigError
-
-TokenNorm = Literal["prompt", "batch"]
-ZeroVariance = Literal["filter", "keep"]
-TrainCalls = Literal["all", "refine", "drafts"]
-
-_FIXED: dict[str, tuple[Any, str]] = {
-    "loss_type": ("cispo", "the objective is J_CISPO + alpha J_SFT"),
-    "importance_sampling_level": ("token", "CISPO weighs each token by its own ratio"),
-    "mask_truncated_completions": (False, "drafts are cut on purpose and are still trained"),
-    "temperature": (1.0, "log-probabilities are taken at the sampling temperature, those of the SFT term too"),
-    "top_p": (1.0, "the ratios compare whole distributions, not truncated ones"),
-    "top_k": (0, "the ratios compare whole distributions, not truncated ones"),
-    "min_p": (None, "the ratios compare whole distributions, not truncated ones"),
-    "repetition_penalty": (1.0, "the ratios compare the model's own distributions"),
-    "generation_kwargs": (None, "the rollout decides what each call may sample"),
-    "use_transformers_continuous_batching": (False, "the calls of a batch have caps of their own"),
-    "multi_objective_aggregation": ("sum_then_normalize", "there is one reward"),
-    "remove_unused_columns": (False, "the rollout reads the columns `mode` and `example`"),
-    "eval_strategy": ("no", "a checkpoint is evaluated as a program, with `pdr eval` or `pdr_dspy.evaluate`"),
-}
-"""Settings that would quietly train something else, the value they must keep, and why."""
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.settings import Settings
+from pdr_dspy.training.rollout import TrainCalls
 
 
-@dataclass
-class OperatorConfig(GRPOConfig):
-    """Settings of `OperatorTrainer`.
+class Lora(BaseModel):
+    """Train a low-rank adapter instead of all weights (peft)."""
 
-    `epsilon_high` has no default: it is the largest weight that a token's ratio can have (ScaleRL's epsilon_max, for
-    example 5.0), not a distance from 1 as in PPO-style clipping and in other trainers. MiniMax-M1's `1 + epsilon_high`
-    is this value. TRL itself falls back to 0.2, which scales every token down to a fifth.
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    The generation batch has `per_device_train_batch_size * steps_per_generation * processes` rows in groups of
-    `num_generations`; whole groups lie on one process. For a resumed run to repeat the run in one go, `save_steps`
-    must be a multiple of the optimizer steps that share one generation batch
-    (`num_iterations * steps_per_generation / gradient_accumulation_steps`).
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    """Scales the adapter by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of the layers that are adapted, as peft takes them."""
 
-    Raises:
-        ConfigError: on construction, for settings that cannot work or would train something else.
-        ValueError: TRL's own checks.
-    """
 
-    loss_type: str = field(default="cispo", metadata={"help": "Only 'cispo'."})
-    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "The older name of activation_checkpointing; transformers warns of it."}
-    )
-    disable_dropout: bool = field(default=True, metadata={"help": "Sample from and train one and the same function."})
-    alpha: float = field(default=0.1, metadata={"help": "Weight of the SFT term over correct rows; 0 leaves it out."})
-    token_norm: str = field(
-        default="prompt",
-        metadata={
-            "help": "'prompt': a group's tokens share its part, and a mode's groups share the mode's part, so that "
-            "J = (1 - s) J_trace + s J_operator. 'batch': TRL's own, every token of the batch weighs the same."
-        },
-    )
-    zero_variance: str = field(
-        default="filter",
-        metadata={
-            "help": "'filter': groups whose rewards are all equal leave the average, with their SFT term. 'keep': "
-            "they stay in it; their advantages are 0, their correct rows are still in the SFT term."
-        },
-    )
-    operator_share: float | str = field(
-        default=0.5,
-        metadata={
-            "help": "Share s of operator prompts in every generation batch, as a fraction or as trace:operator "
-            "('1:1', '1:3', '3:1'). 0 trains long traces alone."
-        },
-    )
-    train_calls: str = field(
-        default="all",
-        metadata={"help": "Trained calls of an operator episode: 'all', 'refine', or 'drafts' by their own answers."},
-    )
-    starts: float = field(default=0.0, metadata={"help": "Share of operator episodes from a non-empty workspace."})
-    process_rewards: bool = field(
-        default=False, metadata={"help": "Drafts and distill calls get verifiable rewards of their own."}
-    )
-    generate_rows: int | None = field(
-        default=None, metadata={"help": "Most prompts in one batch of transformers' generate; None: all at once."}
-    )
+class TrainingConfig(Settings):
+    """Everything that decides a training run beside the program, its questions and its verifier. JSON both ways."""
 
-    def __post_init__(self) -> None:
-        self._check_own()
-        if self.activation_checkpointing is None:  # TRL's default is to checkpoint, under the older name
-            self.activation_checkpointing = self.gradient_checkpointing is not False
-        super().__post_init__()
-        for name, (value, why) in _FIXED.items():
-            given = getattr(self, name)
-            if getattr(given, "value", given) != value:
-                raise ConfigError(f"`OperatorConfig({name}={given!r})` must stay {value!r}: {why}")
-        self._check_batch()
+    model: str
+    """A folder in the format of transformers, or a name on the hub."""
+    steps: int = Field(default=100, ge=1)
+    """Optimizer steps. A finished run goes on when it is raised."""
+    groups: int = Field(default=8, ge=1)
+    """Prompts of a generation batch, over all processes."""
+    rows: int = Field(ge=2)
+    """Rows of a group: as many long traces, or rows / (trained calls of an episode) operator episodes."""
+    rows_per_pass: int | None = Field(default=None, ge=1)
+    """Rows of one forward and backward pass on one device; None means `rows`."""
+    iterations: int = Field(default=1, ge=1)
+    """Optimizer steps on each generation batch. Above 1 the ratios leave 1 and `epsilon_high` acts."""
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Constant, after `warmup` steps."""
+    warmup: int = Field(default=0, ge=0)
+    epsilon_high: float = Field(default=5.0, gt=0)
+    """The largest weight that a token's ratio can have: the bound itself, not its distance from 1."""
+    alpha: float = Field(default=0.1, ge=0)
+    """Weight of the SFT term over correct rows."""
+    token_norm: Literal["prompt", "batch"] = "prompt"
+    operator_share: float | str = "1:1"
+    """Operator prompts in every batch: a fraction, or trace:operator such as "1:3"."""
+    train_calls: TrainCalls = "all"
+    starts: float = Field(default=0.0, ge=0, le=1)
+    """Share of the operator groups that start from a non-empty workspace."""
+    process_rewards: bool = False
+    threshold: float = Field(default=0.5, gt=0, le=1)
+    """The least score of the verifier that is rewarded with +1."""
+    trace_tokens: int | None = Field(default=None, ge=1)
+    """Cap of a long trace, in output tokens; None means the schedule's `draft_tokens`."""
+    schedule: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the program's schedule to change for training, such as {"widths": [4, 1], "temperature": 1.0}."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """For the chat template, such as {"enable_thinking": false}."""
+    lora: Lora | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights. With float32 a GPU still computes in bfloat16 where it can."""
+    vllm: Literal["colocate", "server"] | None = None
+    """Sample with vLLM, in this process or from a `trl vllm-serve`; None samples with transformers."""
+    limit: int | None = Field(default=None, ge=1)
+    """At most so many questions."""
+    save_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints; the last two are kept."""
+    loggers: tuple[str, ...] = ()
+    """Where TRL logs beside log.jsonl: "tensorboard", "wandb", "trackio", ..."""
+    seed: int = Field(default=0, ge=0)
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Other fields of `OperatorConfig`, handed on as they are."""
 
-    @property
-    def share(self) -> float:
-        """Operator prompts over all prompts of a generation batch, from 0 to 1."""
-        return share_of(self.operator_share)
-
-    def _check_own(self) -> None:
-        if self.epsilon_high is None or self.epsilon_high <= 0:
-            raise ConfigError(
-                f"`OperatorConfig(epsilon_high={self.epsilon_high!r})` must be given: it is the largest weight of a "
-                "token's ratio itself, not 1 + epsilon; 5.0 is a good start. Unset, TRL would take 0.2 and scale every "
-                "token down to it"
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.groups * self.rows % (self.rows_per_pass or self.rows):
+            raise ValueError(
+                f"`TrainingConfig(rows_per_pass={self.rows_per_pass})` does not divide the {self.groups * self.rows} "
+                "rows of a generation batch"
             )
-        for name, choices in (
-            ("token_norm", ("prompt", "batch")),
-            ("zero_variance", ("filter", "keep")),
-            ("train_calls", ("all", "refine", "drafts")),
-        ):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"`OperatorConfig({name}={getattr(self, name)!r})` must be one of {choices}")
-        if self.alpha < 0:
-            raise ConfigError(f"`OperatorConfig(alpha={self.alpha})` must be 0 or more")
-        if not 0 <= self.starts <= 1:
-            raise ConfigError(f"`OperatorConfig(starts={self.starts})` must be a share from 0 to 1")
-        if self.generate_rows is not None and self.generate_rows < 1:
-            raise ConfigError(f"`OperatorConfig(generate_rows={self.generate_rows})` must be 1 or more, or None")
-        share_of(self.operator_share)
-
-    def _check_batch(self) -> None:
-        assert self.generation_batch_size is not None
-        assert self.num_generations is not None
-        assert self.steps_per_generation is not None
-        local = self.generation_batch_size // self.world_size
-        if local % self.num_generations:
-            raise ConfigError(
-                f"`OperatorConfig(num_generations={self.num_generations})` does not divide the {local} rows that one "
-                "process generates (per_device_train_batch_size * steps_per_generation): a group must lie whole on one "
-                "process, because its calls come from shared episodes"
-            )
-        operators_of(self.generation_batch_size // self.num_generations, self.share)
-        window, span = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
-        if span % window and window % span:
-            raise ConfigError(
-                f"`OperatorConfig(gradient_accumulation_steps={window})` and steps_per_generation * num_iterations = "
-                f"{span} must be multiples of one another, so that a generation batch fills whole optimizer steps"
-            )
+        return self
 
 
-def share_of(name: str | float) -> float:
-    """The share of operator prompts that 0.25 or "3:1" (trace:operator) names. Raises ConfigError for another text."""
+def read_config(path: str | Path) -> TrainingConfig:
+    """The config of a JSON file. Raises ConfigError for a file that is not there, not JSON, or not such a config."""
     try:
-        if ":" in str(name):
-            trace, operator = (float(part) for part in str(name).split(":"))
-            share = operator / (trace + operator) if trace >= 0 and operator >= 0 else -1.0
-        else:
-            share = float(name)
-    except (ValueError, ZeroDivisionError):
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ConfigError(
-            f"`OperatorConfig(operator_share={name!r})` must be a share from 0 to 1 or trace:operator, such as '1:3'"
-        )
-    return share
-
-
-def operators_of(groups: int, share: float) -> int:
-    """How many of `groups` prompts are operator prompts. Raises ConfigError where the share of them is not whole."""
-    exact = groups * share
-    if abs(exact - round(exact)) > 1e-9 * max(groups, 1):
-        raise ConfigError(
-            f"`OperatorConfig(operator_share={share:g})` of the {groups} groups of a generation batch is {exact:g}, "
-            "not a whole number; change per_device_train_batch_size, steps_per_generation or num_generations"
-        )
-    return round(exact)
+        values = json.loads(local_path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"`--config {path}` cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"`--config {path}` is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"`--config {path}` must hold one JSON object, with `model` and `rows` at the least")
+    return TrainingConfig(**values)

@@ -22,7 +22,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from trl.models.utils import unwrap_model_for_generation
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.training.rows import Sampled
+from pdr_dspy.training.types import Sampled
 
 if TYPE_CHECKING:
     from trl.trainer.grpo_trainer import GRPOTrainer

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pdr_dspy.training.config import TokenNorm, ZeroVariance
+from pdr_dspy.training.trl_config import TokenNorm, ZeroVariance
 
 Total = Callable[[Tensor], Tensor]
 """The sum of a tensor over all processes."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from torch.utils.data import Sampler
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.training.config import operators_of
+from pdr_dspy.training.trl_config import operators_of
 
 
 class ModeSampler(Sampler[int]):

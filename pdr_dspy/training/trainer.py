@@ -29,12 +29,12 @@ from transformers import TrainerCallback
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.training.config import OperatorConfig, TokenNorm, ZeroVariance
-from pdr_dspy.training.data import COLUMNS, example_of
+from pdr_dspy.training.dataset import COLUMNS, example_of
 from pdr_dspy.training.generation import TrainerPolicy
 from pdr_dspy.training.objective import Standing, nll, row_weights, standing
-from pdr_dspy.training.rows import MODES, Group, Mode, Rollout, Row
 from pdr_dspy.training.sampler import ModeSampler
+from pdr_dspy.training.trl_config import OperatorConfig, TokenNorm, ZeroVariance
+from pdr_dspy.training.types import MODES, Group, Mode, Rollout, Row
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -99,7 +99,7 @@ class OperatorTrainer(GRPOTrainer):
         if missing:
             raise ConfigError(
                 f"`OperatorTrainer(train_dataset=...)` lacks the column `{sorted(missing)[0]}`; make it with "
-                "`pdr_dspy.training.data.mode_rows(examples)`"
+                "`pdr_dspy.training.dataset.mode_rows(examples)`"
             )
         self._rollout = rollout
         self._logps: Tensor | None = None

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.lm15 import Config, Message, Request, Response, TokenLogprob
-from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedFeatureError
 
-from pdr_dspy.answers import MAX_ANSWER
-from pdr_dspy.budget import Call, Phase, Usage
-from pdr_dspy.errors import CallError, ConfigError, DataError
-from pdr_dspy.sending import sending, tries_of
-from pdr_dspy.thoughts import solution_span, split_thought
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, as_text, called, gold_text, lookup, short
-from pdr_dspy.workspace import sheltered
+from pdr_dspy.calls import dspy_bridge
+from pdr_dspy.calls.dspy_bridge import sending, tries_of
+from pdr_dspy.calls.failures import CallError
+from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.text.answers import MAX_ANSWER
+from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.text.reasoning import solution_span, split_thought
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, as_text, called, gold_text, lookup, short
 
 if TYPE_CHECKING:
     from dspy.lm15 import Usage as ServedUsage
@@ -68,10 +69,10 @@ class JudgeVerifier(Fields):
         try:
             with sending(self.lm) as sent:
                 try:
-                    response = self.lm(request)
-                except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                    response = self.lm(self._request(example, answer, logprobs=False))
-        except (LMError, OSError, TimeoutError) as error:
+                    response = dspy_bridge.call_sync(self.lm, request)
+                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
+                    response = dspy_bridge.call_sync(self.lm, self._request(example, answer, logprobs=False))
+        except (dspy.LMError, OSError, TimeoutError) as error:
             raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
@@ -84,10 +85,10 @@ class JudgeVerifier(Fields):
         try:
             with sending(self.lm) as sent:
                 try:
-                    response = await self.lm.acall(request)
-                except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                    response = await self.lm.acall(self._request(example, answer, logprobs=False))
-        except (LMError, OSError, TimeoutError) as error:
+                    response = await dspy_bridge.call(self.lm, request)
+                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
+                    response = await dspy_bridge.call(self.lm, self._request(example, answer, logprobs=False))
+        except (dspy.LMError, OSError, TimeoutError) as error:
             raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 

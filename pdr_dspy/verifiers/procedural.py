@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.answers import tidy, to_number
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
-from pdr_dspy.verifiers._base import Score
-from pdr_dspy.verifiers._field import Fields, answer_text, called, lookup, short
-from pdr_dspy.verifiers._pool import ask
+from pdr_dspy.text.answers import tidy, to_number
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, answer_text, called, lookup, short
+from pdr_dspy.verifiers.grading_pool import ask
 
 if TYPE_CHECKING:
     import dspy

@@ -1,0 +1,60 @@
+"""Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
+from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
+of them are there. `ledger` and `budget` count tokens, `context` holds what the calls of a program share, and
+`dspy_bridge` is the one place that knows how DSPy makes a call.
+"""
+
+from __future__ import annotations
+
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.context import Session, current, session
+from pdr_dspy.calls.dispatch import count_tokens, together
+from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
+from pdr_dspy.calls.predict import (
+    CUT_THOUGHT,
+    SEED_SPACING,
+    Reply,
+    ask,
+    identify,
+    identity,
+    prepare,
+    reply_of,
+    seed_for,
+    serving,
+    tell,
+)
+from pdr_dspy.calls.request import Job, Prompt, Sampling
+from pdr_dspy.calls.store import Rollout, Rollouts, address
+
+__all__ = [
+    "CUT_THOUGHT",
+    "SEED_SPACING",
+    "Budget",
+    "Call",
+    "CallError",
+    "Job",
+    "Ledger",
+    "Phase",
+    "Prompt",
+    "Reply",
+    "Rollout",
+    "Rollouts",
+    "RoundFailed",
+    "Sampling",
+    "Session",
+    "Usage",
+    "address",
+    "ask",
+    "count_tokens",
+    "current",
+    "identify",
+    "identity",
+    "prepare",
+    "reply_of",
+    "seed_for",
+    "serving",
+    "session",
+    "tell",
+    "together",
+]

@@ -1,0 +1,299 @@
+"""Requests side by side: replayed from the store, joined to an equal one under way, or sent; and gone on with where a
+thought or a solution was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
+from typing import NamedTuple, TypeVar
+
+import dspy
+from dspy.lm15 import Request, Response
+
+from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls.context import Session
+from pdr_dspy.calls.dspy_bridge import Tries, tries_of
+from pdr_dspy.calls.ledger import Usage
+from pdr_dspy.calls.request import Job, continuation, extended
+from pdr_dspy.calls.store import Rollout, Rollouts
+from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.text import clean
+from pdr_dspy.text.reasoning import split_thought
+from pdr_dspy.text.token_estimate import estimate_tokens
+
+T = TypeVar("T")
+BEGUN: ContextVar[Callable[[], None] | None] = ContextVar("pdr_dspy_begun", default=None)
+"""Told when a request made in this context goes out, after its wait for a place in flight."""
+
+
+class Result(NamedTuple):
+    """What became of a request."""
+
+    rollout: Rollout | None
+    """None when there was no completion."""
+    reused: bool
+    failure: str | None
+    seconds: float
+    tries: Tries = Tries()
+    rest: tuple[Job, Result] | None = None
+    """The request that went on with the turn of this one."""
+
+    @property
+    def took(self) -> float:
+        """Seconds that the turn took when it was made."""
+        own = self.seconds if self.rollout is None else self.rollout.seconds
+        return own if self.rest is None else own + self.rest[1].took
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The completions of the turn."""
+        own = [] if self.rollout is None else [self.rollout]
+        return own if self.rest is None else [*own, *self.rest[1].rollouts]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of the turn failed, so that all of it is in the store."""
+        return self.rollout is not None and (self.rest is None or self.rest[1].whole)
+
+
+def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
+    """What the store has of a turn; None when a request would have to be sent."""
+    rollout = store.get(job.key)
+    if rollout is None:
+        return None
+    result = Result(rollout, True, None, 0.0)
+    job_of_rest = continuation(lm, job, rollout)
+    if job_of_rest is None:
+        return result
+    rest = replayed(lm, job_of_rest, store)
+    return None if rest is None else result._replace(rest=(job_of_rest, rest))
+
+
+async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
+    """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
+    out = _Sending(lm, now)
+    results, turns = out.turns(jobs)
+    try:
+        came = await together([coming for _, coming in turns])
+    finally:
+        out.let_go()
+    for (group, _), outcome in zip(turns, came, strict=True):
+        results.update(zip(group, outcome, strict=True))
+    return [results[position] for position in range(len(jobs))]
+
+
+Turn = tuple[list[int], Awaitable[list[Result]]]
+"""Positions of some jobs, and what will become of them."""
+
+
+class _Sending:
+    """Requests that go out together."""
+
+    def __init__(self, lm: dspy.LM, now: Session) -> None:
+        self.lm = lm
+        self.now = now
+        self.server = dspy_bridge.same_server(lm)
+        self.own: dict[str, asyncio.Future[Rollout | None]] = {}
+        """By key, what others wait for who ask the same LM for the same meanwhile."""
+
+    def turns(self, jobs: Sequence[Job]) -> tuple[dict[int, Result], list[Turn]]:
+        """The results that are there, by the position of their job, and how the others will come."""
+        store, loop = self.now.store, asyncio.get_running_loop()
+        results: dict[int, Result] = {}
+        missing: list[int] = []
+        others: list[Turn] = []
+        for position, job in enumerate(jobs):
+            found = store.get(job.key)
+            under_way = store.pending.get((job.key, self.server))
+            if found is not None:
+                results[position] = Result(found, True, None, 0.0)
+            elif under_way is not None and under_way.get_loop() is loop:
+                others.append(([position], self.join(job, under_way)))
+            else:
+                missing.append(position)
+                self.own[job.key] = store.pending[job.key, self.server] = loop.create_future()
+        groups = _groups(jobs, missing, together=bool(getattr(self.lm, "siblings", False)))
+        turns: list[Turn] = [(group, self.group([jobs[p] for p in group])) for group in groups] + others
+        if any(job.rest is not None for job in jobs):
+            turns += [([position], _there(result)) for position, result in results.items()]
+            turns = [(group, self.continued([jobs[p] for p in group], coming)) for group, coming in turns]
+        return results, turns
+
+    def let_go(self) -> None:
+        """Whoever still waits for one of these requests has to send it himself."""
+        pending = self.now.store.pending
+        for key, future in self.own.items():
+            if not future.done():
+                future.set_result(None)
+            if pending.get((key, self.server)) is future:
+                del pending[key, self.server]
+
+    async def join(self, job: Job, under_way: asyncio.Future[Rollout | None]) -> list[Result]:
+        """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
+        rollout = await asyncio.shield(under_way)
+        if rollout is not None:
+            return [Result(rollout, True, None, 0.0)]
+        return await self.group([job])
+
+    async def continued(self, jobs: Sequence[Job], coming: Awaitable[list[Result]]) -> list[Result]:
+        """Go on with those turns that were cut, each as soon as its first request is done, with a place in flight of
+        its own."""
+
+        async def go_on(job: Job, result: Result) -> Result:
+            rest = None if result.rollout is None else continuation(self.lm, job, result.rollout)
+            if rest is None:
+                return result
+            (came,) = await send(self.lm, [rest], self.now)
+            return result._replace(rest=(rest, came))
+
+        return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
+
+    async def group(self, jobs: Sequence[Job]) -> list[Result]:
+        """Send siblings, with one place in flight for all of them."""
+        now = self.now
+        if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+            return await together(self.siblings(jobs))
+        async with now.in_flight:
+            return await together(self.siblings(jobs))
+
+    def siblings(self, jobs: Sequence[Job]) -> list[Awaitable[Result]]:
+        """One request for all of them, if there are several."""
+        if len(jobs) == 1:
+            return [self.one(jobs[0], jobs[0].request)]
+        group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
+        mark = {"group": group, "size": len(jobs)}
+        return [self.one(job, extended(job.request, pdr_siblings=mark)) for job in jobs]
+
+    async def one(self, job: Job, request: Request) -> Result:
+        """Send one request, keep what came back, and tell those who wait for an equal one."""
+        store = self.now.store
+        with telemetry.call(self.lm.model, job) as told:
+            result = await _exchange(self.lm, job, request)
+            if result.rollout is None:
+                told(Usage(), "error", result.failure, result.tries.tries)
+            else:
+                told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
+        if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
+            if store.slow:  # others' calls go on meanwhile
+                await asyncio.to_thread(store.put, result.rollout)
+            else:
+                store.put(result.rollout)
+        future = self.own.get(job.key)
+        if future is not None and not future.done():
+            future.set_result(result.rollout)
+        return result
+
+
+async def _there(result: Result) -> list[Result]:
+    return [result]
+
+
+def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
+    """Runs of consecutive seeds over one prompt; each becomes one request of n choices."""
+    groups: list[list[int]] = []
+    for position in positions:
+        last = groups[-1] if groups else None
+        if (
+            together
+            and last is not None
+            and jobs[last[-1]].prompt == jobs[position].prompt
+            and jobs[last[-1]].seed + 1 == jobs[position].seed
+        ):
+            last.append(position)
+        else:
+            groups.append([position])
+    return groups
+
+
+async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
+    """All of them side by side, until the first error or a cancellation, which ends the others."""
+    parts = list(parts)
+    if len(parts) == 1:  # it needs no task of its own
+        return [await parts[0]]
+    tasks = [asyncio.ensure_future(one) for one in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:  # such as that the disk is full
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def count_tokens(lm: dspy.LM, texts: Sequence[str]) -> tuple[list[int], bool]:
+    """Tokens of each text as the serving model counts them, and whether that is exact (False: estimated)."""
+    counter = getattr(lm, "count_tokens", None)
+    if counter is not None:
+        counts = await counter(texts)
+        if counts is not None:
+            return counts, True
+    return [estimate_tokens(text) for text in texts], False
+
+
+async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
+    started = time.perf_counter()
+    begun = BEGUN.get()
+    if begun is not None and not job.part:
+        begun()
+    try:
+        response, reused = await dspy_bridge.send(lm, request)
+    except (dspy.LMError, OSError, TimeoutError) as error:
+        return Result(None, False, _why(error), time.perf_counter() - started, tries_of(error))
+    seconds = time.perf_counter() - started
+    inline = "".join(part.text for part in response.message.parts if part.type == "text")
+    apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
+    if job.part:  # its thought is over; a server that looks for the end of one may take all of it for a thought
+        begun = job.messages[-1]["content"]
+        text = clean(inline or apart)
+        text = text.removeprefix(begun if text.startswith(begun) else begun.rstrip())  # llama.cpp repeats it
+        thought, unfinished, apart = "", False, ""
+    else:
+        thought, text, unfinished = split_thought(clean(inline))
+    usage, estimated = await _usage(lm, job, response, inline + apart)
+    tries = Tries() if reused else tries_of(response)
+    return Result(
+        Rollout(
+            key=job.key,
+            text=text,
+            thought=clean(apart) or thought,
+            finish="length" if unfinished else response.finish_reason,
+            usage=usage,
+            estimated=estimated,
+            unsettled=tries.unsettled,
+            seconds=0.0 if reused else round(seconds, 4),
+        ),
+        reused,
+        None,
+        seconds,
+        tries,
+    )
+
+
+async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> tuple[Usage, bool]:
+    said = response.usage
+    usage = Usage(
+        input=said.input_tokens,
+        output=said.output_tokens,
+        reasoning=said.reasoning_tokens,
+        cached=said.cache_read_tokens,
+    )
+    if usage.tokens is not None:
+        return usage, False
+    prompt = prompt_text(job.messages)
+    (inputs, outputs), _ = await count_tokens(lm, [prompt, generated])
+    return (
+        usage.model_copy(
+            update={
+                "input": inputs if usage.input is None else usage.input,
+                "output": outputs if usage.output is None else usage.output,
+            }
+        ),
+        True,
+    )
+
+
+def _why(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

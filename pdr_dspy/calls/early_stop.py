@@ -1,0 +1,319 @@
+"""A stage of calls that may end before all of them are there: the others are cancelled, and their connections closed.
+
+The calls go out as single requests, never as one request for n completions, of which none could be cancelled alone.
+
+What is in the store counts as if it were asked now. Where the rule looks at the answers alone, in the order of the
+indices, stored drafts are there at once, and nothing is sent when they decide. Where it looks at who is done first, a
+stored draft arrives after the seconds that it once took; when all are stored nothing is waited for. How a stage ended
+is itself kept in the store, so that a replay takes the same drafts and costs the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls import dispatch
+from pdr_dspy.calls.context import Session
+from pdr_dspy.calls.dispatch import Result
+from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.predict import Reply
+from pdr_dspy.calls.request import Job, Sampling
+from pdr_dspy.calls.store import Rollout, address
+from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.prompts.parse import Reading
+from pdr_dspy.prompts.roles import signature_of
+
+
+class Part(NamedTuple):
+    """The calls of one predictor within a stage."""
+
+    predictor: dspy.Predict
+    phase: Phase
+    sampling: Sampling
+    inputs: Sequence[Mapping[str, Any]]
+    """Of each call; its index is its position here."""
+    places: Sequence[int]
+    """Where in the stage each call stands, from 0."""
+
+
+Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
+"""Given the reply at each place, None where there is none yet: the places to go on with, or None to wait for more. When
+every reply is there it must decide."""
+
+
+async def ask_until(
+    parts: Sequence[Part],
+    ends: Ends,
+    *,
+    rule: str,
+    in_order: bool,
+    round_number: int,
+    example: str,
+    run_seed: int | None = None,
+) -> list[Reply]:
+    """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
+
+    `Call.fate` says of each whether the stage went on with it. A call that was cancelled has the finish "cancelled" and
+    an estimate of what it cost. Failures are recorded, as by `calls.ask`, never raised; StoreError is.
+
+    Args:
+        parts: who is asked what; their places are 0 to n - 1, each once.
+        ends: the rule.
+        rule: names the rule and its settings, so that stages under different rules are kept apart in the store.
+        in_order: the rule does not look at the order in which calls end.
+        round_number, example, run_seed: as for `calls.ask`.
+    """
+    now = calls.current()
+    places: list[_Place] = []
+    for part in parts:
+        await calls.identify(calls.serving(part.predictor))
+        lm, jobs = calls.prepare(
+            part.predictor,
+            part.inputs,
+            phase=part.phase,
+            round_number=round_number,
+            example=example,
+            sampling=part.sampling,
+            run_seed=run_seed,
+        )
+        for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
+            places.append(_Place(place, part, lm, index, job))
+    places.sort(key=lambda place: place.number)
+    stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
+    await stage.run()
+    for place in places:
+        assert place.reply is not None
+        calls.tell(place.part.predictor, place.part.inputs[place.index], place.reply, now)
+    return [place.reply for place in places if place.reply is not None]
+
+
+class _Place:
+    """One call of a stage, as far as it has come."""
+
+    def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job) -> None:
+        self.number = number
+        self.part = part
+        self.lm = lm
+        self.index = index
+        self.job = job
+        self.result: Result | None = None
+        self.reply: Reply | None = None
+        self.begun: float | None = None
+        """When it went out, after its wait for a place in flight."""
+        self.ended = 0.0
+
+    def finish(self, result: Result) -> None:
+        self.result = result
+        self.reply = calls.reply_of(self.part.predictor, self.lm, self.job, result)
+
+    def judge(self, *, taken: bool) -> None:
+        """Write down whether the stage went on with it."""
+        assert self.reply is not None
+        fate = {"fate": "taken" if taken else "left"}
+        other = None if self.reply.other is None else self.reply.other.model_copy(update=fate)
+        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), other=other)
+
+    def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
+        """Leave it unfinished, with what it cost until then."""
+        self.result = None
+        phase, round_number, index = self.job.place
+        call = Call(
+            phase=phase,
+            round=round_number,
+            index=index,
+            model=self.lm.model,
+            seed=self.job.seed,
+            cap=self.part.sampling.cap,
+            usage=usage,
+            finish="cancelled",
+            seconds=0.0 if reused else round(seconds, 4),
+            reused=reused,
+            estimated=estimated,
+            tries=int(estimated),
+            fate="left",
+            key=self.job.key,
+            prompt=self.job.prompt[:12],
+        )
+        self.reply = Reply(call, "", Reading({}, tuple(signature_of(self.part.predictor).output_fields)))
+
+    @property
+    def seconds(self) -> float:
+        """How long a finished call took when it was made."""
+        assert self.result is not None
+        return self.result.took
+
+
+class _Stage:
+    """Runs the calls of a stage until its rule has enough."""
+
+    def __init__(self, places: list[_Place], ends: Ends, now: Session, in_order: bool, key: str) -> None:
+        self.places = places
+        self.ends = ends
+        self.now = now
+        self.in_order = in_order
+        self.key = key
+        self.stored: dict[int, Result] = {}
+        self.taken: tuple[int, ...] | None = None
+        self.sent = False
+
+    async def run(self) -> None:
+        for place in self.places:
+            result = dispatch.replayed(place.lm, place.job, self.now.store)
+            if result is not None:
+                self.stored[place.number] = result
+        record = self.now.store.get(self.key)
+        if record is not None and self._as_before(record.text):
+            return
+        waiting = sorted(self.stored, key=lambda number: (self.stored[number].took, number))
+        missing = [place for place in self.places if place.number not in self.stored]
+        while waiting and self.taken is None and (self.in_order or not missing):
+            await self._replay(waiting.pop(0))
+        if self.taken is None:
+            self.sent = True
+            await self._send(missing, waiting)
+        await self._settle()
+        if self.sent:
+            await self._keep()
+
+    async def _replay(self, number: int) -> None:
+        self.places[number].finish(self.stored[number])
+        await self._look()
+
+    async def _look(self) -> None:
+        if self.taken is None:
+            self.taken = await self.ends([place.reply for place in self.places])
+
+    async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
+        """Ask for what is missing, until the rule has enough; then close what still runs."""
+        started = time.perf_counter()
+        tasks = {asyncio.ensure_future(self._ask(place)): place for place in missing}
+        running = set(tasks)
+        try:
+            while self.taken is None:
+                elapsed = time.perf_counter() - started
+                if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
+                    await self._replay(waiting.pop(0))
+                    continue
+                left = self.stored[waiting[0]].took - elapsed if waiting else None
+                done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda task: tasks[task].number):
+                    tasks[task].finish(task.result())
+                    await self._look()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task, place in tasks.items():
+            if place.reply is None and not task.cancelled():
+                place.finish(task.result())  # it ended at that moment
+
+    async def _ask(self, place: _Place) -> Result:
+        def begun() -> None:
+            place.begun = time.perf_counter()
+
+        dispatch.BEGUN.set(begun)
+        try:
+            (result,) = await dispatch.send(place.lm, [place.job], self.now)
+        finally:
+            place.ended = time.perf_counter()
+        return result
+
+    async def _settle(self) -> None:
+        """Say of each call what became of it, and what those that did not finish cost."""
+        assert self.taken is not None
+        for number in self.taken:
+            self.places[number].judge(taken=True)
+        longest = max(self.places[number].seconds for number in self.taken)
+        rate = _rate([rollout for place in self.places if place.result for rollout in place.result.rollouts])
+        for place in self.places:
+            old = self.stored.get(place.number)
+            if place.number in self.taken:
+                continue
+            if old is not None and old.took > longest:  # it would have run no longer than the others
+                place.cancel(_share(_spent(old), longest / old.took), longest, reused=True)
+            elif old is not None and place.reply is None:
+                place.finish(old)
+                place.judge(taken=False)
+            elif place.reply is not None:
+                place.judge(taken=False)
+            elif self.sent and place.begun is None:
+                place.cancel(Usage(input=0, output=0), 0.0, reused=False, estimated=False)
+            else:
+                seconds = place.ended - place.begun if place.begun is not None else longest
+                cap = place.part.sampling.cap
+                output = cap if rate is None else min(cap, round(rate * seconds))
+                usage = Usage(input=await self._prompt(place), output=output)
+                place.cancel(usage, seconds, reused=not self.sent)
+
+    async def _prompt(self, place: _Place) -> int:
+        """Tokens of the prompt of a call: as reported of a finished sibling, else as they can be counted."""
+        siblings = [other.result for other in self.places if other.job.prompt == place.job.prompt]
+        said = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
+        if max(said, default=0) > 0:
+            return max(said)
+        prompt = prompt_text(place.job.messages)
+        (counted,), _ = await dispatch.count_tokens(place.lm, [prompt])
+        return counted
+
+    # --- the record of how it ended ---
+
+    async def _keep(self) -> None:
+        """Only of a stage without failures: a failed call is asked again next time, and its stage runs again."""
+        entries: list[Any] = []
+        for place in self.places:
+            assert place.reply is not None
+            call = place.reply.call
+            if call.cancelled:
+                entries.append([call.usage.input, call.usage.output, call.seconds, call.estimated])
+            elif place.result is None or not place.result.whole:
+                return
+            else:
+                entries.append(call.fate)
+        if all(entry == "taken" for entry in entries):
+            return
+        record = Rollout(key=self.key, text=json.dumps(entries))
+        if self.now.store.slow:
+            await asyncio.to_thread(self.now.store.put, record)
+        else:
+            self.now.store.put(record)
+
+    def _as_before(self, text: str) -> bool:
+        """Take the calls as the record says; False, and nothing done, when what it names is not in the store."""
+        entries = json.loads(text)
+        finished = {place for place, entry in enumerate(entries) if isinstance(entry, str)}
+        if not finished <= self.stored.keys():
+            return False
+        for place, entry in zip(self.places, entries, strict=True):
+            if isinstance(entry, str):
+                place.finish(self.stored[place.number])
+                place.judge(taken=entry == "taken")
+            else:
+                inputs, outputs, seconds, estimated = entry
+                place.cancel(Usage(input=inputs, output=outputs), seconds, reused=True, estimated=estimated)
+        return True
+
+
+def _rate(rollouts: Sequence[Rollout]) -> float | None:
+    """Output tokens a second of finished calls; None when their seconds are not known."""
+    known = [(rollout.usage.output, rollout.seconds) for rollout in rollouts if rollout.usage.output is not None]
+    seconds = sum(each for _, each in known)
+    return sum(output for output, _ in known) / seconds if seconds > 0 else None
+
+
+def _spent(result: Result) -> Usage:
+    """Tokens of a turn."""
+    first, *more = [rollout.usage for rollout in result.rollouts]
+    return sum(more, first)
+
+
+def _share(usage: Usage, share: float) -> Usage:
+    """What a call had cost when this share of its time was over: its whole prompt, and a part of its output."""
+    return Usage(input=usage.input, output=None if usage.output is None else math.floor(usage.output * share))

@@ -1,0 +1,231 @@
+"""One prompt as requests that differ in their seed alone: what siblings share is built, written and hashed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+import dspy
+from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
+
+from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
+from pdr_dspy.calls.ledger import Phase
+from pdr_dspy.calls.store import Addresses, Rollout
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.text import clean
+
+T = TypeVar("T", Config, Request)
+
+
+class Sampling(NamedTuple):
+    """How the calls of one stage are sampled."""
+
+    cap: int
+    """Most output tokens, thinking included."""
+    temperature: float
+    top_p: float = 1.0
+    thinking: int = 0
+    """The part of `cap` that is room for a thought alone, where the endpoint can end one (`lm.thinking_budget`)."""
+
+    def most(self, prompt: int, *, continued: bool) -> int:
+        """The most tokens that a call with a prompt of so many can cost; `continued` when it may take two requests, of
+        which the second reads the prompt again and what the first one wrote."""
+        again = prompt + self.thinking + CLOSING_TOKENS if continued and self.thinking else 0
+        return prompt + self.cap + again
+
+
+class Job(NamedTuple):
+    """One request, ready to be sent."""
+
+    request: Request
+    key: str
+    seed: int
+    prompt: str
+    """Address of everything but the seed: jobs with equal prompts may be siblings."""
+    messages: list[dict[str, Any]]
+    cap: int
+    """Most output tokens of this request."""
+    rest: Sampling | None = None
+    """How the turn goes on in a second request when this one is cut; None: it does not."""
+    part: int = 0
+    """1 for such a second request."""
+    place: tuple[Phase, int, int] = (Phase.DRAFT, 1, 0)
+    """What it is for: phase, round and index, as on its `Call`."""
+
+
+class Prompt:
+    """What the calls of one stage over the same messages have in common."""
+
+    def __init__(
+        self,
+        lm: dspy.LM,
+        messages: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the request of `messages` (OpenAI-shaped) to `lm`, but for its seed; `more` are fields that only some
+        servers know.
+
+        Raises ConfigError when a setting of the LM, or a message, cannot be sent.
+        """
+        self.messages = [_cleaned(message) for message in messages]
+        self.sampling, self.rest, extensions = _divided(lm, sampling)
+        extensions |= more or {}
+        settings = _settings(lm, self.sampling)
+        addressed = {"model": getattr(lm, "identity", lm.model), "messages": self.messages, **settings, **extensions}
+        where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
+        if where:  # two servers may have different weights under one name
+            addressed["api_base"] = where
+        selects = [(name, repr(lm.kwargs[name])) for name in _SELECTS if lm.kwargs.get(name) is not None]
+        if selects and not hasattr(lm, "identity"):  # and so may two deployments behind one address
+            addressed["deployment"] = hashlib.blake2b(
+                repr(selects).encode(), key=b"pdr_dspy deployment", digest_size=6
+            ).hexdigest()
+        self.addresses = Addresses(addressed)
+        try:
+            self.request = _request(lm.model, self.messages, settings)
+        except (LM15Error, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`dspy.LM({lm.model!r}, ...)` has settings or messages that cannot be sent "
+                f"({', '.join(sorted(settings))}): {error}"
+            ) from error
+        if extensions:
+            self.request = extended(self.request, **extensions)
+
+    def job(self, seed: int) -> Job:
+        """The request with this seed."""
+        request = changed(self.request, config=changed(self.request.config, seed=seed))
+        key, prompt = self.addresses.of(seed), self.addresses.unseeded
+        return Job(request, key, seed, prompt, self.messages, self.sampling.cap, self.rest)
+
+
+def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
+    """The request that goes on with a turn that its cap has cut; None when it was not cut, or has nothing left.
+
+    A thought that was cut is closed, as if the model had come to its end, and the solution has all of its cap. A
+    solution that was cut goes on where it is, with what is left of its cap: its tokens so far are its share of the
+    characters, where the server does not tell thinking apart.
+    """
+    if job.rest is None or rollout.finish != "length":
+        return None
+    thought, text = rollout.thought.strip(), rollout.text.strip()
+    written = rollout.usage.output if rollout.usage.output is not None else job.cap
+    if not text:
+        used = 0
+    elif rollout.usage.reasoning is not None:
+        used = written - rollout.usage.reasoning
+    else:
+        used = math.ceil(written * len(text) / (len(text) + len(thought)))
+    if not (thought or text) or used >= job.rest.cap:
+        return None
+    begun = f"<think>\n{thought}\n</think>\n\n{text}" if thought else text
+    messages = [*job.messages, {"role": "assistant", "content": begun}]
+    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED)
+    return prompt.job(job.seed)._replace(part=1, place=job.place)
+
+
+_SELECTS = ("api_key", "api_version", "default_headers", "extra_headers", "headers", "organization", "project")
+"""Settings of an LM that are not part of a request and yet may choose what answers it; a digest of them is in its key,
+out of which nothing can be read."""
+_CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
+"""vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
+CLOSING_TOKENS = 16
+"""Room for the tags around a thought."""
+
+
+def _divided(lm: dspy.LM, sampling: Sampling) -> tuple[Sampling, Sampling | None, dict[str, Any]]:
+    """The sampling of the first request, that of the rest of its turn if there may be one, and more of its fields."""
+    how = getattr(lm, "thinking_budget", None) if sampling.thinking else None
+    if how == "server":
+        return sampling, None, {"thinking_token_budget": sampling.thinking}
+    if how == "continue":
+        rest = sampling._replace(cap=sampling.cap - sampling.thinking, thinking=0)
+        return sampling._replace(cap=sampling.thinking), rest, {}
+    return sampling, None, {}
+
+
+def extended(request: Request, **extensions: Any) -> Request:
+    """The request with more extension fields."""
+    config = request.config
+    return changed(request, config=changed(config, extensions={**(config.extensions or {}), **extensions}))
+
+
+def changed(value: T, **changes: Any) -> T:
+    """A copy of an lm15 value with some fields replaced, as they are: unlike `dataclasses.replace` it does not check
+    all the others again, which took longer than the rest of a call here. For values that this library has made."""
+    copied = object.__new__(type(value))
+    for name in _FIELDS[type(value)]:
+        object.__setattr__(copied, name, changes[name] if name in changes else getattr(value, name))
+    return copied
+
+
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request)}
+_NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
+"""Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
+
+
+def _settings(lm: dspy.LM, sampling: Sampling) -> dict[str, Any]:
+    settings = {
+        name: value
+        for name, value in lm.kwargs.items()
+        if value is not None and name not in _NOT_ON_THE_WIRE and name not in CLIENT_KEYS
+    }
+    if "max_completion_tokens" in lm.kwargs:  # hosted reasoning models take neither a temperature nor max_tokens
+        settings["max_completion_tokens"] = sampling.cap
+        settings.pop("temperature", None)
+    else:
+        settings |= {"max_tokens": sampling.cap, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    return settings
+
+
+def _cleaned(message: Mapping[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if isinstance(content, str):  # as in the keys of older stores
+        return {**message, "content": clean(content, surrogate="?")}
+    return {**message, "content": [_cleaned_block(block) for block in content]}
+
+
+def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
+    if block.get("type") == "text":
+        return {**block, "text": clean(block["text"], surrogate="?")}
+    if isinstance(block.get("file"), Mapping):  # a canonical request has no room for a file's name
+        return {**block, "file": {key: value for key, value in block["file"].items() if key != "filename"}}
+    return dict(block)
+
+
+def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:
+    """The request with seed 0. Plain messages go past lm15's reading of OpenAI's many forms of one."""
+    plain = all(message.keys() == _PLAIN and isinstance(message["content"], str) for message in messages)
+    if not (plain and messages and all(message["content"] for message in messages)):
+        return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
+    system = messages[0]["content"] if messages[0]["role"] == "system" else None
+    rest = messages if system is None else messages[1:]
+    if not rest or not {message["role"] for message in rest} <= {"user", "assistant"}:
+        return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
+    said = tuple(Message(role=message["role"], parts=(TextPart(message["content"]),)) for message in rest)
+    return Request(model=model, messages=said, system=system, config=_config(model, settings))
+
+
+_PLAIN = {"role", "content"}
+
+
+def _config(model: str, settings: Mapping[str, Any]) -> Config:
+    try:
+        return _written_config(json.dumps([model, settings]))
+    except TypeError:  # a setting that is no JSON
+        return _read_config(model, settings)
+
+
+@lru_cache(maxsize=64)  # a program has a few, and asks for them once for each stage
+def _written_config(written: str) -> Config:
+    return _read_config(*json.loads(written))
+
+
+def _read_config(model: str, settings: Mapping[str, Any]) -> Config:
+    words = [{"role": "user", "content": "?"}]
+    return request_from_openai_chat({"model": model, "messages": words, **settings, "seed": 0}).config

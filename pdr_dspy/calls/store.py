@@ -1,0 +1,403 @@
+"""The rollout store: every finished model call, found again by the content of its request.
+
+The address of a call is the hash of model, messages, sampling settings and seed, so draft i of a question is the same
+record in every trial that asks for it in the same way: a wider schedule pays only for the drafts that are new, a killed
+run goes on where it was, and a replay sends nothing.
+
+On disk a store is a folder of append-only JSONL segments, one per writing process (`segments.py`). A line is written
+whole before the call counts as finished, and outlives the process from then on; what the machine itself can lose is
+what was finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and
+counted when it is met. Texts stay on the disk: a process knows where each is, and reads the ones that it is asked for.
+For workers on several machines the same records are rows of a table in PostgreSQL, of which each keeps a local copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pdr_dspy.calls.ledger import Usage
+from pdr_dspy.calls.segments import VERSION, Segments, Spool
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.runtime import postgres
+from pdr_dspy.runtime.atomic_write import local_path
+
+if TYPE_CHECKING:
+    import psycopg
+
+TABLES = postgres.Tables(
+    "rollouts",
+    VERSION,
+    (
+        """CREATE TABLE IF NOT EXISTS pdr_rollouts (
+            key text PRIMARY KEY, record bytea NOT NULL, written xid8 NOT NULL DEFAULT pg_current_xact_id())""",
+        "CREATE INDEX IF NOT EXISTS pdr_rollouts_written ON pdr_rollouts (written)",
+    ),
+)
+
+
+class Rollout(BaseModel):
+    """One finished completion, with what it cost when it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    text: str
+    """After any thought."""
+    thought: str = ""
+    finish: str = "stop"
+    usage: Usage = Usage()
+    estimated: bool = False
+    unsettled: int = 0
+    """Tries before it that the server may have served and counted too."""
+    seconds: float = 0.0
+
+
+def address(request: Mapping[str, Any]) -> str:
+    """The content address of a request: model, messages, sampling and seed, in any order of keys."""
+    return _shortened(hashlib.sha256(_CANONICAL.encode(request).encode()))
+
+
+class Addresses:
+    """The addresses of requests that differ in their seed alone; what they share is written and hashed once."""
+
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        """Take a request without its seed, its keys all strings."""
+        written = {key: f"{_CANONICAL.encode(key)}:{_CANONICAL.encode(request[key])}" for key in sorted(request)}
+        before = "".join(f"{text}," for key, text in written.items() if key < "seed")
+        after = "".join(f",{text}" for key, text in written.items() if key > "seed")
+        self._head = hashlib.sha256(f'{{{before}"seed":'.encode())
+        self._tail = after + "}"
+        whole = hashlib.sha256(f"{{{','.join(written.values())}}}".encode())
+        self.unseeded = _shortened(whole)
+        """The address of the request without a seed."""
+
+    def of(self, seed: int) -> str:
+        """The address of the request with this seed, as `address({**request, "seed": seed})` gives it."""
+        whole = self._head.copy()
+        whole.update(f"{seed}{self._tail}".encode())
+        return _shortened(whole)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"), default=str)
+
+
+def _shortened(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:40]
+
+
+class Rollouts:
+    """A store in memory, in a folder that several processes may write, or in PostgreSQL.
+
+    Safe to use from several threads. Only finished completions enter: a failed call is asked again next time.
+    """
+
+    def __init__(self, storage: str | Path | None = None, *, patience: float = postgres.PATIENCE) -> None:
+        """Open or make the store.
+
+        Args:
+            storage: a folder for the segments; a PostgreSQL URL (`postgresql://user@host/database`), whose rollouts are
+                one store, whatever study they were made for; None keeps everything in memory.
+            patience: seconds for which a lost connection to a database is tried again.
+
+        Raises:
+            ConfigError: the storage is a URL of another kind.
+            MissingExtra: PostgreSQL is asked for and psycopg is not installed.
+            StoreError: the folder cannot be made, read or written, the database cannot be used, or either was written
+                by another version.
+        """
+        self.folder: Path | None = None
+        self._place: _Place | None = None
+        if postgres.is_url(storage):
+            self._place = _Table(str(storage), patience)
+        elif "://" in str(storage):
+            raise ConfigError(
+                f'`Rollouts({postgres.shown(str(storage))!r})`: give a folder, or "postgresql://user@host/database"'
+            )
+        elif storage is not None:
+            self.folder = local_path(storage)
+            self._place = Segments(self.folder, _key_of)
+        self._records: dict[str, Rollout] = {}
+        """What is in memory alone: everything, or what could not be written."""
+        self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
+        self.hits = 0
+        self.pending: dict[tuple[str, int], Any] = {}
+        """Requests under way, as futures by address, so that programs side by side send equal ones once."""
+        self.refresh()
+
+    @property
+    def torn(self) -> int:
+        """Lines that could not be read, so far."""
+        return 0 if self._place is None else self._place.torn
+
+    def get(self, key: str) -> Rollout | None:
+        """The completion at this address, or None. Looks at what is known here: `refresh` fetches what others have
+        added. Raises StoreError when it cannot be read because the disk fails."""
+        found = self._records.get(key)
+        if found is None and self._place is not None:
+            line = self._place.find(key)
+            found = None if line is None else _rollout(line)
+            if line is not None and (found is None or found.key != key):
+                self._place.drop(key)
+                found = None
+        if found is not None:
+            with self._lock:
+                self.hits += 1
+        return found
+
+    @property
+    def slow(self) -> bool:
+        """Whether `put` waits for another machine; a folder or memory takes less time than a change of threads."""
+        return isinstance(self._place, _Table)
+
+    def put(self, rollout: Rollout) -> None:
+        """Keep a completion; written before this returns. One that is already there is left as it is.
+
+        Raises StoreError when the disk is full or not writable, or the database stays away. The completion is then
+        still kept in memory.
+        """
+        if self._place is None:
+            with self._lock:
+                self._records.setdefault(rollout.key, rollout)
+            return
+        try:
+            self._place.put(rollout.key, _line(rollout))
+        except StoreError:
+            if rollout.key not in self._place:
+                self._records.setdefault(rollout.key, rollout)
+            raise
+
+    def refresh(self) -> int:
+        """Take in what other processes have added since the last look. Returns how many records are new."""
+        if self._place is None:
+            return 0
+        with self._refreshing:  # and not the lock: calls go on meanwhile
+            return self._place.refresh()
+
+    def sync(self) -> None:
+        """Return when everything that was put here would outlive the machine; without it, that takes a second.
+
+        Raises StoreError when the disk fails.
+        """
+        if self._place is not None:
+            self._place.sync()
+
+    def close(self) -> None:
+        """`sync`, and let go of files and connections; the store can be used on, which opens others."""
+        if self._place is not None:
+            self._place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._records) + (0 if self._place is None else len(self._place))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._records or (self._place is not None and isinstance(key, str) and key in self._place)
+
+    def __iter__(self) -> Iterator[Rollout]:
+        yield from list(self._records.values())
+        for line in self._place or ():
+            rollout = _rollout(line)
+            if rollout is not None:
+                yield rollout
+
+
+def _line(rollout: Rollout) -> bytes:
+    """A record as one line of JSON, without its end."""
+    try:
+        return rollout.model_dump_json(exclude_defaults=True).encode()
+    except ValueError:  # half of a surrogate pair, which UTF-8 cannot hold
+        return json.dumps(rollout.model_dump(exclude_defaults=True)).encode()
+
+
+def _rollout(line: bytes) -> Rollout | None:
+    """The record that a line holds; None when it holds none."""
+    try:
+        return Rollout.model_validate_json(line)
+    except ValidationError:
+        pass  # or half of a surrogate pair
+    try:
+        return Rollout.model_validate(json.loads(line))
+    except (ValueError, ValidationError, TypeError, RecursionError):
+        return None
+
+
+def _key_of(line: bytes) -> str | None:
+    rollout = _rollout(line)
+    return None if rollout is None else rollout.key
+
+
+class _Place(Protocol):
+    """Where records are kept beyond the memory of this process, as lines by their key."""
+
+    torn: int
+    """Lines that were no records, so far."""
+
+    def find(self, key: str) -> bytes | None:
+        """What is known here."""
+        ...
+
+    def drop(self, key: str) -> None:
+        """Forget a line that turned out to be no record."""
+        ...
+
+    def put(self, key: str, line: bytes) -> None:
+        """Returns when it is written; nothing is done when the key is known."""
+        ...
+
+    def refresh(self) -> int:
+        """Take in what others added; how much of it is new."""
+        ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+FETCHED = 500
+"""Rows of the table that are fetched at a time."""
+
+
+class _Table:
+    """The rollouts of a PostgreSQL database, with a copy of what is known of them on the local disk."""
+
+    def __init__(self, url: str, patience: float) -> None:
+        self.torn = 0
+        self._database = postgres.Database(url, tables=TABLES, patience=patience)
+        self._mark = "0"
+        self._writing = threading.Lock()
+        self._queue: list[_Waiting] = []
+        self._queueing = threading.Lock()
+        self._lock = threading.Lock()
+        """Of the local copy."""
+        try:
+            self._known = Spool()
+        except OSError as error:
+            self._fail(error)
+
+    def find(self, key: str) -> bytes | None:
+        try:
+            with self._lock:
+                return self._known.find(key)
+        except OSError as error:
+            self._fail(error)
+
+    def drop(self, key: str) -> None:
+        """A database does not give back other rows than it was given."""
+
+    def put(self, key: str, line: bytes) -> None:
+        """Threads that come while another writes are written together, by the first of them."""
+        if not self._keep(key, line):
+            return
+        mine = _Waiting(key, line)
+        with self._queueing:
+            self._queue.append(mine)
+        with self._writing:
+            if not mine.done:
+                with self._queueing:
+                    batch, self._queue = self._queue, []
+                try:
+                    self._write(batch)
+                except StoreError as error:
+                    for waiting in batch:
+                        waiting.error = error
+                for waiting in batch:
+                    waiting.done = True
+        if mine.error is not None:
+            raise StoreError(str(mine.error)) from mine.error
+
+    def refresh(self) -> int:
+        # Ids of transactions tell what is new; all below the oldest that was running had been seen by then.
+        query = (
+            "SELECT record, pg_snapshot_xmin(pg_current_snapshot())::text FROM pdr_rollouts WHERE written >= %s::xid8"
+        )
+        new = 0
+
+        def read(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+            nonlocal new
+            mark = self._mark
+            with connection.transaction(), connection.cursor("pdr_news") as cursor:  # not all rows at a time
+                cursor.execute(query, (mark,))
+                while rows := cursor.fetchmany(FETCHED):
+                    for record, _ in rows:
+                        line = bytes(record).rstrip(b"\n")
+                        key = _key_of(line)
+                        self.torn += key is None
+                        new += key is not None and self._keep(key, line)
+                    mark = rows[-1][1]
+            self._mark = mark
+
+        self._database.run(read)
+        return new
+
+    def sync(self) -> None:
+        """A row is on the server's disk when `put` returns."""
+
+    def close(self) -> None:
+        self._database.close()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return key in self._known
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._known)
+
+    def _keep(self, key: str, line: bytes) -> bool:
+        """Add a record to the local copy; False when it is there."""
+        try:
+            with self._lock:
+                if self._known.renewed():
+                    self._mark = "0"
+                return self._known.add(key, line)
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        raise StoreError(
+            f"the copy of the rollouts in the temporary folder cannot be used: {error.strerror or error}; let TMPDIR "
+            "name a folder with more room"
+        ) from error
+
+    def _write(self, batch: list[_Waiting]) -> None:
+        keys, lines = [waiting.key for waiting in batch], [waiting.line for waiting in batch]
+
+        def insert(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+            connection.execute(
+                "INSERT INTO pdr_rollouts (key, record) SELECT * FROM unnest(%s::text[], %s::bytea[]) "
+                "ON CONFLICT DO NOTHING",
+                (keys, lines),
+            )
+
+        self._database.run(insert)
+
+
+class _Waiting:
+    """A record on its way into the table."""
+
+    def __init__(self, key: str, line: bytes) -> None:
+        self.key = key
+        self.line = line
+        self.done = False
+        self.error: StoreError | None = None

@@ -1,0 +1,155 @@
+"""OpenTelemetry spans: one for each run of a program, for each of its rounds and for each request that is sent.
+
+    from opentelemetry import trace
+    trace.set_tracer_provider(provider)     # the application's; any exporter
+
+That is all: where a tracer provider is set, spans go to it. Where none is, nothing of OpenTelemetry is imported here,
+and a call pays for one look into `sys.modules`. Names follow the semantic conventions for generative AI (version 1.41,
+in development); what they have no name for begins with `pdr.`. Texts of prompts and completions are never recorded. A
+call that was replayed from the store sent nothing and has no span of its own; it counts in the figures of its round.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from pdr_dspy.calls.ledger import Call, Ledger, Usage
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanKind, Tracer
+
+    from pdr_dspy.calls.request import Job
+
+Told = Callable[[Usage, str, "str | None", int], None]
+"""What became of a request: tokens, the finish reason, why it failed, and how often it was sent."""
+
+
+def program(name: str, schedule: str, ledger: Callable[[], Ledger]) -> AbstractContextManager[Callable[[str], None]]:
+    """Around one run of a program; what it returns is told how the run stopped.
+
+    `ledger` gives the calls that were made by the time the span ends; so does an error with an attribute `ledger`.
+    """
+    tracer = _tracer()
+    if tracer is None:
+        return _SILENT
+    attributes = {
+        "gen_ai.operation.name": "invoke_workflow",
+        "gen_ai.workflow.name": name,
+        "pdr.schedule": schedule,
+    }
+    return _program(tracer, f"invoke_workflow {name}", attributes, ledger)
+
+
+def round_(number: int, drafts: int, ledger: Callable[[], Ledger]) -> AbstractContextManager[Any]:
+    """Around one round: its drafts, and the calls that distil them."""
+    tracer = _tracer()
+    if tracer is None:
+        return _SILENT
+    return _with_figures(tracer, f"round {number}", {"pdr.round": number, "pdr.drafts": drafts}, ledger)
+
+
+def call(model: str, job: Job) -> AbstractContextManager[Told]:
+    """Around one request, its retries included; what it returns is told what became of it."""
+    tracer = _tracer()
+    return _SILENT if tracer is None else _call(tracer, model, job)
+
+
+_SILENT: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: None)
+
+
+def _tracer() -> Tracer | None:
+    """The tracer of the provider that the application has set; None when it has set none."""
+    trace = sys.modules.get("opentelemetry.trace")
+    if trace is None:
+        return None
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, (trace.ProxyTracerProvider, trace.NoOpTracerProvider)):
+        return None
+    return provider.get_tracer("pdr_dspy")
+
+
+@contextmanager
+def _program(
+    tracer: Tracer, name: str, attributes: dict[str, Any], ledger: Callable[[], Ledger]
+) -> Iterator[Callable[[str], None]]:
+    with _with_figures(tracer, name, attributes, ledger) as span:
+        yield lambda stop: span.set_attribute("pdr.stop", stop)
+
+
+@contextmanager
+def _with_figures(
+    tracer: Tracer, name: str, attributes: dict[str, Any], ledger: Callable[[], Ledger]
+) -> Iterator[Span]:
+    before = len(ledger())
+    with tracer.start_as_current_span(name, attributes=attributes) as span:
+        try:
+            yield span
+        finally:
+            span.set_attributes(figures(ledger().calls[before:]))
+
+
+def figures(calls: Iterable[Call]) -> dict[str, int | bool]:
+    """The figures of some calls of a ledger as attributes of a span."""
+    ledger = Ledger(calls=tuple(calls))
+    return {
+        "gen_ai.usage.input_tokens": sum(call.usage.input or 0 for call in ledger.calls),
+        "gen_ai.usage.output_tokens": ledger.output,
+        "pdr.tokens.sequential": ledger.sequential,
+        "pdr.tokens.total": ledger.total,
+        "pdr.tokens.paid": ledger.paid,
+        "pdr.calls": len(ledger),
+        "pdr.calls.reused": ledger.reused,
+        "pdr.calls.failed": ledger.failed,
+        "pdr.calls.truncated": ledger.truncated,
+        "pdr.calls.cancelled": ledger.cancelled,
+        "pdr.exact": ledger.exact,
+    }
+
+
+@contextmanager
+def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
+    trace = sys.modules["opentelemetry.trace"]
+    kind: SpanKind = trace.SpanKind.CLIENT
+    config = job.request.config
+    phase, round_number, index = job.place
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": model.partition("/")[0],
+        "gen_ai.request.model": model,
+        "gen_ai.request.max_tokens": job.cap,
+        "gen_ai.request.temperature": config.temperature,
+        "gen_ai.request.top_p": config.top_p,
+        "gen_ai.request.seed": job.seed,
+        "pdr.phase": str(phase),
+        "pdr.round": round_number,
+        "pdr.index": index,
+        "pdr.part": job.part,
+        "pdr.key": job.key,
+    }
+    with tracer.start_as_current_span(f"chat {model}", kind=kind, attributes=_known(attributes)) as span:
+
+        def told(usage: Usage, finish: str, failure: str | None, tries: int) -> None:
+            span.set_attributes(
+                _known(
+                    {
+                        "gen_ai.usage.input_tokens": usage.input,
+                        "gen_ai.usage.output_tokens": usage.output,
+                        "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
+                        "gen_ai.usage.cache_read.input_tokens": usage.cached,
+                        "gen_ai.response.finish_reasons": [finish],
+                        "pdr.tries": tries,
+                        "error.type": None if failure is None else failure.partition(":")[0],
+                    }
+                )
+            )
+            if failure is not None:
+                span.set_status(trace.StatusCode.ERROR, failure)
+
+        yield told
+
+
+def _known(attributes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,0 +1,561 @@
+"""The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
+
+Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
+codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
+terminated (129 when its terminal went away): a model server that it started is stopped, and what is finished is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+app = typer.Typer(
+    name="pdr",
+    help="Parallel-Distill-Refine and Sequential Refinement programs: run, evaluate, tune and serve them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _home(path: Path | None) -> Path | None:
+    """A path with the user's home for `~`, which a shell leaves alone in `--run-dir=~/runs`."""
+    return None if path is None else path.expanduser()
+
+
+TargetArg = Annotated[
+    str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
+]
+ApiBase = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-base",
+        help="A running OpenAI-compatible server, such as http://127.0.0.1:8000/v1; several times for its replicas.",
+    ),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="The model served there; left out when it has only one.")
+]
+Embedded = Annotated[
+    str | None,
+    typer.Option("--embedded", help="The local model to start when there is no --api-base; see `pdr models`."),
+]
+TaskFile = Annotated[
+    str | None, typer.Option("--task", help="The program file with the data, verifier and types of a saved program.")
+]
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Import what the saved program names where it is not known here: this runs that module's code.",
+    ),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Another data set: a name of `pdr datasets`, hub:owner/name, or a local file."),
+]
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier", help="With --data: NAME[:KEY=VALUE,...] with a name of `pdr verifiers`; else the set's own."
+    ),
+]
+JudgeBase = Annotated[
+    str | None, typer.Option("--judge-base", help="The server of the model that --verifier asks, such as a judge.")
+]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which part of the data: train, dev or test (the default) of a program's.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
+]
+BudgetSeq = Annotated[
+    int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
+]
+BudgetTotal = Annotated[
+    int | None, typer.Option("--budget-total", min=1, help="Limit on all tokens (B_total) of one run.")
+]
+Study = Annotated[str, typer.Option("--study", help="The search's name in --storage.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Told(KeyboardInterrupt):
+    """The process was told to end by a signal; what is under way ends as it does at Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+SIGNALS = {"SIGINT": "stopped", "SIGTERM": "terminated", "SIGHUP": "its terminal is gone"}
+"""What ends a command in an orderly way, and what it says then."""
+
+
+@contextmanager
+def told_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Told` in the main thread, once: the clean-up that follows is not cut off by
+    another. Signals that somebody else sees to, or ignores as `nohup` does, are left alone."""
+    before: dict[int, Any] = {}
+
+    def told(number: int, _: Any) -> None:
+        for known in before:
+            signal.signal(known, signal.SIG_IGN)
+        raise Told(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def guarded(command: Command) -> Command:
+    """Errors of ours become one sentence and an exit code; an interrupt says how to go on."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
+
+        try:
+            with told_by_signals():
+                return command(*args, **options)
+        except PDRError as error:
+            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+            sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
+        except OSError as error:  # a full or unwritable disk, where nobody closer to it said more
+            where = f"{error.filename}: " if error.filename else ""
+            typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
+            sys.exit(1)
+        except KeyboardInterrupt as told:
+            number = told.number if isinstance(told, Told) else signal.SIGINT
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command goes on", err=True)
+            sys.exit(128 + number)
+
+    return run  # type: ignore[return-value]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from pdr_dspy import __version__
+
+        typer.echo(f"pdr-dspy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Parallel-Distill-Refine and Sequential Refinement programs: run, evaluate, tune and serve them."""
+
+
+@app.command("run")
+@guarded
+def run(
+    target: TargetArg,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT where there is only one."),
+    ] = None,
+    jsonl: Annotated[
+        Path | None,
+        typer.Option("--jsonl", callback=_home, help="One JSON object of inputs a line; - is stdin. Answers likewise."),
+    ] = None,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    seed: Seed = 0,
+    budget_seq: BudgetSeq = None,
+    budget_total: BudgetTotal = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer one question, or a file of them."""
+    from pdr_dspy.cli import run
+
+    run.run(
+        target,
+        inputs or [],
+        jsonl,
+        model=_model(api_base, model, embedded),
+        task=task,
+        seed=seed,
+        budget=_budget(budget_seq, budget_total),
+        as_json=as_json,
+        display=_display(quiet),
+        trusted=trusted,
+    )
+
+
+@app.command("eval")
+@guarded
+def evaluate(
+    target: TargetArg,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    data: Data = None,
+    verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
+    limit: Limit = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    run_dir: RunDir = None,
+    budget_seq: BudgetSeq = None,
+    budget_total: BudgetTotal = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a program on a data set and grade it."""
+    from pdr_dspy.cli import evaluate
+
+    evaluate.evaluate(
+        evaluate.Job.of(
+            target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
+            model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+        ),
+        as_json=as_json,
+        display=_display(quiet),
+    )  # fmt: skip
+
+
+@app.command("compare")
+@guarded
+def compare(
+    target: TargetArg,
+    against: Annotated[
+        list[str] | None, typer.Option("--with", help="Another program or saved program to put into the table.")
+    ] = None,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    data: Data = None,
+    verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
+    limit: Limit = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    run_dir: RunDir = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Hold a program against one pass, SR and majority voting at its own B_seq and B_total."""
+    from pdr_dspy.cli import compare, evaluate
+
+    compare.compare(
+        evaluate.Job.of(
+            target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
+            model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+        ),
+        against or [],
+        trusted=trusted,
+        as_json=as_json,
+        display=_display(quiet),
+    )  # fmt: skip
+
+
+@app.command("optimize")
+@guarded
+def optimize(
+    target: TargetArg,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many training examples.")] = None,
+    confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="At most so many dev examples.")] = None,
+    repeats: Repeats = 1,
+    seed: Seed = 0,
+    run_dir: RunDir = None,
+    budget_seq: Annotated[
+        int | None, typer.Option("--budget-seq", min=1, help="Limit on the mean sequential tokens (B_seq).")
+    ] = None,
+    budget_total: Annotated[
+        int | None, typer.Option("--budget-total", min=1, help="Limit on the mean tokens of all calls (B_total).")
+    ] = None,
+    pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after so long.")] = None,
+    finalists: Annotated[int, typer.Option("--finalists", min=1, help="Programs that run again on fresh seeds.")] = 4,
+    accept: Annotated[
+        str,
+        typer.Option("--accept", help="When the winner is kept: `confident` that it is better, or only did `better`."),
+    ] = "confident",
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role, to try.")
+    ] = 0,
+    axis: Annotated[
+        list[str] | None,
+        typer.Option("--axis", help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
+    ] = None,
+    study: Study = "pdr",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tune a program's schedule on its training data; writes best.json and report.html."""
+    from pdr_dspy.cli import optimize
+
+    optimize.optimize(
+        target,
+        task=task,
+        model=_model(api_base, model, embedded),
+        limit=limit,
+        confirm=confirm,
+        run_dir=run_dir,
+        pareto=pareto,
+        display=_display(quiet),
+        trials=trials,
+        repeats=repeats,
+        seed=seed,
+        max_sequential=budget_seq,
+        max_total=budget_total,
+        max_tokens=max_tokens,
+        time_limit=None if minutes is None else minutes * 60,
+        axes=axis or (),
+        dry_run=dry_run,
+        finalists=finalists,
+        accept=accept,
+        prompts=prompts,
+        storage=storage,
+        study=study,
+        trusted=trusted,
+    )
+
+
+@app.command("worker")
+@guarded
+def worker(
+    target: TargetArg,
+    storage: Annotated[
+        str, typer.Option("--storage", help="Where the search is: its run folder, its --storage folder, or its URL.")
+    ],
+    study: Study = "pdr",
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    quiet: Quiet = False,
+) -> None:
+    """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
+    from pdr_dspy.cli import optimize
+
+    optimize.work(
+        target,
+        task=task,
+        model=_model(api_base, model, embedded),
+        storage=storage,
+        study=study,
+        display=_display(quiet),
+        trusted=trusted,
+    )
+
+
+@app.command("report")
+@guarded
+def report(
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=_home, help="Where to write; report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    from pdr_dspy.cli import report
+
+    typer.echo(str(report.write(run_dir, out)))
+
+
+@app.command("train")
+@guarded
+def train(
+    target: TargetArg,
+    config: Annotated[
+        Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
+    ],
+    output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
+    from pdr_dspy.cli import train
+
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
+
+
+@app.command("export-sft")
+@guarded
+def export_sft(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval` wrote.")],
+    out: Annotated[Path, typer.Option("--out", help="The chat dataset to write, a .jsonl file.")],
+    program: Annotated[
+        str | None,
+        typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
+    ] = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    data: Data = None,
+    verifier: Grader = None,
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write what an evaluation got right (traces, workspaces, refinements) as a chat dataset."""
+    from pdr_dspy.cli import train
+
+    train.export(
+        run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+    )  # fmt: skip
+
+
+@app.command("serve-model")
+@guarded
+def serve_model(
+    name: Annotated[
+        str, typer.Argument(help="A name of `pdr models`, a GGUF file, or with --vllm a model of the hub.")
+    ],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Completions side by side (embedded engine).")] = 16,
+    context: Annotated[int, typer.Option("--context", min=64, help="Tokens of prompt and completion together.")] = 2048,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Serve with vLLM on the local GPUs.")] = False,
+    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs a replica (vLLM).")] = 1,
+    data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
+) -> None:
+    """Keep a model server up for other terminals, until Ctrl-C."""
+    from pdr_dspy.cli import serve
+
+    serve.serve(
+        name,
+        port=port,
+        slots=slots,
+        context=context,
+        vllm={"tensor_parallel": tensor_parallel, "data_parallel": data_parallel} if vllm else None,
+        display=_display(False),
+    )
+
+
+@app.command("models")
+@guarded
+def models(api_base: ApiBase = None) -> None:
+    """List the models that can be served here, or that a running server has."""
+    from pdr_dspy.cli import serve
+
+    serve.models(api_base, _display(False))
+
+
+@app.command("distillers")
+@guarded
+def distillers() -> None:
+    """List the distillers known by name, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.distillers(_display(False))
+
+
+@app.command("axes")
+@guarded
+def axes() -> None:
+    """List the axes that `--axis` of `pdr optimize` knows, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.axes(_display(False))
+
+
+@app.command("verifiers")
+@guarded
+def verifiers() -> None:
+    """List the verifiers known by name, those of installed packages too, and their settings."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.verifiers(_display(False))
+
+
+@app.command("datasets")
+@guarded
+def datasets(
+    name: Annotated[
+        str | None, typer.Argument(help="Tell all about one set, or `rg` to list the procedural ones.")
+    ] = None,
+) -> None:
+    """List the data sets known by name."""
+    from pdr_dspy.cli import list_datasets
+
+    list_datasets.datasets(name, _display(False))
+
+
+def main() -> None:
+    """The `pdr` command."""
+    app()
+
+
+def _model(api_base: list[str] | None, name: str | None, embedded: str | None) -> Any:
+    from pdr_dspy.cli.model_option import Model
+
+    return Model(api_base, name, embedded)
+
+
+def _budget(sequential: int | None, total: int | None) -> Any:
+    from pdr_dspy.calls.budget import Budget
+
+    return None if sequential is None and total is None else Budget(sequential=sequential, total=total)
+
+
+def _display(quiet: bool) -> Any:
+    from pdr_dspy.cli.display import Display
+
+    return Display(quiet=quiet)

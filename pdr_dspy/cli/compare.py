@@ -1,0 +1,170 @@
+"""`pdr compare`: a program against the baselines, at the tokens that it spends itself.
+
+Matched B_total: majority voting over as many single passes as cost what the program costs, and SR with as many rounds.
+Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
+All share seeds and one store: the single pass is the program's first draft, the vote is over its first-round drafts and
+more of them, so differences are not those of luck, and what two of them ask is asked once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import dspy
+import typer
+
+from pdr_dspy.calls.ledger import Phase
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.evaluate import Job, save_json, summarise
+from pdr_dspy.cli.program_files import find, operator_of
+from pdr_dspy.cli.report import write_page
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.operators.operator import Operator
+
+MOST_PASSES = 64
+MOST_ROUNDS = 16
+
+
+class Line(NamedTuple):
+    """One line of the table."""
+
+    report: Report
+    folder: str
+    """Where its rows are, below the run folder."""
+    matched: str = ""
+    """What it has in common with the first line: B_seq, B_total or nothing."""
+
+
+COLUMNS = ("program", "matched", "score", "95 % interval", "B_seq", "B_total", "calls", "first minus this", "p")
+
+
+def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, display: Display) -> None:
+    """Evaluate the program, then its baselines, and print the table."""
+    others = [find(name, task=None if name.endswith(".py") else _task_file(job), trusted=trusted) for name in against]
+    job.check_folder("compare")
+    job.wait(job.run_dir / "program", display)
+    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+        lines = measure(job, [(other.name, other.program) for other in others], store, display)
+    facts = summary(lines)
+    save_json(job.run_dir / "report.json", facts)
+    if as_json:
+        typer.echo(json.dumps(facts["lines"]))
+    else:
+        display.table("", *table(lines), text=2)
+    page = write_page(job.run_dir, None, display)
+    display.say(f"rows: {job.run_dir}/*/rows.jsonl" + (f"; report: {page}" if page else ""))
+
+
+def table(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Columns and rows for people."""
+    return COLUMNS, [_row(line, lines[0]) for line in lines]
+
+
+def summary(lines: Sequence[Line]) -> dict[str, Any]:
+    """The same as JSON."""
+    return {"command": "compare", "lines": [_plain(line, lines[0]) for line in lines]}
+
+
+def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts, display: Display) -> list[Line]:
+    """The program first, then its baselines, then `others`. Uses DSPy's current LM."""
+    operator = operator_of(job.target.program)
+    base = operator_of(job.target.task.build()) if job.target.task is not None else operator
+
+    def run(program: dspy.Module, name: str, folder: str, matched: str = "") -> Line:
+        report = job.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store)
+        return Line(report, folder, matched)
+
+    main = run(job.target.program, job.target.name, "program")
+    single = run(_single(base), "one pass", "one_pass")
+    lines = [main, single]
+    lines += _vote(
+        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
+    )
+    probe_rounds = max(2, operator.schedule.rounds)
+    probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
+    done = {probe_rounds: probe}
+    matched: dict[int, list[str]] = {}
+    for limit, tokens in (("B_seq", main.report.sequential), ("B_total", main.report.total)):
+        rounds = rounds_for(probe.report, tokens)
+        matched.setdefault(rounds, []).append(limit)
+        if rounds not in done:
+            done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
+    lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
+    return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
+
+
+def _vote(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
+    """The vote that costs about what the program costs. A server that reads a shared prompt once makes further passes
+    cheaper than the first, so what a pass costs is measured, not taken from the single one."""
+    target, first = main.report.total, single.report.total
+    passes = round(target / max(first, 1.0))
+    found: list[Line] = []
+    for _ in range(3):
+        passes = min(MOST_PASSES, passes)
+        if passes < 2:
+            break
+        found = [run(passes)]
+        further = (found[0].report.total - first) / (passes - 1)
+        better = min(MOST_PASSES, 1 + round((target - first) / max(further, 1.0)))
+        if better == passes:
+            break
+        passes = better
+    return found
+
+
+def rounds_for(probe: Report, tokens: float) -> int:
+    """How many rounds of SR cost about `tokens`, from what its first and its later rounds cost in `probe`."""
+    drafts = [call.tokens for row in probe.rows for call in row.calls if call.phase is Phase.DRAFT]
+    later = [call.tokens for row in probe.rows for call in row.calls if call.phase is not Phase.DRAFT]
+    if not drafts or not later:
+        return 2
+    rounds = 1 + round((tokens - fmean(drafts)) / fmean(later))
+    return max(2, min(MOST_ROUNDS, rounds))
+
+
+def _row(line: Line, first: Line) -> list[str]:
+    report = line.report
+    low, high = report.interval
+    cells = [report.name, line.matched, f"{report.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
+    cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", f"{report.calls:.1f}"]
+    if line is first:
+        return [*cells, "", ""]
+    difference = paired(first.report.per_question, report.per_question)
+    low, high = difference.interval
+    return [*cells, f"{difference.difference:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.p_value:.3f}"]
+
+
+def _plain(line: Line, first: Line) -> dict[str, Any]:
+    plain = {**summarise(line.report), "folder": line.folder, "matched": line.matched}
+    if line is not first:
+        difference = paired(first.report.per_question, line.report.per_question)
+        plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
+        plain["p_value"] = difference.p_value
+    return plain
+
+
+def _single(program: Operator) -> Operator:
+    return _plainly(program, widths=(1,))
+
+
+def _voting(program: Operator, passes: int) -> Operator:
+    return _plainly(program, widths=(passes,), final="vote")
+
+
+def _refining(program: Operator, rounds: int) -> Operator:
+    return _plainly(program, widths=(1,) * rounds)
+
+
+def _plainly(program: Operator, **shape: Any) -> Operator:
+    """The program under a schedule of this shape, without checks."""
+    plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
+    return program.with_schedule(program.schedule.replace(**plain | shape))
+
+
+def _task_file(job: Job) -> str | None:
+    return None if job.target.task is None else job.target.task.name

@@ -1,0 +1,242 @@
+"""What a command shows while it works: live bars on a terminal, plain lines everywhere else. All of it on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+)
+from rich.status import Status
+from rich.table import Column, Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pdr_dspy.evaluation.records import Report, Row
+    from pdr_dspy.search import SearchProgress, TrialRecord
+
+
+class Display:
+    """Progress on stderr, results on stdout."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.err = Console(stderr=True, quiet=quiet, highlight=False)
+        # A pipe has no width: tables must not be folded to 80 columns there.
+        self.out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+        self.live = self.err.is_terminal and not quiet
+        self._doing = ""
+        self._status: Status | None = None
+        self._told = 0.0
+
+    def say(self, text: str) -> None:
+        """One line for people, on stderr."""
+        self.err.print(text, markup=False, soft_wrap=True)
+
+    def show(self, text: str) -> None:
+        """A result in words, on stdout."""
+        self.out.print(text, markup=False, soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1) -> None:
+        """A table on stdout; the first `text` columns are text, the others figures."""
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for number, column in enumerate(columns):
+            if number < text:  # names give way in a narrow window, figures never
+                table.add_column(column, no_wrap=not self.out.is_terminal, overflow="fold")
+            else:
+                least = max(len(cell) for cell in (column, *(row[number] for row in rows)))
+                table.add_column(column, justify="right", no_wrap=True, min_width=least)
+        for row in rows:
+            table.add_row(*[_plain(cell) for cell in row])
+        self.out.print(table)
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Something that takes a moment."""
+        self._doing = text
+        if self.live:
+            with self.err.status(_plain(text)) as self._status:
+                yield
+            self._status = None
+        else:
+            self.say(f"{text} ...")
+            yield
+
+    @contextmanager
+    def rows(self, name: str, count: int) -> Iterator[Callable[[Row, int, int], None]]:
+        """A callback for `evaluate(progress=...)`: the score so far, tokens paid and saved, the time left."""
+        seen = scored = paid = saved = 0.0
+        with self.bar(name, count) as update:
+
+            def progress(row: Row, done: int, total: int) -> None:
+                nonlocal seen, scored, paid, saved
+                seen, scored = seen + 1, scored + row.score
+                paid, saved = paid + row.paid, saved + row.total - row.paid
+                tokens = f"{paid:,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
+                update(done, f"score {scored / seen:.2f}  {tokens}")
+
+            yield progress
+
+    @contextmanager
+    def bar(self, name: str, count: int | None) -> Iterator[Callable[[int, str], None]]:
+        """A callback (done, note) that draws a bar, or prints a line now and then."""
+        if not self.live:
+            last = [time.monotonic(), -1.0]
+
+            def line(done: int, note: str) -> None:
+                share = done / count if count else 0.0
+                if time.monotonic() - last[0] >= 10 or share - last[1] >= 0.25 or done == count:
+                    last[:] = [time.monotonic(), share]
+                    self.say(f"{name}: {done}{f'/{count}' if count else ''}  {note}")
+
+            yield line
+            return
+        with _Bars(_Time(table_column=Column(no_wrap=True)), console=self.err) as bars:
+            task = bars.add_task(_plain(name), total=count)
+
+            def draw(done: int, note: str) -> None:
+                bars.notes = [note]
+                bars.update(task, completed=done)
+
+            yield draw
+
+    @contextmanager
+    def search(self) -> Iterator[Callable[[SearchProgress], None]]:
+        """A callback for `PDROptimizer(progress=...)`: what runs, the best so far, tokens and time."""
+        if not self.live:
+            yield self._search_line
+            return
+        with _Bars(console=self.err) as bars:
+            trials = bars.add_task("trials", total=None)
+            rows = bars.add_task("runs", total=None)
+            stage = ""
+
+            def show(now: SearchProgress) -> None:
+                nonlocal stage
+                if now.event not in ("row", "finished"):
+                    stage = _stage(now)
+                bars.notes = [stage, *([f"best {_scored(now.best)}"] if now.best is not None else [])]
+                bars.notes += [_spent(now), _clock(now)]
+                bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
+                bars.update(rows, completed=now.rows[0], total=now.rows[1] or None, visible=now.rows[1] > 0)
+                if now.event == "finished" and now.trial is not None:
+                    bars.console.print(_plain(f"trial {now.trial.number + 1}: {_ended(now.trial)}"))
+
+            yield show
+
+    def _search_line(self, now: SearchProgress) -> None:
+        if now.event == "finished" and now.trial is not None:
+            count = now.trials + now.trials_left
+            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
+        elif now.event == "row":
+            if time.monotonic() - self._told >= 20:
+                self._told = time.monotonic()
+                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
+        elif now.event != "confirmed":  # the command tells of that, with the figures
+            self._told = time.monotonic()
+            self.say(_stage(now))
+
+    def download(self, what: str, done: int, total: int) -> None:
+        """Progress of `serving.locate`, in bytes, beside what is under way."""
+        note = f"{self._doing}: {what}, {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        if self._status is not None:
+            self._status.update(_plain(note))
+        elif time.monotonic() - self._told >= 10:
+            self._told = time.monotonic()
+            self.say(note)
+
+
+class _Bars(Progress):
+    """Live bars, each with a name and a count, and below them notes, a line each: beside the bars they would not fit
+    into 80 columns. In a window that is too narrow it is the bar that gives way."""
+
+    def __init__(self, *further: ProgressColumn, console: Console) -> None:
+        self.notes: list[str] = []
+        room = max(8, console.width - 48)  # beside a count, a time and a bar of some length
+        name = Column(no_wrap=True, overflow="ellipsis", max_width=room)
+        count = MofNCompleteColumn(table_column=Column(no_wrap=True))
+        columns = (SpinnerColumn(), TextColumn("{task.description}", table_column=name), BarColumn(bar_width=24))
+        columns = (*columns, count, *further)
+        # A row may take minutes: a shorter memory than this would hold no two of them, and give no time left.
+        super().__init__(*columns, console=console, speed_estimate_period=3600)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bars, then the notes."""
+        yield from super().get_renderables()
+        yield from (Text(f"  {note}", no_wrap=True, overflow="ellipsis") for note in self.notes)
+
+
+class _Time(ProgressColumn):
+    """About how long is left; how long it took so far while that is not known, and at the end."""
+
+    def render(self, task: Task) -> Text:
+        """What to show now."""
+        taken = _minutes(task.finished_time if task.finished_time is not None else task.elapsed or 0)
+        if task.finished:
+            return Text(taken)
+        left = task.time_remaining
+        return Text(f"{taken} so far" if left is None else f"about {_minutes(left)} left")
+
+
+def report_rows(reports: Sequence[Report]) -> list[list[str]]:
+    """Name, score with interval, B_seq, B_total, calls and paid tokens of each report."""
+    table = []
+    for report in reports:
+        low, high = report.interval
+        cells = [report.name, f"{report.score:.3f}", f"[{low:.3f}, {high:.3f}]", f"{report.sequential:,.0f}"]
+        cells += [f"{report.total:,.0f}", f"{report.calls:.1f}", f"{report.paid:,}", f"{report.reused:.0%}"]
+        table.append(cells)
+    return table
+
+
+REPORT_COLUMNS = ("program", "score", "95 % interval", "B_seq", "B_total", "calls", "tokens paid", "reused")
+
+
+def _scored(trial: TrialRecord) -> str:
+    """The estimate from all that is known, with two standard deviations on both sides."""
+    low, high = max(0.0, trial.pooled - 2 * trial.pooled_sd), min(1.0, trial.pooled + 2 * trial.pooled_sd)
+    return f"{trial.pooled:.2f} [{low:.2f}, {high:.2f}] {trial.candidate}"
+
+
+def _ended(trial: TrialRecord) -> str:
+    return f"{trial}; {trial.dropped}" if trial.dropped else str(trial)
+
+
+def _stage(now: SearchProgress) -> str:
+    return {"racing": now.what, "proposing": f"a model writes {now.what}", "done": "the search has ended"}.get(
+        now.event, f"{now.event}: {now.what}"
+    )
+
+
+def _spent(now: SearchProgress) -> str:
+    left = "" if now.tokens_left is None else f", {now.tokens_left:,} left"
+    return f"{now.paid:,} tokens paid{left}, {now.saved:,} saved by reuse"
+
+
+def _clock(now: SearchProgress) -> str:
+    left = ""
+    if now.trials_left and now.seconds_left is not None:
+        left = f", about {_minutes(now.seconds_left)} left for the trials"
+    return f"{_minutes(now.seconds)} so far{left}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is read as markup."""
+    from rich.markup import escape
+
+    return escape(text)

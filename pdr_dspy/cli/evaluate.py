@@ -1,0 +1,248 @@
+"""`pdr eval`, and what the other commands share with it: the job, its examples, its run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dspy
+import typer
+
+from pdr_dspy import datasets
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
+from pdr_dspy.cli.run_folders import Kind, check_folder
+from pdr_dspy.cli.verifier_option import Grader, grader_of
+from pdr_dspy.datasets.files import FILE_KINDS
+from pdr_dspy.datasets.hub import HUB
+from pdr_dspy.errors import ConfigError, ServerError, StoreError
+from pdr_dspy.evaluation.evaluator import check_examples, describe
+from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.run_folder import LOCK
+from pdr_dspy.reporting.evaluation_tables import program_row
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.locks import wait_for
+from pdr_dspy.verifiers import VERIFIERS, Verifier, load_verifier
+
+if TYPE_CHECKING:
+    from pdr_dspy.serving import EndpointLM
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program, the examples it is tried on, and how."""
+
+    target: Target
+    examples: list[dspy.Example]
+    verifier: Verifier
+    model: Model
+    repeats: int
+    seed: int
+    budget: Budget | None
+    run_dir: Path
+    judge: EndpointLM | None = None
+    """The model that the verifier asks."""
+
+    @classmethod
+    def of(
+        cls,
+        target: str,
+        *,
+        task: str | None,
+        data: str | None,
+        verifier: str | None,
+        split: str | None,
+        limit: int | None,
+        repeats: int,
+        seed: int,
+        model: Model,
+        budget: Budget | None,
+        run_dir: Path | None,
+        kind: str,
+        trusted: bool = False,
+        judge_base: str | None = None,
+        judge_model: str | None = None,
+    ) -> Job:
+        """Everything that can be checked before a model is started, checked."""
+        found = find(target, task=task, trusted=trusted)
+        own = None if verifier is None else grader_of(verifier, judge_base=judge_base, judge_model=judge_model)
+        examples, grader = _data(found, data, own, split, limit)
+        check_examples(found.program, examples, grader)
+        if run_dir is None:
+            about = [found.name, datasets.fingerprint(examples), seed, str(model), repr(budget)]
+            about += [] if own is None else [own.verifier.describe()]
+            digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
+            run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
+        return cls(found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm)
+
+    @contextmanager
+    def serving(self, display: Display) -> Iterator[None]:
+        """The program's model is there inside, and so is the judge's where the verifier asks one; both are checked."""
+        with self.model.serving(operator_of(self.target.program).schedule, display):
+            if self.judge is None:
+                yield
+                return
+            try:
+                self.judge.check_sync()
+                yield
+            finally:
+                self.judge.close()
+
+    def evaluate(
+        self,
+        program: dspy.Module,
+        name: str,
+        display: Display,
+        *,
+        store: Rollouts,
+        repeats: int | None = None,
+        run_dir: Path | None = None,
+    ) -> Report:
+        """Evaluate `program` as this job says."""
+        repeats = repeats or self.repeats
+        with display.rows(name, len(self.examples) * repeats) as progress:
+            report = run_evaluation(
+                program,
+                self.examples,
+                self.verifier,
+                repeats=repeats,
+                seed=self.seed,
+                budget=self.budget,
+                run_dir=run_dir or self.run_dir,
+                store=store,
+                max_in_flight=self.model.in_flight,
+                name=name,
+                progress=progress,
+            )
+        if report.stopped is not None:
+            raise ServerError(f"{report.stopped}. What is finished is kept in {self.run_dir}; the same command goes on")
+        return report
+
+    def check_folder(self, kind: Kind) -> None:
+        """Check the run folder before a model is started; what depends on the model is checked after."""
+        config = describe(
+            self.target.program,
+            self.examples,
+            check_examples(self.target.program, self.examples, self.verifier),
+            self.verifier,
+            repeats=self.repeats,
+            seed=self.seed,
+            budget=self.budget,
+        )
+        later = ("models", "repeats")  # more repeats of the same evaluation only add rows
+        check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
+
+    def wait(self, folder: Path, display: Display) -> None:
+        """Return when nobody is at work in a folder: a model that were started now would only wait."""
+        try:
+            wait_for(folder / LOCK, told=display.say)
+        except OSError as error:
+            raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
+
+    def replace(self, **changes: Any) -> Job:
+        """This job with some fields changed."""
+        return replace(self, **changes)
+
+
+def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
+    """Run, grade, print."""
+    job.check_folder("eval")
+    job.wait(job.run_dir, display)
+    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+        report = job.evaluate(job.target.program, job.target.name, display, store=store)
+    summary = summarise(report)
+    save_json(job.run_dir / "report.json", {"command": "eval", "reports": [summary]})
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        display.table("", REPORT_COLUMNS, report_rows([report]))
+        if job.repeats > 1:
+            display.out.print(
+                f"pass@{job.repeats} {report.pass_at(job.repeats):.3f}, "
+                f"majority@{job.repeats} {report.majority_at(job.repeats):.3f}"
+            )
+    row = program_row(report)
+    shares = {"ended by their cap": row.truncated, "cancelled": row.cancelled, "sent more than once": row.retried}
+    if any(shares.values()):
+        display.say(f"calls {', '.join(f'{what}: {share:.1%}' for what, share in shares.items() if share)}")
+    if report.unlabelled:
+        others = ", ".join(f"{how} {count}" for how, count in report.how.items() if how != "label")
+        display.say(f"answers found otherwise than by their label: {report.unlabelled:.1%} ({others})")
+    if report.unclear:
+        display.say(f"answers that were stated and could not be read: {report.unclear}")
+    display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
+    if report.failed:
+        display.say(f"{report.failed} of {len(report.rows)} rows failed; the same command tries them again")
+        raise typer.Exit(1)
+
+
+def summarise(report: Report) -> dict[str, Any]:
+    """The figures of a report as JSON."""
+    row = program_row(report)
+    return {
+        "name": report.name,
+        "score": report.score,
+        "interval": list(report.interval),
+        "sequential": report.sequential,
+        "total": report.total,
+        "calls": report.calls,
+        "paid": report.paid,
+        "paid_before": report.paid_before,
+        "reused": report.reused,
+        "rows": len(report.rows),
+        "failed": report.failed,
+        "damaged": report.damaged,
+        "truncated": row.truncated,
+        "cancelled": row.cancelled,
+        "retried": row.retried,
+        "how": report.how,
+        "unlabelled": report.unlabelled,
+        "unclear": report.unclear,
+        "config": report.config,
+    }
+
+
+def save_json(path: Path, value: Any) -> None:
+    """Write a small JSON file in one step."""
+    store_whole(path, json.dumps(value, indent=1))
+
+
+def _data(
+    target: Target, data: str | None, own: Grader | None, split: str | None, limit: int | None
+) -> tuple[list[dspy.Example], Verifier]:
+    if data is None:
+        if target.task is None:
+            raise ConfigError(
+                f"{target.name} is a saved program without data: add `--task` with its program file, or `--data` with "
+                "`--verifier`"
+            )
+        if own is not None:
+            raise ConfigError("`--verifier` goes with `--data`; a program file brings its own")
+        with program_file(f"`data()` or `verifier()` of {target.task.name}"):
+            return target.task.data(split or "test", limit=limit), target.task.verifier()
+    examples = datasets.load(data, split=split, limit=limit)
+    if own is None:
+        known = None if _is_file(data) else datasets.info(data).verifier
+        if not known:
+            raise ConfigError(
+                f"`--data {data}` does not say how it is graded: add `--verifier {'|'.join(VERIFIERS.names())}`"
+            )
+        return examples, load_verifier({"kind": known})
+    return examples, own.verifier
+
+
+def _is_file(data: str) -> bool:
+    return Path(data).suffix.lower() in FILE_KINDS and not data.startswith(HUB)
+
+
+def _content(target: Target) -> str:
+    return "" if target.artifact is None else hashlib.sha256(target.artifact.read_bytes()).hexdigest()

@@ -1,0 +1,235 @@
+"""`pdr optimize`, and the studies of `optimize/`: search, confirm, compare, write best.json and the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pdr_dspy import artifact, datasets
+from pdr_dspy.calls.store import address
+from pdr_dspy.cli import compare
+from pdr_dspy.cli.axis_option import with_axes
+from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.evaluate import Job, save_json
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_file
+from pdr_dspy.cli.report import write_page
+from pdr_dspy.cli.run_folders import check_folder
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.runtime import postgres
+from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
+from pdr_dspy.search.optuna_mirror import JOURNAL
+from pdr_dspy.search.workers.worker import CONFIRMATION_SEED
+
+
+def optimize(
+    target: str,
+    *,
+    task: str | None,
+    model: Model,
+    limit: int | None,
+    confirm: int | None,
+    run_dir: Path | None,
+    display: Display,
+    axes: Sequence[str] = (),
+    dry_run: bool = False,
+    trusted: bool = False,
+    **settings: Any,
+) -> None:
+    """Tune the program that `target` names on its task's data."""
+    found = find(target, task=task, trusted=trusted)
+    if found.task is None:
+        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
+    with program_file(f"`data()` of {found.task.name}"):
+        trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
+    space = with_axes(Space.default_for(operator_of(found.program).schedule), axes)
+    if run_dir is None:
+        ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
+        searched = {name: value for name, value in settings.items() if name not in ends}
+        about = [
+            found.name,
+            datasets.fingerprint([*trainset, *valset]),
+            str(model),
+            searched,
+            *([list(axes)] if axes else []),
+        ]
+        run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
+    study(
+        found.task,
+        student=found.program,
+        trainset=trainset,
+        valset=valset,
+        model=model,
+        run_dir=run_dir,
+        display=display,
+        space=space,
+        dry_run=dry_run,
+        **settings,
+    )
+
+
+def study(
+    task: Task,
+    *,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example],
+    model: Model,
+    run_dir: Path,
+    display: Display,
+    student: dspy.Module | None = None,
+    space: Space | None = None,
+    compare: bool = False,
+    dry_run: bool = False,
+    **settings: Any,
+) -> dspy.Module | None:
+    """Tune a task's program, print what came of it and how to use it, and return it.
+
+    Args:
+        task: the program, its verifier and its name.
+        trainset: questions to search on.
+        valset: questions for the confirmation and the comparison.
+        model: what to serve or connect to.
+        run_dir: keeps everything; the same study goes on from there.
+        display: where progress and results are shown.
+        student: what to tune; None is the task's own program.
+        space: what to choose from; None is a space around the student's schedule.
+        compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
+        dry_run: only say what it would cost, and return None. A running server is looked at, nothing else is sent, and
+            an embedded model is not started.
+        settings: other arguments of PDROptimizer.
+    """
+    check_folder(run_dir, "optimize")
+    student = student or task.build()
+    space = space or Space.default_for(operator_of(student).schedule)
+    optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
+    if dry_run:
+        with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
+            _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
+        return None
+    with model.serving(space.widest(), display):
+        with display.search() as progress:
+            optimizer.progress = progress
+            tuned = optimizer.compile(student, trainset=trainset, valset=valset)
+        assert optimizer.result is not None
+        if compare:
+            _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
+    _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
+    return tuned
+
+
+def _tell_cost(cost: Estimate, display: Display) -> None:
+    if not cost.left and not cost.high:
+        display.show(f"all {cost.done} trials are done and confirmed: the search costs nothing again")
+        return
+    known = "what calls cost so far" if cost.known else "prompts and caps, since no call was measured yet"
+    display.show(
+        f"{cost.done} trials are done and cost nothing again; {cost.left} are left\n"
+        f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
+        f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
+    )
+
+
+def work(
+    target: str,
+    *,
+    task: str | None,
+    model: Model,
+    storage: str,
+    study: str,
+    display: Display,
+    trusted: bool = False,
+) -> None:
+    """Help with a search that was started elsewhere, until it has ended."""
+    found = find(target, task=task, trusted=trusted)
+    if found.task is None:
+        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
+    optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)
+    train, held_out = optimizer.questions()
+    with program_file(f"`data()` of {found.task.name}"):
+        trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
+    assert optimizer.settings.space is not None
+    with model.serving(optimizer.settings.space.widest(), display), display.search() as progress:
+        optimizer.progress = progress
+        runs = optimizer.work(found.program, trainset=trainset, valset=valset)
+    display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")
+
+
+def _compare(
+    task: Task,
+    student: dspy.Module,
+    tuned: dspy.Module,
+    valset: list[dspy.Example],
+    optimizer: PDROptimizer,
+    run_dir: Path,
+    model: Model,
+    display: Display,
+) -> None:
+    """The table. Questions and seeds are the confirmation's: what that paid for is not paid for again."""
+    assert optimizer.result is not None
+    # A longer search may find another program, a next one be confirmed on other questions: each has rows of its own.
+    compared = address({"program": fingerprint(tuned), "questions": datasets.fingerprint(valset)})[:8]
+    job = Job(
+        target=Target(f"tuned: {operator_of(tuned).schedule}", tuned, task),
+        examples=valset,
+        verifier=optimizer.verifier,
+        model=model,
+        repeats=optimizer.settings.confirm.repeats,
+        seed=optimizer.settings.seed + CONFIRMATION_SEED,
+        budget=None,
+        run_dir=run_dir / "compare" / compared,
+    )
+    others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
+    with optimizer.rollouts() as store:
+        lines = compare.measure(job, others, store, display)
+    lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
+    save_json(job.run_dir.parent / "report.json", compare.summary(lines))
+    display.table(f"{len(valset)} questions that the search has not seen", *compare.table(lines), text=2)
+
+
+def _finish(
+    task: Task, tuned: dspy.Module, result: SearchResult, optimizer: PDROptimizer, run_dir: Path, display: Display
+) -> None:
+    """What was confirmed, where it is, how to use it."""
+    confirmation = result.confirmation
+    figures = [confirmation.student] if confirmation.kept == "student" else [confirmation.winner, confirmation.student]
+    seen = "questions that the search has not seen" if confirmation.untouched else "the search's questions, fresh seeds"
+    display.table(f"confirmed on {seen}", REPORT_COLUMNS, report_rows(figures))
+    display.say(f"{result.stopped}; {confirmation.verdict}")
+    display.say(f"{result.paid:,} tokens paid, {result.saved:,} found in the store instead")
+    # As the search wrote it, and with the task's name, so that `pdr eval best.json` finds its data.
+    best = artifact.save(
+        tuned,
+        run_dir / "best.json",
+        verifier=optimizer.verifier,
+        data={"name": task.name, "task": task.name, "split": "train"},
+        figures=figures,
+        notes=confirmation.verdict,
+    )
+    page = write_page(run_dir, None, display)
+    inputs = list(operator_of(tuned).task.input_fields)
+    given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
+    called = ", ".join(f'{name}="..."' for name in inputs)
+    where = _trials(optimizer)
+    display.say(
+        f"use it:  pdr run {best} {given}\n"
+        f"         pdr compare {best}\n"
+        f'         program = pdr_dspy.load("{best}"); program({called})'
+        + (f"\nreport:  {page}" if page else "")
+        + f"\ntrials:  optuna-dashboard {where}"
+    )
+
+
+def _trials(optimizer: PDROptimizer) -> str:
+    """Where `optuna-dashboard` finds the trials of a search."""
+    options = optimizer.options
+    if postgres.is_url(options.storage):
+        return f'"{postgres.shown(postgres.sqlalchemy_url(str(options.storage)))}"'
+    folder = options.run_dir if options.storage is None else Path(options.storage)
+    assert folder is not None
+    return str(folder / JOURNAL)

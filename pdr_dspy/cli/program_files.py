@@ -1,0 +1,161 @@
+"""What a command is pointed at: a program file, a program's name, or a saved artifact."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dspy
+
+from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
+from pdr_dspy.operators.nested import operators_of
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import Verifier, as_verifier
+
+PARTS = ("build", "data", "verifier")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A program file: a program, its data and its verifier."""
+
+    name: str
+    build: Callable[[], dspy.Module]
+    data: Callable[..., list[dspy.Example]]
+    verifier: Callable[[], Verifier]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What `pdr run`, `pdr eval` and the others work on."""
+
+    name: str
+    program: dspy.Module
+    task: Task | None
+    """None for an artifact without a program file beside it."""
+    artifact: Path | None = None
+
+
+def find(target: str, *, task: str | None = None, trusted: bool = False) -> Target:
+    """The program that `target` names: `best.json`, `programs/gsm8k.py` or `gsm8k`.
+
+    `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
+    that of `pdr_dspy.load`.
+
+    Raises ConfigError for a name that leads nowhere or a file that is not a program, ArtifactError for a bad artifact.
+    """
+    beside = None if task is None else find_task(task)
+    if target.endswith(".json"):
+        return _artifact(local_path(target), beside, trusted)
+    found = find_task(target)
+    return Target(found.name, build(found), beside or found)
+
+
+def build(task: Task) -> dspy.Module:
+    """The program of a program file. Raises ConfigError when its `build()` does not give one."""
+    with program_file(f"`build()` of {task.name}"):
+        program = task.build()
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"`build()` of {task.name} returned {program!r}; return a program, such as PDR(...)")
+    return program
+
+
+@contextmanager
+def program_file(what: str) -> Iterator[None]:
+    """Code of the user's runs inside; what it raises becomes one sentence with the line that it came from."""
+    try:
+        yield
+    except PDRError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        own = [frame for frame in frames if "site-packages" not in frame.filename and "<" not in frame.filename]
+        place = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+        raise ConfigError(f"{what} failed: {type(error).__name__}: {error}{place}") from error
+
+
+def find_task(target: str) -> Task:
+    """The program file that `target`, a path or a name, leads to."""
+    module = _module(target)
+    missing = [part for part in PARTS if not callable(getattr(module, part, None))]
+    if missing:
+        raise ConfigError(
+            f"{module.__file__} has no function `{missing[0]}()`; a program file has build(), data(split, limit=, "
+            "seed=) and verifier()"
+        )
+    made = module.verifier  # type: ignore[attr-defined]
+    return Task(
+        module.__name__.rpartition(".")[2],
+        build=module.build,  # type: ignore[attr-defined]
+        data=module.data,  # type: ignore[attr-defined]
+        verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
+    )
+
+
+def operator_of(program: dspy.Module) -> Operator:
+    """The first operator inside a program. Raises ConfigError when there is none."""
+    return next(iter(operators_of(program, type(program).__name__).values()))
+
+
+def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
+    """A saved program, with the program file that it was tuned for where that is still in programs/."""
+    from pdr_dspy import artifact
+
+    if not path.is_file():
+        raise ArtifactError(f"{path} does not exist; `pdr optimize` writes one, `pdr_dspy.save(program, path)` too")
+    if task is None:
+        name = (artifact.read(path).get("data") or {}).get("task")
+        if isinstance(name, str) and name.isidentifier() and (Path("programs") / f"{name}.py").is_file():
+            task = find_task(name)
+    program = artifact.load(path, program=None if task is None else build(task), trusted=trusted)
+    return Target(path.stem, program, task, path)
+
+
+def _module(target: str) -> ModuleType:
+    path = local_path(target)
+    if path.suffix == ".py" or (path.exists() and path.is_file()):
+        if not path.is_file():
+            raise ConfigError(f"{target} does not exist")
+        return _import(path.resolve())
+    beside = Path("programs") / f"{target}.py"
+    if target.isidentifier() and beside.is_file():
+        return _import(beside.resolve())
+    known = sorted(file.stem for file in Path("programs").glob("*.py") if _is_program(file))
+    near = difflib.get_close_matches(target, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; programs here: {', '.join(known)}" if known else ""
+    raise ConfigError(f"`{target}` is neither a .json artifact, nor a program file, nor a name in programs/{hint}")
+
+
+def _is_program(path: Path) -> bool:
+    return "def build(" in path.read_text(encoding="utf-8")
+
+
+def _import(path: Path) -> ModuleType:
+    """Import a file under its dotted name, so that a file of a package can import its neighbours."""
+    parts: list[str] = [path.stem]
+    root = path.parent
+    while (root / "__init__.py").is_file():
+        parts.insert(0, root.name)
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    name = ".".join(parts)
+    loaded: Any = sys.modules.get(name)
+    if loaded is not None and Path(loaded.__file__ or "").resolve() != path:
+        raise ConfigError(f"{path} has the name of a module that is already imported, `{name}`; rename the file")
+    try:
+        with program_file(f"the import of {path}"):
+            return importlib.import_module(name)
+    except ConfigError as error:
+        if isinstance(error.__cause__, SyntaxError):
+            raise ConfigError(f"{path}, line {error.__cause__.lineno}, is not Python: {error.__cause__.msg}") from error
+        raise

@@ -1,0 +1,107 @@
+"""`pdr report`, and the page that other commands write at their end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.run_folders import holds
+from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.reporting import evaluation_tables
+from pdr_dspy.reporting.page import write_report
+
+DEPTH = 3
+"""Levels below a folder that are looked through for runs."""
+MOST_FOLDERS = 2000
+"""Folders that are looked at, so that `pdr report /` ends."""
+NAMED = 8
+"""Runs that are named."""
+
+
+def write(run_dir: Path, path: Path | None) -> Path:
+    """One page about a run folder, whichever command wrote it.
+
+    Raises StoreError when no finished run is in it, with the folders below that hold one, and when the page cannot be
+    written.
+    """
+    found = what(run_dir)
+    if found is None:
+        raise StoreError(_nothing(run_dir))
+    if found.endswith(UNFINISHED):
+        raise StoreError(f"{run_dir} holds {found}; the same command again goes on and writes its report")
+    target = path or run_dir / "report.html"
+    compared = read(run_dir)
+    if compared:
+        return write_report(compared, target, title=run_dir.absolute().name)
+    return write_report(run_dir, target, programs=read(run_dir / "compare"))
+
+
+def write_page(run_dir: Path, path: Path | None, display: Display) -> Path | None:
+    """`write`; None, and a sentence, where the page cannot be written: the run itself is whole."""
+    try:
+        return write(run_dir, path)
+    except StoreError as error:
+        display.say(str(error))
+        return None
+
+
+def read(folder: Path) -> list[Report]:
+    """The evaluations of a comparison that `compare` or a study wrote below `folder`; none where there are none."""
+    try:
+        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if facts.get("command") != "compare":
+            return []
+        return [evaluation_tables.read_report(folder / line["folder"], line["name"]) for line in facts["lines"]]
+    except OSError:
+        return []
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{folder / 'report.json'} is damaged, or not of this version ({error}); what wrote it writes it again"
+        ) from error
+
+
+UNFINISHED = "that is not finished"
+
+
+def what(folder: Path) -> str | None:
+    """What a folder holds, in words; None for nothing that a page could be about."""
+    try:
+        kind = holds(folder)
+    except (StoreError, OSError):
+        return None
+    if kind == "optimize":
+        return "a search" if (folder / "search.json").exists() else f"a search {UNFINISHED}"
+    if kind == "compare":
+        return "a comparison" if (folder / "report.json").exists() else f"a comparison {UNFINISHED}"
+    return "an evaluation" if kind == "eval" and (folder / "rows.jsonl").exists() else None
+
+
+def _nothing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} is {'not a folder' if folder.exists() else 'not there'}; give the folder of a run"
+    below = list(_below(folder))
+    if not below:
+        return f"{folder} holds no run, nor does a folder below it; `pdr eval`, `compare` and `optimize` write one"
+    named = "".join(f"\n  pdr report {shlex.quote(str(place))}    {found}" for place, found in below[:NAMED])
+    more = f"\n  and {len(below) - NAMED} more" if len(below) > NAMED else ""
+    return f"{folder} holds no run itself; below it there are{named}{more}"
+
+
+def _below(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Folders that hold something, without those inside of one; the first found are the nearest by name."""
+    for seen, (place, names, _) in enumerate(os.walk(folder)):
+        here = Path(place)
+        depth = len(here.relative_to(folder).parts)
+        found = what(here) if depth else None
+        if found is not None:
+            yield here, found
+        if seen >= MOST_FOLDERS:
+            return
+        if found is not None or depth == DEPTH:
+            names.clear()
+        names[:] = sorted(name for name in names if not name.startswith("."))

@@ -1,0 +1,94 @@
+"""`pdr train` and `pdr export-sft`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import typer
+
+from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.evaluate import Job
+from pdr_dspy.cli.model_option import Model
+from pdr_dspy.cli.program_files import find, program_file
+from pdr_dspy.cli.run_folders import holds
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.operators.operator import Operator
+
+SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "loss")
+"""What a line of progress tells of a step, where it was logged."""
+
+
+def train(
+    target: str, config: Path, output: Path, *, task: str | None, display: Display, trusted: bool = False
+) -> None:
+    """Train a model on long traces and on the calls of a program; prints the folder of the trained model."""
+    from pdr_dspy.training import train
+    from pdr_dspy.training.config import read_config
+
+    found = find(target, task=task, trusted=trusted)
+    if found.task is None:
+        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
+    if not isinstance(found.program, Operator):
+        raise ConfigError(
+            f"`build()` of {found.task.name} gives `{type(found.program).__name__}`, and training takes an operator, "
+            "such as `PDR(signature, schedule)`"
+        )
+    settings = read_config(config)
+    with program_file(f"`data()` or `verifier()` of {found.task.name}"):
+        examples, verifier = found.task.data("train", limit=settings.limit), found.task.verifier()
+
+    def tell(step: int, figures: Mapping[str, float]) -> None:
+        said = ", ".join(f"{name} {figures[name]:.3g}" for name in SHOWN if name in figures)
+        display.say(f"step {step} of {settings.steps}: {said}")
+
+    display.say(f"training {settings.model} on {len(examples)} questions of {found.name} ...")
+    made = train.train(found.program, examples, verifier, settings, output, progress=tell)
+    display.say(f"figures of each step: {output / 'log.jsonl'}")
+    display.say(f"to evaluate it: pdr serve-model {made} --vllm, then pdr eval {target} --api-base ...")
+    display.show(str(made))
+
+
+def export(
+    run_dir: Path,
+    out: Path,
+    *,
+    program: str | None,
+    task: str | None,
+    data: str | None,
+    verifier: str | None,
+    split: str | None,
+    as_json: bool,
+    display: Display,
+    trusted: bool = False,
+    judge_base: str | None = None,
+    judge_model: str | None = None,
+) -> None:
+    """Write what a finished evaluation got right as a chat dataset."""
+    from pdr_dspy.training import export_sft
+
+    if not run_dir.is_dir() or holds(run_dir) is None:
+        raise StoreError(f"{run_dir} holds no run; give a folder that `pdr eval` wrote")
+    if holds(run_dir) != "eval":
+        raise StoreError(f"{run_dir} holds a run of `pdr {holds(run_dir)}`; give a folder that `pdr eval` wrote")
+    target = program or _named(run_dir)
+    job = Job.of(
+        target, task=task, data=data, verifier=verifier, split=split, limit=None, repeats=1, seed=0, model=Model(),
+        budget=None, run_dir=run_dir, kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+    )  # fmt: skip
+    found = export_sft.export(run_dir, job.target.program, job.examples, job.verifier)
+    export_sft.write(out, found.samples)
+    if as_json:
+        typer.echo(json.dumps(found.counts))
+    else:
+        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())
+        display.show(f"{out}: {len(found.samples)} samples ({told})")
+
+
+def _named(run_dir: Path) -> str:
+    """The program of a folder that `pdr eval` has named: eval-NAME-DIGEST."""
+    name = run_dir.resolve().name.removeprefix("eval-").rpartition("-")[0]
+    if not name or not run_dir.resolve().name.startswith("eval-"):
+        raise ConfigError(f"`pdr export-sft {run_dir}` does not say of which program: add `--program`")
+    return name

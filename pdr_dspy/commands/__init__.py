@@ -1,1 +1,0 @@
-"""What the commands of `pdr`, and the studies of `optimize/`, are made of."""

@@ -1,0 +1,30 @@
+"""How good a program is and what it costs: `evaluate` runs it over examples and resumes, `records` are the rows and
+the report, `runner` runs one example, and `statistics` has the intervals, clustered by question.
+"""
+
+from __future__ import annotations
+
+from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, fingerprint, ids_of
+from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row, read_rows
+from pdr_dspy.evaluation.runner import Runner, inputs_of
+from pdr_dspy.evaluation.statistics import Interval, Paired, paired, score_interval
+
+__all__ = [
+    "DraftRow",
+    "Interval",
+    "Paired",
+    "Report",
+    "RoundRow",
+    "Row",
+    "Runner",
+    "aevaluate",
+    "check_examples",
+    "describe",
+    "evaluate",
+    "fingerprint",
+    "ids_of",
+    "inputs_of",
+    "paired",
+    "read_rows",
+    "score_interval",
+]

@@ -1,0 +1,330 @@
+"""Program x examples x repeats under a verifier: one row each, appended to a file as it ends, resumable.
+
+No barrier between examples: each runs its rounds as soon as its own inputs are there, so a slow sample holds up nobody
+else. A row of a failed run is kept as failed and is tried again when the same evaluation is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
+from pdr_dspy.calls.store import Rollouts, address
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.records import Report, Row, lean
+from pdr_dspy.evaluation.run_folder import RunFolder
+from pdr_dspy.evaluation.runner import Runner, inputs_of
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.roles import needed_inputs, signature_of
+from pdr_dspy.prompts.types import describe_options
+from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.settings import whole_number
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier, try_on_gold
+
+VERSION = 1
+
+
+Progress = Callable[[Row, int, int], None]
+"""Told of each finished row, how many are done, and how many there are."""
+
+
+def evaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier | Metric,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    budget: Budget | None = None,
+    store: Rollouts | None = None,
+    run_dir: str | Path | None = None,
+    max_in_flight: int = 64,
+    max_failures: int = 8,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """Run `program` on every example `repeats` times and grade what comes out.
+
+    Args:
+        program: an operator, or any DSPy module.
+        examples: with the inputs that the program takes and the gold fields that the verifier reads; their `id` field
+            names them (else their position).
+        verifier: gives a score in [0, 1]: a verifier, or a metric, see `verifiers.as_verifier`.
+        repeats: k of avg@k; repeat i has its own run seed.
+        seed: the evaluation's seed; equal seeds give equal requests.
+        budget: limits, in tokens, on each run of an operator.
+        store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
+            `run_dir/rollouts` is used.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
+            at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
+            memory.
+        max_in_flight: most requests on the wire at one time.
+        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
+            that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
+            one example fails that row only.
+        name: of the report.
+        progress: told of every finished row.
+
+    Raises:
+        ConfigError, DataError: an argument, an example or a gold answer that cannot work; before a token is spent.
+            BudgetTooSmall and a prompt beyond the model's context are raised when they hold for every example, else
+            they fail the rows of theirs.
+        StoreError: the run folder belongs to another evaluation, or cannot be written.
+    """
+    return event_loop.run(
+        lambda: aevaluate(
+            program,
+            examples,
+            verifier,
+            repeats=repeats,
+            seed=seed,
+            budget=budget,
+            store=store,
+            run_dir=run_dir,
+            max_in_flight=max_in_flight,
+            max_failures=max_failures,
+            name=name,
+            progress=progress,
+        )
+    )
+
+
+async def aevaluate(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier | Metric,
+    *,
+    repeats: int = 1,
+    seed: int = 0,
+    budget: Budget | None = None,
+    store: Rollouts | None = None,
+    run_dir: str | Path | None = None,
+    max_in_flight: int = 64,
+    max_failures: int = 8,
+    name: str = "",
+    progress: Progress | None = None,
+) -> Report:
+    """`evaluate` on the caller's event loop."""
+    repeats = whole_number("evaluate(", "repeats", repeats)
+    max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
+    max_failures = whole_number("evaluate(", "max_failures", max_failures)
+    seed = whole_number("evaluate(", "seed", seed, least=None)
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
+    verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
+    if budget is not None and not isinstance(budget, Budget):
+        raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
+    ids = check_examples(program, examples, verifier)
+    lms = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm or dspy.settings.lm)}
+    if not lms and program.predictors():
+        calls.serving(program.predictors()[0])
+    for lm in lms.values():
+        check = getattr(lm, "check", None)
+        if check is not None:
+            await check()
+    if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
+        shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
+        await program.preflight(shortest, budget)
+    config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
+    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    async with AsyncExitStack() as life:
+        before: dict[tuple[str, int], Row] = {}
+        if folder is not None:
+            before = await life.enter_async_context(folder.opened())
+            before = {key: row for key, row in before.items() if row.repeat < repeats}
+            if store is None:
+                store = life.enter_context(Rollouts(folder.folder / "rollouts"))
+            else:
+                store.refresh()  # what who was waited for has asked
+        finished = dict(before)
+        todo = [
+            (place, repeat)
+            for repeat in range(repeats)
+            for place in range(len(examples))
+            if (ids[place], repeat) not in finished
+        ]
+        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+        count = len(examples) * repeats
+        work = _Work(runner, examples, ids, run_folder.identity(config), folder, finished, count, progress)
+        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
+            stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+        if store is not None:
+            store.sync()
+    if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
+        raise runner.misconfigured
+    rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
+    return Report(
+        rows=tuple(rows),
+        name=name,
+        config=config,
+        stopped=stopped,
+        paid_before=sum(row.paid for row in before.values()),
+        damaged=0 if folder is None else folder.damaged,
+    )
+
+
+def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric) -> list[str]:
+    """The ids of the examples, after everything that can be checked without a model was checked.
+
+    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
+    cannot read, ConfigError for a metric that gives no score.
+    """
+    verifier = as_verifier(verifier)
+    if not examples:
+        raise DataError("`examples` is empty; there is nothing to evaluate")
+    needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
+    ids = ids_of(examples)
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"`examples` has {Counter(ids)[repeated[0]]} examples with the id {repeated[0]!r}; ids must differ"
+        )
+    for name, example in zip(ids, examples, strict=True):
+        if not inputs_marked(example) and not isinstance(program, Operator):
+            raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
+        given = example.inputs() if inputs_marked(example) else example
+        missing = [field for field in needed if field not in given]
+        if missing:
+            raise DataError(
+                f"example {name!r} has no field {missing[0]!r}, which the program takes; it has "
+                f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
+                f"with `fields={{{missing[0]!r}: ...}}`"
+            )
+        verifier.check_gold(example)
+    outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
+    try_on_gold(verifier, examples[0], outputs)
+    return ids
+
+
+def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
+    """The name of each example: its `id`, else its position, marked where that is another's id."""
+    given = [None if example.get("id") in (None, "") else str(example["id"]) for example in examples]
+    taken = set(given)
+    names = []
+    for place, name in enumerate(given):
+        position = str(place)
+        while name is None and position in taken:
+            position = f"#{position}"
+        names.append(position if name is None else name)
+    return names
+
+
+def describe(
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    ids: Sequence[str],
+    verifier: Verifier | Metric,
+    *,
+    repeats: int,
+    seed: int,
+    budget: Budget | None,
+) -> dict[str, Any]:
+    """What an evaluation is of, as JSON; two that are equal here would make the same calls and give the same rows."""
+    lms = sorted(
+        {str(getattr(lm, "identity", lm.model)) for p in program.predictors() if (lm := p.lm or dspy.settings.lm)}
+    )
+    return {
+        "version": VERSION,
+        "program": fingerprint(program),
+        "examples": address(
+            {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+        ),
+        "verifier": as_verifier(verifier).describe(),
+        "models": lms,
+        "repeats": repeats,
+        "seed": seed,
+        "budget": None if budget is None else budget.model_dump(),
+    }
+
+
+def fingerprint(program: dspy.Module) -> str:
+    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
+    and defaults, demonstrations, schedules."""
+    state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
+    types = {  # the state that DSPy saves leaves them out
+        name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
+        for name, predictor in program.named_predictors()
+    }
+    options = {
+        f"{name}.{field}": described
+        for name, predictor in program.named_predictors()
+        for field, info in signature_of(predictor).fields.items()
+        if (described := describe_options(info))
+    }
+    more = {"options": options} if options else {}
+    return address({"kind": type(program).__name__, "state": state, "types": types, **more})
+
+
+def _prompt_state(parameter: Any) -> Any:
+    """A parameter's state without its language model, which may not be able to describe itself."""
+    if not isinstance(parameter, dspy.Predict):
+        return parameter.dump_state()
+    demos = [dict(demo) for demo in parameter.demos]
+    return {"demos": demos, "signature": signature_of(parameter).dump_state()}
+
+
+class _Work:
+    """Runs rows side by side and keeps each as it ends."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        examples: Sequence[dspy.Example],
+        ids: Sequence[str],
+        identity: str,
+        folder: RunFolder | None,
+        finished: dict[tuple[str, int], Row],
+        count: int,
+        progress: Progress | None,
+    ) -> None:
+        self.runner = runner
+        self.examples = examples
+        self.ids = ids
+        self.identity = identity
+        self.folder = folder
+        self.finished = finished
+        self.count = count
+        self.progress = progress
+        self.failures = 0
+        self.stopped: str | None = None
+
+    async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
+        queue = iter(todo)
+
+        async def worker() -> None:
+            for place, repeat in queue:
+                if self.stopped is not None:
+                    return
+                row = await self.runner.row(self.examples[place], self.ids[place], repeat)
+                self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
+                if (row.id, row.repeat) in self.runner.refused:
+                    continue  # a question that does not fit says nothing about the server
+                self.failures = self.failures + 1 if row.error is not None else 0
+                if self.failures >= max_failures and self.stopped is None:
+                    self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"
+
+        try:
+            await calls.together(worker() for _ in range(min(workers, len(todo))))
+        finally:
+            self.runner.close()
+        return self.stopped
+
+    def keep(self, row: Row) -> None:
+        self.finished[row.id, row.repeat] = row
+        if self.folder is not None:
+            self.folder.keep(row)
+        if self.progress is not None:
+            self.progress(row, len(self.finished), self.count)

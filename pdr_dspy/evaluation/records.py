@@ -1,0 +1,291 @@
+"""What an evaluation gives: one row for each example and repeat, and a report over the rows."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pdr_dspy.calls.ledger import Call
+from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval, voted_score
+from pdr_dspy.runtime.atomic_write import whole_lines
+from pdr_dspy.text.statements import How
+from pdr_dspy.verifiers import RIGHT
+
+logger = logging.getLogger("pdr_dspy")
+
+
+class DraftRow(BaseModel):
+    """One draft of a row: what it answered and how the verifier judged that."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answer: str | None = None
+    """The output fields as one text; None when they could not be read."""
+    score: float | None = None
+    """None where judging drafts would cost tokens."""
+    how: dict[str, How] = {}
+    """In which form each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
+    unclear: dict[str, str] = {}
+    """Of fields that were stated and could not be read: the beginning of what was stated."""
+    truncated: bool = False
+    failure: str | None = None
+
+
+class RoundRow(BaseModel):
+    """One round of a row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drafts: tuple[DraftRow, ...]
+    """Those that the round went on with."""
+    workspace_tokens: tuple[int, ...] = ()
+    sources: tuple[tuple[int, ...], ...] = ()
+    """Positions in `drafts` of those that each workspace was made of."""
+
+
+class Row(BaseModel):
+    """One example, once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    repeat: int
+    seed: int
+    score: float
+    detail: str = ""
+    answer: str | None = None
+    gold: str | None = None
+    stop: str | None = None
+    sequential: int = 0
+    """Input and output tokens along the accepted path."""
+    total: int = 0
+    """Input and output tokens of every call, the judge's included."""
+    output: int = 0
+    """Generated tokens of every call."""
+    paid: int = 0
+    """Tokens of the calls that were really sent when the row was run."""
+    seconds: float = 0.0
+    """Wall time of the program, waiting for a place included."""
+    calls: tuple[Call, ...] = ()
+    rounds: tuple[RoundRow, ...] = ()
+    error: str | None = None
+    """Why the program gave no answer at all; such a row scores 0 and is tried again on resume."""
+    evaluation: str = ""
+    """A digest of what the evaluation is of, its number of repeats left out; empty for a run of a search."""
+
+
+class Report(BaseModel):
+    """The rows of an evaluation and what they say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: tuple[Row, ...]
+    name: str = ""
+    config: dict[str, Any] = {}
+    stopped: str | None = None
+    """Why the evaluation ended before all rows were there; None when it did not."""
+    paid_before: int = 0
+    """Tokens that earlier runs spent on those rows that this one found finished in its run folder."""
+    damaged: int = 0
+    """Lines of the run folder's rows that could not be read and were skipped; what they held was run again."""
+
+    @property
+    def by_question(self) -> dict[str, list[Row]]:
+        """Rows of each question in the order of their repeats, questions in the order of their first row's id."""
+        grouped: dict[str, list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: (row.id, row.repeat)):
+            grouped.setdefault(row.id, []).append(row)
+        return grouped
+
+    @property
+    def per_question(self) -> list[float]:
+        """Mean score of each question over its repeats (avg@k)."""
+        return [fmean(row.score for row in rows) for rows in self.by_question.values()]
+
+    @property
+    def score(self) -> float:
+        """Mean over questions of their mean score, a fraction; nan without rows. Failed rows count 0."""
+        return fmean(self.per_question) if self.rows else math.nan
+
+    @property
+    def interval(self) -> Interval:
+        """95 % interval of `score`, clustered by question."""
+        return score_interval(self.per_question)
+
+    def pass_at(self, k: int) -> float:
+        """Mean chance that k of the repeats hold a right one (score of at least 0.5); nan with fewer than k rows."""
+        grouped = list(self.by_question.values())
+        if not grouped:
+            return math.nan
+        return fmean(pass_at_k(len(rows), sum(row.score >= RIGHT for row in rows), k) for rows in grouped)
+
+    def majority_at(self, k: int) -> float:
+        """Share of questions whose most common answer among the first k repeats is right; ties share the credit.
+
+        nan where a question has fewer than k rows.
+        """
+        grouped = list(self.by_question.values())
+        if not grouped or k < 1 or any(len(rows) < k for rows in grouped):
+            return math.nan
+        return fmean(voted_score([(row.answer, row.score) for row in rows[:k]]) for rows in grouped)
+
+    @property
+    def sequential(self) -> float:
+        """Mean B_seq of a row, in tokens."""
+        return fmean(row.sequential for row in self.rows) if self.rows else math.nan
+
+    @property
+    def total(self) -> float:
+        """Mean B_total of a row, in tokens."""
+        return fmean(row.total for row in self.rows) if self.rows else math.nan
+
+    @property
+    def calls(self) -> float:
+        """Mean number of model calls of a row."""
+        return fmean(len(row.calls) for row in self.rows) if self.rows else math.nan
+
+    @property
+    def paid(self) -> int:
+        """Tokens that this evaluation really spent: 0 when it found every row in its run folder, or every call in the
+        store. Of a report that was read from a folder, what all its runs spent on these rows."""
+        return sum(row.paid for row in self.rows) - self.paid_before
+
+    @property
+    def reused(self) -> float:
+        """Share of calls that came out of the store, a fraction."""
+        count = sum(len(row.calls) for row in self.rows)
+        return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
+
+    @property
+    def how(self) -> dict[How, int]:
+        """How many output fields of all drafts were found in each form, the most common first."""
+        counts = Counter(how for draft in self._drafts() for how in draft.how.values())
+        return dict(counts.most_common())  # type: ignore[return-value]
+
+    @property
+    def unlabelled(self) -> float | None:
+        """Share of the fields in `how` that were not found by their label, a fraction; None where nothing is known."""
+        counts = self.how
+        return 1 - counts.get("label", 0) / sum(counts.values()) if counts else None
+
+    @property
+    def unclear(self) -> int:
+        """Output fields of all drafts that were stated and could not be read."""
+        return sum(len(draft.unclear) for draft in self._drafts())
+
+    def _drafts(self) -> Iterator[DraftRow]:
+        return (draft for row in self.rows for round_ in row.rounds for draft in round_.drafts)
+
+    @property
+    def failed(self) -> int:
+        """Rows without an answer because the program failed."""
+        return sum(row.error is not None for row in self.rows)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.name or 'program'}: score {self.score:.3f} [{low:.3f}, {high:.3f}], "
+            f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}, {self.calls:.1f} calls, "
+            f"{len(self.rows)} rows, {self.failed} failed"
+        )
+
+
+class RowsRead(NamedTuple):
+    """What a file of rows holds."""
+
+    rows: dict[tuple[str, int], Row]
+    """By (id, repeat)."""
+    damaged: int
+    """Lines that are no rows."""
+    foreign: int | None
+    """The first line that is a JSON object and no row, from 1; None without one."""
+
+
+def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
+    """Read a file of rows, some of it at a time; without a torn last line, which may be one that is being written.
+
+    Failed rows, which are to be run again, are left out, unless `failed`: then those are there that were not repeated.
+    Raises OSError; a file that is not there has no rows.
+    """
+    rows: dict[tuple[str, int], Row] = {}
+    damaged, foreign = 0, None
+    try:
+        for number, (_, line) in enumerate(whole_lines(path), start=1):
+            if not line.strip():  # the end of a torn line that was whole but for it
+                continue
+            try:
+                row = Row.model_validate_json(line)
+            except ValidationError:
+                damaged += 1
+                foreign = number if foreign is None and _is_object(line) else foreign
+                continue
+            if row.error is None or (failed and (row.id, row.repeat) not in rows):
+                rows[row.id, row.repeat] = lean(row)
+    except FileNotFoundError:
+        pass
+    return RowsRead(rows, damaged, foreign)
+
+
+def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
+    """The finished rows of a file by (id, repeat). Lines that cannot be read are skipped, and a warning is logged.
+
+    Failed rows are left out, unless `failed`: then those are there that were not repeated. Raises OSError; StoreError
+    for a file in which there are lines and none is a row of this version.
+    """
+    read = scan_rows(path, failed=True)
+    if read.foreign is not None and not read.rows:
+        raise StoreError(f"{path}, line {read.foreign}, is not a row of this version; use another folder")
+    if read.damaged:
+        logger.warning("%s: skipped %d line%s that could not be read", path, read.damaged, "s" * (read.damaged > 1))
+    return {key: row for key, row in read.rows.items() if failed or row.error is None}
+
+
+def lean(row: Row) -> Row:
+    """The same row, with what is equal in many rows there once: it takes half the memory.
+
+    Short texts (addresses, names, answers) are interned. What pydantic notes of each model, which of its fields were
+    given, is the same for most calls and drafts; a frozen model never changes it.
+    """
+    _share(row)
+    return row
+
+
+def _share(model: BaseModel) -> None:
+    values: Any = model.__dict__  # frozen for its users, not for what reads it
+    for name, value in values.items():
+        if type(value) is str:
+            if len(value) < SHORT:
+                values[name] = sys.intern(value)
+        elif isinstance(value, BaseModel):
+            _share(value)
+        elif type(value) is tuple:
+            for part in value:
+                if isinstance(part, BaseModel):
+                    _share(part)
+        elif type(value) is dict and (not value or name == "how"):
+            values[name] = _EQUAL.setdefault(tuple(value.items()), value)
+    given = model.__pydantic_fields_set__
+    object.__setattr__(model, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+
+
+SHORT = 64
+"""Characters."""
+_GIVEN: dict[frozenset[str], set[str]] = {}
+_EQUAL: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -1,0 +1,275 @@
+"""One example through a program and its verifier: a row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
+from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
+from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.text import clean
+from pdr_dspy.verifiers.base import Score, Verifier
+
+T = TypeVar("T")
+
+
+class Runner:
+    """Runs a program on single examples: what `evaluate` does for each of its rows.
+
+    Use it inside `calls.session(...)`, which says where calls are kept and how many are in flight, and `close` it.
+    """
+
+    def __init__(
+        self,
+        program: dspy.Module,
+        verifier: Verifier,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        threads: int = 64,
+    ) -> None:
+        """
+        Args:
+            program: an operator, or any DSPy module.
+            verifier: gives a score in [0, 1].
+            seed: the evaluation's seed.
+            budget: limits, in tokens, on each run of an operator.
+            threads: most synchronous programs and verifiers that run side by side.
+        """
+        self.program = program
+        self.verifier = verifier
+        self.seed = seed
+        self.budget = budget
+        self.misconfigured: ConfigError | None = None
+        """The first sentence about a program that cannot run on an example, such as one beyond the model's context."""
+        self.refused: set[tuple[str, int]] = set()
+        """(id, repeat) of such rows."""
+        # Synchronous programs and verifiers wait in threads of their own. The event loop's default pool is small, and
+        # requests pass through it: programs that filled it would wait for their own calls for ever.
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pdr-dspy-row")
+
+    def close(self) -> None:
+        """Let go of the threads; those that still run are not waited for."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call a function that may take its time, in this context, off the event loop."""
+        context = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self.threads, partial(context.run, function, *args, **kwargs)
+        )
+
+    async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
+        """Run one example once. Whatever program or verifier raise fails the row, except a StoreError.
+
+        Args:
+            example: with the program's inputs and the verifier's gold fields.
+            name: the example's id.
+            repeat: from 0; it decides the run seed.
+        """
+        seed = run_seed(self.seed, repeat)
+        gold = self.gold(example)
+        identity: dict[str, Any] = {
+            "id": name,
+            "repeat": repeat,
+            "seed": seed,
+            "gold": None if gold is None else clean(gold),
+        }
+        started = time.perf_counter()
+        spent: list[Call] = []
+
+        def oracle(outputs: Mapping[str, Any]) -> float:
+            return float(self.verifier(example, dspy.Prediction(**outputs)))
+
+        try:
+            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.track_usage() as tracker:
+                prediction = await self.predict(example)
+            seconds = time.perf_counter() - started
+            if isinstance(self.program, Operator):
+                ledger: Ledger = prediction.ledger
+            else:
+                ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
+            whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
+            answer = _answer(self.outputs(prediction), none=whole)
+            if hasattr(self.verifier, "averify"):
+                score = await self.grade(example, prediction)
+                rounds = self.rounds(example, prediction)
+            else:
+                score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
+            ledger = ledger + score.calls if score.calls else ledger
+            return Row(
+                **identity,
+                score=float(score),
+                detail=clean(score.detail if answer is not None else score.detail + _broken(prediction)),
+                answer=None if answer is None else clean(answer),
+                stop=None if prediction.get("stop") is None else str(prediction.stop),
+                seconds=round(seconds, 4),
+                rounds=rounds,
+                **_costs(ledger),
+            )
+        except StoreError:
+            raise
+        except Exception as error:  # one poisonous example, or a program or metric of the user's, spoils only its row
+            if isinstance(error, ConfigError):
+                self.misconfigured = self.misconfigured or error
+                self.refused.add((name, repeat))
+            ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
+            if isinstance(error, CallError) and error.call is not None:  # the judge's
+                ledger += (error.call,)
+            return Row(
+                **identity,
+                score=0.0,
+                error=clean(f"{type(error).__name__}: {error}"),
+                seconds=round(time.perf_counter() - started, 4),
+                **_costs(ledger),
+            )
+
+    async def predict(self, example: dspy.Example) -> dspy.Prediction:
+        inputs = inputs_of(self.program, example)
+        if isinstance(self.program, Operator) and self.budget is not None:
+            inputs["budget"] = self.budget
+        if hasattr(self.program, "aforward"):
+            return await self.program.acall(**inputs)
+        return await self.in_thread(self.program, **inputs)
+
+    async def grade(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        judge = getattr(self.verifier, "averify", None)
+        return _score(
+            await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
+        )
+
+    def verdicts(
+        self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
+    ) -> tuple[Score, tuple[RoundRow, ...]]:
+        """The score of a prediction, whose outputs are `answer` as text, and those of its drafts."""
+        score = _score(self.verifier(example, prediction))
+        # An operator's answer is one of its drafts', and a verdict depends on nothing but the outputs.
+        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
+        return score, self.rounds(example, prediction, known)
+
+    def rounds(
+        self, example: dspy.Example, prediction: dspy.Prediction, known: dict[str, float] | None = None
+    ) -> tuple[RoundRow, ...]:
+        """The rounds of a prediction. With `known`, the scores of some answers, every draft is graded too, which
+        analyses of rounds are made of; without, where that would cost tokens, none is."""
+        rows = []
+        for round_ in prediction.get("rounds") or ():
+            drafts = []
+            places = {draft.index: place for place, draft in enumerate(round_.drafts)}
+            for draft in round_.drafts:
+                answer = _answer(draft.outputs, none=True)
+                score = None if known is None else 0.0
+                if known is not None and answer is not None:
+                    if answer not in known:
+                        known[answer] = float(self.verifier(example, dspy.Prediction(**draft.outputs)))
+                    score = known[answer]
+                drafts.append(
+                    DraftRow(
+                        answer=answer,
+                        score=score,
+                        how=draft.how,
+                        unclear={name: clean(text) for name, text in draft.unclear.items()},
+                        truncated=draft.truncated,
+                        failure=draft.failure,
+                    )
+                )
+            rows.append(
+                RoundRow(
+                    drafts=tuple(drafts),
+                    workspace_tokens=tuple(workspace.tokens for workspace in round_.workspaces),
+                    sources=tuple(tuple(places[index] for index in w.sources) for w in round_.workspaces),
+                )
+            )
+        return tuple(rows)
+
+    def gold(self, example: dspy.Example) -> str | None:
+        """The gold answer as one text: of the verifier's field; for a metric of the user's, of the fields that the
+        program gives."""
+        name = getattr(self.verifier, "gold", None)
+        if name is not None:
+            value = example.get(name)
+            return None if value is None else str(value)
+        if isinstance(self.program, Operator):
+            outputs = self.program.task.output_fields
+            return _answer({name: example[name] for name in outputs if name in example}, none=True)
+        return _answer(dict(example.labels().items())) if inputs_marked(example) else None
+
+    def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
+        if isinstance(self.program, Operator):
+            return {name: prediction.get(name) for name in self.program.task.output_fields}
+        skip = ("ledger", "rounds", "stop", "solution", "reasoning")
+        return {name: value for name, value in prediction.items() if name not in skip}
+
+
+def run_seed(seed: int, repeat: int) -> int:
+    """The run seed of one repeat of an evaluation."""
+    return seed * 1_000_003 + repeat
+
+
+def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
+    """What a program is called with for an example: the fields that an operator takes, else all that are inputs."""
+    if not isinstance(program, Operator):
+        return dict(example.inputs())
+    given = example.inputs() if inputs_marked(example) else example
+    return {name: given[name] for name in program.task.input_fields if name in given}
+
+
+def _score(verdict: Any) -> Score:
+    """What a verifier, or a DSPy metric, said."""
+    return verdict if isinstance(verdict, Score) else Score(float(verdict))
+
+
+def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
+    """Output fields as one text, None where there is none; with `none`, None is itself a value."""
+    present = {name: value for name, value in outputs.items() if none or value is not None}
+    if not present:
+        return None
+    if len(outputs) == 1:
+        return str(next(iter(present.values())))
+    return json.dumps(present, default=str, sort_keys=True)
+
+
+def _broken(prediction: dspy.Prediction) -> str:
+    """Why there is no answer, where one was read that breaks a limit of its field."""
+    drafts = prediction.rounds[-1].drafts if isinstance(prediction.get("stop"), Stop) else ()
+    told = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _costs(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "sequential": ledger.sequential,
+        "total": ledger.total,
+        "output": ledger.output,
+        "paid": ledger.paid,
+        "calls": ledger.calls,
+    }
+
+
+def _tracked(tracker: Any, spent: Sequence[Call]) -> Ledger:
+    """What DSPy counted beside our own calls `spent`, for a program with predictors of its own: one entry a model, its
+    calls not told apart."""
+    others = []
+    for model, usage in tracker.get_total_tokens().items():
+        own = [call for call in spent if call.model == model and not call.reused and not call.estimated]
+        inputs = (usage.get("prompt_tokens") or 0) - sum(call.usage.input or 0 for call in own)
+        outputs = (usage.get("completion_tokens") or 0) - sum(call.usage.output or 0 for call in own)
+        if inputs > 0 or outputs > 0:
+            tokens = Usage(input=max(inputs, 0), output=max(outputs, 0))
+            others.append(Call(phase=Phase.DRAFT, round=0, model=model, usage=tokens))
+    return Ledger(calls=tuple(others))

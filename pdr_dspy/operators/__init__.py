@@ -1,0 +1,46 @@
+"""The strategies of the paper and around it, as DSPy modules over any task signature.
+
+`schedule` says how many drafts, rounds and tokens; `loop` drafts, distills and refines by it; `distillers` make the
+workspace of the next round; `consensus` compares answers and `final` picks one; `question` knows how long prompts are;
+`operator` is the DSPy module, `strategies` its named constructors, and `nested` finds operators in a user's program.
+"""
+
+from __future__ import annotations
+
+from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
+from pdr_dspy.operators.final import plurality
+from pdr_dspy.operators.loop import Check, Round, Stop, improve
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.question import TEMPLATE_TOKENS
+from pdr_dspy.operators.schedule import Nominal, Schedule, preset
+from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsistency
+from pdr_dspy.operators.workspace import Draft, Workspace
+
+__all__ = [
+    "DISTILLERS",
+    "PDR",
+    "SR",
+    "TEMPLATE_TOKENS",
+    "BestOfN",
+    "Check",
+    "Distilled",
+    "Distiller",
+    "DistillerInput",
+    "Draft",
+    "LongCoT",
+    "Nominal",
+    "Operator",
+    "Round",
+    "Schedule",
+    "SelfConsistency",
+    "Stop",
+    "Workspace",
+    "distiller",
+    "improve",
+    "operators_in",
+    "operators_of",
+    "plurality",
+    "preset",
+    "replaced",
+]

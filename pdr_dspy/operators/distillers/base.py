@@ -1,0 +1,249 @@
+"""What a distiller is, what it is given and what it returns (arXiv 2510.01123, section 3 and figure 2b).
+
+A distiller is given the drafts of a round and how many drafts the next one has, and returns that many workspaces (the
+same object where they are shared). Candidates are shuffled with the stage's seed, so neither the order in which drafts
+finished nor their indices can matter. kappa is enforced by `workspace.fit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.predict import Reply
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.distillers.tally import tally
+from pdr_dspy.operators.workspace import Count, Draft, Workspace, candidates, fit
+from pdr_dspy.prompts.roles import Role
+
+ROLES = (Role.DISTILL, Role.SELECT)
+"""The roles that a distiller may call."""
+
+
+class Distilled(NamedTuple):
+    """What a distiller returns."""
+
+    workspaces: tuple[Workspace, ...]
+    """One for each draft of the next round."""
+    calls: tuple[Call, ...] = ()
+    """The calls that were made, where the distiller has something to add to their record, such as a failure that only
+    it can see; empty leaves them as they were recorded."""
+
+
+Ask = Callable[[Sequence[Mapping[str, Any]]], Awaitable[list[Reply]]]
+"""Calls the model of the distiller's role, once for each mapping, side by side. A mapping holds the inputs beside the
+task's own, such as `{"candidates": text}`. A call that fails is a Reply whose `call.failure` says why."""
+
+
+@dataclass(frozen=True)
+class DistillerInput:
+    """What a distiller works on."""
+
+    drafts: tuple[Draft, ...]
+    """Those of the round that have text, in the order of their indices; at least one."""
+    next_width: int
+    """Drafts of the next round."""
+    k: int
+    """`Schedule.k`."""
+    kappa: int
+    """`Schedule.kappa`: the most tokens of a workspace."""
+    tally: bool
+    """`Schedule.tally`; `workspace` and `admit` heed it."""
+    seed: int
+    ask: Ask
+    """Calls the model; at most once for each round, as many calls as the distiller's `calls` says."""
+    count: Count
+    """Tokens of each text, as the serving model counts them."""
+    room: int | None = None
+    """Tokens that the model's context leaves for candidates in a distill call; None where it is not known."""
+    oracle: Callable[[Mapping[str, Any]], float] | None = None
+    """Scores the outputs of a draft by the gold answer, in [0, 1]; None outside of an evaluation, and for a distiller
+    that does not need it."""
+    headings: tuple[str, ...] = ()
+    """Labels of the task's inputs, for which no solution may pass."""
+
+    def rng(self, purpose: str) -> random.Random:
+        """A generator of its own for each purpose, the same in every run with this seed."""
+        return random.Random(hashlib.sha256(f"{self.seed}|{purpose}".encode()).digest())
+
+    def shuffled(self, purpose: str) -> list[Draft]:
+        """The drafts in an order that says nothing about how they came."""
+        order = list(self.drafts)
+        self.rng(purpose).shuffle(order)
+        return order
+
+    async def score(self, draft: Draft) -> float:
+        """The score of a draft's outputs by the gold answer, in [0, 1]; graded in a thread.
+
+        Raises ConfigError where there is no gold answer to look at; `Distiller.needs_gold` asks for it.
+        """
+        if self.oracle is None:
+            raise ConfigError(
+                "there is no gold answer to look at: declare the distiller with `needs_gold=True`, and run it with "
+                "`evaluate(program, examples, verifier)`"
+            )
+        return await asyncio.to_thread(self.oracle, draft.outputs)
+
+    async def shown(self, order: Sequence[Draft]) -> str:
+        """All solutions as a distill call reads them: whole, unless the model's context is too small for them."""
+        blocks = candidates(order, self.headings)
+        if self.room is None:
+            return "\n\n".join(blocks)
+        text, _, _ = await fit(blocks, self.room, self.count, keep="end")
+        return text
+
+    async def admit(self, drafts: Sequence[Draft]) -> Workspace:
+        """A workspace of these solutions, cut to kappa; empty when there are none."""
+        blocks = candidates(drafts, self.headings)
+        return await self.workspace(blocks, drafts, keep="end")
+
+    async def workspace(
+        self, blocks: Sequence[str], drafts: Sequence[Draft], *, keep: Literal["start", "end"]
+    ) -> Workspace:
+        """Texts made of these drafts as a workspace, cut to kappa; a tally of the whole round, where the schedule wants
+        one, comes first and stays whole if it fits."""
+        kappa, head = self.kappa, tally(self.drafts) if self.tally else ""
+        text, tokens, cut = await fit(blocks, kappa, self.count, keep=keep)
+        if head and text:
+            (room,) = await self.count([f"{head}\n\n"])
+            while room < kappa:  # two texts together may count for more than both alone
+                body, _, cut = await fit(blocks, kappa - room, self.count, keep=keep)
+                joined = f"{head}\n\n{body}" if body else head
+                (counted,) = await self.count([joined])
+                if counted <= kappa:
+                    text, tokens = joined, counted
+                    break
+                room += counted - kappa
+        return Workspace(
+            text=text, tokens=tokens, sources=tuple(draft.index for draft in drafts) if text else (), cut=cut
+        )
+
+
+Run = Callable[[DistillerInput], Awaitable[Distilled]]
+
+
+def no_calls(next_width: int) -> int:
+    """Of a distiller that calls no model."""
+    return 0
+
+
+def one_call(next_width: int) -> int:
+    """Of a distiller whose one call serves all drafts of the next round."""
+    return 1
+
+
+def a_call_each(next_width: int) -> int:
+    """Of a distiller that calls the model for each draft of the next round."""
+    return next_width
+
+
+@dataclass(frozen=True)
+class Distiller:
+    """All that schedule, loop, cost model, space, training and command line know of a distiller.
+
+    Raises ConfigError for settings that cannot work together.
+    """
+
+    name: str
+    """What a schedule calls it."""
+    run: Run
+    role: Role | None = None
+    """The role whose predictor it calls, `Role.DISTILL` or `Role.SELECT`; None for one that calls no model."""
+    calls: Callable[[int], int] = no_calls
+    """Model calls of a round, made side by side, given how many drafts the next round has. Budgets reserve so many."""
+    uses_k: bool = False
+    """A workspace admits `Schedule.k` solutions, so that no round that it distills may be narrower than k."""
+    needs_gold: bool = False
+    """It looks at the gold answer: for analyses by `evaluate`, never part of a search."""
+    needs_check: bool = False
+    """It goes by what the program's check said of each draft (`Schedule.check`)."""
+    chain: bool = False
+    """It hands on one solution as the state of a chain of single drafts, as Sequential Refinement does: all widths are
+    1, a critique may be asked for, and there is nothing to tally."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ConfigError(f"`Distiller(name={self.name!r})` must be a text")
+        for field in ("run", "calls"):
+            if not callable(getattr(self, field)):
+                raise ConfigError(f"`Distiller({field}={getattr(self, field)!r})` must be a function")
+        if self.role is not None and self.role not in ROLES:
+            raise ConfigError(f"`Distiller(role={self.role!r})` must be None or one of {', '.join(ROLES)}")
+        most = self.calls(8)
+        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+            raise ConfigError(f"`Distiller(calls=...)` must return a number of calls, got {most!r} for a width of 8")
+        if (self.role is None) != (most == 0):
+            raise ConfigError(
+                f"`Distiller(name={self.name!r})` has `role={self.role and self.role.value!r}` and `calls` returns "
+                f"{most} for a width of 8: a distiller that calls a model needs both, another neither"
+            )
+
+    @property
+    def phase(self) -> Phase | None:
+        """The phase of its calls on the ledger; None where it makes none."""
+        return None if self.role is None else Phase(self.role.value)
+
+    @property
+    def description(self) -> str:
+        """The first sentence of its docstring, for lists."""
+        text = " ".join((self.run.__doc__ or "").split())
+        return text.partition(". ")[0].rstrip(".")
+
+    def solutions(self, k: int) -> int:
+        """How many solutions a workspace holds about, for estimates of its size."""
+        return k if self.uses_k or self.needs_gold else 1
+
+    async def __call__(self, given: DistillerInput) -> Distilled:
+        """Distill, and hold what came back against what was declared.
+
+        Raises ConfigError where the gold answer is needed and not there, and for a distiller that asks more often than
+        it says, or returns anything but a workspace of at most kappa tokens for each draft of the next round.
+        """
+        if self.needs_gold and given.oracle is None:
+            raise ConfigError(
+                f'`Schedule(distiller="{self.name}")` needs the gold answer: run it with '
+                "`evaluate(program, examples, verifier)`, which lets it look"
+            )
+        made: list[Call] = []
+        asked = 0
+
+        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+            nonlocal asked
+            most = self.calls(given.next_width)
+            if asked or len(values) > most:
+                raise ConfigError(
+                    f"the distiller {self.name!r} asks for {asked + len(values)} calls{' in turn' if asked else ''}, "
+                    f"but says that it makes {most} side by side for {given.next_width} drafts; see `Distiller.calls`"
+                )
+            asked += len(values)
+            replies = await given.ask(values)
+            made.extend(call for reply in replies for call in reply.calls)
+            return replies
+
+        distilled = await self.run(replace(given, ask=ask, oracle=given.oracle if self.needs_gold else None))
+        if not isinstance(distilled, Distilled):
+            raise ConfigError(f"the distiller {self.name!r} returned {type(distilled).__name__}, not a `Distilled`")
+        workspaces = tuple(distilled.workspaces)
+        if len(workspaces) != given.next_width or not all(isinstance(one, Workspace) for one in workspaces):
+            raise ConfigError(
+                f"the distiller {self.name!r} returned {len(workspaces)} workspaces for {given.next_width} drafts: it "
+                "must be one `Workspace` for each"
+            )
+        most = max(workspace.tokens for workspace in workspaces)
+        if most > given.kappa:
+            raise ConfigError(
+                f"the distiller {self.name!r} returned a workspace of {most} tokens, above `kappa={given.kappa}`; make "
+                "it with `given.admit` or `given.workspace`, which cut"
+            )
+        calls = distilled.calls or tuple(made)
+        if len(calls) != len(made):
+            raise ConfigError(
+                f"the distiller {self.name!r} made {len(made)} calls and returned {len(calls)}; leave `calls` out, or "
+                "return all of them"
+            )
+        return Distilled(workspaces, calls)

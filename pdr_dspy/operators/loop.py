@@ -1,0 +1,458 @@
+"""The loop of the paper, once: `improve`. One pass, voting, best-of-N, SR and PDR are settings of it.
+
+    C(0) = {};  for r = 1..R:  S(r) = { s_i <- M(x, C(r-1)) }, i = 1..M_r;   C(r) <- D(x, S(r)), |C(r)| <= kappa
+
+(arXiv 2510.01123, section 3.) Beyond the paper, a check may score each draft without the gold answer: what it finds is
+shown to the next round, picks the answer, and ends the loop once a draft passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol
+
+import dspy
+from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy import calls
+from pdr_dspy.calls import early_stop, telemetry
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.ledger import Call, Ledger, Phase
+from pdr_dspy.calls.predict import Reply
+from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
+from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.listening import how_streamed
+from pdr_dspy.operators.question import Question, Stage
+from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
+from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
+from pdr_dspy.prompts.roles import Role
+from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.verifiers.base import Score
+
+_DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
+_STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
+"""The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
+
+
+class Check(Protocol):
+    """Scores a draft without the gold answer; see `pdr_dspy.verifiers.checks`."""
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The score of a draft's outputs for the task's inputs."""
+        ...
+
+
+class Stop(StrEnum):
+    """How a program came to its answer."""
+
+    DONE = "done"
+    """The last round was made, and the answer is its draft, or the one that `Schedule.final` picks."""
+    CHECKED = "checked"
+    """A draft reached `Schedule.stop_at` before the last round; it is the answer."""
+    BUDGET = "budget"
+    """The next stage did not fit the budget; the answer is picked from the last finished round."""
+    FELL_BACK = "fell back"
+    """No answer could be read out of the last round; it is picked from the latest round that has one."""
+    NO_ANSWER = "no answer"
+    """No draft of any round has a readable answer; the output fields are None."""
+
+
+class Round(BaseModel):
+    """One finished round."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    drafts: tuple[Draft, ...]
+    """Those that the round went on with: all of them, unless it ended early (`Schedule.quorum`, `Schedule.agree`,
+    `Schedule.stop_at`)."""
+    workspaces: tuple[Workspace, ...] = ()
+    """What each draft of the next round reads; empty for the last round."""
+
+
+class Outcome(NamedTuple):
+    """What the loop returns."""
+
+    outputs: dict[str, Any]
+    """All of the task's output fields; None is one that could not be read."""
+    solution: str
+    ledger: Ledger
+    rounds: tuple[Round, ...]
+    stop: Stop
+
+
+async def improve(
+    task: type[dspy.Signature],
+    schedule: Schedule,
+    predictors: Mapping[Role, dspy.Predict],
+    inputs: Mapping[str, Any],
+    *,
+    budget: Budget,
+    seed: int | None = None,
+    check: Check | None = None,
+) -> Outcome:
+    """The read, write, compress loop of the paper, once.
+
+    Args:
+        task: the user's signature.
+        schedule: widths, kappa, distiller, caps, and what the check is used for.
+        predictors: of every role that the schedule calls.
+        inputs: the task's input fields.
+        budget: limits in tokens, looked at before each stage.
+        seed: the run seed; None takes the session's.
+        check: scores drafts; the schedule says what for.
+
+    Raises:
+        ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
+        BudgetTooSmall: not even the first round fits the budget.
+        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+    """
+    run_seed = calls.current().seed if seed is None else seed
+    run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
+    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger) as ended:
+        await run.preflight()
+        try:
+            outcome = await _rounds(run)
+        finally:
+            run.close()
+        ended(outcome.stop)
+    return outcome
+
+
+async def preflight(question: Question, budget: Budget) -> None:
+    """Check what can be known of a run before its first call: that it fits the model's context and the budget.
+
+    Raises ConfigError or BudgetTooSmall, as the run itself would.
+    """
+    await _Run(question, 0, budget, None).preflight()
+
+
+async def _rounds(run: _Run) -> Outcome:
+    schedule = run.schedule
+    rounds: list[Round] = []
+    workspaces: tuple[Workspace, ...] = ()
+    for number, planned in enumerate(schedule.widths, start=1):
+        width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
+        with telemetry.round_(number, width, lambda: run.ledger):
+            stage = [run.reads(workspaces, index) for index in range(width)]
+            if rounds and not await run.affords(stage):
+                return run.stopped(rounds, Stop.BUDGET)
+            drafts = await run.drafts(number, stage)
+            if all(not draft.ok for draft in drafts):
+                ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
+                cut = str(reason).startswith(calls.CUT_THOUGHT)
+                remedy = f"; raise `thinking_tokens={schedule.thinking_tokens}`" if cut else ""
+                raise RoundFailed(
+                    f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
+                )
+            last = number == schedule.rounds
+            passed = run.passed(drafts)
+            if last or passed is not None:
+                rounds.append(Round(drafts=drafts))
+                if passed is not None:
+                    return run.outcome(passed, rounds, Stop.DONE if last else Stop.CHECKED)
+                break
+            saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
+            distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
+            rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
+            if distilled is None:
+                return run.stopped(rounds, Stop.BUDGET)
+            workspaces = distilled
+    return run.stopped(rounds, Stop.DONE)
+
+
+def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
+    """The drafts of a stage by their role: where in it they stand, and what they read."""
+    parts = []
+    for role, phase in _DRAFTING:
+        places = [place for place, (own, _) in enumerate(stage) if own is role]
+        if places:
+            parts.append((role, phase, places, [stage[place][1] for place in places]))
+    return parts
+
+
+class _Run:
+    """The state of one pass through the loop: what was spent so far, and how to ask."""
+
+    def __init__(self, question: Question, run_seed: int, budget: Budget, check: Check | None) -> None:
+        self.question = question
+        self.schedule = question.schedule
+        self.run_seed = run_seed
+        self.budget = budget
+        self.check = check
+        self.ledger = Ledger()
+        self.flaws = ""
+        self.worst = 0
+        self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
+        """Of the check, by the outputs that it was asked about: equal answers are checked once."""
+        self.charged: set[str] = set()
+        """Those whose calls are on the ledger."""
+
+    def close(self) -> None:
+        """End checks that still run, for a run that was cancelled or raised."""
+        for task in self.results.values():
+            task.cancel()
+
+    def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
+        """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
+        if not workspaces or workspaces[index].empty:
+            return Role.DRAFT, {}
+        values = {"workspace": workspaces[index].text}
+        if self.schedule.critique:
+            values["flaws_found"] = self.flaws or "(none listed)"
+        return Role.REFINE, values
+
+    async def ask(
+        self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
+    ) -> list[Reply]:
+        replies = await calls.ask(
+            self.question.predictors[role],
+            [{**self.question.inputs, **own} for own in values],
+            phase=phase,
+            round_number=round_number,
+            example=self.question.example,
+            sampling=self.question.sampling(role),
+            run_seed=self.run_seed,
+            streamed=how_streamed(self.schedule, role, round_number),
+        )
+        return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
+
+    async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
+        """A call that the server refused for its length, with what decides that and what to do about it."""
+        failure = reply.call.failure
+        if failure is None or not failure.startswith(dspy.ContextWindowExceededError.__name__):
+            return reply
+        (prompt,) = await self.question.prompt_sizes([(role, values)])
+        stated = _STATED_CONTEXT.search(failure)
+        context = stated[1].replace(",", "") if stated else self.question.context
+        beyond = f"the model's context{'' if context is None else f' of {context} tokens'} is too small"
+        holds = {Role.DRAFT: "", Role.REFINE: f", its workspace up to `kappa={self.schedule.kappa}`"}
+        reads = holds.get(role, ", the solutions of the round in it")
+        remedy = {Role.DRAFT: "the caps", Role.REFINE: "`kappa` or the caps"}.get(role, "the caps or the widths")
+        cap = self.question.sampling(role).cap
+        why = (
+            f"{beyond} for a {role} prompt of about {prompt} tokens{reads}, and {cap} for the "
+            f"answer; lower {remedy}, or serve the model with a longer context ({failure})"
+        )
+        return reply._replace(call=reply.call.model_copy(update={"failure": why}))
+
+    async def affords(self, stage: Stage) -> bool:
+        """Reserve: whether the worst case of a stage fits on top of what was spent."""
+        if self.budget.unlimited or not stage:
+            return True
+        bounds = await self.question.most(stage)
+        self.worst = sum(bounds)
+        return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+
+    async def preflight(self) -> None:
+        """The context and the worst case of the first round, before anything is spent."""
+        await self.question.check_context()
+        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+            raise BudgetTooSmall(
+                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                "tokens; raise it, or lower `draft_tokens` or the first width"
+            )
+
+    async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
+        """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
+        early = self.schedule.may_end_early and len(stage) > 1
+        replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
+        self.ledger += [call for reply in replies for call in reply.calls]
+        taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
+        drafts = [self.draft(number, place, reply) for place, reply in taken]
+        results = await calls.together([self.checked(draft) for draft in drafts])
+        self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])
+        return tuple(
+            draft if result is None else draft.model_copy(update={"check": result})
+            for draft, result in zip(drafts, results, strict=True)
+        )
+
+    def draft(self, number: int, place: int, reply: Reply) -> Draft:
+        reading, fields = reply.reading, self.question.task.output_fields
+        return Draft(
+            round=number,
+            index=place,
+            solution=reply.text,
+            outputs={name: value for name, value in reading.outputs.items() if name in fields},
+            how=reading.how,
+            unclear=reading.unclear,
+            broken=dict(reading.broken),
+            truncated=reply.call.truncated,
+            failure=reply.call.failure,
+        )
+
+    async def checked(self, draft: Draft) -> Checked | None:
+        """What the check says of a draft; None where there is no check, or no answer to check."""
+        if self.check is None or not self.complete(draft):
+            return None
+        key = calls.identity(draft.outputs)
+        if key not in self.results:
+            self.results[key] = asyncio.create_task(self.run_check(draft))
+        result, _ = await asyncio.shield(self.results[key])
+        return result
+
+    def check_calls(self, number: int, drafts: Sequence[Draft]) -> list[Call]:
+        """Calls that the checks of a round made, in the order of its drafts."""
+        made: list[Call] = []
+        for draft in drafts:
+            key = calls.identity(draft.outputs)
+            task = self.results.get(key)
+            if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
+                continue
+            self.charged.add(key)
+            place = {"phase": Phase.CHECK, "round": number, "index": draft.index}
+            made += [call.model_copy(update=place) for call in task.result()[1]]
+        return made
+
+    async def run_check(self, draft: Draft) -> tuple[Checked, tuple[Call, ...]]:
+        """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
+        assert self.check is not None
+        try:
+            score = await self.check.acheck(self.question.inputs, draft.outputs)
+        except (ConfigError, StoreError):
+            raise
+        except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
+            made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return Checked(failure=why), made
+        return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
+
+    def passed(self, drafts: Sequence[Draft]) -> Draft | None:
+        """The best-checked draft, where it reaches `stop_at`."""
+        if self.schedule.stop_at is None:
+            return None
+        there = [draft for draft in drafts if draft.score is not None and draft.score >= self.schedule.stop_at]
+        return final.best(there, self.question.fields) if there else None
+
+    async def all_of(self, number: int, stage: Stage) -> list[Reply]:
+        """The replies of a round that waits for all its drafts."""
+        parts = _by_role(stage)
+        came = await calls.together([self.ask(role, phase, own, round_number=number) for role, phase, _, own in parts])
+        replies: dict[int, Reply] = {}
+        for (_, _, places, _), own in zip(parts, came, strict=True):
+            replies.update(zip(places, own, strict=True))
+        return [replies[place] for place in range(len(stage))]
+
+    async def until_enough(self, number: int, stage: Stage) -> list[Reply]:
+        """The replies of a round that may end before all its drafts are there."""
+        schedule = self.schedule
+        parts = []
+        for role, phase, places, own in _by_role(stage):
+            inputs = [{**self.question.inputs, **values} for values in own]
+            sampling = self.question.sampling(role)
+            parts.append(early_stop.Part(self.question.predictors[role], phase, sampling, inputs, places))
+
+        known: dict[int, consensus.Done] = {}
+
+        async def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
+            for place, reply in enumerate(replies):
+                if reply is not None and place not in known:
+                    vote = consensus.vote(reply.reading.outputs, self.question.fields)
+                    passed = False
+                    if schedule.stop_at is not None:
+                        result = await self.checked(self.draft(number, place, reply))
+                        passed = result is not None and (result.value or 0.0) >= schedule.stop_at
+                    known[place] = consensus.Done(reply.call.failure is None, vote, passed)
+            done = [known.get(place) for place in range(len(replies))]
+            return consensus.ended(done, quorum=schedule.quorum, agree=schedule.agree)
+
+        stop_at = "" if schedule.stop_at is None else f" stop_at={schedule.stop_at}"
+        replies = await early_stop.ask_until(
+            parts,
+            ends,
+            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}",
+            in_order=schedule.quorum == 1.0,
+            round_number=number,
+            example=self.question.example,
+            run_seed=self.run_seed,
+        )
+        return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
+
+    def saved(self, drafts: Sequence[Draft], width: int) -> int:
+        """Drafts of a round of `width` that the next one gets because the first ones agreed.
+
+        Under a limit on total tokens none: a larger budget, which has room for them, might then end in an earlier
+        round.
+        """
+        if (
+            self.schedule.agree is None
+            or self.budget.total is not None
+            or [draft.index for draft in drafts] != list(range(len(drafts)))
+        ):
+            return 0
+        votes = [consensus.vote(draft.outputs, self.question.fields) for draft in drafts]
+        enough = consensus.agreed(votes, self.schedule.agree) == len(votes)
+        return width - len(drafts) if enough else 0
+
+    async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
+        """The workspaces of the next round; None when the budget does not reach for them."""
+        usable = tuple(draft for draft in drafts if draft.ok)
+        if not await self.affords(self.distill_stage(number, usable, next_width)):
+            return None
+        distiller = self.schedule.distill_by
+
+        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+            if distiller.role is None or distiller.phase is None:
+                return []
+            return await self.ask(distiller.role, distiller.phase, values, round_number=number)
+
+        given = distillers.DistillerInput(
+            drafts=usable,
+            next_width=next_width,
+            k=self.schedule.k,
+            kappa=self.schedule.kappa,
+            tally=self.schedule.tally,
+            seed=calls.seed_for(self.run_seed, self.question.example, Phase.DISTILL, number),
+            ask=ask,
+            count=self.question.count,
+            room=await self.question.room(usable),
+            oracle=calls.current().oracle,
+            headings=self.question.headings,
+        )
+        distilled = await distiller(given)
+        made = list(distilled.calls)
+        if self.schedule.critique:
+            values = [{"workspace": distilled.workspaces[0].text}]
+            (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
+            made.extend(reply.calls)
+            self.flaws = sheltered(reply.text, self.question.headings)
+        self.ledger += made
+        return distilled.workspaces
+
+    def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
+        """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
+        role = self.schedule.distill_role
+        if role is None:
+            return []
+        everything = "\n\n".join(candidates(drafts, self.question.headings))
+        reads = {"workspace" if role is Role.CRITIQUE else "candidates": everything}
+        return [(role, reads)] * self.schedule.distill_calls(number - 1, next_width=next_width)
+
+    def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
+        """Answer from what there is: the pick of the latest round that has a readable answer, or the best-checked
+        draft of all rounds where the schedule keeps it."""
+        readable = [[draft for draft in round_.drafts if self.complete(draft)] for round_ in rounds]
+        latest = next((drafts for drafts in reversed(readable) if drafts), None)
+        if latest is None:
+            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+        if stop is Stop.DONE and not readable[-1]:
+            stop = Stop.FELL_BACK
+        pick = final.BY_NAME.get(self.schedule.final, final.plurality)
+        answer = pick(latest, self.question.fields)
+        if self.schedule.keep:
+            best = final.best([draft for drafts in reversed(readable) for draft in drafts], self.question.fields)
+            if (best.score or 0.0) > (answer.score or 0.0):
+                answer = best
+        return self.outcome(answer, rounds, stop)
+
+    def complete(self, draft: Draft) -> bool:
+        """Whether all of the task's outputs could be read out of a draft."""
+        return all(name in draft.outputs for name in self.question.fields)
+
+    def outcome(self, draft: Draft, rounds: Sequence[Round], stop: Stop) -> Outcome:
+        outputs = {name: draft.outputs.get(name) for name in self.question.fields}
+        return Outcome(outputs, draft.solution, self.ledger, tuple(rounds), stop)

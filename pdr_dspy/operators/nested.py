@@ -1,0 +1,70 @@
+"""Operators inside larger modules: found by their path, and replaced in a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.operator import Operator
+
+
+def operators_in(program: dspy.Module) -> dict[str, Operator]:
+    """The operators in a program by their path ("" for the program itself), each once, in the order of attributes."""
+    if isinstance(program, Operator):
+        return {"": program}
+    found: dict[str, Operator] = {}
+    seen: set[int] = set()
+
+    def walk(place: str, value: Any) -> None:
+        if not isinstance(value, dspy.Module) or id(value) in seen:
+            return
+        seen.add(id(value))
+        if isinstance(value, Operator):
+            found[place] = value
+            return
+        for name, attribute in value.__dict__.items():
+            inner = f"{place}.{name}" if place else name
+            if isinstance(attribute, (list, tuple)):
+                for index, item in enumerate(attribute):
+                    walk(f"{inner}[{index}]", item)
+            elif isinstance(attribute, dict):
+                for key, item in attribute.items():
+                    walk(f"{inner}[{key!r}]", item)
+            else:
+                walk(inner, attribute)
+
+    walk("", program)
+    return found
+
+
+def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[str, Operator]:
+    """As `operators_in`, of a program that must have some.
+
+    Args:
+        program: what is looked into.
+        called: the call that was given the program, in code form, such as "save(program=Wrapper())".
+        remedy: what to do about it.
+
+    Raises ConfigError when there is none.
+    """
+    found = operators_in(program)
+    if not found:
+        raise ConfigError(f"`{called}` holds no LongCoT, SR or PDR{f'; {remedy}' if remedy else ''}")
+    return found
+
+
+def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
+    """A copy of a program in which every operator is what `change(path, operator)` returned; `program` stays."""
+    if isinstance(program, Operator):
+        return change("", program)
+    copy = program.deepcopy()
+    for place, operator in operators_in(copy).items():
+        new = change(place, operator)
+        for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
+            delattr(operator, name)
+        for name, value in new.__dict__.items():  # in place: whoever holds the operator goes on holding it
+            setattr(operator, name, value)
+    return copy

@@ -1,0 +1,249 @@
+"""Operator: a task signature under a schedule, as a DSPy module.
+
+One class for every strategy: after tuning, the schedule says what a program is. An operator holds exactly the
+predictors that it calls, as plain attributes, so that every DSPy optimizer tunes what is used and nothing else.
+`forward` never writes to `self`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import dspy
+
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.listening import check_listeners
+from pdr_dspy.operators.loop import Check, improve, preflight
+from pdr_dspy.operators.prediction import Prediction
+from pdr_dspy.operators.question import Question
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.prompts.fields import with_defaults
+from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
+from pdr_dspy.runtime import event_loop
+
+_NO_LIMIT = Budget()
+
+
+class ScheduleParameter(Parameter):
+    """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth.
+
+    Below a parent module DSPy loads each parameter by itself, from a list made before the first: a schedule that calls
+    other roles than the one it replaces finds no predictors there, and is refused.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def reset(self) -> None:
+        """Nothing: a tuned schedule survives `reset_copy()`, as learned code does in `dspy.Flex`."""
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        return self.schedule.model_dump(mode="json")
+
+    def load_state(self, state: Mapping[str, Any]) -> Self:
+        """Take over a saved schedule. Raises ConfigError when it calls other roles than the present one."""
+        saved = Schedule(**state)
+        if saved.roles != self.schedule.roles:
+            raise ConfigError(
+                f"the saved program's operator {saved} calls {', '.join(saved.roles)}, and the one here "
+                f"({self.schedule}) {', '.join(self.schedule.roles)}; a nested `load` can neither add predictors "
+                "nor take them away. Give the operator the saved schedule first (`with_schedule`), or save the program "
+                "with `pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
+            )
+        self.schedule = saved
+        return self
+
+
+class Operator(dspy.Module):
+    """A task signature under a schedule. `LongCoT`, `SelfConsistency`, `BestOfN`, `SR` and `PDR` make one by name.
+
+    Calling it takes the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
+    `dspy.Prediction` with the task's outputs first, then `solution` (the text of the draft that was taken), `ledger`
+    (a `Ledger`: `.sequential`, `.total`, `.calls`), `rounds` (a tuple of `Round`) and `stop` (a `Stop`).
+
+    Equal inputs and seed make equal calls: ask again with another `seed` for another sample.
+
+    Raises:
+        ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
+            fit the model's context.
+        BudgetTooSmall: not even the first round fits the budget.
+        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+    """
+
+    def __init__(
+        self,
+        signature: str | type[dspy.Signature],
+        schedule: Schedule,
+        check: Check | Mapping[str, Check] | None = None,
+    ) -> None:
+        """
+        Args:
+            signature: the task.
+            schedule: what the program does.
+            check: scores drafts without the gold answer: one, or several by name. A single one is called "check", and
+                a schedule that names none uses it.
+        """
+        super().__init__()
+        self.task = check_task(signature)
+        self.checks = _checks(check)
+        """By name; `Schedule.check` says which is used."""
+        if check is not None and not isinstance(check, Mapping) and schedule.check is None:
+            schedule = schedule.replace(check=_CHECK)
+        _require_check(schedule, self.checks)
+        self.tuned = ScheduleParameter(schedule)
+        for role, role_signature in self.role_signatures(self.task, schedule).items():
+            setattr(self, role.value, dspy.Predict(role_signature))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that it runs under."""
+        return self.tuned.schedule
+
+    @staticmethod
+    def role_signatures(task: type[dspy.Signature], schedule: Schedule) -> dict[Role, type[dspy.Signature]]:
+        """The signatures of exactly those predictors that this schedule calls."""
+        chain = schedule.rounds > 1 and schedule.distill_by.chain
+        return {
+            role: derive(task, role, k=schedule.k, last=chain, critique=schedule.critique) for role in schedule.roles
+        }
+
+    def with_schedule(
+        self,
+        schedule: Schedule,
+        *,
+        instructions: Mapping[str, str] | None = None,
+        demos: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> Self:
+        """A copy that runs under another schedule.
+
+        Predictors of roles that both schedules use keep their instructions, demonstrations and LM; Select and Refine
+        only while their default instructions would stay the same or were tuned. `instructions` (role to text) and
+        `demos` (role to demonstrations, each a mapping of fields) replace what is given.
+
+        Raises ConfigError for an unknown role in `instructions` or `demos`, and for a check that the program lacks.
+        """
+        _require_check(schedule, self.checks)
+        for name, given in (("instructions", instructions), ("demos", demos)):
+            unknown = set(given or ()) - {role.value for role in Role}
+            if unknown:
+                raise ConfigError(f"`{name}` names the role {sorted(unknown)[0]!r}; the roles are {', '.join(Role)}")
+        new = copy.deepcopy(self)
+        old = {name: predictor for name, predictor in new.__dict__.items() if isinstance(predictor, dspy.Predict)}
+        defaults = self.role_signatures(self.task, self.schedule)
+        for name in old:
+            delattr(new, name)
+        new.tuned = ScheduleParameter(schedule)
+        for role, signature in self.role_signatures(self.task, schedule).items():
+            predictor = dspy.Predict(signature)
+            predictor.lm = old[Role.DRAFT].lm  # a role that is new uses the model that the program was given
+            before = old.get(role.value)
+            if before is not None and role in defaults:
+                if signature_of(before).instructions != defaults[role].instructions:
+                    predictor.signature = signature.with_instructions(signature_of(before).instructions)
+                predictor.demos = before.demos
+                predictor.lm = before.lm
+            if instructions and role.value in instructions:
+                predictor.signature = signature.with_instructions(instructions[role.value])
+            if demos and role.value in demos:
+                predictor.demos = [dspy.Example(**demo) for demo in demos[role.value]]
+            setattr(new, role.value, predictor)
+        return new
+
+    def load_state(self, state: dict[str, Any], **options: Any) -> Any:
+        """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""
+        if "tuned" in state:
+            fresh = self.with_schedule(Schedule(**state["tuned"]))
+            for name in [name for name, value in self.__dict__.items() if isinstance(value, dspy.Predict)]:
+                delattr(self, name)
+            vars(self).update(vars(fresh))
+        return super().load_state(state, **options)
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program; see the class."""
+        with stream_from_thread():
+            return event_loop.run(lambda: self.aforward(**inputs))
+
+    async def aforward(
+        self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
+    ) -> dspy.Prediction:
+        """Run the program on the caller's event loop; see the class."""
+        taken = self.task.input_fields
+        unknown = [name for name in inputs if name not in taken]
+        missing = [name for name in needed_inputs(self.task) if name not in inputs]
+        if unknown or missing:
+            raise ConfigError(
+                f"`{self.schedule.strategy}` takes the inputs {', '.join(taken)}; "
+                + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
+            )
+        if budget is not None and not isinstance(budget, Budget):
+            raise ConfigError(
+                f"`{self.schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
+                "in tokens"
+            )
+        inputs = with_defaults(taken, inputs)
+        check_listeners(self.schedule, self.predictors_by_role)
+        outcome = await improve(
+            self.task,
+            self.schedule,
+            self.predictors_by_role,
+            inputs,
+            budget=budget or _NO_LIMIT,
+            seed=seed,
+            check=self.checks[self.schedule.check] if self.schedule.check else None,
+        )
+        return Prediction(
+            **outcome.outputs,
+            solution=outcome.solution,
+            ledger=outcome.ledger,
+            rounds=outcome.rounds,
+            stop=outcome.stop,
+        )
+
+    async def preflight(self, inputs: Mapping[str, Any], budget: Budget | None = None) -> None:
+        """Check what can be known of a run before its first call: that it fits the model's context and the budget.
+
+        Raises ConfigError or BudgetTooSmall, as the run itself would.
+        """
+        await preflight(Question(self.task, self.schedule, self.predictors_by_role, inputs), budget or _NO_LIMIT)
+
+    def predictor(self, role: Role) -> dspy.Predict:
+        """The predictor of a role that the schedule calls."""
+        return getattr(self, role.value)
+
+    @property
+    def predictors_by_role(self) -> dict[Role, dspy.Predict]:
+        """The predictor of every role that the schedule calls."""
+        return {role: self.predictor(role) for role in self.schedule.roles}
+
+
+_CHECK = "check"
+"""What a single check of a program is called."""
+
+
+def _checks(check: Check | Mapping[str, Check] | None) -> dict[str, Check]:
+    """The checks of a program by name. Raises ConfigError for what is none."""
+    if check is None:
+        return {}
+    named = dict(check) if isinstance(check, Mapping) else {_CHECK: check}
+    for name, one in named.items():
+        if not hasattr(one, "acheck"):
+            raise ConfigError(
+                f"`check={one!r}`{f' ({name})' if isinstance(check, Mapping) else ''} is no check: it has no "
+                "`acheck(inputs, outputs)`; see `pdr_dspy.verifiers.checks`"
+            )
+    return named
+
+
+def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
+    if schedule.check is not None and schedule.check not in checks:
+        there = ", ".join(checks) or "none"
+        raise ConfigError(f"`Schedule(check={schedule.check!r})` is not a check of the program; it has: {there}")
+    if schedule.check is None and (needs := schedule.needs_check):
+        raise ConfigError(
+            f"`Schedule({needs})` needs a check that scores drafts without the gold answer; give the program one "
+            "(`check=...`) and name it in the schedule"
+        )

@@ -1,0 +1,150 @@
+"""One question, with the schedule and the predictors that answer it: its prompts, how long they are, and their caps.
+
+Everything here is known before a call is made. Sizes are bounds: they decide whether a stage fits the model's context
+and the budget before it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.request import Sampling
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.prompts.content import media_count, prompt_text
+from pdr_dspy.prompts.form import label
+from pdr_dspy.prompts.render import render
+from pdr_dspy.prompts.roles import Role, signature_of
+
+TEMPLATE_TOKENS = 24
+"""Room for a chat template's own tokens around a system and a user message."""
+MEDIA_TOKENS = 1024
+"""Room for an image or another attachment: about what models take for an image of a million pixels. How much it really
+is, only the server knows."""
+HEADING = "Candidate 100 (unfinished):\n"
+"""At least as long as any heading above a candidate."""
+
+Stage = Sequence[tuple[Role, Mapping[str, Any]]]
+"""Calls that are made side by side: a role, and what it reads beside the task's inputs."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a program is asked, and how it will ask."""
+
+    task: type[dspy.Signature]
+    schedule: Schedule
+    predictors: Mapping[Role, dspy.Predict]
+    """Of every role that the schedule calls."""
+    inputs: Mapping[str, Any]
+
+    @cached_property
+    def lm(self) -> dspy.LM:
+        """The model of the drafts. Raises ConfigError when none is set."""
+        return calls.serving(self.predictors[Role.DRAFT])
+
+    @cached_property
+    def example(self) -> str:
+        """The question's identity."""
+        return calls.identity(self.inputs)
+
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the task's output fields."""
+        return tuple(self.task.output_fields)
+
+    @cached_property
+    def headings(self) -> tuple[str, ...]:
+        """The labels of the task's inputs, for which no solution may pass."""
+        return tuple(label(name) for name in self.task.input_fields)
+
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens that the model's context holds; None where its server does not say."""
+        return getattr(self.lm, "context_length", None)
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, as the model counts them."""
+        counts, _ = await calls.count_tokens(self.lm, texts)
+        return counts
+
+    def sampling(self, role: Role) -> Sampling:
+        """Cap and temperature of a role's calls."""
+        schedule = self.schedule
+        if role is Role.DRAFT:
+            cap = schedule.draft_tokens
+        elif role is Role.REFINE:
+            cap = schedule.refine_cap
+        else:
+            cap = schedule.distill_cap
+        temperature = schedule.temperature
+        if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
+            temperature = schedule.distill_temperature
+        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p, schedule.thinking_tokens)
+
+    async def most(self, stage: Stage) -> list[int]:
+        """The most tokens that each call of a stage can cost."""
+        sizes = await self.prompt_sizes(stage)
+        continued = getattr(self.lm, "thinking_budget", None) == "continue"
+        return [
+            self.sampling(role).most(size, continued=continued) for size, (role, _) in zip(sizes, stage, strict=True)
+        ]
+
+    async def prompt_sizes(self, stage: Stage) -> list[int]:
+        """Tokens of the prompt of each call of a stage."""
+        keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
+        prompts = {key: self._prompt(key[0], dict(key[1])) for key in dict.fromkeys(keys)}  # siblings share theirs
+        counts = await self.count([text for text, _ in prompts.values()])
+        sizes = {
+            key: count + MEDIA_TOKENS * media for (key, (_, media)), count in zip(prompts.items(), counts, strict=True)
+        }
+        return [sizes[key] + TEMPLATE_TOKENS for key in keys]
+
+    def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
+        """A bound on `prompt_sizes` that asks no server: a token stands for one byte of text or more."""
+        text, media = self._prompt(role, values)
+        return TEMPLATE_TOKENS + MEDIA_TOKENS * media + len(text.encode("utf-8", "replace"))
+
+    def _prompt(self, role: Role, values: Mapping[str, Any]) -> tuple[str, int]:
+        """The words of a prompt, and how many images and other attachments it has."""
+        predictor = self.predictors[role]
+        messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
+        return prompt_text(messages), media_count(messages)
+
+    async def room(self, drafts: Sequence[Draft]) -> int | None:
+        """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
+        role = self.schedule.distill_by.role
+        if self.context is None or role is None:
+            return None
+        texts = [f"{draft.solution}\n{draft.result}" for draft in drafts]
+        shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
+        quoting = sum(2 * len(text.splitlines()) + text.count("<") + text.count("[") for text in texts)  # `sheltered`
+        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= self.context:
+            return None
+        (prompt,) = await self.prompt_sizes([(role, {})])
+        return max(self.context - prompt - self.sampling(role).cap, 0)
+
+    async def check_context(self) -> None:
+        """Raise ConfigError when caps, kappa and prompt do not fit the model's context, where its server says that."""
+        if self.context is None:
+            return
+        roles = [role for role in self.predictors if role is not Role.CRITIQUE]
+        kappa = self.schedule.kappa
+        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= self.context for role in roles):
+            return
+        for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
+            cap = self.sampling(role).cap
+            kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
+            if prompt + kappa + cap > self.context:
+                raise ConfigError(
+                    f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
+                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {self.context}; "
+                    "lower `kappa` or the caps, or serve the model with a longer context"
+                )

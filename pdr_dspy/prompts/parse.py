@@ -1,0 +1,232 @@
+r"""What a completion says of each output field, and how it says it.
+
+A field's text is what the model wrote for it, whole. Numbers, options and lists are read as a careful person would read
+them; what is ambiguous names nothing, and `Reading.unclear` says so. The forms of DSPy's three adapters are followed to
+the letter where a model writes them. Where nothing is labelled, a completion that is only the answer counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import dspy
+
+from pdr_dspy.prompts.alone import alone
+from pdr_dspy.prompts.fields import NONE, says_none, settled
+from pdr_dspy.prompts.form import Form, form_of
+from pdr_dspy.prompts.objects import mendable, objects_in
+from pdr_dspy.prompts.typed import unlabelled, without_shapes
+from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
+from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
+from pdr_dspy.text.labels import ANSWER_KEYS, key
+from pdr_dspy.text.reasoning import split_thought
+from pdr_dspy.text.statements import How, Sought, Statement, statements
+from pdr_dspy.text.template import TURN_END, without_template
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What could be read out of a completion. Unpacks as (outputs, missing)."""
+
+    outputs: dict[str, Any]
+    """Fields that were there, each of its declared type."""
+    missing: tuple[str, ...]
+    """Fields that were not, or not readably."""
+    broken: Mapping[str, str] = field(default_factory=dict)
+    """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
+    how: dict[str, How] = field(default_factory=dict)
+    """In which form each field was found. Not of fields that are the completion itself, nor of defaults."""
+    unclear: dict[str, str] = field(default_factory=dict)
+    """Of missing fields that were stated: the beginning of what was stated, and could not be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.outputs, self.missing))
+
+
+def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
+    """Read the output fields of a completion, as a careful person would; its thoughts never count.
+
+    The last statement of a field wins, since models correct themselves. A field may be labelled in any of the forms of
+    `pdr_dspy.text.statements`, boxed, or stand in a JSON object; numbers may have separators and units. Nothing is read
+    out of an unfinished last line, and no number out of running text.
+
+    Args:
+        signature: its output fields are read. A user's own `dspy.configure(adapter=...)` has the first word where its
+            form is its own, and the last one else.
+        text: the completion.
+        truncated: it was cut at its cap.
+    """
+    form = form_of(signature)
+    free: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
+    if not form.labelled:
+        return Reading(free, tuple(name for name in form.outputs if name not in free))
+    reader = _Reader(signature, form, text, truncated)
+    reader.run()
+    outputs, broken = settled(form.fields, free | reader.outputs, reader.stated, truncated=truncated)
+    missing = tuple(name for name in form.outputs if name not in outputs)
+    how = {name: each for name, each in reader.how.items() if name in outputs}
+    unclear = {name: each for name, each in reader.unclear.items() if name in missing}
+    return Reading(outputs, missing, broken, how, unclear)  # type: ignore[arg-type]
+
+
+_READ = 100
+"""Statements of one field that are tried, from the one that counts most."""
+
+
+class _Reader:
+    def __init__(self, signature: type[dspy.Signature], form: Form, text: str, truncated: bool) -> None:
+        self.signature = signature
+        self.form = form
+        self.kinds = form.labelled
+        self.truncated = truncated
+        self.text = without_template(without_shapes(form.shapes, split_thought(text)[1][-MAX_TEXT:]))
+        self.sought = _sought_in(tuple(self.kinds.items()), (*form.free, *form.inputs))
+        self.outputs: dict[str, Any] = {}
+        self.how: dict[str, How] = {}
+        self.unclear: dict[str, str] = {}
+        self.stated: dict[str, Sequence[str]] = {}
+        """What stands in the statements of each field."""
+
+    def run(self) -> None:
+        adapter = dspy.settings.adapter
+        if adapter is not None and not _known(adapter):
+            self.by_adapter(adapter)
+        taken, given = self.objects()
+        found = statements(self.text, self.sought, truncated=self.truncated, taken=taken, given=given)
+        self.stated = {name: [statement.text for statement in own] for name, own in found.items()}
+        for name, kind in self.kinds.items():
+            if name not in self.outputs:
+                self.first_readable(name, kind, found[name])
+        only = next(iter(self.kinds)) if len(self.kinds) == 1 else None
+        if only is not None and only not in self.outputs and only not in self.unclear and not self.truncated:
+            self.unnamed(only, self.kinds[only], found[only])
+        if adapter is not None and _known(adapter) and any(name not in self.outputs for name in self.kinds):
+            self.by_adapter(adapter)
+
+    def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
+        for statement in found[:_READ]:
+            if len(statement.text) > most:
+                continue
+            value = value_of(statement, kind, blanks=self.form.blanks)
+            if name in self.form.optional and says_none(statement.text):
+                option = options_of(kind) is not None and kind is not bool  # "none" itself may be one
+                value = value if option and value is not None else NONE
+            if value is not None:
+                self.outputs[name], self.how[name] = value, statement.how
+                self.unclear.pop(name, None)
+                return
+            if not is_blank(statement.text, self.form.blanks):
+                self.unclear.setdefault(name, " ".join(statement.text[:200].split())[:80])
+                if contests(statement.text, kind):
+                    return
+
+    # --- JSON
+
+    def objects(self) -> tuple[list[tuple[int, int]], list[Statement]]:
+        """The JSON objects that name fields, or are all that was written, and what they state of each field."""
+        taken: list[tuple[int, int]] = []
+        given: list[Statement] = []
+        if "{" not in self.text:
+            return taken, given
+        for start, end, data in objects_in(self.text):
+            if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
+                taken.append((start, end))  # an object in prose, which goes on after it, states nothing
+                continue
+            if self.truncated and "\n" not in self.text[end:]:
+                continue  # it ends on the unfinished line
+            named = self.named(data)
+            if not named:
+                first, last = self.text[:start].strip(" \n\t`json"), self.text[end:].strip(" \n\t`")
+                if not first and not last:
+                    taken.append((start, end))
+                    self.spoken(data, given)
+                continue
+            taken.append((start, end))
+            for name, value in named.items():
+                if value is None and name not in self.form.optional:
+                    self.unclear[name] = "null"
+                    continue
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                given.append(Statement(name, start, text, "json", 0, "json"))
+        return taken, given
+
+    def named(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that an object has, itself or in the only object that it holds."""
+        own = {field: value for name, value in data.items() if (field := self.sought.named(str(name))) is not None}
+        if own:
+            return own
+        inner = [value for value in data.values() if isinstance(value, dict)]
+        return self.named(inner[0]) if len(inner) == len(data) == 1 else {}
+
+    def spoken(self, data: Mapping[str, Any], given: list[Statement]) -> None:
+        """What an object without the field says in words."""
+        if len(self.kinds) != 1:
+            return
+        (name,) = self.kinds
+        prose = "\n".join(value for value in data.values() if isinstance(value, str))
+        given += [one._replace(start=0) for one in statements(prose, self.sought)[name]]
+
+    # --- what names nothing
+
+    def unnamed(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        """The only field, of a completion that does not name it."""
+        text = self.text.replace(TURN_END, "").strip()
+        value, how = None, "json"
+        if not found:
+            value = unlabelled(text, kind, truncated=self.truncated)
+        if value is None:
+            value, how = alone(text, kind, code=name not in self.sought.short), "alone"
+        if value is None and name in self.form.optional and says_none(text):
+            value = NONE
+        if value is not None:
+            self.outputs[name], self.how[name] = value, how  # type: ignore[assignment]
+
+    # --- the user's own adapter
+
+    def by_adapter(self, adapter: Any) -> None:
+        """What the adapter reads, of fields that are not read yet. What it cannot read stays missing."""
+        if self.truncated or not mendable(self.text, brackets=3000):
+            return
+        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
+            parsed = adapter.parse(self.signature, self.text)
+            for name in self.kinds:
+                if name not in self.outputs and parsed.get(name) is not None:
+                    self.outputs[name] = parsed[name]
+                    self.how[name] = "json" if isinstance(adapter, dspy.JSONAdapter) else "label"
+                    self.unclear.pop(name, None)
+
+
+def _known(adapter: Any) -> bool:
+    """Whether the adapter reads as one of DSPy's own does: these have the last word, for their forms are read here."""
+    return getattr(type(adapter).parse, "__module__", "").startswith("dspy.")
+
+
+def _sought_in(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
+    try:
+        return _cached_sought(kinds, bounds)
+    except TypeError:  # a type that cannot be hashed
+        return _sought(kinds, bounds)
+
+
+def _sought(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
+    names = tuple(name for name, _ in kinds)
+    called = [name for name in names if key(name) in ANSWER_KEYS]
+    answer = names[0] if len(names) == 1 else called[0] if len(called) == 1 else None
+    return Sought(
+        names,
+        frozenset(name for name, kind in kinds if is_text(kind)),
+        frozenset(name for name, kind in kinds if not is_simple(kind)),
+        answer,
+        bounds,
+    )
+
+
+_cached_sought = lru_cache(maxsize=256)(_sought)

@@ -1,0 +1,138 @@
+"""The five roles, derived from the user's task signature: their instructions and their fields.
+
+Instructions are the prompts, so they live here, one constant each, and DSPy optimizers may replace them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from enum import StrEnum
+from typing import cast
+
+import dspy
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.prompts.shapes import allows_none, is_history
+
+
+class Role(StrEnum):
+    """Which predictor a signature belongs to; also its attribute name on an operator."""
+
+    DRAFT = "draft"
+    REFINE = "refine"
+    DISTILL = "distill"
+    SELECT = "select"
+    CRITIQUE = "critique"
+
+
+FREE = ("solution", "summary", "flaws")
+"""Output fields that are the completion itself."""
+LEFT = ("workspace", "candidates", "flaws_found")
+"""Inputs that earlier calls leave; a demonstration may do without them."""
+RESERVED = (*FREE, *LEFT, "selected", "ledger", "rounds", "stop")
+"""Field names of ours; a task signature may not use them."""
+CALL_KEYWORDS = ("budget", "seed")
+"""Keywords of a program's call; a task may not have inputs of these names."""
+
+DRAFT = "Work through the problem step by step, one short line for each step, and check the result before you state it."
+REFINE = """\
+The workspace below was distilled from earlier attempts at the same problem. It may be right, wrong, or contradict
+itself. Check what it says against the problem, one short line for each step: what holds, and what does not. Reuse or
+merge what holds, override what does not, and if nothing holds set all of it aside and solve the problem afresh. Write a
+complete solution of your own."""
+REVISE = """\
+The workspace below is your previous solution of the same problem. It may be wrong.
+Check it step by step against the problem. Keep what holds, correct what does not, and start afresh if its approach
+fails. Write the complete corrected solution, one short line for each step."""
+DISTILL = """\
+The candidates below are independent attempts at the same problem. Some or all may be wrong.
+Write notes for somebody who will solve the problem with your notes and without the candidates: where they agree, where
+they contradict each other and which side holds when you check it, intermediate results that hold, what is still open,
+and what to do next. Judge by checking, not by counting votes. Add no solution of your own."""
+SELECT = """\
+The candidates below are independent attempts at the same problem. Some or all may be wrong.
+Check the steps of each against the problem and pick the {k} most likely to be right. Judge by checking, not by
+counting votes."""
+CRITIQUE = """\
+The workspace below is a solution of the problem. It may be wrong.
+Check it step by step against the problem and list its flaws: the first wrong step, why it is wrong, and what it
+spoils. If you find none, say so. Do not write a new solution."""
+
+
+def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
+    """The task as a signature class.
+
+    Raises ConfigError for a signature that cannot be parsed, has no outputs or no inputs, or uses a name of ours.
+    """
+    try:
+        task = cast("type[dspy.Signature]", dspy.ensure_signature(signature))
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ConfigError(f"`signature={signature!r}` is not a DSPy signature: {error}") from error
+    if not (isinstance(task, type) and issubclass(task, dspy.Signature)):
+        raise ConfigError(f'`signature={signature!r}` is not a DSPy signature; write it like "question -> answer"')
+    if not task.output_fields:
+        raise ConfigError(f'`signature={signature!r}` has no output fields; write it like "question -> answer"')
+    if not task.input_fields:
+        raise ConfigError(f'`signature={signature!r}` has no input fields; write it like "question -> answer"')
+    clash = [name for name in (*task.input_fields, *task.output_fields) if name in RESERVED]
+    clash += [name for name in task.input_fields if name in CALL_KEYWORDS]
+    if clash:
+        raise ConfigError(
+            f"`signature={signature!r}` uses the field name {clash[0]!r}, which this library uses itself "
+            f"({', '.join((*RESERVED, *CALL_KEYWORDS))}); rename the field"
+        )
+    return task
+
+
+def needed_inputs(signature: type[dspy.Signature]) -> tuple[str, ...]:
+    """The inputs that have to be given: those without a default that may not be None. A first turn has no history."""
+    return tuple(
+        name
+        for name, field in signature.input_fields.items()
+        if field.is_required() and not allows_none(field.annotation) and not is_history(field.annotation)
+    )
+
+
+def derive(
+    task: type[dspy.Signature], role: Role, *, k: int = 2, last: bool = False, critique: bool = False
+) -> type[dspy.Signature]:
+    """The signature of one role for a task.
+
+    Args:
+        task: the user's signature, already checked.
+        k: how many candidates Select picks; part of its instructions.
+        last: the workspace is one previous solution (Sequential Refinement), not the distillate of several drafts.
+        critique: Refine also reads a list of flaws.
+    """
+    about = textwrap.dedent(task.instructions).strip()
+    solution = dspy.OutputField(desc="the worked solution")
+    if role is Role.DRAFT:
+        return task.prepend("solution", solution, str).with_instructions(f"{about}\n\n{DRAFT}")
+    if role is Role.REFINE:
+        workspace = dspy.InputField(desc="what earlier rounds left")
+        refine = task.append("workspace", workspace, str)
+        if critique:
+            refine = refine.append("flaws_found", dspy.InputField(desc="flaws found in the workspace"), str)
+        refine = refine.prepend("solution", solution, str)
+        return refine.with_instructions(f"{about}\n\n{REVISE if last else REFINE}")
+    inputs = task
+    for name in task.output_fields:
+        inputs = inputs.delete(name)
+    if role is Role.CRITIQUE:
+        reading = inputs.append("workspace", dspy.InputField(desc="a solution of the problem"), str)
+        return reading.append("flaws", dspy.OutputField(desc="the list of flaws"), str).with_instructions(
+            f"{about}\n\n{CRITIQUE}"
+        )
+    reading = inputs.append("candidates", dspy.InputField(desc="numbered attempts"), str)
+    if role is Role.DISTILL:
+        return reading.append("summary", dspy.OutputField(desc="the notes"), str).with_instructions(
+            f"{about}\n\n{DISTILL}"
+        )
+    return reading.append(
+        "selected", dspy.OutputField(desc=f"the numbers of the {k} best candidates"), list[int]
+    ).with_instructions(f"{about}\n\n{SELECT.format(k=k)}")
+
+
+def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
+    """The predictor's signature, which DSPy types as optional."""
+    return cast("type[dspy.Signature]", predictor.signature)

@@ -1,0 +1,367 @@
+"""Rows as plain tables with intervals: what a report shows and a person would compute by hand.
+
+Every function is pure: evaluations in, lists of named tuples out. Shares and scores are fractions, costs are
+tokens, intervals are 95 % and clustered by question.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from pdr_dspy.errors import DataError, StoreError
+from pdr_dspy.evaluation.records import Report, RoundRow, Row, read_rows
+from pdr_dspy.evaluation.run_folder import read_config
+from pdr_dspy.evaluation.statistics import Interval, paired, score_interval, voted_score
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import RIGHT
+
+logger = logging.getLogger("pdr_dspy")
+MATCHED = 0.1
+"""Two costs are matched when they differ by at most this share of the larger."""
+
+
+# --- one program -----------------------------------------------------------------------------------------------------
+
+
+class ProgramRow(NamedTuple):
+    """One program's figures."""
+
+    name: str
+    score: float
+    interval: Interval
+    sequential: float
+    total: float
+    calls: float
+    questions: int
+    rows: int
+    failed: int
+    truncated: float
+    """Share of calls that their cap ended."""
+    cancelled: float
+    """Share of calls that their round ended without."""
+    retried: float
+    """Share of calls that were sent more than once."""
+
+
+def program_row(report: Report, name: str = "") -> ProgramRow:
+    """The figures of one evaluation."""
+    calls = [call for row in report.rows for call in row.calls]
+    return ProgramRow(
+        name or report.name or "program",
+        report.score,
+        report.interval,
+        report.sequential,
+        report.total,
+        report.calls,
+        len(report.by_question),
+        len(report.rows),
+        report.failed,
+        fmean(call.truncated for call in calls) if calls else 0.0,
+        fmean(call.cancelled for call in calls) if calls else 0.0,
+        fmean(call.tries > 1 for call in calls) if calls else 0.0,
+    )
+
+
+class RoundFlow(NamedTuple):
+    """What one round did, over all runs that reached it."""
+
+    round: int
+    runs: int
+    drafts: float
+    """Drafts of a run in this round, on average."""
+    accuracy: float
+    """Share of drafts that are right."""
+    interval: Interval
+    """Of `accuracy`."""
+    any_right: float
+    """Share of runs with at least one right draft: pass@M of the round."""
+    majority: float
+    """Share of runs whose most common answer is right; equally common answers share the credit."""
+    unreadable: float
+    """Share of drafts that no answer could be read out of."""
+    truncated: float
+    """Share of drafts that their cap ended."""
+    wrong_to_right: float
+    """Share of runs whose plurality was wrong a round before and is right now; 0 for the first round."""
+    right_to_wrong: float
+    """Share of runs whose plurality was right a round before and is wrong now; 0 for the first round."""
+    workspace: float
+    """Mean tokens of the workspaces made of this round; nan when there are none."""
+
+
+class Loss(NamedTuple):
+    """Where runs that ended wrong were lost."""
+
+    stage: str
+    """"drafts": no draft before the last was right. "distill": one was, and no workspace was made of it. "refine": a
+    right draft was handed on (a summary is made of all) and the answer is wrong. "extraction": no answer could be read
+    out of the last draft, or its cap ended it. "failed": the program gave no answer at all."""
+    runs: int
+    share: float
+    """Of all runs, right ones included."""
+
+
+class Flow(NamedTuple):
+    """Round by round, and where what is lost was lost."""
+
+    rounds: tuple[RoundFlow, ...]
+    losses: tuple[Loss, ...]
+
+
+def flow(report: Report) -> Flow:
+    """What each round gains and loses. Drafts without a score of their own (a judge would cost tokens) are left out."""
+    depth = max((len(row.rounds) for row in report.rows), default=0)
+    rounds = tuple(_round_flow(report, number) for number in range(depth))
+    where = Counter(place for row in report.rows if (place := loss_of(row)) is not None)
+    count = len(report.rows)
+    stages = ("drafts", "distill", "refine", "extraction", "failed")
+    return Flow(rounds, tuple(Loss(stage, where[stage], where[stage] / count if count else 0.0) for stage in stages))
+
+
+def loss_of(row: Row) -> str | None:
+    """The stage at which a wrong run was lost, see `Loss`; None for a right one."""
+    if row.score >= RIGHT:
+        return None
+    if row.error is not None:
+        return "failed"
+    last = row.rounds[-1].drafts[0] if row.rounds and row.rounds[-1].drafts else None
+    if row.answer is None or (last is not None and (last.answer is None or last.truncated or last.failure is not None)):
+        return "extraction"
+    for round_ in reversed(row.rounds[:-1]):
+        right = {place for place, draft in enumerate(round_.drafts) if (draft.score or 0.0) >= RIGHT}
+        if right:
+            shown = set(itertools.chain.from_iterable(round_.sources))
+            return "refine" if right & shown else "distill"
+    return "drafts"
+
+
+def _round_flow(report: Report, number: int) -> RoundFlow:
+    runs = [row for row in report.rows if len(row.rounds) > number]
+    rounds = [row.rounds[number] for row in runs]
+    drafts = [draft for round_ in rounds for draft in round_.drafts]
+    graded = [[d.score for d in round_.drafts if d.score is not None] for round_ in rounds]
+    by_question: dict[str, list[float]] = {}
+    for row, scores in zip(runs, graded, strict=True):
+        by_question.setdefault(row.id, []).extend(float(score >= RIGHT) for score in scores)
+    shares = [fmean(values) for values in by_question.values() if values]
+    before = [plurality_score(row.rounds[number - 1]) if number else None for row in runs]
+    now = [plurality_score(round_) for round_ in rounds]
+    pairs = [(a, b) for a, b in zip(before, now, strict=True) if a is not None and b is not None]
+    sizes = [tokens for round_ in rounds for tokens in round_.workspace_tokens]
+    known = [value for value in now if value is not None]
+    return RoundFlow(
+        round=number + 1,
+        runs=len(runs),
+        drafts=_mean([len(round_.drafts) for round_ in rounds]),
+        accuracy=_mean([float(score >= RIGHT) for scores in graded for score in scores]),
+        interval=score_interval(shares),
+        any_right=_mean([float(any(score >= RIGHT for score in scores)) for scores in graded if scores]),
+        majority=_mean(known),
+        unreadable=_mean([float(draft.answer is None) for draft in drafts]),
+        truncated=_mean([float(draft.truncated) for draft in drafts]),
+        wrong_to_right=sum(a < RIGHT <= b for a, b in pairs) / len(pairs) if pairs else 0.0,
+        right_to_wrong=sum(b < RIGHT <= a for a, b in pairs) / len(pairs) if pairs else 0.0,
+        workspace=_mean(sizes),
+    )
+
+
+def plurality_score(round_: RoundRow) -> float | None:
+    """The score of a round's most common answer, equally common ones averaged; None when no draft was graded."""
+    if all(draft.score is None for draft in round_.drafts):
+        return None
+    return voted_score([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
+
+
+class LookAt(NamedTuple):
+    """A row to look into."""
+
+    id: str
+    repeat: int
+    answer: str | None
+    gold: str | None
+    stop: str | None
+    lost_in: str
+    detail: str
+    kind: str
+    """"had it": wrong, though some draft was right. "failed": the program gave no answer. "cut": wrong, and a cap ended
+    the answer or a draft. "wrong": nothing of these."""
+    row: Row
+
+
+def look_at(report: Report, count: int = 20) -> list[LookAt]:
+    """Wrong rows, those first in which a right draft was thrown away: they say most about prompts and distillers."""
+    order = {"refine": 0, "distill": 1, "extraction": 2, "failed": 3, "drafts": 4}
+    found = [(order[place], row, place) for row in report.rows if (place := loss_of(row)) is not None]
+    found.sort(key=lambda item: (item[0], item[1].id, item[1].repeat))
+    return [
+        LookAt(row.id, row.repeat, row.answer, row.gold, row.stop, place, row.error or row.detail, _kind(row), row)
+        for _, row, place in found[:count]
+    ]
+
+
+def _kind(row: Row) -> str:
+    drafts = [draft for round_ in row.rounds for draft in round_.drafts]
+    if row.error is not None:
+        return "failed"
+    if any((draft.score or 0.0) >= RIGHT for draft in drafts):
+        return "had it"
+    return "cut" if any(draft.truncated for draft in drafts) else "wrong"
+
+
+# --- several programs ------------------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """Two programs on the questions that both were asked."""
+
+    first: str
+    second: str
+    difference: float
+    """Mean score of the first minus that of the second, paired by question."""
+    interval: Interval
+    p_value: float
+    """Two-sided."""
+    questions: int
+    sequential: float
+    """B_seq of the first over that of the second."""
+    total: float
+    """B_total of the first over that of the second."""
+    matched: str
+    """Which costs differ by at most a tenth: "both", "sequential", "total" or "neither"."""
+
+
+def compare(reports: Mapping[str, Report] | Sequence[Report]) -> list[Comparison]:
+    """Every pair of programs, each later one against each earlier one.
+
+    Raises DataError when two share no question.
+    """
+    known = named(reports)
+    return [_compare(b, known[b], a, known[a]) for a, b in itertools.combinations(known, 2)]
+
+
+def _compare(first: str, one: Report, second: str, other: Report) -> Comparison:
+    left, right = one.by_question, other.by_question
+    common = [question for question in left if question in right]
+    if not common:
+        raise DataError(f"{first!r} and {second!r} share no question; compare programs on the same examples")
+    result = paired(
+        [fmean(row.score for row in left[question]) for question in common],
+        [fmean(row.score for row in right[question]) for question in common],
+    )
+    same = {
+        cost: abs(a - b) <= MATCHED * max(a, b)
+        for cost, a, b in (("sequential", one.sequential, other.sequential), ("total", one.total, other.total))
+    }
+    matched = "both" if all(same.values()) else next((cost for cost, is_same in same.items() if is_same), "neither")
+    return Comparison(
+        first,
+        second,
+        result.difference,
+        result.interval,
+        result.p_value,
+        len(common),
+        one.sequential / other.sequential if other.sequential else math.nan,
+        one.total / other.total if other.total else math.nan,
+        matched,
+    )
+
+
+def named(reports: Mapping[str, Report] | Sequence[Report]) -> dict[str, Report]:
+    """Reports by their names, made different where two are the same."""
+    if isinstance(reports, Mapping):
+        return dict(reports)
+    known: dict[str, Report] = {}
+    for place, report in enumerate(reports, start=1):
+        name = report.name or f"program {place}"
+        known[name if name not in known else f"{name} ({place})"] = report
+    return known
+
+
+class MajorityRow(NamedTuple):
+    """A majority vote of n single passes."""
+
+    n: int
+    score: float
+    interval: Interval
+    sequential: float
+    """Mean of the dearest of n passes: they run side by side."""
+    total: float
+    """n passes."""
+    short: bool
+    """There were too few repeats for the budget: n is what there was."""
+
+
+SUBSETS = 256
+"""Samples of n out of the repeats, when there are more ways than that; drawn with a fixed seed."""
+
+
+def majority(report: Report, n: int) -> MajorityRow:
+    """The vote of n passes, averaged over which n of the repeats are taken.
+
+    Raises DataError when a question has fewer than n repeats.
+    """
+    scores, sequential = [], []
+    for question, rows in report.by_question.items():
+        if len(rows) < n:
+            raise DataError(f"`majority(n={n})`: question {question!r} has {len(rows)} repeats; evaluate with more")
+        chosen = _subsets(rows, n)
+        scores.append(fmean(voted_score([(row.answer, row.score) for row in some]) for some in chosen))
+        sequential.append(fmean(max(row.sequential for row in some) for some in chosen))
+    return MajorityRow(n, _mean(scores), score_interval(scores), _mean(sequential), n * report.total, False)
+
+
+def majority_at_tokens(report: Report, total: float) -> MajorityRow:
+    """The majority vote of as many single passes as `total` tokens of a question buy, at least one.
+
+    Args:
+        report: LongCoT with repeats.
+        total: B_total to match, in mean tokens of a run.
+    """
+    affordable = max(1, int(total / report.total)) if report.total else 1
+    there = min((len(rows) for rows in report.by_question.values()), default=0)
+    return majority(report, min(affordable, there))._replace(short=affordable > there)
+
+
+def _subsets(rows: Sequence[Row], n: int) -> list[tuple[Row, ...]]:
+    if math.comb(len(rows), n) <= SUBSETS:
+        return list(itertools.combinations(rows, n))
+    draw = random.Random(f"{len(rows)}|{n}")
+    return [tuple(draw.sample(rows, n)) for _ in range(SUBSETS)]
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_report(folder: str | Path, name: str = "") -> Report:
+    """The evaluation that wrote `folder`, failed rows with their score of 0.
+
+    Lines that are damaged are left out, and a `config.json` that is says nothing; a warning is logged for either.
+    Raises StoreError when there is no evaluation.
+    """
+    place = local_path(folder)
+    try:
+        config = read_config(place)
+        if config is None:
+            raise StoreError(f"{place} holds no evaluation: it has no config.json")
+        rows = read_rows(place / "rows.jsonl", failed=True)
+    except OSError as error:
+        raise StoreError(f"{place} holds no evaluation: {error.strerror}") from error
+    if not config:
+        if not rows:
+            raise StoreError(f"{place / 'config.json'} is not the record of an evaluation")
+        logger.warning("%s is damaged: what its rows are of is not known", place / "config.json")
+    repeats = config.get("repeats", math.inf)  # the last time it was run; rows of more repeats stay in the file
+    ordered = sorted((r for r in rows.values() if r.repeat < repeats), key=lambda row: (row.repeat, row.id))
+    return Report(rows=tuple(ordered), name=name or place.name, config=config)

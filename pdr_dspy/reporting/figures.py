@@ -1,0 +1,326 @@
+"""Figures of the report as SVG text: text stays text, colours are the page's, nothing is loaded.
+
+Drawn by hand: a page that is opened on a phone wants system fonts, few elements and sizes that survive scaling. Outside
+a page that sets `--accent` and `--soft` the figures have colours of their own. What a point says when it is pointed at
+is escaped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Literal, NamedTuple
+
+from pdr_dspy.evaluation.statistics import Interval
+from pdr_dspy.reporting.evaluation_tables import RoundFlow
+
+ACCENT, SOFT, INK = "var(--accent,#3157d5)", "var(--soft,#6b7280)", "currentColor"
+WIDTH = 440.0
+"""Units across a figure: about the pixels of a phone, so that text is as large as the page's own."""
+
+Role = Literal["dropped", "trial", "front", "student", "tuned", "program"]
+
+
+class Point(NamedTuple):
+    """One program in a figure of score against cost."""
+
+    letter: str
+    """Written beside it; empty for none."""
+    score: float
+    interval: Interval | None
+    """Drawn as a band; None for none."""
+    cost: float
+    """Mean tokens of a run."""
+    role: Role = "program"
+    cost_interval: Interval | None = None
+    ring: bool = False
+    """Whether it is a finalist."""
+    title: str = ""
+    """What it says when it is pointed at."""
+
+
+class Lane(NamedTuple):
+    """One trial in the figure of a race."""
+
+    letter: str
+    cohort: int
+    runs: int
+    role: Role
+    title: str = ""
+
+
+def score_against_cost(
+    points: Sequence[Point], *, label: str, limit: float | None = None, line: Sequence[tuple[float, float]] = ()
+) -> str:
+    """Score against tokens, the tokens on a logarithmic axis.
+
+    Args:
+        points: programs; later ones are drawn over earlier ones of the same role.
+        label: of the cost axis.
+        limit: a limit on the cost, drawn as a line.
+        line: (cost, score) of the front, the cheapest first; drawn as steps.
+    """
+    points = [point for point in points if math.isfinite(point.score) and point.cost > 0]
+    bands = [edge for p in points if p.interval is not None for edge in p.interval]
+    costs = [p.cost for p in points] + ([limit] if limit else [])
+    costs += [edge for p in points if p.cost_interval is not None for edge in p.cost_interval if 0 < edge < math.inf]
+    y = _Axis.scores([*bands, *(p.score for p in points)], top=26.0, bottom=266.0)
+    x = _Axis.tokens(costs, left=44.0, right=WIDTH - 14.0)
+    parts = [_frame(x, y, label)]
+    if limit is not None:
+        at = x(limit)
+        anchor, shift = ("end", -5) if at > WIDTH * 0.6 else ("start", 5)
+        parts.append(_path(f"M{at:.1f} {y.low:.1f}V{y.high:.1f}", INK, 1.2, dash="5 4", opacity=0.7))
+        parts.append(_text(at + shift, y.high - 8, f"limit {_short(limit)}", anchor=anchor, size=12, colour=SOFT))
+    if len(line) > 1:
+        steps = f"M{x(line[0][0]):.1f} {y(line[0][1]):.1f}" + "".join(
+            f"H{x(cost):.1f}V{y(score):.1f}" for cost, score in line[1:]
+        )
+        parts.append(_path(steps, ACCENT, 1.6, opacity=0.55))
+    order = ("dropped", "trial", "program", "front", "student", "tuned")
+    ordered = sorted(points, key=lambda point: order.index(point.role))
+    parts += [_bands(point, x, y) for point in ordered]
+    parts += [_mark(point.role, x(point.cost), y(point.score), point.title, ring=point.ring) for point in ordered]
+    taken = [(x(p.cost) - 5, y(p.score) - 5, x(p.cost) + 5, y(p.score) + 5) for p in points if p.role != "dropped"]
+    for point in reversed(ordered):
+        if point.letter:
+            parts.append(_placed(point.letter, x(point.cost), y(point.score), taken, bold=point.role == "tuned"))
+    return _svg(parts, 310.0, f"score against {label}")
+
+
+def race(lanes: Sequence[Lane], runs: int) -> str:
+    """How far each trial ran: a line for each, cohort under cohort.
+
+    Args:
+        lanes: in their order.
+        runs: of a whole race.
+    """
+    pitch = 11.0 if len(lanes) <= 40 else 7.0
+    groups = [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: lane.cohort)]
+    height = sum(len(group) * pitch + 9.0 for group in groups) + 12.0
+    x = _Axis(0.0, float(runs), 62.0, WIDTH - 34.0, tuple(sorted({lane.runs for lane in lanes} | {runs})))
+    parts = [_path(f"M{x(tick):.1f} 6V{height:.1f}", INK, 1, opacity=0.14) for tick in x.ticks]
+    parts += [
+        _text(x(tick), height + 15, f"{tick:g}", anchor="middle", size=12, colour=SOFT) for tick in _spaced(x, 22)
+    ]
+    parts.append(_text((x.low + x.high) / 2, height + 32, "runs in the race", anchor="middle", size=12, colour=SOFT))
+    top = 14.0
+    for group in groups:
+        middle = top + (len(group) - 1) * pitch / 2 + 4
+        parts.append(_text(52, middle, f"cohort {group[0].cohort}", anchor="end", size=12, colour=SOFT))
+        for lane in group:
+            end, chosen = x(lane.runs), lane.role in ("front", "student", "tuned")
+            colour = ACCENT if lane.role in ("front", "tuned") else INK if lane.role == "student" else SOFT
+            opacity = 1.0 if chosen else 0.45 if lane.role == "dropped" else 0.75
+            parts.append(_path(f"M{x.low:.1f} {top:.1f}H{end:.1f}", colour, 2.4 if chosen else 1.6, opacity=opacity))
+            if lane.role == "dropped":
+                cross = f"M{end - 3:.1f} {top - 3:.1f}l6 6m0 -6l-6 6"
+                parts.append(_titled(_path(cross, SOFT, 1.4), lane.title))
+            else:
+                parts.append(_mark(lane.role, end, top, lane.title))
+            if lane.letter:
+                parts.append(_text(end + 11, top + 4, lane.letter, size=11, bold=lane.role == "tuned"))
+            top += pitch
+        top += 9.0
+    return _svg(parts, height + 40, "runs of each trial in the race")
+
+
+def rounds(flow: Sequence[RoundFlow]) -> str:
+    """Round by round: right drafts, runs whose plurality is right, runs with any right draft."""
+    series: tuple[tuple[str, Callable[[RoundFlow], float], str, str], ...] = (
+        ("any draft right", lambda row: row.any_right, SOFT, "3 4"),
+        ("most common right", lambda row: row.majority, INK, ""),
+        ("drafts right", lambda row: row.accuracy, ACCENT, ""),
+    )
+    flow = [row for row in flow if row.accuracy == row.accuracy]
+    low = [edge for row in flow for edge in row.interval]
+    y = _Axis.scores([value(row) for row in flow for _, value, _, _ in series] + low, top=44.0, bottom=236.0)
+    gap = (WIDTH - 44.0 - 40.0) / max(len(flow), 1)
+    places = [44.0 + gap * (place + 0.5) + 13 for place in range(len(flow))]
+    parts = [_grid(y, 44.0, WIDTH - 14.0)]
+    for place, row in zip(places, flow, strict=True):
+        count = f"{row.drafts:.3g} draft{'' if row.drafts == 1 else 's'}"
+        parts.append(_text(place, y.low + 18, f"round {row.round}", anchor="middle", size=12))
+        parts.append(_text(place, y.low + 33, count, anchor="middle", size=12, colour=SOFT))
+        parts.append(
+            _path(f"M{place:.1f} {y(row.interval.low):.1f}V{y(row.interval.high):.1f}", ACCENT, 5, opacity=0.22)
+        )
+    start = 6.0
+    for name, value, colour, dash in series:
+        spots = [(place, y(value(row))) for place, row in zip(places, flow, strict=True)]
+        if len(spots) > 1:
+            parts.append(_path("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots), colour, 1.8, dash=dash))
+        for (a, b), row in zip(spots, flow, strict=True):
+            parts.append(_titled(_circle(a, b, 4, fill=colour), f"round {row.round}, {name}: {100 * value(row):.1f} %"))
+        parts.append(_path(f"M{start} 14h16", colour, 1.8, dash=dash) + _circle(start + 8, 14, 3.4, fill=colour))
+        parts.append(_text(start + 21, 18, name, size=12.5))
+        start += 36 + 6.7 * len(name)
+    return _svg(parts, 282.0, "shares of right drafts and answers, round by round")
+
+
+# --- axes ------------------------------------------------------------------------------------------------------------
+
+
+class _Axis:
+    """From values to places. `low` and `high` are the places of the ends."""
+
+    def __init__(
+        self, first: float, last: float, low: float, high: float, ticks: Sequence[float], *, log: bool = False
+    ) -> None:
+        self.first, self.last, self.low, self.high, self.log = first, last, low, high, log
+        self.ticks = tuple(tick for tick in ticks if first - 1e-9 <= tick <= last + 1e-9)
+
+    def __call__(self, value: float) -> float:
+        value = min(max(value, self.first), self.last)
+        first, last = (math.log(self.first), math.log(self.last)) if self.log else (self.first, self.last)
+        share = ((math.log(value) if self.log else value) - first) / (last - first)
+        return self.low + share * (self.high - self.low)
+
+    @classmethod
+    def scores(cls, values: Sequence[float], *, top: float, bottom: float) -> _Axis:
+        """A share from the bottom up, wide enough for all values and not much wider."""
+        known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+        span = max(max(known) - min(known), 0.1)
+        step = next(step for step in (0.05, 0.1, 0.2, 0.25) if span / step <= 6 or step == 0.25)
+        first = max(0.0, math.floor(min(known) / step - 0.15) * step)
+        last = min(1.0, math.ceil(max(known) / step + 0.15) * step)
+        ticks = [place * step for place in range(round(1 / step) + 1)]
+        return cls(first, last, bottom, top, ticks)
+
+    @classmethod
+    def tokens(cls, values: Sequence[float], *, left: float, right: float) -> _Axis:
+        """Tokens on a logarithmic axis."""
+        known = [value for value in values if 0 < value < math.inf] or [1.0, 10.0]
+        first, last = min(known) / 1.12, max(known) * 1.12
+        if last / first < 2:
+            first, last = first / 1.3, last * 1.3
+        powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
+        for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+            ticks = [step * 10.0**power for power in powers for step in steps if first <= step * 10.0**power <= last]
+            if len(ticks) >= 4:
+                break
+        return cls(first, last, left, right, ticks, log=True)
+
+
+def _spaced(axis: _Axis, least: float) -> list[float]:
+    """Ticks whose labels do not touch; the last one always."""
+    kept: list[float] = []
+    for tick in reversed(axis.ticks):
+        if not kept or axis(kept[-1]) - axis(tick) >= least:
+            kept.append(tick)
+    return kept
+
+
+def _frame(x: _Axis, y: _Axis, label: str) -> str:
+    parts = [_grid(y, x.low, x.high), _path(f"M{x.low:.1f} {y.low:.1f}H{x.high:.1f}", INK, 1, opacity=0.45)]
+    for tick in x.ticks:
+        parts.append(_path(f"M{x(tick):.1f} {y.low:.1f}v4", INK, 1, opacity=0.45))
+        parts.append(_text(x(tick), y.low + 17, _short(tick), anchor="middle", size=12, colour=SOFT))
+    parts.append(_text((x.low + x.high) / 2, y.low + 36, label, anchor="middle", size=12.5, colour=SOFT))
+    return "".join(parts)
+
+
+def _grid(y: _Axis, left: float, right: float) -> str:
+    lines = [_path(f"M{left:.1f} {y(tick):.1f}H{right:.1f}", INK, 1, opacity=0.1) for tick in y.ticks]
+    return "".join(lines) + "".join(
+        _text(left - 7, y(tick) + 4, f"{100 * tick:g}{' %' if tick == y.ticks[-1] else ''}", anchor="end", size=12,
+              colour=SOFT)
+        for tick in y.ticks
+    )  # fmt: skip
+
+
+def _short(tokens: float) -> str:
+    if tokens >= 1_000_000:
+        return f"{tokens / 1_000_000:.3g}M"
+    return f"{tokens / 1000:.3g}k" if tokens >= 1000 else f"{tokens:.3g}"
+
+
+# --- marks -----------------------------------------------------------------------------------------------------------
+
+
+def _bands(point: Point, x: _Axis, y: _Axis) -> str:
+    colour = {"front": ACCENT, "tuned": ACCENT, "trial": SOFT, "dropped": SOFT}.get(point.role, INK)
+    parts, a, b = [], x(point.cost), y(point.score)
+    if point.interval is not None:
+        low, high = (y(edge) for edge in point.interval)
+        parts.append(_path(f"M{a:.1f} {low:.1f}V{high:.1f}", colour, 1.6, opacity=0.38))
+    if point.cost_interval is not None and all(map(math.isfinite, point.cost_interval)):
+        low, high = (x(edge) for edge in point.cost_interval)
+        parts.append(_path(f"M{low:.1f} {b:.1f}H{high:.1f}", colour, 1.6, opacity=0.38))
+    return "".join(parts)
+
+
+def _mark(role: Role, a: float, b: float, title: str, *, ring: bool = False) -> str:
+    page = "var(--page,#fff)"
+    if role == "tuned":
+        mark = _path(f"M{a:.1f} {b - 7:.1f}l7 7l-7 7l-7 -7z", page, 1.5, fill=ACCENT)
+    elif role == "student":
+        mark = _path(f"M{a - 5:.1f} {b - 5:.1f}h10v10h-10z", INK, 1.8, fill=page)
+    elif role == "dropped":
+        mark = _circle(a, b, 2.6, stroke=SOFT, opacity=0.6)
+    else:
+        radius, fill = {"trial": (3.2, SOFT), "front": (4.4, ACCENT)}.get(role, (4.6, INK))
+        mark = _circle(a, b, radius, fill=fill, opacity=0.6 if role == "trial" else 1.0)
+    if ring:
+        mark += _circle(a, b, 10.0 if role == "tuned" else 8.0, stroke=INK)
+    return _titled(mark, title)
+
+
+def _placed(text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool) -> str:
+    """A label beside a mark, where it covers least of what is there already."""
+    wide = 7.4 * len(text)
+    best: tuple[float, float, float] | None = None
+    for place, (dx, dy) in enumerate(
+        ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21))
+    ):
+        left, low = a + dx, b + dy
+        box = (left, low - 10, left + wide, low + 1)
+        covered = sum(
+            max(0.0, min(box[2], t[2]) - max(box[0], t[0])) * max(0.0, min(box[3], t[3]) - max(box[1], t[1]))
+            for t in taken
+        )
+        outside = 500.0 if left < 40 or box[2] > WIDTH or box[1] < 0 else 0.0
+        if best is None or covered + outside + place < best[0]:
+            best = (covered + outside + place, left, low)
+    assert best is not None
+    _, left, low = best
+    taken.append((left, low - 10, left + wide, low + 1))
+    return _text(left, low, text, size=12.5, bold=bold)
+
+
+def _titled(mark: str, title: str) -> str:
+    return f"<g><title>{escape(title)}</title>{mark}</g>" if title else mark
+
+
+def _circle(
+    a: float, b: float, radius: float, *, fill: str = "none", stroke: str = "none", opacity: float = 1.0
+) -> str:
+    return (
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{radius:g}" style="fill:{fill};stroke:{stroke};stroke-width:1.3;'
+        f'opacity:{opacity:g}"/>'
+    )
+
+
+def _path(data: str, colour: str, width: float, *, dash: str = "", opacity: float = 1.0, fill: str = "none") -> str:
+    dashed = f";stroke-dasharray:{dash}" if dash else ""
+    return f'<path d="{data}" style="fill:{fill};stroke:{colour};stroke-width:{width:g};opacity:{opacity:g}{dashed}"/>'
+
+
+def _text(
+    a: float, b: float, text: str, *, anchor: str = "start", size: float = 12, colour: str = INK, bold: bool = False
+) -> str:
+    weight = ";font-weight:700" if bold else ""
+    return (
+        f'<text x="{a:.1f}" y="{b:.1f}" text-anchor="{anchor}" style="font-size:{size:g}px;fill:{colour}{weight}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _svg(parts: Sequence[str], height: float, label: str) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" role="img" '
+        f'aria-label="{escape(label)}" style="font-family:system-ui,-apple-system,\'Segoe UI\',sans-serif;'
+        f'font-variant-numeric:tabular-nums">{"".join(parts)}</svg>'
+    )

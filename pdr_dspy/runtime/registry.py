@@ -1,0 +1,204 @@
+"""Registry: parts that are found by name, whether they are built in, decorated, or another package's.
+
+A name leads, in this order, to a part that is built in, to one that was registered in this process, and to an entry
+point of an installed package. Entry points are looked up when a name is missed, and imported when theirs is used:
+nothing is scanned at import. A saved program may say where a part that is missing here was defined, as
+`module:attribute`; `Registry.trust` imports that, and is only called where the user said that the file is trusted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pdr_dspy.errors import ConfigError
+
+T = TypeVar("T")
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]*")
+_ORIGIN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+class _Registered(NamedTuple):
+    part: Any
+    origin: str | None
+    package: str | None = None
+    looked_up: bool = False
+    """Whether `package` was looked for."""
+
+
+class Registry(Generic[T]):
+    """The parts of one kind.
+
+    Args:
+        kind: what one is called in messages, such as "distiller".
+        group: the group of entry points that names more of them, such as "pdr_dspy.distillers".
+        built_in: name to part.
+        check: is given a name and what an entry point or a saved program led to; returns the part. It raises
+            ConfigError for anything else.
+        hint: how to register one, for messages.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        group: str,
+        built_in: Mapping[str, T],
+        check: Callable[[str, Any], T],
+        hint: str,
+    ) -> None:
+        self.kind = kind
+        self.group = group
+        self.hint = hint
+        self._check = check
+        self._built_in = dict(built_in)
+        self._added: dict[str, _Registered] = {}
+
+    def add(self, name: str, part: T, *, origin: str | None = None) -> T:
+        """Register a part; the same one, or a newer one of the same origin, may be registered again.
+
+        Args:
+            name: letters, digits, `_`, `-` and `.`.
+            part: what the name stands for.
+            origin: where it is defined, as `origin_of` says it; None where that is not known.
+
+        Returns:
+            The part.
+
+        Raises ConfigError for a name that cannot be one or that is taken.
+        """
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{name!r} cannot be the name of a {self.kind}: it begins with a letter and has letters, digits, "
+                "`_`, `-` and `.`"
+            )
+        if name in self._built_in:
+            raise ConfigError(f"the {self.kind} {name!r} is built in; choose another name")
+        taken = self._added.get(name)
+        if taken is not None and taken.part is not part and (origin is None or taken.origin != origin):
+            raise ConfigError(
+                f"the {self.kind} {name!r} is already registered, by {taken.origin or 'this process'}; choose another "
+                "name"
+            )
+        self._added[name] = _Registered(part, origin)
+        return part
+
+    def remove(self, name: str) -> None:
+        """Forget a registered part, as a test does that registered one; nothing where there is none."""
+        self._added.pop(name, None)
+
+    def find(self, name: str) -> T:
+        """The part of this name; an entry point is imported when it is first asked for.
+
+        Raises ConfigError, with the names that are known, where there is none, and where an entry point cannot be
+        imported or leads to something else.
+        """
+        if name in self._built_in:
+            return self._built_in[name]
+        if name not in self._added:
+            entry = self._entry(name)
+            if entry is None:
+                raise ConfigError(self.unknown(name))
+            place, _, _ = entry.value.partition("[")  # it may ask for extras of its package
+            part = self._imported(name, place.strip(), f"the entry point {name!r} of {_package(entry)}")
+            self._added[name] = _Registered(part, entry.value, None if entry.dist is None else entry.dist.name)
+        return self._added[name].part
+
+    def trust(self, name: str, origin: str) -> T:
+        """Import `origin`, "module:attribute", and register what it leads to under this name.
+
+        Importing runs the module's code: call it only with an origin that the user trusts. Raises ConfigError where
+        the origin is none, cannot be imported, or leads to something else.
+        """
+        part = self._imported(name, origin, f"`{origin}`, which is to be the {self.kind} {name!r},")
+        return self._added[name].part if name in self._added else self.add(name, part, origin=origin)
+
+    def names(self) -> tuple[str, ...]:
+        """All names that `find` knows: those that are built in first, then the others by the alphabet."""
+        others = {*self._added, *(entry.name for entry in entry_points(group=self.group))}
+        return (*self._built_in, *sorted(others - set(self._built_in)))
+
+    def __contains__(self, name: object) -> bool:
+        """Whether `find` knows the name; nothing is imported."""
+        if not isinstance(name, str):
+            return False
+        return name in self._built_in or name in self._added or self._entry(name) is not None
+
+    def origin(self, name: str) -> str | None:
+        """Where a part that is not built in is defined, "module:attribute"; None where that is not known."""
+        if name in self._built_in:
+            return None
+        if name in self._added:
+            return self._added[name].origin
+        entry = self._entry(name)
+        return None if entry is None else entry.value
+
+    def package(self, name: str) -> str | None:
+        """The installed package that has an entry point for a part, by its name; None for the others."""
+        known = self._added.get(name)
+        if name in self._built_in or (known is not None and (known.package is not None or known.looked_up)):
+            return None if known is None else known.package
+        entry = self._entry(name)
+        package = None
+        if entry is not None and entry.dist is not None and (known is None or known.origin == entry.value):
+            package = entry.dist.name
+        if known is not None:
+            self._added[name] = known._replace(package=package, looked_up=True)
+        return package
+
+    def unknown(self, name: object, origin: str | None = None, package: str | None = None) -> str:
+        """A sentence about a name that leads nowhere: what there is, and how to get the part here.
+
+        Args:
+            name: the name.
+            origin: where the part was defined according to a file, "module:attribute".
+            package: the package that it came with according to a file.
+        """
+        known = self.names()
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
+        meant = f"; did you mean {near[0]!r}?" if near else "."
+        said = f"there is no {self.kind} {name!r} here{meant} Known: {', '.join(known)}. "
+        if origin is None:
+            return f"{said}{self.hint}"
+        module = origin.partition(":")[0]
+        if module == "__main__":
+            return f"{said}It was defined in a script or notebook (`{origin}`): run its definition first"
+        install = package or module.partition(".")[0]
+        return f"{said}It was defined as `{origin}`: install `{install}`, or import `{module}` first"
+
+    def _entry(self, name: str) -> EntryPoint | None:
+        found = {entry.value: entry for entry in entry_points(group=self.group, name=name)}
+        if len(found) > 1:
+            packages = " and ".join(_package(entry) for entry in found.values())
+            raise ConfigError(f"the {self.kind} {name!r} is an entry point of {packages}; uninstall one of them")
+        return next(iter(found.values()), None)
+
+    def _imported(self, name: str, origin: str, what: str) -> T:
+        if not _ORIGIN.fullmatch(origin):
+            raise ConfigError(f"{what} is not of the form `module:attribute`")
+        module, _, attribute = origin.partition(":")
+        try:
+            found: Any = import_module(module)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        except Exception as error:  # whatever the module does when it is imported
+            raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
+        try:
+            return self._check(name, found)
+        except ConfigError as error:
+            raise ConfigError(f"{what} is no {self.kind}: {error}") from None
+
+
+def origin_of(part: Any) -> str | None:
+    """Where a function or class is defined, as "module:attribute"; None for what no import leads to."""
+    module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
+    return f"{module}:{name}" if module and name and "<" not in name else None
+
+
+def _package(entry: EntryPoint) -> str:
+    return "an unknown package" if entry.dist is None else f"{entry.dist.name} {entry.dist.version}"

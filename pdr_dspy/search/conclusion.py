@@ -1,0 +1,135 @@
+"""How a search ends: its confirmation, the program that is returned, and the rows on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
+from pdr_dspy.evaluation.records import Report, Row
+from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.search.front_members import estimated_front
+from pdr_dspy.search.problem import Problem
+from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.racing.confirmation import Confirmation, judge
+from pdr_dspy.search.racing.plan import Found, Stage
+from pdr_dspy.search.records import TrialRecord, at_the_end
+from pdr_dspy.search.result import SearchResult, program_of
+from pdr_dspy.search.settings import Accept
+from pdr_dspy.search.space.prompt_axes import questions_in
+from pdr_dspy.search.workers.worker import SEEDS
+
+logger = logging.getLogger("pdr_dspy.search")
+
+Rows = Callable[[Stage, int], Sequence[Row]]
+"""The rows of one trial in one stage, by its number."""
+
+
+def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, written: Proposals | None) -> SearchResult:
+    """The program that is returned, and all that was found.
+
+    Args:
+        problem: the search's.
+        found: what the plan ended with.
+        rows: of everything that was measured.
+        accept: when the winner is returned instead of the student.
+        written: instructions that a model wrote for the search.
+
+    Raises ConfigError when no schedule is within the limits.
+    """
+    limits = problem.settings.limits
+    trials = at_the_end(found, lambda number: rows(Stage.RACE, number), limits)
+    if found.chosen is None:
+        whole = [trial for trial in trials if trial.state == "measured"]
+        raise ConfigError(
+            f"no schedule is within `max_sequential={limits.sequential}`, `max_total={limits.total}`: the least that "
+            f"was measured is {min(t.sequential for t in whole):.0f} sequential and "
+            f"{min(t.total for t in whole):.0f} total tokens ({found.stopped}); raise the limit or lower the caps"
+        )
+    best = trials[found.chosen]
+    confirmation = confirm(problem, best, rows, accept=accept, written=written)
+    logger.info("%s; %s", found.stopped, confirmation.verdict)
+    return SearchResult(
+        program=program_of(problem.student, best) if confirmation.kept == "winner" else problem.student.deepcopy(),
+        student=problem.student,
+        trials=trials,
+        best=best,
+        finalists=found.finalists,
+        front=tuple(estimated_front(trials)),
+        confirmation=confirmation,
+        limits=limits,
+        stopped=found.stopped,
+        paid=found.paid,
+        saved=found.saved,
+        proposals=written,
+        rows={
+            trial.number: [row for stage in (Stage.RACE, Stage.FINAL) for row in rows(stage, trial.number)]
+            for trial in trials
+        },
+    )
+
+
+def confirm(
+    problem: Problem, best: TrialRecord, rows: Rows, *, accept: Accept, written: Proposals | None
+) -> Confirmation:
+    """The best trial and the student on the questions of the confirmation, and which of them is returned."""
+    student = report(problem, rows, Stage.CONFIRM, None, str(problem.operator.schedule))
+    same = best.number == 0
+    winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
+    difference = paired(winner.per_question, student.per_question)
+    shown = questions_in(problem.operator.task, problem.space.demos)
+    shown |= set() if written is None else set(written.shown)
+    kept, verdict = judge(
+        winner,
+        student,
+        difference,
+        problem.settings.limits,
+        same=same,
+        seen=problem.seen,
+        prompted=len(shown & problem.confirmed),
+        accept=accept,
+    )
+    return Confirmation(winner, student, difference, not problem.seen, kept, verdict)
+
+
+def report(problem: Problem, rows: Rows, stage: Stage, trial: TrialRecord | None, name: str) -> Report:
+    """The evaluation of one program in one stage; of the student where `trial` is None."""
+    own = rows(stage, 0 if trial is None else trial.number)
+    config = describe_evaluation(
+        problem.student if trial is None else program_of(problem.student, trial),
+        [example for _, example in problem.sets[stage]],
+        [identity for identity, _ in problem.sets[stage]],
+        problem.verifier,
+        repeats=max((row.repeat for row in own), default=0) + 1,
+        seed=problem.settings.seed + SEEDS[stage],
+        budget=None,
+    )
+    return Report(rows=tuple(sorted(own, key=lambda row: (row.repeat, row.id))), name=name, config=config)
+
+
+def write_rows(result: SearchResult, problem: Problem, rows: Rows, folder: Path) -> None:
+    """Write the rows of every trial, finalist and confirmed program, as `evaluate` writes them.
+
+    Raises StoreError when the folder cannot be written.
+    """
+    student, best = result.trials[0], result.best
+    places = [(Stage.RACE, trial, f"trials/{trial.number:04d}") for trial in result.trials]
+    places += [(Stage.FINAL, result.trials[one.number], f"final/{one.number:04d}") for one in result.finalists]
+    places += [(Stage.CONFIRM, student, f"{problem.confirmed_in}/student")]
+    if best.number:
+        places.append((Stage.CONFIRM, best, f"{problem.confirmed_in}/{best.number:04d}"))
+    for stage, trial, place in places:
+        written = report(problem, rows, stage, trial if trial.number else None, place)
+        try:
+            write_whole(folder / place / "config.json", json.dumps(written.config, indent=1))
+            write_whole(folder / place / "rows.jsonl", "".join(_line(row) for row in written.rows))
+        except OSError as error:
+            raise StoreError(f"{folder / place} cannot be written: {error.strerror or error}") from error
+
+
+def _line(row: Row) -> str:
+    return row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace").decode() + "\n"

@@ -1,0 +1,184 @@
+"""PDROptimizer: tunes the schedule and prompts of the operators in a program, as a DSPy teleprompter.
+
+    optimizer = PDROptimizer(verifier, max_sequential=2000, trials=30, run_dir="runs/mine")
+    program = optimizer.compile(student, trainset=train, valset=held_out)
+
+Candidates race each other on growing blocks of (question, seed); the best few run again on fresh seeds; the best of
+those and the untouched student run on questions that nothing was chosen on. The student is returned unless the winner
+is confidently better there, or as good for fewer tokens. `racing/plan.py` is the method, `workers/worker.py` measures
+for it, and `controller.py` runs the one with the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self, Unpack
+
+import dspy
+
+from pdr_dspy.artifact import check_can_be_saved
+from pdr_dspy.calls.dspy_bridge import Teleprompter
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.runtime import postgres
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search import agreement, controller
+from pdr_dspy.search.cost_estimate import Estimate, estimate
+from pdr_dspy.search.problem import prepare
+from pdr_dspy.search.progress import Progress
+from pdr_dspy.search.result import SearchResult
+from pdr_dspy.search.settings import Keywords, RunKeywords, RunOptions, SearchSettings, from_keywords
+from pdr_dspy.search.workers.coordination import open_existing
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier
+
+
+class PDROptimizer(Teleprompter):
+    """Searches the space of schedules and prompts for the best score under limits on tokens, or for the front."""
+
+    def __init__(
+        self,
+        verifier: Verifier | Metric,
+        settings: SearchSettings | None = None,
+        options: RunOptions | None = None,
+        *,
+        progress: Progress | None = None,
+        **keywords: Unpack[Keywords],
+    ) -> None:
+        """
+        >>> PDROptimizer(NumberVerifier(), max_total=6000, trials=40, run_dir="runs/mine")
+        >>> PDROptimizer(NumberVerifier(), SearchSettings(limits=Limits(total=6000)), RunOptions(trials=40))
+
+        Args:
+            verifier: gives a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
+            settings: what the search is. A search that is continued has equal settings.
+            options: how this process runs it: how far, where it is stored, how much at one time.
+            progress: called at every step. What it raises ends the search; what is finished is kept.
+            keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
+                `max_sequential`, `max_total`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`, `finalist_repeats`,
+                `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`, `time_limit`, `accept`,
+                `storage`, `study`, `run_dir`, `max_in_flight`. `search.settings.Keywords` says which field each is.
+
+        Raises:
+            ConfigError: an argument that cannot work.
+        """
+        super().__init__()
+        self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
+        self.settings, self.options = from_keywords(keywords, settings, options)
+        self.progress = progress
+        self.result: SearchResult | None = None
+        """Of the last `compile`."""
+
+    def compile(  # type: ignore[override]
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> dspy.Module:
+        """Search, confirm, and return a program.
+
+        Args:
+            student: an operator, or a module that contains some (all of them get the same schedule). It is not changed.
+            trainset: questions that trials are measured on.
+            teacher: not used; it is there because DSPy's optimizers may be given one.
+            valset: questions for the confirmation. Without one, a quarter of `trainset` is held out for it; from fewer
+                than 8 questions none is, and the confirmation has fresh seeds only, which its verdict says.
+
+        Returns:
+            A new program. Its attributes: `score` (on the confirmation, a fraction), `candidate_programs` (dicts with
+            "score", "program", "schedule", "sequential", "total", "feasible"; those within the limits first, the best
+            of them ahead), `trial_logs` (the facts of each trial by its number), `confirmation` and `front`.
+            `optimizer.result` has them typed, and `best_for`.
+
+        Raises:
+            ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
+            DataError: an empty set, or an example that program or verifier cannot use.
+            StoreError: run folder or storage hold another search, or cannot be used.
+            EndpointError: the model server does not answer any more; the same command continues from there.
+        """
+        del teacher
+        if self.options.run_dir is not None and isinstance(student, dspy.Module):
+            check_can_be_saved(student)
+        problem = prepare(self.settings, self.verifier, student, trainset, valset)
+        self.result = controller.search(problem, self.options, self.progress)
+        return self.result.program
+
+    def work(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> int:
+        """Work for a search that runs in `storage`, until it has ended; returns the runs that were made here.
+
+        Arguments and exceptions as for `compile`; program, questions and settings must be those of the search. Raises
+        StoreError when there is none.
+        """
+        problem = prepare(self.settings, self.verifier, student, trainset, valset)
+        return controller.work(problem, self.options, self.progress)
+
+    def questions(self) -> tuple[int, int]:
+        """How many training and held-out questions the search in `storage` or `run_dir` has.
+
+        Raises StoreError when there is none.
+        """
+        board = open_existing(self.options.board, study=self.options.study)
+        if board is None:
+            raise agreement.no_search(self.options)
+        with board:
+            ends = agreement.read_ends(board, self.options)
+        return ends.train, ends.held_out
+
+    @classmethod
+    def join(
+        cls,
+        verifier: Verifier | Metric,
+        storage: str | Path,
+        *,
+        study: str = "pdr",
+        sampler: Callable[[int], Any] | None = None,
+        progress: Progress | None = None,
+        **own: Unpack[RunKeywords],
+    ) -> Self:
+        """An optimizer with the settings of a search that runs elsewhere, to `work` for it.
+
+        Args:
+            verifier: the search's.
+            storage: where its workers meet: its run folder, the folder of its `storage`, or a `postgresql://` URL.
+            study: its name there.
+            sampler: the search's, where that is a function and not one of the names; a stored search keeps only where
+                it was defined.
+            progress: as for `PDROptimizer`.
+            own: options of this worker, such as `max_in_flight`.
+
+        Raises StoreError when there is no such search, or it cannot be joined from here.
+        """
+        options = RunOptions(storage=storage, study=study)
+        folder = None if postgres.is_url(storage) else local_path(storage)
+        if folder is not None and (folder / "board").is_dir():
+            options = RunOptions(run_dir=folder, study=study)
+        board = open_existing(options.board, study=study)
+        if board is None:
+            raise agreement.no_search(options)
+        with board:
+            stored = agreement.read(board, options, sampler=sampler)
+        ends = {"trials": stored.ends.trials, "max_tokens": stored.ends.max_tokens}
+        options = RunOptions(**{**options.model_dump(), **ends})
+        return cls(verifier, stored.settings, options, progress=progress, **own)
+
+    def rollouts(self) -> Rollouts:
+        """The store of the search's calls, where its workers find it: in `storage`, else in the run folder."""
+        return Rollouts(self.options.rollouts)
+
+    def estimate(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+    ) -> Estimate:
+        """What `compile` with the same arguments would still cost, in tokens; nothing is sent or written."""
+        return estimate(prepare(self.settings, self.verifier, student, trainset, valset), self.options)

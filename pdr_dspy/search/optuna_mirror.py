@@ -1,0 +1,175 @@
+"""The trials of a search as an Optuna study, for people and tools that look at one: `optuna-dashboard`, its plots.
+
+The study follows the search, it does not lead it: what a search is and where it stands is on its board, and its calls
+are in the rollout store. A study that is lost or torn is written again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pdr_dspy.errors import StoreError
+from pdr_dspy.runtime import postgres
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.records import TrialRecord
+from pdr_dspy.search.space.space import Space
+
+if TYPE_CHECKING:
+    import optuna
+
+logger = logging.getLogger("pdr_dspy.search")
+JOURNAL = "study.journal"
+BEGINNING = b'{"op_code"'
+"""Of a journal's first line, which tells a torn one from a file that is not ours."""
+
+
+def mirror(
+    storage: str | Path,
+    name: str,
+    records: Sequence[TrialRecord],
+    *,
+    space: Space,
+    limits: Limits,
+    costs: Sequence[str] = (),
+) -> None:
+    """Add to the study the trials that it does not have yet.
+
+    Args:
+        storage: a folder, in which it is the journal `study.journal`, or a database URL.
+        name: the study's.
+        records: all finished trials of the search.
+        space: what they are points of; others keep their schedule as attributes only.
+        limits: on mean tokens; written as constraints.
+        costs: "sequential" and "total", if they are objectives beside the score.
+
+    Raises StoreError when the storage cannot be used or its study is of another search.
+    """
+    import optuna
+
+    with _quiet(), ExitStack() as stack:
+        try:
+            backend = _journal(Path(storage)) if not postgres.is_url(storage) else _database(str(storage), stack)
+            study = optuna.create_study(
+                study_name=name,
+                storage=backend,
+                directions=["maximize", *(["minimize"] * len(costs))],  # type: ignore[arg-type]
+                load_if_exists=True,
+            )
+            if len(study.directions) != 1 + len(costs):
+                raise StoreError(
+                    f"the study {name!r} in {postgres.shown(str(storage))} has {len(study.directions)} objectives, "
+                    f"this search has {1 + len(costs)}; use another `study`"
+                )
+            there = {
+                trial.user_attrs.get("number")
+                for trial in study.get_trials(deepcopy=False)
+                if trial.state.is_finished()
+            }
+            for record in records:
+                if record.number not in there:
+                    _add(study, record, space, limits, costs)
+        except StoreError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AssertionError, optuna.exceptions.OptunaError) as error:
+            raise StoreError(f"the study in {postgres.shown(str(storage))} cannot be written: {error}") from error
+
+
+def _add(study: optuna.Study, record: TrialRecord, space: Space, limits: Limits, costs: Sequence[str]) -> None:
+    import optuna
+
+    params = space.params_of(record.candidate)
+    study.enqueue_trial(params or {})
+    trial = study.ask()
+    if params is not None:
+        space.suggest(trial)
+    facts = json.loads(record.model_dump_json())  # nan becomes null
+    shown = {"number": record.number, "program": str(record.candidate), "origin": record.origin, "runs": record.runs}
+    for key, value in {**shown, "dropped": record.dropped, "paid": record.paid, "saved": record.saved}.items():
+        trial.set_user_attr(key, value)
+    trial.set_user_attr("record", facts)
+    for limit, excess in limits.excess(record.sequential, record.total).items():
+        trial.set_constraint(limit, excess)
+    if record.state == "dropped":
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    else:
+        study.tell(trial, [record.pooled, *(getattr(record, cost) for cost in costs)])
+
+
+def _journal(folder: Path) -> optuna.storages.BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / JOURNAL
+    _repair(path)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _database(url: str, stack: ExitStack) -> optuna.storages.BaseStorage:
+    """Its connections are closed with the stack."""
+    from optuna.storages import RDBStorage
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        storage = RDBStorage(postgres.sqlalchemy_url(url))
+    except SQLAlchemyError as error:
+        why = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise StoreError(f"the study in {postgres.shown(url)} cannot be written: {why}") from error
+    stack.callback(storage.engine.dispose)
+    stack.callback(storage.remove_session)
+    return storage
+
+
+def _repair(path: Path) -> None:
+    """Drop a torn last line and the lock that a killed process left; put a damaged study aside, to be written again."""
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}.lock")
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    ours = [_is_entry(line) for line in data[:whole].splitlines()]
+    if not all(ours):
+        if not any(ours):
+            raise _foreign(path, 1 + ours.index(False))
+        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        logger.warning(
+            "%s, line %d, is damaged; the study is written again, what was there is %s",
+            *(path, 1 + ours.index(False), aside.name),
+        )
+    elif not whole and not data.startswith(BEGINNING[: len(data)]):
+        raise _foreign(path, 1)
+    elif whole < len(data):
+        os.truncate(path, whole)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
+
+
+def _foreign(path: Path, number: int) -> StoreError:
+    return StoreError(f"{path}, line {number}, is not of a study; use another `run_dir`, or remove the file")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's own line for each trial says less than ours; its warnings stay."""
+    library = logging.getLogger("optuna")
+    level = library.level
+    library.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        library.setLevel(level)

@@ -1,0 +1,185 @@
+"""The search problem as one frozen value: program, verifier, questions and settings, checked at no cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.store import address
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.evaluation.evaluator import check_examples
+from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
+from pdr_dspy.evaluation.runner import inputs_of
+from pdr_dspy.operators.nested import operators_of
+from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.prompts.render import render
+from pdr_dspy.prompts.roles import Role, signature_of
+from pdr_dspy.runtime import event_loop
+from pdr_dspy.search.proposing import instructions, shared_instructions
+from pdr_dspy.search.racing.confirmation import identities, split
+from pdr_dspy.search.racing.plan import Stage
+from pdr_dspy.search.result import detached
+from pdr_dspy.search.settings import SearchSettings
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.prompt_axes import check_demos
+from pdr_dspy.search.space.space import Space
+from pdr_dspy.verifiers.base import Verifier
+
+VERSION = 3
+"""Of the description; a search that was stored with another cannot be continued."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a search is about. `prepare` makes one."""
+
+    settings: SearchSettings
+    space: Space
+    """Of the settings, or around the student's schedule; without the instructions that a model writes later."""
+    verifier: Verifier
+    student: dspy.Module
+    """A copy, without what an earlier search attached."""
+    operator: Operator
+    """The student's first one."""
+    mixed: bool
+    """Whether the student's operators differ: no candidate, which is one schedule for all, is then the student."""
+    train: tuple[dspy.Example, ...]
+    held_out: tuple[dspy.Example, ...]
+    """Questions of the confirmation."""
+    sets: Mapping[Stage, Sequence[tuple[str, dspy.Example]]]
+    """(id, example) of each question of each stage."""
+    confirmed: frozenset[str]
+    """The identities of the confirmation's questions."""
+    seen: int
+    """How many questions of the confirmation are among those of the trials."""
+    confirmed_in: str
+    """A name for the confirmation's questions: a search may be confirmed on others later."""
+    description: Mapping[str, Any]
+    """What may not change while a search is continued, as JSON data."""
+
+    @property
+    def shortest(self) -> dict[str, Any]:
+        """The inputs of the shortest training question."""
+        return min((inputs_of(self.student, example) for example in self.train), key=lambda inputs: len(str(inputs)))
+
+
+def prepare(
+    settings: SearchSettings,
+    verifier: Verifier,
+    student: dspy.Module,
+    trainset: Sequence[dspy.Example],
+    valset: Sequence[dspy.Example] | None = None,
+) -> Problem:
+    """Check what can be checked without a call, and put it together.
+
+    Args:
+        settings: of the search.
+        verifier: gives a score in [0, 1].
+        student: the program; a copy of it is kept.
+        trainset: questions of the trials.
+        valset: questions of the confirmation; None or an empty one holds some of `trainset` out.
+
+    Raises:
+        ConfigError: no operator in the student, or settings that do not suit it.
+        DataError: an empty set, or an example that program or verifier cannot use.
+    """
+    student = detached(student)
+    called = f"compile(student={type(student).__name__}())"
+    operators = list(operators_of(student, called, "there is no schedule to tune").values())
+    if not trainset:
+        raise DataError("`compile(trainset=[])` is empty; there is nothing to measure")
+    space = settings.space or Space.default_for(operators[0].schedule)
+    settings = settings.model_copy(update={"space": space})
+    for operator in operators:
+        check_demos(operator.task, space.demos)
+        _check_checks(operator, space)
+    if settings.instructions.count:
+        instructions.operator_of(student)  # raises where the operators have different tasks
+        if not shared_instructions.roles_of(space):
+            raise ConfigError("`PDROptimizer(prompts=...)`: the space fixes the instructions of every role")
+    train, held_out = split(list(trainset), valset or None, settings.seed)
+    train_ids, held_ids = (check_examples(student, examples, verifier) for examples in (train, held_out))
+    searched, confirmed = (identities(student, examples) for examples in (train, held_out))
+    training = tuple(zip(train_ids, train, strict=True))
+    return Problem(
+        settings=settings,
+        space=space,
+        verifier=verifier,
+        student=student,
+        operator=operators[0],
+        mixed=len({Candidate(operator.schedule, {}).key for operator in operators}) > 1,
+        train=tuple(train),
+        held_out=tuple(held_out),
+        sets={
+            Stage.RACE: training,
+            Stage.FINAL: training,
+            Stage.CONFIRM: tuple(zip(held_ids, held_out, strict=True)),
+        },
+        confirmed=frozenset(confirmed),
+        seen=len([question for question in confirmed if question in set(searched)]),
+        confirmed_in=f"confirm/{address({'questions': confirmed})[:8]}",
+        description=_description(settings, verifier, student, train, train_ids),
+    )
+
+
+def _check_checks(operator: Operator, space: Space) -> None:
+    """Whether an operator has the checks that a space names."""
+    missing = [name for name in space.check if name is not None and name not in operator.checks]
+    if missing:
+        there = ", ".join(map(repr, operator.checks)) or "none"
+        raise ConfigError(
+            f"`Space(check={space.check})` names {missing[0]!r}, which is no check of the program; it has: {there}. "
+            f"Give it one: `{operator.schedule.strategy}(..., check={{{missing[0]!r}: ...}})`"
+        )
+
+
+def _description(
+    settings: SearchSettings,
+    verifier: Verifier,
+    student: dspy.Module,
+    train: Sequence[dspy.Example],
+    ids: Sequence[str],
+) -> dict[str, Any]:
+    evaluation = describe_evaluation(student, train, ids, verifier, repeats=1, seed=settings.seed, budget=None)
+    parts = {
+        "version": VERSION,
+        **{name: evaluation[name] for name in ("program", "examples", "verifier", "models")},
+        "settings": settings.model_dump(mode="json"),
+        "prompt_model": getattr(settings.instructions.model, "model", None),
+    }
+    return json.loads(json.dumps(parts, default=str))
+
+
+def preflight(problem: Problem) -> None:
+    """Refuse a student that the model has no room for, and a limit that is below the prompt of one draft.
+
+    Sends no generation; it may ask the model's server for counts. Raises ConfigError for either.
+    """
+    student, limits = problem.student, problem.settings.limits
+    if not isinstance(student, Operator):
+        return
+    event_loop.run(lambda: student.preflight(problem.shortest))
+    least = [limit for limit in limits if limit is not None]
+    if not least:
+        return
+    predictor = student.predictor(Role.DRAFT)
+    prompts = []
+    for example in problem.train:
+        messages = render(signature_of(predictor), predictor.demos, inputs_of(student, example))
+        prompts.append(prompt_text(messages))
+    lm = calls.serving(predictor)
+    counts, exact = event_loop.run(lambda: calls.count_tokens(lm, prompts))
+    mean = sum(counts) / len(counts)
+    if exact and mean + 1 > min(least):
+        raise ConfigError(
+            f"`max_sequential={limits.sequential}`, `max_total={limits.total}`: the prompt alone of the cheapest "
+            f"schedule, LongCoT, has {mean:.0f} tokens on average; the least that can do anything is "
+            f"{math.ceil(mean) + 1}"
+        )

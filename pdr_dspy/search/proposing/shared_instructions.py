@@ -1,0 +1,109 @@
+"""Instructions that a search asks a model for: once, after its first cohort, and the same for all its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import dspy
+from pydantic import ValidationError
+
+from pdr_dspy import calls
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.runner import inputs_of
+from pdr_dspy.search.proposing.failures import failures_of
+from pdr_dspy.search.proposing.instructions import Proposals, propose
+from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.workers.coordination import Board
+
+DOCUMENT = "prompts"
+"""Of the board."""
+LONGEST = 512
+"""Tokens of a text; an eighth of the writer's context where that is less."""
+
+
+def write(
+    student: dspy.Module,
+    trainset: Sequence[dspy.Example],
+    report: Report,
+    *,
+    space: Space,
+    lm: dspy.LM,
+    count: int,
+    thinking_tokens: int = 0,
+    held_out: Sequence[dspy.Example] = (),
+    seed: int = 0,
+    store: Rollouts,
+) -> Proposals:
+    """Up to `count` texts for each role of `roles_of(space)`.
+
+    Args:
+        student: as it ran.
+        trainset: what it ran on; the writer is shown the questions that are not held out, too.
+        report: the student's runs, whose failures the writer is shown.
+        space: what the search chooses from.
+        lm: the writer.
+        count: calls for each role.
+        thinking_tokens: room for a thinking writer's thought, in tokens.
+        held_out: questions of the confirmation. They are not shown, unless they are those of the trials.
+        seed: of the search.
+        store: where calls are; what was asked before is not paid again.
+
+    Raises as `propose`.
+    """
+    roles = roles_of(space)
+    hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
+    shown = [example for example in trainset if calls.identity(inputs_of(student, example)) not in hidden]
+    context = getattr(lm, "context_length", None)
+    store.refresh()
+    with calls.session(store=store):
+        return propose(
+            student,
+            shown or trainset,
+            failures=failures_of(student, trainset, report, store=store),
+            lm=lm,
+            roles=roles,
+            count=count,
+            max_tokens=LONGEST if context is None else max(min(LONGEST, context // 8), 1),
+            thinking_tokens=thinking_tokens,
+            held_out=held_out if shown else (),
+            seed=seed,
+        )
+
+
+def agreed(board: Board, make: Callable[[], Proposals] | None) -> Proposals:
+    """The proposals on the board, made and put there if there are none yet.
+
+    Args:
+        board: of the search.
+        make: makes them; None waits for a worker that can.
+
+    Raises StoreError for a document that holds none.
+    """
+    while (text := board.get(DOCUMENT)) is None:
+        claim = None if make is None else board.claim(DOCUMENT)
+        if claim is None or make is None:
+            board.wait(1.0)
+            continue
+        with claim:
+            board.put(DOCUMENT, make().model_dump_json())
+    try:
+        return Proposals.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreError(f"the board's document {DOCUMENT!r} holds no proposals ({error}); use another run") from error
+
+
+def extended(space: Space, proposals: Proposals) -> Space:
+    """The space with the proposed texts as further instructions."""
+    return space.extend(instructions=proposals.instructions) if proposals.proposals else space
+
+
+def roles_of(space: Space) -> list[str]:
+    """The roles that some schedule of a space calls, but for those whose instructions are fixed."""
+    return [role.value for role in space.roles if f"{role}_instructions" not in space.fixed]
+
+
+def cost(proposals: Proposals) -> tuple[tuple[str, int], ...]:
+    """The address and the tokens of each call of the writer."""
+    return tuple((call.key or f"{DOCUMENT}/{place}", call.tokens) for place, call in enumerate(proposals.ledger.calls))

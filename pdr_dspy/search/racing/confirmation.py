@@ -1,0 +1,136 @@
+"""The winner of a search and the untouched student, measured again on fresh seeds and, where there are any, questions
+that no trial has seen: which of the two is returned, and what can honestly be said of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.runner import inputs_of
+from pdr_dspy.evaluation.statistics import Paired
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.settings import Accept
+
+DOUBT = 0.05
+"""Most probability of a difference by chance at which the winner still counts as better."""
+TOLERANCE = 0.01
+"""Score, as a fraction, that a cheaper winner may be behind the student without losing to it."""
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The winner and the untouched student on fresh seeds."""
+
+    winner: Report
+    student: Report
+    difference: Paired
+    """Winner minus student, paired by question."""
+    untouched: bool
+    """Whether the questions took no part in the search."""
+    kept: str
+    """Which of the two was returned: "winner" or "student"."""
+    verdict: str
+    """The outcome in one sentence."""
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Confirmation:
+        """Itself: a compiled program carries it, and other optimizers copy programs by the dozen."""
+        del memo
+        return self
+
+
+def split(
+    trainset: list[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
+    """Questions for the trials, and questions for the confirmation."""
+    if valset is not None:
+        return trainset, list(valset)
+    if len(trainset) < 8:
+        return trainset, trainset
+    order = list(range(len(trainset)))
+    random.Random(seed).shuffle(order)
+    held = set(order[: len(trainset) // 4])
+    return (
+        [example for place, example in enumerate(trainset) if place not in held],
+        [example for place, example in enumerate(trainset) if place in held],
+    )
+
+
+def identities(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[str]:
+    """What each question is known by: two with the same inputs are one, whatever they are called."""
+    return [calls.identity(inputs_of(program, example)) for example in examples]
+
+
+def judge(
+    winner: Report,
+    student: Report,
+    difference: Paired,
+    limits: Limits,
+    *,
+    same: bool,
+    seen: int,
+    prompted: int = 0,
+    accept: Accept = "confident",
+) -> tuple[str, str]:
+    """Which of the two to return, and why, in one sentence.
+
+    Better is confidently better where the interval of the difference is above 0 and the exact test agrees: on few
+    questions, of which fewer still differ, an interval by Student's t is too narrow. `same`: the winner is the
+    student; `seen`: how many of the questions took part in the search; `prompted`: how many are in the demonstrations
+    of its space, or were shown to the writer of its instructions.
+    """
+    kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
+    count = len(student.by_question)
+    if seen == count:
+        why += "; the questions are those of the search, only the seeds are fresh: give others to confirm on"
+    elif seen:
+        why += f"; {seen} of the {count} questions took part in the search, there only the seeds are fresh"
+    if prompted:
+        why += f"; {prompted} of the {count} questions were shown in demonstrations or to the writer of instructions"
+    for name, report in (("student's", student),) if same else (("winner's", winner), ("student's", student)):
+        if report.failed:
+            why += f"; {report.failed} of the {name} {len(report.rows)} runs failed and count 0"
+    return kept, why
+
+
+def _choose(
+    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, accept: Accept
+) -> tuple[str, str]:
+    low, high = difference.interval
+    figures = (
+        f"{winner.score:.3f} against {student.score:.3f}, a difference of {difference.difference:+.3f} "
+        f"[{low:+.3f}, {high:+.3f}] (p = {difference.p_value:.2g}), at B_seq {winner.sequential:.0f} against "
+        f"{student.sequential:.0f} and B_total {winner.total:.0f} against {student.total:.0f}"
+    )
+    if same:
+        too = "" if limits.allow(student) else "; on these questions it is over the limits"
+        return "student", f"the untouched student was the best of the search: {student.score:.3f} on confirmation{too}"
+    over = {name: _over(report, limits) for name, report in (("winner", winner), ("student", student))}
+    if over["winner"] < over["student"]:
+        too = "" if over["winner"] <= 0 else "; on these questions it is over them too, by less"
+        return "winner", f"the winner is kept, the student costs more than the limits allow: {figures}{too}"
+    if over["student"] < over["winner"]:
+        too = "" if over["student"] <= 0 else "; on these questions it is over them too, by less"
+        return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}{too}"
+    if low > 0 and difference.p_value < DOUBT:
+        return "winner", f"the winner is kept, it is confidently better: {figures}"
+    cheaper = winner.total < student.total and winner.sequential <= student.sequential
+    if cheaper and difference.difference >= -TOLERANCE:
+        return "winner", f"the winner is kept, it did as well for fewer tokens: {figures}"
+    if difference.difference > 0 and accept == "better":
+        return "winner", f"the winner is kept, it did better, though the difference may be chance: {figures}"
+    if difference.difference > 0:
+        return "student", (
+            f"the student is kept, the winner did better but not confidently so: {figures}; confirm on more questions, "
+            'or take the winner with `accept="better"`'
+        )
+    return "student", f"the student is kept, the winner did no better on confirmation: {figures}"
+
+
+def _over(report: Report, limits: Limits) -> float:
+    """How far the worse of the costs is over its limit, as a share of it; 0 within both."""
+    return max([0.0, *limits.excess(report.sequential, report.total).values()])

@@ -1,0 +1,136 @@
+"""What a schedule will cost before it is tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.evaluation.records import Row
+from pdr_dspy.operators.consensus import needed
+from pdr_dspy.operators.schedule import Nominal, Schedule
+
+SLACK = 1.1
+"""A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
+means, and shorter workspaces or answers may bring a schedule under its limit."""
+
+
+class PhaseCost(BaseModel):
+    """Tokens that were measured in the calls of one phase, summed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: int = 0
+    input: int = 0
+    output: int = 0
+    stages: int = 0
+    """Groups of sibling calls."""
+    prompt: int = 0
+    """The longest prompt of each stage, summed."""
+    longest: int = 0
+    """The longest output of each stage, summed."""
+
+
+Profile = dict[str, PhaseCost]
+"""By phase."""
+
+
+def profile_of(rows: Iterable[Row]) -> Profile:
+    """What the calls of each phase cost in some runs."""
+    tally = Tally()
+    for row in rows:
+        tally.add(row)
+    return tally.profile()
+
+
+class Tally:
+    """What the calls of each phase cost, as runs come in."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, int]] = {}
+
+    def add(self, row: Row) -> None:
+        """Count the calls of a run."""
+        stages: dict[tuple[int, Phase], list[Call]] = {}
+        for call in row.calls:
+            stages.setdefault((call.round, call.phase), []).append(call)
+        for (_, phase), made in stages.items():
+            stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
+            inputs = [call.usage.input or 0 for call in stage]
+            outputs = [call.usage.output or 0 for call in stage]
+            sums = self._sums.setdefault(phase.value, dict.fromkeys(PhaseCost.model_fields, 0))
+            sums["calls"] += len(stage)
+            sums["input"] += sum(inputs)
+            sums["output"] += sum(outputs)
+            sums["stages"] += 1
+            sums["prompt"] += max(inputs)
+            sums["longest"] += max(outputs)
+
+    def profile(self) -> Profile:
+        """What was counted so far."""
+        return {phase: PhaseCost(**sums) for phase, sums in self._sums.items()}
+
+
+def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:
+    """What a run of `schedule` will cost on average, in tokens, given what calls cost so far; None knowing nothing.
+
+    Calls of a kind that was never seen are made of drafts: a refinement writes as much as one and reads the prompt and
+    the candidates that kappa admits, a distiller reads all candidates.
+
+    With a `quorum` the lengths of drafts are taken to be spread evenly about their mean: a round lasts as long as the
+    last draft that is waited for, and those that are cancelled have written as much as that one. How often drafts
+    `agree` is not known from costs: such a schedule is taken to wait for all.
+    """
+    if Phase.DRAFT.value not in profile:
+        return None
+    sequential = total = 0.0
+    for index, width in enumerate(schedule.widths):
+        drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
+        stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
+        if count := schedule.distill_calls(index):
+            stages.append((count, _typical(Phase(str(schedule.distill_role)), schedule, width, profile)))
+        for calls, typical in stages:
+            sequential += typical.prompt + typical.longest
+            total += calls * (typical.input + typical.output)
+    return Nominal(round(sequential), round(max(total, sequential)))
+
+
+class _Typical(NamedTuple):
+    """Mean tokens of one call of a phase."""
+
+    prompt: float
+    """The longest of a stage."""
+    longest: float
+    """The longest of a stage."""
+    input: float
+    output: float
+
+
+def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str, PhaseCost]) -> _Typical:
+    cap = {Phase.DRAFT: schedule.draft_tokens, Phase.REFINE: schedule.refine_cap}.get(phase, schedule.distill_cap)
+    cap += schedule.thinking_tokens
+    seen = profile.get(phase.value)
+    if seen is not None:
+        output, longest = seen.output / seen.calls, seen.longest / seen.stages
+        return _Typical(seen.prompt / seen.stages, min(longest, cap), seen.input / seen.calls, min(output, cap))
+    draft = profile[Phase.DRAFT.value]
+    prompt, output = draft.prompt / draft.stages, min(draft.output / draft.calls, schedule.draft_tokens)
+    if phase is Phase.REFINE:
+        prompt += min(schedule.kappa, schedule.distill_by.solutions(schedule.k) * output)
+    else:
+        prompt += width * output
+    longest = min(draft.longest / draft.stages, cap)
+    return _Typical(prompt, longest, prompt, min(draft.output / draft.calls, cap))
+
+
+def _fastest(typical: _Typical, width: int, count: int) -> _Typical:
+    """Of a stage that ends with the `count`-th of its calls."""
+    if count == width:
+        return typical
+    half = max(typical.longest - typical.output, 0.0)  # from the mean to either end
+    shortest = max(typical.output - half, 0.0)
+    last = shortest + (typical.longest - shortest) * (count - 1) / (width - 1)
+    output = (count * (shortest + last) / 2 + (width - count) * last) / width
+    return typical._replace(longest=last, output=min(output, typical.output))

@@ -1,0 +1,149 @@
+"""Which programs a race drops: pure rules over what ran on the same (question, seed) pairs.
+
+Tests come after growing numbers of pairs. Each leaves the better half alone and drops those of the others that are
+confidently worse than the best, by an exact paired test whose error is spent over all tests of the race together (Lan
+and DeMets 1983). Halving alone would drop equal programs by chance (other tools were measured at 20 to 70 %).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from pdr_dspy.evaluation.statistics import spend, worse
+from pdr_dspy.search.racing.pareto import COSTS, Limits, dominates
+from pdr_dspy.search.racing.resampling import Outcomes, confidently_dominated
+
+CERTAIN = 2.5
+"""Standard errors by which a mean cost is over a limit before a program is dropped for it."""
+
+
+class Measured(Protocol):
+    """One program on one pair."""
+
+    @property
+    def score(self) -> float: ...
+    @property
+    def sequential(self) -> float: ...
+    @property
+    def total(self) -> float: ...
+
+
+class Run(NamedTuple):
+    """What a program did on the pairs of the race so far, in their order."""
+
+    cells: Sequence[Measured]
+
+    @property
+    def score(self) -> float:
+        """Mean, a fraction."""
+        return fmean(cell.score for cell in self.cells)
+
+    @property
+    def sequential(self) -> float:
+        """Mean B_seq, in tokens."""
+        return fmean(cell.sequential for cell in self.cells)
+
+    @property
+    def total(self) -> float:
+        """Mean B_total, in tokens."""
+        return fmean(cell.total for cell in self.cells)
+
+
+def looks(pairs: int, first: int, eta: float) -> tuple[int, ...]:
+    """After how many pairs a race is looked at: `first`, then `eta` times as many, and so on; last, after all."""
+    ends: list[int] = []
+    size = float(first)
+    while size < pairs:
+        if not ends or int(size) > ends[-1]:  # a small `eta` adds less than one pair at first
+            ends.append(int(size))
+        size *= eta
+    return (*ends, pairs)
+
+
+def levels(alpha: float, information: Sequence[float]) -> tuple[float, ...]:
+    """The error that each look may spend, given the share of all pairs that it has seen."""
+    return tuple(spend(alpha, information))
+
+
+def over(run: Run, limits: Limits) -> str | None:
+    """The limit that a program is confidently over, "sequential" or "total"; None when it may keep both."""
+    for name, limit in zip(COSTS, limits, strict=True):
+        values = [getattr(cell, name) for cell in run.cells]
+        if limit is None or len(values) < 2:
+            continue
+        if fmean(values) - CERTAIN * stdev(values) / math.sqrt(len(values)) > limit:
+            return name
+    return None
+
+
+def beaten(
+    runs: Mapping[int, Run],
+    rivals: Mapping[int, Run],
+    questions: Sequence[int],
+    *,
+    level: float,
+    keep: float,
+    pareto: bool,
+    leader: int | None = None,
+) -> dict[int, int]:
+    """The programs that are confidently worse than another, and that other, by number.
+
+    Args:
+        runs: the programs that are tested.
+        rivals: the programs that they are compared with, themselves among them, on the same pairs.
+        questions: the question of each pair; repeats of one are averaged before a test.
+        level: the most probability that a program which is as good is named.
+        keep: share of `runs`, the best, that are not tested.
+        pareto: a program is worse only if another is in the score and in both costs.
+        leader: the rival to test against, chosen by more than its scores on these pairs. None is the one that did best
+            on them: the luckiest of many, so the level is divided by their number.
+    """
+    others = list(rivals)
+    if not others:
+        return {}
+    ordered = sorted(runs, key=lambda number: (-runs[number].score, runs[number].total, number))
+    tested = ordered[math.ceil(len(ordered) * keep) :]
+    if pareto:
+        return _dominated(tested, runs, rivals, questions, level)
+    if leader is None:
+        leader = max(others, key=lambda number: (rivals[number].score, -rivals[number].total, -number))
+        level /= max(1, len(others) - 1)
+    return {
+        number: leader for number in tested if number != leader and _p(runs[number], rivals[leader], questions) <= level
+    }
+
+
+def _dominated(
+    tested: Sequence[int], runs: Mapping[int, Run], rivals: Mapping[int, Run], questions: Sequence[int], level: float
+) -> dict[int, int]:
+    numbers = list(dict.fromkeys([*rivals, *tested]))
+    rows = [rivals.get(number) or runs[number] for number in numbers]
+    outcomes = Outcomes(*(np.array([_means(row, name, questions) for row in rows]) for name in ("score", *COSTS)))
+    dropped: dict[int, int] = {}
+    for number in tested:
+        better = [other for other in rivals if other != number and dominates(rivals[other], runs[number])]
+        for other in better:
+            places = numbers.index(number), [numbers.index(other)]
+            if confidently_dominated(outcomes, *places, level, among=len(rivals)):
+                dropped[number] = other
+                break
+    return dropped
+
+
+def _means(run: Run, name: str, questions: Sequence[int]) -> list[float]:
+    """One figure of each question, over its repeats."""
+    values: dict[int, list[float]] = {}
+    for question, cell in zip(questions, run.cells, strict=True):
+        values.setdefault(question, []).append(getattr(cell, name))
+    return [fmean(own) for own in values.values()]
+
+
+def _p(run: Run, rival: Run, questions: Sequence[int]) -> float:
+    """The chance of a deficit like this if the program were as good as its rival."""
+    own, other = _means(run, "score", questions), _means(rival, "score", questions)
+    return worse([a - b for a, b in zip(own, other, strict=True)])

@@ -1,0 +1,464 @@
+"""The search itself, as a generator: it yields requests, and is sent their answers.
+
+    cohorts:    propose some candidates, race them over growing blocks of (question, seed), drop those that are
+                confidently worse, and repeat until the trials or the tokens are used up; after the first cohort, let a
+                model write instructions where that is wanted
+    finalists:  the best few and the untouched student run again on fresh seeds
+    confirm:    the best of those, and the student, run on questions that nothing was chosen on
+
+The plan knows no model, no file and no other worker. All of its decisions follow from the settings and the answers:
+with equal answers they are equal, in one go or after a kill, in one process or in many.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pdr_dspy.evaluation.statistics import Interval
+from pdr_dspy.search.racing import elimination, pareto
+from pdr_dspy.search.racing.surrogate import Surface, pool
+from pdr_dspy.search.settings import SearchSettings
+from pdr_dspy.search.space.candidate import Candidate
+
+
+class Stage(StrEnum):
+    """What a measurement is for; each stage has questions or seeds of its own."""
+
+    RACE = "race"
+    FINAL = "final"
+    CONFIRM = "confirm"
+
+
+class Pair(NamedTuple):
+    """One question under one seed: the unit of work."""
+
+    question: int
+    """Its place in the training questions, or in the confirmation's."""
+    repeat: int = 0
+
+
+class Cell(NamedTuple):
+    """One program on one pair."""
+
+    score: float
+    sequential: float
+    """Tokens."""
+    total: float
+    """Tokens."""
+    failed: bool = False
+    calls: tuple[tuple[str, int], ...] = ()
+    """Address and tokens of every call, in their order: what is paid once is not paid again."""
+
+
+class Proposed(NamedTuple):
+    """A candidate, and where it came from."""
+
+    origin: str
+    candidate: Candidate
+
+
+class Tried(NamedTuple):
+    """What is known of a candidate when others are proposed."""
+
+    candidate: Candidate
+    score: float
+    """The pooled estimate, a fraction."""
+    sequential: float
+    total: float
+    pairs: int
+
+
+class Propose(NamedTuple):
+    """Asks for up to `wanted` new candidates. The answer is a sequence of `Proposed`, or a text that says why the
+    search ends."""
+
+    cohort: int
+    wanted: int
+    tried: tuple[Tried, ...]
+
+
+class Write(NamedTuple):
+    """Asks for instructions that a model writes. The answer is what its calls cost, as in `Cell.calls`, or a text that
+    says why the search ends."""
+
+    each: int
+    """How many for each role, at most."""
+
+
+class Measure(NamedTuple):
+    """Asks for cells. The answer is a mapping (arm, pair) -> Cell that has all of them."""
+
+    stage: Stage
+    cohort: int
+    arms: Mapping[int, Candidate]
+    """By number; 0 is the untouched student."""
+    pairs: tuple[Pair, ...]
+
+
+Request = Propose | Write | Measure
+Cells = Mapping[tuple[int, Pair], Cell]
+
+
+@dataclass
+class Arm:
+    """One program in the search."""
+
+    number: int
+    origin: str
+    candidate: Candidate
+    cohort: int
+    race: dict[Pair, Cell] = field(default_factory=dict)
+    final: dict[Pair, Cell] = field(default_factory=dict)
+    dropped: str | None = None
+    """Why it was taken out of the race; None for one that ran the whole race."""
+    paid: int = 0
+    """Tokens of its calls in the race that no earlier program had made."""
+    saved: int = 0
+    """Tokens of those that one had."""
+
+    _means: tuple[int, tuple[float, float, float]] = field(default=(-1, (0.0, 0.0, 0.0)), repr=False, compare=False)
+    """Of so many cells: a choice among all programs asks for them again and again."""
+
+    @property
+    def score(self) -> float:
+        """Mean over the pairs that it ran, a fraction."""
+        return self._mean()[0]
+
+    @property
+    def sequential(self) -> float:
+        """Mean B_seq, in tokens."""
+        return self._mean()[1]
+
+    @property
+    def total(self) -> float:
+        """Mean B_total, in tokens."""
+        return self._mean()[2]
+
+    def _mean(self) -> tuple[float, float, float]:
+        if self._means[0] != len(self.race):  # cells come, and never change
+            cells = self.race.values()
+            found = (fmean(c.score for c in cells), fmean(c.sequential for c in cells), fmean(c.total for c in cells))
+            self._means = (len(self.race), found)
+        return self._means[1]
+
+
+class Finalist(NamedTuple):
+    """A program that was run again on fresh seeds."""
+
+    number: int
+    race: float
+    """The score that it was chosen by, a fraction: the luckiest are chosen, so it is on the high side."""
+    fresh: float
+    """Its score on the same questions with fresh seeds."""
+    pooled: float
+    """The estimate from both, drawn towards the other programs: what the choice among finalists goes by."""
+    interval: Interval
+    """95 %, of `pooled`."""
+    sequential: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search ends with."""
+
+    arms: tuple[Arm, ...]
+    """In the order of their numbers; the student first."""
+    estimates: Mapping[int, tuple[float, float]]
+    """Pooled score and its standard deviation, by number."""
+    finalists: tuple[Finalist, ...]
+    """The chosen first; the student's fresh runs are among them."""
+    chosen: int | None
+    """The number of the program that went to the confirmation; None when none is within the limits."""
+    confirmation: Mapping[int, Mapping[Pair, Cell]]
+    """Cells on the held-out questions, of the chosen and of the student."""
+    stopped: str
+    """Why no more candidates were tried."""
+    paid: int
+    """Tokens of all calls of the search, each counted once."""
+    saved: int
+    """Tokens of calls that an earlier program of the search had made."""
+
+
+class Plan:
+    """One search. `run` is the generator; the attributes say how far it is."""
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        *,
+        questions: int,
+        held_out: int,
+        trials: int = 30,
+        max_tokens: int | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: of the search; its space is not looked at.
+            questions: how many training questions there are.
+            held_out: how many questions of the confirmation there are.
+            trials: candidates to measure, the student and the baselines included.
+            max_tokens: no cohort is started after this many paid tokens.
+        """
+        self.settings = settings
+        self.questions = questions
+        self.held_out = held_out
+        self.trials = trials
+        self.max_tokens = max_tokens
+        self.arms: list[Arm] = []
+        """In the order of their numbers."""
+        self.seen: set[str] = set()
+        self._pooled: tuple[tuple[tuple[int, int], ...], Surface] | None = None
+        self.paid = 0
+        """Tokens of all calls so far, each counted once."""
+        self.saved = 0
+        """Tokens of calls that an earlier program had made."""
+        order = list(range(questions))
+        random.Random(f"{settings.seed}|order").shuffle(order)
+        self.order = tuple(Pair(question, repeat) for repeat in range(settings.race.repeats) for question in order)
+        self.looks = elimination.looks(len(self.order), settings.race.first, settings.race.eta)
+
+    def run(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, Found]:
+        """Search. `baselines` race first, the untouched student ahead of all.
+
+        Yields `Propose` and `Measure` requests and is sent what they name; returns what was found.
+        """
+        stopped = yield from self.explore(baselines)
+        finalists = yield from self.rerun()
+        chosen = self.choose(finalists)
+        confirmed = yield from self.confirm(chosen)
+        return Found(
+            arms=tuple(self.arms),
+            estimates=self.estimates(),
+            finalists=self.describe(finalists, chosen),
+            chosen=chosen,
+            confirmation=confirmed,
+            stopped=stopped,
+            paid=self.paid,
+            saved=self.saved,
+        )
+
+    # --- the race ---
+
+    def explore(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, str]:
+        """The cohorts; returns why there are no more."""
+        yield from self.race(0, self.enter(0, baselines))
+        for cohort in range(1, self.trials):
+            count = min(self.settings.race.cohort, self.trials - len(self.arms))
+            if count <= 0:
+                break
+            if self.max_tokens is not None and self.paid >= self.max_tokens:
+                return f"{self.paid} tokens were paid, `max_tokens` is {self.max_tokens}"
+            if cohort == 1 and self.settings.instructions.count:
+                written: tuple[tuple[str, int], ...] | str = yield Write(self.settings.instructions.count)
+                if isinstance(written, str):
+                    return written
+                self.count(written)
+            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried())
+            if isinstance(answer, str) or not answer:
+                return answer if isinstance(answer, str) else "every candidate was tried or costs too much"
+            yield from self.race(cohort, self.enter(cohort, answer))
+        return f"{len(self.arms)} trials were measured"
+
+    def enter(self, cohort: int, proposed: Sequence[Proposed]) -> list[Arm]:
+        """The new arms of a cohort."""
+        new = [Arm(len(self.arms) + place, *own, cohort) for place, own in enumerate(proposed)]
+        self.arms += new
+        return new
+
+    def race(self, cohort: int, new: Sequence[Arm]) -> Generator[Request, Any, None]:
+        """Run a cohort over growing blocks; an arm that is confidently worse, or over a limit, stops running."""
+        done = 0
+        levels = elimination.levels(self.settings.race.alpha, [look / len(self.order) for look in self.looks])
+        for look, (end, level) in enumerate(zip(self.looks, levels, strict=True)):
+            alive = [arm for arm in new if arm.dropped is None]
+            if not alive:
+                return
+            block = self.order[done:end]
+            cells: Cells = yield Measure(Stage.RACE, cohort, {arm.number: arm.candidate for arm in alive}, block)
+            self.take(alive, block, cells)
+            done = end
+            if look + 1 < len(self.looks):
+                self.drop(alive, self.order[:end], level)
+
+    def take(self, arms: Sequence[Arm], pairs: Sequence[Pair], cells: Cells) -> None:
+        """Keep the cells of a block, and count each call for the first program that made it."""
+        for arm in arms:
+            for pair in pairs:
+                cell = cells[arm.number, pair]
+                arm.race[pair] = cell
+                paid, saved = self.count(cell.calls)
+                arm.paid += paid
+                arm.saved += saved
+
+    def count(self, calls: Iterable[tuple[str, int]]) -> tuple[int, int]:
+        """Tokens of those calls that nothing before had made, and of those that something had."""
+        paid = saved = 0
+        for address, tokens in calls:
+            if address in self.seen:
+                saved += tokens
+            else:
+                self.seen.add(address)
+                paid += tokens
+        self.paid += paid
+        self.saved += saved
+        return paid, saved
+
+    def drop(self, alive: Sequence[Arm], pairs: Sequence[Pair], level: float) -> None:
+        """Take arms out of the race by what ran on these pairs."""
+        settings = self.settings
+        runs = {arm.number: elimination.Run([arm.race[pair] for pair in pairs]) for arm in alive}
+        for arm in alive:
+            over = elimination.over(runs[arm.number], settings.limits)
+            if over is not None and arm.number > 0:
+                arm.dropped = f"over the limit on {over} after {len(pairs)} runs"
+        left = [arm for arm in alive if arm.dropped is None]
+        rivals = {arm.number: runs[arm.number] for arm in left}
+        rivals |= {
+            arm.number: elimination.Run([arm.race[pair] for pair in pairs])
+            for arm in self.arms
+            if arm.dropped is None and arm.number not in runs and self.allowed(arm)
+        }
+        # The leader by the pooled estimate: the best on these pairs would be the luckiest of many.
+        leader = next((arm.number for arm in self.best(self.arms) if arm.number in rivals), None)
+        for number, rival in elimination.beaten(
+            {arm.number: runs[arm.number] for arm in left},
+            rivals,
+            [pair.question for pair in pairs],
+            level=level,
+            keep=1 / settings.race.eta,
+            pareto=settings.objective == "front",
+            leader=leader,
+        ).items():
+            if number > 0:
+                self.arms[number].dropped = f"worse than trial {rival} after {len(pairs)} runs"
+
+    def allowed(self, arm: Arm) -> bool:
+        """Whether an arm is within the limits, on average."""
+        return self.settings.limits.allow(arm)
+
+    # --- what is known ---
+
+    def tried(self) -> tuple[Tried, ...]:
+        """All arms, for those who propose others."""
+        estimates = self.estimates()
+        return tuple(
+            Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race))
+            for arm in self.arms
+        )
+
+    def estimates(self) -> dict[int, tuple[float, float]]:
+        """Pooled score and standard deviation of every program, from the race and the fresh seeds together."""
+        surface = self.surface()
+        return {
+            arm.number: (float(mean), float(sd))
+            for arm, mean, sd in zip(self.arms, surface.mean, surface.sd, strict=True)
+        }
+
+    def surface(self) -> Surface:
+        """All scores so far, pooled."""
+        state = tuple((len(arm.race), len(arm.final)) for arm in self.arms)
+        if self._pooled is None or self._pooled[0] != state:
+            self._pooled = (state, self._pool())
+        return self._pooled[1]
+
+    def _pool(self) -> Surface:
+        offset = self.settings.race.repeats  # fresh seeds are further repeats of the same questions
+        scores = [
+            {
+                **{(pair.question, pair.repeat): cell.score for pair, cell in arm.race.items()},
+                **{(pair.question, offset + pair.repeat): cell.score for pair, cell in arm.final.items()},
+            }
+            for arm in self.arms
+        ]
+        return pool(scores, [arm.candidate for arm in self.arms])
+
+    def best(self, arms: Iterable[Arm]) -> list[Arm]:
+        """Those within the limits, the best first."""
+        estimates = self.estimates()
+        allowed = [arm for arm in arms if self.allowed(arm)]
+        return sorted(allowed, key=lambda arm: (-estimates[arm.number][0], arm.total, arm.sequential, arm.number))
+
+    # --- finalists, and the one that is confirmed ---
+
+    def rerun(self) -> Generator[Request, Any, list[Arm]]:
+        """The best few on fresh seeds, the student always among them."""
+        repeats = self.settings.final.repeats
+        finalists = self.finalists()
+        entered = list(finalists)
+        levels = elimination.levels(self.settings.race.alpha, [(repeat + 1) / repeats for repeat in range(repeats)])
+        for repeat in range(repeats):
+            pairs = tuple(Pair(question, repeat) for question in range(self.questions))
+            asked = {arm.number: arm.candidate for arm in finalists}
+            cells: Cells = yield Measure(Stage.FINAL, repeat, asked, pairs)
+            for arm in finalists:
+                arm.final |= {pair: cells[arm.number, pair] for pair in pairs}
+                for pair in pairs:
+                    self.count(cells[arm.number, pair].calls)
+            if repeat + 1 < repeats and self.settings.objective == "score":
+                done = [Pair(q, r) for r in range(repeat + 1) for q in range(self.questions)]
+                runs = {arm.number: elimination.Run([arm.final[pair] for pair in done]) for arm in finalists}
+                rivals = {arm.number: runs[arm.number] for arm in finalists if self.allowed(arm)}
+                questions = [pair.question for pair in done]
+                dropped = elimination.beaten(runs, rivals, questions, level=levels[repeat], keep=0.0, pareto=False)
+                finalists = [arm for arm in finalists if arm.number not in dropped or arm.number == 0]
+        return entered
+
+    def finalists(self) -> list[Arm]:
+        """The student and, after it, the best few others."""
+        if self.settings.objective == "front":
+            estimates = self.estimates()
+            points = [_Point(arm.number, estimates[arm.number][0], arm.sequential, arm.total) for arm in self.arms]
+            chosen = [self.arms[point.number] for point in pareto.front(points)]
+            chosen.sort(key=lambda arm: -estimates[arm.number][0])
+        else:
+            chosen = [arm for arm in self.arms if arm.dropped is None]
+        ordered = [*self.best(chosen), *self.best(self.arms)]  # dropped ones only where there are too few others
+        picked = list(dict.fromkeys(arm.number for arm in ordered if arm.number != 0))[: self.settings.final.programs]
+        return [self.arms[0], *(self.arms[number] for number in picked)]
+
+    def choose(self, finalists: Sequence[Arm]) -> int | None:
+        """The best of the finalists by all that is known of them; None when none is within the limits."""
+        ordered = self.best(finalists)
+        return ordered[0].number if ordered else None
+
+    def describe(self, finalists: Sequence[Arm], chosen: int | None) -> tuple[Finalist, ...]:
+        """The finalists as they are reported, the chosen one first."""
+        estimates = self.estimates()
+        ordered = sorted(finalists, key=lambda arm: (arm.number != chosen, -estimates[arm.number][0], arm.number))
+        found = []
+        for arm in ordered:
+            mean, sd = estimates[arm.number]
+            fresh = fmean(cell.score for cell in arm.final.values()) if arm.final else float("nan")
+            interval = Interval(max(0.0, mean - 1.96 * sd), min(1.0, mean + 1.96 * sd))
+            costs = [*arm.race.values(), *arm.final.values()]
+            sequential, total = (float(np.mean([getattr(c, name) for c in costs])) for name in pareto.COSTS)
+            found.append(Finalist(arm.number, arm.score, fresh, mean, interval, sequential, total))
+        return tuple(found)
+
+    def confirm(self, chosen: int | None) -> Generator[Request, Any, dict[int, dict[Pair, Cell]]]:
+        """The chosen arm and the student on the confirmation's questions."""
+        if chosen is None:
+            return {}
+        arms = {number: self.arms[number].candidate for number in dict.fromkeys((0, chosen))}
+        repeats = range(self.settings.confirm.repeats)
+        pairs = tuple(Pair(question, repeat) for repeat in repeats for question in range(self.held_out))
+        cells: Cells = yield Measure(Stage.CONFIRM, 0, arms, pairs)
+        for number in arms:
+            for pair in pairs:
+                self.count(cells[number, pair].calls)
+        return {number: {pair: cells[number, pair] for pair in pairs} for number in arms}
+
+
+class _Point(NamedTuple):
+    number: int
+    score: float
+    sequential: float
+    total: float

@@ -1,0 +1,187 @@
+"""One estimate for every program of a search, from all that was measured of all of them.
+
+Programs run on the same questions, some on fewer than others, and similar schedules have similar scores. So a score is
+taken apart as `program + question + noise`, and the programs' part is given a Gaussian process over their schedules as
+its prior: an estimate leans on its neighbours as much as they agree in fact. The highest of many raw means is high by
+luck; the posterior mean is not, as far as the prior holds (empirical Bayes; Efron and Morris 1973, and Rasmussen and
+Williams 2006, chapter 5, for the marginal likelihood that sets the prior's width).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdr_dspy.search.space.candidate import Candidate
+
+Array = NDArray[np.float64]
+
+SPREADS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
+"""Prior standard deviations of a program's score that are tried, as fractions."""
+SHARES = (0.0, 0.5, 0.9, 0.99)
+"""Shares of that variance that neighbours have in common."""
+LENGTHS = (0.7, 1.5, 3.0)
+"""Distances, in steps of an axis, over which they do."""
+ENOUGH = 8
+"""Runs beyond the first of a question by the same program from which it is told how much runs differ."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The posterior of the programs' scores, in the order in which they were given."""
+
+    mean: Array
+    """Posterior mean of each program's score, a fraction."""
+    sd: Array
+    """Its posterior standard deviation."""
+    adjusted: Array
+    """The programs' own means without the differences between the questions that they ran on: what is shrunk."""
+    noise: Array
+    """Standard errors of those."""
+    spread: float
+    """Prior standard deviation of a program's score."""
+    share: float
+    """Share of that variance that neighbours have in common."""
+    length: float
+    """Distance over which they do, in steps."""
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside, BLAS uses one thread. From a matrix of 100 x 100 on it takes all cores for microseconds of work, and on
+    cores that have something else to do its threads wait for each other a hundred times as long as they compute."""
+    blas = _blas()
+    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingImports]
+    except ImportError:  # it is only slower
+        return None
+    return ThreadpoolController()
+
+
+def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
+    """Estimate the mean score of every program.
+
+    Args:
+        scores: of each program, by (question, repeat); each needs at least one.
+        candidates: the programs, in the same order.
+    """
+    with one_thread():
+        return _pool(scores, candidates)
+
+
+def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
+    count = len(scores)
+    adjusted, noise = _additive(scores)
+    gaps = distances(candidates)
+    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
+    own = np.eye(count)
+    best: tuple[float, Array, Array, tuple[float, float, float]] | None = None
+    for spread, share in itertools.product(SPREADS, SHARES):
+        for length in LENGTHS if share else LENGTHS[:1]:
+            prior = spread**2 * ((1 - share) * own + share * near[length])
+            likelihood, mean, sd = _posterior(adjusted, noise**2, prior)
+            # A weak preference for a middling spread and for neighbours: two programs alone say nothing of either.
+            value = likelihood - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
+            if best is None or value > best[0]:
+                best = (value, mean, sd, (spread, share, length))
+    assert best is not None
+    return Surface(best[1], best[2], adjusted, noise, *best[3])
+
+
+def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
+    """Log marginal likelihood, posterior mean and standard deviation, with a common mean fitted along."""
+    total = prior + np.diag(noise)
+    factor = np.linalg.cholesky(total)
+    inverse = np.linalg.inv(factor)
+    inverse = inverse.T @ inverse
+    ones = np.ones(len(values))
+    weight = inverse @ ones
+    precision = float(ones @ weight)
+    mean = float(weight @ values) / precision
+    rest = values - mean
+    fit = inverse @ rest
+    likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
+    posterior = mean + prior @ fit
+    drag = ones - prior @ weight  # the effect of an error of the common mean
+    variance = np.diag(prior) - np.einsum("ij,ji->i", prior @ inverse, prior) + drag**2 / precision
+    return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
+
+
+def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
+    """Each program's mean with the questions' own difficulty taken out, and its standard error.
+
+    Least squares of `program + question` over the means of each program's runs of each question. Two variances stand
+    behind the error of such a mean: what a program has of its own on a question, which no further run of that question
+    removes, and the difference from one run of it to the next, over the number of runs. The second is known where
+    a question ran more than once; it makes the error of a program that ran again on fresh seeds smaller.
+    """
+    places: dict[int, int] = {}
+    for own in scores:
+        for question, _ in own:
+            places.setdefault(question, len(places))
+    sums, runs, squares = np.zeros((len(scores), len(places))), np.zeros((len(scores), len(places))), 0.0
+    for row, own in enumerate(scores):
+        for (question, _), value in own.items():
+            sums[row, places[question]] += value
+            runs[row, places[question]] += 1
+            squares += value**2
+    there = (runs > 0).astype(float)
+    share = there / np.maximum(runs, 1)  # of one run in its mean
+    means, counts, cells = sums * share, there.sum(1), float(there.sum())
+    level = float(means.sum()) / cells
+    rest = np.where(there, means - level, 0.0)
+    each = there / there.sum(0)
+    # The questions' part is solved for in terms of the programs'; where programs share none, the shortest solution.
+    normal = np.diag(counts) - there @ each.T
+    effect = np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ (rest.sum(1) - there @ (each * rest).sum(0))
+    question = (each * (rest - effect[:, None])).sum(0)
+    left = np.where(there, rest - effect[:, None] - question, 0.0)
+    free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # what the fit used up
+    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # a few equal scores prove nothing
+    between, again = 0.0, float((runs - there).sum())
+    if again >= ENOUGH:
+        usual = float(share.sum()) / cells
+        between = min((squares - float((sums * means).sum())) / again, variance / usual)
+        variance -= between * usual
+    program = level + effect + question.mean()  # on all the questions, whichever of them it ran on
+    return program, np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
+
+
+def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
+    """How far programs are apart, in steps, over every axis of a schedule and every prompt; see `Axis.position`. A
+    doubling of a width, a cap or kappa is about one; so is another distiller or another prompt.
+
+    Args:
+        first: rows.
+        second: columns; None is `first`.
+
+    Returns:
+        [len(first), len(second)]. The distances are Euclidean, so that a kernel over them is a covariance.
+    """
+    rows = [candidate.positions for candidate in first]
+    columns = rows if second is None else [candidate.positions for candidate in second]
+    gaps = np.zeros((len(rows), len(columns)))
+    for name in dict.fromkeys(name for side in (rows, columns) for positions in side for name in positions):
+        gaps += _squared(*([positions.get(name, 0.0) for positions in side] for side in (rows, columns)))
+    return np.sqrt(gaps)
+
+
+def _squared(first: Sequence[float | str], second: Sequence[float | str]) -> Array:
+    """Squared distances along one axis: of numbers by their difference, of texts 1 where they differ."""
+    if all(isinstance(value, float) for value in (*first, *second)):
+        return np.subtract.outer(np.array(first, dtype=float), np.array(second, dtype=float)) ** 2
+    codes: dict[float | str, int] = {0.0: 0, "": 0}
+    sides = [np.array([codes.setdefault(value, len(codes)) for value in side]) for side in (first, second)]
+    return np.not_equal.outer(*sides).astype(float)

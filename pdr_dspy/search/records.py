@@ -1,0 +1,157 @@
+"""The records of a search: the facts of each trial, computed from what the plan and the rows say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.evaluation.records import Report, Row
+from pdr_dspy.evaluation.statistics import Interval
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.racing.plan import Arm, Finalist, Found
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.prompt_axes import DemoSet
+
+RowsOf = Callable[[int], Sequence[Row]]
+"""The rows of a trial in the race, by its number."""
+Estimates = Mapping[int, tuple[float, float]]
+"""Pooled score and its standard deviation, by the number of the trial."""
+
+
+class TrialRecord(BaseModel):
+    """One trial of a search, as it is stored: facts only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    origin: str
+    """Where the candidate came from: "student", "LongCoT", "SR", a preset, or "search"."""
+    state: str
+    """"measured": it ran the whole race; "dropped": it was confidently worse, or over a limit, before the end."""
+    schedule: Schedule
+    instructions: dict[str, str] = {}
+    demos: dict[str, DemoSet] = {}
+    axes: dict[str, Any] = {}
+    """What was chosen on registered axes, by name."""
+    score: float = math.nan
+    """Mean over the questions that it ran, a fraction."""
+    interval: Interval = Interval(0.0, 1.0)
+    """95 % of `score`, clustered by question."""
+    pooled: float = math.nan
+    """The estimate that all choices go by: from all runs, fresh seeds included, shrunk towards similar programs."""
+    pooled_sd: float = math.nan
+    """Its posterior standard deviation."""
+    fresh: float = math.nan
+    """Score of a finalist on the same questions with fresh seeds."""
+    sequential: float = math.nan
+    """Mean B_seq of a run in tokens."""
+    total: float = math.nan
+    """Mean B_total of a run in tokens."""
+    calls: float = math.nan
+    """Mean model calls of a run."""
+    paid: int = 0
+    """Tokens of its calls in the race that no earlier trial had made."""
+    saved: int = 0
+    """Tokens of its calls that an earlier trial had made."""
+    reused: float = 0.0
+    """`saved` as a share of both."""
+    failed: int = 0
+    """Rows without an answer."""
+    questions: int = 0
+    runs: int = 0
+    """Runs in the race: fewer than the others' for a trial that was dropped."""
+    cohort: int = 0
+    dropped: str | None = None
+    """Why it was taken out of the race."""
+    seconds: float = 0.0
+    """Of all its calls, added up."""
+    feasible: bool = True
+    """Within the limits of the search, on average."""
+
+    @property
+    def candidate(self) -> Candidate:
+        """What was tried."""
+        return Candidate(self.schedule, self.instructions, self.demos, self.axes)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.origin} {self.candidate}: {self.score:.3f} [{low:.3f}, {high:.3f}], "
+            f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}"
+        )
+
+
+def record(
+    arm: Arm, rows: Sequence[Row], estimate: tuple[float, float], limits: Limits, *, finalist: Finalist | None = None
+) -> TrialRecord:
+    """The facts of a trial.
+
+    Args:
+        arm: the program in the search.
+        rows: its runs in the race.
+        estimate: its pooled score and standard deviation.
+        limits: of the search.
+        finalist: its figures on fresh seeds, if it is a finalist.
+    """
+    report = Report(rows=tuple(rows))
+    made = [call for row in rows for call in row.calls]
+    return TrialRecord(
+        number=arm.number,
+        origin=arm.origin,
+        state="measured" if arm.dropped is None else "dropped",
+        schedule=arm.candidate.schedule,
+        instructions=arm.candidate.instructions,
+        demos=arm.candidate.demos,
+        axes=arm.candidate.axes,
+        score=report.score,
+        interval=report.interval,
+        pooled=estimate[0],
+        pooled_sd=estimate[1],
+        fresh=math.nan if finalist is None else finalist.fresh,
+        sequential=report.sequential,
+        total=report.total,
+        calls=report.calls,
+        paid=arm.paid,
+        saved=arm.saved,
+        reused=arm.saved / max(arm.paid + arm.saved, 1),
+        failed=report.failed,
+        questions=len(report.by_question),
+        runs=len(rows),
+        cohort=arm.cohort,
+        dropped=arm.dropped,
+        seconds=round(sum(call.seconds for call in made), 2),
+        feasible=limits.allow(report),
+    )
+
+
+def with_cohort(
+    before: Sequence[TrialRecord], arms: Sequence[Arm], rows_of: RowsOf, estimates: Estimates, limits: Limits
+) -> tuple[TrialRecord, ...]:
+    """The records of all arms when the race of a cohort is over.
+
+    Args:
+        before: those of earlier cohorts: of them only the estimates change, with what was measured of others.
+        arms: all of the search so far.
+        rows_of: their rows in the race.
+        estimates: the present ones.
+        limits: of the search.
+    """
+    earlier = [
+        known.model_copy(update=dict(zip(("pooled", "pooled_sd"), estimates[known.number], strict=True)))
+        for known in before
+    ]
+    new = [record(arm, rows_of(arm.number), estimates[arm.number], limits) for arm in arms[len(before) :]]
+    return (*earlier, *new)
+
+
+def at_the_end(found: Found, rows_of: RowsOf, limits: Limits) -> tuple[TrialRecord, ...]:
+    """The records of a search that is over, with the figures of the finalists on fresh seeds."""
+    finalists = {finalist.number: finalist for finalist in found.finalists}
+    return tuple(
+        record(arm, rows_of(arm.number), found.estimates[arm.number], limits, finalist=finalists.get(arm.number))
+        for arm in found.arms
+    )

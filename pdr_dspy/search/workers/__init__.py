@@ -1,0 +1,1 @@
+"""Several processes on one search: what they share, and where."""

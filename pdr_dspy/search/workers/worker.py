@@ -1,0 +1,329 @@
+"""One worker of a search: answers what the plan asks, from the board where it is there, else by running programs.
+
+Any number of workers run the same plan over one board and one rollout store. What one of them has measured the others
+read; what nobody holds, a worker claims, measures and puts on the board. A worker that dies gives its claims back, and
+the calls that it had finished are in the store: they are not paid again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import dspy
+from pydantic import BaseModel, ValidationError
+
+from pdr_dspy import calls
+from pdr_dspy.calls.ledger import Ledger
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.evaluation.records import Row, lean
+from pdr_dspy.evaluation.runner import Runner
+from pdr_dspy.runtime import event_loop
+from pdr_dspy.search.racing.cost_model import Profile, Tally
+from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
+from pdr_dspy.search.space.candidate import Candidate, program_with
+from pdr_dspy.search.workers.coordination import Board
+from pdr_dspy.search.workers.documents import Claim
+from pdr_dspy.verifiers.base import Verifier
+
+FINAL_SEED = 15_485_863
+"""Added to the search's seed for the finalists: none of its samples took part in choosing them."""
+CONFIRMATION_SEED = 104_729
+"""Added to the search's seed for the confirmation."""
+SEEDS = {Stage.RACE: 0, Stage.FINAL: FINAL_SEED, Stage.CONFIRM: CONFIRMATION_SEED}
+ATTEMPTS = 3
+"""Times that a unit is run before a failure of the server's is taken for the program's; before the last of them the
+server must have answered something else."""
+PROBES = 3
+"""Other questions that a server is asked before it is taken for gone: one may be more than it can take."""
+
+OnRow = Callable[[Stage, Row, int, int], None]
+"""Called with each row, how many pairs of the request are done, and how many there are."""
+
+
+class Worker:
+    """Measures programs for a plan."""
+
+    def __init__(
+        self,
+        student: dspy.Module,
+        verifier: Verifier,
+        sets: Mapping[Stage, Sequence[tuple[str, dspy.Example]]],
+        *,
+        board: Board,
+        store: Rollouts,
+        seed: int,
+        max_in_flight: int,
+        confirmed_in: str = "confirm",
+        on_row: OnRow | None = None,
+    ) -> None:
+        """
+        Args:
+            student: runs as it is under the number 0; candidates are put on copies of it.
+            verifier: gives a score in [0, 1].
+            sets: (id, example) of each question of each stage.
+            board: where measurements are shared.
+            store: where calls are.
+            seed: of the search.
+            max_in_flight: most requests on the wire at one time, of this worker.
+            confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
+            on_row: called after every row that this worker ran.
+        """
+        self.student = student
+        self.verifier = verifier
+        self.sets = sets
+        self.board = board
+        self.store = store
+        self.seed = seed
+        self.max_in_flight = max_in_flight
+        self.confirmed_in = confirmed_in
+        self.on_row = on_row
+        self.rows: dict[tuple[Stage, int, Pair], Row] = {}
+        """Everything that was measured so far, by whichever worker."""
+        self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
+        self._taken: set[str] = set()
+        """Documents that were taken in."""
+        self._tally = Tally()
+        self._programs: dict[int, dspy.Module] = {0: student}
+        self.made = 0
+        """Runs that this worker made."""
+
+    def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        """All cells of a request, once every one of them is on the board.
+
+        Raises:
+            EndpointError: the model server went away; what is finished is kept.
+            StoreError: board or store cannot be used.
+        """
+        return event_loop.run(lambda: self._measure(request))
+
+    def known(self, request: Measure) -> dict[tuple[int, Pair], Cell] | None:
+        """The cells of a request if all of them are on the board; None, at no cost, if some are not."""
+        return None if self.missing(request) else self._cells(request)
+
+    def missing(self, request: Measure) -> list[Pair]:
+        """The pairs of a request that are not on the board, at no cost; what is there is taken in."""
+        there = self.board.read(self._prefix(request))
+        names = {self._name(request, pair): pair for pair in request.pairs}
+        for name in names.keys() & there.keys():
+            self.take(request, names[name], there[name], name)
+        return [pair for name, pair in names.items() if name not in there]
+
+    def _cells(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        return {
+            (arm, pair): cell(self.rows[request.stage, arm, pair], arm, pair)
+            for arm in request.arms
+            for pair in request.pairs
+        }
+
+    async def _measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
+        names = {self._name(request, pair): pair for pair in request.pairs}
+        done: dict[str, Pair] = {}
+        with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
+            while True:
+                there = await asyncio.to_thread(self.board.read, self._prefix(request))
+                for name, text in there.items():
+                    if name in names and name not in done:
+                        self.take(request, names[name], text, name)
+                        done[name] = names[name]
+                missing = [name for name in names if name not in done]
+                if not missing:
+                    break
+                if not await self._fill(request, {name: names[name] for name in missing}, len(done)):
+                    await asyncio.to_thread(self.board.wait, 1.0)
+        return self._cells(request)
+
+    async def _fill(self, request: Measure, missing: Mapping[str, Pair], done: int) -> bool:
+        """Run the units that nobody holds; returns whether there were any."""
+        queue = deque(missing.items())
+        # Enough units to fill the wire, and no more: the rest is for the other workers.
+        side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
+        runners = {
+            arm: Runner(
+                self._program(arm, candidate),
+                self.verifier,
+                seed=self.seed + SEEDS[request.stage],
+            )
+            for arm, candidate in request.arms.items()
+        }
+        count = [done, 0]
+
+        async def serve() -> None:
+            while queue:
+                name, pair = queue.popleft()
+                claim = await self._claim(name)
+                if claim is None:
+                    continue
+                with claim:
+                    # What others paid for is not paid again: they, too, who held this very claim until they died.
+                    await asyncio.to_thread(self.store.refresh)
+                    rows = await self._unit(request.stage, runners, pair)
+                    text = _Unit(rows=rows).model_dump_json(exclude_defaults=True)
+                    if await asyncio.to_thread(self._publish, name, text) == text:
+                        self._have(request, pair, name, rows)
+                count[0] += 1
+                count[1] += 1
+                if self.on_row is not None:
+                    for row in rows.values():
+                        self.on_row(request.stage, row, count[0], len(request.pairs))
+
+        try:
+            await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
+        finally:
+            for runner in runners.values():
+                runner.close()
+        return count[1] > 0
+
+    async def _claim(self, name: str) -> Claim | None:
+        """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
+        asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(_given_back)
+            raise
+
+    def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
+        if arm not in self._programs:
+            self._programs[arm] = program_with(self.student, candidate)
+        return self._programs[arm]
+
+    async def _unit(self, stage: Stage, runners: Mapping[int, Runner], pair: Pair) -> dict[int, Row]:
+        """All programs of a request on one pair; again where the server failed, since what came back is stored."""
+        name, example = self.sets[stage][pair.question]
+        rows: dict[int, Row] = {}
+        for attempt in range(ATTEMPTS):
+            again = [arm for arm in runners if arm not in rows or transient(rows[arm])]
+            if not again:
+                break
+            if attempt == ATTEMPTS - 1:
+                await self._probe(stage, pair.question, rows[again[0]])
+            found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
+            for arm, row in zip(again, found, strict=True):
+                rows[arm] = self._as_one_run(row)
+                self.made += 1
+        return rows
+
+    async def _probe(self, stage: Stage, failing: int, row: Row) -> None:
+        """Run the student on other questions, to no account, until the server answers; else raise EndpointError.
+
+        What a dead server failed would otherwise go down as the programs' failures, for good.
+        """
+        answered = {
+            pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.error
+        }
+        others = [place for place in range(len(self.sets[stage])) if place != failing]
+        runner = Runner(self.student, self.verifier, seed=self.seed, threads=1)
+        try:
+            with calls.session(store=None):
+                for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
+                    name, example = self.sets[stage][place]
+                    if not transient(await runner.row(example, name, 0)):
+                        return
+        finally:
+            runner.close()
+        raise EndpointError(
+            f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
+            "kept, the same command goes on"
+        )
+
+    def _as_one_run(self, row: Row) -> Row:
+        """A row that costs what its program costs, whichever of its calls were in the store."""
+        predictors = self.student.predictors()
+        once = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "prompt_once", False))
+        return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
+
+    def _publish(self, name: str, text: str) -> str:
+        """Put a document on the board, and its calls on the disk before: it says that they are finished."""
+        self.store.sync()
+        return self.board.put(name, text)
+
+    def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
+        """Take in a document of the board. Raises StoreError for one that is not of this search."""
+        if name in self._taken:
+            return
+        found = _rows_in(name, text)
+        missing = [arm for arm in request.arms if arm not in found]
+        if missing:
+            raise _foreign(name, f"it has no rows of program {missing[0]}")
+        self._have(request, pair, name, {arm: found[arm] for arm in request.arms})
+
+    def _have(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
+        self._taken.add(name)
+        for arm, row in rows.items():
+            if (request.stage, arm, pair) not in self.rows:
+                self._tally.add(row)
+            self.rows[request.stage, arm, pair] = lean(row)
+            self._by_arm.setdefault((request.stage, arm), {})[pair] = row
+
+    def _prefix(self, request: Measure) -> str:
+        if request.stage is Stage.RACE:
+            return f"{request.stage}/{request.cohort:03d}/"
+        # A longer search may end with other finalists: they are measured side by side anew, from the store.
+        place = self.confirmed_in if request.stage is Stage.CONFIRM else f"{request.stage}/{request.cohort:03d}"
+        return f"{place}-{'-'.join(map(str, request.arms))}/"
+
+    def _name(self, request: Measure, pair: Pair) -> str:
+        return f"{self._prefix(request)}{pair.question:05d}-{pair.repeat:03d}"
+
+    def profile(self) -> Profile:
+        """What calls of each phase cost so far."""
+        return self._tally.profile()
+
+    def rows_of(self, stage: Stage, arm: int) -> list[Row]:
+        """The rows of one program in one stage, by repeat and id."""
+        found = self._by_arm.get((stage, arm), {})
+        return sorted(found.values(), key=lambda row: (row.repeat, row.id))
+
+    def call_keys(self) -> set[str]:
+        """The keys of all calls in the board's documents, those that were not taken in included.
+
+        Raises StoreError for a document that is not of this search.
+        """
+        rows = [row for own in self._by_arm.values() for row in own.values()]
+        for stage in Stage:
+            for name, text in self.board.read(f"{stage}/").items():
+                if name not in self._taken:
+                    rows += _rows_in(name, text).values()
+        return {call.key for row in rows for call in row.calls}
+
+
+def _given_back(asked: asyncio.Future[Claim | None]) -> None:
+    claim = None if asked.cancelled() or asked.exception() is not None else asked.result()
+    if claim is not None:
+        claim.release()
+
+
+class _Unit(BaseModel):
+    """A document: the rows of all programs of a request on one pair, by their numbers."""
+
+    rows: dict[int, Row]
+
+
+def _rows_in(name: str, text: str) -> dict[int, Row]:
+    try:
+        return _Unit.model_validate_json(text).rows
+    except ValidationError as error:
+        raise _foreign(name, " ".join(str(error).split())) from error
+
+
+def _foreign(name: str, why: str) -> StoreError:
+    return StoreError(f"the board's document {name!r} is not of this search ({why}); use another run")
+
+
+def transient(row: Row) -> bool:
+    """Whether a run failed because the server did: another attempt may go well."""
+    return row.error is not None and any(call.finish == "error" for call in row.calls)
+
+
+def cell(row: Row, arm: int, pair: Pair) -> Cell:
+    """A row as the plan sees it. A call that was cancelled is not the call that ran to its end, and one that a replay
+    leaves out as it was left out before was not paid again."""
+    made = tuple(
+        ((call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}") + "/cancelled" * call.cancelled, call.tokens)
+        for place, call in enumerate(row.calls)
+        if not (call.cancelled and call.reused)
+    )
+    return Cell(row.score, row.sequential, row.total, row.error is not None, made)

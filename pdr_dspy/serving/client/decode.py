@@ -1,0 +1,322 @@
+"""What an OpenAI-compatible server answered, as DSPy's canonical response.
+
+Nothing that a server sends raises anything but an lm15 error here, and what it did not say stays None.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from dspy import lm15
+
+from pdr_dspy.serving.client.encode import error_for_status
+from pdr_dspy.serving.client.failures import Foreign
+from pdr_dspy.text import clean
+
+EXTENSION = "pdr"
+"""Key of `lm15.Response.provider_data` under which this client says what it knows of the exchange."""
+_SHARED = "prompt_is_another's"
+"""Of a further choice of a request for n: its prompt is counted with the first."""
+_FINISHES = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stopped", "complete"), "stop"),
+    **dict.fromkeys(("completed", "finished", "done"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length", "token_limit"), "length"),
+    **dict.fromkeys(("max_output_tokens", "max_completion_tokens", "context_length_exceeded"), "length"),
+    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"), "content_filter"),
+    "content_filter": "content_filter",
+    "tool_calls": "tool_call",
+    "function_call": "tool_call",
+    "abort": "error",
+    "error": "error",
+    "cancelled": "error",
+}
+_MAPPED = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "index", "message", "logprobs", "finish_reason"}
+)
+
+
+def read_body(raw: bytes, where: str) -> dict[str, Any]:
+    """Return the chat completion of a response body.
+
+    Raises lm15.TransportError for one that was cut off, the server's error if it holds one, and Foreign (final) for
+    anything else that is no JSON object.
+    """
+    if raw.lstrip()[:5] in (b"data:", b"event") or raw.lstrip()[:1] == b":":
+        return read_stream(raw, where)  # a stream that was not asked for
+    try:
+        data = _loads(raw)
+    except ValueError as error:
+        if raw.lstrip()[:1] in (b"{", b""):
+            raise lm15.TransportError(f"{where} ended its answer early, after {len(raw)} bytes") from error
+        raise Foreign(f"{where} is not OpenAI-compatible: its answer is not JSON") from error
+    return _completion(data, raw, where)
+
+
+def read_stream(raw: bytes, where: str) -> dict[str, Any]:
+    """Fold the server-sent events of one request into a chat completion.
+
+    Each choice carries the usage chunk that directly followed its finish chunk under "usage": llama.cpp sends one
+    per choice. A server that ignores `stream` and sends its completion whole is understood too.
+
+    Raises as read_body() does; a stream without its end mark was cut off.
+    """
+    if raw.lstrip()[:1] == b"{":
+        return read_body(raw, where)
+    choices: dict[int, dict[str, Any]] = {}
+    head: dict[str, Any] = {}
+    finished: int | None = None
+    complete = False
+    for line in raw.splitlines():
+        field, _, value = line.partition(b":")
+        value = value.strip()
+        if field == b"error" and value:
+            raise error_for_status(500, value.decode("utf-8", "replace"), where=where)
+        if field != b"data" or not value:
+            continue
+        if value == b"[DONE]":
+            complete = True
+            break
+        try:
+            chunk = _completion(_loads(value), value, where)
+        except ValueError as error:
+            raise lm15.TransportError(f"{where} sent a broken stream") from error
+        head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
+        for part in _dicts(chunk.get("choices")):
+            index = part.get("index")
+            index = index if type(index) is int else 0
+            _add_delta(choices.setdefault(index, _empty_choice(index)), part)
+            if part.get("finish_reason"):
+                finished = index
+        if chunk.get("usage") and finished is not None:
+            choices[finished]["usage"] = chunk["usage"]
+            finished = None
+    if not complete:
+        raise lm15.TransportError(f"{where} ended its stream early")
+    return {**head, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    """The choices of a completion in the order of their index.
+
+    Raises lm15.ServerError, which is tried again, for an empty list and for an error in the place of a choice, and
+    Foreign for what is no choice.
+    """
+    choices = data.get("choices")
+    if choices == []:
+        raise lm15.ServerError(f"{where} answered without a completion (`choices` is empty)", status=502)
+    for choice in _dicts(choices):
+        if choice.get("error") and not isinstance(choice.get("message"), dict):
+            raise _told(choice["error"], json.dumps(choice["error"], default=str), where)
+    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+        raise Foreign(f"{where} answered without a completion (`choices` is {str(choices)[:200]!r})")
+    if not all(isinstance(choice.get("message"), dict) for choice in choices):
+        raise Foreign(f"{where} answered with a choice that has no message")
+    return sorted(choices, key=_index) if len(choices) > 1 else choices
+
+
+def read_choice(
+    data: Mapping[str, Any], choice: Mapping[str, Any], usage: Any, notes: Mapping[str, Any] | None = None
+) -> lm15.Response:
+    """Return the response that one choice of a completion makes.
+
+    `usage` is what the server said about this choice, in its own words; counters that it left out, or that are no
+    counts, are None in the response. NUL and lone surrogates in the text become U+FFFD: no file, database or later
+    request could carry them. `notes` go into `provider_data` under EXTENSION, beside the fields that have no place in a
+    canonical response.
+    """
+    message = choice["message"]
+    parts: list[Any] = []
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if isinstance(thought, str) and thought:
+        parts.append(lm15.ThinkingPart(text=clean(thought)))
+    text = _text(message.get("content"))
+    if text:
+        parts.append(lm15.TextPart(text=clean(text)))
+    refusal = message.get("refusal")
+    if isinstance(refusal, str) and refusal:
+        parts.append(lm15.RefusalPart(text=clean(refusal)))
+    if not parts:
+        parts.append(lm15.TextPart(text=""))
+    name, model = data.get("id"), data.get("model")
+    return lm15.Response(
+        id=clean(name) if isinstance(name, str) and name else None,
+        model=clean(model) if isinstance(model, str) and model else "unknown",
+        message=lm15.Message(role="assistant", parts=tuple(parts)),
+        finish_reason=_finish(choice.get("finish_reason")),
+        usage=_usage(usage, wrote=bool(text or thought)),
+        logprobs=_logprobs(choice.get("logprobs")),
+        provider_data=_rest(data, choice, notes),
+    )
+
+
+def _finish(said: Any) -> Any:
+    """The server's reason in canonical words. None says that it ended by itself; a reason that nobody knows is no end:
+    the completion counts as unfinished."""
+    if said is None or said == "":
+        return "stop"
+    return _FINISHES.get(said.casefold(), "error") if isinstance(said, str) else "error"
+
+
+def split_usage(
+    data: Mapping[str, Any], choices: Sequence[Mapping[str, Any]], *, prompt_each: bool = False
+) -> list[dict[str, Any]]:
+    """Give each choice its own output tokens, and the prompt, which the server read once, to the first choice.
+
+    With `prompt_each` all carry the prompt, for a server that counts it so; how much of it was cached is told of the
+    first alone. A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them
+    where what is told of each does not add up to the total.
+    """
+    own = [_dict(choice.get("usage")) for choice in choices]
+    total = _dict(data.get("usage")) or own[0]
+    counts = [count(each.get("completion_tokens")) for each in own]
+    if not any(own):
+        counts = [len(ids) if isinstance(ids := choice.get("token_ids"), list) else None for choice in choices]
+        said = count(total.get("completion_tokens"))
+        if said is not None and None not in counts and said != sum(each or 0 for each in counts):
+            counts = [None] * len(counts)
+    prompt = count(total.get("prompt_tokens"))
+    shares: list[dict[str, Any]] = [
+        {
+            "prompt_tokens": prompt if prompt is None or prompt_each else 0,
+            _SHARED: True,
+            "completion_tokens": tokens,
+            "completion_tokens_details": each.get("completion_tokens_details"),
+        }
+        for tokens, each in zip(counts, own, strict=True)
+    ]
+    shares[0] |= {_SHARED: False, "prompt_tokens": prompt, "prompt_tokens_details": total.get("prompt_tokens_details")}
+    return shares
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens, or None for what is none: JSON's true, text, fractions, numbers below 0 or beyond reason."""
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 2**53 else None
+
+
+def _completion(data: Any, raw: bytes, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise Foreign(f"{where} is not OpenAI-compatible: its answer is not an object")
+    error = data.get("error")
+    if error:  # with status 200, as some proxies do
+        raise _told(error, raw.decode("utf-8", "replace"), where)
+    return data
+
+
+def _told(error: Any, text: str, where: str) -> lm15.LM15Error:
+    """The error that a server put into an answer of status 200."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if type(code) is int and 400 <= code < 600 else 500
+    return error_for_status(status, text, where=where)
+
+
+def _loads(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:  # orjson takes no lone surrogates, no broken UTF-8 and no NaN; servers send them
+        text = raw.decode("utf-8", "replace").lstrip("\ufeff")
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _usage(said: Any, *, wrote: bool) -> lm15.Usage:
+    """What a server said of tokens. A prompt of none, or none for a text that was `wrote`: it did not count them."""
+    said = _dict(said)
+    if not said:
+        return lm15.Usage()
+    if count(said.get("prompt_tokens")) == 0 and not said.get(_SHARED):
+        said = {**said, "prompt_tokens": None, "total_tokens": None}
+    if count(said.get("completion_tokens")) == 0 and wrote:
+        said = {**said, "completion_tokens": None, "total_tokens": None}
+    prompt, completion = _dict(said.get("prompt_tokens_details")), _dict(said.get("completion_tokens_details"))
+    return lm15.Usage(
+        input_tokens=count(said.get("prompt_tokens")),
+        output_tokens=count(said.get("completion_tokens")),
+        total_tokens=count(said.get("total_tokens")),
+        reasoning_tokens=count(completion.get("reasoning_tokens")),
+        cache_read_tokens=count(prompt.get("cached_tokens")),
+    )
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    pieces = (part.get("text") for part in _dicts(content) if part.get("type") == "text")
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def _logprobs(said: Any) -> tuple[lm15.TokenLogprob, ...] | None:
+    tokens = []
+    for entry in _dicts(_dict(said).get("content")):
+        tops = [lm15.TopLogprob(**each) for top in _dicts(entry.get("top_logprobs")) if (each := _token(top))]
+        if each := _token(entry):
+            tokens.append(lm15.TokenLogprob(**each, top=tuple(tops)))
+    return tuple(tokens) or None
+
+
+def _token(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    token, logprob, raw = entry.get("token"), entry.get("logprob"), entry.get("bytes")
+    if not isinstance(token, str) or not isinstance(logprob, int | float) or not math.isfinite(logprob):
+        return None
+    if not isinstance(raw, list) or not all(type(each) is int and each >= 0 for each in raw):
+        raw = None
+    return {"token": clean(token), "logprob": float(logprob), "bytes": None if raw is None else tuple(raw)}
+
+
+def _rest(data: Mapping[str, Any], choice: Mapping[str, Any], notes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the server said beyond the canonical fields, and the notes; None when there is neither."""
+    rest = {name: value for name, value in data.items() if value is not None and name not in _MAPPED}
+    rest |= {name: value for name, value in choice.items() if value is not None and name not in _MAPPED}
+    try:
+        rest = _plain(rest) if rest else rest
+    except RecursionError:
+        rest = {}
+    return rest | {EXTENSION: dict(notes)} if notes else rest or None
+
+
+def _plain(value: Any) -> Any:
+    """JSON as lm15 checks it: no infinities, no text that cannot be encoded."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _empty_choice(index: int) -> dict[str, Any]:
+    return {"index": index, "finish_reason": None, "message": {"role": "assistant", "content": ""}, "logprobs": None}
+
+
+def _add_delta(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+    delta = _dict(part.get("delta"))
+    for name in ("content", "reasoning_content", "reasoning"):
+        if isinstance(delta.get(name), str) and delta[name]:
+            choice["message"][name] = (choice["message"].get(name) or "") + delta[name]
+    if part.get("finish_reason"):
+        choice["finish_reason"] = part["finish_reason"]
+    tokens = _dicts(_dict(part.get("logprobs")).get("content"))
+    if tokens:
+        choice["logprobs"] = choice["logprobs"] or {"content": []}
+        choice["logprobs"]["content"] += tokens
+
+
+def _index(choice: Mapping[str, Any]) -> int:
+    index = choice.get("index")
+    return index if type(index) is int else 0
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []

@@ -1,0 +1,80 @@
+"""What one try at a request came to, and what that says about trying again and about tokens that nobody reported."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import parsedate_to_datetime
+from enum import Enum
+
+from dspy import lm15
+
+
+class Outcome(Enum):
+    """What one try came to."""
+
+    SERVED = "an answer, or an error that is the request's own fault"
+    REFUSED = "the server is too busy, and did nothing"
+    LOADING = "the server is not ready yet: it loads its model"
+    LATE = "no answer in time"
+    BROKEN = "the server failed, or the connection was lost after the request was sent"
+    UNREACHABLE = "no connection, so nothing was sent"
+    FOREIGN = "an answer that is no completion; asking again would not change that"
+    CANCELLED = "given up by the caller"
+
+
+AGAIN = frozenset({Outcome.REFUSED, Outcome.LOADING, Outcome.LATE, Outcome.BROKEN, Outcome.UNREACHABLE})
+"""What another try can mend."""
+UNSETTLED = frozenset({Outcome.LATE, Outcome.BROKEN, Outcome.FOREIGN})
+"""What the server may have generated, and charged, tokens for that nobody was told of."""
+_BUSY = (429, 503, 529)
+_SLOW = (408, 504)
+_FOR_GOOD = (501, 505)
+
+
+_LOADS = re.compile(r"\bload(?:s|ing)\b|not ready|starting|warming|initiali[sz]ing", re.I)
+
+
+class Unreachable(lm15.TransportError):
+    """No connection could be made."""
+
+
+class Late(lm15.TimeoutError):
+    """A try was given up because nothing came back."""
+
+
+class Foreign(lm15.ServerError):
+    """The answer is no completion."""
+
+
+def judge(error: lm15.LM15Error) -> Outcome:
+    """What the failure of one try says about the server and about trying again."""
+    if isinstance(error, Unreachable):
+        return Outcome.UNREACHABLE
+    if isinstance(error, Foreign):
+        return Outcome.FOREIGN
+    if error.status == 503 and _LOADS.search(str(error)):
+        return Outcome.LOADING
+    if error.status in _BUSY or isinstance(error, lm15.RateLimitError):
+        return Outcome.REFUSED
+    if error.status in _SLOW or isinstance(error, lm15.TimeoutError):
+        return Outcome.LATE
+    if isinstance(error, lm15.TransportError):
+        return Outcome.BROKEN
+    if isinstance(error, lm15.ServerError) and error.status not in _FOR_GOOD:
+        return Outcome.BROKEN
+    return Outcome.SERVED
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or as an HTTP date; None for what is neither."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, OverflowError, OSError):
+            return None
+    return max(0.0, seconds) if seconds < float("inf") else None  # "nan" is refused too

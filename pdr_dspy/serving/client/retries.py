@@ -1,0 +1,98 @@
+"""The one retry layer: how long to wait after a failure, where to go next, and when to give up.
+
+DSPy's own retries are off (`num_retries=0`), and nothing above or below this file sends a request again.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from dspy import lm15
+
+from pdr_dspy.serving.client.balancer import Replica, Replicas
+from pdr_dspy.serving.client.failures import AGAIN, UNSETTLED, Outcome, judge
+
+T = TypeVar("T")
+TRIES = 4
+"""At most this many tries at one request, the first included; persist() says which ones do not count."""
+SHORTEST, LONGEST = 0.05, 0.2
+"""Seconds between two tries."""
+LOADING = 0.5
+"""Seconds until a server that loads its model is asked again, for as long as the time-out allows."""
+
+
+@dataclass
+class Tally:
+    """What a request took: tries, the last included, and how many of them may have been served without an answer."""
+
+    tries: int = 0
+    unsettled: int = 0
+
+
+async def persist(
+    replicas: Replicas,
+    send: Callable[[Replica, float], Awaitable[T]],
+    *,
+    seconds: float,
+    prefix: int = 0,
+    source: random.Random,
+    sleep: Callable[[float], Awaitable[None]],
+) -> tuple[T, Tally]:
+    """Call `send(replica, seconds left)` until it returns, and return that with the tries it took.
+
+    Tries and the pauses between them may take `seconds` in all; waiting for a place does not count, it is this
+    client's own queue. A try does not count towards TRIES when the server refused it while it was at work on others of
+    ours (there will be a place), or when no connection could be made and another replica is there to take the request.
+
+    Raises the last error, with its Tally as the attribute `tally`, when it cannot be mended, when the tries are used
+    up, or when the time that is left is shorter than the pause.
+    """
+    tally = Tally()
+    counted = 0
+    left, pause = seconds, SHORTEST
+    failed: set[Replica] = set()
+    ticket, served = replicas.ticket(), replicas.served
+    while True:
+        place = await replicas.take(ticket, prefix, failed)
+        started = time.monotonic()
+        tally.tries += 1
+        outcome = Outcome.CANCELLED
+        try:
+            result = await send(place.replica, left)
+            outcome = Outcome.SERVED
+            return result, tally
+        except lm15.LM15Error as error:
+            failure = error
+            outcome = judge(error)
+        finally:
+            replicas.give(place, outcome)
+        left -= time.monotonic() - started
+        tally.unsettled += outcome in UNSETTLED
+        failed.add(place.replica)
+        elsewhere = outcome is Outcome.UNREACHABLE and replicas.others(failed)
+        busy = outcome is Outcome.REFUSED and (replicas.served > served or place.replica.in_flight > 0)
+        counted += not (elsewhere or busy or outcome is Outcome.LOADING)
+        served = replicas.served
+        wait = 0.0
+        if not elsewhere:
+            pause = pause_after(pause, source)
+            wait = (LOADING if outcome is Outcome.LOADING else pause) + (failure.retry_after or 0.0)
+        if outcome not in AGAIN or counted >= TRIES or wait >= left:
+            failure.tally = tally  # type: ignore[attr-defined]
+            raise failure
+        if wait:
+            left -= wait
+            await sleep(wait)
+
+
+def pause_after(before: float, source: random.Random) -> float:
+    """The next pause in seconds, by decorrelated jitter: uniform from the shortest to three times the one before.
+
+    The first call takes SHORTEST as `before`. Pauses grow, and clients that failed together do not come back together
+    (M. Brooker, "Exponential Backoff And Jitter", 2015).
+    """
+    return min(LONGEST, source.uniform(SHORTEST, before * 3))

@@ -1,0 +1,56 @@
+"""Settings: the frozen base of every value that a user writes."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pdr_dspy.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """A frozen value whose faults are ConfigErrors: unknown names, wrong types, values that cannot work together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise config_error(type(self).__name__, error) from None
+
+
+def config_error(owner: str, error: ValidationError) -> ConfigError:
+    """The first fault that pydantic found in the settings of `owner`, as one sentence of ours."""
+    first = error.errors()[0]
+    context = first.get("ctx", {})
+    if first["type"] == "value_error" and "error" in context:
+        return ConfigError(str(context["error"]))
+    place = ".".join(str(part) for part in first["loc"])
+    given = f"`{owner}({place}={first['input']!r})`"
+    if first["type"] == "extra_forbidden":
+        return ConfigError(f"{given}: there is no `{place}`; check its spelling against `help({owner})`")
+    return ConfigError(f"{given}: {first['msg'].lower()}")
+
+
+def whole_number(owner: str, name: str, value: Any, *, least: int | None = 1) -> int:
+    """`value` as an int, where it is a whole number of at least `least`, of whichever integer type.
+
+    Args:
+        owner: the call and what stands before the argument, such as "evaluate(".
+        name: the argument's.
+        value: what was given.
+        least: the smallest that is allowed; None for any.
+
+    Raises ConfigError.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        wanted = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ConfigError(f"`{owner}{name}={value!r})` must be {wanted}")
+    return number

@@ -1,0 +1,75 @@
+"""The studies of `optimize/`, shortened, on a mock server: they run, write what they say, and go on from there."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from optimize import aime, quickstart
+from pdr_dspy import artifact, datasets
+from pdr_dspy.cli.model_option import Model
+from programs import aime as task
+from tests.support.mock_server import MockServer
+
+
+def reckon(body: dict[str, Any], seed: int) -> str:
+    """Arithmetic, right for every third seed and whenever there is a workspace."""
+    text = body["messages"][-1]["content"]
+    question = text.split("Workspace")[0]
+    terms = [int(sign + number) for sign, number in re.findall(r"(?:([-+]) )?(\d+)", question)]
+    right = "Candidate" in text or seed % 3 == 0
+    return f"Let me see.\nAnswer: {sum(terms) if right else 1}"
+
+
+def test_the_quickstart_writes_a_program_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with MockServer(reckon, kind="vllm", context=8192) as server:
+        model = Model(api_base=server.api_base)
+        quickstart.main(model=model, train=4, dev=4, trials=4)
+        shown = capsys.readouterr()
+        sent = len(server.requests)
+        quickstart.main(model=model, train=4, dev=4, trials=4)
+        assert len(server.requests) == sent
+        quickstart.main(model=model, train=4, dev=5, trials=5)  # confirmed and compared anew, beside what is there
+        assert "5 questions that the search has not seen" in capsys.readouterr().out
+    for line in ("one pass", "majority of", "SR x"):
+        assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
+    assert "pdr run runs/quickstart/best.json" in shown.err
+    page = (tmp_path / "runs" / "quickstart" / "report.html").read_text()
+    assert "one pass" in page
+    program = artifact.load(tmp_path / "runs" / "quickstart" / "best.json")
+    assert list(program.task.output_fields) == ["answer"]  # type: ignore[attr-defined]
+
+
+def test_the_study_on_aime_runs_against_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, **how: Any) -> list[dspy.Example]:
+        made = [dspy.Example(question=f"{name}: {i} + {i}", answer=str(2 * i), id=f"{name}/{i}") for i in range(5)]
+        return [one.with_inputs("question") for one in made]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load", load)
+    monkeypatch.setattr(task, "TRAIN", 3)
+    with MockServer(reckon, kind="vllm", context=10**6) as server:
+        aime.main(["--api-base", server.api_base, "--model", "mock", "--trials", "2", "--max-tokens", "100000"])
+    facts = json.loads((tmp_path / "runs" / "aime" / "best.json").read_text())
+    assert facts["data"]["task"] == "aime"
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU")
+def test_the_study_on_aime_says_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(SystemExit) as ended:
+        aime.main([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -1,0 +1,247 @@
+"""A small OpenAI-compatible server for tests, on aiohttp, in a thread of its own.
+
+    with MockServer(reply=lambda body, seed: f"draft {seed}") as server:
+        lm = connect("mock", server.api_base)
+
+It keeps every request body, can be llama.cpp, vLLM or neither, and fails on demand: `server.faults.append(...)` takes
+an HTTP status, a (status, headers, body) triple, "drop" (closes the connection), "cut" (closes it in the middle of the
+answer), "hang" (never answers), bytes (sent as the body, whatever they are) or a dict (sent as the completion).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+Reply = Callable[[dict[str, Any], int], str | dict[str, Any]]
+
+
+class MockServer:
+    """Context manager. A reply is the text of a choice, or a whole choice (`message`, `finish_reason`, ...)."""
+
+    def __init__(
+        self,
+        reply: Reply = lambda body, seed: f"text {seed}",
+        *,
+        kind: str = "other",
+        models: tuple[str, ...] = ("mock",),
+        port: int = 0,
+        context: int = 4096,
+        usage: bool = True,
+        max_n: int = 64,
+    ) -> None:
+        self.reply = reply
+        self.kind = kind
+        self.models = models
+        self._port = port
+        self.context = context
+        self.usage = usage
+        self.max_n = max_n
+        self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.tokenized: list[str] = []
+        self.faults: list[Any] = []
+        self.in_flight = 0
+        self.peak = 0
+        self.gate: threading.Event | None = None
+        """When set to an Event, completions wait until it is set."""
+        self.hold_until = 0
+        """Completions wait until this many are in flight at once."""
+        self.refuse_long = False
+        """Refuse prompts of more words than the context has tokens, as real servers do."""
+        self.width: int | None = None
+        """With more than this many in flight, a request is refused (429)."""
+        self.root: str | None = None
+        """What the listing says that the models are made of."""
+        self.work = 0.0
+        """Seconds that a completion takes."""
+        self.refused = 0
+        self.served = 0
+        self.aborts = 0
+        """Completions whose client closed the connection before it had its answer."""
+
+    def __enter__(self) -> MockServer:
+        self._loop = asyncio.new_event_loop()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        assert ready.wait(30)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.gate is not None:
+            self.gate.set()
+        self._loop.call_soon_threadsafe(self._ends.set)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(30)
+
+    def release(self) -> None:
+        """Let the completions go that `hold_until` holds."""
+        self._loop.call_soon_threadsafe(self._enough.set)
+
+    @property
+    def api_base(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._start())
+        ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    async def _start(self) -> None:
+        self._enough = asyncio.Event()
+        self._ends = asyncio.Event()
+        app = web.Application()
+        for team in ("", "/team-a", "/team-b"):  # a gateway in front of several deployments
+            app.router.add_get(f"{team}/v1/models", self._models)
+            app.router.add_post(f"{team}/v1/chat/completions", self._chat)
+        app.router.add_get("/health", self._health)
+        if self.kind != "other":
+            app.router.add_post("/tokenize", self._tokenize)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        owner = {"llama.cpp": "llamacpp", "vllm": "vllm"}.get(self.kind, "someone")
+        extra: dict[str, Any] = {
+            "vllm": {"max_model_len": self.context},
+            "llama.cpp": {"meta": {"n_ctx": self.context}},
+        }
+        told = {**extra.get(self.kind, {}), **({"root": self.root} if self.root else {})}
+        rows = [{"id": name, "object": "model", "owned_by": owner, **told} for name in self.models]
+        return web.json_response({"object": "list", "data": rows})
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        text = body["content"] if self.kind == "llama.cpp" else body["prompt"]
+        self.tokenized.append(text)
+        tokens = list(range(len(text.split())))
+        return web.json_response({"tokens": tokens} | ({"count": len(tokens)} if self.kind == "vllm" else {}))
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        self.requests.append(body)
+        self.headers.append(dict(request.headers))
+        if self.width is not None and self.in_flight >= self.width:
+            self.refused += 1
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            if self.gate is not None:
+                await asyncio.to_thread(self.gate.wait)
+            if self.peak >= self.hold_until:
+                self._enough.set()
+            await self._enough.wait()
+            if self.work:
+                await asyncio.sleep(self.work)
+            if self.faults:
+                return await self._fault(self.faults.pop(0), request)
+            if self.refuse_long and sum(len(one["content"].split()) for one in body["messages"]) > self.context:
+                message = f"This model's maximum context length is {self.context} tokens"
+                return web.json_response({"error": {"message": message}}, status=400)
+            answer = await self._answer(body, request)
+            self.served += 1
+            return answer
+        except asyncio.CancelledError:
+            self.aborts += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+    async def _fault(self, fault: Any, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        if fault == "hang":
+            await self._ends.wait()
+        if fault in ("drop", "hang"):
+            request.transport.abort()
+            return web.Response()
+        if fault == "cut":
+            response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"choices": [')
+            request.transport.close()
+            return response
+        if isinstance(fault, dict):
+            return web.json_response(fault)
+        if isinstance(fault, bytes):
+            return web.Response(body=fault, content_type="application/json")
+        status, headers, body = fault if isinstance(fault, tuple) else (fault, {}, {"error": {"message": "on purpose"}})
+        if isinstance(body, bytes):
+            return web.Response(status=status, headers=headers, body=body)
+        text = body if isinstance(body, str) else json.dumps(body)
+        kind = "text/html" if text.startswith("<") else "application/json"
+        return web.Response(status=status, headers=headers, text=text, content_type=kind)
+
+    async def _answer(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        n = min(body.get("n", 1), self.max_n)
+        choices = [self._choice(body, index, (body.get("seed") or 0) + index) for index in range(n)]
+        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
+        lengths = [len((choice["message"].get("content") or "").split()) for choice in choices]
+        # As the real ones do: llama.cpp counts one choice only, vLLM all of them.
+        completion = lengths[0] if self.kind == "llama.cpp" else sum(lengths)
+        head = {"id": "chatcmpl-1", "object": "chat.completion", "model": body["model"]}
+        if body.get("stream"):
+            return await self._stream(request, head, choices, lengths, prompt)
+        if body.get("return_token_ids"):
+            choices = [{**choice, "token_ids": list(range(k))} for choice, k in zip(choices, lengths, strict=True)]
+        answer: dict[str, Any] = {**head, "choices": choices}
+        if self.usage:
+            answer["usage"] = _usage(prompt, completion)
+        return web.json_response(answer)
+
+    def _choice(self, body: dict[str, Any], index: int, seed: int) -> dict[str, Any]:
+        reply = self.reply(body, seed)
+        choice: dict[str, Any] = (
+            {"message": {"role": "assistant", "content": reply}} if isinstance(reply, str) else reply
+        )
+        return {"index": index, "finish_reason": "stop", **choice}
+
+    async def _stream(
+        self, request: web.Request, head: dict[str, Any], choices: list[Any], lengths: list[int], prompt: int
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for choice, length in reversed(list(zip(choices, lengths, strict=True))):  # in an order of its own
+            index = choice["index"]
+            chunks: list[dict[str, Any]] = [
+                {"choices": [{"index": index, "finish_reason": None, "delta": {"role": "assistant", "content": None}}]},
+                {"choices": [{"index": index, "finish_reason": None, "delta": choice["message"]}]},
+                {"choices": [{"index": index, "finish_reason": choice["finish_reason"], "delta": {}}]},
+            ]
+            if self.usage:
+                chunks.append({"choices": [], "usage": _usage(prompt, length)})
+            for chunk in chunks:
+                await response.write(f"data: {json.dumps({**head, **chunk})}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+def _usage(prompt: int, completion: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": min(2, prompt)},
+    }
