@@ -348,7 +348,7 @@ def test_instructions_are_asked_for_once_after_the_first_cohort_and_their_calls_
     found, asked = written(planned(trials=9, prompts=3), (("w1", 40), ("w2", 2), ("w1", 40)))
     writes = [place for place, request in enumerate(asked) if isinstance(request, Write)]
     assert len(writes) == 1
-    assert asked[writes[0]].count == 3
+    assert asked[writes[0]].each == 3
     assert isinstance(asked[writes[0] + 1], Propose)
     assert all(isinstance(request, Measure) and request.cohort == 0 for request in asked[: writes[0]])
     assert found.paid == without.paid + 42
