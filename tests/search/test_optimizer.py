@@ -379,7 +379,11 @@ def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
 
 def test_whole_numbers_may_be_of_any_type() -> None:
     made = PDROptimizer(Exact(), trials=np.int64(3), seed=np.int32(4), max_total=np.int64(5))  # type: ignore[arg-type]
-    assert [type(one) for one in (made.trials, made.seed, made.limits.total)] == [int, int, int]
+    assert [type(one) for one in (made.options.trials, made.settings.seed, made.settings.limits.total)] == [
+        int,
+        int,
+        int,
+    ]
 
 
 @pytest.mark.parametrize("where", ["storage", "run_dir"])
@@ -390,7 +394,7 @@ def test_a_search_may_lie_at_home(where: str, tmp_path: Path, monkeypatch: pytes
     compiled(scripted_lm(reasoner), trials=2, **here)
     assert list((tmp_path / "x").rglob("board.journal"))
     assert not (tmp_path / "~").exists()
-    assert PDROptimizer.join(Exact(), "~/x").trials == 2
+    assert PDROptimizer.join(Exact(), "~/x").options.trials == 2
     lm = scripted_lm(reasoner)
     compiled(lm, trials=2, **dict[str, Any]({where: Path("~/x")}))
     assert lm.served.calls == 0
