@@ -365,7 +365,8 @@ def test_a_compiled_program_is_copied_without_its_rows() -> None:
         ({"max_tokens": 1e6}, "max_tokens=1000000.0"),
         ({"max_sequential": 10.0}, "max_sequential=10.0"),
         ({"max_in_flight": "8"}, "max_in_flight='8'"),
-        ({"space": {"widths": (1,)}}, "space={"),
+        ({"space": {"width": (1,)}}, "width"),
+        ({"space": 8}, "space=8"),
         ({"study": None}, "study=None"),
     ],
 )
