@@ -51,10 +51,10 @@ def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[P
     families: list[tuple[str, list[Schedule]]] = [
         ("vote", [plain.replace(widths=(width,), final="vote") for width in widths])
     ]
-    for check in checks:
-        families.append(
-            (f"best by {check}", [plain.replace(widths=(width,), final="best", check=check) for width in widths])
-        )
+    families += [
+        (f"best by {check}", [plain.replace(widths=(width,), final="best", check=check) for width in widths])
+        for check in checks
+    ]
     families += [(f"refined by {check}", [refined(width, check) for width in widths]) for check in checks]
     if max(space.rounds) > 1:
         chain = (1,) * min(3, max(space.rounds))

@@ -179,10 +179,11 @@ def test_compare_matches_tokens(folder: Path, server: MockServer, pdr: Callable[
     lines = {line["name"]: line for line in json.loads(done.stdout)}
     main = json.loads(done.stdout)[0]
     assert main["score"] == 1.0
-    assert lines["one pass"]["score"] == 0.5
+    (single,) = [line for name, line in lines.items() if name.startswith("one pass, mean of ")]
+    assert 0.0 < single["score"] < 1.0
     (vote,) = [line for name, line in lines.items() if name.startswith("majority of ")]
     assert vote["matched"] == "B_total"
-    assert abs(vote["total"] - main["total"]) <= 0.5 * lines["one pass"]["total"]
+    assert abs(vote["total"] - main["total"]) <= 0.5 * single["total"]
     assert vote["sequential"] < main["sequential"]
     assert vote["difference"] == 0.5
     low, high = vote["difference_interval"]
