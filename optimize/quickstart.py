@@ -32,8 +32,10 @@ UNTUNED = Schedule(
     refine_tokens=256,
     temperature=0.8,
 )
-SPACE = Space.default_for(UNTUNED, checks=("check",)).fix(kappa=1024, k=2, critique=False, draft_tokens=256).narrow(
-    rounds=(1, 2), widths=(1, 8), distiller=("random_k", "checked"), final=("refine", "best")
+SPACE = (
+    Space.default_for(UNTUNED, checks=("check",))
+    .fix(kappa=1024, k=2, critique=False, draft_tokens=256)
+    .narrow(rounds=(1, 2), widths=(1, 8), distiller=("random_k", "checked"), final=("refine", "best"))
 )
 
 
