@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
 
+SOLUTION = "solution"
+"""Among the outputs that a check is given: the draft's whole text, for checks that ask for it (`reads_solution`)."""
 FEEDBACK_TOKENS = 256
 """Tokens of a feedback, as `estimate_tokens` counts them, unless a check is told otherwise."""
 
@@ -36,6 +38,25 @@ class Check(Protocol):
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The same; many may be awaited at once, and one that is cancelled ends what it runs."""
+        ...
+
+
+@runtime_checkable
+class RoundCheck(Check, Protocol):
+    """A check that looks at the drafts of a round together: where that is cheaper, or where it compares them.
+
+    A check whose attribute `relative` is true only compares: its scores cannot be held against those of another round,
+    so that a program can neither stop at one nor keep by it. One whose attribute `reads_solution` is true, together or
+    not, is given the draft's whole text among the outputs, as "solution".
+    """
+
+    async def acheck_all(
+        self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Score | Exception]:
+        """The score of each of several answers to one question, in their order; an exception where there is none.
+
+        What it raises itself leaves them all unchecked.
+        """
         ...
 
 
