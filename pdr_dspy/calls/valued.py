@@ -201,7 +201,9 @@ async def _sent(
             tries = tries_of(error)
             told(Usage(), "error", why, tries.tries)
             seconds = round(time.perf_counter() - started, 4)
-            call = Call(**place, model=lm.model, finish="error", failure=why, seconds=seconds, key=key, **tries._asdict())
+            call = Call(
+                **place, model=lm.model, finish="error", failure=why, seconds=seconds, key=key, **tries._asdict()
+            )
             raise CallError(f"{lm.model} did not answer: {why}", _told(now, None, call).call) from error
         told(answer.usage, answer.finish, failure, answer.tries.tries)
     rollout = Rollout(
@@ -256,7 +258,9 @@ def _told(now: Session, value: Any, call: Call) -> Valued:
 
 def _pooled_usage(said: Any) -> Usage:
     """Tokens that a pooling model read; it writes none. None where the server does not say."""
-    read, wrote = (said.get(name) if isinstance(said, Mapping) else None for name in ("prompt_tokens", "completion_tokens"))
+    read, wrote = (
+        said.get(name) if isinstance(said, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
+    )
     if isinstance(read, bool) or not isinstance(read, int) or read < 0:
         return Usage()
     return Usage(input=read, output=wrote if isinstance(wrote, int) and not isinstance(wrote, bool) else 0)

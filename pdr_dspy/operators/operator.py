@@ -242,7 +242,9 @@ def _checks(check: AnyCheck | Mapping[str, AnyCheck] | None) -> dict[str, Check]
 def _with_registered(schedule: Schedule, checks: dict[str, Check]) -> dict[str, Check]:
     """With the registered check that a schedule names, where the program has no other of that name."""
     name = schedule.check
-    return checks if name is None or name in checks or name not in registered_checks else {**checks, name: as_check(name)}
+    return (
+        checks if name is None or name in checks or name not in registered_checks else {**checks, name: as_check(name)}
+    )
 
 
 def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
@@ -258,7 +260,7 @@ def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
         for setting, wanted in (("stop_at", schedule.stop_at is not None), ("keep", schedule.keep)):
             if wanted:
                 raise ConfigError(
-                    f"`Schedule({setting}={getattr(schedule, setting)!r})` holds a score against one of another round, and "
-                    f"the check {schedule.check!r} only compares the drafts of a round; leave it out, or take a check "
-                    "that scores each for itself"
+                    f"`Schedule({setting}={getattr(schedule, setting)!r})` holds a score against one of another round, "
+                    f"and the check {schedule.check!r} only compares the drafts of a round; leave it out, or take a "
+                    "check that scores each for itself"
                 )

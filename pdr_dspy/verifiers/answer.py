@@ -25,7 +25,8 @@ _PROMPT = (
     "B: INCORRECT, it does not.\n"
     "C: INVALID, it is unfinished, repeats itself, or gives no answer to the question.\n\n"
     "Reply with the letter alone.\n\n"
-    "<question>\n{question}\n</question>\n\n<gold>\n{gold}\n</gold>\n\n{response}\n\nJudging the correctness of the response:"
+    "<question>\n{question}\n</question>\n\n<gold>\n{gold}\n</gold>\n\n{response}\n\n"
+    "Judging the correctness of the response:"
 )
 _WHAT = {"A": "right", "B": "wrong", "C": "no answer"}
 
@@ -36,8 +37,8 @@ class AnswerVerifier(Fields):
     (arXiv 2508.03686), which says A (correct), B (incorrect) or C (invalid).
 
     The figure is P(A) among the three, or 1 or 0 where the server gives no log-probabilities. It counts 1 from
-    `threshold` on, else 0; with `threshold=None` the figure is the score. The call is in `Score.calls`, with its tokens.
-    One that fails raises CallError: it says nothing about the answer.
+    `threshold` on, else 0; with `threshold=None` the figure is the score. The call is in `Score.calls`, with its
+    tokens. One that fails raises CallError: it says nothing about the answer.
     """
 
     lm: dspy.BaseLM = field(kw_only=True, compare=False, repr=False)

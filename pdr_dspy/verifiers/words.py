@@ -20,8 +20,8 @@ _AROUND = " \t\r\n*\"'`.,:;()[]▁ĠĊ"
 def weights_of(logprobs: Sequence[TokenLogprob], text: str, words: Sequence[str]) -> dict[str, float]:
     """How likely a model finds each of `words`, of all of them together.
 
-    By the log-probabilities at the first token that is one of the words, else at the first token of its solution if one
-    of them is among the alternatives there; without log-probabilities, 1 for the first of the words in its text. Case
+    By the log-probabilities at the first token that is one of the words, else at the first that has one of them among
+    its alternatives; without log-probabilities, 1 for the first of the words in its text. Case
     does not matter but for a single letter; a word is known by its whole, so that "A" is not found in "As".
 
     Raises ValueError, in a sentence, where none of the words is found.
@@ -31,16 +31,16 @@ def weights_of(logprobs: Sequence[TokenLogprob], text: str, words: Sequence[str]
     if unfinished:
         raise ValueError("its cap ended it inside its thought; raise `max_tokens`")
     span = solution_span("".join(token.token for token in logprobs))  # servers leave special tokens out of the text
-    begins, first = 0, None
+    begins = 0
+    first: dict[str, float] = {}
     for token in logprobs:
         here, begins = begins, begins + len(token.token)
-        if span is None or not span[0] <= here < span[1] or not token.token.strip(_AROUND):
+        if span is None or not span[0] <= here < span[1]:
             continue
         found = _weights(token, known)
         if _folded(token.token) in known:
             return _shares(found, words)
-        if first is None:
-            first = found
+        first = first or found
     if first:
         return _shares(first, words)
     said = next((found for word in re.findall(r"\w+", solution) if (found := known.get(_folded(word)))), None)

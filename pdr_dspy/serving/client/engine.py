@@ -197,9 +197,7 @@ class AsyncOpenAIEngine:
         """POST `body` to `path` beside the API base's /v1, with the retries of a completion; ValueError if not JSON."""
         return json.loads((await self.exchange(path, body, lambda raw, where: raw))[0])
 
-    async def exchange(
-        self, path: str, body: Mapping[str, Any], read: Callable[[bytes, str], T]
-    ) -> tuple[T, Tally]:
+    async def exchange(self, path: str, body: Mapping[str, Any], read: Callable[[bytes, str], T]) -> tuple[T, Tally]:
         """POST `body` to `path` beside the API base's /v1, with the retries of a completion, and what that took.
 
         `read(raw, where)` makes the answer of its bytes; what it raises of the lm15 errors is tried again as others

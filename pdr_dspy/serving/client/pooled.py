@@ -12,9 +12,7 @@ from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.failures import Foreign
 
 
-async def post(
-    engine: AsyncOpenAIEngine, path: str, body: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, int]]:
+async def post(engine: AsyncOpenAIEngine, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
     """POST `body` and the model's name; the object that is answered, and the tries that it took.
 
     Raises lm15 errors only.

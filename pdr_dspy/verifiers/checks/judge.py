@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 from collections.abc import Mapping, Sequence
@@ -148,7 +147,8 @@ class PairwiseCheck(Asking):
         headings = ("question", "criteria")
         parts = [f"Question:\n{question}", f"Criteria: {self.criteria}"]
         parts += [
-            f"Answer {name}:\n{enclosed(text, f'answer_{name.lower()}', headings)}" for name, text in (("A", one), ("B", other))
+            f"Answer {name}:\n{enclosed(text, f'answer_{name.lower()}', headings)}"
+            for name, text in (("A", one), ("B", other))
         ]
         parts.append("Which answer meets the criteria better? Reply A or B.")
         messages = [{"role": "system", "content": _COMPARE}, {"role": "user", "content": "\n\n".join(parts)}]

@@ -38,7 +38,9 @@ def question_of(inputs: Mapping[str, Any], name: str | None) -> str:
     shown = {key: text for key, value in inputs.items() if (text := as_text(value)) is not None}
     if not shown:
         raise DataError("there are no inputs to show")
-    return next(iter(shown.values())) if len(shown) == 1 else "\n\n".join(f"{key}: {text}" for key, text in shown.items())
+    return (
+        next(iter(shown.values())) if len(shown) == 1 else "\n\n".join(f"{key}: {text}" for key, text in shown.items())
+    )
 
 
 def answer_of(outputs: Mapping[str, Any], name: str | None) -> str | None:
@@ -80,7 +82,9 @@ class Asking(Checking):
         """Who is asked. Raises ConfigError where nobody is set."""
         lm = self.lm or dspy.settings.lm
         if lm is None:
-            raise ConfigError(f"`{type(self).__name__}` has no model to ask: give it `lm=`, or `dspy.configure(lm=...)`")
+            raise ConfigError(
+                f"`{type(self).__name__}` has no model to ask: give it `lm=`, or `dspy.configure(lm=...)`"
+            )
         return lm
 
     def describe(self) -> dict[str, Any]:
@@ -123,7 +127,8 @@ def _rows(data: Mapping[str, Any], name: str, count: int) -> list[Mapping[str, A
 def _scale(check: Any) -> None:
     if not (math.isfinite(check.center) and math.isfinite(check.spread) and check.spread > 0):
         raise ConfigError(
-            f"`{type(check).__name__}(center={check.center!r}, spread={check.spread!r})` must be finite, `spread` above 0"
+            f"`{type(check).__name__}(center={check.center!r}, spread={check.spread!r})` must be finite, `spread` "
+            "above 0"
         )
 
 
@@ -236,7 +241,8 @@ class StepReward(Asking):
             raise ValueError("answered without a row of figures for each step; is it served with token_classify?")
         if len(rows) != count:
             raise ValueError(
-                f"judged {len(rows)} places of {count} steps: the model does not judge at `separator={self.separator!r}`"
+                f"judged {len(rows)} places of {count} steps: the model does not judge at "
+                f"`separator={self.separator!r}`"
             )
         if not all(-len(row) <= self.column < len(row) for row in rows):
             raise ValueError(f"gave {len(rows[0])} figures for a step, none in `column={self.column}`")
@@ -292,7 +298,9 @@ class ScoreModel(Asking):
                 body["instruction"] = self.instruction
             if self.logits:
                 body["use_activation"] = False
-            found, call = await calls.post(self.model(), f"/{self.endpoint}", body, lambda data: self._read(data, len(there)))
+            found, call = await calls.post(
+                self.model(), f"/{self.endpoint}", body, lambda data: self._read(data, len(there))
+            )
             made = (call,)
         left = iter(found)
         scores = []
@@ -314,9 +322,7 @@ class ScoreModel(Asking):
         return [_probability(value, "a score", "take `logits=True` for a server without bounds") for value in values]
 
 
-async def apart(
-    check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
-) -> list[Score | Exception]:
+async def apart(check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> list[Score | Exception]:
     """A check of several answers, each for itself and all side by side; what fails is in the place of its score."""
 
     async def one(each: Mapping[str, Any]) -> Score | Exception:
