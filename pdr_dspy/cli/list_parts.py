@@ -1,4 +1,4 @@
-"""`pdr distillers` and `pdr verifiers`: the parts that are known by name here, the user's own among them."""
+"""`pdr distillers`, `pdr verifiers`, `pdr checks`: the parts known by name here, the user's own among them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS, Distiller
 from pdr_dspy.runtime.registry import Registry
 from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.checks import registered_checks
 from pdr_dspy.verifiers.registry import settings_of
 
 
@@ -33,6 +34,18 @@ def verifiers(display: Display) -> None:
         return [text, f"settings: {', '.join(settings_of(name))}"]
 
     _list(VERIFIERS, about, display)
+
+
+def checks(display: Display) -> None:
+    """All checks that have a name: those registered here, and those of installed packages."""
+
+    def about(name: str, part: Any) -> list[str]:
+        text = " ".join((type(part).__doc__ or "").split()).partition(". ")[0].rstrip(".")
+        return [f"{type(part).__name__}: {text}"]
+
+    if not registered_checks.names():
+        display.show("No check is registered here; see `pdr_dspy.verifiers.checks.register_check`.")
+    _list(registered_checks, about, display)
 
 
 def _list(registry: Registry, about: Callable[[str, Any], list[str]], display: Display) -> None:

@@ -204,10 +204,9 @@ def _check_arguments(precision: float | None, folds: int) -> None:
 
 def _passing(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """The distinct scores from the highest down, and how many right and wrong answers have at least each."""
-    levels = np.unique(scores)[::-1]
-    right = np.array([(truth & (scores >= level)).sum() for level in levels])
-    wrong = np.array([(~truth & (scores >= level)).sum() for level in levels])
-    return levels, right, wrong
+    levels, places = np.unique(scores, return_inverse=True)
+    right, wrong = (np.bincount(places, side, minlength=len(levels))[::-1].cumsum() for side in (truth, ~truth))
+    return levels[::-1], right, wrong
 
 
 def _threshold(scores: NDArray[np.float64], truth: NDArray[np.bool_], target: float | None) -> float:
@@ -252,18 +251,22 @@ def _auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
 def _auc_interval(
     scores: NDArray[np.float64], truth: NDArray[np.bool_], questions: NDArray[Any], count: int, seed: int
 ) -> Interval:
-    own = [np.flatnonzero(questions == number) for number in range(count)]
-    found = []
-    for draw in resamples(count, _DRAWS // 4, seed):
-        rows = np.concatenate([own[number] for number in draw])
-        if truth[rows].any() and not truth[rows].all():
-            found.append(_auc(scores[rows], truth[rows]))
-    if count < 10 or len(found) < _DRAWS // 8:
+    """By the bootstrap of questions: each draw weighs the pairs of every two questions by how often it has them."""
+    if count < 10:
         return Interval(0.0, 1.0)
-    low, high = np.quantile(found, [0.025, 0.975])
-    if low == high:  # all draws agree, which a few questions may do by chance
-        return Interval(*(wilson(float(low) * count, count)))
-    return Interval(float(low), float(high))
+    wins = np.zeros((count, count))
+    wrong, owners = scores[~truth], questions[~truth]
+    for number in range(count):
+        own = scores[truth & (questions == number), None]
+        above = ((own > wrong).sum(axis=0) + (own >= wrong).sum(axis=0)) / 2
+        wins[number] = np.bincount(owners, above, minlength=count)
+    right, other = (np.bincount(questions[side], minlength=count) for side in (truth, ~truth))
+    drawn = resamples(count, _DRAWS, seed) + count * np.arange(_DRAWS)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=count * _DRAWS).reshape(_DRAWS, count).astype(float)
+    pairs = (times @ right) * (times @ other)
+    found = (((times @ wins) * times).sum(axis=1)[pairs > 0]) / pairs[pairs > 0]
+    low, high = (float(edge) for edge in np.quantile(found, [0.025, 0.975]))
+    return wilson(low * count, count) if low == high else Interval(low, high)  # few may agree by chance
 
 
 def _roc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[tuple[float, float, float], ...]:

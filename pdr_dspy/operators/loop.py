@@ -315,8 +315,11 @@ class _Run:
         """Begin one check of those drafts that were not checked yet, where the check takes a round at a time."""
         if not hasattr(self.check, "acheck_all"):
             return
-        new = {self.checked_as(draft): draft for draft in reversed(drafts) if self.complete(draft)}
-        fresh = {key: draft for key, draft in reversed(new.items()) if key not in self.results}
+        fresh: dict[str, Draft] = {}
+        for draft in drafts:
+            key = self.checked_as(draft)
+            if key not in self.results and self.complete(draft):
+                fresh.setdefault(key, draft)
         if not fresh:
             return
         whole = asyncio.create_task(self.run_check_all(list(fresh.values())))

@@ -19,6 +19,7 @@ from pdr_dspy.datasets import DATASETS
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.testing import conformance
 from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.checks import registered_checks
 from tests.cli.test_app import PROGRAM, add_one
 from tests.support.mock_server import MockServer
 from tests.support.plugin import write_package
@@ -59,7 +60,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     for name in set(sys.modules) - before:
         if f"{name}.py" in modules(page) or name == "addition":
             del sys.modules[name]
-    for registry in (DATASETS, DISTILLERS, VERIFIERS):
+    for registry in (DATASETS, DISTILLERS, VERIFIERS, registered_checks):
         for name in registry.names():
             registry.remove(name)
 

@@ -16,6 +16,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls import CallError, Phase, Rollouts
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.serving import EndpointLM, VLLMServer, connect
+from pdr_dspy.serving.client import retries
 from pdr_dspy.testing.conformance import check_check
 from pdr_dspy.verifiers import AnswerVerifier, Score, load_verifier
 from pdr_dspy.verifiers.checks import (
@@ -62,6 +63,11 @@ def chat(body: dict[str, Any], seed: int) -> Any:
         better = (said[a:b].count("Answer: 2") > 0) - (said[b:].count("Answer: 2") > 0)
         return logprobs(**{0: {"A": 0.5, "B": 0.5}, 1: {"A": 0.8, "B": 0.2}, -1: {"A": 0.1, "B": 0.9}}[better])
     return logprobs(Yes=0.6, No=0.2) if "Answer: 2" in said else logprobs(yes=0.1, No=0.7, no=0.1)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "pause_after", lambda before, source: 0.0)
 
 
 @pytest.fixture
@@ -296,8 +302,10 @@ def test_the_same_model_is_the_judge_where_none_is_named(lm: EndpointLM) -> None
 
 
 def drafts(*good: bool) -> list[dict[str, Any]]:
-    return [{**(GOOD if one else BAD), "answer": str(place)} | {"solution": f"Draft {place}.\nAnswer: {2 if one else 3}"}
-            for place, one in enumerate(good)]  # fmt: skip
+    return [
+        {"answer": str(place), "solution": f"Draft {place}.\nAnswer: {2 if one else 3}"}
+        for place, one in enumerate(good)
+    ]
 
 
 def test_the_better_drafts_win_their_comparisons(server: MockServer, lm: EndpointLM) -> None:
@@ -591,7 +599,7 @@ def test_an_answer_verifier_fails_loudly(server: MockServer, lm: EndpointLM) -> 
             AnswerVerifier(lm=lm, **settings)  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------------------------------------------------------- laws
+# ----------------------------------------------------------------------------------------------------------------- laws
 
 
 @pytest.mark.parametrize("kind", [*POOLED, "judge"])

@@ -19,18 +19,20 @@ from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import Check, as_check
 
-_UNREADABLE: tuple[Any, ...] = (
-    None,
-    "",
-    "   ",
+_NOTHING: tuple[Any, ...] = (None, "", "   ", "\n\n")
+"""What is no answer to anything."""
+_STRANGE: tuple[Any, ...] = (
     "I do not know.",
     "?" * 5000,
     "\x00\x1b[0m",
+    "\ud800",
     "。" * 300,
     [],
     {},
     10**400,
+    object(),
 )
+"""What a program may leave in its answer."""
 _FEEDBACK = 1024
 """Tokens that no feedback is longer than."""
 
@@ -51,11 +53,11 @@ def check_check(
         wrong: outputs that it should score below.
 
     The laws: a score is a `Score` in [0, 1] with a text for its detail and a bounded feedback or none; right scores
-    above wrong; an answer that cannot be read scores below the right one or raises CallError or DataError, and nothing
-    else; the same answer scores the same, alone, among others and side by side, and nothing of what it is given is
-    changed; calls that it makes say what they cost, or that this is not known; it is a value: a copy of it is equal and
-    scores the same; `describe()`, where there is one, is JSON and names its kind; a program with it answers with the
-    right one.
+    above wrong; no answer scores below the right one; whatever stands in the answer, nothing is raised but CallError
+    and DataError; the same answer scores the same, alone, among others and side by side, and nothing of what it is
+    given is changed; calls that it makes say what they cost, or that this is not known; it is a value: a copy of it is
+    equal and scores the same; `describe()`, where there is one, is JSON and names its kind; a program with it answers
+    with the right one.
     """
     check: Any = as_check(part)
     name = type(check).__name__
@@ -81,13 +83,14 @@ async def _check(
             return
         many = await asyncio.gather(*(_scored(check, name, inputs, one) for one in (right, wrong) * 4))
         assert [*map(float, many)] == [float(good), float(bad)] * 4, f"{name}: side by side it scores otherwise"
-        for value in _UNREADABLE:
+        for value in (*_NOTHING, *_STRANGE):
             outputs = dict.fromkeys(right, value)
             try:
                 score = await _scored(check, name, inputs, outputs)
             except (CallError, DataError):
                 continue
-            assert score < good, f"{name}: {value!r:.60} is no answer, and scores {float(score):g}"
+            nothing = value is None or (isinstance(value, str) and not value.strip())
+            assert not nothing or score < good, f"{name}: {value!r} is no answer, and scores {float(score):g}"
 
 
 async def _scores(check: Any, name: str, inputs: Mapping[str, Any], outputs: list[Mapping[str, Any]]) -> list[Score]:
