@@ -38,7 +38,7 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import VERIFIERS
 from pdr_dspy.verifiers.base import Metric, Verifier
-from pdr_dspy.verifiers.checks import CalibratedCheck, Calibration, Check, registered_checks
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, registered_checks
 from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
@@ -260,7 +260,7 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
     }
 
 
-def _check_state(check: Check) -> dict[str, Any]:
+def _check_state(check: AsyncCheck) -> dict[str, Any]:
     """How a check describes itself; of one that cannot, its class."""
     describe: Any = getattr(check, "describe", None)
     return {"kind": type(check).__name__} if describe is None else describe()
@@ -366,8 +366,8 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
 
 
 def _checks_of(
-    path: str | Path, schedule: Schedule, own: Mapping[str, Check], saved: Mapping[str, Any]
-) -> dict[str, Check]:
+    path: str | Path, schedule: Schedule, own: Mapping[str, AsyncCheck], saved: Mapping[str, Any]
+) -> dict[str, AsyncCheck]:
     """The checks of a saved program: those of the program that it is loaded into, else those registered by their name,
     with the calibration that was saved. Raises ArtifactError where the one that the schedule uses is not known."""
     found = dict(own)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy
@@ -23,7 +23,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.verifiers.base import RIGHT, Metric, Verifier
-from pdr_dspy.verifiers.checks import CalibratedCheck, Calibration, Check, as_check
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, as_check
 from pdr_dspy.verifiers.function import as_verifier
 
 _DRAWS = 2000
@@ -44,7 +44,7 @@ class Judged(NamedTuple):
 
 
 def calibrate(
-    check: Check | str,
+    check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
     trainset: Sequence[dspy.Example],
     verifier: Verifier | Metric,
@@ -79,7 +79,7 @@ def calibrate(
 
 
 async def acalibrate(
-    check: Check | str,
+    check: AsyncCheck | str | Callable[..., Any],
     program: dspy.Module,
     trainset: Sequence[dspy.Example],
     verifier: Verifier | Metric,
@@ -143,7 +143,7 @@ async def _judged(
     return rows
 
 
-async def _scored(check: Check, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
+async def _scored(check: AsyncCheck, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
     try:
         return await check.acheck(inputs, outputs)
     except (CallError, DataError) as error:

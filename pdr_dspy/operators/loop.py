@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import dspy
 from pydantic import BaseModel, ConfigDict
@@ -33,19 +33,11 @@ from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.checks import AsyncCheck as Check
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
 """The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
-
-
-class Check(Protocol):
-    """Scores a draft without the gold answer; see `pdr_dspy.verifiers.checks`."""
-
-    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score of a draft's outputs for the task's inputs. One that has `acheck_all` is asked for a round at a
-        time; see `pdr_dspy.verifiers.checks.RoundCheck`."""
-        ...
 
 
 class Stop(StrEnum):

@@ -153,7 +153,8 @@ def test_pairs_decide_which_draft_is_the_answer(server: MockServer, judge: Endpo
 
 
 def test_what_only_compares_can_neither_stop_nor_keep(judge: EndpointLM) -> None:
-    for setting in ({"stop_at": 0.9}, {"keep": True}):
+    settings: list[dict[str, Any]] = [{"stop_at": 0.9}, {"keep": True}]
+    for setting in settings:
         with pytest.raises(ConfigError, match=r"only compares the drafts of a round"):
             PDR(QA, widths=(4, 1), distiller="random_k", k=1, check=PairwiseCheck(judge), **setting)
 

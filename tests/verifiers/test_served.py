@@ -365,7 +365,7 @@ def test_comparisons_that_fail_are_counted_and_those_that_work_decide(server: Mo
     found = all_scores(PairwiseCheck(lm), drafts(False, True, False, False))
     assert isinstance(found[0], CallError)
     assert all(isinstance(one, Score) for one in found[1:])
-    assert float(found[1]) == max(float(one) for one in found[1:] if isinstance(one, Score))
+    assert found[1] == max(float(one) for one in found[1:] if isinstance(one, Score))
     made = [call for one in found if isinstance(one, Score | CallError) for call in one.calls]
     assert len(made) == len(server.requests) == 6
     assert sum(call.failure is not None for call in made) == 3
@@ -614,16 +614,16 @@ def test_conformance_of_a_check_of_rounds(lm: EndpointLM) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda lm: RewardModel("model"), "must be a dspy.LM"),
+        (lambda lm: RewardModel("model"), "must be a dspy.LM"),  # type: ignore[arg-type]
         (lambda lm: RewardModel(lm, spread=0), "spread"),
         (lambda lm: RewardModel(lm, label=-1), "label"),
-        (lambda lm: StepReward(lm, reduce="max"), "reduce"),
+        (lambda lm: StepReward(lm, reduce="max"), "reduce"),  # type: ignore[arg-type]
         (lambda lm: StepReward(lm, separator=""), "separator"),
-        (lambda lm: ScoreModel(lm, endpoint="embed"), "endpoint"),
+        (lambda lm: ScoreModel(lm, endpoint="embed"), "endpoint"),  # type: ignore[arg-type]
         (lambda lm: ScoreModel(lm, center=math.nan), "center"),
         (lambda lm: JudgeCheck(lm, max_tokens=0), "max_tokens"),
         (lambda lm: PairwiseCheck(lm, comparisons=0), "comparisons"),
-        (lambda lm: VLLMServer("m", api_base="http://127.0.0.1:1/v1", pooling="embed"), "pooling"),
+        (lambda lm: VLLMServer("m", api_base="http://127.0.0.1:1/v1", pooling="embed"), "pooling"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_work_is_refused_when_it_is_made(lm: EndpointLM, make: Callable[[Any], Any], message: str) -> None:

@@ -13,11 +13,12 @@ from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.operators import BestOfN
 from pdr_dspy.operators.loop import Stop
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.testing.scripted import scripted_lm
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks import Check, as_check
+from pdr_dspy.verifiers.checks import AsyncCheck, as_check
 
 _NOTHING: tuple[Any, ...] = (None, "", "   ", "\n\n")
 """What is no answer to anything."""
@@ -38,7 +39,7 @@ _FEEDBACK = 1024
 
 
 def check_check(
-    part: Check | str,
+    part: AsyncCheck | str,
     inputs: Mapping[str, Any],
     *,
     right: Mapping[str, Any],
@@ -166,8 +167,7 @@ def _check_program(
         return  # a script of texts cannot say what it is
     signature = f"{', '.join(inputs)} -> {', '.join(fields)}"
     program = BestOfN(signature, n=2, check=check, draft_tokens=4096)
-    for draft in (program.draft,):  # type: ignore[attr-defined]
-        draft.lm = scripted_lm(reply, directly=True)
+    program.predictor(Role.DRAFT).lm = scripted_lm(reply, directly=True)
     with calls.session(store=None):
         prediction = program(**inputs)
     scores = [draft.score for draft in prediction.rounds[0].drafts]

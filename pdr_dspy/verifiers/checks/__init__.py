@@ -20,6 +20,7 @@ and those that ask a model, whose tokens are on the ledger and on the path:
 from __future__ import annotations
 
 from pdr_dspy.verifiers.checks.base import (
+    AsyncCheck,
     Check,
     RewardCheck,
     RoundCheck,
@@ -36,6 +37,7 @@ from pdr_dspy.verifiers.checks.served import RewardModel, ScoreModel, StepReward
 
 __all__ = [
     "CONSTRAINT_TASKS",
+    "AsyncCheck",
     "CalibratedCheck",
     "Calibration",
     "Check",

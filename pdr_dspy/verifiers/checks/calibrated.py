@@ -8,7 +8,7 @@ from typing import Any
 
 from pdr_dspy.settings import Settings
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import Check, Checking
+from pdr_dspy.verifiers.checks.base import AsyncCheck, Checking
 from pdr_dspy.verifiers.checks.served import apart
 
 
@@ -57,7 +57,7 @@ class CalibratedCheck(Checking):
     `Schedule(stop_at=check.threshold)` ends a program where an answer passes. It is saved with a program.
     """
 
-    base: Check
+    base: AsyncCheck
     calibration: Calibration
 
     @property
