@@ -9,6 +9,7 @@ Language models and their keys are not stored.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -37,6 +38,7 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import VERIFIERS
 from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, registered_checks
 from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
@@ -239,8 +241,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _operator_state(operator: Operator) -> dict[str, Any]:
     task = operator.task
+    checks = {"checks": {name: _check_state(check) for name, check in operator.checks.items()}}
     return {
         "strategy": operator.schedule.strategy,
+        **(checks if operator.checks else {}),
         "signature": {
             "name": task.__name__,
             "instructions": task.instructions,
@@ -254,6 +258,12 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
             if isinstance(predictor := operator.__dict__.get(role.value), dspy.Predict)
         },
     }
+
+
+def _check_state(check: AsyncCheck) -> dict[str, Any]:
+    """How a check describes itself; of one that cannot, its class."""
+    describe: Any = getattr(check, "describe", None)
+    return {"kind": type(check).__name__} if describe is None else describe()
 
 
 def _verifier_state(verifier: Verifier) -> dict[str, Any]:
@@ -350,7 +360,32 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
             fields[field["name"]] = (kind, make(**options))
     task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
     task.__name__ = task.__qualname__ = str(signature["name"])
-    return _restored(Operator(check_task(task), Schedule(**state["schedule"])), state)
+    schedule = Schedule(**state["schedule"])
+    checks = _checks_of(path, schedule, {}, state.get("checks") or {})
+    return _restored(Operator(check_task(task), schedule, checks or None), state)
+
+
+def _checks_of(
+    path: str | Path, schedule: Schedule, own: Mapping[str, AsyncCheck], saved: Mapping[str, Any]
+) -> dict[str, AsyncCheck]:
+    """The checks of a saved program: those of the program that it is loaded into, else those registered by their name,
+    with the calibration that was saved. Raises ArtifactError where the one that the schedule uses is not known."""
+    found = dict(own)
+    for name, state in saved.items():
+        if name not in found and name in registered_checks:
+            found[name] = registered_checks.find(name)
+        calibration = state.get("calibration") if isinstance(state, Mapping) else None
+        if name in found and calibration is not None and not isinstance(found[name], CalibratedCheck):
+            found[name] = CalibratedCheck(found[name], Calibration(**calibration))
+    used = schedule.check
+    if used is not None and used not in found and used not in registered_checks:
+        kind = saved.get(used, {}).get("kind", "check")
+        raise ArtifactError(
+            f"{path} uses the check {used!r} ({kind}), which no file can hold: register one under this name first "
+            f"(`pdr_dspy.verifiers.checks.register_check({used!r}, ...)`), or load into a program that has it: "
+            "`load(path, program=...)`"
+        )
+    return found
 
 
 def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool) -> None:
@@ -394,7 +429,10 @@ def _into(
         _check_same_task(path, operator.task, states[place]["signature"])
 
     def from_file(place: str, operator: Operator) -> Operator:
-        return _restored(operator.with_schedule(Schedule(**states[place]["schedule"])), states[place])
+        schedule, saved = Schedule(**states[place]["schedule"]), states[place].get("checks") or {}
+        own = copy.copy(operator)
+        own.checks = _checks_of(path, schedule, operator.checks, saved)
+        return _restored(own.with_schedule(schedule), states[place])
 
     loaded = replaced(program, from_file)
     named = dict(loaded.named_predictors())

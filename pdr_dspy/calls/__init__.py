@@ -1,7 +1,7 @@
 """Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
 from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
-of them are there. `ledger` and `budget` count tokens, `context` holds what the calls of a program share, and
-`dspy_bridge` is the one place that knows how DSPy makes a call.
+of them are there; `valued` asks for scores instead of texts. `ledger` and `budget` count tokens, `context` holds what
+the calls of a program share, and `dspy_bridge` is the one place that knows how DSPy makes a call.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pdr_dspy.calls.predict import (
 )
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
+from pdr_dspy.calls.valued import Valued, post, weigh
 
 __all__ = [
     "CUT_THOUGHT",
@@ -44,12 +45,14 @@ __all__ = [
     "Sampling",
     "Session",
     "Usage",
+    "Valued",
     "address",
     "ask",
     "count_tokens",
     "current",
     "identify",
     "identity",
+    "post",
     "prepare",
     "reply_of",
     "seed_for",
@@ -57,4 +60,5 @@ __all__ = [
     "session",
     "tell",
     "together",
+    "weigh",
 ]

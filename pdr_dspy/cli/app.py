@@ -525,6 +525,15 @@ def verifiers() -> None:
     list_parts.verifiers(_display(False))
 
 
+@app.command("checks")
+@guarded
+def checks() -> None:
+    """List the checks registered by name, those of installed packages too: `check="name"` of a program finds them."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.checks(_display(False))
+
+
 @app.command("datasets")
 @guarded
 def datasets(

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import dspy
 from pydantic import BaseModel, ConfigDict
@@ -33,18 +33,11 @@ from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.checks import AsyncCheck as Check
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
 """The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
-
-
-class Check(Protocol):
-    """Scores a draft without the gold answer; see `pdr_dspy.verifiers.checks`."""
-
-    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score of a draft's outputs for the task's inputs."""
-        ...
 
 
 class Stop(StrEnum):
@@ -165,6 +158,18 @@ async def _rounds(run: _Run) -> Outcome:
     return run.stopped(rounds, Stop.DONE)
 
 
+def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
+    """What a check came to, and the calls it made. A failure leaves the draft unchecked and says why: it may be a
+    user's reward function, or a server. What concerns all drafts is raised."""
+    if isinstance(score, (ConfigError, StoreError)):
+        raise score
+    if isinstance(score, Exception):
+        made = score.calls if isinstance(score, CallError) else ()
+        why = " ".join(f"{type(score).__name__}: {score}".split())[:300]
+        return Checked(failure=why), made
+    return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
+
+
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
     """The drafts of a stage by their role: where in it they stand, and what they read."""
     parts = []
@@ -191,10 +196,12 @@ class _Run:
         """Of the check, by the outputs that it was asked about: equal answers are checked once."""
         self.charged: set[str] = set()
         """Those whose calls are on the ledger."""
+        self.rounds_checked: list[asyncio.Task[list[tuple[Checked, tuple[Call, ...]]]]] = []
+        """Checks of whole rounds, which have the results of several."""
 
     def close(self) -> None:
         """End checks that still run, for a run that was cancelled or raised."""
-        for task in self.results.values():
+        for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
 
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
@@ -264,6 +271,7 @@ class _Run:
         self.ledger += [call for reply in replies for call in reply.calls]
         taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
         drafts = [self.draft(number, place, reply) for place, reply in taken]
+        self.check_together(drafts)
         results = await calls.together([self.checked(draft) for draft in drafts])
         self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])
         return tuple(
@@ -289,17 +297,46 @@ class _Run:
         """What the check says of a draft; None where there is no check, or no answer to check."""
         if self.check is None or not self.complete(draft):
             return None
-        key = calls.identity(draft.outputs)
+        key = self.checked_as(draft)
         if key not in self.results:
             self.results[key] = asyncio.create_task(self.run_check(draft))
         result, _ = await asyncio.shield(self.results[key])
         return result
 
+    def check_together(self, drafts: Sequence[Draft]) -> None:
+        """Begin one check of those drafts that were not checked yet, where the check takes a round at a time."""
+        if not hasattr(self.check, "acheck_all"):
+            return
+        fresh: dict[str, Draft] = {}
+        for draft in drafts:
+            key = self.checked_as(draft)
+            if key not in self.results and self.complete(draft):
+                fresh.setdefault(key, draft)
+        if not fresh:
+            return
+        whole = asyncio.create_task(self.run_check_all(list(fresh.values())))
+        self.rounds_checked.append(whole)
+
+        async def one(place: int) -> tuple[Checked, tuple[Call, ...]]:
+            return (await asyncio.shield(whole))[place]
+
+        self.results.update({key: asyncio.create_task(one(place)) for place, key in enumerate(fresh)})
+
+    def shown(self, draft: Draft) -> dict[str, Any]:
+        """What the check is given of a draft."""
+        whole = getattr(self.check, "reads_solution", False)
+        return {**draft.outputs, "solution": draft.solution} if whole else draft.outputs
+
+    def checked_as(self, draft: Draft) -> str:
+        """The name of a draft's result: drafts that a check cannot tell apart have one."""
+        compared = getattr(self.check, "relative", False)
+        return calls.identity({**self.shown(draft), **({"in round": draft.round} if compared else {})})
+
     def check_calls(self, number: int, drafts: Sequence[Draft]) -> list[Call]:
         """Calls that the checks of a round made, in the order of its drafts."""
         made: list[Call] = []
         for draft in drafts:
-            key = calls.identity(draft.outputs)
+            key = self.checked_as(draft)
             task = self.results.get(key)
             if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
                 continue
@@ -312,14 +349,22 @@ class _Run:
         """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
         assert self.check is not None
         try:
-            score = await self.check.acheck(self.question.inputs, draft.outputs)
-        except (ConfigError, StoreError):
-            raise
-        except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
-            made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return Checked(failure=why), made
-        return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
+            score: Score | Exception = await self.check.acheck(self.question.inputs, self.shown(draft))
+        except Exception as error:
+            score = error
+        return _checked(score)
+
+    async def run_check_all(self, drafts: Sequence[Draft]) -> list[tuple[Checked, tuple[Call, ...]]]:
+        """The same of several drafts at once."""
+        check: Any = self.check
+        try:
+            scores = list(await check.acheck_all(self.question.inputs, [self.shown(draft) for draft in drafts]))
+            if len(scores) != len(drafts):
+                raise ValueError(f"`acheck_all` gave {len(scores)} scores for {len(drafts)} drafts")
+        except Exception as error:
+            first, *others = [_checked(error)] * len(drafts)
+            return [first, *((result, ()) for result, _ in others)]  # its calls are on the ledger once
+        return [_checked(score) for score in scores]
 
     def passed(self, drafts: Sequence[Draft]) -> Draft | None:
         """The best-checked draft, where it reaches `stop_at`."""
