@@ -38,7 +38,14 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import VERIFIERS
 from pdr_dspy.verifiers.base import Metric, Verifier
-from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, Calibration, registered_checks
+from pdr_dspy.verifiers.checks import (
+    CHECKS,
+    DESCRIBED,
+    AsyncCheck,
+    CalibratedCheck,
+    Calibration,
+    load_check,
+)
 from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
@@ -369,16 +376,20 @@ def _checks_of(
     path: str | Path, schedule: Schedule, own: Mapping[str, AsyncCheck], saved: Mapping[str, Any]
 ) -> dict[str, AsyncCheck]:
     """The checks of a saved program: those of the program that it is loaded into, else those registered by their name,
-    with the calibration that was saved. Raises ArtifactError where the one that the schedule uses is not known."""
+    else made of their saved settings; with the calibration that was saved. Raises ArtifactError where the one that the
+    schedule uses is not known."""
     found = dict(own)
     for name, state in saved.items():
-        if name not in found and name in registered_checks:
-            found[name] = registered_checks.find(name)
+        if name not in found and name in CHECKS:
+            found[name] = CHECKS.find(name)
+        if name not in found and isinstance(state, Mapping) and state.get("kind") in DESCRIBED:
+            with suppress(ConfigError):  # of the one that is used it is told below
+                found[name] = load_check(state)
         calibration = state.get("calibration") if isinstance(state, Mapping) else None
         if name in found and calibration is not None and not isinstance(found[name], CalibratedCheck):
             found[name] = CalibratedCheck(found[name], Calibration(**calibration))
     used = schedule.check
-    if used is not None and used not in found and used not in registered_checks:
+    if used is not None and used not in found and used not in CHECKS:
         kind = saved.get(used, {}).get("kind", "check")
         raise ArtifactError(
             f"{path} uses the check {used!r} ({kind}), which no file can hold: register one under this name first "

@@ -24,7 +24,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.fields import with_defaults
 from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.verifiers.checks import as_check, registered_checks
+from pdr_dspy.verifiers.checks import CHECKS, as_check
 
 _NO_LIMIT = Budget()
 AnyCheck = Check | str | Callable[..., Any]
@@ -242,9 +242,7 @@ def _checks(check: AnyCheck | Mapping[str, AnyCheck] | None) -> dict[str, Check]
 def _with_registered(schedule: Schedule, checks: dict[str, Check]) -> dict[str, Check]:
     """With the registered check that a schedule names, where the program has no other of that name."""
     name = schedule.check
-    return (
-        checks if name is None or name in checks or name not in registered_checks else {**checks, name: as_check(name)}
-    )
+    return checks if name is None or name in checks or name not in CHECKS else {**checks, name: as_check(name)}
 
 
 def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:

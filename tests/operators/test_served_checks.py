@@ -25,6 +25,7 @@ from pdr_dspy.serving.client import retries
 from pdr_dspy.testing import scripted_lm
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import (
+    CHECKS,
     CalibratedCheck,
     Calibration,
     CodeCheck,
@@ -35,7 +36,6 @@ from pdr_dspy.verifiers.checks import (
     ScoreModel,
     StepReward,
     register_check,
-    registered_checks,
 )
 from pdr_dspy.verifiers.sandbox import bubblewrap
 from tests.operators.test_checked import ask, says
@@ -313,7 +313,7 @@ def named() -> Iterator[str]:
     name = "tests.judge"
     register_check(name, RewardCheck(reward))
     yield name
-    registered_checks.remove(name)
+    CHECKS.remove(name)
 
 
 def reward(args: Mapping[str, Any], pred: dspy.Prediction) -> float:
@@ -342,7 +342,7 @@ def test_a_program_with_a_registered_check_is_saved_and_loaded(named: str, tmp_p
     path = save(BestOfN(QA, n=3, check=named, **SMALL), tmp_path / "best.json")
     loaded = load(path)
     assert ask(loaded, says("a", "b", "c")).answer == "b"  # type: ignore[arg-type]
-    registered_checks.remove(named)
+    CHECKS.remove(named)
     with pytest.raises(ArtifactError, match=rf"uses the check '{named}' \(RewardCheck\).*register_check"):
         load(path)
     own = load(path, program=BestOfN(QA, n=2, check={named: RewardCheck(reward)}))
@@ -363,7 +363,7 @@ def test_a_calibration_is_saved_with_its_program(named: str, tmp_path: Path) -> 
         threshold=0.6, target=0.9, precision=0.93, precision_interval=(0.8, 0.98), recall=0.5, auc=0.8,
         auc_interval=(0.7, 0.9), roc=((0.0, 0.5, 0.9), (1.0, 1.0, 0.1)), questions=50, answers=400, folds=5, seed=0,
     )  # fmt: skip
-    check = CalibratedCheck(registered_checks.find(named), calibration)
+    check = CalibratedCheck(CHECKS.find(named), calibration)
     program = PDR(QA, widths=(3,), final="best", stop_at=check.threshold, check={named: check}, **SMALL).with_schedule(
         Schedule(widths=(3,), final="best", stop_at=check.threshold, check=named, **SMALL)
     )

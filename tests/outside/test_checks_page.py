@@ -13,7 +13,7 @@ import pytest
 
 from pdr_dspy import BestOfN
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
-from pdr_dspy.verifiers.checks import Calibration, RewardCheck, registered_checks
+from pdr_dspy.verifiers.checks import CHECKS, Calibration, RewardCheck
 
 PAGE = Path("docs/checks.md").resolve()
 TRAINSET = [
@@ -35,7 +35,7 @@ def reply(request: ScriptedRequest) -> str:
 def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     monkeypatch.chdir(tmp_path)
     yield {"trainset": TRAINSET, "metric": lambda example, pred, trace=None: float(example.answer == pred.answer)}
-    registered_checks.remove("one-word")
+    CHECKS.remove("one-word")
 
 
 def test_the_page_runs(space: dict[str, Any]) -> None:

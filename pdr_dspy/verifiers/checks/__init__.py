@@ -20,23 +20,26 @@ and those that ask a model, whose tokens are on the ledger and on the path:
 from __future__ import annotations
 
 from pdr_dspy.verifiers.checks.base import (
+    CHECKS,
     AsyncCheck,
     Check,
     RewardCheck,
     RoundCheck,
     as_check,
     register_check,
-    registered_checks,
 )
 from pdr_dspy.verifiers.checks.calibrated import CalibratedCheck, Calibration
 from pdr_dspy.verifiers.checks.code import CodeCheck, usable_examples
 from pdr_dspy.verifiers.checks.constraint import CONSTRAINT_TASKS, ConstraintCheck
+from pdr_dspy.verifiers.checks.described import DESCRIBED, load_check
 from pdr_dspy.verifiers.checks.judge import JudgeCheck, PairwiseCheck
 from pdr_dspy.verifiers.checks.schema import SchemaCheck
 from pdr_dspy.verifiers.checks.served import RewardModel, ScoreModel, StepReward, apart
 
 __all__ = [
+    "CHECKS",
     "CONSTRAINT_TASKS",
+    "DESCRIBED",
     "AsyncCheck",
     "CalibratedCheck",
     "Calibration",
@@ -53,7 +56,7 @@ __all__ = [
     "StepReward",
     "apart",
     "as_check",
+    "load_check",
     "register_check",
-    "registered_checks",
     "usable_examples",
 ]

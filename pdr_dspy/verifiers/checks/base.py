@@ -165,7 +165,7 @@ def _is_check(name: str, part: Any) -> Check:
     return found
 
 
-registered_checks: Registry[Check] = Registry(
+CHECKS: Registry[Check] = Registry(
     "check",
     group="pdr_dspy.verifiers.checks",
     built_in={},
@@ -176,7 +176,7 @@ registered_checks: Registry[Check] = Registry(
 
 def register_check(name: str, check: Check) -> Check:
     """Give a check a name, under which `as_check` finds it. Raises ConfigError for a name that is taken."""
-    return registered_checks.add(name, _is_check(name, check), origin=origin_of(check))
+    return CHECKS.add(name, _is_check(name, check), origin=origin_of(check))
 
 
 def as_check(value: Any) -> Check:
@@ -185,7 +185,7 @@ def as_check(value: Any) -> Check:
     Raises ConfigError for anything else.
     """
     if isinstance(value, str):
-        return registered_checks.find(value)
+        return CHECKS.find(value)
     if not isinstance(value, type) and hasattr(value, "acheck"):
         return value
     if callable(value) and not isinstance(value, type):
