@@ -87,6 +87,12 @@ RunDir = Annotated[
     Path | None,
     typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
 ]
+Texts = Annotated[
+    int | None,
+    typer.Option(
+        "--texts", min=0, help="Keep at most so many MB of questions, drafts and workspaces to look at; 64. 0: none."
+    ),
+]
 BudgetSeq = Annotated[
     int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
 ]
@@ -237,6 +243,7 @@ def evaluate(
     run_dir: RunDir = None,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
+    texts: Texts = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -247,7 +254,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -275,6 +282,7 @@ def compare(
     repeats: Repeats = 1,
     seed: Seed = 0,
     run_dir: RunDir = None,
+    texts: Texts = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -285,7 +293,7 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
-            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
         ),
         against or [],
         trusted=trusted,
