@@ -32,7 +32,8 @@ from benchmarks.reasoner import TASK, World, effect
 from pdr_dspy import PDR
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import scripted_lm
 

@@ -100,7 +100,8 @@ def mixed() -> InTurn:
 
 
 def compiled(lm: ScriptedLM, program: dspy.Module | None = None, count: int = 12, **settings: Any) -> PDROptimizer:
-    optimizer = PDROptimizer(Exact(), **{"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings})
+    keywords: dict[str, Any] = {"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings}
+    optimizer = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=lm):
         optimizer.compile(program or student(), trainset=questions(count), valset=questions(count, 100))
     return optimizer
@@ -153,7 +154,7 @@ def test_equal_calls_of_different_trials_are_paid_once() -> None:
     assert wide[-1].reused > 0
 
 
-def test_a_limit_is_kept_and_dear_schedules_cost_nothing() -> None:
+def test_a_limit_is_kept_and_expensive_schedules_cost_nothing() -> None:
     free = compiled(scripted_lm(reasoner), trials=9).result
     assert free is not None
     limit = int(min(t.total for t in free.trials if t.schedule.widths == (2, 1)) * 1.02)
@@ -269,7 +270,7 @@ def test_small_space_is_searched_to_its_end_without_repeats() -> None:
     assert result is not None
     measured = [t.candidate.key for t in result.trials if t.state == "measured"]
     assert len(measured) == len(set(measured)) == space.size == 4
-    assert result.stopped == "every candidate was tried or is too dear"
+    assert result.stopped == "every candidate was tried or costs too much"
 
 
 def test_token_and_time_limits_stop_between_trials() -> None:
