@@ -1,4 +1,4 @@
-"""The texts of evaluated runs, in a file beside their rows: what was asked, each draft, what its check said, workspaces.
+"""The texts of evaluated runs, beside their rows: what was asked, each draft, what its check said, each workspace.
 
 Rows hold figures and are read whole; texts are large, and are read by what shows them. They are a help and no result:
 a line that is damaged or left out for its size costs what is shown of one run, and a disk that takes no texts costs no
