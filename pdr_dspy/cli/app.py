@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
+"""The command line: `pdr run | eval | compare | optimize | worker | report | view | train | serve-model | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
 codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
@@ -423,6 +423,49 @@ def report(
     from pdr_dspy.cli import report
 
     typer.echo(str(report.write(run_dir, out)))
+
+
+Logs = Annotated[
+    Path | None, typer.Option("--out", callback=_home, help="Where the logs go; the folder `inspect` in the run's.")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Show what models wrote as plain text, without markdown, links or images.")
+]
+
+
+@app.command("view")
+@guarded
+def view(
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 7575,
+    out: Logs = None,
+    plain: Plain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a run in a browser: a lane for each round, its drafts, checks and workspaces (Inspect's viewer)."""
+    from pdr_dspy.cli import view
+
+    view.view(run_dir, port, out, plain=plain, display=_display(quiet))
+
+
+@app.command("export")
+@guarded
+def export(
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="The format: inspect, whose logs its viewer and its API read.")],
+    out: Logs = None,
+    plain: Plain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run as logs of another tool, one for each evaluation in it."""
+    from pdr_dspy.cli import view
+
+    for path in view.export(run_dir, to, out, plain=plain, display=_display(quiet)):
+        typer.echo(str(path))
 
 
 @app.command("train")
