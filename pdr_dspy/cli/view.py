@@ -39,7 +39,17 @@ def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Di
     count = f"{len(logs)} log{'s' * (len(logs) != 1)}"
     display.say(f"{count} of {run_dir} at http://{HOST}:{port}; Ctrl-C ends the viewer, the logs stay")
     folder = out or run_dir / FOLDER
-    view(str(folder), host=HOST, port=port, trust_content=False if plain else None)
+    try:
+        view(str(folder), host=HOST, port=port, trust_content=False if plain else None)
+    except BaseExceptionGroup as group:  # of the server's tasks; a signal that ended them is told as it is elsewhere
+        raise _interrupt_in(group) or group from None
+
+
+def _interrupt_in(error: BaseException) -> KeyboardInterrupt | None:
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((found for one in inner if (found := _interrupt_in(one)) is not None), None)
 
 
 def _check_free(port: int) -> None:

@@ -164,6 +164,7 @@ def inspect_log(
             created=created.isoformat(timespec="seconds"),
             task=name,
             task_display_name=f"{name}: {title}" if title else name,
+            task_args={"program": title} if title else {},
             solver=title or None,
             dataset=EvalDataset(
                 name=name, samples=len(report.by_question), sample_ids=list(report.by_question), shuffled=False
@@ -190,7 +191,9 @@ def inspect_log(
             ],
         ),
         stats=EvalStats(
-            started_at=created.isoformat(timespec="seconds"), completed_at=created.isoformat(timespec="seconds")
+            started_at=created.isoformat(timespec="seconds"),
+            completed_at=created.isoformat(timespec="seconds"),
+            model_usage=_usage_by_model([call for row in report.rows for call in row.calls]),
         ),
         samples=samples,
     )
