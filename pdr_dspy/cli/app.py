@@ -345,6 +345,7 @@ def optimize(
         typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
     ] = None,
     study: Study = "pdr",
+    texts: Texts = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
     ] = False,
@@ -377,6 +378,7 @@ def optimize(
         storage=storage,
         study=study,
         trusted=trusted,
+        **({} if texts is None else {"max_text_bytes": texts * 2**20}),
     )
 
 

@@ -25,7 +25,7 @@ from pdr_dspy.evaluation import run_folder
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import Runner, inputs_of
-from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, RowTexts, TextFile
+from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.roles import needed_inputs, signature_of
@@ -168,7 +168,7 @@ async def aevaluate(
         own = run_folder.identity(config)
         on_texts: Callable[[RowTexts], None] | None = None
         if folder is not None and max_text_bytes:
-            texts = TextFile(folder.folder / TEXTS, max_text_bytes)
+            texts = TextFile(folder.folder / TEXTS, Room(folder.folder, max_text_bytes))
             life.callback(texts.close)
             on_texts = partial(_keep_texts, texts, own)
         runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, count), on_texts=on_texts)

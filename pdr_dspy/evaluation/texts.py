@@ -23,7 +23,7 @@ from pdr_dspy.text import clean
 
 TEXTS = "texts.jsonl"
 MAX_TEXT_BYTES = 64 * 2**20
-"""Of one file: some thousand runs of a small program."""
+"""Of one run folder: some thousand runs of a small program."""
 LONGEST = 24_000
 """Characters that are kept of one text; of a longer one its beginning and, where the answer is, its end."""
 logger = logging.getLogger("pdr_dspy")
@@ -123,38 +123,61 @@ def _plain(value: Any) -> str:
     )
 
 
-class TextFile:
-    """A file of texts that one process appends to."""
+class Room:
+    """How many bytes of texts may still be kept, in one file or in several."""
 
-    def __init__(self, path: Path, most: int = MAX_TEXT_BYTES) -> None:
+    def __init__(self, folder: Path, most: int) -> None:
+        """
+        Args:
+            folder: texts that are at or below it count.
+            most: bytes of all of them.
+        """
+        self.folder = folder
+        self.most = most
+        self._left: int | None = None
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes; if so, it is taken. Raises OSError."""
+        if self._left is None:
+            files = (path for depth in _DEPTHS for path in self.folder.glob(depth + TEXTS))
+            self._left = self.most - sum(path.stat().st_size for path in files)
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+_DEPTHS = ("", "*/", "*/*/", "*/*/*/")
+
+
+class TextFile:
+    """A file of texts to append to. A line of another process between two others does no harm."""
+
+    def __init__(self, path: Path, room: Room) -> None:
         """
         Args:
             path: the file, made by the first `keep`.
-            most: bytes that the file may have; what does not fit is left out.
+            room: for what is appended; what does not fit is left out.
         """
-        self.most = most
+        self.room = room
         self.left_out = 0
         """Rows whose texts were not kept."""
         self._lines = Lines(path)
-        self._size: int | None = None
 
     def keep(self, texts: RowTexts) -> None:
         """Append the texts of a row, or leave them out. Raises nothing: a full disk ends no evaluation for these."""
         line = texts.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace")
         try:
-            if self._size is None:
-                self._size = self._lines.path.stat().st_size if self._lines.path.exists() else 0
-            if self._size + len(line) + 2 > self.most:  # its end, and that of a torn line before it
-                self._leave_out(f"`max_text_bytes={self.most}` is reached")
+            if not self.room.take(len(line) + 2):  # its end, and that of a torn line before it
+                self._leave_out(f"there are {self.room.most} bytes for them (`max_text_bytes`)")
                 return
             self._lines.path.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append(line)
-            self._size = self._lines.size
         except OSError as error:
             self._leave_out(error.strerror or str(error))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; a later `keep` opens it again."""
         try:
             self._lines.close()
         except OSError as error:

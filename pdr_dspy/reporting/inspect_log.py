@@ -312,9 +312,7 @@ class _Sample:
                 self.add(InfoEvent, source="workspace", data=f"{head}\n\n{text or '(empty)'}")
         return kept
 
-    def draft(
-        self, call: Call, place: int | None, read: str, told: RoundTexts | None, graded: RoundRow | None
-    ) -> None:
+    def draft(self, call: Call, place: int | None, read: str, told: RoundTexts | None, graded: RoundRow | None) -> None:
         """The events of one draft: its call, what the verifier and the program's check said of it."""
         from inspect_ai.event import InfoEvent, ScoreEvent
         from inspect_ai.scorer import Score

@@ -12,7 +12,7 @@ import pytest
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.run_folder import ROWS
-from pdr_dspy.evaluation.texts import LONGEST, TEXTS, RowTexts, TextFile, clipped, read_texts, texts_of
+from pdr_dspy.evaluation.texts import LONGEST, TEXTS, Room, RowTexts, TextFile, clipped, read_texts, texts_of
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.testing import ScriptedRequest
 from pdr_dspy.verifiers.base import Score
@@ -158,7 +158,7 @@ def test_where_texts_cannot_be_written_the_evaluation_goes_on(tmp_path: Path) ->
 
 
 def test_a_full_disk_costs_texts_and_no_row(tmp_path: Path) -> None:
-    file = TextFile(Path("/dev/full"))
+    file = TextFile(Path("/dev/full"), Room(tmp_path, 1000))
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full")
     for place in range(3):
@@ -175,3 +175,19 @@ def test_nothing_is_written_without_a_folder_or_for_rows_that_are_there(tmp_path
     assert not (tmp_path / TEXTS).exists()
     row = Row(id="e0", repeat=0, seed=0, score=0.0)
     assert read_texts(tmp_path / TEXTS, [row]) == {}
+
+
+def test_one_bound_holds_for_all_files_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "trials" / "0000").mkdir(parents=True)
+    (tmp_path / "trials" / "0000" / TEXTS).write_bytes(b"x" * 400)
+    room = Room(tmp_path, 1000)
+    files = [TextFile(tmp_path / place / TEXTS, room) for place in ("trials/0001", "confirm/a/student")]
+    for place in range(20):
+        for file in files:
+            file.keep(RowTexts(id=str(place), repeat=0, solution="some text"))
+    for file in files:
+        file.close()
+    sizes = [path.stat().st_size for path in tmp_path.rglob(TEXTS)]
+    assert len(sizes) == 3
+    assert 900 < sum(sizes) <= 1000
+    assert all(file.left_out for file in files)

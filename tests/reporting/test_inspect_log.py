@@ -16,6 +16,7 @@ from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.texts import TEXTS, read_texts
 from pdr_dspy.operators.strategies import PDR, LongCoT
+from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.reporting.inspect_log import UNKEPT, evaluations_in, write_inspect_logs
 from pdr_dspy.search import PDROptimizer, Space
 from pdr_dspy.testing import ScriptedRequest
@@ -139,6 +140,9 @@ def test_every_evaluation_of_a_search_becomes_a_log_named_by_its_program(tmp_pat
         PDROptimizer(Exact(), space=space, trials=3, confirm_repeats=2, run_dir=tmp_path / "s").compile(
             LongCoT(QA, draft_tokens=60), trainset=examples(12)
         )
+    for place in evaluations_in(tmp_path / "s"):
+        rows = read_report(place).rows
+        assert len(read_texts(place / TEXTS, rows)) == len(rows) > 0
     places = {place.relative_to(tmp_path / "s").as_posix() for place in evaluations_in(tmp_path / "s")}
     paths = write_inspect_logs(tmp_path / "s")
     assert {path.stem for path in paths} == {place.replace("/", "-") for place in places}
