@@ -7,7 +7,6 @@ not kept is shown with its figures. Inputs are shown by field; the prompt that w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,13 +103,7 @@ def _titles(folder: Path) -> dict[str, str]:
     facts = search_tables.read_search(folder)
     names = search_tables.labels(facts.trials)
     titles = {f"{stage}/{number:04d}": name for number, name in names.items() for stage in ("trials", "final")}
-    try:
-        confirmed = json.loads((folder / "search.json").read_text(encoding="utf-8"))["confirmation"]
-        titles[f"{confirmed['folder']}/{confirmed['student']}"] = facts.student.name
-        titles[f"{confirmed['folder']}/{confirmed['winner']}"] = facts.winner.name
-    except (OSError, ValueError, KeyError, TypeError):
-        return titles
-    return titles
+    return {**titles, facts.places["student"]: facts.student.name, facts.places["winner"]: facts.winner.name}
 
 
 # --- one log ---------------------------------------------------------------------------------------------------------

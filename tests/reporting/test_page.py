@@ -121,8 +121,8 @@ def test_page_of_a_search(searched: tuple[Path, PDROptimizer]) -> None:
 def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, optimizer = searched
     assert optimizer.result is not None
-    ours = check(write_report(optimizer.result, tmp_path / "a.html", commands=["same"]).read_text())
-    theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"]).read_text())
+    ours = check(write_report(optimizer.result, tmp_path / "a.html", commands=["same"], texts={}).read_text())
+    theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"], texts={}).read_text())
     numbers = re.compile(r"\d[\d,.]*")
     assert numbers.findall(ours.text) == numbers.findall(theirs.text)
 
