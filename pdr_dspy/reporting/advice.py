@@ -46,13 +46,18 @@ def on_search(facts: SearchFacts) -> Advice:
             why = "the best that was found costs more than your limits allow"
         elif difference > 0:
             why = "nothing was shown to be better"
+            count = len(facts.student.by_question)
+            told = (
+                f"On {count} questions the best that was found was right on {_points(difference)}, which may be "
+                f"luck: confirm on more questions to know. {told}"
+            )
         else:
             why = "what looked better in the search did no better on fresh runs"
         return Advice(f"Keep {student}: {why}", told)
     if over["student"] and not over["winner"]:
         why = f"{student} costs more than your limits allow"
     elif low > 0 and facts.difference.p_value < DOUBT:
-        why = f"it is right on {_points(difference)} more, {_costs(facts.winner, facts.student)}"
+        why = f"it is right on {_points(difference)}, {_costs(facts.winner, facts.student)}"
     elif facts.winner.total < facts.student.total:
         why = f"it does as well, {_costs(facts.winner, facts.student)}"
     else:
@@ -83,7 +88,7 @@ def on_programs(reports: Sequence[Report]) -> Advice:
         )
     more = _points(best.score - cheapest.score)
     return Advice(
-        f"Use {best.name}: it is right on {more} more than {cheapest.name}, {_costs(best, cheapest)}",
+        f"Use {best.name}: it is right on {more} than {cheapest.name}, {_costs(best, cheapest)}",
         "Each step to a dearer program is one that was shown to be better, paired by question",
     )
 
@@ -95,12 +100,13 @@ def _on_one(report: Report) -> Advice:
         return Advice("Mend what failed first: no run gave an answer", report.rows[0].error or "")
     if high - low > WIDE:
         return Advice(
-            f"Ask more questions before you rely on this: {questions} leave {100 * low:.0f} to {100 * high:.0f} % open",
-            f"{100 * report.score:.1f} % were right",
+            f"Ask more questions before you rely on this: by {questions}, it may be right on anything from "
+            f"{100 * low:.0f} to {100 * high:.0f}\xa0%",
+            f"{100 * report.score:.1f}\xa0% were right",
         )
     return Advice(
-        f"Expect it to be right on {100 * report.score:.0f} % of such questions",
-        f"Between {100 * low:.1f} and {100 * high:.1f} %, by {questions} questions",
+        f"Expect it to be right on {100 * report.score:.0f}\xa0% of such questions",
+        f"Between {100 * low:.1f} and {100 * high:.1f}\xa0%, by {questions} questions",
     )
 
 
@@ -129,7 +135,7 @@ def called(schedule: Schedule) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:.0f} of 100 questions"
+    return f"{100 * difference:.0f} more of 100 questions"
 
 
 def _costs(first: Report, second: Report) -> str:
@@ -140,7 +146,7 @@ def _costs(first: Report, second: Report) -> str:
     if abs(total - 1) < ALIKE and abs(sequential - 1) < ALIKE:
         return "for as many tokens"
     if total < 1:
-        return f"for {100 * (1 - total):.0f} % fewer tokens" if total < 1 - ALIKE else "for about as many tokens"
+        return f"for {100 * (1 - total):.0f}\xa0% fewer tokens" if total < 1 - ALIKE else "for about as many tokens"
     return (
         f"for {total:.2g} times the tokens"
         if abs(sequential - total) < 0.1

@@ -81,7 +81,7 @@ def score_against_cost(
         parts.append(_path(steps, ACCENT, 1.6, opacity=0.55))
     order = ("dropped", "trial", "program", "front", "student", "tuned")
     ordered = sorted(points, key=lambda point: order.index(point.role))
-    spots = _apart([(x(point.cost), y(point.score)) for point in ordered], [bool(p.letter) for p in ordered], x)
+    spots = _apart([_Extent.of(point, x, y) for point in ordered], x)
     for point, at in zip(ordered, spots, strict=True):
         parts.append(_bands(point, at, x, y))
         if abs(at - x(point.cost)) > 2:  # where it was moved from
@@ -99,32 +99,59 @@ def score_against_cost(
     ]
     for point, (a, b) in reversed(list(zip(ordered, places, strict=True))):
         if point.letter:
-            parts.append(_placed(point.letter, a, b, taken, bold=point.role == "tuned"))
+            crowded = any(0 < other - a < 2 * APART and abs(level - b) < APART for other, level in places)
+            parts.append(_placed(point.letter, a, b, taken, bold=point.role == "tuned", left=crowded))
     return _svg(parts, 310.0, f"score against {label}")
 
 
 APART = 12.0
 """Units between marks with a label that would else cover each other."""
+BESIDE = 5.0
+"""Units between bands that would."""
 
 
-def _apart(places: Sequence[tuple[float, float]], labelled: Sequence[bool], x: _Axis) -> list[float]:
-    """Where marks stand along the axis: those with a label, and too close to another, moved aside as far as needed."""
-    at = [a for a, _ in places]
-    moved = [place for place, holds in enumerate(labelled) if holds]
+class _Extent(NamedTuple):
+    """Where a point is drawn."""
+
+    a: float
+    b: float
+    high: float
+    low: float
+    """Ends of its band; lower on the page is more."""
+    labelled: bool
+
+    @classmethod
+    def of(cls, point: Point, x: _Axis, y: _Axis) -> _Extent:
+        b = y(point.score)
+        ends = (b, b) if point.interval is None else (y(point.interval.high), y(point.interval.low))
+        return cls(x(point.cost), b, *ends, bool(point.letter))
+
+    def room(self, other: _Extent) -> float:
+        """Units that the two need between them, along the axis of cost."""
+        if abs(self.b - other.b) < APART:
+            return APART
+        return BESIDE if self.high < other.low and other.high < self.low else 0.0
+
+
+def _apart(extents: Sequence[_Extent], x: _Axis) -> list[float]:
+    """Where points stand along the axis: those with a label, and too close to another, moved aside as far as needed."""
+    at = [extent.a for extent in extents]
+    moved = sorted((place for place, one in enumerate(extents) if one.labelled), key=lambda place: at[place])
     pairs = [
-        (one, other) if places[one][0] <= places[other][0] else (other, one)
-        for one, other in itertools.combinations(moved, 2)
-        if abs(places[one][1] - places[other][1]) < APART
+        (left, right, room)
+        for left, right in itertools.combinations(moved, 2)
+        if (room := extents[left].room(extents[right]))
     ]
     for _ in range(200):
-        shortest = 0.0
-        for left, right in pairs:
-            lack = APART - (at[right] - at[left])
+        worst = 0.0
+        for left, right, room in pairs:
+            lack = room - (at[right] - at[left])
             if lack > 0.1:
                 at[left], at[right] = at[left] - lack / 2, at[right] + lack / 2
-                shortest = max(shortest, lack)
-        at = [min(max(a, x.low + 4), x.high - 4) if holds else a for a, holds in zip(at, labelled, strict=True)]
-        if shortest == 0.0:
+                worst = max(worst, lack)
+        for place in moved:
+            at[place] = min(max(at[place], x.low + 4), x.high - 4)
+        if worst == 0.0:
             break
     return at
 
@@ -315,31 +342,33 @@ def _mark(role: Role, a: float, b: float, title: str, *, ring: bool = False) -> 
     return _titled(mark, title)
 
 
-def _placed(text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool) -> str:
-    """A label beside a mark, where it covers least of what is there already."""
+def _placed(
+    text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool, left: bool
+) -> str:
+    """A label beside a mark, where it covers least of what is there already; at its `left` where that is as good."""
     wide = 7.4 * len(text)
+    near = ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21))
+    far = ((-wide / 2, -27), (-wide / 2, 34), (14, -22), (-14 - wide, -22), (14, 30), (-14 - wide, 30))
+    near = (near[1], near[0], near[3], near[2], *near[4:]) if left else near
     best: tuple[float, float, float] | None = None
-    for place, (dx, dy) in enumerate(
-        ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21),
-         (-wide / 2, -27), (-wide / 2, 34), (14, -22), (-14 - wide, -22), (14, 30), (-14 - wide, 30))
-    ):  # fmt: skip
-        left, low = a + dx, b + dy
-        box = (left, low - 10, left + wide, low + 1)
+    for place, (dx, dy) in enumerate((*near, *far)):
+        start, low = a + dx, b + dy
+        box = (start, low - 10, start + wide, low + 1)
         covered = sum(
             max(0.0, min(box[2], t[2]) - max(box[0], t[0])) * max(0.0, min(box[3], t[3]) - max(box[1], t[1]))
             for t in taken
         )
-        outside = 500.0 if left < 40 or box[2] > WIDTH or box[1] < 0 else 0.0
+        outside = 500.0 if start < 40 or box[2] > WIDTH or box[1] < 0 else 0.0
         if best is None or covered + outside + place < best[0]:
-            best = (covered + outside + place, left, low)
+            best = (covered + outside + place, start, low)
     assert best is not None
-    _, left, low = best
-    taken.append((left, low - 10, left + wide, low + 1))
+    _, start, low = best
+    taken.append((start, low - 10, start + wide, low + 1))
     edge = low - 11 if low > b else low + 2
     lead = "" if abs(low - b) < 22 else _path(
-        f"M{a:.1f} {b:.1f}L{left + wide / 2:.1f} {edge:.1f}", SOFT, 0.8, opacity=0.6
+        f"M{a:.1f} {b:.1f}L{start + wide / 2:.1f} {edge:.1f}", SOFT, 0.8, opacity=0.6
     )  # fmt: skip
-    return lead + _text(left, low, text, size=12.5, bold=bold)
+    return lead + _text(start, low, text, size=12.5, bold=bold)
 
 
 def _titled(mark: str, title: str) -> str:

@@ -135,7 +135,9 @@ def _page(
         advice=_advice(search, names),
         facts=_subtitle(search, shown),
         search=None if search is None else _search(search),
-        figures=[] if search is not None else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        figures=[]
+        if search is not None or len(programs) == 1
+        else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
         programs=programs if search is None or len(programs) > 2 else [],
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
