@@ -135,7 +135,9 @@ def read_search(folder: str | Path) -> SearchFacts:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not of a search of this version ({error})") from error
+        raise StoreError(
+            f"{path} is damaged, or not of a search of this version ({error}); the same search writes it again"
+        ) from error
 
 
 def _known(facts: Mapping[str, Any], missing: float | None = None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -303,3 +304,29 @@ def test_a_cell_names_calls_without_an_address_by_their_place() -> None:
     assert len({address for address, _ in named.calls}) == len(row.calls)
     assert not {a for a, _ in named.calls} & {a for a, _ in cell(bare, 2, PAIRS[0]).calls}
     assert sum(tokens for _, tokens in named.calls) == row.total
+
+
+def test_calls_are_on_the_disk_before_the_board_says_that_they_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[str, int] = {}
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        sync(file)
+        synced[os.path.realpath(f"/proc/self/fd/{file}")] = os.fstat(file).st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
+        put = board.put
+
+        def checked(name: str, text: str) -> str:
+            on_disk = "".join(
+                path.read_bytes()[: synced.get(str(path.resolve()), 0)].decode() for path in tmp_path.rglob("*.jsonl")
+            )
+            for row in json.loads(text)["rows"].values():
+                assert all(call["key"] in on_disk for call in row["calls"])
+            return put(name, text)
+
+        monkeypatch.setattr(board, "put", checked)
+        measured(worker(board, store))

@@ -123,20 +123,30 @@ class Arm:
     saved: int = 0
     """Tokens of those that one had."""
 
+    _means: tuple[int, tuple[float, float, float]] = field(default=(-1, (0.0, 0.0, 0.0)), repr=False, compare=False)
+    """Of so many cells: a choice among all programs asks for them again and again."""
+
     @property
     def score(self) -> float:
         """Mean over the pairs that it ran, a fraction."""
-        return fmean(cell.score for cell in self.race.values())
+        return self._mean()[0]
 
     @property
     def sequential(self) -> float:
         """Mean B_seq, in tokens."""
-        return fmean(cell.sequential for cell in self.race.values())
+        return self._mean()[1]
 
     @property
     def total(self) -> float:
         """Mean B_total, in tokens."""
-        return fmean(cell.total for cell in self.race.values())
+        return self._mean()[2]
+
+    def _mean(self) -> tuple[float, float, float]:
+        if self._means[0] != len(self.race):  # cells come, and never change
+            cells = self.race.values()
+            found = (fmean(c.score for c in cells), fmean(c.sequential for c in cells), fmean(c.total for c in cells))
+            self._means = (len(self.race), found)
+        return self._means[1]
 
 
 class Finalist(NamedTuple):

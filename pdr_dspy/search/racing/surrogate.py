@@ -12,7 +12,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +54,22 @@ class Surface:
     """Distance over which they do, in steps."""
 
 
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside, BLAS uses one thread. From a matrix of 100 x 100 on it takes all cores for microseconds of work, and on
+    cores that have something else to do its threads wait for each other a hundred times as long as they compute."""
+    blas = _blas()
+    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingImports]
+    except ImportError:  # it is only slower
+        return None
+    return ThreadpoolController()
+
+
 def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     """Estimate the mean score of every program.
 
@@ -58,6 +77,11 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
         scores: of each program, by (question, repeat); each needs at least one.
         candidates: the programs, in the same order.
     """
+    with one_thread():
+        return _pool(scores, candidates)
+
+
+def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     count = len(scores)
     adjusted, noise = _additive(scores)
     gaps = distances(candidates)
