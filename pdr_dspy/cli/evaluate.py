@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import typer
 
-from pdr_dspy import datasets
+from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
@@ -116,7 +116,10 @@ class Job:
     ) -> Report:
         """Evaluate `program` as this job says."""
         repeats = repeats or self.repeats
-        with display.rows(name, len(self.examples) * repeats) as progress:
+        with (
+            display.rows(name, len(self.examples) * repeats) as progress,
+            calls.session(on_response=display.counted),
+        ):
             report = run_evaluation(
                 program,
                 self.examples,

@@ -97,18 +97,12 @@ class Runner:
         }
         started = time.perf_counter()
         spent: list[Call] = []
-        above = calls.current().on_call
-
-        def on_call(call: Call) -> None:
-            spent.append(call)
-            if above is not None:
-                above(call)
 
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
         try:
-            with calls.session(seed=seed, oracle=oracle, on_call=on_call), dspy.track_usage() as tracker:
+            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
