@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.workspace import Checked
-from pdr_dspy.prompts.content import pieces_of
+from pdr_dspy.prompts.content import plain_text
 from pdr_dspy.runtime.atomic_write import Lines, whole_lines
 from pdr_dspy.text import clean
 
@@ -86,7 +86,7 @@ def texts_of(
         id=name,
         repeat=repeat,
         evaluation=evaluation,
-        inputs={field: clipped(_plain(value)) for field, value in inputs.items()},
+        inputs={field: clipped(plain_text(value)) for field, value in inputs.items()},
         solution=clipped(str(given.get("solution") or given.get("reasoning") or "")),
         rounds=tuple(
             RoundTexts(
@@ -114,13 +114,6 @@ def _checked(check: Checked | None) -> Checked | None:
         return None
     told = {name: clipped(getattr(check, name)) for name in ("detail", "feedback")}
     return check.model_copy(update={**told, "failure": None if check.failure is None else clean(check.failure)})
-
-
-def _plain(value: Any) -> str:
-    """A value as a text; an image, or what else has a content of its own, is only named."""
-    return "".join(
-        piece if isinstance(piece, str) else f"[{piece.get('type', 'content')}]" for piece in pieces_of(value)
-    )
 
 
 class Room:
