@@ -10,7 +10,7 @@ has no span of its own; it counts in the figures of its round.
 
 Texts are recorded only where `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for them in spans: `span_only`,
 `span_and_event`, or `true` as earlier conventions have it. Then a request has the messages that were sent and what came
-back, its thought apart; a run its inputs and its solution; and a round the workspaces that were made of it. Messages are
+back, its thought apart; a run its inputs and its solution; a round the workspaces that were made of it. Messages are
 JSON of the conventions' form; what is no text, such as an image, is named and not recorded.
 """
 
