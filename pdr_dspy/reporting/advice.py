@@ -100,8 +100,8 @@ def _on_one(report: Report) -> Advice:
         return Advice("Mend what failed first: no run gave an answer", report.rows[0].error or "")
     if high - low > WIDE:
         return Advice(
-            f"Ask more questions before you rely on this: by {questions}, it may be right on anything from "
-            f"{100 * low:.0f} to {100 * high:.0f}\xa0%",
+            f"Ask more questions before you rely on this: {questions} leave open anything from {100 * low:.0f} to "
+            f"{100 * high:.0f}\xa0%",
             f"{100 * report.score:.1f}\xa0% were right",
         )
     return Advice(

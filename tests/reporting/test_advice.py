@@ -107,7 +107,9 @@ def test_programs_that_share_no_question_are_not_compared() -> None:
 
 
 def test_one_program_is_told_by_how_much_is_open() -> None:
-    assert on_programs([report("a", HALF[:8])]).do.startswith("Ask more questions before you rely on this: by 8")
+    assert on_programs([report("a", HALF[:8])]).do.startswith(
+        "Ask more questions before you rely on this: 8 leave open anything from "
+    )
     assert on_programs([report("a", HALF * 10)]).do == "Expect it to be right on 50\xa0% of such questions"
     failed = Report(rows=(Row(id="a", repeat=0, seed=0, score=0.0, error="no server"),))
     assert on_programs([failed]) == ("Mend what failed first: no run gave an answer", "no server")
