@@ -6,7 +6,8 @@ clustered by question.
 from __future__ import annotations
 
 from pdr_dspy.evaluation.calibration import Judged, acalibrate, calibrate, calibration_of
-from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, fingerprint, ids_of
+from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, ids_of
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired, score_interval

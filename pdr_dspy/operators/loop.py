@@ -106,13 +106,13 @@ async def improve(
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
-    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger) as ended:
+    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
         await run.preflight()
         try:
             outcome = await _rounds(run)
         finally:
             run.close()
-        ended(outcome.stop)
+        ended(outcome.stop, outcome.solution)
     return outcome
 
 
@@ -130,7 +130,7 @@ async def _rounds(run: _Run) -> Outcome:
     workspaces: tuple[Workspace, ...] = ()
     for number, planned in enumerate(schedule.widths, start=1):
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
-        with telemetry.round_(number, width, lambda: run.ledger):
+        with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
             if rounds and not await run.affords(stage):
                 return run.stopped(rounds, Stop.BUDGET)
@@ -155,6 +155,7 @@ async def _rounds(run: _Run) -> Outcome:
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
+            made([workspace.text for workspace in workspaces])
     return run.stopped(rounds, Stop.DONE)
 
 
