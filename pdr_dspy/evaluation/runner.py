@@ -194,6 +194,7 @@ class Runner:
                     DraftRow(
                         answer=answer,
                         score=score,
+                        check=None if draft.check is None else draft.check.value,
                         how=draft.how,
                         unclear={name: clean(text) for name, text in draft.unclear.items()},
                         truncated=draft.truncated,

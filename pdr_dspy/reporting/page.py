@@ -16,7 +16,7 @@ from typing import Any
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
-from pdr_dspy.reporting import advice, evaluation_tables, figures, search_tables
+from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
@@ -148,6 +148,8 @@ def _page(
         looks=[(kind, text, [look for look in looks if look.kind == kind]) for kind, text in _KINDS.items()],
         wrong=sum(row.score < RIGHT for row in focus.rows),
         runs=len(focus.rows),
+        check=check_tables.check_quality(focus),
+        gap=check_tables.gap(focus),
         shown=[evaluation_tables.shown_drafts(focus, number) for number in range(len(flow.rounds))],
         examples=[(text, row, texts[row.id, row.repeat]) for text, row in evaluation_tables.examples(focus, texts)],
         texts=texts,
