@@ -113,7 +113,7 @@ class Runner:
             answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
-                rounds = self.rounds(example, prediction)
+                rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
             else:
                 score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
             ledger = ledger + score.calls if score.calls else ledger
@@ -164,6 +164,23 @@ class Runner:
         return _score(
             await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
         )
+
+    async def scores(
+        self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
+    ) -> dict[str, float] | None:
+        """The scores of a prediction, whose outputs are `answer` as text, and of its drafts, by their outputs as text;
+        None where a verdict costs tokens."""
+        if not getattr(self.verifier, "grades_drafts", False):
+            return None
+        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
+        fresh: dict[str, dspy.Prediction] = {}
+        for round_ in prediction.get("rounds") or ():
+            for draft in round_.drafts:
+                text = _answer(draft.outputs, none=True)
+                if text is not None and text not in known:
+                    fresh.setdefault(text, dspy.Prediction(**draft.outputs))
+        found = await asyncio.gather(*(self.grade(example, outputs) for outputs in fresh.values()))
+        return known | {text: float(one) for text, one in zip(fresh, found, strict=True)}
 
     def verdicts(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
