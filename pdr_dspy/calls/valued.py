@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy
-from dspy.lm15 import TokenLogprob
+from dspy.lm15 import Request, TokenLogprob
 
 from pdr_dspy.calls import dspy_bridge, telemetry
 from pdr_dspy.calls.context import Session, current
@@ -28,8 +28,8 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.text import clean
 
-ALTERNATIVES = 20
-"""Words whose log-probability is asked for at each place; the most that vLLM and OpenAI give unasked."""
+ALTERNATIVES = (20, 5)
+"""Words whose log-probability is asked for at each place: as many as vLLM and OpenAI give, else as others do."""
 
 
 class Valued(NamedTuple):
@@ -121,16 +121,9 @@ async def weigh(
     """
     await identify(lm)  # type: ignore[arg-type]
     job = Prompt(lm, messages, Sampling(cap, 0.0)).job(0)  # type: ignore[arg-type]
-    plain = job.request
-    asking = changed(plain, config=changed(plain.config, logprobs=ALTERNATIVES))
 
     async def exchange() -> _Answer:
-        try:
-            response, reused = await dspy_bridge.send(lm, asking)  # type: ignore[arg-type]
-        except dspy.ContextWindowExceededError:
-            raise
-        except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
-            response, reused = await dspy_bridge.send(lm, plain)  # type: ignore[arg-type]
+        response, reused = await _with_logprobs(lm, job.request)
         text = clean("".join(part.text for part in response.message.parts if part.type == "text"))
         said = response.usage
         usage = Usage(
@@ -151,7 +144,22 @@ async def weigh(
             raise _Unreadable(str(error), answer) from error
 
     place = {"phase": phase, "prompt": job.prompt[:12], "seed": job.seed, "cap": cap}
-    return await _kept(lm, job, address({"weighed": job.key, "alternatives": ALTERNATIVES}), exchange, place)
+    return await _kept(lm, job, address({"weighed": job.key}), exchange, place)
+
+
+async def _with_logprobs(lm: dspy.BaseLM, request: Request) -> dspy_bridge.Sent:
+    """Send a request for as many log-probabilities as the server gives, which may be none."""
+    for alternatives in ALTERNATIVES:
+        try:
+            asking = changed(request, config=changed(request.config, logprobs=alternatives))
+            return await dspy_bridge.send(lm, asking)  # type: ignore[arg-type]
+        except dspy.ContextWindowExceededError:
+            raise
+        except dspy.LMUnsupportedFeatureError:
+            break
+        except dspy.LMInvalidRequestError:
+            continue  # it may be the number
+    return await dspy_bridge.send(lm, request)  # type: ignore[arg-type]
 
 
 async def _kept(

@@ -266,11 +266,20 @@ def test_a_server_without_log_probabilities_gives_the_word(
     assert float(score(JudgeCheck(lm, max_tokens=64), GOOD)) == value
 
 
-def test_a_server_that_refuses_log_probabilities_is_asked_without(server: MockServer, lm: EndpointLM) -> None:
-    server.faults = [(400, {}, {"error": {"message": "logprobs is not supported"}})]
+def test_a_server_that_gives_fewer_log_probabilities_or_none_is_asked_for_those(
+    server: MockServer, lm: EndpointLM
+) -> None:
+    refusal = (400, {}, {"error": {"message": "top_logprobs must be at most 5"}})
+    server.faults = [refusal]
+    assert float(score(JudgeCheck(lm), GOOD)) == pytest.approx(0.75)
+    assert server.requests[-1]["top_logprobs"] == 5
+    server.faults = [refusal, refusal]
     server.reply = lambda body, seed: "Yes"
-    assert float(score(JudgeCheck(lm), GOOD)) == 1.0
+    assert float(score(JudgeCheck(lm), BAD)) == 1.0
     assert "logprobs" not in server.requests[-1]
+    server.faults = [refusal] * 3
+    with pytest.raises(CallError, match="top_logprobs"):
+        score(JudgeCheck(lm, criteria="another"), BAD)
 
 
 @pytest.mark.parametrize("said", ["Maybe", "", "<think>it is", "Nobody knows"])
