@@ -37,6 +37,10 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
+    on_progress: Callable[[Any], None] | None = None
+    """Told where a program is, a `pdr_dspy.operators.Progress` each time, in the thread that runs the calls."""
+    deadline: float | None = None
+    """Of `time.monotonic()`: a program cancels then what it has under way, and answers from what it has."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)
