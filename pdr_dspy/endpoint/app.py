@@ -70,7 +70,7 @@ def app(
         if isinstance(one, (str, Path)):
             one = ProgramFile(local_path(one))
         if isinstance(one, ProgramFile):
-            files.append(one)
+            files.append(one.called(name) if name else one)
         else:
             given[name or "program"] = one
     return Endpoint(Catalogue(given, files), lm or dspy.settings.lm, limits or Limits(), keys)

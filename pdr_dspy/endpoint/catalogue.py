@@ -7,7 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,17 @@ class ProgramFile:
     program: dspy.Module | None = None
     """For signatures with types of the user's."""
     trusted: bool = False
+    given_name: str = ""
+    """Instead of the file's."""
 
     @property
     def name(self) -> str:
         """What its clients call it."""
-        return self.path.stem
+        return self.given_name or self.path.stem
+
+    def called(self, name: str) -> ProgramFile:
+        """The same under another name."""
+        return replace(self, given_name=name)
 
     @property
     def stamp(self) -> tuple[int, int, int] | None:
