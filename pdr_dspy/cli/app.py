@@ -496,7 +496,9 @@ def serve(
     drain: Annotated[
         float | None, typer.Option("--drain", min=1, help="Seconds that requests may take after SIGTERM; 120.")
     ] = None,
-    certificate: Annotated[Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
+    ] = None,
     private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Write inputs and answers to the log.")] = False,
     quiet: Quiet = False,

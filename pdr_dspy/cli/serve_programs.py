@@ -42,8 +42,8 @@ def serve(
     known = Keys.read(keys)
     if not known and not is_loopback(host) and not without_keys:
         raise ConfigError(
-            f"`--host {host}` lets other machines in, and there are no keys: give `--keys FILE` or PDR_SERVE_KEYS, or say "
-            "`--without-keys`"
+            f"`--host {host}` lets other machines in, and there are no keys: give `--keys FILE` or PDR_SERVE_KEYS, or "
+            "say `--without-keys`"
         )
     given = {name: value for name, value in limits.items() if value is not None}
     if is_loopback(host) and not known:

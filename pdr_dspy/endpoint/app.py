@@ -203,7 +203,9 @@ class Endpoint:
 
     async def _health(self, asked: _Asked) -> Response:
         told = {"status": "ok", "running": self.admission.running, "queued": self.admission.queued}
-        return JSONResponse(told | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {}))
+        return JSONResponse(
+            told | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
+        )
 
     async def _metrics(self, asked: _Asked) -> Response:
         self.metrics.reloads.set(self.catalogue.reloads)
@@ -270,14 +272,18 @@ class Endpoint:
         served = self.catalogue.get(name)
         if served is None:
             names = ", ".join(one.name for one in self.catalogue)
-            raise Refused(404, f"there is no model {name[:80]!r}; there are {names}", code="model_not_found", param="model")
+            raise Refused(
+                404, f"there is no model {name[:80]!r}; there are {names}", code="model_not_found", param="model"
+            )
         asked.model = served.name
         if effort is None:
             return served
         points = self.catalogue.points(served.base)
         if not points:
             why = "it was saved without a front, so there is nothing to choose from; leave it out"
-            raise wrong(f"`reasoning_effort` has no meaning for {served.name!r}: {why}", "reasoning_effort", "unsupported")
+            raise wrong(
+                f"`reasoning_effort` has no meaning for {served.name!r}: {why}", "reasoning_effort", "unsupported"
+            )
         if effort not in EFFORTS or EFFORTS[effort] not in points:
             known = [name for name, point in EFFORTS.items() if point in points]
             raise wrong(f"`reasoning_effort={effort[:40]!r}` is none of {', '.join(known)}", "reasoning_effort")
@@ -362,11 +368,11 @@ class Endpoint:
         self, asked: _Asked, plan: Plan, inputs: Mapping[str, Any], index: int, tell: Callable[[Progress], None]
     ) -> Answer:
         """One run, once there is a place for it."""
+        waiting = asyncio.timeout(plan.deadline - time.monotonic())
         try:
-            async with asyncio.timeout(plan.deadline - time.monotonic()) as waiting:
-                async with self.admission.place(asked.client):
-                    waiting.reschedule(None)
-                    answer = await run(plan, inputs, index, self.lm, self.in_flight, tell)
+            async with waiting, self.admission.place(asked.client):
+                waiting.reschedule(None)
+                answer = await run(plan, inputs, index, self.lm, self.in_flight, tell)
         except TimeoutError:
             if not waiting.expired():
                 raise
@@ -379,7 +385,9 @@ class Endpoint:
             raise
         self.metrics.ran(asked.model, answer)
         spent = answer.facts
-        asked.note += f" stop={answer.stop!s} rounds={answer.rounds} calls={spent['calls']}".replace("fell back", "fell_back")
+        asked.note += f" stop={answer.stop!s} rounds={answer.rounds} calls={spent['calls']}".replace(
+            "fell back", "fell_back"
+        )
         asked.note += f" B_seq={spent['B_seq']} B_total={spent['B_total']}"
         asked.note = asked.note.strip()
         return answer
@@ -472,7 +480,9 @@ async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-async def _kept_alive(events: AsyncGenerator[tuple[int, T], None], seconds: float) -> AsyncGenerator[tuple[int, T | None], None]:
+async def _kept_alive(
+    events: AsyncGenerator[tuple[int, T], None], seconds: float
+) -> AsyncGenerator[tuple[int, T | None], None]:
     """The same, and (0, None) whenever there was nothing for so long."""
     async with aclosing(events):
         coming: asyncio.Future[tuple[int, T]] | None = None

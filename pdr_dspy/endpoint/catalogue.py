@@ -94,8 +94,8 @@ def served(name: str, program: Any, *, point: str = "", version: str = "") -> Se
     """A program that can be served. Raises ConfigError for one that cannot."""
     if not isinstance(program, Operator):
         raise ConfigError(
-            f"`app({name!r}: {type(program).__name__}())` is no operator, so that no budget could hold for it; serve the "
-            "LongCoT, SR or PDR inside it"
+            f"`app({name!r}: {type(program).__name__}())` is no operator, so that no budget could hold for it; serve "
+            "the LongCoT, SR or PDR inside it"
         )
     if not name or not name.isprintable() or "/" in name:
         raise ConfigError(f"`app({name!r}: ...)`: a name has printable characters and no slash")
@@ -168,4 +168,3 @@ class Catalogue:
                     raise ConfigError(f"two programs are called {name!r}; rename a file")
                 names[name] = program
         return names
-

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import dspy
 import orjson
@@ -143,6 +144,8 @@ def checked(task: type[dspy.Signature], raw: Mapping[str, Any], param: str) -> d
         kinds = set(_kinds(fields[name].annotation))
         if dspy.Image in kinds and (far := next((text for text in _strings(value) if not _is_data(text)), None)):
             raise wrong(f"`{name}`: images come as data URLs (data:image/...), not as {far[:40]!r}", param)
+        if dspy.Image in kinds:
+            value = _pictures(value)
         try:
             values[name] = adapter_of(fields[name]).validate_python(value)
         except ValidationError as error:
@@ -153,7 +156,9 @@ def checked(task: type[dspy.Signature], raw: Mapping[str, Any], param: str) -> d
             raise wrong(f"`{name}` cannot be read: {type(error).__name__}", param) from None
     missing = [name for name in needed_inputs(task) if name not in values]
     if missing:
-        raise wrong(f"the input {missing[0]!r} is missing; the program takes {', '.join(fields)}", param, "missing_input")
+        raise wrong(
+            f"the input {missing[0]!r} is missing; the program takes {', '.join(fields)}", param, "missing_input"
+        )
     return values
 
 
@@ -172,12 +177,12 @@ def _texts(task: type[dspy.Signature], names: Sequence[str], texts: Sequence[str
     if len(names) == 1:
         if not texts:
             return {}
-        return {names[0]: _value(task.input_fields[names[0]].annotation, together)}
+        return {names[0]: _value(task.input_fields[names[0]], together)}
     data = _json(together)
     if isinstance(data, dict):
         return data
     found = _named(names, together)
-    return {name: _value(task.input_fields[name].annotation, text) for name, text in found.items()}
+    return {name: _value(task.input_fields[name], text) for name, text in found.items()}
 
 
 def _named(names: Sequence[str], text: str) -> dict[str, str]:
@@ -201,12 +206,23 @@ def _named(names: Sequence[str], text: str) -> dict[str, str]:
     return found
 
 
-def _value(kind: Any, text: str) -> Any:
-    """A text as data for a field: as it stands where that is a text, else as JSON where it is some."""
-    if str in set(_kinds(kind)):
+def _value(field: Any, text: str) -> Any:
+    """A text as data for a field: as it stands where that is a text, else as JSON where that fits."""
+    kind = field.annotation
+    if kind is str or (get_origin(kind) in (Union, UnionType) and str in get_args(kind)):
         return text
-    data = _json(text)
-    return text.strip() if data is None else data
+    data, bare = _json(text), text.strip()
+    return next(
+        (each for each in (data, bare) if each is not None and _fits(field, each)), data if data is not None else bare
+    )
+
+
+def _fits(field: Any, value: Any) -> bool:
+    try:
+        adapter_of(field).validate_python(value)
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return True
 
 
 def _json(text: str) -> Any:
@@ -272,7 +288,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
 
 
 def _takes_list(annotation: Any) -> bool:
-    return annotation is list or getattr(annotation, "__origin__", None) is list
+    return annotation is list or get_origin(annotation) is list
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -284,6 +300,13 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Sequence):
         for inner in value:
             yield from _strings(inner)
+
+
+def _pictures(value: Any) -> Any:
+    """Data URLs in the form in which DSPy takes an image as data."""
+    if isinstance(value, str):
+        return {"url": value}
+    return [_pictures(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _is_data(text: str) -> bool:

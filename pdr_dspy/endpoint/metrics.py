@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from pdr_dspy.endpoint.admission import Admission
@@ -18,7 +20,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
+        kept: Any = {"registry": self.registry}
         self.requests = Counter("pdr_requests", "Requests by what they got", ["route", "model", "status"], **kept)
         self.refusals = Counter("pdr_refusals", "Requests that got an error, by its code", ["code"], **kept)
         self.stops = Counter("pdr_runs", "Runs of programs by how they ended", ["model", "stop"], **kept)

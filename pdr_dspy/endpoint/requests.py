@@ -147,7 +147,9 @@ def read_chat(data: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
     ignored = [name for name in IGNORED if data.get(name) is not None]
     for name, why in REFUSED.items():
         value = data.get(name)
-        harmless = value in (None, False, [], 0) or (name in ("tool_choice", "function_call") and value in ("none", "auto"))
+        harmless = value in (None, False, [], 0) or (
+            name in ("tool_choice", "function_call") and value in ("none", "auto")
+        )
         if not harmless:
             raise wrong(why, name, "unsupported")
     dropped = {*IGNORED, *REFUSED}
@@ -209,7 +211,9 @@ def plan(
     if total is not None:
         total //= n
         if total < 1:
-            raise wrong(f"`budget_total={options.budget_total}` is below one token for each of {n} choices", "pdr.budget_total")
+            raise wrong(
+                f"`budget_total={options.budget_total}` is below one token for each of {n} choices", "pdr.budget_total"
+            )
     seconds = min(options.deadline or limits.seconds, limits.seconds)
     asked = options.seed if options.seed is not None else seed
     return Plan(
@@ -229,9 +233,9 @@ def _least(asked: int | None, limit: int | None) -> int | None:
 def _changed(program: Operator, changes: ScheduleChanges, limits: Limits) -> Operator:
     given = changes.model_dump(exclude_none=True)
     distiller = given.get("distiller")
-    if distiller is not None and distiller != program.schedule.distiller:
-        if distiller not in DISTILLERS or DISTILLERS.origin(distiller) is not None or distiller.startswith("oracle"):
-            raise wrong(f"`distiller={distiller[:40]!r}` is none of the library's own", "pdr.schedule.distiller")
+    foreign = distiller not in DISTILLERS or DISTILLERS.origin(distiller or "") is not None
+    if distiller not in (None, program.schedule.distiller) and (foreign or distiller.startswith("oracle")):
+        raise wrong(f"`distiller={distiller[:40]!r}` is none of the library's own", "pdr.schedule.distiller")
     if "widths" in given:
         given["widths"] = tuple(given["widths"])
     try:
@@ -242,9 +246,13 @@ def _changed(program: Operator, changes: ScheduleChanges, limits: Limits) -> Ope
     caps = ("kappa", "draft_tokens", "refine_tokens", "distill_tokens", "thinking_tokens")
     above = [name for name in caps if name in given and given[name] > limits.call_tokens]
     if above:
-        raise wrong(f"`{above[0]}={given[above[0]]}` is above this server's {limits.call_tokens}", f"pdr.schedule.{above[0]}")
+        raise wrong(
+            f"`{above[0]}={given[above[0]]}` is above this server's {limits.call_tokens}", f"pdr.schedule.{above[0]}"
+        )
     if schedule.calls > max(limits.calls, program.schedule.calls):
-        raise wrong(f"the schedule makes {schedule.calls} calls; this server allows {limits.calls}", "pdr.schedule.widths")
+        raise wrong(
+            f"the schedule makes {schedule.calls} calls; this server allows {limits.calls}", "pdr.schedule.widths"
+        )
     return changed
 
 

@@ -67,9 +67,7 @@ def serve(
     server.run(sockets=[listener])
 
 
-def make(
-    app: ASGIApp, limits: Limits, *, certificate: str | None = None, private_key: str | None = None
-) -> _Server:
+def make(app: ASGIApp, limits: Limits, *, certificate: str | None = None, private_key: str | None = None) -> _Server:
     """The server of an application, for those who run it on a loop of their own."""
 
     class Protocol(_Protocol):

@@ -42,9 +42,7 @@ class Cost:
         }
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.prompt + other.prompt, self.completion + other.completion, self.reasoning + other.reasoning
-        )
+        return Cost(self.prompt + other.prompt, self.completion + other.completion, self.reasoning + other.reasoning)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,12 @@ async def _rounds(run: _Run) -> Outcome:
     """The rounds, until the session's deadline."""
     rounds: list[Round] = []
     deadline = calls.current().deadline
-    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise DeadlinePassed("the deadline passed before the first round was begun", run.ledger)
+    clock = asyncio.timeout(left)
     try:
-        async with asyncio.timeout(left) as clock:
+        async with clock:
             return await _made(run, rounds)
     except TimeoutError:
         if not clock.expired():

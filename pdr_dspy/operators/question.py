@@ -132,7 +132,7 @@ class Question:
         return max(self.context - prompt - self.sampling(role).cap, 0)
 
     async def check_context(self) -> None:
-        """Raise PromptTooLong when caps, kappa and prompt do not fit the model's context, where its server says that."""
+        """Raise PromptTooLong when caps, kappa and prompt do not fit the context, where the server tells it."""
         if self.context is None:
             return
         roles = [role for role in self.predictors if role is not Role.CRITIQUE]

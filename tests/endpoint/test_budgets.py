@@ -22,7 +22,7 @@ Start = Callable[..., EndpointServer]
 QUESTION: Any = [{"role": "user", "content": "What is 41 + 1?"}]
 
 
-def ask(server: EndpointServer, model: str = "solver", *, stream: bool = False, **options: Any) -> Any:
+def ask(server: EndpointServer, model: Any = "solver", *, stream: Any = False, **options: Any) -> Any:
     """The body of the answer; of a stream its last chunk, with the content of all."""
     pdr_options = options.pop("pdr", None)
     body = {"pdr": pdr_options} if pdr_options is not None else {}
@@ -127,9 +127,7 @@ def test_drafts_without_an_answer_are_an_error_that_says_what_was_spent(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_server_that_fails_is_a_502_without_its_address(
-    start: Start, model: MockServer, stream: bool
-) -> None:
+def test_a_model_server_that_fails_is_a_502_without_its_address(start: Start, model: MockServer, stream: bool) -> None:
     server = start({"one": LongCoT("question -> answer: int", draft_tokens=64)})
     model.faults += [(400, {}, {"error": {"message": "secret words of the prompt"}})] * 2
     with pytest.raises(openai.APIError) as raised:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from pdr_dspy import LongCoT, SelfConsistency
-from tests.endpoint.conftest import one_more, pdr
+from tests.endpoint.conftest import one_more
 from tests.support.endpoint_server import EndpointServer
 from tests.support.mock_server import MockServer
 
@@ -88,9 +88,7 @@ def test_without_being_asked_usage_comes_with_the_last_piece(start: Start) -> No
 def test_progress_is_told_in_the_field_that_is_wanted(start: Start, field: str) -> None:
     options = {"pdr": {"reasoning": field}}
     with client(start()) as asked:
-        chunks = list(
-            asked.chat.completions.create(model="solver", messages=QUESTION, stream=True, extra_body=options)
-        )
+        chunks = list(asked.chat.completions.create(model="solver", messages=QUESTION, stream=True, extra_body=options))
         whole = asked.chat.completions.create(model="solver", messages=QUESTION, extra_body=options)
     told = {key for chunk in chunks for key in chunk.choices[0].delta.to_dict()} - {"content", "role"}
     assert told == ({field} - {"none"})
@@ -134,7 +132,7 @@ class Place(BaseModel):
 
 def test_several_outputs_are_a_json_object(start: Start, model: MockServer) -> None:
     model.reply = lambda body, seed: 'There.\nPlace: {"row": 3, "name": "a"}\nSure: yes'
-    task = dspy.Signature("question -> place: Place, sure: bool", custom_types={"Place": Place})
+    task: Any = dspy.Signature("question -> place: Place, sure: bool", custom_types={"Place": Place})  # type: ignore[call-arg]
     with client(start({"finder": LongCoT(task, draft_tokens=64)})) as asked:
         done = asked.chat.completions.create(model="finder", messages=QUESTION)
     assert json.loads(done.choices[0].message.content or "") == {"place": {"row": 3, "name": "a"}, "sure": True}
@@ -142,9 +140,7 @@ def test_several_outputs_are_a_json_object(start: Start, model: MockServer) -> N
 
 def test_json_object_is_the_outputs_by_name(start: Start) -> None:
     with client(start()) as asked:
-        done = asked.chat.completions.create(
-            model="solver", messages=QUESTION, response_format={"type": "json_object"}
-        )
+        done = asked.chat.completions.create(model="solver", messages=QUESTION, response_format={"type": "json_object"})
     assert done.choices[0].message.content == '{"answer":42}'
 
 

@@ -1,7 +1,7 @@
 """An application of programs behind a real socket, in a thread of its own.
 
-    with EndpointServer(pdr_dspy.app(program, lm=lm)) as server:
-        openai.OpenAI(base_url=server.api_base, api_key="none")
+with EndpointServer(pdr_dspy.app(program, lm=lm)) as server:
+    openai.OpenAI(base_url=server.api_base, api_key="none")
 """
 
 from __future__ import annotations
