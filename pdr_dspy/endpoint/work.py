@@ -206,7 +206,7 @@ def progress_text(progress: Progress, fields: Sequence[str]) -> str:
         most = max(votes.values(), key=len)
         answer = ", ".join(str(most[0].outputs[name]) for name in fields)
         short = " ".join(answer.split())
-        line += f"; {len(most)} say {short if len(short) <= 120 else short[:119] + '…'}"
+        line += f"; {len(most)} of {len(usable)} for {short if len(short) <= 120 else short[:119] + '…'}"
     scores = [draft.score for draft in progress.drafts if draft.score is not None]
     return line + (f"; best check {max(scores):.2f} of 1\n" if scores else "\n")
 

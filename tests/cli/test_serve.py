@@ -121,9 +121,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_asked(
     assert why in done.stderr
 
 
-def test_two_programs_of_one_name_are_refused(
-    invoke: Callable[..., Result], model: MockServer, tmp_path: Path
-) -> None:
+def test_two_programs_of_one_name_are_refused(invoke: Callable[..., Result], model: MockServer, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     saved = [save(pdr(), folder / "best.json") for folder in (tmp_path, tmp_path / "other")]
     done = invoke(*saved, "--api-base", model.api_base)
