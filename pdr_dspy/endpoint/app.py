@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pdr_dspy.endpoint import requests, schema
 from pdr_dspy.endpoint.admission import Admission
 from pdr_dspy.endpoint.answers import DONE, Writer, event, facts_of, usage_of
-from pdr_dspy.endpoint.catalogue import EFFORTS, Catalogue, ProgramFile, Served
+from pdr_dspy.endpoint.catalogue import Catalogue, ProgramFile, Served
 from pdr_dspy.endpoint.errors import ClientGone, Refused, wrong
 from pdr_dspy.endpoint.keys import Keys
 from pdr_dspy.endpoint.limits import Limits
@@ -278,16 +278,14 @@ class Endpoint:
         asked.model = served.name
         if effort is None:
             return served
-        points = self.catalogue.points(served.base)
-        if not points:
-            why = "it was saved without a front, so there is nothing to choose from; leave it out"
-            raise wrong(
-                f"`reasoning_effort` has no meaning for {served.name!r}: {why}", "reasoning_effort", "unsupported"
-            )
-        if effort not in EFFORTS or EFFORTS[effort] not in points:
-            known = [name for name, point in EFFORTS.items() if point in points]
-            raise wrong(f"`reasoning_effort={effort[:40]!r}` is none of {', '.join(known)}", "reasoning_effort")
-        chosen = points[EFFORTS[effort]]
+        efforts = self.catalogue.efforts(served.base)
+        if not efforts:
+            why = f"{served.name!r} was saved without a front; leave `reasoning_effort` out"
+            raise wrong(why, "reasoning_effort", "unsupported")
+        if effort not in efforts:
+            why = f"`reasoning_effort={effort[:40]!r}` is none of {', '.join(efforts)}"
+            raise wrong(why, "reasoning_effort")
+        chosen = efforts[effort]
         asked.model = chosen.name
         return chosen
 

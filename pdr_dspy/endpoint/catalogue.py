@@ -137,6 +137,11 @@ class Catalogue:
         """The points of a program's front by their own names."""
         return {each.point: each for each in self._names.values() if each.point and each.base == base}
 
+    def efforts(self, base: str) -> dict[str, Served]:
+        """What each `reasoning_effort` means for a program: a point of its front, where it has that one."""
+        points = self.points(base)
+        return {effort: points[point] for effort, point in EFFORTS.items() if point in points}
+
     async def refresh(self) -> None:
         """Read files again that have changed. What cannot be served is told in the log, and the old one stays."""
         if not any(file.stamp != stamp for file, stamp in zip(self._files, self._stamps, strict=True)):

@@ -8,7 +8,7 @@ import time
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pdr_dspy.calls import Budget
 from pdr_dspy.endpoint.errors import wrong
@@ -16,8 +16,15 @@ from pdr_dspy.endpoint.limits import Limits
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import DISTILLERS, Operator, Schedule
 
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 7.0 is the whole number 7, as far as a float is exact."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+    return int(value) if exact else value
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 
 IGNORED = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "top_k", "min_p"),
@@ -77,7 +84,7 @@ class ScheduleChanges(_Strict):
     draft_tokens: Count | None = None
     refine_tokens: Count | None = None
     distill_tokens: Count | None = None
-    thinking_tokens: Annotated[int, Field(ge=0)] | None = None
+    thinking_tokens: Annotated[int, Field(ge=0), BeforeValidator(_whole)] | None = None
     temperature: float | None = None
     distill_temperature: float | None = None
     top_p: float | None = None

@@ -8,7 +8,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, TypeAdapter
 
-from pdr_dspy.endpoint.catalogue import Served
+from pdr_dspy.endpoint.catalogue import Catalogue, Served
 from pdr_dspy.endpoint.messages import adapter_of, described
 from pdr_dspy.endpoint.requests import IGNORED, ChatRequest, Options
 from pdr_dspy.prompts.roles import needed_inputs
@@ -43,10 +43,11 @@ STATUSES = {
 }
 
 
-def document(programs: Iterable[Served], version: str) -> dict[str, Any]:
+def document(catalogue: Catalogue, version: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     schemas: dict[str, Any] = {"Error": ERROR}
     chat = _model(ChatRequest, schemas)
+    chat["properties"]["model"] = {"enum": [served.name for served in catalogue]}
     chat["properties"] |= {name: {"description": "taken and without an effect"} for name in IGNORED}
     schemas["ChatRequest"] = chat
     schemas["Options"] = _model(Options, schemas)
@@ -61,12 +62,12 @@ def document(programs: Iterable[Served], version: str) -> dict[str, Any]:
             }
         },
     }
-    for served in programs:
+    for served in catalogue:
         paths[f"/v1/programs/{served.name}"] = {
             "post": {
                 "summary": served.program.task.instructions.strip().partition("\n")[0],
                 "operationId": f"run {served.name}",
-                "requestBody": _body(request_schema(served, schemas)),
+                "requestBody": _body(request_schema(served, catalogue.efforts(served.base), schemas)),
                 "responses": _responses(_json("the outputs", answer_schema(served, schemas))),
             }
         }
@@ -79,8 +80,8 @@ def document(programs: Iterable[Served], version: str) -> dict[str, Any]:
     }
 
 
-def request_schema(served: Served, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The body of `/v1/programs/{name}`; definitions go into `schemas`."""
+def request_schema(served: Served, efforts: Iterable[str], schemas: dict[str, Any]) -> dict[str, Any]:
+    """The body of `/v1/programs/{name}`; definitions go into `schemas`. `efforts` are those that its front has."""
     task = served.program.task
     inputs = {name: _field(field, schemas) for name, field in task.input_fields.items()}
     required = list(needed_inputs(task))
@@ -89,9 +90,9 @@ def request_schema(served: Served, schemas: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "inputs": shape,
-            "pdr": {"$ref": "#/components/schemas/Options"},
-            "reasoning_effort": {"type": "string"},
-            "max_completion_tokens": {"type": "integer", "minimum": 1},
+            "pdr": {"anyOf": [{"$ref": "#/components/schemas/Options"}, {"type": "null"}]},
+            "reasoning_effort": {"enum": [*efforts, None]},
+            "max_completion_tokens": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
         },
         "required": ["inputs"],
         "additionalProperties": False,

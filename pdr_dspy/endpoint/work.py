@@ -116,7 +116,7 @@ async def run(
         try:
             prediction = await plan.program.acall(**inputs, budget=plan.budget, seed=seed)
         except BudgetTooSmall as error:
-            raise wrong(str(error), "pdr.budget_total", "budget_too_small") from error
+            raise wrong(str(error), "pdr", "budget_too_small") from error
         except PromptTooLong as error:
             raise wrong(str(error), "messages", "context_length_exceeded") from error
         except RoundFailed as error:

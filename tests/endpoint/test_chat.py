@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.request
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,13 @@ import dspy
 import openai
 import pytest
 from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
-from pdr_dspy import LongCoT, SelfConsistency
-from tests.endpoint.conftest import one_more
+import pdr_dspy
+from pdr_dspy import LongCoT, SelfConsistency, connect
+from pdr_dspy.endpoint import Limits
+from tests.endpoint.conftest import one_more, pdr
 from tests.support.endpoint_server import EndpointServer
 from tests.support.mock_server import MockServer
 
@@ -157,6 +162,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"n": True}, "n", "invalid_value"),
     ({"max_completion_tokens": 0}, "max_completion_tokens", "invalid_value"),
     ({"seed": 2**64}, "seed", "invalid_value"),
+    ({"seed": -(2**63) - 1}, "seed", "invalid_value"),
+    ({"seed": 1.5}, "seed", "invalid_value"),
+    ({"n": "2"}, "n", "invalid_value"),
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "invalid_value"),
     ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "invalid_value"),
@@ -194,6 +202,7 @@ HARMLESS: list[dict[str, Any]] = [
     {"tools": [], "tool_choice": "none", "logprobs": False},
     {"temperature": 0.3, "top_p": 0.9, "frequency_penalty": 0.1, "presence_penalty": 0.0, "logit_bias": {}},
     {"user": "someone", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
+    {"n": 1.0, "seed": 7.0, "max_completion_tokens": 64.0},
     {"response_format": {"type": "text"}, "n": 1, "stop": None, "stream": False, "modalities": ["text"]},
 ]
 
@@ -268,7 +277,10 @@ def test_programs_answer_typed_json(start: Start) -> None:
     with urllib.request.urlopen(f"{server.url}/openapi.json") as answer:
         document = json.load(answer)
     shape = document["paths"]["/v1/programs/solver"]["post"]
-    inputs = shape["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
+    body = shape["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    assert body["reasoning_effort"] == {"enum": [None]}
+    assert document["components"]["schemas"]["ChatRequest"]["properties"]["model"] == {"enum": ["solver"]}
+    inputs = body["inputs"]
     assert inputs["properties"] == {"question": {"type": "string"}}
     assert inputs["required"] == ["question"]
     outputs = shape["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["outputs"]
@@ -295,6 +307,42 @@ def test_metrics_count_what_was_done(start: Start, model: MockServer) -> None:
         "pdr_queued 0.0",
     ):
         assert line in figures.splitlines()
+
+
+def test_it_can_be_mounted_in_another_application(model: MockServer) -> None:
+    lm = connect("mock", model.api_base)
+    inner = pdr_dspy.app({"solver": pdr()}, lm=lm)
+    with EndpointServer(Starlette(routes=[Mount("/math", inner)])) as server:
+        asked = openai.OpenAI(base_url=f"{server.url}/math/v1", api_key="none")
+        done = asked.chat.completions.create(model="solver", messages=QUESTION)
+        assert done.choices[0].message.content == "42"
+        chunks = list(asked.chat.completions.create(model="solver", messages=QUESTION, stream=True))
+        asked.close()
+    assert chunks[-1].usage is not None
+    lm.close()
+
+
+def test_the_model_may_be_the_one_that_dspy_has(model: MockServer) -> None:
+    lm = connect("mock", model.api_base)
+    with dspy.context(lm=lm):
+        app = pdr_dspy.app(pdr())
+    with EndpointServer(app) as server, client(server) as asked:
+        done = asked.chat.completions.create(model="program", messages=QUESTION)
+    assert done.choices[0].message.content == "42"
+    lm.close()
+
+
+def test_a_comment_keeps_a_stream_open_that_has_nothing_to_say(start: Start, model: MockServer) -> None:
+    model.gate = threading.Event()
+    server = start(limits=Limits(keepalive_seconds=0.02))
+    body = json.dumps({"model": "solver", "messages": QUESTION, "stream": True}).encode()
+    request = urllib.request.Request(f"{server.api_base}/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        lines = [answer.readline() for _ in range(6)]
+        model.gate.set()
+        lines += answer.readlines()
+    assert lines.count(b": still at work\n") >= 1
+    assert lines[-2] == b"data: [DONE]\n"
 
 
 def test_one_draft_alone_is_served_too(start: Start) -> None:
