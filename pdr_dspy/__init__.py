@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         preset,
     )
     from pdr_dspy.operators.loop import Stop
-    from pdr_dspy.search import PDROptimizer, Space
+    from pdr_dspy.search import PDROptimizer, Space, axis
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier, as_verifier, verifier
 
@@ -55,7 +55,7 @@ _HOME = {
         *("PDR", "SR", "BestOfN", "LongCoT", "SelfConsistency", "Operator", "Schedule", "preset"),
         *("Distilled", "Distiller", "DistillerInput", "Draft", "Stop", "Workspace", "distiller"),
     ),
-    "search": ("PDROptimizer", "Space"),
+    "search": ("PDROptimizer", "Space", "axis"),
     "serving": ("connect",),
     "verifiers": ("Score", "Verifier", "as_verifier", "verifier"),
 }
@@ -91,6 +91,7 @@ __all__ = [
     "aevaluate",
     "app",
     "as_verifier",
+    "axis",
     "connect",
     "dataset",
     "datasets",

@@ -98,7 +98,7 @@ def hidden_tests(packed: str) -> list[dict[str, Any]]:
         plain = unpacking.decompress(base64.b64decode(packed), _MOST)
         if unpacking.unconsumed_tail:
             raise DataError(f"the hidden tests have more than {_MOST:,} bytes")
-        texts = [argument for step, argument, _ in pickletools.genops(plain) if "UNICODE" in step.name]
+        texts = [str(argument) for step, argument, _ in pickletools.genops(plain) if "UNICODE" in step.name]
         return json.loads(texts[0])
     except (ValueError, zlib.error, IndexError) as error:
         raise DataError(f"the hidden tests cannot be read: {type(error).__name__}: {error}") from error

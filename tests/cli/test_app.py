@@ -433,8 +433,8 @@ def test_optimize_within_axes_and_with_proposed_instructions(
     assert "a model writes 2 instructions each for draft, refine" in done.stderr
     assert "trials:  optuna-dashboard shared/study.journal" in done.stderr
     facts = json.loads((folder / "out" / "search.json").read_text())
-    assert facts["config"]["space"]["widths"] == [2, 5]
-    assert facts["config"]["finalists"] == 1
+    assert facts["config"]["settings"]["space"]["widths"] == [2, 5]
+    assert facts["config"]["settings"]["final"]["programs"] == 1
     assert len(facts["proposals"]["proposals"]) >= 2
     assert {tuple(trial["schedule"]["widths"][:-1]) for trial in facts["trials"][1:]} <= {(), (2,), (5,)}
     assert any(trial["instructions"] for trial in facts["trials"])

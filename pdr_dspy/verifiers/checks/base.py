@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.event_loop import run as run_async
@@ -115,7 +115,7 @@ class RewardCheck(Checking):
         feedback = None
         if isinstance(found, dspy.Prediction):
             feedback, found = found.get("feedback"), found.get("score")
-        value = float(found)
+        value = float(cast(Any, found))  # of a prediction without a score it raises
         if not self.low <= value <= self.high:
             name = getattr(self.function, "__name__", "the reward function")
             raise ValueError(
