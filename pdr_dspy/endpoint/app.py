@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import secrets
 import time
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import dspy
 from starlette.applications import Starlette
@@ -21,22 +18,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pdr_dspy.endpoint import requests, schema
 from pdr_dspy.endpoint.admission import Admission
-from pdr_dspy.endpoint.answers import DONE, Writer, event, facts_of, usage_of
+from pdr_dspy.endpoint.answers import Writer, facts_of, usage_of
 from pdr_dspy.endpoint.catalogue import Catalogue, ProgramFile, Served
 from pdr_dspy.endpoint.errors import ClientGone, Refused, wrong
+from pdr_dspy.endpoint.journal import Asked, Journal
 from pdr_dspy.endpoint.keys import Keys
 from pdr_dspy.endpoint.limits import Limits
 from pdr_dspy.endpoint.messages import checked, inputs_of
 from pdr_dspy.endpoint.metrics import Metrics
 from pdr_dspy.endpoint.requests import Plan
+from pdr_dspy.endpoint.streaming import News, Stream, while_there
 from pdr_dspy.endpoint.work import Answer, progress_text, run
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator, Progress
 from pdr_dspy.prompts.content import json_data
 from pdr_dspy.runtime.atomic_write import local_path
 
-log = logging.getLogger("pdr_dspy.endpoint")
-T = TypeVar("T")
 Programs = Operator | str | Path | ProgramFile | Mapping[str, Any] | Sequence[str | Path | ProgramFile]
 
 
@@ -98,6 +95,7 @@ class Endpoint:
         self.in_flight = None if limits.in_flight is None else asyncio.Semaphore(limits.in_flight)
         self.metrics = Metrics()
         self.metrics.follow(self.admission)
+        self.journal = Journal(self.metrics, texts=limits.log_texts)
         self._routes = Starlette(
             routes=[
                 self._route("/health", self._health, open_to_all=True),
@@ -119,35 +117,33 @@ class Endpoint:
     def _route(
         self,
         path: str,
-        handle: Callable[[_Asked], Awaitable[Response]],
+        handle: Callable[[Asked], Awaitable[Response]],
         *,
         method: str = "GET",
         open_to_all: bool = False,
     ) -> Route:
         async def endpoint(request: Request) -> Response:
-            asked = _Asked(request, path)
+            asked = Asked(request, path)
             try:
                 self._let_in(asked, open_to_all)
                 await self.catalogue.refresh()
                 response = await handle(asked)
             except Refused as refused:
-                response = self._refused(asked, refused)
+                response = self.journal.refused(asked, refused)
             except (ClientGone, ClientDisconnect):
-                self.metrics.gone.labels(asked.model).inc()
-                asked.status = 499
+                self.journal.gone(asked)
                 response = Response(status_code=499)  # nobody reads it
             except Exception as error:
-                self._tell_fault(asked, error)
-                response = self._refused(asked, Refused(500, "a fault of this server; see its log", code="internal"))
-            if not isinstance(response, _Stream):
+                response = self.journal.fault(asked, error)
+            if not isinstance(response, Stream):
                 asked.status = response.status_code if asked.status == 0 else asked.status
-                self._done(asked)
+                self.journal.done(asked)
             response.headers["x-request-id"] = asked.id
             return response
 
         return Route(path, endpoint, methods=[method])
 
-    def _let_in(self, asked: _Asked, open_to_all: bool) -> None:
+    def _let_in(self, asked: Asked, open_to_all: bool) -> None:
         """Who asks. Raises Refused for a wrong host or key."""
         headers = asked.request.headers
         if self.limits.hosts:
@@ -164,66 +160,31 @@ class Endpoint:
                 raise Refused(401, "the key is missing or wrong", code="invalid_api_key", headers=_BEARER)
             asked.client = found
 
-    def _refused(self, asked: _Asked, refused: Refused) -> Response:
-        self.metrics.refusals.labels(refused.code).inc()
-        asked.note = refused.code
-        if self.limits.log_texts:
-            cause = f" ({refused.__cause__})" if refused.__cause__ is not None else ""
-            asked.note += f": {refused}{cause}"
-        return JSONResponse(refused.body, refused.status, refused.headers)
-
-    def _done(self, asked: _Asked) -> None:
-        """The line of a request in the log, and its count. No text of a client's stands there unless that is wanted."""
-        self.metrics.requests.labels(asked.route, asked.model, str(asked.status)).inc()
-        level = logging.DEBUG if asked.request.method == "GET" else logging.INFO
-        seconds = time.monotonic() - asked.started
-        log.log(
-            level,
-            "%s %s %s model=%s client=%s status=%d seconds=%.3f%s",
-            asked.id,
-            asked.request.method,
-            asked.route,
-            asked.model or "-",
-            asked.client,
-            asked.status,
-            seconds,
-            f" {asked.note}" if asked.note else "",
-        )
-
-    def _tell_fault(self, asked: _Asked, error: BaseException) -> None:
-        """A fault of ours, without its message: that may hold what a client wrote."""
-        if self.limits.log_texts:
-            log.error("%s failed", asked.id, exc_info=error)
-            return
-        frames = traceback.extract_tb(error.__traceback__)[-4:]
-        where = ", ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
-        log.error("%s failed: %s at %s", asked.id, type(error).__name__, where)
-
     # --- what is served ---
 
-    async def _health(self, asked: _Asked) -> Response:
+    async def _health(self, asked: Asked) -> Response:
         told = {"status": "ok", "running": self.admission.running, "queued": self.admission.queued}
         return JSONResponse(
             told | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
         )
 
-    async def _metrics(self, asked: _Asked) -> Response:
+    async def _metrics(self, asked: Asked) -> Response:
         self.metrics.reloads.set(self.catalogue.reloads)
         self.metrics.broken.set(len(self.catalogue.failures))
         return Response(self.metrics.text(), headers={"content-type": self.metrics.content_type})
 
-    async def _openapi(self, asked: _Asked) -> Response:
+    async def _openapi(self, asked: Asked) -> Response:
         return JSONResponse(schema.document(self.catalogue, "1"))
 
-    async def _models(self, asked: _Asked) -> Response:
+    async def _models(self, asked: Asked) -> Response:
         return JSONResponse({"object": "list", "data": [schema.listing(served) for served in self.catalogue]})
 
-    async def _model(self, asked: _Asked) -> Response:
+    async def _model(self, asked: Asked) -> Response:
         return JSONResponse(schema.listing(self._served(asked, asked.request.path_params["name"], None)))
 
     # --- runs ---
 
-    async def _chat(self, asked: _Asked) -> Response:
+    async def _chat(self, asked: Asked) -> Response:
         data = requests.read_body(await self._body(asked))
         chat, ignored = requests.read_chat(data)
         served = self._served(asked, chat.model, chat.reasoning_effort)
@@ -240,13 +201,15 @@ class Endpoint:
         )
         writer = Writer(chat, plan.program.task, served.version, [*left_out, *ignored])
         if chat.stream:
-            return _Stream(self, asked, writer, self._events(asked, plan, inputs, n))
+            return Stream(
+                self.journal, asked, writer, self._events(asked, plan, inputs, n), self.limits.keepalive_seconds
+            )
         answers, told = await self._whole(asked, plan, inputs, n)
         if self.limits.log_texts:
             asked.note += f" inputs={inputs!r} answers={[writer.content(answer) for answer in answers]!r}"
         return JSONResponse(writer.completion(answers, told))
 
-    async def _program(self, asked: _Asked) -> Response:
+    async def _program(self, asked: Asked) -> Response:
         name = asked.request.path_params["name"]
         self._served(asked, name, None)
         body = requests.read_program(requests.read_body(await self._body(asked)))
@@ -268,7 +231,7 @@ class Endpoint:
             }
         )
 
-    def _served(self, asked: _Asked, name: str, effort: str | None) -> Served:
+    def _served(self, asked: Asked, name: str, effort: str | None) -> Served:
         served = self.catalogue.get(name)
         if served is None:
             names = ", ".join(one.name for one in self.catalogue)
@@ -289,7 +252,7 @@ class Endpoint:
         asked.model = chosen.name
         return chosen
 
-    async def _body(self, asked: _Asked) -> bytes:
+    async def _body(self, asked: Asked) -> bytes:
         """The body, within its limits."""
         request, limits = asked.request, self.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -314,7 +277,7 @@ class Endpoint:
         return b"".join(parts)
 
     async def _whole(
-        self, asked: _Asked, plan: Plan, inputs: Mapping[str, Any], n: int
+        self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], n: int
     ) -> tuple[list[Answer], list[str]]:
         """All answers of a request and what was told meanwhile; everything is cancelled when its client goes away."""
         answers: dict[int, Answer] = {}
@@ -331,9 +294,7 @@ class Endpoint:
         await while_there(asked.request.receive, collect())
         return [answers[index] for index in range(n)], [told[index] for index in range(n)]
 
-    async def _events(
-        self, asked: _Asked, plan: Plan, inputs: Mapping[str, Any], n: int
-    ) -> AsyncGenerator[tuple[int, str | Answer], None]:
+    async def _events(self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], n: int) -> News:
         """What `n` runs tell, as it comes: the index of a choice with a text or its answer. Closing it cancels all."""
         news: asyncio.Queue[tuple[int, str | Answer | BaseException]] = asyncio.Queue()
         fields = tuple(plan.program.task.output_fields)
@@ -363,7 +324,7 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self, asked: _Asked, plan: Plan, inputs: Mapping[str, Any], index: int, tell: Callable[[Progress], None]
+        self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], index: int, tell: Callable[[Progress], None]
     ) -> Answer:
         """One run, once there is a place for it."""
         waiting = asyncio.timeout(plan.deadline - time.monotonic())
@@ -381,145 +342,11 @@ class Endpoint:
             if "usage" in refused.more:
                 self.metrics.stops.labels(asked.model, refused.code).inc()
             raise
-        self.metrics.ran(asked.model, answer)
-        spent = answer.facts
-        asked.note += f" stop={answer.stop!s} rounds={answer.rounds} calls={spent['calls']}".replace(
-            "fell back", "fell_back"
-        )
-        asked.note += f" B_seq={spent['B_seq']} B_total={spent['B_total']}"
-        asked.note = asked.note.strip()
+        self.journal.ran(asked, answer)
         return answer
 
 
 _BEARER = {"WWW-Authenticate": "Bearer"}
-
-
-class _Asked:
-    """A request, and what is known of it so far."""
-
-    def __init__(self, request: Request, route: str) -> None:
-        self.request = request
-        self.route = route
-        self.id = f"req-{secrets.token_hex(8)}"
-        self.started = time.monotonic()
-        self.client = "-"
-        self.model = ""
-        self.status = 0
-        self.note = ""
-
-
-class _Stream(Response):
-    """Server-sent events. Until the first of them is there, an error is an ordinary answer with its status."""
-
-    def __init__(
-        self, endpoint: Endpoint, asked: _Asked, writer: Writer, events: AsyncGenerator[tuple[int, str | Answer], None]
-    ) -> None:
-        super().__init__(headers={"content-type": "text/event-stream", "cache-control": "no-store"})
-        del self.headers["content-length"]
-        self.endpoint, self.asked, self.writer, self.events = endpoint, asked, writer, events
-        self.begun = False
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = self.asked
-        asked.status = 200
-        try:
-            await while_there(receive, self._all(scope, receive, send))
-        except (ClientGone, OSError):  # some servers tell it by the one, some by the other
-            self.endpoint.metrics.gone.labels(asked.model).inc()
-            asked.status = 499
-        finally:
-            self.endpoint._done(asked)
-
-    async def _all(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._pass_on(send)
-        except Exception as error:
-            if isinstance(error, OSError):
-                raise
-            if not isinstance(error, Refused):
-                self.endpoint._tell_fault(self.asked, error)
-                error = Refused(500, "a fault of this server; see its log", code="internal")
-            response = self.endpoint._refused(self.asked, error)
-            self.asked.status = error.status
-            if not self.begun:
-                response.headers["x-request-id"] = self.asked.id
-                await response(scope, receive, send)
-                return
-            await _write(send, event(error.body) + DONE)
-        if self.begun:
-            await _write(send, b"", more=False)
-
-    async def _pass_on(self, send: Send) -> None:
-        answers: dict[int, Answer] = {}
-        opened: set[int] = set()
-        n = self.writer.request.n or 1
-        kept = _kept_alive(self.events, self.endpoint.limits.keepalive_seconds)
-        async with aclosing(kept) as events:
-            async for index, news in events:
-                if not self.begun:
-                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                    self.begun = True
-                if news is None:
-                    await _write(send, b": still at work\n\n")
-                    continue
-                if index not in opened:
-                    opened.add(index)
-                    await _write(send, self.writer.begun(index))
-                if isinstance(news, Answer):
-                    answers[index] = news
-                    every = [answers[place] for place in range(n)] if len(answers) == n else None
-                    await _write(send, self.writer.answered(index, news, every))
-                elif told := self.writer.told(index, news):
-                    await _write(send, told)
-        await _write(send, self.writer.ended([answers[place] for place in range(n)]))
-
-
-async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": data, "more_body": more})
-
-
-async def _kept_alive(
-    events: AsyncGenerator[tuple[int, T], None], seconds: float
-) -> AsyncGenerator[tuple[int, T | None], None]:
-    """The same, and (0, None) whenever there was nothing for so long."""
-    async with aclosing(events):
-        coming: asyncio.Future[tuple[int, T]] | None = None
-        try:
-            while True:
-                coming = coming or asyncio.ensure_future(anext(events))
-                done, _ = await asyncio.wait([coming], timeout=seconds)
-                if not done:
-                    yield 0, None
-                    continue
-                ended, coming = coming, None
-                try:
-                    yield ended.result()
-                except StopAsyncIteration:
-                    return
-        finally:
-            if coming is not None:
-                coming.cancel()
-                with suppress(asyncio.CancelledError, Exception):
-                    await coming
-
-
-async def while_there(receive: Receive, work: Any) -> None:
-    """Do some work as long as the client is there. Raises ClientGone, once the work is cancelled, when it goes."""
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientGone
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    tasks[0].result()
 
 
 async def _not_found(request: Request, error: Any) -> Response:
