@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import dspy
 from pydantic import TypeAdapter, ValidationError
@@ -59,6 +59,14 @@ SAMPLING = ("top_k", "min_p", "stop", "reasoning_effort", "repetition_penalty", 
 Figures: TypeAlias = "Sequence[Report | Mapping[str, Any]]"
 
 
+class Point(NamedTuple):
+    """Another setting of a saved program, such as a cheaper one of the front that it was tuned on."""
+
+    program: dspy.Module
+    figure: Mapping[str, Any] | None = None
+    """How it did: "score", and mean "sequential" and "total" tokens of a run."""
+
+
 def save(
     program: dspy.Module,
     path: str | Path,
@@ -68,6 +76,7 @@ def save(
     data: Mapping[str, Any] | str | None = None,
     figures: Figures = (),
     notes: str | None = None,
+    points: Mapping[str, Point] | None = None,
 ) -> Path:
     """Write a program to one JSON file, whole or not at all.
 
@@ -79,6 +88,7 @@ def save(
         data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a sentence for whoever opens the file.
+        points: other settings of the program by name, such as "fast"; `load(path, point="fast")` gives one.
 
     Returns:
         The path.
@@ -103,6 +113,15 @@ def save(
         "notes": notes,
         "versions": _versions(program),
     }
+    if points:
+        content["points"] = {
+            point: {
+                "operators": {place: _operator_state(each) for place, each in operators_in(setting.program).items()},
+                "predictors": _other_predictors(setting.program),
+                "figure": None if setting.figure is None else figure(setting.figure),
+            }
+            for point, setting in points.items()
+        }
     try:
         content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -130,7 +149,9 @@ def check_can_be_saved(program: dspy.Module) -> None:
             ) from error
 
 
-def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False) -> dspy.Module:
+def load(
+    path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False, point: str | None = None
+) -> dspy.Module:
     """Read a program that `save` wrote.
 
     Args:
@@ -139,31 +160,38 @@ def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool 
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
         trusted: import the module that the file names for a distiller that is neither built in, nor registered, nor of
             an installed package. That runs the module's code.
+        point: another setting that was saved with the program, by its name.
 
     Returns:
         The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
-        figures, notes, versions).
+        figures, notes, versions, and of each of `points` its figure).
 
     Raises:
         ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
             since it was written; or it needs `program=` and none, or one of another signature, was given; or it
-            has a distiller that is not known here.
+            has a distiller that is not known here; or there is no such point.
     """
     content = read(path)
-    states: dict[str, Any] = content["operators"]
+    points = content.get("points") or {}
+    if point is not None and point not in points:
+        raise ArtifactError(f"{path} has no point {point!r}; it has {', '.join(points) or 'none'}")
+    setting = content if point is None else points[point]
+    states: dict[str, Any] = setting["operators"]
     try:
         for state in states.values():
             _find_distiller(path, state["schedule"], trusted)
         if program is None:
             loaded = _from_file_alone(path, states)
         else:
-            loaded = _into(path, program, states, content["predictors"])
+            loaded = _into(path, program, states, setting["predictors"])
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
     facts = ("name", "models", "verifier", "data", "figures", "notes", "versions")
-    loaded.artifact = {key: content.get(key) for key in facts}  # type: ignore[attr-defined]
+    facts_of = {key: content.get(key) for key in facts}
+    facts_of["points"] = {name: setting.get("figure") for name, setting in points.items()}
+    loaded.artifact = facts_of  # type: ignore[attr-defined]
     return loaded
 
 
@@ -201,9 +229,12 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was changed after it was written: its sha256 does not match; save the program again"
         )
-    for key in ("operators", "predictors"):
-        if not isinstance(content.get(key), dict):
-            raise ArtifactError(f"{path} has no {key!r}; save the program again")
+    points = content.get("points") or {}
+    whole = isinstance(points, dict) and all(isinstance(setting, dict) for setting in points.values())
+    for setting in (content, *(points.values() if whole else [{}])):
+        for key in ("operators", "predictors"):
+            if not isinstance(setting.get(key), dict):
+                raise ArtifactError(f"{path} has no {key!r}; save the program again")
     if not content["operators"]:
         raise ArtifactError(f"{path} holds no operator; save the program again")
     return content

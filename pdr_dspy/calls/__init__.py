@@ -9,7 +9,7 @@ from __future__ import annotations
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.context import Session, current, session
 from pdr_dspy.calls.dispatch import count_tokens, together
-from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.predict import (
     CUT_THOUGHT,
@@ -34,6 +34,7 @@ __all__ = [
     "Budget",
     "Call",
     "CallError",
+    "DeadlinePassed",
     "Job",
     "Ledger",
     "Phase",

@@ -24,3 +24,12 @@ class RoundFailed(PDRError):
         super().__init__(message)
         self.ledger = ledger
         """What was spent until then, failed calls included."""
+
+
+class DeadlinePassed(PDRError):
+    """The session's deadline passed before a program had anything to answer from."""
+
+    def __init__(self, message: str, ledger: Ledger) -> None:
+        super().__init__(message)
+        self.ledger = ledger
+        """What was spent until then; of calls that were cancelled that is not known."""

@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | view | train | serve-model | ...`.
+"""The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
 codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
@@ -513,6 +513,68 @@ def export_sft(
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
         display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+    )  # fmt: skip
+
+
+@app.command("serve")
+@guarded
+def serve(
+    targets: Annotated[
+        list[str], typer.Argument(help="Saved programs (.json), each a model by its file's name; or program files.")
+    ],
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", callback=_home, help="Bearer keys, one a line; or PDR_SERVE_KEYS in the environment."),
+    ] = None,
+    without_keys: Annotated[
+        bool, typer.Option("--without-keys", help="Let everybody in who reaches the --host.")
+    ] = False,
+    budget_seq: BudgetSeq = None,
+    budget_total: BudgetTotal = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", min=0.1, help="Seconds from a request to its answer; 600.")
+    ] = None,
+    running: Annotated[int | None, typer.Option("--running", min=1, help="Programs that run at once; 64.")] = None,
+    queued: Annotated[int | None, typer.Option("--queued", min=0, help="Runs that may wait; then 429. 256.")] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="Requests to the model server at once.")
+    ] = None,
+    drain: Annotated[
+        float | None, typer.Option("--drain", min=1, help="Seconds that requests may take after SIGTERM; 120.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Write inputs and answers to the log.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve programs as models of an OpenAI-compatible API, until Ctrl-C or SIGTERM."""
+    from pdr_dspy.cli import serve_programs
+
+    serve_programs.serve(
+        targets,
+        model=_model(api_base, model, embedded),
+        task=task,
+        trusted=trusted,
+        host=host,
+        port=port,
+        keys=keys,
+        without_keys=without_keys,
+        certificate=certificate,
+        private_key=private_key,
+        limits={
+            "budget_seq": budget_seq, "budget_total": budget_total, "seconds": deadline, "running": running,
+            "queued": queued, "in_flight": in_flight, "drain_seconds": drain, "log_texts": log_texts,
+        },
+        display=_display(quiet),
     )  # fmt: skip
 
 

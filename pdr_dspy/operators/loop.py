@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import dspy
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
@@ -49,10 +51,15 @@ class Stop(StrEnum):
     """A draft reached `Schedule.stop_at` before the last round; it is the answer."""
     BUDGET = "budget"
     """The next stage did not fit the budget; the answer is picked from the last finished round."""
+    DEADLINE = "deadline"
+    """The session's deadline passed, and what still ran was cancelled; the answer is picked from what was there."""
     FELL_BACK = "fell back"
     """No answer could be read out of the last round; it is picked from the latest round that has one."""
     NO_ANSWER = "no answer"
     """No draft of any round has a readable answer; the output fields are None."""
+
+
+_CUT_SHORT = (Stop.BUDGET, Stop.DEADLINE)
 
 
 class Round(BaseModel):
@@ -65,6 +72,24 @@ class Round(BaseModel):
     `Schedule.stop_at`)."""
     workspaces: tuple[Workspace, ...] = ()
     """What each draft of the next round reads; empty for the last round."""
+
+
+class Progress(NamedTuple):
+    """Where a run is; `calls.session(on_progress=...)` is told."""
+
+    step: Literal["drafting", "drafted", "ended"]
+    """The drafts of a round go out, or are there (and checked), or the round has ended and its workspaces are there."""
+    round: int
+    """From 1."""
+    rounds: int
+    """As planned; a run may end earlier."""
+    width: int
+    """Drafts that the round asked for."""
+    drafts: tuple[Draft, ...]
+    """Those that the round goes on with; none yet while it is drafting."""
+    workspaces: tuple[Workspace, ...]
+    ledger: Ledger
+    """What was spent until here."""
 
 
 class Outcome(NamedTuple):
@@ -103,6 +128,7 @@ async def improve(
         ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
         RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        DeadlinePassed: the session's deadline passed before there was a draft; `error.ledger` likewise.
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
@@ -125,8 +151,30 @@ async def preflight(question: Question, budget: Budget) -> None:
 
 
 async def _rounds(run: _Run) -> Outcome:
-    schedule = run.schedule
+    """The rounds, until the session's deadline."""
     rounds: list[Round] = []
+    deadline = calls.current().deadline
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise DeadlinePassed("the deadline passed before the first round was begun", run.ledger)
+    clock = asyncio.timeout(left)
+    try:
+        async with clock:
+            return await _made(run, rounds)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+    run.ledger += run.under_way
+    if run.drafted:  # its workspaces were under way
+        rounds.append(Round(drafts=run.drafted))
+    if not rounds:
+        raise DeadlinePassed("the deadline passed before the first round was there", run.ledger)
+    return run.stopped(rounds, Stop.DEADLINE)
+
+
+async def _made(run: _Run, rounds: list[Round]) -> Outcome:
+    """Make the rounds that the schedule and the budget allow; `rounds` holds those that are finished."""
+    schedule = run.schedule
     workspaces: tuple[Workspace, ...] = ()
     for number, planned in enumerate(schedule.widths, start=1):
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
@@ -134,6 +182,7 @@ async def _rounds(run: _Run) -> Outcome:
             stage = [run.reads(workspaces, index) for index in range(width)]
             if rounds and not await run.affords(stage):
                 return run.stopped(rounds, Stop.BUDGET)
+            run.tell("drafting", number, width)
             drafts = await run.drafts(number, stage)
             if all(not draft.ok for draft in drafts):
                 ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
@@ -142,16 +191,21 @@ async def _rounds(run: _Run) -> Outcome:
                 raise RoundFailed(
                     f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
                 )
+            run.drafted = drafts
+            run.tell("drafted", number, width, drafts)
             last = number == schedule.rounds
             passed = run.passed(drafts)
             if last or passed is not None:
+                run.drafted = ()
                 rounds.append(Round(drafts=drafts))
                 if passed is not None:
                     return run.outcome(passed, rounds, Stop.DONE if last else Stop.CHECKED)
                 break
             saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
             distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
+            run.drafted = ()
             rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
+            run.tell("ended", number, width, drafts, distilled or ())
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
@@ -199,11 +253,44 @@ class _Run:
         """Those whose calls are on the ledger."""
         self.rounds_checked: list[asyncio.Task[list[tuple[Checked, tuple[Call, ...]]]]] = []
         """Checks of whole rounds, which have the results of several."""
+        self.drafted: tuple[Draft, ...] = ()
+        """Of the round whose workspaces are under way."""
+        self.under_way: list[Call] = []
+        """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
+        not known."""
 
     def close(self) -> None:
         """End checks that still run, for a run that was cancelled or raised."""
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
+
+    def tell(
+        self,
+        step: Literal["drafting", "drafted", "ended"],
+        number: int,
+        width: int,
+        drafts: tuple[Draft, ...] = (),
+        workspaces: tuple[Workspace, ...] = (),
+    ) -> None:
+        """Pass on where the run is."""
+        listener = calls.current().on_progress
+        if listener is not None:
+            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger))
+
+    @contextmanager
+    def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
+        """Around calls that go out side by side: `under_way` has them until they are on the ledger or have failed."""
+        index: Counter[Phase] = Counter()
+        out: list[Call] = []
+        for role, phase in asked:
+            lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
+            place = {"phase": phase, "round": number, "index": index[phase]}
+            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left"))
+            index[phase] += 1
+        before = self.under_way
+        self.under_way = [*before, *out]
+        yield
+        self.under_way = before
 
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
         """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
@@ -268,7 +355,8 @@ class _Run:
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
         early = self.schedule.may_end_early and len(stage) > 1
-        replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
+        with self.sent([each for part in _by_role(stage) for each in [part[:2]] * len(part[2])], number):
+            replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
         self.ledger += [call for reply in replies for call in reply.calls]
         taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
         drafts = [self.draft(number, place, reply) for place, reply in taken]
@@ -444,7 +532,8 @@ class _Run:
         async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
             if distiller.role is None or distiller.phase is None:
                 return []
-            return await self.ask(distiller.role, distiller.phase, values, round_number=number)
+            with self.sent([(distiller.role, distiller.phase)] * len(values), number):
+                return await self.ask(distiller.role, distiller.phase, values, round_number=number)
 
         given = distillers.DistillerInput(
             drafts=usable,
@@ -460,13 +549,13 @@ class _Run:
             headings=self.question.headings,
         )
         distilled = await distiller(given)
-        made = list(distilled.calls)
+        self.ledger += distilled.calls
         if self.schedule.critique:
             values = [{"workspace": distilled.workspaces[0].text}]
-            (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
-            made.extend(reply.calls)
+            with self.sent([(Role.CRITIQUE, Phase.CRITIQUE)], number):
+                (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
+            self.ledger += reply.calls
             self.flaws = sheltered(reply.text, self.question.headings)
-        self.ledger += made
         return distilled.workspaces
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
@@ -484,7 +573,7 @@ class _Run:
         readable = [[draft for draft in round_.drafts if self.complete(draft)] for round_ in rounds]
         latest = next((drafts for drafts in reversed(readable) if drafts), None)
         if latest is None:
-            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop in _CUT_SHORT else Stop.NO_ANSWER)
         if stop is Stop.DONE and not readable[-1]:
             stop = Stop.FELL_BACK
         pick = final.BY_NAME.get(self.schedule.final, final.plurality)

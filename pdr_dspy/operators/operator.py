@@ -75,6 +75,7 @@ class Operator(dspy.Module):
             fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
         RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        DeadlinePassed: a deadline (`calls.session(deadline=...)`) passed before there was a draft.
     """
 
     def __init__(
