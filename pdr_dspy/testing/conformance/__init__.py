@@ -1,4 +1,4 @@
-"""Conformance: the laws of distillers, verifiers, checks, data sets, axes and model servers, as checks for users' tests.
+"""Conformance: the laws of distillers, verifiers, checks, data sets, axes and model servers, for the tests of users.
 
 Each check runs its part through the cases that the library's own parts pass, and raises AssertionError with the law
 that was broken and the case that broke it. All but `check_server` need no network and no model.
