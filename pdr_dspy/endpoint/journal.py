@@ -1,4 +1,4 @@
-"""What is told of requests: a line each in the log, and figures. No text of a client stands there unless it is wanted."""
+"""What is told of requests: a line each in the log, and figures; no text of a client's unless that is wanted."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 
 IGNORED = (
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "top_k", "min_p"),
+    *("repetition_penalty", "chat_template_kwargs"),
     *("user", "metadata", "store", "service_tier", "verbosity", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier", "prediction"),
 )

@@ -174,8 +174,12 @@ def _writer(ledger: Ledger, draft: Draft) -> Call | None:
     return own[-1] if own else None
 
 
+_STOPS = {"model_server_failed": "failed", "no_answer": str(Stop.NO_ANSWER), "deadline_exceeded": str(Stop.DEADLINE)}
+"""`pdr.stop` of a run that gave no answer, by the code of its error."""
+
+
 def _failed(status: int, code: str, why: str, ledger: Ledger, seed: int) -> Refused:
-    more = {"usage": cost(ledger).usage, "pdr": {**spent(ledger), "stop": "failed", "seed": seed}}
+    more = {"usage": cost(ledger).usage, "pdr": {**spent(ledger), "stop": _STOPS[code], "seed": seed}}
     headers = {"Retry-After": "1"} if code == "model_server_failed" else {}
     return Refused(status, why, code=code, headers=headers, more=more)
 

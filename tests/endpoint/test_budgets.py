@@ -124,6 +124,7 @@ def test_drafts_without_an_answer_are_an_error_that_says_what_was_spent(
         assert isinstance(raised.value, openai.InternalServerError)
         told = raised.value.response.json()
         assert told["usage"]["total_tokens"] == told["pdr"]["B_total"] > 0
+        assert told["pdr"]["stop"] == "no answer"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -165,7 +166,8 @@ def test_a_deadline_before_the_first_round_is_a_504(start: Start, model: MockSer
     with pytest.raises(openai.InternalServerError) as raised:
         ask(start(), pdr={"deadline": 0.2})
     assert (raised.value.status_code, raised.value.code) == (504, "deadline_exceeded")
-    assert raised.value.response.json()["pdr"]["cancelled_calls"] == 3
+    facts = raised.value.response.json()["pdr"]
+    assert (facts["cancelled_calls"], facts["stop"]) == (3, "deadline")
     model.gate.set()
     until(lambda: model.in_flight == 0)
 
