@@ -96,6 +96,7 @@ def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
         "export",
         "serve-model",
         "models",
+        "datasets",
     ):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE), command
 
