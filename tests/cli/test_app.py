@@ -93,6 +93,8 @@ def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
         "worker",
         "report",
         "serve",
+        "view",
+        "export",
         "serve-model",
         "models",
         "datasets",
@@ -147,6 +149,18 @@ def test_eval_prints_the_score_and_goes_on_where_it_was(
     assert json.loads(pdr(*command, "--repeats", "2").stdout)["rows"] == 8
     assert len(server.requests) == 2 * sent
     assert len((folder / "out" / "rows.jsonl").read_text().splitlines()) == 8
+
+
+@pytest.mark.parametrize("command", ["eval", "compare", "optimize"])
+def test_texts_are_kept_unless_told_otherwise(
+    folder: Path, server: MockServer, pdr: Callable[..., Result], command: str
+) -> None:
+    few = ("--trials", "2", "--finalists", "1") if command == "optimize" else ()
+    for name, options in (("with", ()), ("without", ("--texts", "0"))):
+        done = pdr(command, "addition", "--api-base", server.api_base, "--run-dir", name, *few, *options)
+        assert done.exit_code == 0, done.output
+    assert list((folder / "with").rglob("texts.jsonl"))
+    assert not list((folder / "without").rglob("texts.jsonl"))
 
 
 def test_eval_says_how_answers_were_found(folder: Path, pdr: Callable[..., Result]) -> None:

@@ -7,11 +7,9 @@ from typing import Any
 
 import dspy
 import pytest
-from typer.testing import CliRunner
 
 from pdr_dspy.calls.ledger import Phase
-from pdr_dspy.cli.app import app
-from pdr_dspy.errors import MissingExtra, StoreError
+from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.texts import TEXTS, read_texts
@@ -172,19 +170,4 @@ def test_a_program_that_is_no_operator(tmp_path: Path) -> None:
 
 def test_a_folder_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no evaluation"):
-        write_inspect_logs(tmp_path)
-
-
-def test_the_command_prints_the_logs(tmp_path: Path) -> None:
-    run(run_dir=tmp_path / "demo")
-    done = CliRunner().invoke(app, ["export", "--to", "inspect", str(tmp_path / "demo"), "--quiet"])
-    assert (done.exit_code, done.output) == (0, f"{tmp_path / 'demo' / 'inspect' / 'demo.eval'}\n")
-    again = CliRunner().invoke(app, ["export", "--to", "parquet", str(tmp_path / "demo")])
-    assert again.exit_code == 2
-    assert "parquet" in again.output
-
-
-def test_the_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "inspect_ai.log", None)
-    with pytest.raises(MissingExtra, match=r"pip install .pdr-dspy\[view\]"):
         write_inspect_logs(tmp_path)
