@@ -1,4 +1,4 @@
-"""The model behind the pages of docs/: it plays every role, and is right in every other draft.
+"""The model behind the pages of docs/: it plays every role, and is right in about every other draft.
 
 Its questions have two numbers in them, and one of a few operations. Its tokens are words, so that what a page prints
 is the same in every run.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import zlib
 from collections.abc import Callable
 
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
@@ -34,7 +35,8 @@ def reply(request: ScriptedRequest) -> str:
     name = next((name for name in OPERATIONS if name in asked), "+")
     first, second = ([int(number) for number in re.findall(r"\d+", asked)] + [0, 0])[:2]
     right = OPERATIONS[name](first, second)
-    return f"Work with {first} and {second}.\nAnswer: {right if request.seed % 2 else right + 1}"
+    lucky = zlib.crc32(f"{first} {name} {second}, seed {request.seed}".encode()) % 2
+    return f"Work with {first} and {second}.\nAnswer: {right if lucky else right + 1}"
 
 
 def textbook() -> ScriptedLM:
