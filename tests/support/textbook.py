@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
+import random
 import re
-import zlib
 from collections.abc import Callable
 
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
@@ -31,12 +31,13 @@ def reply(request: ScriptedRequest) -> str:
         return "The second holds up.\nSelected: [2, 1]"
     if role in ("distill", "critique"):
         return "The attempts disagree. One has not finished its sum; work it out again."
-    asked = request.user.split("Workspace:")[0]
+    asked = request.user.split("Workspace:")[0].lower()
     name = next((name for name in OPERATIONS if name in asked), "+")
     first, second = ([int(number) for number in re.findall(r"\d+", asked)] + [0, 0])[:2]
     right = OPERATIONS[name](first, second)
-    lucky = zlib.crc32(f"{first} {name} {second}, seed {request.seed}".encode()) % 2
-    return f"Work with {first} and {second}.\nAnswer: {right if lucky else right + 1}"
+    luck = random.Random(f"{first} {name} {second}, seed {request.seed}")
+    steps = f"Work with {first} and {second}.\n" * luck.randint(1, 3)
+    return f"{steps}Answer: {right + luck.randint(0, 1)}"
 
 
 def textbook() -> ScriptedLM:
