@@ -25,9 +25,7 @@ class Rag(dspy.Module):
     def __init__(self):
         super().__init__()
         settings = {"widths": (4, 1), "distiller": "checked", "keep": True, "stop_at": 1.0, "draft_tokens": 160}
-        self.answer = PDR(
-            "context, question -> quotation, answer", kappa=512, k=2, check=as_check(quoted), **settings
-        )
+        self.answer = PDR("context, question -> quotation, answer", kappa=512, k=2, check=as_check(quoted), **settings)
 
     def forward(self, question):
         words = set(question.lower().strip("?").split())

@@ -33,7 +33,11 @@ ROOT = Path.cwd()
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
 PACKAGES = {DOCS / "extending" / f"{page}.md" for page in test_extending.PAGES}
-RUN = [path for path in (ROOT / "README.md", *PAGES) if path not in PACKAGES and any(one.language == "python" for one in blocks(path))]
+RUN = [
+    path
+    for path in (ROOT / "README.md", *PAGES)
+    if path not in PACKAGES and any(one.language == "python" for one in blocks(path))
+]
 
 
 def name_of(path: Path) -> str:
@@ -82,7 +86,9 @@ def test_the_python_of_a_page_runs(page: Path, folder: Path) -> None:
                 if block.language == "python":
                     printed = run(block, page, module)
                     if block.printed is not None:
-                        assert printed.split() == block.printed.split(), f"{name_of(page)}, line {block.line}: {printed}"
+                        assert printed.split() == block.printed.split(), (
+                            f"{name_of(page)}, line {block.line}: {printed}"
+                        )
     finally:
         del sys.modules[module.__name__]
 

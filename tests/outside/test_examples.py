@@ -59,12 +59,14 @@ def agent(request: ScriptedRequest) -> str:
         return chat(reasoning="Two look-ups.", answer="52")
     assert "40 pieces" in request.user
     assert "12 pieces" in request.user
-    return f"40 and 12.\nAnswer: {52 if role_of(request) == 'refine' or request.seed % 2 else 28}"
+    return f"40 and 12.\nAnswer: {52 if refined(request) or request.seed % 2 else 28}"
 
 
 def code_repair(request: ScriptedRequest) -> str:
     half = "    middle = len(values) // 2\n    values = sorted(values)\n"
-    right = "    if len(values) % 2:\n        return values[middle]\n    return (values[middle - 1] + values[middle]) / 2\n"
+    right = (
+        "    if len(values) % 2:\n        return values[middle]\n    return (values[middle - 1] + values[middle]) / 2\n"
+    )
     body = half + (right if refined(request) else "    return values[middle]\n")
     return f"Code:\n```python\ndef median(values):\n{body}```"
 
@@ -97,7 +99,11 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_is_short_and_runs_on_the_embedded_model(name: str) -> None:
     source = (Path(examples.__file__).parent / f"{name}.py").read_text(encoding="utf-8")
-    code = [line for line in source.splitlines() if line.strip() and not line.lstrip().startswith(('"""', "#", "import", "from"))]
+    code = [
+        line
+        for line in source.splitlines()
+        if line.strip() and not line.lstrip().startswith(('"""', "#", "import", "from"))
+    ]
     assert len(code) <= 42
     assert source.rstrip().endswith('if __name__ == "__main__":\n    with embedded():\n        main()')
 
