@@ -1,4 +1,4 @@
-"""Questions to SQL: the check runs each query on a database that can only be read, and the error goes to the next draft."""
+"""Questions to SQL: the check runs each query on a database that can only be read; its error goes to the next draft."""
 
 import sqlite3
 from contextlib import closing

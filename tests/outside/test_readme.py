@@ -1,4 +1,4 @@
-"""What the README says works: its Python runs over HTTP too, its commands exist, and the tree of docs/tree.md is the tree."""
+"""What the README says works: its Python runs over HTTP too, and the tree of docs/tree.md is the tree."""
 
 from __future__ import annotations
 
