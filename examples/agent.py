@@ -18,7 +18,7 @@ class Agent(dspy.Module):
 
     def __init__(self):
         super().__init__()
-        self.look = dspy.ReAct(dspy.Signature("question -> answer"), tools=[stock], max_iters=4)
+        self.look = dspy.ReAct("question -> answer", tools=[stock], max_iters=4)  # type: ignore[arg-type]
         self.answer = PDR(
             "question, observations -> answer: int", widths=(4, 1), distiller="random_k", k=2, tally=True, kappa=320,
             draft_tokens=96,
