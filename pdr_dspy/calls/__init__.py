@@ -1,7 +1,7 @@
 """Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
 from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
-of them are there. `ledger` and `budget` count tokens, `context` holds what the calls of a program share, and
-`dspy_bridge` is the one place that knows how DSPy makes a call.
+of them are there; `valued` asks for scores instead of texts. `ledger` and `budget` count tokens, `context` holds what
+the calls of a program share, and `dspy_bridge` is the one place that knows how DSPy makes a call.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.context import Session, current, session
 from pdr_dspy.calls.dispatch import count_tokens, together
-from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.predict import (
     CUT_THOUGHT,
@@ -26,6 +26,7 @@ from pdr_dspy.calls.predict import (
 )
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
+from pdr_dspy.calls.valued import Valued, post, weigh
 
 __all__ = [
     "CUT_THOUGHT",
@@ -33,6 +34,7 @@ __all__ = [
     "Budget",
     "Call",
     "CallError",
+    "DeadlinePassed",
     "Job",
     "Ledger",
     "Phase",
@@ -44,12 +46,14 @@ __all__ = [
     "Sampling",
     "Session",
     "Usage",
+    "Valued",
     "address",
     "ask",
     "count_tokens",
     "current",
     "identify",
     "identity",
+    "post",
     "prepare",
     "reply_of",
     "seed_for",
@@ -57,4 +61,5 @@ __all__ = [
     "session",
     "tell",
     "together",
+    "weigh",
 ]

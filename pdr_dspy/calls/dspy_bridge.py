@@ -23,7 +23,7 @@ import asyncio
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol
@@ -56,6 +56,7 @@ __all__ = [
     "heard",
     "input_names",
     "inputs_marked",
+    "post",
     "same_server",
     "send",
     "sending",
@@ -128,6 +129,17 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
         if listener is not None:
             await listener.end()
     return Sent(response, sent.reused)
+
+
+async def post(lm: dspy.BaseLM, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], Tries]:
+    """POST to an endpoint of a server that is no completion, such as /classify; the JSON object that it answers.
+
+    Only an LM with a method `post(path, body)` can, as `serving.connect` makes one. Raises the errors of
+    `dspy.LMError`'s family.
+    """
+    with error_boundary(lm.model, unexpected=True):
+        data, notes = await lm.post(path, body)  # type: ignore[attr-defined]
+    return data, Tries(int(notes["tries"]), int(notes["unsettled"]))
 
 
 async def call(lm: dspy.BaseLM, request: Request, **extra: Any) -> Response:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy import artifact, datasets
+from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import with_axes
@@ -21,7 +21,7 @@ from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
 from pdr_dspy.search.optuna_mirror import JOURNAL
@@ -113,7 +113,7 @@ def study(
             _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
     with model.serving(space.widest(), display):
-        with display.search() as progress:
+        with display.search() as progress, calls.session(on_response=display.counted):
             optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
         assert optimizer.result is not None
@@ -159,7 +159,11 @@ def work(
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
     assert optimizer.settings.space is not None
-    with model.serving(optimizer.settings.space.widest(), display), display.search() as progress:
+    with (
+        model.serving(optimizer.settings.space.widest(), display),
+        display.search() as progress,
+        calls.session(on_response=display.counted),
+    ):
         optimizer.progress = progress
         runs = optimizer.work(found.program, trainset=trainset, valset=valset)
     display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")

@@ -85,7 +85,18 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
     shown = pdr("--help").stdout
-    for command in ("run", "eval", "compare", "optimize", "worker", "report", "serve-model", "models", "datasets"):
+    for command in (
+        "run",
+        "eval",
+        "compare",
+        "optimize",
+        "worker",
+        "report",
+        "serve",
+        "serve-model",
+        "models",
+        "datasets",
+    ):
         assert re.search(rf"^  {command} ", shown, re.MULTILINE), command
 
 

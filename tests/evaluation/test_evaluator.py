@@ -20,13 +20,12 @@ from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, DataError, StoreError
-from pdr_dspy.evaluation.evaluator import aevaluate, evaluate, fingerprint, ids_of
+from pdr_dspy.evaluation.evaluator import aevaluate, evaluate, ids_of
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.statistics import score_interval
 from pdr_dspy.operators.strategies import PDR, LongCoT
-from pdr_dspy.testing import ScriptedRequest
+from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks import SchemaCheck
 from tests.support.solver import engine, solver, wait
 
 ROOT = Path(__file__).parents[2]
@@ -606,49 +605,37 @@ def test_rows_survive_json() -> None:
         assert Row.model_validate_json(row.model_dump_json(exclude_defaults=True)) == row
 
 
-class Voting(dspy.Module):
-    """A program of somebody's own whose settings are plain attributes."""
+class Waits:
+    """A verifier that is awaited."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__()
-        self.answer = dspy.Predict("question -> answer")
-        self.__dict__.update(settings)
+    def __init__(self) -> None:
+        self.graded: list[str] = []
 
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        raise AssertionError("awaited in its place")
 
-def reward(args: dict[str, Any], pred: dspy.Prediction) -> float:
-    return 1.0
+    async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        self.graded.append(prediction.answer)
+        return Score(float(prediction.answer == example.answer))
 
+    def check_gold(self, example: dspy.Example) -> None:
+        pass
 
-def another_reward(args: dict[str, Any], pred: dspy.Prediction) -> float:
-    return 0.0
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ({"n": 8}, {"n": 64}),
-        ({"n": 8}, {}),
-        ({"words": ["a", "b"]}, {"words": ["b", "a"]}),
-        ({"limits": {"tokens": 5}}, {"limits": {"tokens": 6}}),
-        ({"reward_fn": reward}, {"reward_fn": another_reward}),
-        ({"check": SchemaCheck({"answer": int})}, {"check": SchemaCheck({"answer": float})}),
-    ],
-)
-def test_programs_that_differ_in_a_plain_attribute_are_two(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert fingerprint(Voting(**one)) == fingerprint(Voting(**one))
-    assert fingerprint(Voting(**one)) != fingerprint(Voting(**other))
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "Waits"}
 
 
-def test_what_a_program_remembers_is_no_part_of_it() -> None:
-    program = Voting(n=8)
-    before = fingerprint(program)
-    program.history.append({"messages": []})
-    program._count = 3
-    program.tool = object()
-    assert fingerprint(program) == before
+class WaitsForNothingDear(Waits):
+    grades_drafts = True
 
 
-def test_a_refining_module_of_dspy_is_known_by_its_settings() -> None:
-    made = [dspy.BestOfN(dspy.Predict(QA), N=n, reward_fn=reward, threshold=1.0) for n in (8, 8, 64)]
-    first, again, other = map(fingerprint, made)
-    assert first == again != other
+@pytest.mark.parametrize(("verifier", "graded"), [(Waits(), False), (WaitsForNothingDear(), True)])
+def test_an_awaited_verifier_grades_drafts_where_it_says_that_it_costs_nothing(verifier: Waits, graded: bool) -> None:
+    lm = scripted_lm(lambda request: f"Answer: {request.seed % 2}", directly=True)
+    with dspy.context(lm=lm):
+        program = PDR(QA, widths=(4, 1), distiller="random_k", k=2, draft_tokens=60, kappa=60)
+        report = evaluate(program, [dspy.Example(question="q", answer="1").with_inputs("question")], verifier)
+    drafts = [draft for round_ in report.rows[0].rounds for draft in round_.drafts]
+    assert len(drafts) == 5
+    assert [draft.score for draft in drafts] == [float(draft.answer == "1") if graded else None for draft in drafts]
+    assert len(verifier.graded) == (2 if graded else 1)  # equal answers are graded once
