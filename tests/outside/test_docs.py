@@ -1,7 +1,7 @@
 """What docs/ and the README say works: their Python runs, what it prints is what they show, their commands exist, their
 links lead somewhere, and the site has every page.
 
-The pages of docs/extending are packages; `test_extending` runs those.
+The pages of docs/extending are packages, docs/deploy.md and docs/checks.md need servers: they have tests of their own.
 """
 
 from __future__ import annotations
@@ -25,18 +25,19 @@ import yaml
 import pdr_dspy.serving
 from pdr_dspy.cli.app import app
 from pdr_dspy.verifiers import VERIFIERS
-from tests.outside import test_extending
+from tests.outside import test_checks_page, test_deploy, test_extending
 from tests.support.pages import Block, blocks, commands, links
 from tests.support.textbook import textbook
 
 ROOT = Path.cwd()
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))
-PACKAGES = {DOCS / "extending" / f"{page}.md" for page in test_extending.PAGES}
+ELSEWHERE = {DOCS / "extending" / f"{page}.md" for page in test_extending.PAGES}
+ELSEWHERE |= {test_checks_page.PAGE, test_deploy.PAGE}
 RUN = [
     path
     for path in (ROOT / "README.md", *PAGES)
-    if path not in PACKAGES and any(one.language == "python" for one in blocks(path))
+    if path not in ELSEWHERE and any(one.language == "python" for one in blocks(path))
 ]
 
 
@@ -110,8 +111,8 @@ def test_no_page_has_python_that_is_not_run() -> None:
         assert text.count("```python") == sum(one.language == "python" for one in blocks(page)), name_of(page)
         assert not re.search(r"^ *```(?:py|pycon|py3|Python)\b", text, re.M), name_of(page)
         assert not re.search(r"^ *```\n(?=\S)(?:(?!^ *```).)*^ *(?:import|from) ", text, re.M | re.S), name_of(page)
-    assert PACKAGES
-    assert not PACKAGES & set(RUN)
+    assert ELSEWHERE
+    assert not ELSEWHERE & set(RUN)
 
 
 def known_options(words: list[str]) -> set[str]:
