@@ -241,8 +241,10 @@ def connect(
     Args:
         model: the served name, or "auto" for the only model that the server has.
         api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model.
-        temperature, max_tokens, seed, top_p: sampling of each request unless it says otherwise; `max_tokens` counts
-            generated tokens. The seed is sent only if given.
+        temperature: of each request unless it says otherwise; so are the next three.
+        max_tokens: counts generated tokens.
+        seed: sent only if given.
+        top_p: sent only if given.
         settings: where `more` fields start from, such as those of another connection.
         more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers`, `proxy`, `ca_file`,
             `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`, `tokenizer`,
