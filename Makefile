@@ -51,7 +51,7 @@ endif
 # One stamp for each purpose; a changed pyproject.toml installs again.
 $(VENV)/.use: pyproject.toml | $(VENV)/.made
 	@echo "Installing pdr-dspy with its embedded engine into $(VENV) ..."
-	$(install) -e '.[embedded,data]'
+	$(install) -e '.[embedded,data,code]'
 	@touch $@
 
 $(VENV)/.tests: pyproject.toml | $(VENV)/.made
