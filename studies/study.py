@@ -86,7 +86,7 @@ def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[s
                     name=name,
                     progress=progress,
                 )
-            write_lines(study.name, str(model), reports)
+            write_lines(study.name, model.embedded or model.name or "auto", reports)
     return reports
 
 
