@@ -19,7 +19,8 @@ class Voting(dspy.Module):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.answer = dspy.Predict("question -> answer")
-        self.__dict__.update(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
 
 
 def reward(args: dict[str, Any], pred: dspy.Prediction) -> float:
@@ -50,8 +51,8 @@ def test_what_a_program_remembers_is_no_part_of_it() -> None:
     program = Voting(n=8)
     before = fingerprint(program)
     program.history.append({"messages": []})
-    program._count = 3
-    program.tool = object()
+    for name, value in {"_count": 3, "tool": object()}.items():
+        setattr(program, name, value)
     assert fingerprint(program) == before
 
 
