@@ -23,6 +23,8 @@ from pdr_dspy.cli import app as cli
 from tests.endpoint.conftest import one_more, pdr, until
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 BODY = {"model": "best", "messages": [{"role": "user", "content": "What is 41 + 1?"}]}
 
 

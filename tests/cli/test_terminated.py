@@ -20,6 +20,8 @@ from pdr_dspy.cli import evaluate as evaluating
 from pdr_dspy.evaluation.records import read_rows
 from tests.cli.test_app import PROGRAM
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WORDS = {
     signal.SIGTERM: (143, "terminated; the same command goes on"),

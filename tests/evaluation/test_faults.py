@@ -31,6 +31,8 @@ from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.verifiers import JudgeVerifier, NumberVerifier
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 QUESTIONS = 20
 SETTINGS: dict[str, Any] = {"latency": 0.002, "reply_tokens": 24, "retry_after": 0.01, "faults": {}, "usage": True}

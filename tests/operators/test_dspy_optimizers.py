@@ -19,6 +19,8 @@ from pdr_dspy.verifiers import ExactVerifier
 from pdr_dspy.verifiers.base import Score
 from tests.support.solver import engine, role_of, solver, wait
 
+pytestmark = pytest.mark.slow
+
 QA = "question -> answer"
 PROGRAMS = {
     "LongCoT": lambda: LongCoT(QA, draft_tokens=200),

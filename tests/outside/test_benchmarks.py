@@ -52,6 +52,8 @@ from pdr_dspy.serving import connect
 from pdr_dspy.testing import scripted_lm
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 SCHEDULES = (
     Schedule(widths=(1,), draft_tokens=256),
     Schedule(widths=(1, 1, 1), distiller="last", critique=True, draft_tokens=512, kappa=256),

@@ -29,6 +29,8 @@ from tests.outside import test_checks_page, test_deploy, test_extending
 from tests.support.pages import Block, blocks, commands, links
 from tests.support.textbook import textbook
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path.cwd()
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md"))

@@ -26,6 +26,8 @@ from tests.support.mock_server import MockServer
 from tests.support.plugin import write_package
 from tests.support.solver import engine
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path("docs/extending").resolve()
 PAGES = sorted(path.stem for path in DOCS.glob("*.md") if path.stem != "README")
 

@@ -12,6 +12,8 @@ from nbclient import NotebookClient
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.search.front_members import members
 
+pytestmark = pytest.mark.slow
+
 
 def compared() -> list[str]:
     """What the programs of the saved comparison are called."""

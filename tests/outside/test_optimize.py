@@ -18,6 +18,8 @@ from programs import aime as task
 from programs import humaneval
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 
 def reckon(body: dict[str, Any], seed: int) -> str:
     """Arithmetic, right for every third seed and whenever there is a workspace."""

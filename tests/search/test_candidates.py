@@ -27,6 +27,8 @@ from pdr_dspy.testing import ScriptedLM, scripted_lm
 from pdr_dspy.verifiers.base import Score
 from tests.search.test_optimizer import SMALL, Exact, another, compiled, mixed, questions, reasoner, student
 
+pytestmark = pytest.mark.slow
+
 SPACE = SMALL.extend(temperature=(0.7, 1.0))
 
 

@@ -22,6 +22,8 @@ from pdr_dspy.search import PDROptimizer, SearchResult
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, chance, compiled, questions, reasoner, student
 
+pytestmark = pytest.mark.slow
+
 WIDE = {"widths": (4, 1), "distiller": "random_k", "k": 1, "draft_tokens": 60, "kappa": 200}
 """Five calls where one might do."""
 

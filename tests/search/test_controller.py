@@ -17,6 +17,8 @@ from pdr_dspy.search.workers.coordination import FolderBoard
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, student
 
+pytestmark = pytest.mark.slow
+
 ENOUGH: dict[str, Any] = {"space": SMALL, "trials": 4, "finalist_repeats": 1, "confirm_repeats": 1}
 
 

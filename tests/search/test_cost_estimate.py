@@ -17,6 +17,8 @@ from pdr_dspy.search.workers.coordination import open_board
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, InTurn, questions, reasoner, student
 
+pytestmark = pytest.mark.slow
+
 SPACE = SMALL.extend(temperature=(0.7, 1.0))
 ENOUGH: dict[str, Any] = {"space": SPACE, "trials": 5, "finalist_repeats": 2, "confirm_repeats": 1}
 DEAR = Schedule(widths=(4, 4, 4, 1), kappa=200, draft_tokens=60)

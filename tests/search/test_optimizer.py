@@ -30,6 +30,8 @@ from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
 
+pytestmark = pytest.mark.slow
+
 SMALL = Space(
     rounds=(1, 2), widths=(1, 2, 4), kappa=(200,), distiller=("random_k", "summary"), k=(1, 2), draft_tokens=(60,)
 )

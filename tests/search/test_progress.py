@@ -18,6 +18,8 @@ from pdr_dspy.search.front_members import by_estimate
 from pdr_dspy.testing import scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, compiled, questions, reasoner, student
 
+pytestmark = pytest.mark.slow
+
 MOST = 60_000
 EVENTS = ("racing", "row", "finished", "rerunning", "confirming", "confirmed", "done")
 

@@ -24,6 +24,8 @@ from pdr_dspy.search.workers.coordination import MemoryBoard
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, shape, student
 
+pytestmark = pytest.mark.slow
+
 SPACE = SMALL.fix(rounds=1)
 SHEET = "Carefully compare every step with the sheet before you state what it comes to."
 WRITER = "You improve the instructions"

@@ -42,6 +42,8 @@ from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.board_workers import pass_time
 from tests.search.test_optimizer import SMALL, Exact, chance, questions, student
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 IN_FLIGHT = 6
 SEARCH: dict[str, Any] = {

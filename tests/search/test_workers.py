@@ -23,6 +23,8 @@ from pdr_dspy.runtime.postgres import Database
 from pdr_dspy.search.workers.coordination import Board, FolderBoard, MemoryBoard, PostgresBoard, open_board
 from tests.support.postgres_server import PostgresServer
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SHARED = ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]

@@ -20,6 +20,8 @@ from pdr_dspy.errors import ConfigError, ServerStartError
 from pdr_dspy.serving import EndpointLM, LlamaCppServer
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 MODEL = "smollm2-135m"
 
 

@@ -15,6 +15,8 @@ from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, count_word
 from pdr_dspy.testing.conformance import check_server
 from tests.support.mock_server import MockServer
 
+pytestmark = pytest.mark.slow
+
 
 def heeding(body: dict[str, Any], seed: int) -> dict[str, Any]:
     """Some words, cut at max_tokens as a server cuts them."""

@@ -17,6 +17,8 @@ from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, check_task, derive
 from pdr_dspy.training.types import Group, Sampled
 
+pytestmark = pytest.mark.slow
+
 SMALL = hops.Settings(states=24, width=48, layers=2, steps=300, batch=64, rate=5e-3, furthest=6)
 PLAN = training.Plan(SMALL, steps=30, tokens=None, samples=16, rate=1e-3, scores=("PDR R=1", "trace 6"))
 

@@ -30,7 +30,7 @@ from pdr_dspy.training.config import Lora, TrainingConfig, read_config
 from pdr_dspy.training.train import read_log, train
 from pdr_dspy.verifiers import Score
 
-pytestmark = pytest.mark.xdist_group("training")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
 
 
 @pytest.fixture(autouse=True)

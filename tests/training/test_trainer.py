@@ -38,6 +38,8 @@ from tests.support.training_policy import (
 )
 from tests.support.training_reference import exact, furthest, reference
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 
 

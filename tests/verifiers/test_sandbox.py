@@ -22,7 +22,7 @@ CHECK = "def check(candidate):\n    assert candidate(2) == 731\n    assert candi
 """Tests whose values no program can guess."""
 RIGHT = "def f(x):\n    return {2: 731, 5: 418}[x]\n"
 WHY = bubblewrap.missing()
-pytestmark = pytest.mark.xdist_group("sandbox")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sandbox")]
 isolated = pytest.mark.skipif(
     WHY is not None and not os.environ.get("CI"), reason=f"nothing can be isolated here: {WHY}"
 )
