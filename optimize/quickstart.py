@@ -24,7 +24,7 @@ from pdr_dspy.search import Space
 from programs import humaneval
 
 UNTUNED = Schedule(
-    widths=(8, 1),
+    widths=(4, 1),
     distiller="random_k",
     k=2,
     kappa=1024,
@@ -35,17 +35,17 @@ UNTUNED = Schedule(
 SPACE = (
     Space.default_for(UNTUNED, checks=("check",))
     .fix(kappa=1024, k=2, critique=False, draft_tokens=256)
-    .narrow(rounds=(1, 2), widths=(1, 8), distiller=("random_k", "checked"), final=("refine", "best"))
+    .narrow(rounds=(1, 2), widths=(1, 4), distiller=("random_k", "checked"), final=("refine", "best"))
 )
 
 
 def build() -> Operator:
-    """The paper's PDR at one round of eight drafts, which has the examples as a check and does not use it yet."""
+    """The paper's PDR at one round of four drafts, which has the examples as a check and does not use it yet."""
     return Operator(humaneval.Complete, UNTUNED, {"check": humaneval.check()})
 
 
 @guarded
-def main(*, model: Model | None = None, train: int = 10, dev: int = 20, trials: int = 8) -> None:
+def main(*, model: Model | None = None, train: int = 8, dev: int = 24, trials: int = 6) -> None:
     """Search on `train` problems, confirm and compare on `dev` others."""
     study(
         Task("humaneval", build, humaneval.data, humaneval.verifier),
