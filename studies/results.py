@@ -50,6 +50,23 @@ def summary(name: str, lines: Sequence[Line]) -> Summary:
     )
 
 
+def summaries(programs: Mapping[str, Sequence[Line]]) -> dict[str, Summary]:
+    """Of all programs that ran on every question.
+
+    One pass is scored over all first-round drafts of `SELECTION`: each is what one pass would have answered at another
+    seed, so that its mean is the same and its noise less.
+    """
+    questions = {line.question for lines in programs.values() for line in lines}
+    whole = {name: lines for name, lines in programs.items() if {line.question for line in lines} == questions}
+    found = {name: summary(name, lines) for name, lines in whole.items()}
+    drafts = {line.question: line.drafts[0] for line in whole.get(SELECTION, ()) if line.drafts}
+    if BASELINE in found and set(drafts) == questions and all(None not in scores for scores in drafts.values()):
+        scores = {question: fmean(score or 0.0 for score in drafts[question]) for question in drafts}
+        interval = score_interval(list(scores.values()))
+        found[BASELINE] = found[BASELINE]._replace(scores=scores, interval=interval)
+    return found
+
+
 def difference(first: Summary, second: Summary) -> str:
     """First minus second on the questions that both have, with a 95 % interval."""
     shared = [question for question in first.scores if question in second.scores]
@@ -59,7 +76,7 @@ def difference(first: Summary, second: Summary) -> str:
 
 def table(programs: Mapping[str, Sequence[Line]]) -> str:
     """The programs of a study as a Markdown table, in the order in which they are given."""
-    found = {name: summary(name, lines) for name, lines in programs.items()}
+    found = summaries(programs)
     rows = []
     for name, one in found.items():
         against = [
@@ -104,53 +121,89 @@ def reach(lines: Sequence[Line]) -> str:
     return ", ".join(f"pass@{k} {fmean(pass_at_k(n, right, k) for n, right in counts):.3f}" for k in shown)
 
 
+def curve(programs: Mapping[str, Sequence[Line]]) -> list[Summary]:
+    """Best of 1, 2, 4 and 8 by the check, of the drafts of `SELECTION`: every part of so many drafts counts.
+
+    Their tokens lie on the line between one pass and all drafts: siblings share a prompt and cost alike.
+    """
+    found, lines = summaries(programs), programs.get(SELECTION, ())
+    if BASELINE not in found or SELECTION not in found or not all(line.drafts and line.checks for line in lines):
+        return []
+    first, last = found[BASELINE], found[SELECTION]
+    width = min(len(line.drafts[0]) for line in lines)
+    made = []
+    for k in (k for k in (2, 4) if k < width):
+        scores: dict[str, float] = {}
+        for line in lines:
+            pairs = list(zip(line.checks[0], line.drafts[0], strict=True))
+            parts = [pairs[start : start + k] for start in range(0, width - k + 1, k)]
+            scores[line.question] = fmean(max(part, key=lambda pair: pair[0] or 0.0)[1] or 0.0 for part in parts)
+        share = (k - 1) / (width - 1)
+        costs = [a + share * (b - a) for a, b in ((first.sequential, last.sequential), (first.total, last.total))]
+        made.append(Summary(f"best of {k}", scores, score_interval(list(scores.values())), *costs))
+    return [first, *made, last]
+
+
 def picture(programs: Mapping[str, Sequence[Line]], path: Path, title: str) -> None:
-    """Score against B_seq and against B_total, with 95 % intervals over questions, as an SVG."""
+    """Score against B_seq and against B_total as an SVG. Bars are 95 % intervals of the difference from one pass."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    matplotlib.rcParams.update({"svg.hashsalt": "pdr-dspy", "svg.fonttype": "none", "font.size": 10})
-    found = [summary(name, lines) for name, lines in programs.items()]
-    figure, panels = pyplot.subplots(1, 2, figsize=(10.5, 4.6), sharey=True, layout="constrained")
-    colours = pyplot.get_cmap("tab20")
-    for panel, name in zip(panels, ("sequential", "total"), strict=True):
-        for number, one in enumerate(found):
-            _point(panel, one, getattr(one, name), colours(number % 20), "os^DvP*X"[number % 8])
+    matplotlib.rcParams.update({"svg.hashsalt": "pdr-dspy", "svg.fonttype": "none", "font.size": 11})
+    found = summaries(programs)
+    front = curve(programs)
+    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
+    colours = pyplot.get_cmap("tab10")
+    for panel, cost in zip(panels, COSTS, strict=True):
+        if BASELINE in found:
+            panel.axhline(found[BASELINE].score, color="#888", linewidth=1, linestyle="--", zorder=0)
+        if front:
+            along = [getattr(one, cost) for one in front]
+            panel.plot(
+                along,
+                [one.score for one in front],
+                color=colours(0),
+                linewidth=1.5,
+                marker=".",
+                zorder=1,
+                label="best of 1, 2, 4, 8",
+            )
+        for number, one in enumerate(found.values()):
+            _point(
+                panel, one, found.get(BASELINE), getattr(one, cost), colours(number % 10), "os^DvP*X<>dh"[number % 12]
+            )
+        values = [getattr(one, cost) for one in found.values()]
+        several = FINE if max(values) < 2.5 * min(values) else COARSE
+        ticks = [tick for tick in several if min(values) * 0.85 <= tick <= max(values) * 1.15]
         panel.set_xscale("log")
-        panel.set_xlabel(
-            {"sequential": "B_seq: tokens one after the other (latency)", "total": "B_total: all tokens (cost)"}[name]
-        )
+        panel.set_xticks([], minor=True)
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        panel.set_xlabel(COSTS[cost])
         panel.grid(visible=True, alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.set_xticks([], minor=True)
-        ticks = [
-            tick
-            for tick in (300, 500, 1000, 2000, 3000, 5000, 10_000)
-            if _within(tick, [getattr(s, name) for s in found])
-        ]
-        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     panels[0].set_ylabel("share of problems solved")
     figure.suptitle(title, fontsize=11)
-    panels[1].legend(
-        *panels[1].get_legend_handles_labels(), fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
-    )
+    handles = panels[1].get_legend_handles_labels()
+    panels[1].legend(*handles, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata={"Date": None}, facecolor="white")
     pyplot.close(figure)
 
 
-def _point(panel: Any, one: Summary, cost: float, colour: Any, marker: str) -> None:
+COSTS = {"sequential": "B_seq: tokens one after the other (latency)", "total": "B_total: all tokens (cost)"}
+FINE = (300, 350, 400, 450, 500, 600, 700, 800, 1000)
+COARSE = (200, 300, 500, 1000, 2000, 3000, 5000, 10_000, 20_000)
+
+
+def _point(panel: Any, one: Summary, baseline: Summary | None, cost: float, colour: Any, marker: str) -> None:
     low, high = one.interval
-    panel.errorbar(
-        cost, one.score, yerr=[[one.score - low], [high - one.score]], fmt=marker, color=colour, label=one.name,
-        markersize=7, elinewidth=1, alpha=0.9,
-    )  # fmt: skip
-
-
-def _within(tick: float, values: Sequence[float]) -> bool:
-    return min(values) * 0.85 <= tick <= max(values) * 1.15
+    if baseline is not None and baseline is not one:
+        found = paired([one.scores[q] for q in one.scores], [baseline.scores[q] for q in one.scores])
+        low, high = (baseline.score + edge for edge in found.interval)
+    bars = None if baseline is one else [[max(0.0, one.score - low)], [max(0.0, high - one.score)]]
+    panel.errorbar(cost, one.score, yerr=bars, fmt=marker, color=colour, label=one.name, markersize=8, elinewidth=1.2)
 
 
 def _right(scores: Sequence[float | None]) -> bool:
@@ -178,7 +231,11 @@ def main() -> None:
     for path in sorted(ROWS.glob("*.jsonl")):
         programs = read_lines(path)
         questions = len({line.question for lines in programs.values() for line in lines})
-        picture(programs, OUT / f"{path.stem}.svg", f"{path.stem}, {questions} questions, 95 % intervals")
+        picture(
+            programs,
+            OUT / f"{path.stem}.svg",
+            f"{path.stem}, {questions} questions, bars: 95 % interval of the difference from one pass",
+        )
         (OUT / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
         print(OUT / f"{path.stem}.md")
 

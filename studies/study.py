@@ -59,6 +59,8 @@ class Line(NamedTuple):
     stop: str | None
     drafts: tuple[tuple[float | None, ...], ...]
     """Of each round, the score of each draft; None where it could not be graded."""
+    checks: tuple[tuple[float | None, ...], ...]
+    """Of each round, what the check gave each draft; None where it was not checked."""
     error: str | None
 
 
@@ -103,6 +105,7 @@ def write_lines(study: str, model: str, reports: Mapping[str, Report]) -> Path:
 def line_of(name: str, row: Row) -> Line:
     """What is kept of a row."""
     drafts = tuple(tuple(draft.score for draft in round_.drafts) for round_ in row.rounds)
+    checks = tuple(tuple(draft.check for draft in round_.drafts) for round_ in row.rounds)
     return Line(
         name,
         row.id,
@@ -113,6 +116,7 @@ def line_of(name: str, row: Row) -> Line:
         round(row.seconds, 2),
         row.stop,
         drafts,
+        checks,
         row.error,
     )
 
@@ -128,7 +132,7 @@ def read_lines(path: Path) -> dict[str, list[Line]]:
 def _read(path: Path) -> Iterator[Line]:
     for text in path.read_text(encoding="utf-8").splitlines():
         data = json.loads(text)
-        yield Line(**{**data, "drafts": tuple(map(tuple, data["drafts"]))})
+        yield Line(**{**data, **{name: tuple(map(tuple, data[name])) for name in ("drafts", "checks")}})
 
 
 def _folder(name: str) -> str:
