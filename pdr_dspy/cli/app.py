@@ -613,6 +613,15 @@ def models(api_base: ApiBase = None) -> None:
     serve.models(api_base, _display(False))
 
 
+@app.command("doctor")
+@guarded
+def doctor(api_base: ApiBase = None) -> None:
+    """Say what is installed, what is reachable, and what to do about the rest."""
+    from pdr_dspy.cli import doctor
+
+    raise typer.Exit(doctor.doctor(api_base, _display(False)))
+
+
 @app.command("distillers")
 @guarded
 def distillers() -> None:

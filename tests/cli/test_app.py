@@ -96,6 +96,7 @@ def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
         "view",
         "export",
         "serve-model",
+        "doctor",
         "models",
         "datasets",
     ):
