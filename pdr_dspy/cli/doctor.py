@@ -47,9 +47,10 @@ class Finding(NamedTuple):
 def doctor(api_base: Sequence[str] | None, display: Display) -> int:
     """Print what was found; returns the exit code: 1 where something has to be mended, else 0."""
     findings = list(examine(api_base))
-    marks = {"ok": "ok", "off": "-", "wrong": "!!"}
-    rows = [[marks[one.state], one.what, one.found, one.remedy] for one in findings]
-    display.table("", ("", "what", "found", "what to do"), rows, text=4)
+    marks = {"ok": "ok", "off": "- ", "wrong": "!!"}
+    wide = max(len(one.what) for one in findings)
+    for one in findings:
+        display.show(f"{marks[one.state]}  {one.what:{wide}}  {one.found}{f' -> {one.remedy}' if one.remedy else ''}")
     wrong = [one for one in findings if one.state == "wrong"]
     if wrong:
         display.say(f"{len(wrong)} to mend: {', '.join(one.what for one in wrong)}")
