@@ -73,6 +73,7 @@ async def ask_until(
     now = calls.current()
     places: list[_Place] = []
     for part in parts:
+        await calls.identify(calls.serving(part.predictor))
         lm, jobs = calls.prepare(
             part.predictor,
             part.inputs,

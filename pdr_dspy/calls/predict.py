@@ -97,6 +97,7 @@ async def ask(
         run_seed: overrides the session's.
     """
     now = current()
+    await identify(serving(predictor))
     lm, jobs = prepare(
         predictor,
         inputs,
@@ -113,6 +114,17 @@ async def ask(
         tell(predictor, values, reply, now)
         replies.append(reply)
     return replies
+
+
+async def identify(lm: dspy.LM) -> None:
+    """Let an LM find out what answers it before its requests are looked for in a store; see `identity` in
+    `pdr_dspy.serving`. A server that does not answer is named by what is known of it.
+
+    Raises the LM's own error where another model answers than before.
+    """
+    ask_server = getattr(lm, "identify", None)
+    if ask_server is not None:
+        await ask_server()
 
 
 def prepare(

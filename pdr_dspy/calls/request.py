@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,11 @@ class Prompt:
         where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
         if where:  # two servers may have different weights under one name
             addressed["api_base"] = where
+        selects = [(name, repr(lm.kwargs[name])) for name in _SELECTS if lm.kwargs.get(name) is not None]
+        if selects and not hasattr(lm, "identity"):  # and so may two deployments behind one address
+            addressed["deployment"] = hashlib.blake2b(
+                repr(selects).encode(), key=b"pdr_dspy deployment", digest_size=6
+            ).hexdigest()
         self.addresses = Addresses(addressed)
         try:
             self.request = _request(lm.model, self.messages, settings)
@@ -122,6 +128,9 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
     return prompt.job(job.seed)._replace(part=1, place=job.place)
 
 
+_SELECTS = ("api_key", "api_version", "default_headers", "extra_headers", "headers", "organization", "project")
+"""Settings of an LM that are not part of a request and yet may choose what answers it; a digest of them is in its key,
+out of which nothing can be read."""
 _CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
 CLOSING_TOKENS = 16

@@ -21,8 +21,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
-from urllib.parse import urlsplit
+from typing import Any
 
 import dspy
 from dspy import lm15
@@ -31,9 +30,8 @@ from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.models import Server
 from pdr_dspy.serving.client.sync import OpenAIEngine
+from pdr_dspy.serving.settings import EndpointSettings, ThinkingBudget
 
-ThinkingBudget = Literal["server", "continue", "cap"]
-"""Who ends a thought that has used up its room."""
 _CLASS_KEY = "_dspy_lm_class"
 _COUNTS_KEPT = 4096
 
@@ -45,7 +43,7 @@ class EndpointLM(dspy.LM):
     entry of DSPy's cache. The name that goes on the wire is `lm.served_model`.
     """
 
-    _settings: dict[str, Any]
+    settings: EndpointSettings
     _async: AsyncOpenAIEngine
     _sync: OpenAIEngine
     _counts: OrderedDict[bytes, int]
@@ -84,7 +82,7 @@ class EndpointLM(dspy.LM):
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may take together, of replicas the least; asks the server once, None when
         it does not say."""
-        stated = self._settings["context_length"]
+        stated = self.settings.context_length
         if stated is not None:
             return stated
         server = self._asked()
@@ -93,7 +91,7 @@ class EndpointLM(dspy.LM):
     @property
     def thinking_budget(self) -> ThinkingBudget:
         """Who ends a thought that has used up its room, see `connect`; asks the server once if that was not said."""
-        stated = self._settings["thinking_budget"]
+        stated = self.settings.thinking_budget
         if stated is not None:
             return stated
         server = self._asked()
@@ -104,6 +102,16 @@ class EndpointLM(dspy.LM):
         if self._async.server is None:
             self._sync.run(self._async.probe())
         return self._async.server
+
+    @property
+    def identity(self) -> str:
+        """What answers here, for stores; see `EndpointSettings.identity`. Complete once `identify` has been awaited."""
+        return f"endpoint/{self._async.identity}"
+
+    async def identify(self) -> str:
+        """Ask the server, once, which model it serves and what that is made of; return the identity."""
+        await self._async.identify()
+        return self.identity
 
     async def check(self) -> None:
         """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model.
@@ -122,6 +130,7 @@ class EndpointLM(dspy.LM):
             one = len(engine.api_bases) == 1
             which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
             raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(models)}")
+        await engine.identify()
 
     def check_sync(self) -> None:
         """As check(), for code without an event loop."""
@@ -164,29 +173,28 @@ class EndpointLM(dspy.LM):
 
     def dump_state(self) -> dict[str, Any]:
         """Return what connect() needs to build this LM again; the API key is never in it."""
-        settings = {key: value for key, value in self._settings.items() if key != "api_key"}
         return {
             _CLASS_KEY: f"{EndpointLM.__module__}.{EndpointLM.__qualname__}",
             "model": self.model,
-            "endpoint": {**settings, "model": self.served_model, "api_base": self._where()},
+            "endpoint": {**self.settings.saved(), "model": self.served_model},
             "sampling": {key: value for key, value in self.kwargs.items() if key != "api_key"},
         }
 
     @classmethod
     def load_state(cls, state: dict[str, Any], *, allow_custom_lm_class: bool = False) -> EndpointLM:
         """Build the LM that dump_state() described, without its API key. Opens no connection."""
-        endpoint = dict(state["endpoint"])
-        lm = connect(endpoint.pop("model"), endpoint.pop("api_base"), **endpoint)
+        lm = _lm(EndpointSettings(**state["endpoint"]))
         lm.model, lm.kwargs = state["model"], dict(state["sampling"])
         return lm
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key."""
+        return EndpointLM.load_state, (self.dump_state(),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
         copied = self.copy()
         memo[id(self)] = copied
         return copied
-
-    def _where(self) -> str | list[str]:
-        return self.api_base if len(self.api_bases) == 1 else list(self.api_bases)
 
     async def _count(self, texts: list[str]) -> list[int] | None:
         engine = self._async
@@ -201,10 +209,10 @@ class EndpointLM(dspy.LM):
                 return [_token_count(answer) for answer in answers]
             except (lm15.LM15Error, ValueError):
                 pass  # a proxy may carry the completions alone
-        if self._settings["tokenizer"] is None:
+        if self.settings.tokenizer is None:
             return None
         if self._tokenizer is None:
-            self._tokenizer = await asyncio.to_thread(_load_tokenizer, self._settings["tokenizer"])
+            self._tokenizer = await asyncio.to_thread(_load_tokenizer, self.settings.tokenizer)
         return [len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
@@ -216,120 +224,51 @@ def connect(
     max_tokens: int = 1024,
     seed: int | None = None,
     top_p: float | None = None,
-    api_key: str | None = None,
-    timeout: float = 600.0,
-    first_byte: float | None = None,
-    max_in_flight: int | None = None,
-    siblings: bool | None = None,
-    max_siblings: int | None = None,
-    context_length: int | None = None,
-    tokenizer: str | None = None,
-    thinking_budget: ThinkingBudget | None = None,
-    supports_reasoning: bool = False,
-    supports_schema: bool = True,
-    identity: str | None = None,
+    settings: EndpointSettings | None = None,
+    **more: Any,
 ) -> EndpointLM:
     """Return the dspy.LM of `model` at `api_base`. Opens no connection; call check() to hear early what is wrong.
 
     Args:
         model: the served name, or "auto" for the only model that the server has.
-        api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model: each request goes
-            where the fewest are in flight, and one that is down is left out for a while.
+        api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model.
         temperature, max_tokens, seed, top_p: sampling of each request unless it says otherwise; `max_tokens` counts
             generated tokens. The seed is sent only if given.
-        api_key: sent as a bearer token. Never saved with a program.
-        timeout: seconds that one request may take, retries and the pauses between them included; the time that it
-            waits in this client's own queue is not.
-        first_byte: seconds without a byte from the server after which a try is given up and made again; None leaves it
-            to `timeout`. A server that does not stream, and a single completion is not streamed, sends its first byte
-            when all is generated: a request that needs longer than this never succeeds, so choose it well above the
-            longest generation that `max_tokens` allows.
-        max_in_flight: HTTP requests of one event loop that may be open at once, over all replicas. None sends all that
-            come until the server refuses some (429, 503) or lets them time out, and from then on as many at once as it
-            was seen to take, rising again while it takes more.
-        siblings: whether requests marked as siblings go out as one request for n completions. None leaves it off
-            until the server has been asked, and on if it is llama.cpp or vLLM. On llama.cpp it saves most of the work,
-            which has no other way to read a prompt once. vLLM shares the prompt between single requests as well, by
-            its prefix cache; there it saves the server n - 1 times reading HTTP, applying the template, tokenising
-            and answering, and this client as much. Both give child i the seed of the request plus i, so the n
-            completions are those of n single requests. The price: they come together, when the longest is done, a
-            retry repeats them all, and a request that hangs for all of `timeout` loses them all; `first_byte` ends it
-            in time to try again.
-        max_siblings: the largest n; llama.cpp refuses more than it has slots.
-        context_length: tokens of prompt and completion together; None asks the server when it is needed.
-        tokenizer: a `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize.
-        thinking_budget: who ends a thought that has used up `Schedule.thinking_tokens`. "server": vLLM does, in the
-            same request, when it was started with --reasoning-parser or --reasoning-config; without them it refuses the
-            field, and it does not say beforehand which it is. "continue": this client does, for a model that thinks
-            between <think> tags, in a second request of the same turn that begins with the thought, closed; it takes a
-            server that goes on with a message of the assistant's, as vLLM and llama.cpp do. "cap": nobody does, and a
-            draft that is still thinking at its cap has failed. None: "continue" on vLLM and llama.cpp, else "cap".
-        supports_reasoning, supports_schema: what DSPy's adapters may use: `reasoning_effort`, and JSON schemas.
-        identity: names what is served, for caches that outlive the server; the default is "model@host:port", of the
-            first replica.
+        settings: where `more` fields start from, such as those of another connection.
+        more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers`, `proxy`, `ca_file`,
+            `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`, `tokenizer`,
+            `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `identity`.
 
     Raises:
         ConfigError: for an argument that cannot work.
     """
-    if not model:
-        raise ConfigError('`connect(model=...)` must name a served model, or be "auto"')
-    bases = _bases(api_base)
-    for name, value in {"max_tokens": max_tokens, "timeout": timeout}.items():
-        if not value > 0:
-            raise ConfigError(f"`connect({name}={value!r})` must be above 0")
-    if first_byte is not None and not first_byte > 0:
-        raise ConfigError(f"`connect(first_byte={first_byte!r})` must be above 0, or None")
-    for name, value in {
-        "max_in_flight": max_in_flight,
-        "max_siblings": max_siblings,
-        "context_length": context_length,
-    }.items():
-        if value is not None and value < 1:
-            raise ConfigError(f"`connect({name}={value!r})` must be at least 1, or None")
-    if thinking_budget not in (None, *get_args(ThinkingBudget)):
-        raise ConfigError(
-            f'`connect(thinking_budget={thinking_budget!r})` must be "server", "continue", "cap", or None to ask'
-        )
+    if not max_tokens > 0:
+        raise ConfigError(f"`connect(max_tokens={max_tokens!r})` must be above 0")
     if not 0 <= temperature <= 2:
         raise ConfigError(f"`connect(temperature={temperature!r})` must be in [0, 2]")
-    if tokenizer is not None and tokenizer.endswith(".json") and not Path(tokenizer).is_file():
-        raise ConfigError(f"`connect(tokenizer={tokenizer!r})` names no file")
-    asynchronous = AsyncOpenAIEngine(
-        model,
-        bases,
-        api_key=api_key,
-        timeout=timeout,
-        first_byte=first_byte,
-        max_in_flight=max_in_flight,
-        siblings=siblings,
-        max_siblings=max_siblings,
-    )
-    synchronous = OpenAIEngine(asynchronous, reasoning=supports_reasoning, response_schema=supports_schema)
+    unknown = more.keys() - EndpointSettings.model_fields.keys()
+    if unknown:
+        raise ConfigError(
+            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; there are "
+            f"{', '.join(name for name in EndpointSettings.model_fields if name not in ('model', 'api_base'))}"
+        )
+    started = {} if settings is None else settings.model_dump()
+    chosen = EndpointSettings(**{**started, **more, "model": model, "api_base": api_base})
     sampling = {key: value for key, value in {"seed": seed, "top_p": top_p}.items() if value is not None}
+    return _lm(chosen, temperature=temperature, max_tokens=max_tokens, **sampling)
+
+
+def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
+    asynchronous = AsyncOpenAIEngine(settings)
+    synchronous = OpenAIEngine(
+        asynchronous, reasoning=settings.supports_reasoning, response_schema=settings.supports_schema
+    )
+    where = settings.identity or f"{settings.model}@{settings.address}#{settings.deployment}"
     lm = EndpointLM(
-        "endpoint/" + (identity or f"{model}@{urlsplit(bases[0]).netloc.rpartition('@')[2]}"),
-        temperature=temperature,
-        max_tokens=max_tokens,
-        cache=False,
-        num_retries=0,
-        engine=synchronous,
-        async_engine=asynchronous,
-        **sampling,
+        f"endpoint/{where}", cache=False, num_retries=0, engine=synchronous, async_engine=asynchronous, **sampling
     )
     lm._async, lm._sync, lm._counts, lm._tokenizer = asynchronous, synchronous, OrderedDict(), None
-    lm._settings = {
-        "timeout": timeout,
-        "first_byte": first_byte,
-        "max_in_flight": max_in_flight,
-        "siblings": siblings,
-        "max_siblings": max_siblings,
-        "context_length": context_length,
-        "tokenizer": tokenizer,
-        "thinking_budget": thinking_budget,
-        "supports_reasoning": supports_reasoning,
-        "supports_schema": supports_schema,
-        "identity": identity,
-    }
+    lm.settings = settings
     return lm
 
 
@@ -343,21 +282,6 @@ def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> li
         return list(lm._sync.run(_ask(lm._async)).models)
     finally:
         lm.close()
-
-
-def _bases(api_base: str | Sequence[str]) -> tuple[str, ...]:
-    """The addresses of the replicas. Raises ConfigError for what is no address, for none, and for one given twice."""
-    given = [api_base] if isinstance(api_base, str) else list(api_base)
-    if not given:
-        raise ConfigError(f"`connect(api_base={api_base!r})` must name at least one server")
-    for each in given:
-        parts = urlsplit(each) if isinstance(each, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ConfigError(f'`connect(api_base={each!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
-    bases = tuple(each.rstrip("/") for each in given)
-    if len(set(bases)) < len(bases):
-        raise ConfigError(f"`connect(api_base={api_base!r})` names a server twice")
-    return bases
 
 
 async def _ask(engine: AsyncOpenAIEngine) -> Server:
@@ -377,7 +301,8 @@ async def _listing(engine: AsyncOpenAIEngine, where: str) -> Server:
     except (lm15.ProviderError, ValueError) as error:
         status = "no list of models" if isinstance(error, ValueError) else f"HTTP {error.status}"
         raise EndpointError(
-            f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. `api_base` usually ends in /v1"
+            f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. "
+            + ("Is it the right address?" if where.endswith("/v1") else f"It usually ends in /v1: {where}/v1?")
         ) from error
 
 

@@ -143,6 +143,32 @@ def tidy(answer: str) -> str:
     return answer
 
 
+def unwrapped(text: str) -> str:
+    """A text without what wraps the whole of it: spaces, bold, quotes, code or math marks, a box, a final full stop.
+
+    Underscores and single stars stay: `__init__`, `_id` and `C*` are names.
+    """
+    text = text.strip()
+    for _ in range(8):
+        before = text
+        for left, right in _TEXT_WRAPS:
+            inner = text[len(left) : -len(right)]
+            if text.startswith(left) and text.endswith(right) and inner.strip() and right not in inner:
+                text = inner.strip()
+        if text.endswith((".", "。")) and not text.endswith("..") and len(text) > 1:
+            text = text[:-1].rstrip()
+        if text == before:
+            break
+    return text
+
+
+_TEXT_WRAPS = (
+    *(("**", "**"), ("$$", "$$"), ("\\(", "\\)"), ("$", "$"), ("```", "```"), ("`", "`"), ('"', '"')),
+    ("'", "'"),
+    *(("“", "”"), ("‘", "’"), ("«", "»"), ("\\boxed{", "}"), ("\\text{", "}")),
+)
+
+
 # ------------------------------------------------------------------------------------------------------- as a number
 
 
@@ -163,12 +189,24 @@ def to_number(text: str) -> Fraction | None:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
     plain = _plain(text)
     whole = _one_number(plain)
-    if whole is None and (equals := max(plain.rfind("="), plain.rfind("≈"))) >= 0:
-        return _one_number(plain[equals + 1 :])
-    return whole
+    if whole is not None or (equals := max(plain.rfind("="), plain.rfind("≈"))) < 0:
+        return whole
+    before = re.split("[=≈]", plain[:equals])
+    result = all(_SUM.fullmatch(part) or _CALLED.fullmatch(part) for part in before)
+    return _one_number(plain[equals + 1 :]) if result else None
 
 
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
+_SUM = re.compile(r"\s?(?=.*[0-9])[-0-9.,+*/×÷^(){} ]*")
+"""What may stand before the `=` of a result: a sum that names nothing else, as in `6 × 7 = 42`."""
+_NAMED = (
+    r"(?:\\[A-Za-z]+\s?)?\{?[A-Za-z][A-Za-z' ]{0,80}\}?(?:_\{?[A-Za-z0-9]{1,6}\}?)?(?:\([^()=]{1,20}\))?"
+    r"|\|[A-Za-z]{1,9}\|"
+)
+_CALLED = re.compile(
+    rf"(?!.*(?i:\b(?:not|never|or|nor|if|isn|mod)\b|n't))\s?(?:{_NAMED})(?:\s?[-+×]\s?(?:{_NAMED})){{0,8}}\s?"
+)
+"""... or a name, or a sum of names: `x`, `x_1`, `f(2)`, `m+n`, `The total cost`, `\\angle ABC`."""
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–—‒﹣－", "-"),
@@ -198,7 +236,7 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = text.replace("{,}", ",").replace("\\$", "").replace("\\%", "%").replace("**", "").replace("`", "")
-    text = re.sub(r"(?<=[0-9])\\[,! ](?=[0-9]{3}(?![0-9]))", ",", text)
+    text = re.sub(r"(?<=[0-9])(?:,?\\[,! ]|')(?=[0-9]{3}(?![0-9]))", ",", text)
     for _ in range(3):
         text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
     text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
@@ -238,15 +276,56 @@ _NUMBER = re.compile(
     rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
     rf"|(?P<over>{_DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{_DECIMAL}))"
     rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
-    rf"(?:\s(?P<scale>thousand|million|billion|trillion)\b)?)",
+    rf"(?P<scale>(?:[\s-](?:hundred|thousand|million|mln|mio|billion|bn|trillion|tn|lakh|crore|dozen)s?\b)+)?"
+    rf"(?P<half>\sand\sa\s(?:half|quarter)\b)?)",
     re.I,
 )
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "mln": 10**6, "mio": 10**6, "billion": 10**9},
+    **{"bn": 10**9, "trillion": 10**12, "tn": 10**12, "lakh": 10**5, "crore": 10**7, "dozen": 12},
+}
+_PARTS = {"half": Fraction(1, 2), "quarter": Fraction(1, 4)}
 _NOT_A_VALUE = re.compile(
     r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈|!×²³⁰¹⁴-⁹+*]|\b(?:not|or|between|at least|at most|(?:less|more|greater|fewer) than"
     r"|pi|sqrt|root|infinity|modulo|mod|base|cannot|unable|unknown|unsure|(?:is|was) (?:wrong|incorrect|false))\b|n't",
     re.I,
 )
+_CHANGES_VALUE = re.compile(
+    r"[‰‱₀-₉⅐-⅞∛∜†]|(?<![A-Za-z])(?:"
+    r"hundreds?|thousands?|[bmtrz]illions?|quadrillions?|quintillions?|milliards?|mrd|mn|mln|mio|bn|bio|tn|lakhs?|lacs?"
+    r"|crores?|dozens?|scores?|gross|pairs? of|couple|half|halves|quarters?|thirds?|fourths?|fifths?"
+    r"|sixths?|sevenths?|eighths?"
+    r"|ninths?|tenths?|(?:ten-?)?(?:hundred|thousand|million)ths?|twice|thrice|double[sd]?|doubling|triple[sd]?|tripling"
+    r"|quadruple[sd]?|squared?|square root|cubed?|cube root|to the power|power of|raised|multiplied|divided"
+    r"|plus|minus|per ?mille?|permille|per thousand|per million|basis points?|bps|ppm|ppb|factorial"
+    r"|binary|hex(?:adecimal)?|octal|radians?|complement|opposite|negative|reciprocal|inverse|log(?:arithm)?|exp|sum of"
+    r"|product of|difference|ratio|out of|of)(?![A-Za-z])",
+    re.I,
+)
+_GLUED_SCALE = re.compile(r"[\s-]?(?:[kKMGTB]|mn|bn|tn|mio|mrd)(?![A-Za-z])(?!\s?[/²³])")
+
+
+def changes_value(words: str) -> bool:
+    """Whether words beside a number make it another one (`squared`, `dozen`, `half of`, `‰`), unlike a unit.
+
+    `square` and `cubic` before a unit of length are units; `of` is harmless after a unit (`5 kilograms of sugar`).
+    """
+    words = _SQUARE_UNIT.sub(" ", words)
+    words = _OF_STUFF.sub(" ", words)
+    return _CHANGES_VALUE.search(words) is not None
+
+
+_STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
+"""Ends what names a number: `the sum of the digits is 14`."""
+_BETWEEN = re.compile(r"\b(?:times|multiplied|divided|plus|minus|over|of|by|to|through|per|squared|cubed)\b|[x÷]", re.I)
+_SQUARE_UNIT = re.compile(
+    r"\b(?:square|sq\.?|cubic|cu\.?)\s(?:[a-z]{0,5}met(?:er|re)s?|feet|foot|ft|inch(?:es)?|in|yards?|yd|miles?|mi|units?"
+    r"|[ckm]?m|acres?)\b|\b(?:inch(?:es)?|units?|feet|foot|cm|m|km|ft|met(?:er|re)s?) squared\b"
+    r"|\b(?:miles?|kilomet(?:er|re)s?|met(?:er|re)s?|feet|[a-z]+s?) per (?:hour|minute|second|day|week|year|month)\b"
+    r"|\bhalf[- ]hours?\b|\bquarters?\b(?= \(coins?\))",
+    re.I,
+)
+_OF_STUFF = re.compile(r"(?<=[A-Za-z]{3}) of (?=[A-Za-z ]+$)", re.I)
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 _UNITS = frozenset("mgshlnjwvkcf")
 _GLUED = re.compile(  # units of two and three letters that may follow their number without a space
@@ -278,8 +357,8 @@ def _one_number(text: str) -> Fraction | None:
     rest.append(text[position:])
     if not values or len(set(values)) != 1:
         return None
-    if any(not re.search(r"[A-Za-z=≈]", piece) for piece in rest[1:-1]):
-        return None  # `5:5`, `(3, 3)`: the same number twice is not one number
+    if any(not re.search(r"[A-Za-z=≈]", piece) or _BETWEEN.search(piece) for piece in rest[1:-1]):
+        return None  # `5:5`, `(3, 3)`, `5 times 5`: the same number twice is not one number
     if any(_spoils(piece, after=bool(place)) for place, piece in enumerate(rest)):
         return None
     return values[0]
@@ -296,7 +375,9 @@ def _spoils(piece: str, *, after: bool) -> bool:
         if re.match(r"\s?(?:[-:]\s?(?![A-Za-z]{2})\S|\()[^)]*$", piece):
             return True
     name = re.sub(r"(?<![A-Za-z])[A-Za-z]{1,9}(?:_\{?[A-Za-z0-9]{1,9}\}?)?(?:\([A-Za-z]\))?\s?[=≈]", "", piece)
-    if _NOT_A_VALUE.search(name):
+    if _NOT_A_VALUE.search(name) or (changes_value(name) and (after or not _STATES.search(name))):
+        return True
+    if after and _GLUED_SCALE.match(piece):
         return True
     letters = {letter.lower() for letter in _LETTER.findall(name)} - {"a", "i"}
     return bool(letters - _UNITS) if after else bool(letters)
@@ -314,8 +395,12 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = _ratio(match["over"], match["under"] or "1")
         if value is not None and (exponent := match["exp1"] or match["exp2"]):
             value = _times_ten(value, exponent)
-        if value is not None and match["scale"]:
-            value *= _SCALES[match["scale"].lower()]
+        for scale in re.findall("[a-z]+", (match["scale"] or "").lower()) if value is not None else ():
+            value = value * (_SCALES.get(scale) or _SCALES[scale.removesuffix("s")])  # type: ignore[operator]
+        if value is not None and match["half"]:
+            if match["scale"] or value.denominator != 1:
+                return None
+            value += _PARTS[match["half"].lower().split()[-1]]
     negative = (match["sign"] or "").strip().lower() in ("-", "minus", "negative")
     return -value if negative and value is not None else value
 
@@ -351,7 +436,9 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
 _TAG = re.compile(
     r"(?:(?:option|choice|answer)\s{0,3})?[(\[{]?([A-Za-z]|[0-9]{1,2})(?:[)\]}][.:]?|[.:]|$)\s{0,9}(.*)", re.I | re.S
 )
-_NEGATION = re.compile(r"\b(?:not|never|neither|nor|cannot|except)\b|n['’]t\b", re.I)
+_NEGATION = re.compile(
+    r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|ruled out|eliminated|excluded)\b|n['’]t\b", re.I
+)
 
 
 def _key(text: str) -> str:
@@ -394,17 +481,43 @@ def _label(option: str) -> str | None:
     return tag[1].casefold() if tag else None
 
 
+_PREFERS = re.compile(
+    r",?\s*\b(?:because|since|rather than|instead of|over|as opposed to|and not|but not|not|whereas|while|due to"
+    r"|unlike)\b",
+    re.I,
+)
+"""What stands behind it speaks of the options that were not chosen: `A because B is wrong`."""
+_FUNCTION_WORDS = (
+    "is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by|from"
+    "|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to"
+)
+"""Words that no article and no pronoun stands before, so that a letter before one is a choice."""
+
+
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
-    if len(text) > 200 or _NEGATION.search(text):
+    """The only option that a short sentence names, or the one that it prefers to others."""
+    if len(text) > 200:
         return None
+    prefers = _PREFERS.search(text)
+    if prefers is not None and not _NEGATION.search(text[: prefers.start()]):
+        names = _names(text[: prefers.start()], options)
+        if names:
+            return names.pop() if len(names) == 1 else None
+    if _NEGATION.search(text):
+        return None
+    names = _names(text, options)
+    return names.pop() if len(names) == 1 else None
+
+
+def _names(text: str, options: Sequence[str]) -> set[str]:
+    """The options that a text mentions."""
     found: list[tuple[int, int, str]] = []
     for option in options:
         # One letter is also an article or a pronoun, so it must be written as the option is.
         flags = re.I if len(option) > 1 else 0
-        article = r"(?! (?!is\b|or\b|and\b)[a-z])" if option in ("A", "I") else ""
+        article = rf"(?! (?!(?:{_FUNCTION_WORDS})\b)[a-z])" if option in ("A", "I") else ""
         spots = re.finditer(rf"(?<!\w){re.escape(option)}(?!\w){article}", text, flags) if option else ()
         found += [(spot.start(), spot.end(), option) for spot in spots]
     # `very good` mentions `very good`, not also `good`.
-    outer = [f for f in found if not any(o is not f and o[0] <= f[0] and f[1] <= o[1] and o[2] != f[2] for o in found)]
-    names = {option for _, _, option in outer}
-    return names.pop() if len(names) == 1 else None
+    outer = [f for f in found if not any(o[0] <= f[0] and f[1] <= o[1] and o[2] != f[2] for o in found)]
+    return {option for _, _, option in outer}

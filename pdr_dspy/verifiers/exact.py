@@ -6,9 +6,9 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.text.answers import tidy
+from pdr_dspy.text.answers import unwrapped
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.fields import Fields, answer_text, gold_text, short
+from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, gold_text, lookup, short
 
 if TYPE_CHECKING:
     import dspy
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class ExactVerifier(Fields):
     """Scores 1 where the answer is the gold text, else 0.
 
-    Emphasis, quotes and a final full stop around either do not count.
+    Bold, quotes, code marks and a final full stop around either do not count; underscores and single stars do, for they
+    belong to names.
     """
 
     ignore_case: bool = False
@@ -29,7 +30,8 @@ class ExactVerifier(Fields):
         gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
         if answer is None:
             return Score(0, "no answer")
-        if self._key(answer) == self._key(gold):
+        whole = as_text(lookup(prediction, self.field)) or ""
+        if self._key(gold) in (self._key(whole), self._key(answer)):
             return Score(1, "the same text")
         return Score(0, f"{short(answer)} is not {short(gold)}")
 
@@ -38,7 +40,7 @@ class ExactVerifier(Fields):
         gold_text(example, self.gold)
 
     def _key(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", tidy(text))
+        text = unicodedata.normalize("NFC", unwrapped(text))
         if self.ignore_space:
             text = " ".join(text.split())
         return text.casefold() if self.ignore_case else text

@@ -9,6 +9,7 @@ forks the next one, which takes milliseconds. Messages are JSON behind a four-by
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import resource
@@ -119,10 +120,11 @@ def _math() -> Grade:
     import logging
 
     from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-    from math_verify.grader import should_treat_as_complex, verify
+    from math_verify.grader import should_treat_as_complex
 
+    values = _sibling("math_values")
     logging.disable(logging.CRITICAL)
-    config = NormalizationConfig(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="all")
+    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 
     def read(latex: str) -> Any:
         latex = normalize_latex(latex, config=config)
@@ -130,37 +132,44 @@ def _math() -> Grade:
             latex, is_real=not should_treat_as_complex(latex), convert_degrees=False, normalization_config=None
         )
 
+    comparison = values.Comparison(read)
+
     def grade(request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            gold = read(request["gold"])
-        except Exception as error:
-            return {"unreadable": "gold", "detail": type(error).__name__}
+        for side in ("gold", "answer"):
+            if request[side] is not None:
+                try:
+                    comparison.readable(request[side])
+                except values.Unreadable as error:
+                    return {"unreadable": side, "detail": str(error)[:200]}
         if request["answer"] is None:
             return {"readable": True}
-        try:
-            answer = read(request["answer"])
-        except Exception as error:
-            return {"unreadable": "answer", "detail": type(error).__name__}
-        return {"equal": bool(verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None))}
+        return {"equal": comparison.equal(request["gold"], request["answer"])}
 
     for sample in _SAMPLES:  # the parser learns its grammar as it goes; children inherit what it learnt
-        grade({"gold": sample, "answer": sample.replace("2", "3")})
-        grade({"gold": sample, "answer": sample})
+        with contextlib.suppress(Exception):
+            comparison.same(sample, sample.replace("2", "3"))
     return grade
+
+
+def _sibling(name: str) -> Any:
+    """A module beside this file, which imports no pdr_dspy either."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 _SAMPLES = (
     r"\frac{\sqrt{2}}{2}+\pi",
     r"2x^{2}-3x+\frac{1}{2}",
-    r"(2, \frac{1}{3})",
-    r"[-2, 3) \cup (4, \infty)",
-    r"\{1, 2\}",
-    r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
-    r"y = 2x - 1",
-    r"x \le 2",
+    r"-\infty",
+    r"2x - 1",
     r"2 + 3i",
     r"\sin^2 x + \log_2 3 + |x| + 2!",
-    r"1, -2",
+    r"f(x) + \arctan 2 + e^{2}",
 )
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_choice
+from pdr_dspy.text.answers import MAX_ANSWER, changes_value, tidy, to_choice
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_text, same_number, short
 from pdr_dspy.verifiers.grading_pool import ask
+from pdr_dspy.verifiers.math_structure import Structure, read
 
 if TYPE_CHECKING:
     import dspy
@@ -23,9 +24,11 @@ _log = logging.getLogger("pdr_dspy.verifiers")
 class MathVerifier(Fields):
     """Scores 1 where the answer is mathematically the gold answer, else 0.
 
-    Plain numbers, the same LaTeX and words are decided at once, evaluating nothing. Everything else is compared by
-    math-verify and sympy in a separate process, within `timeout` seconds and `memory` MB for the item; an answer that
-    exceeds them scores 0 and says so. A list must have as many members as the gold answer's: guesses score 0.
+    Plain numbers, the same LaTeX and words are decided at once, evaluating nothing. Everything else is taken apart into
+    lists, tuples, intervals, relations, sets and cases, which must be those of the gold answer: `17 != 25` and
+    `x = 17 or x = 25` are not 25. Their values are compared exactly by sympy in a separate process, within `timeout`
+    seconds and `memory` MB for the item; an answer that exceeds them scores 0 and says so. A decimal may stand for a
+    value that has no finite decimal form, such as 1/3, where it is right to one part in 100,000.
     """
 
     timeout: float = 2.0
@@ -46,12 +49,16 @@ class MathVerifier(Fields):
         decided = _at_once(gold, answer)
         if decided is not None:
             return decided
+        if _RETRACTED.search(answer) and not _RETRACTED.search(gold):
+            return Score(0, f"{short(answer)} says what it is not")
         if _hopeless(answer) and not _hopeless(gold):
             return Score(0, f"{short(answer)} is too large to work out")
-        want, have = _members(_latex(gold)), _members(_latex(answer))
-        if len(want) != len(have):
-            return Score(0, f"{short(answer)} has {len(have)} members, {short(gold)} has {len(want)}")
-        reply = self._ask(_joined(want, want), _joined(have, want))
+        want, have = read(_latex(gold)), read(_latex(answer))
+        if want is None:
+            raise DataError(_unreadable(example, gold))
+        if have is None:
+            return Score(0, f"{short(answer)} is not a mathematical expression")
+        reply = self._ask(want, have)
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
         if reply.get("unreadable") == "gold":
@@ -69,13 +76,13 @@ class MathVerifier(Fields):
             raise DataError(_unreadable(example, gold))
         if same_number(gold, gold) or _words(gold) is not None:
             return
-        members = _members(_latex(gold))
-        reply = self._ask(_joined(members, members), None)
+        structure = read(_latex(gold))
+        reply = {"unreadable": "gold"} if structure is None else self._ask(structure, None)
         if "readable" not in reply:
             reason = "" if "unreadable" in reply else f" ({self._trouble(reply)})"
             raise DataError(_unreadable(example, gold) + reason)
 
-    def _ask(self, gold: str, answer: str | None) -> dict[str, Any]:
+    def _ask(self, gold: Structure, answer: Structure | None) -> dict[str, Any]:
         return ask("math", {"gold": gold, "answer": answer}, timeout=self.timeout, memory=self.memory * 2**20)
 
     def _trouble(self, reply: dict[str, Any]) -> str:
@@ -89,14 +96,14 @@ def _unreadable(example: Any, gold: str) -> str:
 
 def _at_once(gold: str, answer: str) -> Score | None:
     """A verdict that needs no evaluation, or None."""
-    same = same_number(gold, answer)
-    if same is not None:
+    same = None if "=" in gold and "=" in answer else same_number(gold, answer)  # x = 5 is not y = 5
+    if same or (same is False and ("." in gold) == ("." in answer)):  # else a decimal may stand for a fraction
         return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
     if _canonical(gold) == _canonical(answer):
         return Score(1, "the same expression")
     based = _BASED.fullmatch(_canonical(gold))
     if based:  # sympy drops the base
-        plain = _canonical(answer) == based[1]
+        plain = re.sub(r"^[A-Za-z]=", "", _canonical(answer)) in (based[1], based[0])
         return Score(1, "the same digits") if plain else Score(0, f"{short(answer)} is not {short(gold)}")
     words = _words(gold)
     if words is not None:
@@ -107,6 +114,9 @@ def _at_once(gold: str, answer: str) -> Score | None:
     return None
 
 
+_RETRACTED = re.compile(
+    r"(?<![\\\\A-Za-z])(?:not|never|neither|nor|cannot|twice|half of|unless)(?![A-Za-z])|n't\b", re.I
+)
 _LARGE = re.compile(
     r"\^\s?\{?\s?-?[0-9]{5,}"  # an exponent of five digits
     r"|(?:[0-9]{5,}|[)}\]]|\^\s?[0-9]+)\s?!"  # a factorial of that, or of something composed
@@ -171,17 +181,19 @@ _PLAIN = (
     (re.compile(r"≥|>="), r"\\ge "),
     (re.compile(r"≠|!="), r"\\ne "),
     (re.compile(r"∈"), r"\\in "),
+    (re.compile(r"∅|\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"±|\+/-"), r"\\pm "),
     (re.compile(r"[−–﹣－]"), "-"),
     (re.compile(r"\^\s?(?:\{\s?)?\\(?:circ|degree)(?:\s?\})?|°|\\degree"), ""),
-    (re.compile(r"\\%|(?<!\\)%|\\\$|\\!"), ""),
+    (re.compile(r"\\%|(?<!\\)%|\\\$"), ""),
     (re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])"), ""),
-    (re.compile(r"(?<!\\)\\[,;: ]|\\q?quad(?![A-Za-z])|~"), " "),
+    (re.compile(r"(?<!\\)\\[;: ]|\\q?quad(?![A-Za-z])|~"), " "),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
 )
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
 _SUPER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_OR = re.compile(r"\\text\s?\{\s*(?:or|and)\s*\}|(?<![\\A-Za-z])(?:or|and)(?![A-Za-z])|(?<!\\);")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUB = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _UNIT = re.compile(
     r"(?<=[0-9A-Za-z})\]])\s*"
     r"(?:\\(?:text|mathrm|mbox)\s?\{[^{}]*\}(?:\s?\^\s?\{?[0-9]\}?)?|\s[a-z]{3,}(?: [a-z]{2,})*)\s*$"
@@ -200,12 +212,11 @@ def _latex(text: str) -> str:
     for pattern, replacement in _PLAIN:
         text = pattern.sub(replacement, text)
     text = _square_roots(text)
-    text = (
-        re.sub(r"(?<=[0-9])\{?,\}?(?=[0-9]{3}(?:[^0-9]|$))", "", text) if re.search(r"[0-9]\{,\}[0-9]", text) else text
-    )
-    text = _OR.sub(",", text)
-    text = _UNIT.sub("", text).strip().rstrip(".").strip()
-    return text[1:].strip() if text.startswith("=") else text
+    text = re.sub(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))", ",", text)
+    unit = _UNIT.search(text)
+    if unit is not None and not changes_value(unit.group()):
+        text = text[: unit.start()]
+    return text.strip().rstrip(".").strip()
 
 
 def _square_roots(text: str) -> str:
@@ -227,53 +238,15 @@ def _square_roots(text: str) -> str:
     return "".join(pieces)
 
 
-_BRACKET = re.compile(r"\\[{}]|[()\[\]{},]|\\(?:begin|end)\s?\{")
-
-
-def _members(latex: str) -> list[str]:
-    r"""The members of a list, a set or a `\pm`; a single value is a list of one."""
-    inner = latex.strip()
-    if inner.startswith(r"\{") and inner.endswith(r"\}") and inner.count(r"\{") == 1:
-        inner = inner[2:-2]
-    members, depth, start = [], 0, 0
-    for token in _BRACKET.finditer(inner):
-        kind = token.group()
-        if kind == ",":
-            if depth == 0:
-                members.append(inner[start : token.start()])
-                start = token.end()
-        elif kind in ("(", "[", "{", r"\{") or kind.startswith((r"\begin", r"\end")):
-            depth += 1
-        else:
-            depth = max(0, depth - 1)
-    members = [member.strip() for member in [*members, inner[start:]] if member.strip()]
-    if len(members) == 1 and members[0].count(r"\pm") == 1 and r"\mp" not in members[0]:
-        return [members[0].replace(r"\pm", sign) for sign in ("+", "-")]
-    return members
-
-
-_NAME = re.compile(r"^\s*[A-Za-z](?:_\{?\w+\}?)?(?:\([A-Za-z]\))?\s*(?:=|\\in(?![A-Za-z])|\\approx)\s*(?=\S)")
-
-
-def _joined(members: list[str], like: list[str]) -> str:
-    """The members as one expression; a leading `x =` goes where the gold members have none."""
-    if not any("=" in member or r"\in " in member for member in like):
-        members = [_NAME.sub("", member) for member in members]
-        members = [member.rpartition("=")[2] if _chain(member) else member for member in members]
-    return members[0] if len(members) == 1 else r"\{" + ", ".join(members) + r"\}"
-
-
-def _chain(member: str) -> bool:
-    return "=" in member and not re.search(r"\\(?:le|ge|ne|lt|gt)|[<>]", member)
-
-
 _CANON = (
+    (re.compile(r"(?<=[0-9])(?:,\\!|\\,|\{,\})(?=[0-9]{3}(?![0-9]))"), ""),
     (re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,;:! ]"), ""),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
     (re.compile(r"\\frac\s?([0-9])\s?([0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s?([0-9A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"([_^])\{(\w)\}"), r"\1\2"),
     (re.compile(r"\\cdot|\\times|\*"), "*"),
+    (re.compile(r"(?<=[0-9])\s+(?=[0-9.])"), "\0"),  # `1 2` is not 12
     (re.compile(r"\s+|\$"), ""),
 )
 
@@ -281,6 +254,7 @@ _CANON = (
 def _canonical(text: str) -> str:
     """Spelling differences that never change a value, gone; for comparing letter by letter."""
     text = _UPRIGHT.sub(r"\1", tidy(text))
+    text = _SUB.sub(lambda base: "_" + base.group().translate(_SUBSCRIPTS), text)
     for pattern, replacement in _CANON:
         text = pattern.sub(replacement, text)
     return text

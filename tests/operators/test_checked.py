@@ -271,5 +271,5 @@ def test_the_checked_distiller_shows_the_best_different_answers_with_their_resul
     shown = [prediction.rounds[0].drafts[source].outputs["answer"] for source in workspace.sources]
     assert shown == ["b", "c"]
     assert workspace.text.index("0.90 of 1") < workspace.text.index("0.50 of 1")
-    with pytest.raises(ConfigError, match="distiller='checked'.*needs a check"):
+    with pytest.raises(ConfigError, match=r"distiller='checked'.*needs a check"):
         PDR(QA, widths=(4, 1), distiller="checked")

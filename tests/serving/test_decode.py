@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdr_dspy.serving.client.decode import choices_of, count, read_body, read_choice, read_stream, split_usage
-from pdr_dspy.serving.client.failures import Foreign, Outcome, judge
+from pdr_dspy.serving.client.failures import AGAIN, Foreign, Outcome, judge
 
 WHERE = "http://server/v1"
 
@@ -90,10 +90,29 @@ def test_what_is_no_completion_is_final(raw: bytes):
         read(raw)
 
 
-@pytest.mark.parametrize("choices", [None, [], {}, "no", 7, [None], ["x"], [{"index": 0}], [{"message": "hello"}]])
+@pytest.mark.parametrize("choices", [None, {}, "no", 7, [None], ["x"], [{"index": 0}], [{"message": "hello"}]])
 def test_an_answer_without_a_choice_is_final(choices: Any):
     with pytest.raises(Foreign, match=r"without a completion|no message"):
         read(json.dumps(answer(choices=choices)).encode())
+
+
+@pytest.mark.parametrize("choices", [[], [{"index": 0, "error": {"message": "overloaded", "code": 503}}]])
+def test_no_choice_and_an_error_for_a_choice_are_tried_again(choices: Any):
+    with pytest.raises(lm15.ServerError) as caught:
+        read(json.dumps(answer(choices=choices)).encode())
+    assert judge(caught.value) in AGAIN
+
+
+def test_a_stream_that_was_not_asked_for_is_read():
+    chunk = {"choices": [{"index": 0, "delta": {"content": "42"}, "finish_reason": "stop"}]}
+    raw = b": hello\n\ndata: " + json.dumps(chunk).encode() + b"\n\ndata: [DONE]\n\n"
+    assert read(raw).text == "42"
+
+
+def test_usage_of_zeros_is_unknown():
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    usage = read(json.dumps(answer(usage=zeros)).encode()).usage
+    assert (usage.input_tokens, usage.output_tokens) == (None, None)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
@@ -165,7 +184,9 @@ def test_content_of_any_form(content: Any, text: str):
 
 @pytest.mark.parametrize(
     ("reason", "finish"),
-    [("stop", "stop"), ("length", "length"), ("abort", "error"), (None, "stop"), (7, "stop"), ("repetition", "stop")],
+    [("stop", "stop"), ("length", "length"), ("abort", "error"), (None, "stop"), (7, "error"), ("repetition", "error")]
+    + [(name, "length") for name in ("max_tokens", "model_length", "MAX_TOKENS")]
+    + [("eos", "stop"), ("STOP", "stop"), ("end_turn", "stop"), ("SAFETY", "content_filter")],
 )
 def test_finish_reasons(reason: Any, finish: str):
     choice = {"message": {"content": "four"}, "finish_reason": reason}

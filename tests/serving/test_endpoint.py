@@ -182,12 +182,22 @@ def test_text_that_no_file_can_hold_is_repaired():
     assert response.text == "a�b�c"
 
 
-def test_images_and_tools_are_refused_before_sending():
+def test_images_travel_as_parts():
     with MockServer() as server:
         lm = connect("mock", server.api_base)
-        image = lm15.Message.user([lm15.ImagePart(url="https://example.org/x.png")])
-        with pytest.raises(LMUnsupportedFeatureError, match="carries text only"):
-            send(lm, lm15.Request(model=lm.model, messages=(image,)))
+        image = lm15.ImagePart(media_type="image/png", data="aGk=")
+        message = lm15.Message.user([lm15.TextPart("What is it?"), image, lm15.ImagePart(url="https://e.org/x.png")])
+        send(lm, lm15.Request(model=lm.model, messages=(message,)))
+    assert server.requests[0]["messages"][0]["content"] == [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+        {"type": "image_url", "image_url": {"url": "https://e.org/x.png"}},
+    ]
+
+
+def test_tools_are_refused_before_sending():
+    with MockServer() as server:
+        lm = connect("mock", server.api_base)
         tool = lm15.FunctionTool(name="f")
         with pytest.raises(LMUnsupportedFeatureError, match="no tool calls"):
             send(lm, lm15.Request(model=lm.model, messages=(lm15.Message.user("x"),), tools=(tool,)))
@@ -256,7 +266,7 @@ def test_a_refused_key_says_where_to_put_one():
         assert "wrong-key" not in str(caught.value)
 
 
-@pytest.mark.parametrize("answer", [{"choices": []}, {}, {"choices": [{"index": 0}]}, {"choices": "no"}])
+@pytest.mark.parametrize("answer", [{}, {"choices": [{"index": 0}]}, {"choices": "no"}])
 def test_an_answer_without_a_completion_is_an_error(answer: dict[str, Any]):
     with MockServer() as server:
         server.faults = [answer]

@@ -30,6 +30,7 @@ class MockServer:
         *,
         kind: str = "other",
         models: tuple[str, ...] = ("mock",),
+        port: int = 0,
         context: int = 4096,
         usage: bool = True,
         max_n: int = 64,
@@ -37,6 +38,7 @@ class MockServer:
         self.reply = reply
         self.kind = kind
         self.models = models
+        self._port = port
         self.context = context
         self.usage = usage
         self.max_n = max_n
@@ -52,6 +54,8 @@ class MockServer:
         """Completions wait until this many are in flight at once."""
         self.width: int | None = None
         """With more than this many in flight, a request is refused (429)."""
+        self.root: str | None = None
+        """What the listing says that the models are made of."""
         self.work = 0.0
         """Seconds that a completion takes."""
         self.refused = 0
@@ -95,14 +99,15 @@ class MockServer:
         self._enough = asyncio.Event()
         self._ends = asyncio.Event()
         app = web.Application()
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        for team in ("", "/team-a", "/team-b"):  # a gateway in front of several deployments
+            app.router.add_get(f"{team}/v1/models", self._models)
+            app.router.add_post(f"{team}/v1/chat/completions", self._chat)
         app.router.add_get("/health", self._health)
         if self.kind != "other":
             app.router.add_post("/tokenize", self._tokenize)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
@@ -115,7 +120,8 @@ class MockServer:
             "vllm": {"max_model_len": self.context},
             "llama.cpp": {"meta": {"n_ctx": self.context}},
         }
-        rows = [{"id": name, "object": "model", "owned_by": owner, **extra.get(self.kind, {})} for name in self.models]
+        told = {**extra.get(self.kind, {}), **({"root": self.root} if self.root else {})}
+        rows = [{"id": name, "object": "model", "owned_by": owner, **told} for name in self.models]
         return web.json_response({"object": "list", "data": rows})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
@@ -180,7 +186,7 @@ class MockServer:
     async def _answer(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         n = min(body.get("n", 1), self.max_n)
         choices = [self._choice(body, index, (body.get("seed") or 0) + index) for index in range(n)]
-        prompt = sum(len(message["content"].split()) for message in body["messages"])
+        prompt = sum(len(str(message["content"]).split()) for message in body["messages"])
         lengths = [len((choice["message"].get("content") or "").split()) for choice in choices]
         # As the real ones do: llama.cpp counts one choice only, vLLM all of them.
         completion = lengths[0] if self.kind == "llama.cpp" else sum(lengths)

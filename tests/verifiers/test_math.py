@@ -74,7 +74,7 @@ def test_hostile_answers_score_nothing_and_leave_the_next_item_alone(name: str) 
 
 def test_an_item_out_of_time_is_killed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "pdr_dspy.verifiers"):
-        score = grade("1/x", "(x+y+z)^{200}", MathVerifier(timeout=0.2))
+        score = grade("1/x", "(9999!)^{9999}", MathVerifier(timeout=0.2, memory=2048))
     assert (float(score), score.detail) == (0, "timed out after 0.2 s")
     assert "timed out" in caplog.text
 

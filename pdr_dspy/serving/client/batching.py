@@ -90,7 +90,11 @@ class Gatherer:
                     future.set_exception(error)
         else:
             for (_, future), result in zip(run, results, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
                     future.set_result(result)
 
 

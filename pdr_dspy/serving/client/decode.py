@@ -18,8 +18,14 @@ from pdr_dspy.serving.client.failures import Foreign
 
 EXTENSION = "pdr"
 """Key of `lm15.Response.provider_data` under which this client says what it knows of the exchange."""
+_SHARED = "prompt_is_another's"
+"""Of a further choice of a request for n: its prompt is counted with the first."""
 _FINISHES = {
-    "length": "length",
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stopped", "complete"), "stop"),
+    **dict.fromkeys(("completed", "finished", "done"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length", "token_limit"), "length"),
+    **dict.fromkeys(("max_output_tokens", "max_completion_tokens", "context_length_exceeded"), "length"),
+    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"), "content_filter"),
     "content_filter": "content_filter",
     "tool_calls": "tool_call",
     "function_call": "tool_call",
@@ -38,6 +44,8 @@ def read_body(raw: bytes, where: str) -> dict[str, Any]:
     Raises lm15.TransportError for one that was cut off, the server's error if it holds one, and Foreign (final) for
     anything else that is no JSON object.
     """
+    if raw.lstrip()[:5] in (b"data:", b"event") or raw.lstrip()[:1] == b":":
+        return read_stream(raw, where)  # a stream that was not asked for
     try:
         data = _loads(raw)
     except ValueError as error:
@@ -91,8 +99,17 @@ def read_stream(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """The choices of a completion in the order of their index. Raises Foreign for none, and for what is no choice."""
+    """The choices of a completion in the order of their index.
+
+    Raises lm15.ServerError, which is tried again, for an empty list and for an error in the place of a choice, and
+    Foreign for what is no choice.
+    """
     choices = data.get("choices")
+    if choices == []:
+        raise lm15.ServerError(f"{where} answered without a completion (`choices` is empty)", status=502)
+    for choice in _dicts(choices):
+        if choice.get("error") and not isinstance(choice.get("message"), dict):
+            raise _told(choice["error"], json.dumps(choice["error"], default=str), where)
     if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
         raise Foreign(f"{where} answered without a completion (`choices` is {str(choices)[:200]!r})")
     if not all(isinstance(choice.get("message"), dict) for choice in choices):
@@ -123,17 +140,24 @@ def read_choice(
         parts.append(lm15.RefusalPart(text=clean(refusal)))
     if not parts:
         parts.append(lm15.TextPart(text=""))
-    finish = choice.get("finish_reason")
     name, model = data.get("id"), data.get("model")
     return lm15.Response(
         id=clean(name) if isinstance(name, str) and name else None,
         model=clean(model) if isinstance(model, str) and model else "unknown",
         message=lm15.Message(role="assistant", parts=tuple(parts)),
-        finish_reason=_FINISHES.get(finish, "stop") if isinstance(finish, str) else "stop",  # type: ignore[arg-type]
-        usage=_usage(usage),
+        finish_reason=_finish(choice.get("finish_reason")),
+        usage=_usage(usage, wrote=bool(text or thought)),
         logprobs=_logprobs(choice.get("logprobs")),
         provider_data=_rest(data, choice, notes),
     )
+
+
+def _finish(said: Any) -> Any:
+    """The server's reason in canonical words. None says that it ended by itself; a reason that nobody knows is no end:
+    the completion counts as unfinished."""
+    if said is None or said == "":
+        return "stop"
+    return _FINISHES.get(said.casefold(), "error") if isinstance(said, str) else "error"
 
 
 def split_usage(
@@ -157,12 +181,13 @@ def split_usage(
     shares: list[dict[str, Any]] = [
         {
             "prompt_tokens": prompt if prompt is None or prompt_each else 0,
+            _SHARED: True,
             "completion_tokens": tokens,
             "completion_tokens_details": each.get("completion_tokens_details"),
         }
         for tokens, each in zip(counts, own, strict=True)
     ]
-    shares[0] |= {"prompt_tokens": prompt, "prompt_tokens_details": total.get("prompt_tokens_details")}
+    shares[0] |= {_SHARED: False, "prompt_tokens": prompt, "prompt_tokens_details": total.get("prompt_tokens_details")}
     return shares
 
 
@@ -178,10 +203,15 @@ def _completion(data: Any, raw: bytes, where: str) -> dict[str, Any]:
         raise Foreign(f"{where} is not OpenAI-compatible: its answer is not an object")
     error = data.get("error")
     if error:  # with status 200, as some proxies do
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if type(code) is int and 400 <= code < 600 else 500
-        raise error_for_status(status, raw.decode("utf-8", "replace"), where=where)
+        raise _told(error, raw.decode("utf-8", "replace"), where)
     return data
+
+
+def _told(error: Any, text: str, where: str) -> lm15.LM15Error:
+    """The error that a server put into an answer of status 200."""
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if type(code) is int and 400 <= code < 600 else 500
+    return error_for_status(status, text, where=where)
 
 
 def _loads(raw: bytes) -> Any:
@@ -195,10 +225,15 @@ def _loads(raw: bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def _usage(said: Any) -> lm15.Usage:
+def _usage(said: Any, *, wrote: bool) -> lm15.Usage:
+    """What a server said of tokens. A prompt of none, or none for a text that was `wrote`: it did not count them."""
     said = _dict(said)
     if not said:
         return lm15.Usage()
+    if count(said.get("prompt_tokens")) == 0 and not said.get(_SHARED):
+        said = {**said, "prompt_tokens": None, "total_tokens": None}
+    if count(said.get("completion_tokens")) == 0 and wrote:
+        said = {**said, "completion_tokens": None, "total_tokens": None}
     prompt, completion = _dict(said.get("prompt_tokens_details")), _dict(said.get("completion_tokens_details"))
     return lm15.Usage(
         input_tokens=count(said.get("prompt_tokens")),

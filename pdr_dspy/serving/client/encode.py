@@ -37,13 +37,15 @@ class Wire:
     @property
     def prefix(self) -> int:
         """A number that requests about the same question have in common."""
-        return crc32(self.body["messages"][-1]["content"][:_BEGINNING].encode("utf-8", "replace"))
+        content = self.body["messages"][-1]["content"]
+        text = content if isinstance(content, str) else json.dumps(content)
+        return crc32(text[:_BEGINNING].encode("utf-8", "replace"))
 
 
-def wire_request(request: lm15.Request, model: str) -> Wire:
+def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens") -> Wire:
     """Return the OpenAI chat body of `request` for the served `model`.
 
-    Raises lm15.UnsupportedFeatureError for anything but text (images, audio, tools), before anything is sent.
+    Raises lm15.UnsupportedFeatureError for anything but text, images and audio, before anything is sent.
     """
     if request.tools:
         raise _unsupported("tools", "this endpoint carries no tool calls; use an adapter that writes fields as text")
@@ -52,7 +54,7 @@ def wire_request(request: lm15.Request, model: str) -> Wire:
     for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"):
         value = getattr(config, name)
         if value is not None:
-            body[name] = value
+            body[token_field if name == "max_tokens" else name] = value
     if config.stop:
         body["stop"] = list(config.stop)
     if config.logprobs is not None:
@@ -90,14 +92,16 @@ def error_for_status(status: int, text: str, *, retry_after: float | None = None
         return lm15.RateLimitError(message, **kwargs)
     if status == 404 and "model" in sentence.lower():
         return lm15.UnsupportedModelError(message, **kwargs)
+    if status in (404, 405) and where and not where.endswith("/v1"):
+        message += f". Did you mean {where}/v1 as `api_base`?"
     if 400 <= status < 500:
         kind = lm15.ContextLengthError if _CONTEXT_WORDS.search(text) else lm15.InvalidRequestError
         return kind(message, **kwargs)
     return lm15.ServerError(message, **kwargs)
 
 
-def _messages(request: lm15.Request) -> list[dict[str, str]]:
-    messages = []
+def _messages(request: lm15.Request) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
     if request.system is not None:
         system = request.system if isinstance(request.system, str) else _text(request.system)
         messages.append({"role": "system", "content": system})
@@ -105,8 +109,30 @@ def _messages(request: lm15.Request) -> list[dict[str, str]]:
         role = "system" if message.role == "developer" else message.role
         if role == "tool":
             raise _unsupported("messages", "this endpoint carries no tool results")
-        messages.append({"role": role, "content": _text(message.parts)})
+        messages.append({"role": role, "content": _content(message.parts)})
     return messages
+
+
+def _content(parts: Any) -> str | list[dict[str, Any]]:
+    """The content of a message: text alone as text, with images or audio as a list of parts."""
+    if not any(isinstance(part, lm15.ImagePart | lm15.AudioPart) for part in parts):
+        return _text(parts)
+    pieces: list[dict[str, Any]] = []
+    for part in parts:
+        if isinstance(part, lm15.ImagePart):
+            if part.url is None and part.data is None:
+                raise _unsupported("image parts", "this endpoint takes an image as a URL or as its data")
+            detail = {} if part.detail is None else {"detail": part.detail}
+            url = part.url or f"data:{part.media_type};base64,{part.data}"
+            pieces.append({"type": "image_url", "image_url": {"url": url, **detail}})
+        elif isinstance(part, lm15.AudioPart):
+            if part.data is None:
+                raise _unsupported("audio parts", "this endpoint takes audio as its data")
+            form = part.media_type.rpartition("/")[2].removeprefix("x-")
+            pieces.append({"type": "input_audio", "input_audio": {"data": part.data, "format": form}})
+        elif text := _text([part]):
+            pieces.append({"type": "text", "text": text})
+    return pieces
 
 
 def _text(parts: Any) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import aiohttp
@@ -28,6 +30,7 @@ from pdr_dspy.serving.client.encode import Wire, error_for_status, wire_request
 from pdr_dspy.serving.client.failures import Foreign, Late, Unreachable, retry_after
 from pdr_dspy.serving.client.models import Server, in_common, read_listing
 from pdr_dspy.serving.client.retries import Tally, persist
+from pdr_dspy.serving.settings import EndpointSettings, digest
 
 SESSION = "X-Session-ID"
 """Header that is equal for requests about one question; a router in front of replicas keeps them together by it."""
@@ -53,34 +56,32 @@ class _LoopState:
 class AsyncOpenAIEngine:
     """Sends canonical requests to one endpoint. Safe to use from several event loops; each has its own connections."""
 
-    def __init__(
-        self,
-        model: str,
-        api_bases: Sequence[str],
-        *,
-        api_key: str | None,
-        timeout: float,
-        first_byte: float | None,
-        max_in_flight: int | None,
-        siblings: bool | None,
-        max_siblings: int | None,
-    ) -> None:
-        self.model = model
-        self.api_bases = tuple(api_bases)
-        self.siblings = siblings
+    def __init__(self, settings: EndpointSettings) -> None:
+        self.settings = settings
+        self.model = settings.model
+        self.api_bases = settings.api_base
+        self.siblings = settings.siblings
         self.server: Server | None = None
         """What all replicas that could be asked have in common."""
-        self._timeout = timeout
-        self._limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(timeout, CONNECTING), sock_read=first_byte)
-        self._headers = {"Content-Type": "application/json"}
-        if api_key:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._unheard: lm15.LM15Error | None = None
+        """Why the server could not be asked, the last time."""
+        self._identified: str | None = None
+        self._doubted = False
+        """Whether a connection failed since the server was last asked what it is: another may answer now."""
+        self._limits = aiohttp.ClientTimeout(
+            total=settings.timeout, sock_connect=min(settings.timeout, CONNECTING), sock_read=settings.first_byte
+        )
+        self._headers = {"Content-Type": "application/json", **settings.headers}
+        if settings.api_key:
+            self._headers["Authorization"] = f"Bearer {settings.api_key}"
         self._urls: dict[str, URL] = {}
-        self._max_in_flight = max_in_flight
-        self._max_siblings = max_siblings
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
         self._lock = threading.Lock()
         self._random = random.Random()
+
+    @property
+    def _timeout(self) -> float:
+        return self.settings.timeout
 
     def __copy__(self) -> AsyncOpenAIEngine:
         return self
@@ -93,14 +94,52 @@ class AsyncOpenAIEngine:
         """The endpoint in a sentence: its addresses."""
         return ", ".join(self.api_bases)
 
+    @property
+    def identity(self) -> str:
+        """What answers here: the settings' own name for it, or model, address, and a digest of what the server says
+        that the model is made of and of what else selects the deployment."""
+        if self.settings.identity is not None:
+            return self.settings.identity
+        if self._identified is not None:
+            return self._identified
+        return f"{self.model}@{self.settings.address}#{self.settings.deployment}"
+
+    async def identify(self) -> None:
+        """Ask the server, once, which model it serves and what that is made of.
+
+        A connection that failed since raises doubts: the server is asked again, and Foreign is raised when it has
+        become another one, so that its replies do not pass for those of the first.
+        """
+        if self._identified is not None and not self._doubted:
+            return
+        before, self._doubted = self._identified, False
+        if before is not None:
+            self.server = None
+        server = await self.probe()
+        if server is None:
+            self._doubted = before is not None
+            return
+        if self.model == "auto" and len(server.models) == 1:
+            self.model = server.models[0]
+        root = server.roots.get(self.model, "")
+        told = digest([self.settings.deployment, root])
+        self._identified = f"{self.model}@{self.settings.address}#{told}"
+        if before is not None and self._identified != before:
+            raise Foreign(
+                f"{self.where} serves something else than before ({root or self.model}): start again, so that its "
+                "replies are not mixed with those of the model before"
+            )
+
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the response to `request`; raises the lm15 errors, which DSPy turns into its own."""
         if self.model == "auto":
             await self.resolve()
-        wire = wire_request(request, self.model)
+        if self._doubted:
+            await self.identify()
+        wire = wire_request(request, self.model, token_field=self.settings.token_field)
         if wire.group is not None and wire.size > 1 and self.siblings:
             return await (await self._state()).gatherer.submit(wire)
-        return (await self._complete([wire]))[0]
+        return (await self._together([wire]))[0]
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
@@ -117,6 +156,7 @@ class AsyncOpenAIEngine:
             async with state.probing:
                 if self.server is None:
                     told = await asyncio.gather(*map(self.listing, self.api_bases), return_exceptions=True)
+                    self._unheard = next((each for each in told if isinstance(each, lm15.LM15Error)), None)
                     servers = [each for each in told if isinstance(each, Server)]
                     if servers:
                         self.remember(servers)
@@ -127,6 +167,8 @@ class AsyncOpenAIEngine:
     async def resolve(self) -> None:
         """Replace the model name "auto" by the only served one; raises lm15.UnsupportedModelError otherwise."""
         server = await self.probe()
+        if server is None and self._unheard is not None:
+            raise self._unheard  # dead, or the key is refused: that is the reason, and may be tried again
         if server is None or len(server.models) != 1:
             served = ", ".join(server.models) if server else "nothing that could be read"
             raise lm15.UnsupportedModelError(f'model="auto" needs exactly one served model; {self.where} has {served}')
@@ -134,7 +176,12 @@ class AsyncOpenAIEngine:
 
     async def listing(self, api_base: str) -> Server:
         """What one replica says about itself, without retries; ValueError when it says nothing that is a listing."""
-        return read_listing(await self._get_json(f"{api_base}/models"))
+        server = read_listing(await self._get_json(f"{api_base}/models"))
+        if server.kind != "llama.cpp":
+            return server
+        with suppress(lm15.LM15Error, ValueError):  # it says there which file it has loaded
+            return server.loaded(await self._get_json(f"{api_base.removesuffix('/v1')}/props"))
+        return server
 
     def remember(self, servers: Sequence[Server]) -> Server:
         """Keep what the replicas have in common."""
@@ -184,29 +231,64 @@ class AsyncOpenAIEngine:
         if state is not None and not state.session.closed:
             return state
         session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT, ssl=self._certificates()),
             cookie_jar=aiohttp.DummyCookieJar(),
             # Answers come uncompressed: over loopback or a local network compression costs more than it saves.
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             headers=self._headers,
             timeout=self._limits,
-            trust_env=False,
+            trust_env=self.settings.proxy == "env",
+            proxy=None if self.settings.proxy == "env" else self.settings.proxy,
             raise_for_status=False,
         )
         # asyncio.run() finishes open generators before it closes its loop; nothing else runs then, so the generator
         # is what closes the sockets of a loop whose user never calls aclose().
         closer = _closing(session)
         await closer.__anext__()
-        replicas = Replicas(self.api_bases, self._max_in_flight)
-        state = _LoopState(session, closer, replicas, Gatherer(self._complete, self._max_siblings))
+        replicas = Replicas(self.api_bases, self.settings.max_in_flight)
+        state = _LoopState(session, closer, replicas, Gatherer(self._complete, self.settings.max_siblings))
         with self._lock:
             for ended in [each for each in self._loops if each.is_closed()]:
                 del self._loops[ended]
             self._loops[loop] = state
         return state
 
-    async def _complete(self, wires: list[Wire]) -> list[lm15.Response]:
+    def _certificates(self) -> ssl.SSLContext | bool:
+        if self.settings.ca_file is None:
+            return True
+        trusted = ssl.create_default_context()
+        trusted.load_verify_locations(self.settings.ca_file)
+        return trusted
+
+    async def _complete(self, wires: list[Wire]) -> list[lm15.Response | lm15.LM15Error]:
+        """Send one HTTP request for wires of consecutive seeds and return a response for each, or its error.
+
+        One for n that is refused for its n or that times out is made again one by one: what hangs costs its own draft.
+        """
+        try:
+            return list(await self._together(wires))
+        except lm15.LM15Error as error:
+            alone = isinstance(error, lm15.TimeoutError) or (
+                isinstance(error, lm15.InvalidRequestError) and _N_REFUSED.search(str(error))
+            )
+            if len(wires) == 1 or not alone:
+                raise
+            each = await asyncio.gather(*(self._together([wire]) for wire in wires), return_exceptions=True)
+            found: list[lm15.Response | lm15.LM15Error] = []
+            for one in each:
+                if isinstance(one, list):
+                    found.append(one[0])
+                elif isinstance(one, lm15.LM15Error):
+                    found.append(one)
+                else:
+                    raise one from error
+            return found
+
+    async def _together(self, wires: list[Wire]) -> list[lm15.Response]:
         """Send one HTTP request for wires of consecutive seeds and return a response for each."""
+        if len(wires) > 1 and wires[0].body.get("temperature") == 0:
+            (response,) = await self._together(wires[:1])  # vLLM refuses n > 1 at temperature 0: they are all equal
+            return [response, *[_again(response) for _ in wires[1:]]]
         if len(wires) == 1:
             data, tally = await self._exchange(wires[0], wires[0].body)
             return [read_choice(data, data["choices"][0], data.get("usage"), _notes(tally))]
@@ -231,7 +313,7 @@ class AsyncOpenAIEngine:
         responses = [read_choice(data, choice, usage, notes) for choice, usage in zip(choices, shares, strict=True)]
         if len(responses) < len(wires):  # a server that ignores `n` answers once
             self.siblings = False
-            rest = [self._complete([wire]) for wire in wires[len(responses) :]]
+            rest = [self._together([wire]) for wire in wires[len(responses) :]]
             responses += [answer[0] for answer in await asyncio.gather(*rest)]
         return responses
 
@@ -291,6 +373,7 @@ class AsyncOpenAIEngine:
         return raw
 
     def _failure(self, where: str, error: Exception) -> lm15.LM15Error:
+        self._doubted = self._doubted or self._identified is not None
         if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
             why = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
             return Unreachable(f"no server answers at {where}: {why or error}")
@@ -341,6 +424,17 @@ def _refusal(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15
         retry_after=retry_after(reply.headers.get("Retry-After")),
         where=where,
     )
+
+
+_N_REFUSED = re.compile(
+    r"\bn\b.{0,60}(?:must|only|support|greedy|greater|temperature|at most)|best_of|one completion", re.I
+)
+
+
+def _again(response: lm15.Response) -> lm15.Response:
+    """A sibling whose completion is the same because its request is: it cost nothing more."""
+    usage = lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
+    return replace(response, usage=usage, provider_data={**(response.provider_data or {}), "pdr_equal": True})
 
 
 def _notes(tally: Tally) -> dict[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -14,6 +15,7 @@ class Outcome(Enum):
 
     SERVED = "an answer, or an error that is the request's own fault"
     REFUSED = "the server is too busy, and did nothing"
+    LOADING = "the server is not ready yet: it loads its model"
     LATE = "no answer in time"
     BROKEN = "the server failed, or the connection was lost after the request was sent"
     UNREACHABLE = "no connection, so nothing was sent"
@@ -21,13 +23,16 @@ class Outcome(Enum):
     CANCELLED = "given up by the caller"
 
 
-AGAIN = frozenset({Outcome.REFUSED, Outcome.LATE, Outcome.BROKEN, Outcome.UNREACHABLE})
+AGAIN = frozenset({Outcome.REFUSED, Outcome.LOADING, Outcome.LATE, Outcome.BROKEN, Outcome.UNREACHABLE})
 """What another try can mend."""
 UNSETTLED = frozenset({Outcome.LATE, Outcome.BROKEN, Outcome.FOREIGN})
 """What the server may have generated, and charged, tokens for that nobody was told of."""
 _BUSY = (429, 503, 529)
 _SLOW = (408, 504)
 _FOR_GOOD = (501, 505)
+
+
+_LOADS = re.compile(r"\bload(?:s|ing)\b|not ready|starting|warming|initiali[sz]ing", re.I)
 
 
 class Unreachable(lm15.TransportError):
@@ -48,6 +53,8 @@ def judge(error: lm15.LM15Error) -> Outcome:
         return Outcome.UNREACHABLE
     if isinstance(error, Foreign):
         return Outcome.FOREIGN
+    if error.status == 503 and _LOADS.search(str(error)):
+        return Outcome.LOADING
     if error.status in _BUSY or isinstance(error, lm15.RateLimitError):
         return Outcome.REFUSED
     if error.status in _SLOW or isinstance(error, lm15.TimeoutError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -14,6 +14,16 @@ class Server:
     kind: str
     models: tuple[str, ...]
     context: Mapping[str, int]
+    roots: Mapping[str, str] = field(default_factory=dict)
+    """What each model is made of, as far as the server says: vLLM its `root` and the `parent` of an adapter, llama.cpp
+    the file and the size of the model."""
+
+    def loaded(self, props: Any) -> Server:
+        """The same with what llama.cpp's GET /props says: which file it has loaded."""
+        path = props.get("model_path") if isinstance(props, dict) else None
+        if not isinstance(path, str) or not path:
+            return self
+        return replace(self, roots={name: f"{path} {self.roots.get(name, '')}".strip() for name in self.models})
 
 
 def read_listing(listing: Any) -> Server:
@@ -29,7 +39,16 @@ def read_listing(listing: Any) -> Server:
         length = row.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
         if type(length) is int and length > 0:
             context[str(row["id"])] = length
-    return Server(kind, tuple(str(row["id"]) for row in rows), context)
+    return Server(kind, tuple(str(row["id"]) for row in rows), context, {str(row["id"]): _root(row) for row in rows})
+
+
+def _root(row: Mapping[str, Any]) -> str:
+    """What a row of the listing says that its model is made of; empty where it says nothing."""
+    meta = row.get("meta")
+    facts = {name: row[name] for name in ("root", "parent") if row.get(name)}
+    if isinstance(meta, dict):
+        facts |= {name: meta[name] for name in ("n_params", "size", "n_vocab", "n_embd") if name in meta}
+    return " ".join(f"{name}={value}" for name, value in facts.items())
 
 
 def in_common(servers: Sequence[Server]) -> Server:
@@ -41,4 +60,5 @@ def in_common(servers: Sequence[Server]) -> Server:
         lengths = [server.context[name] for server in servers if name in server.context]
         if lengths:
             context[name] = min(lengths)
-    return Server(kinds.pop() if len(kinds) == 1 else "other", models, context)
+    roots = {name: " | ".join(sorted({server.roots.get(name, "") for server in servers} - {""})) for name in models}
+    return Server(kinds.pop() if len(kinds) == 1 else "other", models, context, roots)

@@ -21,6 +21,8 @@ TRIES = 4
 """At most this many tries at one request, the first included; persist() says which ones do not count."""
 SHORTEST, LONGEST = 0.05, 0.2
 """Seconds between two tries."""
+LOADING = 0.5
+"""Seconds until a server that loads its model is asked again, for as long as the time-out allows."""
 
 
 @dataclass
@@ -73,12 +75,12 @@ async def persist(
         failed.add(place.replica)
         elsewhere = outcome is Outcome.UNREACHABLE and replicas.others(failed)
         busy = outcome is Outcome.REFUSED and (replicas.served > served or place.replica.in_flight > 0)
-        counted += not (elsewhere or busy)
+        counted += not (elsewhere or busy or outcome is Outcome.LOADING)
         served = replicas.served
         wait = 0.0
         if not elsewhere:
             pause = pause_after(pause, source)
-            wait = pause + (failure.retry_after or 0.0)
+            wait = (LOADING if outcome is Outcome.LOADING else pause) + (failure.retry_after or 0.0)
         if outcome not in AGAIN or counted >= TRIES or wait >= left:
             failure.tally = tally  # type: ignore[attr-defined]
             raise failure

@@ -1,0 +1,184 @@
+"""What answers is named by all that decides it, so that replies of one server never pass for another's."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from pdr_dspy import LongCoT, calls, evaluate
+from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.serving import EndpointLM, connect
+from pdr_dspy.serving.client import retries
+from pdr_dspy.verifiers import ExactVerifier
+from tests.support.mock_server import MockServer
+
+QA = "question -> answer"
+
+
+def says(answer: str, **options: Any) -> MockServer:
+    return MockServer(lambda body, seed: f"Answer: {answer}", **options)
+
+
+@pytest.fixture
+def server() -> Iterator[MockServer]:
+    with says("1") as running:
+        yield running
+
+
+def identity(lm: EndpointLM) -> str:
+    async def ask() -> str:
+        try:
+            return await lm.identify()
+        finally:
+            await lm.aclose()
+
+    return asyncio.run(ask())
+
+
+def answer(lm: EndpointLM, folder: Path) -> str:
+    with dspy.context(lm=lm), calls.Rollouts(folder) as store, calls.session(store=store):
+        try:
+            return LongCoT(QA)(question="q").answer
+        finally:
+            lm.close()
+
+
+def test_another_model_on_the_same_port_is_another(tmp_path: Path) -> None:
+    with says("1", models=("first",)) as server:
+        port, base = server.port, server.api_base
+        assert answer(connect("auto", base), tmp_path) == "1"
+        assert answer(connect("auto", base), tmp_path) == "1"
+        assert len(server.requests) == 1  # the store had the second
+    with says("2", models=("second",), port=port):
+        assert answer(connect("auto", base), tmp_path) == "2"
+
+
+def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
+    with says("1", kind="vllm") as server:
+        server.root = "/weights/step-100"
+        port, base = server.port, server.api_base
+        first = identity(connect("mock", base))
+        assert answer(connect("mock", base), tmp_path) == "1"
+    with says("2", kind="vllm", port=port) as server:
+        server.root = "/weights/step-200"
+        assert identity(connect("mock", base)) != first
+        assert answer(connect("mock", base), tmp_path) == "2"
+
+
+def test_an_evaluation_notices_that_its_server_was_exchanged(tmp_path: Path) -> None:
+    examples = [dspy.Example(question="q", answer="1").with_inputs("question")]
+    with says("1", models=("first",)) as server:
+        port, base = server.port, server.api_base
+        with dspy.context(lm=connect("auto", base)):
+            assert evaluate(LongCoT(QA), examples, ExactVerifier(), run_dir=tmp_path).score == 1.0
+    refused = pytest.raises(StoreError, match="holds another evaluation")
+    with says("2", models=("second",), port=port), dspy.context(lm=connect("auto", base)), refused:
+        evaluate(LongCoT(QA), examples, ExactVerifier(), run_dir=tmp_path)
+
+
+def test_address_headers_and_key_each_make_another_and_none_can_be_read(server: MockServer) -> None:
+    root = server.api_base.removesuffix("/v1")
+    ways: list[dict[str, Any]] = [
+        {"api_base": server.api_base},
+        {"api_base": f"{root}/team-a/v1"},
+        {"api_base": f"{root}/team-b/v1"},
+        {"api_base": server.api_base, "api_key": "sk-secret-1"},
+        {"api_base": server.api_base, "api_key": "sk-secret-2"},
+        {"api_base": server.api_base, "headers": {"X-Deployment": "blue"}},
+        {"api_base": server.api_base, "headers": {"X-Deployment": "green"}},
+    ]
+    names = [identity(connect("mock", **way)) for way in ways]
+    assert len(set(names)) == len(names)
+    assert not any("secret" in name or "blue" in name for name in names)
+    assert identity(connect("mock", **ways[3])) == names[3]
+    https = connect("mock", server.api_base.replace("http:", "https:"))
+    assert https.identity not in names
+
+
+def test_headers_are_sent_and_never_saved(server: MockServer) -> None:
+    lm = connect("mock", server.api_base, headers={"X-Deployment": "blue"}, api_key="sk-1")
+    with dspy.context(lm=lm):
+        LongCoT(QA)(question="q")
+    assert server.headers[0]["X-Deployment"] == "blue"
+    assert "blue" not in str(lm.dump_state())
+    assert "sk-1" not in str(lm.dump_state()) + repr(lm.settings)
+
+
+def test_an_lm_is_pickled_without_its_key(server: MockServer) -> None:
+    lm = connect("mock", server.api_base, api_key="sk-1", temperature=0.3)
+    data = pickle.dumps(lm)
+    assert b"sk-1" not in data
+    again = pickle.loads(data)
+    assert again.kwargs["temperature"] == 0.3
+    assert again.api_base == lm.api_base
+
+
+def test_a_pasted_address_is_understood(server: MockServer) -> None:
+    assert connect("mock", f"{server.api_base}/chat/completions").api_base == server.api_base
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"api_key": "sk-1\n"}, "line break"),
+        ({"headers": {"X-A": "1\r\nX-B: 2"}}, "cannot be an HTTP header"),
+        ({"ca_file": "/no/such.pem"}, "names no file"),
+        ({"proxy": "somewhere"}, "must be a URL"),
+        ({"nothing": 1}, "there is no such setting; there are api_key, headers"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        connect("mock", "http://127.0.0.1:9/v1", **settings)
+    assert "sk-1" not in str(caught.value)
+
+
+def test_the_cap_goes_where_hosted_reasoning_models_take_it(server: MockServer) -> None:
+    with dspy.context(lm=connect("mock", server.api_base, token_field="max_completion_tokens")):
+        LongCoT(QA, draft_tokens=77)(question="q")
+    assert server.requests[0]["max_completion_tokens"] == 77
+    assert "max_tokens" not in server.requests[0]
+
+
+def test_a_server_that_loads_its_model_is_waited_for(server: MockServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "LOADING", 0.01)
+    loading = (503, {}, {"error": {"message": "Loading model", "code": 503}})
+    server.faults = [loading] * 6
+    with dspy.context(lm=connect("mock", server.api_base, timeout=30)):
+        assert LongCoT(QA)(question="q").answer == "1"
+
+
+def test_a_dead_server_says_so_where_the_model_is_auto() -> None:
+    from pdr_dspy.calls import RoundFailed
+
+    refused = pytest.raises(RoundFailed, match=r"no server answers at http://127\.0\.0\.1:9/v1")
+    with dspy.context(lm=connect("auto", "http://127.0.0.1:9/v1", timeout=1)), refused:
+        LongCoT(QA)(question="q")
+
+
+def test_equal_drafts_of_temperature_0_are_one_request() -> None:
+    from pdr_dspy import SelfConsistency
+
+    with says("1", kind="vllm") as server, dspy.context(lm=connect("mock", server.api_base)):
+        prediction = SelfConsistency(QA, n=4, temperature=0.0)(question="q")
+        assert len(server.requests) == 1
+        assert "n" not in server.requests[0]
+        assert len(prediction.rounds[0].drafts) == 4
+        assert prediction.ledger.total == prediction.ledger.calls[0].tokens
+
+
+def test_a_request_for_n_that_hangs_costs_one_draft() -> None:
+    from pdr_dspy import SelfConsistency
+
+    with says("1", kind="vllm") as server:
+        server.faults = ["hang"]
+        with dspy.context(lm=connect("mock", server.api_base, timeout=1.0)):
+            prediction = SelfConsistency(QA, n=3)(question="q")
+        assert [draft.ok for draft in prediction.rounds[0].drafts] == [True, True, True]
+        assert [request.get("n", 1) for request in server.requests] == [3, 1, 1, 1]
