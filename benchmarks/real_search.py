@@ -24,6 +24,7 @@ import dspy
 from rich.console import Console
 from rich.table import Table
 
+from optimize.wheel_weights import SOURCES
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
@@ -86,7 +87,7 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
     display = Display()
     trainset, valset = arithmetic.data("train", limit=questions), arithmetic.data("dev", limit=questions)
     verifier = arithmetic.verifier()
-    with Model(embedded=model).serving(widest(SPACE), display):
+    with Model(embedded=model, sources=SOURCES).serving(widest(SPACE), display):
         student = arithmetic.build().with_schedule(STUDENT)
         with display.search() as progress:
             optimizer = PDROptimizer(

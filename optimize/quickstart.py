@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from optimize.wheel_weights import SOURCES
 from pdr_dspy.cli.app import guarded
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
@@ -40,7 +41,7 @@ def main(*, model: Model | None = None, train: int = 6, dev: int = 8, trials: in
         Task("arithmetic", arithmetic.build, arithmetic.data, arithmetic.verifier),
         trainset=arithmetic.data("train", limit=train),
         valset=arithmetic.data("dev", limit=dev),
-        model=model or Model(embedded="qwen2.5-coder-0.5b"),
+        model=model or Model(embedded="qwen2.5-coder-0.5b", sources=SOURCES),
         run_dir=Path("runs/quickstart"),
         display=Display(),
         space=SPACE,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage
-    from pdr_dspy.calls.context import session
+    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
+    from pdr_dspy.datasets import dataset
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
     from pdr_dspy.evaluation.records import Report, Row
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from pdr_dspy.operators.loop import Stop
     from pdr_dspy.search import PDROptimizer, Space
     from pdr_dspy.serving import connect
-    from pdr_dspy.verifiers import Score, Verifier
+    from pdr_dspy.verifiers import Score, Verifier, as_verifier, verifier
 
 __version__ = "0.1.0"
 
 _HOME = {
     "artifact": ("load", "save"),
+    "datasets": ("dataset",),
     "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
@@ -54,7 +55,7 @@ _HOME = {
     ),
     "search": ("PDROptimizer", "Space"),
     "serving": ("connect",),
-    "verifiers": ("Score", "Verifier"),
+    "verifiers": ("Score", "Verifier", "as_verifier", "verifier"),
 }
 _MODULES = ("datasets", "serving", "verifiers")
 
@@ -86,7 +87,9 @@ __all__ = [
     "Verifier",
     "Workspace",
     "aevaluate",
+    "as_verifier",
     "connect",
+    "dataset",
     "datasets",
     "distiller",
     "evaluate",
@@ -95,6 +98,7 @@ __all__ = [
     "save",
     "serving",
     "session",
+    "verifier",
     "verifiers",
 ]
 

@@ -1,8 +1,10 @@
 """A compiled program as one JSON file: its signature, prompts, demonstrations and schedule, and where they came from.
 
-Nothing in the file is ever executed or imported. Types are described, not pickled: builtins, `Literal`, and lists,
-dicts, tuples and unions of them are rebuilt from the file alone; a signature with other types (pydantic models, enums)
-is loaded into a program that has them: `load(path, program=student)`. Language models and their keys are not stored.
+Nothing in the file is ever executed, and nothing is imported unless the user says that the file is trusted: then a
+distiller that is not known here is imported from where the file says that it was defined. Types are described, not
+pickled: builtins, `Literal`, and lists, dicts, tuples and unions of them are rebuilt from the file alone; a signature
+with other types (pydantic models, enums) is loaded into a program that has them: `load(path, program=student)`.
+Language models and their keys are not stored.
 """
 
 from __future__ import annotations
@@ -14,24 +16,28 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import dspy
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.calls.ledger import Ledger
-from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
+from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.evaluation.records import Report
-from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.distillers import DISTILLERS
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.schedule import DISTILLER_FROM, DISTILLER_PACKAGE, Schedule
+from pdr_dspy.prompts.content import exact_data
 from pdr_dspy.prompts.roles import Role, check_task, signature_of
-from pdr_dspy.prompts.types import describe_type, rebuild_type
-from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.prompts.types import describe_options, describe_type, rebuild_options, rebuild_type
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
 VERSION = 1
@@ -49,7 +55,7 @@ def save(
     path: str | Path,
     *,
     name: str | None = None,
-    verifier: Verifier | None = None,
+    verifier: Verifier | Metric | None = None,
     data: Mapping[str, Any] | str | None = None,
     figures: Figures = (),
     notes: str | None = None,
@@ -60,7 +66,7 @@ def save(
         program: an operator, or a module that contains some.
         path: the file; its folder is made.
         name: what to call the program.
-        verifier: what it was scored by; its `describe()` is kept.
+        verifier: what it was scored by; its `describe()` is kept, from which `load_verifier` makes it again.
         data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a sentence for whoever opens the file.
@@ -73,24 +79,21 @@ def save(
         ArtifactError: a demonstration or a note holds something that JSON cannot, or the file would be too large.
         StoreError: the file cannot be written.
     """
-    target = Path(path)
+    target = local_path(path)
+    operators = operators_of(program, f"save(program={type(program).__name__}())", "use `program.save(...)` of DSPy")
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "name": name or target.stem,
-        "operators": {place: _operator_state(operator) for place, operator in operators_in(program).items()},
+        "operators": {place: _operator_state(operator) for place, operator in operators.items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
-        "verifier": None if verifier is None else verifier.describe(),
+        "verifier": None if verifier is None else _verifier_state(as_verifier(verifier)),
         "data": {"name": data} if isinstance(data, str) else data,
         "figures": [figure(entry) for entry in figures],
         "notes": notes,
-        "versions": _versions(),
+        "versions": _versions(program),
     }
-    if not content["operators"]:
-        raise ConfigError(
-            f"`save(program={type(program).__name__}())` holds no LongCoT, SR or PDR; use `program.save(...)` of DSPy"
-        )
     try:
         content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -102,17 +105,31 @@ def save(
     encoded = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(encoded) > MAX_BYTES:
         raise ArtifactError(f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the most is {MAX_BYTES}")
-    _write(target, encoded)
+    store_whole(target, encoded, called=f"`save(path={str(target)!r})`")
     return target
 
 
-def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:
+def check_can_be_saved(program: dspy.Module) -> None:
+    """Raise ArtifactError for a program that `save` would refuse, before a search pays for it."""
+    for place, operator in operators_in(program).items():
+        try:
+            json.dumps(_operator_state(operator), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            where = f" at `{place}`" if place else ""
+            raise ArtifactError(
+                f"the program{where} holds something that JSON cannot, so that no result could be saved: {error}"
+            ) from error
+
+
+def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False) -> dspy.Module:
     """Read a program that `save` wrote.
 
     Args:
         path: the file.
         program: a program of the same shape, for signatures with types of your own and for modules that contain
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
+        trusted: import the module that the file names for a distiller that is neither built in, nor registered, nor of
+            an installed package. That runs the module's code.
 
     Returns:
         The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
@@ -120,11 +137,14 @@ def load(path: str | Path, program: dspy.Module | None = None) -> dspy.Module:
 
     Raises:
         ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
-            since it was written; or it needs `program=` and none, or one of another signature, was given.
+            since it was written; or it needs `program=` and none, or one of another signature, was given; or it
+            has a distiller that is not known here.
     """
     content = read(path)
     states: dict[str, Any] = content["operators"]
     try:
+        for state in states.values():
+            _find_distiller(path, state["schedule"], trusted)
         if program is None:
             loaded = _from_file_alone(path, states)
         else:
@@ -144,7 +164,7 @@ def read(path: str | Path) -> dict[str, Any]:
         size = os.path.getsize(path)
         if size > MAX_BYTES:
             raise ArtifactError(f"{path} has {size} bytes; a saved program has at most {MAX_BYTES}")
-        raw = Path(path).read_bytes()
+        raw = local_path(path).read_bytes()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     try:
@@ -217,13 +237,6 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _write(target: Path, data: bytes) -> None:
-    try:
-        write_whole(target, data)
-    except OSError as error:
-        raise StoreError(f"`save(path={str(target)!r})` cannot be written: {error.strerror or error}") from error
-
-
 def _operator_state(operator: Operator) -> dict[str, Any]:
     task = operator.task
     return {
@@ -243,12 +256,21 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
     }
 
 
+def _verifier_state(verifier: Verifier) -> dict[str, Any]:
+    """How a verifier describes itself, and where one that is not the library's own is defined."""
+    described = verifier.describe()
+    origin = VERIFIERS.origin(str(described.get("kind")))
+    return described if origin is None else {**described, "from": origin}
+
+
 def _field_state(name: str, field: Any) -> dict[str, Any]:
     extra = _extra(field)
-    state = {"name": name, "type": describe_type(field.annotation), "desc": extra.get("desc")}
-    if not field.is_required():
-        state["default"] = _plain(field.default)
-    return state
+    return {
+        "name": name,
+        "type": describe_type(field.annotation),
+        "desc": extra.get("desc"),
+        **describe_options(field),
+    }
 
 
 def _extra(field: Any) -> dict[str, Any]:
@@ -261,7 +283,7 @@ def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
     return {
         "instructions": signature.instructions,
         "fields": {name: {"desc": _extra(field).get("desc")} for name, field in signature.fields.items()},
-        "demos": [{str(key): _plain(value) for key, value in dict(demo).items()} for demo in predictor.demos],
+        "demos": [{str(key): exact_data(value) for key, value in dict(demo).items()} for demo in predictor.demos],
     }
 
 
@@ -275,18 +297,6 @@ def _other_predictors(program: dspy.Module) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in value]
-    return value
-
-
 def _models(program: dspy.Module) -> list[dict[str, Any]]:
     """Name and harmless sampling settings of each model that the program would call now; nothing of where it is."""
     models: dict[str, dict[str, Any]] = {}
@@ -294,14 +304,15 @@ def _models(program: dspy.Module) -> list[dict[str, Any]]:
         lm = predictor.lm or dspy.settings.lm
         if lm is not None:
             kwargs = getattr(lm, "kwargs", {})
-            chosen = {key: _plain(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
+            chosen = {key: exact_data(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
             models[str(lm.model)] = {"model": str(lm.model), "sampling": chosen}
     return list(models.values())
 
 
-def _versions() -> dict[str, str]:
+def _versions(program: dspy.Module) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in ("dspy", "pdr-dspy"):
+    others = {DISTILLERS.package(operator.schedule.distiller) for operator in operators_in(program).values()}
+    for package in ("dspy", "pdr-dspy", *sorted(filter(None, others))):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -325,18 +336,43 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
         for field in signature[side]:
             try:
                 kind = rebuild_type(field["type"])
+                options = rebuild_options(field, kind)
             except ArtifactError:
+                what = f"a type of your own, {_type_name(field['type'])}"
+                if "own" in field:
+                    what = f"a default or a validator of your own, `{field['own']}`"
                 raise ArtifactError(
-                    f"the field {field['name']!r} of {path} has a type of your own, {_type_name(field['type'])}, which "
-                    "no file can hold; give a program that has it: `load(path, program=PDR(YourSignature))`"
+                    f"the field {field['name']!r} of {path} has {what}, which no file can hold; give a program that "
+                    "has it: `load(path, program=PDR(YourSignature))`"
                 ) from None
-            options = {} if field.get("desc") is None else {"desc": field["desc"]}
-            if "default" in field:
-                options["default"] = field["default"]
+            if field.get("desc") is not None:
+                options["desc"] = field["desc"]
             fields[field["name"]] = (kind, make(**options))
     task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
     task.__name__ = task.__qualname__ = str(signature["name"])
     return _restored(Operator(check_task(task), Schedule(**state["schedule"])), state)
+
+
+def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool) -> None:
+    """Make sure that a saved schedule's distiller is known here, importing it where the file is trusted.
+
+    Raises ArtifactError where it is not known and may not, or cannot, be imported.
+    """
+    name, origin = schedule.get("distiller", "summary"), schedule.get(DISTILLER_FROM)
+    if name in DISTILLERS:
+        return
+    if not isinstance(name, str) or not isinstance(origin, str):
+        raise ArtifactError(f"{path}: {DISTILLERS.unknown(name)}")
+    if not trusted:
+        missing = DISTILLERS.unknown(name, origin, schedule.get(DISTILLER_PACKAGE))
+        raise ArtifactError(
+            f"{path}: {missing}; or, where you trust the file, let `load(path, trusted=True)` import "
+            f"`{origin.partition(':')[0]}`, which runs that module's code"
+        )
+    try:
+        DISTILLERS.trust(name, origin)
+    except ConfigError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _type_name(description: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -32,3 +33,24 @@ def config_error(owner: str, error: ValidationError) -> ConfigError:
     if first["type"] == "extra_forbidden":
         return ConfigError(f"{given}: there is no `{place}`; check its spelling against `help({owner})`")
     return ConfigError(f"{given}: {first['msg'].lower()}")
+
+
+def whole_number(owner: str, name: str, value: Any, *, least: int | None = 1) -> int:
+    """`value` as an int, where it is a whole number of at least `least`, of whichever integer type.
+
+    Args:
+        owner: the call and what stands before the argument, such as "evaluate(".
+        name: the argument's.
+        value: what was given.
+        least: the smallest that is allowed; None for any.
+
+    Raises ConfigError.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        wanted = "a whole number" if least is None else f"a whole number of at least {least}"
+        raise ConfigError(f"`{owner}{name}={value!r})` must be {wanted}")
+    return number

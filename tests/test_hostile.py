@@ -35,6 +35,7 @@ from pdr_dspy.prompts.parse import read
 from pdr_dspy.prompts.roles import Role, check_task, derive
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
+from pdr_dspy.text import clean
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.verifiers import JudgeVerifier
@@ -233,7 +234,7 @@ def test_a_cut_statement_is_not_read(before: str, label: str) -> None:
 @settings(max_examples=40)
 @given(hostile)
 def test_no_text_before_it_shadows_the_last_statement(before: str) -> None:
-    _, before, unfinished = split_thought(calls.clean(before))
+    _, before, unfinished = split_thought(clean(before))
     stated = {"int": ("17", 17), "choice": ("blue", "blue"), "list": ("[3, 1]", [3, 1]), "str": ("17", "17")}
     for name, (text, value) in stated.items():
         assert answer_of(name, f"{before}\nAnswer: {text}") == value or unfinished

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import dspy
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "pdr_dspy"
@@ -92,6 +95,33 @@ def test_there_is_no_import_cycle() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+BRIDGE = PACKAGE / "calls" / "dspy_bridge.py"
+INNER = {name for name, value in vars(dspy).items() if isinstance(value, ModuleType)} - {"lm15", "threading"}
+"""DSPy's own packages; `dspy.lm15` is public."""
+PRIVATE = {"_input_keys", "_engine_spec", "_async_engine_spec", "_engine_store", "_completions", "_store", "_lm_usage"}
+"""Attributes of DSPy's objects that are not for others."""
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != BRIDGE], ids=lambda path: path.stem)
+def test_dspy_is_used_by_its_public_names_outside_of_the_bridge(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        used: list[str] = []
+        if isinstance(node, ast.Import):
+            used = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            used = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            used = [ast.unparse(node)]
+            assert node.attr not in PRIVATE, f"line {node.lineno}: {node.attr} is DSPy's own"
+        elif isinstance(node, ast.Constant):
+            assert node.value not in PRIVATE, f"line {node.lineno}: {node.value} is DSPy's own"
+        for name in used:
+            package, _, rest = name.partition(".")
+            parts = rest.split(".")
+            inner = package == "dspy" and (parts[0] in INNER or any(re.match("_(?!_)", part) for part in parts))
+            assert not inner, f"line {getattr(node, 'lineno', '?')}: {name} belongs into calls/dspy_bridge.py"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import dspy
 import pytest
 
+from optimize.wheel_weights import SOURCES
 from pdr_dspy import artifact
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.evaluation.evaluator import evaluate
@@ -26,7 +27,7 @@ SCHEDULE = Schedule(widths=(4, 1), distiller="random_k", k=2, kappa=128, draft_t
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LlamaCppServer]:
-    with LlamaCppServer("smollm2-135m", slots=4, context=512) as running:
+    with LlamaCppServer("smollm2-135m", slots=4, context=512, sources=SOURCES) as running:
         yield running
 
 

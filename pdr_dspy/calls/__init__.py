@@ -24,7 +24,7 @@ from pdr_dspy.calls.predict import (
     serving,
     tell,
 )
-from pdr_dspy.calls.request import Job, Prompt, Sampling, clean
+from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "Usage",
     "address",
     "ask",
-    "clean",
     "count_tokens",
     "current",
     "identify",

@@ -11,14 +11,15 @@ from typing import NamedTuple, TypeVar
 
 import dspy
 from dspy.lm15 import Request, Response
-from dspy.utils.exceptions import LMError
 
 from pdr_dspy.calls import dspy_bridge, telemetry
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.ledger import Usage
-from pdr_dspy.calls.request import Job, clean, continuation, extended
+from pdr_dspy.calls.request import Job, continuation, extended
 from pdr_dspy.calls.store import Rollout, Rollouts
+from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.text import clean
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.token_estimate import estimate_tokens
 
@@ -93,8 +94,9 @@ class _Sending:
     def __init__(self, lm: dspy.LM, now: Session) -> None:
         self.lm = lm
         self.now = now
+        self.server = dspy_bridge.same_server(lm)
         self.own: dict[str, asyncio.Future[Rollout | None]] = {}
-        """By key, what others wait for who ask for the same meanwhile."""
+        """By key, what others wait for who ask the same LM for the same meanwhile."""
 
     def turns(self, jobs: Sequence[Job]) -> tuple[dict[int, Result], list[Turn]]:
         """The results that are there, by the position of their job, and how the others will come."""
@@ -104,14 +106,14 @@ class _Sending:
         others: list[Turn] = []
         for position, job in enumerate(jobs):
             found = store.get(job.key)
-            under_way = store.pending.get(job.key)
+            under_way = store.pending.get((job.key, self.server))
             if found is not None:
                 results[position] = Result(found, True, None, 0.0)
             elif under_way is not None and under_way.get_loop() is loop:
                 others.append(([position], self.join(job, under_way)))
             else:
                 missing.append(position)
-                self.own[job.key] = store.pending[job.key] = loop.create_future()
+                self.own[job.key] = store.pending[job.key, self.server] = loop.create_future()
         groups = _groups(jobs, missing, together=bool(getattr(self.lm, "siblings", False)))
         turns: list[Turn] = [(group, self.group([jobs[p] for p in group])) for group in groups] + others
         if any(job.rest is not None for job in jobs):
@@ -125,8 +127,8 @@ class _Sending:
         for key, future in self.own.items():
             if not future.done():
                 future.set_result(None)
-            if pending.get(key) is future:
-                del pending[key]
+            if pending.get((key, self.server)) is future:
+                del pending[key, self.server]
 
     async def join(self, job: Job, under_way: asyncio.Future[Rollout | None]) -> list[Result]:
         """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
@@ -237,7 +239,7 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
         begun()
     try:
         response, reused = await dspy_bridge.send(lm, request)
-    except (LMError, OSError, TimeoutError) as error:
+    except (dspy.LMError, OSError, TimeoutError) as error:
         return Result(None, False, _why(error), time.perf_counter() - started, tries_of(error))
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
@@ -279,7 +281,7 @@ async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> t
     )
     if usage.tokens is not None:
         return usage, False
-    prompt = "\n".join(str(message["content"]) for message in job.messages)
+    prompt = prompt_text(job.messages)
     (inputs, outputs), _ = await count_tokens(lm, [prompt, generated])
     return (
         usage.model_copy(

@@ -1,8 +1,14 @@
-"""One request to a model through DSPy, and what DSPy does not say on the response.
+"""All that this library takes of DSPy beyond the names of `dspy` and `dspy.lm15`, and how it makes a call through DSPy.
+
+Whatever else of DSPy is imported, subclassed or read from a private attribute is here, and a test holds that: a new
+version of DSPy is this file's work.
 
 A reply that DSPy had in its own cache (`dspy.LM(cache=True)`, its default) looks like one that was sent and paid for:
 its usage is that of the call that once was. DSPy reports usage to `dspy.settings.usage_tracker` for sent calls alone,
 and that tells them apart.
+
+An LM that answers by a `forward` of its own (a subclass of `dspy.BaseLM`, deprecated in DSPy 3.4) is asked through it,
+in a thread where it has no `aforward`.
 
 An LM with a method `send_directly(request)` (an endpoint's) is asked past DSPy's own road where that would only cost
 time: 0.4 ms and two changes of threads a call. History and usage tracking are still DSPy's; whatever else is asked for
@@ -11,17 +17,50 @@ time: 0.4 ms and two changes of threads a call. History and usage tracking are s
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
+import anyio.from_thread
 import dspy
-from dspy.clients.call_result import CallResult
+from dspy.clients._deprecation import adapter_message_call
+from dspy.clients.backend_selection import CLIENT_KEYS
+from dspy.clients.call_result import CallResult, attributes
+from dspy.clients.engines.streaming import EngineChunk
 from dspy.clients.errors import error_boundary
 from dspy.clients.execution import PreparedCall, finalize
-from dspy.lm15 import Request, Response
+from dspy.clients.legacy_outputs import value
+from dspy.clients.lm15_boundary import request_kwargs
+from dspy.lm15 import FinishReason, Message, Request, Response, TextPart, ThinkingPart, Usage
+from dspy.predict.parameter import Parameter
+from dspy.teleprompt import Teleprompter
+
+__all__ = [
+    "CLIENT_KEYS",
+    "Listener",
+    "Parameter",
+    "Sending",
+    "Sent",
+    "Teleprompter",
+    "Tries",
+    "call",
+    "call_sync",
+    "chunk_of",
+    "heard",
+    "input_names",
+    "inputs_marked",
+    "same_server",
+    "send",
+    "sending",
+    "stream_from_thread",
+    "text_of",
+    "tries_of",
+]
 
 _OURS: ContextVar[bool] = ContextVar("pdr_dspy_sending", default=False)
 
@@ -61,7 +100,10 @@ def tries_of(outcome: Response | BaseException) -> Tries:
 
 
 async def send(lm: dspy.LM, request: Request) -> Sent:
-    """Send one request. Raises the errors of `dspy.utils.exceptions`."""
+    """Send one request. Raises the errors of `dspy.LMError`'s family.
+
+    Its text goes to a stream (`dspy.streamify`) only inside `heard`; DSPy alone would stream every call there is.
+    """
     rollout_id = lm.kwargs.get("rollout_id")
     extra = {} if rollout_id is None else {"rollout_id": rollout_id}
     if _direct(lm):
@@ -69,9 +111,249 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
             response: Response = await lm.send_directly(request)  # type: ignore[attr-defined]
         _record(lm, request, response, extra)
         return Sent(response, False)
+    listener = _LISTENER.get()
     with sending(lm) as sent:
-        response = await lm.acall(request, **extra)
+        if dspy.settings.send_stream is None:
+            response = await call(lm, request, **extra)
+        elif listener is not None and _streams(lm):
+            with dspy.context(send_stream=listener, caller_predict=listener.predictor):
+                response = await call(lm, request, **extra)
+        else:
+            with dspy.context(send_stream=None):
+                response = await call(lm, request, **extra)
+            if listener is not None and not sent.reused:
+                await listener.text("".join(part.text for part in response.message.parts if part.type == "text"))
+        if listener is not None:
+            await listener.end()
     return Sent(response, sent.reused)
+
+
+async def call(lm: dspy.BaseLM, request: Request, **extra: Any) -> Response:
+    """One call on DSPy's own road, awaited. An LM that answers by a `forward` of its own is asked through it."""
+    how = _own_way(lm)
+    if how == "sync":
+        return await asyncio.to_thread(_ask_legacy, lm, request)
+    if how == "async":
+        return await _aask_legacy(lm, request)
+    return await lm.acall(request, **extra)  # type: ignore[return-value]
+
+
+def call_sync(lm: dspy.BaseLM, request: Request) -> Response:
+    """`call`, for code without an event loop."""
+    return _ask_legacy(lm, request) if _own_way(lm) == "sync" else lm(request)  # type: ignore[return-value]
+
+
+def same_server(lm: dspy.BaseLM) -> int:
+    """A number that copies of one LM share and that no other LM of this process has, whatever it is called.
+
+    Two LMs of one name may be two models: their requests are never joined while they are under way.
+    """
+    engine = getattr(lm, "_engine_spec", None)
+    return id(lm._engine_store if isinstance(engine, str) else engine if engine is not None else lm)  # type: ignore[attr-defined]
+
+
+class Listener(Protocol):
+    """Takes the place of DSPy's stream for the calls of one predictor."""
+
+    predictor: dspy.Predict
+
+    async def send(self, chunk: Any) -> None:
+        """A chunk of DSPy's, as it came from the model."""
+        ...
+
+    async def text(self, text: str) -> None:
+        """The text of a call whose model does not stream."""
+        ...
+
+    async def end(self) -> None:
+        """The call has ended."""
+        ...
+
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("pdr_dspy_listener", default=None)
+
+
+@contextmanager
+def heard(listener: Listener) -> Iterator[None]:
+    """Calls made here and in tasks started from here send their text to `listener`."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def _streams(lm: dspy.LM) -> bool:
+    """Whether DSPy can take a completion of this LM in pieces."""
+    engine = getattr(lm, "_async_engine_spec", None) or getattr(lm, "_engine_spec", None)
+    return engine is not None and (isinstance(engine, str) or hasattr(engine, "stream")) and not _own_way(lm)
+
+
+def text_of(chunk: Any) -> str | None:
+    """The answer's text in a chunk of DSPy's; None in one that has none, such as a thought."""
+    try:
+        return chunk.choices[0].delta.content
+    except (AttributeError, IndexError, TypeError):
+        return None
+
+
+def chunk_of(text: str, model: str, predictor: dspy.Predict) -> Any:
+    """A chunk for DSPy's stream listeners that has this text."""
+    choice = attributes({"index": 0, "delta": {"content": text}, "finish_reason": None})
+    return EngineChunk(id=None, model=model, predict_id=id(predictor), choices=[choice])
+
+
+@contextmanager
+def stream_from_thread() -> Iterator[None]:
+    """Around a synchronous program: its chunks go to the event loop that waits for them.
+
+    `dspy.streamify` runs a synchronous program in a thread of its loop. Calls are made on another loop, and a stream
+    may only be written on its own. Where no loop stands behind the thread, nothing is streamed.
+    """
+    stream = dspy.settings.send_stream
+    if stream is None:
+        yield
+        return
+    try:
+        home = anyio.from_thread.run(_running_loop)
+    except RuntimeError:
+        home = None
+    with dspy.context(send_stream=None if home is None else _Relay(stream, home)):
+        yield
+
+
+async def _running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+class _Relay(NamedTuple):
+    """A stream that may be written on any event loop."""
+
+    stream: Any
+    home: asyncio.AbstractEventLoop
+
+    async def send(self, chunk: Any) -> None:
+        if asyncio.get_running_loop() is self.home:
+            await self.stream.send(chunk)
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stream.send(chunk), self.home))
+
+
+# --- LMs that answer by a `forward` of their own, which DSPy 3.5 no longer has ----------------------------------------
+
+
+def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
+    """How an LM answers that has its own `forward`, `aforward` or `__call__`; None for one that takes a Request."""
+
+    def own(name: str) -> bool:
+        definer = next(cls for cls in type(lm).__mro__ if name in vars(cls))
+        return name in vars(lm) or definer.__module__.partition(".")[0] != "dspy"
+
+    if own("acall"):
+        return None
+    if own("aforward"):
+        return "async"
+    return "sync" if own("forward") or own("__call__") else None
+
+
+def _ask_legacy(lm: dspy.BaseLM, request: Request) -> Response:
+    probe, raw = _probe(lm, "forward")
+    messages, settings = _legacy_call(lm, request, lm.forward if type(lm).__call__ is dspy.BaseLM.__call__ else lm)
+    with adapter_message_call(probe, messages), error_boundary(lm.model, unexpected=True):
+        outputs = probe(messages=messages, **settings)
+        return _legacy_response(request, raw, outputs)
+
+
+async def _aask_legacy(lm: dspy.BaseLM, request: Request) -> Response:
+    probe, raw = _probe(lm, "aforward")
+    messages, settings = _legacy_call(lm, request, lm.aforward)
+    with adapter_message_call(probe, messages), error_boundary(lm.model, unexpected=True):
+        outputs = await probe.acall(messages=messages, **settings)
+        return _legacy_response(request, raw, outputs)
+
+
+def _probe(lm: dspy.BaseLM, name: str) -> tuple[dspy.BaseLM, list[Any]]:
+    """A copy of an LM, with its history, that keeps what `forward` or `aforward` of the LM itself returned: DSPy gives
+    the texts alone, without usage and finish reason."""
+    kept: list[Any] = []
+    method = getattr(lm, name)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        kept.append(method(*args, **kwargs))
+        return kept[-1]
+
+    async def aforward(*args: Any, **kwargs: Any) -> Any:
+        kept.append(await method(*args, **kwargs))
+        return kept[-1]
+
+    probe = copy.copy(lm)
+    vars(probe)[name] = forward if name == "forward" else aforward
+    return probe, kept
+
+
+def _legacy_call(lm: dspy.BaseLM, request: Request, method: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The messages and settings of a request as a `forward` takes them: by their names of OpenAI's chat API, those left
+    out that it has no parameter for."""
+    settings = request_kwargs(request, "chat")
+    messages = settings.pop("messages")
+    if "max_completion_tokens" not in lm.kwargs and "max_completion_tokens" in settings:
+        settings["max_tokens"] = settings.pop("max_completion_tokens")
+    parameters = inspect.signature(method).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        names = {parameter.name for parameter in parameters}
+        settings = {name: value for name, value in settings.items() if name in names}
+    return messages, settings
+
+
+def _legacy_response(request: Request, kept: Sequence[Any], outputs: Any) -> Response:
+    """The first completion of an OpenAI-shaped response: a mapping, or an object with such attributes."""
+    raw = kept[-1] if kept else None
+    if isinstance(raw, Response):
+        return raw
+    output = outputs[0]
+    output = output if isinstance(output, dict) else {"text": output}
+    choice = next(iter(value(raw, "choices", None) or ()), None)
+    finish = value(choice, "finish_reason", None)
+    usage = value(raw, "usage", None) or {}
+    parts: list[Any] = [TextPart(output.get("text") or "")]
+    if output.get("reasoning_content"):
+        parts.insert(0, ThinkingPart(output["reasoning_content"]))
+    return Response(
+        id=None,
+        model=request.model,
+        message=Message(role="assistant", parts=tuple(parts)),
+        finish_reason=_FINISHES.get(str(finish).lower(), "error") if finish else "stop",
+        usage=Usage(input_tokens=_count(usage, "prompt_tokens"), output_tokens=_count(usage, "completion_tokens")),
+    )
+
+
+_FINISHES: dict[str, FinishReason] = {
+    **{"stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop"},
+    **{"length": "length", "max_tokens": "length", "model_length": "length", "content_filter": "content_filter"},
+}
+"""Of any other reason nobody knows that the completion came to its end."""
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """Tokens; None where the LM does not say, or says 0, which no call has."""
+    count = value(usage, name, None)
+    return count if isinstance(count, int) and count > 0 else None
+
+
+# --- examples -------------------------------------------------------------------------------------------------------
+
+
+def input_names(example: dspy.Example) -> frozenset[str]:
+    """The fields that were said to be an example's inputs, whether it has them or not."""
+    return frozenset(getattr(example, "_input_keys", None) or ())
+
+
+def inputs_marked(example: dspy.Example) -> bool:
+    """Whether it was said which fields of an example are inputs."""
+    return getattr(example, "_input_keys", None) is not None
+
+
+# --- past DSPy's own road --------------------------------------------------------------------------------------------
 
 
 def _direct(lm: dspy.LM) -> bool:

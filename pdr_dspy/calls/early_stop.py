@@ -27,6 +27,7 @@ from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Job, Sampling
 from pdr_dspy.calls.store import Rollout, address
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.parse import Reading
 from pdr_dspy.prompts.roles import signature_of
 
@@ -258,7 +259,7 @@ class _Stage:
         said = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
         if max(said, default=0) > 0:
             return max(said)
-        prompt = "\n".join(str(message["content"]) for message in place.job.messages)
+        prompt = prompt_text(place.job.messages)
         (counted,), _ = await dispatch.count_tokens(place.lm, [prompt])
         return counted
 

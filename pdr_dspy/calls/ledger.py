@@ -135,6 +135,15 @@ class Ledger(BaseModel):
     def __len__(self) -> int:
         return len(self.calls)
 
+    def __repr__(self) -> str:
+        notes = [f"{self.failed} failed"] if self.failed else []
+        notes += [] if self.exact else ["not exact"]
+        more = f", {', '.join(notes)}" if notes else ""
+        calls = "1 call" if len(self) == 1 else f"{len(self)} calls"
+        return f"<Ledger: {calls}, {self.sequential:,} sequential and {self.total:,} total tokens{more}>"
+
+    __str__ = __repr__
+
     @property
     def total(self) -> int:
         """B_total: input and output tokens of every call."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import dspy
 
+from pdr_dspy.calls import streaming
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import Result, send
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
@@ -55,7 +57,7 @@ def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> in
 
 def identity(inputs: Mapping[str, Any]) -> str:
     """A name for a question: the hash of its inputs."""
-    return address({"inputs": {key: str(value) for key, value in inputs.items()}})[:16]
+    return address({"inputs": {key: told(value) for key, value in inputs.items()}})[:16]
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:
@@ -83,6 +85,7 @@ async def ask(
     example: str,
     sampling: Sampling,
     run_seed: int | None = None,
+    streamed: Literal["", "listeners", "final"] = "",
 ) -> list[Reply]:
     """Make one call for each of `inputs`, side by side, and return the replies in that order.
 
@@ -95,6 +98,7 @@ async def ask(
         example: the question's identity.
         sampling: cap in output tokens, temperature, top-p.
         run_seed: overrides the session's.
+        streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
     await identify(serving(predictor))
@@ -107,7 +111,11 @@ async def ask(
         sampling=sampling,
         run_seed=run_seed,
     )
-    results = await send(lm, jobs, now)
+    if streamed and len(jobs) == 1 and dspy.settings.send_stream is not None:
+        async with streaming.streamed(predictor, final=streamed == "final"):
+            results = await send(lm, jobs, now)
+    else:
+        results = await send(lm, jobs, now)
     replies = []
     for values, job, result in zip(inputs, jobs, results, strict=True):
         reply = reply_of(predictor, lm, job, result)

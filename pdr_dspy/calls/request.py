@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
+from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Addresses, Rollout
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.text import clean
 
 T = TypeVar("T", Config, Request)
 
@@ -163,11 +164,6 @@ def changed(value: T, **changes: Any) -> T:
     return copied
 
 
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: lone surrogates and NUL bytes are marked, not kept."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\N{REPLACEMENT CHARACTER}")
-
-
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request)}
 _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
 """Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
@@ -189,7 +185,17 @@ def _settings(lm: dspy.LM, sampling: Sampling) -> dict[str, Any]:
 
 def _cleaned(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message["content"]
-    return {**message, "content": clean(content)} if isinstance(content, str) else dict(message)
+    if isinstance(content, str):  # as in the keys of older stores
+        return {**message, "content": clean(content, surrogate="?")}
+    return {**message, "content": [_cleaned_block(block) for block in content]}
+
+
+def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
+    if block.get("type") == "text":
+        return {**block, "text": clean(block["text"], surrogate="?")}
+    if isinstance(block.get("file"), Mapping):  # a canonical request has no room for a file's name
+        return {**block, "file": {key: value for key, value in block["file"].items() if key != "filename"}}
+    return dict(block)
 
 
 def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:

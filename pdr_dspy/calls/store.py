@@ -4,33 +4,33 @@ The address of a call is the hash of model, messages, sampling settings and seed
 record in every trial that asks for it in the same way: a wider schedule pays only for the drafts that are new, a killed
 run goes on where it was, and a replay sends nothing.
 
-On disk a store is a folder of append-only JSONL segments, one per writing process. A line is written whole before the
-call counts as finished; a torn last line (a kill in the middle of a write) is skipped when read and never appended to.
-For workers on several machines the same records are rows of a table in PostgreSQL.
+On disk a store is a folder of append-only JSONL segments, one per writing process (`segments.py`). A line is written
+whole before the call counts as finished, and outlives the process from then on; what the machine itself can lose is
+what was finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and
+counted when it is met. Texts stay on the disk: a process knows where each is, and reads the ones that it is asked for.
+For workers on several machines the same records are rows of a table in PostgreSQL, of which each keeps a local copy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy.calls.ledger import Usage
+from pdr_dspy.calls.segments import VERSION, Segments, Spool
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import postgres
+from pdr_dspy.runtime.atomic_write import local_path
 
 if TYPE_CHECKING:
     import psycopg
 
-VERSION = 1
 TABLES = postgres.Tables(
     "rollouts",
     VERSION,
@@ -121,24 +121,36 @@ class Rollouts:
                 f'`Rollouts({postgres.shown(str(storage))!r})`: give a folder, or "postgresql://user@host/database"'
             )
         elif storage is not None:
-            self.folder = Path(storage)
-            self._place = _Segments(self.folder)
+            self.folder = local_path(storage)
+            self._place = Segments(self.folder, _key_of)
         self._records: dict[str, Rollout] = {}
+        """What is in memory alone: everything, or what could not be written."""
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self.hits = 0
-        self.pending: dict[str, Any] = {}
+        self.pending: dict[tuple[str, int], Any] = {}
         """Requests under way, as futures by address, so that programs side by side send equal ones once."""
-        self.torn = 0
-        """Lines that could not be read, so far."""
         self.refresh()
 
+    @property
+    def torn(self) -> int:
+        """Lines that could not be read, so far."""
+        return 0 if self._place is None else self._place.torn
+
     def get(self, key: str) -> Rollout | None:
-        """The completion at this address, or None. Looks in memory only: `refresh` fetches what others have added."""
-        with self._lock:
-            found = self._records.get(key)
-            self.hits += found is not None
-            return found
+        """The completion at this address, or None. Looks at what is known here: `refresh` fetches what others have
+        added. Raises StoreError when it cannot be read because the disk fails."""
+        found = self._records.get(key)
+        if found is None and self._place is not None:
+            line = self._place.find(key)
+            found = None if line is None else _rollout(line)
+            if line is not None and (found is None or found.key != key):
+                self._place.drop(key)
+                found = None
+        if found is not None:
+            with self._lock:
+                self.hits += 1
+        return found
 
     @property
     def slow(self) -> bool:
@@ -151,32 +163,34 @@ class Rollouts:
         Raises StoreError when the disk is full or not writable, or the database stays away. The completion is then
         still kept in memory.
         """
-        with self._lock:
-            if rollout.key in self._records:
-                return
-            self._records[rollout.key] = rollout
-        if self._place is not None:
+        if self._place is None:
+            with self._lock:
+                self._records.setdefault(rollout.key, rollout)
+            return
+        try:
             self._place.put(rollout.key, _line(rollout))
+        except StoreError:
+            if rollout.key not in self._place:
+                self._records.setdefault(rollout.key, rollout)
+            raise
 
     def refresh(self) -> int:
-        """Read what other processes have added since the last look. Returns how many records are new."""
+        """Take in what other processes have added since the last look. Returns how many records are new."""
         if self._place is None:
             return 0
-        new = 0
         with self._refreshing:  # and not the lock: calls go on meanwhile
-            for line in self._place.news():
-                try:
-                    rollout = Rollout.model_validate(json.loads(line))
-                except (ValueError, ValidationError, TypeError, RecursionError):
-                    self.torn += 1
-                    continue
-                with self._lock:
-                    new += rollout.key not in self._records
-                    self._records.setdefault(rollout.key, rollout)
-        return new
+            return self._place.refresh()
+
+    def sync(self) -> None:
+        """Return when everything that was put here would outlive the machine; without it, that takes a second.
+
+        Raises StoreError when the disk fails.
+        """
+        if self._place is not None:
+            self._place.sync()
 
     def close(self) -> None:
-        """Let go of files and connections; the store can be used on, which opens others."""
+        """`sync`, and let go of files and connections; the store can be used on, which opens others."""
         if self._place is not None:
             self._place.close()
 
@@ -187,139 +201,116 @@ class Rollouts:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) + (0 if self._place is None else len(self._place))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._records
+        return key in self._records or (self._place is not None and isinstance(key, str) and key in self._place)
 
     def __iter__(self) -> Iterator[Rollout]:
-        return iter(list(self._records.values()))
+        yield from list(self._records.values())
+        for line in self._place or ():
+            rollout = _rollout(line)
+            if rollout is not None:
+                yield rollout
 
 
 def _line(rollout: Rollout) -> bytes:
-    """A record as one line of JSON."""
+    """A record as one line of JSON, without its end."""
     try:
-        return rollout.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        return rollout.model_dump_json(exclude_defaults=True).encode()
     except ValueError:  # half of a surrogate pair, which UTF-8 cannot hold
-        return json.dumps(rollout.model_dump(exclude_defaults=True)).encode() + b"\n"
+        return json.dumps(rollout.model_dump(exclude_defaults=True)).encode()
 
 
-class _Place(Protocol):
-    """Where records are kept beyond this process."""
-
-    def put(self, key: str, line: bytes) -> None:
-        """Returns when it is written."""
-        ...
-
-    def news(self) -> Iterator[bytes]:
-        """The records that others added since the last time."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class _Segments:
-    """A folder of append-only files, of which this process writes one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._segment: IO[bytes] | None = None
-        self._read: dict[str, int] = {}
-        self._own: set[str] = set()
-        self._lock = threading.Lock()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"`Rollouts({str(folder)!r})` cannot be made: {error.strerror}") from error
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StoreError(f"`Rollouts({str(folder)!r})` cannot be written; choose another folder")
-
-    def put(self, key: str, line: bytes) -> None:
-        del key
-        with self._lock:
-            try:
-                if self._segment is None:
-                    path = self.folder / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
-                    self._own.add(path.name)  # never read back
-                    self._segment = path.open("ab", buffering=0)
-                    _write(self._segment, json.dumps({"rollouts": VERSION}).encode() + b"\n")
-                _write(self._segment, line)
-            except OSError as error:
-                if self._segment is not None:
-                    with suppress(OSError):
-                        self._segment.close()
-                self._segment = None  # a torn line may be at its end: the next write opens a new segment
-                raise StoreError(f"the rollout store {self.folder} cannot be written: {error.strerror}") from error
-
-    def news(self) -> Iterator[bytes]:
-        try:
-            with os.scandir(self.folder) as entries:
-                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jsonl")}
-        except OSError as error:
-            raise StoreError(f"the rollout store {self.folder} cannot be read: {error.strerror}") from error
-        for name in sorted(sizes.keys() - self._own):
-            start = self._read.get(name, 0)
-            if sizes[name] != start:
-                yield from self._read_from(self.folder / name, start)
-
-    def _read_from(self, path: Path, start: int) -> Iterator[bytes]:
-        """The whole lines of `path` from byte `start`; the next look begins behind them."""
-        try:
-            with path.open("rb") as file:
-                file.seek(start)
-                data = file.read()
-        except OSError as error:
-            raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
-        whole = data.rfind(b"\n") + 1
-        lines = data[:whole].splitlines()
-        if lines and start == 0 and (version := _version(lines[0])) is not None:
-            if version != VERSION:
-                raise StoreError(
-                    f"{path} is a rollout segment of version {version}, this library reads {VERSION}; use another run "
-                    "folder"
-                )
-            del lines[0]
-        self._read[path.name] = start + whole
-        yield from lines
-
-    def close(self) -> None:
-        with self._lock:
-            if self._segment is not None:
-                self._segment.close()
-                self._segment = None
-
-
-def _write(file: IO[bytes], data: bytes) -> None:
-    """Write all of `data`: an unbuffered file takes only a part of it when the disk fills up, without an error."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
-
-
-def _version(line: bytes) -> Any:
-    """What the first line of a segment says; None when that is a record."""
+def _rollout(line: bytes) -> Rollout | None:
+    """The record that a line holds; None when it holds none."""
     try:
-        return json.loads(line).get("rollouts")
-    except (ValueError, AttributeError, RecursionError):
+        return Rollout.model_validate_json(line)
+    except ValidationError:
+        pass  # or half of a surrogate pair
+    try:
+        return Rollout.model_validate(json.loads(line))
+    except (ValueError, ValidationError, TypeError, RecursionError):
         return None
 
 
+def _key_of(line: bytes) -> str | None:
+    rollout = _rollout(line)
+    return None if rollout is None else rollout.key
+
+
+class _Place(Protocol):
+    """Where records are kept beyond the memory of this process, as lines by their key."""
+
+    torn: int
+    """Lines that were no records, so far."""
+
+    def find(self, key: str) -> bytes | None:
+        """What is known here."""
+        ...
+
+    def drop(self, key: str) -> None:
+        """Forget a line that turned out to be no record."""
+        ...
+
+    def put(self, key: str, line: bytes) -> None:
+        """Returns when it is written; nothing is done when the key is known."""
+        ...
+
+    def refresh(self) -> int:
+        """Take in what others added; how much of it is new."""
+        ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, key: str) -> bool: ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+
+FETCHED = 500
+"""Rows of the table that are fetched at a time."""
+
+
 class _Table:
-    """The rollouts of a PostgreSQL database."""
+    """The rollouts of a PostgreSQL database, with a copy of what is known of them on the local disk."""
 
     def __init__(self, url: str, patience: float) -> None:
+        self.torn = 0
         self._database = postgres.Database(url, tables=TABLES, patience=patience)
         self._mark = "0"
-        self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._queue: list[_Waiting] = []
         self._queueing = threading.Lock()
+        self._lock = threading.Lock()
+        """Of the local copy."""
+        try:
+            self._known = Spool()
+        except OSError as error:
+            self._fail(error)
+
+    def find(self, key: str) -> bytes | None:
+        try:
+            with self._lock:
+                return self._known.find(key)
+        except OSError as error:
+            self._fail(error)
+
+    def drop(self, key: str) -> None:
+        """A database does not give back other rows than it was given."""
 
     def put(self, key: str, line: bytes) -> None:
         """Threads that come while another writes are written together, by the first of them."""
+        if not self._keep(key, line):
+            return
         mine = _Waiting(key, line)
         with self._queueing:
             self._queue.append(mine)
-        with self._lock:
+        with self._writing:
             if not mine.done:
                 with self._queueing:
                     batch, self._queue = self._queue, []
@@ -333,18 +324,61 @@ class _Table:
         if mine.error is not None:
             raise StoreError(str(mine.error)) from mine.error
 
-    def news(self) -> Iterator[bytes]:
+    def refresh(self) -> int:
         # Ids of transactions tell what is new; all below the oldest that was running had been seen by then.
         query = (
             "SELECT record, pg_snapshot_xmin(pg_current_snapshot())::text FROM pdr_rollouts WHERE written >= %s::xid8"
         )
-        rows = self._database.run(lambda connection: connection.execute(query, (self._mark,)).fetchall())
-        for record, mark in rows:
+        new = 0
+
+        def read(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+            nonlocal new
+            mark = self._mark
+            with connection.transaction(), connection.cursor("pdr_news") as cursor:  # not all rows at a time
+                cursor.execute(query, (mark,))
+                while rows := cursor.fetchmany(FETCHED):
+                    for record, _ in rows:
+                        line = bytes(record).rstrip(b"\n")
+                        key = _key_of(line)
+                        self.torn += key is None
+                        new += key is not None and self._keep(key, line)
+                    mark = rows[-1][1]
             self._mark = mark
-            yield bytes(record)
+
+        self._database.run(read)
+        return new
+
+    def sync(self) -> None:
+        """A row is on the server's disk when `put` returns."""
 
     def close(self) -> None:
         self._database.close()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return key in self._known
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._known)
+
+    def _keep(self, key: str, line: bytes) -> bool:
+        """Add a record to the local copy; False when it is there."""
+        try:
+            with self._lock:
+                if self._known.renewed():
+                    self._mark = "0"
+                return self._known.add(key, line)
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        raise StoreError(
+            f"the copy of the rollouts in the temporary folder cannot be used: {error.strerror or error}; let TMPDIR "
+            "name a folder with more room"
+        ) from error
 
     def _write(self, batch: list[_Waiting]) -> None:
         keys, lines = [waiting.key for waiting in batch], [waiting.line for waiting in batch]

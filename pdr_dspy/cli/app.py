@@ -1,14 +1,18 @@
 """The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
-codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted.
+codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
+terminated (129 when its terminal went away): a model server that it started is stopped, and what is finished is kept.
 """
 
 from __future__ import annotations
 
 import functools
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +27,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _home(path: Path | None) -> Path | None:
+    """A path with the user's home for `~`, which a shell leaves alone in `--run-dir=~/runs`."""
+    return None if path is None else path.expanduser()
+
 
 TargetArg = Annotated[
     str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
@@ -44,16 +54,38 @@ Embedded = Annotated[
 TaskFile = Annotated[
     str | None, typer.Option("--task", help="The program file with the data, verifier and types of a saved program.")
 ]
-Data = Annotated[str | None, typer.Option("--data", help="Another data set: a name of `pdr datasets` or a local file.")]
-Grader = Annotated[
-    str | None, typer.Option("--verifier", help="With --data: exact, number, math or procedural; else the set's own.")
+Trusted = Annotated[
+    bool,
+    typer.Option(
+        "--trusted",
+        help="Import what the saved program names where it is not known here: this runs that module's code.",
+    ),
 ]
-Split = Annotated[str, typer.Option("--split", help="Which part of the program's data: train, dev or test.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="Another data set: a name of `pdr datasets`, hub:owner/name, or a local file."),
+]
+Grader = Annotated[
+    str | None,
+    typer.Option(
+        "--verifier", help="With --data: NAME[:KEY=VALUE,...] with a name of `pdr verifiers`; else the set's own."
+    ),
+]
+JudgeBase = Annotated[
+    str | None, typer.Option("--judge-base", help="The server of the model that --verifier asks, such as a judge.")
+]
+JudgeModel = Annotated[
+    str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
+]
+Split = Annotated[
+    str | None, typer.Option("--split", help="Which part of the data: train, dev or test (the default) of a program's.")
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
 RunDir = Annotated[
-    Path | None, typer.Option("--run-dir", help="Keeps what is finished, to go on from; one is chosen under runs/.")
+    Path | None,
+    typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
 ]
 BudgetSeq = Annotated[
     int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
@@ -68,6 +100,41 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class Told(KeyboardInterrupt):
+    """The process was told to end by a signal; what is under way ends as it does at Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+SIGNALS = {"SIGINT": "stopped", "SIGTERM": "terminated", "SIGHUP": "its terminal is gone"}
+"""What ends a command in an orderly way, and what it says then."""
+
+
+@contextmanager
+def told_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Told` in the main thread, once: the clean-up that follows is not cut off by
+    another. Signals that somebody else sees to, or ignores as `nohup` does, are left alone."""
+    before: dict[int, Any] = {}
+
+    def told(number: int, _: Any) -> None:
+        for known in before:
+            signal.signal(known, signal.SIG_IGN)
+        raise Told(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)  # Windows has no SIGHUP
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def guarded(command: Command) -> Command:
     """Errors of ours become one sentence and an exit code; an interrupt says how to go on."""
 
@@ -76,7 +143,8 @@ def guarded(command: Command) -> Command:
         from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
 
         try:
-            return command(*args, **options)
+            with told_by_signals():
+                return command(*args, **options)
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
             sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
@@ -84,9 +152,10 @@ def guarded(command: Command) -> Command:
             where = f"{error.filename}: " if error.filename else ""
             typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
             sys.exit(1)
-        except KeyboardInterrupt:
-            typer.secho("stopped; the same command goes on", err=True)
-            sys.exit(130)
+        except KeyboardInterrupt as told:
+            number = told.number if isinstance(told, Told) else signal.SIGINT
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command goes on", err=True)
+            sys.exit(128 + number)
 
     return run  # type: ignore[return-value]
 
@@ -117,12 +186,14 @@ def run(
         typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT where there is only one."),
     ] = None,
     jsonl: Annotated[
-        Path | None, typer.Option("--jsonl", help="One JSON object of inputs a line; - is stdin. Answers likewise.")
+        Path | None,
+        typer.Option("--jsonl", callback=_home, help="One JSON object of inputs a line; - is stdin. Answers likewise."),
     ] = None,
     api_base: ApiBase = None,
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     seed: Seed = 0,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
@@ -142,6 +213,7 @@ def run(
         budget=_budget(budget_seq, budget_total),
         as_json=as_json,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
@@ -153,9 +225,12 @@ def evaluate(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -172,7 +247,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval",
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -190,9 +265,12 @@ def compare(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     limit: Limit = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
@@ -207,8 +285,10 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
         ),
         against or [],
+        trusted=trusted,
         as_json=as_json,
         display=_display(quiet),
     )  # fmt: skip
@@ -222,6 +302,7 @@ def optimize(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many training examples.")] = None,
     confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="At most so many dev examples.")] = None,
@@ -287,6 +368,7 @@ def optimize(
         prompts=prompts,
         storage=storage,
         study=study,
+        trusted=trusted,
     )
 
 
@@ -302,6 +384,7 @@ def worker(
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
@@ -314,14 +397,19 @@ def worker(
         storage=storage,
         study=study,
         display=_display(quiet),
+        trusted=trusted,
     )
 
 
 @app.command("report")
 @guarded
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval`, `compare` or `optimize` wrote.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write; report.html in the folder.")] = None,
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=_home, help="Where to write; report.html in the folder.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from pdr_dspy.cli import report
@@ -338,12 +426,13 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
     task: TaskFile = None,
+    trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet))
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
 
 
 @app.command("export-sft")
@@ -356,9 +445,12 @@ def export_sft(
         typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
     ] = None,
     task: TaskFile = None,
+    trusted: Trusted = False,
     data: Data = None,
     verifier: Grader = None,
-    split: Split = "test",
+    judge_base: JudgeBase = None,
+    judge_model: JudgeModel = None,
+    split: Split = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -367,7 +459,7 @@ def export_sft(
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet),
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
 
 
@@ -404,6 +496,24 @@ def models(api_base: ApiBase = None) -> None:
     from pdr_dspy.cli import serve
 
     serve.models(api_base, _display(False))
+
+
+@app.command("distillers")
+@guarded
+def distillers() -> None:
+    """List the distillers known by name, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.distillers(_display(False))
+
+
+@app.command("verifiers")
+@guarded
+def verifiers() -> None:
+    """List the verifiers known by name, those of installed packages too, and their settings."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.verifiers(_display(False))
 
 
 @app.command("datasets")

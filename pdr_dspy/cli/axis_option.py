@@ -30,7 +30,7 @@ def with_axes(space: Space, axes: Sequence[str]) -> Space:
             raise ConfigError(f"`--axis {text}`: {name} are no short values; give them in Python, or use `--prompts`")
         if name not in names:
             raise ConfigError(f"`--axis {text}`: there is no axis {name!r}; the axes are {', '.join(names)}")
-        values = [_value(value.strip()) for value in listed.split(",") if value.strip()]
+        values = [read_value(value.strip()) for value in listed.split(",") if value.strip()]
         if not equals or not values:
             raise ConfigError(f"`--axis {text}` names no values; write `--axis {name}=V1,V2`")
         if name in given:
@@ -41,7 +41,8 @@ def with_axes(space: Space, axes: Sequence[str]) -> Space:
     return Space(**{**{name: getattr(space, name) for name in Space.model_fields}, **given})
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
+    """The value that a word on the command line means: none, true, false, a number, or the word itself."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     for kind in (int, float):

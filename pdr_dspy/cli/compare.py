@@ -43,12 +43,12 @@ class Line(NamedTuple):
 COLUMNS = ("program", "matched", "score", "95 % interval", "B_seq", "B_total", "calls", "first minus this", "p")
 
 
-def compare(job: Job, against: Sequence[str], *, as_json: bool, display: Display) -> None:
+def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, display: Display) -> None:
     """Evaluate the program, then its baselines, and print the table."""
-    others = [find(name, task=None if name.endswith(".py") else _task_file(job)) for name in against]
-    operator = operator_of(job.target.program)
+    others = [find(name, task=None if name.endswith(".py") else _task_file(job), trusted=trusted) for name in against]
     job.check_folder("compare")
-    with Rollouts(job.run_dir / "rollouts") as store, job.model.serving(operator.schedule, display):
+    job.wait(job.run_dir / "program", display)
+    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
         lines = measure(job, [(other.name, other.program) for other in others], store, display)
     facts = summary(lines)
     save_json(job.run_dir / "report.json", facts)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -77,13 +76,15 @@ class Display:
     @contextmanager
     def rows(self, name: str, count: int) -> Iterator[Callable[[Row, int, int], None]]:
         """A callback for `evaluate(progress=...)`: the score so far, tokens paid and saved, the time left."""
-        seen: list[Row] = []
+        seen = scored = paid = saved = 0.0
         with self.bar(name, count) as update:
 
             def progress(row: Row, done: int, total: int) -> None:
-                seen.append(row)
-                saved = sum(one.total - one.paid for one in seen)
-                update(done, f"score {fmean(one.score for one in seen):.2f}  {_tokens(seen, saved)}")
+                nonlocal seen, scored, paid, saved
+                seen, scored = seen + 1, scored + row.score
+                paid, saved = paid + row.paid, saved + row.total - row.paid
+                tokens = f"{paid:,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
+                update(done, f"score {scored / seen:.2f}  {tokens}")
 
             yield progress
 
@@ -200,11 +201,6 @@ def report_rows(reports: Sequence[Report]) -> list[list[str]]:
 
 
 REPORT_COLUMNS = ("program", "score", "95 % interval", "B_seq", "B_total", "calls", "tokens paid", "reused")
-
-
-def _tokens(rows: Sequence[Row], saved: int) -> str:
-    paid = sum(row.paid for row in rows)
-    return f"{paid:,} tokens" + (f", {saved:,} saved" if saved else "")
 
 
 def _scored(trial: TrialRecord) -> str:

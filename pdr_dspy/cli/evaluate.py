@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 import typer
 
-from pdr_dspy import datasets, verifiers
+from pdr_dspy import datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
 from pdr_dspy.cli.run_folders import Kind, check_folder
+from pdr_dspy.cli.verifier_option import Grader, grader_of
+from pdr_dspy.datasets.files import FILE_KINDS
+from pdr_dspy.datasets.hub import HUB
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.run_folder import LOCK
 from pdr_dspy.reporting.evaluation_tables import program_row
-from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.locks import wait_for
+from pdr_dspy.verifiers import VERIFIERS, Verifier, load_verifier
 
-VERIFIERS = {
-    "exact": verifiers.ExactVerifier,
-    "number": verifiers.NumberVerifier,
-    "math": verifiers.MathVerifier,
-    "procedural": verifiers.ProceduralVerifier,
-}
+if TYPE_CHECKING:
+    from pdr_dspy.serving import EndpointLM
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Job:
     seed: int
     budget: Budget | None
     run_dir: Path
+    judge: EndpointLM | None = None
+    """The model that the verifier asks."""
 
     @classmethod
     def of(
@@ -55,7 +60,7 @@ class Job:
         task: str | None,
         data: str | None,
         verifier: str | None,
-        split: str,
+        split: str | None,
         limit: int | None,
         repeats: int,
         seed: int,
@@ -63,16 +68,34 @@ class Job:
         budget: Budget | None,
         run_dir: Path | None,
         kind: str,
+        trusted: bool = False,
+        judge_base: str | None = None,
+        judge_model: str | None = None,
     ) -> Job:
         """Everything that can be checked before a model is started, checked."""
-        found = find(target, task=task)
-        examples, grader = _data(found, data, verifier, split, limit)
+        found = find(target, task=task, trusted=trusted)
+        own = None if verifier is None else grader_of(verifier, judge_base=judge_base, judge_model=judge_model)
+        examples, grader = _data(found, data, own, split, limit)
         check_examples(found.program, examples, grader)
         if run_dir is None:
-            about = json.dumps([found.name, datasets.fingerprint(examples), seed, str(model), repr(budget)])
-            digest = hashlib.sha256((about + _content(found)).encode()).hexdigest()[:8]
+            about = [found.name, datasets.fingerprint(examples), seed, str(model), repr(budget)]
+            about += [] if own is None else [own.verifier.describe()]
+            digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
-        return cls(found, examples, grader, model, repeats, seed, budget, run_dir)
+        return cls(found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm)
+
+    @contextmanager
+    def serving(self, display: Display) -> Iterator[None]:
+        """The program's model is there inside, and so is the judge's where the verifier asks one; both are checked."""
+        with self.model.serving(operator_of(self.target.program).schedule, display):
+            if self.judge is None:
+                yield
+                return
+            try:
+                self.judge.check_sync()
+                yield
+            finally:
+                self.judge.close()
 
     def evaluate(
         self,
@@ -118,6 +141,13 @@ class Job:
         later = ("models", "repeats")  # more repeats of the same evaluation only add rows
         check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
 
+    def wait(self, folder: Path, display: Display) -> None:
+        """Return when nobody is at work in a folder: a model that were started now would only wait."""
+        try:
+            wait_for(folder / LOCK, told=display.say)
+        except OSError as error:
+            raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
+
     def replace(self, **changes: Any) -> Job:
         """This job with some fields changed."""
         return replace(self, **changes)
@@ -126,10 +156,8 @@ class Job:
 def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
     job.check_folder("eval")
-    with (
-        Rollouts(job.run_dir / "rollouts") as store,
-        job.model.serving(operator_of(job.target.program).schedule, display),
-    ):
+    job.wait(job.run_dir, display)
+    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
         report = job.evaluate(job.target.program, job.target.name, display, store=store)
     summary = summarise(report)
     save_json(job.run_dir / "report.json", {"command": "eval", "reports": [summary]})
@@ -163,9 +191,11 @@ def summarise(report: Report) -> dict[str, Any]:
         "total": report.total,
         "calls": report.calls,
         "paid": report.paid,
+        "paid_before": report.paid_before,
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "damaged": report.damaged,
         "truncated": row.truncated,
         "cancelled": row.cancelled,
         "retried": row.retried,
@@ -175,14 +205,11 @@ def summarise(report: Report) -> dict[str, Any]:
 
 def save_json(path: Path, value: Any) -> None:
     """Write a small JSON file in one step."""
-    try:
-        write_whole(path, json.dumps(value, indent=1))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    store_whole(path, json.dumps(value, indent=1))
 
 
 def _data(
-    target: Target, data: str | None, verifier: str | None, split: str, limit: int | None
+    target: Target, data: str | None, own: Grader | None, split: str | None, limit: int | None
 ) -> tuple[list[dspy.Example], Verifier]:
     if data is None:
         if target.task is None:
@@ -190,22 +217,23 @@ def _data(
                 f"{target.name} is a saved program without data: add `--task` with its program file, or `--data` with "
                 "`--verifier`"
             )
-        if verifier is not None:
+        if own is not None:
             raise ConfigError("`--verifier` goes with `--data`; a program file brings its own")
         with program_file(f"`data()` or `verifier()` of {target.task.name}"):
-            return target.task.data(split, limit=limit), target.task.verifier()
-    examples = datasets.load(data, limit=limit)
-    if verifier is None:
-        if not _known(data):
-            raise ConfigError(f"`--data {data}` is a local file: add `--verifier {'|'.join(VERIFIERS)}`")
-        return examples, verifiers.load_verifier({"kind": datasets.info(data).verifier})
-    if verifier not in VERIFIERS:
-        raise ConfigError(f"`--verifier {verifier}` must be one of {', '.join(VERIFIERS)}")
-    return examples, VERIFIERS[verifier]()
+            return target.task.data(split or "test", limit=limit), target.task.verifier()
+    examples = datasets.load(data, split=split, limit=limit)
+    if own is None:
+        known = None if _is_file(data) else datasets.info(data).verifier
+        if not known:
+            raise ConfigError(
+                f"`--data {data}` does not say how it is graded: add `--verifier {'|'.join(VERIFIERS.names())}`"
+            )
+        return examples, load_verifier({"kind": known})
+    return examples, own.verifier
 
 
-def _known(data: str) -> bool:
-    return data in datasets.names() or data.startswith("rg:")
+def _is_file(data: str) -> bool:
+    return Path(data).suffix.lower() in FILE_KINDS and not data.startswith(HUB)
 
 
 def _content(target: Target) -> str:

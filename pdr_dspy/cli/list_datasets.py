@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pdr_dspy import datasets as sets
 from pdr_dspy.cli.display import Display
+from pdr_dspy.errors import ConfigError
 
 
 def datasets(name: str | None, display: Display) -> None:
@@ -18,7 +19,12 @@ def datasets(name: str | None, display: Display) -> None:
         return
     rows = []
     for known in sets.names():
-        about = sets.info(known)
+        try:
+            about = sets.info(known)
+        except ConfigError as error:  # another package's fault; the list goes on
+            display.say(str(error))
+            continue
         rows.append([known, str(about.size or ""), about.split, about.verifier, about.licence])
     display.table("", ("set", "rows", "split", "verifier", "licence"), rows, text=5)
-    display.say("also: rg:<task> (`pdr datasets rg` lists them), and local .jsonl, .json, .csv and .parquet files")
+    files = ".jsonl, .json, .csv and .parquet files"
+    display.say(f"also: hub:<owner/name>, rg:<task> (`pdr datasets rg` lists them), and local {files}")

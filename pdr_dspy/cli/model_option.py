@@ -14,7 +14,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 
 if TYPE_CHECKING:
-    pass
+    from pdr_dspy.serving import Source
 
 DEFAULT = "qwen2.5-coder-0.5b"
 PROMPT_ROOM = 640
@@ -29,6 +29,8 @@ class Model:
     """Of one server, or of replicas with the same model."""
     name: str | None = None
     embedded: str | None = None
+    sources: Sequence[str | Source] | None = None
+    """Where weights of the embedded engine are looked for; None is everywhere that `pdr_dspy.serving.locate` does."""
 
     def __post_init__(self) -> None:
         if self.api_base and self.embedded:
@@ -71,6 +73,7 @@ class Model:
                 lm.close()
             return
         from pdr_dspy.serving import LlamaCppServer
+        from pdr_dspy.serving.weights import SOURCES
 
         name = self.embedded or DEFAULT
         with display.status(f"starting {name}"):
@@ -79,6 +82,7 @@ class Model:
                 slots=slots or min(4 * max(4, *schedule.widths), 32),  # several questions' drafts decode together
                 context=room(schedule),
                 progress=display.download,
+                sources=SOURCES if self.sources is None else self.sources,
             ).start()
         try:
             with dspy.context(lm=server.lm):

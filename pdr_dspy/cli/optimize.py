@@ -22,6 +22,7 @@ from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
@@ -40,10 +41,11 @@ def optimize(
     display: Display,
     axes: Sequence[str] = (),
     dry_run: bool = False,
+    trusted: bool = False,
     **settings: Any,
 ) -> None:
     """Tune the program that `target` names on its task's data."""
-    found = find(target, task=task)
+    found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
@@ -143,9 +145,10 @@ def work(
     storage: str,
     study: str,
     display: Display,
+    trusted: bool = False,
 ) -> None:
     """Help with a search that was started elsewhere, until it has ended."""
-    found = find(target, task=task)
+    found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)
@@ -171,7 +174,7 @@ def widest(space: Space) -> Schedule:
     if max(space.rounds) == 1:
         return Schedule(widths=(1,), **caps)
     width = max(space.widths)
-    asks = width > 1 and any(name not in ("random_k", "last") for name in space.distiller)
+    asks = width > 1 and any(DISTILLERS.find(name).role is not None for name in space.distiller)
     return Schedule(widths=(width, 1), distiller="summary" if asks else "random_k", k=1, **caps)
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
-from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import Verifier, as_verifier
 
 PARTS = ("build", "data", "verifier")
 
@@ -44,16 +45,17 @@ class Target:
     artifact: Path | None = None
 
 
-def find(target: str, *, task: str | None = None) -> Target:
+def find(target: str, *, task: str | None = None, trusted: bool = False) -> Target:
     """The program that `target` names: `best.json`, `programs/gsm8k.py` or `gsm8k`.
 
-    `task` names the program file that an artifact belongs to: its data, its verifier, its custom types.
+    `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
+    that of `pdr_dspy.load`.
 
     Raises ConfigError for a name that leads nowhere or a file that is not a program, ArtifactError for a bad artifact.
     """
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
-        return _artifact(Path(target), beside)
+        return _artifact(local_path(target), beside, trusted)
     found = find_task(target)
     return Target(found.name, build(found), beside or found)
 
@@ -90,18 +92,21 @@ def find_task(target: str) -> Task:
             f"{module.__file__} has no function `{missing[0]}()`; a program file has build(), data(split, limit=, "
             "seed=) and verifier()"
         )
-    return Task(module.__name__.rpartition(".")[2], *(getattr(module, part) for part in PARTS))
+    made = module.verifier  # type: ignore[attr-defined]
+    return Task(
+        module.__name__.rpartition(".")[2],
+        build=module.build,  # type: ignore[attr-defined]
+        data=module.data,  # type: ignore[attr-defined]
+        verifier=lambda: as_verifier(made(), argument="verifier()"),
+    )
 
 
 def operator_of(program: dspy.Module) -> Operator:
     """The first operator inside a program. Raises ConfigError when there is none."""
-    found = operators_in(program)
-    if not found:
-        raise ConfigError(f"`{type(program).__name__}` holds no LongCoT, SR or PDR")
-    return next(iter(found.values()))
+    return next(iter(operators_of(program, type(program).__name__).values()))
 
 
-def _artifact(path: Path, task: Task | None) -> Target:
+def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
     """A saved program, with the program file that it was tuned for where that is still in programs/."""
     from pdr_dspy import artifact
 
@@ -111,12 +116,12 @@ def _artifact(path: Path, task: Task | None) -> Target:
         name = (artifact.read(path).get("data") or {}).get("task")
         if isinstance(name, str) and name.isidentifier() and (Path("programs") / f"{name}.py").is_file():
             task = find_task(name)
-    program = artifact.load(path) if task is None else artifact.load(path, program=build(task))
+    program = artifact.load(path, program=None if task is None else build(task), trusted=trusted)
     return Target(path.stem, program, task, path)
 
 
 def _module(target: str) -> ModuleType:
-    path = Path(target)
+    path = local_path(target)
     if path.suffix == ".py" or (path.exists() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"{target} does not exist")

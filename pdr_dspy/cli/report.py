@@ -60,7 +60,9 @@ def read(folder: Path) -> list[Report]:
     except OSError:
         return []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{folder / 'report.json'} is not of this version ({error})") from error
+        raise StoreError(
+            f"{folder / 'report.json'} is damaged, or not of this version ({error}); what wrote it writes it again"
+        ) from error
 
 
 UNFINISHED = "that is not finished"

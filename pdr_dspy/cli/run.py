@@ -11,15 +11,15 @@ from typing import Any
 
 import dspy
 import typer
-from pydantic import BaseModel
 
-from pdr_dspy import calls
+from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.errors import ConfigError, DataError, PDRError
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import json_data
 from pdr_dspy.runtime import event_loop
 
 
@@ -34,9 +34,10 @@ def run(
     budget: Budget | None,
     as_json: bool,
     display: Display,
+    trusted: bool = False,
 ) -> None:
     """Answer `given`, or every line of `jsonl`."""
-    program = find(target, task=task).program
+    program = find(target, task=task, trusted=trusted).program
     operator = operator_of(program)
     if bool(given) == (jsonl is not None):
         names = ", ".join(operator.task.input_fields)
@@ -83,7 +84,7 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=datasets.whole)
         except ValueError as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -122,16 +123,10 @@ async def _stream(
 
 
 def _record(operator: Operator, prediction: dspy.Prediction) -> dict[str, Any]:
-    outputs = {name: _plain(prediction.get(name)) for name in operator.task.output_fields}
+    outputs = {name: json_data(prediction.get(name)) for name in operator.task.output_fields}
     ledger = prediction.get("ledger")
     costs = {} if ledger is None else {"sequential": ledger.sequential, "total": ledger.total, "calls": len(ledger)}
     return {**outputs, "stop": str(prediction.get("stop")), **costs}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return json.loads(json.dumps(value, default=str))
 
 
 def _show(operator: Operator, prediction: dspy.Prediction, as_json: bool, display: Display) -> None:

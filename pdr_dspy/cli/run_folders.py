@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.run_folder import check_config
 
 Kind = Literal["eval", "compare", "optimize"]
 _RUNS: dict[Kind, str] = {"eval": "an evaluation", "compare": "a comparison", "optimize": "a search"}
@@ -33,7 +35,8 @@ def check_folder(folder: Path, kind: Kind, *, config: Mapping[str, Any] | None =
                 f"the run folder {folder} holds {_RUNS[held]}, and {_RUNS[kind]} would overwrite its report; choose "
                 "another folder with `--run-dir`"
             )
-        _check_config(folder / ("program" if kind == "compare" else "") / "config.json", folder, config or {})
+        place = folder / "program" if kind == "compare" else folder
+        check_config(place, config or {}, named=f"the run folder {folder}")
     except OSError as error:
         raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
@@ -43,35 +46,13 @@ def check_folder(folder: Path, kind: Kind, *, config: Mapping[str, Any] | None =
 
 
 def holds(folder: Path) -> Kind | None:
-    """Which kind of run a folder holds, finished or not; None for none."""
+    """Which kind of run a folder holds, finished or not; None for none. What is derived and damaged says nothing."""
     if (folder / "search.json").exists() or (folder / "board").is_dir():
         return "optimize"
-    try:
-        facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a report that is damaged is written again
+        facts = json.loads((folder / "report.json").read_bytes())
         if isinstance(facts, dict) and facts.get("command") in ("eval", "compare"):
             return facts["command"]
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except ValueError as error:
-        raise StoreError(f"{folder / 'report.json'} is not readable JSON ({error}); use another folder") from error
     if (folder / "config.json").exists():
         return "eval"
     return "compare" if (folder / "program" / "config.json").exists() else None
-
-
-def _check_config(path: Path, folder: Path, config: Mapping[str, Any]) -> None:
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except ValueError as error:
-        raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
-    if not isinstance(before, dict):
-        raise StoreError(f"{path} is not the record of an evaluation; use another folder")
-    now = json.loads(json.dumps(config, default=str))
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise StoreError(
-            f"the run folder {folder} holds another evaluation: `{changed[0]}` was {before.get(changed[0])!r} and is "
-            f"now {now[changed[0]]!r}; use another folder, or the same arguments to go on"
-        )

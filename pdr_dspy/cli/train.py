@@ -20,12 +20,14 @@ SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "
 """What a line of progress tells of a step, where it was logged."""
 
 
-def train(target: str, config: Path, output: Path, *, task: str | None, display: Display) -> None:
+def train(
+    target: str, config: Path, output: Path, *, task: str | None, display: Display, trusted: bool = False
+) -> None:
     """Train a model on long traces and on the calls of a program; prints the folder of the trained model."""
     from pdr_dspy.training import train
     from pdr_dspy.training.config import read_config
 
-    found = find(target, task=task)
+    found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     if not isinstance(found.program, Operator):
@@ -56,9 +58,12 @@ def export(
     task: str | None,
     data: str | None,
     verifier: str | None,
-    split: str,
+    split: str | None,
     as_json: bool,
     display: Display,
+    trusted: bool = False,
+    judge_base: str | None = None,
+    judge_model: str | None = None,
 ) -> None:
     """Write what a finished evaluation got right as a chat dataset."""
     from pdr_dspy.training import export_sft
@@ -70,7 +75,7 @@ def export(
     target = program or _named(run_dir)
     job = Job.of(
         target, task=task, data=data, verifier=verifier, split=split, limit=None, repeats=1, seed=0, model=Model(),
-        budget=None, run_dir=run_dir, kind="eval",
+        budget=None, run_dir=run_dir, kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
     found = export_sft.export(run_dir, job.target.program, job.examples, job.verifier)
     export_sft.write(out, found.samples)

@@ -1,14 +1,23 @@
-"""Questions with answers: data sets by name, files of one's own, and seeded splits."""
+"""Questions with answers: data sets by name (`registry`), from the Hugging Face hub (`hub`), from reasoning-gym
+(`procedural`) and from local files (`files`), all as examples of one shape (`examples`), and seeded parts of them.
+"""
 
 from __future__ import annotations
 
-from pdr_dspy.datasets.registry import DatasetInfo, fingerprint, info, load, names, split
+from pdr_dspy.datasets.examples import fingerprint, split
+from pdr_dspy.datasets.files import whole
+from pdr_dspy.datasets.record import Dataset, DatasetInfo
+from pdr_dspy.datasets.registry import DATASETS, dataset, info, load, names
 
 __all__ = [
+    "DATASETS",
+    "Dataset",
     "DatasetInfo",
+    "dataset",
     "fingerprint",
     "info",
     "load",
     "names",
     "split",
+    "whole",
 ]

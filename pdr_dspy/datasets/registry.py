@@ -1,4 +1,5 @@
-"""Problems with gold answers, from the Hugging Face hub, from reasoning-gym or from a local file, in one shape.
+"""Data sets by name: those of the library, those registered with `@dataset`, and those of installed packages; and
+`load`, which takes a name, `hub:owner/name`, `rg:task` or a file.
 
 Every example has `question` (the only input), `answer` (the gold answer, a string), `id` (unique in its set and stable)
 and `source`, and keeps the other columns of its row; one whose name collides with these becomes `original_<name>`.
@@ -6,115 +7,111 @@ and `source`, and keeps the other columns of its row; one whose name collides wi
 
 from __future__ import annotations
 
-import csv
 import difflib
-import hashlib
+import functools
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from pdr_dspy.errors import ConfigError, DataError, MissingExtra
-
-_OURS = ("question", "answer", "id", "source")
-_QUESTION_COLUMNS = ("question", "problem", "prompt", "input", "query", "instruction")
-_ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer", "gold", "target", "label", "solution", "output")
-_ID_COLUMNS = ("id", "unique_id", "problem_id", "idx", "uid")
-_FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet")
-_HUB_SECONDS = 3.0
-_BLOCK = 1_000_000
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a set by name."""
-
-    name: str
-    about: str
-    hub: str
-    """The repository on the hub."""
-    config: str | None
-    split: str
-    """The split that is loaded unless another is asked for."""
-    splits: tuple[str, ...]
-    size: int | None
-    """Rows of the default split."""
-    fields: Mapping[str, str] = field(hash=False)
-    """Our field names to the columns of the set."""
-    verifier: str
-    """The kind of verifier that grades it, as in `load_verifier({"kind": ...})`."""
-    licence: str
-    citation: str
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything as plain JSON values."""
-        return {**asdict(self), "splits": list(self.splits), "fields": dict(self.fields)}
+from pdr_dspy.datasets.examples import examples_of
+from pdr_dspy.datasets.files import FILE_KINDS, read_file
+from pdr_dspy.datasets.hub import HUB, HUB_SETS, hub_info, load_hub
+from pdr_dspy.datasets.procedural import gym, make_procedural, task_of
+from pdr_dspy.datasets.record import Dataset, DatasetInfo, Row
+from pdr_dspy.errors import ConfigError, DataError, PDRError
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.runtime.registry import Registry, origin_of
+from pdr_dspy.settings import whole_number
 
 
-_MATH_PAPER = "Hendrycks et al., Measuring Mathematical Problem Solving With the MATH Dataset, arXiv:2103.03874"
-_HUB_SETS = {
-    known.name: known
-    for known in (
-        DatasetInfo(
-            name="aime24",
-            about="The 30 problems of the American Invitational Mathematics Examination 2024 (I and II)",
-            hub="HuggingFaceH4/aime_2024",
-            config=None,
-            split="train",
-            splits=("train",),
-            size=30,
-            fields={"question": "problem", "answer": "answer", "id": "id"},
-            verifier="NumberVerifier",
-            licence="none stated on the hub; the problems are the Mathematical Association of America's",
-            citation="Mathematical Association of America, AIME 2024",
-        ),
-        DatasetInfo(
-            name="aime25",
-            about="The 30 problems of the American Invitational Mathematics Examination 2025 (I and II)",
-            hub="math-ai/aime25",
-            config=None,
-            split="test",
-            splits=("test",),
-            size=30,
-            fields={"question": "problem", "answer": "answer", "id": "id"},
-            verifier="NumberVerifier",
-            licence="Apache-2.0 on the hub; the problems are the Mathematical Association of America's",
-            citation="Mathematical Association of America, AIME 2025; Zhang and Math-AI, math-ai/aime25",
-        ),
-        DatasetInfo(
-            name="math500",
-            about="500 problems of the MATH test set, from prealgebra to precalculus, answers in LaTeX",
-            hub="HuggingFaceH4/MATH-500",
-            config=None,
-            split="test",
-            splits=("test",),
-            size=500,
-            fields={"question": "problem", "answer": "answer", "id": "unique_id"},
-            verifier="MathVerifier",
-            licence="MIT (MATH)",
-            citation=f"{_MATH_PAPER}; the selection: Lightman et al., Let's Verify Step by Step, arXiv:2305.20050",
-        ),
-        DatasetInfo(
-            name="gsm8k",
-            about="Grade-school word problems with whole-number answers",
-            hub="openai/gsm8k",
-            config="main",
-            split="test",
-            splits=("train", "test"),
-            size=1319,
-            fields={"question": "question", "answer": "answer"},
-            verifier="NumberVerifier",
-            licence="MIT",
-            citation="Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168",
-        ),
-    )
-}
+def _check(name: str, found: Any) -> Dataset:
+    if not isinstance(found, Dataset):
+        raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.dataset({name!r})`")
+    if found.info.name != name:
+        raise ConfigError(f"it is the data set {found.info.name!r}")
+    return found
+
+
+DATASETS: Registry[Dataset] = Registry(
+    "data set",
+    group="pdr_dspy.datasets",
+    built_in={name: Dataset(known, functools.partial(load_hub, known)) for name, known in HUB_SETS.items()},
+    check=_check,
+    hint='Register one of your own with `@pdr_dspy.dataset("name")`, or install the package that has it',
+)
+"""All data sets with a name of their own."""
+
+Read = Callable[[str], Iterable[Row]]
+
+
+def dataset(
+    name: str,
+    *,
+    verifier: str,
+    splits: Sequence[str] = ("test",),
+    split: str | None = None,
+    size: int | None = None,
+    licence: str = "",
+    citation: str = "",
+) -> Callable[[Read], Dataset]:
+    """Register a function as a data set: `load(name)` and `--data name` read it from then on.
+
+    >>> @pdr_dspy.dataset("sums", verifier="number", splits=("train", "test"))
+    ... def sums(split):
+    ...     '''Sums of two small numbers.'''
+    ...     start = {"train": 0, "test": 100}[split]
+    ...     for number in range(start, start + 100):
+    ...         yield {"question": f"What is {number} + 1?", "answer": str(number + 1), "id": str(number)}
+
+    Args:
+        name: what `load` calls it; letters, digits, `_`, `-` and `.`.
+        verifier: the name of the verifier that grades it.
+        splits: the parts that it has.
+        split: the one that is loaded unless another is asked for; `test`, else the first.
+        size: rows of that split, where it is known.
+        licence: under which it may be used.
+        citation: where it comes from.
+
+    Returns:
+        A decorator that makes a `Dataset` of a function from a split to its rows, in an order that does not change. A
+        row is a mapping with a question, an answer and, if it has one, an id, or a `dspy.Example` that says which of
+        its fields are inputs. The first sentence of the function's docstring is what lists say about the set.
+
+    Raises ConfigError for a name that is taken and a split that is none.
+    """
+    if isinstance(splits, str) or not splits:
+        raise ConfigError(f'`dataset(splits={splits!r})` must be a tuple of names, such as ("train", "test")')
+    chosen = split if split is not None else "test" if "test" in splits else splits[0]
+    if chosen not in splits:
+        raise ConfigError(f"`dataset(split={split!r})` must be one of `splits={tuple(splits)}`")
+    if Path(str(name)).suffix.lower() in FILE_KINDS:
+        raise ConfigError(f"`dataset({name!r})` would be taken for a file; choose a name that does not end like one")
+
+    def register(read: Read) -> Dataset:
+        about = " ".join((read.__doc__ or "").split()).partition(". ")[0].rstrip(".")
+        part = Dataset(
+            DatasetInfo(
+                name=name,
+                about=about,
+                hub="",
+                config=None,
+                split=chosen,
+                splits=tuple(splits),
+                size=size,
+                fields={"question": "question", "answer": "answer"},
+                verifier=verifier,
+                licence=licence,
+                citation=citation,
+            ),
+            read,
+        )
+        return DATASETS.add(name, part, origin=origin_of(read))
+
+    return register
 
 
 def load(
@@ -129,31 +126,36 @@ def load(
 ) -> list[dspy.Example]:
     """Return the examples of a set.
 
-    `name` is a hub set (see `names()`), `rg:<task>` for a procedural set of reasoning-gym, or the path of a local
-    .jsonl, .json, .csv or .parquet file. `limit` keeps at most so many rows, after shuffling with `seed` if that is
-    given. For a procedural set, `size` is how many distinct questions to make (100), `seed` chooses them (0; sets of
-    different seeds come from disjoint streams) and `options` are the task's own settings. `fields` maps `question`,
-    `answer` and `id` to columns, for a local file whose names are not the common ones.
+    `name` is a set with a name of its own (see `names()`), `hub:owner/name` or `hub:owner/name/config` for any other
+    set of the Hugging Face hub, `rg:<task>` for a procedural set of reasoning-gym, or the path of a local .jsonl,
+    .json, .csv or .parquet file. `limit` keeps at most so many rows, after shuffling with `seed` if that is given. For
+    a procedural set, `size` is how many distinct questions to make (100), `seed` chooses them (0; sets of different
+    seeds come from disjoint streams) and `options` are the task's own settings. `fields` maps `question`, `answer` and
+    `id` to columns, for a file or a set of the hub whose names are not the common ones.
 
     Raises ConfigError for an unknown name or an argument that does not apply, MissingExtra where `pdr-dspy[data]` is
     needed, and DataError for a set that cannot be read, is empty, lacks a field or repeats an id.
     """
     text = str(name)
     for argument, value in (("limit", limit), ("size", size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"`load({text!r}, {argument}={value})` must be at least 1")
+        if value is not None:
+            whole_number(f"load({text!r}, ", argument, value)
+    if seed is not None:
+        whole_number(f"load({text!r}, ", "seed", seed, least=None)
     if text.startswith("rg:"):
         _refuse(text, "a procedural set", split=split, fields=fields)
-        examples = _procedural(text, size=size or limit or 100, seed=seed or 0, options=dict(options or {}))
+        examples = make_procedural(text, size=size or limit or 100, seed=seed or 0, options=dict(options or {}))
         return examples[:limit]
     _refuse(text, "a set of fixed rows (use `limit=`)", size=size, options=options)
-    if text in _HUB_SETS:
-        _refuse(text, "a hub set", fields=fields)
-        examples = _from_hub(_HUB_SETS[text], split)
-    elif Path(text).suffix.lower() in _FILE_KINDS:
+    if text.startswith(HUB):
+        examples = load_hub(hub_info(text), split, fields=fields)
+    elif Path(text).suffix.lower() in FILE_KINDS:
         _refuse(text, "a local file", split=split)
-        path = Path(text)
-        examples = _examples(_read_file(path), str(path), path.stem, dict(fields or {}))
+        path = local_path(text)
+        examples = examples_of(read_file(path), str(path), path.stem, dict(fields or {}))
+    elif text in DATASETS:
+        _refuse(text, "a set with a name of its own", fields=fields)
+        examples = _read(DATASETS.find(text), split, limit if seed is None else None)
     else:
         raise ConfigError(_unknown(text))
     if seed is not None:
@@ -162,11 +164,13 @@ def load(
 
 
 def info(name: str) -> DatasetInfo:
-    """Return what is known of a set of `names()`; a procedural set says which task it is. Raises ConfigError."""
-    if name in _HUB_SETS:
-        return _HUB_SETS[name]
+    """Return what is known of a set: of `names()`, of the hub, or procedural. Raises ConfigError for any other name."""
+    if name in DATASETS:
+        return DATASETS.find(name).info
+    if name.startswith(HUB):
+        return hub_info(name)
     if name.startswith("rg:"):
-        task = _task(name)
+        task = task_of(name)
         return DatasetInfo(
             name=name,
             about=f"Procedural problems of reasoning-gym's task {task}, any number, made from a seed",
@@ -184,43 +188,28 @@ def info(name: str) -> DatasetInfo:
 
 
 def names(*, procedural: bool = False) -> list[str]:
-    """Return the names of the hub sets, or with `procedural=True` those of reasoning-gym's tasks (`rg:...`)."""
+    """Return the sets that have names of their own, or with `procedural=True` reasoning-gym's tasks (`rg:...`)."""
     if not procedural:
-        return list(_HUB_SETS)
-    return [f"rg:{task}" for task in sorted(_gym()) if task != "composite"]
+        return list(DATASETS.names())
+    return [f"rg:{task}" for task in sorted(gym()) if task != "composite"]
 
 
-def split(examples: Sequence[dspy.Example], *parts: float, seed: int = 0) -> list[list[dspy.Example]]:
-    """Return disjoint parts of the examples, shuffled with `seed`.
-
-    `parts` are all sizes (whole numbers) or all fractions (floats that add up to at most 1). Raises ConfigError where
-    they do not fit or where a part would be empty.
-    """
-    shown = f"`split(..., {', '.join(str(part) for part in parts)})`"
-    if not parts:
-        raise ConfigError("`split(examples)` needs at least one size or fraction")
-    if all(isinstance(part, int) for part in parts):
-        bounds = [sum(int(part) for part in parts[:count]) for count in range(len(parts) + 1)]
-    elif all(isinstance(part, float) for part in parts):
-        if sum(parts) > 1 + 1e-9:
-            raise ConfigError(f"{shown} must add up to at most 1, got {sum(parts):g}")
-        bounds = [round(sum(parts[:count]) * len(examples)) for count in range(len(parts) + 1)]
-    else:
-        raise ConfigError(f"{shown} mixes sizes and fractions; give whole numbers only or floats only")
-    if bounds[-1] > len(examples):
-        raise ConfigError(f"{shown} asks for {bounds[-1]} examples, but there are {len(examples)}")
-    shuffled = list(examples)
-    random.Random(seed).shuffle(shuffled)
-    chosen = [shuffled[low:high] for low, high in itertools.pairwise(bounds)]
-    if any(not part for part in chosen):
-        raise ConfigError(f"{shown} leaves a part of {len(examples)} examples empty")
-    return chosen
-
-
-def fingerprint(examples: Iterable[dspy.Example]) -> str:
-    """Return the SHA-256, in hex, of the examples' fields. The order of the examples does not matter."""
-    rows = sorted(json.dumps(dict(example.items()), sort_keys=True, default=str) for example in examples)
-    return hashlib.sha256("\n".join(rows).encode("utf-8", "backslashreplace")).hexdigest()
+def _read(part: Dataset, split: str | None, limit: int | None) -> list[dspy.Example]:
+    """The examples of a split of a set with a name."""
+    known, chosen = part.info, split or part.info.split
+    if chosen not in known.splits:
+        raise ConfigError(f"`load({known.name!r}, split={split!r})`: its splits are {', '.join(known.splits)}")
+    try:
+        rows = list(itertools.islice(part.read(chosen), limit))
+    except PDRError:
+        raise
+    except Exception as error:  # somebody else's code
+        raise DataError(f"`load({known.name!r}, split={chosen!r})` failed: {type(error).__name__}: {error}") from error
+    if rows and all(isinstance(row, dspy.Example) for row in rows):
+        return [row for row in rows if isinstance(row, dspy.Example)]
+    numbered = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+    name = known.name if len(known.splits) == 1 else f"{known.name}/{chosen}"
+    return examples_of(numbered, f"{known.name}:{chosen}", name, {})
 
 
 def _refuse(name: str, kind: str, **arguments: object) -> None:
@@ -230,246 +219,10 @@ def _refuse(name: str, kind: str, **arguments: object) -> None:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, [*_HUB_SETS, *(f"{known}.jsonl" for known in _HUB_SETS)], n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(known) for known in near)}?" if near else ""
+    known = names()
+    near = difflib.get_close_matches(name, [*known, *(f"{one}.jsonl" for one in known)], n=3, cutoff=0.5)
+    meant = f"; did you mean {' or '.join(repr(one) for one in near)}?" if near else "."
     return (
-        f"`load({name!r})` is not a known data set{hint} Known: {', '.join(_HUB_SETS)}, rg:<task of reasoning-gym>, "
-        f"or the path of a file ending in {', '.join(_FILE_KINDS)}"
-    ).replace("set Known", "set. Known")
-
-
-# ------------------------------------------------------------------------------------------------------------- rows
-
-
-def _examples(rows: Iterable[tuple[str, Any]], source: str, name: str, fields: dict[str, str]) -> list[dspy.Example]:
-    """Examples from (where the row stands, the row)."""
-    unknown = set(fields) - set(_OURS[:3])
-    if unknown:
-        raise ConfigError(f"`fields={fields!r}` may map question, answer and id, not {', '.join(sorted(unknown))}")
-    found: list[dspy.Example] = []
-    places: dict[str, str] = {}
-    for number, (place, row) in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise DataError(f"{source}, {place}: expected an object with fields, got {type(row).__name__}")
-        row = {str(column): value for column, value in row.items()}
-        question = _column(row, fields.get("question"), _QUESTION_COLUMNS, "question", source, place)
-        answer = _column(row, fields.get("answer"), _ANSWER_COLUMNS, "answer", source, place)
-        given = fields.get("id") or next((column for column in _ID_COLUMNS if row.get(column) not in (None, "")), None)
-        if given is not None and row.get(given) in (None, ""):
-            raise DataError(f"{source}, {place}: no value in the column {given!r}; it has {', '.join(row)}")
-        id_ = f"{name}/{row[given] if given else number}"
-        if id_ in places:
-            raise DataError(f"{source}, {place}: the id {id_!r} was already used in {places[id_]}; ids must be unique")
-        places[id_] = place
-        ours = {"question": _text(row[question]), "answer": _text(row[answer]), "id": id_, "source": source}
-        kept = {column: value for column, value in row.items() if column not in (question, answer, given)}
-        kept = {f"original_{column}" if column in _OURS else column: value for column, value in kept.items()}
-        found.append(dspy.Example(**ours, **kept).with_inputs("question"))
-    if not found:
-        raise DataError(f"{source} has no rows")
-    return found
-
-
-def _column(
-    row: Mapping[str, Any], asked: str | None, common: Sequence[str], ours: str, source: str, place: str
-) -> str:
-    lower = {column.lower(): column for column in reversed(list(row))}
-    column = asked or next((lower[known] for known in common if known in lower), None)
-    if column is None or column not in row:
-        remedy = "" if asked else f'; name it with `fields={{"{ours}": ...}}`'
-        wanted = f"the column {asked!r}" if asked else f"a column for `{ours}`"
-        raise DataError(f"{source}, {place}: {wanted} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
-    if row[column] is None or (isinstance(row[column], str) and not row[column].strip()):
-        raise DataError(f"{source}, {place}: the column {column!r} (`{ours}`) is empty")
-    return column
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))  # a table reader made 204.0 of 204
-    return value.strip() if isinstance(value, str) else json.dumps(value) if isinstance(value, list) else str(value)
-
-
-def _read_file(path: Path) -> Iterable[tuple[str, Any]]:
-    if not path.is_file():
-        raise DataError(f"`load({str(path)!r})`: there is no such file")
-    readers: dict[str, Callable[[Path], Iterable[tuple[str, Any]]]] = {
-        ".jsonl": _read_jsonl,
-        ".json": _read_json,
-        ".csv": _read_csv,
-        ".parquet": _read_parquet,
-    }
-    try:
-        yield from readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
-    except (csv.Error, OSError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
-def _read_jsonl(path: Path) -> Iterable[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not valid JSON ({error.msg})") from error
-
-
-def _read_json(path: Path) -> Iterable[tuple[str, Any]]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a list of objects, got {type(rows).__name__}; one object a line is .jsonl")
-    for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row
-
-
-def _read_csv(path: Path) -> Iterable[tuple[str, Any]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, restkey="more columns than the header")
-        for row in reader:
-            yield f"line {reader.line_num}", row
-
-
-def _read_parquet(path: Path) -> Iterable[tuple[str, Any]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", "data", f"`load({str(path)!r})`") from error
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        yield f"row {number}", row
-
-
-# -------------------------------------------------------------------------------------------------------------- hub
-
-
-def _from_hub(known: DatasetInfo, split: str | None) -> list[dspy.Example]:
-    if split is not None and split not in known.splits:
-        raise ConfigError(f"`load({known.name!r}, split={split!r})`: its splits are {', '.join(known.splits)}")
-    try:
-        import datasets as hub
-    except ImportError as error:
-        raise MissingExtra("datasets", "data", f"`load({known.name!r})`") from error
-    chosen = split or known.split
-    reachable = _hub_answers()
-    try:
-        with nullcontext() if reachable else _only_what_is_cached(hub):
-            rows = list(hub.load_dataset(known.hub, known.config, split=chosen))
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        why = first if reachable else "the hub does not answer and the set is not in the cache"
-        raise DataError(
-            f"`load({known.name!r})` could not get {known.hub} from the Hugging Face hub ({why}). Without a network, "
-            f'give a local file instead: `load("{known.name}.jsonl")`, each line {{"question": ..., "answer": ...}}'
-        ) from error
-    prepared = ((f"row {number}", _prepare(known, row)) for number, row in enumerate(rows, start=1))
-    name = known.name if len(known.splits) == 1 else f"{known.name}/{chosen}"
-    return _examples(prepared, f"{known.hub}:{chosen}", name, dict(known.fields))
-
-
-def _prepare(known: DatasetInfo, row: Any) -> dict[str, Any]:
-    row = dict(row)
-    if known.name == "gsm8k":  # the answer column is a worked solution that ends in `#### 1,234`
-        solution, mark, answer = str(row.get("answer")).rpartition("####")
-        if mark:
-            row = {**row, "answer": answer.strip().replace(",", ""), "solution": solution.strip()}
-    return row
-
-
-def _hub_answers() -> bool:
-    """Whether the hub says anything at all within a few seconds; its client would retry for half a minute."""
-    from huggingface_hub import constants, get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=_HUB_SECONDS)
-    except Exception:
-        return False
-    return True
-
-
-def _only_what_is_cached(hub: Any) -> AbstractContextManager[None]:
-    from huggingface_hub import constants
-
-    @contextmanager
-    def offline() -> Any:
-        before = (hub.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE)
-        hub.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
-        try:
-            yield
-        finally:
-            hub.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
-
-    return offline()
-
-
-# ------------------------------------------------------------------------------------------------------- procedural
-
-
-def _gym() -> Mapping[str, Any]:
-    try:
-        import reasoning_gym  # noqa: F401
-        from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise MissingExtra("reasoning-gym", "data", "A procedural set (`rg:...`)") from error
-    return DATASETS
-
-
-def _task(name: str) -> str:
-    task, known = name.removeprefix("rg:"), _gym()
-    if task not in known or task == "composite":
-        near = difflib.get_close_matches(task, list(known), n=3, cutoff=0.4)
-        hint = (
-            f"near it: {', '.join(f'rg:{other}' for other in near)}" if near else f"e.g. {', '.join(sorted(known)[:5])}"
-        )
-        raise ConfigError(f"`load({name!r})`: reasoning-gym has no task {task!r}; {hint}")
-    return task
-
-
-def _procedural(name: str, *, size: int, seed: int, options: dict[str, Any]) -> list[dspy.Example]:
-    task = _task(name)
-    if size > _BLOCK // 20 or seed < 0:
-        raise ConfigError(
-            f"`load({name!r}, size={size}, seed={seed})`: size is at most {_BLOCK // 20}, seed at least 0"
-        )
-    import reasoning_gym
-
-    tries = 20 * size + 100
-    try:
-        # reasoning-gym makes item i from seed + i, so neighbouring seeds would share almost all of their questions.
-        made = reasoning_gym.create_dataset(task, size=tries, seed=seed * _BLOCK, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"`load({name!r}, options={options!r})`: reasoning-gym refuses: {error}") from error
-    tag = (
-        f"/{hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
-        if options
-        else ""
-    )
-    examples: list[dspy.Example] = []
-    seen: set[str] = set()
-    for index in range(tries):
-        entry = made[index]
-        if entry["question"] in seen:
-            continue
-        seen.add(entry["question"])
-        if entry["answer"] is None:
-            raise DataError(f"`load({name!r})`: this task gives no gold answer, so it cannot be graded against one")
-        ours = {"question": entry["question"], "answer": str(entry["answer"]), "id": f"{name}/{seed}{tag}/{index}"}
-        gym = {"rg_dataset": task, "rg_options": options, "rg_entry": json.loads(json.dumps(entry, default=str))}
-        examples.append(dspy.Example(**ours, source=f"reasoning-gym:{task}", **gym).with_inputs("question"))
-        if len(examples) == size:
-            return examples
-    raise DataError(
-        f"`load({name!r}, size={size})`: the task made only {len(examples)} different questions; "
-        "ask for fewer or give it more room with `options=`"
+        f"`load({name!r})` is not a known data set{meant} Known: {', '.join(known)}, rg:<task of reasoning-gym>, "
+        f"hub:<owner/name of the hub>, or the path of a file ending in {', '.join(FILE_KINDS)}"
     )

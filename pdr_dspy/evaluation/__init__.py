@@ -4,7 +4,7 @@ the report, `runner` runs one example, and `statistics` has the intervals, clust
 
 from __future__ import annotations
 
-from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, fingerprint
+from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, fingerprint, ids_of
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired, score_interval
@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "evaluate",
     "fingerprint",
+    "ids_of",
     "inputs_of",
     "paired",
     "read_rows",

@@ -7,11 +7,9 @@ else. A row of a failed run is kept as failed and is tried again when the same e
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,22 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
-from pdr_dspy.errors import ConfigError, DataError, StoreError
-from pdr_dspy.evaluation.records import Report, Row, read_rows
-from pdr_dspy.evaluation.runner import Runner, inputs_of, marked
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.records import Report, Row, lean
+from pdr_dspy.evaluation.run_folder import RunFolder
+from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.prompts.roles import signature_of
+from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.roles import needed_inputs, signature_of
+from pdr_dspy.prompts.types import describe_options
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.runtime.atomic_write import write_whole
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.settings import whole_number
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 
 VERSION = 1
 
@@ -39,7 +44,7 @@ Progress = Callable[[Row, int, int], None]
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int = 1,
     seed: int = 0,
@@ -57,13 +62,15 @@ def evaluate(
         program: an operator, or any DSPy module.
         examples: with the inputs that the program takes and the gold fields that the verifier reads; their `id` field
             names them (else their position).
-        verifier: gives a score in [0, 1].
+        verifier: gives a score in [0, 1]: a verifier, or a metric, see `verifiers.as_verifier`.
         repeats: k of avg@k; repeat i has its own run seed.
         seed: the evaluation's seed; equal seeds give equal requests.
         budget: limits, in tokens, on each run of an operator.
         store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
             `run_dir/rollouts` is used.
-        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. None keeps all in memory.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
+            at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
+            memory.
         max_in_flight: most requests on the wire at one time.
         max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
             that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
@@ -98,7 +105,7 @@ def evaluate(
 async def aevaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int = 1,
     seed: int = 0,
@@ -111,13 +118,13 @@ async def aevaluate(
     progress: Progress | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
-    for argument, value in (("repeats", repeats), ("max_in_flight", max_in_flight), ("max_failures", max_failures)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`evaluate({argument}={value!r})` must be a whole number of at least 1")
+    repeats = whole_number("evaluate(", "repeats", repeats)
+    max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
+    max_failures = whole_number("evaluate(", "max_failures", max_failures)
+    seed = whole_number("evaluate(", "seed", seed, least=None)
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
-    if not callable(verifier) or isinstance(verifier, type):
-        raise ConfigError(f"`evaluate(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
+    verifier = as_verifier(verifier, argument="evaluate(verifier=...)")
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
@@ -132,53 +139,63 @@ async def aevaluate(
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
-    folder = None if run_dir is None else Path(run_dir)
-    finished = {} if folder is None else _open_run(folder, config)
-    finished = {key: row for key, row in finished.items() if row.repeat < repeats}
-    own = Rollouts(folder / "rollouts") if store is None and folder is not None else None
-    todo = [
-        (place, repeat)
-        for repeat in range(repeats)
-        for place in range(len(examples))
-        if (ids[place], repeat) not in finished
-    ]
-    runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
-    work = _Work(runner, examples, ids, folder, finished, len(examples) * repeats, progress)
-    try:
-        with calls.session(store=store if own is None else own, in_flight=asyncio.Semaphore(max_in_flight)):
+    folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
+    async with AsyncExitStack() as life:
+        before: dict[tuple[str, int], Row] = {}
+        if folder is not None:
+            before = await life.enter_async_context(folder.opened())
+            before = {key: row for key, row in before.items() if row.repeat < repeats}
+            if store is None:
+                store = life.enter_context(Rollouts(folder.folder / "rollouts"))
+            else:
+                store.refresh()  # what who was waited for has asked
+        finished = dict(before)
+        todo = [
+            (place, repeat)
+            for repeat in range(repeats)
+            for place in range(len(examples))
+            if (ids[place], repeat) not in finished
+        ]
+        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
+        count = len(examples) * repeats
+        work = _Work(runner, examples, ids, run_folder.identity(config), folder, finished, count, progress)
+        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
             stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
-    finally:
-        if own is not None:
-            own.close()
+        if store is not None:
+            store.sync()
     if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
         raise runner.misconfigured
     rows = sorted(finished.values(), key=lambda row: (row.repeat, row.id))
-    return Report(rows=tuple(rows), name=name, config=config, stopped=stopped)
+    return Report(
+        rows=tuple(rows),
+        name=name,
+        config=config,
+        stopped=stopped,
+        paid_before=sum(row.paid for row in before.values()),
+        damaged=0 if folder is None else folder.damaged,
+    )
 
 
-def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> list[str]:
+def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric) -> list[str]:
     """The ids of the examples, after everything that can be checked without a model was checked.
 
     Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
-    cannot read.
+    cannot read, ConfigError for a metric that gives no score.
     """
+    verifier = as_verifier(verifier)
     if not examples:
         raise DataError("`examples` is empty; there is nothing to evaluate")
-    needed = (
-        [name for name, info in program.task.input_fields.items() if info.is_required()]
-        if isinstance(program, Operator)
-        else []
-    )
-    ids = [str(example.get("id", place)) for place, example in enumerate(examples)]
+    needed = needed_inputs(program.task) if isinstance(program, Operator) else ()
+    ids = ids_of(examples)
     repeated = [name for name, count in Counter(ids).items() if count > 1]
     if repeated:
         raise DataError(
             f"`examples` has {Counter(ids)[repeated[0]]} examples with the id {repeated[0]!r}; ids must differ"
         )
     for name, example in zip(ids, examples, strict=True):
-        if not marked(example) and not isinstance(program, Operator):
+        if not inputs_marked(example) and not isinstance(program, Operator):
             raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
-        given = example.inputs() if marked(example) else example
+        given = example.inputs() if inputs_marked(example) else example
         missing = [field for field in needed if field not in given]
         if missing:
             raise DataError(
@@ -186,17 +203,30 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
                 f"{', '.join(given.keys())}. Rename it, mark it with `with_inputs`, or load the set "
                 f"with `fields={{{missing[0]!r}: ...}}`"
             )
-        check = getattr(verifier, "check_gold", None)
-        if check is not None:
-            check(example)
+        verifier.check_gold(example)
+    outputs = tuple(program.task.output_fields if isinstance(program, Operator) else examples[0].labels().keys())
+    try_on_gold(verifier, examples[0], outputs)
     return ids
+
+
+def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
+    """The name of each example: its `id`, else its position, marked where that is another's id."""
+    given = [None if example.get("id") in (None, "") else str(example["id"]) for example in examples]
+    taken = set(given)
+    names = []
+    for place, name in enumerate(given):
+        position = str(place)
+        while name is None and position in taken:
+            position = f"#{position}"
+        names.append(position if name is None else name)
+    return names
 
 
 def describe(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
     ids: Sequence[str],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     *,
     repeats: int,
     seed: int,
@@ -210,11 +240,9 @@ def describe(
         "version": VERSION,
         "program": fingerprint(program),
         "examples": address(
-            {"examples": [[i, sorted((k, str(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+            {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
         ),
-        "verifier": verifier.describe()
-        if hasattr(verifier, "describe")
-        else {"kind": getattr(verifier, "__name__", type(verifier).__name__)},
+        "verifier": as_verifier(verifier).describe(),
         "models": lms,
         "repeats": repeats,
         "seed": seed,
@@ -223,13 +251,21 @@ def describe(
 
 
 def fingerprint(program: dspy.Module) -> str:
-    """A hash of everything that decides a program's calls: signatures with their types, demonstrations, schedules."""
+    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
+    and defaults, demonstrations, schedules."""
     state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
     types = {  # the state that DSPy saves leaves them out
         name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
         for name, predictor in program.named_predictors()
     }
-    return address({"kind": type(program).__name__, "state": state, "types": types})
+    options = {
+        f"{name}.{field}": described
+        for name, predictor in program.named_predictors()
+        for field, info in signature_of(predictor).fields.items()
+        if (described := describe_options(info))
+    }
+    more = {"options": options} if options else {}
+    return address({"kind": type(program).__name__, "state": state, "types": types, **more})
 
 
 def _prompt_state(parameter: Any) -> Any:
@@ -240,39 +276,6 @@ def _prompt_state(parameter: Any) -> Any:
     return {"demos": demos, "signature": signature_of(parameter).dump_state()}
 
 
-def _open_run(folder: Path, config: Mapping[str, Any]) -> dict[tuple[str, int], Row]:
-    """Make or check the run folder; returns the rows that are finished."""
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            before = json.loads(path.read_text())
-            if not isinstance(before, dict):
-                raise StoreError(f"{path} is not the record of an evaluation; use another folder")
-            # More repeats of the same evaluation only add rows.
-            changed = [key for key in config if key != "repeats" and before.get(key) != config[key]]
-            if changed:
-                raise StoreError(
-                    f"`run_dir={str(folder)!r}` holds another evaluation: `{changed[0]}` was "
-                    f"{before.get(changed[0])!r} and is now {config[changed[0]]!r}; "
-                    "use another folder, or the same arguments to go on"
-                )
-        write_whole(path, json.dumps(config, indent=1))
-        _mend(folder / "rows.jsonl")
-        return read_rows(folder / "rows.jsonl")
-    except OSError as error:
-        raise StoreError(f"`run_dir={str(folder)!r}` cannot be used: {error.strerror or error}") from error
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path} is not readable JSON ({error}); use another folder") from error
-
-
-def _mend(path: Path) -> None:
-    """Drop the half line that a kill in the middle of a write left."""
-    data = path.read_bytes() if path.exists() else b""
-    if data and not data.endswith(b"\n"):
-        path.write_bytes(data[: data.rfind(b"\n") + 1])
-
-
 class _Work:
     """Runs rows side by side and keeps each as it ends."""
 
@@ -281,7 +284,8 @@ class _Work:
         runner: Runner,
         examples: Sequence[dspy.Example],
         ids: Sequence[str],
-        folder: Path | None,
+        identity: str,
+        folder: RunFolder | None,
         finished: dict[tuple[str, int], Row],
         count: int,
         progress: Progress | None,
@@ -289,6 +293,7 @@ class _Work:
         self.runner = runner
         self.examples = examples
         self.ids = ids
+        self.identity = identity
         self.folder = folder
         self.finished = finished
         self.count = count
@@ -304,7 +309,7 @@ class _Work:
                 if self.stopped is not None:
                     return
                 row = await self.runner.row(self.examples[place], self.ids[place], repeat)
-                self.keep(row)
+                self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
                     continue  # a question that does not fit says nothing about the server
                 self.failures = self.failures + 1 if row.error is not None else 0
@@ -320,21 +325,6 @@ class _Work:
     def keep(self, row: Row) -> None:
         self.finished[row.id, row.repeat] = row
         if self.folder is not None:
-            path = self.folder / "rows.jsonl"
-            line = row.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace") + b"\n"
-            try:
-                whole = path.stat().st_size if path.exists() else 0
-                try:
-                    with path.open("ab") as file:
-                        file.write(line)
-                except OSError:
-                    with suppress(OSError):  # no half a row for others to write on
-                        os.truncate(path, whole)
-                    raise
-            except OSError as error:
-                raise StoreError(
-                    f"{path} cannot be written: {error.strerror}; finished rows are kept, the same command "
-                    "goes on from them"
-                ) from error
+            self.folder.keep(row)
         if self.progress is not None:
             self.progress(row, len(self.finished), self.count)

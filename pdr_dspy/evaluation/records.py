@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pdr_dspy.calls.ledger import Call
 from pdr_dspy.errors import StoreError
-from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval
+from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval, voted_score
+from pdr_dspy.runtime.atomic_write import whole_lines
+from pdr_dspy.verifiers import RIGHT
+
+logger = logging.getLogger("pdr_dspy")
 
 
 class DraftRow(BaseModel):
@@ -61,13 +66,15 @@ class Row(BaseModel):
     output: int = 0
     """Generated tokens of every call."""
     paid: int = 0
-    """Tokens of the calls that were really sent now."""
+    """Tokens of the calls that were really sent when the row was run."""
     seconds: float = 0.0
     """Wall time of the program, waiting for a place included."""
     calls: tuple[Call, ...] = ()
     rounds: tuple[RoundRow, ...] = ()
     error: str | None = None
     """Why the program gave no answer at all; such a row scores 0 and is tried again on resume."""
+    evaluation: str = ""
+    """A digest of what the evaluation is of, its number of repeats left out; empty for a run of a search."""
 
 
 class Report(BaseModel):
@@ -80,6 +87,10 @@ class Report(BaseModel):
     config: dict[str, Any] = {}
     stopped: str | None = None
     """Why the evaluation ended before all rows were there; None when it did not."""
+    paid_before: int = 0
+    """Tokens that earlier runs spent on those rows that this one found finished in its run folder."""
+    damaged: int = 0
+    """Lines of the run folder's rows that could not be read and were skipped; what they held was run again."""
 
     @property
     def by_question(self) -> dict[str, list[Row]]:
@@ -109,7 +120,7 @@ class Report(BaseModel):
         grouped = list(self.by_question.values())
         if not grouped:
             return math.nan
-        return fmean(pass_at_k(len(rows), sum(row.score >= 0.5 for row in rows), k) for rows in grouped)
+        return fmean(pass_at_k(len(rows), sum(row.score >= RIGHT for row in rows), k) for rows in grouped)
 
     def majority_at(self, k: int) -> float:
         """Share of questions whose most common answer among the first k repeats is right; ties share the credit.
@@ -119,7 +130,7 @@ class Report(BaseModel):
         grouped = list(self.by_question.values())
         if not grouped or k < 1 or any(len(rows) < k for rows in grouped):
             return math.nan
-        return fmean(_majority(rows[:k]) for rows in grouped)
+        return fmean(voted_score([(row.answer, row.score) for row in rows[:k]]) for rows in grouped)
 
     @property
     def sequential(self) -> float:
@@ -138,8 +149,9 @@ class Report(BaseModel):
 
     @property
     def paid(self) -> int:
-        """Tokens that this evaluation really spent."""
-        return sum(row.paid for row in self.rows)
+        """Tokens that this evaluation really spent: 0 when it found every row in its run folder, or every call in the
+        store. Of a report that was read from a folder, what all its runs spent on these rows."""
+        return sum(row.paid for row in self.rows) - self.paid_before
 
     @property
     def reused(self) -> float:
@@ -161,30 +173,89 @@ class Report(BaseModel):
         )
 
 
-def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
-    """The finished rows of a file by (id, repeat), a torn last line left out.
+class RowsRead(NamedTuple):
+    """What a file of rows holds."""
 
-    Failed rows, which are to be run again, are left out too, unless `failed`: then those are there that were not.
+    rows: dict[tuple[str, int], Row]
+    """By (id, repeat)."""
+    damaged: int
+    """Lines that are no rows."""
+    foreign: int | None
+    """The first line that is a JSON object and no row, from 1; None without one."""
+
+
+def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
+    """Read a file of rows, some of it at a time; without a torn last line, which may be one that is being written.
+
+    Failed rows, which are to be run again, are left out, unless `failed`: then those are there that were not repeated.
+    Raises OSError; a file that is not there has no rows.
     """
     rows: dict[tuple[str, int], Row] = {}
-    if not path.exists():
-        return rows
-    data = path.read_bytes()
-    for number, line in enumerate(data[: data.rfind(b"\n") + 1].splitlines(), start=1):
-        try:
-            row = Row.model_validate_json(line)
-        except ValidationError as error:
-            raise StoreError(f"{path}, line {number}, is not a row of this version; use another folder") from error
-        if row.error is None or (failed and (row.id, row.repeat) not in rows):
-            rows[row.id, row.repeat] = row
-    return rows
+    damaged, foreign = 0, None
+    try:
+        for number, (_, line) in enumerate(whole_lines(path), start=1):
+            if not line.strip():  # the end of a torn line that was whole but for it
+                continue
+            try:
+                row = Row.model_validate_json(line)
+            except ValidationError:
+                damaged += 1
+                foreign = number if foreign is None and _is_object(line) else foreign
+                continue
+            if row.error is None or (failed and (row.id, row.repeat) not in rows):
+                rows[row.id, row.repeat] = lean(row)
+    except FileNotFoundError:
+        pass
+    return RowsRead(rows, damaged, foreign)
 
 
-def _majority(rows: Sequence[Row]) -> float:
-    answered = [row for row in rows if row.answer is not None]
-    if not answered:
-        return 0.0
-    votes = Counter(row.answer for row in answered)
-    most = max(votes.values())
-    leaders = [answer for answer, count in votes.items() if count == most]
-    return fmean(next(row.score for row in answered if row.answer == leader) for leader in leaders)
+def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
+    """The finished rows of a file by (id, repeat). Lines that cannot be read are skipped, and a warning is logged.
+
+    Failed rows are left out, unless `failed`: then those are there that were not repeated. Raises OSError; StoreError
+    for a file in which there are lines and none is a row of this version.
+    """
+    read = scan_rows(path, failed=True)
+    if read.foreign is not None and not read.rows:
+        raise StoreError(f"{path}, line {read.foreign}, is not a row of this version; use another folder")
+    if read.damaged:
+        logger.warning("%s: skipped %d line%s that could not be read", path, read.damaged, "s" * (read.damaged > 1))
+    return {key: row for key, row in read.rows.items() if failed or row.error is None}
+
+
+def lean(row: Row) -> Row:
+    """The same row, with what is equal in many rows there once: it takes half the memory.
+
+    Short texts (addresses, names, answers) are interned. What pydantic notes of each model, which of its fields were
+    given, is the same for most calls and drafts; a frozen model never changes it.
+    """
+    _share(row)
+    return row
+
+
+def _share(model: BaseModel) -> None:
+    values: Any = model.__dict__  # frozen for its users, not for what reads it
+    for name, value in values.items():
+        if type(value) is str:
+            if len(value) < SHORT:
+                values[name] = sys.intern(value)
+        elif isinstance(value, BaseModel):
+            _share(value)
+        elif type(value) is tuple:
+            for part in value:
+                if isinstance(part, BaseModel):
+                    _share(part)
+    given = model.__pydantic_fields_set__
+    object.__setattr__(model, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
+
+
+SHORT = 64
+"""Characters."""
+_GIVEN: dict[frozenset[str], set[str]] = {}
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

@@ -12,16 +12,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 import dspy
-from dspy.utils.usage_tracker import UsageTracker
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
-from pdr_dspy.calls.request import clean
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
+from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
 
 T = TypeVar("T")
@@ -82,29 +83,29 @@ class Runner:
             repeat: from 0; it decides the run seed.
         """
         seed = run_seed(self.seed, repeat)
-        gold = example.get(getattr(self.verifier, "gold", "answer"))
+        gold = self.gold(example)
         identity: dict[str, Any] = {
             "id": name,
             "repeat": repeat,
             "seed": seed,
-            "gold": None if gold is None else clean(str(gold)),
+            "gold": None if gold is None else clean(gold),
         }
         started = time.perf_counter()
         spent: list[Call] = []
-        tracker = UsageTracker()
 
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
         try:
-            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.context(usage_tracker=tracker):
+            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
                 ledger: Ledger = prediction.ledger
             else:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
-            answer = _answer(self.outputs(prediction))
+            whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
+            answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
                 rounds = self.rounds(example, prediction)
@@ -114,7 +115,7 @@ class Runner:
             return Row(
                 **identity,
                 score=float(score),
-                detail=clean(score.detail),
+                detail=clean(score.detail if answer is not None else score.detail + _broken(prediction)),
                 answer=None if answer is None else clean(answer),
                 stop=None if prediction.get("stop") is None else str(prediction.stop),
                 seconds=round(seconds, 4),
@@ -171,7 +172,7 @@ class Runner:
             drafts = []
             places = {draft.index: place for place, draft in enumerate(round_.drafts)}
             for draft in round_.drafts:
-                answer = _answer(draft.outputs)
+                answer = _answer(draft.outputs, none=True)
                 score = None if known is None else 0.0
                 if known is not None and answer is not None:
                     if answer not in known:
@@ -186,6 +187,18 @@ class Runner:
                 )
             )
         return tuple(rows)
+
+    def gold(self, example: dspy.Example) -> str | None:
+        """The gold answer as one text: of the verifier's field; for a metric of the user's, of the fields that the
+        program gives."""
+        name = getattr(self.verifier, "gold", None)
+        if name is not None:
+            value = example.get(name)
+            return None if value is None else str(value)
+        if isinstance(self.program, Operator):
+            outputs = self.program.task.output_fields
+            return _answer({name: example[name] for name in outputs if name in example}, none=True)
+        return _answer(dict(example.labels().items())) if inputs_marked(example) else None
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
         if isinstance(self.program, Operator):
@@ -203,13 +216,8 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
     """What a program is called with for an example: the fields that an operator takes, else all that are inputs."""
     if not isinstance(program, Operator):
         return dict(example.inputs())
-    given = example.inputs() if marked(example) else example
+    given = example.inputs() if inputs_marked(example) else example
     return {name: given[name] for name in program.task.input_fields if name in given}
-
-
-def marked(example: dspy.Example) -> bool:
-    """Whether it was said which fields are inputs."""
-    return getattr(example, "_input_keys", None) is not None
 
 
 def _score(verdict: Any) -> Score:
@@ -217,13 +225,21 @@ def _score(verdict: Any) -> Score:
     return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
-def _answer(outputs: Mapping[str, Any]) -> str | None:
-    present = {name: value for name, value in outputs.items() if value is not None}
+def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
+    """Output fields as one text, None where there is none; with `none`, None is itself a value."""
+    present = {name: value for name, value in outputs.items() if none or value is not None}
     if not present:
         return None
     if len(outputs) == 1:
         return str(next(iter(present.values())))
     return json.dumps(present, default=str, sort_keys=True)
+
+
+def _broken(prediction: dspy.Prediction) -> str:
+    """Why there is no answer, where one was read that breaks a limit of its field."""
+    drafts = prediction.rounds[-1].drafts if isinstance(prediction.get("stop"), Stop) else ()
+    told = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
@@ -236,7 +252,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _tracked(tracker: UsageTracker, spent: Sequence[Call]) -> Ledger:
+def _tracked(tracker: Any, spent: Sequence[Call]) -> Ledger:
     """What DSPy counted beside our own calls `spent`, for a program with predictors of its own: one entry a model, its
     calls not told apart."""
     others = []

@@ -7,6 +7,7 @@ The unit is the question: repeats of one question are not independent, so interv
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from statistics import NormalDist, fmean, variance
@@ -121,6 +122,21 @@ class Paired(NamedTuple):
     interval: Interval
     p_value: float
     """Two-sided; exact binomial on discordant questions for 0/1 scores and for equal differences, t otherwise."""
+
+
+def voted_score(ballots: Sequence[tuple[str | None, float]]) -> float:
+    """The score of the most common answer, that of equally common ones averaged; 0 when nothing was answered.
+
+    Args:
+        ballots: answer and score of each vote, None for one that has no answer. Equal answers have equal scores.
+    """
+    answered = [(answer, score) for answer, score in ballots if answer is not None]
+    if not answered:
+        return 0.0
+    votes = Counter(answer for answer, _ in answered)
+    most = max(votes.values())
+    scores = dict(reversed(answered))
+    return fmean(scores[answer] for answer, count in votes.items() if count == most)
 
 
 def paired(first: Sequence[float], second: Sequence[float], *, level: float = 0.95) -> Paired:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
 from pdr_dspy.operators.final import plurality
 from pdr_dspy.operators.loop import Check, Round, Stop, improve
-from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.question import TEMPLATE_TOKENS
 from pdr_dspy.operators.schedule import Nominal, Schedule, preset
@@ -39,6 +39,7 @@ __all__ = [
     "distiller",
     "improve",
     "operators_in",
+    "operators_of",
     "plurality",
     "preset",
     "replaced",

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
 import dspy
-from dspy.utils.exceptions import ContextWindowExceededError
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
@@ -28,6 +26,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
@@ -218,13 +217,14 @@ class _Run:
             example=self.question.example,
             sampling=self.question.sampling(role),
             run_seed=self.run_seed,
+            streamed=how_streamed(self.schedule, role, round_number),
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
     async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
         """A call that the server refused for its length, with what decides that and what to do about it."""
         failure = reply.call.failure
-        if failure is None or not failure.startswith(ContextWindowExceededError.__name__):
+        if failure is None or not failure.startswith(dspy.ContextWindowExceededError.__name__):
             return reply
         (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)
@@ -279,6 +279,7 @@ class _Run:
             outputs={
                 name: value for name, value in reply.reading.outputs.items() if name in self.question.task.output_fields
             },
+            broken=dict(reply.reading.broken),
             truncated=reply.call.truncated,
             failure=reply.call.failure,
         )
@@ -309,7 +310,6 @@ class _Run:
     async def run_check(self, draft: Draft) -> tuple[Checked, tuple[Call, ...]]:
         """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
         assert self.check is not None
-        started = time.perf_counter()
         try:
             score = await self.check.acheck(self.question.inputs, draft.outputs)
         except (ConfigError, StoreError):
@@ -317,10 +317,8 @@ class _Run:
         except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
             made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return Checked(failure=why, seconds=round(time.perf_counter() - started, 4)), made
-        seconds = round(time.perf_counter() - started, 4)
-        feedback = score.feedback or ""
-        return Checked(value=float(score), detail=score.detail, feedback=feedback, seconds=seconds), score.calls
+            return Checked(failure=why), made
+        return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
     def passed(self, drafts: Sequence[Draft]) -> Draft | None:
         """The best-checked draft, where it reaches `stop_at`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
 
 
@@ -36,6 +37,22 @@ def operators_in(program: dspy.Module) -> dict[str, Operator]:
                 walk(inner, attribute)
 
     walk("", program)
+    return found
+
+
+def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[str, Operator]:
+    """As `operators_in`, of a program that must have some.
+
+    Args:
+        program: what is looked into.
+        called: the call that was given the program, in code form, such as "save(program=Wrapper())".
+        remedy: what to do about it.
+
+    Raises ConfigError when there is none.
+    """
+    found = operators_in(program)
+    if not found:
+        raise ConfigError(f"`{called}` holds no LongCoT, SR or PDR{f'; {remedy}' if remedy else ''}")
     return found
 
 

@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import dspy
-from dspy.predict.parameter import Parameter
 
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.listening import check_listeners
 from pdr_dspy.operators.loop import Check, improve, preflight
+from pdr_dspy.operators.prediction import Prediction
 from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.prompts.roles import Role, check_task, derive, signature_of
+from pdr_dspy.prompts.fields import with_defaults
+from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
 from pdr_dspy.runtime import event_loop
 
 _NO_LIMIT = Budget()
@@ -161,7 +164,8 @@ class Operator(dspy.Module):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program; see the class."""
-        return event_loop.run(lambda: self.aforward(**inputs))
+        with stream_from_thread():
+            return event_loop.run(lambda: self.aforward(**inputs))
 
     async def aforward(
         self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
@@ -169,7 +173,7 @@ class Operator(dspy.Module):
         """Run the program on the caller's event loop; see the class."""
         taken = self.task.input_fields
         unknown = [name for name in inputs if name not in taken]
-        missing = [name for name, info in taken.items() if name not in inputs and info.is_required()]
+        missing = [name for name in needed_inputs(self.task) if name not in inputs]
         if unknown or missing:
             raise ConfigError(
                 f"`{self.schedule.strategy}` takes the inputs {', '.join(taken)}; "
@@ -180,6 +184,8 @@ class Operator(dspy.Module):
                 f"`{self.schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
                 "in tokens"
             )
+        inputs = with_defaults(taken, inputs)
+        check_listeners(self.schedule, self.predictors_by_role)
         outcome = await improve(
             self.task,
             self.schedule,
@@ -189,7 +195,7 @@ class Operator(dspy.Module):
             seed=seed,
             check=self.checks[self.schedule.check] if self.schedule.check else None,
         )
-        return dspy.Prediction(
+        return Prediction(
             **outcome.outputs,
             solution=outcome.solution,
             ledger=outcome.ledger,

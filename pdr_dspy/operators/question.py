@@ -18,12 +18,16 @@ from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.prompts.content import media_count, prompt_text
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 
 TEMPLATE_TOKENS = 24
 """Room for a chat template's own tokens around a system and a user message."""
+MEDIA_TOKENS = 1024
+"""Room for an image or another attachment: about what models take for an image of a million pixels. How much it really
+is, only the server knows."""
 HEADING = "Candidate 100 (unfinished):\n"
 """At least as long as any heading above a candidate."""
 
@@ -97,17 +101,22 @@ class Question:
         """Tokens of the prompt of each call of a stage."""
         keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
         prompts = {key: self._prompt(key[0], dict(key[1])) for key in dict.fromkeys(keys)}  # siblings share theirs
-        sizes = dict(zip(prompts, await self.count(list(prompts.values())), strict=True))
+        counts = await self.count([text for text, _ in prompts.values()])
+        sizes = {
+            key: count + MEDIA_TOKENS * media for (key, (_, media)), count in zip(prompts.items(), counts, strict=True)
+        }
         return [sizes[key] + TEMPLATE_TOKENS for key in keys]
 
     def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
         """A bound on `prompt_sizes` that asks no server: a token stands for one byte of text or more."""
-        return TEMPLATE_TOKENS + len(self._prompt(role, values).encode("utf-8", "replace"))
+        text, media = self._prompt(role, values)
+        return TEMPLATE_TOKENS + MEDIA_TOKENS * media + len(text.encode("utf-8", "replace"))
 
-    def _prompt(self, role: Role, values: Mapping[str, Any]) -> str:
+    def _prompt(self, role: Role, values: Mapping[str, Any]) -> tuple[str, int]:
+        """The words of a prompt, and how many images and other attachments it has."""
         predictor = self.predictors[role]
         messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
-        return "\n".join(str(message["content"]) for message in messages)
+        return prompt_text(messages), media_count(messages)
 
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""

@@ -28,8 +28,10 @@ MIN_CANDIDATE_TOKENS = 24
 """A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
 
 
-_FROM = "distiller_from"
+DISTILLER_FROM = "distiller_from"
 """In the data of a schedule: where a distiller that is not built in is defined, "module:attribute"."""
+DISTILLER_PACKAGE = "distiller_package"
+"""In the data of a schedule: the installed package that such a distiller came with."""
 
 
 class Nominal(NamedTuple):
@@ -111,12 +113,12 @@ class Schedule(Settings):
     @classmethod
     def _known_distiller(cls, data: Any) -> Any:
         """Data of a schedule with a distiller of somebody's own say where that was defined; see `_as_data`."""
-        if not isinstance(data, Mapping) or _FROM not in data:
+        if not isinstance(data, Mapping) or not {DISTILLER_FROM, DISTILLER_PACKAGE} & set(data):
             return data
-        name, origin = data.get("distiller"), data[_FROM]
+        name, origin, package = (data.get(key) for key in ("distiller", DISTILLER_FROM, DISTILLER_PACKAGE))
         if isinstance(origin, str) and name not in DISTILLERS:
-            raise ValueError(f"`Schedule(distiller={name!r})`: {DISTILLERS.unknown(name, origin)}")
-        return {key: value for key, value in data.items() if key != _FROM}
+            raise ValueError(f"`Schedule(distiller={name!r})`: {DISTILLERS.unknown(name, origin, package)}")
+        return {key: value for key, value in data.items() if key not in (DISTILLER_FROM, DISTILLER_PACKAGE)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -196,7 +198,9 @@ class Schedule(Settings):
                 del data[name]
         origin = DISTILLERS.origin(self.distiller)
         if "distiller" in data and origin is not None:
-            data[_FROM] = origin
+            data[DISTILLER_FROM] = origin
+            if (package := DISTILLERS.package(self.distiller)) is not None:
+                data[DISTILLER_PACKAGE] = package
         return data
 
     @property
@@ -320,7 +324,8 @@ class Schedule(Settings):
 
     def replace(self, **changes: Any) -> Schedule:
         """A copy with some fields changed, checked again."""
-        return Schedule(**{**self.model_dump(), **changes})
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return Schedule(**{**values, **changes})
 
     def __str__(self) -> str:
         return f"{self._shape()}{self._checks()}"

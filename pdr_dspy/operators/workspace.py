@@ -36,8 +36,6 @@ class Checked(BaseModel):
     """What the next draft is shown of it."""
     failure: str | None = None
     """Why there is no value, in one sentence."""
-    seconds: float = 0.0
-    """How long the check took."""
 
 
 class Draft(BaseModel):
@@ -51,6 +49,8 @@ class Draft(BaseModel):
     """The whole text after any thought; what later rounds may read."""
     outputs: dict[str, Any] = {}
     """The task's output fields that could be read, each of its declared type; a field that could not is absent."""
+    broken: dict[str, str] = {}
+    """Output fields that were read and break a limit of theirs, such as `le=10`: which. They are not in `outputs`."""
     truncated: bool = False
     """The cap ended it. Its text is usable as a hint, its last number is not an answer."""
     failure: str | None = None

@@ -5,21 +5,17 @@ It does not depend on the instructions, so no optimizer can break it.
 
 from __future__ import annotations
 
-import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from functools import cached_property
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import dspy
-from dspy.adapters.types import Type as CustomType
-from pydantic import TypeAdapter
 
-from pdr_dspy.prompts.roles import FREE, LEFT
+from pdr_dspy.prompts.roles import FREE, LEFT, needed_inputs
+from pdr_dspy.prompts.shapes import allows_none, described, is_code, is_custom, is_history, json_shape, plain_kind
 
 
 def label(name: str) -> str:
@@ -28,13 +24,22 @@ def label(name: str) -> str:
 
 
 def _given(signature: type[dspy.Signature]) -> str:
-    """What the task's author wrote about its inputs."""
+    """What the task's author wrote about its inputs, and what DSPy's own types say of themselves."""
     described = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
-        if (desc := _description(name, field)) and name not in LEFT
+        if name not in LEFT and (desc := "; ".join(filter(None, (_description(name, field), _of_types(field)))))
     ]
     return "\n".join(["You are given:", *described]) if described else ""
+
+
+def _of_types(field: Any) -> str:
+    types = dspy.Type.extract_custom_type_from_annotation(field.annotation)
+    return "; ".join(
+        f"{kind.language} code" if is_code(kind) else " ".join(kind.description().split())
+        for kind in dict.fromkeys(types)
+        if is_code(kind) or kind.description()
+    )
 
 
 def _form(outputs: Mapping[str, Any]) -> str:
@@ -45,11 +50,20 @@ def _form(outputs: Mapping[str, Any]) -> str:
     if not labelled:
         return "Reply with the text alone."
     first = "Write the steps first. Then end" if "solution" in outputs else "End"
-    if len(labelled) == 1:
+    if any(is_code(plain_kind(field.annotation)) for field in labelled.values()):
+        head = f"{first} with exactly this form:"
+    elif len(labelled) == 1:
         head = f"{first} with one line of exactly this form:"
     else:
         head = f"{first} with exactly these {len(labelled)} lines, in this order:"
-    return "\n".join([head, *(f"{label(name)}: <{_hint(name, field)}>" for name, field in labelled.items())])
+    return "\n".join([head, *(_line(name, field) for name, field in labelled.items())])
+
+
+def _line(name: str, field: Any) -> str:
+    kind = plain_kind(field.annotation)
+    if is_code(kind):
+        return f"{label(name)}:\n```{kind.language.lower()}\n<{_hint(name, field)}>\n```"
+    return f"{label(name)}: <{_hint(name, field)}>"
 
 
 def _description(name: str, field: Any) -> str:
@@ -58,27 +72,12 @@ def _description(name: str, field: Any) -> str:
 
 
 def _hint(name: str, field: Any) -> str:
-    desc = _description(name, field)
+    desc, shape = _description(name, field), described(field.annotation, field)
+    if desc:
+        return f"{desc}; {shape}" if shape else desc
     kind = plain_kind(field.annotation)
-    if kind is str:
-        return desc or label(name).lower()
-    if kind is int:
-        shape = "a whole number"
-    elif kind is float:
-        shape = "a number"
-    elif kind is bool:
-        shape = "yes or no"
-    elif get_origin(kind) is Literal:
-        shape = "one of " + ", ".join(map(str, get_args(kind)))
-    elif isinstance(kind, type) and issubclass(kind, Enum):
-        shape = "one of " + ", ".join(str(member.value) for member in kind)
-    else:
-        shape = "JSON, " + json.dumps(TypeAdapter(kind).json_schema(), separators=(",", ":"))
-    return f"{desc}; {shape}" if desc else shape
-
-
-def _is_custom(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, CustomType)
+    named = label(name).lower() if kind is str or is_custom(kind) else ""
+    return ", ".join(filter(None, (named, shape)))
 
 
 # --- what all prompts and replies of a signature share ---------------------------------------------------------------
@@ -92,15 +91,22 @@ class Form:
         inputs, self._outputs = signature.input_fields, signature.output_fields
         about = [textwrap.dedent(signature.instructions).strip(), _given(signature)]
         self.made_of = _made_of(signature)
-        self.custom = any(_is_custom(field.annotation) for field in inputs.values())
         self.system = "\n\n".join(part for part in about if part)
-        self.inputs = {name: label(name) for name in inputs}
+        self.history = next((name for name, field in inputs.items() if is_history(field.annotation)), None)
+        """The input that holds earlier turns, which are shown as turns."""
+        self.inputs = {name: label(name) for name in inputs if name != self.history}
+        self.needed = tuple(name for name in needed_inputs(signature) if name not in LEFT)
+        """Those without which a demonstration teaches nothing."""
         self.outputs = tuple(self._outputs)
         self.free = tuple(name for name in self.outputs if name in FREE)
         self.labelled = {
             name: plain_kind(field.annotation) for name, field in self._outputs.items() if name not in FREE
         }
         """The fields that stand behind a label, and their types."""
+        self.fields = {name: field for name, field in self._outputs.items() if name not in FREE}
+        """The same, with their defaults and limits."""
+        self.optional = frozenset(name for name, field in self.fields.items() if allows_none(field.annotation))
+        """Those of them that may be None."""
         self.shown: tuple[list[list[Any]], list[dict[str, Any]]] | None = None
         """Demonstrations, and their messages."""
 
@@ -119,6 +125,11 @@ class Form:
         """What stands between the brackets of the form, and what a model writes there for it."""
         return _blanks(self._outputs)
 
+    @cached_property
+    def shapes(self) -> tuple[str, ...]:
+        """The shapes that the form shows of JSON: a line that ends in one repeats the form."""
+        return tuple(shape for kind in self.labelled.values() if (shape := json_shape(kind)))
+
 
 _FORMS: WeakKeyDictionary[type[dspy.Signature], Form] = WeakKeyDictionary()
 
@@ -135,15 +146,6 @@ def _made_of(signature: type[dspy.Signature]) -> list[Any]:
     """What of a signature can be changed in its place: its instructions, and what is said of its fields."""
     extras = [field.json_schema_extra for field in signature.model_fields.values()]
     return [signature.__doc__, *(extra.get("desc") if isinstance(extra, dict) else None for extra in extras)]
-
-
-def plain_kind(kind: Any) -> Any:
-    """`int` for `int | None`: a value that is not there is reported as missing anyway."""
-    if get_origin(kind) in (Union, UnionType):
-        inner = [option for option in get_args(kind) if option is not type(None)]
-        if len(inner) == 1:
-            return inner[0]
-    return kind
 
 
 def _blanks(outputs: Mapping[str, Any]) -> set[str]:

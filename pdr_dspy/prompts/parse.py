@@ -14,14 +14,17 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 import dspy
 import json_repair
-from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter, ValidationError
 
+from pdr_dspy.prompts.fields import NONE, says_none, settled, states_none
 from pdr_dspy.prompts.form import Form, form_of
+from pdr_dspy.prompts.typed import is_special, special, unlabelled, without_shapes
 from pdr_dspy.text.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -34,6 +37,8 @@ class Reading(NamedTuple):
     """Fields that were there, each of its declared type."""
     missing: tuple[str, ...]
     """Fields that were not, or not readably."""
+    broken: Mapping[str, str] = MappingProxyType({})
+    """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
 
 
 def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
@@ -46,16 +51,22 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     form = form_of(signature)
     labelled = form.labelled
     outputs: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
-    text = _without_form(form, text if text.isascii() else _INVISIBLE.sub("", text))
+    text = without_shapes(form.shapes, _without_form(form, text if text.isascii() else _INVISIBLE.sub("", text)))
     stated = _statements(form, text, truncated=truncated)
     whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(labelled, text)
     for name, kind in labelled.items():
         value = _first_readable(stated[name], kind, truncated=truncated)
+        if name in form.optional and states_none(stated[name], kind, value):
+            value = NONE
         if value is None:
             value = whole.get(name)
         if value is None and len(labelled) == 1 and _is_simple(kind):
             answer = final_answer(_prose(text, name), truncated=truncated)
             value = None if answer is None else _coerce(answer, kind, truncated=truncated)
+            if value is None and answer is not None and name in form.optional and says_none(answer):
+                value = NONE
+        elif value is None and len(labelled) == 1 and not any(stated[name]):
+            value = unlabelled(text, kind, truncated=truncated)
         if value is not None:
             outputs[name] = value
     if not truncated and any(name not in outputs for name in labelled):
@@ -64,9 +75,10 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
     lost = not truncated and any(name not in outputs for name in labelled)
     if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
         # What the user's own adapter cannot read either stays missing, and is reported.
-        with suppress(AdapterParseError, ValueError, KeyError, RecursionError):
+        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             outputs |= dspy.settings.adapter.parse(signature, text)
-    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs))
+    outputs, broken = settled(form.fields, outputs, stated, truncated=truncated)
+    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs), broken)
 
 
 def _without_form(form: Form, text: str) -> str:
@@ -127,6 +139,8 @@ def _is_simple(kind: Any) -> bool:
 
 def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
     """`text` as a value of type `kind`, or None."""
+    if is_special(kind):
+        return special(text, kind, whole=not truncated, read=partial(_coerce, truncated=truncated))
     text = text.strip()
     wrapped = re.fullmatch(r"[*_`]*<(?:(\w+)>(.*)</\1|([^<>/][^<>]*))>[*_`.]*", text)
     if wrapped:  # a small model copies the brackets of the form
@@ -221,9 +235,12 @@ def _from_json(kinds: Mapping[str, Any], text: str) -> dict[str, Any]:
     lowered = _object(text)
     outputs = {}
     for name, kind in kinds.items():
-        if lowered.get(name.lower()) is None:
+        if name.lower() not in lowered:
             continue
         value = lowered[name.lower()]
+        if value is None:
+            outputs[name] = NONE
+            continue
         read_value = _coerce(value if isinstance(value, str) else json.dumps(value), kind, truncated=False)
         if read_value is not None:
             outputs[name] = read_value

@@ -6,18 +6,14 @@ drafts of one question and refinements of one question share the longest possibl
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from enum import Enum
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
-from pydantic import BaseModel
 
+from pdr_dspy.prompts.content import Content, joined, pieces_of, text_of
 from pdr_dspy.prompts.form import Form, form_of, label
-from pdr_dspy.prompts.roles import LEFT
-
-# --- writing ---------------------------------------------------------------------------------------------------------
+from pdr_dspy.prompts.roles import RESERVED
 
 
 def render(
@@ -27,14 +23,22 @@ def render(
 
     A `dspy.configure(adapter=...)` of the user's is obeyed. Without one the form is ours: short labels, plain text, the
     answer on a last line of its own. It costs a small model far fewer tokens and mistakes than field markers do.
+    Images and other values with a content of their own become blocks of the message, and a `dspy.History` its turns.
     """
     adapter = dspy.settings.adapter
+    if adapter is not None:
+        return adapter.format(signature, [dict(demo) for demo in demos], dict(inputs))
     form = form_of(signature)
-    if adapter is not None or form.custom:
-        return (adapter or dspy.ChatAdapter()).format(signature, [dict(demo) for demo in demos], dict(inputs))
     messages = [{"role": "system", "content": form.system}, *_shown(form, demos)]
-    messages.append({"role": "user", "content": f"{_inputs(form, inputs)}\n\n{form.ending}"})
+    if form.history is not None:
+        messages += _turns(form, inputs.get(form.history))
+    messages.append({"role": "user", "content": _asked(form, inputs)})
     return messages
+
+
+def _asked(form: Form, values: Mapping[str, Any]) -> Content:
+    """A user message that asks for a reply."""
+    return joined([*_inputs(form, values), f"\n\n{form.ending}"])
 
 
 def _shown(form: Form, demos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -48,50 +52,54 @@ def _shown(form: Form, demos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         return [dict(message) for message in form.shown[1]]
     messages: list[dict[str, Any]] = []
     for demo in demos:
-        if any(demo.get(name) is None for name in form.inputs if name not in LEFT):
+        if any(demo.get(name) is None for name in form.needed):
             continue  # a demonstration without its question teaches nothing
         if not any(demo.get(name) is not None for name in form.outputs):
             continue
-        messages.append({"role": "user", "content": _inputs(form, demo)})
-        messages.append({"role": "assistant", "content": _outputs(form, demo)})
+        messages.append({"role": "user", "content": joined(_inputs(form, demo))})
+        messages.append({"role": "assistant", "content": _outputs(form.free, form.labelled, demo, form.optional)})
     if texts:  # other values may be changed in their place
         form.shown = (values, [dict(message) for message in messages])
     return messages
 
 
-def _inputs(form: Form, values: Mapping[str, Any]) -> str:
-    parts = []
+def _turns(form: Form, history: Any) -> list[dict[str, Any]]:
+    """The messages of earlier turns. Each asks as the last message does, so that a conversation that goes on has the
+    prefix of the one before it."""
+    turns = history.get("messages") if isinstance(history, Mapping) else getattr(history, "messages", history)
+    messages: list[dict[str, Any]] = []
+    for turn in turns or ():
+        if any(turn.get(name) is not None for name in form.inputs):
+            messages.append({"role": "user", "content": _asked(form, turn)})
+        # Roles other than the drafting ones do not have the task's outputs among their own.
+        said = [name for name in turn if name not in form.inputs and name not in RESERVED and name != form.history]
+        if reply := _outputs(("solution",), said, turn):
+            messages.append({"role": "assistant", "content": reply})
+    return messages
+
+
+def _inputs(form: Form, values: Mapping[str, Any]) -> list[str | dict[str, Any]]:
+    parts: list[str | dict[str, Any]] = []
     for name, title in form.inputs.items():
         value = values.get(name)
         if value is None:
             continue
-        text = _text(value)
-        parts.append(f"{title}:\n{text}" if "\n" in text else f"{title}: {text}")
-    return "\n\n".join(parts)
+        pieces = pieces_of(value)
+        long = any("\n" in piece for piece in pieces if isinstance(piece, str))
+        parts += ["\n\n"] if parts else []
+        parts += [f"{title}:\n" if long else f"{title}: ", *pieces]
+    return parts
 
 
-def _outputs(form: Form, values: Mapping[str, Any]) -> str:
-    free = [_text(values[name]).strip() for name in form.free if values.get(name)]
-    text = "\n".join(free)
+def _outputs(
+    free: Sequence[str], labelled: Iterable[str], values: Mapping[str, Any], optional: Container[str] = ()
+) -> str:
+    texts = [text_of(values[name]).strip() for name in free if values.get(name)]
+    text = "\n".join(texts)
     lines = [
         line
-        for name in form.labelled
-        if values.get(name) is not None
-        if (line := f"{label(name)}: {_text(values[name])}") not in text
+        for name in labelled
+        if values.get(name) is not None or (name in values and name in optional)
+        if (line := f"{label(name)}: {'none' if values[name] is None else text_of(values[name])}") not in text
     ]
-    return "\n".join([*free, *lines])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, BaseModel):
-        return value.model_dump_json()
-    if isinstance(value, Enum):
-        return str(value.value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except TypeError:
-        return str(value)
+    return "\n".join([*texts, *lines])

@@ -12,6 +12,7 @@ from typing import cast
 import dspy
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.prompts.shapes import allows_none, is_history
 
 
 class Role(StrEnum):
@@ -81,6 +82,15 @@ def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
             f"({', '.join((*RESERVED, *CALL_KEYWORDS))}); rename the field"
         )
     return task
+
+
+def needed_inputs(signature: type[dspy.Signature]) -> tuple[str, ...]:
+    """The inputs that have to be given: those without a default that may not be None. A first turn has no history."""
+    return tuple(
+        name
+        for name, field in signature.input_fields.items()
+        if field.is_required() and not allows_none(field.annotation) and not is_history(field.annotation)
+    )
 
 
 def derive(

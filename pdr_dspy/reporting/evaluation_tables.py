@@ -7,7 +7,7 @@ tokens, intervals are 95 % and clustered by question.
 from __future__ import annotations
 
 import itertools
-import json
+import logging
 import math
 import random
 from collections import Counter
@@ -18,10 +18,12 @@ from typing import NamedTuple
 
 from pdr_dspy.errors import DataError, StoreError
 from pdr_dspy.evaluation.records import Report, RoundRow, Row, read_rows
-from pdr_dspy.evaluation.statistics import Interval, paired, score_interval
+from pdr_dspy.evaluation.run_folder import read_config
+from pdr_dspy.evaluation.statistics import Interval, paired, score_interval, voted_score
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.verifiers import RIGHT
 
-RIGHT = 0.5
-"""A score of at least this counts as right."""
+logger = logging.getLogger("pdr_dspy")
 MATCHED = 0.1
 """Two costs are matched when they differ by at most this share of the larger."""
 
@@ -175,18 +177,7 @@ def plurality_score(round_: RoundRow) -> float | None:
     """The score of a round's most common answer, equally common ones averaged; None when no draft was graded."""
     if all(draft.score is None for draft in round_.drafts):
         return None
-    return _vote([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
-
-
-def _vote(ballots: Sequence[tuple[str | None, float]]) -> float:
-    """The score of the most common answer; 0 when nothing was answered."""
-    answered = [(answer, score) for answer, score in ballots if answer is not None]
-    if not answered:
-        return 0.0
-    votes = Counter(answer for answer, _ in answered)
-    most = max(votes.values())
-    scores = dict(reversed(answered))
-    return fmean(scores[answer] for answer, count in votes.items() if count == most)
+    return voted_score([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -326,7 +317,7 @@ def majority(report: Report, n: int) -> MajorityRow:
         if len(rows) < n:
             raise DataError(f"`majority(n={n})`: question {question!r} has {len(rows)} repeats; evaluate with more")
         chosen = _subsets(rows, n)
-        scores.append(fmean(_vote([(row.answer, row.score) for row in some]) for some in chosen))
+        scores.append(fmean(voted_score([(row.answer, row.score) for row in some]) for some in chosen))
         sequential.append(fmean(max(row.sequential for row in some) for some in chosen))
     return MajorityRow(n, _mean(scores), score_interval(scores), _mean(sequential), n * report.total, False)
 
@@ -354,15 +345,23 @@ def _subsets(rows: Sequence[Row], n: int) -> list[tuple[Row, ...]]:
 
 
 def read_report(folder: str | Path, name: str = "") -> Report:
-    """The evaluation that wrote `folder`, failed rows with their score of 0. Raises StoreError when there is none."""
-    place = Path(folder)
+    """The evaluation that wrote `folder`, failed rows with their score of 0.
+
+    Lines that are damaged are left out, and a `config.json` that is says nothing; a warning is logged for either.
+    Raises StoreError when there is no evaluation.
+    """
+    place = local_path(folder)
     try:
-        config = json.loads((place / "config.json").read_text())
+        config = read_config(place)
+        if config is None:
+            raise StoreError(f"{place} holds no evaluation: it has no config.json")
         rows = read_rows(place / "rows.jsonl", failed=True)
     except OSError as error:
         raise StoreError(f"{place} holds no evaluation: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{place / 'config.json'} is not readable JSON ({error})") from error
+    if not config:
+        if not rows:
+            raise StoreError(f"{place / 'config.json'} is not the record of an evaluation")
+        logger.warning("%s is damaged: what its rows are of is not known", place / "config.json")
     repeats = config.get("repeats", math.inf)  # the last time it was run; rows of more repeats stay in the file
     ordered = sorted((r for r in rows.values() if r.repeat < repeats), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(ordered), name=name or place.name, config=config)

@@ -13,15 +13,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.reporting import evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
+from pdr_dspy.verifiers import RIGHT
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -54,22 +56,17 @@ def write_report(
         ConfigError: nothing to show, or no `path` for a source that is no folder.
         StoreError: the folder holds neither a finished search nor an evaluation, or the page cannot be written.
     """
-    folder = Path(source) if isinstance(source, (str, Path)) else None
+    folder = local_path(source) if isinstance(source, (str, Path)) else None
     if path is None and folder is None:
         raise ConfigError("`write_report(path=None)` needs a run folder as its source; give the file to write")
-    search, reports, own_title = _read(source)
+    search, reports, own_title = _read(source if folder is None else folder)
     shown = [report for report in (*reports, *programs) if report.rows]
     if not shown:
         raise ConfigError("`write_report(source=...)` has no rows; evaluate something first")
-    target = Path(path) if path is not None else Path(folder or "") / "report.html"
+    target = local_path(path) if path is not None else (folder or Path()) / "report.html"
     described = [("", command) for command in commands] or ([] if folder is None else _commands(folder))
     page = _page(search, shown, title or own_title, described, rows)
-    try:
-        write_whole(target, page)
-    except OSError as error:
-        raise StoreError(
-            f"`write_report(path={str(target)!r})` cannot be written: {error.strerror or error}"
-        ) from error
+    store_whole(target, page, called=f"`write_report(path={str(target)!r})`")
     return target
 
 
@@ -79,9 +76,9 @@ def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
         return None, [source], source.name or "Evaluation"
     if isinstance(source, SearchResult):
         found = search_tables.facts_of(source)
-    elif isinstance(source, (str, Path)):
-        if not (Path(source) / "search.json").exists():
-            return None, [evaluation_tables.read_report(source)], Path(source).absolute().name
+    elif isinstance(source, Path):
+        if not (source / "search.json").exists():
+            return None, [evaluation_tables.read_report(source)], source.absolute().name
         found = search_tables.read_search(source)
     else:
         return None, list(source), "Evaluation"
@@ -131,10 +128,10 @@ def _page(
         score=focus.score,
         rounds_figure=Markup(figures.rounds(flow.rounds)) if flow.rounds else "",
         looks=[(kind, text, [look for look in looks if look.kind == kind]) for kind, text in _KINDS.items()],
-        wrong=sum(row.score < evaluation_tables.RIGHT for row in focus.rows),
+        wrong=sum(row.score < RIGHT for row in focus.rows),
         runs=len(focus.rows),
         listed=len(looks),
-        right=evaluation_tables.RIGHT,
+        right=RIGHT,
         commands=commands,
         version=_version(),
     )

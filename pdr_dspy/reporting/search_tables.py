@@ -21,6 +21,7 @@ from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.reporting.evaluation_tables import read_report
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.front_members import Rows, by_question
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.racing import resampling
@@ -99,12 +100,13 @@ def read_search(folder: str | Path) -> SearchFacts:
 
     Raises StoreError when there is none that is finished.
     """
-    path = Path(folder) / "search.json"
+    folder = local_path(folder)
+    path = folder / "search.json"
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         trials = tuple(TrialRecord(**_known(trial)) for trial in facts["trials"])
         confirmed = facts["confirmation"]
-        place = Path(folder) / confirmed["folder"]
+        place = folder / confirmed["folder"]
         student, winner = (read_report(place / confirmed[which]) for which in ("student", "winner"))
         finalists = tuple(
             Finalist(**{**_known(one, math.nan), "interval": Interval(*one["interval"])}) for one in facts["finalists"]
@@ -123,8 +125,8 @@ def read_search(folder: str | Path) -> SearchFacts:
             Limits(**facts["config"]["limits"]),
             facts["paid"],
             facts["saved"],
-            _rows(Path(folder) / "trials", [trial.number for trial in trials]),
-            _rows(Path(folder) / "final", [one.number for one in finalists]),
+            _rows(folder / "trials", [trial.number for trial in trials]),
+            _rows(folder / "final", [one.number for one in finalists]),
             Proposals(**facts["proposals"]) if facts.get("proposals") else None,
         )
     except OSError as error:

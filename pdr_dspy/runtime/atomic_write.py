@@ -1,10 +1,25 @@
-"""Writing a file so that a reader finds the old one or the new one, never a half."""
+"""Files that stay whole: replaced in one step, or appended to line by line.
+
+Two things can end a program in the middle of a write. When its process is killed, everything that was handed to the
+system stays. When the machine goes down, what was not yet on the disk is gone: `os.fsync` brings it there, and takes as
+long as a disk takes. `write_whole` does so each time. `Lines` does so for many lines together (group commit).
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+SYNC_SECONDS = 1.0
+"""The longest that an appended line waits for the disk: what a machine that goes down can cost."""
+BLOCK = 4 * 2**20
+"""Bytes of a file that are read at a time."""
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
@@ -24,3 +39,218 @@ def write_whole(path: Path, data: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    settle(path.parent)
+
+
+def local_path(given: str | Path) -> Path:
+    """A path as a user gives it: `~` is his home folder."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # no such user
+        return Path(given)
+
+
+def settle(folder: Path) -> None:
+    """Put the names of a folder's new files on the disk, where the system can."""
+    with suppress(OSError):  # not every system can open a folder, nor every file system sync one
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def same_file(file: int, path: Path) -> bool:
+    """Whether `path` still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether a file's last line has its end, as far as there is one. Raises OSError."""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Each line from byte `start` on, without its end, and where it begins; what follows the last end is left out.
+
+    A block of the file at a time is in memory. Raises OSError.
+    """
+    with path.open("rb") as file:
+        file.seek(start)
+        rest = b""
+        while block := file.read(BLOCK):
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                yield start, line
+                start += len(line) + 1
+
+
+class Lines:
+    """A file that one process appends whole lines to, while others may read it. Safe to use from several threads.
+
+    When `append` returns, the line is with the system: it outlives the process, however that ends. It outlives the
+    machine from the next `sync` on: a thread does one within `SYNC_SECONDS` for all lines that came meanwhile, and
+    `close` does one.
+
+    Nothing that is in the file is ever taken away. Half a line, which a kill or a full disk left, gets an end before
+    the next line, and is then a line that nobody can read: readers skip it.
+    """
+
+    def __init__(self, path: Path, *, replaceable: bool = True) -> None:
+        """The file is made by the first `append`.
+
+        Args:
+            path: the file.
+            replaceable: whether it is made again when it was removed while it is in use; else that is an error.
+        """
+        self.path = path
+        self.replaceable = replaceable
+        self.synced: Callable[[], None] = _nothing
+        """Called after every sync."""
+        self.size = 0
+        """Bytes in the file, as far as this process knows."""
+        self._file: IO[bytes] | None = None
+        self._torn = False
+        self._lock = threading.RLock()
+        self._group = _Group(self._flush)
+
+    def append(self, line: bytes) -> int:
+        """Write a line, which is given without its end; returns where it begins.
+
+        Raises OSError, also for an earlier line that the disk refused afterwards.
+        """
+        self._group.check()
+        with self._lock:
+            file = self._opened()
+            begins = self.size + self._torn
+            data = b"\n" * self._torn + line + b"\n"
+            try:
+                left = memoryview(data)
+                while left:  # a write takes only a part of it when the disk fills up, without an error
+                    left = left[file.write(left) :]
+            except OSError:
+                self._torn = True
+                raise
+            self._torn = False
+            self.size += len(data)
+        self._group.begin()
+        return begins
+
+    def mend(self) -> None:
+        """Give a last line its end that has none, in a file that nobody else writes now. Raises OSError."""
+        with self._lock:
+            if self.path.exists() and not ends_whole(self.path):
+                file = self._opened()
+                self.size += file.write(b"\n") or 0
+                self._torn = False
+
+    def sync(self) -> None:
+        """Return when every line so far is on the disk. Raises OSError."""
+        self._group.sync()
+
+    def close(self) -> None:
+        """`sync`, and let go of the file; a later `append` opens it again. Raises OSError."""
+        try:
+            self._group.sync()
+        finally:
+            with self._lock:
+                file, self._file = self._file, None
+                if file is not None:
+                    file.close()
+
+    def _opened(self) -> IO[bytes]:
+        """The file, opened again if it was removed or replaced; does it end in half a line?"""
+        if self._file is not None:
+            if same_file(self._file.fileno(), self.path):
+                return self._file
+            if not self.replaceable:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+            self._file.close()
+            self._file = None
+        new = not self.path.exists()
+        self._file = self.path.open("ab", buffering=0)
+        self.size = os.fstat(self._file.fileno()).st_size
+        self._torn = not new and not ends_whole(self.path)
+        if new:
+            settle(self.path.parent)
+        return self._file
+
+    def _flush(self) -> None:
+        with self._lock:
+            file = -1 if self._file is None else os.dup(self._file.fileno())
+        if file >= 0:  # without the lock, so that others append meanwhile
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+            self.synced()
+
+
+def _nothing() -> None:
+    pass
+
+
+class _Group:
+    """Group commit: what many threads have written is synced by one call, within `SYNC_SECONDS` of the first of them.
+
+    An error of that call is raised by the next `check` or `sync`: the disk says it once.
+    """
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._timer: threading.Timer | None = None
+        self._waiting = False
+        """Whether something was written that no sync has begun to bring to the disk."""
+        self._error: OSError | None = None
+        self._lock = threading.Lock()
+        self._flushing = threading.Lock()
+
+    def begin(self) -> None:
+        """Something was written."""
+        with self._lock:
+            self._waiting = True
+            if self._timer is None or not self._timer.is_alive():  # a forked copy has no thread of its parent's
+                self._timer = threading.Timer(SYNC_SECONDS, self._due)
+                self._timer.daemon = True
+                self._timer.name = "pdr-dspy-sync"
+                self._timer.start()
+
+    def check(self) -> None:
+        """Raise what the disk said to an earlier sync, once."""
+        with self._lock:
+            error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def sync(self) -> None:
+        """Sync now. Raises OSError."""
+        with self._lock:
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        self._run()
+        self.check()
+
+    def _due(self) -> None:
+        with self._lock:
+            self._timer = None
+        self._run()
+
+    def _run(self) -> None:
+        with self._flushing:  # also waits for a sync that is under way
+            with self._lock:
+                waiting, self._waiting = self._waiting, False
+            if waiting:
+                try:
+                    self._flush()
+                except OSError as error:
+                    with self._lock:
+                        self._error = error

@@ -26,7 +26,9 @@ _ORIGIN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 class _Registered(NamedTuple):
     part: Any
     origin: str | None
-    package: str | None
+    package: str | None = None
+    looked_up: bool = False
+    """Whether `package` was looked for."""
 
 
 class Registry(Generic[T]):
@@ -34,7 +36,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what one is called in messages, such as "distiller".
-        group: the group of entry points that names more of them, such as "pdr_dspy.operators.distillers".
+        group: the group of entry points that names more of them, such as "pdr_dspy.distillers".
         built_in: name to part.
         check: is given a name and what an entry point or a saved program led to; returns the part. It raises
             ConfigError for anything else.
@@ -83,8 +85,12 @@ class Registry(Generic[T]):
                 f"the {self.kind} {name!r} is already registered, by {taken.origin or 'this process'}; choose another "
                 "name"
             )
-        self._added[name] = _Registered(part, origin, None if taken is None else taken.package)
+        self._added[name] = _Registered(part, origin)
         return part
+
+    def remove(self, name: str) -> None:
+        """Forget a registered part, as a test does that registered one; nothing where there is none."""
+        self._added.pop(name, None)
 
     def find(self, name: str) -> T:
         """The part of this name; an entry point is imported when it is first asked for.
@@ -98,8 +104,9 @@ class Registry(Generic[T]):
             entry = self._entry(name)
             if entry is None:
                 raise ConfigError(self.unknown(name))
-            part = self._imported(name, entry.value, f"the entry point {name!r} of {_package(entry)}")
-            self._added[name] = _Registered(part, entry.value, _package(entry))
+            place, _, _ = entry.value.partition("[")  # it may ask for extras of its package
+            part = self._imported(name, place.strip(), f"the entry point {name!r} of {_package(entry)}")
+            self._added[name] = _Registered(part, entry.value, None if entry.dist is None else entry.dist.name)
         return self._added[name].part
 
     def trust(self, name: str, origin: str) -> T:
@@ -132,20 +139,25 @@ class Registry(Generic[T]):
         return None if entry is None else entry.value
 
     def package(self, name: str) -> str | None:
-        """Name and version of the package whose entry point a part is; None for the others."""
-        if name in self._built_in:
-            return None
-        if name in self._added and self._added[name].package is not None:
-            return self._added[name].package
+        """The installed package that has an entry point for a part, by its name; None for the others."""
+        known = self._added.get(name)
+        if name in self._built_in or (known is not None and (known.package is not None or known.looked_up)):
+            return None if known is None else known.package
         entry = self._entry(name)
-        return None if entry is None else _package(entry)
+        package = None
+        if entry is not None and entry.dist is not None and (known is None or known.origin == entry.value):
+            package = entry.dist.name
+        if known is not None:
+            self._added[name] = known._replace(package=package, looked_up=True)
+        return package
 
-    def unknown(self, name: object, origin: str | None = None) -> str:
+    def unknown(self, name: object, origin: str | None = None, package: str | None = None) -> str:
         """A sentence about a name that leads nowhere: what there is, and how to get the part here.
 
         Args:
             name: the name.
             origin: where the part was defined according to a file, "module:attribute".
+            package: the package that it came with according to a file.
         """
         known = self.names()
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
@@ -156,7 +168,8 @@ class Registry(Generic[T]):
         module = origin.partition(":")[0]
         if module == "__main__":
             return f"{said}It was defined in a script or notebook (`{origin}`): run its definition first"
-        return f"{said}It was defined as `{origin}`: install `{module.partition('.')[0]}`, or import `{module}` first"
+        install = package or module.partition(".")[0]
+        return f"{said}It was defined as `{origin}`: install `{install}`, or import `{module}` first"
 
     def _entry(self, name: str) -> EntryPoint | None:
         found = {entry.value: entry for entry in entry_points(group=self.group, name=name)}
@@ -166,10 +179,9 @@ class Registry(Generic[T]):
         return next(iter(found.values()), None)
 
     def _imported(self, name: str, origin: str, what: str) -> T:
-        value, _, _ = origin.partition("[")  # an entry point may name extras
-        if not _ORIGIN.fullmatch(value.strip()):
+        if not _ORIGIN.fullmatch(origin):
             raise ConfigError(f"{what} is not of the form `module:attribute`")
-        module, _, attribute = value.strip().partition(":")
+        module, _, attribute = origin.partition(":")
         try:
             found: Any = import_module(module)
             for part in attribute.split("."):

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.teleprompt import Teleprompter
 
+from pdr_dspy.artifact import check_can_be_saved
+from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import postgres
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.controller import Course
 from pdr_dspy.search.cost_estimate import Estimate, estimate
 from pdr_dspy.search.problem import ends_of
@@ -31,7 +33,9 @@ from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.result import SearchProgress, SearchResult
 from pdr_dspy.search.space.space import Space
 from pdr_dspy.search.workers.coordination import open_board
-from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.settings import whole_number
+from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.function import as_verifier
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -42,7 +46,7 @@ class PDROptimizer(Teleprompter):
 
     def __init__(
         self,
-        verifier: Verifier,
+        verifier: Verifier | Metric,
         *,
         space: Space | None = None,
         max_sequential: int | None = None,
@@ -69,7 +73,7 @@ class PDROptimizer(Teleprompter):
     ) -> None:
         """
         Args:
-            verifier: gives a score in [0, 1]; also a DSPy metric.
+            verifier: gives a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
             space: what to choose from; None is `Space.default_for` the student's schedule.
             max_sequential: limit on the mean B_seq of a run, in tokens.
             max_total: limit on the mean B_total of a run, in tokens.
@@ -99,28 +103,26 @@ class PDROptimizer(Teleprompter):
             ConfigError: an argument that cannot work.
         """
         super().__init__()
-        if not callable(verifier):
-            raise ConfigError(f"`PDROptimizer(verifier={verifier!r})` must be a verifier, such as `NumberVerifier()`")
-        least_one = {
-            "trials": trials,
-            "repeats": repeats,
-            "finalists": finalists,
-            "finalist_repeats": finalist_repeats,
-            "confirm_repeats": confirm_repeats,
-            "cohort": cohort,
-            "max_in_flight": max_in_flight,
-            "max_sequential": max_sequential,
-            "max_total": max_total,
-            "max_tokens": max_tokens,
-        }
-        for name, value in least_one.items():
-            if value is not None and (isinstance(value, bool) or value < 1):
-                raise ConfigError(f"`PDROptimizer({name}={value!r})` must be at least 1")
-        if isinstance(prompts, bool) or not isinstance(prompts, int) or prompts < 0:
-            raise ConfigError(f"`PDROptimizer(prompts={prompts!r})` must be a whole number from 0 on")
+        self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
+        owner = "PDROptimizer("
+        trials = whole_number(owner, "trials", trials)
+        repeats = whole_number(owner, "repeats", repeats)
+        finalists = whole_number(owner, "finalists", finalists)
+        finalist_repeats = whole_number(owner, "finalist_repeats", finalist_repeats)
+        confirm_repeats = whole_number(owner, "confirm_repeats", confirm_repeats)
+        cohort = whole_number(owner, "cohort", cohort)
+        max_in_flight = whole_number(owner, "max_in_flight", max_in_flight)
+        prompts = whole_number(owner, "prompts", prompts, least=0)
+        seed = whole_number(owner, "seed", seed, least=None)
+        limits = Limits(*(_limit(*one) for one in (("max_sequential", max_sequential), ("max_total", max_total))))
+        max_tokens = _limit("max_tokens", max_tokens)
+        if space is not None and not isinstance(space, Space):
+            raise ConfigError(f"`PDROptimizer(space={space!r})` must be a `Space(...)`, or None for the default")
+        if not isinstance(study, str):
+            raise ConfigError(f"`PDROptimizer(study={study!r})` must be a name")
         if prompt_model is not None and not isinstance(prompt_model, dspy.BaseLM):
             raise ConfigError(f"`PDROptimizer(prompt_model={prompt_model!r})` must be a dspy.LM")
-        if time_limit is not None and time_limit <= 0:
+        if time_limit is not None and not (isinstance(time_limit, (int, float)) and time_limit > 0):
             raise ConfigError(f"`PDROptimizer(time_limit={time_limit!r})` must be above 0 seconds")
         if not callable(sampler) and sampler not in SAMPLERS:
             raise ConfigError(
@@ -129,9 +131,8 @@ class PDROptimizer(Teleprompter):
             )
         if accept not in ("confident", "better"):
             raise ConfigError(f'`PDROptimizer(accept={accept!r})` must be "confident" or "better"')
-        self.verifier = verifier
         self.space = space
-        self.limits = Limits(max_sequential, max_total)
+        self.limits = limits
         self.pareto = pareto
         self.trials = trials
         self.repeats = repeats
@@ -139,9 +140,9 @@ class PDROptimizer(Teleprompter):
         self.finalist_repeats = finalist_repeats
         self.confirm_repeats = confirm_repeats
         self.accept: Accept = accept
-        self.storage = storage
+        self.storage = storage if storage is None or "://" in str(storage) else local_path(storage)
         self.study = study
-        self.run_dir = None if run_dir is None else Path(run_dir)
+        self.run_dir = None if run_dir is None else local_path(run_dir)
         self.seed = seed
         self.sampler: SamplerName | Callable[[int], BaseSampler] = sampler
         self.prompts = prompts
@@ -184,6 +185,8 @@ class PDROptimizer(Teleprompter):
             EndpointError: the model server went away; the same command goes on from there.
         """
         del teacher
+        if self.run_dir is not None and isinstance(student, dspy.Module):
+            check_can_be_saved(student)
         self.result = Course(self, student, trainset, valset).run()
         return self.result.program
 
@@ -216,7 +219,7 @@ class PDROptimizer(Teleprompter):
         return ends["train"], ends["held_out"]
 
     @classmethod
-    def join(cls, verifier: Verifier, storage: str | Path, *, study: str = "pdr", **own: Any) -> PDROptimizer:
+    def join(cls, verifier: Verifier | Metric, storage: str | Path, *, study: str = "pdr", **own: Any) -> PDROptimizer:
         """An optimizer with the settings of a search that is under way, to `work` for it.
 
         Args:
@@ -227,7 +230,7 @@ class PDROptimizer(Teleprompter):
 
         Raises StoreError when there is no such search.
         """
-        folder = None if postgres.is_url(storage) else Path(storage)
+        folder = None if postgres.is_url(storage) else local_path(storage)
         inner = folder is not None and (folder / "board").is_dir()
         place = storage if folder is None else folder / "board" if inner else folder
         if folder is not None and not folder.is_dir():
@@ -283,3 +286,7 @@ class PDROptimizer(Teleprompter):
     ) -> Estimate:
         """What `compile` with the same arguments would still cost, in tokens; nothing is sent or written."""
         return estimate(Course(self, student, trainset, valset))
+
+
+def _limit(name: str, value: int | None) -> int | None:
+    return None if value is None else whole_number("PDROptimizer(", name, value)

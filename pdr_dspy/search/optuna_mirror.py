@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from pdr_dspy.search.space.space import Space
 if TYPE_CHECKING:
     import optuna
 
+logger = logging.getLogger("pdr_dspy.search")
 JOURNAL = "study.journal"
 BEGINNING = b'{"op_code"'
 """Of a journal's first line, which tells a torn one from a file that is not ours."""
@@ -126,24 +128,35 @@ def _database(url: str, stack: ExitStack) -> optuna.storages.BaseStorage:
 
 
 def _repair(path: Path) -> None:
-    """Drop a torn last line and the lock that a killed process left."""
+    """Drop a torn last line and the lock that a killed process left; put a damaged study aside, to be written again."""
     with suppress(FileNotFoundError):
         os.unlink(f"{path}.lock")
     if not path.exists():
         return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:whole].splitlines(), start=1):
-        try:
-            entry: Any = json.loads(line)
-        except ValueError:
-            entry = None
-        if not isinstance(entry, dict) or "op_code" not in entry:
-            raise _foreign(path, number)
-    if not whole and not data.startswith(BEGINNING[: len(data)]):
+    ours = [_is_entry(line) for line in data[:whole].splitlines()]
+    if not all(ours):
+        if not any(ours):
+            raise _foreign(path, 1 + ours.index(False))
+        aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        logger.warning(
+            "%s, line %d, is damaged; the study is written again, what was there is %s",
+            *(path, 1 + ours.index(False), aside.name),
+        )
+    elif not whole and not data.startswith(BEGINNING[: len(data)]):
         raise _foreign(path, 1)
-    if whole < len(data):
+    elif whole < len(data):
         os.truncate(path, whole)
+
+
+def _is_entry(line: bytes) -> bool:
+    try:
+        entry: Any = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(entry, dict) and "op_code" in entry
 
 
 def _foreign(path: Path, number: int) -> StoreError:

@@ -17,9 +17,11 @@ from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop, postgres
+from pdr_dspy.runtime.differences import difference
 from pdr_dspy.search.proposing import instructions, shared_instructions
 from pdr_dspy.search.racing.confirmation import identities, split
 from pdr_dspy.search.racing.plan import Stage
@@ -137,6 +139,12 @@ class Terms:
     def agree(self, board: Board) -> None:
         """Put down what this search is of, or check that the one on the board is the same: StoreError if it is not."""
         now = json.loads(json.dumps(self.config, default=str))
+        if board.get("config") is None and board.read(""):  # or measurements of another search would pass for ours
+            raise StoreError(
+                f"the description of the search in {self.named} is damaged, so what is there cannot be told to be of "
+                "this one; remove the folder `board` (its calls are in `rollouts` and not paid again), or use another "
+                "`run_dir` or `study`"
+            )
         self.check(board.put("config", json.dumps({**now, "ends": self.ends})))
 
     def check(self, text: str, *, but: str | None = None) -> None:
@@ -151,10 +159,10 @@ class Terms:
         except (ValueError, AttributeError, TypeError) as error:
             raise StoreError(f"{self.named} is not of a search of this version ({error})") from error
         if changed:
-            name, was, is_now = _argument(changed[0], before.get(changed[0]), now[changed[0]])
+            differs = difference(*_argument(changed[0], before.get(changed[0]), now[changed[0]]))
             raise StoreError(
-                f"{self.named} holds another search: `{name}` was {_short(was)} and is now {_short(is_now)}; use "
-                "another `run_dir` or `study`, or the same arguments to go on"
+                f"{self.named} holds another search: {differs}; use another `run_dir` or `study`, or the same "
+                "arguments to go on"
             )
 
     def check_limits(self) -> None:
@@ -173,7 +181,7 @@ class Terms:
         prompts = []
         for example in self.train:
             messages = render(signature_of(predictor), predictor.demos, inputs_of(student, example))
-            prompts.append("\n".join(str(message["content"]) for message in messages))
+            prompts.append(prompt_text(messages))
         lm = calls.serving(predictor)
         counts, exact = event_loop.run(lambda: calls.count_tokens(lm, prompts))
         mean = sum(counts) / len(counts)
@@ -206,8 +214,3 @@ def _argument(key: str, was: Any, is_now: Any) -> tuple[str, Any, Any]:
         name = next(name for name in is_now if was.get(name) != is_now[name])
         return f"max_{name}", was.get(name), is_now[name]
     return {"program": "student", "examples": "trainset", "models": "lm"}.get(key, key), was, is_now
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

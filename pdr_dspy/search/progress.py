@@ -57,9 +57,13 @@ class Telling:
         """Tell of each trial of the cohort that has just ended, after these seconds."""
         before = len(self.records)
         estimates = self.plan.estimates()
-        self.records = [
+        earlier = [  # only the estimates of a race that is over change, with what is measured of others
+            known.model_copy(update={"pooled": estimates[known.number][0], "pooled_sd": estimates[known.number][1]})
+            for known in self.records
+        ]
+        self.records = earlier + [
             record(arm, worker.of(Stage.RACE, arm.number), estimates[arm.number], self.terms.limits)
-            for arm in self.plan.arms
+            for arm in self.plan.arms[before:]
         ]
         self.cohorts.append(seconds / max(len(self.records) - before, 1))
         for trial in self.records[before:]:

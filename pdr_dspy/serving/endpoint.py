@@ -189,7 +189,7 @@ class EndpointLM(dspy.LM):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key."""
-        return EndpointLM.load_state, (self.dump_state(),)
+        return type(self).load_state, (self.dump_state(),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
         copied = self.copy()

@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class LlamaCppServer(LocalServer):
         log_dir: keeps the server's log there; None removes it at stop().
         startup_timeout: seconds to wait until the model is loaded.
         progress: shown while weights are downloaded; see weights.locate().
+        sources: where a file of the catalogue is looked for; see weights.locate().
 
     Raises MissingExtra without xllamacpp, ConfigError for arguments that cannot work, all before anything is
     downloaded or started.
@@ -51,6 +53,7 @@ class LlamaCppServer(LocalServer):
         log_dir: str | os.PathLike[str] | None = None,
         startup_timeout: float = 180.0,
         progress: weights.Progress | None = None,
+        sources: Sequence[str | weights.Source] = weights.SOURCES,
     ) -> None:
         for name, value in {"slots": slots, "context": context, "threads": threads}.items():
             if value is not None and value < 1:
@@ -79,6 +82,7 @@ class LlamaCppServer(LocalServer):
         self._source = os.fspath(model)
         self._identity = f"{entry.name}:{entry.sha256[:12]}" if entry is not None else None
         self._progress = progress
+        self._sources = tuple(sources)
 
     def _connection(self) -> dict[str, Any]:
         return {
@@ -89,7 +93,7 @@ class LlamaCppServer(LocalServer):
         }
 
     def _launch(self) -> ServerProcess:
-        path = weights.locate(self._source, progress=self._progress)
+        path = weights.locate(self._source, sources=self._sources, progress=self._progress)
         port = free_port(self._port)
         settings = {
             "path": str(path),

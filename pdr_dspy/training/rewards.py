@@ -11,9 +11,9 @@ import dspy
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.operators.workspace import Draft, Workspace
-from pdr_dspy.verifiers import Verifier
 
-RIGHT, WRONG = 1.0, -1.0
+REWARD, PENALTY = 1.0, -1.0
+"""What a right answer earns, and a wrong one."""
 
 
 class Verdict(NamedTuple):
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
     @property
     def right(self) -> bool:
         """Whether the answer was accepted."""
-        return self.reward == RIGHT
+        return self.reward == REWARD
 
 
 class Grader:
@@ -55,7 +55,7 @@ class Grader:
         and rewarded with nothing.
         """
         if all(outputs.get(name) is None for name in self.fields):
-            return Verdict(WRONG, "no answer")
+            return Verdict(PENALTY, "no answer")
         key = repr([outputs.get(name) for name in self.fields])
         if key not in self._known:
             self._known[key] = await self._ask(outputs)
@@ -71,7 +71,7 @@ class Grader:
             raise
         except Exception as error:  # a verifier of the user's, or one poisonous answer
             return Verdict(None, f"{type(error).__name__}: {error}")
-        return Verdict(RIGHT if score >= self.threshold else WRONG, score.detail)
+        return Verdict(REWARD if score >= self.threshold else PENALTY, score.detail)
 
 
 def check_threshold(threshold: float) -> None:
@@ -80,12 +80,6 @@ def check_threshold(threshold: float) -> None:
         raise ConfigError(
             f"`threshold={threshold!r}` must be in (0, 1]: the least score of the verifier that counts as right"
         )
-
-
-def check_verifier(verifier: Verifier) -> None:
-    """Raise ConfigError for what cannot be called as a verifier."""
-    if not callable(verifier) or isinstance(verifier, type):
-        raise ConfigError(f"`verifier={verifier!r}` must be a verifier, such as `NumberVerifier()`")
 
 
 def workspace_reward(
@@ -114,7 +108,7 @@ def workspace_reward(
         all(draft.outputs.get(name) is None or _stands(str(draft.outputs[name]), text) for name in fields)
         for draft in kept
     )
-    return RIGHT if found else WRONG
+    return REWARD if found else PENALTY
 
 
 _NOT_WRITTEN = re.compile(r"\AAnswers of all attempts: .*$|^Candidate \d+(?: \(unfinished\))?:", re.MULTILINE)

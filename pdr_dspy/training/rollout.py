@@ -25,9 +25,9 @@ from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import Asked, PolicyLM
-from pdr_dspy.training.rewards import WRONG, Grader, Verdict, check_threshold, check_verifier, workspace_reward
+from pdr_dspy.training.rewards import PENALTY, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import Group, Mode, Policy, Row, Sampled
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 T = TypeVar("T")
 TrainCalls = Literal["all", "refine", "drafts"]
@@ -49,7 +49,7 @@ class Episodes:
     def __init__(
         self,
         program: Operator,
-        verifier: Verifier,
+        verifier: Verifier | Metric,
         *,
         train_calls: TrainCalls = "all",
         starts: float = 0.0,
@@ -78,7 +78,6 @@ class Episodes:
                 f"training takes an operator, such as `PDR(signature, schedule)`, not `{type(program).__name__}`: the "
                 "rows of an episode are the calls of its schedule"
             )
-        check_verifier(verifier)
         check_threshold(threshold)
         if train_calls not in get_args(TrainCalls):
             raise ConfigError(f"`train_calls={train_calls!r}` must be one of {', '.join(get_args(TrainCalls))}")
@@ -92,7 +91,7 @@ class Episodes:
         if trace_tokens is not None and trace_tokens < 1:
             raise ConfigError(f"`trace_tokens={trace_tokens!r}` must be at least 1 token, or None")
         _check_sampling(program.schedule, train_calls)
-        self.verifier = verifier
+        self.verifier = as_verifier(verifier, argument="Episodes(verifier=...)")
         self.train_calls: TrainCalls = train_calls
         self.starts = float(starts)
         self.process_rewards = process_rewards
@@ -266,7 +265,7 @@ class Episodes:
         if not seen:
             raise PDRError("none of an episode's calls gave a token; see the server's log")
         drafts = await _graded(ran.rounds or (), grader)
-        final = drafts.get((ran.length, 0), Verdict(WRONG, "every draft of a round failed"))
+        final = drafts.get((ran.length, 0), Verdict(PENALTY, "every draft of a round failed"))
         trained = [call for call in seen if self._is_trained(call, ran.length, first)]
         rows = [_row(own[id(call)], call, *self._earned(call, ran, drafts, final), episode.number) for call in trained]
         self.counts["rounds_failed"] += ran.rounds is None
@@ -292,7 +291,7 @@ class Episodes:
         if call.phase in _SOLVING and call.round < ran.length:
             known = drafts.get((call.round, call.index))
             if known is None:  # every draft of some round failed, and what others had answered is not known
-                known = Verdict(WRONG if call.failure else None, "")
+                known = Verdict(PENALTY if call.failure else None, "")
             by_itself = self.train_calls == "drafts" or self.process_rewards
             return (known if by_itself else final).reward, known.right
         if self.process_rewards and call.phase in _DISTILLING and ran.rounds is not None:
@@ -302,7 +301,7 @@ class Episodes:
     def _kept(self, call: Call, round_: Round, drafts: Mapping[tuple[int, int], Verdict]) -> float | None:
         right = [drafts[call.round, draft.index].right for draft in round_.drafts]
         if any(right) and call.failure is not None:
-            return WRONG  # what stands in the workspace is not of its making
+            return PENALTY  # what stands in the workspace is not of its making
         workspace = round_.workspaces[call.index if call.index < len(round_.workspaces) else 0]
         return workspace_reward(round_.drafts, right, workspace, fields=self._fields, chosen=call.phase is Phase.SELECT)
 

@@ -29,12 +29,14 @@ from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime import store_errors, store_whole
+from pdr_dspy.runtime.atomic_write import local_path, write_whole
+from pdr_dspy.runtime.differences import difference
 from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
 from pdr_dspy.training.rollout import Episodes
 from pdr_dspy.training.types import MODES, Mode
-from pdr_dspy.verifiers import Verifier
+from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 if TYPE_CHECKING:
     from pdr_dspy.training.trainer import OperatorTrainer
@@ -48,7 +50,7 @@ Progress = Callable[[int, Mapping[str, float]], None]
 def train(
     program: Operator,
     examples: Sequence[dspy.Example],
-    verifier: Verifier,
+    verifier: Verifier | Metric,
     config: TrainingConfig,
     output: str | Path,
     *,
@@ -61,7 +63,7 @@ def train(
     Args:
         program: an operator; `config.schedule` changes its schedule for training. Its own language model is not called.
         examples: the questions to train on, with the fields that the verifier reads.
-        verifier: any of the library's; +1 from `config.threshold` on, else -1.
+        verifier: any of the library's, or a metric, see `as_verifier`; +1 from `config.threshold` on, else -1.
         config: the settings.
         output: the run's folder.
         progress: told of each logged step, on the first process.
@@ -73,10 +75,11 @@ def train(
     """
     if importlib.util.find_spec("trl") is None or importlib.util.find_spec("torch") is None:
         raise MissingExtra("trl", "train", "training")
+    verifier = as_verifier(verifier, argument="train(verifier=...)")
     episodes = _episodes(program, verifier, config)
     chosen = list(examples[: config.limit])
     check_examples(program, chosen, verifier)
-    folder = Path(output)
+    folder = local_path(output)
     args = _settings(config, episodes, folder)
     shares: dict[Mode, float] = {"trace": 1 - args.share, "operator": args.share}
     modes: list[Mode] = [mode for mode in MODES if shares[mode] > 0]
@@ -105,7 +108,7 @@ def train(
             "seconds": round(time.monotonic() - started, 1),
             "counts": dict(episodes.counts),
         }
-        _write(folder / "result.json", result)
+        store_whole(folder / "result.json", json.dumps(result, indent=1))
     trainer.accelerator.wait_for_everyone()
     return model
 
@@ -302,9 +305,7 @@ def _about(
         "version": VERSION,
         "program": fingerprint_of_program(program),
         "examples": fingerprint_of_examples(examples),
-        "verifier": verifier.describe()
-        if hasattr(verifier, "describe")
-        else {"kind": getattr(verifier, "__name__", type(verifier).__name__)},
+        "verifier": verifier.describe(),
         "config": config.model_dump(mode="json"),
     }
 
@@ -321,9 +322,10 @@ def _open(folder: Path, about: Mapping[str, Any]) -> None:
             was, now = _flat(before), _flat(json.loads(json.dumps(about)))
             changed = [key for key in now if was.get(key) != now[key] and key not in _MAY_CHANGE]
             if changed:
+                differs = difference(changed[0], was.get(changed[0]), now[changed[0]])
                 raise StoreError(
-                    f"{folder} holds another training run: `{changed[0]}` was {was.get(changed[0])!r} and is now "
-                    f"{now[changed[0]]!r}; choose another folder, or the same arguments to go on"
+                    f"{folder} holds another training run: {differs}; choose another folder, or the same arguments to "
+                    "go on"
                 )
         elif any(folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no training run; choose another folder")
@@ -357,13 +359,6 @@ def _last_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
 
 
-def _write(path: Path, value: Any) -> None:
-    try:
-        write_whole(path, json.dumps(value, indent=1))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
 class _Log:
     """log.jsonl: one line a step, no step twice."""
 
@@ -374,18 +369,15 @@ class _Log:
     def begin(self, step: int) -> None:
         """Drop what was logged after the checkpoint from which the run goes on."""
         kept = [json.dumps(line) for line in read_log(self.path) if line["step"] <= step]
-        write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        store_whole(self.path, "".join(f"{line}\n" for line in kept))
 
     def add(self, step: int, figures: Mapping[str, Any]) -> None:
         """Keep the figures of a step; those of the whole run, which come last, go without."""
         numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         if "train_runtime" in numbers:
             return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **numbers}) + "\n")
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        with store_errors(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
         if self.progress is not None:
             self.progress(step, numbers)
 
@@ -393,7 +385,7 @@ class _Log:
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a run's log.jsonl, each with its `step`; a torn last line is left out."""
     lines = []
-    file = Path(path)
+    file = local_path(path)
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
         try:
             lines.append(json.loads(line))

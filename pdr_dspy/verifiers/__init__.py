@@ -7,63 +7,45 @@
     ProceduralVerifier   reasoning-gym's own scorer
     JudgeVerifier        a model says yes or no; its tokens are on the score
 
-All name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
+    as_verifier          a plain function, or a DSPy metric, as one
+
+All but the last name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
+`registry` finds them by name, those of users and of other packages too; `Fields` is the base of one that compares an
+answer with a gold one.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
-
-from pdr_dspy.errors import ConfigError
-from pdr_dspy.verifiers.base import Score, Verifier
+from pdr_dspy.verifiers.base import RIGHT, Metric, Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
+from pdr_dspy.verifiers.fields import Fields, answer_text, gold_text
+from pdr_dspy.verifiers.function import AsyncFunctionVerifier, FunctionVerifier, as_verifier, try_on_gold
 from pdr_dspy.verifiers.judge import JudgeVerifier
 from pdr_dspy.verifiers.math import MathVerifier
 from pdr_dspy.verifiers.number import NumberVerifier
 from pdr_dspy.verifiers.procedural import ProceduralVerifier
-
-if TYPE_CHECKING:
-    import dspy
+from pdr_dspy.verifiers.registry import VERIFIERS, load_verifier, verifier
 
 __all__ = [
+    "RIGHT",
+    "VERIFIERS",
+    "AsyncFunctionVerifier",
     "ChoiceVerifier",
     "ExactVerifier",
+    "Fields",
+    "FunctionVerifier",
     "JudgeVerifier",
     "MathVerifier",
+    "Metric",
     "NumberVerifier",
     "ProceduralVerifier",
     "Score",
     "Verifier",
+    "answer_text",
+    "as_verifier",
+    "gold_text",
     "load_verifier",
+    "try_on_gold",
+    "verifier",
 ]
-
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (ExactVerifier, NumberVerifier, ChoiceVerifier, MathVerifier, ProceduralVerifier, JudgeVerifier)
-}
-
-
-def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None) -> Verifier:
-    """Rebuild a verifier from what its `describe()` returned.
-
-    A JudgeVerifier needs its model again: `lm`. Raises ConfigError for an unknown kind or setting, or a missing `lm`.
-    """
-    kind = _KINDS.get(str(description.get("kind")))
-    if kind is None:
-        raise ConfigError(f'`load_verifier({dict(description)!r})`: "kind" must be one of {", ".join(_KINDS)}')
-    settings = {name: value for name, value in description.items() if name != "kind"}
-    if kind is JudgeVerifier:
-        if lm is None:
-            raise ConfigError("`load_verifier(...)` of a JudgeVerifier needs its model: `lm=...`")
-        settings = {**settings, "lm": lm}
-        settings.pop("model", None)
-    known = [field.name for field in dataclasses.fields(kind)]
-    unknown = [name for name in settings if name not in known]
-    if unknown:
-        raise ConfigError(
-            f"`load_verifier(...)`: {kind.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}"
-        )
-    return kind(**settings)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import dspy
 
     from pdr_dspy.calls.ledger import Call
+
+
+RIGHT = 0.5
+"""A score of at least this counts as right, where right and wrong are told apart."""
 
 
 class Score(float):
@@ -39,6 +44,10 @@ class Score(float):
 
     def __repr__(self) -> str:
         return f"Score({float(self):g}, {self.detail!r})"
+
+
+Metric: TypeAlias = "Callable[..., Any]"
+"""A plain function as a verifier, see `as_verifier`."""
 
 
 @runtime_checkable

@@ -40,8 +40,8 @@ class Fields:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings, with the public class name under "kind"."""
-        return {"kind": type(self).__name__, **asdict(self)}
+        """Return the JSON-serialisable settings, with the name that `load_verifier` knows it by under "kind"."""
+        return {"kind": getattr(self, "kind", type(self).__name__), **asdict(self)}
 
 
 def lookup(record: Any, name: str) -> Any:

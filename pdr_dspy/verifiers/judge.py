@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.lm15 import Config, Message, Request, Response, TokenLogprob
-from dspy.utils.exceptions import LMError, LMInvalidRequestError, LMUnsupportedFeatureError
 
+from pdr_dspy.calls import dspy_bridge
 from pdr_dspy.calls.dspy_bridge import sending, tries_of
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, Phase, Usage
@@ -69,10 +69,10 @@ class JudgeVerifier(Fields):
         try:
             with sending(self.lm) as sent:
                 try:
-                    response = self.lm(request)
-                except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                    response = self.lm(self._request(example, answer, logprobs=False))
-        except (LMError, OSError, TimeoutError) as error:
+                    response = dspy_bridge.call_sync(self.lm, request)
+                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
+                    response = dspy_bridge.call_sync(self.lm, self._request(example, answer, logprobs=False))
+        except (dspy.LMError, OSError, TimeoutError) as error:
             raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 
@@ -85,10 +85,10 @@ class JudgeVerifier(Fields):
         try:
             with sending(self.lm) as sent:
                 try:
-                    response = await self.lm.acall(request)
-                except (LMUnsupportedFeatureError, LMInvalidRequestError):
-                    response = await self.lm.acall(self._request(example, answer, logprobs=False))
-        except (LMError, OSError, TimeoutError) as error:
+                    response = await dspy_bridge.call(self.lm, request)
+                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
+                    response = await dspy_bridge.call(self.lm, self._request(example, answer, logprobs=False))
+        except (dspy.LMError, OSError, TimeoutError) as error:
             raise self._failed(error, time.perf_counter() - started) from error
         return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
 

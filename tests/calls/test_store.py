@@ -103,6 +103,9 @@ class FullDisk:
         self.room -= len(part)
         return self.inner.write(part)
 
+    def fileno(self) -> int:
+        return self.inner.fileno()
+
     def close(self) -> None:
         self.inner.close()
 

@@ -9,7 +9,7 @@ import dspy
 import pytest
 
 from pdr_dspy import datasets
-from pdr_dspy.datasets import registry
+from pdr_dspy.datasets import hub as hub_module
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.verifiers import MathVerifier, ProceduralVerifier, load_verifier
 
@@ -172,7 +172,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         return next(HUB_ROWS[name] for name in HUB_ROWS if datasets.info(name).hub == path)
 
     monkeypatch.setattr(client, "load_dataset", load_dataset)
-    monkeypatch.setattr(registry, "_hub_answers", lambda: True)
+    monkeypatch.setattr(hub_module, "_hub_answers", lambda: True)
     return calls
 
 
@@ -214,7 +214,7 @@ def test_without_the_hub_one_sentence_names_the_local_alternative(
         raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
 
     monkeypatch.setattr(client, "load_dataset", load_dataset)
-    monkeypatch.setattr(registry, "_hub_answers", lambda: False)
+    monkeypatch.setattr(hub_module, "_hub_answers", lambda: False)
     before = constants.HF_HUB_OFFLINE
     with pytest.raises(DataError, match=r'does not answer.*give a local file instead: `load\("gsm8k.jsonl"\)`'):
         datasets.load("gsm8k")
@@ -287,3 +287,57 @@ def test_split_is_disjoint_and_seeded(tmp_path: Path) -> None:
 
 def test_a_set_of_expressions_is_for_the_math_verifier() -> None:
     assert load_verifier({"kind": datasets.info("math500").verifier}) == MathVerifier()
+
+
+# ------------------------------------------------------------------------------------------- any other set of the hub
+
+
+@pytest.fixture
+def anywhere(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The hub's client over sets of a test's own: repository to split to rows."""
+    client = pytest.importorskip("datasets")
+    sets: dict[str, dict[str, list[dict[str, Any]]]] = {}
+
+    def load_dataset(path: str, config: str | None = None, *, split: str | None) -> Any:
+        found = sets[path if config is None else f"{path}/{config}"]
+        return found if split is None else found[split]
+
+    monkeypatch.setattr(client, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub_module, "_hub_answers", lambda: True)
+    return sets
+
+
+def test_a_set_of_the_hub_is_read_by_its_repository(anywhere: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
+    anywhere["me/sums"] = {"train": ROWS[:4], "test": ROWS[4:]}
+    anywhere["me/sums/hard"] = {"validation": [{"text": "q", "y": 5, "problem": "no"}]}
+    examples = datasets.load("hub:me/sums")
+    first = examples[0]
+    assert (first.question, first.answer, first.id, first.source) == (
+        "What is 4 + 1?",
+        "5",
+        "me/sums/test/1",
+        "me/sums:test",
+    )
+    assert len(datasets.load("hub:me/sums", split="train", limit=3)) == 3
+    (only,) = datasets.load("hub:me/sums/hard", fields={"question": "text", "answer": "y"})
+    assert (only.question, only.answer, only.id) == ("q", "5", "me/sums/hard/validation/1")
+    anywhere["me/two"] = {"train": ROWS, "validation": ROWS}
+    with pytest.raises(ConfigError, match="has the splits train, validation; name one"):
+        datasets.load("hub:me/two")
+    with pytest.raises(DataError, match="could not get me/two from"):
+        datasets.load("hub:me/two", split="dev")
+
+
+def test_a_known_set_read_by_its_repository_has_its_answers_read_too(
+    anywhere: dict[str, dict[str, list[dict[str, Any]]]],
+) -> None:
+    anywhere["openai/gsm8k/main"] = {"test": HUB_ROWS["gsm8k"]}
+    assert [example.answer for example in datasets.load("hub:openai/gsm8k/main")] == ["72", "70000"]
+
+
+@pytest.mark.parametrize("name", ["hub:", "hub:sums", "hub:a/b/c/d", "hub:/b", "hub:a/"])
+def test_a_name_of_the_hub_has_an_owner(name: str) -> None:
+    with pytest.raises(ConfigError, match="must be `hub:owner/name`"):
+        datasets.load(name)
+    with pytest.raises(ConfigError, match="must be `hub:owner/name`"):
+        datasets.info(name)

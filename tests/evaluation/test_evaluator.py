@@ -196,7 +196,9 @@ def test_a_torn_last_line_is_run_again_from_the_store(tmp_path: Path) -> None:
     assert len(ran) == 1
     assert lm.served.calls == 0
     assert [(row.id, row.answer) for row in after.rows] == [(row.id, row.answer) for row in before.rows]
-    assert len(read_rows(path)) == len(path.read_bytes().splitlines()) == 6
+    assert (before.damaged, after.damaged) == (0, 1)
+    assert path.read_bytes().startswith(whole[:-30] + b"\n")  # nothing is taken away
+    assert len(read_rows(path)) == 6
 
 
 @pytest.mark.parametrize(
@@ -235,25 +237,73 @@ def test_a_foreign_row_and_an_unusable_folder_are_refused(tmp_path: Path) -> Non
         run(run_dir=tmp_path / "file" / "below")
 
 
-def test_a_disk_that_fills_up_ends_it_plainly_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: Any) -> None:
-    opened = Path.open
-    rows = 0
+class FullDisk:
+    """Rows are written to a disk that has room for so many, and for some bytes of the next."""
 
-    def full(path: Path, *args: Any, **kwargs: Any) -> Any:
-        nonlocal rows
-        rows += path.name == "rows.jsonl"
-        if rows == 3:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rows: int, more: int = 0) -> None:
+        self.rows, self.more = rows, more
+        self.opened = Path.open
+        monkeypatch.setattr(Path, "open", lambda path, *rest, **named: self.open(path, *rest, **named))
+
+    def open(self, path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        file = self.opened(path, mode, *rest, **named)
+        if path.name == "rows.jsonl" and mode == "ab":
+            self.file = file
+            return self
+        return file
+
+    def write(self, data: Any) -> int:
+        if self.rows == 0:
+            part, self.more = bytes(data)[: self.more], 0
+            if part:
+                return self.file.write(part)
             raise OSError(28, "No space left on device")
-        return opened(path, *args, **kwargs)
+        self.rows -= 1
+        return self.file.write(data)
 
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@pytest.mark.parametrize("more", [0, 100])
+def test_a_disk_that_fills_up_ends_it_plainly_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", full)
+        FullDisk(patched, 2, more)
         with pytest.raises(StoreError, match=r"No space left.*goes on"):
             run(run_dir=tmp_path, max_in_flight=1)
     assert len(read_rows(tmp_path / "rows.jsonl")) == 2
+    before = (tmp_path / "rows.jsonl").read_bytes()
     ran: list[str] = []
-    assert len(run(run_dir=tmp_path, progress=lambda row, *_: ran.append(row.id)).rows) == 6
-    assert len(ran) == 4
+    report = run(run_dir=tmp_path, progress=lambda row, *_: ran.append(row.id))
+    assert (len(report.rows), len(ran), report.damaged) == (6, 4, int(more > 0))
+    assert (tmp_path / "rows.jsonl").read_bytes().startswith(before)
+    assert len(read_rows(tmp_path / "rows.jsonl")) == 6
+
+
+def test_a_failed_append_takes_away_no_row_of_another_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(run_dir=tmp_path / "other", examples=examples(3))
+    line = (tmp_path / "other" / "rows.jsonl").read_bytes().splitlines(keepends=True)[0]
+    mine = tmp_path / "mine"
+
+    class Late(FullDisk):
+        """Another process, whose lock the file system did not pass on, writes in the same moment."""
+
+        def write(self, data: Any) -> int:
+            if self.rows == 0 and self.more == 0:
+                with self.opened(mine / "rows.jsonl", "ab") as file:
+                    file.write(line)
+            return super().write(data)
+
+    with monkeypatch.context() as patched:
+        Late(patched, 2)
+        with pytest.raises(StoreError, match="No space left"):
+            run(run_dir=mine, examples=examples(3), max_in_flight=1)
+    assert (mine / "rows.jsonl").read_bytes().endswith(line)
 
 
 def test_a_dead_server_stops_it_and_a_living_one_goes_on(tmp_path: Path) -> None:
@@ -313,36 +363,6 @@ def test_texts_that_cannot_be_encoded_fail_nothing(tmp_path: Path) -> None:
     report = run(examples=[odd], run_dir=tmp_path)
     assert report.failed == 0
     assert len(read_rows(tmp_path / "rows.jsonl")) == 1
-
-
-def test_half_a_row_on_a_full_disk_is_taken_back(tmp_path: Path, monkeypatch: Any) -> None:
-    opened = Path.open
-
-    class Full:
-        """Takes half of what it is given."""
-
-        def __init__(self, path: Path) -> None:
-            self.file = opened(path, "ab")
-
-        def __enter__(self) -> Full:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def write(self, data: bytes) -> None:
-            self.file.write(data[: len(data) // 2])
-            raise OSError(28, "No space left on device")
-
-    def open_(path: Path, *args: Any, **kwargs: Any) -> Any:
-        return Full(path) if path.name == "rows.jsonl" and path.exists() else opened(path, *args, **kwargs)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", open_)
-        with pytest.raises(StoreError, match="No space left"):
-            run(run_dir=tmp_path, max_in_flight=1)
-    assert (tmp_path / "rows.jsonl").read_bytes().endswith(b"}\n")
-    assert len(run(run_dir=tmp_path).rows) == 6
 
 
 # --- programs that are not operators

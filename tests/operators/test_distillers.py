@@ -2,16 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.distillers import DISTILLERS, Distilled, DistillerInput
+from pdr_dspy.operators.distillers import DISTILLERS, DistillerInput
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.operators.workspace import Draft, Workspace
 from pdr_dspy.prompts.parse import Reading
 from pdr_dspy.prompts.roles import Role
 from tests.support.solver import count, wait
@@ -53,9 +53,15 @@ def given_to(
     )  # fmt: skip
 
 
-def run(name: str, texts: Sequence[str] = (), **more: Any) -> Distilled:
+class Made(NamedTuple):
+    workspaces: tuple[Workspace, ...]
+    calls: tuple[Call, ...]
+
+
+def run(name: str, texts: Sequence[str] = (), **more: Any) -> Made:
     schedule = Schedule(widths=(1, 1) if name == "last" else (5, 3, 1), distiller=name, k=2, **more.pop("settings", {}))
-    return wait(schedule.distill_by(given_to(schedule, texts, **more)))
+    made = wait(schedule.distill_by(given_to(schedule, texts, **more)))
+    return Made(made.workspaces, made.calls or ())
 
 
 def test_a_summary_is_shared_and_costs_one_call() -> None:

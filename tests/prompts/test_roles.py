@@ -21,9 +21,9 @@ CASES = json.loads((Path(__file__).parents[1] / "golden" / "reading.json").read_
 
 def reading(signature: Any, text: str, *, truncated: bool = False) -> dict[str, Any]:
     draft = derive(check_task(signature), Role.DRAFT)
-    outputs, missing = read(draft, text, truncated=truncated)
-    assert set(missing) == set(draft.output_fields) - set(outputs)
-    return {name: value for name, value in outputs.items() if name not in FREE}
+    found = read(draft, text, truncated=truncated)
+    assert set(found.missing) == set(draft.output_fields) - set(found.outputs)
+    return {name: value for name, value in found.outputs.items() if name not in FREE}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['signature']}: {case['text'][:40]!r}")

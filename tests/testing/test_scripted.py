@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import pickle
+
 import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request
 from dspy.utils.exceptions import LMError
 
-from pdr_dspy.testing import Completion, count_words, cut_words, scripted_lm
+from pdr_dspy.testing import Completion, ScriptedRequest, count_words, cut_words, scripted_lm
 from tests.support.solver import engine, role_of
 
 
@@ -68,3 +71,40 @@ def test_roles_can_be_told_from_prompts() -> None:
         PDR("question -> answer", widths=(2, 1), distiller="summary")(question="q")
         SR("question -> answer", rounds=2, critique=True)(question="q")
     assert {role_of(request) for request in lm.served.requests} == {"draft", "refine", "select", "distill", "critique"}
+
+
+def test_it_streams_word_by_word() -> None:
+    from dspy.lm15 import StreamDeltaEvent
+
+    lm = scripted_lm(lambda _: "Some words of  it.\n")
+    request = Request(model=lm.model, messages=(Message.user("?"),), config=Config(max_tokens=50))
+    texts = [event.delta.text for event in lm.engine.stream(request) if isinstance(event, StreamDeltaEvent)]  # type: ignore[union-attr]
+    assert texts == ["Some", " words", " of", "  it.", "\n"]
+    assert lm.served.calls == 1
+
+
+def test_dspys_streamify_works_with_it() -> None:
+    reply = "[[ ## answer ## ]]\nforty two, I say\n\n[[ ## completed ## ]]"
+
+    async def collect() -> list[object]:
+        listener = dspy.streaming.StreamListener("answer")
+        stream = dspy.streamify(dspy.Predict("question -> answer"), stream_listeners=[listener])
+        return [value async for value in stream(question="?")]  # type: ignore[attr-defined]
+
+    with dspy.context(lm=scripted_lm(lambda _: reply)):
+        values = asyncio.run(collect())
+    assert "".join(value.chunk for value in values[:-1]) == "forty two, I say"  # type: ignore[attr-defined]
+    assert len(values) > 3
+
+
+def test_a_copy_shares_the_book_and_a_pickle_begins_a_new_one() -> None:
+    lm = scripted_lm(reply_for_pickles, model="a/b", context_length=99)
+    assert lm.copy().served is lm.served
+    again = pickle.loads(pickle.dumps(lm))
+    assert (again.model, again.context_length, again.kwargs) == ("a/b", 99, lm.kwargs)
+    again("hello")
+    assert (again.served.calls, lm.served.calls) == (1, 0)
+
+
+def reply_for_pickles(_: ScriptedRequest) -> str:
+    return "hello"

@@ -255,7 +255,10 @@ def test_at_the_command_line(model: str, tmp_path: Path) -> None:
 
 def test_torch_is_imported_where_it_trains_alone() -> None:
     modules = ["pdr_dspy", "pdr_dspy.cli.app", "pdr_dspy.cli.train"]
-    modules += [f"pdr_dspy.training.{name}" for name in ("rows", "data", "policy", "episodes", "run", "sft", "verl")]
+    modules += [
+        f"pdr_dspy.training.{name}"
+        for name in ("types", "dataset", "policy_lm", "rollout", "train", "export_sft", "export_verl")
+    ]
     code = f"import sys, {', '.join(modules)}; print(sorted({{'torch', 'transformers', 'trl'}} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert shown.stdout.strip() == "[]"

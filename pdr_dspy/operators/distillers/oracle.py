@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pdr_dspy.operators.distillers.base import Distilled, Distiller, DistillerInput
 from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.verifiers import RIGHT
 
 
 async def oracle_correct(given: DistillerInput) -> Distilled:
@@ -30,7 +31,7 @@ async def _split(given: DistillerInput) -> tuple[list[Draft], list[Draft]]:
     right: list[Draft] = []
     wrong: list[Draft] = []
     for draft in given.drafts:
-        (right if await given.score(draft) >= 0.5 else wrong).append(draft)
+        (right if await given.score(draft) >= RIGHT else wrong).append(draft)
     return right, wrong
 
 

@@ -21,7 +21,7 @@ BUILT_IN = (SUMMARY, TOPK, TOPK_PER_SAMPLE, RANDOM_K, CHECKED, LAST, ORACLE_CORR
 
 def _check(name: str, found: Any) -> Distiller:
     if not isinstance(found, Distiller):
-        raise ConfigError(f"it is {found!r}; make one with `@pdr_dspy.distiller({name!r})`")
+        raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.distiller({name!r})`")
     if found.name != name:
         raise ConfigError(f"it is the distiller {found.name!r}")
     return found
@@ -29,7 +29,7 @@ def _check(name: str, found: Any) -> Distiller:
 
 DISTILLERS: Registry[Distiller] = Registry(
     "distiller",
-    group="pdr_dspy.operators.distillers",
+    group="pdr_dspy.distillers",
     built_in={part.name: part for part in BUILT_IN},
     check=_check,
     hint='Register one of your own with `@pdr_dspy.distiller("name")`, or install the package that has it',

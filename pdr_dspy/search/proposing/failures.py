@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import DataError, PDRError
+from pdr_dspy.evaluation import ids_of
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.loop import Stop
@@ -79,7 +80,7 @@ def failures_of(
     Raises:
         DataError: a row of the report is of none of the examples.
     """
-    known = {str(example.get("id", place)): example for place, example in enumerate(examples)}
+    known = dict(zip(ids_of(examples), examples, strict=True))
     wrong: dict[str, Row] = {}
     for row in sorted(report.rows, key=lambda row: (not _lost(row), row.id, row.repeat)):
         if row.id not in known:

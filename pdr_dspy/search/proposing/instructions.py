@@ -30,12 +30,14 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.question import TEMPLATE_TOKENS
+from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import Failure, start_of
 from pdr_dspy.search.proposing.instruction_checks import Known, form_of, refusal, tidied
+from pdr_dspy.verifiers.function import as_verifier
 
 QUESTIONS, FAILURES = 3, 3
 """Training questions and failures that one call is shown; fewer where the model's context is short."""
@@ -241,6 +243,8 @@ def feedback(verifier: Any) -> Any:
     earlier attempts. For `dspy.BetterTogether(metric=...)` give the verifier itself.
     """
 
+    verifier = as_verifier(verifier)
+
     def metric(
         example: dspy.Example,
         prediction: dspy.Prediction,
@@ -250,7 +254,7 @@ def feedback(verifier: Any) -> Any:
     ) -> dspy.Prediction:
         del trace
         score = verifier(example, prediction)
-        gold = example.get(getattr(verifier, "gold", "answer"))
+        gold = example.get(getattr(verifier, "gold", None) or "answer")
         words = [f"The program's answer scored {float(score):g}.", str(getattr(score, "detail", "") or "")]
         words += [f"Right is: {gold}."] if gold is not None and float(score) < 1 else []
         role = str(pred_name or "").rpartition(".")[2]
@@ -289,7 +293,7 @@ def _signature(operator: Operator, role: Role) -> type[dspy.Signature]:
     """The signature of a role; its default where the operator's schedule does not call it."""
     found = operator.__dict__.get(role.value)
     schedule = operator.schedule
-    last = schedule.distiller == "last"
+    last = schedule.rounds > 1 and schedule.distill_by.chain
     return signature_of(found) if found is not None else derive(operator.task, role, k=schedule.k, last=last)
 
 
@@ -347,7 +351,7 @@ class _Writer:
         for inputs in prompts:
             with dspy.context(adapter=None):
                 messages = render(signature_of(self.predictor), [], inputs)
-            texts.append("\n".join(str(message["content"]) for message in messages))
+            texts.append(prompt_text(messages))
         counts, _ = await calls.count_tokens(self.lm, texts)
         return [size + TEMPLATE_TOKENS for size in counts]
 

@@ -32,9 +32,6 @@ class PhaseCost(BaseModel):
     longest: int = 0
     """The longest output of each stage, summed."""
 
-    def __add__(self, other: PhaseCost) -> PhaseCost:
-        return PhaseCost(**{name: getattr(self, name) + getattr(other, name) for name in type(self).model_fields})
-
 
 Profile = dict[str, PhaseCost]
 """By phase."""
@@ -42,23 +39,38 @@ Profile = dict[str, PhaseCost]
 
 def profile_of(rows: Iterable[Row]) -> Profile:
     """What the calls of each phase cost in some runs."""
-    found: Profile = {}
+    tally = Tally()
     for row in rows:
+        tally.add(row)
+    return tally.profile()
+
+
+class Tally:
+    """What the calls of each phase cost, as runs come in."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, dict[str, int]] = {}
+
+    def add(self, row: Row) -> None:
+        """Count the calls of a run."""
         stages: dict[tuple[int, Phase], list[Call]] = {}
         for call in row.calls:
             stages.setdefault((call.round, call.phase), []).append(call)
         for (_, phase), made in stages.items():
             stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
-            cost = PhaseCost(
-                calls=len(stage),
-                input=sum(call.usage.input or 0 for call in stage),
-                output=sum(call.usage.output or 0 for call in stage),
-                stages=1,
-                prompt=max(call.usage.input or 0 for call in stage),
-                longest=max(call.usage.output or 0 for call in stage),
-            )
-            found[phase.value] = found.get(phase.value, PhaseCost()) + cost
-    return found
+            inputs = [call.usage.input or 0 for call in stage]
+            outputs = [call.usage.output or 0 for call in stage]
+            sums = self._sums.setdefault(phase.value, dict.fromkeys(PhaseCost.model_fields, 0))
+            sums["calls"] += len(stage)
+            sums["input"] += sum(inputs)
+            sums["output"] += sum(outputs)
+            sums["stages"] += 1
+            sums["prompt"] += max(inputs)
+            sums["longest"] += max(outputs)
+
+    def profile(self) -> Profile:
+        """What was counted so far."""
+        return {phase: PhaseCost(**sums) for phase, sums in self._sums.items()}
 
 
 def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:

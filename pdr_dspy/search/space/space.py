@@ -396,7 +396,9 @@ class Space(Settings):
     def _distillers(self, shape: tuple[int, ...]) -> tuple[str, ...]:
         if len(shape) == 1:
             return (Schedule.model_fields["distiller"].default,)
-        return ("last",) if _chain(shape) else self.distiller
+        if not _chain(shape):
+            return self.distiller
+        return tuple(name for name in self.distiller if DISTILLERS.find(name).chain) or ("last",)
 
     def _axes(self, shape: tuple[int, ...], distiller: str) -> list[str]:
         """The axes that mean something for a shape and distiller, those of distill calls left out."""

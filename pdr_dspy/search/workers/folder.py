@@ -3,6 +3,8 @@
 The journal's first line says what it is. Each further line is a document: the CRC-32 of the rest, a space, and
 `[name, text]` as JSON. Lines are appended under a lock; one that was cut off, by a kill, a full disk or a power
 failure, can only be the last, and the next writer drops it. Its `put` never returned: nothing finished is lost by that.
+A line before others that is damaged is skipped and counted: its document is worked out anew, from calls that are in the
+rollout store.
 
 A claim is a lock on a file, which the kernel gives back the instant that its process ends, however it ends. Such locks
 hold between the processes of one machine; on network file systems they may not, and machines may see each other's lines
@@ -25,7 +27,8 @@ from pathlib import Path
 from typing import Self
 
 from pdr_dspy.errors import StoreError
-from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.runtime.atomic_write import local_path, same_file, settle, write_whole
+from pdr_dspy.runtime.locks import flock, unlock
 from pdr_dspy.search.workers.documents import Claim, Documents, check_name
 
 VERSION = 1
@@ -48,12 +51,14 @@ class FolderBoard:
             study: what the journal is for; it is refused under another name.
 
         Raises:
-            StoreError: the folder cannot be used, or its journal is not a board, is empty, is damaged, or is of another
-                study or version.
+            StoreError: the folder cannot be used, or its journal is not a board, is empty, or is of another study or
+                version.
         """
         check_name(study)
-        self.folder = Path(folder)
+        self.folder = local_path(folder)
         self.path = self.folder / JOURNAL
+        self.damaged = 0
+        """Lines that were skipped, so far."""
         self._documents = Documents()
         self._lock = threading.RLock()
         self._held: dict[int, Path] = {}
@@ -69,7 +74,7 @@ class FolderBoard:
             with self._alone():
                 if not self.path.exists():
                     write_whole(self.path, json.dumps({"board": VERSION, "study": study}) + "\n")
-                    _settle(self.folder)
+                    settle(self.folder)
                 self._journal = os.open(self.path, os.O_RDWR | os.O_APPEND)
                 self._read_to = self._header(study)
                 self._take_in(repair=True)
@@ -132,7 +137,7 @@ class FolderBoard:
             claim = Claim(
                 name,
                 release=lambda: self._release(file),
-                lost=lambda: file not in self._held or not _same(file, path),
+                lost=lambda: file not in self._held or not same_file(file, path),
             )
             if self.get(name) is not None:  # put just before its worker gave the claim back
                 claim.release()
@@ -169,7 +174,7 @@ class FolderBoard:
             if path is None:
                 return
             with suppress(OSError):
-                if _same(file, path):  # unlinked while it is locked: nobody else can have taken this one
+                if same_file(file, path):  # unlinked while it is locked: nobody else can have taken this one
                     os.unlink(path)
             os.close(file)
 
@@ -180,7 +185,7 @@ class FolderBoard:
             raise StoreError(f"the board {self.folder} is closed")
         end = time.monotonic() + LOCKED_FOR
         pause = 0.0005
-        while not _flock(self._guard):
+        while not flock(self._guard):
             if time.monotonic() > end:
                 raise StoreError(f"{self.folder / 'board.lock'} is locked by another process for {LOCKED_FOR:g} s")
             time.sleep(pause)
@@ -188,7 +193,7 @@ class FolderBoard:
         try:
             yield
         finally:
-            _unlock(self._guard)
+            unlock(self._guard)
 
     def _look(self) -> None:
         """Take in what others wrote. Half a line is left for later, and what looks damaged is judged under the lock."""
@@ -207,7 +212,7 @@ class FolderBoard:
         `repair` needs the lock: no writer is in the middle of a line then.
         """
         try:
-            if repair and not _same(self._journal, self.path):
+            if repair and not same_file(self._journal, self.path):
                 raise StoreError(f"the journal {self.path} was removed or replaced while it was in use")
             size = os.fstat(self._journal).st_size
             if size < self._read_to:
@@ -220,13 +225,15 @@ class FolderBoard:
                 if document is None:
                     if not repair:
                         return False
-                    if start + len(line) < whole:
-                        raise StoreError(
-                            f"the journal {self.path} is damaged at byte {self._read_to}, and goes on after that; "
-                            "restore it from a copy, or use another folder"
-                        )
-                    break
-                self._documents.add(*document)
+                    if start + len(line) == whole:
+                        break
+                    self.damaged += 1
+                    logger.warning(
+                        "%s is damaged at byte %d: skipped a document, which is worked out anew",
+                        *(self.path, self._read_to),
+                    )
+                else:
+                    self._documents.add(*document)
                 start += len(line)
                 self._read_to += len(line)
             if repair and start < len(data):
@@ -308,10 +315,10 @@ def _lock_new(path: Path) -> int | None:
     """The claim's file, made if need be and locked; None while another holds it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if not _flock(file):
+        if not flock(file):
             os.close(file)
             return None
-        if _same(file, path):
+        if same_file(file, path):
             return file
         os.close(file)  # its holder removed it between the two calls
 
@@ -323,17 +330,9 @@ def _is_free(path: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        return _flock(file, shared=True)
+        return flock(file, shared=True)
     finally:
         os.close(file)
-
-
-def _same(file: int, path: Path) -> bool:
-    """Whether `path` still names the open file."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _forget(board: FolderBoard | None) -> None:
@@ -345,32 +344,3 @@ def _forget(board: FolderBoard | None) -> None:
                 os.close(file)
         board._held.clear()
         board._journal = board._guard = -1
-
-
-def _flock(file: int, *, shared: bool = False) -> bool:
-    """Lock an open file without waiting; the system gives it back when the process ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: one process at a time, then
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _unlock(file: int) -> None:
-    with suppress(ImportError):
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _settle(folder: Path) -> None:
-    """Put a new file's name on the disk too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

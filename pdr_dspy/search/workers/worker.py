@@ -8,23 +8,23 @@ the calls that it had finished are in the store: they are not paid again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import dspy
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
-from pdr_dspy.evaluation.records import Row
+from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.search.racing.cost_model import Profile, profile_of
+from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import program_with
+from pdr_dspy.search.space.space import Candidate
 from pdr_dspy.search.workers.coordination import Board
 from pdr_dspy.verifiers.base import Verifier
 
@@ -82,6 +82,11 @@ class Worker:
         self.told = told
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
         """Everything that was measured so far, by whichever worker."""
+        self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
+        self._taken: set[str] = set()
+        """Documents that were taken in."""
+        self._tally = Tally()
+        self._programs: dict[int, dspy.Module] = {0: student}
         self.own = 0
         """Runs that this worker made."""
 
@@ -137,7 +142,7 @@ class Worker:
         side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
         runners = {
             arm: Runner(
-                self.student if arm == 0 else program_with(self.student, candidate),
+                self._program(arm, candidate),
                 self.verifier,
                 seed=self.seed + SEEDS[request.stage],
             )
@@ -155,15 +160,9 @@ class Worker:
                     # What others paid for is not paid again: they, too, who held this very claim until they died.
                     await asyncio.to_thread(self.store.refresh)
                     rows = await self._unit(request.stage, runners, pair)
-                    text = json.dumps(
-                        {
-                            "rows": {
-                                str(arm): json.loads(row.model_dump_json(exclude_defaults=True))
-                                for arm, row in rows.items()
-                            }
-                        }
-                    )
-                    await asyncio.to_thread(self.board.put, name, text)
+                    text = _Unit(rows=rows).model_dump_json(exclude_defaults=True)
+                    if await asyncio.to_thread(self._publish, name, text) == text:
+                        self._have(request, pair, name, rows)
                 count[0] += 1
                 count[1] += 1
                 if self.told is not None:
@@ -176,6 +175,11 @@ class Worker:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
+
+    def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
+        if arm not in self._programs:
+            self._programs[arm] = program_with(self.student, candidate)
+        return self._programs[arm]
 
     async def _unit(self, stage: Stage, runners: Mapping[int, Runner], pair: Pair) -> dict[int, Row]:
         """All programs of a request on one pair; again where the server failed, since what came back is stored."""
@@ -222,17 +226,31 @@ class Worker:
         once = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "prompt_once", False))
         return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
 
+    def _publish(self, name: str, text: str) -> str:
+        """Put a document on the board, and its calls on the disk before: it says that they are finished."""
+        self.store.sync()
+        return self.board.put(name, text)
+
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""
+        if name in self._taken:
+            return
         try:
-            found = json.loads(text)["rows"]
-            rows = {arm: Row.model_validate(found[str(arm)]) for arm in request.arms}
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
+            found = _Unit.model_validate_json(text).rows
+            rows = {arm: found[arm] for arm in request.arms}
+        except (ValidationError, KeyError) as error:
             raise StoreError(
-                f"the board's document {name!r} is not of this search ({error}); use another run"
+                f"the board's document {name!r} is not of this search ({' '.join(str(error).split())}); use another run"
             ) from error
+        self._have(request, pair, name, rows)
+
+    def _have(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
+        self._taken.add(name)
         for arm, row in rows.items():
-            self.rows[request.stage, arm, pair] = row
+            if (request.stage, arm, pair) not in self.rows:
+                self._tally.add(row)
+            self.rows[request.stage, arm, pair] = lean(row)
+            self._by_arm.setdefault((request.stage, arm), {})[pair] = row
 
     def _prefix(self, request: Measure) -> str:
         if request.stage is Stage.RACE:
@@ -246,12 +264,18 @@ class Worker:
 
     def profile(self) -> Profile:
         """What calls of each phase cost so far."""
-        return profile_of(self.rows.values())
+        return self._tally.profile()
 
     def of(self, stage: Stage, arm: int) -> list[Row]:
         """The rows of one program in one stage, by repeat and id."""
-        found = [row for (where, number, _), row in self.rows.items() if where is stage and number == arm]
-        return sorted(found, key=lambda row: (row.repeat, row.id))
+        found = self._by_arm.get((stage, arm), {})
+        return sorted(found.values(), key=lambda row: (row.repeat, row.id))
+
+
+class _Unit(BaseModel):
+    """A document: the rows of all programs of a request on one pair, by their numbers."""
+
+    rows: dict[int, Row]
 
 
 def transient(row: Row) -> bool:

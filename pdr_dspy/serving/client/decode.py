@@ -13,8 +13,9 @@ from typing import Any
 import orjson
 from dspy import lm15
 
-from pdr_dspy.serving.client.encode import clean, error_for_status
+from pdr_dspy.serving.client.encode import error_for_status
 from pdr_dspy.serving.client.failures import Foreign
+from pdr_dspy.text import clean
 
 EXTENSION = "pdr"
 """Key of `lm15.Response.provider_data` under which this client says what it knows of the exchange."""

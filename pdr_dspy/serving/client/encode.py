@@ -11,11 +11,12 @@ from zlib import crc32
 
 from dspy import lm15
 
+from pdr_dspy.text import clean
+
 SIBLINGS = "pdr_siblings"
 """Extension key of a request that may share one HTTP request with its siblings; never sent to the server."""
 
 _EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
-_UNSAFE = re.compile("[\x00\ud800-\udfff]")
 _BEGINNING = 512
 """Characters of the last message: the question, and not yet the workspace that follows it."""
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
@@ -38,14 +39,18 @@ class Wire:
     def prefix(self) -> int:
         """A number that requests about the same question have in common."""
         content = self.body["messages"][-1]["content"]
-        text = content if isinstance(content, str) else json.dumps(content)
-        return crc32(text[:_BEGINNING].encode("utf-8", "replace"))
+        if not isinstance(content, str):  # the question may be in its images
+            texts = "".join(block["text"] for block in content if block["type"] == "text")
+            content = texts[:_BEGINNING] + json.dumps([block for block in content if block["type"] != "text"])
+            return crc32(content.encode("utf-8", "replace"))
+        return crc32(content[:_BEGINNING].encode("utf-8", "replace"))
 
 
 def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens") -> Wire:
     """Return the OpenAI chat body of `request` for the served `model`.
 
-    Raises lm15.UnsupportedFeatureError for anything but text, images and audio, before anything is sent.
+    Raises lm15.UnsupportedFeatureError for tools, and for attachments that this wire has no form for, before anything
+    is sent.
     """
     if request.tools:
         raise _unsupported("tools", "this endpoint carries no tool calls; use an adapter that writes fields as text")
@@ -114,25 +119,31 @@ def _messages(request: lm15.Request) -> list[dict[str, Any]]:
 
 
 def _content(parts: Any) -> str | list[dict[str, Any]]:
-    """The content of a message: text alone as text, with images or audio as a list of parts."""
-    if not any(isinstance(part, lm15.ImagePart | lm15.AudioPart) for part in parts):
+    """Parts as one text, or as blocks where one of them is an image, a recording or a file."""
+    if all(isinstance(part, lm15.TextPart | lm15.ThinkingPart) for part in parts):
         return _text(parts)
-    pieces: list[dict[str, Any]] = []
-    for part in parts:
-        if isinstance(part, lm15.ImagePart):
-            if part.url is None and part.data is None:
-                raise _unsupported("image parts", "this endpoint takes an image as a URL or as its data")
-            detail = {} if part.detail is None else {"detail": part.detail}
-            url = part.url or f"data:{part.media_type};base64,{part.data}"
-            pieces.append({"type": "image_url", "image_url": {"url": url, **detail}})
-        elif isinstance(part, lm15.AudioPart):
-            if part.data is None:
-                raise _unsupported("audio parts", "this endpoint takes audio as its data")
-            form = part.media_type.rpartition("/")[2].removeprefix("x-")
-            pieces.append({"type": "input_audio", "input_audio": {"data": part.data, "format": form}})
-        elif text := _text([part]):
-            pieces.append({"type": "text", "text": text})
-    return pieces
+    return [_block(part) for part in parts if not isinstance(part, lm15.ThinkingPart)]
+
+
+def _block(part: Any) -> dict[str, Any]:
+    if isinstance(part, lm15.TextPart):
+        return {"type": "text", "text": part.text}
+    data = part.data if hasattr(part, "data") and part.data is not None else None
+    uri = None if data is None else f"data:{part.media_type};base64,{data}"
+    if isinstance(part, lm15.ImagePart) and (part.url or uri):
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": part.url or uri, **detail}}
+    if isinstance(part, lm15.VideoPart) and (part.url or uri):  # vLLM's
+        return {"type": "video_url", "video_url": {"url": part.url or uri}}
+    if isinstance(part, lm15.AudioPart) and data is not None:
+        kind = part.media_type.rpartition("/")[2]
+        return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS.get(kind, kind)}}
+    if isinstance(part, lm15.DocumentPart) and (uri or part.file_id):
+        return {"type": "file", "file": {"file_data": uri} if uri else {"file_id": part.file_id}}
+    raise _unsupported(f"{part.type} parts", "this endpoint carries text, images, recordings and files only")
+
+
+_SOUNDS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
 
 
 def _text(parts: Any) -> str:
@@ -168,18 +179,6 @@ def _sentence(text: str) -> str:
             break
         data = inner
     return " ".join(clean(data if isinstance(data, str) else json.dumps(data)).split())[:1000]
-
-
-def clean(text: str) -> str:
-    """Text that can be stored, sent again and printed: NUL and lone surrogates become U+FFFD."""
-    if "\x00" not in text:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return text
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _unsupported(feature: str, why: str) -> lm15.LM15Error:

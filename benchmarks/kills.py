@@ -1,0 +1,187 @@
+"""`pdr eval` and `pdr optimize`, killed at random moments and started again until they end.
+
+Nothing finished may be lost: a completion that is in the store stays there and is not asked for again, a row stays in
+its file, and the end is that of a command which was let be. A moment is the server's: so many of its answers are out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.records import read_rows
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import dspy
+from pdr_dspy import PDR, Schedule
+from pdr_dspy.verifiers import NumberVerifier
+
+FIRST = {"train": 0, "dev": 1000, "test": 2000}
+
+def data(split="test", *, limit=None, seed=0):
+    numbers = range(FIRST[split], FIRST[split] + 16)
+    made = [dspy.Example(id=f"q{n}", question=f"[case {n}] What is six times seven?", answer="42") for n in numbers]
+    return [one.with_inputs("question") for one in made][:limit]
+
+def verifier():
+    return NumberVerifier()
+
+def build():
+    schedule = Schedule(widths=(4, 1), distiller="random_k", k=2, draft_tokens=128, kappa=200)
+    return PDR("question -> answer: int", schedule)
+"""
+COMMANDS = {
+    "eval": ["eval", "six.py", "--repeats", "3"],
+    "optimize": ["optimize", "six.py", "--trials", "6", "--finalists", "1", "--limit", "6", "--confirm", "6"],
+}
+
+
+class Server(Protocol):
+    """A mock server, which counts."""
+
+    api_base: str
+
+    def counters(self) -> dict[str, Any]:
+        """`requests` and `completions`, which it has answered in full, since the last reset."""
+        ...
+
+
+class Process(Protocol):
+    """A command that runs."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int: ...
+
+
+Start = Callable[[list[str], Path], Process]
+"""Starts `pdr` with some arguments, in a folder."""
+
+
+def start(arguments: list[str], folder: Path) -> Process:
+    """A process of its own."""
+    command = [sys.executable, "-m", "pdr_dspy.cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (folder / "output.txt").open("ab") as output:
+        return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+
+
+def chain(
+    command: str, folder: Path, server: Server, *, moments: int, seed: int, start: Start = start
+) -> dict[str, Any]:
+    """Kill `command` at so many moments, going on in one run folder until it ends, and then in another.
+
+    Args:
+        command: of `COMMANDS`.
+        folder: for the program and the runs.
+        server: of the model.
+        moments: kills.
+        seed: draws them.
+        start: starts a command.
+
+    Returns:
+        Figures of all kills together: `lost`, completions that were served and are not in the store, which were on
+        their way when it ended; `most lost`, of one kill; `asked again`, completions asked for that the store had;
+        `rows lost`; `other ends`, commands that ended otherwise than the one that was let be; and where the kills fell.
+    """
+    (folder / "six.py").write_text(PROGRAM)
+    draw = random.Random(f"{command} {seed}")
+    begun = time.perf_counter()
+    whole = Run(command, folder, "whole", server, start)
+    assert whole.go(None) == 0, (folder / "output.txt").read_text()
+    reference, total = whole.outcome(), len(whole.stored())
+    figures = Counter[str]()
+    lost: list[int] = []
+    run, number, there = Run(command, folder, "run0", server, start), 0, 0
+    while len(lost) < moments:
+        before, rows, served = run.stored(), run.rows(), server.counters()["completions"]
+        code = run.go(1 + draw.randrange(max(1, int(1.2 * (total - len(before))))), draw.random() * 0.05)
+        served, after = server.counters()["completions"] - served, run.stored()
+        gone = served - (len(after) - len(before))
+        figures["lost records"] += len(before - after)
+        figures["rows lost"] += len(rows.keys() - run.rows().keys())
+        if code == -signal.SIGKILL:
+            lost.append(gone)
+            there += gone
+            continue
+        assert code == 0, (folder / "output.txt").read_text()
+        figures["asked again"] += served - (len(after) - len(before))
+        figures["ends"] += 1
+        figures["other ends"] += run.outcome() != reference or after != whole.stored()
+        number += 1
+        run = Run(command, folder, f"run{number}", server, start)
+    if run.stored():
+        assert run.go(None) == 0, (folder / "output.txt").read_text()
+        figures["ends"] += 1
+        figures["other ends"] += run.outcome() != reference or run.stored() != whole.stored()
+    return {
+        "command": f"pdr {command}",
+        "kills": len(lost),
+        "completions": total,
+        "lost, mean": round(sum(lost) / max(len(lost), 1), 2),
+        "lost, most": max(lost, default=0),
+        **{name: figures[name] for name in ("lost records", "rows lost", "asked again", "ends", "other ends")},
+        "seconds": round(time.perf_counter() - begun),
+    }
+
+
+class Run:
+    """One run folder, and the command that works in it."""
+
+    def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start) -> None:
+        self.command = command
+        self.folder = folder
+        self.name = name
+        self.server = server
+        self.start = start
+
+    def go(self, answers: int | None, later: float = 0.0) -> int:
+        """Start the command, and kill it once the server has given so many answers, and a moment has gone by; returns
+        its exit code."""
+        where = ["--run-dir", self.name, "--api-base", self.server.api_base, "--quiet"]
+        first = self.server.counters()["completions"]
+        process = self.start([*COMMANDS[self.command], *where], self.folder)
+        while answers is not None and process.poll() is None:
+            if self.server.counters()["completions"] - first >= answers:
+                time.sleep(later)
+                process.kill()
+                break
+            time.sleep(0.002)
+        return process.wait()
+
+    def stored(self) -> set[str]:
+        """The addresses of the completions in the store."""
+        place = self.folder / self.name / "rollouts"
+        if not place.exists():
+            return set()
+        with Rollouts(place) as store:
+            return {rollout.key for rollout in store}
+
+    def rows(self) -> dict[tuple[str, int], Any]:
+        """The finished rows of an evaluation."""
+        return read_rows(self.folder / self.name / "rows.jsonl")
+
+    def outcome(self) -> Any:
+        """What must not depend on how it came about."""
+        folder = self.folder / self.name
+        if self.command == "eval":
+            kept = ("id", "repeat", "score", "answer", "total", "sequential")
+            return sorted(tuple(getattr(row, name) for name in kept) for row in self.rows().values())
+        facts = json.loads((folder / "search.json").read_text())
+        trials = [{name: value for name, value in trial.items() if name != "seconds"} for trial in facts["trials"]]
+        return [trials, facts["confirmation"], facts["paid"], facts["stopped"]]

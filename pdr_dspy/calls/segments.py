@@ -1,0 +1,629 @@
+"""Records in a folder that many processes write and all read: lines in append-only files, found by their key.
+
+Each process appends to a segment of its own, so no two ever write one file and no lock is needed: kills, full disks and
+network file systems can spoil the end of one segment and nothing else. A record is one line of JSON with its `key`. A
+process keeps in memory where each record is (about 40 bytes), and reads a record when it is asked for.
+
+Where the records of a large segment are is also written down beside it, in an index, so that opening a folder does not
+read all of its texts. The index is a hint: what it does not cover is read from the segment itself, and a record is
+believed only when its line has the checksum that the index has for it. An index that is lost, cut off or damaged costs
+time and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import struct
+import tempfile
+import threading
+import uuid
+import weakref
+import zlib
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdr_dspy.errors import StoreError
+from pdr_dspy.runtime.atomic_write import Lines, whole_lines, write_whole
+
+VERSION = 1
+INDEXED_FROM = 2**20
+"""Bytes from which on a segment has an index; a smaller one is read faster than it takes to look for one."""
+UNINDEXED = 4 * 2**20
+"""Bytes of a segment beyond its index, or without one, from which on who reads them writes an index."""
+OPEN_FILES = 64
+"""Segments that are kept open for reading, at most."""
+ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("sum", "<u4")])
+"""Of an index: the key's digest, where the line begins, its bytes without the end, and their CRC-32. A digest of zero
+stands for a line that is no record."""
+HEAD = b"pdr-dspy rollout index 1".ljust(ENTRY.itemsize - 1) + b"\n"
+logger = logging.getLogger("pdr_dspy")
+
+KeyOf = Callable[[bytes], str | None]
+"""The key of the record that a line holds; None for a line that is none."""
+
+
+class Place(NamedTuple):
+    """Where a record is."""
+
+    offset: int
+    length: int
+    """Bytes, without the end of the line."""
+    sum: int
+    """CRC-32 of those."""
+    file: int
+
+
+class Segments:
+    """The records of a folder. Safe to use from several threads; a forked copy of the process writes its own file."""
+
+    def __init__(self, folder: Path, key_of: KeyOf) -> None:
+        """Raises StoreError when the folder cannot be made or written."""
+        self.folder = folder
+        self.torn = 0
+        """Lines that were no records, so far."""
+        self._key_of = key_of
+        self._places = Places()
+        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._read_to: dict[str, int] = {}
+        self._written: set[str] = set()
+        """Segments of this process, which are not read back."""
+        self._open: OrderedDict[int, int] = OrderedDict()
+        """Segments that are open for reading, by their numbers; the latest used last."""
+        weakref.finalize(self, _close_all, self._open)
+        self._damaged: set[int] = set()
+        """Segments that were read a second time."""
+        self._segment: _Segment | None = None
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"`Rollouts({str(folder)!r})` cannot be made: {error.strerror}") from error
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StoreError(f"`Rollouts({str(folder)!r})` cannot be written; choose another folder")
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return self._places.find(digest(key)) is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines of all records, in the order in which they lie in each segment."""
+        with self._lock:
+            places = self._places.all()
+        for place in places:
+            line = self._line(place)
+            if line is not None:
+                yield line
+
+    def find(self, key: str) -> bytes | None:
+        """The line of a record; None when there is none that can be read. Raises StoreError when the disk fails."""
+        name = digest(key)
+        for again in (True, False):
+            with self._lock:
+                place = self._places.find(name)
+            line = None if place is None else self._line(place)
+            if line is not None or place is None:
+                return line
+            if not (again and self._read_again(place.file)):
+                break
+        self.drop(key)
+        return None
+
+    def drop(self, key: str) -> None:
+        """Forget a record whose line turned out to be damaged, so that it can be put again."""
+        with self._lock:
+            if self._places.drop(digest(key)):
+                self._tell_torn(1)
+
+    def put(self, key: str, line: bytes) -> None:
+        """Append a record, unless there is one with its key. The line is given without its end.
+
+        It is with the system when this returns, and on the disk within `files.SYNC_SECONDS`. Raises StoreError.
+        """
+        name = digest(key)
+        with self._lock:
+            if self._places.find(name) is not None:
+                return
+            if self._process != os.getpid():
+                self._after_fork()
+            try:
+                place = self._append(name, line)
+            except OSError as error:
+                self._fail(error)
+            self._places.add(name, place)
+
+    def refresh(self) -> int:
+        """Take in what others have added; returns how many records are new. Raises StoreError."""
+        try:
+            with os.scandir(self.folder) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jsonl")}
+        except OSError as error:
+            raise StoreError(f"the rollout store {self.folder} cannot be read: {error.strerror}") from error
+        new = torn = 0
+        for name in sorted(sizes.keys() - self._written):
+            if sizes[name] > self._read_to.get(name, 0):
+                more, bad = self._take_in(name)
+                new, torn = new + more, torn + bad
+        self._tell_torn(torn)
+        return new
+
+    def sync(self) -> None:
+        """Return when every record that this process has put is on the disk. Raises StoreError."""
+        with self._lock:
+            segment = self._segment if self._process == os.getpid() else None
+        if segment is not None:
+            try:
+                segment.sync()
+            except OSError as error:
+                self._fail(error)
+
+    def close(self) -> None:
+        """`sync`, and let go of all files; used again, it opens others."""
+        with self._lock:
+            segment, self._segment = self._segment, None
+            _close_all(self._open)
+        if segment is not None and self._process == os.getpid():
+            try:
+                segment.close()
+            except OSError as error:
+                self._fail(error)
+
+    # --- own records ---
+
+    def _append(self, name: bytes, line: bytes) -> Place:
+        try:
+            if self._segment is None:
+                self._segment = self._begin()
+            return self._segment.append(name, line)
+        except OSError as error:
+            # Half a line may be at its end: the next record opens a new segment.
+            segment, self._segment = self._segment, None
+            if segment is not None:
+                with suppress(OSError):
+                    segment.close()
+                if isinstance(error, FileNotFoundError) and self.folder.is_dir():  # removed while it was in use
+                    return self._append(name, line)
+            raise
+
+    def _begin(self) -> _Segment:
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
+        self._written.add(name)
+        return _Segment(self.folder / name, self._number(name))
+
+    def _number(self, name: str) -> int:
+        """By which places name a segment."""
+        number = self._numbers.setdefault(name, len(self._names))
+        if number == len(self._names):
+            self._names.append(name)
+        return number
+
+    def _after_fork(self) -> None:
+        """The segment is the parent's: it is read from here on, as any other."""
+        if self._segment is not None:
+            name = self._segment.lines.path.name
+            self._written.discard(name)
+            self._read_to[name] = self._segment.lines.size
+            self._segment = None
+        self._process = os.getpid()
+
+    def _fail(self, error: OSError) -> NoReturn:
+        raise StoreError(f"the rollout store {self.folder} cannot be written: {error.strerror or error}") from error
+
+    # --- the records of others ---
+
+    def _take_in(self, name: str) -> tuple[int, int]:
+        """Read a segment on from where the last look ended; returns how many records are new, and how many lines were
+        none."""
+        path = self.folder / name
+        try:
+            first = name not in self._read_to
+            start = _after_head(path) if first else self._read_to[name]
+            if start is None:  # its first line is being written
+                return 0, 0
+            known = read_index(path, start) if first else np.empty(0, ENTRY)
+            trusted = known if len(known) and _holds(path, known[-1]) else known[:0]
+            end = _end(trusted, start)
+            read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, end)])
+            found = np.concatenate([trusted, _unspoilt(read, known)])
+            with self._lock:
+                new = self._places.extend(found, self._number(name))
+            self._read_to[name] = _end(found, start)
+            if first and self._read_to[name] - end > UNINDEXED:
+                _write_index(path, found)
+        except FileNotFoundError:  # removed meanwhile
+            return 0, 0
+        except OSError as error:
+            raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
+        return new, int(_none(found).sum())
+
+    def _read_again(self, file: int) -> bool:
+        """Read a whole segment, in which something is not where it was, once; returns whether it was done."""
+        path = self.folder / self._names[file]
+        with self._lock:
+            if file in self._damaged:
+                return False
+            self._damaged.add(file)
+            known = self._places.of(file)
+        try:
+            start = _after_head(path)
+            read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, start or 0)])
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
+        found = _unspoilt(read, known)
+        with self._lock:
+            there = len(self._places)
+            self._places.forget(file)
+            self._places.extend(found, file)
+            gone = there - len(self._places)
+        self._tell_torn(max(gone, 0))
+        if self._names[file] not in self._written and _end(found, 0) >= INDEXED_FROM:
+            _write_index(path, found)
+        return True
+
+    def _tell_torn(self, count: int) -> None:
+        if count:
+            with self._lock:
+                self.torn += count
+            logger.warning(
+                "%s: %d line%s could not be read and %s skipped; what is missing is made again when it is needed",
+                *(self.folder, count, *(("s", "were") if count > 1 else ("", "was"))),
+            )
+
+    def _scan(self, path: Path, start: int) -> Iterator[NDArray[Any]]:
+        """The entries of the whole lines from byte `start` on, some thousands at a time."""
+        lines = whole_lines(path, start)
+        while some := list(itertools.islice(lines, 10_000)):
+            yield np.array([_entry(self._key_of(line), offset, line) for offset, line in some], ENTRY)
+
+    def _line(self, place: Place) -> bytes | None:
+        """What lies at a place; None when that is not what was there, or the segment is gone."""
+        try:
+            with self._lock:  # or another thread might close the file
+                line = os.pread(self._reader(place.file), place.length, place.offset)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            path = self.folder / self._names[place.file]
+            raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
+        return line if zlib.crc32(line) == place.sum else None
+
+    def _reader(self, file: int) -> int:
+        if file not in self._open:
+            while len(self._open) >= OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[file] = os.open(self.folder / self._names[file], os.O_RDONLY)
+        self._open.move_to_end(file)
+        return self._open[file]
+
+
+def _close_all(files: OrderedDict[int, int]) -> None:
+    while files:
+        os.close(files.popitem()[1])
+
+
+class _Segment:
+    """The file that this process appends to, and its index once it is large."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.lines = Lines(path, replaceable=False)
+        self.number = number
+        self._index = index_of(path)
+        self._begun = False
+        self._entries: list[bytes] = []
+        """Those that are not in the index yet."""
+        self._lock = threading.Lock()
+        try:
+            self.lines.append(json.dumps({"rollouts": VERSION}).encode())
+        except OSError:
+            with suppress(OSError):
+                self.lines.close()
+            raise
+        self.lines.synced = self._write_index
+
+    def append(self, name: bytes, line: bytes) -> Place:
+        place = Place(self.lines.append(line), len(line), zlib.crc32(line), self.number)
+        with self._lock:
+            self._entries.append(name + _REST.pack(*place[:3]))
+        return place
+
+    def sync(self) -> None:
+        self.lines.sync()
+
+    def close(self) -> None:
+        self.lines.close()
+
+    def _write_index(self) -> None:
+        """What the disk has by now; the index itself is not waited for."""
+        if self.lines.size < INDEXED_FROM:
+            return
+        with self._lock:
+            entries, self._entries = self._entries, []
+        with suppress(OSError), self._index.open("ab" if self._begun else "wb") as file:
+            file.write(b"".join([HEAD] * (not self._begun) + entries))
+            self._begun = True
+
+
+class Places:
+    """Where records are, by the digest of their key; about 40 bytes for each. Not safe for several threads.
+
+    The latest are in a dictionary; the others, sorted by their digests, in arrays.
+    """
+
+    def __init__(self) -> None:
+        self._sorted = {field: np.empty(0, kind) for field, kind in _FIELDS.items()}
+        self._latest: dict[bytes, bytes] = {}
+        self._count = 0
+        self._look_into()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def find(self, name: bytes) -> Place | None:
+        """The place of a record; None when there is none."""
+        packed = self._latest.get(name)
+        if packed is not None:
+            return Place(*_PLACE.unpack(packed))
+        row = self._row(name)
+        return None if row is None else Place(*(column[row] for column in self._columns))
+
+    def add(self, name: bytes, place: Place) -> bool:
+        """Keep the place of a record; False, and nothing done, when it has one."""
+        if self.find(name) is not None:
+            return False
+        self._latest[name] = _PLACE.pack(*place)
+        self._count += 1
+        if len(self._latest) > max(4096, len(self._there) // 8):
+            self._settle(np.empty(0, ENTRY), 0)
+        return True
+
+    def drop(self, name: bytes) -> bool:
+        """Forget a record; False when it was not there."""
+        if self._latest.pop(name, None) is None:
+            row = self._row(name)
+            if row is None:
+                return False
+            self._there[row] = False
+        self._count -= 1
+        return True
+
+    def extend(self, entries: NDArray[Any], file: int) -> int:
+        """Keep the places of the records of a segment that have none; returns how many those are."""
+        before = self._count
+        entries = entries[~_none(entries)]
+        if len(entries) < 1000:
+            for high, low, *place in entries.tolist():
+                self.add(_PAIR.pack(high, low), Place(*place, file))  # type: ignore[call-arg]
+        else:
+            self._settle(entries, file)
+        return self._count - before
+
+    def of(self, file: int) -> NDArray[Any]:
+        """The entries of one segment, in the order in which they lie there."""
+        self._settle(np.empty(0, ENTRY), 0)
+        there = self._sorted["file"] == file
+        found = np.empty(int(there.sum()), ENTRY)
+        for field in ENTRY.names or ():
+            found[field] = self._sorted[field][there]
+        return found[np.argsort(found["offset"])]
+
+    def forget(self, file: int) -> None:
+        """Forget every record of one segment."""
+        self._settle(np.empty(0, ENTRY), 0)
+        for row in np.flatnonzero(self._sorted["file"] == file).tolist():
+            self._there[row] = 0
+        self._settle(np.empty(0, ENTRY), 0)
+
+    def all(self) -> list[Place]:
+        """Every place, file by file."""
+        self._settle(np.empty(0, ENTRY), 0)
+        order = np.lexsort((self._sorted["offset"], self._sorted["file"]))
+        return [
+            Place(*row) for row in zip(*(self._sorted[field][order].tolist() for field in Place._fields), strict=True)
+        ]
+
+    def _row(self, name: bytes) -> int | None:
+        high, low = _PAIR.unpack(name)
+        row = bisect_left(self._high, high)
+        while row < len(self._high) and self._high[row] == high:
+            if self._low[row] == low and self._there[row]:
+                return row
+            row += 1
+        return None
+
+    def _settle(self, entries: NDArray[Any], file: int) -> None:
+        """Sort the latest records, and those of a segment, among the others; the first of equal ones stays."""
+        latest = np.frombuffer(b"".join(name + packed for name, packed in self._latest.items()), [*_FIELDS.items()])
+        there = np.frombuffer(self._there, bool)
+        whole = {
+            field: np.concatenate(
+                [
+                    self._sorted[field][there],
+                    latest[field],
+                    np.full(len(entries), file, kind) if field == "file" else entries[field],
+                ]
+            )
+            for field, kind in _FIELDS.items()
+        }
+        order = np.lexsort((whole["low"], whole["high"]))  # which keeps the order of equal ones
+        high, low = whole["high"][order], whole["low"][order]
+        first = np.ones(len(order), bool)
+        first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        self._sorted = {field: values[order[first]] for field, values in whole.items()}
+        self._latest = {}
+        self._count = int(first.sum())
+        self._look_into()
+
+    def _look_into(self) -> None:
+        """Views of the arrays in which a single row is found without numpy, which is slow for one."""
+        self._high, self._low, *self._columns = (memoryview(values) for values in self._sorted.values())  # type: ignore[arg-type]
+        self._there = bytearray(b"\1" * len(self._high))
+        """0 for a record that was dropped."""
+
+
+_PAIR = struct.Struct("<QQ")
+_REST = struct.Struct("<QII")
+_PLACE = struct.Struct("<QIII")
+_FIELDS = {**{name: ENTRY[name].str for name in ENTRY.names or ()}, "file": "<u4"}
+"""Of a place, with its key's digest, as they are packed together."""
+
+
+def digest(key: str) -> bytes:
+    """What a key is found by: 16 bytes, of which no two keys ever share all, and that are never all zero."""
+    return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def index_of(segment: Path) -> Path:
+    """The index of a segment."""
+    return segment.with_suffix(".index")
+
+
+def read_index(segment: Path, start: int) -> NDArray[Any]:
+    """The entries of a segment's index, as far as each begins where the one before it ends and all are in the segment.
+
+    Args:
+        segment: the file with the records.
+        start: where its first record begins.
+
+    Raises OSError for a segment that cannot be looked at; an index that is missing or damaged has no entries.
+    """
+    size = segment.stat().st_size
+    if size < INDEXED_FROM:
+        return np.empty(0, ENTRY)
+    try:
+        data = index_of(segment).read_bytes()
+    except OSError:
+        return np.empty(0, ENTRY)
+    if not data.startswith(HEAD):
+        return np.empty(0, ENTRY)
+    entries = np.frombuffer(data[: len(data) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)[1:]
+    ends = entries["offset"] + entries["length"] + np.uint64(1)
+    begins = np.concatenate([np.array([start], np.uint64), ends[:-1]])
+    wrong = np.flatnonzero((entries["offset"] != begins) | (ends > size))
+    return entries[: wrong[0]] if len(wrong) else entries
+
+
+def _entry(key: str | None, offset: int, line: bytes) -> tuple[int, int, int, int, int]:
+    high, low = (0, 0) if key is None else _PAIR.unpack(digest(key))
+    return high, low, offset, len(line), zlib.crc32(line)
+
+
+def _none(entries: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which entries are of lines that are no records."""
+    return (entries["high"] == 0) & (entries["low"] == 0)
+
+
+def _end(entries: NDArray[Any], start: int) -> int:
+    """Where the line after the last entry begins."""
+    return int(entries["offset"][-1]) + int(entries["length"][-1]) + 1 if len(entries) else start
+
+
+def _unspoilt(found: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    """The entries of lines as they are now, without those that had another sum before: of these something is damaged
+    that is still a record."""
+    if len(found) and len(before):
+        row = np.minimum(np.searchsorted(before["offset"], found["offset"]), len(before) - 1)
+        same = np.ones(len(found), bool)
+        for field in ("high", "low", "offset", "length"):
+            same &= before[field][row] == found[field]
+        spoilt = same & (before["sum"][row] != found["sum"])
+        found["high"][spoilt] = found["low"][spoilt] = 0
+    return found
+
+
+def _holds(segment: Path, entry: Any) -> bool:
+    """Whether a line is where its entry says: where any before it has become longer or shorter, the last is not."""
+    with segment.open("rb") as file:
+        file.seek(int(entry["offset"]))
+        return zlib.crc32(file.read(int(entry["length"]))) == int(entry["sum"])
+
+
+def _write_index(segment: Path, entries: NDArray[Any]) -> None:
+    with suppress(OSError):  # it is only a hint
+        write_whole(index_of(segment), HEAD + entries.tobytes())
+
+
+def _after_head(path: Path) -> int | None:
+    """Where the first record of a segment begins; None while its first line is being written.
+
+    Raises StoreError for a segment of another version.
+    """
+    with path.open("rb") as file:
+        line = file.readline(64)
+    version: Any = None
+    with suppress(ValueError, AttributeError, RecursionError):
+        version = json.loads(line).get("rollouts")
+    if version is None:  # a record, or what is none
+        return 0 if line.endswith(b"\n") or len(line) == 64 else None
+    if version != VERSION:
+        raise StoreError(
+            f"{path} is a rollout segment of version {version}, this library reads {VERSION}; use another run folder"
+        )
+    return len(line)
+
+
+class Spool:
+    """Records that lie elsewhere, as this process knows them: in a temporary file that is gone with it.
+
+    Not safe for several threads. Every method raises OSError where the temporary folder fails.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        return self._places.find(digest(key)) is not None
+
+    def __iter__(self) -> Iterator[bytes]:
+        for place in self._places.all():
+            yield os.pread(self._file, place.length, place.offset)
+
+    def find(self, key: str) -> bytes | None:
+        """The line of a record; None when it is not known."""
+        place = self._places.find(digest(key))
+        return None if place is None else os.pread(self._file, place.length, place.offset)
+
+    def add(self, key: str, line: bytes) -> bool:
+        """Keep a record; False, and nothing done, when it is known."""
+        if key in self:
+            return False
+        left, begins = memoryview(line), self._end
+        while left:
+            written = os.pwrite(self._file, left, self._end)
+            left, self._end = left[written:], self._end + written
+        return self._places.add(digest(key), Place(begins, len(line), 0, 0))
+
+    def renewed(self) -> bool:
+        """In a forked copy, which shares the file with its parent: begin an empty one. Returns whether it did."""
+        if self._process == os.getpid():
+            return False
+        self._release()
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._places = Places()
+        self._end = 0
+        self._file, name = tempfile.mkstemp(prefix="pdr-rollouts-")
+        os.unlink(name)
+        self._release = weakref.finalize(self, os.close, self._file)

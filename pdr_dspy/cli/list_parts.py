@@ -1,0 +1,47 @@
+"""`pdr distillers` and `pdr verifiers`: the parts that are known by name here, the user's own among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pdr_dspy.cli.display import Display
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.distillers import DISTILLERS, Distiller
+from pdr_dspy.runtime.registry import Registry
+from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.registry import settings_of
+
+
+def distillers(display: Display) -> None:
+    """All distillers: the library's, and those of installed packages."""
+
+    def about(name: str, part: Distiller) -> list[str]:
+        calls = "no calls" if part.role is None else f"calls the {part.role} predictor"
+        uses = "" if not part.uses_k else ", picks k"
+        kind = ", for analyses" if part.needs_gold else ", for chains of single drafts" if part.chain else ""
+        return [part.description, f"{calls}{uses}{kind}"]
+
+    _list(DISTILLERS, about, display)
+
+
+def verifiers(display: Display) -> None:
+    """All verifiers: the library's, and those of installed packages."""
+
+    def about(name: str, part: Any) -> list[str]:
+        text = " ".join((part.__doc__ or "").split()).partition(". ")[0].rstrip(".")
+        return [text, f"settings: {', '.join(settings_of(name))}"]
+
+    _list(VERIFIERS, about, display)
+
+
+def _list(registry: Registry, about: Callable[[str, Any], list[str]], display: Display) -> None:
+    for name in registry.names():
+        home = registry.package(name) or registry.origin(name)
+        try:
+            lines = about(name, registry.find(name))
+        except ConfigError as error:  # another package's fault; the list goes on
+            lines = [str(error)]
+        display.show(f"{name}{f'  (from {home})' if home else ''}")
+        for line in filter(None, lines):
+            display.show(f"    {line}")

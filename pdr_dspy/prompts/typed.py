@@ -1,0 +1,134 @@
+"""Texts as values of the types that are neither plain nor lists: unions, code, and what else DSPy has of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import json_repair
+from pydantic import TypeAdapter, ValidationError
+
+from pdr_dspy.prompts.shapes import holds_objects, is_code, is_custom, members
+
+Read = Callable[[str, Any], Any]
+"""Reads a text as a type; None where it is none."""
+
+
+def is_special(kind: Any) -> bool:
+    """Whether a type is read here: one of DSPy's own, or a union."""
+    return is_custom(kind) or len(members(kind)) > 1
+
+
+def special(text: str, kind: Any, *, whole: bool, read: Read) -> Any:
+    """A text as a value of a union, None left out, or of a type of DSPy's.
+
+    Args:
+        text: what stands for the field.
+        kind: the type.
+        whole: False where the text may not have come to its end.
+        read: reads a text as one of a union's types.
+    """
+    if is_custom(kind):
+        return _custom(text, kind, whole=whole)
+    options = members(kind)
+    if set(options) == {int, float}:
+        number = read(text, float)
+        return int(number) if number is not None and number.is_integer() and not re.search(r"\d\.\d", text) else number
+    fenced = _FENCE.search(text)
+    body = (fenced[1] if fenced else text).strip()
+    try:
+        return TypeAdapter(kind).validate_json(body)
+    except (ValidationError, ValueError):
+        pass
+    if str in options:  # a text is one as it is
+        return read(text, str)
+    return next((value for option in options if (value := read(text, option)) is not None), None)
+
+
+_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+
+
+def _custom(text: str, kind: Any, *, whole: bool) -> Any:
+    """A type of DSPy's reads itself: from its JSON, or from the text."""
+    if is_code(kind):
+        opened = re.match(r"\s*```[^\n`]*\n", text)
+        if opened and "```" not in text[opened.end() :]:
+            if not whole:
+                return None
+            text = text[opened.end() :]
+        elif not opened and not whole:
+            return None
+    for candidate in (_json_object(text), text.strip()):
+        if candidate in (None, ""):
+            continue
+        try:
+            return TypeAdapter(kind).validate_python(candidate)
+        except (ValidationError, ValueError, TypeError):
+            continue
+    return None
+
+
+def _json_object(text: str) -> Any:
+    fenced = _FENCE.search(text)
+    try:
+        data = json.loads((fenced[1] if fenced else text).strip())
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def without_shapes(shapes: Sequence[str], text: str) -> str:
+    """A reply without the lines that repeat the form's shape of a value (`Person: {"name": text}`): mended, such a line
+    could pass for one."""
+    if not any(shape in text for shape in shapes):
+        return text
+    return "\n".join(line for line in text.splitlines() if not any(shape in line for shape in shapes))
+
+
+def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
+    """The value of the only field of a reply that does not name it: the last code block, or the last JSON object, that
+    is one; None in a reply that was cut, which may have had more to say.
+
+    An object counts where its line ends with it: within a sentence it is only talked about.
+    """
+    if truncated:
+        return None
+    if is_code(kind):
+        blocks = re.findall(r"```[^\n`]*\n.*?```", text, re.DOTALL)
+        return _custom(blocks[-1], kind, whole=True) if blocks else None
+    if is_custom(kind) or kind in (str, int, float, bool) or not holds_objects(kind):
+        return None
+    adapter = TypeAdapter(kind)
+    for body in reversed(_json_in(text)):
+        try:
+            return adapter.validate_json(body)
+        except (ValidationError, ValueError):
+            continue
+    body = re.sub(r"^\s*```(?:json)?\s*\n|\n\s*```\s*$", "", text).strip()
+    if body[:1] == "{" and body[-1:] == "}" and len(body) <= 100_000 and body.count("{") + body.count("[") <= 300:
+        with suppress(ValidationError, ValueError, RecursionError):  # small mistakes, such as single quotes
+            return adapter.validate_python(json_repair.loads(body))
+    return None
+
+
+def _json_in(text: str) -> list[str]:
+    """The objects and lists of a text that stand at the end of their line, outermost ones, in their order."""
+    found: list[str] = []
+    decoder, place, tries = json.JSONDecoder(), 0, 0
+    while (opened := _OPENED.search(text, place)) and tries < 500 and len(text) <= 100_000:
+        tries += 1
+        try:
+            _, end = decoder.raw_decode(text, opened.start())
+        except (ValueError, RecursionError):
+            place = opened.end()
+            continue
+        if not text[end:].partition("\n")[0].strip(" \t\r`.;*$\\)]}"):
+            found.append(text[opened.start() : end])
+        place = end
+    return found
+
+
+_OPENED = re.compile(r"[{\[]")

@@ -1,0 +1,20 @@
+"""Text that can be stored, sent again and printed."""
+
+from __future__ import annotations
+
+import re
+
+MARK = "\N{REPLACEMENT CHARACTER}"
+_UNSAFE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean(text: str, *, surrogate: str = MARK) -> str:
+    """Text without what UTF-8 or a database cannot hold: NUL becomes U+FFFD, a lone surrogate `surrogate`."""
+    if "\x00" not in text:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
+    return _UNSAFE.sub(lambda found: MARK if found[0] == "\x00" else surrogate, text)
