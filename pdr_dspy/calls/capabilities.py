@@ -7,9 +7,8 @@ known, and the rest takes the values that are safe.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import dspy
@@ -96,7 +95,10 @@ async def capabilities(lm: dspy.BaseLM) -> Capabilities:
         ConfigError: the LM's class implements `ServedModel` in part.
     """
     served = _served(lm)
-    return configured(lm) if served is None else await served.capabilities()
+    if served is not None:
+        return await served.capabilities()
+    formats: tuple[FormatKind, ...] = ("schema",) if await dspy_bridge.holds_to_schema(lm) else ()
+    return replace(configured(lm), output_formats=frozenset(formats))
 
 
 async def count_exactly(lm: dspy.BaseLM, texts: Sequence[str]) -> list[int] | None:
@@ -110,7 +112,7 @@ async def identities(predictors: Iterable[dspy.Predict]) -> list[str]:
 
     Raises EndpointError when one is dead, no such server, or lacks its model.
     """
-    lms = {id(lm): lm for predictor in predictors if (lm := predictor.lm or dspy.settings.lm) is not None}
+    lms = {id(lm): lm for predictor in predictors if (lm := predictor.lm or dspy.settings.lm)}
     for lm in lms.values():
         served = _served(lm)
         if served is not None:
@@ -119,7 +121,7 @@ async def identities(predictors: Iterable[dspy.Predict]) -> list[str]:
 
 
 def configured(lm: dspy.BaseLM) -> Capabilities:
-    """What the settings of an LM tell, without asking anybody."""
+    """What the settings of an LM tell of it, without asking anybody."""
     deployment = dspy_bridge.deployment(lm)
     where = address(deployment.address) if deployment.address else ""
     mark = seal(where, deployment.selectors)
@@ -127,14 +129,13 @@ def configured(lm: dspy.BaseLM) -> Capabilities:
     return Capabilities(
         identity=identity,
         known=deployment.known,
-        output_formats=frozenset({"schema"} if deployment.schema else ()),
         model_type=lm.model_type,
     )
 
 
-def origin(lm: dspy.BaseLM, about: Capabilities) -> str:
-    """What equal requests under way must have in common, beside their key, for one to wait for the other's reply."""
-    return "" if about.known else f"{os.getpid()}-{dspy_bridge.engine_of(lm):x}/"
+def same_answerer(lm: dspy.BaseLM, about: Capabilities) -> int:
+    """What two equal requests must have in common, beside their key, for one to wait for the other's reply."""
+    return 0 if about.known else dspy_bridge.same_server(lm)
 
 
 def _served(lm: dspy.BaseLM) -> ServedModel | None:
@@ -143,7 +144,7 @@ def _served(lm: dspy.BaseLM) -> ServedModel | None:
     if callable(getattr(type(lm), "capabilities", None)):
         missing: Any = [name for name in ("count_tokens", "check") if not callable(getattr(lm, name, None))]
         raise ConfigError(
-            f"`{type(lm).__name__}` has `capabilities` and lacks {' and '.join(f'`{name}`' for name in missing)}: let it "
-            "inherit `pdr_dspy.calls.ServedModel`, which has both"
+            f"`{type(lm).__name__}` has `capabilities` and lacks {' and '.join(f'`{name}`' for name in missing)}: let "
+            "it inherit `pdr_dspy.calls.ServedModel`, which has both"
         )
     return None

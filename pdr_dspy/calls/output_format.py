@@ -53,8 +53,8 @@ class OutputFormat:
         given = [kind for kind, value in (("schema", schema), ("choices", choices), ("regex", regex)) if value]
         if len(given) != 1:
             raise ConfigError(
-                f"`OutputFormat({', '.join(f'{kind}=...' for kind in given)})` takes exactly one of `schema`, `choices` "
-                "and `regex`, and it must not be empty"
+                f"`OutputFormat({', '.join(f'{kind}=...' for kind in given)})` takes exactly one of `schema`, "
+                "`choices` and `regex`, and it must not be empty"
             )
         if not re.fullmatch(r"[\w-]{1,64}", name, re.ASCII):
             raise ConfigError(f"`OutputFormat(name={name!r})` takes letters, digits, `_` and `-`, at most 64 of them")
@@ -102,6 +102,15 @@ class OutputFormat:
             return {"schema": self.schema, "name": self.name}
         return {"choices": list(self.choices)} if self.kind == "choices" else {"regex": self.regex}
 
+    @property
+    def response_format(self) -> dict[str, Any]:
+        """OpenAI's `response_format` of a schema, strict where the schema names every field of every object. Empty for
+        another kind, which it has no words for."""
+        if self.kind != "schema":
+            return {}
+        strict = {"strict": True} if _closed(self.schema) else {}
+        return {"type": "json_schema", "json_schema": {"name": self.name, "schema": self.schema, **strict}}
+
     @classmethod
     def of_wire(cls, wire: Mapping[str, Any]) -> OutputFormat:
         """The format that `wire` gave."""
@@ -122,6 +131,22 @@ class OutputFormat:
         value = self.schema or list(self.choices) or self.regex
         text = repr(value)
         return f"OutputFormat({self.kind}={text if len(text) <= 120 else text[:117] + '...'})"
+
+
+def _closed(schema: Any) -> bool:
+    """Whether every object in a schema requires all its fields and takes no other, as OpenAI's strict mode wants."""
+    if isinstance(schema, list):
+        return all(_closed(each) for each in schema)
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        fields = schema.get("properties", {})
+        if schema.get("additionalProperties") is not False or set(schema.get("required", ())) != set(fields):
+            return False
+        return all(_closed(value) for name, value in schema.items() if name != "properties") and all(
+            _closed(field) for field in fields.values()
+        )
+    return all(_closed(value) for value in schema.values())
 
 
 def _checked_choices(choices: Sequence[str]) -> tuple[str, ...]:

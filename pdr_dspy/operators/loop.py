@@ -228,7 +228,7 @@ class _Run:
             return reply
         (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)
-        context = stated[1].replace(",", "") if stated else self.question.context
+        context = stated[1].replace(",", "") if stated else await self.question.context()
         beyond = f"the model's context{'' if context is None else f' of {context} tokens'} is too small"
         holds = {Role.DRAFT: "", Role.REFINE: f", its workspace up to `kappa={self.schedule.kappa}`"}
         reads = holds.get(role, ", the solutions of the round in it")

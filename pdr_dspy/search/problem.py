@@ -96,7 +96,14 @@ class Terms:
             Stage.CONFIRM: list(zip(held_ids, self.held_out, strict=True)),
         }
         evaluation = describe_evaluation(
-            self.student, self.train, train_ids, optimizer.verifier, repeats=1, seed=optimizer.seed, budget=None
+            self.student,
+            self.train,
+            train_ids,
+            optimizer.verifier,
+            repeats=1,
+            seed=optimizer.seed,
+            budget=None,
+            models=event_loop.run(lambda: calls.identities(self.student.predictors())),
         )
         sampler = optimizer.sampler
         self.config = {
