@@ -174,6 +174,11 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     shares = {"ended by their cap": row.truncated, "cancelled": row.cancelled, "sent more than once": row.retried}
     if any(shares.values()):
         display.say(f"calls {', '.join(f'{what}: {share:.1%}' for what, share in shares.items() if share)}")
+    if report.unlabelled:
+        others = ", ".join(f"{how} {count}" for how, count in report.how.items() if how != "label")
+        display.say(f"answers found otherwise than by their label: {report.unlabelled:.1%} ({others})")
+    if report.unclear:
+        display.say(f"answers that were stated and could not be read: {report.unclear}")
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
     if report.failed:
         display.say(f"{report.failed} of {len(report.rows)} rows failed; the same command tries them again")
@@ -199,6 +204,9 @@ def summarise(report: Report) -> dict[str, Any]:
         "truncated": row.truncated,
         "cancelled": row.cancelled,
         "retried": row.retried,
+        "how": report.how,
+        "unlabelled": report.unlabelled,
+        "unclear": report.unclear,
         "config": report.config,
     }
 

@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from pdr_dspy.calls.ledger import Call
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.statistics import Interval, pass_at_k, score_interval, voted_score
 from pdr_dspy.runtime.atomic_write import whole_lines
+from pdr_dspy.text.statements import How
 from pdr_dspy.verifiers import RIGHT
 
 logger = logging.getLogger("pdr_dspy")
@@ -30,6 +33,10 @@ class DraftRow(BaseModel):
     """The output fields as one text; None when they could not be read."""
     score: float | None = None
     """None where judging drafts would cost tokens."""
+    how: dict[str, How] = {}
+    """In which form each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
+    unclear: dict[str, str] = {}
+    """Of fields that were stated and could not be read: the beginning of what was stated."""
     truncated: bool = False
     failure: str | None = None
 
@@ -160,6 +167,26 @@ class Report(BaseModel):
         return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
 
     @property
+    def how(self) -> dict[How, int]:
+        """How many output fields of all drafts were found in each form, the most common first."""
+        counts = Counter(how for draft in self._drafts() for how in draft.how.values())
+        return dict(counts.most_common())  # type: ignore[return-value]
+
+    @property
+    def unlabelled(self) -> float | None:
+        """Share of the fields in `how` that were not found by their label, a fraction; None where nothing is known."""
+        counts = self.how
+        return 1 - counts.get("label", 0) / sum(counts.values()) if counts else None
+
+    @property
+    def unclear(self) -> int:
+        """Output fields of all drafts that were stated and could not be read."""
+        return sum(len(draft.unclear) for draft in self._drafts())
+
+    def _drafts(self) -> Iterator[DraftRow]:
+        return (draft for row in self.rows for round_ in row.rounds for draft in round_.drafts)
+
+    @property
     def failed(self) -> int:
         """Rows without an answer because the program failed."""
         return sum(row.error is not None for row in self.rows)
@@ -245,6 +272,8 @@ def _share(model: BaseModel) -> None:
             for part in value:
                 if isinstance(part, BaseModel):
                     _share(part)
+        elif type(value) is dict and (not value or name == "how"):
+            values[name] = _EQUAL.setdefault(tuple(value.items()), value)
     given = model.__pydantic_fields_set__
     object.__setattr__(model, "__pydantic_fields_set__", _GIVEN.setdefault(frozenset(given), given))
 
@@ -252,6 +281,7 @@ def _share(model: BaseModel) -> None:
 SHORT = 64
 """Characters."""
 _GIVEN: dict[frozenset[str], set[str]] = {}
+_EQUAL: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 
 
 def _is_object(line: bytes) -> bool:

@@ -178,7 +178,16 @@ class Runner:
                     if answer not in known:
                         known[answer] = float(self.verifier(example, dspy.Prediction(**draft.outputs)))
                     score = known[answer]
-                drafts.append(DraftRow(answer=answer, score=score, truncated=draft.truncated, failure=draft.failure))
+                drafts.append(
+                    DraftRow(
+                        answer=answer,
+                        score=score,
+                        how=draft.how,
+                        unclear={name: clean(text) for name, text in draft.unclear.items()},
+                        truncated=draft.truncated,
+                        failure=draft.failure,
+                    )
+                )
             rows.append(
                 RoundRow(
                     drafts=tuple(drafts),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.text.wrapping import tidy
 
 
 class Interval(NamedTuple):
@@ -128,9 +129,10 @@ def voted_score(ballots: Sequence[tuple[str | None, float]]) -> float:
     """The score of the most common answer, that of equally common ones averaged; 0 when nothing was answered.
 
     Args:
-        ballots: answer and score of each vote, None for one that has no answer. Equal answers have equal scores.
+        ballots: answer and score of each vote, None for one that has no answer. Answers that are equal but for what
+            wraps them are one answer, and have equal scores.
     """
-    answered = [(answer, score) for answer, score in ballots if answer is not None]
+    answered = [(tidy(answer), score) for answer, score in ballots if answer is not None]
     if not answered:
         return 0.0
     votes = Counter(answer for answer, _ in answered)

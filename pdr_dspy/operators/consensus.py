@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pdr_dspy.text.wrapping import tidy
+
 
 class Done(NamedTuple):
     """A finished draft, as far as it matters for when its round ends."""
@@ -25,10 +27,16 @@ class Done(NamedTuple):
 
 
 def vote(outputs: Mapping[str, Any], fields: Sequence[str]) -> str | None:
-    """The output fields as one text that is equal for equal answers, but for case; None when one is missing."""
+    """The output fields as one text that is equal for equal answers, but for case and for what wraps a text (bold type,
+    `$`, a full stop); None when one is missing."""
     if any(name not in outputs for name in fields):
         return None
-    return json.dumps([outputs[name] for name in fields], default=str, sort_keys=True).casefold()
+    values = [tidy(value) if isinstance(value, str) else value for value in (outputs[name] for name in fields)]
+    return json.dumps(values, default=_plain, sort_keys=True).casefold()
+
+
+def _plain(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def stays(leader: int, runner_up: int) -> float:

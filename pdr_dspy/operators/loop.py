@@ -272,14 +272,15 @@ class _Run:
         )
 
     def draft(self, number: int, place: int, reply: Reply) -> Draft:
+        reading, fields = reply.reading, self.question.task.output_fields
         return Draft(
             round=number,
             index=place,
             solution=reply.text,
-            outputs={
-                name: value for name, value in reply.reading.outputs.items() if name in self.question.task.output_fields
-            },
-            broken=dict(reply.reading.broken),
+            outputs={name: value for name, value in reading.outputs.items() if name in fields},
+            how=reading.how,
+            unclear=reading.unclear,
+            broken=dict(reading.broken),
             truncated=reply.call.truncated,
             failure=reply.call.failure,
         )

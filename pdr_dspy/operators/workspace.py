@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.text.statements import How
 
 Count = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Tokens of each text, as the serving model counts them."""
@@ -49,6 +50,10 @@ class Draft(BaseModel):
     """The whole text after any thought; what later rounds may read."""
     outputs: dict[str, Any] = {}
     """The task's output fields that could be read, each of its declared type; a field that could not is absent."""
+    how: dict[str, How] = {}
+    """In which form each of them was found; see `pdr_dspy.text.statements.How`."""
+    unclear: dict[str, str] = {}
+    """Of fields that were stated and could not be read: the beginning of what was stated."""
     broken: dict[str, str] = {}
     """Output fields that were read and break a limit of theirs, such as `le=10`: which. They are not in `outputs`."""
     truncated: bool = False

@@ -102,12 +102,12 @@ def pieces_of(value: Any) -> list[str | dict[str, Any]]:
         content = media.format()
         if not isinstance(content, list):
             continue
-        raw = media.model_dump(mode="json")
+        raw: Any = media.model_dump(mode="json")  # a text: its type writes itself
         for written in dict.fromkeys((raw, json.dumps(raw, ensure_ascii=False)[1:-1], json.dumps(raw)[1:-1])):
             pieces = [
                 part
                 for piece in pieces
-                for part in (_split(piece, written, content) if isinstance(piece, str) else (piece,))
+                for part in (_split(piece, written, content) if isinstance(piece, str) else (piece,))  # type: ignore
             ]
     return pieces
 
@@ -145,8 +145,11 @@ def _media_in(value: Any, seen: set[int] | None = None) -> Iterator[dspy.Type]:
         yield from _media_in(each, seen)
 
 
-def joined(pieces: Iterable[str | dict[str, Any]]) -> Content:
+def joined(pieces: Sequence[str | dict[str, Any]]) -> Content:
     """One message of these pieces: a text where all are texts."""
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    if len(texts) == len(pieces):
+        return "".join(texts)
     blocks: list[dict[str, Any]] = []
     for piece in pieces:
         if isinstance(piece, dict):
@@ -155,8 +158,6 @@ def joined(pieces: Iterable[str | dict[str, Any]]) -> Content:
             blocks[-1] = {"type": "text", "text": blocks[-1]["text"] + piece}
         elif piece:
             blocks.append({"type": "text", "text": piece})
-    if all(block.get("type") == "text" for block in blocks):
-        return "".join(block["text"] for block in blocks)
     return blocks
 
 

@@ -1,269 +1,232 @@
-"""The five roles, derived from the user's task signature, and how each is written to and read from a model.
+r"""What a completion says of each output field, and how it says it.
 
-Instructions are the prompts, so they live here, one constant each, and DSPy optimizers may replace them. The form of a
-prompt (labels, where the answer goes) does not depend on them: `render` adds it, so no optimizer can break it.
-
-A prompt puts the instructions first, then the task's inputs, then what earlier rounds left, then the form of the reply:
-drafts of one question and refinements of one question share the longest possible prefix for a server's prefix cache.
+A field's text is what the model wrote for it, whole. Numbers, options and lists are read as a careful person would read
+them; what is ambiguous names nothing, and `Reading.unclear` says so. The forms of DSPy's three adapters are followed to
+the letter where a model writes them. Where nothing is labelled, a completion that is only the answer counts.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
-from functools import partial
-from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import dspy
-import json_repair
-from pydantic import TypeAdapter, ValidationError
 
-from pdr_dspy.prompts.fields import NONE, says_none, settled, states_none
+from pdr_dspy.prompts.alone import alone
+from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.typed import is_special, special, unlabelled, without_shapes
-from pdr_dspy.text.answers import MAX_DIGITS, final_answer, tidy, to_choice, to_number
+from pdr_dspy.prompts.objects import mendable, objects_in
+from pdr_dspy.prompts.typed import unlabelled, without_shapes
+from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
+from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
+from pdr_dspy.text.labels import ANSWER_KEYS, key
+from pdr_dspy.text.reasoning import split_thought
+from pdr_dspy.text.statements import How, Sought, Statement, statements
+from pdr_dspy.text.template import TURN_END, without_template
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-class Reading(NamedTuple):
-    """What could be read out of a completion."""
+@dataclass(frozen=True)
+class Reading:
+    """What could be read out of a completion. Unpacks as (outputs, missing)."""
 
     outputs: dict[str, Any]
     """Fields that were there, each of its declared type."""
     missing: tuple[str, ...]
     """Fields that were not, or not readably."""
-    broken: Mapping[str, str] = MappingProxyType({})
+    broken: Mapping[str, str] = field(default_factory=dict)
     """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
+    how: dict[str, How] = field(default_factory=dict)
+    """In which form each field was found. Not of fields that are the completion itself, nor of defaults."""
+    unclear: dict[str, str] = field(default_factory=dict)
+    """Of missing fields that were stated: the beginning of what was stated, and could not be read."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.outputs, self.missing))
 
 
 def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
-    """Read the output fields of a completion (its text after any thought), as a careful person would.
+    """Read the output fields of a completion, as a careful person would; its thoughts never count.
 
-    The last statement of a field wins, since models correct themselves. A field may be labelled, bold, boxed, behind a
-    DSPy marker or in a JSON object; numbers may have separators and units. Nothing is read out of an unfinished last
-    line, and no number out of running text.
+    The last statement of a field wins, since models correct themselves. A field may be labelled in any of the forms of
+    `pdr_dspy.text.statements`, boxed, or stand in a JSON object; numbers may have separators and units. Nothing is read
+    out of an unfinished last line, and no number out of running text.
+
+    Args:
+        signature: its output fields are read. A user's own `dspy.configure(adapter=...)` has the first word where its
+            form is its own, and the last one else.
+        text: the completion.
+        truncated: it was cut at its cap.
     """
     form = form_of(signature)
-    labelled = form.labelled
-    outputs: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
-    text = without_shapes(form.shapes, _without_form(form, text if text.isascii() else _INVISIBLE.sub("", text)))
-    stated = _statements(form, text, truncated=truncated)
-    whole = {} if truncated or text.rstrip(" \n`")[-1:] != "}" else _from_json(labelled, text)
-    for name, kind in labelled.items():
-        value = _first_readable(stated[name], kind, truncated=truncated)
-        if name in form.optional and states_none(stated[name], kind, value):
-            value = NONE
-        if value is None:
-            value = whole.get(name)
-        if value is None and len(labelled) == 1 and _is_simple(kind):
-            answer = final_answer(_prose(text, name), truncated=truncated)
-            value = None if answer is None else _coerce(answer, kind, truncated=truncated)
-            if value is None and answer is not None and name in form.optional and says_none(answer):
-                value = NONE
-        elif value is None and len(labelled) == 1 and not any(stated[name]):
-            value = unlabelled(text, kind, truncated=truncated)
-        if value is not None:
-            outputs[name] = value
-    if not truncated and any(name not in outputs for name in labelled):
-        for name, value in _from_json(labelled, text).items():
-            outputs.setdefault(name, value)
-    lost = not truncated and any(name not in outputs for name in labelled)
-    if dspy.settings.adapter is not None and lost and _mendable(text, brackets=3000):
-        # What the user's own adapter cannot read either stays missing, and is reported.
-        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
-            outputs |= dspy.settings.adapter.parse(signature, text)
-    outputs, broken = settled(form.fields, outputs, stated, truncated=truncated)
-    return Reading(outputs, tuple(name for name in form.outputs if name not in outputs), broken)
+    free: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
+    if not form.labelled:
+        return Reading(free, tuple(name for name in form.outputs if name not in free))
+    reader = _Reader(signature, form, text, truncated)
+    reader.run()
+    outputs, broken = settled(form.fields, free | reader.outputs, reader.stated, truncated=truncated)
+    missing = tuple(name for name in form.outputs if name not in outputs)
+    how = {name: each for name, each in reader.how.items() if name in outputs}
+    unclear = {name: each for name, each in reader.unclear.items() if name in missing}
+    return Reading(outputs, missing, broken, how, unclear)  # type: ignore[arg-type]
 
 
-def _without_form(form: Form, text: str) -> str:
-    """Drop lines that repeat the form of the prompt (`Answer: <answer>`): they state nothing."""
-    if "<" not in text:
-        return text
-
-    def keep(line: re.Match[str]) -> str:
-        return "" if line[1].strip().casefold() in form.blanks else line[0]
-
-    return re.sub(r"^[^\n<]{0,80}<([^<>\n]{1,2000})>[ \t*_`.]{0,8}$", keep, text, flags=re.MULTILINE)
+_READ = 100
+"""Statements of one field that are tried, from the one that counts most."""
 
 
-def _statements(form: Form, text: str, *, truncated: bool) -> dict[str, list[str]]:
-    """For each field the texts that follow its label, the last first; each ends where another label begins."""
-    names = tuple(form.labelled)
-    if not names:
-        return {}
-    found: dict[str, list[str]] = {name: [] for name in names}
-    matches = list(form.label.finditer(text))
-    for position, match in enumerate(matches):
-        end = matches[position + 1].start() if position + 1 < len(matches) else len(text)
-        body = text[match.end() : end]
-        if truncated and end == len(text) and "\n" not in body.strip("\n") and not body.endswith("\n"):
-            continue  # the cap may have cut it in the middle of the value
-        marker = re.search(r"^\[\[ ?## ?completed", body, re.MULTILINE)
-        body = body[: marker.start()] if marker else body
-        name = names[next(i for i in range(len(names)) if match.group(f"f{i}") is not None)]
-        found[name].append(body.strip())
-    return {name: bodies[::-1] for name, bodies in found.items()}
+class _Reader:
+    def __init__(self, signature: type[dspy.Signature], form: Form, text: str, truncated: bool) -> None:
+        self.signature = signature
+        self.form = form
+        self.kinds = form.labelled
+        self.truncated = truncated
+        self.text = without_template(without_shapes(form.shapes, split_thought(text)[1][-MAX_TEXT:]))
+        self.sought = _sought_in(tuple(self.kinds.items()), (*form.free, *form.inputs))
+        self.outputs: dict[str, Any] = {}
+        self.how: dict[str, How] = {}
+        self.unclear: dict[str, str] = {}
+        self.stated: dict[str, Sequence[str]] = {}
+        """What stands in the statements of each field."""
 
+    def run(self) -> None:
+        adapter = dspy.settings.adapter
+        if adapter is not None and not _known(adapter):
+            self.by_adapter(adapter)
+        taken, given = self.objects()
+        found = statements(self.text, self.sought, truncated=self.truncated, taken=taken, given=given)
+        self.stated = {name: [statement.text for statement in own] for name, own in found.items()}
+        for name, kind in self.kinds.items():
+            if name not in self.outputs:
+                self.first_readable(name, kind, found[name])
+        only = next(iter(self.kinds)) if len(self.kinds) == 1 else None
+        if only is not None and only not in self.outputs and only not in self.unclear and not self.truncated:
+            self.unnamed(only, self.kinds[only], found[only])
+        if adapter is not None and _known(adapter) and any(name not in self.outputs for name in self.kinds):
+            self.by_adapter(adapter)
 
-def _first_readable(statements: Sequence[str], kind: Any, *, truncated: bool) -> Any:
-    for statement in statements:
-        if not statement:
-            continue
-        if kind is str and statement.startswith("```"):
-            fenced = re.match(r"```[^\n`]*\n(.*?)\n?```", statement, re.DOTALL)
-            if fenced:
-                return fenced[1]
-            if truncated:
+    def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
+        for statement in found[:_READ]:
+            if len(statement.text) > most:
                 continue
-        if _is_simple(kind):
-            statement = statement.splitlines()[0]
-        value = _coerce(statement, kind, truncated=truncated)
+            value = value_of(statement, kind, blanks=self.form.blanks)
+            if name in self.form.optional and says_none(statement.text):
+                option = options_of(kind) is not None and kind is not bool  # "none" itself may be one
+                value = value if option and value is not None else NONE
+            if value is not None:
+                self.outputs[name], self.how[name] = value, statement.how
+                self.unclear.pop(name, None)
+                return
+            if not is_blank(statement.text, self.form.blanks):
+                self.unclear.setdefault(name, " ".join(statement.text[:200].split())[:80])
+                if contests(statement.text, kind):
+                    return
+
+    # --- JSON
+
+    def objects(self) -> tuple[list[tuple[int, int]], list[Statement]]:
+        """The JSON objects that name fields, or are all that was written, and what they state of each field."""
+        taken: list[tuple[int, int]] = []
+        given: list[Statement] = []
+        if "{" not in self.text:
+            return taken, given
+        for start, end, data in objects_in(self.text):
+            if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
+                taken.append((start, end))  # an object in prose, which goes on after it, states nothing
+                continue
+            if self.truncated and "\n" not in self.text[end:]:
+                continue  # it ends on the unfinished line
+            named = self.named(data)
+            if not named:
+                first, last = self.text[:start].strip(" \n\t`json"), self.text[end:].strip(" \n\t`")
+                if not first and not last:
+                    taken.append((start, end))
+                    self.spoken(data, given)
+                continue
+            taken.append((start, end))
+            for name, value in named.items():
+                if value is None and name not in self.form.optional:
+                    self.unclear[name] = "null"
+                    continue
+                text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+                given.append(Statement(name, start, text, "json", 0, "json"))
+        return taken, given
+
+    def named(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that an object has, itself or in the only object that it holds."""
+        own = {field: value for name, value in data.items() if (field := self.sought.named(str(name))) is not None}
+        if own:
+            return own
+        inner = [value for value in data.values() if isinstance(value, dict)]
+        return self.named(inner[0]) if len(inner) == len(data) == 1 else {}
+
+    def spoken(self, data: Mapping[str, Any], given: list[Statement]) -> None:
+        """What an object without the field says in words."""
+        if len(self.kinds) != 1:
+            return
+        (name,) = self.kinds
+        prose = "\n".join(value for value in data.values() if isinstance(value, str))
+        given += [one._replace(start=0) for one in statements(prose, self.sought)[name]]
+
+    # --- what names nothing
+
+    def unnamed(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
+        """The only field, of a completion that does not name it."""
+        text = self.text.replace(TURN_END, "").strip()
+        value, how = None, "json"
+        if not found:
+            value = unlabelled(text, kind, truncated=self.truncated)
+        if value is None:
+            value, how = alone(text, kind, code=name not in self.sought.short), "alone"
+        if value is None and name in self.form.optional and says_none(text):
+            value = NONE
         if value is not None:
-            return value
-    return None
+            self.outputs[name], self.how[name] = value, how  # type: ignore[assignment]
+
+    # --- the user's own adapter
+
+    def by_adapter(self, adapter: Any) -> None:
+        """What the adapter reads, of fields that are not read yet. What it cannot read stays missing."""
+        if self.truncated or not mendable(self.text, brackets=3000):
+            return
+        with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
+            parsed = adapter.parse(self.signature, self.text)
+            for name in self.kinds:
+                if name not in self.outputs and parsed.get(name) is not None:
+                    self.outputs[name] = parsed[name]
+                    self.how[name] = "json" if isinstance(adapter, dspy.JSONAdapter) else "label"
+                    self.unclear.pop(name, None)
 
 
-def _is_simple(kind: Any) -> bool:
-    return (
-        kind in (str, int, float, bool)
-        or get_origin(kind) is Literal
-        or (isinstance(kind, type) and issubclass(kind, Enum))
+def _known(adapter: Any) -> bool:
+    """Whether the adapter reads as one of DSPy's own does: these have the last word, for their forms are read here."""
+    return getattr(type(adapter).parse, "__module__", "").startswith("dspy.")
+
+
+def _sought_in(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
+    try:
+        return _cached_sought(kinds, bounds)
+    except TypeError:  # a type that cannot be hashed
+        return _sought(kinds, bounds)
+
+
+def _sought(kinds: tuple[tuple[str, Any], ...], bounds: tuple[str, ...]) -> Sought:
+    names = tuple(name for name, _ in kinds)
+    called = [name for name in names if key(name) in ANSWER_KEYS]
+    answer = names[0] if len(names) == 1 else called[0] if len(called) == 1 else None
+    return Sought(
+        names,
+        frozenset(name for name, kind in kinds if is_text(kind)),
+        frozenset(name for name, kind in kinds if not is_simple(kind)),
+        answer,
+        bounds,
     )
 
 
-def _coerce(text: str, kind: Any, *, truncated: bool) -> Any:
-    """`text` as a value of type `kind`, or None."""
-    if is_special(kind):
-        return special(text, kind, whole=not truncated, read=partial(_coerce, truncated=truncated))
-    text = text.strip()
-    wrapped = re.fullmatch(r"[*_`]*<(?:(\w+)>(.*)</\1|([^<>/][^<>]*))>[*_`.]*", text)
-    if wrapped:  # a small model copies the brackets of the form
-        text = (wrapped[2] or wrapped[3] or "").strip()
-    if kind is str:
-        boxed = final_answer(text) if "\\boxed" in text else None
-        return tidy(boxed or text).strip("*`").strip() or None
-    if kind in (int, float):
-        number = to_number(text)
-        if number is None:
-            return None
-        if kind is int:
-            return int(number) if number.denominator == 1 else None
-        try:
-            return float(number)
-        except OverflowError:  # beyond 1.8e308
-            return None
-    if kind is bool:
-        choice = to_choice(text, ("yes", "no", "true", "false"))
-        return None if choice is None else choice in ("yes", "true")
-    if get_origin(kind) is Literal:
-        options = get_args(kind)
-        choice = to_choice(text, [str(option) for option in options])
-        return None if choice is None else next(option for option in options if str(option) == choice)
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        choice = to_choice(text, [str(member.value) for member in kind])
-        return None if choice is None else next(member for member in kind if str(member.value) == choice)
-    return _structured(text, kind, truncated=truncated)
-
-
-def _structured(text: str, kind: Any, *, truncated: bool) -> Any:
-    fenced = re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL)
-    body = (fenced.group(1) if fenced else text).strip()
-    adapter = TypeAdapter(kind)
-    try:
-        return adapter.validate_json(body)
-    except (ValidationError, ValueError):
-        if truncated:
-            return None  # a repaired half of a list would pass for the whole
-    for candidate in (_repaired(body), body):
-        if candidate in ("", None):
-            continue
-        try:
-            return adapter.validate_python(candidate)
-        except ValidationError:
-            continue
-    if get_origin(kind) is list and get_args(kind) in ((int,), (float,), (str,)):
-        return _plain_list(body, get_args(kind)[0])
-    return None
-
-
-def _repaired(body: str) -> Any:
-    """JSON with its small mistakes mended; None where there is nothing to mend."""
-    if not _mendable(body, brackets=300):
-        return None
-    try:
-        return json_repair.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _mendable(text: str, *, brackets: int) -> bool:
-    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
-    0.5 s for 3,000."""
-    return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets
-
-
-def _plain_list(text: str, kind: type) -> list[Any] | None:
-    """`2, 5 and 7`, `[2] [5]`, or one item on a line."""
-    if kind is str:
-        items = [line.strip(" \t-*•") for line in text.splitlines() if line.strip(" \t-*•")]
-        return items or None
-    line = _NO_NUMBERS.split(text.splitlines()[0] if text else "")[0]  # `2 and 5, not 3`
-    if _NOT_A_LIST.search(line):
-        return None
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", line)
-    if any(len(number) > MAX_DIGITS for number in numbers):
-        return None
-    return [kind(number) for number in numbers if kind is float or "." not in number] or None
-
-
-_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Marks that no reader sees: soft hyphens, widths of nothing, the direction of writing."""
-_NO_NUMBERS = re.compile(r"\b(?:not|cannot|unable|unknown|neither|never|no longer|none)\b|n't", re.IGNORECASE)
-_NOT_A_LIST = re.compile(
-    r"[+*/^=<>{}\u00b2\u00b3\u00b9\u2070-\u2079]|\d[A-Za-z]|\d\.\d+\.|\b(?:null|true|false|nan)\b", re.IGNORECASE
-)
-"""Signs that the numbers of a line are parts of something else: `40+2`, `1/2`, `1e3`, `1.2.3`, an object."""
-
-
-def _from_json(kinds: Mapping[str, Any], text: str) -> dict[str, Any]:
-    lowered = _object(text)
-    outputs = {}
-    for name, kind in kinds.items():
-        if name.lower() not in lowered:
-            continue
-        value = lowered[name.lower()]
-        if value is None:
-            outputs[name] = NONE
-            continue
-        read_value = _coerce(value if isinstance(value, str) else json.dumps(value), kind, truncated=False)
-        if read_value is not None:
-            outputs[name] = read_value
-    return outputs
-
-
-def _object(text: str) -> dict[str, Any]:
-    """The JSON object of a completion, its keys as names of fields; empty when it has none, or goes on after it on the
-    same line, as prose about an object does."""
-    start, end = text.find("{"), text.rfind("}")
-    if start < 0 or end < start or end - start > 100_000 or text[end + 1 :].partition("\n")[0].strip(" \t\r`.;"):
-        return {}
-    try:
-        data = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(data, dict):
-        return {}
-    return {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
-
-
-def _prose(text: str, name: str) -> str:
-    """What of a completion may state the field in words; nothing where an object has it, readable or not."""
-    if not (text.lstrip(" \n\t`json").startswith("{") and (data := _object(text))):
-        return text
-    return "" if name.lower() in data else "\n".join(value for value in data.values() if isinstance(value, str))
+_cached_sought = lru_cache(maxsize=256)(_sought)

@@ -24,6 +24,7 @@ from dspy.lm15 import (
     Response,
     StreamDeltaEvent,
     StreamEndEvent,
+    StreamErrorEvent,
     StreamStartEvent,
     TextDelta,
     response_to_events,
@@ -32,7 +33,7 @@ from dspy.lm15 import Usage as ServedUsage
 
 from pdr_dspy import calls
 
-StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class ScriptedLM(dspy.LM, calls.ServedModel):
     reply: Reply
     """The script."""
     context_length: int | None = None
+    thinking_budget: calls.ThinkingBudget = "cap"
     siblings: bool = False
     """Whether drafts of one prompt are marked as siblings; the script answers each by itself."""
     output_formats: frozenset[calls.FormatKind] = frozenset()
@@ -106,6 +108,7 @@ class ScriptedLM(dspy.LM, calls.ServedModel):
             identity=self.model,
             known=False,
             context_length=self.context_length,
+            thinking_budget=self.thinking_budget,
             siblings=self.siblings,
             counts_tokens=True,
             output_formats=self.output_formats,
@@ -255,7 +258,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
             for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
                 yield StreamDeltaEvent(delta=TextDelta(text=word, part_index=event.delta.part_index))
         else:
-            yield event
+            yield event  # type: ignore
 
 
 def _asked(request: Request) -> ScriptedRequest:

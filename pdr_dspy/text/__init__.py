@@ -1,25 +1,37 @@
-"""Reading text, with no model in sight: what a completion states as its answer, which number or choice that is,
-where a thought ends, how a text is quoted inside a prompt, what of it can be stored, and how many tokens it may have.
+"""Reading text, with no model in sight: what a completion states as its answer and in which words, which number or
+choice that is, where a thought ends, how a text is quoted inside a prompt, what of it can be stored, and how many
+tokens it may have.
 """
 
 from __future__ import annotations
 
-from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, tidy, to_choice, to_number
+from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, to_choice, to_number
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import solution_span, split_thought
+from pdr_dspy.text.statements import How, Sought, Statement, statements
 from pdr_dspy.text.storable import clean
+from pdr_dspy.text.template import before_token, without_template
 from pdr_dspy.text.token_estimate import estimate_tokens
+from pdr_dspy.text.wrapping import block, boxes, tidy
 
 __all__ = [
     "MAX_ANSWER",
     "MAX_DIGITS",
+    "How",
+    "Sought",
+    "Statement",
+    "before_token",
+    "block",
+    "boxes",
     "clean",
     "estimate_tokens",
     "final_answer",
     "sheltered",
     "solution_span",
     "split_thought",
+    "statements",
     "tidy",
     "to_choice",
     "to_number",
+    "without_template",
 ]

@@ -28,8 +28,23 @@ def split_thought(text: str) -> tuple[str, str, bool]:
 
 def solution_span(text: str) -> tuple[int, int] | None:
     """Where the solution stands in a completion, as (start, end); None when a thought is left unfinished."""
+    start, end = 0, len(text)
     if "<" not in text:
-        return 0, len(text)
+        return start, end
+    for _ in range(_FORMS):  # the solution of one form may begin with a thought in the other
+        span = _span(text[start:end])
+        if span is None:
+            return None
+        if span == (0, end - start):
+            break
+        start, end = start + span[0], start + span[1]
+    return start, end
+
+
+_FORMS = 8
+
+
+def _span(text: str) -> tuple[int, int] | None:
     if (special := text.find("<|")) >= 0 and _HARMONY.match(text, special) and _begins(text, special):
         return _final_channel(text)
     start = 0

@@ -205,9 +205,12 @@ def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options:
 
 
 def messages_of(request: Request) -> list[dict[str, str]]:
-    """The chat messages of a request, text alone."""
+    """The chat messages of a request. Raises ConfigError for one with images or other attachments."""
 
     def text(parts: Any) -> str:
+        odd = () if isinstance(parts, str) else [part.type for part in parts if part.type not in ("text", "thinking")]
+        if odd:
+            raise ConfigError(f"a policy is trained on text alone, and a prompt of the program has {odd[0]} parts")
         return parts if isinstance(parts, str) else "".join(part.text for part in parts if part.type == "text")
 
     system = [{"role": "system", "content": text(request.system)}] if request.system else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import to_choice
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, called, gold_text, lookup, short
+from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, called, gold_answer, lookup, short, unanswered
 
 if TYPE_CHECKING:
     import dspy
@@ -37,7 +37,7 @@ class ChoiceVerifier(Fields):
         options, gold = self._read(example)
         answer = answer_text(prediction, self.field)
         if answer is None:
-            return Score(0, "no answer")
+            return unanswered(prediction, self.field)
         if len(options) == 1 and len(answer) > len(gold) + 12:
             return Score(0, f"{short(answer)} is not {short(gold)}")  # other options that it may name are not known
         choice = to_choice(answer, options)
@@ -55,7 +55,7 @@ class ChoiceVerifier(Fields):
         return {**super().describe(), "options": options}
 
     def _read(self, example: dspy.Example) -> tuple[tuple[str, ...], str]:
-        gold = gold_text(example, self.gold)
+        gold = gold_answer(example, self.gold)
         if isinstance(self.options, str):
             given = lookup(example, self.options)
             if not isinstance(given, (list, tuple)) or len(given) < 2:

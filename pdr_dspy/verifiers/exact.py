@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.text.answers import unwrapped
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, gold_text, lookup, short
+from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, gold_text, lookup, short, unanswered
 
 if TYPE_CHECKING:
     import dspy
+
+
+_WRAPS = (
+    *(("**", "**"), ("*", "*"), ("```", "```"), ("`", "`"), ('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»")),
+    *(("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\boxed{", "}"), ("\\text{", "}")),
+)
 
 
 @dataclass(frozen=True)
 class ExactVerifier(Fields):
     """Scores 1 where the answer is the gold text, else 0.
 
-    Bold, quotes, code marks and a final full stop around either do not count; underscores and single stars do, for they
-    belong to names.
+    The gold text is taken as it is. Around the answer, emphasis, quotes, marks of code and mathematics and a full stop
+    do not count unless the gold text has them; underscores always do: `__init__` is not `init`. A sentence may lack its
+    full stop.
     """
 
     ignore_case: bool = False
@@ -29,10 +36,13 @@ class ExactVerifier(Fields):
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
         if answer is None:
-            return Score(0, "no answer")
+            return unanswered(prediction, self.field)
         whole = as_text(lookup(prediction, self.field)) or ""
-        if self._key(gold) in (self._key(whole), self._key(answer)):
-            return Score(1, "the same text")
+        want = self._key(gold)
+        accepted = {want, want[:-1]} if " " in want and want.endswith(".") else {want}
+        for text in (whole, answer):
+            if any(self._key(form) in accepted for form in _unwrapped(text)):
+                return Score(1, "the same text")
         return Score(0, f"{short(answer)} is not {short(gold)}")
 
     def check_gold(self, example: dspy.Example) -> None:
@@ -40,7 +50,25 @@ class ExactVerifier(Fields):
         gold_text(example, self.gold)
 
     def _key(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", unwrapped(text))
+        text = unicodedata.normalize("NFC", text.strip())
         if self.ignore_space:
             text = " ".join(text.split())
         return text.casefold() if self.ignore_case else text
+
+
+def _unwrapped(text: str) -> Iterator[str]:
+    """A text, and it without each thing that wraps the whole of it."""
+    yield (text := text.strip())
+    for _ in range(8):
+        inner = next(
+            (
+                text[len(left) : -len(right)]
+                for left, right in _WRAPS
+                if text.startswith(left) and text.endswith(right) and len(text) > len(left + right)
+                and right not in text[len(left) : -len(right)]
+            ),
+            text[:-1] if text.endswith((".", "。")) and not text.endswith("..") else "",
+        )  # fmt: skip
+        if not inner.strip():
+            return
+        yield (text := inner.strip())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.answers import final_answer, tidy, to_number
+from pdr_dspy.text.answers import final_answer, to_number
+from pdr_dspy.text.numbers import is_percentage, unit_of
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.mathematics.decimals import RELATIVE, is_finite, rounded_to
 
 if TYPE_CHECKING:
     import dspy
@@ -51,17 +52,49 @@ def lookup(record: Any, name: str) -> Any:
 
 def gold_text(example: dspy.Example, name: str) -> str:
     """The gold answer as text. Raises DataError where it is missing or empty."""
-    text = as_text(lookup(example, name))
+    value = lookup(example, name)
+    text = as_text(value)
+    if text is None and value is not None:
+        raise DataError(f"{called(example)} has the gold answer {_shown(value)}; drop the example or give its answer")
     if text is None or not text.strip():
         held = ", ".join(str(key) for key in example) if hasattr(example, "keys") else type(example).__name__
         raise DataError(f"{called(example)} has no gold answer in the field {name!r}; its fields are {held}")
     return text.strip()
 
 
+_SOLUTION = re.compile(r"####(?!#)\s*(.+?)\s*$", re.S)
+
+
+def gold_answer(example: dspy.Example, name: str) -> str:
+    r"""The gold answer as text, without the solution before it: what stands behind `####`, or in the last `\boxed`."""
+    text = gold_text(example, name)
+    marked = _SOLUTION.search(text.rpartition("####")[1] + text.rpartition("####")[2]) if "####" in text else None
+    if marked:
+        return marked[1]
+    return (final_answer(text) or text) if "\\boxed" in text else text
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int):
+        return f"a whole number of about {int(value.bit_length() * 0.30103):,} digits, which is not compared"
+    return repr(value)
+
+
+def unanswered(prediction: dspy.Prediction, name: str) -> Score:
+    """The score of a prediction without an answer that can be read."""
+    value = lookup(prediction, name)
+    if value is not None and as_text(value) is None:
+        return Score(0, f"{_shown(value)} is no answer" if not isinstance(value, int) else _shown(value))
+    return Score(0, "no answer")
+
+
 def called(example: Any) -> str:
     """A name for an example in messages."""
     known = lookup(example, "id")
-    return f"The example {known!r}" if known is not None else f"The example {str(example)[:120]}"
+    try:
+        return f"The example {known!r}" if known is not None else f"The example {str(example)[:120]}"
+    except ValueError:  # a whole number longer than Python writes out
+        return "An example"
 
 
 def answer_text(prediction: dspy.Prediction, name: str) -> str | None:
@@ -85,13 +118,21 @@ def as_text(value: Any) -> str | None:
     """A field's value as text: numbers as a person writes them."""
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, float) and math.isnan(value):
+    if not isinstance(value, (list, dict)) and _is_nan(value):
         return None  # an empty cell of a table
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 3000:
         return None  # longer than Python writes out, and than anything that is compared here
     return str(value)
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a float, a Decimal or a number of numpy's is not a number."""
+    try:
+        return bool(value != value)
+    except Exception:
+        return False
 
 
 def short(text: str | None, limit: int = 60) -> str:
@@ -103,14 +144,27 @@ def short(text: str | None, limit: int = 60) -> str:
 def same_number(gold: str, answer: str, *, within: Fraction = Fraction(0)) -> bool | None:
     """Whether both texts name the same number, up to `within`; None where one of them does not name a number.
 
-    A percentage equals the same number without its sign and the fraction that it stands for.
+    A percentage equals the same number without its sign and the fraction that it stands for. Two different units
+    (`5 cm`, `5 m`) are not the same; a unit beside none is.
     """
     want, have = to_number(gold), to_number(answer)
     if want is None or have is None:
         return None
     candidates = {have}
-    if "%" in tidy(answer) and "%" not in gold:
+    if is_percentage(answer) and not is_percentage(gold):
         candidates.add(have / 100)
-    elif "%" in gold and "%" not in answer:
+    elif is_percentage(gold) and not is_percentage(answer):
         candidates.add(have * 100)
-    return any(abs(candidate - want) <= within for candidate in candidates)
+    if not any(abs(candidate - want) <= within for candidate in candidates):
+        return False
+    units = {unit_of(text) for text in (gold, answer)} if gold != answer else set()
+    return None in units or len(units) < 2
+
+
+def stands_for(decimal: Fraction, exact: Fraction) -> bool:
+    """The rule of decimals for rational numbers, as in `mathematics.equality`."""
+    if exact.denominator == 1:
+        return decimal == exact
+    if is_finite(exact):
+        return decimal == exact or rounded_to(exact, decimal)
+    return abs(decimal - exact) * RELATIVE <= abs(exact)

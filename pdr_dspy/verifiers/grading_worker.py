@@ -1,4 +1,6 @@
-"""The process in which untrusted answers are parsed and compared. Run as a script by `_pool.py`; imports no pdr_dspy.
+"""The process in which untrusted answers are parsed and compared. Run as a script by `grading_pool`.
+
+Of pdr_dspy it imports what reads and compares mathematics, and nothing else.
 
 A keeper imports the heavy libraries once and forks a child that reads requests from the pipe, answers them and limits
 itself: the kernel ends it when an item's time is over (SIGALRM with its default action reaches even a loop inside C),
@@ -9,16 +11,18 @@ forks the next one, which takes milliseconds. Messages are JSON behind a four-by
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import resource
 import signal
 import struct
 import sys
+import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+_PACKAGE = Path(__file__).resolve().parent.parent
 _PARENT_GONE = 3
 _RECYCLE = 4
 _ITEMS = 500  # a child's caches grow with what it has seen
@@ -117,59 +121,33 @@ def _send(pipe: int, reply: dict[str, Any]) -> None:
 
 
 def _math() -> Grade:
-    import logging
+    for name, folder in (("pdr_dspy", _PACKAGE), ("pdr_dspy.text", _PACKAGE / "text"),
+                         ("pdr_dspy.verifiers", _PACKAGE / "verifiers")):  # fmt: skip
+        stub = types.ModuleType(name)  # their own __init__ would import the whole library
+        stub.__path__ = [str(folder)]
+        sys.modules[name] = stub
+    from pdr_dspy.verifiers.mathematics.comparison import grade
 
-    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
-    from math_verify.grader import should_treat_as_complex
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        return grade(request["gold"], request["answer"])
 
-    values = _sibling("math_values")
-    logging.disable(logging.CRITICAL)
-    config = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
-
-    def read(latex: str) -> Any:
-        latex = normalize_latex(latex, config=config)
-        return latex2sympy(
-            latex, is_real=not should_treat_as_complex(latex), convert_degrees=False, normalization_config=None
-        )
-
-    comparison = values.Comparison(read)
-
-    def grade(request: dict[str, Any]) -> dict[str, Any]:
-        for side in ("gold", "answer"):
-            if request[side] is not None:
-                try:
-                    comparison.readable(request[side])
-                except values.Unreadable as error:
-                    return {"unreadable": side, "detail": str(error)[:200]}
-        if request["answer"] is None:
-            return {"readable": True}
-        return {"equal": comparison.equal(request["gold"], request["answer"])}
-
-    for sample in _SAMPLES:  # the parser learns its grammar as it goes; children inherit what it learnt
-        with contextlib.suppress(Exception):
-            comparison.same(sample, sample.replace("2", "3"))
-    return grade
-
-
-def _sibling(name: str) -> Any:
-    """A module beside this file, which imports no pdr_dspy either."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    for sample in _SAMPLES:  # sympy learns as it goes; children inherit what it learnt
+        grade(sample, sample.replace("2", "3"))
+        grade(sample, sample)
+    return answer
 
 
 _SAMPLES = (
     r"\frac{\sqrt{2}}{2}+\pi",
     r"2x^{2}-3x+\frac{1}{2}",
-    r"-\infty",
-    r"2x - 1",
+    r"(2, \frac{1}{3})",
+    r"[-2, 3) \cup (4, \infty)",
+    r"x^2 < 2",
+    r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}",
+    r"y = 2x - 1",
     r"2 + 3i",
     r"\sin^2 x + \log_2 3 + |x| + 2!",
-    r"f(x) + \arctan 2 + e^{2}",
+    r"2n\pi, n \in \mathbb Z",
 )
 
 

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.answers import MAX_ANSWER, changes_value, tidy, to_choice
+from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
+from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_text, same_number, short
+from pdr_dspy.verifiers.fields import (
+    Fields,
+    answer_text,
+    called,
+    gold_answer,
+    lookup,
+    same_number,
+    short,
+    stands_for,
+    unanswered,
+)
 from pdr_dspy.verifiers.grading_pool import ask
-from pdr_dspy.verifiers.math_structure import Structure, read
 
 if TYPE_CHECKING:
     import dspy
@@ -22,13 +32,22 @@ _log = logging.getLogger("pdr_dspy.verifiers")
 
 @dataclass(frozen=True)
 class MathVerifier(Fields):
-    """Scores 1 where the answer is mathematically the gold answer, else 0.
+    r"""Scores 1 where the answer is mathematically the gold answer, else 0.
 
-    Plain numbers, the same LaTeX and words are decided at once, evaluating nothing. Everything else is taken apart into
-    lists, tuples, intervals, relations, sets and cases, which must be those of the gold answer: `17 != 25` and
-    `x = 17 or x = 25` are not 25. Their values are compared exactly by sympy in a separate process, within `timeout`
-    seconds and `memory` MB for the item; an answer that exceeds them scores 0 and says so. A decimal may stand for a
-    value that has no finite decimal form, such as 1/3, where it is right to one part in 100,000.
+    An answer is compared as the structure that it is: relations, alternatives (`x = 1 or x = 2`), lists, tuples,
+    intervals, sets, inequalities, families (`2n\pi, n \in \mathbb Z`), cases and matrices, around values that are
+    compared exactly. `17 != 25`, `2x = 4` and `x = 17 or y = 25` name none of their numbers, and an answer with a part
+    that is not understood scores 0. An assignment names its value (`x = 5`), so does an equation whose other side is an
+    expression in several letters (`m+n = 204`) or comes to the same (`6 \cdot 7 = 42`).
+
+    A decimal counts for an exact value without a finite decimal (1/3, √2, π) where it is right to one part in 100,000,
+    for a finite decimal where it is that or that rounded to six or more significant digits, for a whole number only
+    where it is that, inside of tuples and polynomials too. A percentage is the number before its sign and the fraction
+    that it stands for; units do not count unless both sides name one, degrees are also radians.
+
+    Plain numbers, the same LaTeX and words are decided at once. Everything else is read and compared with sympy in a
+    separate process, within `timeout` seconds and `memory` MB for the item; an answer that exceeds them scores 0 and
+    says so.
     """
 
     timeout: float = 2.0
@@ -41,48 +60,48 @@ class MathVerifier(Fields):
                 raise ConfigError(f"`MathVerifier({name}={getattr(self, name)!r})` must be above 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
-        gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
+        gold, answer = self._gold(example), _typed(lookup(prediction, self.field))
+        answer = answer_text(prediction, self.field) if answer is None else answer
         if answer is None:
-            return Score(0, "no answer")
+            return unanswered(prediction, self.field)
         if len(answer) > MAX_ANSWER:
             return Score(0, f"an answer of {len(answer):,} characters is not read")
         decided = _at_once(gold, answer)
         if decided is not None:
             return decided
-        if _RETRACTED.search(answer) and not _RETRACTED.search(gold):
-            return Score(0, f"{short(answer)} says what it is not")
-        if _hopeless(answer) and not _hopeless(gold):
-            return Score(0, f"{short(answer)} is too large to work out")
-        want, have = read(_latex(gold)), read(_latex(answer))
-        if want is None:
-            raise DataError(_unreadable(example, gold))
-        if have is None:
-            return Score(0, f"{short(answer)} is not a mathematical expression")
-        reply = self._ask(want, have)
+        statement = _statement(answer)
+        if statement is None:
+            return Score(0, f"{short(answer)} says more than a value")
+        reply = self._ask(_statement(gold) or gold, statement)
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
-        if reply.get("unreadable") == "gold":
+        if "gold" in (reply.get("unreadable"), reply.get("large")):
             raise DataError(_unreadable(example, gold))
         if reply.get("unreadable") == "answer":
-            return Score(0, f"{short(answer)} is not a mathematical expression")
+            return Score(0, f"{short(answer)} is not understood ({reply['detail']})")
+        if reply.get("large") == "answer":
+            return Score(0, f"{short(answer)} is too large to work out")
         detail = self._trouble(reply)
         _log.warning("MathVerifier: %s on %s", detail, short(answer))
         return Score(0, detail)
 
     def check_gold(self, example: dspy.Example) -> None:
         """Raise DataError if the gold answer cannot be read as a number, an expression or words."""
-        gold = gold_text(example, self.gold)
+        gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
-        if same_number(gold, gold) or _words(gold) is not None:
+        if to_number(gold) is not None or _words(gold) is not None or _TIME.fullmatch(gold):
             return
-        structure = read(_latex(gold))
-        reply = {"unreadable": "gold"} if structure is None else self._ask(structure, None)
+        reply = self._ask(_statement(gold) or gold, None)
         if "readable" not in reply:
-            reason = "" if "unreadable" in reply else f" ({self._trouble(reply)})"
+            reason = f" ({reply.get('detail') or ('too large' if 'large' in reply else self._trouble(reply))})"
             raise DataError(_unreadable(example, gold) + reason)
 
-    def _ask(self, gold: Structure, answer: Structure | None) -> dict[str, Any]:
+    def _gold(self, example: dspy.Example) -> str:
+        typed = _typed(lookup(example, self.gold))
+        return gold_answer(example, self.gold) if typed is None else typed
+
+    def _ask(self, gold: str, answer: str | None) -> dict[str, Any]:
         return ask("math", {"gold": gold, "answer": answer}, timeout=self.timeout, memory=self.memory * 2**20)
 
     def _trouble(self, reply: dict[str, Any]) -> str:
@@ -94,167 +113,175 @@ def _unreadable(example: Any, gold: str) -> str:
     return f"{called(example)} has the gold answer {short(gold)!r}, which MathVerifier cannot read"
 
 
+def _typed(value: Any) -> str | None:
+    """A list, tuple or set of a typed field as mathematics, None for any other value."""
+    if isinstance(value, complex) and value == value:
+        return f"{value.real!r} + ({value.imag!r})i"
+    if not isinstance(value, (list, tuple, set, frozenset)) or not value:
+        return None
+    items = [str(item) for item in value]
+    if isinstance(value, list):
+        return ", ".join(items)
+    return f"({', '.join(items)})" if isinstance(value, tuple) else rf"\{{{', '.join(items)}\}}"
+
+
+_TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
+_LONE_LETTER = re.compile(r"(?<![A-Za-z\\{])[A-Za-z](?![A-Za-z}])")
+_BRACKETED_LIST = re.compile(r"[(\[{]\s*[0-9]{1,3}(?:,[0-9]{3})+\s*\\?[)\]}]")
+
+
 def _at_once(gold: str, answer: str) -> Score | None:
     """A verdict that needs no evaluation, or None."""
-    same = None if "=" in gold and "=" in answer else same_number(gold, answer)  # x = 5 is not y = 5
-    if same or (same is False and ("." in gold) == ("." in answer)):  # else a decimal may stand for a fraction
-        return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
     if _canonical(gold) == _canonical(answer):
         return Score(1, "the same expression")
-    based = _BASED.fullmatch(_canonical(gold))
-    if based:  # sympy drops the base
-        plain = re.sub(r"^[A-Za-z]=", "", _canonical(answer)) in (based[1], based[0])
-        return Score(1, "the same digits") if plain else Score(0, f"{short(answer)} is not {short(gold)}")
     words = _words(gold)
     if words is not None:
-        close = len(answer) <= len(gold) + 40 and not re.search(r"\bor\b", answer.replace(words, ""), re.I)
-        if close and to_choice(answer, (words,)) == words:
-            return Score(1, "the same words")
+        return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
+    if _TIME.fullmatch(gold):
         return Score(0, f"{short(answer)} is not {short(gold)}")
-    return None
-
-
-_RETRACTED = re.compile(
-    r"(?<![\\\\A-Za-z])(?:not|never|neither|nor|cannot|twice|half of|unless)(?![A-Za-z])|n't\b", re.I
-)
-_LARGE = re.compile(
-    r"\^\s?\{?\s?-?[0-9]{5,}"  # an exponent of five digits
-    r"|(?:[0-9]{5,}|[)}\]]|\^\s?[0-9]+)\s?!"  # a factorial of that, or of something composed
-    r"|\\d?binom\s?\{\s?(?:[0-9]{5}|[0-9]+\s?\^)"
-    r"|\^[\s{(]*[0-9]+[\s})]*\^[\s{(]*(?:[0-9]{2}|[0-9]+[\s})]*\^)"  # a tower of powers
-)
-_SYMBOLIC_ROWS = 6
-_DEPTH = 60
-
-
-def _hopeless(text: str) -> bool:
-    """Whether working it out would certainly exceed any allowance, seen from its form alone."""
-    if _LARGE.search(text):
-        return True
     if (
-        re.search(r"vmatrix|\\det", text)
-        and text.count(r"\\") >= _SYMBOLIC_ROWS
-        and re.search(r"[a-z]_|(?<![a-z])[a-z](?![a-z])", text)
+        "=" in gold
+        or "≈" in answer
+        or r"\approx" in answer
+        or _LONE_LETTER.search(gold)
+        or _BRACKETED_LIST.search(gold + " " + answer)
     ):
-        return True
-    depth = 0
-    for sign in text:
-        depth += (sign in "({[") - (sign in ")}]")
-        if depth > _DEPTH:
-            return True
-    return False
+        return None
+    want, have = to_number(gold), to_number(answer)
+    if want is None or have is None:
+        return None
+    same = same_number(gold, answer)
+    if not same and _has_point(answer) != _has_point(gold):
+        exact, decimal = (want, have) if _has_point(answer) else (have, want)
+        same = same_number(gold, gold) and stands_for(decimal, exact)
+    if not same and any(sign in gold + answer for sign in ("circ", "°", "deg", "%", "percent")):
+        return None
+    return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
 
 
-_BASED = re.compile(r"([0-9A-Z]+)_\{?[0-9]{1,2}\}?")
+def _has_point(text: str) -> bool:
+    return re.search(r"[0-9]?\.[0-9]", text) is not None
+
+
 _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_ONE_LETTER = re.compile(r"\\math(?:rm|bf)\s?\{\s*[A-Za-z]\s*\}")
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
-
-
-_SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten")
+_SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "man")
+_MATHEMATICAL = re.compile(
+    r"(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty|infinity|oo|inf|alpha|beta|gamma|delta|theta|lambda|omega|sigma"
+    r"|(?:the )?empty ?set|(?:there (?:is|are) )?no (?:real )?solutions?"
+    r"|(?:all|any|every|the) (?:real )?(?:numbers?|reals?|integers?|real x))",
+    re.I,
+)
+_CAPITALS = re.compile("[A-Z]{2,4}")
 
 
 def _words(gold: str) -> str | None:
     r"""The gold answer if it is words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
     plain = tidy(_UPRIGHT.sub(r"\1", gold))
-    upright = plain != tidy(gold)
-    if (
-        _PROSE.fullmatch(plain)
-        and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS)
-        and not re.fullmatch(r"(?:sqrt|pi|sin|cos|log|infty)", plain)
-    ):
-        return plain
+    upright = plain != tidy(gold) and not _ONE_LETTER.fullmatch(tidy(gold))
+    if _PROSE.fullmatch(plain) and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS):
+        mathematical = _MATHEMATICAL.fullmatch(plain) or (_CAPITALS.fullmatch(plain) and not upright)
+        return None if mathematical else plain
     return None
 
 
-# ------------------------------------------------------------------------------------------------------- as LaTeX
-
-_PLAIN = (
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(?<!\\)\*|×|·"), r"\\cdot "),
-    (re.compile(r"√\s?\(|(?<![\\A-Za-z])sqrt\s?\("), "SQRT("),
-    (re.compile(r"√\s?([0-9]+|[A-Za-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<![\\A-Za-z])(pi|infty|sin|cos|tan|log|ln|exp)(?![A-Za-z])"), r"\\\1 "),
-    (re.compile(r"(?<![\\A-Za-z])(?:infinity|inf|oo)(?![A-Za-z])|∞"), r"\\infty "),
-    (re.compile(r"(?<![\\A-Za-z])U(?=\s*[(\[])|∪"), r"\\cup "),
-    (re.compile(r"π"), r"\\pi "),
-    (re.compile(r"≤|<="), r"\\le "),
-    (re.compile(r"≥|>="), r"\\ge "),
-    (re.compile(r"≠|!="), r"\\ne "),
-    (re.compile(r"∈"), r"\\in "),
-    (re.compile(r"∅|\\varnothing(?![A-Za-z])|\\\{\s*\\\}"), r"\\emptyset "),
-    (re.compile(r"±|\+/-"), r"\\pm "),
-    (re.compile(r"[−–﹣－]"), "-"),
-    (re.compile(r"\^\s?(?:\{\s?)?\\(?:circ|degree)(?:\s?\})?|°|\\degree"), ""),
-    (re.compile(r"\\%|(?<!\\)%|\\\$"), ""),
-    (re.compile(r"\\(?:left|right|displaystyle|bigl?|bigr|Bigl?|Bigr)(?![A-Za-z])"), ""),
-    (re.compile(r"(?<!\\)\\[;: ]|\\q?quad(?![A-Za-z])|~"), " "),
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+_REASON = re.compile(
+    r"\s*(?:[.,;:–—-]|\()\s*(?:because|since|as|so|for|it|this|that|they|he|she|the|we|each|every|both|all|divides?)\b"
+    r"|\s+(?:because|since)\b",
+    re.I,
 )
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
-_SUPER = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_SUB = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-_UNIT = re.compile(
-    r"(?<=[0-9A-Za-z})\]])\s*"
-    r"(?:\\(?:text|mathrm|mbox)\s?\{[^{}]*\}(?:\s?\^\s?\{?[0-9]\}?)?|\s[a-z]{3,}(?: [a-z]{2,})*)\s*$"
+_FRAME = re.compile(
+    r"(?:so|thus|hence|therefore)?,?\s*(?:the\s)?(?:(?:final|correct|right)\s)?(?:answer|result|option|choice|solution|function"
+    r"|it|number)\s(?:is|must be|would be)\s(?:an?\s|the\s)?|(?:it|this)\sis\s(?:an?\s|the\s)?",
+    re.I,
 )
-_SEGMENT = re.compile(r"\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 
 
-def _latex(text: str) -> str:
-    """An answer as one piece of LaTeX: typed mathematics translated, units, degrees and sentences around it gone."""
+def _says(answer: str, words: str) -> bool:
+    """Whether an answer is these words, alone or with a reason behind them."""
+    plain = " ".join(tidy(_UPRIGHT.sub(r"\1", answer)).split())
+    frame = _FRAME.match(plain)
+    for text in (plain, plain[frame.end() :] if frame else plain):
+        text, want = re.sub(r"^(?:an?|the) (?=\w{2})", "", tidy(text).casefold().strip(" .!")), words.casefold()
+        bare = re.fullmatch(r"\(?([a-z])\)?", want)
+        if bare and re.fullmatch(rf"[(\[]?{bare[1]}[)\]]?[.:]?", text):
+            return True
+        if text == want or text.strip("()") == want.strip("()"):
+            return True
+        if text.startswith(want) and not bare and _REASON.match(text[len(want) :]):
+            return not re.search(r"\b(?:not|but|however|actually|wait|wrong|or|no)\b|n['’]t\b", text[len(want) :])
+    return False
+
+
+# ------------------------------------------------------------------------------------------------------- in sentences
+
+_SEGMENT = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
+_STATES = re.compile(
+    r"(?:[^$]{0,120}\b(?:is|are|equals|equal to|be|becomes|get|gives?|obtain|have|find|has|yields)|[^$]{0,60}[:=]"
+    r"|(?:so|thus|hence|therefore|answer|final answer|the answer)?)[,\s]*"
+    r"(?:exactly\s|approximately\s|about\s|simply\s|just\s|equal to\s|therefore\s|thus\s)?\s*",
+    re.I | re.S,
+)
+_CONNECTORS = re.compile(r"(?:\s|[,;.]|\bor\b|\band\b|\bfor\b|\bwhere\b|\bwith\b|\bif\b|\bwhen\b|\bin\b)*", re.I)
+
+
+def _statement(text: str) -> str | None:
+    """The mathematics that a sentence states; None where the words around it may say more than a unit."""
     text = tidy(text)
-    segments = [next(part for part in match.groups() if part) for match in _SEGMENT.finditer(text)]
-    if len(segments) == 1 and re.search(r"[A-Za-z]{3,}", _SEGMENT.sub(" ", text)):
-        text = segments[0]
-    text = re.sub(r"\$|\\[()\[\]](?![A-Za-z])", "", text) if "$" in text or r"\(" in text else text
-    text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
-    for pattern, replacement in _PLAIN:
-        text = pattern.sub(replacement, text)
-    text = _square_roots(text)
-    text = re.sub(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))", ",", text)
-    unit = _UNIT.search(text)
-    if unit is not None and not changes_value(unit.group()):
-        text = text[: unit.start()]
-    return text.strip().rstrip(".").strip()
+    segments = list(_SEGMENT.finditer(text))
+    around = _SEGMENT.sub(" ", text)
+    if not segments or _CONNECTORS.fullmatch(around):
+        return text.replace("$", " ")
+    if len(segments) > 1:
+        return text.replace("$", " ")
+    segment = next(part for part in segments[0].groups() if part)
+    before, after = text[: segments[0].start()], text[segments[0].end() :]
+    if not _STATES.fullmatch(before) or _changes(before):
+        return None
+    after = " ".join(_UPRIGHT.sub(r"\1", after).split()).strip(" .")
+    if not after:
+        return segment
+    if re.fullmatch(r"\\?%", after):
+        return rf"{segment}\%"
+    if re.fullmatch(r"(?:square |cubic )?[A-Za-z/]+(?:\s?\^\s?[23]|[²³])?", after) and len(after) < 40:
+        unit = after.replace("²", "^2").replace("³", "^3").replace(" ^", "^")
+        word, _, power = unit.partition("^")
+        if unit_named(after) is not None or not power:
+            return rf"{segment}\text{{ {word}}}" + (f"^{power.strip()}" if power else "")
+    return None
 
 
-def _square_roots(text: str) -> str:
-    r"""`SQRT(...)` as `\sqrt{...}`, with its own closing parenthesis."""
-    pieces: list[str] = []
-    closing: list[bool] = []
-    for token in re.split(r"(SQRT\(|[()])", text):
-        if token == "SQRT(":
-            closing.append(True)
-            pieces.append(r"\sqrt{")
-        elif token == "(":
-            closing.append(False)
-            pieces.append(token)
-        elif token == ")" and closing:
-            pieces.append("}" if closing.pop() else ")")
-        else:
-            pieces.append(token)
-    pieces += ["}" for root in closing if root]
-    return "".join(pieces)
+def _changes(words: str) -> bool:
+    """Whether words before a value make it another one, or deny it."""
+    found = re.findall(r"[^\W\d_]+", words.lower())
+    return bool(PHRASES.search(words)) or any(
+        word in NOT_PLAIN
+        or word in ("least", "most", "less", "more", "over", "under", "above", "below", "minus", "either")
+        for word in found
+    )
 
+
+# ------------------------------------------------------------------------------------------------- letter by letter
 
 _CANON = (
-    (re.compile(r"(?<=[0-9])(?:,\\!|\\,|\{,\})(?=[0-9]{3}(?![0-9]))"), ""),
-    (re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,;:! ]"), ""),
+    (re.compile(r"(?<=[0-9])(?:,\s?\\!|\{,\})(?=[0-9]{3}(?![0-9]))"), ","),
+    (re.compile(r"\\(?:left|right|displaystyle|quad|qquad)(?![A-Za-z])|(?<!\\)\\[,;:! ]"), " "),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
-    (re.compile(r"\\frac\s?([0-9])\s?([0-9])"), r"\\frac{\1}{\2}"),
-    (re.compile(r"\\sqrt\s?([0-9A-Za-z])"), r"\\sqrt{\1}"),
-    (re.compile(r"([_^])\{(\w)\}"), r"\1\2"),
-    (re.compile(r"\\cdot|\\times|\*"), "*"),
+    (re.compile(r"\\frac\s?([0-9])\s?([0-9])(?![0-9])"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\sqrt\s?([0-9A-Za-z])(?![0-9A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"([_^])\{([0-9A-Za-z])\}(?![0-9A-Za-z])"), r"\1\2"),
+    (re.compile(r"\\cdot(?![A-Za-z])|\\times(?![A-Za-z])"), "*"),
+    (re.compile(r"(?<=[0-9]),\s+(?=[0-9])"), "\2"),  # nor is `1, 234` 1,234
     (re.compile(r"(?<=[0-9])\s+(?=[0-9.])"), "\0"),  # `1 2` is not 12
+    (re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])"), r"\1" + "\1"),  # `\cot hx` is not `\coth x`
     (re.compile(r"\s+|\$"), ""),
 )
 
 
 def _canonical(text: str) -> str:
     """Spelling differences that never change a value, gone; for comparing letter by letter."""
-    text = _UPRIGHT.sub(r"\1", tidy(text))
-    text = _SUB.sub(lambda base: "_" + base.group().translate(_SUBSCRIPTS), text)
+    text = tidy(text)
     for pattern, replacement in _CANON:
         text = pattern.sub(replacement, text)
     return text

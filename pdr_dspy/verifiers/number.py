@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import to_number
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_text, same_number, short
+from pdr_dspy.verifiers.fields import Fields, answer_text, called, gold_answer, same_number, short, unanswered
 
 if TYPE_CHECKING:
     import dspy
@@ -36,11 +36,11 @@ class NumberVerifier(Fields):
                 raise ConfigError(f"`NumberVerifier({name}={value!r})` must be a finite number, at least 0")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
-        gold = gold_text(example, self.gold)
+        gold = gold_answer(example, self.gold)
         number = self._number(example, gold)
         answer = answer_text(prediction, self.field)
         if answer is None:
-            return Score(0, "no answer")
+            return unanswered(prediction, self.field)
         # A tolerance is the decimal that was written, not the binary fraction nearest to it.
         within = max(Fraction(str(self.tolerance)), Fraction(str(self.relative)) * abs(number))
         same = same_number(gold, answer, within=within)
@@ -50,7 +50,7 @@ class NumberVerifier(Fields):
 
     def check_gold(self, example: dspy.Example) -> None:
         """Raise DataError if the gold answer does not name one number."""
-        self._number(example, gold_text(example, self.gold))
+        self._number(example, gold_answer(example, self.gold))
 
     def _number(self, example: dspy.Example, gold: str) -> Fraction:
         number = to_number(gold)

@@ -281,7 +281,7 @@ class Mapping(dspy.BaseLM):
 
 
 class Narrow(dspy.BaseLM):
-    def forward(self, prompt: Any = None, messages: Any = None) -> Any:
+    def forward(self, prompt: Any = None, messages: Any = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return openai_shaped("Work.\nAnswer: 7")
 
 
@@ -422,7 +422,7 @@ def test_equal_requests_to_copies_of_one_model_are_sent_once() -> None:
             return (await program.acall(question="the same")).answer
 
     async def both() -> list[int]:
-        return await asyncio.gather(one(), one())
+        return list(await asyncio.gather(one(), one()))
 
     assert asyncio.run(both()) == [5, 5]
     assert lm.served.calls == 1

@@ -72,7 +72,7 @@ def test_the_round_that_writes_the_answer_is_heard() -> None:
         return "Mine.\nAnswer: last" if "Workspace:" in request.user else "Mine.\nAnswer: first"
 
     with dspy.context(lm=scripted_lm(reply)):
-        program = PDR(QA, widths=(3, 1), distiller="random_k", k=1)
+        program: Any = PDR(QA, widths=(3, 1), distiller="random_k", k=1)
         assert streamed(program, listen("answer", predict=program.refine))[0] == {"answer": "last"}
         program = SR(QA, rounds=3)
         assert streamed(program, listen("answer", predict=program.refine))[0] == {"answer": "last"}

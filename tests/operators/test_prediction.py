@@ -115,18 +115,18 @@ def test_copies_are_equal() -> None:
 
 
 def test_a_program_is_saved_whole_with_its_model(tmp_path: Path) -> None:
-    program = PDR("question -> answer: int", widths=(2, 1), distiller="summary")
+    program: Any = PDR("question -> answer: int", widths=(2, 1), distiller="summary")
     program.set_lm(connect("mock", "http://127.0.0.1:9/v1", api_key="very secret", temperature=0.3))
     program.save(str(tmp_path / "served"), save_program=True)
     assert b"very secret" not in (tmp_path / "served" / "program.pkl").read_bytes()
     loaded: Any = dspy.load(str(tmp_path / "served"), allow_pickle=True)
     assert isinstance(loaded.draft.lm, EndpointLM)
-    assert loaded.draft.lm.kwargs == program.draft.lm.kwargs
-    assert loaded.draft.lm.dump_state() == program.draft.lm.dump_state()
+    assert loaded.draft.lm.kwargs == program.draft.lm.kwargs  # type: ignore
+    assert loaded.draft.lm.dump_state() == program.draft.lm.dump_state()  # type: ignore
     assert loaded.schedule == program.schedule
 
     program.set_lm(scripted_lm(answer, model="a/b"))
     program.save(str(tmp_path / "scripted"), save_program=True)
     loaded = dspy.load(str(tmp_path / "scripted"), allow_pickle=True)
     assert loaded(question="?").answer == 42
-    assert (loaded.draft.lm.model, program.draft.lm.served.calls) == ("a/b", 0)
+    assert (loaded.draft.lm.model, program.draft.lm.served.calls) == ("a/b", 0)  # type: ignore

@@ -22,7 +22,7 @@ import dspy
 import pytest
 from rich.console import Console
 
-from benchmarks import client, mock_server, search, search_report, searchers, throughput
+from benchmarks import client, grading, mock_server, search, search_report, searchers, throughput
 from benchmarks.client_report import Row, show
 from benchmarks.expectation import expected
 from benchmarks.law import Traits
@@ -474,3 +474,36 @@ class TestThroughput:
         for example in throughput.sums(20, seed=3):
             assert example.answer == sum(int(word.strip("?")) for word in example.question.split()[2::2])
         assert throughput.sums(3, seed=1) == throughput.sums(3, seed=1) != throughput.sums(3, seed=2)
+
+
+class TestGrading:
+    def test_every_gold_has_ten_forms_and_ten_near_misses(self) -> None:
+        for gold in grading.made(30):
+            forms, misses = grading.forms(gold), grading.misses(gold)
+            assert len(set(forms)) == len(set(misses)) == 10
+            assert not {gold, *forms} & set(misses)
+
+    def test_no_near_miss_counts_as_right_and_no_form_as_wrong(self) -> None:
+        rows = grading.run([], [], with_baseline=False, step=8)
+        assert [row.verifier for row in rows] == ["MathVerifier", "NumberVerifier", "ChoiceVerifier"]
+        for row in rows:
+            assert (row.refused, row.false_positives, row.false_negatives) == ([], [], [])
+            assert min(row.right, row.wrong) >= 20
+
+    def test_what_is_graded_wrongly_is_counted(self, capsys: pytest.CaptureFixture[str]) -> None:
+        pairs = [("1", "1", True), ("1", "2", False), ("2", "2", True)]
+        everything = grading.measure("everything", lambda gold, answer: 1.0, pairs)
+        assert (everything.false_positives, everything.false_negatives, everything.golds) == ([("1", "2")], [], 2)
+        nothing = grading.measure("nothing", lambda gold, answer: 0.0, pairs)
+        assert (nothing.false_positives, nothing.false_negatives) == ([], [("1", "1"), ("2", "2")])
+        grading.report([everything, nothing], show=True)
+        out = capsys.readouterr().out
+        assert "everything, false positives: ('1', '2')" in out
+
+    def test_golds_and_cases_are_read_from_files(self, tmp_path: Path) -> None:
+        golds, cases = tmp_path / "golds.jsonl", tmp_path / "cases.jsonl"
+        golds.write_text('{"answer": "7"}\n{"answer": 12}\n')
+        cases.write_text('{"gold": "7", "answer": "7.0", "right": true}\n{"kind": "other"}\n')
+        assert grading.run([golds], [], with_baseline=False, step=1)[0].golds == 2
+        (row,) = grading.run([], [cases], with_baseline=False, step=1)
+        assert (row.right, row.wrong, row.false_negatives) == (1, 0, [])

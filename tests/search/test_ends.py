@@ -173,7 +173,7 @@ def test_a_metric_that_cannot_work_costs_nothing(metric: Any, message: str, tmp_
 
 
 def test_a_program_that_cannot_be_saved_costs_nothing(tmp_path: Path) -> None:
-    student = LongCoT("question, thing -> answer")
+    student: Any = LongCoT("question, thing -> answer")
     student.draft.demos = [dspy.Example(question="q", thing=object(), answer="1")]
     lm = scripted_lm(guess)
     with dspy.context(lm=lm), pytest.raises(ArtifactError, match="holds something that JSON cannot"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy import lm15
 
 from pdr_dspy.errors import ConfigError, PDRError
 from pdr_dspy.operators.strategies import PDR, LongCoT
@@ -237,3 +238,9 @@ def test_messages_of_a_request_are_its_texts() -> None:
         {"role": "assistant", "content": "A"},
         {"role": "user", "content": "W"},
     ]
+
+
+def test_a_policy_reads_text_alone() -> None:
+    image = lm15.Message.user([lm15.TextPart("What is it?"), lm15.ImagePart(url="https://example.org/x.png")])
+    with pytest.raises(ConfigError, match=r"a policy is trained on text alone.*image parts"):
+        messages_of(lm15.Request(model="m", messages=(image,)))

@@ -277,19 +277,31 @@ def test_a_metrics_own_words_are_the_reason() -> None:
     assert row.detail == "look again"
 
 
+class Small(dspy.Signature):
+    """Do it."""
+
+    question: str = dspy.InputField()
+    answer: int = dspy.OutputField(le=10)
+
+
+class Perhaps(dspy.Signature):
+    """Do it."""
+
+    question: str = dspy.InputField()
+    answer: int | None = dspy.OutputField()
+
+
 def test_an_answer_that_breaks_a_limit_is_told_in_its_row() -> None:
-    task = dspy.Signature({"question": (str, dspy.InputField()), "answer": (int, dspy.OutputField(le=10))}, "Do it.")  # type: ignore[call-overload]
     with dspy.context(lm=model("Answer: 50")):
-        (row,) = evaluate(LongCoT(task), [EXAMPLE], ExactVerifier()).rows
+        (row,) = evaluate(LongCoT(Small), [EXAMPLE], ExactVerifier()).rows
     assert row.answer is None
     assert "less than or equal to 10" in row.detail
 
 
 def test_none_is_an_answer_where_it_is_a_value() -> None:
-    task = dspy.Signature({"question": (str, dspy.InputField()), "answer": (int | None, dspy.OutputField())}, "Do it.")  # type: ignore[call-overload]
     example = dspy.Example(question="?", answer=None).with_inputs("question")
     with dspy.context(lm=model("Answer: none")):
-        (row,) = evaluate(LongCoT(task), [example], plain).rows
+        (row,) = evaluate(LongCoT(Perhaps), [example], plain).rows
     assert (row.answer, row.gold, row.score) == ("None", "None", 1)
 
 

@@ -74,7 +74,7 @@ def test_hostile_answers_score_nothing_and_leave_the_next_item_alone(name: str) 
 
 def test_an_item_out_of_time_is_killed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "pdr_dspy.verifiers"):
-        score = grade("1/x", "(9999!)^{9999}", MathVerifier(timeout=0.2, memory=2048))
+        score = grade("1/x", r"\int_0^1 \frac{\sin(x^3+x)}{\ln(x^2+3)} dx", MathVerifier(timeout=0.2))
     assert (float(score), score.detail) == (0, "timed out after 0.2 s")
     assert "timed out" in caplog.text
 

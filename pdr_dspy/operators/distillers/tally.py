@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.text.quoting import sheltered
+from pdr_dspy.text.wrapping import tidy
 
 ANSWERS = 8
 """Different answers that a tally lists."""
@@ -16,11 +17,12 @@ LONGEST = 80
 
 
 def tally(drafts: Sequence[Draft]) -> str:
-    """How often each answer came up, the most common first; equal texts but for case and spaces are one answer."""
+    """How often each answer came up, the most common first; texts that are equal but for case, spaces and what wraps
+    them are one answer."""
     said: dict[str, str] = {}
     votes: Counter[str] = Counter()
     for draft in drafts:
-        values = [str(value) for value in draft.outputs.values()]
+        values = [tidy(str(value)) for value in draft.outputs.values()]
         answer = "" if draft.truncated else _COUNTED.sub("", " ".join(" | ".join(values).split()))[:LONGEST].strip()
         shown = sheltered(answer) or "no answer"
         votes[shown.casefold()] += 1

@@ -146,7 +146,7 @@ async def _check_context(lm: dspy.LM, name: str, question: str) -> None:
         f"{name}: a prompt of more than `context_length={context}` tokens was answered, so something of it was cut"
     )
     assert call.failure.startswith(dspy.ContextWindowExceededError.__name__), (
-        f"{name}: a prompt that is too long must fail with dspy.ContextWindowExceededError, got: {call.failure}"
+        f"{name}: a prompt that is too long must fail with ContextWindowExceededError, got: {call.failure}"
     )
 
 

@@ -1,0 +1,378 @@
+r"""Lists as models write them: numbered, with bullets, one item on a line, in brackets of all kinds, in a sentence.
+
+Every item must be readable, or there is no list: a list that lacks one passes for a whole one. Everything here takes
+linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pdr_dspy.text.wrapping import tidy
+
+MAX_ITEMS = 10_000
+MAX_LINE = 20_000
+
+Item = Callable[[str], Any]
+"""Reads one item; None where it cannot."""
+
+
+def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, decimals: bool = False) -> list[list[str]]:
+    """The items of a list as texts, in each way in which the text may be taken; those who read them take the first in
+    which every item is readable. Nothing where it is no list.
+
+    Args:
+        text: what was stated.
+        numbers: items are numbers: `1,234` may be one, and what stands around them is prose.
+        words: items are free texts, so that a comma may be a part of one.
+        nested: items are lists themselves.
+        decimals: items may be no whole numbers: `3,5` may be one.
+    """
+    text = text.strip()
+    if not text or len(text) > 200_000:
+        return []
+    how = {"numbers": numbers, "words": words, "nested": nested, "decimals": decimals}
+    lines = text.split("\n")
+    if len([line for line in lines if line.strip()]) < 2:
+        numbered = _numbered(text)
+        marked = None if numbered else _marked(lines)
+        ways = [numbered or marked or []] if numbered or marked else _inline(text, **how)
+    elif marked := _marked(lines):
+        ways = [marked]
+    else:
+        ways = []
+        paragraph = _paragraph(lines)
+        goes_on = paragraph[0].rstrip().endswith((",", "，", "、"))
+        if any(is_item(line) for line in paragraph):
+            return []
+        if len(paragraph) > 1 and not goes_on:
+            ways.append([line.strip().rstrip(",;，；") for line in paragraph])
+        one = " ".join(line.strip() for line in paragraph)
+        if len(paragraph) == 1 or goes_on or one[:1] in _BRACKETS:
+            ways += _inline(one, **how)
+    return [way for way in ways if 0 < len(way) <= MAX_ITEMS and all(item.strip() for item in way)]
+
+
+# ------------------------------------------------------------------------------------------------- on lines
+
+_BULLET = re.compile(
+    r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>-{1,2}>|=>|[-*+•–—·∙‧・‣⁃▪▫◦●○■□◆◇►▶▸▹➢➤➜→⇒✓✔✅☑★☆♦❖⦿◉»]\ufe0f?)"
+    r"|(?P<open>[(（\[]?)(?P<number>[0-9０-９]{1,4})(?P<close>[.)、:：）．\]]|[ ]?[-–][ ])"
+    r"|(?P<letter>[(（]?[a-zA-Z][.)）])|[(（]?(?P<roman>[ivxIVX]{1,6})[.)）]"
+    r"|(?P<han>[一二三四五六七八九十]{1,3})[、.．]|(?P<circled>[①-⑳❶-❿㊀-㊉]))"
+    r"(?P<space>[ \t]+|(?<=[、①-⑳❶-❿㊀-㊉）•●・．])[ \t]*)(?:\[[ xX✓]\][ \t]+)?(?P<item>\S.*)"
+)
+
+
+def is_item(line: str) -> bool:
+    """Whether a line is an item of a list with bullets or numbers."""
+    return _BULLET.fullmatch(line[:MAX_LINE]) is not None
+
+
+def _marked(lines: Sequence[str]) -> list[str] | None:
+    """The items of a list with bullets or numbers; what goes on below an item is a part of it."""
+    items: list[str] = []
+    first: re.Match[str] | None = None
+    blank = False
+    for line in lines:
+        if not line.strip():
+            blank = True
+            continue
+        bullet = _BULLET.fullmatch(line[:MAX_LINE])
+        if first is None:
+            if bullet is None:
+                if items or not line.rstrip(" *_").endswith((":", "：")):
+                    return None
+                continue  # `The primes are:`
+            first = bullet
+            items.append(bullet["item"])
+        elif bullet and len(bullet["indent"].expandtabs()) <= len(first["indent"].expandtabs()):
+            if _sort(bullet) != _sort(first) or not _follows(bullet, first, len(items)):
+                return None
+            items.append(bullet["item"])
+        elif len(line) - len(line.lstrip()) > len(first["indent"].expandtabs()):
+            items[-1] += "\n" + line.strip()
+        elif blank or line.rstrip().endswith((".", "!", "?", "。")):
+            break  # the list has ended
+        else:
+            return None
+        blank = False
+    if first is None or (
+        len(items) == 1 and (first["letter"] or first["roman"] or (first["number"] and first["number"] != "1"))
+    ):
+        return None
+    return [item.strip("«»") if item[:1] == "«" and item[-1:] == "»" else item.strip() for item in items]
+
+
+def _sort(bullet: re.Match[str]) -> str:
+    kinds = {"number": "number", "letter": "letter", "roman": "letter", "han": "han", "circled": "circled"}
+    return bullet["sign"] or next(sort for kind, sort in kinds.items() if bullet[kind])
+
+
+def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
+    """Whether a numbered item has the number that it should have: `3. 7` and `5. 9` are no items."""
+    if bullet["number"]:
+        return int(bullet["number"]) in (int(first["number"]) + place, int(first["number"]))
+    if bullet["letter"] and first["letter"] and first["letter"].strip("(（.)）") not in "iI":
+        return ord(bullet["letter"].strip("(（.)）")) == ord(first["letter"].strip("(（.)）")) + place
+    return True
+
+
+def _paragraph(lines: Sequence[str]) -> list[str]:
+    """The lines of the first paragraph, without one that only introduces the others."""
+    kept: list[str] = []
+    for line in lines:
+        if line.strip():
+            kept.append(line)
+        elif kept and not kept[-1].rstrip(" *_").endswith((":", "：")):
+            break
+    if len(kept) > 1 and kept[0].rstrip(" *_").endswith((":", "：")):
+        kept = kept[1:]
+    return kept
+
+
+# ------------------------------------------------------------------------------------------------- in a line
+
+_BRACKETS = {
+    "[": "]",
+    "(": ")",
+    "{": "}",
+    "⟨": "⟩",
+    "<": ">",
+    "（": "）",
+    "［": "］",
+    "｛": "｝",
+    "〈": "〉",
+    "【": "】",
+}
+_CALL = re.compile(r"(?:set|frozenset|tuple|list|array|np\.array|\\left|\\langle)\s{0,3}(?=[(\[{⟨\\])")
+_NAME = re.compile(r"[A-Za-z]\w{0,20}(?:\s?\([a-z]\))?\s{0,3}(?:=|:=|∈|\\in(?![a-z]))\s{0,3}(?=\S)")
+_PROSE = re.compile(
+    r"(?:[^:：]{1,120}[:：]"
+    r"|[^:：]{1,120}?\b(?:are|is|include|includes|namely|equals?|being|were|sind|lauten|ist|sont|est|son|es|sono|è|são|é)\b)"
+    r"[ \t]{1,9}(?=\S)",
+    re.IGNORECASE,
+)
+_SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*",
+    re.I | re.S,
+)
+_CLAUSE = re.compile(
+    r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
+    re.I | re.S,
+)
+_STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
+_ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?=[^()\n]{0,200}[^\W\d]{2})[^()\n]{1,200}\)\s*\.?$")
+_TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
+_ANDS = "and|or|&|as well as|und|oder|et|ou|och|og|и|или|та|και|ve|và|dan|és|și|और|و|และ|plus"
+_SHORT_ANDS = "y|e|o|u|en|i|ja"
+"""Words for `and` that may be something else between words."""
+_GLUED_ANDS = "和|与|與|及|或|以及|と|や|그리고|및"
+
+
+def _and(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """`and` between two items, and at the head of the last one."""
+    latex = r"\\text\{\s*(?:and|or)\s*\}"
+    between = re.compile(rf"\s+(?:{words})\s+|\s*(?:{_GLUED_ANDS})\s*|\s*{latex}\s*", re.IGNORECASE)
+    return between, re.compile(rf"(?:{words})\s+|(?:{_GLUED_ANDS})\s*|{latex}\s*", re.IGNORECASE)
+
+
+_BETWEEN_WORDS = _and(_ANDS)
+_BETWEEN_NUMBERS = _and(f"{_ANDS}|{_SHORT_ANDS}")
+_NUMBERED = re.compile(r"(?:^|[\s,;])[(（]?([0-9]{1,3})[.)）]\s+")
+_ARROW = re.compile(r"\s*(?:→|->|=>|⇒|⟶)\s*")
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+")
+_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
+_GLUED = re.compile(r"[0-9],[0-9]")
+_LOOSE = re.compile(r"[0-9],\s")
+_BARE = re.compile(r"[-+−]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+
+
+def _numbered(text: str) -> list[str] | None:
+    """The items of `1) red 2) blue`."""
+    found = list(_NUMBERED.finditer(text))
+    if (
+        len(found) < 2
+        or [int(each[1]) for each in found] != list(range(1, len(found) + 1))
+        or text[: found[0].start()].strip()
+    ):
+        return None
+    ends = [each.start() for each in found[1:]] + [len(text)]
+    return [text[each.end() : end].strip(" ,;") for each, end in zip(found, ends, strict=True)]
+
+
+def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bool) -> list[list[str]]:
+    """`2, 5 and 7`, `{2, 5}`, `the primes are 2 and 5`, `1) red 2) blue`."""
+    if len(text) > MAX_LINE:
+        return []
+    if not words:
+        text = _REFUSAL.sub("", text)
+    text, bracketed = _unwrapped(text)
+    if bracketed and not text.strip():
+        return [[]]
+    if not bracketed:
+        if not words:
+            stop = _STOP.search(text)
+            text = _CLAUSE.sub("", text[: stop.start()] if stop else text).rstrip(" .,;")
+            text = _ASIDE.sub("", text)
+            if numbers:
+                text = _TRAIL.sub("", text)
+        text = _introduced(text, words=words)
+        inner, again = _unwrapped(text)
+        if again:
+            text, bracketed = inner, True
+    while bracketed and not nested and text[:1] in _BRACKETS:
+        inner, again = _unwrapped(text)
+        if not again:
+            break
+        text = inner
+    if numbers and not nested and not bracketed and _THOUSANDS.fullmatch(text.strip(" $.")):
+        return []  # one number or several
+    if decimals and not nested and not bracketed and _COMMA.fullmatch(text.strip(" $.")):
+        return []
+    if numbers and not nested and not bracketed and _GLUED.search(text) and _LOOSE.search(text):
+        pieces = [piece.strip() for piece in re.split(r",\s+(?:and\s+)?|\s+and\s+", text)]
+        return [pieces] if all(_THOUSANDS.fullmatch(piece) or _BARE.fullmatch(piece) for piece in pieces) else []
+    return _separated(text, numbers=numbers, words=words, bracketed=bracketed)
+
+
+def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> list[list[str]]:
+    between, leading = _BETWEEN_WORDS if words else _BETWEEN_NUMBERS
+    for separators in (";；؛", "|\t", "→", ",，、،፣・"):
+        if separators == "→":
+            pieces = _ARROW.split(text) if _ARROW.search(text) and not _top(text, ",") else [text]
+        else:
+            pieces = _split(text, separators)
+        if pieces[-1].strip() == "" and len(pieces) > 1:
+            pieces = pieces[:-1]
+        if len(pieces) > 1:
+            pieces = [piece.strip() for piece in pieces]
+            if separators[0] in ",;":
+                *most, last = pieces
+                joined = [leading.sub("", last, count=1)] if leading.match(last) else between.split(last, maxsplit=1)
+                pieces = [*most, *joined]
+            if words and not bracketed and separators[0] == "," and any(len(piece.split()) > 6 for piece in pieces):
+                return []  # a sentence
+            return [[*map(_plain, pieces[:-1]), _last(pieces)]]
+    pieces = [piece.strip() for piece in between.split(text)]
+    few = all(piece and (not words or len(piece.split()) <= 3) for piece in pieces)
+    if len(pieces) > 1 and few:
+        return [[_plain(piece) for piece in pieces]]
+    spaced = text.split()
+    if numbers and bracketed and len(spaced) > 1:
+        return [spaced] if all(_BARE.fullmatch(piece) for piece in spaced) else []
+    return [[_plain(text)]]
+
+
+def _last(pieces: Sequence[str]) -> str:
+    """The last item without the full stop of its sentence."""
+    last = pieces[-1]
+    if last.endswith((".", "。")) and not any(piece.endswith(".") for piece in pieces[:-1]) and "." not in last[:-1]:
+        last = last[:-1]
+    return _plain(last)
+
+
+def _plain(piece: str) -> str:
+    """An item without the quotes or the emphasis that are only around it."""
+    piece = piece.strip()
+    for left, right in (
+        ("**", "**"),
+        ('"', '"'),
+        ("'", "'"),
+        ("`", "`"),
+        ("“", "”"),
+        ("‘", "’"),
+        ("«", "»"),
+        ("「", "」"),
+    ):
+        inner = piece[len(left) : -len(right)]
+        if inner.strip() and piece.startswith(left) and piece.endswith(right) and right not in inner:
+            return inner.strip()
+    return piece
+
+
+def _introduced(text: str, *, words: bool) -> str:
+    """What is left of `the 3 primes are 2, 3 and 5` or `S = {2, 3}` when its beginning is taken off."""
+    name = _NAME.match(text)
+    if name and (text[name.end() : name.end() + 1] in _BRACKETS or "\\{" in text[name.end() : name.end() + 8]):
+        return text[name.end() :].strip()
+    if name and text.count("=") == 1:
+        return text[name.end() :].strip()
+    prose = _PROSE.match(text)
+    if prose is None:
+        return text
+    headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
+    introduces = not words or (headed and len(prose.group().split()) <= 10)
+    return text[prose.end() :].strip() if introduces else text
+
+
+def _unwrapped(text: str) -> tuple[str, bool]:
+    """The text without what is around it, and whether there were brackets among that."""
+    text = text.strip()
+    for _ in range(4):
+        before = text
+        text = tidy(_CALL.sub("", text.replace("\\right", ""), count=1)) if not _quoted(text) else text
+        text = re.sub(r"^\\\{\s?|\\lbrace\s?|^\\langle\s?", "{", text)
+        text = re.sub(r"\s?\\\}$|\s?\\rbrace$|\s?\\rangle$", "}", text) if text.startswith("{") else text
+        if in_brackets(text):
+            return text[1:-1].strip(), True
+        if text in ("∅", "\\emptyset", "\\varnothing", "[]", "{}", "()"):
+            return "", True
+        if text == before:
+            break
+    return text, False
+
+
+def _quoted(text: str) -> bool:
+    return text[:1] in "\"'“«"
+
+
+def in_brackets(text: str) -> bool:
+    """Whether the text begins with a bracket and ends with the one that closes it."""
+    return text[:1] in _BRACKETS and text.endswith(_BRACKETS[text[:1]]) and _closes(text, len(text) - 1)
+
+
+def _closes(text: str, place: int) -> bool:
+    """Whether the bracket at `place` closes the one that the text begins with."""
+    depth = 0
+    for at, sign in enumerate(text):
+        if sign in _BRACKETS:
+            depth += 1
+        elif sign in _CLOSING:
+            depth -= 1
+            if depth == 0:
+                return at == place
+    return False
+
+
+_CLOSING = frozenset(_BRACKETS.values())
+_OPENS, _CLOSES = frozenset(_BRACKETS) - {"<"}, _CLOSING - {">"}
+"""An arrow or a comparison is no bracket within a line."""
+
+
+def _top(text: str, sign: str) -> bool:
+    return len(_split(text, sign)) > 1
+
+
+def _split(text: str, separators: str) -> list[str]:
+    """The pieces between separators that stand in no brackets and no quotes."""
+    pieces, depth, start, quote = [], 0, 0, ""
+    for place, sign in enumerate(text):
+        if quote:
+            if sign == quote and text[place - 1] != "\\":
+                quote = ""
+        elif sign in '"“«「' or (sign == "'" and text[start:place].strip() == ""):
+            quote = {"“": "”", "«": "»", "「": "」"}.get(sign, sign)
+            if text.find(quote, place + 1) < 0:
+                quote = ""
+        elif sign in _OPENS:
+            depth += 1
+        elif sign in _CLOSES:
+            depth = max(depth - 1, 0)
+        elif sign in separators and depth == 0:
+            pieces.append(text[start:place])
+            start = place + 1
+    return [*pieces, text[start:]]

@@ -1,0 +1,408 @@
+"""A statement's text as a value of its field's type, or None: nothing is guessed, and nothing is half read."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Literal, cast, get_args, get_origin
+
+import dspy
+import json_repair
+from pydantic import TypeAdapter, ValidationError
+
+from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
+from pdr_dspy.prompts.objects import mendable
+from pdr_dspy.prompts.shapes import members
+from pdr_dspy.prompts.typed import is_special, special
+from pdr_dspy.text.answers import final_answer, to_choice, to_number
+from pdr_dspy.text.statements import Statement
+from pdr_dspy.text.template import before_token
+from pdr_dspy.text.wrapping import block, boxes, tidy
+
+_YES = ("yes", "true")
+_BOOL = (*_YES, "no", "false")
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a field is free text: all that was written for it is its value."""
+    return kind is str or (is_simple(kind) and str in members(kind))
+
+
+def is_simple(kind: Any) -> bool:
+    """Whether a value is no structure: a text, a number, one of several options, or one of these."""
+    union = members(kind)
+    if len(union) > 1:
+        return all(map(is_simple, union))
+    return kind in (str, int, float, bool) or options_of(kind) is not None
+
+
+def options_of(kind: Any) -> dict[str, Any] | None:
+    """The values that a field may have, by how they are written; None where they are not listed."""
+    if kind is bool:
+        return {word: word in _YES for word in _BOOL}
+    if get_origin(kind) is Literal:
+        return {str(option): option for option in get_args(kind)}
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return {str(member.value): member for member in kind}
+    return None
+
+
+def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -> Any:
+    """The value that a statement gives a field of type `kind`; None where it gives none.
+
+    Args:
+        statement: what was stated.
+        kind: the field's type, without None.
+        blanks: what stands between the brackets of the prompt's form; a statement of that states nothing.
+    """
+    if is_blank(statement.text, blanks):
+        return None
+    if is_special(kind):
+        return _special(statement, kind)
+    if is_text(kind):
+        return _text(statement) if statement.whole else None
+    text = without_marks(statement.text)
+    if is_simple(kind):
+        return _simple(text, kind) if statement.whole else None
+    if statement.exact == "tag" and "<" in text and (value := _from_elements(text, kind)) is not None:
+        return value
+    return structured(text, kind, whole=statement.whole)
+
+
+def _special(statement: Statement, kind: Any) -> Any:
+    """A union, or a type of DSPy's own."""
+    text = statement.text.strip()
+    if statement.exact == "tag":
+        text = _unescaped(text)
+
+    def part(text: str, kind: Any) -> Any:
+        return value_of(statement._replace(text=text), kind)
+
+    return special(text, kind, whole=statement.whole, read=part)
+
+
+def is_blank(text: str, blanks: Collection[str]) -> bool:
+    """Whether a text repeats the form of the prompt (`<answer>`, `[your answer here]`) or leaves it open."""
+    plain = text.strip(" \t\r\n*_`.")
+    if not plain or plain in ("…", "?", "-", "—"):
+        return True
+    plain = plain.partition("\n")[0].rstrip(" \t\r*_`.")  # what follows the form on the next lines is not in it
+    if len(plain) > 2000 or (plain[0] + plain[-1]) not in ("<>", "[]", "{}", "()"):
+        return False
+    inner = plain.strip("<>[]{}()").strip().casefold()
+    return inner in blanks or inner.removesuffix(" here") in blanks
+
+
+def contests(text: str, kind: Any) -> bool:
+    """Whether a statement that cannot be read speaks of values all the same, as `17 or 204` does: then none that was
+    made before it counts."""
+    options = options_of(kind)
+    if options is not None:
+        lowered = text.casefold()
+        return len(text) <= 2000 and any(
+            re.search(rf"(?<!\w){re.escape(option.casefold())}(?!\w)", lowered) for option in options if option
+        )
+    return kind is not str and any(sign.isdigit() for sign in text[:2000])
+
+
+_MARKS = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Marks that no reader sees: soft hyphens, widths of nothing, the direction of writing."""
+
+
+def has_marks(text: str) -> bool:
+    """Whether a text has marks that no reader sees."""
+    return not text.isascii() and _MARKS.search(text) is not None
+
+
+def without_marks(text: str) -> str:
+    """The text as it is seen."""
+    return text if text.isascii() else _MARKS.sub("", text)
+
+
+# ------------------------------------------------------------------------------------------------- texts
+
+
+def _text(statement: Statement) -> str | None:
+    """All that was written. In our own form, what a model puts around the whole of it is taken off: one block of code,
+    one box, the brackets of the form, bold type."""
+    text = statement.text.strip()
+    if statement.exact == "tag":
+        return _unescaped(text) or None
+    if statement.exact is not None:
+        return text or None
+    text = _without_brackets(text)
+    if text.startswith(("```", "~~~")):
+        held = block(text, 0, len(text))
+        if held is not None and held.closed and not re.search(r"^(?:```|~~~)", text[held.end :], re.MULTILINE):
+            return held.text or None
+        return text
+    if "\\" in text and (found := _only_box(text)) is not None:
+        return found
+    bold = re.fullmatch(r"\*\*(?!\s)((?:(?!\*\*)[^\n])+?)(?<!\s)\*\*[.。]?", text)
+    return (bold[1] if bold else text) or None
+
+
+_AROUND_BOX = re.compile(r"(?:\s|\$|\\[()\[\]]|\\displaystyle|\*\*|[.,;:=])*")
+
+
+def _only_box(text: str) -> str | None:
+    r"""The content of `$\boxed{42}$.`; None where there is more than a box."""
+    spans = boxes(text)
+    if len(spans) != 1:
+        return None
+    start, end = spans[0]
+    opening = re.search(r"\\[A-Za-z]+\s{0,9}(?:\[[^\[\]\n]*\]\s*)*\{?\s*$", text[:start])
+    if opening is None or not _AROUND_BOX.fullmatch(text[: opening.start()]):
+        return None
+    rest = text[end:].removeprefix("}") if text[:start].rstrip().endswith("{") else text[end:]
+    return text[start:end].strip() if _AROUND_BOX.fullmatch(rest) else None
+
+
+_ELEMENT = re.compile(
+    r"(?:a|abbr|article|aside|audio|b|big|blockquote|body|br|button|canvas|caption|center|code|col|dd|del|details|div|dl"
+    r"|dt|em|embed|fieldset|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|li|link"
+    r"|main|map|mark|meta|nav|ol|option|p|param|picture|pre|q|s|script|section|select|small|source|span|strong|style|sub"
+    r"|summary|sup|svg|table|tbody|td|template|textarea|tfoot|th|thead|time|title|tr|track|u|ul|var|video|wbr)(?:\s|$)"
+)
+
+
+def _without_brackets(text: str) -> str:
+    """What stands in brackets that a small model copied from the form: `<42>`. An element of HTML is a text."""
+    wrapped = re.fullmatch(r"[*_`]*<\s?([^<>/\n][^<>\n]*)>[*_`.]*", text)
+    if wrapped and not _ELEMENT.match(wrapped[1]):
+        return wrapped[1].strip()
+    return text
+
+
+def _unescaped(text: str) -> str:
+    """The text of an element, as DSPy's XMLAdapter reads it; one that is no XML is taken as it stands."""
+    if ("&" not in text and "<" not in text) or len(text) > 100_000:
+        return text
+    try:
+        element = ET.fromstring(f"<text>{text}</text>")
+        return ((element.text or "") + "".join(ET.tostring(child, encoding="unicode") for child in element)).strip()
+    except (ET.ParseError, RecursionError):
+        return text
+
+
+# ------------------------------------------------------------------------------------------------- simple values
+
+
+def _simple(text: str, kind: Any) -> Any:
+    """A number or an option: of a text of several lines the first that holds something, or what it states itself."""
+    for candidate in _candidates(text):
+        value = _one(candidate, kind)
+        if value is not None:
+            return value
+        if contests(candidate, kind) and "\n" not in text:
+            break
+    found = final_answer(text) if len(text) > 3 and _STATES.search(text) else None
+    return None if found is None else _one(found, kind)
+
+
+_RETRACTED = re.compile(r"~~[^~\n]{1,400}~~|<(del|s|strike)>[^<>\n]{1,400}</\1>|\\(?:cancel|sout|st)\{[^{}\n]{1,400}\}")
+"""What a model has struck through."""
+
+
+_MARKED = re.compile(r"[ \t]*(?:[✓✔✅☑🎉]\ufe0f?|[│┃║|])[ \t]*$")
+"""A check mark behind a value, or the frame around it."""
+_ITEM = re.compile(r"\n[ \t]*(?:[*•·▪●]|>)[ \t]+")
+
+
+_STATES = re.compile(r"[:：=\\<|\n]|(?<=\s)(?:is|ist|est|es|é|è|=)\s|[^\x00-\u024f]", re.IGNORECASE)
+"""Without any of these a text states nothing but itself."""
+
+
+def _candidates(text: str) -> list[str]:
+    if text.startswith("\n"):
+        text = _ITEM.sub("", text, count=1)
+        if re.match(r"\n[ \t]*-[ \t]+[0-9]", text):
+            return []  # minus 42, or an item
+    text = _copied(_MARKED.sub("", _RETRACTED.sub("", text)))
+    if "\n" not in text:
+        return [before_token(text)]
+    held = block(text, 0, len(text))
+    return [] if held is None else [before_token(_copied(held.text))]
+
+
+def _copied(text: str) -> str:
+    """The content of brackets that were copied from the form, or of an element around the value."""
+    text = text.strip()
+    wrapped = re.fullmatch(r"[*_`$]*<(?:(\w+)(?:\s[^<>]*)?>(.*)</\1\s?>|([^<>/][^<>]*)>)[*_`$.]*", text, re.DOTALL)
+    return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
+
+
+def _one(text: str, kind: Any) -> Any:
+    if kind in (int, float):
+        number = to_number(text)
+        if number is None:
+            return None
+        if kind is int:
+            return int(number) if number.denominator == 1 else None
+        try:
+            return float(number)
+        except OverflowError:  # beyond 1.8e308
+            return None
+    options = cast("dict[str, Any]", options_of(kind))
+    choice = to_choice(text, list(options))
+    return None if choice is None else options[choice]
+
+
+# ------------------------------------------------------------------------------------------------- structured values
+
+
+@lru_cache(maxsize=256)
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return _cached_adapter(kind)
+    except TypeError:  # a type that cannot be hashed, such as one with a list in its annotations
+        return TypeAdapter(kind)
+
+
+def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
+    """Lists, objects and the like: JSON, JSON with its small mistakes mended, or a list as people write one.
+
+    Args:
+        text: what was stated.
+        kind: the type; what pydantic makes of the text counts.
+        whole: False where the text was cut: then only what closes itself is read, or a list on a line that has ended.
+    """
+    body = text.strip()
+    held = block(body, 0, len(body))
+    if held is not None and held.closed:
+        body = tidy(held.text) if held.text.startswith(("$", "\\")) else held.text.strip()
+    elif fenced := re.search(r"```(?:json|python)?\s*\n(.*?)\n?\s*```", body, re.DOTALL):
+        body = fenced[1].strip()
+    elif not whole and body.startswith("```"):
+        return None
+    adapter = _adapter(kind)
+    if body[:1] in ("[", "{", '"') and (value := _json_prefix(body, adapter)) is not None:
+        return value
+    if whole:
+        with suppress(ValidationError, ValueError):
+            return adapter.validate_json(body)
+    listed = member_kinds(kind)
+    if not whole:
+        first, newline, rest = text.lstrip().partition("\n")
+        half = (
+            first.rstrip().endswith((":", "：", ",", "，"))
+            or is_item(first)
+            or is_item(rest.lstrip().partition("\n")[0])
+        )
+        if listed is None or not newline or half or text[:1] == "\n":
+            return None  # a half of a list would pass for the whole
+        body = first.strip()
+    else:
+        mended = _repaired(body) if listed is None or (body[:1] == "[" and in_brackets(body)) else None
+        for candidate in (mended, body if listed is None else None):
+            if candidate in ("", None):
+                continue
+            with suppress(ValidationError, ValueError):
+                return adapter.validate_python(candidate)
+    if listed is None or _OBJECT.match(body):
+        return None
+    return _listed(body, kind, listed)
+
+
+_OBJECT = re.compile(r"\{\s*(?:\"[^\"\n]{0,80}\"|'[^'\n]{0,80}'|\w{1,40})\s*:")
+
+
+def _json_prefix(body: str, adapter: TypeAdapter[Any]) -> Any:
+    """The value that a text begins with, when nothing but a mark follows on its line."""
+    try:
+        _, end = _DECODER.raw_decode(body)
+    except (ValueError, RecursionError):
+        return None
+    if body[end:].partition("\n")[0].strip(" \t\r.;`*$"):
+        return None
+    try:
+        return adapter.validate_json(body[:end])
+    except (ValidationError, ValueError):
+        return None
+
+
+_DECODER = json.JSONDecoder(strict=False)
+
+
+def _repaired(body: str) -> Any:
+    """JSON with its small mistakes mended; None where there is nothing to mend."""
+    if body[:1] not in ("[", "{") or not mendable(body, brackets=300):
+        return None
+    try:
+        value = json_repair.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, list | dict) else None
+
+
+def member_kinds(kind: Any) -> Sequence[Any] | None:
+    """The types of what a list, a set or a tuple holds: one for all members, then `...`, or one for each. None for what
+    is none of them."""
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin in (list, set, frozenset):
+        return (arguments[0] if arguments else str, ...)
+    if origin is tuple:
+        return arguments or (str, ...)
+    return None
+
+
+def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
+    """A list that is not written as JSON. Every item is read, or there is no list."""
+    each, every = members[0], len(members) == 2 and members[1] is ...
+    kinds = [each] if every else list(members)
+    ways = items_of(
+        body,
+        numbers=all(one in (int, float) or member_kinds(one) is not None for one in kinds),
+        words=any(one is str or one is Any for one in kinds),
+        nested=any(member_kinds(one) is not None for one in kinds),
+        decimals=float in kinds,
+    )
+    for way in ways:
+        if not every and len(way) != len(kinds):
+            continue
+        values = [
+            _item(item, each if every else own)
+            for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)
+        ]
+        if any(value is None for value in values):
+            continue
+        with suppress(ValidationError, ValueError):
+            return _adapter(kind).validate_python(values)
+    return None
+
+
+def _item(text: str, kind: Any) -> Any:
+    if kind is str or kind is Any:
+        item = text.strip()
+        return item or None
+    if is_simple(kind):
+        return _one(_copied(text), kind)
+    return structured(text, kind)
+
+
+# ------------------------------------------------------------------------------------------------- elements
+
+
+@lru_cache(maxsize=64)
+def _element_signature(kind: Any) -> type[dspy.Signature]:
+    fields = {"text": (str, dspy.InputField()), "value": (kind, dspy.OutputField())}
+    return dspy.Signature(fields, "Read the value.")  # type: ignore[call-overload]
+
+
+def _from_elements(text: str, kind: Any) -> Any:
+    """The value of nested elements, as DSPy's XMLAdapter reads it."""
+    if len(text) > 100_000:
+        return None
+    with suppress(dspy.AdapterParseError, ValueError, KeyError, TypeError, RecursionError):
+        signature = _element_signature(kind)
+        return dspy.XMLAdapter().parse(signature, f"<value>{text}</value>").get("value")
+    return None

@@ -1,0 +1,225 @@
+"""The words that stand around numbers: which multiply, which are units, and which make the number no plain value.
+
+Data, not grammar: `numbers.py` reads plain text with it, `verifiers/mathematics` reads LaTeX with it.
+"""
+
+from __future__ import annotations
+
+import re
+
+SCALES = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
+    **{"quadrillion": 10**15, "quintillion": 10**18, "lakh": 10**5, "lac": 10**5, "crore": 10**7},
+    **{"mn": 10**6, "mln": 10**6, "mio": 10**6, "bn": 10**9, "bln": 10**9, "mrd": 10**9, "dozen": 12},
+}
+"""Words behind a number that multiply it, in the singular. Billion and above are those of the short scale."""
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a table that is written as text."""
+    return frozenset(text.split())
+
+
+FOREIGN_SCALES = words(
+    """tausend hundert millionen milliarde milliarden billionen billiarde dutzend mille milliers milliard milliards
+    douzaine douzaines vingtaine vingtaines centaine centaines dizaine dizaines mil millón millon millones billón
+    billones millardo docena milhão milhões milhao bilhão bilhões dúzia mila milione milioni miliardo miliardi
+    dozzina миллион миллиона миллионов миллиард миллиарда миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu
+    triliun arab kharab tn bio myriad sextillion septillion octillion nonillion decillion zillion bazillion
+    gazillion googol googolplex mega kilo giga tera hecto deca centi milli micro nano pico"""
+)
+FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
+"""Characters that multiply the number before them."""
+
+DOZENS = words("score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight")
+"""Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
+
+NOT_PLAIN = words(
+    """not or nor neither never cannot unable unknown unsure undefined wrong incorrect false impossible infinite
+    infinity twice thrice double doubles doubled triple triples tripled treble quadruple quadrupled halve halved
+    half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
+    cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
+    ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
+    threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb
+    halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
+    keine nie jamais nunca"""
+) - {""}
+"""Words that leave no plain value, wherever in the text they stand."""
+
+BEFORE = words(
+    """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
+    first last next every step case equation eq problem question figure fig table section chapter theorem lemma
+    round part version item type x by and but from until till since choose third thirds quarter quarters fifth
+    fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
+)
+"""Words that change or take away a value when they stand directly before the number."""
+
+AFTER = words(
+    """and plus minus over under above below negative choose to through until till out point half third thirds fourths
+    quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh
+    elevenths twelfth twelfths hundredth hundredths thousandth thousandths millionth millionths und et"""
+)
+"""Words that change a value when they stand directly behind the number: `2 thirds`, `3 and a half`."""
+
+PARTS = re.compile(
+    r"\b(?:half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|percent)s?\s+of\b",
+    re.I,
+)
+"""`a third of 12`, wherever it stands."""
+DERIVED = re.compile(
+    r"\b(?:square|cube|power|multiple|factor|fraction|opposite|negative|complement|sum|product|difference|quotient"
+    r"|remainder|logarithm|successor|predecessor|digits?|divisors?)s?\s+of\b|\bof\s+$",
+    re.I,
+)
+"""`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
+STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
+WHOLES = re.compile(
+    r"\b(?:total|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
+    r"|median|score|probability|answer|result|profit|age|height|width|speed|count)\s+of\s+$",
+    re.I,
+)
+PHRASES = re.compile(
+    r"\b(?:at (?:least|most)|up to|no (?:more|less|fewer)|(?:greater|less|more|fewer|smaller|larger|bigger) than"
+    r"|per mille|per mil|per thousand|per hundred thousand|basis[- ]points?|parts? per"
+    r"|times (?:as|more|less|larger|greater|bigger|smaller|higher|the)"
+    r"|to the|root of|out of|is no|are no|no (?:answer|solution|such))\b|n['’]t\b",
+    re.I,
+)
+
+PERCENT = re.compile(r"\s?\b(?:per\s?cent|percentage|pct)\b\.?(?! points?\b)", re.I)
+
+# ------------------------------------------------------------------------------------------------------------ units
+
+_UNIT_NAMES = {
+    "mm": "mm millimeter millimetre",
+    "cm": "cm centimeter centimetre",
+    "dm": "dm decimeter decimetre",
+    "m": "m meter metre",
+    "km": "km kilometer kilometre",
+    "in": "in inch inches",
+    "ft": "ft foot feet",
+    "yd": "yd yard",
+    "mi": "mi mile",
+    "mg": "mg milligram",
+    "g": "g gm gram gramme",
+    "kg": "kg kilogram",
+    "lb": "lb lbs pound",
+    "oz": "oz ounce",
+    "ms": "ms millisecond",
+    "s": "s sec second",
+    "min": "min minute",
+    "h": "h hr hour",
+    "day": "day",
+    "week": "week wk",
+    "month": "month",
+    "year": "year yr",
+    "ml": "ml mL milliliter millilitre",
+    "l": "l L liter litre",
+    "gal": "gal gallon",
+    "degree": "degree deg",
+    "radian": "radian rad",
+    "dollar": "dollar USD usd bucks",
+    "cent": "cent ct cts",
+    "euro": "euro EUR eur",
+    "percent": "percent %",
+    "km/h": "km/h kph kmh km/hr",
+    "mph": "mph mi/h mi/hr",
+    "m/s": "m/s m/sec",
+}
+UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
+"""Names of units, in the singular; two different units are not the same quantity."""
+
+GLUED = re.compile(  # units that may follow their number without a space
+    r"[cmknu]m|[km]?g|[mkdc]l|ft|in|yd|mi|hrs?|mins?|secs?|ms|am|pm|lbs?|oz|[kmgt]b|[mk]ph|kwh|rpm|px|pts?"
+    r"|usd|eur|gbp|gal|cal|deg|rad|mol|ha|psi|[km]?hz|ghz|[km]w|kj|k?pa|yrs?|wks?|cts",
+    re.I,
+)
+LETTERS = frozenset("mgshlLNJWV")
+"""Units of one letter, behind a space."""
+SHORT_NOUNS = words(
+    """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens
+    car cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs
+    key keys ant ants bee bees fly tin tins mug mugs net nets nut nuts pan pans pot pots set sets tie ties cap caps
+    bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
+    age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
+    kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
+    cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
+    get got etc pm am us uk due via if"""
+) - words("two six ten if")
+"""Words of up to three letters that may stand around a number: other letters are variables, not words."""
+
+
+def singular(word: str) -> str:
+    """`inches` as `inch`, `miles` as `mile`."""
+    if word in UNITS or len(word) < 4:
+        return word
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+def unit_named(phrase: str) -> str | None:
+    """The canonical name of the unit that a phrase names (`square feet` is `ft^2`), None where it is not known."""
+    phrase = phrase.replace("²", "^2").replace("³", "^3").strip(" .")
+    power = 1
+    match = re.fullmatch(r"(.*?)\s?\^\s?\{?([2-9])\}?", phrase)
+    if match:
+        phrase, power = match[1].strip(), int(match[2])
+    match = re.fullmatch(r"(?:(square|sq\.?|cubic|cu\.?)\s)?([A-Za-z/%]+)\.?(?:\s(squared|cubed))?", phrase)
+    if match is None:
+        return None
+    if match[1] or match[3]:
+        power = 2 if (match[1] or match[3]).startswith("sq") else 3
+    name = match[2]
+    unit = UNITS.get(name) or UNITS.get(singular(name)) or UNITS.get(singular(name.lower()))
+    if unit is None:
+        return None
+    return unit if power == 1 else f"{unit}^{power}"
+
+
+# --------------------------------------------------------------------------------------------------- spelled numbers
+
+
+def _numbered(text: str, start: int, step: int) -> dict[str, int]:
+    return {word: start + step * place for place, word in enumerate(text.split())}
+
+
+_SMALL = _numbered(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen",
+    0,
+    1,
+)
+_TENS = _numbered("twenty thirty forty fifty sixty seventy eighty ninety", 20, 10)
+NUMERALS = frozenset(_SMALL) | frozenset(_TENS)
+
+
+def spelled(text: str) -> int | None:
+    """The whole number that English words spell out (`minus forty-two`), None where they are anything else."""
+    parts = text.lower().replace("-", " ").replace(",", " ").split()
+    negative = bool(parts) and parts[0] in ("minus", "negative")
+    parts = parts[1:] if negative else parts
+    if not parts or len(parts) > 40:
+        return None
+    total, group, last = 0, 0, ""
+    ceiling = 10**30
+    for place, word in enumerate(parts):
+        if word == "and" and last in ("hundred", "thousand", "million") and place + 1 < len(parts):
+            continue
+        if word in ("a", "an") and place == 0 and len(parts) > 1 and parts[1] in SCALES:
+            group, last = 1, "one"
+            continue
+        if word in _SMALL:
+            if last in _SMALL or last in ("one",) or (last in _TENS and not 0 < _SMALL[word] < 10):
+                return None
+            group += _SMALL[word]
+        elif word in _TENS:
+            if last in _SMALL or last in _TENS:
+                return None
+            group += _TENS[word]
+        elif word == "hundred" and 0 < group < 100 and last in (*_SMALL, *_TENS):
+            group *= 100
+        elif word in ("thousand", "million", "billion", "trillion") and 0 < group < 1000 and SCALES[word] < ceiling:
+            total, group, ceiling = total + group * SCALES[word], 0, SCALES[word]
+        else:
+            return None
+        last = word
+    return -(total + group) if negative else total + group

@@ -1,0 +1,451 @@
+r"""The one number that plain text names, exactly.
+
+What is not understood names no number: a word that multiplies (`2 dozen`), a relation (`x > 5`), a second number, an
+expression that would have to be worked out. Everything here takes linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from pdr_dspy.text import number_words as tables
+
+MAX_DIGITS = 1_000
+"""Digits of one number, and the largest power of ten; a longer one is not read."""
+
+_SIGNS = str.maketrans(
+    {
+        **dict.fromkeys("−–—‒﹣－", "-"),
+        **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},  # full-width digits
+        **{"，": ",", "．": ".", "：": ":", "％": "%", "＝": "=", "⁄": "/", "∕": "/", "’": "'", "÷": "/"},
+    }
+)
+_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"}
+_VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox)\s?\{([^{}]*)\}")
+_UNIT_POWER = re.compile(
+    r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
+    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
+)
+_DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
+_SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
+_THOUSANDS = re.compile(  # separators that can be nothing else: `1{,}000`, `10,\!080`, `1\,000`, `1'000`
+    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,\s?\\!|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?(?:\\!)?"
+    r"(?=[0-9]{3}(?![0-9]))"
+)
+_LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
+_REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
+_FRAC = re.compile(
+    r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
+)
+_AND_PART = re.compile(
+    r"(?<=[0-9])\s(?:and\s)?(?:a|one)[ -](half|third|quarter)\b|(?<=[0-9])\sand\s(two[ -]thirds|three[ -]quarters)\b",
+    re.I,
+)
+_PART = {"half": "1/2", "third": "1/3", "quarter": "1/4", "two thirds": "2/3", "three quarters": "3/4"}
+_SPACES = re.compile(r"\s+")
+
+
+def signs(text: str) -> str:
+    """The text with typographic signs, spaces and digits as plain ones, in one line."""
+    return _SPACES.sub(" ", text.translate(_SIGNS))
+
+
+def read_number(text: str) -> Fraction | None:
+    """The one number that a text of one line (see `signs`) names, None if it names none or several.
+
+    Of an equation the last side counts, and only where the others are names (`m+n = 204`) or come to the same
+    (`2+3 = 5`).
+    """
+    plain = _plain(text)
+    sides = _EQUALS.split(plain)
+    if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
+        sides.reverse()
+    value = _one_number(sides[-1]) if len(sides) <= _SIDES else None
+    if value is None or len(sides) == 1:
+        return value
+    approximate = "≈" in plain or r"\approx" in plain
+    for place, side in enumerate(sides[:-1]):
+        if not side.strip():
+            if place:
+                return None
+        elif not _is_quantity(side, zero=value == 0):
+            other = _one_number(side)
+            other = _worked_out(side) if other is None else other
+            if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
+                return None
+    return value
+
+
+def is_percentage(text: str) -> bool:
+    """Whether the number in a text stands for hundredths."""
+    return "%" in text or "％" in text or tables.PERCENT.search(text) is not None
+
+
+def unit_of(text: str) -> str | None:
+    """The unit behind (or the currency before) the only number of a text, None where none is known."""
+    text = signs(text).strip(" .*_`")
+    text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
+    text = text.replace("$$", "")
+    if _DEGREE.search(text):
+        return "degree"
+    if re.match(r"(?:.*=)?\s?-?\s?\\\$\s?[0-9.]|(?:.*=)?\s?-?\s?\$\s?[0-9.][^$]*$", text):
+        return "dollar"
+    if re.match(r"(?:.*=)?\s?-?\s?€\s?[0-9.]", text):
+        return "euro"
+    behind = re.search(r"[0-9.})]\s?([A-Za-z][A-Za-z/. ]*(?:\s?\^\s?\{?[2-9]\}?|[²³])?)$", text.strip("$ "))
+    return tables.unit_named(_SPACES.sub(" ", behind[1])) if behind else None
+
+
+_SIDES = 12
+_EQUALS = re.compile(r"\s?(?:(?<![<>!:=~])={1,2}(?![=<>])|:=|≈|\\approx(?![A-Za-z]))\s?")
+
+
+def _plain(text: str) -> str:
+    """The answer with LaTeX spacing, currency and simple fractions written in plain characters."""
+    for sign, value in _VULGAR.items():
+        text = text.replace(sign, f" {value}")
+    text = _THOUSANDS.sub(",", text)
+    text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
+    text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
+    text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")
+    text = re.sub(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])", "", text)
+    text = re.sub(r"\bhalf[- ]hour", "halfhour", re.sub(r"^\{([^{}]*)\}$", r"\1", text))
+    text = _TWICE_SAID.sub(_said_once, text)
+    for _ in range(3):
+        text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
+    text = tables.PERCENT.sub("%", text)
+    text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
+    text = _REPEATING.sub(_repeating, _SPACING.sub(" ", text))
+    text = _FRAC.sub(
+        lambda frac: f" {frac[1]}{_unsigned_ratio(frac[2] or frac[3], frac[4] or frac[5])} ",
+        text,
+    )
+    text = _AND_PART.sub(lambda part: f" {_PART[(part[1] or part[2]).lower().replace('-', ' ')]}", text)
+    text = re.sub(r"(?:\b(?:US|CA|AU|NZ|HK))?[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
+    text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
+    return _SPACES.sub(" ", text).strip()
+
+
+def _repeating(decimal: re.Match[str]) -> str:
+    r"""`0.1\overline{6}` as `15/90`."""
+    whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
+    over = int(whole + fixed + period) - int(whole + fixed)
+    return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
+
+
+_TWICE_SAID = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-9,]{1,20})\)")
+
+
+def _said_once(twice: re.Match[str]) -> str:
+    """`five (5)` as `5`."""
+    return twice[2] if str(tables.spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
+
+
+def _as_unit(words: str) -> str:
+    """Words set in upright type are never variables: `m` becomes a word that is not one letter."""
+    return re.sub(r"(?<![A-Za-z])([a-z]{1,3})(?![A-Za-z])", _upright, words)
+
+
+def _upright(word: re.Match[str]) -> str:
+    spoils = word[1] in tables.DOZENS | tables.NOT_PLAIN | tables.BEFORE | tables.AFTER or word[1] in tables.SCALES
+    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"unit{word[1]}"
+
+
+def _unsigned_ratio(over: str, under: str) -> str:
+    """`-3`, `4` as `-3/4`; the sign goes first, a double one cancels later as unreadable."""
+    if under.startswith("-"):
+        over, under = (over[1:] if over.startswith("-") else f"-{over}"), under[1:]
+    return f"{over}/{under.lstrip('+')}"
+
+
+_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
+_SCALE_NAMES = "|".join(sorted(tables.SCALES, key=len, reverse=True))
+_NUMBER = re.compile(
+    rf"(?P<sign>(?:(?<![A-Za-z0-9)}}\]])|(?<=[A-Za-z] ))[+-]\s?|\b(?:minus|negative)\s)?"
+    rf"(?:(?P<power>10\s?\^\s?(?:\{{\s?)?(?P<ten>[+-]?[0-9]{{1,6}})\s?\}}?)"
+    rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
+    rf"|(?P<over>{_DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{_DECIMAL}))"
+    rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
+    rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
+    re.I,
+)
+_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
+_WORD = re.compile(r"[^\W\d_]+")
+_LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
+# `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
+_MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
+_SAME_AGAIN = re.compile(r"\s?[=≈]\s?|.*\b(?:answer|result|so|thus|hence|therefore|total|that is|i\.e\.)\b.*", re.I)
+
+
+def _one_number(text: str) -> Fraction | None:
+    """The value of the only number in plain text, if the words around it leave it a plain value."""
+    values: list[Fraction] = []
+    rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
+    position = 0
+    for match in _NUMBER.finditer(text):
+        value = _value(match)
+        if value is None or len(values) > 8:
+            return None
+        before = text[position : match.start()]
+        if before and (before[-1].isalnum() or (before[-1] in "./:,;'#" and not re.fullmatch(r"(?:#+|No\.)", before))):
+            return None
+        values.append(value)
+        rest.append(before)
+        position = match.end()
+    rest.append(text[position:])
+    around = "".join(rest)
+    if any(around.count(left) != around.count(right) for left, right in ("()", "[]")) or around.count("%") > 1:
+        return None
+    if len(set(values)) != 1:
+        return None
+    if any(not _SAME_AGAIN.fullmatch(piece) for piece in rest[1:-1]):
+        return None  # `5:5`, `(3, 3)`, `5 plus 5`: the same number twice is not one number
+    rest[-1] = _without_repetition(rest[-1], values[0])
+    if any(_spoils(piece, before=place < len(values), after=place > 0) for place, piece in enumerate(rest)):
+        return None
+    return values[0]
+
+
+def _without_repetition(piece: str, value: Fraction) -> str:
+    """`42 (forty-two)` says the same number twice."""
+    again = re.fullmatch(r"\s?\(([A-Za-z, -]{2,80})\)(.*)", piece)
+    return again[2] if again and tables.spelled(again[1]) == value else piece
+
+
+def _spoils(piece: str, *, before: bool, after: bool) -> bool:
+    """Whether the words on one side of a number make it something else than a plain value with a unit."""
+    if not piece or piece.isspace():
+        return False
+    if _SYMBOLS.search(piece) or tables.PHRASES.search(piece) or any(char in piece for char in tables.FOREIGN_DIGITS):
+        return True
+    found = [word.lower() for word in _WORD.findall(piece)]
+    if any(word in tables.NOT_PLAIN or word in tables.FOREIGN_SCALES or _is_scale(word) for word in found):
+        return True
+    if any(word in tables.NUMERALS and word != "one" for word in found):
+        return True
+    if after and _spoils_behind(piece, found):
+        return True
+    if before and ((found and found[-1] in tables.BEFORE | tables.DOZENS) or _part_of(piece)):
+        return True
+    letters = set(_LETTER.findall(piece)) - {"a", "A", "I"}
+    if letters - tables.LETTERS if after else letters:
+        return True
+    return after and any(2 <= len(word) <= 3 and word.isascii() and not _is_word(word) for word in found)
+
+
+def _is_word(word: str) -> bool:
+    """Whether two or three letters are a word and not variables."""
+    return word in tables.SHORT_NOUNS or word in _ORDINAL or _glued(word)
+
+
+_ORDINAL = ("th", "st", "nd", "rd")
+
+
+def _spoils_behind(piece: str, found: list[str]) -> bool:
+    glued = re.match(r"(-?)([^\W\d_]+)(.*)", piece, re.S)
+    if glued and not glued[1]:
+        word = glued[2]
+        if word.lower() in _ORDINAL:
+            return bool(glued[3].strip(" ."))  # the 5th prime is not 5
+        if len(word) < 4 and word.isascii() and not _glued(word):
+            return True
+    if glued and glued[1] and tables.unit_named(glued[2]) is None:
+        return True  # a 5-digit number is not 5
+    if found and (found[0] in tables.AFTER or found[0] in tables.DOZENS) and re.match(r"[\s-]*[^\W\d_]", piece):
+        return True
+    if re.match(r"\s?['\"]", piece):
+        return True
+    if found and found[0] == "times" and len(found) > 1:
+        return True
+    if _MORE_SENTENCES.search(piece):
+        return True
+    if remark := re.match(r"\s?\((.*)\)", piece):
+        return tables.unit_named(remark[1]) is None  # `5 (or 6)`, `25 (a square)`
+    return re.match(r"\s?(?::|-\s?(?![A-Za-z]{2})|\()", piece) is not None
+
+
+def _part_of(piece: str) -> bool:
+    if re.search(r"(?<![A-Za-z)]):|[A-Za-z]\($", piece):  # f(5) is not 5
+        return True
+    if tables.PARTS.search(piece) or re.search(r"[-+]\s?\(?\s*$", piece):
+        return True
+    derived = tables.DERIVED.search(piece)
+    return derived is not None and not tables.WHOLES.search(piece) and not tables.STATES.search(piece)
+
+
+def _glued(word: str) -> bool:
+    return tables.GLUED.fullmatch(word) is not None
+
+
+def _is_scale(word: str) -> bool:
+    return word in tables.SCALES or (word.endswith("s") and word[:-1] in tables.SCALES)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match.group()) > MAX_DIGITS:
+        return None
+    if match["power"]:
+        value = _times_ten(Fraction(1), match["ten"])
+    elif match["mixed"]:
+        value = _ratio(match["part"], match["of"])
+        value = None if value is None else value + int(match["mixed"])
+    else:
+        value = _ratio(match["over"], match["under"] or "1")
+        if value is not None and (exponent := match["exp1"] or match["exp2"]):
+            value = _times_ten(value, exponent)
+        if value is not None and match["scale"]:
+            value *= tables.SCALES[match["scale"].lower()]
+    negative = (match["sign"] or "").strip().lower() in ("-", "minus", "negative")
+    return -value if negative and value is not None else value
+
+
+def _ratio(over: str, under: str) -> Fraction | None:
+    top, bottom = (Fraction(part.replace(",", "").replace(" ", "").rstrip(".")) for part in (over, under))
+    return top / bottom if bottom else None
+
+
+def _times_ten(value: Fraction, exponent: str) -> Fraction | None:
+    power = int(exponent)
+    return value * Fraction(10) ** power if abs(power) <= MAX_DIGITS else None
+
+
+# ------------------------------------------------------------------------------------------------- sides of equations
+
+_NAMED = (
+    r"(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|phi|omega|sigma|rho|angle|triangle|overline|overrightarrow|ell"
+    r"|measuredangle|vec|hat|bar)"
+)
+_QUANTITY = re.compile(
+    rf"(?P<name>\\{_NAMED}(?![A-Za-z])|[^\W\d_]+)(?:_\s?(?:\{{[A-Za-z0-9,+ -]{{1,20}}\}}|[A-Za-z0-9]+))?'*"
+    r"(?P<of>\([A-Za-z0-9, .+-]{1,20}\))?|(?P<sign>[+*/^·×|\[\]{}() .:-])|(?P<figure>[0-9]+)"
+)
+_OPENING = re.compile(r"(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer is)\s?[,:]?\s", re.I)
+_SEGMENT = re.compile(r"(?:\\[a-z]+ ?|[|\[{ ])*(?:[A-Z]{1,4}|[A-Za-z]_\{[^{}]*\}|[a-z](?=\}))[|\]} ]*(?:\^2)?")
+_NOT_A_FUNCTION = frozenset("abcdeiklmnorstuvwxyz")
+
+
+def _is_quantity(side: str, *, zero: bool) -> bool:
+    """Whether one side of an equation only says what the other is the value of.
+
+    A name does (`x`, `f(2)`, `AB`, `Total cost`), and so does an expression in several names (`m+n`, `100m+n`), which
+    gives the value of none of them; of `a + 3z = 0` that is no value but an equation. `2x = 4` does not say 4.
+    """
+    side = side.strip()
+    while opening := _OPENING.match(side):
+        side = side[opening.end() :]
+    if len(side) > 200 or tables.PHRASES.search(side):
+        return False
+    position, names, nouns, worked = 0, set[str](), set[str](), False
+    for token in _QUANTITY.finditer(side):
+        if token.start() != position:
+            return False
+        position = token.end()
+        name = token["name"]
+        if name is None:
+            worked = worked or token["figure"] is not None or token["sign"] in "+*/^·×-"
+            continue
+        lower = name.lstrip("\\").lower()
+        if lower in tables.NOT_PLAIN or lower in tables.AFTER or not lower.isalpha():
+            return False
+        if lower in tables.FOREIGN_SCALES or (len(lower) > 3 and (_is_scale(lower) or lower in tables.DOZENS)):
+            return False
+        if token["of"] and (name in _NOT_A_FUNCTION or len(name) > 3):
+            return False
+        if len(name) == 1 or name.startswith("\\"):
+            names.add(token.group())
+        elif len(name) <= 3 and lower not in tables.SHORT_NOUNS:
+            names.update(name)
+        else:
+            nouns.add(lower)
+    if (
+        position != len(side)
+        or not (names or nouns)
+        or (re.search(r"[|\[\]{}]", side) and not _SEGMENT.fullmatch(side))
+    ):
+        return False
+    if nouns:
+        return not any(char.isdigit() for char in side)
+    plain = not zero or not re.search(r"[0-9*/^·×]", side)
+    return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and plain)
+
+
+_TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×^-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")
+
+
+def _worked_out(side: str) -> Fraction | None:
+    """The value of plain arithmetic (`3 * $5 + 2 eggs`): numbers, + - * / and parentheses; units do not count."""
+    if len(side) > 300:
+        return None
+    tokens: list[Fraction | str] = []
+    position = 0
+    while position < len(side.rstrip()):
+        token = _TOKEN.match(side, position)
+        if token is None or len(tokens) > 60:
+            return None
+        position = token.end()
+        if token[1]:
+            if tokens and isinstance(tokens[-1], Fraction):
+                return None
+            tokens.append(Fraction(token[1].replace(",", "").replace(" ", "").rstrip(".")))
+        elif token[2] or token[3]:
+            tokens.append("*" if token[3] or token[2] == "×" else token[2])
+        elif not (
+            tokens
+            and isinstance(tokens[-1], Fraction)
+            and len(token[4]) > 1
+            and not _spoils(f" {token[4]}", before=False, after=True)
+        ):
+            return None
+    try:
+        value, rest = _sum(tokens, 0)
+    except (IndexError, ZeroDivisionError):
+        return None
+    return value if value is not None and rest == len(tokens) else None
+
+
+def _sum(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
+    value, place = _product(tokens, place)
+    while value is not None and place < len(tokens) and tokens[place] in ("+", "-"):
+        sign = tokens[place]
+        other, place = _product(tokens, place + 1)
+        value = None if other is None else value + other if sign == "+" else value - other
+    return value, place
+
+
+def _product(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
+    value, place = _power(tokens, place)
+    while value is not None and place < len(tokens) and tokens[place] in ("*", "/"):
+        sign = tokens[place]
+        other, place = _power(tokens, place + 1)
+        value = None if other is None else value * other if sign == "*" else value / other
+    return value, place
+
+
+def _power(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
+    value, place = _factor(tokens, place)
+    if value is not None and place < len(tokens) and tokens[place] == "^":
+        power, place = _factor(tokens, place + 1)
+        small = power is not None and power.denominator == 1 and abs(power) <= 64 and (value or power > 0)
+        if not small or tokens[place - 2] == "-" or (place < len(tokens) and tokens[place] == "^"):
+            return None, place
+        assert power is not None
+        value = value ** int(power)
+    return value, place
+
+
+def _factor(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
+    token = tokens[place]
+    if isinstance(token, Fraction):
+        return token, place + 1
+    if token == "-":
+        value, place = _power(tokens, place + 1)
+        return (None if value is None else -value), place
+    if token == "(":
+        value, place = _sum(tokens, place + 1)
+        return (value, place + 1) if tokens[place] == ")" else (None, place)
+    return None, place

@@ -1,0 +1,646 @@
+r"""Where a completion states its answers, and in which words: labels, markers, tags, table rows, boxes, sentences.
+
+A statement is found by its form alone; whether its text can be read as what is wanted is for others to say. What stands
+inside of a statement that says itself where it ends (a tag, a marker's section, a block of code) states nothing else.
+Everything here takes linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+from pdr_dspy.text import labels
+from pdr_dspy.text.template import TURN_END
+from pdr_dspy.text.wrapping import Block, block, boxes
+
+How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
+"""How an answer was found: behind a label of its own (a marker, a tag and a table's row are such), in a box, under its
+name in a JSON object, as all that was written, by a constrained request, or in a sentence about it."""
+
+MAX_ANSWER = 10_000
+"""Characters of an answer; a longer one is not read."""
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is looked for in a text."""
+
+    fields: tuple[str, ...]
+    texts: frozenset[str] = frozenset()
+    """Fields that are texts: their statements may take several lines."""
+    structured: frozenset[str] = frozenset()
+    """Fields that are lists, objects and the like: so may theirs, and they are closed by what they are written in."""
+    answer: str | None = None
+    """The one of them that an unnamed answer is for: what is boxed, or called by any language's word for it."""
+    bounds: tuple[str, ...] = ()
+    """Names of what else a completion may set labels on; a text ends there."""
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """Which field a tag, a key or a cell of a table names."""
+        known = {} if self.answer is None else dict.fromkeys(labels.ANSWER_KEYS, self.answer)
+        return known | {labels.key(name): name for name in self.fields}
+
+    def named(self, name: str) -> str | None:
+        """The field that a tag, a key or a cell of a table names."""
+        return self.keys.get(labels.key(name))
+
+    @cached_property
+    def long(self) -> frozenset[str]:
+        """Fields whose statements may take several lines."""
+        return self.texts | self.structured
+
+    @cached_property
+    def short(self) -> frozenset[str]:
+        """Texts that are called an answer, of which one line may be all."""
+        return frozenset(name for name in self.texts if labels.key(name) in labels.ANSWER_KEYS)
+
+
+class Statement(NamedTuple):
+    """One statement of one field."""
+
+    field: str
+    start: int
+    text: str
+    """As it stands behind its label; it begins with a line feed where it stands below."""
+    how: How
+    rank: int
+    """0 is the surest; among equals the last one in the text counts."""
+    exact: Literal["marker", "tag", "json"] | None = None
+    """Which of the forms of DSPy's adapters it has; they leave nothing to guess."""
+    whole: bool = True
+    """False where a text that was cut at its cap may have been going on."""
+    generic: bool = False
+    """It is called the answer, and not by the field's own name."""
+
+
+def statements(
+    text: str,
+    sought: Sought,
+    *,
+    truncated: bool = False,
+    taken: Sequence[tuple[int, int]] = (),
+    given: Sequence[Statement] = (),
+) -> dict[str, list[Statement]]:
+    """The statements of each field, the one that counts first.
+
+    Args:
+        text: after any thought, and after `without_template`.
+        sought: what is looked for.
+        truncated: the text was cut at its cap: what stands on its unfinished last line is left out, unless it says
+            itself where it ends.
+        taken: spans that were read already, such as JSON objects; nothing in them is a statement.
+        given: the statements that were read there.
+    """
+    return _Search(text, sought, truncated, taken, given).run()
+
+
+# ------------------------------------------------------------------------------------------------- spans
+
+
+class _Spans:
+    """Parts of a text, to ask whether a place lies in one."""
+
+    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
+        self.spans: list[tuple[int, int]] = []
+        for start, end in sorted(spans):
+            if self.spans and start < self.spans[-1][1]:
+                self.spans[-1] = (self.spans[-1][0], max(end, self.spans[-1][1]))
+            else:
+                self.spans.append((start, end))
+        self.starts = [start for start, _ in self.spans]
+
+    def around(self, place: int) -> tuple[int, int] | None:
+        found = bisect_right(self.starts, place) - 1
+        return self.spans[found] if found >= 0 and place < self.spans[found][1] else None
+
+
+_FENCE = re.compile(r"^[ \t>]{0,8}(`{3,}|~{3,})[^`\n]{0,80}$", re.MULTILINE)
+
+
+def fences(text: str) -> list[tuple[int, int]]:
+    """Spans of the closed blocks of code of a text, their fences included."""
+    found = []
+    opened: re.Match[str] | None = None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+        elif fence[1][0] == opened[1][0] and len(fence[1]) >= len(opened[1]) and not fence[0].strip(" \t>`~"):
+            found.append((opened.start(), fence.end()))
+            opened = None
+    return found
+
+
+# ------------------------------------------------------------------------------------------------- the search
+
+
+class _Mark(NamedTuple):
+    """Where something is announced."""
+
+    start: int
+    value: int
+    """Where what it announces begins."""
+    field: str | None
+    """None for what only bounds others."""
+    strong: bool = True
+    """It also ends a text that is being written; a weak one (`answer = 3`, `the answer is`) does not."""
+    section: bool = False
+    """It is a marker of the ChatAdapter's."""
+    lead: str = ""
+    """What stands before it in its line."""
+    generic: bool = False
+    how: How = "label"
+    rank: int = 0
+
+
+class _Search:
+    def __init__(
+        self, text: str, sought: Sought, truncated: bool, taken: Sequence[tuple[int, int]], given: Sequence[Statement]
+    ) -> None:
+        self.text = text
+        self.sought = sought
+        self.shadow = labels.shadow(text)
+        self.languages = labels.languages_in(self.shadow.lower())
+        self.truncated = truncated
+        self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
+        """Where the unfinished last line begins."""
+        self.taken = list(taken)
+        """Spans that say themselves where they end: nothing in them is a statement of its own."""
+        self.found = list(given)
+        self.extents: list[tuple[int, int]] = []
+        """Of labelled statements: boxes and sentences in them are theirs."""
+        self.code = _Spans(fences(text) if "```" in text or "~~~" in text else ())
+
+    def run(self) -> dict[str, list[Statement]]:
+        marks = [*self.tags(), *self.markers()]
+        self.rows()
+        marks += self.lines()
+        self.read(self.accepted(sorted(marks, key=lambda mark: mark[:2])))
+        if self.sought.answer is not None:
+            self.unnamed(self.sought.answer)
+        by_field: dict[str, list[Statement]] = {name: [] for name in self.sought.fields}
+        for one in self.found:
+            by_field[one.field].append(one)
+        return {name: self.ordered(name, own) for name, own in by_field.items()}
+
+    def ordered(self, name: str, own: list[Statement]) -> list[Statement]:
+        """The statement that counts first. What is only called the answer counts for a text of another name where
+        nothing carries its name; a label within a line counts as much as a box where no label heads a line."""
+        if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
+            own = [one for one in own if not one.generic]
+        headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
+        return sorted(own, key=lambda one: (one.rank if headed else max(one.rank, 1), -one.start))
+
+    def add(self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True) -> None:
+        if mark.field is not None and text.strip():
+            self.found.append(Statement(mark.field, mark.start, text, mark.how, mark.rank, exact, whole, mark.generic))
+
+    def line_end(self, place: int) -> int:
+        end = self.text.find("\n", place)
+        return len(self.text) if end < 0 else end
+
+    # --- where something is announced
+
+    def tags(self) -> list[_Mark]:
+        """Finds the elements that are called as a field is. Returns the last one that is never closed."""
+        if "<" not in self.text:
+            return []
+        opened: dict[str, re.Match[str]] = {}
+        given = _Spans(self.taken)
+        for tag in _TAG.finditer(self.text):
+            name = labels.key(tag["name"])
+            field = self.sought.keys.get(name)
+            if field is None or given.around(tag.start()):
+                continue
+            if not tag["slash"]:
+                opened[name] = tag  # of nested ones the innermost
+            elif begun := opened.pop(name, None):
+                mark = _Mark(begun.start(), begun.end(), field, generic=labels.key(field) != name)
+                self.add(mark, self.text[begun.end() : tag.start()], exact="tag")
+                self.taken.append((begun.start(), tag.end()))
+        marks = []
+        for name, tag in opened.items():
+            field = self.sought.keys[name]
+            line = self.text[self.text.rfind("\n", 0, tag.start()) + 1 : tag.start()]
+            if not line.strip(" \t*_>`"):
+                marks.append(_Mark(tag.start(), tag.end(), field, generic=labels.key(field) != name))
+        return marks
+
+    def markers(self) -> list[_Mark]:
+        """Finds the sections of DSPy's ChatAdapter. The last one may end at something else than a marker."""
+        if "[[" not in self.text:
+            return []
+        found = list(_MARKER.finditer(self.text))
+        marks = []
+        for place, marker in enumerate(found):
+            field = self.sought.named(marker["name"])
+            mark = _Mark(marker.start(), marker.end(), field, section=True)
+            if field is not None and place + 1 < len(found):
+                end = found[place + 1].start()
+                self.add(mark, self.text[marker.end() : end], exact="marker")
+                self.taken.append((marker.start(), end))
+                mark = mark._replace(field=None)
+            marks.append(mark)
+        return marks
+
+    def rows(self) -> None:
+        """Finds `| Answer | 42 |` in tables, and columns that are called as fields are, above one row of values."""
+        if "|" not in self.shadow:
+            return
+        lines = [(match.start(), match.group()) for match in _ROW.finditer(self.shadow)]
+        for place, (start, line) in enumerate(lines):
+            cells = _cells(line)
+            fields = [self.sought.named(cell.group()) for cell in cells]
+            if not any(fields):
+                continue
+            below = []
+            for next_start, next_line in lines[place + 1 : place + 4]:
+                if next_start != start + len(line) + 1 + sum(len(text) + 1 for _, text in below):
+                    break
+                below.append((next_start, next_line))
+            if below and _RULE.fullmatch(below[0][1]):
+                values = _cells(below[1][1]) if len(below) == 2 else []
+                for field, cell in zip(fields, values if len(values) == len(cells) else [], strict=False):
+                    if field is not None:
+                        self.row(field, below[1][0], cell)
+            elif len(cells) == 2 and fields[0] is not None and not _RULE.fullmatch(line):
+                self.row(fields[0], start, cells[1])
+
+    def row(self, field: str, start: int, cell: re.Match[str]) -> None:
+        begin, end = start + cell.start(), start + cell.end()
+        if self.line_end(end) < self.last:
+            self.add(_Mark(start, begin, field), self.text[begin:end].strip())
+            self.taken.append((start, end))
+
+    def lines(self) -> Iterator[_Mark]:
+        """Labels at the head of a line."""
+        for match in _line_pattern(self.sought, self.languages).finditer(self.shadow):
+            if mark := self.line(match):  # on an unfinished line it still ends what stands before it
+                yield mark if mark.start < self.last else mark._replace(field=None)
+
+    def line(self, match: re.Match[str]) -> _Mark | None:
+        index = next((i for i in range(len(self.sought.fields)) if match[f"own{i}"] is not None), None)
+        field, generic = (self.sought.fields[index], False) if index is not None else (self.sought.answer, True)
+        if match["bound"] is not None:
+            field, generic = None, False
+        lead, gap = match["lead"], match["gap"]
+        mark = _Mark(match.start(), match.end(), field, lead=lead, generic=generic)
+        if match["result"] is not None:
+            mark = mark._replace(rank=2, strong=False)
+        if sign := match["sign"]:
+            return mark._replace(strong=False) if sign.strip() in _WEAK else mark
+        if field is None:
+            return None
+        said = labels.key(self.shadow[match.start("which") : match.start("gap")])
+        if match["verb"]:  # what is called an answer is looked for in all sentences
+            known = field == self.sought.answer and said in labels.ANSWER_KEYS
+            return None if known else mark._replace(strong=False, how="sentence", rank=2)
+        if _bracketed(lead, gap):
+            return mark
+        rest = self.shadow[match.end() : self.line_end(match.end())].strip(" \t*_=~#-")
+        if not rest:  # alone in its line, which may be ruled: `=== Poem ===`
+            mark = mark._replace(value=self.line_end(match.end()))
+            return mark if self.heads(match.end(), field, said) and not match["result"] else None
+        rest = self.shadow[match.start("gap") : self.line_end(match.end())]
+        if field not in self.sought.long and rest[:1].isspace() and _VALUE_ALONE.fullmatch(rest.strip()):
+            return mark._replace(value=match.start("gap"), strong=False, rank=1)
+        return None
+
+    def heads(self, end: int, field: str, said: str) -> bool:
+        """Whether a label that is all of its line heads its value. `### Answer` may head an explanation, where the
+        answer is a text; `### Final answer` heads the answer."""
+        if self.line_end(end) >= min(self.last, len(self.text)):
+            return False
+        return field not in self.sought.texts or said not in labels.NOUNS
+
+    # --- what of that counts
+
+    def accepted(self, marks: Sequence[_Mark]) -> list[_Mark]:
+        """The marks at which statements begin or end: not those inside of statements that say where they end, nor in a
+        text's block of code."""
+        taken = _Spans(self.taken)
+        kept: list[_Mark] = []
+        writing: _Mark | None = None  # the text that may still go on
+        begun = 0  # where it has its first word
+        for mark in marks:
+            if not mark.section:
+                if (inside := taken.around(mark.start)) and inside[0] != mark.start:
+                    continue
+                if writing is not None:
+                    fence = self.code.around(mark.start)
+                    if (writing.strong and not mark.strong and begun < mark.start) or (
+                        fence is not None and writing.start < fence[0]
+                    ):
+                        continue
+                    text = writing.field in self.sought.texts - self.sought.short
+                    if text and mark.generic and not writing.generic:
+                        continue  # `Answer:` in a poem
+            kept.append(mark)
+            if mark.field is None:
+                writing = None
+            elif mark.field in self.sought.long or not self.text[mark.value : self.line_end(mark.value)].strip():
+                writing = mark
+            else:
+                writing = None
+            if writing is mark:
+                word = _WORD.search(self.text, mark.value)
+                begun = word.start() if word else len(self.text)
+        return kept
+
+    def read(self, marks: Sequence[_Mark]) -> None:
+        """The statements behind the marks."""
+        for place, mark in enumerate(marks):
+            self.extents.append((mark.start, max(mark.value, mark.start + 1)))
+            if mark.field is None:
+                continue
+            limit = marks[place + 1].start if place + 1 < len(marks) else len(self.text)
+            turn = self.text.find(TURN_END, mark.value, limit)
+            limit = limit if turn < 0 else turn
+            if fence := self.code.around(mark.start):  # all of the form stands in one block of code
+                limit = min(limit, max(self.text.rfind("\n", 0, fence[1]), mark.value))
+            start, close = self.past_closing(mark)
+            held = block(self.text, start, limit)
+            if held is None:
+                continue
+            if mark.field in self.sought.long:
+                self.read_text(mark, start, limit, held, close)
+            elif held.closed or held.end < self.last:
+                text = held.text if held.closed else _unclosed(held.text, close)
+                text = _sentence(text) if mark.how == "sentence" else text
+                if self.text[start : held.end].lstrip(" \t*_").startswith("\n"):
+                    text = "\n" + text  # below its label: `- 42` may be an item there
+                self.add(mark, text, exact="marker" if mark.section else None)
+                self.extents.append((mark.start, held.end))
+
+    def past_closing(self, mark: _Mark) -> tuple[int, tuple[str, ...]]:
+        """Where the value begins when what surrounds its label is closed first, and what may still be closed behind the
+        value: `**Answer:** 42`, `**Answer: 42**`."""
+        start, end = mark.value, self.line_end(mark.value)
+        if mark.section or not mark.lead.strip():
+            return start, ()
+        said = self.shadow[mark.start + len(mark.lead) : mark.value]
+        still: list[str] = []
+        for opened in reversed(list(_OPENED.finditer(mark.lead))):
+            closing = _closing(opened)
+            if closing in said:
+                continue
+            rest = self.text[start:end]
+            spaces = len(rest) - len(rest.lstrip(" \t"))
+            if rest.startswith(closing):
+                start += len(closing)
+            elif rest.startswith(closing, spaces) and (closing != opened[0] or rest.count(closing) % 2):
+                start += spaces + len(closing)
+            else:
+                still.append(closing)
+        return start, tuple(still)
+
+    def read_text(self, mark: _Mark, start: int, limit: int, held: Block, close: tuple[str, ...]) -> None:
+        """A field that may take several lines: all that was written for it, of a text that was cut up to its unfinished
+        last line."""
+        end, going_on = limit, self.truncated and limit == len(self.text)
+        if held.closed and self.text[start : held.end].lstrip().startswith(("```", "~~~")) and going_on:
+            end, going_on = held.end, False
+        elif mark.field in self.sought.texts and not mark.section:
+            line = self.line_of(mark.field, start, limit, held)
+            if line is not None:
+                end, going_on = line, going_on and not held.closed and line >= self.last
+        if going_on:
+            end = max(min(end, self.last), start)
+        body = _UNDERLINE.sub("", self.text[start:end], count=1)
+        if ">" in mark.lead:
+            body = re.sub(r"\n[ \t]{0,3}> ?", "\n", body)
+        self.add(mark, _unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
+        self.extents.append((mark.start, end))
+
+    def line_of(self, field: str | None, start: int, limit: int, held: Block) -> int | None:
+        """Where a text ends of which one line, or one display, is all, while what follows is said about it. None where
+        the lines belong together."""
+        first, rest = self.text[start : held.end].strip(), self.text[held.end : limit]
+        bare = held.closed or (len(first) <= 80 and len(first.split()) <= 6 and first[-1:] not in ",;:([{!?…")
+        if not bare:
+            return None
+        if field not in self.sought.short:
+            return held.end if _EXPLAINED.match(rest) else None
+        if self.truncated and limit == len(self.text) and not rest[: max(self.last - held.end, 0)].strip():
+            return held.end if held.end < self.last else None  # only the line after it was cut
+        if _ABOUT.match(rest):
+            return held.end
+        paragraph = _PARAGRAPH.match(rest)
+        words = len(paragraph[1].split()) if paragraph else 0
+        if first[-1:] in ".。" and not _FIGURES.fullmatch(first):
+            return None  # a sentence, which others may follow
+        return held.end if words >= 8 or (words >= 4 and _FIGURES.fullmatch(first)) else None
+
+    # --- what names no field
+
+    def unnamed(self, field: str) -> None:
+        """Boxes, and labels and sentences within lines."""
+        taken = _Spans([*self.taken, *self.extents])
+        if "\\" in self.text and (spans := self.boxed(field, taken)):
+            taken = _Spans([*taken.spans, *spans])
+        if "####" in self.text:
+            self.hashes(field, taken)
+        if not self.languages:
+            return
+        said = labels.words(self.languages)
+        for match in _last(labels.inline_label(self.languages).finditer(self.shadow)):
+            if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
+                self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
+        for match in _last(labels.sentence(self.languages).finditer(self.shadow)):
+            if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
+                value = _sentence(value, said.endings)
+                if value.strip():
+                    self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
+
+    def somebody(self, start: int, taken: _Spans) -> bool:
+        """Whether a label stands in a statement, or names the answer of somebody else, or none."""
+        return taken.around(start) is not None or bool(_SOMEBODY.search(self.shadow, max(start - 40, 0), start))
+
+    def behind(self, start: int) -> str | None:
+        """What stands behind a label: the rest of its line, or the next line where there is none."""
+        held = block(self.text, start, min(len(self.text), start + MAX_ANSWER))
+        if held is None or (self.truncated and not held.closed and held.end >= self.last):
+            return None
+        return _even(held.text.partition(TURN_END)[0])
+
+    def boxed(self, field: str, taken: _Spans) -> list[tuple[int, int]]:
+        """Finds boxes, and returns where they are. Neighbouring ones come together: several guesses stay several."""
+        found, start, end = "", -1, -1
+        spans = [span for span in boxes(self.text) if not taken.around(span[0])]
+        for begin, stop in spans:
+            joint = self.text[end + 1 : begin]
+            if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
+                found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
+            else:
+                self.box(field, start, found)
+                found, start = self.text[begin:stop], begin
+            end = stop
+        self.box(field, start, found)
+        return spans
+
+    def box(self, field: str, start: int, found: str) -> None:
+        if found.strip():
+            self.found.append(Statement(field, start, found, "box", 0, generic=True))
+
+    def hashes(self, field: str, taken: _Spans) -> None:
+        """`#### 42`, as GSM8K ends its solutions; `#### Step 2` is a heading."""
+        for match in _HASHES.finditer(self.text):
+            if match.end() < self.last and not taken.around(match.start()) and not _HEADING.match(match[1]):
+                self.found.append(Statement(field, match.start(), match[1], "label", 0, generic=True))
+
+
+# ------------------------------------------------------------------------------------------------- patterns
+
+_WORD = re.compile(r"\S")
+_UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
+_TAG = re.compile(r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][\w.\- ]{0,40})(?:[ \t][^<>\n]{0,200})?>")
+_MARKER = re.compile(
+    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[\w \-]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\][*_`:]{0,4}",
+    re.MULTILINE,
+)
+_ROW = re.compile(r"^[ \t>]{0,8}\|[^\n]{1,2000}$", re.MULTILINE)
+_CELL = re.compile(r"(?<=\|)(?:[^|\\\n]|\\.)*(?=\|)|(?<=\|)(?:[^|\\\n]|\\.)+$")
+_RULE = re.compile(r"[ \t>]*[-:=+| \t]{3,}[ \t]*")
+_WEAK = ("=", ":=", "-", "–", "—", "--", "——", "")
+_OPENED = re.compile(
+    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]"
+    r"|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
+)
+"""What is opened in front of a label; emphasis only where no space follows, for a star may be a bullet."""
+_PAIRS = (
+    ("(", ")"),
+    ("（", "）"),
+    ("[", "]"),
+    ("【", "】"),
+    ("〖", "〗"),
+    ("「", "」"),
+    ("『", "』"),
+    ("“", "”"),
+    ("«", "»"),
+)
+_CLOSES = {"\\[": "\\]", "\\(": "\\)", "{": "}", **dict(_PAIRS)}
+_VALUE_ALONE = re.compile(
+    r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?"
+    r"|\(?[A-J]\)?\.?"
+)
+"""What may stand behind a label without a sign between them: `Answer 42`."""
+_FIGURES = re.compile(r"[\W_]*[0-9][\W\d_]*(?:[^\W\d_]{1,3})?[.。]?|[$\\].*")
+_JOINT = re.compile(
+    r"(?:\s|\$|,|;|、|(?:or|and|also|either|oder|und|ou|et|y)\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed"
+    r"|\{)*",
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]{1,400})")
+_HEADING = re.compile(
+    r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
+)
+_SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
+_SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
+    r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
+    r"|first|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    re.IGNORECASE,
+)
+_COMMENT = (
+    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps|working|step"
+    r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
+    r"|пояснение|объяснение"
+)
+_ABOUT = re.compile(  # what follows an answer and is said about it
+    r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:"
+    rf"(?:{_COMMENT})[ \t*_)]{{0,4}}[:：]|-{{3,}}[ \t]*(?:\n|$)"
+    r"|(?:this|that|it|which) (?:is because|is since|is the (?:final )?answer|follows|can be (?:seen|checked))\b"
+    r"|(?:to|let me|let us|let['’]s|we can|i|i will|i['’]ll) (?:see|check|verify|double[- ]?check|confirm|explain"
+    r"|recheck|re-check|reconsider|hope)\b"
+    r"|(?:hope this|let me know|feel free to|please let me|if you (?:have any|need|would like)|note that)\b"
+    r"|(?:wait|hmm+|actually|hold on|but wait)\b[,.… -])",
+    re.IGNORECASE,
+)
+_EXPLAINED = re.compile(
+    r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:explanation|reasoning|justification|rationale)[ \t*_)]{0,4}[:：]", re.I
+)
+_PARAGRAPH = re.compile(
+    r"[ \t]*\n(?:[ \t]*\n)+[ \t]*([^\n]{20,}[.!?:。！？][*_)\"”]{0,3})[ \t]*(?:\n[ \t]*(?:\n|$)|\n?\Z)"
+)
+
+
+def _last(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
+    """The last matches, for what was said before them does not count anyway."""
+    return deque(matches, maxlen=100)
+
+
+def _even(value: str) -> str:
+    """A value without a mark of bold type whose partner stands in front of it: `**The answer is** 42`."""
+    plain = value.strip()
+    if plain.count("**") % 2:
+        return plain.removeprefix("**") if plain.startswith("**") else plain.removesuffix("**")
+    return value
+
+
+def _sentence(value: str, endings: str = "(?!)") -> str:
+    """The value of a sentence, without what closes it."""
+    stop = _SENTENCE_END.search(value)
+    value = value[: stop.start()] if stop else value
+    return re.sub(rf"(?:{endings})[ \t]*$", "", value) if endings != "(?!)" else value
+
+
+def _unclosed(text: str, close: Sequence[str]) -> str:
+    """The value without the marks that were opened around it and its label: `**Answer: 42**`."""
+    for mark in close:
+        stripped = text.rstrip()
+        for stop in ("", ".", "。"):
+            if stripped.endswith(mark + stop) and len(stripped) > len(mark):
+                text = stripped[: len(stripped) - len(mark + stop)] + stop
+                break
+    return text
+
+
+def _closing(opened: re.Match[str]) -> str:
+    """What closes what was opened in front of a label."""
+    if opened["tag"]:
+        return f"</{opened['tag']}>"
+    return _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
+
+
+def _cells(line: str) -> list[re.Match[str]]:
+    return [cell for cell in _CELL.finditer(line) if cell.group() or cell.end() < len(line)]
+
+
+def _bracketed(lead: str, gap: str) -> bool:
+    """Whether a label stands in brackets of its own, and needs no sign: `【答案】42`."""
+    return any(left in lead and right in gap for left, right in _PAIRS[2:7])
+
+
+@lru_cache(maxsize=256)
+def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]:
+    """A label at the head of a line: what may stand in front of it, its name, what may stand behind the name, and its
+    sign, which may be lacking."""
+    said = labels.words(languages)
+    names = sorted(enumerate(sought.fields), key=lambda each: -len(each[1]))
+    own = [rf"(?P<own{place}>{labels.either(_spellings(name))})" for place, name in names]
+    never = "(?!)"
+    answer = f"{said.qualified}|{said.line_nouns}" if sought.answer is not None else never
+    result = said.results if sought.answer is not None else never
+    bound = labels.either([spelt for name in sought.bounds for spelt in _spellings(name)])
+    name = "|".join([*own, rf"(?P<answer>{answer})", rf"(?P<result>{result})", rf"(?P<bound>{bound})"])
+    opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
+    which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
+    about = r"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
+    verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
+    return re.compile(
+        rf"{labels.HEAD}{opening}(?P<which>(?:(?:{which})[ \t_]{{1,3}}){{0,2}}?)(?:{name}){labels.END}"
+        rf"(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?{about}{labels.GAP}"
+        rf"(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
+        re.MULTILINE | re.IGNORECASE,
+    )
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """A field's name as it is, and `birthYear` also as two words."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return tuple(dict.fromkeys((name, apart)))

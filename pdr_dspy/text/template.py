@@ -1,0 +1,66 @@
+"""Special tokens of chat templates that a server let through into the text of a completion."""
+
+from __future__ import annotations
+
+import re
+
+TURN_END = "\x1e"
+"""Stands for a token at which a turn ends, see `without_template`."""
+
+_BAR = "[|｜]"
+_OPENS = rf"<{_BAR}(?:im_start|start_header_id|start|START_OF_TURN_TOKEN){_BAR}>|<start_of_turn>"
+_NAMED = (
+    "eos|bos|pad|unk|EOT|eot|eop|eod|eoa|eoh|end_of_turn|start_of_turn|end_of_text|endoftext|end_of_utterance|im_end"
+    r"|im_start|sep|turn\||\|turn|extra_id_[0-9]{1,3}"
+)
+_TOKEN = rf"(?:<{_BAR}[^|｜<>\n]{{1,40}}{_BAR}>|</?s>|<(?:{_NAMED})>|\[/?INST\]|<</?SYS>>|\[(?:EOS|BOS|PAD|EOT)\])"
+_ANY = re.compile(_TOKEN)
+_OTHERS = re.compile(
+    rf"(?:{_OPENS})(?:user|human|system|tool|ipython|observation|environment)\b"
+    rf"|<{_BAR}(?:user|system|observation|User|USER_TOKEN|SYSTEM_TOKEN|System|Human){_BAR}>"
+)
+"""The beginning of somebody else's turn."""
+_BEGINNING = re.compile(
+    rf"\s*(?:(?:<s>|<bos>|<{_BAR}(?:begin_of_text|begin▁of▁sentence|startoftext|bos){_BAR}>)[ \t]*)+"
+)
+_TURN = re.compile(
+    rf"(?P<opened>(?:{_OPENS})[ \t]*(?:assistant|model|bot|ai)?\b(?:<{_BAR}(?:end_header_id|message){_BAR}>)?[ \t]*\n?)"
+    rf"|(?:[ \t]*{_TOKEN})+[ \t]*(?:assistant|user|model|human)?[ \t]*$",
+    re.MULTILINE,
+)
+_STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>")
+_BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
+
+
+def without_template(text: str) -> str:
+    """The text with special tokens taken for what they are: the ends of lines and, as `TURN_END`, of turns.
+
+    What a model wrote beyond its own turn, in the name of somebody else, is left out. Within a line a token is only
+    talked about, and stays. The box tokens of GLM become a box.
+    """
+    if "<" not in text and "[" not in text:
+        return text
+    if "_of_box|>" in text:
+        text = _BOX.sub(r"\\boxed{\1}", text)
+    text = text.replace(TURN_END, " ")
+    others = _OTHERS.search(text)
+    if others and text[: others.start()].strip():
+        text = f"{text[: others.start()]}{TURN_END}\n"
+    if not _ANY.search(text):
+        return text
+    if beginning := _BEGINNING.match(text):
+        text = text[beginning.end() :]
+    if "</s>" in text and _STRUCK.search(text):  # HTML's, of what is struck through
+        return text
+    first = len(text) - len(text.lstrip())
+
+    def end(match: re.Match[str]) -> str:
+        return "" if match["opened"] and match.start() <= first else f"\n{TURN_END}\n"
+
+    return _TURN.sub(end, text)
+
+
+def before_token(text: str) -> str:
+    """The part of a line before the first special token in it."""
+    token = _ANY.search(text) if "<" in text or "[" in text else None
+    return text[: token.start()] if token else text

@@ -1,0 +1,691 @@
+r"""What an answer says: alternatives, each of them values and relations that hold together.
+
+`x = 1 or x = 2`, `x = 1, 2` and `x \in \{1, 2\}` are two alternatives of one relation; `x = 2, y = 3` is one
+alternative of two; `1, 2` two alternatives of a value each; `2n\pi, n \in \mathbb Z` one of a value and a condition.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sympy
+
+from pdr_dspy.text import number_words
+from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
+from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
+
+MAX_ITEMS = 200
+MAX_DEPTH = 12
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """An expression, and what stood around it."""
+
+    expression: Any
+    decimal: bool = False
+    """Whether a decimal is in it."""
+    percent: bool = False
+    """Whether it was a percentage; the expression is the number before the sign."""
+    degrees: bool = False
+    unit: str | None = None
+    digits: str | None = None
+    """The digits of a number that was written in another base than ten."""
+    base: int | None = None
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A tuple, a point, a vector or an interval: its brackets and members."""
+
+    opening: str
+    items: tuple[Answer, ...]
+    closing: str
+
+
+@dataclass(frozen=True)
+class Braces:
+    """A finite set."""
+
+    items: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """R, Z, N, Q, C or the empty set."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Combined:
+    """Sets put together: cup, cap or minus."""
+
+    operation: str
+    parts: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class SuchThat:
+    """A set by what its members are and what holds for them."""
+
+    member: Answer
+    condition: Answer
+
+
+@dataclass(frozen=True)
+class Cases:
+    """A function by cases: values and where they hold (None: otherwise)."""
+
+    rows: tuple[tuple[Answer, Answer | None], ...]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """3:4, 10:30"""
+
+    items: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Prose."""
+
+    text: str
+
+
+Value = Scalar | Sequence | Braces | Named | Combined | SuchThat | Cases | Ratio | Words
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Sides and the relations between neighbours."""
+
+    sides: tuple[Value, ...]
+    signs: tuple[str, ...]
+    modulus: Any = None
+
+
+Item = Value | Relation
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Alternatives, each a list of what holds together. No alternative at all is never read."""
+
+    options: tuple[tuple[Item, ...], ...]
+    listed: bool = field(default=False)
+    """Whether the alternatives are a list of values (`1, 2`), in the order in which they were written."""
+
+
+def read(text: str) -> list[Answer]:
+    """The readings of a text: one, or of an approximation (`1/3 ≈ 0.333`) the exact and the rounded.
+
+    Raises Unreadable, TooLarge.
+    """
+    tokens = tokenise(clean(text))
+    if not tokens:
+        raise Unreadable("nothing")
+    answer = _answer(tokens, 0)
+    exact, rounded = _approximate(answer, keep=0), _approximate(answer, keep=-1)
+    return [exact] if exact == rounded else [exact, rounded]
+
+
+def _approximate(answer: Answer, *, keep: int) -> Answer:
+    """The answer with what stands before (keep=0) or behind (keep=-1) the sign of an approximation."""
+
+    def cut(item: Item) -> Item:
+        if not isinstance(item, Relation) or "approx" not in item.signs:
+            return item
+        place = item.signs.index("approx")
+        if set(item.signs[:place]) - {"="} or set(item.signs[place:]) - {"approx", "="}:
+            raise Unreadable("an approximation")
+        numbers = [side for side in item.sides if isinstance(side, Scalar) and side.expression.is_number]
+        last = item.sides[-1]
+        if not (isinstance(last, Scalar) and last in numbers):
+            raise Unreadable("an approximation of no number")
+        for number in numbers:
+            want, have = complex(number.expression.evalf()), complex(last.expression.evalf())
+            if abs(want - have) * 50 > abs(want):
+                raise Unreadable("an approximation that is none")
+        names = [side for side in item.sides[: place + 1] if side not in numbers]
+        exact = [side for side in item.sides[: place + 1] if side in numbers]
+        sides = (*names, exact[-1] if exact and keep == 0 else last)
+        return sides[0] if len(sides) == 1 else Relation(sides, ("=",) * (len(sides) - 1))
+
+    return replace(answer, options=tuple(tuple(cut(item) for item in option) for option in answer.options))
+
+
+# --------------------------------------------------------------------------------------------------- and, or, commas
+
+
+def _answer(tokens: list[Token], depth: int) -> Answer:
+    if depth > MAX_DEPTH:
+        raise Unreadable("too deep")
+    parts, _ = split(tokens, "join", "or")
+    if len(parts) > 1:
+        parts = [_stripped(part) for part in parts]
+        if not all(parts):
+            raise Unreadable("an `or` without its sides")
+        return _either([_groups(part, depth) for part in parts], tokens)
+    return _groups(tokens, depth)
+
+
+def _stripped(tokens: list[Token]) -> list[Token]:
+    while tokens and tokens[-1][:2] in (("op", ","), ("op", ";")):
+        tokens = tokens[:-1]
+    while tokens and tokens[0][:2] in (("op", ","), ("op", ";")):
+        tokens = tokens[1:]
+    return tokens
+
+
+def _either(answers: list[Answer], tokens: list[Token]) -> Answer:
+    joined = any(token[:2] == ("join", "and") for token in tokens)
+    if joined and any(len(answer.options) > 1 and answer.listed for answer in answers):
+        raise Unreadable("`or` beside `and`")
+    options = tuple(option for answer in answers for option in answer.options)
+    return Answer(options, listed=all(answer.listed for answer in answers))
+
+
+def _groups(tokens: list[Token], depth: int) -> Answer:
+    parts, _ = split(tokens, "op", ";")
+    parts = [part for part in parts if _stripped(part)]
+    if len(parts) > 1:
+        answers = [_together(part, depth) for part in parts]
+        if all(len(answer.options) == 1 for answer in answers):
+            return _arranged(
+                [item for answer in answers for item in answer.options[0]], [len(a.options[0]) for a in answers]
+            )
+        options = tuple(option for answer in answers for option in answer.options)
+        return Answer(options, listed=all(answer.listed for answer in answers))
+    return _together(parts[0] if parts else tokens, depth)
+
+
+def _together(tokens: list[Token], depth: int) -> Answer:
+    """Items between commas, `and` and the words of conditions."""
+    tokens = _condition_in_brackets(_stripped(tokens))
+    pieces: list[list[Token]] = [[]]
+    pairs = matching(tokens)
+    place = 0
+    while place < len(tokens):
+        if place in pairs:
+            pieces[-1] += tokens[place : pairs[place] + 1]
+            place = pairs[place] + 1
+            continue
+        token = tokens[place]
+        previous = tokens[place - 1][:2] if place else None
+        following = tokens[place + 1] if place + 1 < len(tokens) else None
+        if token.kind == "join" and token.text in ("and", "if"):
+            if following is None or previous is None or (not pieces[-1] and previous != ("op", ",")):
+                raise Unreadable(f"`{token.text}` without its sides")
+            pieces.append([])
+        elif token[:2] in (("op", ","), ("op", "\\\\")):
+            if token.text == "," and previous == ("op", ","):
+                raise Unreadable("a member that is missing")
+            pieces.append([])
+        elif token.kind == "join":
+            raise Unreadable(token.text)
+        elif token[:2] == ("op", "&"):  # of aligned equations
+            if pieces[-1] and (following is None or following.kind != "rel") and tokens[place - 1].kind != "rel":
+                raise Unreadable("&")
+        else:
+            pieces[-1].append(token)
+        place += 1
+    items: list[Item] = []
+    sizes: list[int] = []
+    for piece in pieces:
+        if piece:
+            found = [_item(one, depth) for one in _both_signs(piece)]
+            items += found
+            sizes += [1] * len(found)
+        if len(items) > MAX_ITEMS:
+            raise Unreadable("too many members")
+    if not items:
+        raise Unreadable("nothing")
+    return _arranged(items, None)
+
+
+def _condition_in_brackets(tokens: list[Token]) -> list[Token]:
+    r"""`2n\pi (n \in \mathbb Z)` as `2n\pi, n \in \mathbb Z`."""
+    if len(tokens) < 4 or tokens[-1][:2] != ("close", ")"):
+        return tokens
+    start = next(start for start, end in matching(tokens).items() if end == len(tokens) - 1)
+    inside = tokens[start + 1 : -1]
+    if start and tokens[start].text == "(" and len(split(inside, "rel")[0]) > 1 and tokens[start - 1].kind != "rel":
+        return [*tokens[:start], Token("op", ","), *inside]
+    return tokens
+
+
+def _both_signs(tokens: list[Token]) -> list[list[Token]]:
+    signs = [token.text for token in tokens if token.kind == "op" and token.text in ("pm", "mp")]
+    if not signs or _in_braces_only(tokens):
+        return [tokens]
+    if signs.count("pm") > 1:
+        raise Unreadable("two signs of two values")
+    found = []
+    for plus, minus in (("+", "-"), ("-", "+")):
+        turned = {"pm": plus, "mp": minus}
+        found.append(
+            [Token("op", turned[t.text], t.space) if t.kind == "op" and t.text in turned else t for t in tokens]
+        )
+    return found
+
+
+def _in_braces_only(tokens: list[Token]) -> bool:
+    """Whether every sign of two values stands inside of a set, whose members it doubles."""
+    inside: set[int] = set()
+    for start, end in matching(tokens).items():
+        if tokens[start].text == "\\{":
+            inside |= set(range(start, end))
+    return all(
+        place in inside for place, token in enumerate(tokens) if token.kind == "op" and token.text in ("pm", "mp")
+    )
+
+
+def assigned_name(item: Item) -> str | None:
+    """The name on the left of `x = ...`, as a key; None for anything else."""
+    if isinstance(item, Relation) and item.signs and set(item.signs) == {"="}:
+        return name_of(item.sides[0])
+    return None
+
+
+def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
+    """Items as alternatives, or as one of things that hold together."""
+    relations = [isinstance(item, Relation) for item in items]
+    names = [assigned_name(item) for item in items]
+    if groups is not None and any(size > 1 for size in groups):
+        options, place = [], 0
+        for size in groups:
+            options.append(tuple(items[place : place + size]))
+            place += size
+        return Answer(tuple(options))
+    if not any(relations):
+        return Answer(tuple((item,) for item in items), listed=True)
+    if relations[0] and names[0] is not None and not any(relations[1:]):  # x = 1, 2
+        first = items[0]
+        assert isinstance(first, Relation)
+        rest = [Relation((first.sides[0], item), ("=",)) for item in items[1:] if not isinstance(item, Relation)]
+        return Answer(((first,), *((one,) for one in rest)))
+    if all(name is not None for name in names) and len(set(names)) < len(names):
+        period = next(place for place in range(1, len(names) + 1) if place == len(names) or names[place] == names[0])
+        if len(names) % period or any(
+            sorted(map(str, names[at : at + period])) != sorted(map(str, names[:period]))
+            for at in range(0, len(names), period)
+        ):
+            raise Unreadable("names that do not repeat evenly")
+        return Answer(tuple(tuple(items[at : at + period]) for at in range(0, len(items), period)))
+    values = relations.index(True)
+    if any(not one for one in relations[values:]):
+        raise Unreadable("a value behind a condition")
+    conditions = tuple(items[values:])
+    if values:
+        return Answer(tuple((item, *conditions) for item in items[:values]), listed=True)
+    return Answer((conditions,))
+
+
+# --------------------------------------------------------------------------------------------------- relations, sets
+
+
+def _item(tokens: list[Token], depth: int) -> Item:
+    modulus = None
+    tokens, modulus = _modulus(tokens)
+    sides, signs = split(_sets_by_letter(tokens), "rel")
+    if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
+        sides, signs = sides[1:], signs[1:]
+    if modulus is not None and not signs:
+        raise Unreadable("a remainder that equals nothing")
+    if any(not side for side in sides):
+        raise Unreadable("a relation without a side")
+    values = tuple(_side(side, depth) for side in sides)
+    if not signs:
+        return values[0]
+    return Relation(values, tuple(sign.text for sign in signs), modulus)
+
+
+def _sets_by_letter(tokens: list[Token]) -> list[Token]:
+    """`n \\in Z` as `n \\in \\mathbb Z`."""
+    return [
+        Token("cmd", f"set:{token.text}")
+        if token.kind == "sym" and token.text in "RZNQC" and place and tokens[place - 1][:2] in _MEMBERSHIP
+        else token
+        for place, token in enumerate(tokens)
+    ]
+
+
+_MEMBERSHIP = (("rel", "in"), ("rel", "notin"))
+
+
+def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
+    pairs = matching(tokens)
+    place = 0
+    while place < len(tokens):
+        token = tokens[place]
+        if token[:2] == ("open", "(") and tokens[place + 1][:2] == ("cmd", "mod") and pairs[place] == len(tokens) - 1:
+            return tokens[:place], read_expression(tokens[place + 2 : -1])[0]
+        if token.kind == "cmd" and token.text in ("mod", "pmod", "bmod"):
+            rest = tokens[place + 1 :]
+            if rest and rest[0][:2] == ("open", "{") and matching(rest)[0] == len(rest) - 1:
+                rest = rest[1:-1]
+            return tokens[:place], read_expression(rest)[0]
+        place = pairs[place] + 1 if place in pairs else place + 1
+    return tokens, None
+
+
+def _side(tokens: list[Token], depth: int) -> Value:
+    if depth > MAX_DEPTH:
+        raise Unreadable("too deep")
+    tokens = _union_letters(tokens)
+    for operation in ("minus", "cup", "cap"):
+        parts, found = split(tokens, "cmd", operation)
+        if found:
+            if any(not part for part in parts):
+                raise Unreadable(operation)
+            return Combined(operation, tuple(_side(part, depth + 1) for part in parts))
+    ratio, found = split(tokens, "op", ":")
+    if found:
+        if any(not part for part in ratio):
+            raise Unreadable(":")
+        return Ratio(tuple(_side(part, depth + 1) for part in ratio))
+    return _enclosed(tokens, depth) or _scalar(tokens)
+
+
+def _union_letters(tokens: list[Token]) -> list[Token]:
+    """`(0, 1) U (2, 3)`, and `R - {2}`."""
+    out = list(tokens)
+    for place in range(1, len(tokens) - 1):
+        before, token, after = tokens[place - 1 : place + 2]
+        if token[:2] == ("sym", "U") and before.kind == "close" and after.kind == "open":
+            out[place] = Token("cmd", "cup")
+        if token[:2] == ("op", "-") and before.kind == "cmd" and before.text.startswith("set:"):
+            out[place] = Token("cmd", "minus")
+    return out
+
+
+_SUFFIXES = {
+    **dict.fromkeys(("^+", "_+", "_>0", "^>0"), "+"),
+    **dict.fromkeys(("^-", "_-", "_<0", "^<0"), "-"),
+    **dict.fromkeys(("_>=0", "^>=0", "_0^+", "^+_0"), "+0"),
+    **dict.fromkeys(("_<=0", "^<=0"), "-0"),
+    **dict.fromkeys(("^*", "_!=0", "^!=0"), "*"),
+    **{"_0": "0", "^2": "^2", "^3": "^3", "^n": "^n", "_5": "_5", "_7": "_7"},
+}
+"""What may stand behind the letter of a set: positive, negative, with 0, without 0, pairs."""
+
+
+def _enclosed(tokens: list[Token], depth: int) -> Value | None:
+    first, last = tokens[0], tokens[-1]
+    if len(tokens) == 1 and first.kind == "cmd" and first.text.startswith("set:"):
+        return Named(first.text[4:])
+    if first.kind == "cmd" and first.text.startswith("set:"):
+        suffix = "".join(token.text for token in tokens[1:] if token.text not in "{}")
+        if first.text == "set:empty" or suffix not in _SUFFIXES:
+            raise Unreadable("a set with a sign")
+        return Named(first.text[4:] + _SUFFIXES[suffix])
+    if first.kind == "text" and len(tokens) == 1 and first.text != "$":
+        return Words(first.text)
+    pairs = matching(tokens)
+    if first.kind == "sym" and first.text in _POINT_NAMES and pairs.get(1) == len(tokens) - 1:
+        return _enclosed(tokens[1:], depth) if split(tokens[2:-1], "op", ",", ";")[1] else None  # A(1, 2)
+    if pairs.get(0) != len(tokens) - 1:
+        return None
+    inside = tokens[1:-1]
+    if first.text == "env:cases":
+        return _cases(inside, depth)
+    if first.text.startswith("env:"):
+        return None
+    if first.text in ("\\{", "{") and _is_set(first, inside):
+        return _braces(inside, depth)
+    if first.text in ("{", "|", "floor", "ceil"):
+        braced = first.text == "{" and inside and not split(inside, "cmd", "choose")[1]
+        return _side(inside, depth + 1) if braced else None
+    items, separators = split(inside, "op", ",", ";")
+    if separators:
+        if any(not item for item in items):
+            raise Unreadable("a member that is missing")
+        members = tuple(_answer(item, depth + 1) for item in items)
+        if any(len(member.options) != 1 or len(member.options[0]) != 1 for member in members):
+            raise Unreadable("a member that is a list")
+        return Sequence(first.text, members, last.text)
+    if first.text == "<":
+        raise Unreadable("<")
+    if first.text == "(" and last.text == ")" and inside:
+        if inside[0].kind == "open" or (inside[0].kind == "cmd" and inside[0].text.startswith("set:")):
+            nested = matching(inside).get(0)
+            if nested == len(inside) - 1 or split(inside, "cmd", "cup", "cap", "minus")[1]:
+                return _side(inside, depth + 1)
+        if all(token.kind == "text" for token in inside):
+            return Words(inside[0].text)
+    return None
+
+
+_POINT_NAMES = frozenset("ABCDEIJKLMNOPRSTUVXYZ")
+
+
+def _is_set(first: Token, inside: list[Token]) -> bool:
+    return first.text == "\\{" or bool(split(inside, "op", ",")[1])
+
+
+def _braces(inside: list[Token], depth: int) -> Value:
+    if not inside:
+        return Named("empty")
+    pairs = matching(inside)
+    place = 0
+    while place < len(inside):
+        token = inside[place]
+        bar = token[:2] == ("op", "|") and sum(one[:2] == ("op", "|") for one in inside) % 2 == 1
+        if place and (bar or token[:2] in (("op", ":"), ("rel", "mid"))):
+            member, condition = inside[:place], inside[place + 1 :]
+            return SuchThat(_answer(member, depth + 1), _answer(condition, depth + 1))
+        place = pairs[place] + 1 if place in pairs else place + 1
+    answer = _answer(inside, depth + 1)
+    if any(len(option) != 1 or isinstance(option[0], Relation) for option in answer.options):
+        raise Unreadable("a member of a set")
+    return Braces(tuple(Answer((option,)) for option in answer.options))
+
+
+def _cases(inside: list[Token], depth: int) -> Value:
+    rows = table(inside)
+    if all(len(row) == 1 for row in rows):  # a system of equations
+        joined: list[Token] = []
+        for row in rows:
+            joined += [*row[0], Token("op", ",")]
+        answer = _answer(_stripped(joined), depth + 1)
+        return SuchThat(answer, answer)
+    found: list[tuple[Answer, Answer | None]] = []
+    for row in rows:
+        if len(row) != 2:
+            raise Unreadable("a row of cases")
+        condition = [token for token in _stripped(row[1]) if token[:2] != ("join", "if")]
+        value = _answer(_stripped(row[0]), depth + 1)
+        otherwise = any(token[:2] == ("join", "otherwise") for token in condition)
+        if otherwise and len(condition) > 1:
+            raise Unreadable("otherwise")
+        found.append((value, None if otherwise else _answer(condition, depth + 1)))
+    if not found:
+        raise Unreadable("cases")
+    return Cases(tuple(found))
+
+
+# ----------------------------------------------------------------------------------------------------------- scalars
+
+
+def _scalar(tokens: list[Token]) -> Value:
+    based = _in_base(tokens)
+    if based is not None:
+        return based
+    currency = tokens[0][:2] == ("text", "$")
+    tokens, unit, factor = _without_unit(tokens[1:] if currency else tokens)
+    if currency:
+        if unit not in (None, "dollar"):
+            raise Unreadable("two units")
+        unit = "dollar"
+    if not tokens:
+        raise Unreadable("a unit of nothing")
+    percent = len(tokens) > 1 and tokens[-1][:2] == ("op", "%") and _is_number(tokens[:-1])
+    if percent:
+        tokens = tokens[:-1]
+    expression, decimal = read_expression(tokens)
+    if isinstance(expression, sympy.MatrixBase):
+        if unit or percent:
+            raise Unreadable("a matrix with a unit")
+        if expression.has(DEGREE):
+            raise Unreadable("degrees in a matrix")
+        return Scalar(expression, decimal)
+    expression = expression * factor
+    degrees = False
+    if expression.has(DEGREE):
+        expression = sympy.expand(expression / DEGREE)
+        degrees = True
+        if expression.has(DEGREE, sympy.pi) or unit or percent:
+            raise Unreadable("degrees")
+    if unit == "degree":
+        degrees, unit = True, None
+    return Scalar(expression, decimal, percent or unit == "percent", degrees, None if unit == "percent" else unit)
+
+
+def _is_number(tokens: list[Token]) -> bool:
+    """Whether tokens are one number, perhaps a fraction: what a percent sign may apply to as a whole."""
+    return all(token.kind == "num" or token.text in ("frac", "{", "}", "/", "-") for token in tokens) and not any(
+        token.text == "-" for token in tokens[1:]
+    )
+
+
+_BASE_NAMES = (
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen binary ternary octal"
+)
+_BASES: dict[str, int] = dict(zip(_BASE_NAMES.split(), (*range(2, 17), 2, 3, 8), strict=True))
+
+
+def _in_base(tokens: list[Token]) -> Scalar | None:
+    """`2516_8`, `(2516)_8`, `1A_{16}`"""
+    place = next((place for place, token in enumerate(tokens) if token[:2] == ("op", "_")), None)
+    if not place:
+        return None
+    number, base = list(tokens[:place]), list(tokens[place + 1 :])
+    negative = number[0][:2] == ("op", "-")
+    number = number[1:] if negative else number
+    if len(base) > 1 and base[0].text == "{" and base[-1].text == "}":
+        base = base[1:-1]
+    if len(number) > 1 and number[0].text == "(" and number[-1].text == ")":
+        number = number[1:-1]
+    digits = "".join(token.text for token in number)
+    if (
+        len(base) != 1
+        or not number
+        or any(token.kind not in ("num", "sym") or len(token.text) > 400 for token in number)
+    ):
+        return None
+    if not re.fullmatch(r"[0-9A-Z]+", digits) or not re.search("[0-9]", digits):
+        return None
+    name = base[0].text.strip().lower()
+    radix = _BASES.get(name) or (int(name) if name.isdigit() and len(name) < 3 else 0)
+    if not 2 <= radix <= 36:
+        return None
+    try:
+        value = int(digits, radix)
+    except ValueError as error:
+        raise Unreadable("a digit that the base does not have") from error
+    return Scalar(
+        sympy.Integer(-value if negative else value), digits=("-" if negative else "") + digits.lstrip("0"), base=radix
+    )
+
+
+_POWERS = re.compile(r"[23]")
+
+
+def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
+    """The tokens without the unit behind them, the unit, and the factor that a word such as `million` is."""
+    end = len(tokens)
+    power = ""
+    if end > 2 and tokens[end - 2][:2] == ("op", "^") and tokens[end - 1].kind == "num":
+        power, end = tokens[end - 1].text, end - 2
+    elif end > 4 and [token.text for token in tokens[end - 4 : end - 2]] == ["^", "{"] and tokens[end - 1].text == "}":
+        power, end = tokens[end - 2].text, end - 4
+    if end < 2 or tokens[end - 1].kind != "text":
+        if any(token.kind == "text" for token in tokens):
+            raise Unreadable("words")
+        return tokens, None, 1
+    if power and not _POWERS.fullmatch(power):
+        raise Unreadable("a power of a unit")
+    upright, rest = tokens[end - 1], tokens[: end - 1]
+    if any(token.kind == "text" for token in rest):
+        raise Unreadable("words")
+    phrase = upright.text.strip(" .,~")
+    scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
+    if scale is not None and not power:
+        return rest, None, scale
+    found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
+    if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
+        raise Unreadable(phrase)
+    return rest, number_words.unit_named(phrase + (f"^{power}" if power else "")) or None, 1
+
+
+def harmless(phrase: str) -> bool:
+    """Whether words behind a value leave it as it is: a unit, or a thing that is counted."""
+    found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
+    spoilt = number_words.NOT_PLAIN - {"squared", "cubed"} | number_words.FOREIGN_SCALES | number_words.DOZENS
+    if re.fullmatch(r"(?:squared|cubed|square|cube)", phrase.strip().lower()):
+        return False
+    if found and (found[0] in number_words.AFTER or found[0] == "times"):
+        return False
+    for word in found:
+        if word in spoilt or word in number_words.SCALES or number_words.singular(word) in number_words.SCALES:
+            return False
+        if word in number_words.NUMERALS:
+            return False
+    if number_words.PHRASES.search(phrase) or number_words.PARTS.search(phrase):
+        return False
+    return not re.search(
+        r"\b(?:approx|approximately|about|because|but|is|are|was|wait|actually|no|answer)\b", phrase, re.I
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+def name_of(value: Value) -> str | None:
+    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `Area`, `(x, y)`; None for what is none."""
+    if isinstance(value, Words):
+        return None if re.search(r"[0-9]", value.text) or not harmless(value.text) else value.text.casefold()
+    if isinstance(value, Sequence):
+        names = [name_of(single) if (single := only(item)) is not None else None for item in value.items]
+        return None if any(name is None for name in names) or value.opening != "(" else f"({','.join(map(str, names))})"
+    if isinstance(value, Ratio):
+        names = [name_of(item) for item in value.items]
+        return None if any(name is None for name in names) else ":".join(map(str, names))
+    if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
+        return None
+    if value.percent or value.degrees or value.unit or value.base:
+        return None
+    expression = value.expression
+    if isinstance(expression, sympy.Abs):
+        expression = expression.args[0]
+        if not _segment(expression):
+            return None
+    if expression.is_Symbol or isinstance(expression, sympy.core.function.AppliedUndef) or _segment(expression):
+        return sympy.srepr(expression)
+    return None
+
+
+def _segment(expression: Any) -> bool:
+    """`AB`, `ABC`: a product of capital letters."""
+    parts = expression.args if expression.is_Mul else ()
+    return 2 <= len(parts) <= 4 and all(part.is_Symbol and part.name[0].isupper() for part in parts)
+
+
+def is_quantity(value: Value) -> bool:
+    """Whether a side names what another side is the value of: a name, or an expression in several letters (`m+n`)."""
+    if name_of(value) is not None:
+        return True
+    if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
+        return False
+    return len(value.expression.free_symbols) > 1
+
+
+def only(answer: Answer) -> Value | None:
+    """The single value that an answer is, None where it is more than that."""
+    if len(answer.options) == 1 and len(answer.options[0]) == 1 and not isinstance(answer.options[0][0], Relation):
+        return answer.options[0][0]
+    return None
