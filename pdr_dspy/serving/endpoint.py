@@ -84,6 +84,10 @@ class EndpointLM(dspy.LM, ServedModel):
         except Exchanged as error:
             raise EndpointError(error.message) from error
 
+    async def identify(self) -> str:
+        """What answers here: the identity of `capabilities()`."""
+        return (await self.capabilities()).identity
+
     def capabilities_sync(self) -> Capabilities:
         """As capabilities(), for code without an event loop."""
         return event_loop.run(self.capabilities)
