@@ -42,8 +42,19 @@ def build():
     return PDR("question -> answer: int", schedule)
 """
 COMMANDS = {
-    "eval": ["eval", "six.py", "--repeats", "3"],
-    "optimize": ["optimize", "six.py", "--trials", "6", "--finalists", "1", "--limit", "6", "--confirm", "6"],
+    "eval": ["eval", "six_times_seven.py", "--repeats", "3"],
+    "optimize": [
+        "optimize",
+        "six_times_seven.py",
+        "--trials",
+        "6",
+        "--finalists",
+        "1",
+        "--limit",
+        "6",
+        "--confirm",
+        "6",
+    ],
 }
 
 
@@ -71,6 +82,8 @@ class Process(Protocol):
 
 Start = Callable[[list[str], Path], Process]
 """Starts `pdr` with some arguments, in a folder."""
+Kill = Callable[[Process, Server, int, float], None]
+"""Kills a process when its server's `completions` are so many, and some seconds have gone by; or sees it end."""
 
 
 def start(arguments: list[str], folder: Path) -> Process:
@@ -81,8 +94,25 @@ def start(arguments: list[str], folder: Path) -> Process:
         return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
 
 
+def kill(process: Process, server: Server, answers: int, later: float) -> None:
+    """Look at the server until it is time."""
+    while process.poll() is None:
+        if server.counters()["completions"] >= answers:
+            time.sleep(later)
+            process.kill()
+            return
+        time.sleep(0.002)
+
+
 def chain(
-    command: str, folder: Path, server: Server, *, moments: int, seed: int, start: Start = start
+    command: str,
+    folder: Path,
+    server: Server,
+    *,
+    moments: int,
+    seed: int,
+    start: Start = start,
+    kill: Kill = kill,
 ) -> dict[str, Any]:
     """Kill `command` at so many moments, going on in one run folder until it ends, and then in another.
 
@@ -93,42 +123,40 @@ def chain(
         moments: kills.
         seed: draws them.
         start: starts a command.
+        kill: ends it.
 
     Returns:
         Figures of all kills together: `lost`, completions that were served and are not in the store, which were on
         their way when it ended; `most lost`, of one kill; `asked again`, completions asked for that the store had;
         `rows lost`; `other ends`, commands that ended otherwise than the one that was let be; and where the kills fell.
     """
-    (folder / "six.py").write_text(PROGRAM)
+    (folder / "six_times_seven.py").write_text(PROGRAM)
     draw = random.Random(f"{command} {seed}")
     begun = time.perf_counter()
-    whole = Run(command, folder, "whole", server, start)
+    whole = Run(command, folder, "whole", server, start, kill)
     assert whole.go(None) == 0, (folder / "output.txt").read_text()
     reference, total = whole.outcome(), len(whole.stored())
     figures = Counter[str]()
     lost: list[int] = []
-    run, number, there = Run(command, folder, "run0", server, start), 0, 0
-    while len(lost) < moments:
+    number = 0
+    run = Run(command, folder, "run0", server, start, kill)
+    while len(lost) < moments or run.stored():
         before, rows, served = run.stored(), run.rows(), server.counters()["completions"]
-        code = run.go(1 + draw.randrange(max(1, int(1.2 * (total - len(before))))), draw.random() * 0.05)
+        moment = 1 + draw.randrange(max(1, int(1.2 * (total - len(before)))))
+        code = run.go(moment if len(lost) < moments else None, draw.random() * 0.05)
         served, after = server.counters()["completions"] - served, run.stored()
-        gone = served - (len(after) - len(before))
         figures["lost records"] += len(before - after)
         figures["rows lost"] += len(rows.keys() - run.rows().keys())
+        gone = served - (len(after) - len(before))
         if code == -signal.SIGKILL:
             lost.append(gone)
-            there += gone
             continue
         assert code == 0, (folder / "output.txt").read_text()
-        figures["asked again"] += served - (len(after) - len(before))
+        figures["asked again"] += gone
         figures["ends"] += 1
         figures["other ends"] += run.outcome() != reference or after != whole.stored()
         number += 1
-        run = Run(command, folder, f"run{number}", server, start)
-    if run.stored():
-        assert run.go(None) == 0, (folder / "output.txt").read_text()
-        figures["ends"] += 1
-        figures["other ends"] += run.outcome() != reference or run.stored() != whole.stored()
+        run = Run(command, folder, f"run{number}", server, start, kill)
     return {
         "command": f"pdr {command}",
         "kills": len(lost),
@@ -143,12 +171,13 @@ def chain(
 class Run:
     """One run folder, and the command that works in it."""
 
-    def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start) -> None:
+    def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start, kill: Kill) -> None:
         self.command = command
         self.folder = folder
         self.name = name
         self.server = server
         self.start = start
+        self.kill = kill
 
     def go(self, answers: int | None, later: float = 0.0) -> int:
         """Start the command, and kill it once the server has given so many answers, and a moment has gone by; returns
@@ -156,12 +185,8 @@ class Run:
         where = ["--run-dir", self.name, "--api-base", self.server.api_base, "--quiet"]
         first = self.server.counters()["completions"]
         process = self.start([*COMMANDS[self.command], *where], self.folder)
-        while answers is not None and process.poll() is None:
-            if self.server.counters()["completions"] - first >= answers:
-                time.sleep(later)
-                process.kill()
-                break
-            time.sleep(0.002)
+        if answers is not None:
+            self.kill(process, self.server, first + answers, later)
         return process.wait()
 
     def stored(self) -> set[str]:

@@ -14,8 +14,10 @@ from benchmarks.reasoner import World
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Settings, Stage
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.settings import Confirm, SearchSettings
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 
 FRESH = 1000
 """First run seed of the finalists."""
@@ -43,14 +45,13 @@ def search(
     sampler: Any = "tpe",
     **settings: Any,
 ) -> Iterator[Standing]:
-    """Run the plan on a world; `settings` are fields of `plan.Settings`."""
-    plan = Plan(
-        Settings(questions=len(questions), held_out=0, trials=trials, limits=limits, seed=seed, confirm=1, **settings)
-    )
+    """Run the plan on a world; `settings` are fields of `SearchSettings`."""
+    given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
+    plan = Plan(given, questions=len(questions), held_out=0, trials=trials)
     proposer = Proposer(space, limits=limits, seed=seed, sampler=sampler)
     prices = Prices(limits)
     steps = plan.run([Proposed("student", student)])
-    full, told = 0, set[int]()
+    full, reported = 0, set[int]()
     answer: Any = None
     while True:
         try:
@@ -60,9 +61,10 @@ def search(
             break
         if isinstance(request, Propose):
             answer = proposer.propose(
-                request.tried, request.wanted, cohort=request.cohort, surface=request.surface, dear=prices.dear
+                request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
             continue
+        assert not isinstance(request, Write)
         answer = {}
         for number, candidate in request.arms.items():
             for pair in request.pairs:
@@ -71,9 +73,9 @@ def search(
                 full += cell.total
                 answer[number, pair] = Cell(cell.score, cell.sequential, cell.total, False, cell.calls)
         if all(arm.race for arm in plan.arms) and (standing := best_of(plan)) is not None:
-            gone = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in told]
-            told |= {arm.number for arm in gone}
-            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in gone))
+            dropped = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in reported]
+            reported |= {arm.number for arm in dropped}
+            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in dropped))
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Standing(found.paid, full, chosen, found.finalists[0].pooled, ())
@@ -108,7 +110,7 @@ class Prices:
                 count, total = self._sums.get(place, (0, 0))
                 self._sums[place] = (count + 1, total + next(tokens))
 
-    def dear(self, candidate: Candidate) -> bool:
+    def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
         schedule = candidate.schedule
         draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)

@@ -29,7 +29,6 @@ from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.optimize import widest
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import PDROptimizer, SearchResult, Space
@@ -87,7 +86,7 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
     display = Display()
     trainset, valset = arithmetic.data("train", limit=questions), arithmetic.data("dev", limit=questions)
     verifier = arithmetic.verifier()
-    with Model(embedded=model, sources=SOURCES).serving(widest(SPACE), display):
+    with Model(embedded=model, sources=SOURCES).serving(SPACE.widest(), display):
         student = arithmetic.build().with_schedule(STUDENT)
         with display.search() as progress:
             optimizer = PDROptimizer(

@@ -28,7 +28,8 @@ from benchmarks.reasoner import World
 from benchmarks.search_report import NEVER, Run, show, write_json
 from benchmarks.searchers import SEARCHERS, Searcher
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 
 SPACE = Space(
     rounds=(1, 2, 3),

@@ -23,7 +23,8 @@ from benchmarks.law import Truth
 from benchmarks.reasoner import Cell, World
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 
 STUDENT = Candidate(Schedule(widths=(1,), draft_tokens=512), {})
 """What a search is given to improve: one draft."""
@@ -300,7 +301,6 @@ SEARCHERS: dict[str, Searcher] = {
     "pdr-dspy, 24 trials": lambda world, space, limits, questions, trials, seed: ours()(
         world, space, limits, questions, min(trials, 24), seed
     ),
-    "pdr-dspy, pooled sampler": ours(sampler="pooled"),
     "grid, random order": grid,
     "random search": drawn,
     "TPE, all questions": tpe,

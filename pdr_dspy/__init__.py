@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         preset,
     )
     from pdr_dspy.operators.loop import Stop
-    from pdr_dspy.search import PDROptimizer, Space
+    from pdr_dspy.search import PDROptimizer, Space, axis
     from pdr_dspy.serving import connect
     from pdr_dspy.verifiers import Score, Verifier, as_verifier, verifier
 
@@ -53,7 +53,7 @@ _HOME = {
         *("PDR", "SR", "BestOfN", "LongCoT", "SelfConsistency", "Operator", "Schedule", "preset"),
         *("Distilled", "Distiller", "DistillerInput", "Draft", "Stop", "Workspace", "distiller"),
     ),
-    "search": ("PDROptimizer", "Space"),
+    "search": ("PDROptimizer", "Space", "axis"),
     "serving": ("connect",),
     "verifiers": ("Score", "Verifier", "as_verifier", "verifier"),
 }
@@ -88,6 +88,7 @@ __all__ = [
     "Workspace",
     "aevaluate",
     "as_verifier",
+    "axis",
     "connect",
     "dataset",
     "datasets",

@@ -2,7 +2,8 @@
 
     PDRError
     ├── ConfigError (ValueError)      an argument, a schedule or a signature cannot work as given
-    │   └── MissingExtra              an optional dependency is not installed; the message has the install line
+    │   ├── MissingExtra              an optional dependency is not installed; the message has the install line
+    │   └── NoSandbox                 nothing here can isolate a program that a model wrote; none was run
     ├── DataError (ValueError)        a data set, an example or a field of one is not usable
     ├── ServerError                   a model server
     │   ├── ServerStartError          ... could not be started; the message ends with the tail of its log
@@ -35,6 +36,10 @@ class MissingExtra(ConfigError):
         super().__init__(f'{purpose} needs the package `{package}`: pip install "pdr-dspy[{extra}]"')
         self.package = package
         self.extra = extra
+
+
+class NoSandbox(ConfigError):
+    """Nothing here can isolate a program that a model wrote, so none was run."""
 
 
 class DataError(PDRError, ValueError):

@@ -48,16 +48,9 @@ def unit(module: str) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
-def imports(path: Path, *, at_run_time_only: bool = False) -> Iterator[str]:
-    """Modules of this package that a file imports, wherever in the file it does."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    hidden: set[ast.AST] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            hidden |= {child for statement in node.body for child in ast.walk(statement)}
-    for node in ast.walk(tree):
-        if at_run_time_only and node in hidden:
-            continue
+def imports(path: Path) -> Iterator[str]:
+    """Modules of this package that a file imports, wherever in the file it does, for types too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "pdr_dspy")
         elif isinstance(node, ast.ImportFrom):
@@ -80,10 +73,7 @@ def test_a_row_imports_only_rows_above_it(module: str) -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    graph = {
-        module: set(imports(path, at_run_time_only=unit(module) == "search")) & set(MODULES)
-        for module, path in MODULES.items()
-    }
+    graph = {module: set(imports(path)) & set(MODULES) for module, path in MODULES.items()}
     done: set[str] = set()
 
     def visit(module: str, trail: tuple[str, ...]) -> None:

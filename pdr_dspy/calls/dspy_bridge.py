@@ -1,7 +1,9 @@
 """All that this library takes of DSPy beyond the names of `dspy` and `dspy.lm15`, and how it makes a call through DSPy.
 
 Whatever else of DSPy is imported, subclassed or read from a private attribute is here, and a test holds that: a new
-version of DSPy is this file's work.
+version of DSPy is this file's work. What 3.4 announces for 3.5: `forward` of an LM is no longer asked (the section on
+LMs that answer by one goes), OpenAI's message dictionaries are no longer taken (only that section sends them), and
+`Adapter.format` returns a prompt of its own (which `prompts/render.py` hands on for a configured adapter).
 
 A reply that DSPy had in its own cache (`dspy.LM(cache=True)`, its default) looks like one that was sent and paid for:
 its usage is that of the call that once was. DSPy reports usage to `dspy.settings.usage_tracker` for sent calls alone,

@@ -28,7 +28,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -259,6 +259,9 @@ class Segments:
                 return False
             self._damaged.add(file)
             known = self._places.of(file)
+            opened = self._open.pop(file, None)
+            if opened is not None:  # it may have been replaced
+                os.close(opened)
         try:
             start = _after_head(path)
             read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, start or 0)])
@@ -295,8 +298,8 @@ class Segments:
     def _line(self, place: Place) -> bytes | None:
         """What lies at a place; None when that is not what was there, or the segment is gone."""
         try:
-            with self._lock:  # or another thread might close the file
-                line = os.pread(self._reader(place.file), place.length, place.offset)
+            with self._lock:  # or another thread might close the file, or read elsewhere in it
+                line = _read_at(self._reader(place.file), place)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -308,9 +311,20 @@ class Segments:
         if file not in self._open:
             while len(self._open) >= OPEN_FILES:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[file] = os.open(self.folder / self._names[file], os.O_RDONLY)
+            self._open[file] = os.open(self.folder / self._names[file], os.O_RDONLY | _BINARY)
         self._open.move_to_end(file)
         return self._open[file]
+
+
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
+
+
+def _read_at(file: int, place: Place) -> bytes:
+    """What lies at a place; less where the file ends before."""
+    if hasattr(os, "pread"):  # a forked copy shares the place at which a file is read
+        return os.pread(file, place.length, place.offset)
+    os.lseek(file, place.offset, os.SEEK_SET)
+    return os.read(file, place.length)
 
 
 def _close_all(files: OrderedDict[int, int]) -> None:
@@ -409,7 +423,7 @@ class Places:
         entries = entries[~_none(entries)]
         if len(entries) < 1000:
             for high, low, *place in entries.tolist():
-                self.add(_PAIR.pack(high, low), Place(*place, file))  # type: ignore[call-arg]
+                self.add(_PAIR.pack(high, low), Place._make((*place, file)))
         else:
             self._settle(entries, file)
         return self._count - before
@@ -472,7 +486,7 @@ class Places:
 
     def _look_into(self) -> None:
         """Views of the arrays in which a single row is found without numpy, which is slow for one."""
-        self._high, self._low, *self._columns = (memoryview(values) for values in self._sorted.values())  # type: ignore[arg-type]
+        self._high, self._low, *self._columns = (memoryview(values.data) for values in self._sorted.values())
         self._there = bytearray(b"\1" * len(self._high))
         """0 for a record that was dropped."""
 
@@ -595,20 +609,21 @@ class Spool:
 
     def __iter__(self) -> Iterator[bytes]:
         for place in self._places.all():
-            yield os.pread(self._file, place.length, place.offset)
+            yield _read_at(self._file.fileno(), place)
 
     def find(self, key: str) -> bytes | None:
         """The line of a record; None when it is not known."""
         place = self._places.find(digest(key))
-        return None if place is None else os.pread(self._file, place.length, place.offset)
+        return None if place is None else _read_at(self._file.fileno(), place)
 
     def add(self, key: str, line: bytes) -> bool:
         """Keep a record; False, and nothing done, when it is known."""
         if key in self:
             return False
         left, begins = memoryview(line), self._end
+        self._file.seek(self._end)
         while left:
-            written = os.pwrite(self._file, left, self._end)
+            written = self._file.write(left)
             left, self._end = left[written:], self._end + written
         return self._places.add(digest(key), Place(begins, len(line), 0, 0))
 
@@ -624,6 +639,5 @@ class Spool:
         self._process = os.getpid()
         self._places = Places()
         self._end = 0
-        self._file, name = tempfile.mkstemp(prefix="pdr-rollouts-")
-        os.unlink(name)
-        self._release = weakref.finalize(self, os.close, self._file)
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="pdr-rollouts-", buffering=0)  # noqa: SIM115
+        self._release = weakref.finalize(self, self._file.close)

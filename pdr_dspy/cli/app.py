@@ -507,6 +507,15 @@ def distillers() -> None:
     list_parts.distillers(_display(False))
 
 
+@app.command("axes")
+@guarded
+def axes() -> None:
+    """List the axes that `--axis` of `pdr optimize` knows, those of installed packages too."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.axes(_display(False))
+
+
 @app.command("verifiers")
 @guarded
 def verifiers() -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.search import Space
+from pdr_dspy.search import AXES, Space
 
-PROMPTS = ("instructions", "demos", "fixed")
-"""What is no list of short values."""
+PROMPTS = ("instructions", "demos", "fixed", "axes")
+"""Fields of a space that are no list of short values."""
+MONOTONE = "monotone"
 WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
 
 
@@ -18,26 +19,29 @@ def with_axes(space: Space, axes: Sequence[str]) -> Space:
 
     Args:
         space: what to start from.
-        axes: such as "widths=1,4,8", "monotone=false" or "refine_tokens=none,512".
+        axes: such as "widths=1,4,8", "monotone=false" or "refine_tokens=none,512"; a registered axis may stand alone,
+            as "effort", and has all its candidates then.
 
     Raises ConfigError for an axis that is unknown, named twice or without values, and as `Space` does.
     """
     given: dict[str, Any] = {}
-    names = [name for name in Space.model_fields if name not in PROMPTS]
     for text in axes:
         name, equals, listed = (part.strip() for part in text.partition("="))
         if name in PROMPTS:
             raise ConfigError(f"`--axis {text}`: {name} are no short values; give them in Python, or use `--prompts`")
-        if name not in names:
-            raise ConfigError(f"`--axis {text}`: there is no axis {name!r}; the axes are {', '.join(names)}")
+        if name != MONOTONE and name not in AXES:
+            known = ", ".join((*AXES.names(), MONOTONE))
+            raise ConfigError(f"`--axis {text}`: there is no axis {name!r}; the axes are {known}")
         values = [read_value(value.strip()) for value in listed.split(",") if value.strip()]
-        if not equals or not values:
+        if not equals and name != MONOTONE and name not in Space.model_fields:
+            values = list(AXES.find(name).default)
+        elif not equals or not values:
             raise ConfigError(f"`--axis {text}` names no values; write `--axis {name}=V1,V2`")
         if name in given:
             raise ConfigError(f"`--axis {name}=...` is there twice; list all its values in one")
-        if name == "monotone" and len(values) > 1:
+        if name == MONOTONE and len(values) > 1:
             raise ConfigError(f"`--axis {text}`: monotone is one of true and false")
-        given[name] = values[0] if name == "monotone" else tuple(values)
+        given[name] = values[0] if name == MONOTONE else tuple(values)
     return Space(**{**{name: getattr(space, name) for name in Space.model_fields}, **given})
 
 

@@ -1,4 +1,4 @@
-"""`pdr distillers` and `pdr verifiers`: the parts that are known by name here, the user's own among them."""
+"""`pdr distillers`, `pdr verifiers` and `pdr axes`: the parts that are known by name here, users' own among them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pdr_dspy.cli.display import Display
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS, Distiller
 from pdr_dspy.runtime.registry import Registry
+from pdr_dspy.search import AXES, Axis
 from pdr_dspy.verifiers import VERIFIERS
 from pdr_dspy.verifiers.registry import settings_of
 
@@ -33,6 +34,16 @@ def verifiers(display: Display) -> None:
         return [text, f"settings: {', '.join(settings_of(name))}"]
 
     _list(VERIFIERS, about, display)
+
+
+def axes(display: Display) -> None:
+    """All axes of a search: the library's, and those of installed packages."""
+
+    def about(name: str, part: Axis) -> list[str]:
+        values = ", ".join(str(part.none or "as it is") if value is None else str(value) for value in part.default)
+        return [part.description, f"applies: {part.when}", f"candidates where none are named: {values}"]
+
+    _list(AXES, about, display)
 
 
 def _list(registry: Registry, about: Callable[[str, Any], list[str]], display: Display) -> None:

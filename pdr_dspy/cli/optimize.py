@@ -22,8 +22,6 @@ from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.evaluator import fingerprint
-from pdr_dspy.operators.distillers import DISTILLERS
-from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
 from pdr_dspy.search.optuna_mirror import JOURNAL
@@ -111,10 +109,10 @@ def study(
     space = space or Space.default_for(operator_of(student).schedule)
     optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
-        with model.serving(widest(space), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
+        with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
-    with model.serving(widest(space), display):
+    with model.serving(space.widest(), display):
         with display.search() as progress:
             optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
@@ -155,27 +153,11 @@ def work(
     train, held_out = optimizer.questions()
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
-    assert optimizer.space is not None
-    with model.serving(widest(optimizer.space), display), display.search() as progress:
+    assert optimizer.settings.space is not None
+    with model.serving(optimizer.settings.space.widest(), display), display.search() as progress:
         optimizer.progress = progress
         runs = optimizer.work(found.program, trainset=trainset, valset=valset)
     display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")
-
-
-def widest(space: Space) -> Schedule:
-    """A schedule that needs as much context, and as many slots, as any of a space."""
-    caps: dict[str, Any] = {
-        "draft_tokens": max(space.draft_tokens),
-        "refine_tokens": max(cap or max(space.draft_tokens) for cap in space.refine_tokens),
-        "distill_tokens": max(cap or min(max(space.kappa), max(space.draft_tokens)) for cap in space.distill_tokens),
-        "thinking_tokens": max(space.thinking_tokens),
-        "kappa": max(space.kappa),
-    }
-    if max(space.rounds) == 1:
-        return Schedule(widths=(1,), **caps)
-    width = max(space.widths)
-    asks = width > 1 and any(DISTILLERS.find(name).role is not None for name in space.distiller)
-    return Schedule(widths=(width, 1), distiller="summary" if asks else "random_k", k=1, **caps)
 
 
 def _compare(
@@ -197,8 +179,8 @@ def _compare(
         examples=valset,
         verifier=optimizer.verifier,
         model=model,
-        repeats=optimizer.confirm_repeats,
-        seed=optimizer.seed + CONFIRMATION_SEED,
+        repeats=optimizer.settings.confirm.repeats,
+        seed=optimizer.settings.seed + CONFIRMATION_SEED,
         budget=None,
         run_dir=run_dir / "compare" / compared,
     )
@@ -245,8 +227,9 @@ def _finish(
 
 def _trials(optimizer: PDROptimizer) -> str:
     """Where `optuna-dashboard` finds the trials of a search."""
-    if postgres.is_url(optimizer.storage):
-        return f'"{postgres.shown(postgres.sqlalchemy_url(str(optimizer.storage)))}"'
-    folder = optimizer.run_dir if optimizer.storage is None else Path(optimizer.storage)
+    options = optimizer.options
+    if postgres.is_url(options.storage):
+        return f'"{postgres.shown(postgres.sqlalchemy_url(str(options.storage)))}"'
+    folder = options.run_dir if options.storage is None else Path(options.storage)
     assert folder is not None
     return str(folder / JOURNAL)

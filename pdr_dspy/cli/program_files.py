@@ -97,7 +97,7 @@ def find_task(target: str) -> Task:
         module.__name__.rpartition(".")[2],
         build=module.build,  # type: ignore[attr-defined]
         data=module.data,  # type: ignore[attr-defined]
-        verifier=lambda: as_verifier(made(), argument="verifier()"),
+        verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
     )
 
 

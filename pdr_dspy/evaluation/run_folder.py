@@ -64,6 +64,7 @@ class RunFolder:
         """
         async with AsyncExitStack() as life:
             try:
+                self._check()  # before there is a lock in a folder of somebody else
                 self.folder.mkdir(parents=True, exist_ok=True)
                 await life.enter_async_context(alone(self.folder / LOCK, told=logger.warning))
                 life.callback(self._close)
@@ -97,7 +98,7 @@ class RunFolder:
         )
 
     def _begin(self) -> dict[tuple[str, int], Row]:
-        check_config(self.folder, self.config, named=f"`run_dir={str(self.folder)!r}`")
+        self._check()
         before = read_config(self.folder)
         read = scan_rows(self.folder / ROWS)
         own = {key: row for key, row in read.rows.items() if row.evaluation == self.identity}
@@ -120,6 +121,9 @@ class RunFolder:
         if before != self.config:
             write_whole(self.folder / CONFIG, json.dumps(self.config, indent=1))
         return own
+
+    def _check(self) -> None:
+        check_config(self.folder, self.config, named=f"`run_dir={str(self.folder)!r}`")
 
     def _check_foreign(self, before: Mapping[str, Any] | None, read: RowsRead) -> None:
         """Refuse what is not ours: no line may be added to it, and it may not be replaced."""

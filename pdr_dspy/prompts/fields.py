@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 
@@ -64,40 +63,32 @@ def settled(
         stated: the texts behind each label.
         truncated: the reply may have had more to say.
     """
-    settled: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     broken: dict[str, str] = {}
     for name, value in outputs.items():
         if name not in fields:
-            settled[name] = value
+            values[name] = value
         elif value is NONE or value is None:
             if allows_none(fields[name].annotation):
-                settled[name] = None
+                values[name] = None
         else:
             value, why = held(fields[name], value)
             if why:
                 broken[name] = why
             else:
-                settled[name] = value
+                values[name] = value
     if not truncated:
-        known = any(name in settled for name in fields)
+        known = any(name in values for name in fields)
         for name, field in fields.items():
-            if name in settled or name in broken or any(stated.get(name, ())):
+            if name in values or name in broken or any(stated.get(name, ())):
                 continue
             if not field.is_required():
-                settled[name] = default_of(field)
+                values[name] = default_of(field)
             elif known and allows_none(field.annotation):
-                settled[name] = None
-    return settled, broken
+                values[name] = None
+    return values, broken
 
 
 def says_none(text: str) -> bool:
     """Whether a text says that there is no value."""
     return re.fullmatch(r"[\s*_`\"'<(\[]*(?:none|null|nil|n/a|not applicable)[\s*_`\"'>)\].]*", text, re.I) is not None
-
-
-def states_none(statements: Sequence[str], kind: Any, value: Any) -> bool:
-    """Whether the last statement of a field says that there is no value, and "none" is not itself an option (`value` is
-    what was read of it)."""
-    last = next(filter(None, statements), "")
-    option = get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
-    return says_none(last) and not (option and value is not None)

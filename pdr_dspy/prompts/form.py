@@ -25,12 +25,12 @@ def label(name: str) -> str:
 
 def _given(signature: type[dspy.Signature]) -> str:
     """What the task's author wrote about its inputs, and what DSPy's own types say of themselves."""
-    described = [
+    told = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
         if name not in LEFT and (desc := "; ".join(filter(None, (_description(name, field), _of_types(field)))))
     ]
-    return "\n".join(["You are given:", *described]) if described else ""
+    return "\n".join(["You are given:", *told]) if told else ""
 
 
 def _of_types(field: Any) -> str:
@@ -76,7 +76,7 @@ def _hint(name: str, field: Any) -> str:
     if desc:
         return f"{desc}; {shape}" if shape else desc
     kind = plain_kind(field.annotation)
-    named = label(name).lower() if kind is str or is_custom(kind) else ""
+    named = label(name).lower() if not json_shape(kind) and (kind is str or is_custom(kind)) else ""
     return ", ".join(filter(None, (named, shape)))
 
 

@@ -39,14 +39,14 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
         numbered = _numbered(text)
         marked = None if numbered else _marked(lines)
         ways = [numbered or marked or []] if numbered or marked else _inline(text, **how)
-    elif marked := _marked(lines):
-        ways = [marked]
+    elif any(map(is_item, lines)):
+        ways = [_marked(lines) or []]
     else:
         ways = []
         paragraph = _paragraph(lines)
-        goes_on = paragraph[0].rstrip().endswith((",", "，", "、"))
-        if any(is_item(line) for line in paragraph):
+        if not paragraph:
             return []
+        goes_on = paragraph[0].rstrip().endswith((",", "，", "、"))
         if len(paragraph) > 1 and not goes_on:
             ways.append([line.strip().rstrip(",;，；") for line in paragraph])
         one = " ".join(line.strip() for line in paragraph)
@@ -76,7 +76,7 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
     items: list[str] = []
     first: re.Match[str] | None = None
     blank = False
-    for line in lines:
+    for place, line in enumerate(lines):
         if not line.strip():
             blank = True
             continue
@@ -94,7 +94,7 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
             items.append(bullet["item"])
         elif len(line) - len(line.lstrip()) > len(first["indent"].expandtabs()):
             items[-1] += "\n" + line.strip()
-        elif blank or line.rstrip().endswith((".", "!", "?", "。")):
+        elif (blank or line.rstrip().endswith((".", "!", "?", "。"))) and not any(map(is_item, lines[place:])):
             break  # the list has ended
         else:
             return None
@@ -121,33 +121,29 @@ def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
 
 
 def _paragraph(lines: Sequence[str]) -> list[str]:
-    """The lines of the first paragraph, without one that only introduces the others."""
+    """The lines of the first paragraph, without one that only introduces the others; all lines where each is a few
+    words; none where such lines and prose cannot be told apart."""
+    short = [line for line in lines if line.strip() and len(line.split()) <= 3]
+    if len(short) == sum(1 for line in lines if line.strip()):
+        return short[1:] if short[0].rstrip(" *_").endswith((":", "：")) else short
     kept: list[str] = []
     for line in lines:
         if line.strip():
             kept.append(line)
         elif kept and not kept[-1].rstrip(" *_").endswith((":", "：")):
             break
-    if len(kept) > 1 and kept[0].rstrip(" *_").endswith((":", "：")):
-        kept = kept[1:]
-    return kept
+    rest = [line for line in lines[lines.index(kept[-1]) + 1 :] if line.strip()]
+    if any(len(line.split()) <= 3 and any(map(str.isalnum, line)) for line in rest):
+        return []
+    return kept[1:] if len(kept) > 1 and kept[0].rstrip(" *_").endswith((":", "：")) else kept
 
 
 # ------------------------------------------------------------------------------------------------- in a line
 
-_BRACKETS = {
-    "[": "]",
-    "(": ")",
-    "{": "}",
-    "⟨": "⟩",
-    "<": ">",
-    "（": "）",
-    "［": "］",
-    "｛": "｝",
-    "〈": "〉",
-    "【": "】",
-}
+_BRACKETS = dict(zip("[({⟨<（［｛〈【", "])}⟩>）］｝〉】", strict=True))
 _CALL = re.compile(r"(?:set|frozenset|tuple|list|array|np\.array|\\left|\\langle)\s{0,3}(?=[(\[{⟨\\])")
+_RIGHT = re.compile(r"\\right(?![A-Za-z])")
+_NONE = re.compile(r"(?:none|nothing|n/a|null|nil|no \w+)\.?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z]\w{0,20}(?:\s?\([a-z]\))?\s{0,3}(?:=|:=|∈|\\in(?![a-z]))\s{0,3}(?=\S)")
 _PROSE = re.compile(
     r"(?:[^:：]{1,120}[:：]"
@@ -157,15 +153,18 @@ _PROSE = re.compile(
 )
 _SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"[,;]?\s*\(?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*|[,;]?\s*\b\w+n['’]t\b.*",
+    r"[,;]?\s*\(?(?:\bbut\s+)?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*"
+    r"|[,;]?\s*\b\w+n['’]t\b.*",
     re.I | re.S,
 )
+_REFUSED = re.compile(r"[,;]?\s*\(?(?:but\s+)?not\b[^,;()]*\)?[\s.]*|[^0-9]*", re.I)
+"""A refusal at the end of a list that takes no other item with it: `2 and 5, not 3`."""
 _CLAUSE = re.compile(
     r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
     re.I | re.S,
 )
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
-_ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?=[^()\n]{0,200}[^\W\d]{2})[^()\n]{1,200}\)\s*\.?$")
+_ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?:[0-9]{1,4}\s)?[^\W\d][^()0-9\n]{1,200}\)\s*\.?$")
 _TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
 _ANDS = "and|or|&|as well as|und|oder|et|ou|och|og|и|или|та|και|ve|và|dan|és|și|और|و|และ|plus"
 _SHORT_ANDS = "y|e|o|u|en|i|ja"
@@ -184,6 +183,7 @@ _BETWEEN_WORDS = _and(_ANDS)
 _BETWEEN_NUMBERS = _and(f"{_ANDS}|{_SHORT_ANDS}")
 _NUMBERED = re.compile(r"(?:^|[\s,;])[(（]?([0-9]{1,3})[.)）]\s+")
 _ARROW = re.compile(r"\s*(?:→|->|=>|⇒|⟶)\s*")
+_DIGIT = re.compile(r"[0-9]")
 _THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+")
 _COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _GLUED = re.compile(r"[0-9],[0-9]")
@@ -206,26 +206,24 @@ def _numbered(text: str) -> list[str] | None:
 
 def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bool) -> list[list[str]]:
     """`2, 5 and 7`, `{2, 5}`, `the primes are 2 and 5`, `1) red 2) blue`."""
-    if len(text) > MAX_LINE:
+    if len(text) > MAX_LINE or (words and _NONE.fullmatch(text)):
         return []
-    if not words:
-        text = _REFUSAL.sub("", text)
-    text, bracketed = _unwrapped(text)
+    if not words and (refusal := _REFUSAL.search(text)):
+        if not _REFUSED.fullmatch(refusal[0]):
+            return []
+        text = text[: refusal.start()]
+    text, bracketed = _unwrapped(text, words=words)
     if bracketed and not text.strip():
         return [[]]
     if not bracketed:
-        if not words:
-            stop = _STOP.search(text)
-            text = _CLAUSE.sub("", text[: stop.start()] if stop else text).rstrip(" .,;")
-            text = _ASIDE.sub("", text)
-            if numbers:
-                text = _TRAIL.sub("", text)
+        if numbers:
+            text = _alone(text)
         text = _introduced(text, words=words)
-        inner, again = _unwrapped(text)
+        inner, again = _unwrapped(text, words=words)
         if again:
             text, bracketed = inner, True
     while bracketed and not nested and text[:1] in _BRACKETS:
-        inner, again = _unwrapped(text)
+        inner, again = _unwrapped(text, words=words)
         if not again:
             break
         text = inner
@@ -237,6 +235,17 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
         pieces = [piece.strip() for piece in re.split(r",\s+(?:and\s+)?|\s+and\s+", text)]
         return [pieces] if all(_THOUSANDS.fullmatch(piece) or _BARE.fullmatch(piece) for piece in pieces) else []
     return _separated(text, numbers=numbers, words=words, bracketed=bracketed)
+
+
+def _alone(text: str) -> str:
+    """The numbers of a sentence without what is said about them, as far as it holds no other number."""
+    stop = _STOP.search(text)
+    if stop and not _DIGIT.search(text, stop.end()):
+        text = text[: stop.start()]
+    clause = _CLAUSE.search(text)
+    if clause and not _DIGIT.search(clause[0]):
+        text = text[: clause.start()]
+    return _TRAIL.sub("", _ASIDE.sub("", text.rstrip(" .,;")))
 
 
 def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> list[list[str]]:
@@ -278,20 +287,14 @@ def _last(pieces: Sequence[str]) -> str:
 def _plain(piece: str) -> str:
     """An item without the quotes or the emphasis that are only around it."""
     piece = piece.strip()
-    for left, right in (
-        ("**", "**"),
-        ('"', '"'),
-        ("'", "'"),
-        ("`", "`"),
-        ("“", "”"),
-        ("‘", "’"),
-        ("«", "»"),
-        ("「", "」"),
-    ):
+    for left, right in _AROUND:
         inner = piece[len(left) : -len(right)]
         if inner.strip() and piece.startswith(left) and piece.endswith(right) and right not in inner:
             return inner.strip()
     return piece
+
+
+_AROUND = (("**", "**"), *zip("\"'`“‘«「", "\"'`”’»」", strict=True))
 
 
 def _introduced(text: str, *, words: bool) -> str:
@@ -304,17 +307,23 @@ def _introduced(text: str, *, words: bool) -> str:
     prose = _PROSE.match(text)
     if prose is None:
         return text
-    headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
-    introduces = not words or (headed and len(prose.group().split()) <= 10)
+    if words:
+        headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
+        introduces = bool(headed) and len(prose.group().split()) <= 10
+    else:  # a number in front may be a count, and nothing else
+        introduces = not re.search(r"[0-9](?!\s[^\W\d]{2})", prose.group())
     return text[prose.end() :].strip() if introduces else text
 
 
-def _unwrapped(text: str) -> tuple[str, bool]:
+def _unwrapped(text: str, *, words: bool) -> tuple[str, bool]:
     """The text without what is around it, and whether there were brackets among that."""
     text = text.strip()
     for _ in range(4):
         before = text
-        text = tidy(_CALL.sub("", text.replace("\\right", ""), count=1)) if not _quoted(text) else text
+        if call := _CALL.match(text):
+            text = text[call.end() :]
+        if not _quoted(text):
+            text = _tidied(_RIGHT.sub("", text), words=words)
         text = re.sub(r"^\\\{\s?|\\lbrace\s?|^\\langle\s?", "{", text)
         text = re.sub(r"\s?\\\}$|\s?\\rbrace$|\s?\\rangle$", "}", text) if text.startswith("{") else text
         if in_brackets(text):
@@ -324,6 +333,14 @@ def _unwrapped(text: str) -> tuple[str, bool]:
         if text == before:
             break
     return text, False
+
+
+def _tidied(text: str, *, words: bool) -> str:
+    """What is in the wrapping; of words, the full stop is theirs."""
+    if not words:
+        return tidy(text)
+    inner = text.removesuffix(".")
+    return text if (plain := tidy(inner)) == inner else plain
 
 
 def _quoted(text: str) -> bool:

@@ -77,7 +77,7 @@ def described(annotation: Any, field: Any) -> str:
 
 
 def _words(kind: Any) -> str:
-    if kind is str or is_custom(kind):
+    if kind is str or is_code(kind) or (isinstance(kind, type) and issubclass(kind, dspy.Reasoning)):
         return ""
     if kind is int:
         return "a whole number"

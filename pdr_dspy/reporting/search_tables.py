@@ -19,7 +19,6 @@ import numpy as np
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
-from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.front_members import Rows, by_question
@@ -30,8 +29,9 @@ from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.racing.resampling import Optimism
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
+from pdr_dspy.search.space.axes import TABLE, axis_of, settings_of, title_of
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import PROMPTS, key_of
-from pdr_dspy.search.space.space import Candidate
 
 
 class SearchFacts(NamedTuple):
@@ -122,7 +122,7 @@ def read_search(folder: str | Path) -> SearchFacts:
             confirmed["verdict"],
             confirmed["untouched"],
             facts["stopped"],
-            Limits(**facts["config"]["limits"]),
+            Limits(**facts["config"]["settings"]["limits"]),
             facts["paid"],
             facts["saved"],
             _rows(folder / "trials", [trial.number for trial in trials]),
@@ -132,7 +132,9 @@ def read_search(folder: str | Path) -> SearchFacts:
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is not of a search of this version ({error})") from error
+        raise StoreError(
+            f"{path} is damaged, or not of a search of this version ({error}); the same search writes it again"
+        ) from error
 
 
 def _known(facts: Mapping[str, Any], missing: float | None = None) -> dict[str, Any]:
@@ -158,40 +160,14 @@ def _named(report: Report, trials: Sequence[TrialRecord], number: int, role: str
 def labels(trials: Sequence[TrialRecord]) -> dict[int, str]:
     """A name for each trial's program: its schedule, and the settings in which the programs differ beside its shape."""
     schedules = [trial.schedule for trial in trials]
-    varied = [name for name in _WRITTEN if len({getattr(schedule, name) for schedule in schedules}) > 1]
+    varied = [axis for axis in TABLE if axis.label and len({getattr(one, axis.name) for one in schedules}) > 1]
     names = {}
     for trial in trials:
-        played = [name for name in varied if _plays(trial.schedule, name)]
-        values = [(name, getattr(trial.schedule, name)) for name in played]
-        parts = [_WRITTEN[name].format(value) for name, value in values if value is not None]
+        played = [axis for axis in varied if axis.applies(trial.schedule)]
+        values = [(axis.label or "", getattr(trial.schedule, axis.name)) for axis in played]
+        parts = [label.format(value) for label, value in values if value is not None]
         names[trial.number] = " ".join([str(trial.candidate), *parts])
     return names
-
-
-_WRITTEN = {
-    "draft_tokens": "draft≤{}",
-    "refine_tokens": "refine≤{}",
-    "distill_tokens": "distill≤{}",
-    "thinking_tokens": "think≤{}",
-    "temperature": "T={:g}",
-    "distill_temperature": "distill T={:g}",
-    "top_p": "top-p={:g}",
-}
-
-
-def _plays(schedule: Schedule, name: str) -> bool:
-    """Whether a setting plays a part in a schedule."""
-    if name in ("kappa", "refine_tokens", "distiller", "width_1"):
-        return schedule.rounds > 1
-    if name == "k":
-        return schedule.rounds > 1 and schedule.distill_by.uses_k
-    if name in ("tally", "quorum", "agree"):
-        return schedule.rounds > 1 and max(schedule.widths) > 1
-    if name == "critique":
-        return schedule.rounds > 1 and max(schedule.widths) == 1
-    if name in ("distill_tokens", "distill_temperature"):
-        return schedule.distill_role is not None
-    return not name.startswith("width_") or schedule.rounds > int(name.removeprefix("width_"))
 
 
 # --- the race --------------------------------------------------------------------------------------------------------
@@ -327,7 +303,7 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
     trials are from those of all. A setting that some schedules do not have is judged among those that do.
     """
     known = [trial for trial in trials if math.isfinite(trial.pooled)]
-    settings = [_settings(trial.candidate.schedule) for trial in known]
+    settings = [_settings(trial.candidate) for trial in known]
     for own, prompts in zip(settings, _prompts([trial.candidate for trial in known]), strict=True):
         own.update(prompts)
     names = list(dict.fromkeys(name for own in settings for name in own))
@@ -343,38 +319,23 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
                 groups.setdefault(own[name], []).append(trial.pooled)
         ordered = sorted(groups, key=lambda value: (isinstance(value, str), value))
         values = tuple(Value(str(value), len(groups[value]), fmean(groups[value])) for value in ordered)
-        found.append(Importance(_NAMES.get(name, name.replace("_", " ")), shares[name], values))
+        found.append(Importance(title_of(name), shares[name], values))
     return sorted(found, key=lambda one: -one.share if one.share == one.share else 0.0)
 
 
-_NAMES = {"width_1": "width, round 1", "width_2": "width, round 2", "kappa": "κ"}
-_SETTINGS = (
-    "rounds",
-    "distiller",
-    "kappa",
-    "k",
-    "tally",
-    "quorum",
-    "agree",
-    "critique",
-    "draft_tokens",
-    "refine_tokens",
-    "distill_tokens",
-)
+def _settings(candidate: Candidate) -> dict[str, Any]:
+    """The settings that play a part in a program, by parameter, as numbers and texts that can be compared."""
+    values = {**settings_of(candidate.schedule), **candidate.axes}
+    return {name: _readable(name, value) for name, value in values.items()}
 
 
-def _settings(schedule: Schedule) -> dict[str, Any]:
-    """The settings that play a part in a schedule, by name, as numbers and texts that can be compared."""
-    values: dict[str, Any] = {f"width_{place}": width for place, width in enumerate(schedule.widths[:-1], start=1)}
-    for name in (*_SETTINGS, "thinking_tokens", "temperature", "distill_temperature", "top_p"):
-        if _plays(schedule, name):
-            value = getattr(schedule, name)
-            fallback = {"refine_tokens": schedule.refine_cap, "distill_tokens": schedule.distill_cap, "agree": 1.0}
-            values[name] = fallback.get(name, schedule.temperature) if value is None else value
-    for name in ("tally", "critique"):
-        if name in values:
-            values[name] = "yes" if values[name] else "no"
-    return values
+def _readable(name: str, value: Any) -> Any:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        axis = axis_of(name)
+        return "as it is" if axis is None or axis.none is None else axis.none
+    return value
 
 
 def _prompts(candidates: Sequence[Candidate]) -> list[dict[str, str]]:

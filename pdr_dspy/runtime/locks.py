@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cache
@@ -143,14 +143,21 @@ async def alone(path: Path, *, told: Callable[[str], None]) -> AsyncIterator[Non
             _INSIDE.reset(token)
 
 
-def wait_for(path: Path, *, told: Callable[[str], None]) -> None:
-    """Return when nobody holds the lock on `path`; what is not there is held by nobody. Raises OSError."""
-    if not path.exists():
-        return
+@contextmanager
+def held(path: Path, *, told: Callable[[str], None]) -> Iterator[None]:
+    """`alone` for synchronous code, which must not be inside the same lock. Raises OSError."""
     with Lock(path) as lock:
         pauses = _pauses(lock, told)
         while not lock.acquire():
             time.sleep(next(pauses))
+        yield
+
+
+def wait_for(path: Path, *, told: Callable[[str], None]) -> None:
+    """Return when nobody holds the lock on `path`; what is not there is held by nobody. Raises OSError."""
+    if path.exists():
+        with held(path, told=told):
+            pass
 
 
 def _identity(path: Path) -> Path:

@@ -1,4 +1,9 @@
-"""The schedule optimizer: what to choose from, how trials are measured and chosen, and the DSPy teleprompter."""
+"""The schedule optimizer: what to choose from, how trials are measured and chosen, and the DSPy teleprompter.
+
+`space/` has the axes and the space, `proposing/` what proposes candidates, `racing/` how they are compared, `workers/`
+how several processes share a search. `optimizer` is the teleprompter, `problem` and `settings` are the values it works
+on, and `controller` runs a search.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +14,41 @@ from pdr_dspy.search.proposing.instructions import Proposal, Proposals, feedback
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits, front
 from pdr_dspy.search.racing.plan import Finalist
-from pdr_dspy.search.racing.resampling import Bands, Outcomes, bands, knee, optimism, probability_nondominated, shrunk
+from pdr_dspy.search.racing.resampling import Bands, Outcomes, bands, knee, optimism, probability_nondominated
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchProgress, SearchResult
+from pdr_dspy.search.settings import Confirm, Final, Instructions, Race, RunOptions, SearchSettings
+from pdr_dspy.search.space.axes import AXES, Axis, axis
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import check_demos, demos_of, questions_in
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.space.space import Space
 
 __all__ = [
+    "AXES",
+    "Axis",
     "Bands",
     "Candidate",
+    "Confirm",
     "Confirmation",
     "Estimate",
     "Failure",
+    "Final",
     "Finalist",
+    "Instructions",
     "Limits",
     "Member",
     "Outcomes",
     "PDROptimizer",
     "Proposal",
     "Proposals",
+    "Race",
+    "RunOptions",
     "SearchProgress",
     "SearchResult",
+    "SearchSettings",
     "Space",
     "TrialRecord",
+    "axis",
     "bands",
     "check_demos",
     "demos_of",
@@ -43,5 +60,4 @@ __all__ = [
     "probability_nondominated",
     "propose",
     "questions_in",
-    "shrunk",
 ]

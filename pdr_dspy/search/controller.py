@@ -1,128 +1,288 @@
-"""The course of one search: its plan asks, workers and cohorts answer, until it is concluded."""
+"""The controller of a search: it sends the plan's requests to those who answer them, until the search is concluded.
+
+`search` is what `PDROptimizer.compile` does, `work` what `PDROptimizer.work` does. Both run the same plan over the same
+board; only the first concludes it.
+"""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+import logging
+from collections.abc import Callable, Generator
+from typing import Any
 
-import dspy
-
+from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
-from pdr_dspy.search.candidates import Cohorts
-from pdr_dspy.search.conclusion import Conclusion
-from pdr_dspy.search.problem import Terms, ends_of
-from pdr_dspy.search.progress import Telling
-from pdr_dspy.search.racing.plan import Found, Plan, Propose, Settings, Stage
-from pdr_dspy.search.result import SearchResult
-from pdr_dspy.search.workers.coordination import Board
+from pdr_dspy.evaluation.records import Report, Row
+from pdr_dspy.prompts.roles import Role
+from pdr_dspy.search import agreement, candidates, conclusion, optuna_mirror
+from pdr_dspy.search.problem import Problem, preflight
+from pdr_dspy.search.progress import Clock, Progress, Reporter, Standing, Step, finished, measuring
+from pdr_dspy.search.proposing import shared_instructions
+from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.racing.plan import Found, Measure, Plan, Propose, Proposed, Request, Stage, Write
+from pdr_dspy.search.records import TrialRecord, with_cohort
+from pdr_dspy.search.result import SearchResult, attach, write
+from pdr_dspy.search.settings import RunOptions
+from pdr_dspy.search.space.candidate import describe_candidate, read_candidate
+from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.workers.coordination import Board, open_board
 from pdr_dspy.search.workers.worker import Worker
 
-if TYPE_CHECKING:
-    from pdr_dspy.search.optimizer import PDROptimizer
+logger = logging.getLogger("pdr_dspy.search")
 
 
-class Course:
-    """One call of `PDROptimizer.compile`, `work` or `estimate`."""
+def search(problem: Problem, options: RunOptions, progress: Progress | None = None) -> SearchResult:
+    """Search and conclude, alone or as one of several processes.
+
+    Raises as `PDROptimizer.compile`.
+    """
+    preflight(problem)
+    with open_board(options.board, study=options.study) as board, Rollouts(options.rollouts) as store:
+        agreement.agree(board, problem, options)
+        agreement.extend_ends(board, problem, options)
+        run = Run(problem, options, board, store, progress)
+        found = run.follow()
+        while (claim := board.claim("results")) is None:  # another process of this search is writing the same
+            board.wait(0.5)
+        with claim:
+            rows = run.worker.rows_of
+            result = conclusion.conclude(problem, found, rows, accept=options.accept, written=run.written)
+            run.report(Step("confirmed", result.confirmation.verdict), result.trials)
+            if options.run_dir is not None:
+                _write(result, problem, options, run)
+            attach(result.program, result)
+    run.report(Step("done", result.confirmation.verdict), result.trials)
+    return result
+
+
+def work(problem: Problem, options: RunOptions, progress: Progress | None = None) -> int:
+    """Work for the search of another process until it has ended; returns the runs that were made here.
+
+    A worker need not have the model that writes instructions: it waits for those of one that has.
+
+    Raises StoreError when there is no such search, or it is another one.
+    """
+    with open_board(options.board, study=options.study) as board, Rollouts(options.rollouts) as store:
+        text = board.get(agreement.CONFIG)
+        if text is None:
+            raise agreement.no_search(options)
+        agreement.check(text, problem, options, but=("prompt_model",))
+        writer = json.loads(text).get("prompt_model")
+        run = Run(problem, options, board, store, progress, can_write=writer == problem.description["prompt_model"])
+        run.follow()
+    return run.worker.made
+
+
+def drive(steps: Generator[Request, Any, Found], answer: Callable[[Request], Any]) -> Found:
+    """Run a plan to its end: each request gets its answer."""
+    reply: Any = None
+    while True:
+        try:
+            request = steps.send(reply)
+        except StopIteration as end:
+            return end.value
+        reply = answer(request)
+
+
+def plan_of(problem: Problem, options: RunOptions) -> Plan:
+    """The plan of a search."""
+    return Plan(
+        problem.settings,
+        questions=len(problem.train),
+        held_out=len(problem.held_out),
+        trials=options.trials,
+        max_tokens=options.max_tokens,
+    )
+
+
+def worker_of(
+    problem: Problem,
+    options: RunOptions,
+    board: Board,
+    store: Rollouts,
+    on_row: Callable[[Stage, Row, int, int], None] | None = None,
+) -> Worker:
+    """A worker of a search; it sends nothing until it is asked to measure."""
+    return Worker(
+        problem.student,
+        problem.verifier,
+        problem.sets,
+        board=board,
+        store=store,
+        seed=problem.settings.seed,
+        max_in_flight=options.max_in_flight,
+        confirmed_in=problem.confirmed_in,
+        on_row=on_row,
+    )
+
+
+def cohort_on(board: Board, request: Propose, options: RunOptions) -> list[Proposed] | None:
+    """The candidates of a cohort that are on the board; None where there are none yet.
+
+    Raises StoreError for a document of another search.
+    """
+    name = _cohort_name(request)
+    text = board.get(name)
+    if text is None:
+        return None
+    try:
+        described = json.loads(text)["candidates"]
+        return [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"the document {name!r} in {options.where} is not of this search ({error})") from error
+
+
+def _cohort_name(request: Propose) -> str:
+    return f"propose/{request.cohort:03d}"
+
+
+class Run:
+    """One run of a search's plan in this process."""
 
     def __init__(
         self,
-        optimizer: PDROptimizer,
-        student: dspy.Module,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None,
+        problem: Problem,
+        options: RunOptions,
+        board: Board,
+        store: Rollouts,
+        progress: Progress | None = None,
+        *,
+        can_write: bool = True,
     ) -> None:
-        """Raises as `Terms` does; nothing is sent or written."""
-        self.terms = terms = Terms(optimizer, student, trainset, valset)
-        self.plan = Plan(
-            Settings(
-                questions=len(terms.train),
-                held_out=len(terms.held_out),
-                trials=optimizer.trials,
-                repeats=optimizer.repeats,
-                finalists=optimizer.finalists,
-                fresh=optimizer.finalist_repeats,
-                confirm=optimizer.confirm_repeats,
-                cohort=optimizer.cohort,
-                limits=terms.limits,
-                pareto=optimizer.pareto,
-                max_tokens=optimizer.max_tokens,
-                seed=optimizer.seed,
-            )
-        )
-        self.telling = Telling(self.terms, self.plan)
-        self.cohorts = Cohorts(self.terms, self.plan, self.telling)
-
-    def run(self) -> SearchResult:
-        """Search and conclude, alone or as one of several processes; what `PDROptimizer.compile` does."""
-        self.terms.check_limits()
-        with self.terms.board() as board, self.terms.optimizer.rollouts() as store:
-            self.terms.agree(board)
-            said = board.read("ends/")
-            if ends_of(board) != self.terms.ends:
-                board.put(f"ends/{len(said):04d}", json.dumps(self.terms.ends))  # for workers that join now
-            found = self.search(board, store)
-            while (claim := board.claim("results")) is None:  # another process of this search is writing the same
-                board.wait(0.5)
-            with claim:
-                result = Conclusion(self.terms, self.worker, self.cohorts, self.telling).of(found)
-        self.telling.tell("done", self.telling.what)
-        return result
-
-    def help(self) -> int:
-        """Work for the search of another process; returns the runs that were made here.
-
-        Raises StoreError when there is none.
         """
-        with self.terms.board() as board, self.terms.optimizer.rollouts() as store:
-            text = board.get("config")
-            if text is None:
-                raise StoreError(
-                    f"there is no search {self.terms.optimizer.study!r} in {self.terms.named}; start it with "
-                    "`pdr optimize` or `compile`"
-                )
-            with suppress(ValueError, AttributeError):  # `agree` says what is wrong
-                writer = json.loads(text).get("prompt_model")
-                self.cohorts.may_write = writer == self.terms.config["prompt_model"]
-                self.terms.config["prompt_model"] = writer
-            self.terms.agree(board)
-            self.search(board, store)
-        return self.worker.own
+        Args:
+            problem: the search's.
+            options: of this process.
+            board: shared with the other processes.
+            store: of calls, likewise.
+            progress: called at each step.
+            can_write: whether this process has the model that writes instructions.
+        """
+        self.problem = problem
+        self.options = options
+        self.board = board
+        self.store = store
+        self.can_write = can_write
+        self.plan = plan_of(problem, options)
+        self.worker = worker_of(problem, options, board, store, self._on_row)
+        self.clock = Clock()
+        self.reporter = Reporter(progress, options.trials, options.max_tokens, self.clock)
+        self.trials: tuple[TrialRecord, ...] = ()
+        """Those whose race is over."""
+        self.written: Proposals | None = None
+        """Instructions that a model wrote; None before that, and where none are wanted."""
+        self.space: Space = problem.space
+        """With those instructions, once they are there."""
+        self._proposer = candidates.proposer_of(problem, self.space)
+        self._measuring = Step("racing", "")
 
-    def search(self, board: Board, store: Rollouts) -> Found:
-        """Run the plan to its end, and tell of it."""
-        self.worker = self.make_worker(board, store)
-        steps = self.plan.run(self.cohorts.baselines())
-        answer: Any = None
-        self.telling.began = time.monotonic()
-        while True:
-            try:
-                request = steps.send(answer)
-            except StopIteration as end:
-                return end.value
-            if len(self.plan.arms) > len(self.telling.records) and getattr(request, "stage", None) is not Stage.RACE:
-                self.telling.raced(time.monotonic() - self.telling.began, self.worker)
-            if isinstance(request, Propose):
-                answer = self.cohorts.propose(self.worker, request)
-                self.telling.began = time.monotonic()
-            else:
-                self.telling.announce(request)
-                answer = self.worker.measure(request)
+    def follow(self) -> Found:
+        """Run the plan to its end."""
+        self.clock.begin_cohort()
+        return drive(self.plan.run(candidates.baselines(self.problem)), self.answer)
 
-    def make_worker(self, board: Board, store: Rollouts) -> Worker:
-        """A worker of this search; it sends nothing until it is asked to measure."""
-        terms = self.terms
-        return Worker(
-            terms.student,
-            terms.optimizer.verifier,
-            terms.sets,
-            board=board,
-            store=store,
-            seed=terms.optimizer.seed,
-            max_in_flight=terms.optimizer.max_in_flight,
-            confirmed_in=terms.confirmed_in,
-            told=self.telling.told,
+    def report(self, step: Step, trials: tuple[TrialRecord, ...] | None = None) -> None:
+        """Report a step; `trials` are those whose race is over, where they are not `self.trials`."""
+        known = self.trials if trials is None else trials
+        self.reporter(step, Standing(known, len(self.plan.arms), self.plan.paid, self.plan.saved))
+
+    def answer(self, request: Request) -> Any:
+        """The answer to a request of the plan: measured, proposed or written here, or read from the board."""
+        racing = isinstance(request, Measure) and request.stage is Stage.RACE
+        if not racing and len(self.plan.arms) > len(self.trials):
+            self._end_cohort()
+        if isinstance(request, Measure):
+            self._measuring = measuring(request, self.plan, self.problem)
+            self.report(self._measuring)
+            return self.worker.measure(request)
+        answer = self._write(request) if isinstance(request, Write) else self._propose(request)
+        self.clock.begin_cohort()
+        return answer
+
+    def _end_cohort(self) -> None:
+        before = len(self.trials)
+        self.trials = with_cohort(
+            self.trials,
+            self.plan.arms,
+            lambda number: self.worker.rows_of(Stage.RACE, number),
+            self.plan.estimates(),
+            self.problem.settings.limits,
         )
+        self.clock.end_cohort(len(self.trials) - before)
+        for trial in self.trials[before:]:
+            self.report(finished(trial))
+
+    def _on_row(self, stage: Stage, row: Row, done: int, count: int) -> None:
+        self.report(Step("row", self._measuring.what, (done, count)))
+
+    def _propose(self, request: Propose) -> list[Proposed] | str:
+        """The candidates of a cohort: those on the board, else new ones, which are put there."""
+        there = cohort_on(self.board, request, self.options)
+        if there is not None:
+            return there
+        if (ended := self._out_of_time()) is not None:
+            return ended
+        found = candidates.propose(self.problem, self._proposer, request, self.worker.profile())
+        described = [{"origin": one.origin, **describe_candidate(one.candidate)} for one in found]
+        self.board.put(_cohort_name(request), json.dumps({"candidates": described}))
+        return cohort_on(self.board, request, self.options) or []  # another process may have been first
+
+    def _write(self, request: Write) -> tuple[tuple[str, int], ...] | str:
+        """Let a model write instructions, or read those that are on the board; the space has them from then on."""
+        if self.board.get(shared_instructions.DOCUMENT) is None:
+            if (ended := self._out_of_time()) is not None:
+                return ended
+            if not self.can_write:
+                logger.info("waiting for the instructions of a model that this worker has not")
+        make = (lambda: self._written(request)) if self.can_write else None
+        self.written = shared_instructions.agreed(self.board, make)
+        logger.info("%s", self.written)
+        self.space = shared_instructions.extended(self.problem.space, self.written)
+        self._proposer = candidates.proposer_of(self.problem, self.space)
+        return shared_instructions.cost(self.written)
+
+    def _written(self, request: Write) -> Proposals:
+        problem, settings = self.problem, self.problem.settings
+        roles = shared_instructions.roles_of(problem.space)
+        self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
+        return shared_instructions.write(
+            problem.student,
+            problem.train,
+            Report(rows=tuple(self.worker.rows_of(Stage.RACE, 0)), name="student"),
+            space=problem.space,
+            lm=settings.instructions.model or calls.serving(problem.operator.predictor(Role.DRAFT)),
+            count=request.each,
+            thinking_tokens=problem.operator.schedule.thinking_tokens,
+            held_out=problem.held_out,
+            seed=settings.seed,
+            store=self.store,
+        )
+
+    def _out_of_time(self) -> str | None:
+        limit, spent = self.options.time_limit, self.clock.seconds
+        return None if limit is None or spent < limit else f"{spent:.0f} seconds went by, `time_limit` is {limit:g}"
+
+
+def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run) -> None:
+    """Write the run folder: rows, `search.json`, `best.json`, and the trials as an Optuna study."""
+    folder = options.run_dir
+    assert folder is not None
+    conclusion.write_rows(result, problem, run.worker.rows_of, folder)
+    write(
+        result,
+        folder,
+        problem.description,
+        problem.confirmed_in,
+        verifier=problem.verifier,
+        data={"fingerprint": problem.description["examples"], "questions": len(problem.train)},
+    )
+    optuna_mirror.mirror(
+        folder if options.storage is None else options.storage,
+        options.study,
+        result.trials,
+        space=run.space,
+        limits=problem.settings.limits,
+        costs=problem.settings.costs,
+    )

@@ -1,26 +1,28 @@
-"""What a search would still cost: its board is followed as far as it goes, and the rest is bounded."""
+"""What a search would still cost: its plan is followed as far as the board has answers, and the rest is bounded."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.errors import StoreError
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.runtime import postgres
-from pdr_dspy.search.controller import Course
-from pdr_dspy.search.problem import Terms
+from pdr_dspy.search import agreement
+from pdr_dspy.search.candidates import baselines, proposer_of
+from pdr_dspy.search.controller import cohort_on, drive, plan_of, worker_of
+from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing import shared_instructions
-from pdr_dspy.search.racing.cost_model import SLACK, predict
-from pdr_dspy.search.racing.plan import Arm, Measure, Propose, Proposed, Stage
-from pdr_dspy.search.space.candidate import read_candidate
-from pdr_dspy.search.space.space import Candidate
-from pdr_dspy.search.workers.coordination import Board, MemoryBoard
-from pdr_dspy.search.workers.folder import JOURNAL
+from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict
+from pdr_dspy.search.racing.plan import Arm, Measure, Plan, Propose, Request, Stage, Write
+from pdr_dspy.search.settings import RunOptions
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.workers.coordination import Board, MemoryBoard, open_existing
 from pdr_dspy.search.workers.worker import Worker
 
 WRITING = 200, 4000
@@ -38,150 +40,163 @@ class Estimate(NamedTuple):
     left: int
     """Trials that are still to run, as far as the space has candidates."""
     low: int
-    """As if each new trial made one call of its own on each pair of the first look and were dropped then, and as if the
-    finalists found all their calls but the student's in the store. New trials count nothing under limits and under
-    `time_limit`, which may keep them out."""
+    """As if each new trial made one call of its own on each pair before the first test and were dropped there, and as
+    if the finalists found all their calls but the student's in the store. New trials count nothing under limits and
+    under `time_limit`, which may keep them out."""
     high: int
-    """As if new trials cost what the dearer half of the schedules does, none were dropped, and no call were found in
-    the store; `max_tokens` ends it."""
+    """As if new trials cost what the more expensive half of the schedules does, none were dropped, and no call were
+    found in the store; `max_tokens` ends it."""
 
 
-def estimate(course: Course) -> Estimate:
-    """Follow the board as far as it goes, at no cost; bound the rest by what calls cost, or by their caps.
+class Span(NamedTuple):
+    """Tokens, at least and at most."""
+
+    low: float
+    high: float
+
+
+def estimate(problem: Problem, options: RunOptions) -> Estimate:
+    """Follow the plan as far as the board has answers, at no cost; bound the rest by what calls cost, or by their caps.
 
     Raises StoreError when the board holds another search, or cannot be used.
     """
-    terms = course.terms
-    with _board(terms) as board, _store(terms) as store:
-        if (text := board.get("config")) is not None:
-            terms.check(text, but="models")  # of an embedded model that was not started
-        worker = course.make_worker(board, store)
-        steps = course.plan.run(course.cohorts.baselines())
-        answer: Any = None
-        while True:
-            try:
-                request = steps.send(answer)
-            except StopIteration:
-                return Estimate(True, len(course.plan.arms), 0, 0, 0)
-            if isinstance(request, Propose):
-                text = board.get(f"propose/{request.cohort:03d}")
-                if terms.optimizer.prompts and board.get(shared_instructions.DOCUMENT) is None:
-                    return _bounds(course, worker, None)  # nothing is written for an estimate
-                course.cohorts.extend(worker)
-                if text is None and _new(course):
-                    return _bounds(course, worker, None)
-                described = [] if text is None else json.loads(text)["candidates"]
-                answer = [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
-            else:
-                answer = worker.known(request)
-                if answer is None:
-                    return _bounds(course, worker, request)
+    board = open_existing(options.board, study=options.study) or MemoryBoard()
+    with board, _store(options) as store:
+        if (text := board.get(agreement.CONFIG)) is not None:
+            agreement.check(text, problem, options, but=("lm",))  # of an embedded model that was not started
+        follower = _Follower(problem, options, board, store)
+        try:
+            drive(follower.plan.run(baselines(problem)), follower.answer)
+        except _Unanswered as reached:
+            return follower.bounds(reached.request)
+        return Estimate(True, len(follower.plan.arms), 0, 0, 0)
 
 
-def _board(terms: Terms) -> Board:
-    """The board of a search; an empty one where there is none yet, since to open it would be to make it."""
-    storage, folder = terms.optimizer.storage, terms.folder
-    if storage is None and folder is None:
-        return MemoryBoard()
-    if storage is not None and "://" in str(storage):
-        return terms.board()
-    place = Path(storage) if storage is not None else Path(str(folder)) / "board"
-    unusable = place.is_file() or place.parent.is_file()
-    return terms.board() if unusable or (place / JOURNAL).exists() else MemoryBoard()
+def _store(options: RunOptions) -> Rollouts:
+    """The calls of a search; an empty store where there is none yet, since to open it would be to make it."""
+    place = options.rollouts
+    there = place is not None and (postgres.is_url(place) or Path(place).exists())
+    return Rollouts(place) if there else Rollouts()
 
 
-def _store(terms: Terms) -> Rollouts:
-    """The calls of a search; an empty store where there is none yet."""
-    place = terms.optimizer.storage if terms.optimizer.storage is not None else terms.folder
-    there = place is not None and (postgres.is_url(place) or (Path(place) / "rollouts").exists())
-    return terms.optimizer.rollouts() if there else Rollouts()
+class _Unanswered(Exception):
+    """The board has no answer to a request."""
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.request = request
 
 
-def _bounds(course: Course, worker: Worker, request: Measure | None) -> Estimate:
-    """The estimate when `request` is the first that the board does not answer; None for a new cohort."""
-    terms, plan, settings, prices = course.terms, course.plan, course.plan.settings, _Prices(course, worker)
-    stage = Stage.RACE if request is None else request.stage
-    asked = [] if request is None else [plan.arms[number] for number in request.arms]
-    missing = 0 if request is None else len(worker.missing(request))
-    block = 0 if request is None else len(request.pairs)
-    new = _new(course) if stage is Stage.RACE else 0
-    low, high = 0.0, 0.0
-    if stage is Stage.RACE:
-        begun = plan.order.index(request.pairs[0]) if request is not None else 0
-        left = missing + len(plan.order) - begun - block  # of the cohort that is under way
-        low += missing * max((prices.least(arm) for arm in asked), default=0.0)  # the others may share its calls
-        high += left * sum(prices.most(arm) for arm in asked)
-        fresh_low, fresh_high = _new_trials(course, prices, new)
-        low, high = low + fresh_low, high + fresh_high
-    student = plan.arms[0]
-    if stage is not Stage.CONFIRM:
-        runs = settings.questions * settings.fresh
-        low += (runs - _named(worker.board, f"{Stage.FINAL}/")) * prices.least(student)
-        if request is not None and stage is Stage.FINAL:
-            later = settings.questions * (settings.fresh - 1 - request.cohort)
-            high += (missing + later) * sum(prices.most(arm) for arm in asked)
+class _Follower:
+    """Answers a plan from the board alone."""
+
+    def __init__(self, problem: Problem, options: RunOptions, board: Board, store: Rollouts) -> None:
+        self.problem = problem
+        self.options = options
+        self.board = board
+        self.store = store
+        self.plan: Plan = plan_of(problem, options)
+        self.worker: Worker = worker_of(problem, options, board, store)
+        self.proposer: Proposer = proposer_of(problem, problem.space)
+        self.written: Proposals | None = None
+        """The instructions on the board, once the plan has come to them."""
+
+    def answer(self, request: Request) -> Any:
+        """What the board says. Raises _Unanswered where it says nothing."""
+        answer: Any
+        if isinstance(request, Write):
+            answer = None if self.board.get(shared_instructions.DOCUMENT) is None else self._written()
+        elif isinstance(request, Propose):
+            answer = cohort_on(self.board, request, self.options)
+            if answer is None and not self._new_trials():
+                answer = []
         else:
-            rerun = prices.dearest(settings.finalists, new)
-            high += runs * (prices.most(student) + sum(rerun))
-    runs = settings.held_out * settings.confirm
-    low += (runs - _named(worker.board, f"{terms.confirmed_in}-")) * prices.least(student)
-    if request is not None and stage is Stage.CONFIRM:
-        high += missing * sum(prices.most(arm) for arm in asked)
-    else:
-        high += runs * (prices.most(student) + sum(prices.dearest(1, new)))
-    low = max(low - _unused(course, worker), 0.0)
-    if course.cohorts.proposals is None and stage is Stage.RACE:
-        calls = terms.optimizer.prompts * len(shared_instructions.roles_of(terms.space))
-        low, high = low + calls * WRITING[0], high + calls * WRITING[1]
-    racing = len(asked) if stage is Stage.RACE else 0
-    return Estimate(bool(prices.profile), len(plan.arms) - racing, racing + new, round(low), round(max(low, high)))
+            answer = self.worker.known(request)
+        if answer is None:
+            raise _Unanswered(request)
+        return answer
+
+    def _written(self) -> tuple[tuple[str, int], ...]:
+        self.written = shared_instructions.agreed(self.board, None)
+        self.proposer = proposer_of(self.problem, shared_instructions.extended(self.problem.space, self.written))
+        return shared_instructions.cost(self.written)
+
+    def _new_trials(self) -> int:
+        """Trials that no cohort has yet: as many as are wanted, or as the space has."""
+        left = max(self.plan.trials - len(self.plan.arms), 0)
+        first = 1 if self.problem.mixed else 0
+        untried = self.proposer.untried(arm.candidate.key for arm in self.plan.arms[first:])
+        return left if untried is None else min(left, untried)
+
+    def bounds(self, request: Request) -> Estimate:
+        """The estimate when `request` is the first that the board does not answer."""
+        racing = not isinstance(request, Measure) or request.stage is Stage.RACE
+        instructions = self.problem.settings.instructions.count
+        unwritten = racing and instructions > 0 and self.written is None
+        new = self._new_trials() if racing else 0
+        if unwritten:  # the instructions that are still to be written make the space larger
+            new = max(self.plan.trials - len(self.plan.arms), 0)
+        prices = Prices.of(self.problem, self.worker, self.proposer)
+        left = _Left(self.problem, self.options, self.plan, self.worker, prices, request, new)
+        parts = [left.cohort(), left.new_trials(), left.finals(), left.confirmation()]
+        low, high = (sum(ends) for ends in zip(*parts, strict=True))
+        low = max(low - self._unused(), 0.0)
+        if unwritten:
+            calls = instructions * len(shared_instructions.roles_of(self.problem.space))
+            low, high = low + calls * WRITING[0], high + calls * WRITING[1]
+        running = len(left.asked) if racing else 0
+        done = len(self.plan.arms) - running
+        return Estimate(bool(prices.profile), done, running + new, round(low), round(max(low, high)))
+
+    def _unused(self) -> int:
+        """Tokens of calls that are in the store and in no row on the board: of runs that were cut off."""
+        used = self.plan.seen | self.worker.call_keys()
+        return sum(one.usage.tokens or 0 for one in self.store if one.key not in used)
 
 
-def _new(course: Course) -> int:
-    """Trials that no cohort has yet: as many as are wanted, or as the space has."""
-    left = max(course.plan.settings.trials - len(course.plan.arms), 0)
-    if course.terms.optimizer.prompts and course.cohorts.proposals is None:
-        return left  # the space is going to be larger
-    first = 1 if course.terms.mixed else 0
-    untried = course.cohorts.proposer.untried(arm.candidate.key for arm in course.plan.arms[first:])
-    return left if untried is None else min(left, untried)
-
-
-def _new_trials(course: Course, prices: _Prices, count: int) -> tuple[float, float]:
-    """Tokens of the race of so many new trials, at least and at most."""
-    terms, settings = course.terms, course.plan.settings
-    pairs = len(course.plan.order)
-    low, high = count * min(settings.first, pairs) * prices.call, count * pairs * prices.dear
-    if settings.max_tokens is not None:  # no cohort begins after that
-        still = max(settings.max_tokens - course.plan.paid, 0)
-        low, high = min(low, still), min(high, still + min(settings.cohort, count) * pairs * prices.dear)
-    if terms.optimizer.time_limit is not None or any(limit is not None for limit in terms.limits):
-        low = 0.0
-    return low, high
-
-
-class _Prices:
+@dataclass(frozen=True)
+class Prices:
     """Tokens of one run of a program, by what is known."""
 
-    def __init__(self, course: Course, worker: Worker) -> None:
-        self.course = course
-        self.worker = worker
-        self.profile = worker.profile()
-        self.operators = len(operators_in(course.terms.student))
-        self.question = len(str(course.terms.shortest())) / 4
-        own = course.terms.operator.schedule
-        candidates = course.cohorts.proposer.some(200)
-        costs = sorted(self.predicted(candidate) for candidate in candidates)
-        limit = course.terms.limits.total
+    worker: Worker
+    profile: Profile
+    operators: int
+    """Of the student."""
+    question: float
+    """Tokens of the shortest question, about."""
+    call: float
+    """Of a single call, at least."""
+    expensive: float
+    """Of a run of the more expensive half of the schedules."""
+
+    @classmethod
+    def of(cls, problem: Problem, worker: Worker, proposer: Proposer) -> Prices:
+        """What is known of a search."""
+        bare = cls(
+            worker,
+            worker.profile(),
+            operators=len(operators_in(problem.student)),
+            question=len(str(problem.shortest)) / 4,
+            call=0.0,
+            expensive=0.0,
+        )
+        own = problem.operator.schedule
+        some = proposer.some(200)
+        costs = sorted(bare.predicted(candidate) for candidate in some)
+        limit = problem.settings.limits.total
         if limit is not None:
-            most = max(limit * SLACK, self.predicted(Candidate(own, {})))
+            most = max(limit * SLACK, bare.predicted(Candidate(own, {})))
             costs = [min(cost, most) for cost in costs]
-        self.dear = fmean(costs[len(costs) // 2 :])
-        """Of the dearer half of the schedules."""
-        shortest = min(one.schedule.draft_tokens for one in candidates)
-        single = predict(own.replace(widths=(1,), critique=False, draft_tokens=shortest), self.profile)
-        self.call = self.question if single is None else single.total / SLACK
-        """Of a single call, at least."""
+        shortest = min(one.schedule.draft_tokens for one in some)
+        single = predict(own.replace(widths=(1,), critique=False, draft_tokens=shortest), bare.profile)
+        return cls(
+            worker,
+            bare.profile,
+            bare.operators,
+            bare.question,
+            call=bare.question if single is None else single.total / SLACK,
+            expensive=fmean(costs[len(costs) // 2 :]),
+        )
 
     def predicted(self, candidate: Candidate) -> float:
         """At most: from what calls cost so far, else the prompt of a draft for each call, and every cap."""
@@ -191,39 +206,97 @@ class _Prices:
         prompts = schedule.calls * (self.question + 100) + (schedule.calls - 1) * schedule.kappa * 0.5
         return (schedule.output_bound().total + prompts) * self.operators
 
-    def measured(self, arm: Arm) -> float | None:
-        """The mean of its runs; None before the first."""
-        rows = [row.total for stage in Stage for row in self.worker.of(stage, arm.number)]
-        return fmean(rows) if rows else None
-
     def least(self, arm: Arm) -> float:
-        """A program costs on other questions and seeds about what it did: at least so much."""
-        mean = self.measured(arm)
+        """A run of a program on other questions and seeds, at least: they cost about what its own did."""
+        mean = self._measured(arm)
         return self.call if mean is None else mean / SLACK
 
     def most(self, arm: Arm) -> float:
-        """And at most so much."""
-        mean = self.measured(arm)
+        """The same at most."""
+        mean = self._measured(arm)
         return self.predicted(arm.candidate) if mean is None else mean * SLACK
 
-    def dearest(self, count: int, new: int) -> Sequence[float]:
-        """So many programs beside the student: those that were tried, and `new` that will be."""
-        costs = [self.most(arm) for arm in self.course.plan.arms[1:]] + [self.dear] * new
-        return sorted(costs, reverse=True)[:count]
+    def most_expensive(self, count: int, arms: Sequence[Arm], new: int) -> float:
+        """So many programs together, out of some arms and `new` trials to come: one run of each."""
+        costs = [self.most(arm) for arm in arms] + [self.expensive] * new
+        return sum(sorted(costs, reverse=True)[:count])
+
+    def _measured(self, arm: Arm) -> float | None:
+        """The mean of its runs; None before the first."""
+        rows = [row.total for stage in Stage for row in self.worker.rows_of(stage, arm.number)]
+        return fmean(rows) if rows else None
 
 
-def _named(board: Board, prefix: str) -> int:
-    """How many pairs the student has on the board, in a stage that runs it beside whichever others."""
-    return len({name.rsplit("/", 1)[-1] for name in board.read(prefix)})
+class _Left:
+    """What is left of each stage of a search, at a request that the board does not answer."""
 
+    def __init__(
+        self,
+        problem: Problem,
+        options: RunOptions,
+        plan: Plan,
+        worker: Worker,
+        prices: Prices,
+        request: Request,
+        new: int,
+    ) -> None:
+        self.problem = problem
+        self.options = options
+        self.plan = plan
+        self.worker = worker
+        self.prices = prices
+        self.new = new
+        self.request = request if isinstance(request, Measure) else None
+        """None where a new cohort is next."""
+        self.stage = Stage.RACE if self.request is None else self.request.stage
+        self.asked = [] if self.request is None else [plan.arms[number] for number in self.request.arms]
+        self.missing = 0 if self.request is None else len(worker.missing(self.request))
+        """Pairs of the request that are not on the board."""
 
-def _unused(course: Course, worker: Worker) -> int:
-    """Tokens of calls that are in the store and in no row on the board: of runs that were cut off."""
-    used = set(course.plan.seen)
-    for stage in Stage:
-        for name, text in worker.board.read(f"{stage}/").items():
-            try:
-                used |= {call.get("key", "") for row in json.loads(text)["rows"].values() for call in row["calls"]}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise StoreError(f"the board's document {name!r} is not of this search ({error})") from error
-    return sum(one.usage.tokens or 0 for one in worker.store if one.key not in used)
+    def cohort(self) -> Span:
+        """The race of the cohort that runs now."""
+        if self.request is None or self.stage is not Stage.RACE:
+            return Span(0.0, 0.0)
+        order, prices = self.plan.order, self.prices
+        left = self.missing + len(order) - order.index(self.request.pairs[0]) - len(self.request.pairs)
+        low = self.missing * max(prices.least(arm) for arm in self.asked)  # the others may share its calls
+        return Span(low, left * sum(prices.most(arm) for arm in self.asked))
+
+    def new_trials(self) -> Span:
+        """The races of the trials that no cohort has yet."""
+        race, pairs, prices = self.plan.settings.race, len(self.plan.order), self.prices
+        low, high = self.new * min(race.first, pairs) * prices.call, self.new * pairs * prices.expensive
+        if self.options.max_tokens is not None:  # no cohort begins after that
+            still = max(self.options.max_tokens - self.plan.paid, 0)
+            low = min(low, still)
+            high = min(high, still + min(race.cohort, self.new) * pairs * prices.expensive)
+        if self.options.time_limit is not None or any(limit is not None for limit in self.problem.settings.limits):
+            low = 0.0
+        return Span(low, high)
+
+    def finals(self) -> Span:
+        """The finalists on fresh seeds."""
+        if self.stage is Stage.CONFIRM:
+            return Span(0.0, 0.0)
+        final, prices, student = self.plan.settings.final, self.prices, self.plan.arms[0]
+        runs = self.plan.questions * final.repeats
+        low = (runs - self._done(f"{Stage.FINAL}/")) * prices.least(student)
+        if self.request is not None and self.stage is Stage.FINAL:
+            later = self.plan.questions * (final.repeats - 1 - self.request.cohort)
+            return Span(low, (self.missing + later) * sum(prices.most(arm) for arm in self.asked))
+        others = prices.most_expensive(final.programs, self.plan.arms[1:], self.new)
+        return Span(low, runs * (prices.most(student) + others))
+
+    def confirmation(self) -> Span:
+        """The winner and the student on the confirmation's questions."""
+        prices, student = self.prices, self.plan.arms[0]
+        runs = self.plan.held_out * self.plan.settings.confirm.repeats
+        low = (runs - self._done(f"{self.problem.confirmed_in}-")) * prices.least(student)
+        if self.stage is Stage.CONFIRM:
+            return Span(low, self.missing * sum(prices.most(arm) for arm in self.asked))
+        winner = prices.most_expensive(1, self.plan.arms[1:], self.new)
+        return Span(low, runs * (prices.most(student) + winner))
+
+    def _done(self, prefix: str) -> int:
+        """How many pairs the student has on the board, in a stage that runs it beside whichever others."""
+        return len({name.rsplit("/", 1)[-1] for name in self.worker.board.read(prefix)})

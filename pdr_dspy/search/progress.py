@@ -1,112 +1,149 @@
-"""What a search tells while it runs: each step of it, what it has paid, and how long the rest may take."""
+"""Progress of a search: each step as a value, its clock, and the `progress` callback and log that are given them."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from pdr_dspy.evaluation.records import Row
-from pdr_dspy.search.problem import Terms
+from pdr_dspy.search.front_members import by_estimate
+from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.racing.plan import Measure, Plan, Stage
-from pdr_dspy.search.records import TrialRecord, record
-from pdr_dspy.search.result import SearchProgress, by_estimate
-from pdr_dspy.search.workers.worker import Worker
+from pdr_dspy.search.records import TrialRecord
+from pdr_dspy.search.result import SearchProgress
 
 logger = logging.getLogger("pdr_dspy.search")
 
+Progress = Callable[[SearchProgress], None]
+"""Called at each step. What it raises ends the search; what is finished is kept."""
 
-class Telling:
-    """Tells the `progress` callback and the log of one search; keeps the records of its trials and its clock."""
 
-    def __init__(self, terms: Terms, plan: Plan) -> None:
-        self.terms = terms
-        self.plan = plan
-        self.started = time.monotonic()
-        self.began = self.started
-        """When the cohort that runs now began."""
+class Step(NamedTuple):
+    """Something that happened, or begins."""
+
+    event: str
+    """One of those of `SearchProgress.event`."""
+    what: str
+    """The same in words."""
+    rows: tuple[int, int] = (0, 0)
+    """Pairs done and pairs in all, of what runs now."""
+    trial: TrialRecord | None = None
+    """The trial whose race is over, for "finished"."""
+
+
+class Standing(NamedTuple):
+    """How far a search is."""
+
+    trials: tuple[TrialRecord, ...]
+    """Those whose race is over."""
+    entered: int
+    """Trials that have begun."""
+    paid: int
+    """Tokens."""
+    saved: int
+    """Tokens."""
+
+
+def measuring(request: Measure, plan: Plan, problem: Problem) -> Step:
+    """The step at which a request begins to be measured."""
+    count = len(request.arms)
+    rows = (0, len(request.pairs))
+    if request.stage is Stage.CONFIRM:
+        kind = "questions, fresh seeds" if problem.seen else "untouched questions"
+        what = f"{count} program{'s' * (count > 1)} on {len(problem.held_out)} {kind}"
+        return Step("confirming", what, rows)
+    if request.stage is Stage.FINAL:
+        again = f"time {request.cohort + 1} of {plan.settings.final.repeats}"
+        return Step("rerunning", f"{count} finalists on fresh seeds, {again}", rows)
+    entered = sum(arm.cohort == request.cohort for arm in plan.arms)
+    end = plan.order.index(request.pairs[-1]) + 1
+    runs = f"runs {end - len(request.pairs) + 1} to {end} of {len(plan.order)}"
+    return Step("racing", f"cohort {request.cohort + 1}: racing {count} of {entered} programs, {runs}", rows)
+
+
+def finished(trial: TrialRecord) -> Step:
+    """The step at which the race of a trial is over; it is logged."""
+    logger.info(
+        "trial %d: %s; %d tokens paid, %d saved%s",
+        *(trial.number, trial, trial.paid, trial.saved, f"; {trial.dropped}" if trial.dropped else ""),
+    )
+    return Step("finished", str(trial.candidate), trial=trial)
+
+
+class Clock:
+    """How long a search has run, and how long it may still run."""
+
+    def __init__(self) -> None:
+        self.started = self.cohort_began = time.monotonic()
         self.cohorts: list[float] = []
-        """Seconds for each trial, of every cohort."""
-        self.what = ""
-        """What was told last."""
-        self.records: list[TrialRecord] = []
-        """Of the trials whose race is over."""
+        """Seconds for each trial, of every cohort that is over."""
 
-    def announce(self, request: Measure) -> None:
-        """Tell what is measured next."""
-        count = len(request.arms)
-        if request.stage is Stage.CONFIRM:
-            kind = "questions, fresh seeds" if self.terms.seen else "untouched questions"
-            event, what = "confirming", f"{count} program{'s' * (count > 1)} on {len(self.terms.held_out)} {kind}"
-        elif request.stage is Stage.FINAL:
-            again = f"time {request.cohort + 1} of {self.plan.settings.fresh}"
-            event, what = "rerunning", f"{count} finalists on fresh seeds, {again}"
-        else:
-            entered = sum(arm.cohort == request.cohort for arm in self.plan.arms)
-            order = self.plan.order
-            end = order.index(request.pairs[-1]) + 1
-            runs = f"runs {end - len(request.pairs) + 1} to {end} of {len(order)}"
-            event, what = "racing", f"cohort {request.cohort + 1}: racing {count} of {entered} programs, {runs}"
-        self.tell(event, what, rows=(0, len(request.pairs)))
+    @property
+    def seconds(self) -> float:
+        """Since the search was started in this process."""
+        return time.monotonic() - self.started
 
-    def told(self, stage: Stage, row: Row, done: int, count: int) -> None:
-        """Tell of a row; this is what a worker calls."""
-        del stage, row
-        self.tell("row", self.what, rows=(done, count))
+    def begin_cohort(self) -> None:
+        """A cohort begins to run now."""
+        self.cohort_began = time.monotonic()
 
-    def raced(self, seconds: float, worker: Worker) -> None:
-        """Tell of each trial of the cohort that has just ended, after these seconds."""
-        before = len(self.records)
-        estimates = self.plan.estimates()
-        earlier = [  # only the estimates of a race that is over change, with what is measured of others
-            known.model_copy(update={"pooled": estimates[known.number][0], "pooled_sd": estimates[known.number][1]})
-            for known in self.records
-        ]
-        self.records = earlier + [
-            record(arm, worker.of(Stage.RACE, arm.number), estimates[arm.number], self.terms.limits)
-            for arm in self.plan.arms[before:]
-        ]
-        self.cohorts.append(seconds / max(len(self.records) - before, 1))
-        for trial in self.records[before:]:
-            logger.info(
-                "trial %d: %s; %d tokens paid, %d saved%s",
-                *(trial.number, trial, trial.paid, trial.saved, f"; {trial.dropped}" if trial.dropped else ""),
-            )
-            self.tell("finished", str(trial.candidate), trial=trial)
+    def end_cohort(self, trials: int) -> None:
+        """The cohort that runs is over, and had so many trials."""
+        self.cohorts.append((time.monotonic() - self.cohort_began) / max(trials, 1))
 
-    def tell(self, event: str, what: str, *, trial: TrialRecord | None = None, rows: tuple[int, int] = (0, 0)) -> None:
-        """Tell the `progress` callback of an event; what it raises ends the search."""
-        self.what = what
-        if self.terms.optimizer.progress is None:
-            return
-        left, most = max(self.terms.optimizer.trials - len(self.records), 0), self.terms.optimizer.max_tokens
-        allowed = [one for one in self.records if one.state == "measured" and one.feasible]
-        self.terms.optimizer.progress(
-            SearchProgress(
-                event=event,
-                what=what,
-                trial=trial,
-                best=min(allowed, key=by_estimate) if allowed else None,
-                rows=rows,
-                trials=len(self.records),
-                trials_left=left,
-                paid=self.plan.paid,
-                saved=self.plan.saved,
-                seconds=time.monotonic() - self.started,
-                tokens_left=None if most is None else max(most - self.plan.paid, 0),
-                seconds_left=self.seconds_left(left),
-            )
-        )
+    def seconds_left(self, left: int, running: int) -> float | None:
+        """For the trials that are left, from those that this process ran; None before the first cohort is over.
 
-    def seconds_left(self, left: int) -> float | None:
-        """For the trials that are left, from those that this process ran; the cohort that runs now is part done.
-
-        None before the first cohort is over.
+        Args:
+            left: trials that are still to end.
+            running: how many of them run now.
         """
         if not self.cohorts:
             return None
         mean = sum(self.cohorts) / len(self.cohorts)
-        running = min(len(self.plan.arms) - len(self.records), left)
+        running = min(running, left)
         if running <= 0:
             return left * mean
-        spent = time.monotonic() - self.began
+        spent = time.monotonic() - self.cohort_began
         return max(running * mean - spent, 0.0) + (left - running) * max(mean, spent / running)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Calls the `progress` callback of a search."""
+
+    progress: Progress | None
+    trials: int
+    """Of the search."""
+    max_tokens: int | None
+    clock: Clock
+
+    def __call__(self, step: Step, standing: Standing) -> None:
+        """Call it with a step and with how far the search is then."""
+        if self.progress is None:
+            return
+        done = len(standing.trials)
+        left = max(self.trials - done, 0)
+        self.progress(
+            SearchProgress(
+                event=step.event,
+                what=step.what,
+                trial=step.trial,
+                best=_best(standing.trials),
+                rows=step.rows,
+                trials=done,
+                trials_left=left,
+                paid=standing.paid,
+                saved=standing.saved,
+                seconds=self.clock.seconds,
+                tokens_left=None if self.max_tokens is None else max(self.max_tokens - standing.paid, 0),
+                seconds_left=self.clock.seconds_left(left, standing.entered - done),
+            )
+        )
+
+
+def _best(trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    allowed = [one for one in trials if one.state == "measured" and one.feasible]
+    return min(allowed, key=by_estimate) if allowed else None

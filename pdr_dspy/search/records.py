@@ -1,9 +1,10 @@
-"""What one trial measures, and what a schedule will cost before it is tried."""
+"""The records of a search: the facts of each trial, computed from what the plan and the rows say."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,9 +12,14 @@ from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Arm, Finalist
+from pdr_dspy.search.racing.plan import Arm, Finalist, Found
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import DemoSet
-from pdr_dspy.search.space.space import Candidate
+
+RowsOf = Callable[[int], Sequence[Row]]
+"""The rows of a trial in the race, by its number."""
+Estimates = Mapping[int, tuple[float, float]]
+"""Pooled score and its standard deviation, by the number of the trial."""
 
 
 class TrialRecord(BaseModel):
@@ -25,16 +31,18 @@ class TrialRecord(BaseModel):
     origin: str
     """Where the candidate came from: "student", "LongCoT", "SR", a preset, or "search"."""
     state: str
-    """"measured": it ran the whole race; "dropped": it was surely worse, or surely over a limit, before the end."""
+    """"measured": it ran the whole race; "dropped": it was confidently worse, or over a limit, before the end."""
     schedule: Schedule
     instructions: dict[str, str] = {}
     demos: dict[str, DemoSet] = {}
+    axes: dict[str, Any] = {}
+    """What was chosen on registered axes, by name."""
     score: float = math.nan
     """Mean over the questions that it ran, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
     """95 % of `score`, clustered by question."""
     pooled: float = math.nan
-    """The estimate that the search goes by: from all runs, fresh seeds included, drawn towards similar programs."""
+    """The estimate that all choices go by: from all runs, fresh seeds included, shrunk towards similar programs."""
     pooled_sd: float = math.nan
     """Its posterior standard deviation."""
     fresh: float = math.nan
@@ -48,7 +56,7 @@ class TrialRecord(BaseModel):
     paid: int = 0
     """Tokens of its calls in the race that no earlier trial had made."""
     saved: int = 0
-    """Tokens of those that one had."""
+    """Tokens of its calls that an earlier trial had made."""
     reused: float = 0.0
     """`saved` as a share of both."""
     failed: int = 0
@@ -58,7 +66,7 @@ class TrialRecord(BaseModel):
     """Runs in the race: fewer than the others' for a trial that was dropped."""
     cohort: int = 0
     dropped: str | None = None
-    """Why the race went on without it."""
+    """Why it was taken out of the race."""
     seconds: float = 0.0
     """Of all its calls, added up."""
     feasible: bool = True
@@ -67,7 +75,7 @@ class TrialRecord(BaseModel):
     @property
     def candidate(self) -> Candidate:
         """What was tried."""
-        return Candidate(self.schedule, self.instructions, self.demos)
+        return Candidate(self.schedule, self.instructions, self.demos, self.axes)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -80,14 +88,14 @@ class TrialRecord(BaseModel):
 def record(
     arm: Arm, rows: Sequence[Row], estimate: tuple[float, float], limits: Limits, *, finalist: Finalist | None = None
 ) -> TrialRecord:
-    """The facts of a trial out of its race.
+    """The facts of a trial.
 
     Args:
         arm: the program in the search.
         rows: its runs in the race.
         estimate: its pooled score and standard deviation.
         limits: of the search.
-        finalist: its figures on fresh seeds, if it came so far.
+        finalist: its figures on fresh seeds, if it is a finalist.
     """
     report = Report(rows=tuple(rows))
     made = [call for row in rows for call in row.calls]
@@ -98,6 +106,7 @@ def record(
         schedule=arm.candidate.schedule,
         instructions=arm.candidate.instructions,
         demos=arm.candidate.demos,
+        axes=arm.candidate.axes,
         score=report.score,
         interval=report.interval,
         pooled=estimate[0],
@@ -116,4 +125,33 @@ def record(
         dropped=arm.dropped,
         seconds=round(sum(call.seconds for call in made), 2),
         feasible=limits.allow(report),
+    )
+
+
+def with_cohort(
+    before: Sequence[TrialRecord], arms: Sequence[Arm], rows_of: RowsOf, estimates: Estimates, limits: Limits
+) -> tuple[TrialRecord, ...]:
+    """The records of all arms when the race of a cohort is over.
+
+    Args:
+        before: those of earlier cohorts: of them only the estimates change, with what was measured of others.
+        arms: all of the search so far.
+        rows_of: their rows in the race.
+        estimates: the present ones.
+        limits: of the search.
+    """
+    earlier = [
+        known.model_copy(update=dict(zip(("pooled", "pooled_sd"), estimates[known.number], strict=True)))
+        for known in before
+    ]
+    new = [record(arm, rows_of(arm.number), estimates[arm.number], limits) for arm in arms[len(before) :]]
+    return (*earlier, *new)
+
+
+def at_the_end(found: Found, rows_of: RowsOf, limits: Limits) -> tuple[TrialRecord, ...]:
+    """The records of a search that is over, with the figures of the finalists on fresh seeds."""
+    finalists = {finalist.number: finalist for finalist in found.finalists}
+    return tuple(
+        record(arm, rows_of(arm.number), found.estimates[arm.number], limits, finalist=finalists.get(arm.number))
+        for arm in found.arms
     )

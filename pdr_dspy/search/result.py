@@ -1,4 +1,4 @@
-"""What a search tells while it runs and when it has ended."""
+"""What a search reports while it runs, and its result: as a value, on disk, and on the compiled program."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from pdr_dspy.artifact import save
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search import front_members
-from pdr_dspy.search.front_members import Member, Rows
-from pdr_dspy.search.front_members import by_estimate as by_estimate
-from pdr_dspy.search.front_members import estimated_front as estimated_front
+from pdr_dspy.search.front_members import Member, Rows, by_estimate
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits
@@ -31,7 +29,7 @@ from pdr_dspy.verifiers.base import Verifier
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """Where a search stands; given to the `progress` callback."""
+    """How far a search is; the argument of the `progress` callback."""
 
     event: str
     """"racing" for a block of a cohort, "row" for each run of it, "finished" for each trial when its race is over,

@@ -1,11 +1,12 @@
 """Reading text, with no model in sight: what a completion states as its answer and in which words, which number or
-choice that is, where a thought ends, how a text is quoted inside a prompt, what of it can be stored, and how many
-tokens it may have.
+choice that is, where a thought ends, which program a completion holds, how a text is quoted inside a prompt, what of it
+can be stored, and how many tokens it may have.
 """
 
 from __future__ import annotations
 
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, to_choice, to_number
+from pdr_dspy.text.code import CodeExample, code_examples, programs
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import solution_span, split_thought
 from pdr_dspy.text.statements import How, Sought, Statement, statements
@@ -17,6 +18,7 @@ from pdr_dspy.text.wrapping import block, boxes, tidy
 __all__ = [
     "MAX_ANSWER",
     "MAX_DIGITS",
+    "CodeExample",
     "How",
     "Sought",
     "Statement",
@@ -24,8 +26,10 @@ __all__ = [
     "block",
     "boxes",
     "clean",
+    "code_examples",
     "estimate_tokens",
     "final_answer",
+    "programs",
     "sheltered",
     "solution_span",
     "split_thought",

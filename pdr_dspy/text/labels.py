@@ -193,6 +193,13 @@ def languages_in(lowered: str) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=256)
+def noun(languages: tuple[int, ...]) -> re.Pattern[str]:
+    """A noun or a result of some languages, or a part of one, in a text in lower case: to pass over most lines."""
+    needles = sorted(set().union(*(_NOUNS[place] for place in languages)))
+    return re.compile("|".join(map(re.escape, needles)) or "(?!)")
+
+
+@lru_cache(maxsize=256)
 def words(languages: tuple[int, ...]) -> Words:
     """The words of some languages."""
     chosen = [LANGUAGES[place] for place in languages]

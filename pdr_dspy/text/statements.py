@@ -166,7 +166,8 @@ class _Search:
         self.text = text
         self.sought = sought
         self.shadow = labels.shadow(text)
-        self.languages = labels.languages_in(self.shadow.lower())
+        self.lowered = self.shadow.lower()
+        self.languages = labels.languages_in(self.lowered)
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
         """Where the unfinished last line begins."""
@@ -449,14 +450,26 @@ class _Search:
         if not self.languages:
             return
         said = labels.words(self.languages)
-        for match in _last(labels.inline_label(self.languages).finditer(self.shadow)):
+        for match in self.in_lines(labels.inline_label(self.languages)):
             if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
                 self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
-        for match in _last(labels.sentence(self.languages).finditer(self.shadow)):
+        for match in self.in_lines(labels.sentence(self.languages)):
             if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
                 value = _sentence(value, said.endings)
                 if value.strip():
                     self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
+
+    def in_lines(self, pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
+        """The last matches of a pattern of nouns, for what was said before them does not count anyway. Only the lines
+        that hold a noun are searched."""
+        if len(self.lowered) != len(self.shadow):  # a letter that is two in lower case
+            return deque(pattern.finditer(self.shadow), maxlen=_LAST)
+        found: deque[re.Match[str]] = deque(maxlen=_LAST)
+        noun, place = labels.noun(self.languages), 0
+        while at := noun.search(self.lowered, place):
+            start, place = self.text.rfind("\n", 0, at.start()) + 1, self.line_end(at.end())
+            found.extend(pattern.finditer(self.shadow, start, place))
+        return found
 
     def somebody(self, start: int, taken: _Spans) -> bool:
         """Whether a label stands in a statement, or names the answer of somebody else, or none."""
@@ -497,11 +510,15 @@ class _Search:
 
 # ------------------------------------------------------------------------------------------------- patterns
 
+_LAST = 100
 _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
-_TAG = re.compile(r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][\w.\- ]{0,40})(?:[ \t][^<>\n]{0,200})?>")
+_TAG = re.compile(
+    r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][^<>\n=\"'/]{0,60}?)[ \t]{0,3}(?:[ \t][\w:\-]{1,40}=[^<>\n]{0,200})?>"
+)
 _MARKER = re.compile(
-    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[\w \-]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\][*_`:]{0,4}",
+    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[^#\[\]\n]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\]"
+    r"[*_`:]{0,4}",
     re.MULTILINE,
 )
 _ROW = re.compile(r"^[ \t>]{0,8}\|[^\n]{1,2000}$", re.MULTILINE)
@@ -569,11 +586,6 @@ _PARAGRAPH = re.compile(
 )
 
 
-def _last(matches: Iterable[re.Match[str]]) -> Iterable[re.Match[str]]:
-    """The last matches, for what was said before them does not count anyway."""
-    return deque(matches, maxlen=100)
-
-
 def _even(value: str) -> str:
     """A value without a mark of bold type whose partner stands in front of it: `**The answer is** 42`."""
     plain = value.strip()
@@ -631,11 +643,14 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
     which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
     about = r"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
+    # Without a sign: a label in brackets, one that is all of its line, or one before what can only be a value.
+    unsigned = r"(?<=[】〗」』\])])|(?=[ \t*_=~#\-]*$)|(?=\$|\\|\*\*|[-+−]?[0-9]|\(?[A-J]\)?\.?[ \t]*$)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
+    sign = rf"(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN}"
     return re.compile(
         rf"{labels.HEAD}{opening}(?P<which>(?:(?:{which})[ \t_]{{1,3}}){{0,2}}?)(?:{name}){labels.END}"
         rf"(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?{about}{labels.GAP}"
-        rf"(?:(?P<sign>(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN})|(?P<verb>(?:is|are|was)(?=[ \t]))|)",
+        rf"(?:(?P<sign>{sign})|(?P<verb>(?:is|are|was)(?=[ \t]))|{unsigned})",
         re.MULTILINE | re.IGNORECASE,
     )
 

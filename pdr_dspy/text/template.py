@@ -28,7 +28,7 @@ _TURN = re.compile(
     rf"|(?:[ \t]*{_TOKEN})+[ \t]*(?:assistant|user|model|human)?[ \t]*$",
     re.MULTILINE,
 )
-_STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>")
+_STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>(?=[ \t]*[^\s<])")
 _BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 
 
@@ -48,10 +48,10 @@ def without_template(text: str) -> str:
         text = f"{text[: others.start()]}{TURN_END}\n"
     if not _ANY.search(text):
         return text
-    if beginning := _BEGINNING.match(text):
-        text = text[beginning.end() :]
     if "</s>" in text and _STRUCK.search(text):  # HTML's, of what is struck through
         return text
+    if beginning := _BEGINNING.match(text):
+        text = text[beginning.end() :]
     first = len(text) - len(text.lstrip())
 
     def end(match: re.Match[str]) -> str:

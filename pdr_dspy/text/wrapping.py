@@ -87,7 +87,7 @@ def tidy(answer: str) -> str:
                 answer = inner.strip()
         if answer[:1] in ("\\", "{", "<") and (set_in := _INSIDE.fullmatch(answer)):
             inner = next(part for name, part in set_in.groupdict().items() if part is not None and name != "tag")
-            if inner.strip() and _balanced(inner):
+            if inner.strip() and _balanced(inner) and not (set_in["tag"] and f"</{set_in['tag']}>" in inner):
                 answer = inner.strip()
         if answer.endswith((".", "。", ";", "．")) and not answer.endswith(("..", "\\;")):
             answer = answer[:-1].rstrip()

@@ -335,7 +335,7 @@ def _program(name: str) -> tuple[Operator, Any]:
         if not callable(getattr(module, part, None)):
             raise ConfigError(f"`program={name!r}` has no function `{part}()`")
         parts.append(getattr(module, part))
-    return parts[0](), as_verifier(parts[1](), argument="verifier()")
+    return parts[0](), as_verifier(parts[1](), argument="verifier() -> ...")
 
 
 class _NoServer:

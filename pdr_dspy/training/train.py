@@ -6,6 +6,7 @@
     output/adapter/        with LoRA: the adapter alone
     output/model/          the trained model and its tokenizer, an adapter merged in: for transformers, vLLM and `pdr`
     output/result.json     written last
+    output/train.lock      held by who is at work: a second run there waits, and then goes on from what is left
 
 `accelerate launch` runs it on several processes; all of them call `train` alike.
 """
@@ -18,7 +19,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,9 @@ from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_errors, store_whole
-from pdr_dspy.runtime.atomic_write import local_path, write_whole
+from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.differences import difference
+from pdr_dspy.runtime.locks import held
 from pdr_dspy.training.config import TrainingConfig
 from pdr_dspy.training.dataset import mode_rows
 from pdr_dspy.training.rollout import Episodes
@@ -43,6 +46,8 @@ if TYPE_CHECKING:
     from pdr_dspy.training.trl_config import OperatorConfig
 
 VERSION = 1
+LOCK = "train.lock"
+"""Held by who is at work in a run's folder."""
 Progress = Callable[[int, Mapping[str, float]], None]
 """Told of each logged step (from 1) and its figures."""
 
@@ -90,7 +95,25 @@ def train(
     about = _about(program, chosen, verifier, config)
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
-        _open(folder, about)
+        _check(folder, about)
+    with _alone(folder) if first else nullcontext():
+        if first:
+            _check(folder, about)  # what who was waited for has left
+            store_whole(folder / "config.json", json.dumps(about, indent=1))
+        return _train(folder, config, episodes, args, chosen, modes, first=first, progress=progress)
+
+
+def _train(
+    folder: Path,
+    config: TrainingConfig,
+    episodes: Episodes,
+    args: OperatorConfig,
+    chosen: Sequence[dspy.Example],
+    modes: Sequence[Mode],
+    *,
+    first: bool,
+    progress: Progress | None,
+) -> Path:
     model = folder / "model"
     if _finished(folder) == config.steps and model.is_dir():
         return model
@@ -310,11 +333,22 @@ def _about(
     }
 
 
-def _open(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make the folder, or check that it holds this run."""
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """With nobody else at work in the folder; who finds somebody there waits, and then goes on from what that left."""
+    with ExitStack() as life:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            life.enter_context(held(folder / LOCK, told=logging.getLogger("pdr_dspy").warning))
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be used: {error.strerror or error}") from error
+        yield
+
+
+def _check(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raise StoreError when the folder, which need not exist, holds something else than this run."""
     path = folder / "config.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
             before = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(before, dict) or before.get("kind") != "training":
@@ -327,9 +361,8 @@ def _open(folder: Path, about: Mapping[str, Any]) -> None:
                     f"{folder} holds another training run: {differs}; choose another folder, or the same arguments to "
                     "go on"
                 )
-        elif any(folder.iterdir()):
+        elif folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no training run; choose another folder")
-        write_whole(path, json.dumps(about, indent=1))
     except OSError as error:
         raise StoreError(f"{folder} cannot be used: {error.strerror or error}") from error
     except ValueError as error:

@@ -6,18 +6,20 @@
     MathVerifier         the same mathematical value
     ProceduralVerifier   reasoning-gym's own scorer
     JudgeVerifier        a model says yes or no; its tokens are on the score
+    CodeVerifier         hidden tests of a program, run in a sandbox
 
     as_verifier          a plain function, or a DSPy metric, as one
 
 All but the last name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
 `registry` finds them by name, those of users and of other packages too; `Fields` is the base of one that compares an
-answer with a gold one.
+answer with a gold one. What needs no gold answer is in `checks`.
 """
 
 from __future__ import annotations
 
 from pdr_dspy.verifiers.base import RIGHT, Metric, Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
+from pdr_dspy.verifiers.code import CodeVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
 from pdr_dspy.verifiers.fields import Fields, answer_text, gold_text
 from pdr_dspy.verifiers.function import AsyncFunctionVerifier, FunctionVerifier, as_verifier, try_on_gold
@@ -32,6 +34,7 @@ __all__ = [
     "VERIFIERS",
     "AsyncFunctionVerifier",
     "ChoiceVerifier",
+    "CodeVerifier",
     "ExactVerifier",
     "Fields",
     "FunctionVerifier",

@@ -10,6 +10,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import Registry, origin_of
 from pdr_dspy.verifiers.base import Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
+from pdr_dspy.verifiers.code import CodeVerifier
 from pdr_dspy.verifiers.exact import ExactVerifier
 from pdr_dspy.verifiers.function import as_verifier
 from pdr_dspy.verifiers.judge import JudgeVerifier
@@ -31,6 +32,7 @@ BUILT_IN: dict[str, Make] = {
     "math": MathVerifier,
     "procedural": ProceduralVerifier,
     "judge": JudgeVerifier,
+    "code": CodeVerifier,
 }
 FROM = "from"
 """In a saved description: where a verifier that is not built in is defined, "module:attribute"."""

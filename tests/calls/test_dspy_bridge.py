@@ -137,7 +137,9 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def entries_of(lm: dspy.LM) -> list[dict[str, Any]]:
-    return [{key: value for key, value in entry.items() if key not in ("uuid", "timestamp")} for entry in lm.history]
+    """In one order: drafts side by side come back in any."""
+    entries = [{key: value for key, value in entry.items() if key not in ("uuid", "timestamp")} for entry in lm.history]
+    return sorted(entries, key=repr)
 
 
 def test_both_roads_leave_the_same_history_usage_and_answers(roads: list[str]) -> None:

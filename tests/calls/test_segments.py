@@ -231,10 +231,15 @@ def test_a_line_that_is_taken_out_costs_that_record_alone(tmp_path: Path, large:
     again.close()
 
 
-def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path, replaced: bool) -> None:
     path = filled(tmp_path)
     store = opened(tmp_path)
+    assert store.find(record(3)[0]) == record(3)[1]
     lines = path.read_bytes().split(b"\n")
+    if replaced:
+        path.unlink()
+        store.close()  # which lets go of the file
     path.write_bytes(b"\n".join([lines[0], b"a line that somebody put there", *lines[1:]]))
     check(store)
 
@@ -404,15 +409,19 @@ def test_a_spool_keeps_records_in_a_file_that_nobody_else_sees(tmp_path: Path, m
 def test_a_full_temporary_folder_loses_nothing_of_a_spool(monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool()
     spool.add(*record(1))
-    whole = os.pwrite
+    whole: Any = spool._file
 
-    def full(file: int, data: Any, place: int) -> int:
-        if place > 60:
-            raise OSError(28, "No space left on device")
-        return whole(file, bytes(data)[:20], place)
+    class Full:
+        def seek(self, place: int) -> None:
+            whole.seek(place)
+
+        def write(self, data: bytes) -> int:
+            if whole.tell() > 60:
+                raise OSError(28, "No space left on device")
+            return whole.write(bytes(data)[:20])
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "pwrite", full)
+        patched.setattr(spool, "_file", Full())
         with pytest.raises(OSError, match="No space"):
             spool.add(*record(2, "x" * 200))
     assert not spool.add(*record(1))

@@ -138,6 +138,23 @@ def test_eval_prints_the_score_and_goes_on_where_it_was(
     assert len((folder / "out" / "rows.jsonl").read_text().splitlines()) == 8
 
 
+def test_eval_says_how_answers_were_found(folder: Path, pdr: Callable[..., Result]) -> None:
+    def boxed(body: dict[str, Any], seed: int) -> str:
+        label = add_one(body, seed)
+        number = label.rpartition(" ")[2]
+        return label if "Candidate" in label or int(number) % 2 == 0 else f"So it is \\boxed{{{number}}}."
+
+    with MockServer(boxed, kind="vllm") as server:
+        done = pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out")
+        assert re.search(r"answers found otherwise than by their label: [0-9.]+% \(box [0-9]+\)", done.stderr)
+        summary = json.loads(
+            pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json").stdout
+        )
+    assert set(summary["how"]) == {"label", "box"}
+    assert summary["unlabelled"] == pytest.approx(summary["how"]["box"] / sum(summary["how"].values()))
+    assert summary["unclear"] == 0
+
+
 def test_eval_of_other_data(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     (folder / "mine.jsonl").write_text('{"problem": "What is 1 + 1?", "answer": "2"}\n')
     done = pdr(
@@ -405,8 +422,8 @@ def test_optimize_within_axes_and_with_proposed_instructions(
     assert "a model writes 2 instructions each for draft, refine" in done.stderr
     assert "trials:  optuna-dashboard shared/study.journal" in done.stderr
     facts = json.loads((folder / "out" / "search.json").read_text())
-    assert facts["config"]["space"]["widths"] == [2, 5]
-    assert facts["config"]["finalists"] == 1
+    assert facts["config"]["settings"]["space"]["widths"] == [2, 5]
+    assert facts["config"]["settings"]["final"]["programs"] == 1
     assert len(facts["proposals"]["proposals"]) >= 2
     assert {tuple(trial["schedule"]["widths"][:-1]) for trial in facts["trials"][1:]} <= {(), (2,), (5,)}
     assert any(trial["instructions"] for trial in facts["trials"])

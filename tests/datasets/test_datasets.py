@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,57 @@ def test_an_unusable_file_is_explained(tmp_path: Path, name: str, content: str, 
         datasets.load(path)
 
 
+LONG = "7" * 5000
+WIDE = "x" * 200_000
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+def test_a_number_of_any_length_is_read(tmp_path: Path, kind: str) -> None:
+    row = f'{{"question": {LONG}, "answer": -{LONG}, "id": {LONG}, "more": [{LONG}, 1]}}'
+    (tmp_path / f"a.{kind}").write_text(f"[{row}]" if kind == "json" else row)
+    (example,) = datasets.load(tmp_path / f"a.{kind}")
+    assert (example.question, example.answer, example.id) == (LONG, f"-{LONG}", f"a/{LONG}")
+    assert example.more == [LONG, 1]
+    assert len(datasets.fingerprint([example])) == 64
+
+
+def test_a_csv_field_of_any_length_is_read_and_the_limit_of_others_stays(tmp_path: Path) -> None:
+    before = csv.field_size_limit()
+    (tmp_path / "a.csv").write_text(f'question,answer\n"{WIDE}\n{WIDE}",1\nq,"{WIDE}"\n')
+    first, second = datasets.load(tmp_path / "a.csv")
+    assert (first.question, second.answer) == (f"{WIDE}\n{WIDE}", WIDE)
+    assert csv.field_size_limit() == before
+    (tmp_path / "a.csv").write_bytes(b"question,answer\n\xff,1\n")
+    with pytest.raises(DataError, match="not UTF-8"):
+        datasets.load(tmp_path / "a.csv")
+    assert csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ([None, None, None], ["1", "2", "3"]),
+        (["b", None, None], ["b", "2", "3"]),
+        ([2, None, None], ["2", "row 2", "3"]),
+        (["3", 2, None], ["3", "2", "row 3"]),
+        ([None, 1, "row 1"], ["row row 1", "1", "row 1"]),
+        ([0, False, ""], ["0", "False", "3"]),
+    ],
+)
+def test_rows_without_ids_stand_beside_rows_with_numbers_for_ids(
+    tmp_path: Path, ids: list[Any], names: list[str]
+) -> None:
+    rows = [{"question": "q", "answer": "a", **({} if given is None else {"id": given})} for given in ids]
+    found = datasets.load(write(tmp_path / "a.jsonl", rows))
+    assert [example.id for example in found] == [f"a/{name}" for name in names]
+
+
+def test_a_file_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.jsonl", ROWS)
+    assert len(datasets.load("~/a.jsonl")) == len(ROWS)
+
+
 def test_an_undecodable_or_missing_file_is_explained(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not UTF-8"):
@@ -108,6 +160,8 @@ def test_an_undecodable_or_missing_file_is_explained(tmp_path: Path) -> None:
         (lambda: datasets.load("gsm8k", split="validation"), "its splits are train, test"),
         (lambda: datasets.load("gsm8k", size=3), "`size` does not apply to a set of fixed rows"),
         (lambda: datasets.load("gsm8k", limit=0), "at least 1"),
+        (lambda: datasets.load("gsm8k", limit=2.0), "limit=2.0.*must be a whole number"),  # type: ignore[arg-type]
+        (lambda: datasets.load("gsm8k", seed="x"), "seed='x'.*must be a whole number"),  # type: ignore[arg-type]
         (lambda: datasets.load("a.jsonl", split="train"), "`split` does not apply"),
         (lambda: datasets.info("gsm8"), "did you mean"),
     ],

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, DataError, StoreError
-from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
+from pdr_dspy.evaluation.evaluator import aevaluate, evaluate, ids_of
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.statistics import score_interval
 from pdr_dspy.operators.strategies import PDR, LongCoT
@@ -80,6 +81,32 @@ def test_a_row_for_each_example_and_repeat() -> None:
         assert len(row.calls) == 4
 
 
+def test_how_answers_were_found_is_kept_and_counted(tmp_path: Path) -> None:
+    forms = {
+        "q0": "Answer: 0",
+        "q1": "\\boxed{1}",
+        "q2": "The answer is 2.",
+        "q3": "Answer: 17 or 204",
+        "q4": "So.",
+        "q5": "1",
+    }
+
+    def reply(request: ScriptedRequest) -> str:
+        return next(text for question, text in forms.items() if f"Question: {question}\n" in request.user)
+
+    program = LongCoT("question -> answer: int", draft_tokens=60)
+    report = run(program, engine(reply), run_dir=tmp_path)
+    assert report.how == {"label": 1, "box": 1, "sentence": 1, "alone": 1}
+    assert report.unlabelled == 0.75
+    assert report.unclear == 1
+    rows = read_rows(tmp_path / "rows.jsonl")
+    (draft,) = rows["e1", 0].rounds[0].drafts
+    assert draft.how == {"answer": "box"}
+    (draft,) = rows["e3", 0].rounds[0].drafts
+    assert (draft.how, draft.unclear) == ({}, {"answer": "17 or 204"})
+    assert Report(rows=()).unlabelled is None
+
+
 def test_equal_seeds_give_equal_rows_and_other_seeds_do_not() -> None:
     def plain(report: Report) -> list[Any]:
         return [(row.id, row.answer, [call.key for call in row.calls]) for row in report.rows]
@@ -128,6 +155,11 @@ def test_a_report_without_rows_says_nothing() -> None:
         ({"examples": [dspy.Example(question="q", answer="").with_inputs("question")]}, DataError, "no readable"),
         ({"repeats": 0}, ConfigError, r"repeats=0"),
         ({"repeats": "2"}, ConfigError, r"repeats='2'"),
+        ({"repeats": 2.0}, ConfigError, r"repeats=2\.0"),
+        ({"repeats": True}, ConfigError, r"repeats=True"),
+        ({"seed": None}, ConfigError, r"seed=None.* must be a whole number"),
+        ({"seed": "1"}, ConfigError, r"seed='1'"),
+        ({"seed": 1.5}, ConfigError, r"seed=1\.5"),
         ({"program": "gsm8k"}, ConfigError, r"program='gsm8k'"),
         ({"verifier": None}, ConfigError, r"verifier=None"),
         ({"verifier": Exact}, ConfigError, r"verifier=<class .* must be a verifier"),
@@ -157,6 +189,35 @@ def test_what_cannot_work_is_said_before_anything_is_sent(
 
 def test_examples_whose_inputs_are_not_marked_work_with_an_operator() -> None:
     assert len(run(examples=[dspy.Example(question="q", answer="1")]).rows) == 1
+
+
+def test_whole_numbers_may_be_of_any_type(tmp_path: Path) -> None:
+    numbers = {"repeats": np.int64(2), "seed": np.int32(3), "max_in_flight": np.uint8(4)}
+    assert len(run(run_dir=tmp_path, **numbers).rows) == len(run(run_dir=tmp_path, repeats=2, seed=3).rows) == 12
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"),
+    [
+        ([None, None], ["0", "1"]),
+        ([1, None], ["1", "#1"]),
+        ([None, "0", "#0"], ["##0", "0", "#0"]),
+        (["", "a", None], ["0", "a", "2"]),
+        ([2, 1, None], ["2", "1", "#2"]),
+    ],
+)
+def test_examples_without_ids_stand_beside_those_with_numbers_for_ids(ids: list[Any], names: list[str]) -> None:
+    some = [dspy.Example(id=given, question=f"q{n}", answer="1") for n, given in enumerate(ids)]
+    assert ids_of(some) == names
+    assert {row.id for row in run(examples=some).rows} == set(names)
+
+
+def test_a_run_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(run_dir="~/run")
+    assert len(read_rows(tmp_path / "run" / "rows.jsonl")) == 6
+    with Rollouts("~/run/rollouts") as store:
+        assert len(store) == 24
 
 
 def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -215,9 +276,11 @@ def test_a_torn_last_line_is_run_again_from_the_store(tmp_path: Path) -> None:
 def test_the_folder_of_another_evaluation_is_refused(tmp_path: Path, changes: dict[str, Any], key: str) -> None:
     run(run_dir=tmp_path)
     lm = changes.setdefault("lm", engine())
-    with pytest.raises(StoreError, match=f"another evaluation: `{key}` was"):
+    (tmp_path / "rows.lock").unlink()
+    with pytest.raises(StoreError, match=rf"another evaluation: `{key}\b.*` was"):
         run(run_dir=tmp_path, **changes)
     assert lm.served.calls == 0
+    assert not (tmp_path / "rows.lock").exists()  # nothing is left in a folder of somebody else
 
 
 @pytest.mark.parametrize("text", ["[]", "{", "5"])

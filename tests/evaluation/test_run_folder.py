@@ -331,7 +331,7 @@ def test_two_processes_run_and_pay_each_row_once(tmp_path: Path, killed: int) ->
 def test_an_evaluation_inside_itself_is_refused_and_does_not_wait_for_ever(tmp_path: Path) -> None:
     class Inner(Exact):
         def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
-            run(run_dir=tmp_path)
+            run(run_dir=tmp_path, examples=examples(1))
             return super().__call__(example, prediction)
 
     with pytest.raises(StoreError, match="at work already, for the very program that asks for it now"):

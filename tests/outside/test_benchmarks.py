@@ -6,9 +6,12 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import os
 import re
+import signal
 import socket
 import sys
+import traceback
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -22,7 +25,17 @@ import dspy
 import pytest
 from rich.console import Console
 
-from benchmarks import client, grading, mock_server, search, search_report, searchers, throughput
+from benchmarks import (
+    client,
+    durability,
+    grading,
+    kills,
+    mock_server,
+    search,
+    search_report,
+    searchers,
+    throughput,
+)
 from benchmarks.client_report import Row, show
 from benchmarks.expectation import expected
 from benchmarks.law import Traits
@@ -30,11 +43,14 @@ from benchmarks.mock_server import Counters
 from benchmarks.peers import sampling
 from benchmarks.reasoner import TASK, World, effect
 from pdr_dspy import PDR
+from pdr_dspy.cli import app as cli
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import scripted_lm
+from tests.support.mock_server import MockServer
 
 SCHEDULES = (
     Schedule(widths=(1,), draft_tokens=256),
@@ -474,6 +490,109 @@ class TestThroughput:
         for example in throughput.sums(20, seed=3):
             assert example.answer == sum(int(word.strip("?")) for word in example.question.split()[2::2])
         assert throughput.sums(3, seed=1) == throughput.sums(3, seed=1) != throughput.sums(3, seed=2)
+
+
+class Counted:
+    """A server in this process that counts what it has answered, and kills who asked once that is enough."""
+
+    def __init__(self, server: MockServer) -> None:
+        self.server = server
+        self.api_base = server.api_base
+        self.completions = 0
+        self.most = math.inf
+        self.process: Forked | None = None
+        server.reply = self.reply
+
+    def counters(self) -> dict[str, Any]:
+        return {"completions": self.completions}
+
+    def reply(self, body: dict[str, Any], seed: int) -> str:
+        self.completions += 1
+        if self.completions >= self.most and self.process is not None:
+            self.process.kill()
+        return f"Six times seven, seed {seed}.\nAnswer: {42 - (seed % 4 == 0)}"
+
+    def kill(self, process: Forked, server: Counted, answers: int, later: float) -> None:
+        """The moment comes while an answer is being made: it is counted, and never arrives."""
+        del server, later
+        self.process, self.most = process, answers
+        if self.completions >= answers:
+            process.kill()
+        process.wait()
+        self.process, self.most = None, math.inf
+
+
+class Forked:
+    """A command in a copy of this process."""
+
+    def __init__(self, arguments: list[str], folder: Path) -> None:
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        try:
+            os.chdir(folder)
+            output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout = sys.stderr = open(output, "w", buffering=1, closefd=False)  # noqa: SIM115
+            cli.app(arguments, standalone_mode=False)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        os._exit(code)
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        if self.code is None:
+            self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.code
+
+
+class TestDurability:
+    @pytest.mark.parametrize("command", ["eval", "optimize"])
+    def test_kill_9_at_random_moments_loses_nothing_that_was_finished(self, command: str, tmp_path: Path) -> None:
+        with MockServer(kind="vllm") as server:
+            counted = Counted(server)
+            found = kills.chain(
+                command,
+                tmp_path,
+                counted,
+                moments=4,
+                seed=2,
+                start=Forked,
+                kill=counted.kill,  # type: ignore[arg-type]
+            )
+        assert found["kills"] == 4
+        assert found["ends"] >= 1
+        for nothing in ("lost records", "rows lost", "asked again", "other ends"):
+            assert found[nothing] == 0
+        assert found["lost, most"] <= 64 * 4  # what is on its way at one time
+
+    @pytest.mark.parametrize("part", durability.MEASURES)
+    def test_every_part_measures_what_it_says(self, part: str, tmp_path: Path) -> None:
+        size = {"rows": {"rows": 12}, "store": {"completions": 700}, "sync": {"puts": 5}}.get(
+            part, {"questions": 6, "trials": 4}
+        )
+        done = durability.MEASURES[part](tmp_path, **size)
+        figures = {name: value for name, value in done.items() if isinstance(value, int | float)}
+        assert all(value >= 0 for value in figures.values())
+        durability.show(Console(width=200), part, [{**size, **done}])
+        if part == "search":
+            assert len(done["cohorts"]) == 2
+            assert done["calls"] > done["runs"] > 0
+
+    def test_growth_is_the_exponent(self) -> None:
+        assert durability.growth([10, 20, 40], [1.0, 3.0, 16.0]) == pytest.approx(2)
+        assert durability.growth([10, 1000], [5.0, 500.0]) == pytest.approx(1)
+        assert math.isnan(durability.growth([10], [1.0]))
+        assert math.isnan(durability.growth([10, 20], [0.0, 1.0]))
 
 
 class TestGrading:

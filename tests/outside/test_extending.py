@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from pdr_dspy.cli import app as cli
 from pdr_dspy.datasets import DATASETS
 from pdr_dspy.operators.distillers import DISTILLERS
+from pdr_dspy.search import AXES
 from pdr_dspy.testing import conformance
 from pdr_dspy.verifiers import VERIFIERS
 from tests.cli.test_app import PROGRAM, add_one
@@ -59,7 +60,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     for name in set(sys.modules) - before:
         if f"{name}.py" in modules(page) or name == "addition":
             del sys.modules[name]
-    for registry in (DATASETS, DISTILLERS, VERIFIERS):
+    for registry in (AXES, DATASETS, DISTILLERS, VERIFIERS):
         for name in registry.names():
             registry.remove(name)
 

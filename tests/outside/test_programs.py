@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
 import re
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,12 +15,12 @@ import dspy
 import pytest
 
 from pdr_dspy import datasets
-from pdr_dspy.errors import ConfigError
+from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.testing import ScriptedRequest, count_words, scripted_lm
-from programs import arithmetic, from_scratch
+from programs import arithmetic, code, from_scratch, humaneval, livecodebench, mbpp
 
 NAMES = sorted(path.stem for path in Path("programs").glob("*.py") if path.stem not in ("__init__", "from_scratch"))
 
@@ -25,15 +29,50 @@ NAMES = sorted(path.stem for path in Path("programs").glob("*.py") if path.stem 
 def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hub sets without the hub: rows of our own in each set's place."""
 
-    def load(name: str, *, split: str | None = None, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
+    def load(
+        name: str, *, split: str | None = None, limit: int | None = None, seed: int = 0, fields: object = None
+    ) -> list[dspy.Example]:
+        if name == mbpp.HUB:
+            return [mbpp_row(split, number) for number in range(20)][:limit]
         count = {"aime24": 30, "aime25": 30, "math500": 500, "gsm8k": 600}[name]
         made = [
             dspy.Example(question=f"{name} {split} {i}?", answer=str(i), id=f"{name}/{split}/{i}") for i in range(count)
         ]
         return [one.with_inputs("question") for one in made][:limit]
 
+    monkeypatch.setattr(livecodebench, "rows", lambda file: [livecodebench_row(file, number) for number in range(20)])
     real = datasets.load
     monkeypatch.setattr(datasets, "load", lambda name, **how: (real if name.startswith("rg:") else load)(name, **how))
+
+
+def mbpp_row(split: str | None, number: int) -> dspy.Example:
+    tests = [f"assert add_{number}({x}) == {x + number}" for x in (1, 2, 3)]
+    code = f"def add_{number}(x):\n    return x + {number}\n"
+    question = f"Write a function that adds {number} to a number."
+    return dspy.Example(
+        id=f"{split}/{number}", question=question, answer=code, test_list=tests, test_imports=["import math"]
+    )
+
+
+def livecodebench_row(file: str, number: int) -> dict[str, str]:
+    tests = json.dumps([{"input": f"{x}\n", "output": f"{x + number}\n", "testtype": "stdin"} for x in (3, 4)])
+    packed = base64.b64encode(zlib.compress(pickled(tests))).decode()
+    public = json.dumps([{"input": "1\n", "output": f"{1 + number}\n", "testtype": "stdin"}])
+    return {
+        "question_id": f"{file}/{number}",
+        "question_content": f"Add {number}.",
+        "starter_code": "",
+        "public_test_cases": public,
+        "private_test_cases": packed,
+        "metadata": "{}",
+        "answer": f"print(int(input()) + {number})",
+    }
+
+
+def pickled(text: str) -> bytes:
+    """What `pickle.dumps(text)` writes."""
+    data = text.encode()
+    return b"\x80\x04X" + struct.pack("<I", len(data)) + data + b"\x94."
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,11 +87,42 @@ def test_a_program_has_data_a_verifier_and_a_program(name: str, hub: None) -> No
         for example in examples:
             verifier.check_gold(example)
             assert set(program.task.input_fields) <= set(example.inputs().keys())
-            assert verifier(example, dspy.Prediction(answer=example.answer)) == 1.0
+            assert verifier(example, dspy.Prediction(**{verifier.field: example.answer})) == 1.0
         assert not ids & {example.id for example in examples}
         ids |= {example.id for example in examples}
     with pytest.raises(ConfigError, match="the splits are train, dev, test"):
         module.data("validation")
+
+
+def test_humaneval_is_all_there() -> None:
+    problems = humaneval.all_problems()
+    assert len({problem.id for problem in problems}) == 164
+    assert sum(len(humaneval.data(split)) for split in humaneval.SHARES) == 121
+
+
+def test_hidden_tests_are_read_without_unpickling() -> None:
+    tests = [{"input": "1", "output": "2"}]
+    packed = base64.b64encode(zlib.compress(pickled(json.dumps(tests)))).decode()
+    assert livecodebench.hidden_tests(packed) == livecodebench.hidden_tests(json.dumps(tests)) == tests
+    hostile = base64.b64encode(zlib.compress(b"cos\nsystem\n(S'echo x'\ntR.")).decode()
+    for wrong in (hostile, "no base64", base64.b64encode(b"x").decode()):
+        with pytest.raises(DataError, match="hidden tests cannot be read"):
+            livecodebench.hidden_tests(wrong)
+
+
+def test_tasks_of_a_file_are_read_with_their_line_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(
+        "".join(json.dumps({"id": n, "prompt": f"p {n}", "test": f"assert f() == {n}"}) + "\n" for n in range(5))
+    )
+    monkeypatch.setenv("CODE_TASKS", str(file))
+    assert sum(len(code.data(split)) for split in ("train", "dev", "test")) == 5
+    file.write_text('{"prompt": "p"}\n')
+    with pytest.raises(DataError, match="line 1: no test"):
+        code.read(file)
+    file.write_text('{"prompt": "p", "test": "t", "id": 1}\n' * 2)
+    with pytest.raises(DataError, match="repeats an id"):
+        code.read(file)
 
 
 def test_arithmetic_splits_share_no_question() -> None:

@@ -450,6 +450,19 @@ def test_unions_and_dspys_own_types(kind: Any, text: str, value: Any) -> None:
     assert kind is dspy.Reasoning or type(found) is type(value)
 
 
+def test_tools_are_told_and_their_calls_are_read() -> None:
+    def add(a: int, b: int) -> int:
+        """Adds two numbers."""
+        return a + b
+
+    task = signature(inputs={"question": str, "tools": list[dspy.Tool]}, calls=dspy.ToolCalls)
+    text = prompt(task, question="?", tools=[dspy.Tool(add)])
+    assert "Adds two numbers." in text
+    assert '"tool_calls": [{' in text
+    read_back = reading(task, 'Calls: {"tool_calls": [{"name": "add", "args": {"a": 1, "b": 2}}]}')["calls"]
+    assert [(call.name, call.args) for call in read_back.tool_calls] == [("add", {"a": 1, "b": 2})]
+
+
 # --- history
 
 

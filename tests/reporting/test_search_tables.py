@@ -53,7 +53,7 @@ def test_labels_have_what_differs_and_plays_a_part() -> None:
     one = Schedule(widths=(1,), temperature=0.7, refine_tokens=100)
     two = Schedule(widths=(4, 1), distiller="random_k", refine_tokens=200)
     names = search_tables.labels([trial(0, 0.1, schedule=one), trial(1, 0.2, schedule=two)])
-    assert names == {0: "LongCoT T=0.7", 1: "PDR 4-1 random_k k=2 κ=2048 refine≤200 T=1"}
+    assert names == {0: "LongCoT T=0.7", 1: "PDR 4-1 random_k k=2 κ=2048 T=1 refine≤200"}
     assert search_tables.labels([trial(0, 0.1, schedule=one)]) == {0: "LongCoT"}
 
 

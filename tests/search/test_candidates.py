@@ -1,4 +1,4 @@
-"""What a search tries: baselines, presets, then what is drawn; the same whoever asks, new, and never too dear."""
+"""What a search tries: baselines, presets, then what is drawn; the same whoever asks, new, and never too expensive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pdr_dspy.errors import StoreError
 from pdr_dspy.operators.schedule import PRESETS, Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer
-from pdr_dspy.search.controller import Course
+from pdr_dspy.search.candidates import baselines
+from pdr_dspy.search.controller import Run
+from pdr_dspy.search.problem import prepare
 from pdr_dspy.search.racing.cost_model import predict
 from pdr_dspy.search.racing.plan import Propose, Proposed, Stage
 from pdr_dspy.search.workers.coordination import Board, MemoryBoard
@@ -36,43 +38,46 @@ class Asked:
         **settings: Any,
     ) -> None:
         self.lm = lm or scripted_lm(reasoner)
-        optimizer = PDROptimizer(Exact(), **{"space": SPACE, "trials": 12, **settings})
+        keywords: dict[str, Any] = {"space": SPACE, "trials": 12, **settings}
+        given = PDROptimizer(Exact(), **keywords)
+        self.board: Board = MemoryBoard() if board is None else board
         with dspy.context(lm=self.lm):
-            self.course = Course(optimizer, program or student(), questions(8), questions(8, 100))
-            self.board: Board = MemoryBoard() if board is None else board
-            self.worker: Worker = self.course.make_worker(self.board, Rollouts())
-            steps = self.course.plan.run(self.course.cohorts.baselines())
-            answer: Any = None
-            while not isinstance(request := steps.send(answer), Propose):
-                answer = self.worker.measure(request)
+            problem = prepare(given.settings, given.verifier, program or student(), questions(8), questions(8, 100))
+            self.run = Run(problem, given.options, self.board, Rollouts())
+            self.worker: Worker = self.run.worker
+            steps = self.run.plan.run(baselines(problem))
+            reply: Any = None
+            while not isinstance(request := steps.send(reply), Propose):
+                reply = self.run.answer(request)
         self.request = request
 
     def proposed(self, **changes: Any) -> Any:
         with dspy.context(lm=self.lm):
-            return self.course.cohorts.propose(self.worker, self.request._replace(**changes))
+            return self.run.answer(self.request._replace(**changes))
 
 
 def keys(proposed: list[Proposed]) -> list[tuple[str, str]]:
     return [(one.origin, one.candidate.key) for one in proposed]
 
 
-def baselines(program: dspy.Module, **settings: Any) -> list[tuple[str, Schedule]]:
-    optimizer = PDROptimizer(Exact(), **{"space": SPACE, **settings})
+def first_of(program: dspy.Module, **settings: Any) -> list[tuple[str, Schedule]]:
+    keywords: dict[str, Any] = {"space": SPACE, **settings}
+    given = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=scripted_lm(reasoner)):
-        course = Course(optimizer, program, questions(8), questions(8, 100))
-    return [(one.origin, one.candidate.schedule) for one in course.cohorts.baselines()]
+        problem = prepare(given.settings, given.verifier, program, questions(8), questions(8, 100))
+    return [(one.origin, one.candidate.schedule) for one in baselines(problem)]
 
 
 def test_the_untouched_student_is_first_and_one_pass_second_where_it_is_another_program() -> None:
     one_pass = student()
-    assert baselines(one_pass) == [("student", one_pass.schedule)]
+    assert first_of(one_pass) == [("student", one_pass.schedule)]
     wide = PDR("question -> answer", Schedule(widths=(4, 1), kappa=200, draft_tokens=60))
-    first, second = baselines(wide)
+    first, second = first_of(wide)
     assert first == ("student", wide.schedule)
     assert (second[0], second[1].widths) == ("LongCoT", (1,))
     assert second[1] == wide.schedule.replace(widths=(1,))
-    assert baselines(wide, space=SPACE.narrow(rounds=(2,))) == [first]  # one that the space has not
-    assert [origin for origin, _ in baselines(mixed())] == [
+    assert first_of(wide, space=SPACE.narrow(rounds=(2,))) == [first]  # one that the space has not
+    assert [origin for origin, _ in first_of(mixed())] == [
         "student",
         "LongCoT",
     ]  # of several the first is not the student
@@ -115,7 +120,7 @@ def test_a_space_that_is_used_up_has_no_more() -> None:
     assert asked.proposed(cohort=2, tried=tried) == []
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "pooled", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_proposals_are_the_seeds_and_the_same_however_many_requests_are_in_flight(sampler: str) -> None:
     first, second = (keys(Asked(sampler=sampler, max_in_flight=count).proposed()) for count in (1, 64))
     assert first == second
@@ -198,8 +203,8 @@ def test_what_the_models_context_has_no_room_for_is_not_proposed(caplog: pytest.
 
 def test_the_first_of_several_operators_that_differ_is_tried_as_one_schedule_for_all() -> None:
     asked = Asked(program=mixed())
-    assert [arm.origin for arm in asked.course.plan.arms] == ["student", "LongCoT"]
-    rows = [asked.worker.of(Stage.RACE, number) for number in (0, 1)]
+    assert [arm.origin for arm in asked.run.plan.arms] == ["student", "LongCoT"]
+    rows = [asked.worker.rows_of(Stage.RACE, number) for number in (0, 1)]
     assert [len(row[0].calls) for row in rows] == [4, 2]
     single = asked.request.tried[1].candidate.key
     assert single not in {key for _, key in keys(asked.proposed())}

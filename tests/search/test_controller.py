@@ -1,18 +1,18 @@
-"""The course of one search: it goes on where it was, is helped by others, and ends where it was last told to."""
+"""The controller: a search continues where it was, shares its work, and ends where it was last asked to."""
 
 from __future__ import annotations
 
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 import pytest
 
 from pdr_dspy.errors import StoreError
-from pdr_dspy.search import PDROptimizer, SearchProgress
-from pdr_dspy.search.controller import Course
+from pdr_dspy.search import PDROptimizer, SearchProgress, SearchResult
+from pdr_dspy.search.controller import drive
 from pdr_dspy.search.workers.coordination import FolderBoard
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, student
@@ -20,17 +20,28 @@ from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, stude
 ENOUGH: dict[str, Any] = {"space": SMALL, "trials": 4, "finalist_repeats": 1, "confirm_repeats": 1}
 
 
-def course(lm: ScriptedLM, held_out: int = 6, **settings: Any) -> Course:
-    with dspy.context(lm=lm):
-        optimizer = PDROptimizer(Exact(), **{**ENOUGH, **settings})
-        return Course(optimizer, student(), questions(10), questions(held_out, 100))
+class Ran(NamedTuple):
+    """A search that was run."""
+
+    result: SearchResult
+    made: int
+    """Runs that this process made."""
 
 
-def run(lm: ScriptedLM, held_out: int = 6, **settings: Any) -> Course:
-    one = course(lm, held_out, **settings)
+def run(lm: ScriptedLM, held_out: int = 6, *, progress: Any = None, **settings: Any) -> Ran:
+    made: list[SearchProgress] = []
+
+    def count(step: SearchProgress) -> None:
+        if step.event == "row":
+            made.append(step)
+        if progress is not None:
+            progress(step)
+
+    optimizer = PDROptimizer(Exact(), **{**ENOUGH, **settings}, progress=count)
     with dspy.context(lm=lm):
-        one.run()
-    return one
+        optimizer.compile(student(), trainset=questions(10), valset=questions(held_out, 100))
+    assert optimizer.result is not None
+    return Ran(optimizer.result, len(made))
 
 
 def helped(lm: ScriptedLM, folder: Path, **own: Any) -> int:
@@ -45,24 +56,24 @@ def documents(folder: Path) -> dict[str, str]:
         return board.read("")
 
 
-def test_a_course_that_does_not_run_sends_and_writes_nothing(tmp_path: Path) -> None:
-    lm = scripted_lm(reasoner)
-    one = course(lm, run_dir=tmp_path / "run", storage=tmp_path / "storage")
-    assert lm.served.calls == 0
-    assert not list(tmp_path.iterdir())
-    assert (one.plan.settings.questions, one.plan.settings.held_out) == (10, 6)
-    assert one.plan.arms == []
+def test_each_request_of_a_plan_gets_its_answer_and_the_last_value_is_returned() -> None:
+    def steps() -> Any:
+        first = yield "one"
+        second = yield first * "x"
+        return (first, second)
+
+    assert drive(steps(), lambda text: len(str(text))) == (3, 3)  # type: ignore[arg-type]
 
 
 def test_a_search_that_is_done_is_read_and_a_longer_one_pays_what_is_new(tmp_path: Path) -> None:
     first, again, longer, whole = (scripted_lm(reasoner) for _ in range(4))
     run(first, run_dir=tmp_path)
     before = documents(tmp_path)
-    assert run(again, run_dir=tmp_path).worker.own == again.served.calls == 0
+    assert run(again, run_dir=tmp_path).made == again.served.calls == 0
     assert documents(tmp_path) == before
     one = run(longer, run_dir=tmp_path, trials=6, cohort=8)
     assert longer.served.calls > 0
-    assert len(one.plan.arms) == 6
+    assert len(one.result.trials) == 6
     run(whole, trials=6)
     assert longer.served.calls < whole.served.calls
 
@@ -92,7 +103,7 @@ def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> Non
     for trials, held_out in ((2, 6), (4, 3), (3, 3)):
         run(lm, held_out, run_dir=tmp_path, trials=trials)
         helper = PDROptimizer.join(Exact(), tmp_path)
-        assert helper.trials == trials
+        assert helper.options.trials == trials
         assert helper.questions() == (10, held_out)
 
 
@@ -133,7 +144,7 @@ def test_a_search_and_its_helper_share_the_runs_and_make_each_once(tmp_path: Pat
 
     leader = run(shared, run_dir=own, progress=joined, max_in_flight=4)
     helper.join(120)
-    assert leader.worker.own + made[0] == alone.worker.own
+    assert leader.made + made[0] == alone.made
     assert shared.served.calls == lm.served.calls
     assert documents(own).keys() == documents(tmp_path / "alone").keys()
     assert documents(own)["config"] == documents(tmp_path / "alone")["config"]
@@ -153,5 +164,5 @@ def test_a_helper_finishes_what_was_left_and_leaves_the_conclusion_to_the_search
     assert helped(lm, tmp_path) > 0
     assert not (tmp_path / "search.json").exists()
     last = scripted_lm(reasoner)
-    assert run(last, run_dir=tmp_path).worker.own == last.served.calls == 0
+    assert run(last, run_dir=tmp_path).made == last.served.calls == 0
     assert (tmp_path / "search.json").exists()

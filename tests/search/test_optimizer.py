@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 from dspy.teleprompt import BetterTogether, LabeledFewShot
 
@@ -100,7 +103,8 @@ def mixed() -> InTurn:
 
 
 def compiled(lm: ScriptedLM, program: dspy.Module | None = None, count: int = 12, **settings: Any) -> PDROptimizer:
-    optimizer = PDROptimizer(Exact(), **{"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings})
+    keywords: dict[str, Any] = {"space": SMALL, "trials": 8, "confirm_repeats": 2, **settings}
+    optimizer = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=lm):
         optimizer.compile(program or student(), trainset=questions(count), valset=questions(count, 100))
     return optimizer
@@ -153,7 +157,7 @@ def test_equal_calls_of_different_trials_are_paid_once() -> None:
     assert wide[-1].reused > 0
 
 
-def test_a_limit_is_kept_and_dear_schedules_cost_nothing() -> None:
+def test_a_limit_is_kept_and_expensive_schedules_cost_nothing() -> None:
     free = compiled(scripted_lm(reasoner), trials=9).result
     assert free is not None
     limit = int(min(t.total for t in free.trials if t.schedule.widths == (2, 1)) * 1.02)
@@ -269,7 +273,7 @@ def test_small_space_is_searched_to_its_end_without_repeats() -> None:
     assert result is not None
     measured = [t.candidate.key for t in result.trials if t.state == "measured"]
     assert len(measured) == len(set(measured)) == space.size == 4
-    assert result.stopped == "every candidate was tried or is too dear"
+    assert result.stopped == "every candidate was tried or costs too much"
 
 
 def test_token_and_time_limits_stop_between_trials() -> None:
@@ -346,13 +350,100 @@ def test_a_compiled_program_is_copied_without_its_rows() -> None:
         ({"max_total": 0}, "max_total=0"),
         ({"sampler": "grid"}, "sampler='grid'"),
         ({"time_limit": 0}, "time_limit=0"),
+        ({"time_limit": math.nan}, "time_limit=nan"),
+        ({"time_limit": "5"}, "time_limit='5'"),
+        ({"trials": 2.0}, "`PDROptimizer(trials=2.0)` must be a whole number of at least 1"),
+        ({"trials": "3"}, "trials='3'"),
+        ({"trials": True}, "trials=True"),
+        ({"seed": None}, "`PDROptimizer(seed=None)` must be a whole number"),
+        ({"seed": 0.5}, "seed=0.5"),
+        ({"prompts": -1}, "prompts=-1"),
+        ({"prompts": None}, "prompts=None"),
+        ({"cohort": None}, "cohort=None"),
+        ({"repeats": 1.0}, "repeats=1.0"),
+        ({"finalists": 0}, "finalists=0"),
+        ({"max_tokens": 1e6}, "max_tokens=1000000.0"),
+        ({"max_sequential": 10.0}, "max_sequential=10.0"),
+        ({"max_in_flight": "8"}, "max_in_flight='8'"),
+        ({"space": {"width": (1,)}}, "width"),
+        ({"space": 8}, "space=8"),
+        ({"study": None}, "study=None"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         PDROptimizer(Exact(), **settings)
-    with pytest.raises(ConfigError, match="must be a verifier"):
-        PDROptimizer("exact", **settings)  # type: ignore[arg-type]
+    for verifier in ("exact", Exact):  # before all else
+        with pytest.raises(ConfigError, match="must be a verifier"):
+            PDROptimizer(verifier, **settings)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_may_be_of_any_type() -> None:
+    made = PDROptimizer(Exact(), trials=np.int64(3), seed=np.int32(4), max_total=np.int64(5))  # type: ignore[arg-type]
+    assert [type(one) for one in (made.options.trials, made.settings.seed, made.settings.limits.total)] == [
+        int,
+        int,
+        int,
+    ]
+
+
+@pytest.mark.parametrize("where", ["storage", "run_dir"])
+def test_a_search_may_lie_at_home(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    here: dict[str, Any] = {where: "~/x"}
+    compiled(scripted_lm(reasoner), trials=2, **here)
+    assert list((tmp_path / "x").rglob("board.journal"))
+    assert not (tmp_path / "~").exists()
+    assert PDROptimizer.join(Exact(), "~/x").options.trials == 2
+    lm = scripted_lm(reasoner)
+    compiled(lm, trials=2, **dict[str, Any]({where: Path("~/x")}))
+    assert lm.served.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differs"),
+    [
+        ({}, {"seed": 1}, "`seed` was 0 and is now 1"),
+        ({"space": SMALL}, {"space": SMALL.model_copy(update={"k": (1, 2, 3)})}, "`space.k` was"),
+        ({"space": SMALL}, {"space": SMALL.model_copy(update={"kappa": (201,)})}, "`space.kappa` was"),
+        ({"max_total": 500}, {"max_total": 600}, "`max_total` was 500 and is now 600"),
+        ({"prompts": 0}, {"prompts": 1}, "`prompts` was 0 and is now 1"),
+    ],
+)
+def test_what_differs_from_the_search_that_is_there_is_shown(
+    tmp_path: Path, before: dict[str, Any], after: dict[str, Any], differs: str
+) -> None:
+    compiled(scripted_lm(reasoner), trials=1, run_dir=tmp_path, **before)
+    lm = scripted_lm(reasoner)
+    with pytest.raises(StoreError, match=re.escape(differs)) as raised:
+        compiled(lm, trials=1, run_dir=tmp_path, **{**before, **after})
+    assert lm.served.calls == 0
+    assert len(str(raised.value)) < 500
+
+
+def test_a_long_difference_is_shown_where_it_is(tmp_path: Path) -> None:
+    texts = [f"Think about it for a while, {'and then a while longer, ' * 30}{end}" for end in ("stop.", "go on.")]
+    spaces = [SMALL.model_copy(update={"instructions": {"draft": (text,)}}) for text in texts]
+    compiled(scripted_lm(reasoner), trials=1, run_dir=tmp_path, space=spaces[0])
+    with pytest.raises(StoreError, match=r"`space\.instructions\.draft` was .*stop\..* and is now .*go on\.") as raised:
+        compiled(scripted_lm(reasoner), trials=1, run_dir=tmp_path, space=spaces[1])
+    assert len(str(raised.value)) < 700
+
+
+def test_measurements_without_the_description_of_their_search_are_refused(tmp_path: Path) -> None:
+    compiled(scripted_lm(reasoner), trials=2, run_dir=tmp_path)
+    journal = tmp_path / "board" / "board.journal"
+    lines = journal.read_bytes().split(b"\n")
+    assert b'"config"' in lines[1]
+    lines[1] = lines[1].replace(b'"config"', b'"c0nfig"')
+    journal.write_bytes(b"\n".join(lines))
+    lm = scripted_lm(reasoner)
+    with pytest.raises(StoreError, match=r"description of the search .* is damaged.*remove the folder `board`"):
+        compiled(lm, trials=2, run_dir=tmp_path, seed=5)
+    shutil.rmtree(tmp_path / "board")
+    compiled(lm, trials=2, run_dir=tmp_path)
+    assert lm.served.calls == 0
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "random"])

@@ -51,6 +51,23 @@ def mirrored(folder: str | Path, records: list[TrialRecord] | None = None, **cha
     mirror(folder, name, RECORDS if records is None else records, **settings)
 
 
+@pytest.mark.parametrize("bad", [b"", b"{", b"[1]", b"\0\0\0", b"\xff", b'{"a": 1}'])
+def test_a_study_that_is_damaged_in_the_middle_is_put_aside_and_written_again(
+    tmp_path: Path, bad: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    mirrored(tmp_path)
+    whole = facts(study_of(tmp_path))
+    lines = (tmp_path / JOURNAL).read_bytes().split(b"\n")
+    lines[3] = bad
+    damaged = b"\n".join(lines)
+    (tmp_path / JOURNAL).write_bytes(damaged)
+    mirrored(tmp_path)
+    assert facts(study_of(tmp_path)) == whole
+    assert f"{JOURNAL}, line 4, is damaged" in caplog.text
+    (aside,) = tmp_path.glob(f"{JOURNAL}.damaged-*")
+    assert aside.read_bytes() == damaged
+
+
 def study_of(folder: Path, name: str = "pdr") -> optuna.Study:
     journal = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     return optuna.load_study(study_name=name, storage=journal)

@@ -1,4 +1,4 @@
-"""The terms of a search: what may change between two runs over one folder, what may not, and what is refused unsent."""
+"""The search problem, and what its description on a board may differ in; what is refused before a call."""
 
 from __future__ import annotations
 
@@ -12,27 +12,47 @@ import pytest
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators.strategies import LongCoT
 from pdr_dspy.search import PDROptimizer
-from pdr_dspy.search.problem import Terms, ends_of
+from pdr_dspy.search.agreement import agree, check, ends_here, ends_of, extend_ends
+from pdr_dspy.search.problem import Problem, preflight, prepare
 from pdr_dspy.search.racing.plan import Stage
-from pdr_dspy.search.workers.coordination import MemoryBoard
+from pdr_dspy.search.settings import RunOptions
+from pdr_dspy.search.workers.coordination import Board, MemoryBoard
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, mixed, questions, reasoner, student
 
 
-def terms(
-    program: dspy.Module | None = None,
-    *,
-    train: list[dspy.Example] | None = None,
-    held_out: list[dspy.Example] | None = None,
-    lm: ScriptedLM | None = None,
-    verifier: Any = None,
-    **settings: Any,
-) -> Terms:
-    optimizer = PDROptimizer(verifier or Exact(), **{"space": SMALL, "trials": 8, **settings})
-    train = questions(12) if train is None else train
-    held_out = questions(12, 100) if held_out is None else held_out
-    with dspy.context(lm=lm or scripted_lm(reasoner)):
-        return Terms(optimizer, program or student(), train, held_out)
+class Asked:
+    """A search that somebody asks for."""
+
+    def __init__(
+        self,
+        program: dspy.Module | None = None,
+        *,
+        train: list[dspy.Example] | None = None,
+        held_out: list[dspy.Example] | None = None,
+        lm: ScriptedLM | None = None,
+        verifier: Any = None,
+        **keywords: Any,
+    ) -> None:
+        given: dict[str, Any] = {"space": SMALL, "trials": 8, **keywords}
+        optimizer = PDROptimizer(verifier or Exact(), **given)
+        train = questions(12) if train is None else train
+        held_out = questions(12, 100) if held_out is None else held_out
+        self.options: RunOptions = optimizer.options
+        with dspy.context(lm=lm or scripted_lm(reasoner)):
+            self.problem: Problem = prepare(
+                optimizer.settings, optimizer.verifier, program or student(), train, held_out
+            )
+
+    def agree(self, board: Board) -> None:
+        agree(board, self.problem, self.options)
+
+    def check(self, text: str, *but: str) -> None:
+        check(text, self.problem, self.options, but=but)
+
+
+def problem(*given: Any, **keywords: Any) -> Problem:
+    return Asked(*given, **keywords).problem
 
 
 class Stricter(Exact):
@@ -60,9 +80,9 @@ class Stricter(Exact):
 )
 def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) -> None:
     board = MemoryBoard()
-    terms().agree(board)
+    Asked().agree(board)
     before = board.read("")
-    terms(**changes).agree(board)
+    Asked(**changes).agree(board)
     assert board.read("") == before
 
 
@@ -78,7 +98,7 @@ def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) 
         ("space", {"space": SMALL.narrow(widths=(1, 2))}),
         ("limits", {"max_total": 10_000}),
         ("limits", {"max_sequential": 10_000}),
-        ("pareto", {"pareto": True}),
+        ("objective", {"pareto": True}),
         ("sampler", {"sampler": "random"}),
         ("repeats", {"repeats": 2}),
         ("finalists", {"finalists": 1}),
@@ -95,24 +115,26 @@ def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
 ) -> None:
     name = {"program": "student", "examples": "trainset", "models": "lm", "limits": next(iter(changes))}.get(key, key)
     board = MemoryBoard()
-    terms(run_dir=tmp_path).agree(board)
+    Asked(run_dir=tmp_path).agree(board)
     before = board.read("")
-    other = terms(run_dir=tmp_path, **changes)
-    with pytest.raises(StoreError, match=rf"`{name}[.\w]*` was .* and is now ") as refused:
+    other = Asked(run_dir=tmp_path, **changes)
+    with pytest.raises(StoreError, match=rf"`{name}(\.\w+)*` was .* and is now ") as refused:
         other.agree(board)
     assert str(tmp_path) in str(refused.value)
-    assert "use another `run_dir` or `study`, or the same arguments to go on" in str(refused.value)
+    assert "use another `run_dir` or `study`, or the same arguments to continue it" in str(refused.value)
     assert board.read("") == before
-    other.check(before["config"], but=key)  # that, and nothing else, differs
+    other.check(before["config"], name)  # that, and nothing else, differs
 
 
 def test_long_values_are_cut_short_and_passwords_are_not_shown() -> None:
     board = MemoryBoard()
     secret: dict[str, Any] = {"storage": "postgresql://me:secret@localhost/searches"}
-    terms(**secret).agree(board)
-    wide = SMALL.extend(instructions={"draft": ("So. " * 1000,)})
-    with pytest.raises(StoreError, match=r"`space[.\w]*` was") as refused:
-        terms(**secret, space=wide).agree(board)
+    Asked(**secret, space=SMALL.extend(instructions={"draft": ("So. " * 1000,)})).agree(board)
+    wide = SMALL.extend(instructions={"draft": ("So. " * 500 + "But. " + "So. " * 500,)})
+    with pytest.raises(
+        StoreError, match=r"`space\.instructions\.draft` was .*So\. So.* and is now .*But\. So"
+    ) as refused:
+        Asked(**secret, space=wide).agree(board)
     assert "secret" not in str(refused.value)
     assert "characters)" in str(refused.value)
     assert len(str(refused.value)) < 700
@@ -121,45 +143,59 @@ def test_long_values_are_cut_short_and_passwords_are_not_shown() -> None:
 @pytest.mark.parametrize("text", ["", "[]", "1", "{", "null"])
 def test_a_description_that_is_none_is_not_of_this_version(text: str) -> None:
     with pytest.raises(StoreError, match="is not of a search of this version"):
-        terms().check(text)
+        Asked().check(text)
     board = MemoryBoard()
     board.put("config", text)
-    assert ends_of(board) == {}
+    assert ends_of(board) is None
 
 
-def test_a_search_from_before_there_were_prompts_goes_on() -> None:
+def test_a_search_of_another_version_is_refused_with_both_versions() -> None:
     board = MemoryBoard()
-    terms().agree(board)
+    Asked().agree(board)
+    old = {**json.loads(board.read("")["config"]), "version": 2}
+    with pytest.raises(StoreError, match="its format is 2, that of this version is 3; use another `run_dir`"):
+        Asked().check(json.dumps(old))
+
+
+def test_a_search_from_before_there_was_a_setting_has_its_default() -> None:
+    board = MemoryBoard()
+    Asked().agree(board)
     old = json.loads(board.read("")["config"])
-    del old["prompts"], old["prompt_model"]
-    terms().check(json.dumps(old))
+    del old["settings"]["instructions"], old["settings"]["race"]["alpha"]
+    Asked().check(json.dumps(old))
     with pytest.raises(StoreError, match="`prompts` was 0 and is now 1"):
-        terms(prompts=1).check(json.dumps(old))
+        Asked(prompts=1).check(json.dumps(old))
 
 
-def test_the_ends_are_those_that_were_said_last() -> None:
+def test_the_ends_are_those_that_were_written_last() -> None:
     board = MemoryBoard()
     assert ends_of(board) is None
-    one = terms(trials=5, max_tokens=900)
+    one = Asked(trials=5, max_tokens=900)
     one.agree(board)
-    assert ends_of(board) == one.ends == {"trials": 5, "max_tokens": 900, "train": 12, "held_out": 12}
-    for number, trials in enumerate((7, 6)):
-        board.put(f"ends/{number:04d}", json.dumps(terms(trials=trials).ends))
-        assert (ends_of(board) or {})["trials"] == trials
+    ends = ends_of(board)
+    assert ends is not None
+    assert ends == ends_here(one.problem, one.options)
+    assert ends.model_dump() == {"trials": 5, "max_tokens": 900, "train": 12, "held_out": 12}
+    for trials in (7, 6, 6):
+        extend_ends(board, one.problem, Asked(trials=trials).options)
+        last = ends_of(board)
+        assert last is not None
+        assert (last.trials, last.max_tokens) == (trials, None)
+    assert len(board.read("ends/")) == 2
 
 
 def test_the_trials_and_the_finalists_have_one_set_the_confirmation_another() -> None:
-    one = terms()
+    one = problem()
     assert [name for name, _ in one.sets[Stage.RACE]] == [f"q{n}" for n in range(12)]
     assert one.sets[Stage.FINAL] == one.sets[Stage.RACE]
     assert [name for name, _ in one.sets[Stage.CONFIRM]] == [f"q{n}" for n in range(100, 112)]
     assert one.seen == 0
-    assert terms(held_out=questions(6, 10)).seen == 2
+    assert problem(held_out=questions(6, 10)).seen == 2
 
 
 def test_without_a_valset_a_quarter_is_held_out_by_the_seed_and_of_few_questions_none() -> None:
     def held(count: int, seed: int = 0) -> tuple[list[str], list[str], int]:
-        one = terms(train=questions(count), held_out=[], seed=seed)
+        one = problem(train=questions(count), held_out=[], seed=seed)
         return ([e.id for e in one.train], [e.id for e in one.held_out], one.seen)
 
     train, out, seen = held(16)
@@ -174,44 +210,44 @@ def test_without_a_valset_a_quarter_is_held_out_by_the_seed_and_of_few_questions
 
 def test_a_question_is_known_by_its_inputs_and_a_confirmation_by_its_questions() -> None:
     again = [example.copy(id=f"{example.id} again") for example in questions(12)]
-    assert terms(held_out=again).seen == 12
-    assert terms().confirmed_in == terms(trials=2).confirmed_in
-    assert terms().confirmed_in != terms(held_out=questions(11, 100)).confirmed_in
+    assert problem(held_out=again).seen == 12
+    assert problem().confirmed_in == problem(trials=2).confirmed_in
+    assert problem().confirmed_in != problem(held_out=questions(11, 100)).confirmed_in
 
 
 def test_a_student_is_kept_as_it_was_and_its_own_schedules_are_compared() -> None:
     program: Any = student()
-    one = terms(program)
+    one = problem(program)
     program.draft.signature = program.draft.signature.with_instructions("Guess.")
     assert one.student.draft.signature.instructions != "Guess."  # type: ignore[attr-defined]
     assert not one.mixed
-    assert terms(mixed()).mixed
+    assert problem(mixed()).mixed
     same = mixed()
     same.second = LongCoT("question -> answer", draft_tokens=60, kappa=200)  # type: ignore[assignment]
-    assert not terms(same).mixed
+    assert not problem(same).mixed
 
 
 def test_what_cannot_be_searched_is_refused_before_a_call() -> None:
     lm = scripted_lm(reasoner)
     with pytest.raises(ConfigError, match=r"`compile\(student=Predict\(\)\)` holds no LongCoT, SR or PDR"):
-        terms(dspy.Predict("question -> answer"), lm=lm)
+        problem(dspy.Predict("question -> answer"), lm=lm)
     with pytest.raises(DataError, match=r"`compile\(trainset=\[\]\)` is empty"):
-        terms(train=[], lm=lm)
+        problem(train=[], lm=lm)
     without = [dspy.Example(id="q0", question="q0").with_inputs("question")]
     with pytest.raises(DataError, match="no gold answer"):
-        terms(lm=lm, train=without)
+        problem(lm=lm, train=without)
     with pytest.raises(DataError, match="no gold answer"):
-        terms(lm=lm, held_out=without)
+        problem(lm=lm, held_out=without)
     with pytest.raises(ConfigError, match="a demonstration for 'draft' has no 'question'"):
-        terms(lm=lm, space=SMALL.extend(demos={"draft": ([{"answer": "a1"}],)}))
+        problem(lm=lm, space=SMALL.extend(demos={"draft": ([{"answer": "a1"}],)}))
     with pytest.raises(ConfigError, match="fixes the instructions of every role"):
-        terms(lm=lm, prompts=1, space=SMALL.fix(rounds=1, instructions={"draft": "So."}))
+        problem(lm=lm, prompts=1, space=SMALL.fix(rounds=1, instructions={"draft": "So."}))
     assert lm.served.calls == 0
 
 
 def check_limits(lm: ScriptedLM, program: Any = None, **settings: Any) -> None:
     with dspy.context(lm=lm):
-        terms(program, lm=lm, **settings).check_limits()
+        preflight(problem(program, lm=lm, **settings))
     assert lm.served.calls == 0
 
 

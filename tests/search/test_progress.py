@@ -1,4 +1,4 @@
-"""What a search tells: every step in its order, what it paid and how long it may take; and how it is told to end."""
+"""Progress: every step in its order, what was paid and how long it may take; and how the callback ends a search."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ import pytest
 
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer, SearchProgress, progress
-from pdr_dspy.search.controller import Course
-from pdr_dspy.search.racing.plan import Arm
-from pdr_dspy.search.result import by_estimate
+from pdr_dspy.search.front_members import by_estimate
 from pdr_dspy.testing import scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, compiled, questions, reasoner, student
 
@@ -148,21 +146,21 @@ def test_the_time_that_is_left_is_known_from_the_first_cohort_on(told: list[Sear
 def test_the_time_that_is_left_goes_by_trials_that_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
-    optimizer = PDROptimizer(Exact(), space=SMALL, trials=10)
-    with dspy.context(lm=scripted_lm(reasoner)):
-        course = Course(optimizer, student(), questions(8), questions(8, 100))
-    one, plan = course.telling, course.plan
-    assert one.seconds_left(10) is None
-    one.cohorts += [2.0, 4.0]
-    assert one.seconds_left(7) == 7 * 3.0
-    assert one.seconds_left(0) == 0.0
-    candidate = next(iter(course.terms.space.candidates()))
-    plan.arms += [Arm(number, "search", candidate, 1) for number in range(4)]  # a cohort that has just begun
-    assert one.seconds_left(7) == 7 * 3.0
+    clock = progress.Clock()
+    assert clock.seconds_left(10, 0) is None
+    for trials, seconds in ((2, 4.0), (1, 4.0)):  # 2 and 4 seconds a trial
+        clock.begin_cohort()
+        now += seconds
+        clock.end_cohort(trials)
+    assert clock.seconds == 8.0
+    assert clock.seconds_left(7, 0) == 7 * 3.0
+    assert clock.seconds_left(0, 0) == 0.0
+    clock.begin_cohort()
+    assert clock.seconds_left(7, 4) == 7 * 3.0
     now += 6.0
-    assert one.seconds_left(7) == 7 * 3.0 - 6.0
+    assert clock.seconds_left(7, 4) == 7 * 3.0 - 6.0
     now += 14.0  # it takes longer than those before it: so will the others
-    assert one.seconds_left(7) == 0.0 + 3 * 20.0 / 4
+    assert clock.seconds_left(7, 4) == 0.0 + 3 * 20.0 / 4
 
 
 @pytest.mark.parametrize("event", EVENTS)

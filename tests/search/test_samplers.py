@@ -1,4 +1,4 @@
-"""What to try next: nothing twice, nothing too dear, the same for the same seed, and an end."""
+"""What to try next: nothing twice, nothing that costs too much, the same for the same seed, and an end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search import Space
-from pdr_dspy.search.proposing.samplers import SAMPLERS, Proposer
+from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Tried
-from pdr_dspy.search.racing.surrogate import pool
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.settings import SAMPLERS
+from pdr_dspy.search.space.candidate import Candidate
 
 SMALL = Space(
     rounds=(1, 2), widths=(1, 2, 4, 8), kappa=(200,), distiller=("random_k", "summary"), k=(1, 2), draft_tokens=(60,)
@@ -41,10 +41,8 @@ def known(candidate: Candidate) -> Tried:
 def proposed(
     proposer: Proposer, tried: list[Tried], count: int = 4, *, cohort: int | None = None, **changes: Any
 ) -> list[Candidate]:
-    scores = [{(question, 0): float(question < 10 * one.score) for question in range(10)} for one in tried]
-    surface = pool(scores, [one.candidate for one in tried]) if tried else None
     place = len(tried) if cohort is None else cohort
-    found = proposer.propose(tried, count, cohort=place, surface=surface, **changes)
+    found = proposer.propose(tried, count, cohort=place, **changes)
     assert {one.origin for one in found} <= {"search"}
     return [one.candidate for one in found]
 
@@ -77,15 +75,15 @@ def test_a_large_space_gives_as_many_as_are_wanted_all_of_it_and_new(sampler: An
 
 @pytest.mark.parametrize("sampler", NAMES)
 @pytest.mark.parametrize("space", [SMALL, LARGE], ids=["small", "large"])
-def test_what_is_too_dear_is_never_proposed(sampler: Any, space: Space) -> None:
-    def dear(candidate: Candidate) -> bool:
+def test_what_costs_too_much_is_never_proposed(sampler: Any, space: Space) -> None:
+    def too_expensive(candidate: Candidate) -> bool:
         return max(candidate.schedule.widths) > 2
 
     proposer = Proposer(space, sampler=sampler, limits=Limits(None, 200))
-    found = searched(proposer, 2, dear=dear)
+    found = searched(proposer, 2, too_expensive=too_expensive)
     assert found
-    assert not any(map(dear, found))
-    assert proposed(proposer, [known(OUTSIDE)], dear=lambda _: True) == []
+    assert not any(map(too_expensive, found))
+    assert proposed(proposer, [known(OUTSIDE)], too_expensive=lambda _: True) == []
 
 
 @pytest.mark.parametrize("sampler", NAMES)
@@ -106,10 +104,10 @@ def test_a_first_proposal_needs_nothing_tried(sampler: Any) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_front_is_searched_at_every_price(sampler: Any) -> None:
+def test_a_search_for_the_front_has_both_costs_as_objectives(sampler: Any) -> None:
     proposer = Proposer(SMALL, sampler=sampler, costs=("sequential", "total"))
     tried = [known(candidate) for candidate in list(SMALL.candidates())[:3]]
-    found = proposed(proposer, tried, 5, cost=lambda candidate: 100.0 * candidate.schedule.widths[0])
+    found = proposed(proposer, tried, 5)
     assert len({candidate.key for candidate in found}) == 5
 
 
@@ -118,8 +116,7 @@ def test_candidates_that_are_about_to_run_are_not_proposed_again(sampler: Any) -
     nan = float("nan")
     every = list(SMALL.candidates())
     waiting = [Tried(candidate, nan, nan, nan, 0) for candidate in every[4:]]
-    surface = pool([{(0, 0): 1.0}, {(0, 0): 0.0}], every[:2])
-    found = Proposer(SMALL, sampler=sampler).propose([*map(known, every[:2]), *waiting], 8, cohort=1, surface=surface)
+    found = Proposer(SMALL, sampler=sampler).propose([*map(known, every[:2]), *waiting], 8, cohort=1)
     assert {one.candidate.key for one in found} == {candidate.key for candidate in every[2:4]}
 
 
@@ -130,15 +127,10 @@ def test_promising_candidates_come_first() -> None:
     )
     every = [candidate for candidate in space.candidates() if candidate.schedule.widths[0] > 1]
     seen = [candidate for candidate in every if candidate.schedule.widths[0] in (2, 3, 4, 6, 12, 16)]
-    scores = [
-        {(question, 0): float(question % 60 < 60 * (0.2 + 0.04 * c.schedule.widths[0])) for question in range(60)}
-        for c in seen
-    ]
     tried = [Tried(c, 0.2 + 0.04 * c.schedule.widths[0], 1.0, 1.0, 60) for c in seen]
     wide = 0
     for seed in range(10):
-        proposer = Proposer(space, seed=seed, sampler="pooled")
-        first = proposer.propose(tried, 2, cohort=1, surface=pool(scores, seen))
+        first = Proposer(space, seed=seed).propose(tried, 2, cohort=1)
         wide += sum(one.candidate.schedule.widths[0] > 8 for one in first)
     assert wide >= 15
 

@@ -44,9 +44,9 @@ def asked(lm: ScriptedLM) -> list[ScriptedRequest]:
 
 
 def searched(lm: ScriptedLM, **settings: Any) -> PDROptimizer:
-    optimizer = PDROptimizer(
-        Exact(), **{"space": SPACE, "trials": 6, "prompts": 3, "confirm_repeats": 2, "max_in_flight": 4, **settings}
-    )
+    few: dict[str, Any] = {"space": SPACE, "trials": 6, "prompts": 3, "confirm_repeats": 2, "max_in_flight": 4}
+    keywords: dict[str, Any] = {**few, **settings}
+    optimizer = PDROptimizer(Exact(), **keywords)
     with dspy.context(lm=lm):
         optimizer.compile(student(), trainset=questions(12), valset=questions(12, 100))
     return optimizer
@@ -71,7 +71,7 @@ def test_instructions_are_written_of_failures_tried_and_returned(tmp_path: Path)
     assert result.paid == lm.served.input + lm.served.output
     kept = json.loads((tmp_path / "search.json").read_text())
     assert kept["proposals"]["proposals"][0]["role"] == "draft"
-    assert kept["config"]["space"]["instructions"] == {}
+    assert kept["config"]["settings"]["space"]["instructions"] == {}
     facts = search_tables.read_search(tmp_path)
     assert facts.proposals == search_tables.facts_of(result).proposals == result.proposals
     page = write_report(tmp_path).read_text()
@@ -131,7 +131,7 @@ def test_another_model_writes_and_a_worker_without_it_reads(tmp_path: Path) -> N
     assert not asked(reader)
     assert len(asked(writer)) == writer.served.calls == 3
     helper = PDROptimizer.join(Exact(), tmp_path)
-    assert helper.prompts == 3
+    assert helper.settings.instructions.count == 3
     with dspy.context(lm=reader):
         assert helper.work(student(), trainset=questions(12), valset=questions(12, 100)) == 0
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.racing.surrogate import Surface, distances, pool
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.racing.surrogate import distances, pool
+from pdr_dspy.search.space.candidate import Candidate
 
 Scores = list[dict[tuple[int, int], float]]
 BASE: dict[str, Any] = {"kappa": 1024, "distiller": "random_k", "k": 2, "draft_tokens": 1024}
@@ -116,9 +116,6 @@ def test_scores_that_say_little_give_wide_estimates_without_a_warning(scores: Sc
         assert values.shape == (len(scores),)
         assert np.isfinite(values).all()
     assert (surface.sd > 0.005).all()
-    drawn = surface.draw(told(len(scores) + 3), np.random.default_rng(0), 5)
-    assert drawn.shape == (5, len(scores) + 3)
-    assert np.isfinite(drawn).all()
 
 
 def test_more_questions_and_more_repeats_make_estimates_surer() -> None:
@@ -185,19 +182,6 @@ def test_intervals_hold_and_the_best_estimate_is_not_high_by_luck(spread: float)
     assert fmean(worth["estimate"]) > fmean(worth["own mean"]) - 3 * stdev(worth["own mean"]) / 40**0.5
 
 
-def test_a_surface_is_known_near_what_was_measured_and_unknown_far_from_it() -> None:
-    measured = wide(2, 4, 8)
-    scores = right([12, 24, 36], of=48)
-    surface = pool(scores, measured)
-    others = [*wide(3, 6), *wide(256)]
-    drawn = surface.draw(others, np.random.default_rng(3), 400)
-    means, sds = drawn.mean(0), drawn.std(0)
-    assert surface.mean[0] - 0.05 < means[0] < means[1] < surface.mean[2] + 0.05
-    assert sds[2] > sds[:2].max()
-    assert (drawn == surface.draw(others, np.random.default_rng(3), 400)).all()
-    assert isinstance(surface, Surface)
-
-
 def test_distances_count_steps() -> None:
     base = Candidate(Schedule(widths=(4, 1), **BASE), {})
 
@@ -215,3 +199,65 @@ def test_distances_count_steps() -> None:
     square = distances([base, *wide(2, 8), told_otherwise])
     assert square == pytest.approx(square.T)
     assert np.diag(square) == pytest.approx(np.zeros(4), abs=1e-6)
+
+
+CHAIN = Schedule(widths=(1, 1, 1), distiller="last", kappa=1024)
+PAIRS: dict[str, tuple[Schedule, Any]] = {
+    "widths": (Schedule(widths=(4, 1), **BASE), (8, 1)),
+    "kappa": (Schedule(widths=(4, 1), **BASE), 2048),
+    "distiller": (Schedule(widths=(4, 1), **BASE), "topk"),
+    "k": (Schedule(widths=(4, 1), **BASE), 4),
+    "tally": (Schedule(widths=(4, 1), **BASE), True),
+    "critique": (CHAIN, True),
+    "draft_tokens": (Schedule(widths=(1,)), 2048),
+    "refine_tokens": (Schedule(widths=(4, 1), **BASE), 512),
+    "distill_tokens": (Schedule(widths=(4, 1), distiller="summary"), 256),
+    "thinking_tokens": (Schedule(widths=(1,)), 1024),
+    "temperature": (Schedule(widths=(1,)), 0.5),
+    "distill_temperature": (Schedule(widths=(4, 1), distiller="topk", k=2), 0.0),
+    "top_p": (Schedule(widths=(1,)), 0.8),
+    "quorum": (Schedule(widths=(4, 1), **BASE), 0.5),
+    "agree": (Schedule(widths=(4, 1), **BASE), 0.9),
+    "final": (Schedule(widths=(4,), final="vote"), "best"),
+    "check": (Schedule(widths=(4, 1), **BASE), "unit tests"),
+    "keep": (Schedule(widths=(4, 1), check="unit tests", **BASE), True),
+    "stop_at": (Schedule(widths=(4, 1), check="unit tests", **BASE), 0.9),
+}
+"""For each field of a schedule one in which it plays a part, and another value."""
+
+
+def test_every_field_of_a_schedule_counts_for_the_distance() -> None:
+    assert PAIRS.keys() == Schedule.model_fields.keys()
+    for field, (schedule, value) in PAIRS.items():
+        one, other = Candidate(schedule, {}), Candidate(schedule.replace(**{field: value}), {})
+        assert 0.25 < distances([one], [other])[0, 0] < 4.0, field
+        assert distances([one], [one])[0, 0] == 0.0
+
+
+def test_every_round_counts_for_the_distance_the_last_one_too() -> None:
+    deep = Schedule(widths=(8,) * 7 + (1,), distiller="random_k")
+    steps = [
+        distances([Candidate(deep, {})], [Candidate(deep.replace(widths=(*[8] * n, 4, *[8] * (6 - n), 1)), {})])[0, 0]
+        for n in range(7)
+    ]
+    assert steps == pytest.approx([0.7] * 7)
+    votes = [Candidate(Schedule(widths=(4, width), final="vote", distiller="random_k"), {}) for width in (2, 4, 8)]
+    assert distances(votes)[0] == pytest.approx([0.0, 0.7, 1.4])
+
+
+def test_what_plays_no_part_is_no_distance() -> None:
+    one = Candidate(Schedule(widths=(1,)), {})
+    for changes in ({"kappa": 512}, {"distiller": "topk"}, {"quorum": 0.5}, {"distill_temperature": 0.0}):
+        assert distances([one], [Candidate(one.schedule.replace(**changes), {})])[0, 0] == 0.0
+    same = Candidate(Schedule(widths=(4, 1), distiller="summary", draft_tokens=512, kappa=1024), {})
+    said = Candidate(same.schedule.replace(refine_tokens=512, distill_tokens=512, distill_temperature=1.0), {})
+    assert distances([same], [said])[0, 0] == 0.0  # what None stands for anyway
+
+
+def test_each_prompt_is_a_step() -> None:
+    wide = Schedule(widths=(4, 1), distiller="summary")
+    own, draft = Candidate(wide, {}), Candidate(wide, {"draft": "So."})
+    both = Candidate(wide, {"draft": "So.", "refine": "So."})
+    shown = Candidate(wide, {}, {"draft": ({"question": "q", "answer": "a"},)})
+    assert distances([own], [own, draft, both, shown])[0] == pytest.approx([0, 1, 2**0.5, 1])
+    assert distances([draft], [Candidate(wide, {"draft": "Otherwise."})])[0, 0] == pytest.approx(1.0)

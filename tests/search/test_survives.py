@@ -196,8 +196,8 @@ def die() -> NoReturn:
     raise AssertionError
 
 
-def forked(work: Callable[[], None]) -> int:
-    """Start `work` in a copy of this process; returns its id."""
+def forked(work: Callable[[], None], reason: str | None = None) -> int:
+    """Start `work` in a copy of this process; returns its id. Its exception is written to the file `reason`."""
     pid = os.fork()
     if pid:
         return pid
@@ -205,6 +205,8 @@ def forked(work: Callable[[], None]) -> int:
         work()
     except BaseException:
         traceback.print_exc()
+        if reason is not None:
+            Path(reason).write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
 
@@ -284,29 +286,31 @@ def chain(base: str, kills: int, seed: int) -> dict[str, Any]:
     return {"whole": whole, "ended": ended, "hit": hit, "again": again}
 
 
-def share(base: str, place: str | None, workers: int, deaths: dict[str, list[Any]]) -> dict[str, list[int]]:
+def share(base: str, place: str | None, workers: int, deaths: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """`workers` processes run one search; `deaths` says which of them die, and where. The others join after the first
-    death, so that there is one. Returns who was killed, who failed and who came to the end."""
+    death, so that there is one. Returns who was killed, who failed (and of what) and who came to the end."""
     started: dict[int, int] = {}
 
     def start(worker: int) -> None:
         own = deaths.get(str(worker))
-        started[forked(lambda: worked(base, worker, own, settings_of(base, place, worker)))] = worker
+        settings = settings_of(base, place, worker)
+        started[forked(lambda: worked(base, worker, own, settings), f"{base}/failure{worker}")] = worker
 
     for worker in range(workers):
         if str(worker) in deaths or not deaths:
             start(worker)
-    ended: dict[str, list[int]] = {"killed": [], "failed": [], "finished": []}
+    ended: dict[str, list[Any]] = {"killed": [], "failed": [], "finished": []}
     while started:
         pid, status = os.wait()
         kind = "killed" if os.WIFSIGNALED(status) else "failed" if status else "finished"
-        ended[kind].append(started.pop(pid))
+        worker = started.pop(pid)
+        ended[kind].append((worker, Path(f"{base}/failure{worker}").read_text()) if kind == "failed" else worker)
         if kind == "killed" and place is not None:
             pass_time(place, pid)
         if deaths and sum(map(len, ended.values())) == 1:
-            for worker in range(workers):
-                if str(worker) not in deaths:
-                    start(worker)
+            for other in range(workers):
+                if str(other) not in deaths:
+                    start(other)
     return ended
 
 
@@ -420,7 +424,7 @@ def test_any_number_of_workers_of_which_some_are_killed_find_the_same(
     if storage is not None:  # its writes are the database's
         deaths = {worker: ["call", at, cut] for worker, (_, at, cut) in deaths.items()}
     ended = apart("share", base=str(tmp_path), place=storage, workers=workers, deaths=deaths)
-    assert ended["failed"] == []
+    assert not ended["failed"], "\n".join(f"worker {worker}: {reason}" for worker, reason in ended["failed"])
     assert {str(worker) for worker in ended["killed"]} <= set(deaths)
     assert bool(ended["killed"]) == bool(deaths)
     for worker in ended["finished"]:
@@ -440,6 +444,28 @@ def test_any_number_of_workers_of_which_some_are_killed_find_the_same(
     if storage is None:
         journal = (tmp_path / "run" / "board" / "board.journal").read_text().splitlines()[1:]
         assert len({json.loads(line[9:])[0] for line in journal}) == len(journal)
+
+
+def test_a_search_that_another_worker_begins_meanwhile_is_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
+) -> None:
+    ended: list[dict[str, Any]] = []
+
+    def overtaken(look: Callable[[FolderBoard, str], Any]) -> Callable[[FolderBoard, str], Any]:
+        def looking(self: FolderBoard, name: str) -> Any:
+            seen = look(self, name)
+            if not ended:  # the other does all of it between this look and the next
+                ended.append({})
+                ended[0] = search(scripted_lm(reply), run_dir=tmp_path / "run")
+            return seen
+
+        return looking
+
+    monkeypatch.setattr(FolderBoard, "get", overtaken(FolderBoard.get))
+    monkeypatch.setattr(FolderBoard, "read", overtaken(FolderBoard.read))
+    lm = scripted_lm(reply)
+    assert search(lm, run_dir=tmp_path / "run") == ended[0] == whole["result"]
+    assert lm.served.calls == 0
 
 
 # --- files that are gone, torn, foreign, locked ---

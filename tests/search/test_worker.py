@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.workers.coordination import Board, Claim, FolderBoard, MemoryBoard
 from pdr_dspy.search.workers.worker import Worker, cell, transient
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
@@ -63,8 +64,8 @@ def test_every_cell_of_a_request_is_measured_once() -> None:
     assert lm.served.input + lm.served.output == sum(different.values())
     shared = {a for a, _ in cells[0, PAIRS[0]].calls} & {a for a, _ in cells[1, PAIRS[0]].calls}
     assert len(shared) == 1  # the first draft is the student's
-    assert one.own == len(cells)
-    assert [row.id for row in one.of(Stage.RACE, 1)] == sorted(f"q{n}" for n in range(COUNT)) * 2
+    assert one.made == len(cells)
+    assert [row.id for row in one.rows_of(Stage.RACE, 1)] == sorted(f"q{n}" for n in range(COUNT)) * 2
     assert one.profile()["draft"].calls == COUNT * 2 * 4
 
 
@@ -75,7 +76,7 @@ def test_what_is_on_the_board_is_read_and_not_measured() -> None:
     second = worker(board)
     assert second.known(REQUEST) == first
     assert measured(second, lm=lm) == first
-    assert (lm.served.calls, second.own) == (0, 0)
+    assert (lm.served.calls, second.made) == (0, 0)
     assert worker().known(REQUEST) is None
 
 
@@ -89,7 +90,7 @@ def test_half_of_a_request_on_the_board_leaves_the_other_half() -> None:
     assert len(one.rows) == len(ARMS) * 3  # what is there is known
     assert measured(one) == measured(worker())
     assert one.missing(REQUEST) == []
-    assert one.own == len(ARMS) * (len(PAIRS) - 3)
+    assert one.made == len(ARMS) * (len(PAIRS) - 3)
 
 
 def test_stages_have_seeds_of_their_own() -> None:
@@ -127,7 +128,7 @@ def test_what_the_server_failed_is_run_again_and_ends_as_if_it_had_not() -> None
     one = worker()
     assert measured(one, lm=scripted_lm(Flaky(1, lambda user: "q2" in user))) == calm
     assert not any(transient(row) for row in one.rows.values())
-    assert one.own > len(calm)
+    assert one.made > len(calm)
 
 
 def test_what_fails_every_time_is_recorded_as_failed_and_counts_0() -> None:
@@ -208,7 +209,7 @@ def test_a_verifier_that_fails_is_no_failure_of_the_servers() -> None:
     one = worker()
     one.verifier = Broken()
     cells = measured(one)
-    assert one.own == len(cells)  # nothing was tried again
+    assert one.made == len(cells)  # nothing was tried again
     assert {pair.question for (_, pair), found in cells.items() if found.failed} == {1}
 
 
@@ -261,7 +262,7 @@ def test_a_unit_that_another_worker_holds_is_waited_for() -> None:
     one = worker(held)
     assert measured(one) == whole
     assert len(waits) == 1
-    assert one.own == len(whole) - len(ARMS)
+    assert one.made == len(whole) - len(ARMS)
 
 
 def test_two_workers_side_by_side_share_the_units(tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ def test_two_workers_side_by_side_share_the_units(tmp_path: Path) -> None:
     def work() -> None:
         with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
             one = worker(board, store)
-            made.append((measured(one, lm=lm), one.own))
+            made.append((measured(one, lm=lm), one.made))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -303,3 +304,29 @@ def test_a_cell_names_calls_without_an_address_by_their_place() -> None:
     assert len({address for address, _ in named.calls}) == len(row.calls)
     assert not {a for a, _ in named.calls} & {a for a, _ in cell(bare, 2, PAIRS[0]).calls}
     assert sum(tokens for _, tokens in named.calls) == row.total
+
+
+def test_calls_are_on_the_disk_before_the_board_says_that_they_are_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[str, int] = {}
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        sync(file)
+        synced[os.path.realpath(f"/proc/self/fd/{file}")] = os.fstat(file).st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
+        put = board.put
+
+        def checked(name: str, text: str) -> str:
+            on_disk = "".join(
+                path.read_bytes()[: synced.get(str(path.resolve()), 0)].decode() for path in tmp_path.rglob("*.jsonl")
+            )
+            for row in json.loads(text)["rows"].values():
+                assert all(call["key"] in on_disk for call in row["calls"])
+            return put(name, text)
+
+        monkeypatch.setattr(board, "put", checked)
+        measured(worker(board, store))

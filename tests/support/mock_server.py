@@ -89,6 +89,12 @@ class MockServer:
     def api_base(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
     def _run(self, ready: threading.Event) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(self._start())

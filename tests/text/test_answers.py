@@ -5,6 +5,9 @@ from fractions import Fraction
 import pytest
 
 from pdr_dspy.text.answers import MAX_TEXT, final_answer, to_choice, to_number
+from pdr_dspy.text.labels import LANGUAGES, Language
+from pdr_dspy.text.template import TURN_END, without_template
+from pdr_dspy.text.wrapping import boxes, tidy
 
 
 @pytest.mark.parametrize(
@@ -45,6 +48,82 @@ from pdr_dspy.text.answers import MAX_TEXT, final_answer, to_choice, to_number
 )
 def test_final_answer(text: str, found: str | None) -> None:
     assert final_answer(text) == found
+
+
+@pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.nouns.partition("|")[0])
+def test_every_language_of_the_table_labels_an_answer(language: Language) -> None:
+    def words(phrases: str) -> list[str]:
+        return [phrase for phrase in phrases.split("|") if phrase]
+
+    nouns = words(language.nouns)
+    gap = " " if language.spaced else ""
+    labels = [*nouns, *(f"{before}{gap}{nouns[0]}" for before in words(language.before))]
+    labels += [f"{nouns[0]}{gap}{after}" for after in words(language.after)]
+    for label in labels:
+        for text in (f"{label}: 42", f"**{label}:** 42", f"{label.capitalize()} → 42", f"### {label}\n\n42"):
+            assert final_answer(f"6 * 7.\n{text}") == "42", text
+        assert final_answer(f"<{label}>42</{label}>") == "42"
+    for verb in words(language.verbs):
+        assert final_answer(f"6 * 7. {nouns[0]} {verb} 42.") == "42", verb
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        *(
+            (text, "42")
+            for text in ("**42**", "$42$", r"\(42\)", r"\[42\]", "`42`", '"42"', "“42”", "«42»", "42.", ": 42", "*42*")
+        ),
+        *(
+            (text, "42")
+            for text in (r"\boxed{42}", r"\textcolor{red}{42}", r"{\color{red} 42}", r"\color{red}{42}", "==42==")
+        ),
+        *(
+            (text, "42")
+            for text in (r"\underline{\mathbf{42}}", "<b>42</b>", "<mark>**42**</mark>", r"\displaystyle 42", "**42")
+        ),
+        *(
+            (text, text)
+            for text in ("__init__", "_id", "C*", "_x_", "a_b", "x^2", r"\text{m}", "1..", "<div>x</div>", "*args")
+        ),
+        *(
+            (text, text)
+            for text in (r"\underline{a} b \underline{c}", "<b>a</b> and <b>b</b>", "**a** or **b**", r"\{1, 2\}")
+        ),
+    ],
+)
+def test_tidy_takes_off_what_is_around_an_answer_and_leaves_names_whole(text: str, plain: str) -> None:
+    assert tidy(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "contents"),
+    [
+        (r"\boxed{1} \fbox{2} \framebox{3} \bbox[red]{4}", ["1", "2", "3", "4"]),
+        (r"\boxed 42. \boxed\text{B}, \boxed x", ["42", r"\text{B}", "x"]),
+        (r"\boxed{\boxed{3}} \boxed{\{1\}}", ["3", r"\{1\}"]),
+        (r"\boxed{} \boxed{4 \boxedx{5}", []),
+    ],
+)
+def test_boxes(text: str, contents: list[str]) -> None:
+    assert [text[start:end] for start, end in boxes(text)] == contents
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("a<|im_end|>", "a\n|\n"),
+        ("a</s>\nb", "a\n|\n\nb"),
+        ("a<|im_end|>\n<|im_start|>user\nb", "a\n|\n\n|\n"),
+        ("<s>a", "a"),
+        ("<|im_start|>assistant\na", "a"),
+        ("the token <|im_end|> ends a turn", "the token <|im_end|> ends a turn"),
+        ("<s>41</s> 42", "<s>41</s> 42"),
+        ("a < b > c [d]", "a < b > c [d]"),
+    ],
+)
+def test_special_tokens_end_lines_and_turns(text: str, kept: str) -> None:
+    assert without_template(text).replace(TURN_END, "|") == kept
 
 
 @pytest.mark.parametrize(

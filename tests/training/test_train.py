@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +25,7 @@ from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, LongCoT
+from pdr_dspy.runtime import locks
 from pdr_dspy.training.config import Lora, TrainingConfig, read_config
 from pdr_dspy.training.train import read_log, train
 from pdr_dspy.verifiers import Score
@@ -127,6 +130,23 @@ def test_a_run_gives_a_folder_that_transformers_loads_and_goes_on(model: str, tm
     assert differ(resumed, first)
     train(program(), questions(), Early(), config(model, steps=2), tmp_path / "at once")
     assert not differ(resumed, weights(tmp_path / "at once" / "model"))
+
+
+def test_a_second_run_waits_for_who_is_at_work(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(locks, "POLL", (0.0, 0.0))
+    made = train(program(), questions(), Early(), config(model), tmp_path)
+    lock = locks.Lock(tmp_path / "train.lock")
+    assert lock.acquire()
+    other = threading.Thread(target=train, args=(program(), questions(), Early(), config(model), tmp_path))
+    other.start()
+    while "waiting for its end" not in caplog.text:
+        other.join(0.01)
+    lock.release()
+    other.join()
+    assert f"{tmp_path} is in use by process {os.getpid()} on " in caplog.text
+    assert made.is_dir()
 
 
 def test_with_an_adapter_the_model_is_whole(model: str, tmp_path: Path) -> None:

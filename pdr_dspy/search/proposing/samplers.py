@@ -1,10 +1,7 @@
-"""What to try next: candidates asked of an Optuna sampler, or drawn from what the search knows of scores.
+"""What to try next: candidates that one of Optuna's samplers proposes.
 
-"tpe", the default, "nsga2", "random" and a sampler of the user's are Optuna's. They see pooled estimates, which a short
-race cannot raise by luck, and the cost of each candidate as a constraint. "pooled" draws whole surfaces of scores from
-the posterior of `pooling.py` and takes the best new candidate of each (Thompson 1933). On simulated worlds it was
-behind TPE over the same estimates with 30 questions, and ahead of it with 120 (`benchmarks.search`). Either way a
-proposal depends on the seed, the cohort and the candidates tried so far, and on nothing else.
+The sampler sees pooled estimates, which a short race cannot raise by luck, and the cost of each candidate as a
+constraint. A proposal depends on the seed, the cohort and the candidates tried so far, and on nothing else.
 """
 
 from __future__ import annotations
@@ -14,14 +11,14 @@ import random
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Proposed, Tried
-from pdr_dspy.search.racing.surrogate import Surface
-from pdr_dspy.search.space.space import Candidate, Space
+from pdr_dspy.search.settings import SamplerName
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space, Suggests
 
 if TYPE_CHECKING:
     import optuna
@@ -33,17 +30,8 @@ DRAWS = 2_000
 PATIENCE = 3
 """Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
 
-ENOUGH = 12
-"""Programs that a posterior must know before candidates are drawn from it: with fewer, whatever is far looks good."""
-CONSIDERED = 600
-"""Candidates of a larger space that one drawn surface covers."""
-
-SamplerName = Literal["tpe", "pooled", "nsga2", "random"]
-SAMPLERS: tuple[SamplerName, ...] = ("tpe", "pooled", "nsga2", "random")
 _FILTERS = threading.Lock()
-"""The filters of `warnings` are the process's: a search and its helper in two threads would undo each other's."""
-Cost = Callable[[Candidate], float | None]
-"""The predicted B_total of a candidate, in tokens; None while nothing is known."""
+"""The filters of `warnings` belong to the process: two searches in two threads would undo each other's."""
 
 
 class Proposer:
@@ -61,10 +49,10 @@ class Proposer:
         """
         Args:
             space: what to choose from.
-            limits: on mean tokens; what is over them is a constraint to the sampler.
+            limits: on mean tokens; a constraint to the sampler.
             costs: "sequential" and "total", if they are objectives beside the score.
             seed: of the search.
-            sampler: "pooled", the name of one of Optuna's, or a function from a seed to an Optuna sampler.
+            sampler: one of Optuna's, by name or as a function from a seed to the sampler.
         """
         self.space = space
         self.limits = limits
@@ -79,7 +67,8 @@ class Proposer:
         draw = random.Random(self.seed)
         if self.enumerable:
             return draw.sample(self.pool, min(count, len(self.pool)))
-        return [self.space.suggest(_Drawn(draw)) for _ in range(count)]  # the pool would be the small shapes only
+        drawn = (self._suggested(_Drawn(draw)) for _ in range(2 * count))  # the pool has the small shapes only
+        return list(itertools.islice((one for one in drawn if one is not None), count))
 
     def untried(self, keys: Iterable[str]) -> int | None:
         """How many candidates have none of these keys; None for a space that is too large to list."""
@@ -91,23 +80,17 @@ class Proposer:
         count: int,
         *,
         cohort: int,
-        surface: Surface | None = None,
-        dear: Callable[[Candidate], bool] = lambda _: False,
-        cost: Cost = lambda _: None,
+        too_expensive: Callable[[Candidate], bool] = lambda _: False,
     ) -> list[Proposed]:
         """Up to `count` new candidates; fewer when the space has no more that are worth trying.
 
         Args:
-            tried: what was measured; candidates outside the space are left out of the sampler's view.
+            tried: what was measured; the sampler does not see candidates outside the space.
             count: how many to propose.
             cohort: a number that differs each time.
-            surface: what is known of scores; "pooled" needs it.
-            dear: whether a candidate would surely be over the limits; such ones are not proposed.
-            cost: what a candidate would cost; a search for the front looks at every price.
+            too_expensive: whether a candidate would certainly be over the limits; such ones are not proposed.
         """
         seen = {known.candidate.key for known in tried}
-        if self.sampler == "pooled" and surface is not None and len(tried) >= ENOUGH:
-            return self._promising(surface, seen, count, cohort, dear, cost)
         study = self._study(tried, cohort)
         found: list[Proposed] = []
         draw = random.Random(f"{self.seed}|draw|{cohort}")
@@ -115,53 +98,35 @@ class Proposer:
         while len(found) < count:
             candidate = None
             if idle < PATIENCE:
-                candidate = self.space.suggest(study.ask())
-                if candidate.key in seen or dear(candidate):
+                candidate = self._suggested(study.ask())
+                if candidate is None or candidate.key in seen or too_expensive(candidate):
                     idle += 1
                     continue
-                idle = 0
             else:
-                candidate = self._new(draw, seen, dear)
+                candidate = self._new(draw, seen, too_expensive)
                 if candidate is None:
                     break
-                idle = 0
+            idle = 0
             seen.add(candidate.key)
             found.append(Proposed("search", candidate))
         return found
 
-    def _promising(
-        self, surface: Surface, seen: set[str], count: int, cohort: int, dear: Callable[[Candidate], bool], cost: Cost
-    ) -> list[Proposed]:
-        """The best new candidate of each of `count` surfaces drawn from the posterior."""
-        draw = random.Random(f"{self.seed}|pooled|{cohort}")
-        if self.enumerable:
-            pool = [c for c in draw.sample(self.pool, len(self.pool)) if c.key not in seen]
-        else:  # the pool would be the small shapes only
-            drawn = {c.key: c for c in (self.space.suggest(_Drawn(draw)) for _ in range(DRAWS))}
-            pool = [c for key, c in drawn.items() if key not in seen]
-        pool = list(itertools.islice((c for c in pool if not dear(c)), CONSIDERED))
-        if not pool:
-            return []
-        rng = np.random.default_rng(draw.randrange(2**63))
-        scores = surface.draw(pool, rng, count)
-        prices = np.array([cost(c) or 0.0 for c in pool]) if self.costs else np.zeros(len(pool))
-        found: list[int] = []
-        for values in scores:
-            cap = np.quantile(prices, draw.random()) if self.costs else np.inf
-            open_ = np.where((prices <= cap) & ~np.isin(np.arange(len(pool)), found), values, -np.inf)
-            best = int(open_.argmax())
-            if np.isfinite(open_[best]):
-                found.append(best)
-        rest = (place for place in range(len(pool)) if place not in found)
-        found += list(itertools.islice(rest, count - len(found)))
-        return [Proposed("search", pool[place]) for place in found]
+    def _suggested(self, trial: Suggests) -> Candidate | None:
+        """The candidate of a trial; None where a registered axis refuses what was chosen before it."""
+        try:
+            return self.space.suggest(trial)
+        except ConfigError:
+            return None
 
-    def _new(self, draw: random.Random, seen: set[str], dear: Callable[[Candidate], bool]) -> Candidate | None:
-        """A candidate that was not tried and is not too dear, drawn by the seed; None when none is left or found."""
-        if not self.enumerable:  # the pool would be the small shapes only
-            drawn = (self.space.suggest(_Drawn(draw)) for _ in range(DRAWS))
-            return next((c for c in drawn if c.key not in seen and not dear(c)), None)
-        new = [c for c in self.pool if c.key not in seen and not dear(c)]
+    def _new(self, draw: random.Random, seen: set[str], too_expensive: Callable[[Candidate], bool]) -> Candidate | None:
+        """A candidate that was not tried and may be within the limits, drawn by the seed; None when there is none."""
+
+        def fits(candidate: Candidate | None) -> bool:
+            return candidate is not None and candidate.key not in seen and not too_expensive(candidate)
+
+        if not self.enumerable:  # the pool has the small shapes only
+            return next(filter(fits, (self._suggested(_Drawn(draw)) for _ in range(DRAWS))), None)
+        new = list(filter(fits, self.pool))
         return draw.choice(new) if new else None
 
     def _study(self, tried: Sequence[Tried], cohort: int) -> optuna.Study:
@@ -170,12 +135,12 @@ class Proposer:
         seed = random.Random(f"{self.seed}|sampler|{cohort}").randrange(2**31)
         directions = ["maximize", *(["minimize"] * len(self.costs))]
         before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it announces every study that is made in memory
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna logs every study that is made in memory
         try:
             study = optuna.create_study(directions=directions)  # type: ignore[arg-type]
         finally:
             optuna.logging.set_verbosity(before)
-        study.sampler = optuna.samplers.RandomSampler(seed=0)  # what is known is only replayed
+        study.sampler = optuna.samplers.RandomSampler(seed=0)  # asked of nothing: known trials are only replayed
         for known in tried:
             params = self.space.params_of(known.candidate)
             if params is None:
@@ -184,7 +149,7 @@ class Proposer:
             trial = study.ask()
             self.space.suggest(trial)
             if known.score != known.score:
-                continue  # it is about to run: to the sampler it is under way
+                continue  # it has not run yet: to the sampler it is running
             for name, excess in self.limits.excess(known.sequential, known.total).items():
                 trial.set_constraint(name, excess)
             study.tell(trial, [known.score, *(getattr(known, cost) for cost in self.costs)])
@@ -196,7 +161,7 @@ class Proposer:
 
         if callable(self.sampler):
             return self.sampler(seed)
-        if self.sampler in ("pooled", "random"):
+        if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         if self.sampler == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed)

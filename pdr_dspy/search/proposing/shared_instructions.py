@@ -12,8 +12,6 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.distillers import DISTILLERS
-from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
@@ -104,11 +102,9 @@ def extended(space: Space, proposals: Proposals) -> Space:
 
 def roles_of(space: Space) -> list[str]:
     """The roles that some schedule of a space calls, but for those whose instructions are fixed."""
-    called = [Role.DRAFT]
-    if max(space.rounds) > 1:
-        called.append(Role.REFINE)
-        distilling = {DISTILLERS.find(name).role for name in space.distiller} if max(space.widths) > 1 else set()
-        called += [role for role in (Role.DISTILL, Role.SELECT) if role in distilling]
-        if True in space.critique and min(space.widths) == 1:
-            called.append(Role.CRITIQUE)
-    return [role.value for role in called if f"{role}_instructions" not in space.fixed]
+    return [role.value for role in space.roles if f"{role}_instructions" not in space.fixed]
+
+
+def cost(proposals: Proposals) -> tuple[tuple[str, int], ...]:
+    """The address and the tokens of each call of the writer."""
+    return tuple((call.key or f"{DOCUMENT}/{place}", call.tokens) for place, call in enumerate(proposals.ledger.calls))

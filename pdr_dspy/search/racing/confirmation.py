@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import dspy
 
@@ -15,16 +14,12 @@ from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Paired
 from pdr_dspy.search.racing.pareto import Limits
+from pdr_dspy.search.settings import Accept
 
 DOUBT = 0.05
 """Most probability of a difference by chance at which the winner still counts as better."""
 TOLERANCE = 0.01
 """Score, as a fraction, that a cheaper winner may be behind the student without losing to it."""
-
-
-Accept = Literal["confident", "better"]
-"""When the winner is returned instead of the student: only when it is confidently better, or as good for fewer tokens;
-or whenever it did better."""
 
 
 @dataclass(frozen=True)

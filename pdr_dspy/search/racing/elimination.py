@@ -1,8 +1,8 @@
-"""When a race goes on without a program: pure rules over what ran on the same (question, seed) pairs.
+"""Which programs a race drops: pure rules over what ran on the same (question, seed) pairs.
 
-Looks come at growing numbers of pairs. At each, the better half stays untested; of the others those go that are surely
-worse than the best: by an exact paired test, with the error of all looks together spent a part at a time (Lan and
-DeMets 1983). Halving alone would drop equal programs by chance (peers measured at 20 to 70 %).
+Tests come after growing numbers of pairs. Each leaves the better half alone and drops those of the others that are
+confidently worse than the best, by an exact paired test whose error is spent over all tests of the race together (Lan
+and DeMets 1983). Halving alone would drop equal programs by chance (other tools were measured at 20 to 70 %).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
 
 def looks(pairs: int, first: int, eta: float) -> tuple[int, ...]:
-    """After how many pairs the race looks: `first`, then `eta` times as many, and so on; the last look is at all."""
+    """After how many pairs a race is looked at: `first`, then `eta` times as many, and so on; last, after all."""
     ends: list[int] = []
     size = float(first)
     while size < pairs:
@@ -71,7 +71,7 @@ def levels(alpha: float, information: Sequence[float]) -> tuple[float, ...]:
 
 
 def over(run: Run, limits: Limits) -> str | None:
-    """The limit that a program surely breaks, "sequential" or "total"; None when it may keep both."""
+    """The limit that a program is confidently over, "sequential" or "total"; None when it may keep both."""
     for name, limit in zip(COSTS, limits, strict=True):
         values = [getattr(cell, name) for cell in run.cells]
         if limit is None or len(values) < 2:
@@ -91,17 +91,17 @@ def beaten(
     pareto: bool,
     leader: int | None = None,
 ) -> dict[int, int]:
-    """Which programs are surely worse than another, and than which.
+    """The programs that are confidently worse than another, and that other, by number.
 
     Args:
         runs: the programs that are tested.
-        rivals: the programs that they are held against, themselves among them, on the same pairs.
+        rivals: the programs that they are compared with, themselves among them, on the same pairs.
         questions: the question of each pair; repeats of one are averaged before a test.
-        level: most probability that a program which is as good is named.
+        level: the most probability that a program which is as good is named.
         keep: share of `runs`, the best, that are not tested.
         pareto: a program is worse only if another is in the score and in both costs.
-        leader: the rival to test against, chosen by more than its luck on these pairs. None is the one that did best
-            on them: the luckiest of many, so that the level is divided by how many there are.
+        leader: the rival to test against, chosen by more than its scores on these pairs. None is the one that did best
+            on them: the luckiest of many, so the level is divided by their number.
     """
     others = list(rivals)
     if not others:
@@ -124,15 +124,15 @@ def _dominated(
     numbers = list(dict.fromkeys([*rivals, *tested]))
     rows = [rivals.get(number) or runs[number] for number in numbers]
     outcomes = Outcomes(*(np.array([_means(row, name, questions) for row in rows]) for name in ("score", *COSTS)))
-    gone: dict[int, int] = {}
+    dropped: dict[int, int] = {}
     for number in tested:
         better = [other for other in rivals if other != number and dominates(rivals[other], runs[number])]
         for other in better:
             places = numbers.index(number), [numbers.index(other)]
             if confidently_dominated(outcomes, *places, level, among=len(rivals)):
-                gone[number] = other
+                dropped[number] = other
                 break
-    return gone
+    return dropped
 
 
 def _means(run: Run, name: str, questions: Sequence[int]) -> list[float]:

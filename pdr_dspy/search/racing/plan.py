@@ -1,12 +1,13 @@
-"""The search itself, as a generator: it yields what it wants to know, and is sent the answers.
+"""The search itself, as a generator: it yields requests, and is sent their answers.
 
-    cohorts:    propose some candidates, race them over growing blocks of (question, seed), drop those that are surely
-                worse, and so on until the trials or the tokens are used up
-    finalists:  the best few and the untouched student on fresh seeds
-    confirm:    the one that is left, and the student, on questions that nothing was chosen on
+    cohorts:    propose some candidates, race them over growing blocks of (question, seed), drop those that are
+                confidently worse, and repeat until the trials or the tokens are used up; after the first cohort, let a
+                model write instructions where that is wanted
+    finalists:  the best few and the untouched student run again on fresh seeds
+    confirm:    the best of those, and the student, run on questions that nothing was chosen on
 
-It knows no model, no file and no other worker. Everything it decides depends on the settings and the answers alone, so
-whoever runs it with the same answers, in one go or after a kill, alone or as one of many workers, decides the same.
+The plan knows no model, no file and no other worker. All of its decisions follow from the settings and the answers:
+with equal answers they are equal, in one go or after a kill, in one process or in many.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import numpy as np
 
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.search.racing import elimination, pareto
-from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.surrogate import Surface, pool
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.settings import SearchSettings
+from pdr_dspy.search.space.candidate import Candidate
 
 
 class Stage(StrEnum):
@@ -64,7 +65,7 @@ class Proposed(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """What the search knows of a candidate when it asks for others."""
+    """What is known of a candidate when others are proposed."""
 
     candidate: Candidate
     score: float
@@ -75,17 +76,24 @@ class Tried(NamedTuple):
 
 
 class Propose(NamedTuple):
-    """A request for up to `wanted` new candidates; the answer is a sequence of `Proposed`, or why there are no more."""
+    """Asks for up to `wanted` new candidates. The answer is a sequence of `Proposed`, or a text that says why the
+    search ends."""
 
     cohort: int
     wanted: int
     tried: tuple[Tried, ...]
-    surface: Surface
-    """What is known of scores between them."""
+
+
+class Write(NamedTuple):
+    """Asks for instructions that a model writes. The answer is what its calls cost, as in `Cell.calls`, or a text that
+    says why the search ends."""
+
+    each: int
+    """How many for each role, at most."""
 
 
 class Measure(NamedTuple):
-    """A request for cells; the answer is a mapping (arm, pair) -> Cell that has all of them."""
+    """Asks for cells. The answer is a mapping (arm, pair) -> Cell that has all of them."""
 
     stage: Stage
     cohort: int
@@ -94,41 +102,8 @@ class Measure(NamedTuple):
     pairs: tuple[Pair, ...]
 
 
-Request = Propose | Measure
+Request = Propose | Write | Measure
 Cells = Mapping[tuple[int, Pair], Cell]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a search is asked to do."""
-
-    questions: int
-    """Training questions."""
-    held_out: int
-    """Questions for the confirmation."""
-    trials: int = 30
-    """Candidates to measure, the student and the baselines included."""
-    repeats: int = 1
-    """Runs of each question in the race."""
-    finalists: int = 4
-    """Programs, besides the student, that are run again on fresh seeds."""
-    fresh: int = 4
-    """Runs of each question for the finalists."""
-    confirm: int = 4
-    """Runs of each question in the confirmation."""
-    cohort: int = 8
-    """Candidates that race each other; fixed, so that the number of workers changes nothing."""
-    first: int = 8
-    """Pairs of the first look."""
-    eta: float = 2.0
-    """Growth of the blocks, and 1 over the share that a look may spare without a test."""
-    alpha: float = 0.05
-    """Chance, over all looks together, that a program which is as good is dropped for being worse."""
-    limits: Limits = field(default_factory=Limits)
-    pareto: bool = False
-    max_tokens: int | None = None
-    """No cohort is started after this many paid tokens."""
-    seed: int = 0
 
 
 @dataclass
@@ -142,26 +117,36 @@ class Arm:
     race: dict[Pair, Cell] = field(default_factory=dict)
     final: dict[Pair, Cell] = field(default_factory=dict)
     dropped: str | None = None
-    """Why the race went on without it; None for one that ran to its end."""
+    """Why it was taken out of the race; None for one that ran the whole race."""
     paid: int = 0
     """Tokens of its calls in the race that no earlier program had made."""
     saved: int = 0
     """Tokens of those that one had."""
 
+    _means: tuple[int, tuple[float, float, float]] = field(default=(-1, (0.0, 0.0, 0.0)), repr=False, compare=False)
+    """Of so many cells: a choice among all programs asks for them again and again."""
+
     @property
     def score(self) -> float:
         """Mean over the pairs that it ran, a fraction."""
-        return fmean(cell.score for cell in self.race.values())
+        return self._mean()[0]
 
     @property
     def sequential(self) -> float:
         """Mean B_seq, in tokens."""
-        return fmean(cell.sequential for cell in self.race.values())
+        return self._mean()[1]
 
     @property
     def total(self) -> float:
         """Mean B_total, in tokens."""
-        return fmean(cell.total for cell in self.race.values())
+        return self._mean()[2]
+
+    def _mean(self) -> tuple[float, float, float]:
+        if self._means[0] != len(self.race):  # cells come, and never change
+            cells = self.race.values()
+            found = (fmean(c.score for c in cells), fmean(c.sequential for c in cells), fmean(c.total for c in cells))
+            self._means = (len(self.race), found)
+        return self._means[1]
 
 
 class Finalist(NamedTuple):
@@ -203,10 +188,30 @@ class Found:
 
 
 class Plan:
-    """One search. `run` is the generator; the attributes tell how far it is."""
+    """One search. `run` is the generator; the attributes say how far it is."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: SearchSettings,
+        *,
+        questions: int,
+        held_out: int,
+        trials: int = 30,
+        max_tokens: int | None = None,
+    ) -> None:
+        """
+        Args:
+            settings: of the search; its space is not looked at.
+            questions: how many training questions there are.
+            held_out: how many questions of the confirmation there are.
+            trials: candidates to measure, the student and the baselines included.
+            max_tokens: no cohort is started after this many paid tokens.
+        """
         self.settings = settings
+        self.questions = questions
+        self.held_out = held_out
+        self.trials = trials
+        self.max_tokens = max_tokens
         self.arms: list[Arm] = []
         """In the order of their numbers."""
         self.seen: set[str] = set()
@@ -215,10 +220,10 @@ class Plan:
         """Tokens of all calls so far, each counted once."""
         self.saved = 0
         """Tokens of calls that an earlier program had made."""
-        order = list(range(settings.questions))
+        order = list(range(questions))
         random.Random(f"{settings.seed}|order").shuffle(order)
-        self.order = tuple(Pair(question, repeat) for repeat in range(settings.repeats) for question in order)
-        self.looks = elimination.looks(len(self.order), settings.first, settings.eta)
+        self.order = tuple(Pair(question, repeat) for repeat in range(settings.race.repeats) for question in order)
+        self.looks = elimination.looks(len(self.order), settings.race.first, settings.race.eta)
 
     def run(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, Found]:
         """Search. `baselines` race first, the untouched student ahead of all.
@@ -243,29 +248,35 @@ class Plan:
     # --- the race ---
 
     def explore(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, str]:
-        settings = self.settings
+        """The cohorts; returns why there are no more."""
         yield from self.race(0, self.enter(0, baselines))
-        for cohort in range(1, settings.trials):
-            count = min(settings.cohort, settings.trials - len(self.arms))
+        for cohort in range(1, self.trials):
+            count = min(self.settings.race.cohort, self.trials - len(self.arms))
             if count <= 0:
                 break
-            if settings.max_tokens is not None and self.paid >= settings.max_tokens:
-                return f"{self.paid} tokens were paid, `max_tokens` is {settings.max_tokens}"
-            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried(), self.surface())
+            if self.max_tokens is not None and self.paid >= self.max_tokens:
+                return f"{self.paid} tokens were paid, `max_tokens` is {self.max_tokens}"
+            if cohort == 1 and self.settings.instructions.count:
+                written: tuple[tuple[str, int], ...] | str = yield Write(self.settings.instructions.count)
+                if isinstance(written, str):
+                    return written
+                self.count(written)
+            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried())
             if isinstance(answer, str) or not answer:
-                return answer if isinstance(answer, str) else "every candidate was tried or is too dear"
+                return answer if isinstance(answer, str) else "every candidate was tried or costs too much"
             yield from self.race(cohort, self.enter(cohort, answer))
         return f"{len(self.arms)} trials were measured"
 
     def enter(self, cohort: int, proposed: Sequence[Proposed]) -> list[Arm]:
+        """The new arms of a cohort."""
         new = [Arm(len(self.arms) + place, *own, cohort) for place, own in enumerate(proposed)]
         self.arms += new
         return new
 
     def race(self, cohort: int, new: Sequence[Arm]) -> Generator[Request, Any, None]:
-        """Run a cohort over growing blocks; whoever is surely worse, or surely over a limit, stops running."""
-        settings, done = self.settings, 0
-        levels = elimination.levels(settings.alpha, [look / len(self.order) for look in self.looks])
+        """Run a cohort over growing blocks; an arm that is confidently worse, or over a limit, stops running."""
+        done = 0
+        levels = elimination.levels(self.settings.race.alpha, [look / len(self.order) for look in self.looks])
         for look, (end, level) in enumerate(zip(self.looks, levels, strict=True)):
             alive = [arm for arm in new if arm.dropped is None]
             if not alive:
@@ -283,14 +294,14 @@ class Plan:
             for pair in pairs:
                 cell = cells[arm.number, pair]
                 arm.race[pair] = cell
-                paid, saved = self.count(cell)
+                paid, saved = self.count(cell.calls)
                 arm.paid += paid
                 arm.saved += saved
 
-    def count(self, cell: Cell) -> tuple[int, int]:
-        """Tokens of a cell's calls that nothing before it had made, and of those that something had."""
+    def count(self, calls: Iterable[tuple[str, int]]) -> tuple[int, int]:
+        """Tokens of those calls that nothing before had made, and of those that something had."""
         paid = saved = 0
-        for address, tokens in cell.calls:
+        for address, tokens in calls:
             if address in self.seen:
                 saved += tokens
             else:
@@ -301,6 +312,7 @@ class Plan:
         return paid, saved
 
     def drop(self, alive: Sequence[Arm], pairs: Sequence[Pair], level: float) -> None:
+        """Take arms out of the race by what ran on these pairs."""
         settings = self.settings
         runs = {arm.number: elimination.Run([arm.race[pair] for pair in pairs]) for arm in alive}
         for arm in alive:
@@ -321,19 +333,21 @@ class Plan:
             rivals,
             [pair.question for pair in pairs],
             level=level,
-            keep=1 / settings.eta,
-            pareto=settings.pareto,
+            keep=1 / settings.race.eta,
+            pareto=settings.objective == "front",
             leader=leader,
         ).items():
             if number > 0:
                 self.arms[number].dropped = f"worse than trial {rival} after {len(pairs)} runs"
 
     def allowed(self, arm: Arm) -> bool:
+        """Whether an arm is within the limits, on average."""
         return self.settings.limits.allow(arm)
 
     # --- what is known ---
 
     def tried(self) -> tuple[Tried, ...]:
+        """All arms, for those who propose others."""
         estimates = self.estimates()
         return tuple(
             Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race))
@@ -356,7 +370,7 @@ class Plan:
         return self._pooled[1]
 
     def _pool(self) -> Surface:
-        offset = self.settings.repeats  # fresh seeds are further repeats of the same questions
+        offset = self.settings.race.repeats  # fresh seeds are further repeats of the same questions
         scores = [
             {
                 **{(pair.question, pair.repeat): cell.score for pair, cell in arm.race.items()},
@@ -376,40 +390,38 @@ class Plan:
 
     def rerun(self) -> Generator[Request, Any, list[Arm]]:
         """The best few on fresh seeds, the student always among them."""
-        settings = self.settings
+        repeats = self.settings.final.repeats
         finalists = self.finalists()
         entered = list(finalists)
-        levels = elimination.levels(settings.alpha, [(repeat + 1) / settings.fresh for repeat in range(settings.fresh)])
-        for repeat in range(settings.fresh):
-            pairs = tuple(Pair(question, repeat) for question in range(settings.questions))
+        levels = elimination.levels(self.settings.race.alpha, [(repeat + 1) / repeats for repeat in range(repeats)])
+        for repeat in range(repeats):
+            pairs = tuple(Pair(question, repeat) for question in range(self.questions))
             asked = {arm.number: arm.candidate for arm in finalists}
             cells: Cells = yield Measure(Stage.FINAL, repeat, asked, pairs)
             for arm in finalists:
                 arm.final |= {pair: cells[arm.number, pair] for pair in pairs}
                 for pair in pairs:
-                    self.count(cells[arm.number, pair])
-            if repeat + 1 < settings.fresh and not settings.pareto:
-                done = [Pair(q, r) for r in range(repeat + 1) for q in range(settings.questions)]
+                    self.count(cells[arm.number, pair].calls)
+            if repeat + 1 < repeats and self.settings.objective == "score":
+                done = [Pair(q, r) for r in range(repeat + 1) for q in range(self.questions)]
                 runs = {arm.number: elimination.Run([arm.final[pair] for pair in done]) for arm in finalists}
                 rivals = {arm.number: runs[arm.number] for arm in finalists if self.allowed(arm)}
                 questions = [pair.question for pair in done]
-                gone = elimination.beaten(runs, rivals, questions, level=levels[repeat], keep=0.0, pareto=False)
-                finalists = [arm for arm in finalists if arm.number not in gone or arm.number == 0]
+                dropped = elimination.beaten(runs, rivals, questions, level=levels[repeat], keep=0.0, pareto=False)
+                finalists = [arm for arm in finalists if arm.number not in dropped or arm.number == 0]
         return entered
 
     def finalists(self) -> list[Arm]:
         """The student and, after it, the best few others."""
-        count = self.settings.finalists
-        if self.settings.pareto:
+        if self.settings.objective == "front":
             estimates = self.estimates()
             points = [_Point(arm.number, estimates[arm.number][0], arm.sequential, arm.total) for arm in self.arms]
             chosen = [self.arms[point.number] for point in pareto.front(points)]
             chosen.sort(key=lambda arm: -estimates[arm.number][0])
-            pool_ = [*self.best(chosen), *self.best(self.arms)]
         else:
-            whole = [arm for arm in self.arms if arm.dropped is None]
-            pool_ = [*self.best(whole), *self.best(self.arms)]  # enough of them, if need be with dropped ones
-        picked = list(dict.fromkeys(arm.number for arm in pool_ if arm.number != 0))[:count]
+            chosen = [arm for arm in self.arms if arm.dropped is None]
+        ordered = [*self.best(chosen), *self.best(self.arms)]  # dropped ones only where there are too few others
+        picked = list(dict.fromkeys(arm.number for arm in ordered if arm.number != 0))[: self.settings.final.programs]
         return [self.arms[0], *(self.arms[number] for number in picked)]
 
     def choose(self, finalists: Sequence[Arm]) -> int | None:
@@ -418,6 +430,7 @@ class Plan:
         return ordered[0].number if ordered else None
 
     def describe(self, finalists: Sequence[Arm], chosen: int | None) -> tuple[Finalist, ...]:
+        """The finalists as they are reported, the chosen one first."""
         estimates = self.estimates()
         ordered = sorted(finalists, key=lambda arm: (arm.number != chosen, -estimates[arm.number][0], arm.number))
         found = []
@@ -431,15 +444,16 @@ class Plan:
         return tuple(found)
 
     def confirm(self, chosen: int | None) -> Generator[Request, Any, dict[int, dict[Pair, Cell]]]:
-        settings = self.settings
+        """The chosen arm and the student on the confirmation's questions."""
         if chosen is None:
             return {}
         arms = {number: self.arms[number].candidate for number in dict.fromkeys((0, chosen))}
-        pairs = tuple(Pair(q, repeat) for repeat in range(settings.confirm) for q in range(settings.held_out))
+        repeats = range(self.settings.confirm.repeats)
+        pairs = tuple(Pair(question, repeat) for repeat in repeats for question in range(self.held_out))
         cells: Cells = yield Measure(Stage.CONFIRM, 0, arms, pairs)
         for number in arms:
             for pair in pairs:
-                self.count(cells[number, pair])
+                self.count(cells[number, pair].calls)
         return {number: {pair: cells[number, pair] for pair in pairs} for number in arms}
 
 

@@ -12,13 +12,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.space.space import Candidate, canonical
+from pdr_dspy.search.space.candidate import Candidate
 
 Array = NDArray[np.float64]
 
@@ -34,40 +36,38 @@ ENOUGH = 8
 
 @dataclass(frozen=True)
 class Surface:
-    """Scores over schedules, as far as they are known: a posterior for the programs that were measured, and for any
-    other."""
+    """The posterior of the programs' scores, in the order in which they were given."""
 
-    candidates: tuple[Candidate, ...]
     mean: Array
-    """Posterior mean of each measured program, in the order in which they were given."""
+    """Posterior mean of each program's score, a fraction."""
     sd: Array
     """Its posterior standard deviation."""
     adjusted: Array
-    """The programs' own means, differences in the questions that they ran on taken out: what the posterior shrinks."""
+    """The programs' own means without the differences between the questions that they ran on: what is shrunk."""
     noise: Array
     """Standard errors of those."""
     spread: float
     """Prior standard deviation of a program's score."""
     share: float
+    """Share of that variance that neighbours have in common."""
     length: float
+    """Distance over which they do, in steps."""
 
-    def draw(self, others: Sequence[Candidate], rng: np.random.Generator, count: int = 1) -> Array:
-        """Scores of other programs drawn from the posterior, jointly: [count, len(others)]."""
-        between = self._kernel(distances(others, self.candidates))
-        prior = self._kernel(distances(others)) + self.spread**2 * (1 - self.share) * np.eye(len(others))
-        own = self._kernel(distances(self.candidates)) + self.spread**2 * (1 - self.share) * np.eye(len(self.mean))
-        inverse = np.linalg.inv(own + np.diag(self.noise**2))
-        weight = inverse.sum(1)
-        level = float(weight @ self.adjusted) / float(weight.sum())
-        gain = between @ inverse
-        drag = 1.0 - gain.sum(1)  # what an error of the common level does to each
-        covariance = prior - gain @ between.T + np.outer(drag, drag) / float(weight.sum())
-        mean = level + gain @ (self.adjusted - level)
-        factor = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(others)))
-        return mean + rng.standard_normal((count, len(others))) @ factor.T
 
-    def _kernel(self, gaps: Array) -> Array:
-        return self.spread**2 * self.share * np.exp(-0.5 * (gaps / self.length) ** 2)
+def one_thread() -> AbstractContextManager[Any]:
+    """Inside, BLAS uses one thread. From a matrix of 100 x 100 on it takes all cores for microseconds of work, and on
+    cores that have something else to do its threads wait for each other a hundred times as long as they compute."""
+    blas = _blas()
+    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingImports]
+    except ImportError:  # it is only slower
+        return None
+    return ThreadpoolController()
 
 
 def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
@@ -77,6 +77,11 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
         scores: of each program, by (question, repeat); each needs at least one.
         candidates: the programs, in the same order.
     """
+    with one_thread():
+        return _pool(scores, candidates)
+
+
+def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     count = len(scores)
     adjusted, noise = _additive(scores)
     gaps = distances(candidates)
@@ -92,7 +97,7 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
             if best is None or value > best[0]:
                 best = (value, mean, sd, (spread, share, length))
     assert best is not None
-    return Surface(tuple(candidates), best[1], best[2], adjusted, noise, *best[3])
+    return Surface(best[1], best[2], adjusted, noise, *best[3])
 
 
 def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
@@ -109,7 +114,7 @@ def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array,
     fit = inverse @ rest
     likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
     posterior = mean + prior @ fit
-    drag = ones - prior @ weight  # what an error of the common mean does to each
+    drag = ones - prior @ weight  # the effect of an error of the common mean
     variance = np.diag(prior) - np.einsum("ij,ji->i", prior @ inverse, prior) + drag**2 / precision
     return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
 
@@ -119,8 +124,8 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
 
     Least squares of `program + question` over the means of each program's runs of each question. Two variances stand
     behind the error of such a mean: what a program has of its own on a question, which no further run of that question
-    takes away, and what one run of it differs from the next, over the number of runs. The second is known where
-    something ran more than once; the error of a program that ran again on fresh seeds is smaller by it.
+    removes, and the difference from one run of it to the next, over the number of runs. The second is known where
+    a question ran more than once; it makes the error of a program that ran again on fresh seeds smaller.
     """
     places: dict[int, int] = {}
     for own in scores:
@@ -144,7 +149,7 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
     question = (each * (rest - effect[:, None])).sum(0)
     left = np.where(there, rest - effect[:, None] - question, 0.0)
     free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # what the fit used up
-    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # nobody is sure after a few equal ones
+    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # a few equal scores prove nothing
     between, again = 0.0, float((runs - there).sum())
     if again >= ENOUGH:
         usual = float(share.sum()) / cells
@@ -155,38 +160,28 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
-    """How far programs are apart, in steps: a doubling of a width, a cap or kappa is about one; so is another distiller
-    or another prompt. [len(first), len(second)]; `second` is `first` when it is left out."""
-    left, right = list(first), list(first if second is None else second)
-    numbers = [np.array([_numbers(c.schedule) for c in side], dtype=float) for side in (left, right)]
-    gaps = (numbers[0] ** 2).sum(1)[:, None] + (numbers[1] ** 2).sum(1)[None, :] - 2 * numbers[0] @ numbers[1].T
-    kinds = [[_kinds(candidate) for candidate in side] for side in (left, right)]
-    for position in range(len(kinds[0][0])):
-        names: dict[str, int] = {}
-        columns = [np.array([names.setdefault(kind[position], len(names)) for kind in side]) for side in kinds]
-        gaps += columns[0][:, None] != columns[1][None, :]
-    return np.sqrt(np.maximum(gaps, 0.0))
+    """How far programs are apart, in steps, over every axis of a schedule and every prompt; see `Axis.position`. A
+    doubling of a width, a cap or kappa is about one; so is another distiller or another prompt.
+
+    Args:
+        first: rows.
+        second: columns; None is `first`.
+
+    Returns:
+        [len(first), len(second)]. The distances are Euclidean, so that a kernel over them is a covariance.
+    """
+    rows = [candidate.positions for candidate in first]
+    columns = rows if second is None else [candidate.positions for candidate in second]
+    gaps = np.zeros((len(rows), len(columns)))
+    for name in dict.fromkeys(name for side in (rows, columns) for positions in side for name in positions):
+        gaps += _squared(*([positions.get(name, 0.0) for positions in side] for side in (rows, columns)))
+    return np.sqrt(gaps)
 
 
-def _numbers(schedule: Schedule) -> list[float]:
-    schedule = canonical(schedule)
-    widths = [math.log2(width) for width in schedule.widths[:-1]]
-    later = schedule.rounds > 1
-    return [
-        float(schedule.rounds),
-        *(0.7 * (widths[place] if place < len(widths) else 0.0) for place in range(3)),
-        0.7 * math.log2(schedule.kappa / 1024) if later else 0.0,
-        0.7 * math.log2(schedule.k) if later and schedule.distill_by.uses_k else 0.0,
-        math.log2(schedule.draft_tokens / 1024),
-        0.7 * math.log2(schedule.refine_cap / 1024) if later else 0.0,
-        0.5 * math.log2(1 + schedule.thinking_tokens / 256),
-        2.0 * schedule.temperature,
-    ]
-
-
-def _kinds(candidate: Candidate) -> tuple[str, ...]:
-    schedule = canonical(candidate.schedule)
-    prompts = [*sorted(candidate.instructions.items()), *sorted((r, str(d)) for r, d in candidate.demos.items())]
-    distiller = schedule.distiller if schedule.rounds > 1 else ""
-    early = f"{schedule.quorum} {schedule.agree}"
-    return (distiller, str(schedule.critique), str(schedule.tally), early, repr(prompts))
+def _squared(first: Sequence[float | str], second: Sequence[float | str]) -> Array:
+    """Squared distances along one axis: of numbers by their difference, of texts 1 where they differ."""
+    if all(isinstance(value, float) for value in (*first, *second)):
+        return np.subtract.outer(np.array(first, dtype=float), np.array(second, dtype=float)) ** 2
+    codes: dict[float | str, int] = {0.0: 0, "": 0}
+    sides = [np.array([codes.setdefault(value, len(codes)) for value in side]) for side in (first, second)]
+    return np.not_equal.outer(*sides).astype(float)

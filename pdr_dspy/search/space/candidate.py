@@ -1,9 +1,10 @@
-"""A candidate as a program and as JSON data."""
+"""A candidate: one point of a space, as a value, as JSON data, and as a program."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import dspy
 
@@ -11,14 +12,44 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.nested import operators_in, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.search.space.prompt_axes import check_demos
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.axes import canonical, positions_of
+from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, check_demos, key_of
+
+
+class Candidate(NamedTuple):
+    """One point of a space."""
+
+    schedule: Schedule
+    """What runs: registered axes have changed it already."""
+    instructions: dict[str, str]
+    """Role to text; a role that is not there keeps the student's own."""
+    demos: dict[str, DemoSet] = {}  # noqa: RUF012  (nobody writes to it)
+    """Role to demonstrations; a role that is not there keeps the student's own."""
+    axes: dict[str, Any] = {}  # noqa: RUF012
+    """What was chosen on registered axes, by name; for reports, since the schedule has it."""
+
+    @property
+    def key(self) -> str:
+        """Equal for two candidates that make the same calls."""
+        parts = [canonical(self.schedule).model_dump(mode="json"), self.instructions, self.demos]
+        return json.dumps(parts, sort_keys=True)
+
+    @property
+    def positions(self) -> dict[str, float | str]:
+        """Where it stands on each axis that applies, prompts included; see `Axis.position`."""
+        prompts = {f"{role}_{kind}": key_of(prompt) for kind in PROMPTS for role, prompt in getattr(self, kind).items()}
+        return {**dict(positions_of(self.schedule)), **prompts}
+
+    def __str__(self) -> str:
+        own = "".join(f" {name}={value}" for name, value in self.axes.items())
+        changed = [f" + {', '.join(values)} {kind}" for kind in PROMPTS if (values := getattr(self, kind))]
+        return f"{self.schedule}{own}{''.join(changed)}"
 
 
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
-    """A copy of the student whose operators run under a candidate; the student itself is not touched.
+    """A copy of the student whose operators run under a candidate; the student itself is not changed.
 
-    Raises ConfigError when there is no operator in it, or when a demonstration does not suit the task.
+    Raises ConfigError when there is no operator in it, and when a demonstration does not suit the task.
     """
     if not operators_in(student):
         raise ConfigError(
@@ -35,10 +66,11 @@ def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON data."""
     prompts = {"instructions": candidate.instructions, "demos": {role: list(d) for role, d in candidate.demos.items()}}
-    return {"schedule": candidate.schedule.model_dump(mode="json"), **prompts}
+    axes = {"axes": candidate.axes} if candidate.axes else {}
+    return {"schedule": candidate.schedule.model_dump(mode="json"), **prompts, **axes}
 
 
 def read_candidate(facts: Mapping[str, Any]) -> Candidate:
     """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for other facts."""
     demos = {role: tuple(dict(demo) for demo in chosen) for role, chosen in facts.get("demos", {}).items()}
-    return Candidate(Schedule(**facts["schedule"]), dict(facts["instructions"]), demos)
+    return Candidate(Schedule(**facts["schedule"]), dict(facts["instructions"]), demos, dict(facts.get("axes", {})))

@@ -1,19 +1,17 @@
 """The schedules, instructions and demonstrations that a search may choose from, as one frozen value.
 
-Every axis is a tuple of candidates. Conditional parameters exist only where they mean something: kappa and the later
-caps need a second round, a distiller a round that is wider than 1, k a distiller that uses it, critique a chain of
-single drafts, a role's instructions and demonstrations a schedule that calls it. LongCoT (one round) and SR (all widths
-1) are points of the same space as PDR.
+Every axis is a tuple of candidates. What a search knows of an axis is in `axes.py`: a parameter exists only where its
+axis applies, as kappa does from two rounds on. LongCoT (one round) and SR (all widths 1) are points of the same space
+as PDR.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from pydantic import (
     Field,
@@ -27,42 +25,33 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.schedule import MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
+from pdr_dspy.search.space.axes import (
+    AXES,
+    CHECK,
+    DISTILLER,
+    FIELDS,
+    FINAL,
+    LAST,
+    PLAIN,
+    ROUNDS,
+    TABLE,
+    WIDTHS,
+    Axis,
+    canonical,
+    difference,
+    width_of,
+)
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.choosing import Asked, Every, Pick, Suggests, same
 from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, fewer, key_of, listed, more, only, shown
 from pdr_dspy.settings import Settings
 
 OWN = 0
 """The choice of a prompt parameter that stands for the student's own instructions or demonstrations."""
-
-_WHOLE = ("monotone", *PROMPTS, "fixed")
+_WHOLE = ("monotone", *PROMPTS, "fixed", "axes")
 """Fields that are one value rather than an axis of candidates."""
-
-
-class Suggests(Protocol):
-    """What a trial must be able to do; `optuna.trial.BaseTrial` can."""
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """Return one of `choices`."""
-        ...
-
-
-class Candidate(NamedTuple):
-    """One point of a space."""
-
-    schedule: Schedule
-    instructions: dict[str, str]
-    """Role to text; a role that is not there keeps the student's own."""
-    demos: dict[str, DemoSet] = {}  # noqa: RUF012  (nobody writes to it)
-    """Role to demonstrations; a role that is not there keeps the student's own."""
-
-    @property
-    def key(self) -> str:
-        """Equal for two candidates that make the same calls."""
-        parts = [canonical(self.schedule).model_dump(mode="json"), self.instructions, self.demos]
-        return json.dumps(parts, sort_keys=True)
-
-    def __str__(self) -> str:
-        changed = [f" + {', '.join(values)} {kind}" for kind in PROMPTS if (values := getattr(self, kind))]
-        return f"{self.schedule}{''.join(changed)}"
+_DEFINED = "axes_from"
+"""In the data of a space: where a registered axis is defined, "module:attribute"."""
 
 
 class Space(Settings):
@@ -71,18 +60,21 @@ class Space(Settings):
     >>> space = Space.default_for(program.schedule).fix(kappa=512).narrow(rounds=(1, 2))
     >>> space = space.extend(instructions={"draft": ("Solve it backwards.",)})
 
+    An axis that was registered with `@pdr_dspy.axis` is a keyword too: `Space(effort=("low", "high"))`.
+
     `print(space)` is a table of its axes. Raises ConfigError for an empty axis or a value that no schedule can have.
     """
 
-    rounds: tuple[int, ...] = (1, 2, 3)
-    """Rounds, the last single draft included. 1 is Long CoT."""
-    widths: tuple[int, ...] = (1, 2, 4, 8)
-    """Drafts of each round before the last. All 1 is Sequential Refinement."""
+    rounds: tuple[int, ...] = ROUNDS.default
+    """Rounds, the last one included. 1 is Long CoT."""
+    widths: tuple[int, ...] = WIDTHS.default
+    """Drafts of each round before the last, and of the last where `final` lets it be wide. All 1 is Sequential
+    Refinement."""
     monotone: bool = True
     """No round is wider than the one before it."""
     kappa: tuple[int, ...] = (2048,)
     """Bounds on the workspace, in tokens."""
-    distiller: tuple[str, ...] = ("summary", "topk", "topk_per_sample", "random_k")
+    distiller: tuple[str, ...] = DISTILLER.default
     """For rounds that are wider than 1; chains of single drafts always hand on the last solution."""
     k: tuple[int, ...] = (2,)
     """Solutions that are admitted; at most the narrowest distilled round."""
@@ -104,6 +96,16 @@ class Space(Settings):
     """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
+    check: tuple[str | None, ...] = CHECK.default
+    """Names of the program's checks; None uses none."""
+    final: tuple[str, ...] = FINAL.default
+    """Which draft of the last round is the answer. All but "refine" let the last round be as wide as `widths` says."""
+    keep: tuple[bool, ...] = (False,)
+    """With a check: whether the best-checked draft of all rounds is the answer."""
+    stop_at: tuple[float | None, ...] = (None,)
+    """With a check: the score from which a draft ends the program."""
+    axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Candidates on registered axes, by name: texts, numbers, booleans, or None, which changes nothing."""
     instructions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Texts for a role (`draft`, `refine`, `distill`, `select`, `critique`), besides the student's own."""
     demos: dict[str, tuple[DemoSet, ...]] = Field(default_factory=dict)
@@ -113,16 +115,35 @@ class Space(Settings):
     """Prompt parameters, such as `draft_instructions`, that leave the student's own out. `fix` writes it."""
 
     def __init__(self, **values: Any) -> None:  # candidates may be lists and ranges too
-        super().__init__(**values)
+        defined = values.pop(_DEFINED, {})
+        named = {name: value for name, value in values.items() if name not in type(self).model_fields and name in AXES}
+        rest = {name: value for name, value in values.items() if name not in named}
+        if named:
+            rest["axes"] = {**dict(rest.get("axes") or {}), **named}
+        missing = [name for name in rest.get("axes") or () if name not in AXES]
+        if missing:
+            raise ConfigError(f"`Space({missing[0]}=...)`: {AXES.unknown(missing[0], defined.get(missing[0]))}")
+        super().__init__(**rest)
 
     @model_serializer(mode="wrap")
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Axes that came later are left out where they are off: older searches go on with the same settings."""
+        """Axes that came later are left out where they are off. Beside a registered one stands where it is defined."""
         data = handler(self)
-        for name, off in (("quorum", 1.0), ("agree", None)):
-            if list(data.get(name, ())) == [off]:
-                del data[name]
+        for axis in TABLE:
+            if axis.later and tuple(data.get(axis.name, ())) == axis.default:
+                del data[axis.name]
+        if not data.get("axes"):
+            data.pop("axes", None)
+        elif origins := {name: origin for name in self.axes if (origin := AXES.origin(name)) is not None}:
+            data[_DEFINED] = origins
         return data
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _registered(cls, axes: Any) -> Any:
+        if not isinstance(axes, Mapping):
+            raise ValueError(f"`Space(axes={axes!r})` must map the names of registered axes to candidates")
+        return {name: listed(f"Space({name}={values!r})", values) for name, values in axes.items()}
 
     @field_validator("demos", mode="before")
     @classmethod
@@ -130,16 +151,30 @@ class Space(Settings):
         return more("demos", {}, demos, method="Space") if isinstance(demos, Mapping) else demos
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        axes = [name for name in type(self).model_fields if name not in _WHOLE]
-        for name in axes:
-            values = getattr(self, name)
+    def _check_all(self) -> Self:
+        for name in self.names:
+            values = self.on(name)
             if not values:
                 raise ValueError(f"`Space({name}=())` is empty; give at least one candidate")
             if len(set(values)) != len(values):
                 raise ValueError(f"`Space({name}={values})` has a candidate twice")
         if min(self.rounds) < 1 or max(self.rounds) > 16:
             raise ValueError(f"`Space(rounds={self.rounds})` must be from 1 to 16")
+        self._check_distillers()
+        self._check_prompts()
+        for axis in TABLE:
+            if axis is not ROUNDS:
+                self._check_alone(axis)
+        if None in self.check and len(self.check) > 1 and all(map(_final_needs_check, self.final)):
+            raise ValueError(
+                f"`Space(final={self.final})` goes by a check, and `check={self.check}` may use none; take None out of "
+                '`check`, or add "refine" or "vote" to `final`'
+            )
+        for name in self.axes:
+            self._check_registered(name)
+        return self
+
+    def _check_distillers(self) -> None:
         try:
             parts = [DISTILLERS.find(name) for name in self.distiller]
         except ConfigError as error:
@@ -155,21 +190,44 @@ class Space(Settings):
             )
         if chains and max(self.widths) > 1:
             raise ValueError(f'`Space(distiller=("{chains[0]}",))` needs `widths=(1,)`')
-        self._check_prompts()
         k = max(self.k) if any(part.uses_k for part in parts) else 1
         least = MIN_CANDIDATE_TOKENS * min(k, max(self.widths))
         if max(self.rounds) > 1 and min(self.kappa) < least:
             raise ValueError(f"`Space(kappa={self.kappa})` goes below the {least} tokens that `k={self.k}` needs")
-        for field, values in ((name, getattr(self, name)) for name in axes if name not in ("rounds", "distiller")):
-            for value in values:  # each value alone in a schedule that can have it
-                shape = {"widths": (value, 1)} if field == "widths" else {field: value}
-                context = {"distiller": "last"} if field == "critique" else {"distiller": "random_k", "k": 1}
-                wide = {"widths": (1, 1)} if field == "critique" else {"widths": (256, 1)}
-                try:
-                    Schedule(**{**wide, **context, **shape})
-                except ConfigError as error:
-                    raise ValueError(f"`Space({field}={values})`: {error}") from None
-        return self
+
+    def _check_alone(self, axis: Axis) -> None:
+        """Each candidate alone, in a schedule that can have it, and with a check where it goes by one."""
+        for value in self.on(axis.name):
+            beside = {"widths": (256, 1), "distiller": "random_k", "k": 1} if axis.beside is None else axis.beside
+            own = {"widths": (value, 1)} if axis is WIDTHS else {axis.name: value}
+            try:
+                schedule = Schedule(**{**beside, **own})
+            except ConfigError as error:
+                raise ValueError(f"`Space({axis.name}={self.on(axis.name)})`: {error}") from None
+            if schedule.needs_check and not any(self.check):
+                raise ValueError(
+                    f"`Space({axis.name}=...)` has {value!r}, which goes by a check, and `check={self.check}` names "
+                    'none; name one of the program\'s, such as `check=("check",)`'
+                )
+
+    def _check_registered(self, name: str) -> None:
+        """A registered axis can be imported, and can take each candidate."""
+        try:
+            axis = AXES.find(name)
+        except ConfigError as error:
+            raise ValueError(f"`Space({name}=...)`: {error}") from error
+        schedule = Schedule(widths=(8, 8, 1), distiller="random_k")
+        for value in self.axes[name]:
+            where = f"`Space({name}={self.axes[name]})`: {value!r}"
+            if not isinstance(value, PLAIN):
+                raise ValueError(f"{where} must be a text, a number, a boolean or None")
+            try:
+                made = axis.changed(schedule, value) if axis.applies(schedule) else schedule
+                again = axis.changed(made, value) if axis.applies(made) else made
+            except Exception as error:  # whatever the function raises for a value that it does not know
+                raise ValueError(f"{where} is refused by the axis ({type(error).__name__}: {error})") from error
+            if differs := difference(made, again):  # or a sampler could not tell what a candidate was made of
+                raise ValueError(f"{where} makes {differs} when it is applied again: set fields, do not scale them")
 
     def _check_prompts(self) -> None:
         for kind in PROMPTS:
@@ -187,31 +245,24 @@ class Space(Settings):
             if kind not in PROMPTS or not getattr(self, kind).get(role):
                 raise ValueError(f"`Space(fixed=...)` names {name!r}, for which there is no candidate")
 
+    # --- its axes ---
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its axes: the library's in the order in which they are chosen, then registered ones."""
+        return (*(axis.name for axis in TABLE), *self.axes)
+
+    def on(self, name: str) -> tuple[Any, ...]:
+        """The candidates on an axis, in the order in which they were given."""
+        return self.axes[name] if name in self.axes else getattr(self, name)
+
     # --- making one ---
 
     @classmethod
     def default_for(cls, schedule: Schedule) -> Space:
         """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers."""
-        single = ("draft_tokens", "refine_tokens", "distill_tokens", "thinking_tokens", "temperature")
-        alone = (*single, "distill_temperature", "top_p", "tally", "quorum", "agree")
-        kept: dict[str, Any] = {name: (getattr(schedule, name),) for name in alone}
-        widths = sorted({1, 2, 4, 8} | set(schedule.widths[:-1]))
-        own = schedule.distill_by
-        ks = sorted({1, 2, 4} | {schedule.k}) if own.uses_k else [1, 2, 4]
-        distillers = cls.model_fields["distiller"].default
-        if not (own.chain or own.needs_gold or own.name in distillers):
-            distillers = (*distillers, own.name)
-        smaller = max(schedule.kappa // 2, MIN_CANDIDATE_TOKENS * max(ks))
-        return cls(
-            rounds=tuple(sorted({1, 2, 3, schedule.rounds})),
-            widths=tuple(widths),
-            monotone=_falls(schedule.widths),
-            kappa=tuple(sorted({smaller, max(schedule.kappa, smaller)})),
-            k=tuple(ks),
-            distiller=distillers,
-            critique=(False, True),
-            **kept,
-        )
+        kept = {axis.name: axis.around(schedule) if axis.around else (getattr(schedule, axis.name),) for axis in TABLE}
+        return cls(monotone=_falls(schedule.widths), **kept)
 
     def fix(self, **values: Any) -> Space:
         """A copy in which each of the named axes has the one given value.
@@ -258,11 +309,11 @@ class Space(Settings):
                 changed[name] = kept
             else:
                 changed[name] = listed(f"Space.narrow({name}={kept!r})", kept)
-                new = [value for value in changed[name] if value not in getattr(self, name)]
+                there = self._there(name)
+                new = [value for value in changed[name] if value not in there]
                 if new:
                     raise ConfigError(
-                        f"`Space.narrow({name}=...)` has {new[0]!r}, which is not in {getattr(self, name)}; "
-                        "use `extend`"
+                        f"`Space.narrow({name}=...)` has {new[0]!r}, which is not in {there}; use `extend`"
                     )
         gone = {f"{role}_{kind}" for kind in PROMPTS for role, left in changed.get(kind, {}).items() if not left}
         return self._replace({"fixed": tuple(name for name in self.fixed if name not in gone), **changed})
@@ -283,13 +334,18 @@ class Space(Settings):
                 changed[name] = added
             else:
                 added = listed(f"Space.extend({name}={added!r})", added)
-                changed[name] = tuple(dict.fromkeys((*getattr(self, name), *added)))
+                changed[name] = tuple(dict.fromkeys((*self._there(name), *added)))
         return self._replace(changed)
 
+    def _there(self, name: str) -> tuple[Any, ...]:
+        """The candidates on an axis; none on a registered one that the space has not."""
+        return self.on(name) if name in self.names else ()
+
     def _known(self, values: Mapping[str, Any]) -> None:
-        unknown = [name for name in values if name not in type(self).model_fields]
+        unknown = [name for name in values if name not in type(self).model_fields and name not in AXES]
         if unknown:
-            raise ConfigError(f"`Space` has no axis {unknown[0]!r}; it has {', '.join(type(self).model_fields)}")
+            known = (*type(self).model_fields, *self.axes)
+            raise ConfigError(f"`Space` has no axis {unknown[0]!r}; it has {', '.join(known)}")
 
     def _replace(self, changes: Mapping[str, Any]) -> Space:
         return Space(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
@@ -297,45 +353,35 @@ class Space(Settings):
     # --- choosing from it ---
 
     def suggest(self, trial: Suggests) -> Candidate:
-        """One candidate, asked of an Optuna trial parameter by parameter. Axes with one value are not asked for."""
+        """One candidate, asked of an Optuna trial parameter by parameter. Axes with one value are not asked for.
 
-        def pick(name: str, values: Sequence[Any]) -> Any:
-            return values[0] if len(values) == 1 else trial.suggest_categorical(name, values)
-
-        rounds = pick("rounds", self.rounds)
-        widths: list[int] = []
-        for number in range(1, rounds):
-            width = pick(f"width_{number}", self.widths)
-            widths.append(min(width, widths[-1]) if self.monotone and widths else width)
-        shape = (*widths, 1)
-        distillers = self._distillers(shape)
-        distiller = distillers[0] if len(distillers) == 1 else pick("distiller", distillers)
-        values: dict[str, Any] = {"widths": shape, "distiller": distiller}
-        for name in self._axes(shape, distiller):
-            values[name] = pick(name, getattr(self, name))
-        if self.critique != (False,) and _chain(shape):
-            values["critique"] = pick("critique", self.critique)
-        if values.get("critique") or (rounds > 1 and DISTILLERS.find(distiller).role):
-            for name in ("distill_tokens", "distill_temperature"):
-                values[name] = pick(name, getattr(self, name))
-        if "k" in values:
-            values["k"] = min(values["k"], *shape[:-1])
-        schedule = Schedule(**values)
+        Raises ConfigError where a registered axis cannot change the schedule that was chosen so far.
+        """
+        pick = Asked(trial)
+        made = self._choose(pick)
         chosen: dict[str, dict[str, Any]] = {kind: {} for kind in PROMPTS}
-        for kind, role in self._prompts(schedule):
+        for kind, role in self._prompts(made.schedule):
             choice = pick(f"{role}_{kind}", self._choices(kind, role))
             if choice != OWN:
                 chosen[kind][role] = getattr(self, kind)[role][choice - 1]
-        return Candidate(schedule, **chosen)
+        return Candidate(made.schedule, **chosen, axes=made.axes)
 
     def params_of(self, candidate: Candidate) -> dict[str, Any] | None:
         """The parameters for which `suggest` gives `candidate`, or None when it is not in this space."""
-        params = _Recorded(self, candidate._replace(schedule=canonical(candidate.schedule)))
-        try:
-            found = self.suggest(params)
-        except (ConfigError, LookupError):
-            return None
-        return params.given if found.key == candidate.key else None
+        wanted = candidate._replace(schedule=canonical(candidate.schedule))
+        named = {
+            name: (candidate.axes[name],) if candidate.axes.get(name, ...) in values else values
+            for name, values in self.axes.items()
+        }
+        for values in itertools.product(*named.values()):
+            recorded = _Recorded(self, wanted, dict(zip(named, values, strict=True)))
+            try:
+                found = self.suggest(recorded)
+            except (ConfigError, LookupError):
+                continue
+            if found.key == candidate.key:
+                return recorded.given
+        return None
 
     def __contains__(self, item: object) -> bool:
         if isinstance(item, Schedule):
@@ -345,71 +391,121 @@ class Space(Settings):
     def candidates(self) -> Iterator[Candidate]:
         """Every candidate once, small shapes first."""
         seen: set[str] = set()
-        for schedule in self.schedules():
-            prompts = self._prompts(schedule)
+        for made in self._every():
+            prompts = self._prompts(made.schedule)
             for choices in itertools.product(*(self._choices(kind, role) for kind, role in prompts)):
                 chosen: dict[str, dict[str, Any]] = {kind: {} for kind in PROMPTS}
                 for (kind, role), choice in zip(prompts, choices, strict=True):
                     if choice != OWN:
                         chosen[kind][role] = getattr(self, kind)[role][choice - 1]
-                candidate = Candidate(schedule, **chosen)
+                candidate = Candidate(made.schedule, **chosen, axes=made.axes)
                 if candidate.key not in seen:
                     seen.add(candidate.key)
                     yield candidate
 
     def schedules(self) -> Iterator[Schedule]:
         """Every schedule once, small shapes first."""
-        for rounds in sorted(self.rounds):
-            for widths in self._widths(rounds - 1):
-                shape = (*widths, 1)
-                for distiller in self._distillers(shape):
-                    yield from self._points(shape, distiller)
-
-    def _widths(self, count: int) -> Iterable[tuple[int, ...]]:
-        if not self.monotone:
-            return itertools.product(sorted(self.widths), repeat=count)
-        return sorted(itertools.combinations_with_replacement(sorted(self.widths, reverse=True), count))
+        return (made.schedule for made in self._every())
 
     @property
     def size(self) -> int:
         """How many different candidates there are."""
-        total = 0
-        for schedule in self.schedules():
-            total += math.prod(len(self._choices(kind, role)) for kind, role in self._prompts(schedule))
-        return total
+        schedules = set(map(canonical, self.schedules()))
+        return sum(
+            math.prod(len(self._choices(kind, role)) for kind, role in self._prompts(schedule))
+            for schedule in schedules
+        )
 
-    def _points(self, shape: tuple[int, ...], distiller: str) -> Iterator[Schedule]:
-        axes = {name: list(getattr(self, name)) for name in self._axes(shape, distiller)}
-        if "k" in axes:
-            axes["k"] = list(dict.fromkeys(min(k, *shape[:-1]) for k in axes["k"]))
-        if _chain(shape):
-            axes["critique"] = list(self.critique)
-        for values in itertools.product(*axes.values()):
-            point = dict(zip(axes, values, strict=True))
-            later = ("distill_tokens", "distill_temperature")
-            model = point.get("critique") or (len(shape) > 1 and DISTILLERS.find(distiller).role)
-            for rest in itertools.product(*(getattr(self, name) for name in later)) if model else [()]:
-                extra = dict(zip(later, rest, strict=False))
-                settings: dict[str, Any] = {**point, **extra}
-                yield Schedule(widths=shape, distiller=distiller, **settings)
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles that some schedule of it calls."""
+        called = {Role.DRAFT}
+        if max(self.rounds) > 1:
+            called.add(Role.REFINE)
+            if max(self.widths) > 1:
+                called |= {role for name in self.distiller if (role := DISTILLERS.find(name).role) is not None}
+            if True in self.critique and min(self.widths) == 1:
+                called.add(Role.CRITIQUE)
+        return tuple(role for role in Role if role in called)
 
-    def _distillers(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        if len(shape) == 1:
-            return (Schedule.model_fields["distiller"].default,)
-        if not _chain(shape):
-            return self.distiller
-        return tuple(name for name in self.distiller if DISTILLERS.find(name).chain) or ("last",)
+    def widest(self) -> Schedule:
+        """A schedule that needs as much context of a model, and as many requests at once, as any of it."""
+        draft = max(self.draft_tokens)
+        largest = Schedule(
+            widths=(1,),
+            draft_tokens=draft,
+            refine_tokens=max(cap or draft for cap in self.refine_tokens),
+            distill_tokens=max(cap or min(max(self.kappa), draft) for cap in self.distill_tokens),
+            thinking_tokens=max(self.thinking_tokens),
+            kappa=max(self.kappa),
+        )
+        width = max(self.widths)
+        if max(self.rounds) > 1:
+            asks = width > 1 and any(DISTILLERS.find(name).role is not None for name in self.distiller)
+            largest = largest.replace(widths=(width, 1), distiller="summary" if asks else "random_k", k=1)
+        elif self.final != FINAL.default:
+            largest = largest.replace(widths=(width,), final="vote")
+        for name, values in self.axes.items():
+            axis = AXES.find(name)
+            largest = functools.reduce(_larger, (axis.changed(largest, value) for value in values), largest)
+        return largest
 
-    def _axes(self, shape: tuple[int, ...], distiller: str) -> list[str]:
-        """The axes that mean something for a shape and distiller, those of distill calls left out."""
-        names = ["draft_tokens", "thinking_tokens", "temperature", "top_p"]
-        if len(shape) > 1:
-            names += ["kappa", "refine_tokens"]
-            if DISTILLERS.find(distiller).uses_k:
-                names.append("k")
-            if not DISTILLERS.find(distiller).chain:
-                names += ["tally", "quorum", "agree"]
-        return names
+    def _choose(self, pick: Pick) -> _Made:
+        """A schedule, chosen axis by axis."""
+        schedule = self._choose_shape(pick)
+        for axis in FIELDS:
+            if axis.applies(schedule):
+                value = pick(axis.name, self.on(axis.name), functools.partial(axis.fit, schedule))
+                schedule = schedule.model_copy(update={axis.name: value})
+        schedule = Schedule(**{name: getattr(schedule, name) for name in schedule.model_fields_set})
+        axes: dict[str, Any] = {}
+        for name, values in self.axes.items():
+            axis = AXES.find(name)
+            if axis.applies(schedule):
+                axes[name] = pick(name, values)
+                schedule = axis.changed(schedule, axes[name])
+        return _Made(schedule, axes)
+
+    def _choose_shape(self, pick: Pick) -> Schedule:
+        """Rounds, widths, distiller, check and final: what it takes to know which other axes apply. Not validated."""
+        rounds = pick("rounds", self.rounds, small_first=True)
+        widths: list[int] = []
+        for number in range(1, rounds):
+            widths.append(pick(width_of(number), self.widths, self._below(widths), small_first=True))
+        shape = Schedule.model_construct(widths=(*widths, 1))
+        if rounds > 1:
+            chain = max(widths) == 1
+            distillers = tuple(name for name in self.distiller if DISTILLERS.find(name).chain == chain)
+            shape = _with(shape, distiller=pick("distiller", distillers or ("last",)))
+        if rounds > 1 or self.final != FINAL.default:
+            checks = self.check
+            if rounds > 1 and shape.distill_by.needs_check:
+                checks = tuple(name for name in checks if name is not None)
+            shape = _with(shape, check=pick("check", self.check, _among(checks)))
+        if self.final != FINAL.default:
+            finals = self.final if shape.check else tuple(name for name in self.final if not _final_needs_check(name))
+            shape = _with(shape, final=pick("final", self.final, _among(finals)))
+            if shape.final != "refine":
+                last = pick(LAST, self.widths, self._below(widths), small_first=True)
+                shape = _with(shape, widths=(*widths, last))
+        return shape
+
+    def _below(self, widths: Sequence[int]) -> Callable[[int], int]:
+        """Cuts a width to that of the round before, where no round may be wider."""
+        return functools.partial(min, widths[-1]) if self.monotone and widths else same
+
+    def _every(self) -> Iterator[_Made]:
+        """Every schedule once; combinations that a registered axis refuses are left out."""
+        pick = Every()
+        while True:
+            try:
+                made = self._choose(pick)
+            except ConfigError:
+                made = None
+            if made is not None:
+                yield made
+            if not pick.advance():
+                return
 
     def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
         """(kind, role) of the prompt parameters that a schedule has."""
@@ -425,12 +521,13 @@ class Space(Settings):
     def describe(self) -> str:
         """A table for people: each axis, its candidates, and when it applies."""
         rows = [("axis", "candidates", "applies")]
-        for name, applies in _APPLIES.items():
-            own = _NONE.get(name, "none")
-            values = ", ".join(own if value is None else str(value) for value in getattr(self, name))
-            rows.append((name, values, applies))
-            if name == "widths":
-                rows[-1] = (name, values + (", never rising" if self.monotone else ", in any order"), applies)
+        for name in self.names:
+            axis = AXES.find(name)
+            none = axis.none or "as it is"
+            values = ", ".join(none if value is None else str(value) for value in self.on(name))
+            if axis is WIDTHS:
+                values += ", never rising" if self.monotone else ", in any order"
+            rows.append((name, values, axis.when))
         for kind in PROMPTS:
             for role, values in getattr(self, kind).items():
                 own = [] if f"{role}_{kind}" in self.fixed or not values else ["the student's own"]
@@ -446,78 +543,29 @@ class Space(Settings):
         return self.describe()
 
 
-_APPLIES = {
-    "rounds": "always",
-    "widths": "each round before the last",
-    "distiller": "where a round is wider than 1",
-    "k": "distillers topk, topk_per_sample and random_k",
-    "tally": "where a round is wider than 1",
-    "quorum": "where a round is wider than 1",
-    "agree": "where a round is wider than 1",
-    "critique": "several rounds, all of width 1",
-    "kappa": "from 2 rounds on",
-    "draft_tokens": "always",
-    "refine_tokens": "from 2 rounds on",
-    "distill_tokens": "where a model distills or criticises",
-    "thinking_tokens": "always, on top of each cap",
-    "temperature": "always",
-    "distill_temperature": "where a model distills or criticises",
-    "top_p": "always",
-}
-_NONE = {
-    "refine_tokens": "as draft_tokens",
-    "distill_tokens": "the smaller of kappa and draft_tokens",
-    "distill_temperature": "as temperature",
-    "agree": "waits for all",
-}
 _CALLED = {
     Role.DRAFT: "always",
     Role.REFINE: "from 2 rounds on",
-    Role.DISTILL: "distiller summary",
-    Role.SELECT: "distillers topk and topk_per_sample",
+    Role.DISTILL: "distillers that write notes, such as summary",
+    Role.SELECT: "distillers that select, such as topk",
     Role.CRITIQUE: "critique",
 }
 
 
-def canonical(schedule: Schedule) -> Schedule:
-    """The schedule with every field that plays no part at its default: equal for schedules that make the same calls."""
-    return _canonical(schedule)  # type: ignore[arg-type]  (frozen models are hashable, which pyright does not see)
+class _Made(NamedTuple):
+    """A schedule, and what was chosen for it on registered axes."""
 
-
-@functools.lru_cache(maxsize=16_384)
-def _canonical(schedule: Schedule) -> Schedule:
-    played = {"widths", "draft_tokens", "thinking_tokens", "temperature", "top_p"}
-    if schedule.rounds > 1:
-        played |= {"kappa", "refine_tokens", "distiller"}
-        if schedule.distill_by.uses_k:
-            played.add("k")
-        played.add("critique" if schedule.distill_by.chain else "tally")
-        if max(schedule.widths) > 1:
-            played |= {"quorum", "agree"}
-        if schedule.distill_role is not None:
-            played |= {"distill_tokens", "distill_temperature"}
-    values = {name: getattr(schedule, name) for name in played}
-    if values.get("refine_tokens") == schedule.draft_tokens:
-        values["refine_tokens"] = None
-    k = {} if "k" in played else {"k": 1}
-    return Schedule(**{**k, **values})
-
-
-def _chain(shape: Sequence[int]) -> bool:
-    """Several rounds of one draft each."""
-    return len(shape) > 1 and max(shape) == 1
-
-
-def _falls(widths: Sequence[int]) -> bool:
-    return all(a >= b for a, b in itertools.pairwise(widths))
+    schedule: Schedule
+    axes: dict[str, Any]
 
 
 class _Recorded:
     """A trial that answers with the parts of a given candidate, and keeps what it answered."""
 
-    def __init__(self, space: Space, candidate: Candidate) -> None:
+    def __init__(self, space: Space, candidate: Candidate, axes: Mapping[str, Any]) -> None:
         self.space = space
         self.candidate = candidate
+        self.axes = axes
         self.given: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -525,19 +573,56 @@ class _Recorded:
         if name == "k" and value not in choices:  # k is cut to the narrowest round: any larger one gives the same
             value = next((choice for choice in choices if choice >= value), value)
         if value not in choices:
-            raise LookupError(name)
+            if not self.axes:
+                raise LookupError(name)
+            value = choices[0]  # a registered axis may change it again; what comes of all of it is compared
         self.given[name] = value
         return value
 
     def _value(self, name: str) -> Any:
         schedule = self.candidate.schedule
-        if name == "rounds":
+        if name == ROUNDS.name:
             return schedule.rounds
+        if name == LAST:
+            return schedule.widths[-1]
         if name.startswith("width_"):
             return schedule.widths[int(name.removeprefix("width_")) - 1]
+        if name in self.axes:
+            return self.axes[name]
         role, _, kind = name.partition("_")
         if kind in PROMPTS:
             value = getattr(self.candidate, kind).get(role)
             keys = [key_of(one) for one in getattr(self.space, kind)[role]]
             return OWN if value is None else 1 + keys.index(key_of(value)) if key_of(value) in keys else None
         return getattr(schedule, name)
+
+
+def _with(schedule: Schedule, **changes: Any) -> Schedule:
+    """A copy that is not validated: what comes of all choices is."""
+    return schedule.model_copy(update=changes)
+
+
+def _among(values: Sequence[Any]) -> Callable[[Any], Any]:
+    """Replaces a value that is not among those that can be by the first of them."""
+    return lambda value: value if value in values or not values else values[0]
+
+
+def _final_needs_check(final: str) -> bool:
+    return Schedule(widths=(2,), final=final).needs_check is not None if final != "refine" else False  # type: ignore[arg-type]
+
+
+def _larger(one: Schedule, other: Schedule) -> Schedule:
+    """A schedule with the larger of each cap, and the wider of both shapes."""
+    caps = {
+        name: max(getattr(one, name), getattr(other, name)) for name in ("draft_tokens", "thinking_tokens", "kappa")
+    }
+    wide = max(one, other, key=lambda schedule: (schedule.rounds > 1, max(schedule.widths)))
+    return wide.replace(
+        refine_tokens=max(one.refine_cap, other.refine_cap),
+        distill_tokens=max(one.distill_cap, other.distill_cap),
+        **caps,
+    )
+
+
+def _falls(widths: Sequence[int]) -> bool:
+    return all(a >= b for a, b in itertools.pairwise(widths))

@@ -81,6 +81,15 @@ def open_board(storage: str | Path | None, *, study: str) -> Board:
     )
 
 
+def open_existing(storage: str | Path | None, *, study: str) -> Board | None:
+    """As `open_board`, of a study that is there; None where there is none, and nothing is made."""
+    if storage is None:
+        return None
+    if "://" not in str(storage) and not FolderBoard.is_at(storage):
+        return None
+    return open_board(storage, study=study)
+
+
 class MemoryBoard:
     """For the threads of one process; gone with it."""
 

@@ -41,7 +41,7 @@ logger = logging.getLogger("pdr_dspy.search")
 
 
 class FolderBoard:
-    """A board in a folder. See `board.Board`. A forked copy of the process finds it closed and opens its own."""
+    """A board in a folder. See `coordination.Board`. A forked copy of the process finds it closed and opens its own."""
 
     def __init__(self, folder: str | Path, study: str = "pdr") -> None:
         """Open or make it.
@@ -88,21 +88,27 @@ class FolderBoard:
             own = weakref.ref(self)
             os.register_at_fork(after_in_child=lambda: _forget(own()))
 
+    @staticmethod
+    def is_at(folder: str | Path) -> bool:
+        """Whether a board is in a folder, or something that keeps one from being made there; nothing is made."""
+        place = Path(folder)
+        return (place / JOURNAL).exists() or place.is_file() or place.parent.is_file()
+
     def get(self, name: str) -> str | None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         with self._lock:
             if name not in self._documents.texts:
                 self._look()
             return self._documents.texts.get(name)
 
     def read(self, prefix: str) -> dict[str, str]:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         with self._lock:
             self._look()
             return self._documents.under(prefix)
 
     def put(self, name: str, text: str) -> str:
-        """See `board.Board`. A put that a full disk stops leaves nothing behind."""
+        """See `coordination.Board`. A put that a full disk stops leaves nothing behind."""
         line = _line(check_name(name), text)
         with self._lock:
             with self._alone():
@@ -120,7 +126,7 @@ class FolderBoard:
         return text if there is None else there
 
     def claim(self, name: str) -> Claim | None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         check_name(name)
         path = self.folder / "claims" / hashlib.sha256(name.encode()).hexdigest()[:32]
         if self.get(name) is not None:
@@ -145,7 +151,7 @@ class FolderBoard:
         return claim
 
     def wait(self, seconds: float) -> None:
-        """See `board.Board`. Returns also when a claim that was refused is free; never later than half a second."""
+        """See `coordination.Board`. Returns also when a claim that was refused is free, or after half a second."""
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         pause = 0.002
         with self._lock:
@@ -159,7 +165,7 @@ class FolderBoard:
             pause = min(2 * pause, 0.05)
 
     def close(self) -> None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         with self._lock:
             for file in list(self._held):
                 self._release(file)

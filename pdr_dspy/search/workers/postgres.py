@@ -59,7 +59,7 @@ _NEXT_EXPIRY: LiteralString = """
 
 
 class PostgresBoard:
-    """A board in PostgreSQL. See `board.Board`."""
+    """A board in PostgreSQL. See `coordination.Board`."""
 
     def __init__(self, url: str, study: str, *, lease: float = LEASE, patience: float = PATIENCE) -> None:
         """Connect, and make the tables that are missing.
@@ -94,20 +94,20 @@ class PostgresBoard:
         self._process = os.getpid()
 
     def get(self, name: str) -> str | None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         with self._lock:
             if name not in self._documents.texts:
                 self._look()
             return self._documents.texts.get(name)
 
     def read(self, prefix: str) -> dict[str, str]:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         with self._lock:
             self._look()
             return self._documents.under(prefix)
 
     def put(self, name: str, text: str) -> str:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         check_name(name)
         values = (self.study, name, text.encode("utf-8", "surrogatepass"), self._channel)
 
@@ -125,7 +125,7 @@ class PostgresBoard:
             return self._documents.add(name, there)
 
     def claim(self, name: str) -> Claim | None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         if self.get(check_name(name)) is not None:
             return None
         holder = f"{socket.gethostname()}|{os.getpid()}|{uuid.uuid4().hex}"
@@ -151,7 +151,7 @@ class PostgresBoard:
         return claim
 
     def wait(self, seconds: float) -> None:
-        """See `board.Board`. Returns also when the lease of another worker may have run out."""
+        """See `coordination.Board`. Returns also when the lease of another worker may have run out."""
         if not self._listening.acquire(timeout=seconds):
             return
         try:
@@ -175,7 +175,7 @@ class PostgresBoard:
             self._listening.release()
 
     def close(self) -> None:
-        """See `board.Board`."""
+        """See `coordination.Board`."""
         self._closed.set()
         with self._lock:
             self._forget_parent()

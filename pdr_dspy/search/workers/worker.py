@@ -23,9 +23,9 @@ from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
-from pdr_dspy.search.space.candidate import program_with
-from pdr_dspy.search.space.space import Candidate
+from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.workers.coordination import Board
+from pdr_dspy.search.workers.documents import Claim
 from pdr_dspy.verifiers.base import Verifier
 
 FINAL_SEED = 15_485_863
@@ -39,8 +39,8 @@ server must have answered something else."""
 PROBES = 3
 """Other questions that a server is asked before it is taken for gone: one may be more than it can take."""
 
-Told = Callable[[Stage, Row, int, int], None]
-"""Told of each row, with how many pairs of the request are done and how many there are."""
+OnRow = Callable[[Stage, Row, int, int], None]
+"""Called with each row, how many pairs of the request are done, and how many there are."""
 
 
 class Worker:
@@ -57,7 +57,7 @@ class Worker:
         seed: int,
         max_in_flight: int,
         confirmed_in: str = "confirm",
-        told: Told | None = None,
+        on_row: OnRow | None = None,
     ) -> None:
         """
         Args:
@@ -69,7 +69,7 @@ class Worker:
             seed: of the search.
             max_in_flight: most requests on the wire at one time, of this worker.
             confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
-            told: of every row that this worker ran.
+            on_row: called after every row that this worker ran.
         """
         self.student = student
         self.verifier = verifier
@@ -79,7 +79,7 @@ class Worker:
         self.seed = seed
         self.max_in_flight = max_in_flight
         self.confirmed_in = confirmed_in
-        self.told = told
+        self.on_row = on_row
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
         """Everything that was measured so far, by whichever worker."""
         self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
@@ -87,7 +87,7 @@ class Worker:
         """Documents that were taken in."""
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
-        self.own = 0
+        self.made = 0
         """Runs that this worker made."""
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
@@ -153,7 +153,7 @@ class Worker:
         async def serve() -> None:
             while queue:
                 name, pair = queue.popleft()
-                claim = await asyncio.to_thread(self.board.claim, name)
+                claim = await self._claim(name)
                 if claim is None:
                     continue
                 with claim:
@@ -165,9 +165,9 @@ class Worker:
                         self._have(request, pair, name, rows)
                 count[0] += 1
                 count[1] += 1
-                if self.told is not None:
+                if self.on_row is not None:
                     for row in rows.values():
-                        self.told(request.stage, row, count[0], len(request.pairs))
+                        self.on_row(request.stage, row, count[0], len(request.pairs))
 
         try:
             await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
@@ -175,6 +175,15 @@ class Worker:
             for runner in runners.values():
                 runner.close()
         return count[1] > 0
+
+    async def _claim(self, name: str) -> Claim | None:
+        """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
+        asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            asked.add_done_callback(_given_back)
+            raise
 
     def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
         if arm not in self._programs:
@@ -194,7 +203,7 @@ class Worker:
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
                 rows[arm] = await self._as_one_run(row)
-                self.own += 1
+                self.made += 1
         return rows
 
     async def _probe(self, stage: Stage, failing: int, row: Row) -> None:
@@ -235,14 +244,11 @@ class Worker:
         """Take in a document of the board. Raises StoreError for one that is not of this search."""
         if name in self._taken:
             return
-        try:
-            found = _Unit.model_validate_json(text).rows
-            rows = {arm: found[arm] for arm in request.arms}
-        except (ValidationError, KeyError) as error:
-            raise StoreError(
-                f"the board's document {name!r} is not of this search ({' '.join(str(error).split())}); use another run"
-            ) from error
-        self._have(request, pair, name, rows)
+        found = _rows_in(name, text)
+        missing = [arm for arm in request.arms if arm not in found]
+        if missing:
+            raise _foreign(name, f"it has no rows of program {missing[0]}")
+        self._have(request, pair, name, {arm: found[arm] for arm in request.arms})
 
     def _have(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
         self._taken.add(name)
@@ -266,16 +272,45 @@ class Worker:
         """What calls of each phase cost so far."""
         return self._tally.profile()
 
-    def of(self, stage: Stage, arm: int) -> list[Row]:
+    def rows_of(self, stage: Stage, arm: int) -> list[Row]:
         """The rows of one program in one stage, by repeat and id."""
         found = self._by_arm.get((stage, arm), {})
         return sorted(found.values(), key=lambda row: (row.repeat, row.id))
+
+    def call_keys(self) -> set[str]:
+        """The keys of all calls in the board's documents, those that were not taken in included.
+
+        Raises StoreError for a document that is not of this search.
+        """
+        rows = [row for own in self._by_arm.values() for row in own.values()]
+        for stage in Stage:
+            for name, text in self.board.read(f"{stage}/").items():
+                if name not in self._taken:
+                    rows += _rows_in(name, text).values()
+        return {call.key for row in rows for call in row.calls}
+
+
+def _given_back(asked: asyncio.Future[Claim | None]) -> None:
+    claim = None if asked.cancelled() or asked.exception() is not None else asked.result()
+    if claim is not None:
+        claim.release()
 
 
 class _Unit(BaseModel):
     """A document: the rows of all programs of a request on one pair, by their numbers."""
 
     rows: dict[int, Row]
+
+
+def _rows_in(name: str, text: str) -> dict[int, Row]:
+    try:
+        return _Unit.model_validate_json(text).rows
+    except ValidationError as error:
+        raise _foreign(name, " ".join(str(error).split())) from error
+
+
+def _foreign(name: str, why: str) -> StoreError:
+    return StoreError(f"the board's document {name!r} is not of this search ({why}); use another run")
 
 
 def transient(row: Row) -> bool:

@@ -16,6 +16,7 @@ import re
 import ssl
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -85,6 +86,7 @@ class _LoopState:
     gatherer: Gatherer
     proxies: Mapping[str, str | None]
     """Of each replica."""
+    forgotten: weakref.finalize[..., Any]
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -366,6 +368,7 @@ class AsyncOpenAIEngine:
         with self._lock:
             state = self._loops.pop(asyncio.get_running_loop(), None)
         if state is not None:
+            state.forgotten.detach()
             await state.closer.aclose()
 
     def close(self) -> None:
@@ -373,6 +376,7 @@ class AsyncOpenAIEngine:
         with self._lock:
             states, self._loops = self._loops, {}
         for loop, state in states.items():
+            state.forgotten.detach()
             if loop.is_closed():
                 continue
             try:
@@ -380,10 +384,10 @@ class AsyncOpenAIEngine:
             except RuntimeError:
                 here = False
             if here:
-                loop.create_task(_finish(state))
+                loop.create_task(_finish(state.closer))
             elif loop.is_running():
                 with suppress(TimeoutError, RuntimeError):  # a loop that stops meanwhile closes its generators itself
-                    asyncio.run_coroutine_threadsafe(_finish(state), loop).result(timeout=5)
+                    asyncio.run_coroutine_threadsafe(_finish(state.closer), loop).result(timeout=5)
 
     async def _state(self) -> _LoopState:
         loop = asyncio.get_running_loop()
@@ -404,12 +408,16 @@ class AsyncOpenAIEngine:
         # is what closes the sockets of a loop whose user never calls aclose().
         closer = _closing(session)
         await closer.__anext__()
+        # A loop may outlive an LM that was dropped and never closed: its connections go with the LM.
+        forgotten = weakref.finalize(self, _finish_in, loop, closer)
+        forgotten.atexit = False
         replicas = Replicas(self.api_bases, self.settings.max_in_flight)
         proxies = {base: proxy_for(base, self.settings.proxy) for base in self.api_bases}
-        state = _LoopState(session, closer, replicas, Gatherer(self._complete, self.settings.max_siblings), proxies)
+        gatherer = Gatherer(self._complete, self.settings.max_siblings)
+        state = _LoopState(session, closer, replicas, gatherer, proxies, forgotten)
         with self._lock:
             for ended in [each for each in self._loops if each.is_closed()]:
-                del self._loops[ended]
+                self._loops.pop(ended).forgotten.detach()
             self._loops[loop] = state
         return state
 
@@ -617,8 +625,13 @@ class AsyncOpenAIEngine:
         return json.loads(raw)
 
 
-async def _finish(state: _LoopState) -> None:
-    await state.closer.aclose()
+async def _finish(closer: AsyncGenerator[None, None]) -> None:
+    await closer.aclose()
+
+
+def _finish_in(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None, None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and closed its generators
+        loop.call_soon_threadsafe(lambda: loop.create_task(_finish(closer)))
 
 
 async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

@@ -1,0 +1,371 @@
+"""The settings of a search as values: what it is, which a stored search keeps, and how one call of it is run.
+
+`SearchSettings` is the identity of a search. It is what lies on the board, and no two processes with different ones
+share a search. `RunOptions` may differ each time that a search is continued: where it is stored, how far it goes and
+how much it does at one time. `PDROptimizer` takes both, or their fields as flat keywords; `from_keywords` is the one
+place that knows which keyword is which field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
+
+import dspy
+from pydantic import ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.runtime import postgres
+from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.runtime.registry import origin_of
+from pdr_dspy.search.racing.pareto import COSTS, Limits
+from pdr_dspy.search.space.space import Space
+from pdr_dspy.settings import Settings, whole_number
+
+SamplerName = Literal["tpe", "nsga2", "random"]
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+Objective = Literal["score", "front"]
+Accept = Literal["confident", "better"]
+
+
+class _Section(Settings):
+    """Settings whose counts are whole numbers."""
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {}
+    """The smallest that each count may be; None for any."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _counts(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if name not in cls.LEAST or (value is None and cls.model_fields[name].default is None):
+            return value
+        return whole_number(f"{cls.__name__}(", name, value, least=cls.LEAST[name])
+
+
+class Race(_Section):
+    """How candidates race each other: on growing blocks of the same (question, seed) pairs."""
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {"repeats": 1, "cohort": 1, "first": 1}
+
+    repeats: int = 1
+    """Runs of each question, at most: a candidate that is confidently worse is dropped earlier."""
+    cohort: int = 8
+    """Candidates that race each other. It is fixed, so that the number of workers changes nothing."""
+    first: int = 8
+    """(question, seed) pairs before the first test."""
+    eta: float = Field(default=2.0, gt=1.0)
+    """Growth of the blocks, and 1 over the share of a cohort that each test leaves alone."""
+    alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Probability, over all tests of a race together, that a candidate which is as good is dropped for being worse."""
+
+
+class Final(_Section):
+    """How the best candidates run again, on fresh seeds."""
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {"programs": 1, "repeats": 1}
+
+    programs: int = 4
+    """Candidates that run again, besides the student."""
+    repeats: int = 4
+    """Runs of each question, at most."""
+
+
+class Confirm(_Section):
+    """How the winner and the untouched student are compared on the confirmation's questions."""
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {"repeats": 1}
+
+    repeats: int = 4
+    """Runs of each question."""
+
+
+class Instructions(_Section):
+    """Instructions that a language model writes after the first cohort, as further candidates."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    LEAST: ClassVar[Mapping[str, int | None]] = {"count": 0}
+
+    count: int = 0
+    """Instructions for each role, at most; 0 writes none."""
+    model: Any = Field(default=None, exclude=True)
+    """The LM that writes them; None is the student's own. A stored search keeps its name only."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_an_lm(cls, model: Any) -> Any:
+        if model is not None and not isinstance(model, dspy.BaseLM):
+            raise ValueError(f"`Instructions(model={model!r})` must be a dspy.LM")
+        return model
+
+
+class SearchSettings(_Section):
+    """What a search is. A search that is continued, or joined by a worker, has equal ones.
+
+    Raises ConfigError, naming the field and its value, for settings that cannot work.
+    """
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
+
+    space: Space | None = None
+    """What to choose from; None is `Space.default_for` the student's schedule."""
+    limits: Limits = Limits()
+    """The most tokens that a run may cost on average."""
+    objective: Objective = "score"
+    """"score" for the best program within the limits, "front" for all that no other beats in score and both costs."""
+    seed: int = 0
+    """Of the search, its samples, and the split of `trainset` where there is no `valset`."""
+    race: Race = Race()
+    final: Final = Final()
+    confirm: Confirm = Confirm()
+    sampler: SamplerName | Callable[[int], Any] = "tpe"
+    """Which of Optuna's samplers proposes candidates: its name, or a function from a seed to a
+    `optuna.samplers.BaseSampler`. A stored search keeps where the function is defined, and never imports it."""
+    instructions: Instructions = Instructions()
+
+    @field_validator("limits", mode="before")
+    @classmethod
+    def _whole_limits(cls, limits: Any) -> Any:
+        try:
+            given = Limits(**limits) if isinstance(limits, Mapping) else Limits(*limits)
+        except TypeError:
+            raise ValueError(
+                f"`SearchSettings(limits={limits!r})` must be `Limits(sequential=..., total=...)`, in tokens"
+            ) from None
+        named = [(name, value) for name, value in zip(COSTS, given, strict=True)]
+        return Limits(*(value if value is None else whole_number("Limits(", name, value) for name, value in named))
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _is_a_space(cls, space: Any) -> Any:
+        if space is not None and not isinstance(space, (Space, Mapping)):
+            raise ValueError(f"`SearchSettings(space={space!r})` must be a `Space(...)`, or None for the default")
+        return space
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _known_sampler(cls, sampler: Any) -> Any:
+        if not callable(sampler) and sampler not in SAMPLERS:
+            raise ValueError(
+                f"`SearchSettings(sampler={sampler!r})` must be {', '.join(map(repr, SAMPLERS))} or a function from a "
+                "seed to an Optuna sampler"
+            )
+        return sampler
+
+    @field_serializer("limits")
+    def _limits_as_data(self, limits: Limits) -> dict[str, int | None]:
+        return limits._asdict()
+
+    @field_serializer("sampler")
+    def _sampler_as_data(self, sampler: Any) -> str:
+        return sampler if isinstance(sampler, str) else origin_of(sampler) or f"a {type(sampler).__name__}"
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The costs that are objectives beside the score: both for the front, else none."""
+        return COSTS if self.objective == "front" else ()
+
+
+class RunOptions(_Section):
+    """How one call of a search is run; it may differ whenever the search is continued.
+
+    Raises ConfigError, naming the field and its value, for options that cannot work.
+    """
+
+    LEAST: ClassVar[Mapping[str, int | None]] = {"trials": 1, "max_tokens": 1, "max_in_flight": 1}
+
+    trials: int = 30
+    """Candidates to measure, the student and the baselines included."""
+    max_tokens: int | None = None
+    """No new cohort is started after this many paid tokens of the search; None for no end."""
+    time_limit: float | None = None
+    """No new cohort is started after this many seconds of this call; None for no end."""
+    accept: Accept = "confident"
+    """"confident" returns the winner only if it is confidently better on the confirmation, or as good for fewer tokens;
+    "better" whenever it did better there."""
+    storage: str | Path | None = None
+    """Where workers meet: a folder of this machine, or a `postgresql://` URL for many machines. None is `run_dir`, or
+    memory without one."""
+    study: str = "pdr"
+    """The search's name in `storage`."""
+    run_dir: Path | None = None
+    """Keeps calls, rows and results; a search with the same settings continues from what is there."""
+    max_in_flight: int = 64
+    """The most requests on the wire at one time, of each worker."""
+
+    @field_validator("time_limit", mode="before")
+    @classmethod
+    def _some_time(cls, seconds: Any) -> Any:
+        number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (number and seconds > 0):
+            raise ValueError(f"`RunOptions(time_limit={seconds!r})` must be above 0 seconds")
+        return seconds
+
+    @field_validator("accept", mode="before")
+    @classmethod
+    def _known_rule(cls, accept: Any) -> Any:
+        if accept not in get_args(Accept):
+            raise ValueError(f'`RunOptions(accept={accept!r})` must be "confident" or "better"')
+        return accept
+
+    @field_validator("study", mode="before")
+    @classmethod
+    def _is_a_name(cls, study: Any) -> Any:
+        if not isinstance(study, str):
+            raise ValueError(f"`RunOptions(study={study!r})` must be a name")
+        return study
+
+    @model_validator(mode="before")
+    @classmethod
+    def _home_folders(cls, data: Any) -> Any:
+        paths = {name: data[name] for name in ("storage", "run_dir") if isinstance(data.get(name), (str, Path))}
+        return {**data, **{name: path if "://" in str(path) else local_path(path) for name, path in paths.items()}}
+
+    @property
+    def board(self) -> str | Path | None:
+        """Where workers meet, as `open_board` takes it: a URL, a folder, or None for memory."""
+        if self.storage is not None:
+            return self.storage
+        return None if self.run_dir is None else self.run_dir / "board"
+
+    @property
+    def where(self) -> str:
+        """The place in a sentence, without a password."""
+        place = self.run_dir if self.storage is None else self.storage
+        return "memory" if place is None else f"`{postgres.shown(str(place))}`"
+
+    @property
+    def rollouts(self) -> str | Path | None:
+        """Where the calls of the search are, as `Rollouts` takes it."""
+        place = self.run_dir if self.storage is None else self.storage
+        if place is None or "://" in str(place):
+            return place
+        return Path(place) / "rollouts"
+
+
+class RunKeywords(TypedDict, total=False):
+    """The fields of `RunOptions`, other than those that say which search is meant, as flat keywords."""
+
+    trials: int
+    max_tokens: int | None
+    time_limit: float | None
+    accept: Accept
+    run_dir: str | Path | None
+    max_in_flight: int
+
+
+class Keywords(RunKeywords, total=False):
+    """The fields of `SearchSettings` and `RunOptions` as flat keywords of `PDROptimizer`."""
+
+    space: Space | None
+    """As `SearchSettings.space`; so are `seed` and `sampler`."""
+    max_sequential: int | None
+    """`SearchSettings.limits.sequential`: limit on the mean B_seq of a run, in tokens."""
+    max_total: int | None
+    """`SearchSettings.limits.total`: limit on the mean B_total of a run, in tokens."""
+    pareto: bool
+    """Whether `SearchSettings.objective` is "front"."""
+    seed: int
+    repeats: int
+    """`Race.repeats`: runs of each question in the race, at most."""
+    cohort: int
+    """`Race.cohort`: candidates that race each other."""
+    finalists: int
+    """`Final.programs`: programs, besides the student, that run again on fresh seeds."""
+    finalist_repeats: int
+    """`Final.repeats`: runs of each question for them, at most."""
+    confirm_repeats: int
+    """`Confirm.repeats`: runs of each question in the confirmation."""
+    sampler: SamplerName | Callable[[int], Any]
+    prompts: int
+    """`Instructions.count`: instructions that a model writes for each role, at most."""
+    prompt_model: Any
+    """`Instructions.model`: the LM that writes them."""
+    storage: str | Path | None
+    """As `RunOptions.storage`; so is `study`."""
+    study: str
+
+
+class _Place(NamedTuple):
+    """The field that a flat keyword stands for."""
+
+    section: str
+    """A field of `SearchSettings` that has fields of its own; "" for `SearchSettings`, "options" for `RunOptions`."""
+    field: str
+
+
+PLACES: dict[str, _Place] = {
+    **{name: _Place("", name) for name in ("space", "seed", "sampler")},
+    "max_sequential": _Place("limits", "sequential"),
+    "max_total": _Place("limits", "total"),
+    "pareto": _Place("", "objective"),
+    "repeats": _Place("race", "repeats"),
+    "cohort": _Place("race", "cohort"),
+    "finalists": _Place("final", "programs"),
+    "finalist_repeats": _Place("final", "repeats"),
+    "confirm_repeats": _Place("confirm", "repeats"),
+    "prompts": _Place("instructions", "count"),
+    "prompt_model": _Place("instructions", "model"),
+    **{name: _Place("options", name) for name in RunOptions.model_fields},
+}
+
+
+class Given(NamedTuple):
+    """What `PDROptimizer` was given."""
+
+    settings: SearchSettings
+    options: RunOptions
+
+
+def from_keywords(
+    keywords: Mapping[str, Any], settings: SearchSettings | None = None, options: RunOptions | None = None
+) -> Given:
+    """Settings and options with flat keywords put in; a keyword goes before the value's own field.
+
+    Raises ConfigError, naming the keyword, for one that is unknown or cannot work.
+    """
+    for name, value, kind in (("settings", settings, SearchSettings), ("options", options, RunOptions)):
+        if value is not None and not isinstance(value, kind):
+            raise ConfigError(f"`PDROptimizer({name}={value!r})` must be `{kind.__name__}(...)`")
+    given = Given(settings or SearchSettings(), options or RunOptions())
+    for name, value in keywords.items():
+        if name not in PLACES:
+            raise ConfigError(
+                f"`PDROptimizer({name}={value!r})`: there is no `{name}`; the keywords are {', '.join(PLACES)}"
+            )
+        given = _with(given, name, value)
+    return given
+
+
+def _with(given: Given, name: str, value: Any) -> Given:
+    """One keyword put in."""
+    section, field = PLACES[name]
+    if name == "pareto":
+        if not isinstance(value, bool):
+            raise ConfigError(f"`PDROptimizer(pareto={value!r})` must be True or False")
+        value = "front" if value else "score"
+    if section == "limits":
+        section, field, value = "", "limits", given.settings.limits._replace(**{field: value})
+    inner: Any = given.options if section == "options" else getattr(given.settings, section) if section else None
+    try:
+        if section == "options":
+            return given._replace(options=_changed(inner, field, value))
+        changed = (field, value) if inner is None else (section, _changed(inner, field, value))
+        return given._replace(settings=_changed(given.settings, *changed))
+    except ConfigError as error:
+        owner = type(inner).__name__ if inner is not None else "Limits" if field == "limits" else "SearchSettings"
+        own = PLACES[name].field
+        raise ConfigError(str(error).replace(f"`{owner}({own}=", f"`PDROptimizer({name}=", 1)) from None
+
+
+def _changed(section: Any, field: str, value: Any) -> Any:
+    """A copy of a frozen value with one field changed, checked again."""
+    return type(section)(**{**{name: getattr(section, name) for name in type(section).model_fields}, field: value})
+
+
+def keyword_of(path: tuple[str, ...]) -> str:
+    """The flat keyword that is a field of `SearchSettings`, given by its path; the path itself where there is none."""
+    place = _Place("", path[0]) if len(path) == 1 else _Place(*path)
+    same = {known: name for name, known in PLACES.items() if name != "pareto"}  # whose value is another word
+    return same.get(place, ".".join(path))

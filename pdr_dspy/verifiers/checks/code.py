@@ -1,0 +1,135 @@
+"""Programs, run with the examples of their task in a sandbox."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.text.code import CodeExample, code_examples, programs
+from pdr_dspy.verifiers import sandbox
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
+from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation, completion_of
+from pdr_dspy.verifiers.fields import as_text, short
+from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
+
+_DEFINED = re.compile(r"^(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)", re.M)
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class CodeCheck(Checking):
+    """Scores a program by the examples of its own task: the fraction that it passes.
+
+    Feedback names the examples that fail, what was expected and what came. The examples are those that the task states
+    (see `text.code.code_examples`), or tests in an input field of their own; a task without any that can be read with
+    certainty raises DataError: its drafts are unchecked, not wrong.
+    """
+
+    prompt: str = "prompt"
+    """The input with the task."""
+    field: str = "code"
+    """The output with the program."""
+    entry_point: str | None = None
+    """The input with the function's name; None: the last function that the task begins, or the one its tests call."""
+    tests: str | None = None
+    """The input with public tests, in one of the forms that CodeVerifier reads; None: the task's own examples."""
+    limits: Limits = DEFAULT_LIMITS
+    isolation: Isolation = "auto"
+    feedback_tokens: int = FEEDBACK_TOKENS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limits", as_limits(type(self).__name__, self.limits))
+        check_isolation(type(self).__name__, self.isolation)
+        if self.feedback_tokens < 1:
+            raise ConfigError(f"`CodeCheck(feedback_tokens={self.feedback_tokens!r})` must be at least 1")
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The fraction of the examples that pass; a call that is cancelled kills the program.
+
+        Raises DataError where the task has no example to check with, NoSandbox where nothing can isolate the program.
+        """
+        prompt, entry, cases = self.read(inputs)
+        completion = completion_of(outputs.get(self.field))
+        if completion is None or not completion.strip():
+            return Score(0, "no answer", feedback="There is no program.")
+        job = Job(programs(completion, prompt, entry), cases, entry, (prompt,))
+        if not job.programs:
+            return Score(0, "no program in the answer", feedback="There is no program.")
+        try:
+            outcome = await sandbox.run(job, self.limits, self.isolation)
+        except TestsBroken as error:
+            raise DataError(f"the examples of {short(prompt)} are no Python: {error}") from error
+        return _score(job, outcome, self.feedback_tokens)
+
+    def read(self, inputs: Mapping[str, Any]) -> tuple[str, str | None, tuple[Case, ...] | tuple[Stdin, ...]]:
+        """The task, the name of its function, and the cases that a program is checked with. Raises DataError."""
+        prompt = as_text(inputs.get(self.prompt)) or ""
+        entry = as_text(inputs.get(self.entry_point)) if self.entry_point else None
+        if self.tests is not None:
+            tests = inputs.get(self.tests)
+            if not tests:
+                raise DataError(f"there are no public tests in the input {self.tests!r}")
+            try:
+                cases, entry = cases_of(tests, entry)
+            except ValueError as error:
+                raise DataError(f"the tests in the input {self.tests!r} cannot be read: {error}") from error
+            return prompt, entry, cases
+        defined = _DEFINED.findall(prompt)
+        entry = entry or (defined[-1] if defined else None)
+        examples = code_examples(prompt, entry)
+        if not any(example.want is not None for example in examples):
+            raise DataError(f"the task {short(prompt)} has no example that can be read with certainty")
+        if entry is None:
+            _, entry = cases_of([example.source for example in examples], None)
+        return prompt, entry, tuple(_case(example) for example in examples)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON-serialisable settings, with the public class name under "kind"."""
+        return {"kind": type(self).__name__, **asdict(self)}
+
+
+def usable_examples(prompt: str, entry: str | None = None) -> int:
+    """How many examples of a task can be checked with certainty."""
+    return sum(example.want is not None for example in code_examples(prompt, entry))
+
+
+def _case(example: CodeExample) -> Case:
+    return Case(example.source, example.want or None)
+
+
+def _score(job: Job, outcome: Outcome, tokens: int) -> Score:
+    # A statement that only prepares the next example is none itself.
+    counted = [
+        (case, result)
+        for case, result in zip(job.cases, outcome.results, strict=True)
+        if isinstance(case, Stdin)
+        or case.want is not None
+        or case.source.lstrip().startswith(("assert", "def ", "class"))
+    ]
+    wrong = [(case, result) for case, result in counted if not result.passed]
+    passed = len(counted) - len(wrong)
+    value = passed / len(counted)
+    detail = f"passes {passed} of {len(counted)} examples"
+    if not wrong:
+        return Score(1, detail)
+    lines = [f"The program {detail}."]
+    if outcome.failure:
+        lines.append(f"It was stopped or could not run: {one_line(outcome.failure)}")
+    for case, result in [pair for pair in wrong if pair[1].reached][:_SHOWN]:
+        lines.append(f"Failing: {one_line(case.given if isinstance(case, Stdin) else case.source)}")
+        want = result.want or (case.want or "")
+        if want:
+            lines.append(f"  expected: {one_line(want)}")
+        if result.error:
+            lines.append(f"  raised: {one_line(result.error)}")
+        else:
+            lines.append(f"  got: {one_line(result.got) if result.got else 'nothing'}")
+    return Score(
+        value,
+        f"{detail}: {short(outcome.failure, 120)}" if outcome.failure else detail,
+        feedback=bounded(lines, tokens),
+    )

@@ -1,0 +1,179 @@
+"""Programs, run with hidden tests in a sandbox."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.runtime.event_loop import run as run_async
+from pdr_dspy.text.code import programs
+from pdr_dspy.verifiers import sandbox
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.fields import Fields, as_text, called, lookup, short
+from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
+
+if TYPE_CHECKING:
+    import dspy
+
+_CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
+
+
+@dataclass(frozen=True)
+class CodeVerifier(Fields):
+    """Scores a program by hidden tests: 1 where all of them pass, else 0.
+
+    The tests are a text that defines `check(candidate)` (HumanEval), statements, functions `test_...`, a list of
+    assertions (MBPP), or a list of `{"input": ..., "output": ...}` for a program that reads its standard input; with
+    `"testtype": "functional"` the inputs are the arguments of a method, one JSON value a line (LiveCodeBench).
+    """
+
+    gold: str = "test"
+    """The example's field with the tests."""
+    field: str = "code"
+    """The prediction's field with the program; fences, the task's beginning repeated, or only a body are read."""
+    prompt: str = "prompt"
+    """The example's field with the task; a beginning of a Python file brings its imports and whole functions along."""
+    entry_point: str = "entry_point"
+    """The example's field with the name of the function; where there is none it is found in the tests."""
+    setup: tuple[str, ...] = ("test_setup_code", "test_imports")
+    """The example's fields with statements that the tests need; those that it lacks are left out."""
+    limits: Limits = DEFAULT_LIMITS
+    isolation: Isolation = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "setup", tuple(self.setup))
+        object.__setattr__(self, "limits", as_limits(type(self).__name__, self.limits))
+        check_isolation(type(self).__name__, self.isolation)
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        return run_async(lambda: self.averify(example, prediction))
+
+    async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        """The same, awaiting the sandbox; a call that is cancelled kills the program."""
+        prompt, entry, cases, setup = self._read(example)
+        completion = completion_of(lookup(prediction, self.field))
+        if completion is None or not completion.strip():
+            return Score(0, "no answer")
+        job = Job(programs(completion, prompt, entry), cases, entry, (prompt,), setup)
+        if not job.programs:
+            return Score(0, "no program in the answer")
+        try:
+            outcome = await sandbox.run(job, self.limits, self.isolation)
+        except TestsBroken as error:
+            raise DataError(f"{called(example)}: the tests in {self.gold!r} are no Python: {error}") from error
+        return Score(float(outcome.ok), told(outcome))
+
+    def check_gold(self, example: dspy.Example) -> None:
+        """Raise DataError if the example has no tests that can be read."""
+        self._read(example)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON-serialisable settings, with the public class name under "kind"."""
+        return {**super().describe(), "setup": list(self.setup), "limits": asdict(self.limits)}
+
+    def _read(self, example: Any) -> tuple[str, str | None, tuple[Case, ...] | tuple[Stdin, ...], tuple[str, ...]]:
+        tests = lookup(example, self.gold)
+        if tests is None or not isinstance(tests, (str, Sequence)) or not len(tests):
+            raise DataError(f"{called(example)} has no tests in the field {self.gold!r}")
+        entry = as_text(lookup(example, self.entry_point)) or None
+        try:
+            cases, entry = cases_of(tests, entry)
+        except ValueError as error:
+            raise DataError(f"{called(example)}: the tests in {self.gold!r} cannot be read: {error}") from error
+        setup = []
+        for name in self.setup:
+            given = lookup(example, name)
+            lines = given if isinstance(given, (list, tuple)) else [given]
+            setup += [str(line) for line in lines if line]
+        return as_text(lookup(example, self.prompt)) or "", entry, cases, tuple(setup)
+
+
+def completion_of(value: Any) -> str | None:
+    """A field's value as the text that holds a program: a `dspy.Code` is its code."""
+    held = getattr(value, "code", None)
+    return held if isinstance(held, str) else as_text(value)
+
+
+def as_limits(owner: str, limits: Any) -> Limits:
+    """Limits, from a value or from what `describe()` made of one. Raises ConfigError."""
+    if isinstance(limits, Mapping):
+        unknown = set(limits) - {known.name for known in fields(Limits)}
+        if unknown:
+            raise ConfigError(f"`{owner}(limits=...)`: Limits has no {', '.join(sorted(map(str, unknown)))}")
+        limits = Limits(**limits)
+    if not isinstance(limits, Limits):
+        raise ConfigError(f"`{owner}(limits={limits!r})` must be `Limits(...)`")
+    return limits
+
+
+def check_isolation(owner: str, isolation: Any) -> None:
+    """Raise ConfigError for a sandbox that there is not."""
+    if isolation not in ("auto", "monty", "bubblewrap"):
+        raise ConfigError(f'`{owner}(isolation={isolation!r})` must be "auto", "monty" or "bubblewrap"')
+
+
+def cases_of(tests: Any, entry: str | None) -> tuple[tuple[Case, ...] | tuple[Stdin, ...], str | None]:
+    """Tests in any of their forms as cases, and the name of what they call.
+
+    Raises ValueError for what is none of them.
+    """
+    if isinstance(tests, str):
+        stripped = tests.strip()
+        if stripped.startswith("[") and stripped.endswith("]"):
+            try:
+                return cases_of(json.loads(stripped), entry)
+            except json.JSONDecodeError:
+                pass
+        return (Case(tests),), entry or _entry_of([tests])
+    rows = list(tests)
+    if rows and all(isinstance(row, str) for row in rows):
+        return tuple(Case(row) for row in rows), entry or _entry_of(rows)
+    if rows and all(isinstance(row, Mapping) and "input" in row and "output" in row for row in rows):
+        if any(row.get("testtype") == "functional" for row in rows):
+            if not entry:
+                raise ValueError("functional tests need the name of the method")
+            method = entry if "." in entry else f"Solution.{entry}"
+            return tuple(_functional(row) for row in rows), method
+        return tuple(Stdin(str(row["input"]), str(row["output"])) for row in rows), None
+    raise ValueError("expected a text, a list of statements, or a list of inputs with their outputs")
+
+
+def _functional(row: Mapping[str, Any]) -> Case:
+    try:
+        args = [json.loads(line) for line in str(row["input"]).splitlines() if line.strip()]
+        want = json.loads(str(row["output"]))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{short(str(row))} is no JSON") from error
+    return Case(f"assert candidate({', '.join(map(repr, args))}) == {want!r}")
+
+
+def _entry_of(tests: Sequence[str]) -> str | None:
+    """The function that all assertions call, where they call one that is not Python's own."""
+    known = set(vars(builtins)) | {"check", "candidate"}
+    each = [
+        [name for name in _CALLED.findall(line) if name not in known]
+        for test in tests
+        for line in test.splitlines()
+        if line.strip().startswith("assert")
+    ]
+    common = [name for name in each[0] if all(name in names for names in each)] if each else []
+    return common[0] if common else None
+
+
+def told(outcome: Outcome) -> str:
+    """How a program ended, in one short sentence for people."""
+    if outcome.ok:
+        return f"passes all {len(outcome.results)} tests" if len(outcome.results) > 1 else "passes the tests"
+    first = next((result for result in outcome.results if not result.passed and result.reached), None)
+    ratio = f"passes {outcome.passed} of {len(outcome.results)}: " if len(outcome.results) > 1 else ""
+    if first is None:
+        return f"{ratio}{short(outcome.failure or 'the tests did not run', 160)}"
+    where = f" at `{short(first.line, 80)}`" if first.line else ""
+    what = first.error or f"{short(first.got)} where {short(first.want)} was expected"
+    return f"{ratio}{short(what, 160)}{where}"

@@ -1,0 +1,60 @@
+"""Countdown: reach a number with all of the given ones, each once. A plan that can be checked without its answer.
+
+Data: reasoning-gym's `countdown`, four numbers, made from a seed (Apache-2.0; no download).
+
+    pdr eval countdown --limit 20
+    pdr optimize countdown --trials 12
+"""
+
+from __future__ import annotations
+
+import dspy
+
+from pdr_dspy import datasets
+from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.verifiers import ProceduralVerifier, Verifier
+from pdr_dspy.verifiers.checks import Check, ConstraintCheck
+from programs import part
+
+OPTIONS = {"min_numbers": 4, "max_numbers": 4, "min_target": 10, "max_target": 100, "max_value": 50}
+SIZES = {"train": 60, "dev": 40, "test": 100}
+
+
+class Countdown(dspy.Signature):
+    """Find an arithmetic expression that uses each of the numbers exactly once and has the wanted value."""
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(desc="the expression alone, without an equals sign")
+
+
+def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
+    """Puzzles of each split; every split has its own."""
+    puzzles = datasets.load("rg:countdown", size=sum(SIZES.values()), seed=seed, options=OPTIONS)
+    return part(dict(zip(SIZES, datasets.split(puzzles, *SIZES.values(), seed=seed), strict=True)), split, limit)
+
+
+def verifier() -> Verifier:
+    """reasoning-gym's own scorer."""
+    return ProceduralVerifier()
+
+
+def check() -> Check:
+    """The rules of the puzzle."""
+    return ConstraintCheck("countdown")
+
+
+def build() -> Operator:
+    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=512,
+        draft_tokens=256,
+        refine_tokens=256,
+        temperature=0.8,
+    )
+    return PDR(Countdown, schedule, check=check())
