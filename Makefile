@@ -1,6 +1,6 @@
 # make optimize   installs, serves the embedded model, tunes a program on it, prints the table
 # make test       installs what tests need and runs them
-# make lint, make types, make clean
+# make lint, make types, make docs, make clean
 # All of it lives in .venv and is kept between runs. uv is used where it is on the PATH. PYTHON=... picks the interpreter.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +14,7 @@ else
 install = $(UV) pip install --quiet --python $(BIN)/python
 endif
 
-.PHONY: optimize test lint types clean
+.PHONY: optimize test lint types docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -30,6 +30,9 @@ lint: $(VENV)/.lint
 
 types: $(VENV)/.typing
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
@@ -48,7 +51,7 @@ endif
 # One stamp for each purpose; a changed pyproject.toml installs again.
 $(VENV)/.use: pyproject.toml | $(VENV)/.made
 	@echo "Installing pdr-dspy with its embedded engine into $(VENV) ..."
-	$(install) -e '.[embedded,data]'
+	$(install) -e '.[embedded,data,code]'
 	@touch $@
 
 $(VENV)/.tests: pyproject.toml | $(VENV)/.made
@@ -63,4 +66,9 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.made
 $(VENV)/.typing: pyproject.toml | $(VENV)/.made
 	@echo "Installing what the type check needs into $(VENV) ..."
 	$(install) --group typing -e .
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/.made
+	@echo "Installing what the documentation needs into $(VENV) ..."
+	$(install) --group docs
 	@touch $@

@@ -99,9 +99,16 @@ def main() -> None:
 class Handle:
     """A server that runs: its address, and what it has counted."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, process: subprocess.Popen[str] | None = None) -> None:
         self.port = port
+        self.process = process
         self.api_base = f"http://127.0.0.1:{port}/v1"
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
 
     def counters(self) -> dict[str, Any]:
         """What was counted since the last reset; see `Counters` and `State.counted`."""
@@ -122,9 +129,9 @@ class Handle:
 
 
 @contextlib.contextmanager
-def serve(**settings: Any) -> Iterator[Handle]:
+def serve(port: int = 0, **settings: Any) -> Iterator[Handle]:
     """Run a server in a process of its own, stopped at the end; `settings` are those of `Settings`."""
-    command = [sys.executable, "-m", "benchmarks.mock_server", "--with-parent"]
+    command = [sys.executable, "-m", "benchmarks.mock_server", "--with-parent", "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -132,7 +139,7 @@ def serve(**settings: Any) -> Iterator[Handle]:
             line = process.stdout.readline()
             if not line:
                 raise RuntimeError("benchmarks.mock_server did not start; run it by hand to see why")
-            handle = Handle(int(line))
+            handle = Handle(int(line), process)
             handle.reset(**settings)
             yield handle
         finally:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pdr_dspy.artifact import load, save
     from pdr_dspy.calls import Budget, Call, Ledger, Phase, Rollouts, Usage, session
     from pdr_dspy.datasets import dataset
+    from pdr_dspy.endpoint import app
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
     from pdr_dspy.evaluation.records import Report, Row
@@ -47,6 +48,7 @@ _HOME = {
     "artifact": ("load", "save"),
     "datasets": ("dataset",),
     "calls": ("Budget", "Call", "Ledger", "Phase", "Rollouts", "Usage", "session"),
+    "endpoint": ("app",),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
     "operators": (
@@ -87,6 +89,7 @@ __all__ = [
     "Verifier",
     "Workspace",
     "aevaluate",
+    "app",
     "as_verifier",
     "axis",
     "connect",

@@ -9,6 +9,7 @@ Language models and their keys are not stored.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import dspy
 from pydantic import TypeAdapter, ValidationError
@@ -37,6 +38,14 @@ from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import VERIFIERS
 from pdr_dspy.verifiers.base import Metric, Verifier
+from pdr_dspy.verifiers.checks import (
+    CHECKS,
+    DESCRIBED,
+    AsyncCheck,
+    CalibratedCheck,
+    Calibration,
+    load_check,
+)
 from pdr_dspy.verifiers.function import as_verifier
 
 FORMAT = "pdr-dspy"
@@ -50,6 +59,14 @@ SAMPLING = ("top_k", "min_p", "stop", "reasoning_effort", "repetition_penalty", 
 Figures: TypeAlias = "Sequence[Report | Mapping[str, Any]]"
 
 
+class Point(NamedTuple):
+    """Another setting of a saved program, such as a cheaper one of the front that it was tuned on."""
+
+    program: dspy.Module
+    figure: Mapping[str, Any] | None = None
+    """How it did: "score", and mean "sequential" and "total" tokens of a run."""
+
+
 def save(
     program: dspy.Module,
     path: str | Path,
@@ -59,6 +76,7 @@ def save(
     data: Mapping[str, Any] | str | None = None,
     figures: Figures = (),
     notes: str | None = None,
+    points: Mapping[str, Point] | None = None,
 ) -> Path:
     """Write a program to one JSON file, whole or not at all.
 
@@ -70,6 +88,7 @@ def save(
         data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a sentence for whoever opens the file.
+        points: other settings of the program by name, such as "fast"; `load(path, point="fast")` gives one.
 
     Returns:
         The path.
@@ -94,6 +113,15 @@ def save(
         "notes": notes,
         "versions": _versions(program),
     }
+    if points:
+        content["points"] = {
+            point: {
+                "operators": {place: _operator_state(each) for place, each in operators_in(setting.program).items()},
+                "predictors": _other_predictors(setting.program),
+                "figure": None if setting.figure is None else figure(setting.figure),
+            }
+            for point, setting in points.items()
+        }
     try:
         content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
@@ -121,7 +149,9 @@ def check_can_be_saved(program: dspy.Module) -> None:
             ) from error
 
 
-def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False) -> dspy.Module:
+def load(
+    path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False, point: str | None = None
+) -> dspy.Module:
     """Read a program that `save` wrote.
 
     Args:
@@ -130,31 +160,38 @@ def load(path: str | Path, program: dspy.Module | None = None, *, trusted: bool 
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
         trusted: import the module that the file names for a distiller that is neither built in, nor registered, nor of
             an installed package. That runs the module's code.
+        point: another setting that was saved with the program, by its name.
 
     Returns:
         The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
-        figures, notes, versions).
+        figures, notes, versions, and of each of `points` its figure).
 
     Raises:
         ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
             since it was written; or it needs `program=` and none, or one of another signature, was given; or it
-            has a distiller that is not known here.
+            has a distiller that is not known here; or there is no such point.
     """
     content = read(path)
-    states: dict[str, Any] = content["operators"]
+    points = content.get("points") or {}
+    if point is not None and point not in points:
+        raise ArtifactError(f"{path} has no point {point!r}; it has {', '.join(points) or 'none'}")
+    setting = content if point is None else points[point]
+    states: dict[str, Any] = setting["operators"]
     try:
         for state in states.values():
             _find_distiller(path, state["schedule"], trusted)
         if program is None:
             loaded = _from_file_alone(path, states)
         else:
-            loaded = _into(path, program, states, content["predictors"])
+            loaded = _into(path, program, states, setting["predictors"])
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
     facts = ("name", "models", "verifier", "data", "figures", "notes", "versions")
-    loaded.artifact = {key: content.get(key) for key in facts}  # type: ignore[attr-defined]
+    facts_of = {key: content.get(key) for key in facts}
+    facts_of["points"] = {name: setting.get("figure") for name, setting in points.items()}
+    loaded.artifact = facts_of  # type: ignore[attr-defined]
     return loaded
 
 
@@ -192,9 +229,12 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(
             f"{path} was changed after it was written: its sha256 does not match; save the program again"
         )
-    for key in ("operators", "predictors"):
-        if not isinstance(content.get(key), dict):
-            raise ArtifactError(f"{path} has no {key!r}; save the program again")
+    points = content.get("points") or {}
+    whole = isinstance(points, dict) and all(isinstance(setting, dict) for setting in points.values())
+    for setting in (content, *(points.values() if whole else [{}])):
+        for key in ("operators", "predictors"):
+            if not isinstance(setting.get(key), dict):
+                raise ArtifactError(f"{path} has no {key!r}; save the program again")
     if not content["operators"]:
         raise ArtifactError(f"{path} holds no operator; save the program again")
     return content
@@ -239,8 +279,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def _operator_state(operator: Operator) -> dict[str, Any]:
     task = operator.task
+    checks = {"checks": {name: _check_state(check) for name, check in operator.checks.items()}}
     return {
         "strategy": operator.schedule.strategy,
+        **(checks if operator.checks else {}),
         "signature": {
             "name": task.__name__,
             "instructions": task.instructions,
@@ -254,6 +296,12 @@ def _operator_state(operator: Operator) -> dict[str, Any]:
             if isinstance(predictor := operator.__dict__.get(role.value), dspy.Predict)
         },
     }
+
+
+def _check_state(check: AsyncCheck) -> dict[str, Any]:
+    """How a check describes itself; of one that cannot, its class."""
+    describe: Any = getattr(check, "describe", None)
+    return {"kind": type(check).__name__} if describe is None else describe()
 
 
 def _verifier_state(verifier: Verifier) -> dict[str, Any]:
@@ -350,7 +398,36 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
             fields[field["name"]] = (kind, make(**options))
     task: Any = dspy.Signature(fields, signature["instructions"])  # type: ignore[call-overload]
     task.__name__ = task.__qualname__ = str(signature["name"])
-    return _restored(Operator(check_task(task), Schedule(**state["schedule"])), state)
+    schedule = Schedule(**state["schedule"])
+    checks = _checks_of(path, schedule, {}, state.get("checks") or {})
+    return _restored(Operator(check_task(task), schedule, checks or None), state)
+
+
+def _checks_of(
+    path: str | Path, schedule: Schedule, own: Mapping[str, AsyncCheck], saved: Mapping[str, Any]
+) -> dict[str, AsyncCheck]:
+    """The checks of a saved program: those of the program that it is loaded into, else those registered by their name,
+    else made of their saved settings; with the calibration that was saved. Raises ArtifactError where the one that the
+    schedule uses is not known."""
+    found = dict(own)
+    for name, state in saved.items():
+        if name not in found and name in CHECKS:
+            found[name] = CHECKS.find(name)
+        if name not in found and isinstance(state, Mapping) and state.get("kind") in DESCRIBED:
+            with suppress(ConfigError):  # of the one that is used it is told below
+                found[name] = load_check(state)
+        calibration = state.get("calibration") if isinstance(state, Mapping) else None
+        if name in found and calibration is not None and not isinstance(found[name], CalibratedCheck):
+            found[name] = CalibratedCheck(found[name], Calibration(**calibration))
+    used = schedule.check
+    if used is not None and used not in found and used not in CHECKS:
+        kind = saved.get(used, {}).get("kind", "check")
+        raise ArtifactError(
+            f"{path} uses the check {used!r} ({kind}), which no file can hold: register one under this name first "
+            f"(`pdr_dspy.verifiers.checks.register_check({used!r}, ...)`), or load into a program that has it: "
+            "`load(path, program=...)`"
+        )
+    return found
 
 
 def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool) -> None:
@@ -394,7 +471,10 @@ def _into(
         _check_same_task(path, operator.task, states[place]["signature"])
 
     def from_file(place: str, operator: Operator) -> Operator:
-        return _restored(operator.with_schedule(Schedule(**states[place]["schedule"])), states[place])
+        schedule, saved = Schedule(**states[place]["schedule"]), states[place].get("checks") or {}
+        own = copy.copy(operator)
+        own.checks = _checks_of(path, schedule, operator.checks, saved)
+        return _restored(own.with_schedule(schedule), states[place])
 
     loaded = replaced(program, from_file)
     named = dict(loaded.named_predictors())

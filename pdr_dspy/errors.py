@@ -10,7 +10,9 @@
     │   └── EndpointError             ... does not answer, is not OpenAI-compatible, or lacks the model
     ├── WeightsError                  weights could not be found, downloaded or verified
     ├── RoundFailed                   every draft of a round failed; carries the ledger of what was spent
+    ├── DeadlinePassed                the session's deadline passed before the first round; carries the ledger
     ├── BudgetTooSmall (ConfigError)  not even the first stage fits the given budget
+    ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context
     ├── ArtifactError (ValueError)    a saved program is truncated, foreign, newer or tampered with
     ├── StoreError                    a run folder, store or study cannot be read or written
     └── CallError                     one request failed; recorded on the ledger, raised only where nothing is left
@@ -64,6 +66,10 @@ class WeightsError(PDRError):
 
 class BudgetTooSmall(ConfigError):
     """Not even the first stage fits the given budget."""
+
+
+class PromptTooLong(ConfigError):
+    """A question's prompt, with kappa and the caps, does not fit the model's context."""
 
 
 class ArtifactError(PDRError, ValueError):

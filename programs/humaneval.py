@@ -33,7 +33,7 @@ SHARES = {"train": 0.34, "dev": 0.25, "test": 0.41}
 
 
 class Complete(dspy.Signature):
-    """Complete the Python function. Write the whole function, with its imports."""
+    """Complete the Python function. Write the whole function and its imports, without its docstring."""
 
     prompt: str = dspy.InputField()
     code: dspy.Code = dspy.OutputField()

@@ -13,12 +13,13 @@ import dspy
 import pytest
 from pydantic import BaseModel
 
-from pdr_dspy.artifact import load, read, save
+from pdr_dspy.artifact import Point, load, read, save
 from pdr_dspy.errors import ArtifactError, ConfigError, StoreError
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.prompts.types import describe_type, rebuild_type
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 
@@ -263,3 +264,46 @@ def test_saving_is_whole_or_not_at_all(saved: Path) -> None:
 
 def test_a_bare_generic_is_described_as_one_that_no_file_can_hold() -> None:
     assert describe_type(typing.List) == {"custom": "List"}  # noqa: UP006
+
+
+def pointed(folder: Path) -> Path:
+    points = {
+        "fast": Point(LongCoT(Task), {"score": 0.5, "sequential": 10.0, "total": 20.0}),
+        "best": Point(
+            PDR(Task, widths=(8, 1)).with_schedule(Schedule(widths=(8, 1)), instructions={"draft": "Think."})
+        ),
+    }
+    return save(PDR(Task, widths=(4, 1)), folder / "p.json", points=points)
+
+
+def test_other_settings_of_a_program_are_loaded_by_name(tmp_path: Path) -> None:
+    path = pointed(tmp_path)
+    assert load(path).schedule.widths == (4, 1)  # type: ignore[union-attr]
+    fast, best = load(path, point="fast"), load(path, PDR(Task), point="best")
+    assert isinstance(fast, Operator)
+    assert isinstance(best, Operator)
+    assert (fast.schedule.widths, best.schedule.widths) == ((1,), (8, 1))
+    assert best.predictor(Role.DRAFT).signature.instructions == "Think."  # type: ignore[union-attr]
+    assert fast.artifact["points"] == {  # type: ignore[union-attr]
+        "fast": {"score": 0.5, "sequential": 10.0, "total": 20.0},
+        "best": None,
+    }
+    with pytest.raises(ArtifactError, match="no point 'slow'; it has fast, best"):
+        load(path, point="slow")
+    plain = save(PDR(Task), tmp_path / "plain.json")
+    assert "points" not in json.loads(plain.read_text())
+    with pytest.raises(ArtifactError, match="it has none"):
+        load(plain, point="fast")
+
+
+@pytest.mark.parametrize("points", ["x", ["x"], {"fast": 1}, {"fast": {"operators": {}}}])
+def test_points_that_are_none_are_refused(tmp_path: Path, points: Any) -> None:
+    content = json.loads(pointed(tmp_path).read_text())
+    del content["sha256"]
+    content["points"] = points
+    from pdr_dspy.artifact import _digest
+
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps({**content, "sha256": _digest(content)}))
+    with pytest.raises(ArtifactError, match=r"has no '(operators|predictors)'"):
+        read(bad)

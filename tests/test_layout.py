@@ -22,7 +22,7 @@ ROWS: list[set[str]] = [
     {"serving", "evaluation"},
     {"artifact"},
     {"search", "training"},
-    {"reporting", "testing"},
+    {"reporting", "testing", "endpoint"},
     {"__init__"},
     {"cli"},
     {"__main__"},

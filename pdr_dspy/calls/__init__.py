@@ -1,8 +1,8 @@
 """Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
 from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
-of them are there. `ledger` and `budget` count tokens, `context` holds what the calls of a program share,
-`capabilities` says what answers behind an LM and what it can do, `output_format` is the form of a completion, and
-`dspy_bridge` is the one place that knows how DSPy makes a call.
+of them are there; `valued` asks for scores instead of texts. `ledger` and `budget` count tokens, `context` holds what
+the calls of a program share, `capabilities` says what answers behind an LM and what it can do, `output_format` is the
+form of a completion, and `dspy_bridge` is the one place that knows how DSPy makes a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pdr_dspy.calls.capabilities import (
 )
 from pdr_dspy.calls.context import Session, current, session
 from pdr_dspy.calls.dispatch import count_tokens, together
-from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.output_format import OUTPUT, FormatKind, OutputFormat
 from pdr_dspy.calls.predict import (
@@ -36,6 +36,7 @@ from pdr_dspy.calls.predict import (
 )
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
+from pdr_dspy.calls.valued import Valued, post, weigh
 
 __all__ = [
     "CUT_THOUGHT",
@@ -45,6 +46,7 @@ __all__ = [
     "Call",
     "CallError",
     "Capabilities",
+    "DeadlinePassed",
     "FormatKind",
     "Job",
     "Ledger",
@@ -60,6 +62,7 @@ __all__ = [
     "Session",
     "ThinkingBudget",
     "Usage",
+    "Valued",
     "address",
     "ask",
     "capabilities",
@@ -69,6 +72,7 @@ __all__ = [
     "current",
     "identities",
     "identity",
+    "post",
     "prepare",
     "reply_of",
     "seed_for",
@@ -76,4 +80,5 @@ __all__ = [
     "session",
     "tell",
     "together",
+    "weigh",
 ]

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pdr_dspy.calls.ledger import Call
+from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.store import Rollout, Rollouts
 
 
@@ -37,6 +37,13 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
+    on_response: Callable[[Usage], None] | None = None
+    """Told of the tokens of every response as it comes, while its siblings still run, in that thread; not of what was
+    replayed. For displays: what is paid for calls that fail or are cancelled is known from the ledger alone."""
+    on_progress: Callable[[Any], None] | None = None
+    """Told where a program is, a `pdr_dspy.operators.Progress` each time, in the thread that runs the calls."""
+    deadline: float | None = None
+    """Of `time.monotonic()`: a program cancels then what it has under way, and answers from what it has."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)

@@ -180,7 +180,10 @@ class _Sending:
             if result.rollout is None:
                 told(Usage(), "error", result.failure, result.tries.tries)
             else:
-                told(result.rollout.usage, result.rollout.finish, None, result.tries.tries)
+                got = result.rollout
+                told(got.usage, got.finish, None, result.tries.tries, got.text, got.thought or "")
+        if result.rollout is not None and not result.reused and self.now.on_response is not None:
+            self.now.on_response(result.rollout.usage)
         if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
             if store.slow:  # others' calls go on meanwhile
                 await asyncio.to_thread(store.put, result.rollout)

@@ -64,6 +64,7 @@ __all__ = [
     "holds_to_schema",
     "input_names",
     "inputs_marked",
+    "post",
     "same_server",
     "send",
     "sending",
@@ -147,6 +148,17 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
         if listener is not None:
             await listener.end()
     return Sent(response, sent.reused)
+
+
+async def post(lm: dspy.BaseLM, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], Tries]:
+    """POST to an endpoint of a server that is no completion, such as /classify; the JSON object that it answers.
+
+    Only an LM with a method `post(path, body)` can, as `serving.connect` makes one. Raises the errors of
+    `dspy.LMError`'s family.
+    """
+    with error_boundary(lm.model, unexpected=True):
+        data, notes = await lm.post(path, body)  # type: ignore[attr-defined]
+    return data, Tries(int(notes["tries"]), int(notes["unsettled"]))
 
 
 async def call(lm: dspy.BaseLM, request: Request) -> Response:

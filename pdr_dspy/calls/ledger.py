@@ -74,6 +74,8 @@ class Call(BaseModel):
     part: int = 0
     """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought; both
     are one step of the path."""
+    wave: int = 0
+    """Of a check that asks in waves, each of which waits for the one before it: which; waves add up along the path."""
     model: str = ""
     seed: int | None = None
     cap: int | None = None
@@ -233,11 +235,11 @@ class Ledger(BaseModel):
         return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
-        stages: dict[tuple[int, Phase], list[Call]] = {}
+        stages: dict[tuple[int, Phase, int], list[Call]] = {}
         for call in self.calls:
             if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # no program waits for them
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
-                stages.setdefault((call.round, phase), []).append(call)
+                stages.setdefault((call.round, phase, call.wave), []).append(call)
         return list(stages.values())
 
 

@@ -5,32 +5,54 @@
 
 That is all: where a tracer provider is set, spans go to it. Where none is, nothing of OpenTelemetry is imported here,
 and a call pays for one look into `sys.modules`. Names follow the semantic conventions for generative AI (version 1.41,
-in development); what they have no name for begins with `pdr.`. Texts of prompts and completions are never recorded. A
-call that was replayed from the store sent nothing and has no span of its own; it counts in the figures of its round.
+in development); what they have no name for begins with `pdr.`. A call that was replayed from the store sent nothing and
+has no span of its own; it counts in the figures of its round.
+
+Texts are recorded only where `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for them in spans: `span_only`,
+`span_and_event`, or `true` as earlier conventions have it. Then a request has the messages that were sent and what came
+back, its thought apart; a run its inputs and its solution; a round the workspaces that were made of it. Messages are
+JSON of the conventions' form; what is no text, such as an image, is named and not recorded.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pdr_dspy.calls.ledger import Call, Ledger, Usage
+from pdr_dspy.prompts.content import plain_text
+from pdr_dspy.text import clean
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, SpanKind, Tracer
 
     from pdr_dspy.calls.request import Job
 
-Told = Callable[[Usage, str, "str | None", int], None]
-"""What became of a request: tokens, the finish reason, why it failed, and how often it was sent."""
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""The environment variable of the conventions."""
 
 
-def program(name: str, schedule: str, ledger: Callable[[], Ledger]) -> AbstractContextManager[Callable[[str], None]]:
-    """Around one run of a program; what it returns is told how the run stopped.
+class Told(Protocol):
+    """Told what became of a request."""
+
+    def __call__(
+        self, usage: Usage, finish: str, failure: str | None, tries: int, text: str = "", thought: str = ""
+    ) -> None:
+        """Tokens, the finish reason, why it failed, how often it was sent, and what came back."""
+        ...
+
+
+def program(
+    name: str, schedule: str, ledger: Callable[[], Ledger], inputs: Mapping[str, Any]
+) -> AbstractContextManager[Callable[[str, str], None]]:
+    """Around one run of a program; what it returns is told how the run stopped, and its solution.
 
     `ledger` gives the calls that were made by the time the span ends; so does an error with an attribute `ledger`.
+    `inputs` are the task's.
     """
     tracer = _tracer()
     if tracer is None:
@@ -40,15 +62,21 @@ def program(name: str, schedule: str, ledger: Callable[[], Ledger]) -> AbstractC
         "gen_ai.workflow.name": name,
         "pdr.schedule": schedule,
     }
+    if captured():
+        texts = {field: clean(plain_text(value)) for field, value in inputs.items()}
+        asked = next(iter(texts.values())) if len(texts) == 1 else _json(texts)
+        attributes["gen_ai.input.messages"] = _json([_message("user", asked)])
     return _program(tracer, f"invoke_workflow {name}", attributes, ledger)
 
 
-def round_(number: int, drafts: int, ledger: Callable[[], Ledger]) -> AbstractContextManager[Any]:
-    """Around one round: its drafts, and the calls that distil them."""
+def round_(
+    number: int, drafts: int, ledger: Callable[[], Ledger]
+) -> AbstractContextManager[Callable[[Sequence[str]], None]]:
+    """Around one round: its drafts, and the calls that distil them; what it returns is told the workspaces."""
     tracer = _tracer()
     if tracer is None:
         return _SILENT
-    return _with_figures(tracer, f"round {number}", {"pdr.round": number, "pdr.drafts": drafts}, ledger)
+    return _round(tracer, f"round {number}", {"pdr.round": number, "pdr.drafts": drafts}, ledger)
 
 
 def call(model: str, job: Job) -> AbstractContextManager[Told]:
@@ -58,6 +86,11 @@ def call(model: str, job: Job) -> AbstractContextManager[Told]:
 
 
 _SILENT: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: None)
+
+
+def captured() -> bool:
+    """Whether texts are wanted in spans."""
+    return os.environ.get(CAPTURE, "").strip().lower() in ("true", "1", "span_only", "span_and_event")
 
 
 def _tracer() -> Tracer | None:
@@ -74,9 +107,29 @@ def _tracer() -> Tracer | None:
 @contextmanager
 def _program(
     tracer: Tracer, name: str, attributes: dict[str, Any], ledger: Callable[[], Ledger]
-) -> Iterator[Callable[[str], None]]:
+) -> Iterator[Callable[[str, str], None]]:
     with _with_figures(tracer, name, attributes, ledger) as span:
-        yield lambda stop: span.set_attribute("pdr.stop", stop)
+
+        def ended(stop: str, solution: str) -> None:
+            span.set_attribute("pdr.stop", stop)
+            if captured():
+                said = _message("assistant", solution)
+                span.set_attribute("gen_ai.output.messages", _json([{**said, "finish_reason": "stop"}]))
+
+        yield ended
+
+
+@contextmanager
+def _round(
+    tracer: Tracer, name: str, attributes: dict[str, Any], ledger: Callable[[], Ledger]
+) -> Iterator[Callable[[Sequence[str]], None]]:
+    with _with_figures(tracer, name, attributes, ledger) as span:
+
+        def made(workspaces: Sequence[str]) -> None:
+            if captured():
+                span.set_attribute("pdr.workspaces", list(workspaces))
+
+        yield made
 
 
 @contextmanager
@@ -128,10 +181,11 @@ def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
         "pdr.index": index,
         "pdr.part": job.part,
         "pdr.key": job.key,
+        **(_sent(job.messages) if captured() else {}),
     }
     with tracer.start_as_current_span(f"chat {model}", kind=kind, attributes=_known(attributes)) as span:
 
-        def told(usage: Usage, finish: str, failure: str | None, tries: int) -> None:
+        def told(usage: Usage, finish: str, failure: str | None, tries: int, text: str = "", thought: str = "") -> None:
             span.set_attributes(
                 _known(
                     {
@@ -147,8 +201,40 @@ def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
             )
             if failure is not None:
                 span.set_status(trace.StatusCode.ERROR, failure)
+            elif captured():
+                span.set_attribute("gen_ai.output.messages", _json([_reply(text, thought, finish)]))
 
         yield told
+
+
+def _sent(messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The messages of a request, its system messages apart."""
+    system = [part for one in messages if one["role"] == "system" for part in _parts(one["content"])]
+    rest = [{"role": one["role"], "parts": _parts(one["content"])} for one in messages if one["role"] != "system"]
+    return {**({"gen_ai.system_instructions": _json(system)} if system else {}), "gen_ai.input.messages": _json(rest)}
+
+
+def _reply(text: str, thought: str, finish: str) -> dict[str, Any]:
+    parts = [{"type": "reasoning", "content": thought}] if thought else []
+    return {"role": "assistant", "parts": [*parts, {"type": "text", "content": text}], "finish_reason": finish}
+
+
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "parts": _parts(text)}
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    """A message's content: its texts, and the kinds of its other blocks."""
+    if isinstance(content, str):
+        return [{"type": "text", "content": content}]
+    return [
+        {"type": "text", "content": block["text"]} if block.get("type") == "text" else {"type": str(block.get("type"))}
+        for block in content or ()
+    ]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _known(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | train | export-sft | serve-model | ...`.
+"""The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
 
 Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
 codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
@@ -86,6 +86,12 @@ Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each exa
 RunDir = Annotated[
     Path | None,
     typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
+]
+Texts = Annotated[
+    int | None,
+    typer.Option(
+        "--texts", min=0, help="Keep at most so many MB of questions, drafts and workspaces to look at; 64. 0: none."
+    ),
 ]
 BudgetSeq = Annotated[
     int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
@@ -237,6 +243,7 @@ def evaluate(
     run_dir: RunDir = None,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
+    texts: Texts = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -247,7 +254,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -275,6 +282,7 @@ def compare(
     repeats: Repeats = 1,
     seed: Seed = 0,
     run_dir: RunDir = None,
+    texts: Texts = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -285,7 +293,7 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
-            trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
         ),
         against or [],
         trusted=trusted,
@@ -337,6 +345,7 @@ def optimize(
         typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
     ] = None,
     study: Study = "pdr",
+    texts: Texts = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
     ] = False,
@@ -369,6 +378,7 @@ def optimize(
         storage=storage,
         study=study,
         trusted=trusted,
+        **({} if texts is None else {"max_text_bytes": texts * 2**20}),
     )
 
 
@@ -417,6 +427,49 @@ def report(
     typer.echo(str(report.write(run_dir, out)))
 
 
+Logs = Annotated[
+    Path | None, typer.Option("--out", callback=_home, help="Where the logs go; the folder `inspect` in the run's.")
+]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="Show what models wrote as plain text, without markdown, links or images.")
+]
+
+
+@app.command("view")
+@guarded
+def view(
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 7575,
+    out: Logs = None,
+    plain: Plain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a run in a browser: a lane for each round, its drafts, checks and workspaces (Inspect's viewer)."""
+    from pdr_dspy.cli import view
+
+    view.view(run_dir, port, out, plain=plain, display=_display(quiet))
+
+
+@app.command("export")
+@guarded
+def export(
+    run_dir: Annotated[
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="The format: inspect, whose logs its viewer and its API read.")],
+    out: Logs = None,
+    plain: Plain = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a run as logs of another tool, one for each evaluation in it."""
+    from pdr_dspy.cli import view
+
+    for path in view.export(run_dir, to, out, plain=plain, display=_display(quiet)):
+        typer.echo(str(path))
+
+
 @app.command("train")
 @guarded
 def train(
@@ -460,6 +513,68 @@ def export_sft(
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
         display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+    )  # fmt: skip
+
+
+@app.command("serve")
+@guarded
+def serve(
+    targets: Annotated[
+        list[str], typer.Argument(help="Saved programs (.json), each a model by its file's name; or program files.")
+    ],
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    task: TaskFile = None,
+    trusted: Trusted = False,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", callback=_home, help="Bearer keys, one a line; or PDR_SERVE_KEYS in the environment."),
+    ] = None,
+    without_keys: Annotated[
+        bool, typer.Option("--without-keys", help="Let everybody in who reaches the --host.")
+    ] = False,
+    budget_seq: BudgetSeq = None,
+    budget_total: BudgetTotal = None,
+    deadline: Annotated[
+        float | None, typer.Option("--deadline", min=0.1, help="Seconds from a request to its answer; 600.")
+    ] = None,
+    running: Annotated[int | None, typer.Option("--running", min=1, help="Programs that run at once; 64.")] = None,
+    queued: Annotated[int | None, typer.Option("--queued", min=0, help="Runs that may wait; then 429. 256.")] = None,
+    in_flight: Annotated[
+        int | None, typer.Option("--in-flight", min=1, help="Requests to the model server at once.")
+    ] = None,
+    drain: Annotated[
+        float | None, typer.Option("--drain", min=1, help="Seconds that requests may take after SIGTERM; 120.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
+    ] = None,
+    private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Write inputs and answers to the log.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve programs as models of an OpenAI-compatible API, until Ctrl-C or SIGTERM."""
+    from pdr_dspy.cli import serve_programs
+
+    serve_programs.serve(
+        targets,
+        model=_model(api_base, model, embedded),
+        task=task,
+        trusted=trusted,
+        host=host,
+        port=port,
+        keys=keys,
+        without_keys=without_keys,
+        certificate=certificate,
+        private_key=private_key,
+        limits={
+            "budget_seq": budget_seq, "budget_total": budget_total, "seconds": deadline, "running": running,
+            "queued": queued, "in_flight": in_flight, "drain_seconds": drain, "log_texts": log_texts,
+        },
+        display=_display(quiet),
     )  # fmt: skip
 
 
@@ -523,6 +638,15 @@ def verifiers() -> None:
     from pdr_dspy.cli import list_parts
 
     list_parts.verifiers(_display(False))
+
+
+@app.command("checks")
+@guarded
+def checks() -> None:
+    """List the checks registered by name, those of installed packages too: `check="name"` of a program finds them."""
+    from pdr_dspy.cli import list_parts
+
+    list_parts.checks(_display(False))
 
 
 @app.command("datasets")

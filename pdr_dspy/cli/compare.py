@@ -1,6 +1,7 @@
 """`pdr compare`: a program against the baselines, at the tokens that it spends itself.
 
-Matched B_total: majority voting over as many single passes as cost what the program costs, and SR with as many rounds.
+Matched B_total: majority voting over as many single passes as cost what the program costs, the best of so many by each
+of the program's checks, and SR with as many rounds.
 Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
 All share seeds and one store: the single pass is the program's first draft, the vote is over its first-round drafts and
 more of them, so differences are not those of luck, and what two of them ask is asked once.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -22,9 +24,10 @@ from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job, save_json, summarise
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
-from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.runtime import store_whole
 
 MOST_PASSES = 64
 MOST_ROUNDS = 16
@@ -82,9 +85,17 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
     main = run(job.target.program, job.target.name, "program")
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
-    lines += _vote(
-        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), *lines
+    lines += _several(
+        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), main, single
     )
+    for check in base.checks:
+        lines += _several(
+            lambda drafts, check=check: run(
+                _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
+            ),
+            main,
+            single,
+        )
     probe_rounds = max(2, operator.schedule.rounds)
     probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
@@ -95,12 +106,14 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
         if rounds not in done:
             done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
     lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
+    widest = max((line.report for line in lines), key=_drafts_of)
+    lines[1] = _over_drafts(single, widest, job.run_dir)
     return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
 
 
-def _vote(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
-    """The vote that costs about what the program costs. A server that reads a shared prompt once makes further passes
-    cheaper than the first, so what a pass costs is measured, not taken from the single one."""
+def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
+    """So many passes side by side that they cost about what the program costs. A server that reads a shared prompt once
+    makes further passes cheaper than the first, so what a pass costs is measured, not taken from the single one."""
     target, first = main.report.total, single.report.total
     passes = round(target / max(first, 1.0))
     found: list[Line] = []
@@ -125,6 +138,53 @@ def rounds_for(probe: Report, tokens: float) -> int:
         return 2
     rounds = 1 + round((tokens - fmean(drafts)) / fmean(later))
     return max(2, min(MOST_ROUNDS, rounds))
+
+
+def over_drafts(single: Report, wide: Report) -> Report:
+    """One pass, scored over all first-round drafts of another program on the same questions instead of its own one.
+
+    Each of them is what one pass would have answered at another seed, so that the mean is the same and its noise less,
+    at no token: with 8 drafts a difference from one pass is about as sure as with twice the questions. Costs are those
+    of the single pass.
+
+    Args:
+        single: of one pass.
+        wide: of a program whose first rounds are wide. Where a draft was not graded, or some are missing since a round
+            ended early, `single` is returned as it is: those that are left would not be a fair sample.
+    """
+    drafts = {(row.id, row.repeat): row.rounds[0].drafts for row in wide.rows if row.rounds and row.error is None}
+    width = _drafts_of(wide)
+    rows: list[Row] = []
+    for row in single.rows:
+        there = drafts.get((row.id, row.repeat), ())
+        if len(there) != width or width < 2 or any(draft.score is None for draft in there):
+            return single
+        for place, draft in enumerate(there):
+            score, repeat = draft.score or 0.0, row.repeat * width + place
+            rows.append(row.model_copy(update={"repeat": repeat, "score": score, "answer": draft.answer}))
+    return single.model_copy(update={"rows": tuple(rows), "name": f"{single.name}, mean of {width} drafts"})
+
+
+def _over_drafts(single: Line, wide: Report, run_dir: Path) -> Line:
+    """`over_drafts`, with a folder of its own, from which the report is made."""
+    report = over_drafts(single.report, wide)
+    if report is single.report:
+        return single
+    width = len(report.rows) // len(single.report.rows)
+    folder = run_dir / f"{single.folder}_over_{width}"
+    config = {**report.config, "repeats": report.config.get("repeats", 1) * width, "over": width}
+    store_whole(folder / "rows.jsonl", "".join(f"{row.model_dump_json()}\n" for row in report.rows))
+    store_whole(folder / "config.json", json.dumps(config, indent=1))
+    return Line(report, folder.name)
+
+
+def _drafts_of(report: Report) -> int:
+    """Drafts in the first round of every run; 0 where runs differ, or drafts were cancelled."""
+    widths = {
+        len(row.rounds[0].drafts) if row.rounds and not any(call.cancelled for call in row.calls) else 0
+        for row in report.rows
+    }
+    return widths.pop() if len(widths) == 1 else 0
 
 
 def _row(line: Line, first: Line) -> list[str]:
@@ -156,12 +216,16 @@ def _voting(program: Operator, passes: int) -> Operator:
     return _plainly(program, widths=(passes,), final="vote")
 
 
+def _best(program: Operator, drafts: int, check: str) -> Operator:
+    return _plainly(program, widths=(drafts,), final="best", check=check)
+
+
 def _refining(program: Operator, rounds: int) -> Operator:
     return _plainly(program, widths=(1,) * rounds)
 
 
 def _plainly(program: Operator, **shape: Any) -> Operator:
-    """The program under a schedule of this shape, without checks."""
+    """The program under a schedule of this shape, without a check unless it names one."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
     return program.with_schedule(program.schedule.replace(**plain | shape))
 

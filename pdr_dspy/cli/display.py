@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
@@ -23,14 +25,26 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pdr_dspy.calls.ledger import Usage
     from pdr_dspy.evaluation.records import Report, Row
     from pdr_dspy.search import SearchProgress, TrialRecord
+
+
+MINUTE = 60.0
+"""Seconds without a line, where there is no terminal, after which one is due."""
+BEAT = 5.0
+"""Seconds between looks at whether one is."""
 
 
 class Display:
     """Progress on stderr, results on stdout."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            quiet: show no progress.
+            clock: gives seconds.
+        """
         self.quiet = quiet
         self.err = Console(stderr=True, quiet=quiet, highlight=False)
         # A pipe has no width: tables must not be folded to 80 columns there.
@@ -38,7 +52,11 @@ class Display:
         self.live = self.err.is_terminal and not quiet
         self._doing = ""
         self._status: Status | None = None
+        self._clock = clock
         self._told = 0.0
+        self._sent = 0
+        """Tokens of the responses that came so far."""
+        self._refresh: Callable[[], None] = _nothing
 
     def say(self, text: str) -> None:
         """One line for people, on stderr."""
@@ -73,31 +91,46 @@ class Display:
             self.say(f"{text} ...")
             yield
 
+    def counted(self, usage: Usage) -> None:
+        """A response came, for `calls.session(on_response=...)`: what is shown counts on from there."""
+        self._sent += (usage.input or 0) + (usage.output or 0)
+        self._refresh()
+
     @contextmanager
     def rows(self, name: str, count: int) -> Iterator[Callable[[Row, int, int], None]]:
-        """A callback for `evaluate(progress=...)`: the score so far, tokens paid and saved, the time left."""
+        """A callback for `evaluate(progress=...)`: the score so far, tokens paid and saved, the time left.
+
+        Tokens are those of finished rows, or of the responses that `counted` was told of meanwhile, if those are more.
+        """
         seen = scored = paid = saved = 0.0
+        done, before = 0, self._sent
         with self.bar(name, count) as update:
 
-            def progress(row: Row, done: int, total: int) -> None:
-                nonlocal seen, scored, paid, saved
-                seen, scored = seen + 1, scored + row.score
-                paid, saved = paid + row.paid, saved + row.total - row.paid
-                tokens = f"{paid:,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
-                update(done, f"score {scored / seen:.2f}  {tokens}")
+            def show() -> None:
+                tokens = f"{max(paid, self._sent - before):,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
+                update(done, f"score {scored / seen:.2f}  {tokens}" if seen else tokens)
 
-            yield progress
+            def progress(row: Row, now_done: int, total: int) -> None:
+                nonlocal seen, scored, paid, saved, done
+                seen, scored, done = seen + 1, scored + row.score, now_done
+                paid, saved = paid + row.paid, saved + row.total - row.paid
+                show()
+
+            with self._refreshed_by(show):
+                yield progress
 
     @contextmanager
     def bar(self, name: str, count: int | None) -> Iterator[Callable[[int, str], None]]:
-        """A callback (done, note) that draws a bar, or prints a line now and then."""
+        """A callback (done, note) that draws a bar, or prints a line now and then: for each quarter, and once a minute
+        in which it is called."""
         if not self.live:
-            last = [time.monotonic(), -1.0]
+            shown = [self._clock(), -1.0]
 
             def line(done: int, note: str) -> None:
                 share = done / count if count else 0.0
-                if time.monotonic() - last[0] >= 10 or share - last[1] >= 0.25 or done == count:
-                    last[:] = [time.monotonic(), share]
+                news = done > 0 and (share - shown[1] >= 0.25 or (done == count and share > shown[1]))
+                if news or self._clock() - shown[0] >= MINUTE:
+                    shown[:] = [self._clock(), share if done else -1.0]
                     self.say(f"{name}: {done}{f'/{count}' if count else ''}  {note}")
 
             yield line
@@ -113,38 +146,97 @@ class Display:
 
     @contextmanager
     def search(self) -> Iterator[Callable[[SearchProgress], None]]:
-        """A callback for `PDROptimizer(progress=...)`: what runs, the best so far, tokens and time."""
+        """A callback for `PDROptimizer(progress=...)`: what runs, the best so far, tokens and time.
+
+        A search counts what it paid when a block of runs is over; `counted` fills in what came meanwhile.
+        """
+        known: list[SearchProgress] = []
+        paid, sent = -1, self._sent
+
+        def live(now: SearchProgress) -> SearchProgress:
+            nonlocal paid, sent
+            if now.paid != paid:
+                paid, sent = now.paid, self._sent
+            more = self._sent - sent
+            left = None if now.tokens_left is None else max(now.tokens_left - more, 0)
+            return replace(now, paid=now.paid + more, tokens_left=left)
+
         if not self.live:
-            yield self._search_line
+            began = self._clock()
+
+            def step(now: SearchProgress) -> None:
+                known[:] = [now]
+                self._search_line(live(now))
+
+            def minute() -> None:
+                if known and self._clock() - max(self._told, began) >= MINUTE and known[0].event != "done":
+                    self._told = self._clock()
+                    now = live(known[0])
+                    runs = f": {now.rows[0]} of {now.rows[1]}" if now.rows[1] else ""
+                    self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}")
+
+            with self._refreshed_by(minute):
+                yield step
             return
         with _Bars(console=self.err) as bars:
             trials = bars.add_task("trials", total=None)
             rows = bars.add_task("runs", total=None)
             stage = ""
 
-            def show(now: SearchProgress) -> None:
-                nonlocal stage
-                if now.event not in ("row", "finished"):
-                    stage = _stage(now)
+            def draw() -> None:
+                if not known:
+                    return
+                now = live(known[0])
                 bars.notes = [stage, *([f"best {_scored(now.best)}"] if now.best is not None else [])]
                 bars.notes += [_spent(now), _clock(now)]
                 bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
                 bars.update(rows, completed=now.rows[0], total=now.rows[1] or None, visible=now.rows[1] > 0)
+
+            def show(now: SearchProgress) -> None:
+                nonlocal stage
+                if now.event not in ("row", "finished"):
+                    stage = _stage(now)
+                known[:] = [now]
+                draw()
                 if now.event == "finished" and now.trial is not None:
                     bars.console.print(_plain(f"trial {now.trial.number + 1}: {_ended(now.trial)}"))
 
-            yield show
+            with self._refreshed_by(draw):
+                yield show
+
+    @contextmanager
+    def _refreshed_by(self, show: Callable[[], None]) -> Iterator[None]:
+        """Inside, `show` is called for every response, and where there is no terminal every few seconds besides: a line
+        is due after a minute though nothing came in it."""
+        before, self._refresh = self._refresh, show
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT):
+                show()
+
+        thread = threading.Thread(target=beat, name="pdr-dspy-progress", daemon=True)
+        if not self.live and not self.quiet:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            if thread.ident is not None:
+                thread.join()
+            self._refresh = before
 
     def _search_line(self, now: SearchProgress) -> None:
         if now.event == "finished" and now.trial is not None:
             count = now.trials + now.trials_left
+            self._told = self._clock()
             self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
         elif now.event == "row":
-            if time.monotonic() - self._told >= 20:
-                self._told = time.monotonic()
+            if self._clock() - self._told >= 20:
+                self._told = self._clock()
                 self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
         elif now.event != "confirmed":  # the command tells of that, with the figures
-            self._told = time.monotonic()
+            self._told = self._clock()
             self.say(_stage(now))
 
     def download(self, what: str, done: int, total: int) -> None:
@@ -152,9 +244,13 @@ class Display:
         note = f"{self._doing}: {what}, {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         if self._status is not None:
             self._status.update(_plain(note))
-        elif time.monotonic() - self._told >= 10:
-            self._told = time.monotonic()
+        elif self._clock() - self._told >= 10:
+            self._told = self._clock()
             self.say(note)
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Bars(Progress):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import typer
 
-from pdr_dspy import datasets
+from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
@@ -28,6 +28,7 @@ from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.run_folder import LOCK
+from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
 from pdr_dspy.reporting.evaluation_tables import program_row
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.locks import wait_for
@@ -51,6 +52,8 @@ class Job:
     run_dir: Path
     judge: EndpointLM | None = None
     """The model that the verifier asks."""
+    texts: int = MAX_TEXT_BYTES
+    """Bytes of questions, drafts and workspaces that are kept for people to look at."""
 
     @classmethod
     def of(
@@ -71,6 +74,7 @@ class Job:
         trusted: bool = False,
         judge_base: str | None = None,
         judge_model: str | None = None,
+        texts: int | None = None,
     ) -> Job:
         """Everything that can be checked before a model is started, checked."""
         found = find(target, task=task, trusted=trusted)
@@ -82,7 +86,10 @@ class Job:
             about += [] if own is None else [own.verifier.describe()]
             digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
-        return cls(found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm)
+        return cls(
+            found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm,
+            MAX_TEXT_BYTES if texts is None else texts * 2**20,
+        )  # fmt: skip
 
     @contextmanager
     def serving(self, display: Display) -> Iterator[None]:
@@ -109,7 +116,10 @@ class Job:
     ) -> Report:
         """Evaluate `program` as this job says."""
         repeats = repeats or self.repeats
-        with display.rows(name, len(self.examples) * repeats) as progress:
+        with (
+            display.rows(name, len(self.examples) * repeats) as progress,
+            calls.session(on_response=display.counted),
+        ):
             report = run_evaluation(
                 program,
                 self.examples,
@@ -120,6 +130,7 @@ class Job:
                 run_dir=run_dir or self.run_dir,
                 store=store,
                 max_in_flight=self.model.in_flight,
+                max_text_bytes=self.texts,
                 name=name,
                 progress=progress,
             )

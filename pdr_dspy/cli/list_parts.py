@@ -1,4 +1,4 @@
-"""`pdr distillers`, `pdr verifiers` and `pdr axes`: the parts that are known by name here, users' own among them."""
+"""`pdr distillers`, `pdr verifiers`, `pdr checks` and `pdr axes`: parts known by name here, users' own among them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pdr_dspy.operators.distillers import DISTILLERS, Distiller
 from pdr_dspy.runtime.registry import Registry
 from pdr_dspy.search import AXES, Axis
 from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.checks import CHECKS
 from pdr_dspy.verifiers.registry import settings_of
 
 
@@ -44,6 +45,18 @@ def axes(display: Display) -> None:
         return [part.description, f"applies: {part.when}", f"candidates where none are named: {values}"]
 
     _list(AXES, about, display)
+
+
+def checks(display: Display) -> None:
+    """All checks that have a name: those registered here, and those of installed packages."""
+
+    def about(name: str, part: Any) -> list[str]:
+        text = " ".join((type(part).__doc__ or "").split()).partition(". ")[0].rstrip(".")
+        return [f"{type(part).__name__}: {text}"]
+
+    if not CHECKS.names():
+        display.show("No check is registered here; see `pdr_dspy.verifiers.checks.register_check`.")
+    _list(CHECKS, about, display)
 
 
 def _list(registry: Registry, about: Callable[[str, Any], list[str]], display: Display) -> None:

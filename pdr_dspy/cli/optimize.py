@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy import artifact, datasets
+from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import with_axes
@@ -21,7 +21,7 @@ from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
 from pdr_dspy.search.optuna_mirror import JOURNAL
@@ -48,7 +48,7 @@ def optimize(
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
-    space = with_axes(Space.default_for(operator_of(found.program).schedule), axes)
+    space = with_axes(_around(found.program), axes)
     if run_dir is None:
         ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
@@ -106,14 +106,14 @@ def study(
     """
     check_folder(run_dir, "optimize")
     student = student or task.build()
-    space = space or Space.default_for(operator_of(student).schedule)
+    space = space or _around(student)
     optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
     with model.serving(space.widest(), display):
-        with display.search() as progress:
+        with display.search() as progress, calls.session(on_response=display.counted):
             optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
         assert optimizer.result is not None
@@ -121,6 +121,11 @@ def study(
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
     return tuned
+
+
+def _around(program: dspy.Module) -> Space:
+    operator = operator_of(program)
+    return Space.default_for(operator.schedule, operator.checks)
 
 
 def _tell_cost(cost: Estimate, display: Display) -> None:
@@ -154,7 +159,11 @@ def work(
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
     assert optimizer.settings.space is not None
-    with model.serving(optimizer.settings.space.widest(), display), display.search() as progress:
+    with (
+        model.serving(optimizer.settings.space.widest(), display),
+        display.search() as progress,
+        calls.session(on_response=display.counted),
+    ):
         optimizer.progress = progress
         runs = optimizer.work(found.program, trainset=trainset, valset=valset)
     display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")

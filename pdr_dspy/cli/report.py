@@ -12,6 +12,7 @@ from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.run_folders import holds
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.texts import TEXTS, read_texts
 from pdr_dspy.reporting import evaluation_tables
 from pdr_dspy.reporting.page import write_report
 
@@ -37,7 +38,8 @@ def write(run_dir: Path, path: Path | None) -> Path:
     target = path or run_dir / "report.html"
     compared = read(run_dir)
     if compared:
-        return write_report(compared, target, title=run_dir.absolute().name)
+        texts = read_texts(run_dir / "program" / TEXTS, compared[0].rows)
+        return write_report(compared, target, title=run_dir.absolute().name, texts=texts)
     return write_report(run_dir, target, programs=read(run_dir / "compare"))
 
 

@@ -1,10 +1,13 @@
 """How good a program is and what it costs: `evaluate` runs it over examples and resumes, `records` are the rows and
-the report, `runner` runs one example, and `statistics` has the intervals, clustered by question.
+the report, `runner` runs one example, `calibration` finds the threshold of a check, and `statistics` has the intervals,
+clustered by question.
 """
 
 from __future__ import annotations
 
-from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, fingerprint, ids_of
+from pdr_dspy.evaluation.calibration import Judged, acalibrate, calibrate, calibration_of
+from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, ids_of
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row, read_rows
 from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired, score_interval
@@ -12,12 +15,16 @@ from pdr_dspy.evaluation.statistics import Interval, Paired, paired, score_inter
 __all__ = [
     "DraftRow",
     "Interval",
+    "Judged",
     "Paired",
     "Report",
     "RoundRow",
     "Row",
     "Runner",
+    "acalibrate",
     "aevaluate",
+    "calibrate",
+    "calibration_of",
     "check_examples",
     "describe",
     "evaluate",

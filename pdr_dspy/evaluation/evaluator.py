@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import Runner, inputs_of
+from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import told
-from pdr_dspy.prompts.roles import needed_inputs, signature_of
-from pdr_dspy.prompts.types import describe_options
+from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.settings import whole_number
@@ -53,6 +55,7 @@ def evaluate(
     run_dir: str | Path | None = None,
     max_in_flight: int = 64,
     max_failures: int = 8,
+    max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
     progress: Progress | None = None,
 ) -> Report:
@@ -75,6 +78,8 @@ def evaluate(
         max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
             that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
             one example fails that row only.
+        max_text_bytes: how large `run_dir/texts.jsonl` may grow, where the questions, drafts, checks' feedback and
+            workspaces of the rows are kept for people to look at; the texts of further rows are left out. 0 keeps none.
         name: of the report.
         progress: told of every finished row.
 
@@ -96,6 +101,7 @@ def evaluate(
             run_dir=run_dir,
             max_in_flight=max_in_flight,
             max_failures=max_failures,
+            max_text_bytes=max_text_bytes,
             name=name,
             progress=progress,
         )
@@ -114,6 +120,7 @@ async def aevaluate(
     run_dir: str | Path | None = None,
     max_in_flight: int = 64,
     max_failures: int = 8,
+    max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
     progress: Progress | None = None,
 ) -> Report:
@@ -121,6 +128,7 @@ async def aevaluate(
     repeats = whole_number("evaluate(", "repeats", repeats)
     max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
     max_failures = whole_number("evaluate(", "max_failures", max_failures)
+    max_text_bytes = whole_number("evaluate(", "max_text_bytes", max_text_bytes, least=0)
     seed = whole_number("evaluate(", "seed", seed, least=None)
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"`evaluate(program={program!r})` must be an operator or another dspy.Module")
@@ -153,9 +161,15 @@ async def aevaluate(
             for place in range(len(examples))
             if (ids[place], repeat) not in finished
         ]
-        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, len(examples) * repeats))
         count = len(examples) * repeats
-        work = _Work(runner, examples, ids, run_folder.identity(config), folder, finished, count, progress)
+        own = run_folder.identity(config)
+        on_texts: Callable[[RowTexts], None] | None = None
+        if folder is not None and max_text_bytes:
+            texts = TextFile(folder.folder / TEXTS, Room(folder.folder, max_text_bytes))
+            life.callback(texts.close)
+            on_texts = partial(_keep_texts, texts, own)
+        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, count), on_texts=on_texts)
+        work = _Work(runner, examples, ids, own, folder, finished, count, progress)
         with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
             stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
         if store is not None:
@@ -248,30 +262,8 @@ def describe(
     }
 
 
-def fingerprint(program: dspy.Module) -> str:
-    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
-    and defaults, demonstrations, schedules."""
-    state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
-    types = {  # the state that DSPy saves leaves them out
-        name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
-        for name, predictor in program.named_predictors()
-    }
-    options = {
-        f"{name}.{field}": described
-        for name, predictor in program.named_predictors()
-        for field, info in signature_of(predictor).fields.items()
-        if (described := describe_options(info))
-    }
-    more = {"options": options} if options else {}
-    return address({"kind": type(program).__name__, "state": state, "types": types, **more})
-
-
-def _prompt_state(parameter: Any) -> Any:
-    """A parameter's state without its language model, which may not be able to describe itself."""
-    if not isinstance(parameter, dspy.Predict):
-        return parameter.dump_state()
-    demos = [dict(demo) for demo in parameter.demos]
-    return {"demos": demos, "signature": signature_of(parameter).dump_state()}
+def _keep_texts(file: TextFile, evaluation: str, texts: RowTexts) -> None:
+    file.keep(texts.model_copy(update={"evaluation": evaluation}))
 
 
 class _Work:

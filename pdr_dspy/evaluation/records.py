@@ -33,6 +33,8 @@ class DraftRow(BaseModel):
     """The output fields as one text; None when they could not be read."""
     score: float | None = None
     """None where judging drafts would cost tokens."""
+    check: float | None = None
+    """What the program's check gave it, a fraction; None where it was not checked."""
     how: dict[str, How] = {}
     """In which form each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
     unclear: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
     config.json   what the evaluation is of
     rows.jsonl    a line for each finished row
+    texts.jsonl   what was asked and said, for people; see `texts.py`
     rows.lock     held by who is at work
     rollouts/     the calls, where no other store was given
 

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
+from pdr_dspy.evaluation.texts import RowTexts, texts_of
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.text import clean
@@ -42,6 +44,7 @@ class Runner:
         seed: int = 0,
         budget: Budget | None = None,
         threads: int = 64,
+        on_texts: Callable[[RowTexts], None] | None = None,
     ) -> None:
         """
         Args:
@@ -50,11 +53,13 @@ class Runner:
             seed: the evaluation's seed.
             budget: limits, in tokens, on each run of an operator.
             threads: most synchronous programs and verifiers that run side by side.
+            on_texts: given the texts of each run, before `row` returns its row; None where nobody keeps them.
         """
         self.program = program
         self.verifier = verifier
         self.seed = seed
         self.budget = budget
+        self.on_texts = on_texts
         self.misconfigured: ConfigError | None = None
         """The first sentence about a program that cannot run on an example, such as one beyond the model's context."""
         self.refused: set[tuple[str, int]] = set()
@@ -108,10 +113,11 @@ class Runner:
             answer = _answer(self.outputs(prediction), none=whole)
             if hasattr(self.verifier, "averify"):
                 score = await self.grade(example, prediction)
-                rounds = self.rounds(example, prediction)
+                rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
             else:
                 score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
             ledger = ledger + score.calls if score.calls else ledger
+            self.tell_texts(example, name, repeat, prediction)
             return Row(
                 **identity,
                 score=float(score),
@@ -131,6 +137,7 @@ class Runner:
             ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
             if isinstance(error, CallError) and error.call is not None:  # the judge's
                 ledger += (error.call,)
+            self.tell_texts(example, name, repeat, None)
             return Row(
                 **identity,
                 score=0.0,
@@ -138,6 +145,11 @@ class Runner:
                 seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )
+
+    def tell_texts(self, example: dspy.Example, name: str, repeat: int, prediction: dspy.Prediction | None) -> None:
+        if self.on_texts is not None:
+            with suppress(Exception):  # a value that cannot be written down spoils no row
+                self.on_texts(texts_of(name, repeat, inputs_of(self.program, example), prediction))
 
     async def predict(self, example: dspy.Example) -> dspy.Prediction:
         inputs = inputs_of(self.program, example)
@@ -152,6 +164,23 @@ class Runner:
         return _score(
             await judge(example, prediction) if judge else await self.in_thread(self.verifier, example, prediction)
         )
+
+    async def scores(
+        self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
+    ) -> dict[str, float] | None:
+        """The scores of a prediction, whose outputs are `answer` as text, and of its drafts, by their outputs as text;
+        None where a verdict costs tokens."""
+        if not getattr(self.verifier, "grades_drafts", False):
+            return None
+        known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
+        fresh: dict[str, dspy.Prediction] = {}
+        for round_ in prediction.get("rounds") or ():
+            for draft in round_.drafts:
+                text = _answer(draft.outputs, none=True)
+                if text is not None and text not in known:
+                    fresh.setdefault(text, dspy.Prediction(**draft.outputs))
+        found = await asyncio.gather(*(self.grade(example, outputs) for outputs in fresh.values()))
+        return known | {text: float(one) for text, one in zip(fresh, found, strict=True)}
 
     def verdicts(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
@@ -182,6 +211,7 @@ class Runner:
                     DraftRow(
                         answer=answer,
                         score=score,
+                        check=None if draft.check is None else draft.check.value,
                         how=draft.how,
                         unclear={name: clean(text) for name, text in draft.unclear.items()},
                         truncated=draft.truncated,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
 from pdr_dspy.operators.final import plurality
-from pdr_dspy.operators.loop import Check, Round, Stop, improve
+from pdr_dspy.operators.loop import Check, Progress, Round, Stop, improve
 from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.question import TEMPLATE_TOKENS
@@ -31,6 +31,7 @@ __all__ = [
     "LongCoT",
     "Nominal",
     "Operator",
+    "Progress",
     "Round",
     "Schedule",
     "SelfConsistency",

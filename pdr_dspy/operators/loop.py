@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import dspy
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.calls.failures import CallError, RoundFailed
+from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
@@ -33,18 +35,11 @@ from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.checks import AsyncCheck as Check
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
 """The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
-
-
-class Check(Protocol):
-    """Scores a draft without the gold answer; see `pdr_dspy.verifiers.checks`."""
-
-    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score of a draft's outputs for the task's inputs."""
-        ...
 
 
 class Stop(StrEnum):
@@ -56,10 +51,15 @@ class Stop(StrEnum):
     """A draft reached `Schedule.stop_at` before the last round; it is the answer."""
     BUDGET = "budget"
     """The next stage did not fit the budget; the answer is picked from the last finished round."""
+    DEADLINE = "deadline"
+    """The session's deadline passed, and what still ran was cancelled; the answer is picked from what was there."""
     FELL_BACK = "fell back"
     """No answer could be read out of the last round; it is picked from the latest round that has one."""
     NO_ANSWER = "no answer"
     """No draft of any round has a readable answer; the output fields are None."""
+
+
+_CUT_SHORT = (Stop.BUDGET, Stop.DEADLINE)
 
 
 class Round(BaseModel):
@@ -72,6 +72,24 @@ class Round(BaseModel):
     `Schedule.stop_at`)."""
     workspaces: tuple[Workspace, ...] = ()
     """What each draft of the next round reads; empty for the last round."""
+
+
+class Progress(NamedTuple):
+    """Where a run is; `calls.session(on_progress=...)` is told."""
+
+    step: Literal["drafting", "drafted", "ended"]
+    """The drafts of a round go out, or are there (and checked), or the round has ended and its workspaces are there."""
+    round: int
+    """From 1."""
+    rounds: int
+    """As planned; a run may end earlier."""
+    width: int
+    """Drafts that the round asked for."""
+    drafts: tuple[Draft, ...]
+    """Those that the round goes on with; none yet while it is drafting."""
+    workspaces: tuple[Workspace, ...]
+    ledger: Ledger
+    """What was spent until here."""
 
 
 class Outcome(NamedTuple):
@@ -110,16 +128,17 @@ async def improve(
         ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
         RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        DeadlinePassed: the session's deadline passed before there was a draft; `error.ledger` likewise.
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
-    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger) as ended:
+    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
         await run.preflight()
         try:
             outcome = await _rounds(run)
         finally:
             run.close()
-        ended(outcome.stop)
+        ended(outcome.stop, outcome.solution)
     return outcome
 
 
@@ -132,15 +151,38 @@ async def preflight(question: Question, budget: Budget) -> None:
 
 
 async def _rounds(run: _Run) -> Outcome:
-    schedule = run.schedule
+    """The rounds, until the session's deadline."""
     rounds: list[Round] = []
+    deadline = calls.current().deadline
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left <= 0:
+        raise DeadlinePassed("the deadline passed before the first round was begun", run.ledger)
+    clock = asyncio.timeout(left)
+    try:
+        async with clock:
+            return await _made(run, rounds)
+    except TimeoutError:
+        if not clock.expired():
+            raise
+    run.ledger += run.under_way
+    if run.drafted:  # its workspaces were under way
+        rounds.append(Round(drafts=run.drafted))
+    if not rounds:
+        raise DeadlinePassed("the deadline passed before the first round was there", run.ledger)
+    return run.stopped(rounds, Stop.DEADLINE)
+
+
+async def _made(run: _Run, rounds: list[Round]) -> Outcome:
+    """Make the rounds that the schedule and the budget allow; `rounds` holds those that are finished."""
+    schedule = run.schedule
     workspaces: tuple[Workspace, ...] = ()
     for number, planned in enumerate(schedule.widths, start=1):
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
-        with telemetry.round_(number, width, lambda: run.ledger):
+        with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
             if rounds and not await run.affords(stage):
                 return run.stopped(rounds, Stop.BUDGET)
+            run.tell("drafting", number, width)
             drafts = await run.drafts(number, stage)
             if all(not draft.ok for draft in drafts):
                 ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
@@ -149,20 +191,38 @@ async def _rounds(run: _Run) -> Outcome:
                 raise RoundFailed(
                     f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
                 )
+            run.drafted = drafts
+            run.tell("drafted", number, width, drafts)
             last = number == schedule.rounds
             passed = run.passed(drafts)
             if last or passed is not None:
+                run.drafted = ()
                 rounds.append(Round(drafts=drafts))
                 if passed is not None:
                     return run.outcome(passed, rounds, Stop.DONE if last else Stop.CHECKED)
                 break
             saved = run.saved(drafts, len(stage)) if number + 1 < schedule.rounds else 0
             distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
+            run.drafted = ()
             rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
+            run.tell("ended", number, width, drafts, distilled or ())
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
+            made([workspace.text for workspace in workspaces])
     return run.stopped(rounds, Stop.DONE)
+
+
+def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
+    """What a check came to, and the calls it made. A failure leaves the draft unchecked and says why: it may be a
+    user's reward function, or a server. What concerns all drafts is raised."""
+    if isinstance(score, (ConfigError, StoreError)):
+        raise score
+    if isinstance(score, Exception):
+        made = score.calls if isinstance(score, CallError) else ()
+        why = " ".join(f"{type(score).__name__}: {score}".split())[:300]
+        return Checked(failure=why), made
+    return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
 
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
@@ -191,11 +251,46 @@ class _Run:
         """Of the check, by the outputs that it was asked about: equal answers are checked once."""
         self.charged: set[str] = set()
         """Those whose calls are on the ledger."""
+        self.rounds_checked: list[asyncio.Task[list[tuple[Checked, tuple[Call, ...]]]]] = []
+        """Checks of whole rounds, which have the results of several."""
+        self.drafted: tuple[Draft, ...] = ()
+        """Of the round whose workspaces are under way."""
+        self.under_way: list[Call] = []
+        """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
+        not known."""
 
     def close(self) -> None:
         """End checks that still run, for a run that was cancelled or raised."""
-        for task in self.results.values():
+        for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
+
+    def tell(
+        self,
+        step: Literal["drafting", "drafted", "ended"],
+        number: int,
+        width: int,
+        drafts: tuple[Draft, ...] = (),
+        workspaces: tuple[Workspace, ...] = (),
+    ) -> None:
+        """Pass on where the run is."""
+        listener = calls.current().on_progress
+        if listener is not None:
+            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger))
+
+    @contextmanager
+    def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
+        """Around calls that go out side by side: `under_way` has them until they are on the ledger or have failed."""
+        index: Counter[Phase] = Counter()
+        out: list[Call] = []
+        for role, phase in asked:
+            lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
+            place = {"phase": phase, "round": number, "index": index[phase]}
+            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left"))
+            index[phase] += 1
+        before = self.under_way
+        self.under_way = [*before, *out]
+        yield
+        self.under_way = before
 
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
         """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
@@ -260,10 +355,12 @@ class _Run:
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
         early = self.schedule.may_end_early and len(stage) > 1
-        replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
+        with self.sent([each for part in _by_role(stage) for each in [part[:2]] * len(part[2])], number):
+            replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
         self.ledger += [call for reply in replies for call in reply.calls]
         taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
         drafts = [self.draft(number, place, reply) for place, reply in taken]
+        self.check_together(drafts)
         results = await calls.together([self.checked(draft) for draft in drafts])
         self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])
         return tuple(
@@ -289,17 +386,46 @@ class _Run:
         """What the check says of a draft; None where there is no check, or no answer to check."""
         if self.check is None or not self.complete(draft):
             return None
-        key = calls.identity(draft.outputs)
+        key = self.checked_as(draft)
         if key not in self.results:
             self.results[key] = asyncio.create_task(self.run_check(draft))
         result, _ = await asyncio.shield(self.results[key])
         return result
 
+    def check_together(self, drafts: Sequence[Draft]) -> None:
+        """Begin one check of those drafts that were not checked yet, where the check takes a round at a time."""
+        if not hasattr(self.check, "acheck_all"):
+            return
+        fresh: dict[str, Draft] = {}
+        for draft in drafts:
+            key = self.checked_as(draft)
+            if key not in self.results and self.complete(draft):
+                fresh.setdefault(key, draft)
+        if not fresh:
+            return
+        whole = asyncio.create_task(self.run_check_all(list(fresh.values())))
+        self.rounds_checked.append(whole)
+
+        async def one(place: int) -> tuple[Checked, tuple[Call, ...]]:
+            return (await asyncio.shield(whole))[place]
+
+        self.results.update({key: asyncio.create_task(one(place)) for place, key in enumerate(fresh)})
+
+    def shown(self, draft: Draft) -> dict[str, Any]:
+        """What the check is given of a draft."""
+        whole = getattr(self.check, "reads_solution", False)
+        return {**draft.outputs, "solution": draft.solution} if whole else draft.outputs
+
+    def checked_as(self, draft: Draft) -> str:
+        """The name of a draft's result: drafts that a check cannot tell apart have one."""
+        compared = getattr(self.check, "relative", False)
+        return calls.identity({**self.shown(draft), **({"in round": draft.round} if compared else {})})
+
     def check_calls(self, number: int, drafts: Sequence[Draft]) -> list[Call]:
         """Calls that the checks of a round made, in the order of its drafts."""
         made: list[Call] = []
         for draft in drafts:
-            key = calls.identity(draft.outputs)
+            key = self.checked_as(draft)
             task = self.results.get(key)
             if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
                 continue
@@ -312,14 +438,22 @@ class _Run:
         """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
         assert self.check is not None
         try:
-            score = await self.check.acheck(self.question.inputs, draft.outputs)
-        except (ConfigError, StoreError):
-            raise
-        except Exception as error:  # a user's reward function, or a server: this draft is unchecked, and says why
-            made = (error.call,) if isinstance(error, CallError) and error.call is not None else ()
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            return Checked(failure=why), made
-        return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
+            score: Score | Exception = await self.check.acheck(self.question.inputs, self.shown(draft))
+        except Exception as error:
+            score = error
+        return _checked(score)
+
+    async def run_check_all(self, drafts: Sequence[Draft]) -> list[tuple[Checked, tuple[Call, ...]]]:
+        """The same of several drafts at once."""
+        check: Any = self.check
+        try:
+            scores = list(await check.acheck_all(self.question.inputs, [self.shown(draft) for draft in drafts]))
+            if len(scores) != len(drafts):
+                raise ValueError(f"`acheck_all` gave {len(scores)} scores for {len(drafts)} drafts")
+        except Exception as error:
+            first, *others = [_checked(error)] * len(drafts)
+            return [first, *((result, ()) for result, _ in others)]  # its calls are on the ledger once
+        return [_checked(score) for score in scores]
 
     def passed(self, drafts: Sequence[Draft]) -> Draft | None:
         """The best-checked draft, where it reaches `stop_at`."""
@@ -398,7 +532,8 @@ class _Run:
         async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
             if distiller.role is None or distiller.phase is None:
                 return []
-            return await self.ask(distiller.role, distiller.phase, values, round_number=number)
+            with self.sent([(distiller.role, distiller.phase)] * len(values), number):
+                return await self.ask(distiller.role, distiller.phase, values, round_number=number)
 
         given = distillers.DistillerInput(
             drafts=usable,
@@ -414,13 +549,13 @@ class _Run:
             headings=self.question.headings,
         )
         distilled = await distiller(given)
-        made = list(distilled.calls)
+        self.ledger += distilled.calls
         if self.schedule.critique:
             values = [{"workspace": distilled.workspaces[0].text}]
-            (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
-            made.extend(reply.calls)
+            with self.sent([(Role.CRITIQUE, Phase.CRITIQUE)], number):
+                (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
+            self.ledger += reply.calls
             self.flaws = sheltered(reply.text, self.question.headings)
-        self.ledger += made
         return distilled.workspaces
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
@@ -438,7 +573,7 @@ class _Run:
         readable = [[draft for draft in round_.drafts if self.complete(draft)] for round_ in rounds]
         latest = next((drafts for drafts in reversed(readable) if drafts), None)
         if latest is None:
-            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop is Stop.BUDGET else Stop.NO_ANSWER)
+            return self.outcome(rounds[-1].drafts[0], rounds, stop if stop in _CUT_SHORT else Stop.NO_ANSWER)
         if stop is Stop.DONE and not readable[-1]:
             stop = Stop.FELL_BACK
         pick = final.BY_NAME.get(self.schedule.final, final.plurality)

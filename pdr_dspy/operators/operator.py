@@ -8,7 +8,7 @@ predictors that it calls, as plain attributes, so that every DSPy optimizer tune
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import dspy
@@ -24,8 +24,11 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.fields import with_defaults
 from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.verifiers.checks import CHECKS, as_check
 
 _NO_LIMIT = Budget()
+AnyCheck = Check | str | Callable[..., Any]
+"""A check, the name of a registered one, or a reward function `reward_fn(args, pred) -> float`."""
 
 
 class ScheduleParameter(Parameter):
@@ -72,27 +75,30 @@ class Operator(dspy.Module):
             fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
         RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        DeadlinePassed: a deadline (`calls.session(deadline=...)`) passed before there was a draft.
     """
 
     def __init__(
         self,
         signature: str | type[dspy.Signature],
         schedule: Schedule,
-        check: Check | Mapping[str, Check] | None = None,
+        check: AnyCheck | Mapping[str, AnyCheck] | None = None,
     ) -> None:
         """
         Args:
             signature: the task.
             schedule: what the program does.
-            check: scores drafts without the gold answer: one, or several by name. A single one is called "check", and
-                a schedule that names none uses it.
+            check: scores drafts without the gold answer: a check, the name of a registered one, or a DSPy reward
+                function; or several of them by name. A single one is called "check", or as it is registered, and a
+                schedule that names none uses it.
         """
         super().__init__()
         self.task = check_task(signature)
         self.checks = _checks(check)
         """By name; `Schedule.check` says which is used."""
         if check is not None and not isinstance(check, Mapping) and schedule.check is None:
-            schedule = schedule.replace(check=_CHECK)
+            schedule = schedule.replace(check=next(iter(self.checks)))
+        self.checks = _with_registered(schedule, self.checks)
         _require_check(schedule, self.checks)
         self.tuned = ScheduleParameter(schedule)
         for role, role_signature in self.role_signatures(self.task, schedule).items():
@@ -126,7 +132,8 @@ class Operator(dspy.Module):
 
         Raises ConfigError for an unknown role in `instructions` or `demos`, and for a check that the program lacks.
         """
-        _require_check(schedule, self.checks)
+        checks = _with_registered(schedule, self.checks)
+        _require_check(schedule, checks)
         for name, given in (("instructions", instructions), ("demos", demos)):
             unknown = set(given or ()) - {role.value for role in Role}
             if unknown:
@@ -137,6 +144,7 @@ class Operator(dspy.Module):
         for name in old:
             delattr(new, name)
         new.tuned = ScheduleParameter(schedule)
+        new.checks = {**{name: check for name, check in checks.items() if name not in new.checks}, **new.checks}
         for role, signature in self.role_signatures(self.task, schedule).items():
             predictor = dspy.Predict(signature)
             predictor.lm = old[Role.DRAFT].lm  # a role that is new uses the model that the program was given
@@ -224,18 +232,18 @@ _CHECK = "check"
 """What a single check of a program is called."""
 
 
-def _checks(check: Check | Mapping[str, Check] | None) -> dict[str, Check]:
+def _checks(check: AnyCheck | Mapping[str, AnyCheck] | None) -> dict[str, Check]:
     """The checks of a program by name. Raises ConfigError for what is none."""
     if check is None:
         return {}
-    named = dict(check) if isinstance(check, Mapping) else {_CHECK: check}
-    for name, one in named.items():
-        if not hasattr(one, "acheck"):
-            raise ConfigError(
-                f"`check={one!r}`{f' ({name})' if isinstance(check, Mapping) else ''} is no check: it has no "
-                "`acheck(inputs, outputs)`; see `pdr_dspy.verifiers.checks`"
-            )
-    return named
+    named = check if isinstance(check, Mapping) else {check if isinstance(check, str) else _CHECK: check}
+    return {name: as_check(one) for name, one in named.items()}
+
+
+def _with_registered(schedule: Schedule, checks: dict[str, Check]) -> dict[str, Check]:
+    """With the registered check that a schedule names, where the program has no other of that name."""
+    name = schedule.check
+    return checks if name is None or name in checks or name not in CHECKS else {**checks, name: as_check(name)}
 
 
 def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
@@ -247,3 +255,11 @@ def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
             f"`Schedule({needs})` needs a check that scores drafts without the gold answer; give the program one "
             "(`check=...`) and name it in the schedule"
         )
+    if schedule.check is not None and getattr(checks[schedule.check], "relative", False):
+        for setting, wanted in (("stop_at", schedule.stop_at is not None), ("keep", schedule.keep)):
+            if wanted:
+                raise ConfigError(
+                    f"`Schedule({setting}={getattr(schedule, setting)!r})` holds a score against one of another round, "
+                    f"and the check {schedule.check!r} only compares the drafts of a round; leave it out, or take a "
+                    "check that scores each for itself"
+                )

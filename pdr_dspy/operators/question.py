@@ -15,7 +15,7 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.request import Sampling
-from pdr_dspy.errors import ConfigError
+from pdr_dspy.errors import PromptTooLong
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.content import media_count, prompt_text
@@ -132,7 +132,7 @@ class Question:
         return max(context - prompt - self.sampling(role).cap, 0)
 
     async def check_context(self) -> None:
-        """Raise ConfigError when caps, kappa and prompt do not fit the model's context, where its server says that."""
+        """Raise PromptTooLong when caps, kappa and prompt do not fit the context, where the server tells it."""
         context = await self.context()
         if context is None:
             return
@@ -144,7 +144,7 @@ class Question:
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
             if prompt + kappa + cap > context:
-                raise ConfigError(
+                raise PromptTooLong(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
                     f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; "
                     "lower `kappa` or the caps, or serve the model with a longer context"

@@ -11,12 +11,11 @@ from typing import Any
 import dspy
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.loop import Check
-from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.operator import AnyCheck, Operator
 from pdr_dspy.operators.schedule import Schedule, preset
 
 Task = str | type[dspy.Signature]
-Checks = Check | Mapping[str, Check] | None
+Checks = AnyCheck | Mapping[str, AnyCheck] | None
 
 
 def LongCoT(signature: Task, **settings: Any) -> Operator:  # noqa: N802
@@ -52,7 +51,7 @@ def BestOfN(signature: Task, *, n: int = 8, check: Checks, **settings: Any) -> O
     Args:
         signature: the task.
         n: drafts, at least 1.
-        check: scores a draft without the gold answer.
+        check: scores a draft without the gold answer: a check, a registered name, or a DSPy reward function.
         settings: other fields of `Schedule`; with `stop_at=1.0` the first draft that passes ends the others.
     """
     return _checked(signature, _schedule(settings, widths=(_count("BestOfN(n=...)", n),), final="best"), check)

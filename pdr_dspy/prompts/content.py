@@ -112,6 +112,12 @@ def pieces_of(value: Any) -> list[str | dict[str, Any]]:
     return pieces
 
 
+def plain_text(value: Any) -> str:
+    """A value as a text for people, in which an image, or what else has a content of its own, is only named."""
+    pieces = pieces_of(value)
+    return "".join(piece if isinstance(piece, str) else f"[{piece.get('type', 'content')}]" for piece in pieces)
+
+
 def _split(text: str, mark: str, content: Sequence[dict[str, Any]]) -> Iterator[str | dict[str, Any]]:
     first, *rest = text.split(mark)
     if first:

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -218,6 +218,36 @@ def _kind(row: Row) -> str:
     if any((draft.score or 0.0) >= RIGHT for draft in drafts):
         return "had it"
     return "cut" if any(draft.truncated for draft in drafts) else "wrong"
+
+
+def shown_drafts(report: Report, number: int) -> float:
+    """How many drafts a workspace of a round is made of, on average; nan where it has none. Rounds count from 0."""
+    rounds = [row.rounds[number] for row in report.rows if len(row.rounds) > number]
+    return _mean([float(len(sources)) for round_ in rounds for sources in round_.sources])
+
+
+EXAMPLES = {
+    "rescued": "A later round put it right",
+    "lost": "A right draft was there, and the answer is wrong",
+    "agreed": "Right from the first round on",
+    "missed": "No draft was right",
+}
+
+
+def examples(report: Report, among: Container[tuple[str, int]]) -> list[tuple[str, Row]]:
+    """One run of each kind, with what it is an example of: the first of its kind among those with texts."""
+    found: dict[str, Row] = {}
+    for row in sorted(report.rows, key=lambda row: (row.repeat, row.id)):
+        if (row.id, row.repeat) in among and row.rounds:
+            found.setdefault(_example(row), row)
+    return [(text, found[kind]) for kind, text in EXAMPLES.items() if kind in found]
+
+
+def _example(row: Row) -> str:
+    if row.score < RIGHT:
+        return "lost" if _kind(row) == "had it" else "missed"
+    first = plurality_score(row.rounds[0])
+    return "rescued" if len(row.rounds) > 1 and first is not None and first < RIGHT else "agreed"
 
 
 # --- several programs ------------------------------------------------------------------------------------------------

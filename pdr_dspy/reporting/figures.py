@@ -81,13 +81,79 @@ def score_against_cost(
         parts.append(_path(steps, ACCENT, 1.6, opacity=0.55))
     order = ("dropped", "trial", "program", "front", "student", "tuned")
     ordered = sorted(points, key=lambda point: order.index(point.role))
-    parts += [_bands(point, x, y) for point in ordered]
-    parts += [_mark(point.role, x(point.cost), y(point.score), point.title, ring=point.ring) for point in ordered]
-    taken = [(x(p.cost) - 5, y(p.score) - 5, x(p.cost) + 5, y(p.score) + 5) for p in points if p.role != "dropped"]
-    for point in reversed(ordered):
+    spots = _apart([_Extent.of(point, x, y) for point in ordered], x)
+    for point, at in zip(ordered, spots, strict=True):
+        parts.append(_bands(point, at, x, y))
+        if abs(at - x(point.cost)) > 2:  # where it was moved from
+            b = y(point.score)
+            parts.append(_path(f"M{x(point.cost):.1f} {b:.1f}H{at:.1f}", INK, 0.8, opacity=0.5))
+            parts.append(_circle(x(point.cost), b, 1.3, fill=INK))
+    for point, at in zip(ordered, spots, strict=True):
+        parts.append(_mark(point.role, at, y(point.score), point.title, ring=point.ring))
+    places = [(at, y(point.score)) for point, at in zip(ordered, spots, strict=True)]
+    reach = [5 + 5 * point.ring for point in ordered]
+    taken = [
+        (a - r, b - r, a + r, b + r)
+        for (a, b), r, point in zip(places, reach, ordered, strict=True)
+        if point.role != "dropped"
+    ]
+    for point, (a, b) in reversed(list(zip(ordered, places, strict=True))):
         if point.letter:
-            parts.append(_placed(point.letter, x(point.cost), y(point.score), taken, bold=point.role == "tuned"))
+            crowded = any(0 < other - a < 2 * APART and abs(level - b) < APART for other, level in places)
+            parts.append(_placed(point.letter, a, b, taken, bold=point.role == "tuned", left=crowded))
     return _svg(parts, 310.0, f"score against {label}")
+
+
+APART = 12.0
+"""Units between marks with a label that would else cover each other."""
+BESIDE = 5.0
+"""Units between bands that would."""
+
+
+class _Extent(NamedTuple):
+    """Where a point is drawn."""
+
+    a: float
+    b: float
+    high: float
+    low: float
+    """Ends of its band; lower on the page is more."""
+    labelled: bool
+
+    @classmethod
+    def of(cls, point: Point, x: _Axis, y: _Axis) -> _Extent:
+        b = y(point.score)
+        ends = (b, b) if point.interval is None else (y(point.interval.high), y(point.interval.low))
+        return cls(x(point.cost), b, *ends, bool(point.letter))
+
+    def room(self, other: _Extent) -> float:
+        """Units that the two need between them, along the axis of cost."""
+        if abs(self.b - other.b) < APART:
+            return APART
+        return BESIDE if self.high < other.low and other.high < self.low else 0.0
+
+
+def _apart(extents: Sequence[_Extent], x: _Axis) -> list[float]:
+    """Where points stand along the axis: those with a label, and too close to another, moved aside as far as needed."""
+    at = [extent.a for extent in extents]
+    moved = sorted((place for place, one in enumerate(extents) if one.labelled), key=lambda place: at[place])
+    pairs = [
+        (left, right, room)
+        for left, right in itertools.combinations(moved, 2)
+        if (room := extents[left].room(extents[right]))
+    ]
+    for _ in range(200):
+        worst = 0.0
+        for left, right, room in pairs:
+            lack = room - (at[right] - at[left])
+            if lack > 0.1:
+                at[left], at[right] = at[left] - lack / 2, at[right] + lack / 2
+                worst = max(worst, lack)
+        for place in moved:
+            at[place] = min(max(at[place], x.low + 4), x.high - 4)
+        if worst == 0.0:
+            break
+    return at
 
 
 def race(lanes: Sequence[Lane], runs: int) -> str:
@@ -100,13 +166,13 @@ def race(lanes: Sequence[Lane], runs: int) -> str:
     pitch = 11.0 if len(lanes) <= 40 else 7.0
     groups = [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: lane.cohort)]
     height = sum(len(group) * pitch + 9.0 for group in groups) + 12.0
-    x = _Axis(0.0, float(runs), 62.0, WIDTH - 34.0, tuple(sorted({lane.runs for lane in lanes} | {runs})))
+    x = _Axis(0.0, float(runs), 62.0, WIDTH - 52.0, tuple(sorted({lane.runs for lane in lanes} | {runs})))
     parts = [_path(f"M{x(tick):.1f} 6V{height:.1f}", INK, 1, opacity=0.14) for tick in x.ticks]
     parts += [
         _text(x(tick), height + 15, f"{tick:g}", anchor="middle", size=12, colour=SOFT) for tick in _spaced(x, 22)
     ]
     parts.append(_text((x.low + x.high) / 2, height + 32, "runs in the race", anchor="middle", size=12, colour=SOFT))
-    top = 14.0
+    top, last, right = 14.0, -math.inf, 0.0
     for group in groups:
         middle = top + (len(group) - 1) * pitch / 2 + 4
         parts.append(_text(52, middle, f"cohort {group[0].cohort}", anchor="end", size=12, colour=SOFT))
@@ -121,10 +187,15 @@ def race(lanes: Sequence[Lane], runs: int) -> str:
             else:
                 parts.append(_mark(lane.role, end, top, lane.title))
             if lane.letter:
-                parts.append(_text(end + 11, top + 4, lane.letter, size=11, bold=lane.role == "tuned"))
+                start = right if top - last < 10.0 and right > end else end + 11  # beside the label above, not on it
+                parts.append(_text(start, top + 4, lane.letter, size=11, bold=lane.role == "tuned"))
+                last, right = top, start + 7.0 * len(lane.letter) + 5
             top += pitch
         top += 9.0
     return _svg(parts, height + 40, "runs of each trial in the race")
+
+
+_ASIDE = 11.0
 
 
 def rounds(flow: Sequence[RoundFlow]) -> str:
@@ -144,12 +215,14 @@ def rounds(flow: Sequence[RoundFlow]) -> str:
         count = f"{row.drafts:.3g} draft{'' if row.drafts == 1 else 's'}"
         parts.append(_text(place, y.low + 18, f"round {row.round}", anchor="middle", size=12))
         parts.append(_text(place, y.low + 33, count, anchor="middle", size=12, colour=SOFT))
+        band = place + _ASIDE * (len(series) - 1) / 2
         parts.append(
-            _path(f"M{place:.1f} {y(row.interval.low):.1f}V{y(row.interval.high):.1f}", ACCENT, 5, opacity=0.22)
+            _path(f"M{band:.1f} {y(row.interval.low):.1f}V{y(row.interval.high):.1f}", ACCENT, 5, opacity=0.22)
         )
     start = 6.0
-    for name, value, colour, dash in series:
-        spots = [(place, y(value(row))) for place, row in zip(places, flow, strict=True)]
+    for number, (name, value, colour, dash) in enumerate(series):
+        aside = _ASIDE * (number - (len(series) - 1) / 2)  # equal shares would hide each other
+        spots = [(place + aside, y(value(row))) for place, row in zip(places, flow, strict=True)]
         if len(spots) > 1:
             parts.append(_path("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots), colour, 1.8, dash=dash))
         for (a, b), row in zip(spots, flow, strict=True):
@@ -240,9 +313,10 @@ def _short(tokens: float) -> str:
 # --- marks -----------------------------------------------------------------------------------------------------------
 
 
-def _bands(point: Point, x: _Axis, y: _Axis) -> str:
+def _bands(point: Point, a: float, x: _Axis, y: _Axis) -> str:
+    """The intervals of a mark that stands at `a`."""
     colour = {"front": ACCENT, "tuned": ACCENT, "trial": SOFT, "dropped": SOFT}.get(point.role, INK)
-    parts, a, b = [], x(point.cost), y(point.score)
+    parts, b = [], y(point.score)
     if point.interval is not None:
         low, high = (y(edge) for edge in point.interval)
         parts.append(_path(f"M{a:.1f} {low:.1f}V{high:.1f}", colour, 1.6, opacity=0.38))
@@ -268,26 +342,33 @@ def _mark(role: Role, a: float, b: float, title: str, *, ring: bool = False) -> 
     return _titled(mark, title)
 
 
-def _placed(text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool) -> str:
-    """A label beside a mark, where it covers least of what is there already."""
+def _placed(
+    text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool, left: bool
+) -> str:
+    """A label beside a mark, where it covers least of what is there already; at its `left` where that is as good."""
     wide = 7.4 * len(text)
+    near = ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21))
+    far = ((-wide / 2, -27), (-wide / 2, 34), (14, -22), (-14 - wide, -22), (14, 30), (-14 - wide, 30))
+    near = (near[1], near[0], near[3], near[2], *near[4:]) if left else near
     best: tuple[float, float, float] | None = None
-    for place, (dx, dy) in enumerate(
-        ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21))
-    ):
-        left, low = a + dx, b + dy
-        box = (left, low - 10, left + wide, low + 1)
+    for place, (dx, dy) in enumerate((*near, *far)):
+        start, low = a + dx, b + dy
+        box = (start, low - 10, start + wide, low + 1)
         covered = sum(
             max(0.0, min(box[2], t[2]) - max(box[0], t[0])) * max(0.0, min(box[3], t[3]) - max(box[1], t[1]))
             for t in taken
         )
-        outside = 500.0 if left < 40 or box[2] > WIDTH or box[1] < 0 else 0.0
+        outside = 500.0 if start < 40 or box[2] > WIDTH or box[1] < 0 else 0.0
         if best is None or covered + outside + place < best[0]:
-            best = (covered + outside + place, left, low)
+            best = (covered + outside + place, start, low)
     assert best is not None
-    _, left, low = best
-    taken.append((left, low - 10, left + wide, low + 1))
-    return _text(left, low, text, size=12.5, bold=bold)
+    _, start, low = best
+    taken.append((start, low - 10, start + wide, low + 1))
+    edge = low - 11 if low > b else low + 2
+    lead = "" if abs(low - b) < 22 else _path(
+        f"M{a:.1f} {b:.1f}L{start + wide / 2:.1f} {edge:.1f}", SOFT, 0.8, opacity=0.6
+    )  # fmt: skip
+    return lead + _text(start, low, text, size=12.5, bold=bold)
 
 
 def _titled(mark: str, title: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Report
-from pdr_dspy.reporting import evaluation_tables, figures, search_tables
+from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
+from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
@@ -38,6 +39,7 @@ def write_report(
     title: str | None = None,
     commands: Sequence[str] = (),
     rows: int = 20,
+    texts: Mapping[tuple[str, int], RowTexts] | None = None,
 ) -> Path:
     """Write the page.
 
@@ -48,6 +50,7 @@ def write_report(
         title: of the page.
         commands: lines to show as commands; None needed for a run folder, which says how to use its program.
         rows: most wrong rows to list.
+        texts: of the rows of the first report, by (id, repeat), to show what was said; None reads those of a folder.
 
     Returns:
         The path.
@@ -65,7 +68,9 @@ def write_report(
         raise ConfigError("`write_report(source=...)` has no rows; evaluate something first")
     target = local_path(path) if path is not None else (folder or Path()) / "report.html"
     described = [("", command) for command in commands] or ([] if folder is None else _commands(folder))
-    page = _page(search, shown, title or own_title, described, rows)
+    if texts is None:
+        texts = {} if folder is None else read_texts(_focus(folder, search) / TEXTS, shown[0].rows)
+    page = _page(search, shown, title or own_title, described, rows, texts)
     store_whole(target, page, called=f"`write_report(path={str(target)!r})`")
     return target
 
@@ -86,6 +91,11 @@ def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
     return found, both[1:] if found.best == 0 else both, "Schedule search"
 
 
+def _focus(folder: Path, search: SearchFacts | None) -> Path:
+    """Where the rows are that the page tells most of."""
+    return folder if search is None else folder / search.places["student" if search.best == 0 else "winner"]
+
+
 def _commands(folder: Path) -> list[tuple[str, str]]:
     """What to do with a run folder, each with the line that does it."""
     best, own = shlex.quote(str(folder / "best.json")), shlex.quote(str(folder))
@@ -102,7 +112,12 @@ def _commands(folder: Path) -> list[tuple[str, str]]:
 
 
 def _page(
-    search: SearchFacts | None, shown: Sequence[Report], title: str, commands: Sequence[tuple[str, str]], count: int
+    search: SearchFacts | None,
+    shown: Sequence[Report],
+    title: str,
+    commands: Sequence[tuple[str, str]],
+    count: int,
+    texts: Mapping[tuple[str, int], RowTexts],
 ) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
@@ -117,9 +132,12 @@ def _page(
     template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
+        advice=_advice(search, names),
         facts=_subtitle(search, shown),
         search=None if search is None else _search(search),
-        figures=[] if search is not None else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        figures=[]
+        if search is not None or len(programs) == 1
+        else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
         programs=programs if search is None or len(programs) > 2 else [],
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
@@ -130,11 +148,23 @@ def _page(
         looks=[(kind, text, [look for look in looks if look.kind == kind]) for kind, text in _KINDS.items()],
         wrong=sum(row.score < RIGHT for row in focus.rows),
         runs=len(focus.rows),
+        check=check_tables.check_quality(focus),
+        gap=check_tables.gap(focus),
+        shown=[evaluation_tables.shown_drafts(focus, number) for number in range(len(flow.rounds))],
+        examples=[(text, row, texts[row.id, row.repeat]) for text, row in evaluation_tables.examples(focus, texts)],
+        texts=texts,
+        kept=len(texts),
         listed=len(looks),
         right=RIGHT,
         commands=commands,
         version=_version(),
     )
+
+
+def _advice(search: SearchFacts | None, names: Mapping[str, Report]) -> advice.Advice:
+    if search is not None:
+        return advice.on_search(search)
+    return advice.on_programs([report.model_copy(update={"name": name}) for name, report in names.items()])
 
 
 def _listed(report: Report, count: int) -> list[evaluation_tables.LookAt]:
@@ -198,14 +228,11 @@ def _search(facts: SearchFacts) -> dict[str, Any]:
     names = search_tables.labels(facts.trials)
     front = members(facts.trials, facts.runs, facts.limits)
     finalists = {one.number for one in facts.finalists}
-    head, colon, rest = facts.verdict.partition(": ")
     reused = search_tables.reuse(facts.trials)[-1]
     marks = search_tables.importance(facts.trials)
     whole = max(trial.runs for trial in facts.trials)
     cohorts = search_tables.cohorts(facts.trials)
     return {
-        "head": head[:1].upper() + head[1:],
-        "rest": colon + rest,
         "facts": facts,
         "same": facts.best == 0,
         "names": names,
@@ -380,7 +407,18 @@ def _along(value: float, span: tuple[float, float]) -> str:
     return _percent((value - low) / (high - low) if high > low else 0.0)
 
 
+def _count(number: float, what: str) -> str:
+    """A number of things, which may be a mean."""
+    return f"{number:.3g} {what}{'' if number == 1 else 's'}"
+
+
+TEXT = 3000
+"""Characters of a text that the page shows."""
+
+
 _FILTERS = {
+    "clip": lambda text: clipped(text, TEXT),
+    "count": _count,
     "share": _share,
     "number": _number,
     "signed": _signed,

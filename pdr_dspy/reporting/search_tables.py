@@ -64,6 +64,8 @@ class SearchFacts(NamedTuple):
     """Runs of each finalist on fresh seeds."""
     proposals: Proposals | None = None
     """Instructions that a model wrote for the search; None where none were asked for."""
+    places: Mapping[str, str] = {}
+    """Where the confirmation's rows are of "student" and "winner", below the run folder; empty where there is none."""
 
     @property
     def runs(self) -> Rows:
@@ -128,6 +130,7 @@ def read_search(folder: str | Path) -> SearchFacts:
             _rows(folder / "trials", [trial.number for trial in trials]),
             _rows(folder / "final", [one.number for one in finalists]),
             Proposals(**facts["proposals"]) if facts.get("proposals") else None,
+            {which: f"{confirmed['folder']}/{confirmed[which]}" for which in ("student", "winner")},
         )
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error

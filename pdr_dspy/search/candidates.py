@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
@@ -30,16 +32,41 @@ def baselines(problem: Problem) -> list[Proposed]:
     return named
 
 
-def presets(problem: Problem) -> list[Proposed]:
-    """Sequential Refinement and the presets, as far as they are in the space."""
+def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[Proposed]:
+    """What is tried before a sampler proposes, as far as it is in the space and affordable.
+
+    A vote and the best by each check go first, as wide as may be: a search that has not measured them could return what
+    they beat. Then the same drafts with one refinement by the check, Sequential Refinement, and the presets.
+    """
     own, space = problem.operator.schedule, problem.space
-    named: dict[str, Schedule] = {}
+    plain = own.replace(widths=(1,), critique=False, final="refine", check=None, keep=False, stop_at=None)
+    widths = sorted({width for width in space.widths if width > 1}, reverse=True)
+    checks = [check for check in space.check if check is not None]
+    stops = next((stop for stop in space.stop_at if stop is not None), None)
+
+    def refined(width: int, check: str) -> Schedule:
+        k = min(width, own.k)
+        return plain.replace(widths=(width, 1), distiller="checked", k=k, check=check, keep=True, stop_at=stops)
+
+    families: list[tuple[str, list[Schedule]]] = [
+        ("vote", [plain.replace(widths=(width,), final="vote") for width in widths])
+    ]
+    families += [
+        (f"best by {check}", [plain.replace(widths=(width,), final="best", check=check) for width in widths])
+        for check in checks
+    ]
+    families += [(f"refined by {check}", [refined(width, check) for width in widths]) for check in checks]
     if max(space.rounds) > 1:
-        named["SR"] = own.replace(widths=(1,) * min(3, max(space.rounds)), distiller="last", critique=False)
+        chain = (1,) * min(3, max(space.rounds))
+        families.append(("SR", [own.replace(widths=chain, distiller="last", critique=False, final="refine")]))
     for name in PRESETS:
-        kept = own.model_dump(exclude={"widths", "distiller", "critique", "k"})
-        named[name] = preset(name, **kept)
-    return [Proposed(name, candidate) for name, s in named.items() if (candidate := Candidate(s, {})) in space]
+        kept = own.model_dump(exclude={"widths", "distiller", "critique", "k", "final"})
+        families.append((name, [preset(name, **kept)]))
+    found: list[Proposed] = []
+    for name, family in families:
+        there = (candidate for schedule in family if (candidate := Candidate(schedule, {})) in space)
+        found += [Proposed(name, candidate) for candidate in itertools.islice(filter(affordable, there), 1)]
+    return found
 
 
 def proposer_of(problem: Problem, space: Space) -> Proposer:
@@ -60,8 +87,10 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is no candidate
     seen = {known.candidate.key for known in tried}
-    named = {one.candidate.key: one for one in reversed(presets(problem)) if one.candidate.key not in seen}
-    start = [one for one in list(named.values())[::-1] if affordable(one.candidate)][: request.wanted]
+    named: dict[str, Proposed] = {}
+    for one in presets(problem, affordable):
+        named.setdefault(one.candidate.key, one)
+    start = [one for key, one in named.items() if key not in seen][: request.wanted]
     left = request.wanted - len(start)
     if not left:
         return start

@@ -21,7 +21,7 @@ from pdr_dspy.search.records import TrialRecord, at_the_end
 from pdr_dspy.search.result import SearchResult, program_of
 from pdr_dspy.search.settings import Accept
 from pdr_dspy.search.space.prompt_axes import questions_in
-from pdr_dspy.search.workers.worker import SEEDS
+from pdr_dspy.search.workers.worker import SEEDS, place_of
 
 logger = logging.getLogger("pdr_dspy.search")
 
@@ -118,12 +118,11 @@ def write_rows(result: SearchResult, problem: Problem, rows: Rows, folder: Path)
     Raises StoreError when the folder cannot be written.
     """
     student, best = result.trials[0], result.best
-    places = [(Stage.RACE, trial, f"trials/{trial.number:04d}") for trial in result.trials]
-    places += [(Stage.FINAL, result.trials[one.number], f"final/{one.number:04d}") for one in result.finalists]
-    places += [(Stage.CONFIRM, student, f"{problem.confirmed_in}/student")]
-    if best.number:
-        places.append((Stage.CONFIRM, best, f"{problem.confirmed_in}/{best.number:04d}"))
-    for stage, trial, place in places:
+    written_of = [(Stage.RACE, trial) for trial in result.trials]
+    written_of += [(Stage.FINAL, result.trials[one.number]) for one in result.finalists]
+    written_of += [(Stage.CONFIRM, trial) for trial in ((student, best) if best.number else (student,))]
+    for stage, trial in written_of:
+        place = place_of(stage, trial.number, problem.confirmed_in)
         written = report(problem, rows, stage, trial if trial.number else None, place)
         try:
             write_whole(folder / place / "config.json", json.dumps(written.config, indent=1))

@@ -15,6 +15,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report, Row
+from pdr_dspy.evaluation.texts import Room
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.search import agreement, candidates, conclusion, optuna_mirror
 from pdr_dspy.search.problem import Problem, preflight
@@ -115,6 +116,7 @@ def worker_of(
         max_in_flight=options.max_in_flight,
         confirmed_in=problem.confirmed_in,
         on_row=on_row,
+        texts_in=Room(options.run_dir, options.max_text_bytes) if options.run_dir and options.max_text_bytes else None,
     )
 
 

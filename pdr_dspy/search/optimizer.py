@@ -57,7 +57,8 @@ class PDROptimizer(Teleprompter):
             keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
                 `max_sequential`, `max_total`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`, `finalist_repeats`,
                 `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`, `time_limit`, `accept`,
-                `storage`, `study`, `run_dir`, `max_in_flight`. `search.settings.Keywords` says which field each is.
+                `storage`, `study`, `run_dir`, `max_in_flight`, `max_text_bytes`. `search.settings.Keywords` says which
+                field each is.
 
         Raises:
             ConfigError: an argument that cannot work.

@@ -95,7 +95,7 @@ def prepare(
     operators = list(operators_of(student, called, "there is no schedule to tune").values())
     if not trainset:
         raise DataError("`compile(trainset=[])` is empty; there is nothing to measure")
-    space = settings.space or Space.default_for(operators[0].schedule)
+    space = settings.space or Space.default_for(operators[0].schedule, operators[0].checks)
     settings = settings.model_copy(update={"space": space})
     for operator in operators:
         check_demos(operator.task, space.demos)

@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 
-from pdr_dspy.artifact import save
+from pdr_dspy.artifact import Point, save
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search import front_members
@@ -175,7 +175,25 @@ def write(
         data=data,
         figures=[kept, *others],
         notes=confirmation.verdict,
+        points=points(result),
     )
+
+
+def points(result: SearchResult) -> dict[str, Point]:
+    """Of a front with more than one program: the cheapest in total tokens ("fast"), the one for which a little more
+    score begins to cost a lot ("balanced"), and the one with the highest estimate ("best")."""
+    if len(result.front) < 2:
+        return {}
+    knee = next((member.trial for member in result.members if "total" in member.knee), result.front[0])
+    allowed = [trial for trial in result.front if result.limits.allow(trial)] or result.front
+    chosen = {"fast": result.front[0], "balanced": knee, "best": min(allowed, key=by_estimate)}
+    return {
+        name: Point(
+            program_of(result.student, trial),
+            {"name": name, "score": trial.pooled, "sequential": trial.sequential, "total": trial.total},
+        )
+        for name, trial in chosen.items()
+    }
 
 
 ATTACHED = ("score", "candidate_programs", "trial_logs", "confirmation", "front")

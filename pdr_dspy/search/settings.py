@@ -16,6 +16,7 @@ import dspy
 from pydantic import ConfigDict, Field, ValidationInfo, field_serializer, field_validator, model_validator
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.registry import origin_of
@@ -109,7 +110,7 @@ class SearchSettings(_Section):
     LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
 
     space: Space | None = None
-    """What to choose from; None is `Space.default_for` the student's schedule."""
+    """What to choose from; None is `Space.default_for` the student's schedule and checks."""
     limits: Limits = Limits()
     """The most tokens that a run may cost on average."""
     objective: Objective = "score"
@@ -173,7 +174,9 @@ class RunOptions(_Section):
     Raises ConfigError, naming the field and its value, for options that cannot work.
     """
 
-    LEAST: ClassVar[Mapping[str, int | None]] = {"trials": 1, "max_tokens": 1, "max_in_flight": 1}
+    LEAST: ClassVar[Mapping[str, int | None]] = {
+        "trials": 1, "max_tokens": 1, "max_in_flight": 1, "max_text_bytes": 0,
+    }  # fmt: skip
 
     trials: int = 30
     """Candidates to measure, the student and the baselines included."""
@@ -193,6 +196,9 @@ class RunOptions(_Section):
     """Keeps calls, rows and results; a search with the same settings continues from what is there."""
     max_in_flight: int = 64
     """The most requests on the wire at one time, of each worker."""
+    max_text_bytes: int = MAX_TEXT_BYTES
+    """How many bytes of questions, drafts, feedback and workspaces are kept in `run_dir` for people to look at; those
+    of further runs are left out, and 0 keeps none."""
 
     @field_validator("time_limit", mode="before")
     @classmethod
@@ -253,6 +259,7 @@ class RunKeywords(TypedDict, total=False):
     accept: Accept
     run_dir: str | Path | None
     max_in_flight: int
+    max_text_bytes: int
 
 
 class Keywords(RunKeywords, total=False):

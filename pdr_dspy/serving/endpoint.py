@@ -20,7 +20,7 @@ import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from dspy import lm15
 from pdr_dspy.calls import Capabilities, ServedModel
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.serving.client import pooled
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.failures import Exchanged, Foreign, Outcome, judge
 from pdr_dspy.serving.client.models import Server, in_common
@@ -137,6 +138,14 @@ class EndpointLM(dspy.LM, ServedModel):
         while len(self._counts) > _COUNTS_KEPT:
             self._counts.popitem(last=False)
         return counts
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
+        """POST to an endpoint that is no completion, such as vLLM's /classify, beside the API base's /v1.
+
+        The model's name is filled in. Retries, time-outs and replicas are those of a completion. Returns the JSON
+        object of the answer, and the tries that it took. Raises the lm15 errors.
+        """
+        return await pooled.post(self._async, path, body)
 
     async def send_directly(self, request: lm15.Request) -> lm15.Response:
         """Send one request past DSPy: no callbacks, no history, no usage tracking, no cache. Raises the lm15 errors."""

@@ -25,7 +25,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pdr_dspy.errors import ConfigError, MissingExtra, ServerStartError
 from pdr_dspy.serving.fingerprint import folder_state
@@ -55,6 +55,9 @@ class VLLMServer(LocalServer):
         port: 0 for a free one.
         api_base: attach to the server there instead of starting one.
         cpu: run the CPU build, with what it needs: no chunked prefill, because seeded requests kill the server with it.
+        pooling: serve a model that scores instead of one that writes: "classify" for sequence reward models,
+            classifiers and cross-encoders (/classify, /score, /rerank), "token_classify" for step reward models
+            (/pooling). What its `connect()` returns is asked by `RewardModel`, `ScoreModel` and `StepReward`.
         extra_args: further arguments of `vllm serve`; they win over ours.
         env: further environment variables; they win over ours.
         startup_timeout: seconds until the server must be healthy; a first start compiles kernels for minutes.
@@ -80,6 +83,7 @@ class VLLMServer(LocalServer):
         port: int = 0,
         api_base: str | None = None,
         cpu: bool = False,
+        pooling: Literal["classify", "token_classify"] | None = None,
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         startup_timeout: float = 900.0,
@@ -100,10 +104,13 @@ class VLLMServer(LocalServer):
             )
         if cpu and gpus:
             raise ConfigError(f"`VLLMServer(cpu=True, gpus={list(gpus)})`: choose one of them")
+        if pooling not in (None, "classify", "token_classify"):
+            raise ConfigError(f'`VLLMServer(pooling={pooling!r})` must be "classify", "token_classify" or None')
         super().__init__(model, port=port, log_dir=log_dir, startup_timeout=startup_timeout)
         self._attached = api_base
         self._gpus = gpus
         self._cpu = cpu
+        self._pooling = pooling
         self._max_model_len = max_model_len
         self._dtype = dtype
         self._tensor_parallel = tensor_parallel
@@ -134,6 +141,8 @@ class VLLMServer(LocalServer):
         if self._cpu:
             # Without chunks a prompt must fit in one batch.
             command += [*_CPU_ARGS, "--max-num-batched-tokens", str(max(_CPU_BATCHED_TOKENS, self._max_model_len or 0))]
+        if self._pooling is not None:
+            command += ["--runner", "pooling", "--pooler-config", json.dumps({"task": self._pooling})]
         return [*command, *self._extra_args]
 
     def environment(self) -> dict[str, str]:

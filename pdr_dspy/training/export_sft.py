@@ -25,7 +25,7 @@ from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import ids_of
-from pdr_dspy.evaluation.evaluator import fingerprint
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator

@@ -29,7 +29,7 @@ import dspy
 from pdr_dspy.datasets import fingerprint as fingerprint_of_examples
 from pdr_dspy.errors import ConfigError, MissingExtra, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples
-from pdr_dspy.evaluation.evaluator import fingerprint as fingerprint_of_program
+from pdr_dspy.evaluation.fingerprint import fingerprint as fingerprint_of_program
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_errors, store_whole
 from pdr_dspy.runtime.atomic_write import local_path

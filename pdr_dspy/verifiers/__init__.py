@@ -6,6 +6,7 @@
     MathVerifier         the same mathematical value
     ProceduralVerifier   reasoning-gym's own scorer
     JudgeVerifier        a model says yes or no; its tokens are on the score
+    AnswerVerifier       a model trained to hold an answer against the gold one (CompassVerifier's A, B, C)
     CodeVerifier         hidden tests of a program, run in a sandbox
 
     as_verifier          a plain function, or a DSPy metric, as one
@@ -17,6 +18,7 @@ answer with a gold one. What needs no gold answer is in `checks`.
 
 from __future__ import annotations
 
+from pdr_dspy.verifiers.answer import AnswerVerifier
 from pdr_dspy.verifiers.base import RIGHT, Metric, Score, Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.code import CodeVerifier
@@ -32,6 +34,7 @@ from pdr_dspy.verifiers.registry import VERIFIERS, load_verifier, verifier
 __all__ = [
     "RIGHT",
     "VERIFIERS",
+    "AnswerVerifier",
     "AsyncFunctionVerifier",
     "ChoiceVerifier",
     "CodeVerifier",

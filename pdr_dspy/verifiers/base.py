@@ -54,7 +54,10 @@ Metric: TypeAlias = "Callable[..., Any]"
 class Verifier(Protocol):
     """Anything that scores a prediction against an example.
 
-    Verifiers are frozen values: two with the same settings are equal, and `describe()` is enough to rebuild one.
+    Verifiers are frozen values: two with the same settings are equal, and `describe()` is enough to rebuild one. One
+    that waits for something else, a model or a sandbox, may have `averify(example, prediction)` as well, which is
+    awaited in its place; with a class attribute `grades_drafts = True` it says that a verdict costs no tokens, so that
+    evaluations grade every draft too.
     """
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
@@ -44,6 +44,8 @@ class CodeVerifier(Fields):
     """The example's fields with statements that the tests need; those that it lacks are left out."""
     limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
+    grades_drafts: ClassVar[bool] = True
+    """Running tests costs no tokens: an evaluation grades every draft of a run, and so tells where runs are lost."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import Registry, origin_of
+from pdr_dspy.verifiers.answer import AnswerVerifier
 from pdr_dspy.verifiers.base import Verifier
 from pdr_dspy.verifiers.choice import ChoiceVerifier
 from pdr_dspy.verifiers.code import CodeVerifier
@@ -32,6 +33,7 @@ BUILT_IN: dict[str, Make] = {
     "math": MathVerifier,
     "procedural": ProceduralVerifier,
     "judge": JudgeVerifier,
+    "answer": AnswerVerifier,
     "code": CodeVerifier,
 }
 FROM = "from"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -91,6 +92,71 @@ def test_a_run_has_a_span_each_round_and_each_request_with_the_ledgers_figures(s
             "pdr.tries": 1,
         }
         assert told(chat).items() >= expected.items()
+
+
+@pytest.mark.parametrize("wanted", ["true", "TRUE", "1", "span_only", "SPAN_AND_EVENT"])
+def test_texts_are_in_spans_where_they_are_asked_for(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setenv(telemetry.CAPTURE, wanted)
+    with dspy.context(lm=engine()):
+        prediction = PROGRAM(question="what is it?")
+    named = by_name(spans)
+    (run,) = named["invoke_workflow PDR"]
+    assert messages(run, "input") == [{"role": "user", "parts": [{"type": "text", "content": "what is it?"}]}]
+    said = [{"type": "text", "content": prediction.solution}]
+    assert messages(run, "output") == [{"role": "assistant", "parts": said, "finish_reason": "stop"}]
+    first, second = prediction.rounds
+    assert told(named["round 1"][0])["pdr.workspaces"] == tuple(workspace.text for workspace in first.workspaces)
+    assert "pdr.workspaces" not in told(named["round 2"][0])
+    chats = {
+        (told(one)["pdr.phase"], told(one)["pdr.round"], told(one)["pdr.index"]): one
+        for one in named["chat scripted/model"]
+    }
+    for draft in (*first.drafts, *second.drafts):
+        chat = chats["draft" if draft.round == 1 else "refine", draft.round, draft.index]
+        (out,) = messages(chat, "output")
+        assert out["parts"] == [{"type": "text", "content": draft.solution}]
+        system = json.loads(told(chat)["gen_ai.system_instructions"])
+        assert all(part["type"] == "text" for part in system)
+        sent = messages(chat, "input")
+        assert sent[-1]["role"] == "user"
+        assert "what is it?" in sent[-1]["parts"][0]["content"]
+    assert first.workspaces[0].text in messages(chats["refine", 2, 0], "input")[-1]["parts"][0]["content"]
+
+
+def messages(span: ReadableSpan, which: str) -> Any:
+    return json.loads(told(span)[f"gen_ai.{which}.messages"])
+
+
+@pytest.mark.parametrize("unwanted", [None, "", "false", "0", "no_content", "event_only", "something"])
+def test_texts_are_in_no_span_otherwise(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, unwanted: str | None
+) -> None:
+    monkeypatch.delenv(telemetry.CAPTURE, raising=False)
+    if unwanted is not None:
+        monkeypatch.setenv(telemetry.CAPTURE, unwanted)
+    with dspy.context(lm=engine(lambda request: f"a secret {solver(request)}")):
+        PROGRAM(question="a secret question")
+    for span in spans.get_finished_spans():
+        assert "secret" not in str(told(span))
+        assert not [name for name in told(span) if "messages" in name or name == "pdr.workspaces"]
+
+
+def test_a_thought_is_apart_and_an_image_is_named(spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(telemetry.CAPTURE, "true")
+    image = dspy.Image("data:image/png;base64," + "A" * 3000)
+    with dspy.context(lm=engine(lambda _: "<think>hm \ud800</think>Answer: 4")):
+        LongCoT("picture: dspy.Image, question -> answer")(picture=image, question="how many \ud800?")
+    named = by_name(spans)
+    (chat,) = named["chat scripted/model"]
+    parts = messages(chat, "output")[0]["parts"]
+    assert [part["type"] for part in parts] == ["reasoning", "text"]
+    assert parts[0]["content"].startswith("hm")
+    assert "AAAA" not in str([told(span) for span in spans.get_finished_spans()])
+    assert "[image_url]" in told(named["invoke_workflow LongCoT"][0])["gen_ai.input.messages"]
+    for span in spans.get_finished_spans():
+        str(told(span)).encode()  # what an exporter can write
 
 
 def test_a_failure_is_the_status_of_its_request_and_of_a_run_that_ends_with_it(spans: InMemorySpanExporter) -> None:

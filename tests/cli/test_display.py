@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from types import SimpleNamespace
 from typing import Any
 
+import dspy
 import pytest
 from rich.console import Console
 
+from pdr_dspy import calls
+from pdr_dspy.calls import Rollouts, Usage
 from pdr_dspy.cli.display import REPORT_COLUMNS, Display
+from pdr_dspy.evaluation import evaluate
+from pdr_dspy.operators import PDR
 from pdr_dspy.search import SearchProgress
+from tests.evaluation.test_evaluator import QA, SMALL, Exact, examples
+from tests.support.solver import engine
 
 
 class Screen:
@@ -156,3 +164,127 @@ def test_plain_lines_have_words_for_every_step(capsys: pytest.CaptureFixture[str
         "rerunning: 5 finalists on fresh seeds",
         "the search has ended",
     ]
+
+
+class Time:
+    """A clock that is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def plain() -> tuple[Display, Time]:
+    clock = Time()
+    display = Display(clock=clock)
+    display.live = False
+    return display, clock
+
+
+def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def test_tokens_count_up_while_calls_return_and_no_row_is_done() -> None:
+    screen = Screen(80)
+    with screen.display.rows("eval", 4):
+        screen.display.counted(Usage(input=1000, output=500))
+        screen.display.counted(Usage(input=1000))
+    assert "0/4" in screen.lines()[-2]
+    assert screen.lines()[-1].strip() == "2,500 tokens"
+    screen = Screen(80)
+    with screen.display.rows("eval", 4) as update:
+        screen.display.counted(Usage(input=2000, output=500))
+        update(row(), 1, 4)
+        screen.display.counted(Usage(input=100_000, output=0))
+    text = "\n".join(screen.lines())
+    assert screen.lines()[-1].strip() == "score 0.50  102,500 tokens, 40,000 saved"
+    assert "1/4" in text
+
+
+def test_without_a_terminal_there_is_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    display, clock = plain()
+    with display.rows("eval", 100) as update:
+        display.counted(Usage(input=10, output=5))
+        assert errors(capsys) == []
+        clock.now += 61
+        display.counted(Usage(input=10, output=5))
+        assert errors(capsys) == ["eval: 0/100  30 tokens"]
+        clock.now += 30
+        display.counted(Usage(input=1, output=1))
+        assert errors(capsys) == []
+        update(row(), 1, 100)
+        assert errors(capsys) == ["eval: 1/100  score 0.50  90,000 tokens, 40,000 saved"]  # the first row is news
+        clock.now += 59
+        update(row(), 2, 100)
+        assert errors(capsys) == []
+        clock.now += 2
+        update(row(), 3, 100)
+        assert len(errors(capsys)) == 1
+        for done in range(4, 101):
+            update(row(), done, 100)
+        lines = errors(capsys)
+        assert [line.split()[1] for line in lines] == ["28/100", "53/100", "78/100", "100/100"]
+        display.counted(Usage(input=1, output=1))
+        assert errors(capsys) == []
+
+
+def test_a_line_is_due_even_when_nothing_returns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = threading.Event()
+    monkeypatch.setattr("pdr_dspy.cli.display.BEAT", 0.001)
+    display, clock = plain()
+    say = display.say
+
+    def heard(text: str) -> None:
+        say(text)
+        said.set()
+
+    display.say = heard  # type: ignore[method-assign]
+    with display.rows("eval", 3):
+        clock.now += 61
+        assert said.wait(20)
+    assert errors(capsys) == ["eval: 0/3  0 tokens"]
+    assert not [one for one in threading.enumerate() if one.name == "pdr-dspy-progress"]
+
+
+def test_a_search_counts_on_between_its_own_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    display, clock = plain()
+    with display.search() as show:
+        show(progress("racing", paid=1000, tokens_left=500))
+        display.counted(Usage(input=200, output=50))
+        clock.now += 61
+        display.counted(Usage(input=0, output=50))
+        show(progress("row", paid=1000, tokens_left=500))
+        show(progress("racing", paid=1400, tokens_left=100, what="the next block"))  # the search has counted them
+        clock.now += 61
+        display.counted(Usage(input=1, output=0))
+    assert errors(capsys) == [
+        "cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30",
+        "  cohort 2: racing 6 of 8 programs, runs 9 to 16 of 30: 3 of 8; 1,300 tokens paid, 200 left, 765,432 saved "
+        "by reuse",
+        "the next block",
+        "  the next block: 3 of 8; 1,401 tokens paid, 99 left, 765,432 saved by reuse",
+    ]
+
+
+def test_a_search_counts_up_on_a_terminal() -> None:
+    screen = Screen(80)
+    with screen.display.search() as show:
+        screen.display.counted(Usage(input=5, output=5))  # before the first step
+        show(progress("racing", paid=1000))
+        screen.display.counted(Usage(input=5, output=5))
+    assert "1,010 tokens paid, 765,432 saved by reuse" in [line.strip() for line in screen.lines()]
+
+
+def test_the_session_tells_of_each_response_and_not_of_what_is_replayed() -> None:
+    lm, store, told = engine(), Rollouts(), list[Usage]()
+    with dspy.context(lm=lm), calls.session(store=store, on_response=told.append):
+        first = evaluate(PDR(QA, **SMALL), examples(3), Exact(), store=store)
+        spent = len(told)
+        evaluate(PDR(QA, **SMALL), examples(3), Exact(), store=store)
+    assert len(told) == spent == sum(len(row.calls) for row in first.rows)
+    assert sum(usage.tokens or 0 for usage in told) == first.paid

@@ -24,7 +24,7 @@ from pdr_dspy.evaluation.evaluator import aevaluate, evaluate, ids_of
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.evaluation.statistics import score_interval
 from pdr_dspy.operators.strategies import PDR, LongCoT
-from pdr_dspy.testing import ScriptedRequest
+from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
 from tests.support.solver import engine, solver, wait
 
@@ -603,3 +603,39 @@ def test_after_a_kill_no_finished_row_is_run_again(tmp_path: Path) -> None:
 def test_rows_survive_json() -> None:
     for row in run(repeats=1).rows:
         assert Row.model_validate_json(row.model_dump_json(exclude_defaults=True)) == row
+
+
+class Waits:
+    """A verifier that is awaited."""
+
+    def __init__(self) -> None:
+        self.graded: list[str] = []
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
+        raise AssertionError("awaited in its place")
+
+    async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
+        self.graded.append(prediction.answer)
+        return Score(float(prediction.answer == example.answer))
+
+    def check_gold(self, example: dspy.Example) -> None:
+        pass
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "Waits"}
+
+
+class WaitsForNothingDear(Waits):
+    grades_drafts = True
+
+
+@pytest.mark.parametrize(("verifier", "graded"), [(Waits(), False), (WaitsForNothingDear(), True)])
+def test_an_awaited_verifier_grades_drafts_where_it_says_that_it_costs_nothing(verifier: Waits, graded: bool) -> None:
+    lm = scripted_lm(lambda request: f"Answer: {request.seed % 2}", directly=True)
+    with dspy.context(lm=lm):
+        program = PDR(QA, widths=(4, 1), distiller="random_k", k=2, draft_tokens=60, kappa=60)
+        report = evaluate(program, [dspy.Example(question="q", answer="1").with_inputs("question")], verifier)
+    drafts = [draft for round_ in report.rows[0].rounds for draft in round_.drafts]
+    assert len(drafts) == 5
+    assert [draft.score for draft in drafts] == [float(draft.answer == "1") if graded else None for draft in drafts]
+    assert len(verifier.graded) == (2 if graded else 1)  # equal answers are graded once

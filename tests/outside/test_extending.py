@@ -20,6 +20,7 @@ from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.search import AXES
 from pdr_dspy.testing import conformance
 from pdr_dspy.verifiers import VERIFIERS
+from pdr_dspy.verifiers.checks import CHECKS
 from tests.cli.test_app import PROGRAM, add_one
 from tests.support.mock_server import MockServer
 from tests.support.plugin import write_package
@@ -60,7 +61,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     for name in set(sys.modules) - before:
         if f"{name}.py" in modules(page) or name == "addition":
             del sys.modules[name]
-    for registry in (AXES, DATASETS, DISTILLERS, VERIFIERS):
+    for registry in (AXES, DATASETS, DISTILLERS, VERIFIERS, CHECKS):
         for name in registry.names():
             registry.remove(name)
 

@@ -15,6 +15,7 @@ from optimize import aime, quickstart
 from pdr_dspy import artifact, datasets
 from pdr_dspy.cli.model_option import Model
 from programs import aime as task
+from programs import humaneval
 from tests.support.mock_server import MockServer
 
 
@@ -27,26 +28,43 @@ def reckon(body: dict[str, Any], seed: int) -> str:
     return f"Let me see.\nAnswer: {sum(terms) if right else 1}"
 
 
-def test_the_quickstart_writes_a_program_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def solutions() -> dict[str, str]:
+    """The reference program of each HumanEval problem, by the first line of what is asked."""
+    return {problem.prompt.strip(): problem.answer for problem in humaneval.all_problems()}
+
+
+def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], solutions: dict[str, str]
 ) -> None:
+    def write(body: dict[str, Any], seed: int) -> str:
+        """Right for every third seed; a refinement spoils what it reads."""
+        text = body["messages"][-1]["content"]
+        (program,) = (answer for prompt, answer in solutions.items() if prompt in text)
+        right = seed % 3 == 0 and "Workspace" not in text
+        name = re.findall(r"def (\w+)\(", program)[-1]
+        return f"```python\n{program if right else f'def {name}(*inputs): return None'}\n```"
+
     monkeypatch.chdir(tmp_path)
-    with MockServer(reckon, kind="vllm", context=8192) as server:
+    with MockServer(write, kind="vllm", context=8192) as server:
         model = Model(api_base=server.api_base)
-        quickstart.main(model=model, train=4, dev=4, trials=4)
+        quickstart.main(model=model, train=6, dev=6, trials=5)
         shown = capsys.readouterr()
         sent = len(server.requests)
-        quickstart.main(model=model, train=4, dev=4, trials=4)
+        quickstart.main(model=model, train=6, dev=6, trials=5)
         assert len(server.requests) == sent
-        quickstart.main(model=model, train=4, dev=5, trials=5)  # confirmed and compared anew, beside what is there
-        assert "5 questions that the search has not seen" in capsys.readouterr().out
-    for line in ("one pass", "majority of", "SR x"):
+        quickstart.main(model=model, train=6, dev=7, trials=6)  # confirmed and compared anew, beside what is there
+        assert "7 questions that the search has not seen" in capsys.readouterr().out
+    for line in ("one pass, mean of 8", "majority of", "best of", "SR x", "untuned"):
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
     assert "pdr run runs/quickstart/best.json" in shown.err
     page = (tmp_path / "runs" / "quickstart" / "report.html").read_text()
     assert "one pass" in page
+    assert "best of" in page
     program = artifact.load(tmp_path / "runs" / "quickstart" / "best.json")
-    assert list(program.task.output_fields) == ["answer"]  # type: ignore[attr-defined]
+    assert list(program.task.output_fields) == ["code"]  # type: ignore[attr-defined]
+    assert program.schedule.check == "check"  # type: ignore[attr-defined]
+    assert program.checks == {"check": humaneval.check()}  # type: ignore[attr-defined]
 
 
 def test_the_study_on_aime_runs_against_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -514,7 +514,7 @@ class Tagged(dspy.Signature):
 
 def test_defaults_and_limits_survive_saving(tmp_path: Any) -> None:
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.evaluation.evaluator import fingerprint
+    from pdr_dspy.evaluation.fingerprint import fingerprint
 
     program = PDR(Tagged, Schedule(widths=(2, 1)))
     loaded: Any = load(save(program, tmp_path / "program.json"))
@@ -531,7 +531,7 @@ def test_defaults_and_limits_survive_saving(tmp_path: Any) -> None:
 
 
 def test_limits_and_defaults_make_another_program() -> None:
-    from pdr_dspy.evaluation.evaluator import fingerprint
+    from pdr_dspy.evaluation.fingerprint import fingerprint
 
     tasks = [
         signature(n=int),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -72,6 +73,53 @@ def test_labels_of_programs_that_stand_together_do_not_cover_each_other() -> Non
     found = [one for one in root.iter(f"{SVG}text") if (one.text or "") in "0123"]
     places = {(one.get("x"), one.get("y")) for one in found if one.get("text-anchor") == "start"}
     assert len(places) == 4
+
+
+def centres(root: ElementTree.Element) -> list[tuple[float, float]]:
+    """Of the marks of plain programs."""
+    circles = [one for one in root.iter(f"{SVG}circle") if one.get("r") == "4.6"]
+    return [(float(one.get("cx", "")), float(one.get("cy", ""))) for one in circles]
+
+
+@pytest.mark.parametrize("costs", [(100, 100, 100), (100, 101, 1000), (794, 796, 148, 797), (1, 1)])
+@pytest.mark.parametrize("score", [0.0, 0.25, 1.0])
+def test_programs_with_equal_estimates_do_not_hide_each_other(costs: tuple[int, ...], score: float) -> None:
+    points = [Point(chr(65 + n), score, Interval(0.0, 1.0), cost) for n, cost in enumerate(costs)]
+    root = read(figures.score_against_cost(points, label="tokens"))
+    spots = centres(root)
+    assert len(spots) == len(costs)
+    assert {b for _, b in spots} == {spots[0][1]}  # the score is never moved
+    ordered = sorted(zip(costs, (a for a, _ in spots), strict=True))
+    places = [a for _, a in ordered]
+    assert all(right - left > 11.5 for left, right in itertools.pairwise(places))  # in their order, and apart
+    assert places[0] > 40
+    assert places[-1] < figures.WIDTH
+
+
+def test_bands_at_one_cost_stand_beside_each_other() -> None:
+    points = [Point("A", 0.2, Interval(0.1, 0.5), 100), Point("B", 0.4, Interval(0.2, 0.6), 100)]
+    (a, _), (b, _) = centres(read(figures.score_against_cost(points, label="tokens")))
+    assert abs(a - b) > 4.5
+    points[1] = points[1]._replace(interval=Interval(0.55, 0.6), score=0.58)
+    (a, _), (b, _) = centres(read(figures.score_against_cost(points, label="tokens")))
+    assert a == b
+
+
+def test_series_of_rounds_with_equal_shares_stand_beside_each_other() -> None:
+    flow = [row(1, 8, 0.5)._replace(majority=0.5, any_right=0.5), row(2, 1, 0.5)._replace(majority=0.5, any_right=0.5)]
+    root = read(figures.rounds(flow))
+    spots = {(one.get("cx"), one.get("cy")) for one in root.iter(f"{SVG}circle") if one.get("r") == "4"}
+    assert len(spots) == 6
+
+
+def test_labels_of_neighbours_in_a_race_do_not_cover_each_other() -> None:
+    lanes = [Lane(str(10 + n), 0, 5, "front") for n in range(50)]
+    root = read(figures.race(lanes, 5))
+    spots = [(float(one.get("x", "")), float(one.get("y", ""))) for one in root.iter(f"{SVG}text") if one.text and len(
+        one.text) == 2 and one.text.isdigit()]  # fmt: skip
+    assert len(spots) == 50
+    for (a, b), (c, d) in itertools.combinations(spots, 2):
+        assert abs(a - c) > 13 or abs(b - d) >= 7
 
 
 def test_the_race_ends_each_lane_where_its_trial_ended() -> None:

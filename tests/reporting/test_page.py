@@ -14,7 +14,9 @@ import pytest
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row
+from pdr_dspy.evaluation.texts import DraftTexts, RoundTexts, RowTexts
 from pdr_dspy.operators.strategies import LongCoT
+from pdr_dspy.operators.workspace import Checked
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.reporting.page import write_report
 from pdr_dspy.search import PDROptimizer, Space
@@ -121,8 +123,8 @@ def test_page_of_a_search(searched: tuple[Path, PDROptimizer]) -> None:
 def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, optimizer = searched
     assert optimizer.result is not None
-    ours = check(write_report(optimizer.result, tmp_path / "a.html", commands=["same"]).read_text())
-    theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"]).read_text())
+    ours = check(write_report(optimizer.result, tmp_path / "a.html", commands=["same"], texts={}).read_text())
+    theirs = check(write_report(folder, tmp_path / "b.html", commands=["same"], texts={}).read_text())
     numbers = re.compile(r"\d[\d,.]*")
     assert numbers.findall(ours.text) == numbers.findall(theirs.text)
 
@@ -219,3 +221,51 @@ def test_nothing_to_show_and_nowhere_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         write_report(rows("x"), tmp_path / "file" / "x.html")
+
+
+def test_the_page_begins_with_what_to_do(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
+    folder, _ = searched
+    for source, start in ((folder, ("Keep", "Use")), ([rows("one"), rows("two")], ("Keep", "Use")), (rows("a"), "Ask")):
+        page = write_report(source, tmp_path / "page.html").read_text()  # type: ignore[arg-type]
+        (head,) = re.findall(r"<h1>(.*?)</h1>", page)
+        assert head.startswith(start)
+        assert head.endswith(".")
+        assert page.index("<h1>") < page.index("<section>")
+
+
+def test_the_texts_of_a_search_are_on_its_page_escaped(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
+    folder, _ = searched
+    outline = check(write_report(folder, tmp_path / "page.html").read_text())
+    assert "Examples" in outline.text
+    assert f"Answer: {EVIL}" in outline.text  # what a draft said, as text
+    bare = check(write_report(folder, tmp_path / "bare.html", texts={}).read_text())
+    assert "Examples" not in bare.text
+    assert "Answer:" not in bare.text
+
+
+def test_examples_show_drafts_checks_and_workspace(tmp_path: Path) -> None:
+    right, wrong = DraftRow(answer="1", score=1.0), DraftRow(answer="2", score=0.0)
+    first = RoundRow(drafts=(wrong, wrong, right), workspace_tokens=(17,), sources=((0, 2),))
+    row = Row(id="q", repeat=0, seed=0, score=1.0, answer="1", gold="1", rounds=(first, RoundRow(drafts=(right,))))
+    check_ = Checked(value=0.25, detail="looked", feedback="the sum is off by <one>")
+    texts = RowTexts(
+        id="q", repeat=0, inputs={"question": "How <many>?"},
+        rounds=(
+            RoundTexts(
+                drafts=(DraftTexts(text="first & wrong", check=check_), DraftTexts(text="x" * 9000), DraftTexts()),
+                workspaces=("two of them disagree",),
+            ),
+            RoundTexts(drafts=(DraftTexts(text="so it is 1"),)),
+        ),
+    )  # fmt: skip
+    page = write_report(Report(rows=(row,)), tmp_path / "page.html", texts={("q", 0): texts}).read_text()
+    text = check(page).text
+    for part in (
+        "A later round put it right", "How <many>?", "first & wrong", "check 0.25 of 1", "the sum is off by <one>",
+        "17 tokens of drafts 1, 3", "two of them disagree", "so it is 1", "Its text was not kept.",
+        "6,000 characters left out",
+    ):  # fmt: skip
+        assert part in text, part
+    assert len(page) < 60_000
+    for part in ("3 drafts", "workspace", "made of 2 drafts", "1 draft", "answer"):  # the flow of rounds
+        assert part in text.partition("Round by round")[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
@@ -11,8 +12,9 @@ import pytest
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Schedule
-from pdr_dspy.operators.strategies import PDR
+from pdr_dspy.operators.strategies import PDR, SR, BestOfN
 from pdr_dspy.search import PDROptimizer
 from pdr_dspy.search.candidates import baselines
 from pdr_dspy.search.controller import Run
@@ -22,7 +24,8 @@ from pdr_dspy.search.racing.plan import Propose, Proposed, Stage
 from pdr_dspy.search.workers.coordination import Board, MemoryBoard
 from pdr_dspy.search.workers.worker import Worker
 from pdr_dspy.testing import ScriptedLM, scripted_lm
-from tests.search.test_optimizer import SMALL, Exact, compiled, mixed, questions, reasoner, student
+from pdr_dspy.verifiers.base import Score
+from tests.search.test_optimizer import SMALL, Exact, another, compiled, mixed, questions, reasoner, student
 
 SPACE = SMALL.extend(temperature=(0.7, 1.0))
 
@@ -216,3 +219,68 @@ def test_a_space_that_is_too_large_to_list_is_drawn_from_as_a_whole() -> None:
     assert len({key for _, key in keys(proposed)}) == 8
     drawn = {one.candidate.schedule.temperature for one in proposed if one.origin == "search"}
     assert max(drawn) > 0.5
+
+
+class Knows:
+    """A check that is right about every draft, from what the question says."""
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        return Score(float(outputs["answer"] == f"a{inputs['question'][1:]}"))
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "Knows"}
+
+
+def checked(**settings: Any) -> Operator:
+    return PDR("question -> answer", check=Knows(), **{"widths": (4, 1), "draft_tokens": 60, "kappa": 200, **settings})
+
+
+def origins_of(asked: Asked, **changes: Any) -> dict[str, Schedule]:
+    found = asked.proposed(wanted=8, **changes)
+    return {one.origin: one.candidate.schedule for one in found if one.origin != "search"}
+
+
+def test_a_vote_the_best_by_the_check_and_a_refinement_by_it_are_tried_before_all_else() -> None:
+    named = origins_of(Asked(program=checked(), space=None))
+    vote, best, refined, *_ = named.items()
+    assert vote == ("vote", named["vote"])
+    assert (vote[1].widths, vote[1].final, vote[1].check) == ((8,), "vote", None)
+    assert best[0] == "best by check"
+    assert (best[1].widths, best[1].final, best[1].check) == ((8,), "best", "check")
+    assert refined[0] == "refined by check"
+    assert (refined[1].widths, refined[1].distiller, refined[1].keep, refined[1].stop_at) == (
+        (8, 1),
+        "checked",
+        True,
+        1.0,
+    )
+    without = origins_of(Asked(program=another(), space=None))
+    assert "vote" in without
+    assert not [name for name in without if name.endswith("check")]
+    assert "vote" not in origins_of(Asked())  # a space that has no vote
+
+
+def test_they_are_as_wide_as_the_limits_allow() -> None:
+    with_limit = Asked(program=checked(), space=None, max_total=150)
+    free = origins_of(Asked(program=checked(), space=None))["vote"]
+    narrow = origins_of(with_limit)["vote"]
+    assert free.widths == (8,)
+    assert 1 < narrow.widths[0] < 8
+
+
+@pytest.mark.parametrize("strategy", ["one pass", "SR", "best", "PDR"])
+def test_where_a_check_knows_the_search_returns_a_program_that_goes_by_it(strategy: str) -> None:
+    """Whatever the student is."""
+    settings: dict[str, Any] = {"draft_tokens": 60, "kappa": 200, "check": Knows()}
+    program = {
+        "one pass": checked(widths=(1,)),
+        "SR": SR("question -> answer", rounds=2, **settings),
+        "best": BestOfN("question -> answer", n=2, **settings),
+        "PDR": checked(),
+    }[strategy]
+    optimizer = compiled(scripted_lm(reasoner), program, count=16, space=None, trials=8, confirm_repeats=1)
+    assert optimizer.result is not None
+    winner = optimizer.result.best
+    assert winner.candidate.schedule.check == "check"
+    best = next(trial for trial in optimizer.result.trials if trial.origin == "best by check")
+    assert winner.score >= best.score - 1e-9

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from dspy.teleprompt import BetterTogether, LabeledFewShot
 
+from pdr_dspy.artifact import load
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
@@ -296,6 +297,20 @@ def test_front_and_best_for() -> None:
     assert cheap.schedule == result.front[0].schedule
     with pytest.raises(ConfigError, match="the least that was measured"):
         result.best_for(sequential=1)
+
+
+def test_the_saved_program_has_the_points_of_the_front(tmp_path: Path) -> None:
+    result = compiled(scripted_lm(reasoner), pareto=True, trials=7, run_dir=tmp_path).result
+    assert result is not None
+    assert len(result.front) > 1
+    best = max(result.front, key=lambda trial: trial.pooled)
+    loaded = {name: load(tmp_path / "best.json", point=name) for name in ("fast", "balanced", "best")}
+    schedules: dict[str, Any] = {name: program.schedule for name, program in loaded.items()}  # type: ignore[union-attr]
+    assert (schedules["fast"], schedules["best"]) == (result.front[0].schedule, best.schedule)
+    assert schedules["balanced"] in [trial.schedule for trial in result.front]
+    figures = loaded["fast"].artifact["points"]  # type: ignore[union-attr]
+    assert figures["best"]["score"] == best.pooled
+    assert figures["fast"]["total"] == result.front[0].total
 
 
 def test_instruction_candidates_are_tried_and_installed() -> None:

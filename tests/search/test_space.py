@@ -105,6 +105,21 @@ def test_default_space_has_the_schedule_and_its_neighbours() -> None:
     assert preset("paper", draft_tokens=300) not in space
 
 
+def test_default_space_of_a_program_with_checks_has_all_that_goes_by_them() -> None:
+    schedule = preset("balanced", draft_tokens=300)
+    plain, space = Space.default_for(schedule), Space.default_for(schedule, ("tests", "style"))
+    vote = schedule.replace(widths=(8,), final="vote")
+    assert vote in plain
+    assert vote in space
+    for name in ("tests", "style"):
+        best = schedule.replace(widths=(8,), final="best", check=name)
+        refined = Schedule(widths=(8, 1), distiller="checked", check=name, keep=True, stop_at=1.0, draft_tokens=300)
+        assert best in space
+        assert refined in space
+        assert best not in plain
+        assert refined not in plain
+
+
 def test_fix_narrow_extend() -> None:
     space = Space(rounds=(1, 2), widths=(1, 2, 4), kappa=(100, 200), monotone=False)
     assert space.fix(kappa=150).kappa == (150,)

@@ -60,6 +60,13 @@ class MockServer:
         """What the listing says that the models are made of."""
         self.work = 0.0
         """Seconds that a completion takes."""
+        self.scores: Callable[[str, dict[str, Any]], Any] | None = None
+        """Makes vLLM's pooling endpoints speak: given the path and the body, the figures of each entry of the answer
+        (`probs` of /classify, rows of /pooling, numbers of /score and /rerank); an int is an HTTP status, a dict or
+        bytes the whole answer."""
+        self.posted: list[tuple[str, dict[str, Any]]] = []
+        """Paths and bodies of the requests to them."""
+        self.pooled_usage = True
         self.refused = 0
         self.served = 0
         self.aborts = 0
@@ -113,6 +120,8 @@ class MockServer:
         app.router.add_get("/health", self._health)
         if self.kind != "other":
             app.router.add_post("/tokenize", self._tokenize)
+        for path in ("/classify", "/pooling", "/score", "/rerank"):
+            app.router.add_post(path, self._pooled)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
@@ -169,6 +178,65 @@ class MockServer:
             raise
         finally:
             self.in_flight -= 1
+
+    async def _pooled(self, request: web.Request) -> web.StreamResponse:
+        """vLLM 0.33's endpoints of pooling models."""
+        if self.scores is None:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        path, body = request.path, await request.json()
+        self.posted.append((path, body))
+        self.headers.append(dict(request.headers))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            if self.gate is not None:
+                await asyncio.to_thread(self.gate.wait)
+            if self.peak >= self.hold_until:
+                self._enough.set()
+            await self._enough.wait()
+            if self.faults:
+                return await self._fault(self.faults.pop(0), request)
+            refusal = _refused(path, body, self.context)
+            if refusal is not None:
+                error = {"message": refusal, "type": "BadRequestError", "param": None, "code": 400}
+                return web.json_response({"error": error}, status=400)
+            figures = self.scores(path, body)
+            self.served += 1
+            if isinstance(figures, int):
+                return web.json_response({"error": {"message": "on purpose"}}, status=figures)
+            if isinstance(figures, bytes):
+                return web.Response(body=figures, content_type="application/json")
+            answer = figures if isinstance(figures, dict) else self._pooled_answer(path, body, figures)
+            return web.Response(text=json.dumps(answer), content_type="application/json")
+        except asyncio.CancelledError:
+            self.aborts += 1
+            raise
+        finally:
+            self.in_flight -= 1
+
+    def _pooled_answer(self, path: str, body: dict[str, Any], figures: list[Any]) -> dict[str, Any]:
+        words = _words(body)
+        usage = {"prompt_tokens": words, "total_tokens": words}
+        if path == "/rerank":
+            documents = body["documents"] if isinstance(body["documents"], list) else [body["documents"]]
+            results = [
+                {"index": place, "document": {"text": documents[place], "multi_modal": None}, "relevance_score": figure}
+                for place, figure in enumerate(figures)
+            ]
+            results.sort(key=lambda one: -one["relevance_score"] if isinstance(one["relevance_score"], float) else 0.0)
+            return {"id": "score-1", "model": body["model"], "usage": usage if self.pooled_usage else None,
+                    "results": results}  # fmt: skip
+        usage |= {"completion_tokens": 0, "prompt_tokens_details": None}
+        rows: list[dict[str, Any]] = []
+        for place, figure in enumerate(figures):
+            if path == "/classify":
+                rows.append({"index": place, "label": None, "probs": figure, "num_classes": len(figure)})
+            elif path == "/pooling":
+                rows.append({"index": place, "object": "pooling", "data": figure})
+            else:
+                rows.append({"index": place, "object": "score", "score": figure})
+        answer = {"id": "pool-1", "object": "list", "created": 0, "model": body["model"], "data": rows}
+        return {**answer, "usage": usage} if self.pooled_usage else answer
 
     async def _fault(self, fault: Any, request: web.Request) -> web.StreamResponse:
         assert request.transport is not None
@@ -245,3 +313,32 @@ def _usage(prompt: int, completion: int) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": min(2, prompt)},
     }
+
+
+def _words(body: dict[str, Any]) -> int:
+    """Tokens of a request to a pooling endpoint; a pair of /score is read as a whole for each document."""
+    if "messages" in body:
+        return sum(len(str(message["content"]).split()) for message in body["messages"])
+    query = body.get("queries") or body.get("query") or body.get("input") or ""
+    documents = body.get("documents") or []
+    documents = documents if isinstance(documents, list) else [documents]
+    return sum(len(str(query).split()) + len(str(one).split()) for one in documents) or len(str(query).split())
+
+
+def _refused(path: str, body: dict[str, Any], context: int) -> str | None:
+    """What vLLM refuses: removed parameters and tasks, missing fields, and prompts beyond the context."""
+    if "normalize" in body:
+        return "Parameter `normalize` was removed; use `use_activation` instead."
+    if body.get("task") in ("score", "encode"):
+        return f"Pooling task {body['task']!r} was removed"
+    if not isinstance(body.get("use_activation"), bool | None):
+        return "use_activation: Input should be a valid boolean"
+    needed = {"/score": ("queries", "documents"), "/rerank": ("query", "documents")}.get(path, ())
+    missing = [name for name in needed if name not in body]
+    if missing or (not needed and not {"messages", "input"} & body.keys()):
+        return f"{(missing or ['messages'])[0]}: Field required"
+    if path == "/rerank" and not isinstance(body["query"], str):
+        return "query: Input should be a valid string"
+    if _words(body) > context:
+        return f"This model's maximum context length is {context} tokens. However, you requested {_words(body)} tokens"
+    return None

@@ -6,13 +6,15 @@ import asyncio
 import dataclasses
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import dspy
 import pytest
 from pydantic import BaseModel, Field
 
-from pdr_dspy import datasets
+import pdr_dspy
+from pdr_dspy import BestOfN, datasets
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers import CodeVerifier, ProceduralVerifier, Score, load_verifier
@@ -21,9 +23,12 @@ from pdr_dspy.verifiers.checks import (
     Check,
     CodeCheck,
     ConstraintCheck,
+    JudgeCheck,
+    PairwiseCheck,
     RewardCheck,
     SchemaCheck,
     as_check,
+    load_check,
     register_check,
 )
 from pdr_dspy.verifiers.sandbox import Limits, bubblewrap
@@ -336,3 +341,40 @@ def test_names_and_what_is_no_check() -> None:
             as_check(wrong)
     with pytest.raises(ConfigError, match="no check 'nobody'"):
         as_check("nobody")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        CodeCheck(),
+        CodeCheck(prompt="question", tests="public", limits=Limits(seconds=2.0, memory=64), feedback_tokens=9),
+        ConstraintCheck(task="countdown"),
+        JudgeCheck(criteria="It is short."),
+        PairwiseCheck(),
+    ],
+    ids=lambda check: type(check).__name__,
+)
+def test_a_check_of_plain_settings_is_made_of_what_it_says_of_itself(check: Any, tmp_path: Path) -> None:
+    assert load_check(json.loads(json.dumps(check.describe()))) == check
+    stops = {} if isinstance(check, PairwiseCheck) else {"stop_at": 1.0}
+    program = BestOfN("question -> answer", n=3, check=check, **stops)
+    loaded = pdr_dspy.load(pdr_dspy.save(program, tmp_path / "best.json"))
+    assert loaded.checks == program.checks  # type: ignore[union-attr]
+    assert loaded.schedule == program.schedule  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ({"kind": "RewardCheck", "function": "os:system"}, "no check that a file can hold"),
+        ({"kind": ["CodeCheck"]}, "no check that a file can hold"),
+        ({"kind": "CodeCheck", "command": "rm"}, "no setting 'command'"),
+        ({"kind": "CodeCheck", "limits": {"root": True}}, "no 'root'"),
+        ({"kind": "CodeCheck", "limits": {"memory": -1}}, "memory=-1"),
+        ({"kind": "CodeCheck", "isolation": "none"}, "isolation"),
+        ({"kind": "JudgeCheck", "model": "openai/other"}, "asks the model 'openai/other'"),
+    ],
+)
+def test_a_description_that_makes_no_check_is_refused(description: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_check(description)

@@ -57,6 +57,8 @@ class Axis:
     """The value by which a schedule runs; None is the field itself. It differs where the field is None."""
     around: Callable[[Schedule], tuple[Any, ...]] | None = None
     """Candidates of a space around a schedule; None is the schedule's own value alone."""
+    checked: tuple[Any, ...] = ()
+    """Further candidates of a space around a program that has checks."""
     fit: Callable[[Schedule, Any], Any] = _keep
     """The value that a schedule can have instead of one that it cannot."""
     beside: Mapping[str, Any] | None = None
@@ -223,6 +225,7 @@ DISTILLER = Axis(
     applies=_several_rounds,
     when="where a round is wider than 1",
     around=_distillers_around,
+    checked=("checked",),
     beside={"widths": (1, 1), "k": 1},
 )
 CHECK = Axis(
@@ -239,7 +242,8 @@ FINAL = Axis(
     default=("refine",),
     applies=_wide_last,
     when="always; all but refine allow a wide last round",
-    around=lambda schedule: (canonical(schedule).final,),
+    around=lambda schedule: tuple(dict.fromkeys(("refine", "vote", canonical(schedule).final))),
+    checked=("best",),
     later=True,
 )
 SHAPE = (ROUNDS, WIDTHS, DISTILLER, CHECK, FINAL)
@@ -331,13 +335,22 @@ FIELDS = (
         in_force=lambda s: s.temperature if s.distill_temperature is None else s.distill_temperature,
         label="distill T={:g}",
     ),
-    Axis("keep", default=(False,), applies=_checked, when="where a check scores drafts", position=float, later=True),
+    Axis(
+        "keep",
+        default=(False,),
+        applies=_checked,
+        when="where a check scores drafts",
+        position=float,
+        checked=(False, True),
+        later=True,
+    ),
     Axis(
         "stop_at",
         default=(None,),
         applies=_checked,
         when="where a check scores drafts",
         position=lambda value: 0.0 if value == NEVER else 1.0 + 2.0 * (1.0 - value),
+        checked=(None, 1.0),
         none=NEVER,
         in_force=lambda schedule: NEVER if schedule.stop_at is None else schedule.stop_at,
         later=True,

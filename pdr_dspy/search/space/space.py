@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from pydantic import (
@@ -259,9 +259,18 @@ class Space(Settings):
     # --- making one ---
 
     @classmethod
-    def default_for(cls, schedule: Schedule) -> Space:
-        """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers."""
+    def default_for(cls, schedule: Schedule, checks: Iterable[str] = ()) -> Space:
+        """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers, and a vote.
+
+        Args:
+            schedule: of the program.
+            checks: names of the program's checks (`Operator.checks`). With some the space has them, the `checked`
+                distiller, the best-checked draft as the answer, `keep`, and an end at the first draft that passes.
+        """
         kept = {axis.name: axis.around(schedule) if axis.around else (getattr(schedule, axis.name),) for axis in TABLE}
+        if names := tuple(checks):
+            more = {axis.name: axis.checked for axis in TABLE} | {CHECK.name: (None, *names)}
+            kept = {name: tuple(dict.fromkeys((*values, *more[name]))) for name, values in kept.items()}
         return cls(monotone=_falls(schedule.widths), **kept)
 
     def fix(self, **values: Any) -> Space:

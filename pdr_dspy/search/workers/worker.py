@@ -20,6 +20,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.runner import Runner
+from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
@@ -58,6 +59,7 @@ class Worker:
         max_in_flight: int,
         confirmed_in: str = "confirm",
         on_row: OnRow | None = None,
+        texts_in: Room | None = None,
     ) -> None:
         """
         Args:
@@ -70,6 +72,7 @@ class Worker:
             max_in_flight: most requests on the wire at one time, of this worker.
             confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
             on_row: called after every row that this worker ran.
+            texts_in: where the texts of the rows that this worker runs are kept for people to look at; None keeps none.
         """
         self.student = student
         self.verifier = verifier
@@ -80,6 +83,7 @@ class Worker:
         self.max_in_flight = max_in_flight
         self.confirmed_in = confirmed_in
         self.on_row = on_row
+        self.texts_in = texts_in
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
         """Everything that was measured so far, by whichever worker."""
         self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
@@ -140,11 +144,13 @@ class Worker:
         queue = deque(missing.items())
         # Enough units to fill the wire, and no more: the rest is for the other workers.
         side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
+        texts = self._text_files(request)
         runners = {
             arm: Runner(
                 self._program(arm, candidate),
                 self.verifier,
                 seed=self.seed + SEEDS[request.stage],
+                on_texts=texts[arm].keep if arm in texts else None,
             )
             for arm, candidate in request.arms.items()
         }
@@ -174,7 +180,17 @@ class Worker:
         finally:
             for runner in runners.values():
                 runner.close()
+            for file in texts.values():
+                file.close()
         return count[1] > 0
+
+    def _text_files(self, request: Measure) -> dict[int, TextFile]:
+        """Where the texts of each program of a request go: beside the rows that are written when the search ends."""
+        room = self.texts_in
+        if room is None:
+            return {}
+        places = {arm: place_of(request.stage, arm, self.confirmed_in) for arm in request.arms}
+        return {arm: TextFile(room.folder / place / TEXTS, room) for arm, place in places.items()}
 
     async def _claim(self, name: str) -> Claim | None:
         """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
@@ -288,6 +304,13 @@ class Worker:
                 if name not in self._taken:
                     rows += _rows_in(name, text).values()
         return {call.key for row in rows for call in row.calls}
+
+
+def place_of(stage: Stage, number: int, confirmed_in: str) -> str:
+    """Where in a run folder the rows of a trial are, of one stage."""
+    if stage is Stage.CONFIRM:
+        return f"{confirmed_in}/{f'{number:04d}' if number else 'student'}"
+    return f"{'trials' if stage is Stage.RACE else 'final'}/{number:04d}"
 
 
 def _given_back(asked: asyncio.Future[Claim | None]) -> None:

@@ -17,11 +17,11 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -62,6 +62,7 @@ from pdr_dspy.serving.client.network import is_loopback, proxy_for
 from pdr_dspy.serving.client.retries import Tally, persist
 from pdr_dspy.serving.settings import EndpointSettings
 
+T = TypeVar("T")
 SESSION = "X-Session-ID"
 """Header that is equal for requests about one question; a router in front of replicas keeps them together by it."""
 CONNECTING = 10.0
@@ -354,14 +355,22 @@ class AsyncOpenAIEngine:
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST `body` to `path` beside the API base's /v1, with the retries of a completion; ValueError if not JSON."""
+        return json.loads((await self.exchange(path, body, lambda raw, where: raw))[0])
+
+    async def exchange(self, path: str, body: Mapping[str, Any], read: Callable[[bytes, str], T]) -> tuple[T, Tally]:
+        """POST `body` to `path` beside the API base's /v1, with the retries of a completion, and what that took.
+
+        `read(raw, where)` makes the answer of its bytes; what it raises of the lm15 errors is tried again as others
+        are.
+        """
         payload = _dumps(body)
 
-        async def send(replica: Replica, left: float) -> bytes:
-            return await self._post(state, replica, replica.api_base.removesuffix("/v1") + path, payload, left)
+        async def send(replica: Replica, left: float) -> T:
+            where = replica.api_base.removesuffix("/v1")
+            return read(await self._post(state, replica, where + path, payload, left), where + path)
 
         state = await self._state()
-        raw, _ = await self._persist(state, send)
-        return json.loads(raw)
+        return await self._persist(state, send)
 
     async def aclose(self) -> None:
         """Close the connections of the running loop. Others close when their loop shuts down."""

@@ -5,25 +5,58 @@
     SchemaCheck       a pydantic model, or constraints of fields
     RewardCheck       a DSPy reward function, `reward_fn(args, pred) -> float`
 
-`as_check` takes any of these, a registered name, or a reward function as it is.
+and those that ask a model, whose tokens are on the ledger and on the path:
+
+    JudgeCheck        the same model or another: how likely it says yes
+    PairwiseCheck     which of two drafts is better, for a few pairs of each
+    RewardModel       a sequence reward model, at vLLM's /classify
+    StepReward        a process reward model, at vLLM's /pooling
+    ScoreModel        a cross-encoder, at /score or /rerank
+
+`as_check` takes any of these, a registered name, or a reward function as it is. `CalibratedCheck` is a check with what
+`evaluation.calibrate` found of it.
 """
 
 from __future__ import annotations
 
-from pdr_dspy.verifiers.checks.base import Check, RewardCheck, as_check, register_check, registered_checks
+from pdr_dspy.verifiers.checks.base import (
+    CHECKS,
+    AsyncCheck,
+    Check,
+    RewardCheck,
+    RoundCheck,
+    as_check,
+    register_check,
+)
+from pdr_dspy.verifiers.checks.calibrated import CalibratedCheck, Calibration
 from pdr_dspy.verifiers.checks.code import CodeCheck, usable_examples
 from pdr_dspy.verifiers.checks.constraint import CONSTRAINT_TASKS, ConstraintCheck
+from pdr_dspy.verifiers.checks.described import DESCRIBED, load_check
+from pdr_dspy.verifiers.checks.judge import JudgeCheck, PairwiseCheck
 from pdr_dspy.verifiers.checks.schema import SchemaCheck
+from pdr_dspy.verifiers.checks.served import RewardModel, ScoreModel, StepReward, apart
 
 __all__ = [
+    "CHECKS",
     "CONSTRAINT_TASKS",
+    "DESCRIBED",
+    "AsyncCheck",
+    "CalibratedCheck",
+    "Calibration",
     "Check",
     "CodeCheck",
     "ConstraintCheck",
+    "JudgeCheck",
+    "PairwiseCheck",
     "RewardCheck",
+    "RewardModel",
+    "RoundCheck",
     "SchemaCheck",
+    "ScoreModel",
+    "StepReward",
+    "apart",
     "as_check",
+    "load_check",
     "register_check",
-    "registered_checks",
     "usable_examples",
 ]

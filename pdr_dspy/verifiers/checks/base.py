@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -15,27 +15,54 @@ from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
 
+SOLUTION = "solution"
+"""Among the outputs that a check is given: the draft's whole text, for checks that ask for it (`reads_solution`)."""
 FEEDBACK_TOKENS = 256
 """Tokens of a feedback, as `estimate_tokens` counts them, unless a check is told otherwise."""
 
 
 @runtime_checkable
-class Check(Protocol):
-    """Scores an answer without knowing the gold answer.
+class AsyncCheck(Protocol):
+    """Scores an answer without knowing the gold answer: all that a program needs of a check.
 
     Checks are frozen values: two with the same settings are equal. What the program is asked is in `inputs`, what it
-    answered in `outputs`, both by field.
+    answered in `outputs`, both by field. One whose attribute `reads_solution` is true is given the draft's whole text
+    among the outputs, as "solution".
     """
 
-    def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The score of `outputs` for `inputs`, with `feedback` for the next draft where it is below 1.
 
         An answer that cannot be read scores 0. What says nothing about the answer raises: the draft is unchecked then.
+        Many may be awaited at once, and one that is cancelled ends what it runs.
         """
         ...
 
-    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The same; many may be awaited at once, and one that is cancelled ends what it runs."""
+
+@runtime_checkable
+class Check(AsyncCheck, Protocol):
+    """One that code without an event loop may ask, too, as all of the library's."""
+
+    def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The same."""
+        ...
+
+
+@runtime_checkable
+class RoundCheck(AsyncCheck, Protocol):
+    """A check that looks at the drafts of a round together: where that is cheaper, or where it compares them.
+
+    One whose attribute `relative` is true only compares: its scores cannot be held against those of another round, so
+    that a program can neither stop at one nor keep by it.
+    """
+
+    async def acheck_all(
+        self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
+    ) -> Sequence[Score | Exception]:
+        """The score of each of several answers to one question, in their order; an exception where there is none.
+
+        What it raises itself leaves them all unchecked.
+        """
         ...
 
 
@@ -113,6 +140,7 @@ class RewardCheck(Checking):
         if isinstance(found, Score):
             return found
         feedback = None
+        found: Any = found
         if isinstance(found, dspy.Prediction):
             feedback, found = found.get("feedback"), found.get("score")
         value = float(cast(Any, found))  # of a prediction without a score it raises
@@ -137,7 +165,7 @@ def _is_check(name: str, part: Any) -> Check:
     return found
 
 
-registered_checks: Registry[Check] = Registry(
+CHECKS: Registry[Check] = Registry(
     "check",
     group="pdr_dspy.verifiers.checks",
     built_in={},
@@ -148,7 +176,7 @@ registered_checks: Registry[Check] = Registry(
 
 def register_check(name: str, check: Check) -> Check:
     """Give a check a name, under which `as_check` finds it. Raises ConfigError for a name that is taken."""
-    return registered_checks.add(name, _is_check(name, check), origin=origin_of(check))
+    return CHECKS.add(name, _is_check(name, check), origin=origin_of(check))
 
 
 def as_check(value: Any) -> Check:
@@ -157,7 +185,7 @@ def as_check(value: Any) -> Check:
     Raises ConfigError for anything else.
     """
     if isinstance(value, str):
-        return registered_checks.find(value)
+        return CHECKS.find(value)
     if not isinstance(value, type) and hasattr(value, "acheck"):
         return value
     if callable(value) and not isinstance(value, type):

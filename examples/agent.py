@@ -1,0 +1,41 @@
+"""An agent whose final answer is refined: ReAct looks things up once, several drafts read what it found."""
+
+import dspy
+
+from examples import embedded
+from pdr_dspy import PDR
+
+STOCK = {"bolt": 40, "nut": 25, "washer": 12}
+
+
+def stock(part: str) -> str:
+    """How many pieces of a part are in stock."""
+    return f"{STOCK[part]} pieces" if part in STOCK else f"no such part; there are {', '.join(STOCK)}"
+
+
+class Agent(dspy.Module):
+    """ReAct for the look-ups; PDR over its trajectory for the answer."""
+
+    def __init__(self):
+        super().__init__()
+        self.look = dspy.ReAct("question -> answer", tools=[stock], max_iters=4)  # type: ignore[arg-type]
+        self.answer = PDR(
+            "question, observations -> answer: int", widths=(4, 1), distiller="random_k", k=2, tally=True, kappa=320,
+            draft_tokens=96,
+        )  # fmt: skip
+
+    def forward(self, question):
+        found = self.look(question=question).trajectory
+        observations = [f"{name}: {value}" for name, value in found.items() if name.startswith(("tool", "observation"))]
+        return self.answer(question=question, observations="\n".join(observations))
+
+
+def main():
+    """Ask one question; the ledger is of the drafts and the refinement."""
+    prediction = Agent()(question="How many bolts and washers are in stock together?")
+    print(prediction.answer, prediction.ledger, sep="\n")
+
+
+if __name__ == "__main__":
+    with embedded():
+        main()

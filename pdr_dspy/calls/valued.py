@@ -1,0 +1,275 @@
+"""Calls whose answer is a value, not a text: the score of a served model, or how likely it finds each of a few words.
+
+They are calls like any other: named in the store by who answers and what was asked, joined to an equal one under way,
+bounded in flight, retried by the endpoint, told to the session's listener, and recorded with their tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import dspy
+from dspy.lm15 import Request, TokenLogprob
+
+from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls.capabilities import capabilities, configured, same_answerer
+from pdr_dspy.calls.context import Session, current
+from pdr_dspy.calls.dispatch import count_tokens
+from pdr_dspy.calls.dspy_bridge import Tries, tries_of
+from pdr_dspy.calls.failures import CallError
+from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.request import Job, Prompt, Sampling, changed
+from pdr_dspy.calls.store import Rollout, address
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.prompts.content import prompt_text
+from pdr_dspy.text import clean
+
+ALTERNATIVES = (20, 5)
+"""Words whose log-probability is asked for at each place: as many as vLLM and OpenAI give, else as others do."""
+
+
+class Valued(NamedTuple):
+    """A value, and the call that gave it."""
+
+    value: Any
+    """Plain JSON."""
+    call: Call
+
+
+class _Answer(NamedTuple):
+    value: Any
+    usage: Usage
+    finish: str
+    estimated: bool
+    reused: bool
+    tries: Tries
+
+
+class _Unreadable(Exception):
+    """The server answered, at a price, and not with what was asked for."""
+
+    def __init__(self, why: str, answer: _Answer) -> None:
+        super().__init__(why)
+        self.answer = answer
+
+
+async def post(
+    lm: dspy.BaseLM,
+    path: str,
+    body: Mapping[str, Any],
+    read: Callable[[Mapping[str, Any]], Any],
+    *,
+    phase: Phase = Phase.CHECK,
+) -> Valued:
+    """Ask an endpoint that is no completion, such as vLLM's /classify.
+
+    Args:
+        lm: made by `serving.connect`.
+        path: beside the API base's /v1.
+        body: the request without the model's name.
+        read: makes the value, plain JSON, of the answer; raises ValueError, in a sentence, for one of another shape.
+        phase: what the call is for.
+
+    Raises:
+        ConfigError: the LM cannot be asked in this way.
+        CallError: the call failed or its answer is of another shape; `error.call` has what it cost.
+    """
+    if not hasattr(lm, "post"):
+        raise ConfigError(
+            f"`{lm.model}` cannot be asked at {path}: give an LM of `serving.connect(model, api_base)`, or of a "
+            "server's `connect()`"
+        )
+    about = await capabilities(lm)
+    written = json.dumps([path, body], sort_keys=True, ensure_ascii=True)
+    job = Prompt(lm, [{"role": "user", "content": written}], Sampling(1, 0.0), capabilities=about).job(0)  # type: ignore[arg-type]
+
+    async def exchange() -> _Answer:
+        data, tries = await dspy_bridge.post(lm, path, body)
+        answer = _Answer(None, _pooled_usage(data.get("usage")), "stop", False, False, tries)
+        try:
+            return answer._replace(value=read(data))
+        except ValueError as error:
+            raise _Unreadable(f"{path} {error}", answer) from error
+
+    place = {"phase": phase, "prompt": job.prompt[:12]}
+    return await _kept(lm, job, address({"posted": job.key}), exchange, place)
+
+
+async def weigh(
+    lm: dspy.BaseLM,
+    messages: Sequence[Mapping[str, Any]],
+    read: Callable[[Sequence[TokenLogprob], str], Any],
+    *,
+    cap: int = 1,
+    phase: Phase = Phase.CHECK,
+) -> Valued:
+    """Ask a model for a word, at temperature 0, and read how likely it finds each.
+
+    Args:
+        lm: any model; one that gives no log-probabilities is asked for the word alone.
+        messages: OpenAI-shaped.
+        read: makes the value, plain JSON, of the log-probabilities (none where there are none) and the text; raises
+            ValueError, in a sentence, where it finds no word that it knows.
+        cap: output tokens; a model that thinks first needs thousands.
+        phase: what the call is for.
+
+    Raises CallError: the call failed, or said something else; `error.call` has what it cost.
+    """
+    about = await capabilities(lm)
+    job = Prompt(lm, messages, Sampling(cap, 0.0), capabilities=about).job(0)  # type: ignore[arg-type]
+
+    async def exchange() -> _Answer:
+        response, reused = await _with_logprobs(lm, job.request)
+        text = clean("".join(part.text for part in response.message.parts if part.type == "text"))
+        said = response.usage
+        usage = Usage(
+            input=said.input_tokens,
+            output=said.output_tokens,
+            reasoning=said.reasoning_tokens,
+            cached=said.cache_read_tokens,
+        )
+        estimated = usage.tokens is None
+        if estimated:
+            counted, _ = await count_tokens(lm, [prompt_text(job.messages), text])  # type: ignore[arg-type]
+            usage = Usage(input=counted[0], output=counted[1])
+        tries = Tries() if reused else tries_of(response)
+        answer = _Answer(None, usage, str(response.finish_reason), estimated, reused, tries)
+        try:
+            return answer._replace(value=read(response.logprobs or (), text))
+        except ValueError as error:
+            raise _Unreadable(str(error), answer) from error
+
+    place = {"phase": phase, "prompt": job.prompt[:12], "seed": job.seed, "cap": cap}
+    return await _kept(lm, job, address({"weighed": job.key}), exchange, place)
+
+
+async def _with_logprobs(lm: dspy.BaseLM, request: Request) -> dspy_bridge.Sent:
+    """Send a request for as many log-probabilities as the server gives, which may be none."""
+    for alternatives in ALTERNATIVES:
+        try:
+            asking = changed(request, config=changed(request.config, logprobs=alternatives))
+            return await dspy_bridge.send(lm, asking)  # type: ignore[arg-type]
+        except dspy.ContextWindowExceededError:
+            raise
+        except dspy.LMUnsupportedFeatureError:
+            break
+        except dspy.LMInvalidRequestError:
+            continue  # it may be the number
+    return await dspy_bridge.send(lm, request)  # type: ignore[arg-type]
+
+
+async def _kept(
+    lm: dspy.BaseLM, job: Job, key: str, exchange: Callable[[], Awaitable[_Answer]], place: Mapping[str, Any]
+) -> Valued:
+    """The value of a request: from the store, from an equal one under way, or sent for and kept."""
+    now = current()
+    server = same_answerer(lm, job.capabilities or configured(lm))
+    while True:
+        found = now.store.get(key)
+        if found is None:
+            under_way = now.store.pending.get((key, server))
+            if under_way is None or under_way.get_loop() is not asyncio.get_running_loop():
+                break
+            found = await asyncio.shield(under_way)
+        if found is not None:
+            return _told(now, json.loads(found.text), _call_of(lm, place, found, reused=True))
+    own = now.store.pending[key, server] = asyncio.get_running_loop().create_future()
+    try:
+        if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+            return await _sent(now, lm, job, key, exchange, place, own)
+        async with now.in_flight:
+            return await _sent(now, lm, job, key, exchange, place, own)
+    finally:
+        if not own.done():
+            own.set_result(None)  # who waits for it has to ask himself
+        if now.store.pending.get((key, server)) is own:
+            del now.store.pending[key, server]
+
+
+async def _sent(
+    now: Session,
+    lm: dspy.BaseLM,
+    job: Job,
+    key: str,
+    exchange: Callable[[], Awaitable[_Answer]],
+    place: Mapping[str, Any],
+    own: asyncio.Future[Rollout | None],
+) -> Valued:
+    started = time.perf_counter()
+    with telemetry.call(lm.model, job) as told:
+        try:
+            answer, failure = await exchange(), None
+        except _Unreadable as error:
+            answer, failure = error.answer, " ".join(str(error).split())[:300]
+        except (dspy.LMError, OSError, TimeoutError) as error:
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            tries = tries_of(error)
+            told(Usage(), "error", why, tries.tries)
+            seconds = round(time.perf_counter() - started, 4)
+            call = Call(
+                **place, model=lm.model, finish="error", failure=why, seconds=seconds, key=key, **tries._asdict()
+            )
+            raise CallError(f"{lm.model} did not answer: {why}", _told(now, None, call).call) from error
+        told(answer.usage, answer.finish, failure, answer.tries.tries)
+    rollout = Rollout(
+        key=key,
+        text=json.dumps(answer.value),
+        finish=answer.finish,
+        usage=answer.usage,
+        estimated=answer.estimated,
+        unsettled=answer.tries.unsettled,
+        seconds=0.0 if answer.reused else round(time.perf_counter() - started, 4),
+    )
+    call = _call_of(lm, place, rollout, reused=answer.reused, tries=answer.tries.tries, failure=failure)
+    if failure is not None:
+        raise CallError(f"{lm.model} did not give a value: {failure}", _told(now, None, call).call)
+    if now.store.slow:
+        await asyncio.to_thread(now.store.put, rollout)
+    else:
+        now.store.put(rollout)
+    own.set_result(rollout)
+    return _told(now, answer.value, call)
+
+
+def _call_of(
+    lm: dspy.BaseLM,
+    place: Mapping[str, Any],
+    rollout: Rollout,
+    *,
+    reused: bool,
+    tries: int = 1,
+    failure: str | None = None,
+) -> Call:
+    return Call(
+        **place,
+        model=lm.model,
+        usage=rollout.usage,
+        finish=rollout.finish,
+        failure=failure,
+        seconds=0.0 if reused else rollout.seconds,
+        reused=reused,
+        estimated=rollout.estimated,
+        tries=tries,
+        unsettled=rollout.unsettled,
+        key=rollout.key,
+    )
+
+
+def _told(now: Session, value: Any, call: Call) -> Valued:
+    if now.on_call is not None:
+        now.on_call(call)
+    return Valued(value, call)
+
+
+def _pooled_usage(said: Any) -> Usage:
+    """Tokens that a pooling model read; it writes none. None where the server does not say."""
+    read, wrote = (
+        said.get(name) if isinstance(said, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
+    )
+    if isinstance(read, bool) or not isinstance(read, int) or read < 0:
+        return Usage()
+    return Usage(input=read, output=wrote if isinstance(wrote, int) and not isinstance(wrote, bool) else 0)

@@ -1,0 +1,61 @@
+"""`pdr export` and `pdr view`: a run as logs of Inspect, and its viewer on this machine."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.reporting.inspect_log import FOLDER, write_inspect_logs
+
+if TYPE_CHECKING:
+    from pdr_dspy.cli.display import Display
+
+HOST = "127.0.0.1"
+FORMATS = ("inspect",)
+
+
+def export(run_dir: Path, to: str, out: Path | None, *, plain: bool, display: Display) -> list[Path]:
+    """Write a run in another tool's format; the files.
+
+    Raises ConfigError for a format that is not known, StoreError for a folder without a run.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"`--to {to}` is not a format that is known; there is: {', '.join(FORMATS)}")
+    with display.status(f"writing logs of {run_dir}"):
+        return write_inspect_logs(run_dir, out, markdown=not plain)
+
+
+def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Display) -> None:
+    """Write a run's logs and show them on the loopback interface until Ctrl-C.
+
+    Raises ConfigError where the port is taken.
+    """
+    _check_free(port)
+    logs = export(run_dir, "inspect", out, plain=plain, display=display)
+    from inspect_ai import view
+
+    count = f"{len(logs)} log{'s' * (len(logs) != 1)}"
+    display.say(f"{count} of {run_dir} at http://{HOST}:{port}; Ctrl-C ends the viewer, the logs stay")
+    folder = out or run_dir / FOLDER
+    try:
+        view(str(folder), host=HOST, port=port, trust_content=False if plain else None)
+    except BaseExceptionGroup as group:  # of the server's tasks; a signal that ended them is told as it is elsewhere
+        raise _interrupt_in(group) or group from None
+
+
+def _interrupt_in(error: BaseException) -> KeyboardInterrupt | None:
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((found for one in inner if (found := _interrupt_in(one)) is not None), None)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ConfigError(f"`--port {port}` cannot be used: {error.strerror or error}; choose another") from error

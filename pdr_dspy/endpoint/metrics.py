@@ -1,0 +1,60 @@
+"""Figures for Prometheus, in a registry of their own for each application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from pdr_dspy.endpoint.admission import Admission
+from pdr_dspy.endpoint.work import Answer
+
+TOKENS = tuple(float(2**power) for power in range(6, 21, 2))
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """What `/metrics` tells."""
+
+    content_type = "text/plain; version=0.0.4; charset=utf-8"
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        kept: Any = {"registry": self.registry}
+        self.requests = Counter("pdr_requests", "Requests by what they got", ["route", "model", "status"], **kept)
+        self.refusals = Counter("pdr_refusals", "Requests that got an error, by its code", ["code"], **kept)
+        self.stops = Counter("pdr_runs", "Runs of programs by how they ended", ["model", "stop"], **kept)
+        self.rounds = Counter("pdr_rounds", "Rounds that were made", ["model"], **kept)
+        self.calls = Counter("pdr_calls", "Model calls by what became of them", ["model", "outcome"], **kept)
+        self.tokens = Counter("pdr_tokens", "Tokens of all calls", ["model", "kind"], **kept)
+        self.sequential = Histogram("pdr_b_seq_tokens", "B_seq of a run", ["model"], buckets=TOKENS, **kept)
+        self.total = Histogram("pdr_b_total_tokens", "B_total of a run", ["model"], buckets=TOKENS, **kept)
+        self.seconds = Histogram("pdr_run_seconds", "Seconds of a run", ["model"], buckets=SECONDS, **kept)
+        self.gone = Counter("pdr_clients_gone", "Requests whose client closed the connection", ["model"], **kept)
+        self.reloads = Gauge("pdr_reloads", "Changed files that were taken over", **kept)
+        self.broken = Gauge("pdr_files_broken", "Changed files that cannot be taken over", **kept)
+        self._running = Gauge("pdr_running", "Runs under way", **kept)
+        self._queued = Gauge("pdr_queued", "Runs that wait for a place", **kept)
+
+    def follow(self, admission: Admission) -> None:
+        """Take the figures of the queue from here."""
+        self._running.set_function(lambda: admission.running)
+        self._queued.set_function(lambda: admission.queued)
+
+    def ran(self, model: str, answer: Answer) -> None:
+        """Count a run that has ended."""
+        ledger = answer.ledger
+        self.stops.labels(model, str(answer.stop)).inc()
+        self.rounds.labels(model).inc(answer.rounds)
+        self.sequential.labels(model).observe(ledger.sequential)
+        self.total.labels(model).observe(ledger.total)
+        self.seconds.labels(model).observe(answer.seconds)
+        self.tokens.labels(model, "prompt").inc(answer.cost.prompt)
+        self.tokens.labels(model, "completion").inc(answer.cost.completion)
+        for outcome, count in {"failed": ledger.failed, "cancelled": ledger.cancelled}.items():
+            self.calls.labels(model, outcome).inc(count)
+        self.calls.labels(model, "done").inc(len(ledger) - ledger.failed - ledger.cancelled)
+
+    def text(self) -> bytes:
+        """The figures in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,276 @@
+"""What a request may say, read strictly: whatever is not supported is refused by its name, never quietly dropped."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pdr_dspy.calls import Budget
+from pdr_dspy.endpoint.errors import wrong
+from pdr_dspy.endpoint.limits import Limits
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators import DISTILLERS, Operator, Schedule
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 7.0 is the whole number 7, as far as a float is exact."""
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
+    return int(value) if exact else value
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+
+IGNORED = (
+    *("temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias", "top_k", "min_p"),
+    *("repetition_penalty", "chat_template_kwargs"),
+    *("user", "metadata", "store", "service_tier", "verbosity", "prompt_cache_key", "prompt_cache_retention"),
+    *("safety_identifier", "prediction"),
+)
+"""Taken and without an effect, which the answer says: the sampling of a tuned program is its schedule's."""
+REFUSED = {
+    "tools": "tools are not supported",
+    "functions": "functions are not supported",
+    "tool_choice": "tools are not supported",
+    "function_call": "functions are not supported",
+    "audio": "audio is not supported",
+    "web_search_options": "there is no web search",
+    "logprobs": "log probabilities are not supported",
+    "top_logprobs": "log probabilities are not supported",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Message(BaseModel):
+    """One message of a chat."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(BaseModel):
+    """Of OpenAI's API."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    """`text`, or `json_object` for the outputs as a JSON object."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    type: Literal["text", "json_object"] = "text"
+
+
+class ScheduleChanges(_Strict):
+    """Fields of the program's schedule that this request has otherwise."""
+
+    widths: list[Count] | None = Field(None, min_length=1, max_length=64)
+    kappa: Count | None = None
+    distiller: str | None = None
+    k: Count | None = None
+    tally: bool | None = None
+    draft_tokens: Count | None = None
+    refine_tokens: Count | None = None
+    distill_tokens: Count | None = None
+    thinking_tokens: Annotated[int, Field(ge=0), BeforeValidator(_whole)] | None = None
+    temperature: float | None = None
+    distill_temperature: float | None = None
+    top_p: float | None = None
+    quorum: float | None = None
+    agree: float | None = None
+    final: Literal["refine", "vote", "weighted", "best"] | None = None
+    keep: bool | None = None
+    stop_at: float | None = None
+
+
+class Options(_Strict):
+    """What a request says of its run; `extra_body={"pdr": {...}}` of OpenAI's client."""
+
+    budget_total: Count | None = None
+    """Tokens of all calls, of all `n` choices together."""
+    budget_seq: Count | None = None
+    """Sequential tokens of a run."""
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Seconds from now to the answer."""
+    seed: Seed | None = None
+    schedule: ScheduleChanges | None = None
+    reasoning: Literal["reasoning", "reasoning_content", "none"] = "reasoning"
+    """The field that the progress of rounds is told in."""
+
+
+class ProgramRequest(_Strict):
+    """The body of `POST /v1/programs/{name}`."""
+
+    inputs: dict[str, Any]
+    pdr: Options | None = None
+    reasoning_effort: str | None = None
+    max_completion_tokens: Count | None = None
+
+
+class ChatRequest(_Strict):
+    """The body of `POST /v1/chat/completions`, of the parameters that have an effect."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Count | None = None
+    stop: str | list[str] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    reasoning_effort: str | None = None
+    seed: Seed | None = None
+    response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] | None = None
+    parallel_tool_calls: bool | None = None
+    pdr: Options | None = None
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """A body as a JSON object. Raises Refused (400)."""
+    try:
+        data = orjson.loads(raw)
+    except ValueError as error:
+        raise wrong(f"the body is not JSON: {error}", None, "invalid_json") from None
+    if not isinstance(data, dict):
+        raise wrong("the body is not a JSON object", None, "invalid_json")
+    return data
+
+
+def read_chat(data: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
+    """A chat request, and the parameters that have no effect. Raises Refused (400)."""
+    ignored = [name for name in IGNORED if data.get(name) is not None]
+    for name, why in REFUSED.items():
+        value = data.get(name)
+        harmless = value in (None, False, [], 0) or (
+            name in ("tool_choice", "function_call") and value in ("none", "auto")
+        )
+        if not harmless:
+            raise wrong(why, name, "unsupported")
+    dropped = {*IGNORED, *REFUSED}
+    return _model(ChatRequest, {name: value for name, value in data.items() if name not in dropped}), ignored
+
+
+def read_program(data: dict[str, Any]) -> ProgramRequest:
+    """A request to a program by its signature. Raises Refused (400)."""
+    return _model(ProgramRequest, data)
+
+
+def _model(kind: Any, data: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise wrong(f"there is no parameter `{place}`", place, "unknown_parameter") from None
+        raise wrong(f"`{place}`: {first['msg']}", place) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How one request is run."""
+
+    program: Operator
+    budget: Budget
+    """Of each choice."""
+    seed: int
+    """Of the first choice; the others follow it."""
+    deadline: float
+    """Of `time.monotonic()`."""
+    seconds: float
+    """From the request to the deadline."""
+
+
+def plan(
+    program: Operator, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
+) -> Plan:
+    """What a request asks for, within the server's limits. Raises Refused (400) for what is beyond them.
+
+    Args:
+        program: as it is served.
+        options: the request's.
+        limits: the server's.
+        cap: the most tokens of the answer.
+        seed: of the request itself, where its options have none.
+        n: choices.
+    """
+    options = options or Options()
+    if n > limits.choices:
+        raise wrong(f"`n={n}` is above this server's {limits.choices}", "n")
+    if options.schedule is not None:
+        program = _changed(program, options.schedule, limits)
+    if cap is not None:
+        program = _capped(program, cap)
+    total, sequential = _least(options.budget_total, limits.budget_total), _least(options.budget_seq, limits.budget_seq)
+    if total is not None:
+        total //= n
+        if total < 1:
+            raise wrong(
+                f"`budget_total={options.budget_total}` is below one token for each of {n} choices", "pdr.budget_total"
+            )
+    seconds = min(options.deadline or limits.seconds, limits.seconds)
+    asked = options.seed if options.seed is not None else seed
+    return Plan(
+        program,
+        Budget(total=total, sequential=sequential),
+        secrets.randbelow(2**31) if asked is None else asked,
+        time.monotonic() + seconds,
+        seconds,
+    )
+
+
+def _least(asked: int | None, limit: int | None) -> int | None:
+    known = [value for value in (asked, limit) if value is not None]
+    return min(known, default=None)
+
+
+def _changed(program: Operator, changes: ScheduleChanges, limits: Limits) -> Operator:
+    given = changes.model_dump(exclude_none=True)
+    distiller = given.get("distiller")
+    foreign = distiller not in DISTILLERS or DISTILLERS.origin(distiller or "") is not None
+    if distiller not in (None, program.schedule.distiller) and (foreign or distiller.startswith("oracle")):
+        raise wrong(f"`distiller={distiller[:40]!r}` is none of the library's own", "pdr.schedule.distiller")
+    if "widths" in given:
+        given["widths"] = tuple(given["widths"])
+    try:
+        schedule = program.schedule.replace(**given)
+        changed = program.with_schedule(schedule)
+    except ConfigError as error:
+        raise wrong(str(error), "pdr.schedule") from None
+    caps = ("kappa", "draft_tokens", "refine_tokens", "distill_tokens", "thinking_tokens")
+    above = [name for name in caps if name in given and given[name] > limits.call_tokens]
+    if above:
+        raise wrong(
+            f"`{above[0]}={given[above[0]]}` is above this server's {limits.call_tokens}", f"pdr.schedule.{above[0]}"
+        )
+    if schedule.calls > max(limits.calls, program.schedule.calls):
+        raise wrong(
+            f"the schedule makes {schedule.calls} calls; this server allows {limits.calls}", "pdr.schedule.widths"
+        )
+    return changed
+
+
+def _capped(program: Operator, cap: int) -> Operator:
+    """The program with a lower cap on the call that writes its answer."""
+    schedule: Schedule = program.schedule
+    if schedule.rounds == 1:
+        if schedule.draft_tokens <= cap:
+            return program
+        return program.with_schedule(schedule.replace(draft_tokens=cap))
+    if schedule.refine_cap <= cap:
+        return program
+    return program.with_schedule(schedule.replace(refine_tokens=cap))

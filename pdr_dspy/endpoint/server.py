@@ -1,0 +1,140 @@
+"""Running the application with uvicorn: loopback unless told, headers within their limits, drained when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pdr_dspy.endpoint.limits import Limits
+from pdr_dspy.errors import ConfigError, ServerStartError
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ServerStartError when the address cannot be had."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        raise ServerStartError(f"`--host {host} --port {port}` cannot be had: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    limits: Limits,
+    *,
+    certificate: str | None = None,
+    private_key: str | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is under way, for at most `limits.drain_seconds`.
+
+    Args:
+        app: what `app(...)` made.
+        listener: as `bind` gives it; it is closed.
+        limits: those of headers, connections and draining are held here.
+        certificate, private_key: PEM files, for TLS.
+        ready: called when it takes requests.
+
+    Raises ConfigError for a certificate that cannot be used.
+    """
+    server = make(app, limits, certificate=certificate, private_key=private_key)
+    if ready is not None:
+        server.when_ready = ready
+    server.run(sockets=[listener])
+
+
+def make(app: ASGIApp, limits: Limits, *, certificate: str | None = None, private_key: str | None = None) -> _Server:
+    """The server of an application, for those who run it on a loop of their own."""
+
+    class Protocol(_Protocol):
+        header_seconds = limits.header_seconds
+
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # an address that a client may choose decides nothing here
+        server_header=False,
+        h11_max_incomplete_event_size=limits.header_bytes,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
+        ssl_certfile=certificate,
+        ssl_keyfile=private_key,
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise ConfigError(f"`--certificate {certificate}` cannot be used: {error.strerror or error}") from error
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    when_ready: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.when_ready is not None:
+            self.when_ready()
+
+
+class _Protocol(H11Protocol):
+    """Closes a connection whose headers do not come."""
+
+    header_seconds = 10.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._came()
+        elif self._late is None:  # the first bytes of the next request
+            self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._came()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        self._came()
+        self._late = self.loop.call_later(self.header_seconds, self._give_up)
+
+    def _came(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _give_up(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

@@ -1,0 +1,219 @@
+"""One run of a program for a request: what it is told while it runs, what came of it, and what that cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls import DeadlinePassed, Ledger, RoundFailed
+from pdr_dspy.calls.ledger import Call
+from pdr_dspy.endpoint.errors import Refused, wrong
+from pdr_dspy.endpoint.requests import Plan
+from pdr_dspy.errors import BudgetTooSmall, PromptTooLong
+from pdr_dspy.operators import Draft, Progress, Stop
+from pdr_dspy.operators.consensus import vote
+
+GOOD = (Stop.DONE, Stop.CHECKED)
+"""Stops of a program that came to its own end."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What runs cost, by their ledgers."""
+
+    prompt: int
+    completion: int
+    reasoning: int
+    """Of `completion`, what is not the text of the draft that answers: other drafts, distilling, thoughts."""
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """As OpenAI's API has it."""
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning},
+        }
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.prompt + other.prompt, self.completion + other.completion, self.reasoning + other.reasoning)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a run."""
+
+    outputs: Mapping[str, Any]
+    """Every output of the task; None for what could not be read."""
+    readable: bool
+    finish: str
+    """OpenAI's finish reason: "stop" of a program that came to its own end, "length" of one that was cut short."""
+    ledger: Ledger
+    stop: Stop
+    rounds: int
+    seed: int
+    seconds: float
+    cost: Cost
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The `pdr` object of an answer."""
+        return {
+            **spent(self.ledger),
+            "rounds": self.rounds,
+            "stop": str(self.stop),
+            "seed": self.seed,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def spent(ledger: Ledger) -> dict[str, Any]:
+    """What a ledger says: tokens, calls, and whether every figure was reported by the model server."""
+    return {
+        "B_seq": ledger.sequential,
+        "B_total": ledger.total,
+        "calls": len(ledger),
+        "failed_calls": ledger.failed,
+        "cancelled_calls": ledger.cancelled,
+        "exact": ledger.exact,
+    }
+
+
+async def run(
+    plan: Plan,
+    inputs: Mapping[str, Any],
+    number: int,
+    lm: dspy.LM | None,
+    in_flight: Any,
+    told: Callable[[Progress], None],
+) -> Answer:
+    """Run a program once.
+
+    Args:
+        plan: its program, budget, deadline and seed.
+        inputs: of the signature.
+        number: of the choice, from 0.
+        lm: what it calls where its predictors have none.
+        in_flight: bounds requests to the model server; None does not.
+        told: is told where it is.
+
+    Raises Refused for what a client has to hear: a budget below the first round (400), a prompt that is too long (400),
+    a model server that failed (502), a deadline that passed too soon (504).
+    """
+    seed = plan.seed + number
+    started = time.monotonic()
+    settings: dict[str, Any] = {"trace": [], "max_trace_size": 0, "disable_history": True}
+    if lm is not None:
+        settings["lm"] = lm
+    shared: dict[str, Any] = {} if in_flight is None else {"in_flight": in_flight}
+    with dspy.context(**settings), calls.session(on_progress=told, deadline=plan.deadline, seed=seed, **shared):
+        try:
+            prediction = await plan.program.acall(**inputs, budget=plan.budget, seed=seed)
+        except BudgetTooSmall as error:
+            raise wrong(str(error), "pdr", "budget_too_small") from error
+        except PromptTooLong as error:
+            raise wrong(str(error), "messages", "context_length_exceeded") from error
+        except RoundFailed as error:
+            raise _failed(502, "model_server_failed", _why(error.ledger), error.ledger, seed) from error
+        except DeadlinePassed as error:
+            why = f"the deadline of {plan.seconds:g} s passed before the first round was there"
+            raise _failed(504, "deadline_exceeded", why, error.ledger, seed) from error
+    return _answer(plan, prediction, seed, time.monotonic() - started)
+
+
+def _answer(plan: Plan, prediction: dspy.Prediction, seed: int, seconds: float) -> Answer:
+    task = plan.program.task
+    outputs = {name: prediction.get(name) for name in task.output_fields}
+    rounds, stop, ledger = prediction.rounds, prediction.stop, prediction.ledger
+    draft = _taken(rounds, prediction.solution, outputs)
+    readable = draft is not None and all(name in draft.outputs for name in outputs)
+    cut = draft is None or draft.truncated or any(each.truncated for each in rounds[-1].drafts)
+    if not readable and stop in (Stop.NO_ANSWER, *GOOD) and not cut:
+        why = "the drafts were made, and no answer could be read out of any of them"
+        raise _failed(502, "no_answer", why, ledger, seed)
+    whole = stop in GOOD and readable and draft is not None and not draft.truncated
+    writer = None if draft is None else _writer(ledger, draft)
+    return Answer(
+        outputs=outputs,
+        readable=readable,
+        finish="stop" if whole else "length",
+        ledger=ledger,
+        stop=stop,
+        rounds=len(rounds),
+        seed=seed,
+        seconds=seconds,
+        cost=cost(ledger, writer),
+    )
+
+
+def cost(ledger: Ledger, writer: Call | None = None) -> Cost:
+    """What a ledger says; `writer` is the call that wrote the answer."""
+    prompt = sum(call.usage.input or 0 for call in ledger.calls)
+    shown = 0 if writer is None else max((writer.usage.output or 0) - (writer.usage.reasoning or 0), 0)
+    return Cost(prompt, ledger.output, ledger.output - shown)
+
+
+def _taken(rounds: Sequence[Any], solution: str, outputs: Mapping[str, Any]) -> Draft | None:
+    """The draft that is the answer."""
+    drafts = [draft for round_ in reversed(rounds) for draft in round_.drafts if draft.solution == solution]
+    same = [draft for draft in drafts if {name: draft.outputs.get(name) for name in outputs} == dict(outputs)]
+    return next(iter(same or drafts), None)
+
+
+def _writer(ledger: Ledger, draft: Draft) -> Call | None:
+    """The call that wrote a draft, the last one where its turn took two."""
+    phases = ("draft", "refine")
+    made = [call for call in ledger.calls if call.round == draft.round and str(call.phase) in phases]
+    own = [call for call in made if call.index == draft.index]
+    return own[-1] if own else None
+
+
+_STOPS = {"model_server_failed": "failed", "no_answer": str(Stop.NO_ANSWER), "deadline_exceeded": str(Stop.DEADLINE)}
+"""`pdr.stop` of a run that gave no answer, by the code of its error."""
+
+
+def _failed(status: int, code: str, why: str, ledger: Ledger, seed: int) -> Refused:
+    more = {"usage": cost(ledger).usage, "pdr": {**spent(ledger), "stop": _STOPS[code], "seed": seed}}
+    headers = {"Retry-After": "1"} if code == "model_server_failed" else {}
+    return Refused(status, why, code=code, headers=headers, more=more)
+
+
+def _why(ledger: Ledger) -> str:
+    """What failed, without what the model server said: that may hold its address, or texts of a prompt."""
+    kinds = {str(call.failure).partition(":")[0][:60] for call in ledger.calls if call.failure is not None}
+    named = sorted(kind for kind in kinds if kind.isidentifier())
+    return f"every draft of a round failed at the model server{f' ({chr(44).join(named)})' if named else ''}"
+
+
+def progress_text(progress: Progress, fields: Sequence[str]) -> str:
+    """A line for people who wait."""
+    place = f"Round {progress.round} of {progress.rounds}"
+    if progress.step == "drafting":
+        return f"{place}: {_count(progress.width, 'draft')} under way\n"
+    if progress.step == "ended":
+        tokens = max((workspace.tokens for workspace in progress.workspaces), default=0)
+        if not progress.workspaces:
+            return f"{place}: the budget does not reach for another round\n"
+        return f"{place}: distilled into {tokens} tokens\n"
+    usable = [draft for draft in progress.drafts if all(name in draft.outputs for name in fields)]
+    line = f"{place}: {_count(len(progress.drafts), 'draft')} there, {len(usable)} with an answer"
+    votes: dict[Any, list[Draft]] = {}
+    for draft in usable:
+        votes.setdefault(vote(draft.outputs, fields), []).append(draft)
+    if usable:
+        most = max(votes.values(), key=len)
+        answer = ", ".join(str(most[0].outputs[name]) for name in fields)
+        short = " ".join(answer.split())
+        line += f"; {len(most)} of {len(usable)} for {short if len(short) <= 120 else short[:119] + '…'}"
+    scores = [draft.score for draft in progress.drafts if draft.score is not None]
+    return line + (f"; best check {max(scores):.2f} of 1\n" if scores else "\n")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

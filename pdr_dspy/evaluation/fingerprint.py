@@ -1,0 +1,75 @@
+"""What tells two programs apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import FunctionType
+from typing import Any
+
+import dspy
+
+from pdr_dspy.calls.store import address
+from pdr_dspy.prompts.roles import signature_of
+from pdr_dspy.prompts.types import describe_options
+
+
+def fingerprint(program: dspy.Module) -> str:
+    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
+    and defaults, demonstrations, schedules, checks, and the public attributes of its modules that are plain data (the
+    `N` of a `dspy.BestOfN`), describe themselves, or are functions, which count by name."""
+    state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
+    types = {  # the state that DSPy saves leaves them out
+        name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
+        for name, predictor in program.named_predictors()
+    }
+    options = {
+        f"{name}.{field}": described
+        for name, predictor in program.named_predictors()
+        for field, info in signature_of(predictor).fields.items()
+        if (described := describe_options(info))
+    }
+    more: dict[str, Any] = {"options": options} if options else {}
+    if attributes := _attributes(program):
+        more["attributes"] = attributes
+    return address({"kind": type(program).__name__, "state": state, "types": types, **more})
+
+
+def _prompt_state(parameter: Any) -> Any:
+    """A parameter's state without its language model, which may not be able to describe itself."""
+    if not isinstance(parameter, dspy.Predict):
+        return parameter.dump_state()
+    demos = [dict(demo) for demo in parameter.demos]
+    return {"demos": demos, "signature": signature_of(parameter).dump_state()}
+
+
+def _attributes(program: dspy.Module) -> dict[str, Any]:
+    """The public attributes of a program's modules that can be told apart, by path."""
+    found: dict[str, Any] = {}
+    for path, module in program.named_sub_modules():
+        if isinstance(module, dspy.Module) and not isinstance(module, dspy.Predict):  # those are its parameters
+            for name, value in vars(module).items():
+                known = _UNKNOWN if name.startswith("_") or name in _RECORDS else _told_apart(value)
+                if known is not _UNKNOWN:
+                    found[f"{path}.{name}"] = known
+    return found
+
+
+_RECORDS = frozenset(("history", "callbacks", "artifact"))
+"""Attributes of a module that say what it did, or where it came from, and not what it does."""
+_UNKNOWN = object()
+
+
+def _told_apart(value: Any) -> Any:
+    """A value as plain data that is equal where the values do the same; `_UNKNOWN` for what says nothing of itself."""
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Mapping):
+        parts = {str(key): known for key, one in value.items() if (known := _told_apart(one)) is not _UNKNOWN}
+        return parts or _UNKNOWN
+    if isinstance(value, list | tuple):
+        items = [known for one in value if (known := _told_apart(one)) is not _UNKNOWN]
+        return items or _UNKNOWN
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    describe = None if isinstance(value, type) else getattr(value, "describe", None)
+    return describe() if callable(describe) else _UNKNOWN

@@ -1,0 +1,334 @@
+"""Models that score an answer: reward models, step reward models, and cross-encoders, as vLLM serves them.
+
+    server = VLLMServer("Skywork/Skywork-Reward-V2-Qwen3-4B", pooling="classify")
+    check = RewardModel(server.connect())
+
+A request that fails leaves the draft unchecked, with its reason; its tokens are on the ledger all the same.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from statistics import fmean
+from typing import Any, Literal
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.failures import CallError
+from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.checks.base import SOLUTION, Checking, bounded, one_line
+from pdr_dspy.verifiers.fields import as_text
+
+
+def question_of(inputs: Mapping[str, Any], name: str | None) -> str:
+    """What a model is told of the question: one input, or all of them by name; a single one as it is.
+
+    Raises DataError where there is none.
+    """
+    if name is not None:
+        text = as_text(inputs.get(name))
+        if text is None or not text.strip():
+            raise DataError(f"there is no input {name!r} to show; the inputs are {', '.join(inputs) or 'none'}")
+        return text
+    shown = {key: text for key, value in inputs.items() if (text := as_text(value)) is not None}
+    if not shown:
+        raise DataError("there are no inputs to show")
+    return (
+        next(iter(shown.values())) if len(shown) == 1 else "\n\n".join(f"{key}: {text}" for key, text in shown.items())
+    )
+
+
+def answer_of(outputs: Mapping[str, Any], name: str | None) -> str | None:
+    """What a model is shown of an answer: one output, or the whole solution; where there is none, all outputs by name.
+
+    None for an answer that says nothing.
+    """
+    if name is not None or isinstance(outputs.get(SOLUTION), str):
+        text = as_text(outputs.get(name or SOLUTION))
+    else:
+        shown = {key: text for key, value in outputs.items() if (text := as_text(value)) is not None}
+        text = next(iter(shown.values())) if len(shown) == 1 else "\n".join(f"{k}: {t}" for k, t in shown.items())
+    return text if text and text.strip() else None
+
+
+@dataclass(frozen=True)
+class Asking(Checking):
+    """What checks that ask a model have in common."""
+
+    lm: dspy.BaseLM | None = field(default=None, compare=False, repr=False)
+    """The model; None: the one that the program runs with (`dspy.configure(lm=...)`)."""
+    prompt: str | None = field(default=None, kw_only=True)
+    """The input with the question; None: all inputs."""
+    field: str | None = field(default=None, kw_only=True)
+    """The output with the answer; None: the draft as a whole, its steps and its answer."""
+
+    def __post_init__(self) -> None:
+        if self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
+            raise ConfigError(
+                f"`{type(self).__name__}(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
+            )
+
+    @property
+    def reads_solution(self) -> bool:
+        """Whether a draft's whole text is looked at, beside its outputs."""
+        return self.field is None
+
+    def model(self) -> dspy.BaseLM:
+        """Who is asked. Raises ConfigError where nobody is set."""
+        lm = self.lm or dspy.settings.lm
+        if lm is None:
+            raise ConfigError(
+                f"`{type(self).__name__}` has no model to ask: give it `lm=`, or `dspy.configure(lm=...)`"
+            )
+        return lm
+
+    def describe(self) -> dict[str, Any]:
+        """Return the JSON-serialisable settings; of the model, its name."""
+        settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lm"}
+        return {"kind": type(self).__name__, **settings, "model": None if self.lm is None else self.lm.model}
+
+
+def _squashed(value: float, center: float, spread: float) -> float:
+    """A score without bounds as one in (0, 1), in the same order: 0.5 at `center`."""
+    z = (value - center) / spread
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def _number(value: Any, what: str) -> float:
+    """A finite number of an answer. Raises ValueError for anything else, NaN included (JSON has it as null, too)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"gave {value!r} as {what}, which is no finite number")
+    return float(value)
+
+
+def _probability(value: Any, what: str, remedy: str) -> float:
+    number = _number(value, what)
+    if not -1e-6 <= number <= 1 + 1e-6:
+        raise ValueError(f"gave {number:g} as {what}, which is no probability; {remedy}")
+    return min(1.0, max(0.0, number))
+
+
+def _rows(data: Mapping[str, Any], name: str, count: int) -> list[Mapping[str, Any]]:
+    """The entries of an answer's list in the order of what was asked, each once. Raises ValueError otherwise."""
+    rows = data.get(name)
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        raise ValueError(f"answered without a list `{name}`: {one_line(str(dict(data)), 120)}")
+    placed = {row.get("index", place): row for place, row in enumerate(rows)}
+    if len(rows) != count or placed.keys() != set(range(count)):
+        raise ValueError(f"answered with {len(rows)} entries in `{name}` for {count} asked")
+    return [placed[place] for place in range(count)]
+
+
+def _scale(check: Any) -> None:
+    if not (math.isfinite(check.center) and math.isfinite(check.spread) and check.spread > 0):
+        raise ConfigError(
+            f"`{type(check).__name__}(center={check.center!r}, spread={check.spread!r})` must be finite, `spread` "
+            "above 0"
+        )
+
+
+@dataclass(frozen=True)
+class RewardModel(Asking):
+    """Scores by a sequence classifier at vLLM's /classify, such as Skywork-Reward-V2, or a classifier with labels.
+
+    The question is the user's turn and the answer the assistant's. A reward has no bounds: it becomes a score in (0, 1)
+    of the same order, 0.5 at `center`. Serve it with `VLLMServer(model, pooling="classify")`.
+    """
+
+    label: int | None = None
+    """For a classifier: the place of the label whose probability is the score. None: a single reward."""
+    center: float = 0.0
+    spread: float = 1.0
+    """Of the reward: what lies this far above `center` scores 0.73."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _scale(self)
+        if self.label is not None and (isinstance(self.label, bool) or self.label < 0):
+            raise ConfigError(f"`RewardModel(label={self.label!r})` must be the place of a label, from 0, or None")
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The score. Raises CallError when the model gives none, DataError when there is no question."""
+        question, answer = question_of(inputs, self.prompt), answer_of(outputs, self.field)
+        if answer is None:
+            return Score(0, "no answer")
+        body: dict[str, Any] = {
+            "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        }
+        if self.label is None:
+            body["use_activation"] = False  # the reward itself
+        value, call = await calls.post(self.model(), "/classify", body, self._read)
+        if self.label is not None:
+            return Score(value, f"label {self.label} with {value:.2f}", (call,))
+        return Score(_squashed(value, self.center, self.spread), f"reward {value:.3g}", (call,))
+
+    def _read(self, data: Mapping[str, Any]) -> float:
+        (row,) = _rows(data, "data", 1)
+        probs = row.get("probs")
+        if not isinstance(probs, list) or not probs:
+            raise ValueError("answered without `probs`")
+        if self.label is None:
+            if len(probs) != 1:
+                raise ValueError(f"gave {len(probs)} figures, of a classifier with labels; say which with `label=`")
+            return _number(probs[0], "the reward")
+        if self.label >= len(probs):
+            raise ValueError(f"has {len(probs)} labels, and `label={self.label}` is none of them")
+        return _probability(probs[self.label], f"label {self.label}", "is `use_activation` switched off at the server?")
+
+
+_STEPS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+
+
+@dataclass(frozen=True)
+class StepReward(Asking):
+    """Scores by the steps of a solution: a process reward model at vLLM's /pooling, such as Qwen2.5-Math-PRM
+    (arXiv 2501.07301).
+
+    Steps are the paragraphs of the draft. The feedback names the weakest of them. Serve it with `VLLMServer(model,
+    pooling="token_classify")`.
+    """
+
+    reduce: Literal["min", "mean", "last"] = "min"
+    """What the steps come to: the weakest, their mean, or the last of them."""
+    separator: str = "<extra_0>"
+    """Stands behind each step, and is where the model judges it."""
+    system: str | None = "Please reason step by step, and put your final answer within \\boxed{}."
+    """The system prompt that the model was trained with; None for none."""
+    column: int = -1
+    """Of the figures of a step, which is the probability that it is good."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.reduce not in ("min", "mean", "last"):
+            raise ConfigError(f'`StepReward(reduce={self.reduce!r})` must be "min", "mean" or "last"')
+        if not self.separator:
+            raise ConfigError('`StepReward(separator="")` separates nothing; Qwen2.5-Math-PRM has "<extra_0>"')
+
+    def steps(self, answer: str) -> list[str]:
+        """The paragraphs of a solution; a separator that the solution itself writes is left out."""
+        return [step.strip() for step in _STEPS.split(answer.replace(self.separator, " ")) if step.strip()]
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The score, and which step is the weakest. Raises CallError when the model gives none."""
+        question, answer = question_of(inputs, self.prompt), answer_of(outputs, self.field)
+        steps = [] if answer is None else self.steps(answer)
+        if not steps:
+            return Score(0, "no answer")
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": "".join(f"{step}{self.separator}" for step in steps)})
+
+        def read(data: Mapping[str, Any]) -> list[float]:
+            return self._read(data, len(steps))
+
+        body = {"messages": messages, "task": "token_classify"}
+        good, call = await calls.post(self.model(), "/pooling", body, read)
+        value = {"min": min(good), "mean": fmean(good), "last": good[-1]}[self.reduce]
+        weakest = min(range(len(good)), key=lambda place: good[place])
+        where = f"step {weakest + 1} of {len(good)}"
+        told = f"The weakest is {where}, with {good[weakest]:.2f}: {one_line(steps[weakest], 200)}"
+        return Score(value, f"{where} is the weakest, {good[weakest]:.2f}", (call,), bounded([told]))
+
+    def _read(self, data: Mapping[str, Any], count: int) -> list[float]:
+        (entry,) = _rows(data, "data", 1)
+        rows = entry.get("data")
+        if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
+            raise ValueError("answered without a row of figures for each step; is it served with token_classify?")
+        if len(rows) != count:
+            raise ValueError(
+                f"judged {len(rows)} places of {count} steps: the model does not judge at "
+                f"`separator={self.separator!r}`"
+            )
+        if not all(-len(row) <= self.column < len(row) for row in rows):
+            raise ValueError(f"gave {len(rows[0])} figures for a step, none in `column={self.column}`")
+        return [_probability(row[self.column], "a step", "it has to be served with its activation on") for row in rows]
+
+
+@dataclass(frozen=True)
+class ScoreModel(Asking):
+    """Scores by a cross-encoder at vLLM's /score or /rerank, which llama.cpp has too: how well the answer fits the
+    question.
+
+    With "score" each answer is a request of its own; with "rerank" the answers of a round are one request, whose tokens
+    are all on the path. Serve it with `VLLMServer(model, pooling="classify")`.
+    """
+
+    endpoint: Literal["score", "rerank"] = "score"
+    instruction: str | None = None
+    """What "fits" means, for models that take an instruction."""
+    logits: bool = False
+    """For a server that gives scores without bounds, as llama.cpp does; each becomes one in (0, 1), 0.5 at `center`."""
+    center: float = 0.0
+    spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _scale(self)
+        if self.endpoint not in ("score", "rerank"):
+            raise ConfigError(f'`ScoreModel(endpoint={self.endpoint!r})` must be "score" or "rerank"')
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        """The score. Raises CallError when the model gives none, DataError when there is no question."""
+        (score,) = await self._scores(inputs, [outputs])
+        return score
+
+    async def acheck_all(
+        self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
+    ) -> list[Score | Exception]:
+        """The scores of several answers to one question."""
+        if self.endpoint == "rerank":
+            return list(await self._scores(inputs, outputs))
+        return await apart(self, inputs, outputs)
+
+    async def _scores(self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> list[Score]:
+        question = question_of(inputs, self.prompt)
+        answers = [answer_of(one, self.field) for one in outputs]
+        there = [answer for answer in answers if answer is not None]
+        found: list[float] = []
+        made: tuple[calls.Call, ...] = ()
+        if there:
+            asked = {"queries": question} if self.endpoint == "score" else {"query": question}
+            body: dict[str, Any] = {**asked, "documents": there}
+            if self.instruction is not None:
+                body["instruction"] = self.instruction
+            if self.logits:
+                body["use_activation"] = False
+            found, call = await calls.post(
+                self.model(), f"/{self.endpoint}", body, lambda data: self._read(data, len(there))
+            )
+            made = (call,)
+        left = iter(found)
+        scores = []
+        for answer in answers:
+            if answer is None:
+                scores.append(Score(0, "no answer"))
+                continue
+            raw = next(left)
+            value = _squashed(raw, self.center, self.spread) if self.logits else raw
+            scores.append(Score(value, f"score {raw:.3g}", made))
+            made = ()  # one request, on the ledger once
+        return scores
+
+    def _read(self, data: Mapping[str, Any], count: int) -> list[float]:
+        rows, name = ("data", "score") if self.endpoint == "score" else ("results", "relevance_score")
+        values = [row.get(name) for row in _rows(data, rows, count)]
+        if self.logits:
+            return [_number(value, "a score") for value in values]
+        return [_probability(value, "a score", "take `logits=True` for a server without bounds") for value in values]
+
+
+async def apart(check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> list[Score | Exception]:
+    """A check of several answers, each for itself and all side by side; what fails is in the place of its score."""
+
+    async def one(each: Mapping[str, Any]) -> Score | Exception:
+        try:
+            return await check.acheck(inputs, each)
+        except (CallError, DataError) as error:
+            return error
+
+    return await calls.together([one(each) for each in outputs])

@@ -1,0 +1,187 @@
+"""Tables and pictures of docs/results, made of the lines in studies/rows alone: `python -m studies.results`.
+
+Pictures need matplotlib: the group `studies` of pyproject.toml.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
+from pdr_dspy.verifiers import RIGHT
+from studies.study import ROWS, Line, read_lines
+
+OUT = Path(__file__).parents[1] / "docs" / "results"
+COLUMNS = ("program", "score", "95 % interval", "minus one pass", "minus best of 8", "B_seq", "B_total", "to one pass")
+BASELINE = "one pass"
+SELECTION = "best of 8"
+
+
+class Summary(NamedTuple):
+    """One program of a study."""
+
+    name: str
+    scores: dict[str, float]
+    """Mean score of each question over its repeats, a fraction."""
+    interval: Interval
+    sequential: float
+    """Mean B_seq, in tokens."""
+    total: float
+    """Mean B_total, in tokens."""
+
+    @property
+    def score(self) -> float:
+        """Mean over questions."""
+        return fmean(self.scores.values())
+
+
+def summary(name: str, lines: Sequence[Line]) -> Summary:
+    """Of the lines of one program."""
+    by_question: dict[str, list[float]] = {}
+    for line in lines:
+        by_question.setdefault(line.question, []).append(line.score)
+    scores = {question: fmean(values) for question, values in by_question.items()}
+    interval = score_interval(list(scores.values()))
+    return Summary(
+        name, scores, interval, fmean(line.sequential for line in lines), fmean(line.total for line in lines)
+    )
+
+
+def difference(first: Summary, second: Summary) -> str:
+    """First minus second on the questions that both have, with a 95 % interval."""
+    shared = [question for question in first.scores if question in second.scores]
+    found = paired([first.scores[q] for q in shared], [second.scores[q] for q in shared])
+    return f"{found.difference:+.3f} [{found.interval.low:+.3f}, {found.interval.high:+.3f}]"
+
+
+def table(programs: Mapping[str, Sequence[Line]]) -> str:
+    """The programs of a study as a Markdown table, in the order in which they are given."""
+    found = {name: summary(name, lines) for name, lines in programs.items()}
+    rows = []
+    for name, one in found.items():
+        against = [
+            "" if other not in found or name == other else difference(one, found[other])
+            for other in (BASELINE, SELECTION)
+        ]
+        ratio = f"{one.total / found[BASELINE].total:.2f}x" if BASELINE in found else ""
+        low, high = one.interval
+        rows.append(
+            [name, f"{one.score:.3f}", f"[{low:.3f}, {high:.3f}]", *against, f"{one.sequential:,.0f}",
+             f"{one.total:,.0f}", ratio]
+        )  # fmt: skip
+    head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * 2}{'--:|' * (len(COLUMNS) - 2)}\n"
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def flow(programs: Mapping[str, Sequence[Line]]) -> str:
+    """What the rounds of each program did to its answers, as a Markdown table."""
+    text = "| program | any draft right | first draft right | last round right | wrong to right | right to wrong |\n"
+    text += "|---|--:|--:|--:|--:|--:|\n"
+    for name, lines in programs.items():
+        several = [line for line in lines if len(line.drafts) > 1 and line.drafts[0]]
+        if not several:
+            continue
+        first = [_right(line.drafts[0][:1]) for line in several]
+        last = [_right(line.drafts[-1][:1]) for line in several]
+        any_right = [_right(line.drafts[0]) for line in several]
+        gained = fmean(not a and b for a, b in zip(first, last, strict=True))
+        lost = fmean(a and not b for a, b in zip(first, last, strict=True))
+        text += (
+            f"| {name} ({len(several)} runs with more than one round) | {fmean(any_right):.2f} | {fmean(first):.2f} "
+        )
+        text += f"| {fmean(last):.2f} | {gained:.2f} | {lost:.2f} |\n"
+    return text
+
+
+def reach(lines: Sequence[Line]) -> str:
+    """pass@k of the drafts of a program of one wide round."""
+    counts = [(len(line.drafts[0]), sum(_right((score,)) for score in line.drafts[0])) for line in lines if line.drafts]
+    most = min((count for count, _ in counts), default=0)
+    shown = [k for k in (1, 2, 4, 8, 16) if k <= most]
+    return ", ".join(f"pass@{k} {fmean(pass_at_k(n, right, k) for n, right in counts):.3f}" for k in shown)
+
+
+def picture(programs: Mapping[str, Sequence[Line]], path: Path, title: str) -> None:
+    """Score against B_seq and against B_total, with 95 % intervals over questions, as an SVG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams.update({"svg.hashsalt": "pdr-dspy", "svg.fonttype": "none", "font.size": 10})
+    found = [summary(name, lines) for name, lines in programs.items()]
+    figure, panels = pyplot.subplots(1, 2, figsize=(10.5, 4.6), sharey=True, layout="constrained")
+    colours = pyplot.get_cmap("tab20")
+    for panel, name in zip(panels, ("sequential", "total"), strict=True):
+        for number, one in enumerate(found):
+            _point(panel, one, getattr(one, name), colours(number % 20), "os^DvP*X"[number % 8])
+        panel.set_xscale("log")
+        panel.set_xlabel(
+            {"sequential": "B_seq: tokens one after the other (latency)", "total": "B_total: all tokens (cost)"}[name]
+        )
+        panel.grid(visible=True, alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.set_xticks([], minor=True)
+        ticks = [
+            tick
+            for tick in (300, 500, 1000, 2000, 3000, 5000, 10_000)
+            if _within(tick, [getattr(s, name) for s in found])
+        ]
+        panel.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    panels[0].set_ylabel("share of problems solved")
+    figure.suptitle(title, fontsize=11)
+    panels[1].legend(
+        *panels[1].get_legend_handles_labels(), fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def _point(panel: Any, one: Summary, cost: float, colour: Any, marker: str) -> None:
+    low, high = one.interval
+    panel.errorbar(
+        cost, one.score, yerr=[[one.score - low], [high - one.score]], fmt=marker, color=colour, label=one.name,
+        markersize=7, elinewidth=1, alpha=0.9,
+    )  # fmt: skip
+
+
+def _within(tick: float, values: Sequence[float]) -> bool:
+    return min(values) * 0.85 <= tick <= max(values) * 1.15
+
+
+def _right(scores: Sequence[float | None]) -> bool:
+    return any(score is not None and score >= RIGHT for score in scores)
+
+
+def page(path: Path) -> str:
+    """The page of one study on one model."""
+    programs = read_lines(path)
+    questions = len({line.question for lines in programs.values() for line in lines})
+    study, _, model = path.stem.partition("-")
+    text = f"# {study}, {model}\n\n"
+    text += f"{questions} questions; plan: `studies/plans/{study}.md`; rows: `studies/rows/{path.name}`.\n"
+    text += f"Repeat: `python -m studies.{study}`, then `python -m studies.results`.\n\n![]({path.stem}.svg)\n\n"
+    text += table(programs)
+    if SELECTION in programs:
+        text += f"\nDrafts of `{SELECTION}`: {reach(programs[SELECTION])}.\n"
+    if rounds := flow(programs):
+        text += f"\n{rounds}"
+    return text
+
+
+def main() -> None:
+    """Write every page and picture."""
+    for path in sorted(ROWS.glob("*.jsonl")):
+        programs = read_lines(path)
+        questions = len({line.question for lines in programs.values() for line in lines})
+        picture(programs, OUT / f"{path.stem}.svg", f"{path.stem}, {questions} questions, 95 % intervals")
+        (OUT / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
+        print(OUT / f"{path.stem}.md")
+
+
+if __name__ == "__main__":
+    main()
