@@ -19,7 +19,8 @@ class Voting(dspy.Module):
     def __init__(self, **settings: Any) -> None:
         super().__init__()
         self.answer = dspy.Predict("question -> answer")
-        self.__dict__.update(settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
 
 
 def reward(args: dict[str, Any], pred: dspy.Prediction) -> float:
@@ -47,7 +48,7 @@ def test_programs_that_differ_in_a_plain_attribute_are_two(one: dict[str, Any], 
 
 
 def test_what_a_program_remembers_is_no_part_of_it() -> None:
-    program = Voting(n=8)
+    program: Any = Voting(n=8)
     before = fingerprint(program)
     program.history.append({"messages": []})
     program._count = 3

@@ -827,7 +827,7 @@ def test_capabilities_are_what_was_stated_and_cost_no_price_lookup(monkeypatch: 
 def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
     with MockServer(kind=kind) as server:
         lm = connect("mock", server.api_base)
-        assert not lm.capabilities_sync().siblings
+        assert lm.capabilities_sync().siblings is asked  # what is asked about it asks the server
         lm.check_sync()
         lm.close()
         assert lm.capabilities_sync().siblings is asked

@@ -109,6 +109,8 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
     head: dict[str, Any] = {}
     usages: list[Any] = []
     latest: int | None = None
+    last: int | None = None
+    """The choice behind which a usage came that may be that of all, as no choice went on after it."""
     complete = False
     for line in raw.removeprefix(b"\xef\xbb\xbf").splitlines():
         field, _, value = line.partition(b":")
@@ -129,15 +131,14 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
             if part.get("error"):
                 raise _told(part["error"], json.dumps(part["error"], default=str), where)
             index = part.get("index")
-            latest = index if type(index) is int else 0
+            latest, last = index if type(index) is int else 0, None
             _add_delta(choices.setdefault(latest, _empty_choice(latest)), part)
         if chunk.get("usage"):
             usages.append(chunk["usage"])
             if latest is not None and choices[latest]["finish_reason"]:
-                choices[latest]["usage"] = chunk["usage"]
-    if len(choices) > 1 and sum("usage" in choice for choice in choices.values()) < len(choices):
-        for choice in choices.values():
-            choice.pop("usage", None)
+                choices[latest]["usage"], last = chunk["usage"], latest
+    if last is not None and not all("usage" in choice for choice in choices.values()):
+        del choices[last]["usage"]
     found = [choices[index] for index in sorted(choices)]
     alone = len(found) == 1 or not any("usage" in choice for choice in found)
     return {**head, "choices": found, **({"usage": usages[-1]} if usages and alone else {})}, complete
@@ -146,11 +147,11 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
 def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """The choices of a completion in the order of their index; see `failure_of` for an error in the place of one.
 
-    Raises lm15.ServerError, which is tried again, where there is none, and Foreign for what is no choice.
+    Raises lm15.ServerError, which is tried again, for an empty list, and Foreign for what is no choice.
     """
     choices = data.get("choices")
-    if choices is None or choices == []:
-        raise lm15.ServerError(f"{where} answered without a completion (`choices` is {choices})", status=502)
+    if choices == []:
+        raise lm15.ServerError(f"{where} answered without a completion (`choices` is empty)", status=502)
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Foreign(f"{where} answered without a completion (`choices` is {str(choices)[:200]!r})")
     for choice in choices:
@@ -175,8 +176,9 @@ def failure_of(choice: Mapping[str, Any], where: str) -> lm15.LM15Error | None:
 def by_place(choices: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any] | None]:
     """The choices of a request for so many, each at its index; None where one is missing. Choices whose indices say
     nothing are taken in their order."""
-    indices = [choice.get("index") for choice in choices]
-    if len(set(map(str, indices))) < len(choices) or not all(type(i) is int and 0 <= i < count for i in indices):
+    told = [choice.get("index") for choice in choices]
+    indices = [index for index in told if type(index) is int and 0 <= index < count]
+    if len(set(indices)) < len(choices):
         indices = list(range(len(choices)))
     placed: list[dict[str, Any] | None] = [None] * count
     for index, choice in zip(indices, choices, strict=True):
