@@ -22,6 +22,7 @@ from pdr_dspy.calls.dispatch import count_tokens
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.request import Job, Prompt, Sampling, changed
 from pdr_dspy.calls.store import Rollout, address
 from pdr_dspy.errors import ConfigError
@@ -106,6 +107,7 @@ async def weigh(
     *,
     cap: int = 1,
     phase: Phase = Phase.CHECK,
+    words: Sequence[str] = (),
 ) -> Valued:
     """Ask a model for a word, at temperature 0, and read how likely it finds each.
 
@@ -116,11 +118,14 @@ async def weigh(
             ValueError, in a sentence, where it finds no word that it knows.
         cap: output tokens; a model that thinks first needs thousands.
         phase: what the call is for.
+        words: the only ones that it may say, where the server can hold it to them; none leaves it free.
 
     Raises CallError: the call failed, or said something else; `error.call` has what it cost.
     """
     about = await capabilities(lm)
-    job = Prompt(lm, messages, Sampling(cap, 0.0), capabilities=about).job(0)  # type: ignore[arg-type]
+    form = OutputFormat(choices=words) if words else None
+    held = form if form is not None and about.constrains(form) else None
+    job = Prompt(lm, messages, Sampling(cap, 0.0, output_format=held), capabilities=about).job(0)  # type: ignore[arg-type]
 
     async def exchange() -> _Answer:
         response, reused = await _with_logprobs(lm, job.request)
