@@ -28,6 +28,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.distillers.picking import selection
 from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
@@ -540,9 +541,7 @@ class _Run:
                 return []
             form = await self.form_of(distiller.role, len(usable))
             with self.sent([(distiller.role, distiller.phase)] * len(values), number):
-                return await self.ask(
-                    distiller.role, distiller.phase, values, round_number=number, output_format=form
-                )
+                return await self.ask(distiller.role, distiller.phase, values, round_number=number, output_format=form)
 
         given = distillers.DistillerInput(
             drafts=usable,
