@@ -100,7 +100,8 @@ class EndpointSettings(Settings):
     supports_reasoning: bool = False
     """Whether DSPy's adapters may use `reasoning_effort`."""
     supports_schema: bool = True
-    """Whether DSPy's adapters may use JSON schemas."""
+    """Whether DSPy's adapters, and the selection of drafts, may ask for JSON after a schema: False for a server that
+    refuses `response_format`. vLLM and llama.cpp are asked for a selection in their own words."""
     identity: str | None = None
     """Names what is served, for stores that outlive the server. None: the model with what the server says it is made
     of, its whole address, and a digest of headers and key."""
