@@ -1,22 +1,32 @@
 """Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
 from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
 of them are there; `valued` asks for scores instead of texts. `ledger` and `budget` count tokens, `context` holds what
-the calls of a program share, and `dspy_bridge` is the one place that knows how DSPy makes a call.
+the calls of a program share, `capabilities` says what answers behind an LM and what it can do, `output_format` is the
+form of a completion, and `dspy_bridge` is the one place that knows how DSPy makes a call.
 """
 
 from __future__ import annotations
 
 from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.capabilities import (
+    Capabilities,
+    ServedModel,
+    ThinkingBudget,
+    capabilities,
+    configured,
+    count_exactly,
+    identities,
+)
 from pdr_dspy.calls.context import Session, current, session
 from pdr_dspy.calls.dispatch import count_tokens, together
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
+from pdr_dspy.calls.output_format import OUTPUT, FormatKind, OutputFormat
 from pdr_dspy.calls.predict import (
     CUT_THOUGHT,
     SEED_SPACING,
     Reply,
     ask,
-    identify,
     identity,
     prepare,
     reply_of,
@@ -30,13 +40,17 @@ from pdr_dspy.calls.valued import Valued, post, weigh
 
 __all__ = [
     "CUT_THOUGHT",
+    "OUTPUT",
     "SEED_SPACING",
     "Budget",
     "Call",
     "CallError",
+    "Capabilities",
     "DeadlinePassed",
+    "FormatKind",
     "Job",
     "Ledger",
+    "OutputFormat",
     "Phase",
     "Prompt",
     "Reply",
@@ -44,14 +58,19 @@ __all__ = [
     "Rollouts",
     "RoundFailed",
     "Sampling",
+    "ServedModel",
     "Session",
+    "ThinkingBudget",
     "Usage",
     "Valued",
     "address",
     "ask",
+    "capabilities",
+    "configured",
+    "count_exactly",
     "count_tokens",
     "current",
-    "identify",
+    "identities",
     "identity",
     "post",
     "prepare",

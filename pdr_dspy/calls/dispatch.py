@@ -13,6 +13,7 @@ import dspy
 from dspy.lm15 import Request, Response
 
 from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls.capabilities import configured, count_exactly, same_answerer
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.ledger import Usage
@@ -39,6 +40,8 @@ class Result(NamedTuple):
     tries: Tries = Tries()
     rest: tuple[Job, Result] | None = None
     """The request that went on with the turn of this one."""
+    shared: int | None = None
+    """The seed of the sibling whose request gave this completion too; None for one of its own."""
 
     @property
     def took(self) -> float:
@@ -94,13 +97,16 @@ class _Sending:
     def __init__(self, lm: dspy.LM, now: Session) -> None:
         self.lm = lm
         self.now = now
-        self.server = dspy_bridge.same_server(lm)
+        self.server = 0
+        """What answers, beside the key, for those who may wait for each other's requests."""
         self.own: dict[str, asyncio.Future[Rollout | None]] = {}
         """By key, what others wait for who ask the same LM for the same meanwhile."""
 
     def turns(self, jobs: Sequence[Job]) -> tuple[dict[int, Result], list[Turn]]:
         """The results that are there, by the position of their job, and how the others will come."""
         store, loop = self.now.store, asyncio.get_running_loop()
+        about = next((job.capabilities for job in jobs if job.capabilities is not None), None) or configured(self.lm)
+        self.server = same_answerer(self.lm, about)
         results: dict[int, Result] = {}
         missing: list[int] = []
         others: list[Turn] = []
@@ -114,7 +120,7 @@ class _Sending:
             else:
                 missing.append(position)
                 self.own[job.key] = store.pending[job.key, self.server] = loop.create_future()
-        groups = _groups(jobs, missing, together=bool(getattr(self.lm, "siblings", False)))
+        groups = _groups(jobs, missing, together=about.siblings)
         turns: list[Turn] = [(group, self.group([jobs[p] for p in group])) for group in groups] + others
         if any(job.rest is not None for job in jobs):
             turns += [([position], _there(result)) for position, result in results.items()]
@@ -227,11 +233,9 @@ async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
 
 async def count_tokens(lm: dspy.LM, texts: Sequence[str]) -> tuple[list[int], bool]:
     """Tokens of each text as the serving model counts them, and whether that is exact (False: estimated)."""
-    counter = getattr(lm, "count_tokens", None)
-    if counter is not None:
-        counts = await counter(texts)
-        if counts is not None:
-            return counts, True
+    counts = await count_exactly(lm, texts)
+    if counts is not None:
+        return counts, True
     return [estimate_tokens(text) for text in texts], False
 
 
@@ -271,6 +275,7 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
         None,
         seconds,
         tries,
+        shared=dspy_bridge.shared_seed(response),
     )
 
 

@@ -7,7 +7,8 @@ LMs that answer by one goes), OpenAI's message dictionaries are no longer taken 
 
 A reply that DSPy had in its own cache (`dspy.LM(cache=True)`, its default) looks like one that was sent and paid for:
 its usage is that of the call that once was. DSPy reports usage to `dspy.settings.usage_tracker` for sent calls alone,
-and that tells them apart.
+and that tells them apart. That cache knows no addresses, keys and headers: a request to an LM that has some carries a
+mark of them, so that the replies of one server are never another's.
 
 An LM that answers by a `forward` of its own (a subclass of `dspy.BaseLM`, deprecated in DSPy 3.4) is asked through it,
 in a thread where it has no `aforward`.
@@ -23,10 +24,12 @@ import asyncio
 import copy
 import inspect
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import anyio.from_thread
 import dspy
@@ -42,8 +45,11 @@ from dspy.lm15 import FinishReason, Message, Request, Response, TextPart, Thinki
 from dspy.predict.parameter import Parameter
 from dspy.teleprompt import Teleprompter
 
+from pdr_dspy.calls.deployment import address, seal
+
 __all__ = [
     "CLIENT_KEYS",
+    "Deployment",
     "Listener",
     "Parameter",
     "Sending",
@@ -53,13 +59,16 @@ __all__ = [
     "call",
     "call_sync",
     "chunk_of",
+    "deployment",
     "heard",
+    "holds_to_schema",
     "input_names",
     "inputs_marked",
     "post",
     "same_server",
     "send",
     "sending",
+    "shared_seed",
     "stream_from_thread",
     "text_of",
     "tries_of",
@@ -91,8 +100,8 @@ def tries_of(outcome: Response | BaseException) -> Tries:
     The responses of siblings that shared a request have that request's tries, each.
     """
     if isinstance(outcome, Response):
-        notes: Any = (outcome.provider_data or {}).get("pdr")
-        return Tries(int(notes["tries"]), int(notes["unsettled"])) if isinstance(notes, dict) else Tries()
+        notes = _notes(outcome)
+        return Tries(int(notes.get("tries", 1)), int(notes.get("unsettled", 0)))
     error: BaseException | None = outcome
     while error is not None:
         tally = getattr(error, "tally", None)  # on the lm15 error that DSPy's is raised from
@@ -102,28 +111,38 @@ def tries_of(outcome: Response | BaseException) -> Tries:
     return Tries()
 
 
+def shared_seed(response: Response) -> int | None:
+    """The seed of the sibling whose request gave this completion too, as at temperature 0; None for one of its own."""
+    seed = _notes(response).get("shared")
+    return seed if isinstance(seed, int) else None
+
+
+def _notes(response: Response) -> Mapping[str, Any]:
+    """What an endpoint's client says of an exchange, beside the server's answer."""
+    notes: Any = (response.provider_data or {}).get("pdr")
+    return notes if isinstance(notes, dict) else {}
+
+
 async def send(lm: dspy.LM, request: Request) -> Sent:
     """Send one request. Raises the errors of `dspy.LMError`'s family.
 
     Its text goes to a stream (`dspy.streamify`) only inside `heard`; DSPy alone would stream every call there is.
     """
-    rollout_id = lm.kwargs.get("rollout_id")
-    extra = {} if rollout_id is None else {"rollout_id": rollout_id}
     if _direct(lm):
         with error_boundary(lm.model, unexpected=True):
             response: Response = await lm.send_directly(request)  # type: ignore[attr-defined]
-        _record(lm, request, response, extra)
+        _record(lm, request, response, _extra(lm))
         return Sent(response, False)
     listener = _LISTENER.get()
     with sending(lm) as sent:
         if dspy.settings.send_stream is None:
-            response = await call(lm, request, **extra)
+            response = await call(lm, request)
         elif listener is not None and _streams(lm):
             with dspy.context(send_stream=listener, caller_predict=listener.predictor):
-                response = await call(lm, request, **extra)
+                response = await call(lm, request)
         else:
             with dspy.context(send_stream=None):
-                response = await call(lm, request, **extra)
+                response = await call(lm, request)
             if listener is not None and not sent.reused:
                 await listener.text("".join(part.text for part in response.message.parts if part.type == "text"))
         if listener is not None:
@@ -142,19 +161,21 @@ async def post(lm: dspy.BaseLM, path: str, body: Mapping[str, Any]) -> tuple[dic
     return data, Tries(int(notes["tries"]), int(notes["unsettled"]))
 
 
-async def call(lm: dspy.BaseLM, request: Request, **extra: Any) -> Response:
+async def call(lm: dspy.BaseLM, request: Request) -> Response:
     """One call on DSPy's own road, awaited. An LM that answers by a `forward` of its own is asked through it."""
     how = _own_way(lm)
     if how == "sync":
         return await asyncio.to_thread(_ask_legacy, lm, request)
     if how == "async":
         return await _aask_legacy(lm, request)
-    return await lm.acall(request, **extra)  # type: ignore[return-value]
+    return await lm.acall(request, **_extra(lm))  # type: ignore[return-value]
 
 
 def call_sync(lm: dspy.BaseLM, request: Request) -> Response:
     """`call`, for code without an event loop."""
-    return _ask_legacy(lm, request) if _own_way(lm) == "sync" else lm(request)  # type: ignore[return-value]
+    if _own_way(lm) == "sync":
+        return _ask_legacy(lm, request)
+    return lm(request, **_extra(lm))  # type: ignore[return-value]
 
 
 def same_server(lm: dspy.BaseLM) -> int:
@@ -164,6 +185,66 @@ def same_server(lm: dspy.BaseLM) -> int:
     """
     engine = getattr(lm, "_engine_spec", None)
     return id(lm._engine_store if isinstance(engine, str) else engine if engine is not None else lm)  # type: ignore[attr-defined]
+
+
+class Deployment(NamedTuple):
+    """What the settings of an LM say of where its requests go."""
+
+    address: str
+    """"" for the provider's own."""
+    selectors: Mapping[str, Any]
+    """Keys, headers, organizations and the like. Secrets: never shown or kept."""
+    known: bool
+    """Whether model, address and selectors are all that decides who answers. Not so for an engine object and for
+    methods of the user's own."""
+
+
+def deployment(lm: dspy.BaseLM) -> Deployment:
+    """Where the requests of an LM go, by its settings, the providers declared to DSPy, and the environment."""
+    names = {*CLIENT_KEYS, "default_headers"} - {"timeout"}
+    given = {name: value for name, value in lm.kwargs.items() if name in names and value is not None}
+    bases = [given.pop("api_base", None), given.pop("base_url", None)]
+    prefix = lm.model.partition("/")[0] if "/" in lm.model else "openai"
+    bases += [os.environ.get(f"{prefix.upper()}_{name}") for name in ("API_BASE", "BASE_URL")]
+    bases += [where for providers, where in _declared(lm) if prefix.replace("_", "-") in providers]
+    base = next((each for each in bases if each), None)
+    if base and "api_key" not in given and (key := os.environ.get(f"{prefix.upper()}_API_KEY")):
+        given["api_key"] = key  # a gateway may choose by it what answers
+    engine = getattr(lm, "_engine_spec", None)
+    known = isinstance(engine, str) and type(lm).acall is dspy.BaseLM.acall and _own_way(lm) is None
+    return Deployment(str(base or ""), given, known and _REPLACED.isdisjoint(vars(lm)))
+
+
+def _declared(lm: dspy.BaseLM) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Names and address of each provider that was declared to DSPy when the LM was made."""
+    for declared in getattr(lm, "_providers", None) or ():
+        definition = declared.definition
+        if definition.access.base_url:
+            yield (definition.id, *definition.aliases), definition.access.base_url
+
+
+_SCHEMAS: WeakKeyDictionary[dspy.BaseLM, tuple[str, bool]] = WeakKeyDictionary()
+"""By LM, with the model that it had."""
+
+
+async def holds_to_schema(lm: dspy.BaseLM) -> bool:
+    """Whether DSPy can have completions of an LM held to a JSON schema. It may look that up in a list of models, and
+    fetch the list first: done once for each LM, in a thread."""
+    kept = _SCHEMAS.get(lm)
+    if kept is None or kept[0] != lm.model:
+        said = _own_way(lm) is None and await asyncio.to_thread(lambda: bool(lm.supports_response_schema))
+        kept = _SCHEMAS[lm] = (lm.model, said)
+    return kept[1]
+
+
+def _extra(lm: dspy.BaseLM) -> dict[str, Any]:
+    """What DSPy's cache tells equal requests apart by: the LM's own `rollout_id`, and the deployment."""
+    own = lm.kwargs.get("rollout_id")
+    where = deployment(lm) if lm.cache else None
+    if where is not None and (where.address or where.selectors):
+        place = address(where.address)
+        return {"rollout_id": f"{'' if own is None else own}@{place}#{seal(place, where.selectors)}"}
+    return {} if own is None else {"rollout_id": own}
 
 
 class Listener(Protocol):

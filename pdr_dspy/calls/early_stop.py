@@ -74,8 +74,7 @@ async def ask_until(
     now = calls.current()
     places: list[_Place] = []
     for part in parts:
-        await calls.identify(calls.serving(part.predictor))
-        lm, jobs = calls.prepare(
+        lm, jobs = await calls.prepare(
             part.predictor,
             part.inputs,
             phase=part.phase,

@@ -106,6 +106,9 @@ class Call(BaseModel):
     """The content address of the request in the rollout store."""
     prompt: str = ""
     """Of the request without its seed: siblings have the same."""
+    same_as: int | None = None
+    """The index of the sibling whose completion this is too: at temperature 0 all are equal, so that one was asked for.
+    The tokens are that one's."""
 
     @property
     def truncated(self) -> bool:

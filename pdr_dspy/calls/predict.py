@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import dspy
 
 from pdr_dspy.calls import streaming
+from pdr_dspy.calls.capabilities import capabilities
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import Result, send
 from pdr_dspy.calls.ledger import Call, Phase, Usage
@@ -68,7 +69,7 @@ def serving(predictor: dspy.Predict) -> dspy.LM:
             "no language model is set; call `dspy.configure(lm=pdr_dspy.serving.connect(model, api_base))` "
             f"or any `dspy.LM(...)` first (got {lm!r})"
         )
-    if getattr(lm, "model_type", "chat") == "text":
+    if lm.model_type == "text":
         raise ConfigError(
             f'`dspy.LM({lm.model!r}, model_type="text")` completes bare text and takes no chat messages; '
             'leave `model_type` at "chat"'
@@ -96,13 +97,12 @@ async def ask(
         inputs: the input fields of each call.
         phase: what the calls are for; with `round_number` (from 1) and `example` it decides their seeds.
         example: the question's identity.
-        sampling: cap in output tokens, temperature, top-p.
+        sampling: cap in output tokens, temperature, top-p, and the form of the completion, if it has one.
         run_seed: overrides the session's.
         streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
-    await identify(serving(predictor))
-    lm, jobs = prepare(
+    lm, jobs = await prepare(
         predictor,
         inputs,
         phase=phase,
@@ -124,18 +124,7 @@ async def ask(
     return replies
 
 
-async def identify(lm: dspy.LM) -> None:
-    """Let an LM find out what answers it before its requests are looked for in a store; see `identity` in
-    `pdr_dspy.serving`. A server that does not answer is named by what is known of it.
-
-    Raises the LM's own error where another model answers than before.
-    """
-    ask_server = getattr(lm, "identify", None)
-    if ask_server is not None:
-        await ask_server()
-
-
-def prepare(
+async def prepare(
     predictor: dspy.Predict,
     inputs: Sequence[Mapping[str, Any]],
     *,
@@ -145,8 +134,13 @@ def prepare(
     sampling: Sampling,
     run_seed: int | None = None,
 ) -> tuple[dspy.LM, list[Job]]:
-    """The requests that `ask` makes of its arguments, and who is asked. Nothing is sent."""
+    """The requests that `ask` makes of its arguments, and who is asked. No request is sent, but the LM's server may be
+    asked who it is: that is a part of their keys.
+
+    Raises ConfigError for what cannot be sent, EndpointError where another model answers than before.
+    """
     lm = serving(predictor)
+    about = await capabilities(lm)
     rollout_id = lm.kwargs.get("rollout_id")
     run_seed = current().seed if run_seed is None else run_seed
     base = seed_for(run_seed, f"{example}|{rollout_id}", phase, round_number)
@@ -156,7 +150,7 @@ def prepare(
         same = tuple((name, id(value)) for name, value in values.items())
         if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
-            prompts[same] = Prompt(lm, messages, sampling)
+            prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
         jobs.append(prompts[same].job(base + index)._replace(place=(phase, round_number, index)))
     return lm, jobs
 
@@ -221,4 +215,5 @@ def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
         unsettled=result.tries.unsettled if rollout is None else rollout.unsettled,
         key=job.key,
         prompt=job.prompt[:12],
+        same_as=None if result.shared is None else index + result.shared - job.seed,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,8 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import dspy
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
+from pdr_dspy.calls.capabilities import Capabilities, ServedModel, configured
 from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
 from pdr_dspy.calls.ledger import Phase
+from pdr_dspy.calls.output_format import OUTPUT, OutputFormat
 from pdr_dspy.calls.store import Addresses, Rollout
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.text import clean
@@ -30,7 +31,10 @@ class Sampling(NamedTuple):
     temperature: float
     top_p: float = 1.0
     thinking: int = 0
-    """The part of `cap` that is room for a thought alone, where the endpoint can end one (`lm.thinking_budget`)."""
+    """The part of `cap` that is room for a thought alone, where the endpoint can end one
+    (`Capabilities.thinking_budget`)."""
+    output_format: OutputFormat | None = None
+    """The form that the text after a thought is held to; None leaves it free."""
 
     def most(self, prompt: int, *, continued: bool) -> int:
         """The most tokens that a call with a prompt of so many can cost; `continued` when it may take two requests, of
@@ -56,6 +60,8 @@ class Job(NamedTuple):
     """1 for such a second request."""
     place: tuple[Phase, int, int] = (Phase.DRAFT, 1, 0)
     """What it is for: phase, round and index, as on its `Call`."""
+    capabilities: Capabilities | None = None
+    """Of the LM when the request was written."""
 
 
 class Prompt:
@@ -67,25 +73,28 @@ class Prompt:
         messages: Sequence[Mapping[str, Any]],
         sampling: Sampling,
         more: Mapping[str, Any] | None = None,
+        capabilities: Capabilities | None = None,
     ) -> None:
         """Write the request of `messages` (OpenAI-shaped) to `lm`, but for its seed; `more` are fields that only some
-        servers know.
+        servers know. Without `capabilities` the LM can do what its settings say.
 
-        Raises ConfigError when a setting of the LM, or a message, cannot be sent.
+        Raises ConfigError when a setting of the LM, or a message, cannot be sent, and when its output format is one
+        that the LM cannot hold a completion to.
         """
+        self.capabilities = about = configured(lm) if capabilities is None else capabilities
         self.messages = [_cleaned(message) for message in messages]
-        self.sampling, self.rest, extensions = _divided(lm, sampling)
+        self.sampling, self.rest, extensions = _divided(about, sampling)
         extensions |= more or {}
         settings = _settings(lm, self.sampling)
-        addressed = {"model": getattr(lm, "identity", lm.model), "messages": self.messages, **settings, **extensions}
+        addressed = {"model": about.identity, "messages": self.messages, **settings, **extensions}
         where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
         if where:  # two servers may have different weights under one name
             addressed["api_base"] = where
-        selects = [(name, repr(lm.kwargs[name])) for name in _SELECTS if lm.kwargs.get(name) is not None]
-        if selects and not hasattr(lm, "identity"):  # and so may two deployments behind one address
-            addressed["deployment"] = hashlib.blake2b(
-                repr(selects).encode(), key=b"pdr_dspy deployment", digest_size=6
-            ).hexdigest()
+        if sampling.output_format is not None:
+            addressed["output_format"] = sampling.output_format.key
+            fields, more_extensions = _formatted(lm, about, sampling.output_format)
+            settings |= fields
+            extensions |= more_extensions
         self.addresses = Addresses(addressed)
         try:
             self.request = _request(lm.model, self.messages, settings)
@@ -101,7 +110,9 @@ class Prompt:
         """The request with this seed."""
         request = changed(self.request, config=changed(self.request.config, seed=seed))
         key, prompt = self.addresses.of(seed), self.addresses.unseeded
-        return Job(request, key, seed, prompt, self.messages, self.sampling.cap, self.rest)
+        return Job(
+            request, key, seed, prompt, self.messages, self.sampling.cap, self.rest, capabilities=self.capabilities
+        )
 
 
 def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
@@ -125,28 +136,39 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         return None
     begun = f"<think>\n{thought}\n</think>\n\n{text}" if thought else text
     messages = [*job.messages, {"role": "assistant", "content": begun}]
-    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED)
+    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED, job.capabilities)
     return prompt.job(job.seed)._replace(part=1, place=job.place)
 
 
-_SELECTS = ("api_key", "api_version", "default_headers", "extra_headers", "headers", "organization", "project")
-"""Settings of an LM that are not part of a request and yet may choose what answers it; a digest of them is in its key,
-out of which nothing can be read."""
 _CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
 CLOSING_TOKENS = 16
 """Room for the tags around a thought."""
 
 
-def _divided(lm: dspy.LM, sampling: Sampling) -> tuple[Sampling, Sampling | None, dict[str, Any]]:
+def _divided(about: Capabilities, sampling: Sampling) -> tuple[Sampling, Sampling | None, dict[str, Any]]:
     """The sampling of the first request, that of the rest of its turn if there may be one, and more of its fields."""
-    how = getattr(lm, "thinking_budget", None) if sampling.thinking else None
+    how = about.thinking_budget if sampling.thinking else None
     if how == "server":
         return sampling, None, {"thinking_token_budget": sampling.thinking}
-    if how == "continue":
+    if how == "continue" and sampling.output_format is None:  # a form leaves no room for a thought in the text
         rest = sampling._replace(cap=sampling.cap - sampling.thinking, thinking=0)
         return sampling._replace(cap=sampling.thinking), rest, {}
     return sampling, None, {}
+
+
+def _formatted(lm: dspy.LM, about: Capabilities, output_format: OutputFormat) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings and the extensions with which a request asks for its form: a `ServedModel` writes it in the words of
+    its server, DSPy's own LMs take a JSON schema."""
+    if not about.constrains(output_format):
+        can = ", ".join(sorted(about.output_formats)) or "no form"
+        raise ConfigError(
+            f"`{output_format!r}`: {lm.model} cannot hold a completion to it, but to {can}; ask "
+            "`(await capabilities(lm)).constrains(output_format)` first"
+        )
+    if isinstance(lm, ServedModel):
+        return {}, {OUTPUT: output_format.wire}
+    return {"response_format": output_format.response_format}, {}
 
 
 def extended(request: Request, **extensions: Any) -> Request:

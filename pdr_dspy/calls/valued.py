@@ -16,12 +16,13 @@ import dspy
 from dspy.lm15 import Request, TokenLogprob
 
 from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls.capabilities import capabilities, configured, same_answerer
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import count_tokens
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, Phase, Usage
-from pdr_dspy.calls.predict import identify
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.request import Job, Prompt, Sampling, changed
 from pdr_dspy.calls.store import Rollout, address
 from pdr_dspy.errors import ConfigError
@@ -83,9 +84,9 @@ async def post(
             f"`{lm.model}` cannot be asked at {path}: give an LM of `serving.connect(model, api_base)`, or of a "
             "server's `connect()`"
         )
-    await identify(lm)  # type: ignore[arg-type]
+    about = await capabilities(lm)
     written = json.dumps([path, body], sort_keys=True, ensure_ascii=True)
-    job = Prompt(lm, [{"role": "user", "content": written}], Sampling(1, 0.0)).job(0)  # type: ignore[arg-type]
+    job = Prompt(lm, [{"role": "user", "content": written}], Sampling(1, 0.0), capabilities=about).job(0)  # type: ignore[arg-type]
 
     async def exchange() -> _Answer:
         data, tries = await dspy_bridge.post(lm, path, body)
@@ -106,6 +107,7 @@ async def weigh(
     *,
     cap: int = 1,
     phase: Phase = Phase.CHECK,
+    words: Sequence[str] = (),
 ) -> Valued:
     """Ask a model for a word, at temperature 0, and read how likely it finds each.
 
@@ -116,11 +118,14 @@ async def weigh(
             ValueError, in a sentence, where it finds no word that it knows.
         cap: output tokens; a model that thinks first needs thousands.
         phase: what the call is for.
+        words: the only ones that it may say, where the server can hold it to them; none leaves it free.
 
     Raises CallError: the call failed, or said something else; `error.call` has what it cost.
     """
-    await identify(lm)  # type: ignore[arg-type]
-    job = Prompt(lm, messages, Sampling(cap, 0.0)).job(0)  # type: ignore[arg-type]
+    about = await capabilities(lm)
+    form = OutputFormat(choices=words) if words else None
+    held = form if form is not None and about.constrains(form) else None
+    job = Prompt(lm, messages, Sampling(cap, 0.0, output_format=held), capabilities=about).job(0)  # type: ignore[arg-type]
 
     async def exchange() -> _Answer:
         response, reused = await _with_logprobs(lm, job.request)
@@ -166,7 +171,8 @@ async def _kept(
     lm: dspy.BaseLM, job: Job, key: str, exchange: Callable[[], Awaitable[_Answer]], place: Mapping[str, Any]
 ) -> Valued:
     """The value of a request: from the store, from an equal one under way, or sent for and kept."""
-    now, server = current(), dspy_bridge.same_server(lm)
+    now = current()
+    server = same_answerer(lm, job.capabilities or configured(lm))
     while True:
         found = now.store.get(key)
         if found is None:

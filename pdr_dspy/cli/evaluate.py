@@ -82,7 +82,7 @@ class Job:
         examples, grader = _data(found, data, own, split, limit)
         check_examples(found.program, examples, grader)
         if run_dir is None:
-            about = [found.name, datasets.fingerprint(examples), seed, str(model), repr(budget)]
+            about = [found.name, datasets.fingerprint(examples), seed, model.answering(), repr(budget)]
             about += [] if own is None else [own.verifier.describe()]
             digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"

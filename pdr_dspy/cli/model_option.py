@@ -45,6 +45,20 @@ class Model:
             return f"{self.name or 'auto'} at {self.servers[0]}"
         return f"{self.embedded or DEFAULT} (embedded)"
 
+    def answering(self) -> str:
+        """What answers, for the name of a run folder: a server that runs already is asked, so that another model on its
+        port gets a folder of its own. Raises EndpointError where that is dead or no API."""
+        if not self.api_base:
+            return str(self)
+        from pdr_dspy.serving import connect
+
+        lm = connect(self.name or "auto", self.api_base)
+        try:
+            lm.check_sync()
+            return lm.identity
+        finally:
+            lm.close()
+
     @property
     def in_flight(self) -> int:
         """Requests that may be open at once: a GPU server batches many, two cores do not."""

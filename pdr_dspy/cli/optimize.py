@@ -55,7 +55,7 @@ def optimize(
         about = [
             found.name,
             datasets.fingerprint([*trainset, *valset]),
-            str(model),
+            model.answering(),
             searched,
             *([list(axes)] if axes else []),
         ]

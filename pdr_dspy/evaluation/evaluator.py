@@ -136,17 +136,14 @@ async def aevaluate(
     if budget is not None and not isinstance(budget, Budget):
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
-    lms = {id(lm): lm for predictor in program.predictors() if (lm := predictor.lm or dspy.settings.lm)}
-    if not lms and program.predictors():
-        calls.serving(program.predictors()[0])
-    for lm in lms.values():
-        check = getattr(lm, "check", None)
-        if check is not None:
-            await check()
+    predictors = program.predictors()
+    models = await calls.identities(predictors)  # every server is asked anew who it is
+    if not models and predictors:
+        calls.serving(predictors[0])
     if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
-    config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget)
+    config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget, models=models)
     folder = None if run_dir is None else RunFolder(local_path(run_dir), config)
     async with AsyncExitStack() as life:
         before: dict[tuple[str, int], Row] = {}
@@ -245,11 +242,12 @@ def describe(
     repeats: int,
     seed: int,
     budget: Budget | None,
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What an evaluation is of, as JSON; two that are equal here would make the same calls and give the same rows."""
-    lms = sorted(
-        {str(getattr(lm, "identity", lm.model)) for p in program.predictors() if (lm := p.lm or dspy.settings.lm)}
-    )
+    """What an evaluation is of, as JSON; two that are equal here would make the same calls and give the same rows.
+
+    `models` is what answers, as `calls.identities` says.
+    """
     return {
         "version": VERSION,
         "program": fingerprint(program),
@@ -257,7 +255,7 @@ def describe(
             {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
         ),
         "verifier": as_verifier(verifier).describe(),
-        "models": lms,
+        "models": list(models),
         "repeats": repeats,
         "seed": seed,
         "budget": None if budget is None else budget.model_dump(),

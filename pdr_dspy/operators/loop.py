@@ -28,6 +28,7 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
+from pdr_dspy.operators.distillers.picking import selection
 from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
@@ -302,7 +303,13 @@ class _Run:
         return Role.REFINE, values
 
     async def ask(
-        self, role: Role, phase: Phase, values: Sequence[Mapping[str, Any]], *, round_number: int
+        self,
+        role: Role,
+        phase: Phase,
+        values: Sequence[Mapping[str, Any]],
+        *,
+        round_number: int,
+        output_format: calls.OutputFormat | None = None,
     ) -> list[Reply]:
         replies = await calls.ask(
             self.question.predictors[role],
@@ -310,7 +317,7 @@ class _Run:
             phase=phase,
             round_number=round_number,
             example=self.question.example,
-            sampling=self.question.sampling(role),
+            sampling=self.question.sampling(role)._replace(output_format=output_format),
             run_seed=self.run_seed,
             streamed=how_streamed(self.schedule, role, round_number),
         )
@@ -323,7 +330,7 @@ class _Run:
             return reply
         (prompt,) = await self.question.prompt_sizes([(role, values)])
         stated = _STATED_CONTEXT.search(failure)
-        context = stated[1].replace(",", "") if stated else self.question.context
+        context = stated[1].replace(",", "") if stated else await self.question.context()
         beyond = f"the model's context{'' if context is None else f' of {context} tokens'} is too small"
         holds = {Role.DRAFT: "", Role.REFINE: f", its workspace up to `kappa={self.schedule.kappa}`"}
         reads = holds.get(role, ", the solutions of the round in it")
@@ -532,8 +539,9 @@ class _Run:
         async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
             if distiller.role is None or distiller.phase is None:
                 return []
+            form = await self.form_of(distiller.role, len(usable))
             with self.sent([(distiller.role, distiller.phase)] * len(values), number):
-                return await self.ask(distiller.role, distiller.phase, values, round_number=number)
+                return await self.ask(distiller.role, distiller.phase, values, round_number=number, output_format=form)
 
         given = distillers.DistillerInput(
             drafts=usable,
@@ -557,6 +565,14 @@ class _Run:
             self.ledger += reply.calls
             self.flaws = sheltered(reply.text, self.question.headings)
         return distilled.workspaces
+
+    async def form_of(self, role: Role, count: int) -> calls.OutputFormat | None:
+        """The form of a reply that picks among so many candidates, where the server can hold the model to one."""
+        if role is not Role.SELECT:
+            return None
+        form = selection(min(self.schedule.k, count), count)
+        about = await calls.capabilities(calls.serving(self.question.predictors[role]))
+        return form if about.constrains(form) else None
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""

@@ -65,10 +65,9 @@ class Question:
         """The labels of the task's inputs, for which no solution may pass."""
         return tuple(label(name) for name in self.task.input_fields)
 
-    @cached_property
-    def context(self) -> int | None:
+    async def context(self) -> int | None:
         """Tokens that the model's context holds; None where its server does not say."""
-        return getattr(self.lm, "context_length", None)
+        return (await calls.capabilities(self.lm)).context_length
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, as the model counts them."""
@@ -92,7 +91,7 @@ class Question:
     async def most(self, stage: Stage) -> list[int]:
         """The most tokens that each call of a stage can cost."""
         sizes = await self.prompt_sizes(stage)
-        continued = getattr(self.lm, "thinking_budget", None) == "continue"
+        continued = (await calls.capabilities(self.lm)).thinking_budget == "continue"
         return [
             self.sampling(role).most(size, continued=continued) for size, (role, _) in zip(sizes, stage, strict=True)
         ]
@@ -121,30 +120,32 @@ class Question:
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
         role = self.schedule.distill_by.role
-        if self.context is None or role is None:
+        context = await self.context()
+        if context is None or role is None:
             return None
         texts = [f"{draft.solution}\n{draft.result}" for draft in drafts]
         shown = "\n\n".join(f"{HEADING}{text}" for text in texts)
         quoting = sum(2 * len(text.splitlines()) + text.count("<") + text.count("[") for text in texts)  # `sheltered`
-        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= self.context:
+        if self.most_tokens(role, {"candidates": shown}) + quoting + self.sampling(role).cap <= context:
             return None
         (prompt,) = await self.prompt_sizes([(role, {})])
-        return max(self.context - prompt - self.sampling(role).cap, 0)
+        return max(context - prompt - self.sampling(role).cap, 0)
 
     async def check_context(self) -> None:
         """Raise PromptTooLong when caps, kappa and prompt do not fit the context, where the server tells it."""
-        if self.context is None:
+        context = await self.context()
+        if context is None:
             return
         roles = [role for role in self.predictors if role is not Role.CRITIQUE]
         kappa = self.schedule.kappa
-        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= self.context for role in roles):
+        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= context for role in roles):
             return
         for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
-            if prompt + kappa + cap > self.context:
+            if prompt + kappa + cap > context:
                 raise PromptTooLong(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "
-                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {self.context}; "
+                    f"included) = {prompt + kappa + cap} tokens, but the model's context is {context}; "
                     "lower `kappa` or the caps, or serve the model with a longer context"
                 )

@@ -107,6 +107,7 @@ def report(problem: Problem, rows: Rows, stage: Stage, trial: TrialRecord | None
         repeats=max((row.repeat for row in own), default=0) + 1,
         seed=problem.settings.seed + SEEDS[stage],
         budget=None,
+        models=problem.description["models"],
     )
     return Report(rows=tuple(sorted(own, key=lambda row: (row.repeat, row.id))), name=name, config=config)
 

@@ -147,7 +147,10 @@ def _description(
     train: Sequence[dspy.Example],
     ids: Sequence[str],
 ) -> dict[str, Any]:
-    evaluation = describe_evaluation(student, train, ids, verifier, repeats=1, seed=settings.seed, budget=None)
+    models = event_loop.run(lambda: calls.identities(student.predictors()))
+    evaluation = describe_evaluation(
+        student, train, ids, verifier, repeats=1, seed=settings.seed, budget=None, models=models
+    )
     parts = {
         "version": VERSION,
         **{name: evaluation[name] for name in ("program", "examples", "verifier", "models")},

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,27 +27,30 @@ from typing import Any
 import dspy
 from dspy import lm15
 
+from pdr_dspy.calls import Capabilities, ServedModel
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
+from pdr_dspy.runtime import event_loop
 from pdr_dspy.serving.client import pooled
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
-from pdr_dspy.serving.client.models import Server
+from pdr_dspy.serving.client.failures import Exchanged, Foreign, Outcome, judge
+from pdr_dspy.serving.client.models import Server, in_common
 from pdr_dspy.serving.client.sync import OpenAIEngine
-from pdr_dspy.serving.settings import EndpointSettings, ThinkingBudget
+from pdr_dspy.serving.settings import EndpointSettings
 
 _CLASS_KEY = "_dspy_lm_class"
 _COUNTS_KEPT = 4096
 
 
-class EndpointLM(dspy.LM):
+class EndpointLM(dspy.LM, ServedModel):
     """A dspy.LM over one endpoint; build it with connect(). Copies share the connections.
 
-    `lm.model` names the endpoint's identity, not only the model, so two servers with one model name never share an
-    entry of DSPy's cache. The name that goes on the wire is `lm.served_model`.
+    `lm.model` names the endpoint, not only the model: its whole address, and a digest of key and headers, so that two
+    deployments with one model name never share an entry of DSPy's cache. The name that goes on the wire is
+    `lm.served_model`; `await lm.capabilities()` says what really answers and what it can do.
     """
 
     settings: EndpointSettings
     _async: AsyncOpenAIEngine
-    _sync: OpenAIEngine
     _counts: OrderedDict[bytes, int]
     _tokenizer: Any
 
@@ -66,76 +70,54 @@ class EndpointLM(dspy.LM):
         return self._async.model
 
     @property
-    def siblings(self) -> bool:
-        """Whether requests that carry the "pdr_siblings" extension are sent together as one request for n."""
-        return bool(self._async.siblings)
-
-    @property
-    def prompt_once(self) -> bool:
-        """Whether the n completions of such a request have their prompt counted once: not on vLLM, whose own counters
-        have it for each of them, as of single requests. Asks the server once where that is not known."""
-        if not self._async.siblings:
-            return False
-        server = self._asked()
-        return server is None or server.kind != "vllm"
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens that prompt and completion may take together, of replicas the least; asks the server once, None when
-        it does not say."""
-        stated = self.settings.context_length
-        if stated is not None:
-            return stated
-        server = self._asked()
-        return server.context.get(self.served_model) if server else None
-
-    @property
-    def thinking_budget(self) -> ThinkingBudget:
-        """Who ends a thought that has used up its room, see `connect`; asks the server once if that was not said."""
-        stated = self.settings.thinking_budget
-        if stated is not None:
-            return stated
-        server = self._asked()
-        return "continue" if server is not None and server.kind in ("vllm", "llama.cpp") else "cap"
-
-    def _asked(self) -> Server | None:
-        """What the server says about itself, asked once; None when it does not say."""
-        if self._async.server is None:
-            self._sync.run(self._async.probe())
-        return self._async.server
-
-    @property
     def identity(self) -> str:
-        """What answers here, for stores; see `EndpointSettings.identity`. Complete once `identify` has been awaited."""
-        return f"endpoint/{self._async.identity}"
+        """What answers here, for stores, as far as it is known without asking; `await capabilities()` asks."""
+        return f"endpoint/{self._async.identity or self.settings.named(self.served_model)}"
+
+    async def capabilities(self) -> Capabilities:
+        """What answers here and what it can do: the server is asked once, and again after a connection was lost or a
+        long silence.
+
+        Raises EndpointError when it has become another one, or when replicas serve different weights.
+        """
+        try:
+            return await self._async.capabilities()
+        except Exchanged as error:
+            raise EndpointError(error.message) from error
 
     async def identify(self) -> str:
-        """Ask the server, once, which model it serves and what that is made of; return the identity."""
-        await self._async.identify()
-        return self.identity
+        """What answers here: the identity of `capabilities()`."""
+        return (await self.capabilities()).identity
+
+    def capabilities_sync(self) -> Capabilities:
+        """As capabilities(), for code without an event loop."""
+        return event_loop.run(self.capabilities)
 
     async def check(self) -> None:
-        """Raise EndpointError, in one sentence, if the server is dead, not OpenAI-compatible, or lacks the model.
+        """Ask every replica anew who it is, and take them as they are now.
 
-        Of several replicas each has to pass.
+        Raises EndpointError, in one sentence, if one is dead, not OpenAI-compatible, or lacks the model, or if they
+        serve different weights. A server that loads its model is waited for, within `timeout`.
         """
         engine = self._async
-        models = (await _ask(engine)).models
+        servers = await _ask(engine)
+        try:
+            await engine.take(servers)
+        except Exchanged as error:
+            raise EndpointError(error.message) from error
+        common = in_common(list(servers.values()))
         if engine.model == "auto":
-            if len(models) != 1:
-                raise EndpointError(
-                    f'`connect("auto", ...)` needs a server with one model; {engine.where} serves {_listed(models)}'
-                )
-            engine.model = models[0]
-        if engine.model not in models:  # llama.cpp would answer anyway, with the model that it has
+            raise EndpointError(
+                f'`connect("auto", ...)` needs a server with one model; {engine.where} serves {_listed(common.models)}'
+            )
+        if engine.model not in common.models:  # llama.cpp would answer anyway, with the model that it has
             one = len(engine.api_bases) == 1
             which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
-            raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(models)}")
-        await engine.identify()
+            raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(common.models)}")
 
     def check_sync(self) -> None:
         """As check(), for code without an event loop."""
-        self._sync.run(self.check())
+        event_loop.run(self.check)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
         """Return the number of tokens of each text, without special tokens, or None if nobody here can count.
@@ -177,7 +159,6 @@ class EndpointLM(dspy.LM):
     def close(self) -> None:
         """Close the connections of all calls, synchronous or not."""
         self._async.close()
-        self._sync.close()
         super().close()
 
     def dump_state(self) -> dict[str, Any]:
@@ -229,8 +210,9 @@ def connect(
     model: str,
     api_base: str | Sequence[str],
     *,
-    temperature: float = 1.0,
-    max_tokens: int = 1024,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    max_completion_tokens: int | None = None,
     seed: int | None = None,
     top_p: float | None = None,
     settings: EndpointSettings | None = None,
@@ -239,34 +221,46 @@ def connect(
     """Return the dspy.LM of `model` at `api_base`. Opens no connection; call check() to hear early what is wrong.
 
     Args:
-        model: the served name, or "auto" for the only model that the server has.
+        model: the served name, or "auto" for the only model that the server has, adapters aside.
         api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model.
-        temperature: of each request unless it says otherwise; so are the next three.
-        max_tokens: counts generated tokens.
-        seed: sent only if given.
-        top_p: sent only if given.
+        temperature: of each request unless it says otherwise; 1 where it is left out.
+        max_tokens: cap on generated tokens of each request unless it says otherwise; 1024 where it is left out.
+        max_completion_tokens: the same for hosted reasoning models (OpenAI's o-series), which take the cap under this
+            name and no temperature: none is sent unless it is given here.
+        seed, top_p: sent only if given.
         settings: where `more` fields start from, such as those of another connection.
-        more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers`, `proxy`, `ca_file`,
-            `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`, `tokenizer`,
-            `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `identity`.
+        more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers` (or `extra_headers`),
+            `proxy`, `ca_file`, `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`,
+            `tokenizer`, `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `identity`.
 
     Raises:
         ConfigError: for an argument that cannot work.
     """
-    if not max_tokens > 0:
-        raise ConfigError(f"`connect(max_tokens={max_tokens!r})` must be above 0")
-    if not 0 <= temperature <= 2:
+    if max_tokens is not None and max_completion_tokens is not None:
+        raise ConfigError(
+            f"`connect(max_tokens={max_tokens!r}, max_completion_tokens={max_completion_tokens!r})` are one cap under "
+            "two names: give one"
+        )
+    for name, value in (("max_tokens", max_tokens), ("max_completion_tokens", max_completion_tokens)):
+        if value is not None and not value > 0:
+            raise ConfigError(f"`connect({name}={value!r})` must be above 0")
+    if temperature is not None and not 0 <= temperature <= 2:
         raise ConfigError(f"`connect(temperature={temperature!r})` must be in [0, 2]")
-    unknown = more.keys() - EndpointSettings.model_fields.keys()
+    names = [name for name in EndpointSettings.model_fields if name not in ("model", "api_base")]
+    unknown = more.keys() - {*names, "extra_headers"}
     if unknown:
         raise ConfigError(
-            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; there are "
-            f"{', '.join(name for name in EndpointSettings.model_fields if name not in ('model', 'api_base'))}"
+            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; there are {', '.join(names)}"
         )
+    sampling: dict[str, Any] = {"temperature": temperature, "seed": seed, "top_p": top_p}
+    if max_completion_tokens is None:
+        sampling |= {"temperature": 1.0 if temperature is None else temperature, "max_tokens": max_tokens or 1024}
+    else:
+        sampling["max_completion_tokens"] = max_completion_tokens
+        more = {"token_field": "max_completion_tokens", **more}
     started = {} if settings is None else settings.model_dump()
     chosen = EndpointSettings(**{**started, **more, "model": model, "api_base": api_base})
-    sampling = {key: value for key, value in {"seed": seed, "top_p": top_p}.items() if value is not None}
-    return _lm(chosen, temperature=temperature, max_tokens=max_tokens, **sampling)
+    return _lm(chosen, **{name: value for name, value in sampling.items() if value is not None})
 
 
 def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
@@ -274,11 +268,15 @@ def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
     synchronous = OpenAIEngine(
         asynchronous, reasoning=settings.supports_reasoning, response_schema=settings.supports_schema
     )
-    where = settings.identity or f"{settings.model}@{settings.address}#{settings.deployment}"
     lm = EndpointLM(
-        f"endpoint/{where}", cache=False, num_retries=0, engine=synchronous, async_engine=asynchronous, **sampling
+        f"endpoint/{settings.named(settings.model)}",
+        cache=False,
+        num_retries=0,
+        engine=synchronous,
+        async_engine=asynchronous,
+        **sampling,
     )
-    lm._async, lm._sync, lm._counts, lm._tokenizer = asynchronous, synchronous, OrderedDict(), None
+    lm._async, lm._counts, lm._tokenizer = asynchronous, OrderedDict(), None
     lm.settings = settings
     return lm
 
@@ -290,31 +288,33 @@ def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> li
     """
     lm = connect("auto", api_base, api_key=api_key)
     try:
-        return list(lm._sync.run(_ask(lm._async)).models)
+        return list(in_common(list(event_loop.run(lambda: _ask(lm._async)).values())).models)
     finally:
         lm.close()
 
 
-async def _ask(engine: AsyncOpenAIEngine) -> Server:
-    """Ask every replica what it serves."""
-    return engine.remember(await asyncio.gather(*(_listing(engine, where) for where in engine.api_bases)))
+async def _ask(engine: AsyncOpenAIEngine) -> dict[str, Server]:
+    """Ask every replica who it is. Raises EndpointError for the first that does not say."""
+    told = await engine.survey()
+    for where, said in told.items():
+        if isinstance(said, Exception):
+            raise _unheard(where, said) from said
+    return {where: said for where, said in told.items() if isinstance(said, Server)}
 
 
-async def _listing(engine: AsyncOpenAIEngine, where: str) -> Server:
-    try:
-        return await engine.listing(where)
-    except lm15.AuthError as error:
-        raise EndpointError(
-            f"{where} refuses the API key (HTTP {error.status}): pass `connect(api_key=...)`"
-        ) from error
-    except (lm15.TransportError, lm15.TimeoutError) as error:
-        raise EndpointError(f"{error.message}. Is the server running, and is `api_base` right?") from error
-    except (lm15.ProviderError, ValueError) as error:
-        status = "no list of models" if isinstance(error, ValueError) else f"HTTP {error.status}"
-        raise EndpointError(
-            f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. "
-            + ("Is it the right address?" if where.endswith("/v1") else f"It usually ends in /v1: {where}/v1?")
-        ) from error
+def _unheard(where: str, error: Exception) -> EndpointError:
+    """Why a server did not say who it is, in one sentence."""
+    if isinstance(error, lm15.AuthError):
+        return EndpointError(f"{where} refuses the API key (HTTP {error.status}): pass `connect(api_key=...)`")
+    if isinstance(error, lm15.LM15Error) and judge(error) is Outcome.LOADING:
+        return EndpointError(f"{where} still loads its model ({error.message}); a longer `timeout` waits longer for it")
+    if isinstance(error, (lm15.TransportError, lm15.TimeoutError)):
+        return EndpointError(f"{error.message}. Is the server running, and is `api_base` right?")
+    if isinstance(error, Foreign) and (error.status or 0) < 400:
+        return EndpointError(error.message)
+    status = f"HTTP {error.status}" if isinstance(error, lm15.LM15Error) else "no list of models"
+    right = "Is it the right address?" if re.search(r"/v\d+(/|$)", where) else f"It usually ends in /v1: {where}/v1?"
+    return EndpointError(f"{where} is not an OpenAI-compatible API: GET {where}/models gave {status}. {right}")
 
 
 def _listed(models: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError, MissingExtra
 from pdr_dspy.serving import weights
+from pdr_dspy.serving.client.models import WEIGHTS_TAG
+from pdr_dspy.serving.fingerprint import file_sha256
 from pdr_dspy.serving.process.server import LocalServer, ServerProcess, free_port
 
 _CHILD = Path(__file__).with_name("process") / "llama_child.py"
@@ -80,7 +82,7 @@ class LlamaCppServer(LocalServer):
             os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
         )
         self._source = os.fspath(model)
-        self._identity = f"{entry.name}:{entry.sha256[:12]}" if entry is not None else None
+        self._identity: str | None = None
         self._progress = progress
         self._sources = tuple(sources)
 
@@ -95,6 +97,8 @@ class LlamaCppServer(LocalServer):
     def _launch(self) -> ServerProcess:
         path = weights.locate(self._source, sources=self._sources, progress=self._progress)
         port = free_port(self._port)
+        sha256 = file_sha256(path)
+        self._identity = f"{self.model}:{sha256[:12]}"  # the weights, not the port: the same after a restart
         settings = {
             "path": str(path),
             "alias": self.model,
@@ -102,6 +106,7 @@ class LlamaCppServer(LocalServer):
             "slots": self.slots,
             "context": self.context,
             "threads": self.threads,
+            "tag": f"{WEIGHTS_TAG}{sha256}",  # so that whoever connects to it by its address knows them too
         }
         # Threads that spin while they wait take the processor from those that work, on a shared machine by 10x.
         env = {**os.environ, "OMP_WAIT_POLICY": "passive"}

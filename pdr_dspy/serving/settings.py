@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+import re
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from pdr_dspy.calls import ThinkingBudget
+from pdr_dspy.calls.deployment import address, seal
 from pdr_dspy.settings import Settings
 
-ThinkingBudget = Literal["server", "continue", "cap"]
-"""Who ends a thought that has used up its room."""
-_COMPLETIONS = "/chat/completions"
-_UNSAFE = ("\n", "\r", "\x00")
+_METHODS = re.compile(r"/(?:chat/completions|completions|chat|responses|embeddings|models)/*$")
+"""What a pasted full address ends with."""
+_UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _bases(api_base: Any) -> tuple[str, ...]:
@@ -30,7 +31,12 @@ def _bases(api_base: Any) -> tuple[str, ...]:
             raise ValueError(f'`connect(api_base={each!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
         if parts.query or parts.fragment:
             raise ValueError(f"`connect(api_base={each!r})` must end with its path; leave out what follows `?` or `#`")
-        bases.append(each.strip().rstrip("/").removesuffix(_COMPLETIONS).rstrip("/"))  # a pasted full address
+        if "@" in parts.netloc:
+            raise ValueError(
+                f"`connect(api_base=...)` has a user and password before {parts.netloc.rpartition('@')[2]}, where logs "
+                'and messages would show them; pass `headers={"Authorization": "Basic ..."}`'
+            )
+        bases.append(_METHODS.sub("", each.strip().rstrip("/")).rstrip("/"))
     if len(set(bases)) < len(bases):
         raise ValueError(f"`connect(api_base={api_base!r})` names a server twice")
     return tuple(bases)
@@ -51,8 +57,9 @@ class EndpointSettings(Settings):
     """Sent as a bearer token. Never saved with a program."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     """More HTTP headers of each request, such as those that choose a deployment. Never saved with a program."""
-    proxy: str | None = None
-    """The URL of an HTTP proxy, or "env" for what `http_proxy`, `https_proxy` and `no_proxy` say. None uses none."""
+    proxy: str | None = "env"
+    """The URL of an HTTP proxy; "env" for what `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` say, which never
+    holds for servers on this machine; None for none."""
     ca_file: str | None = None
     """A file of certificates (PEM) to trust beside the system's, for servers with certificates of your own."""
     timeout: float = 600.0
@@ -93,7 +100,8 @@ class EndpointSettings(Settings):
     supports_reasoning: bool = False
     """Whether DSPy's adapters may use `reasoning_effort`."""
     supports_schema: bool = True
-    """Whether DSPy's adapters may use JSON schemas."""
+    """Whether DSPy's adapters, and the selection of drafts, may ask for JSON after a schema: False for a server that
+    refuses `response_format`. vLLM and llama.cpp are asked for a selection in their own words."""
     identity: str | None = None
     """Names what is served, for stores that outlive the server. None: the model with what the server says it is made
     of, its whole address, and a digest of headers and key."""
@@ -110,36 +118,72 @@ class EndpointSettings(Settings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`connect({name}={value!r})` must be at least 1, or None")
-        if self.api_key is not None and any(sign in self.api_key for sign in _UNSAFE):
-            raise ValueError("`connect(api_key=...)` has a line break or NUL in it; was it read from a file with one?")
+        _check_key(self.api_key)
         for name, value in self.headers.items():
-            if not name or any(sign in name + value for sign in _UNSAFE) or ":" in name:
+            if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or _UNSAFE.search(value):
                 raise ValueError(f"`connect(headers=...)`: {name!r} cannot be an HTTP header")
+            if self.api_key and name.lower() == "authorization":
+                raise ValueError(
+                    "`connect(api_key=..., headers=...)` has two keys: leave `Authorization` out of `headers`"
+                )
         if self.tokenizer is not None and self.tokenizer.endswith(".json") and not Path(self.tokenizer).is_file():
             raise ValueError(f"`connect(tokenizer={self.tokenizer!r})` names no file")
         if self.ca_file is not None and not Path(self.ca_file).is_file():
             raise ValueError(f"`connect(ca_file={self.ca_file!r})` names no file")
+        if self.ca_file is not None:
+            try:
+                ssl.create_default_context(cafile=self.ca_file)
+            except (ssl.SSLError, OSError, ValueError) as error:
+                raise ValueError(f"`connect(ca_file={self.ca_file!r})` holds no certificates (PEM): {error}") from error
         if self.proxy not in (None, "env") and urlsplit(self.proxy or "").scheme not in ("http", "https"):
             raise ValueError(f'`connect(proxy={self.proxy!r})` must be a URL, "env", or None')
         return self
 
-    @property
-    def deployment(self) -> str:
-        """What selects a deployment at the address, in twelve letters: the address itself, headers and key. A digest:
-        nothing can be read out of it."""
-        return digest([self.api_base[0], sorted(self.headers.items()), self.api_key or ""])
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, given: Any) -> Any:
+        """`extra_headers`, as DSPy and the clients of others call them, are the headers."""
+        if isinstance(given, dict) and given.get("extra_headers") is not None:
+            given = {**given, "headers": {**(given.get("headers") or {}), **given["extra_headers"]}}
+        return (
+            {key: value for key, value in given.items() if key != "extra_headers"} if isinstance(given, dict) else given
+        )
 
     @property
     def address(self) -> str:
-        """Host, port and path of the first replica."""
-        parts = urlsplit(self.api_base[0])
-        return f"{parts.netloc.rpartition('@')[2]}{parts.path.removesuffix('/v1')}"
+        """The whole address of the first replica."""
+        return address(self.api_base[0])
+
+    @property
+    def seal(self) -> str:
+        """A digest of key and headers, out of which nothing can be read; "" where there are none."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return seal(self.address, {**({"headers": headers} if headers else {}), "api_key": self.api_key or None})
+
+    def named(self, model: str, made_of: str = "", weights: str | None = None) -> str:
+        """The identity of a model here: its address, what the server says that it is made of, and the seal. A file that
+        is known by its sha256 (`weights`) needs nothing else: it is the same wherever it is served."""
+        if self.identity is not None:
+            return self.identity
+        if weights is not None:
+            return f"{model}:{weights}"
+        mark = f" #{self.seal}" if self.seal else ""
+        return f"{model}@{self.address}{f' ({made_of})' if made_of else ''}{mark}"
 
     def saved(self) -> dict[str, Any]:
         """What may be saved with a program: everything but secrets."""
-        return self.model_dump(mode="json", exclude={"api_key", "headers"})
+        secret = {"api_key", "headers"} | ({"proxy"} if "@" in (self.proxy or "") else set())
+        return self.model_dump(mode="json", exclude=secret)
 
 
-def digest(parts: Sequence[Any] | Mapping[str, Any]) -> str:
-    """A keyed digest of some values, in twelve letters."""
-    return hashlib.blake2b(repr(parts).encode(), key=b"pdr_dspy deployment", digest_size=6).hexdigest()
+def _check_key(key: str | None) -> None:
+    if not key:
+        return
+    if any(sign in key for sign in "\n\r\x00"):
+        raise ValueError(
+            "`connect(api_key=...)` has a line break or NUL in it; was it read from a file with one? Pass `key.strip()`"
+        )
+    if not all("!" <= sign <= "~" for sign in key):
+        raise ValueError(
+            "`connect(api_key=...)` has a space or another sign in it that no key has; was something else pasted too?"
+        )

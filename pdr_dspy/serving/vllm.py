@@ -17,6 +17,7 @@ interpreter as `python=`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from pdr_dspy.errors import ConfigError, MissingExtra, ServerStartError
+from pdr_dspy.serving.fingerprint import folder_state
 from pdr_dspy.serving.process.server import HOST, LocalServer, ServerProcess, free_port
 
 _CPU_ARGS = ("--no-enable-chunked-prefill",)
@@ -165,11 +167,18 @@ class VLLMServer(LocalServer):
     def _connection(self) -> dict[str, Any]:
         known: dict[str, Any] = {"context_length": self._max_model_len}
         if self._attached is None:
-            known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}"
+            known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}{self._more_of_it()}"
             known["siblings"] = True  # as connect() finds out by asking
             if any(argument.startswith(_ENDS_THOUGHTS) for argument in self._extra_args):
                 known["thinking_budget"] = "server"
         return known
+
+    def _more_of_it(self) -> str:
+        """What beside model and dtype decides the replies: further arguments, and the files of a local folder."""
+        facts = [*self._extra_args]
+        if Path(self.model).is_dir():
+            facts.append(folder_state(Path(self.model)))
+        return f":{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]}" if facts else ""
 
     def _launch(self) -> ServerProcess:
         port = free_port(self._port)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -31,6 +31,8 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import Usage as ServedUsage
 
+from pdr_dspy import calls
+
 StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 
@@ -46,6 +48,12 @@ class ScriptedRequest:
     cap: int | None
     temperature: float | None
     request: Request
+
+    @property
+    def output_format(self) -> calls.OutputFormat | None:
+        """The form that the completion is to have."""
+        wire: Any = (self.request.config.extensions or {}).get(calls.OUTPUT)
+        return None if wire is None else calls.OutputFormat.of_wire(wire)
 
 
 @dataclass(frozen=True)
@@ -78,15 +86,33 @@ class Served:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class ScriptedLM(dspy.LM):
+class ScriptedLM(dspy.LM, calls.ServedModel):
     """A `dspy.LM` whose engine is a function. Make it with `scripted_lm`."""
 
     served: Served
     reply: Reply
     """The script."""
     context_length: int | None = None
+    thinking_budget: calls.ThinkingBudget = "cap"
+    siblings: bool = False
+    """Whether drafts of one prompt are marked as siblings; the script answers each by itself."""
+    output_formats: frozenset[calls.FormatKind] = frozenset()
+    """The kinds of `OutputFormat` that it says it can hold completions to; the script sees to that."""
     send_directly: Callable[[Request], Awaitable[Response]]
     """Only there with `scripted_lm(directly=True)`."""
+
+    async def capabilities(self) -> calls.Capabilities:
+        """What the script is said to be able to do. Its name is not all that decides its answers: another script may
+        have it too."""
+        return calls.Capabilities(
+            identity=self.model,
+            known=False,
+            context_length=self.context_length,
+            thinking_budget=self.thinking_budget,
+            siblings=self.siblings,
+            counts_tokens=True,
+            output_formats=self.output_formats,
+        )
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, as this model counts them."""
@@ -100,6 +126,7 @@ class ScriptedLM(dspy.LM):
         script = {
             "model": self.model,
             "context_length": self.context_length,
+            "output_formats": sorted(self.output_formats),
             "directly": hasattr(self, "send_directly"),
             "kwargs": self.kwargs,
         }
@@ -107,18 +134,25 @@ class ScriptedLM(dspy.LM):
 
 
 def scripted_lm(
-    reply: Reply, *, model: str = "scripted/model", context_length: int | None = None, directly: bool = False
+    reply: Reply,
+    *,
+    model: str = "scripted/model",
+    context_length: int | None = None,
+    output_formats: Iterable[calls.FormatKind] = (),
+    directly: bool = False,
 ) -> ScriptedLM:
     """A language model that answers with `reply(request)`, cut at the request's max_tokens.
 
     `lm.served` holds what the "server" served: calls, input and output tokens, requests. With `directly` it is asked as
     an endpoint is, past DSPy's own road with its changes of threads: siblings then end in the order of their delays.
+    It says that it can hold completions to `output_formats` ("schema", "choices", "regex"); the script finds the form
+    of a request as `request.output_format`, and keeps to it or not.
     """
     engine = _Engine(reply)
     asynchronous = _AsyncEngine(engine)
     lm = ScriptedLM(model, engine=engine, async_engine=asynchronous, cache=False, num_retries=0)
     lm.served, lm.reply = engine.served, reply
-    lm.context_length = context_length
+    lm.context_length, lm.output_formats = context_length, frozenset(output_formats)
     if directly:
         lm.send_directly = asynchronous.complete
     return lm

@@ -21,6 +21,7 @@ import dspy
 from dspy.lm15 import FinishReason, Message, Request, Response
 from dspy.lm15 import Usage as ServedUsage
 
+from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_errors
@@ -267,7 +268,7 @@ def verl_rows(examples: Sequence[dspy.Example]) -> list[dict[str, Any]]:
     ]
 
 
-class ServedLM(dspy.LM):
+class ServedLM(dspy.LM, calls.ServedModel):
     """A `dspy.LM` over verl's server, for one episode."""
 
     def __init__(
@@ -281,6 +282,10 @@ class ServedLM(dspy.LM):
         self.template_options = dict(template_options)
         self.record: list[Asked] = []
         """The calls of the episode."""
+
+    async def capabilities(self) -> calls.Capabilities:
+        """The policy changes from step to step, so the object alone names it."""
+        return calls.Capabilities(identity=self.model, known=False, counts_tokens=True)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""

@@ -37,7 +37,7 @@ class Asked(NamedTuple):
     sampled: Sampled
 
 
-class PolicyLM(dspy.LM):
+class PolicyLM(dspy.LM, calls.ServedModel):
     """A `dspy.LM` over a `Policy`. Use it for programs that run inside `together`.
 
     It serves requests of the library's operators without DSPy's history, callbacks and usage tracking, and other
@@ -71,6 +71,12 @@ class PolicyLM(dspy.LM):
         self._waiting: list[_Call] = []
         self._inside = 0
         self._news = asyncio.Event()
+
+    async def capabilities(self) -> calls.Capabilities:
+        """Its context, where that is known; its weights change from step to step, so the object alone names it."""
+        return calls.Capabilities(
+            identity=self.model, known=False, context_length=self.context_length, counts_tokens=True
+        )
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special tokens."""

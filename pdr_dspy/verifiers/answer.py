@@ -80,7 +80,9 @@ class AnswerVerifier(Fields):
             place = self.template.index(name)  # from the end, so that a text cannot hold another's place
             written = written[:place] + text + written[place + len(name) :]
         messages = [{"role": "user", "content": written}]
-        shares, call = await calls.weigh(self.lm, messages, _letters, cap=self.max_tokens, phase=calls.Phase.JUDGE)
+        shares, call = await calls.weigh(
+            self.lm, messages, _letters, cap=self.max_tokens, phase=calls.Phase.JUDGE, words=tuple(_WHAT)
+        )
         said = max(shares, key=lambda letter: shares[letter])
         value = shares["A"] if self.threshold is None else float(shares["A"] >= self.threshold)
         return Score(value, f"{self.lm.model} says {said}, {_WHAT[said]}, with {shares[said]:.2f}", (call,))

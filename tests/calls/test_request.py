@@ -238,7 +238,9 @@ def test_elsewhere_the_cap_alone_ends_a_thought(kind: str, stated: Any) -> None:
 
 def test_who_ends_a_thought_is_kept_with_the_endpoint_and_checked() -> None:
     lm = connect("mock", "http://127.0.0.1:9/v1", thinking_budget="server")
-    assert EndpointLM.load_state(lm.dump_state()).thinking_budget == lm.thinking_budget == "server"
+    again = EndpointLM.load_state(lm.dump_state())
+    assert again.settings.thinking_budget == lm.settings.thinking_budget == "server"
+    assert again.capabilities_sync().thinking_budget == "server"
     with pytest.raises(ConfigError, match="thinking_budget"):
         connect("mock", "http://127.0.0.1:9/v1", thinking_budget="never")  # type: ignore[arg-type]
 

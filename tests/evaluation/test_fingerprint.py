@@ -48,7 +48,7 @@ def test_programs_that_differ_in_a_plain_attribute_are_two(one: dict[str, Any], 
 
 
 def test_what_a_program_remembers_is_no_part_of_it() -> None:
-    program = Voting(n=8)
+    program: Any = Voting(n=8)
     before = fingerprint(program)
     program.history.append({"messages": []})
     for name, value in {"_count": 3, "tool": object()}.items():

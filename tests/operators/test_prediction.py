@@ -116,9 +116,9 @@ def test_copies_are_equal() -> None:
 
 def test_a_program_is_saved_whole_with_its_model(tmp_path: Path) -> None:
     program: Any = PDR("question -> answer: int", widths=(2, 1), distiller="summary")
-    program.set_lm(connect("mock", "http://127.0.0.1:9/v1", api_key="very secret", temperature=0.3))
+    program.set_lm(connect("mock", "http://127.0.0.1:9/v1", api_key="very-secret", temperature=0.3))
     program.save(str(tmp_path / "served"), save_program=True)
-    assert b"very secret" not in (tmp_path / "served" / "program.pkl").read_bytes()
+    assert b"very-secret" not in (tmp_path / "served" / "program.pkl").read_bytes()
     loaded: Any = dspy.load(str(tmp_path / "served"), allow_pickle=True)
     assert isinstance(loaded.draft.lm, EndpointLM)
     assert loaded.draft.lm.kwargs == program.draft.lm.kwargs  # type: ignore

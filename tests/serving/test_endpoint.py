@@ -482,16 +482,18 @@ def test_replicas_of_different_kinds_have_in_common_what_all_can():
         llama = stack.enter_context(MockServer(kind="llama.cpp", context=256))
         lm = connect("mock", (vllm.api_base, llama.api_base))
         lm.check_sync()
-        assert lm.context_length == 256
-        assert not lm.siblings
+        about = lm.capabilities_sync()
+        assert about.context_length == 256
+        assert not about.siblings
         lm.close()
 
 
 def test_what_replicas_say_of_themselves_is_known_while_one_is_down():
     with MockServer(kind="vllm", context=512) as server:
         lm = connect("mock", [free_address(), server.api_base])
-        assert lm.context_length == 512
-        assert lm.siblings
+        about = lm.capabilities_sync()
+        assert about.context_length == 512
+        assert about.siblings
         lm.close()
 
 
@@ -640,7 +642,7 @@ def test_a_server_that_ignores_n_still_answers_everyone():
         lm = connect("mock", server.api_base, siblings=True)
         responses = send(lm, *(sibling(lm, seed, 3) for seed in range(3)))
         assert [response.text for response in responses] == ["text 0", "text 1", "text 2"]
-        assert not lm.siblings
+        assert not lm.capabilities_sync().siblings
 
 
 def test_a_cancelled_member_does_not_hold_the_others():
@@ -760,7 +762,7 @@ def test_copies_share_connections_and_keep_their_own_sampling():
             each("x")
         assert [body["temperature"] for body in server.requests] == [0.5, 1.5, 0.5]
         assert warm.engine is lm.engine is deep.engine
-        assert deep.siblings == lm.siblings
+        assert deep.capabilities_sync() == lm.capabilities_sync()
         lm.close()
 
 
@@ -825,20 +827,20 @@ def test_capabilities_are_what_was_stated_and_cost_no_price_lookup(monkeypatch: 
 def test_siblings_are_decided_by_the_kind_of_server(kind: str, asked: bool):
     with MockServer(kind=kind) as server:
         lm = connect("mock", server.api_base)
-        assert not lm.siblings
+        assert lm.capabilities_sync().siblings is asked  # what is asked about it asks the server
         lm.check_sync()
         lm.close()
-        assert lm.siblings is asked
-        assert lm.prompt_once is (kind == "llama.cpp")
+        assert lm.capabilities_sync().siblings is asked
+        assert lm.capabilities_sync().prompt_once is (kind == "llama.cpp")
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vllm", "other"])
 def test_whether_n_drafts_count_their_prompt_once_is_asked_where_siblings_were_stated(kind: str):
     with MockServer(kind=kind) as server:
         lm = connect("mock", server.api_base, siblings=True)
-        assert lm.prompt_once is (kind != "vllm")
+        assert lm.capabilities_sync().prompt_once is (kind != "vllm")
         lm.close()
-        assert not connect("mock", server.api_base, siblings=False).prompt_once
+        assert not connect("mock", server.api_base, siblings=False).capabilities_sync().prompt_once
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "vllm"])
@@ -869,9 +871,9 @@ def test_a_local_tokenizer_counts_where_the_server_does_not(tmp_path: Any):
 def test_context_length_comes_from_the_server(kind: str, expected: int | None):
     with MockServer(kind=kind, context=2048) as server:
         lm = connect("mock", server.api_base)
-        assert lm.context_length == expected
+        assert lm.capabilities_sync().context_length == expected
         lm.close()
-        assert connect("mock", server.api_base, context_length=77).context_length == 77
+        assert connect("mock", server.api_base, context_length=77).capabilities_sync().context_length == 77
 
 
 def test_check_passes_and_auto_takes_the_only_model():

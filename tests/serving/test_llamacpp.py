@@ -95,8 +95,9 @@ class TestServing:
     def test_an_lm_of_the_server(self, server: LlamaCppServer):
         lm = server.connect(temperature=0.0, max_tokens=8)
         lm.check_sync()
-        assert lm.siblings
-        assert lm.context_length == 256
+        about = lm.capabilities_sync()
+        assert about.siblings
+        assert about.context_length == 256
         assert lm.served_model == MODEL
         assert "b179c9523d0e" in lm.model  # the weights, not the port: the same after a restart
         with dspy.context(lm=lm):

@@ -113,10 +113,10 @@ def test_serves_and_stops_with_its_workers(fake: Path):
         assert discover(server.api_base) == ["some/model"]
         lm = server.lm
         assert lm is server.lm
-        assert lm.context_length == 128
+        assert lm.capabilities_sync().context_length == 128
         assert lm.model == "endpoint/some/model:cpu-auto"
-        assert lm.siblings
-        assert lm.thinking_budget == "continue"
+        assert lm.capabilities_sync().siblings
+        assert lm.capabilities_sync().thinking_budget == "continue"
         pids = started(fake)
         assert len(pids) == 2
     assert gone(pids)
@@ -127,7 +127,7 @@ def test_serves_and_stops_with_its_workers(fake: Path):
 
 def test_a_server_that_knows_thoughts_ends_them_itself(fake: Path):
     with VLLMServer("some/model", cpu=True, extra_args=("--reasoning-parser", "deepseek_r1")) as server:
-        assert server.lm.thinking_budget == "server"
+        assert server.lm.capabilities_sync().thinking_budget == "server"
 
 
 def test_a_crash_shows_the_servers_log(fake: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -6,9 +6,18 @@ import re
 from collections.abc import Sequence
 
 from pdr_dspy.calls.ledger import Call
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.operators.distillers.base import DistillerInput
 from pdr_dspy.operators.workspace import Draft
+
+
+def selection(k: int, count: int) -> OutputFormat:
+    """The form of a Select reply: k of the numbers 1 to `count`. That no number stands there twice is left to `picked`:
+    no server holds a model to `uniqueItems`."""
+    numbers = {"type": "array", "items": {"enum": list(range(1, count + 1))}, "minItems": k, "maxItems": k}
+    schema = {"type": "object", "properties": {"selected": numbers}, "required": ["selected"]}
+    return OutputFormat(schema={**schema, "additionalProperties": False}, name="selection")
 
 
 def picked(given: DistillerInput, reply: Reply, order: Sequence[Draft]) -> tuple[list[Draft], tuple[Call, ...]]:

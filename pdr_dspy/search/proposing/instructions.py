@@ -332,7 +332,7 @@ class _Writer:
     async def prompts(self, jobs: Sequence[tuple[Role, str]], cap: int) -> list[dict[str, str]]:
         """The writer's inputs for each call, with fewer questions and failures where the context is short."""
         drawn = [(role, tip, self._sample(self.questions, QUESTIONS), self._failures(role)) for role, tip in jobs]
-        context = getattr(self.lm, "context_length", None)
+        context = (await calls.capabilities(self.lm)).context_length
         for most in range(max(QUESTIONS, FAILURES), -1, -1):
             prompts = [
                 self._inputs(role, tip, questions[:most], failures[:most]) for role, tip, questions, failures in drawn

@@ -12,6 +12,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.runner import inputs_of
+from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
 from pdr_dspy.search.space.space import Space
@@ -55,7 +56,7 @@ def write(
     roles = roles_of(space)
     hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
     shown = [example for example in trainset if calls.identity(inputs_of(student, example)) not in hidden]
-    context = getattr(lm, "context_length", None)
+    context = event_loop.run(lambda: calls.capabilities(lm)).context_length
     store.refresh()
     with calls.session(store=store):
         return propose(

@@ -218,7 +218,7 @@ class Worker:
                 await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
-                rows[arm] = self._as_one_run(row)
+                rows[arm] = await self._as_one_run(row)
                 self.made += 1
         return rows
 
@@ -245,10 +245,10 @@ class Worker:
             "kept, the same command goes on"
         )
 
-    def _as_one_run(self, row: Row) -> Row:
+    async def _as_one_run(self, row: Row) -> Row:
         """A row that costs what its program costs, whichever of its calls were in the store."""
         predictors = self.student.predictors()
-        once = bool(predictors) and bool(getattr(calls.serving(predictors[0]), "prompt_once", False))
+        once = bool(predictors) and (await calls.capabilities(calls.serving(predictors[0]))).prompt_once
         return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
 
     def _publish(self, name: str, text: str) -> str:

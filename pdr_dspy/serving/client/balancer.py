@@ -96,7 +96,7 @@ class Replicas:
             replica.failures, replica.rest, replica.until = 0, 0.0, 0.0
         elif outcome in (Outcome.LATE, Outcome.BROKEN):
             self._failed(replica, 1)
-        elif outcome is Outcome.UNREACHABLE:
+        elif outcome in (Outcome.UNREACHABLE, Outcome.LOADING):
             self._failed(replica, IN_A_ROW)
         if outcome is Outcome.SERVED:
             self.served += 1

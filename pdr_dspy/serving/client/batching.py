@@ -99,15 +99,15 @@ class Gatherer:
 
 
 def _runs(members: list[tuple[Wire, asyncio.Future]], limit: int | None) -> list[list[tuple[Wire, asyncio.Future]]]:
-    """Split members into runs of consecutive seeds; bodies that differ in more than the seed never share a run."""
+    """Split members into runs of consecutive seeds; bodies that differ in more than the seed never share a run. At
+    temperature 0 the seed does not matter."""
     runs: list[list[tuple[Wire, asyncio.Future]]] = []
     for entry in sorted(members, key=lambda item: item[0].seed or 0):
         wire = entry[0]
         last = runs[-1] if runs else None
         if (
             last is not None
-            and wire.seed == (last[-1][0].seed or 0) + 1
-            and (limit is None or len(last) < limit)
+            and (wire.greedy or (wire.seed == (last[-1][0].seed or 0) + 1 and (limit is None or len(last) < limit)))
             and {**wire.body, "seed": 0} == {**last[-1][0].body, "seed": 0}
         ):
             last.append(entry)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,22 +22,41 @@ EXTENSION = "pdr"
 """Key of `lm15.Response.provider_data` under which this client says what it knows of the exchange."""
 _SHARED = "prompt_is_another's"
 """Of a further choice of a request for n: its prompt is counted with the first."""
+_ENDS = (
+    *("stop", "end", "eos", "eos_token", "eos_token_id", "end_turn", "end_of_turn", "end_of_text", "endoftext"),
+    *("stop_sequence", "stop_token", "stop_word", "stopped", "complete", "completed", "finished", "done", "normal"),
+)
+_CUTS = (
+    *("length", "max_length", "max_tokens", "max_new_tokens", "max_output_tokens", "max_completion_tokens"),
+    *("model_length", "token_limit", "length_limit", "context_length_exceeded", "context_window_exceeded"),
+    *("model_context_window_exceeded", "max_context_length", "incomplete"),
+)
+_FILTERS = (
+    *("content_filter", "content_filtered", "safety", "recitation", "blocklist", "prohibited_content", "spii"),
+    *("refusal", "guardrail_intervened", "sensitive", "image_safety"),
+)
 _FINISHES = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stopped", "complete"), "stop"),
-    **dict.fromkeys(("completed", "finished", "done"), "stop"),
-    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length", "token_limit"), "length"),
-    **dict.fromkeys(("max_output_tokens", "max_completion_tokens", "context_length_exceeded"), "length"),
-    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii", "refusal"), "content_filter"),
-    "content_filter": "content_filter",
-    "tool_calls": "tool_call",
-    "function_call": "tool_call",
-    "abort": "error",
-    "error": "error",
-    "cancelled": "error",
+    **dict.fromkeys(_ENDS, "stop"),
+    **dict.fromkeys(_CUTS, "length"),
+    **dict.fromkeys(_FILTERS, "content_filter"),
+    **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_call"),
 }
+"""What servers call the end of a completion, in lower case. Whatever else they say is not known to be an end."""
+_ERROR_KINDS = (
+    (re.compile(r"rate.?limit|too.?many|quota", re.I), 429),
+    (re.compile(r"overload|unavailable|busy|capacity|loading", re.I), 503),
+    (re.compile(r"time.?out|timed.?out", re.I), 504),
+    (re.compile(r"auth|permission|api.?key", re.I), 401),
+    (re.compile(r"invalid|bad.?request|context.?length|unsupported", re.I), 400),
+)
+"""What the words of an error in an answer of status 200 mean as a status."""
 _MAPPED = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "index", "message", "logprobs", "finish_reason"}
 )
+
+
+_EVENTS = re.compile(rb"\s*(?:\xef\xbb\xbf)?(?:data|event|id|retry)?:")
+"""How server-sent events begin; no JSON does."""
 
 
 def read_body(raw: bytes, where: str) -> dict[str, Any]:
@@ -45,8 +65,8 @@ def read_body(raw: bytes, where: str) -> dict[str, Any]:
     Raises lm15.TransportError for one that was cut off, the server's error if it holds one, and Foreign (final) for
     anything else that is no JSON object.
     """
-    if raw.lstrip()[:5] in (b"data:", b"event") or raw.lstrip()[:1] == b":":
-        return read_stream(raw, where)  # a stream that was not asked for
+    if _EVENTS.match(raw):
+        return read_stream(raw, where, asked=False)
     try:
         data = _loads(raw)
     except ValueError as error:
@@ -56,21 +76,43 @@ def read_body(raw: bytes, where: str) -> dict[str, Any]:
     return _completion(data, raw, where)
 
 
-def read_stream(raw: bytes, where: str) -> dict[str, Any]:
+def read_stream(raw: bytes, where: str, *, asked: bool = True) -> dict[str, Any]:
     """Fold the server-sent events of one request into a chat completion.
 
-    Each choice carries the usage chunk that directly followed its finish chunk under "usage": llama.cpp sends one
-    per choice. A server that ignores `stream` and sends its completion whole is understood too.
+    Each choice carries the usage chunk that came with its finish chunk or directly after it under "usage": llama.cpp
+    sends one per choice. Where there is one for several choices, it is that of all of them. A server that ignores
+    `stream` and sends its completion whole is understood too.
 
-    Raises as read_body() does; a stream without its end mark was cut off.
+    Raises as read_body() does; a stream without its end mark was cut off. Of one that was not `asked` for, whose server
+    may have no such mark, it is enough that each choice came to its end.
     """
     if raw.lstrip()[:1] == b"{":
         return read_body(raw, where)
+    data, complete = _folded(raw, where)
+    if not complete and (asked or not data["choices"] or not all(each["finish_reason"] for each in data["choices"])):
+        raise lm15.TransportError(f"{where} ended its stream early")
+    return data
+
+
+def finished_choices(raw: bytes, where: str) -> dict[int, dict[str, Any]]:
+    """By index, the choices that had ended when a stream broke off; none where nothing can be read out of it."""
+    try:
+        data, _ = _folded(raw[: raw.rfind(b"\n") + 1], where)
+    except lm15.LM15Error:
+        return {}
+    return {choice["index"]: choice for choice in data["choices"] if choice["finish_reason"]}
+
+
+def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
+    """A stream as one completion, and whether it has its end mark."""
     choices: dict[int, dict[str, Any]] = {}
     head: dict[str, Any] = {}
-    finished: int | None = None
+    usages: list[Any] = []
+    latest: int | None = None
+    last: int | None = None
+    """The choice behind which a usage came that may be that of all, as no choice went on after it."""
     complete = False
-    for line in raw.splitlines():
+    for line in raw.removeprefix(b"\xef\xbb\xbf").splitlines():
         field, _, value = line.partition(b":")
         value = value.strip()
         if field == b"error" and value:
@@ -86,46 +128,79 @@ def read_stream(raw: bytes, where: str) -> dict[str, Any]:
             raise lm15.TransportError(f"{where} sent a broken stream") from error
         head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
         for part in _dicts(chunk.get("choices")):
+            if part.get("error"):
+                raise _told(part["error"], json.dumps(part["error"], default=str), where)
             index = part.get("index")
-            index = index if type(index) is int else 0
-            _add_delta(choices.setdefault(index, _empty_choice(index)), part)
-            if part.get("finish_reason"):
-                finished = index
-        if chunk.get("usage") and finished is not None:
-            choices[finished]["usage"] = chunk["usage"]
-            finished = None
-    if not complete:
-        raise lm15.TransportError(f"{where} ended its stream early")
-    return {**head, "choices": [choices[index] for index in sorted(choices)]}
+            latest, last = index if type(index) is int else 0, None
+            _add_delta(choices.setdefault(latest, _empty_choice(latest)), part)
+        if chunk.get("usage"):
+            usages.append(chunk["usage"])
+            if latest is not None and choices[latest]["finish_reason"]:
+                choices[latest]["usage"], last = chunk["usage"], latest
+    if last is not None and not all("usage" in choice for choice in choices.values()):
+        del choices[last]["usage"]
+    found = [choices[index] for index in sorted(choices)]
+    alone = len(found) == 1 or not any("usage" in choice for choice in found)
+    return {**head, "choices": found, **({"usage": usages[-1]} if usages and alone else {})}, complete
 
 
 def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """The choices of a completion in the order of their index.
+    """The choices of a completion in the order of their index; see `failure_of` for an error in the place of one.
 
-    Raises lm15.ServerError, which is tried again, for an empty list and for an error in the place of a choice, and
-    Foreign for what is no choice.
+    Raises lm15.ServerError, which is tried again, for an empty list, and Foreign for what is no choice.
     """
     choices = data.get("choices")
     if choices == []:
         raise lm15.ServerError(f"{where} answered without a completion (`choices` is empty)", status=502)
-    for choice in _dicts(choices):
-        if choice.get("error") and not isinstance(choice.get("message"), dict):
-            raise _told(choice["error"], json.dumps(choice["error"], default=str), where)
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Foreign(f"{where} answered without a completion (`choices` is {str(choices)[:200]!r})")
-    if not all(isinstance(choice.get("message"), dict) for choice in choices):
+    for choice in choices:
+        if choice.get("message") is None and _finish(choice.get("finish_reason")) == "content_filter":
+            choice["message"] = {"role": "assistant", "content": ""}  # nothing is left of it
+    failures = [failure_of(choice, where) for choice in choices]
+    if all(failures):
+        raise next(failure for failure in failures if failure is not None)
+    if not all(
+        failure or isinstance(choice.get("message"), dict) for choice, failure in zip(choices, failures, strict=True)
+    ):
         raise Foreign(f"{where} answered with a choice that has no message")
     return sorted(choices, key=_index) if len(choices) > 1 else choices
 
 
+def failure_of(choice: Mapping[str, Any], where: str) -> lm15.LM15Error | None:
+    """The error that a server put into the place of one choice; None for a completion."""
+    error = choice.get("error")
+    return _told(error, json.dumps(error, default=str), where) if error else None
+
+
+def by_place(choices: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any] | None]:
+    """The choices of a request for so many, each at its index; None where one is missing. Choices whose indices say
+    nothing are taken in their order."""
+    told = [choice.get("index") for choice in choices]
+    indices = [index for index in told if type(index) is int and 0 <= index < count]
+    if len(set(indices)) < len(choices):
+        indices = list(range(len(choices)))
+    placed: list[dict[str, Any] | None] = [None] * count
+    for index, choice in zip(indices, choices, strict=True):
+        if index < count:
+            placed[index] = choice
+    return placed
+
+
 def read_choice(
-    data: Mapping[str, Any], choice: Mapping[str, Any], usage: Any, notes: Mapping[str, Any] | None = None
+    data: Mapping[str, Any],
+    choice: Mapping[str, Any],
+    usage: Any,
+    notes: Mapping[str, Any] | None = None,
+    *,
+    cap: int | None = None,
 ) -> lm15.Response:
     """Return the response that one choice of a completion makes.
 
     `usage` is what the server said about this choice, in its own words; counters that it left out, or that are no
     counts, are None in the response. NUL and lone surrogates in the text become U+FFFD: no file, database or later
-    request could carry them. `notes` go into `provider_data` under EXTENSION, beside the fields that have no place in a
+    request could carry them. A completion that came without a finish reason and has all the tokens of its `cap` was cut
+    by it. `notes` go into `provider_data` under EXTENSION, beside the fields that have no place in a
     canonical response.
     """
     message = choice["message"]
@@ -142,12 +217,16 @@ def read_choice(
     if not parts:
         parts.append(lm15.TextPart(text=""))
     name, model = data.get("id"), data.get("model")
+    counted = _usage(usage, wrote=bool(text or thought))
+    finish = _finish(choice.get("finish_reason"))
+    if not choice.get("finish_reason") and cap is not None and (counted.output_tokens or 0) >= cap:
+        finish = "length"
     return lm15.Response(
         id=clean(name) if isinstance(name, str) and name else None,
         model=clean(model) if isinstance(model, str) and model else "unknown",
         message=lm15.Message(role="assistant", parts=tuple(parts)),
-        finish_reason=_finish(choice.get("finish_reason")),
-        usage=_usage(usage, wrote=bool(text or thought)),
+        finish_reason=finish,
+        usage=counted,
         logprobs=_logprobs(choice.get("logprobs")),
         provider_data=_rest(data, choice, notes),
     )
@@ -158,7 +237,10 @@ def _finish(said: Any) -> Any:
     the completion counts as unfinished."""
     if said is None or said == "":
         return "stop"
-    return _FINISHES.get(said.casefold(), "error") if isinstance(said, str) else "error"
+    if not isinstance(said, str):
+        return "error"
+    words = re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.strip())).casefold()
+    return _FINISHES.get(re.sub(r"^finish_?reason_", "", words), "error")
 
 
 def split_usage(
@@ -172,6 +254,10 @@ def split_usage(
     """
     own = [_dict(choice.get("usage")) for choice in choices]
     total = _dict(data.get("usage")) or own[0]
+    if not count(total.get("prompt_tokens")):
+        total = {**total, "prompt_tokens": None}  # no prompt has none: it was not counted
+    if not count(total.get("completion_tokens")):
+        total = {**total, "completion_tokens": None}
     counts = [count(each.get("completion_tokens")) for each in own]
     if not any(own):
         counts = [len(ids) if isinstance(ids := choice.get("token_ids"), list) else None for choice in choices]
@@ -210,8 +296,14 @@ def _completion(data: Any, raw: bytes, where: str) -> dict[str, Any]:
 
 def _told(error: Any, text: str, where: str) -> lm15.LM15Error:
     """The error that a server put into an answer of status 200."""
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if type(code) is int and 400 <= code < 600 else 500
+    said = error if isinstance(error, dict) else {}
+    for name in ("code", "status", "status_code", "http_status"):
+        code = said.get(name)
+        code = int(code) if isinstance(code, str) and code.isdecimal() and len(code) == 3 else code
+        if type(code) is int and 400 <= code < 600:
+            return error_for_status(code, text, where=where)
+    words = " ".join(value for name in ("type", "code", "status") if isinstance(value := said.get(name), str))
+    status = next((status for pattern, status in _ERROR_KINDS if pattern.search(words)), 500)
     return error_for_status(status, text, where=where)
 
 
@@ -235,6 +327,8 @@ def _usage(said: Any, *, wrote: bool) -> lm15.Usage:
         said = {**said, "prompt_tokens": None, "total_tokens": None}
     if count(said.get("completion_tokens")) == 0 and wrote:
         said = {**said, "completion_tokens": None, "total_tokens": None}
+    if count(said.get("total_tokens")) == 0:
+        said = {**said, "total_tokens": None}
     prompt, completion = _dict(said.get("prompt_tokens_details")), _dict(said.get("completion_tokens_details"))
     return lm15.Usage(
         input_tokens=count(said.get("prompt_tokens")),
@@ -297,7 +391,7 @@ def _empty_choice(index: int) -> dict[str, Any]:
 
 
 def _add_delta(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
-    delta = _dict(part.get("delta"))
+    delta = _dict(part.get("delta")) or _dict(part.get("message"))  # some send the whole message in one event
     for name in ("content", "reasoning_content", "reasoning"):
         if isinstance(delta.get(name), str) and delta[name]:
             choice["message"][name] = (choice["message"].get(name) or "") + delta[name]

@@ -11,6 +11,7 @@ from zlib import crc32
 
 from dspy import lm15
 
+from pdr_dspy.calls.output_format import OUTPUT, FormatKind, OutputFormat
 from pdr_dspy.text import clean
 
 SIBLINGS = "pdr_siblings"
@@ -36,6 +37,16 @@ class Wire:
         return self.body.get("seed")
 
     @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is taken each time, so that the seed decides nothing."""
+        return self.body.get("temperature") == 0
+
+    @property
+    def cap(self) -> int | None:
+        """The most tokens that may be generated."""
+        return self.body.get("max_tokens", self.body.get("max_completion_tokens"))
+
+    @property
     def prefix(self) -> int:
         """A number that requests about the same question have in common."""
         content = self.body["messages"][-1]["content"]
@@ -46,8 +57,8 @@ class Wire:
         return crc32(content[:_BEGINNING].encode("utf-8", "replace"))
 
 
-def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens") -> Wire:
-    """Return the OpenAI chat body of `request` for the served `model`.
+def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens", kind: str = "other") -> Wire:
+    """Return the OpenAI chat body of `request` for the `model` of a `kind` of server ("vllm", "llama.cpp", "other").
 
     Raises lm15.UnsupportedFeatureError for tools, and for attachments that this wire has no form for, before anything
     is sent.
@@ -74,12 +85,46 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
             body["thinking_token_budget"] = config.reasoning.thinking_budget
     extensions = dict(config.extensions or {})
     siblings = extensions.pop(SIBLINGS, None)
+    output_format = extensions.pop(OUTPUT, None)
+    if isinstance(output_format, dict):
+        body.update(_held_to(OutputFormat.of_wire(output_format), kind))
     if refused := _EXECUTION_KEYS & extensions.keys():
         raise _unsupported("config.extensions", f"{sorted(refused)} are set by the endpoint, not by a request")
     body.update(extensions)
     if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
     return Wire(body, group=str(siblings["group"]), size=int(str(siblings["size"])))
+
+
+def formats_of(kind: str, *, schema: bool) -> frozenset[FormatKind]:
+    """The kinds of output format that a kind of server can hold completions to; others than these two may take a JSON
+    schema, as the user says."""
+    formats: dict[str, tuple[FormatKind, ...]] = {
+        "vllm": ("schema", "choices", "regex"),
+        "llama.cpp": ("schema", "choices"),
+    }
+    return frozenset(formats.get(kind, ("schema",) if schema else ()))
+
+
+def _held_to(output_format: OutputFormat, kind: str) -> dict[str, Any]:
+    """The fields that hold a completion to a form, in the words of the server. (vLLM's `guided_*` went with 0.12.)"""
+    if output_format.kind not in formats_of(kind, schema=True):
+        raise _unsupported(OUTPUT, f"a server of the kind {kind!r} cannot hold a completion to {output_format!r}")
+    if kind == "vllm":
+        words = {"schema": "json", "choices": "choice", "regex": "regex"}
+        value = {"schema": output_format.schema, "choices": list(output_format.choices), "regex": output_format.regex}
+        return {"structured_outputs": {words[output_format.kind]: value[output_format.kind]}}
+    if kind == "llama.cpp" and output_format.kind == "choices":
+        return {"grammar": "root ::= " + " | ".join(map(_quoted, output_format.choices))}
+    if kind == "llama.cpp":
+        return {"json_schema": output_format.schema}
+    return {"response_format": output_format.response_format}
+
+
+def _quoted(text: str) -> str:
+    """A text as a literal of llama.cpp's grammars."""
+    signs = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return '"' + "".join(signs.get(sign, sign) for sign in text) + '"'
 
 
 def error_for_status(status: int, text: str, *, retry_after: float | None = None, where: str = "") -> lm15.LM15Error:
@@ -97,8 +142,10 @@ def error_for_status(status: int, text: str, *, retry_after: float | None = None
         return lm15.RateLimitError(message, **kwargs)
     if status == 404 and "model" in sentence.lower():
         return lm15.UnsupportedModelError(message, **kwargs)
-    if status in (404, 405) and where and not where.endswith("/v1"):
+    if status in (404, 405) and where and not re.search(r"/v\d+(/|$)", where):
         message += f". Did you mean {where}/v1 as `api_base`?"
+    if status == 400 and "max_completion_tokens" in sentence:
+        message += '. Pass `connect(token_field="max_completion_tokens")`'
     if 400 <= status < 500:
         kind = lm15.ContextLengthError if _CONTEXT_WORDS.search(text) else lm15.InvalidRequestError
         return kind(message, **kwargs)

@@ -9,29 +9,58 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import random
 import re
 import ssl
 import threading
+import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
+from uuid import uuid4
 
 import aiohttp
 import orjson
 from dspy import lm15
 from yarl import URL
 
+from pdr_dspy.calls import OUTPUT, Capabilities
+from pdr_dspy.serving import fingerprint
+from pdr_dspy.serving.client import retries
 from pdr_dspy.serving.client.balancer import Replica, Replicas
 from pdr_dspy.serving.client.batching import Gatherer
-from pdr_dspy.serving.client.decode import choices_of, read_body, read_choice, read_stream, split_usage
-from pdr_dspy.serving.client.encode import Wire, error_for_status, wire_request
-from pdr_dspy.serving.client.failures import Foreign, Late, Unreachable, retry_after
-from pdr_dspy.serving.client.models import Server, in_common, read_listing
+from pdr_dspy.serving.client.decode import (
+    by_place,
+    choices_of,
+    failure_of,
+    finished_choices,
+    read_body,
+    read_choice,
+    read_stream,
+    split_usage,
+)
+from pdr_dspy.serving.client.encode import Wire, error_for_status, formats_of, wire_request
+from pdr_dspy.serving.client.failures import (
+    AGAIN,
+    Exchanged,
+    Foreign,
+    Late,
+    Outcome,
+    Unreachable,
+    judge,
+    retry_after,
+    unreached,
+)
+from pdr_dspy.serving.client.models import Server, differ, in_common, read_listing
+from pdr_dspy.serving.client.network import is_loopback, proxy_for
 from pdr_dspy.serving.client.retries import Tally, persist
-from pdr_dspy.serving.settings import EndpointSettings, digest
+from pdr_dspy.serving.settings import EndpointSettings
 
 T = TypeVar("T")
 SESSION = "X-Session-ID"
@@ -41,7 +70,11 @@ CONNECTING = 10.0
 _KEPT = 4.0
 """Seconds that an idle connection is kept: vLLM and llama.cpp close it after 5, and ours is given up before."""
 
-_UNHEARD = (lm15.TransportError, lm15.TimeoutError)
+FRESH = 30.0
+"""Seconds of silence after which the server is asked anew who it is, before the next stage of calls."""
+_GIVEN_UP = 2.0
+"""Seconds for which a server that could not be asked is not asked again by those who can do without."""
+logger = logging.getLogger("pdr_dspy")
 
 
 @dataclass
@@ -52,6 +85,8 @@ class _LoopState:
     closer: AsyncGenerator[None, None]
     replicas: Replicas
     gatherer: Gatherer
+    proxies: Mapping[str, str | None]
+    """Of each replica."""
     forgotten: weakref.finalize[..., Any]
     probing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -68,9 +103,20 @@ class AsyncOpenAIEngine:
         """What all replicas that could be asked have in common."""
         self._unheard: lm15.LM15Error | None = None
         """Why the server could not be asked, the last time."""
-        self._identified: str | None = None
+        self._silent = False
+        """Whether the server answers, and says nothing of itself."""
+        self._identity: str | None = settings.identity
+        """Once it is settled."""
+        self._told: dict[str, Server] = {}
+        """What each replica said of itself."""
+        self._failed = -math.inf
+        """When it could last not be asked, by the monotonic clock."""
         self._doubted = False
         """Whether a connection failed since the server was last asked what it is: another may answer now."""
+        self._heard = 0.0
+        """When the server last answered, by the monotonic clock."""
+        self._unknown = uuid4().hex
+        """In the place of an identity while there is none, so that nothing is found under it in a store."""
         self._limits = aiohttp.ClientTimeout(
             total=settings.timeout, sock_connect=min(settings.timeout, CONNECTING), sock_read=settings.first_byte
         )
@@ -81,6 +127,7 @@ class AsyncOpenAIEngine:
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
         self._lock = threading.Lock()
         self._random = random.Random()
+        self._told_equal = False
 
     @property
     def _timeout(self) -> float:
@@ -98,51 +145,99 @@ class AsyncOpenAIEngine:
         return ", ".join(self.api_bases)
 
     @property
-    def identity(self) -> str:
-        """What answers here: the settings' own name for it, or model, address, and a digest of what the server says
-        that the model is made of and of what else selects the deployment."""
-        if self.settings.identity is not None:
-            return self.settings.identity
-        if self._identified is not None:
-            return self._identified
-        return f"{self.model}@{self.settings.address}#{self.settings.deployment}"
+    def kind(self) -> str:
+        """The kind of server, as far as it is known."""
+        return "other" if self.server is None else self.server.kind
 
-    async def identify(self) -> None:
-        """Ask the server, once, which model it serves and what that is made of.
+    @property
+    def identity(self) -> str | None:
+        """What answers here; None until the server has said it."""
+        return self._identity
 
-        A connection that failed since raises doubts: the server is asked again, and Foreign is raised when it has
-        become another one, so that its replies do not pass for those of the first.
+    async def identify(self, *, surely: bool = False) -> str | None:
+        """Ask the server which model it serves and what that is made of; return the identity, None while it does not
+        answer. `surely` asks also where that has just failed.
+
+        It is asked once. A connection that failed since, or a long silence, raises doubts: it is asked again, and
+        Exchanged is raised when it has become another one, so that its replies do not pass for those of the first.
         """
-        if self._identified is not None and not self._doubted:
+        if self.settings.identity is not None:
+            return self._identity
+        quiet = self._heard and time.monotonic() - self._heard > FRESH
+        if self._identity is not None and not (self._doubted or quiet):
+            return self._identity
+        state = await self._state()
+        async with state.probing:
+            quiet = self._heard and time.monotonic() - self._heard > FRESH
+            if self._identity is not None and not (self._doubted or quiet):
+                return self._identity  # settled by who held the lock
+            if self._may_say(surely=surely):
+                self._settle(self._heard_of(await self._survey()))
+            if self._silent:
+                self._doubted, self._heard = False, time.monotonic()
+                if self._identity is None and self.model != "auto":
+                    self._identity = self.settings.named(self.model)
+        return self._identity
+
+    async def survey(self) -> dict[str, Server | Exception]:
+        """Ask every replica who it is: what it says, or why it says nothing."""
+        state = await self._state()
+        async with state.probing:
+            return await self._survey()
+
+    async def take(self, servers: Mapping[str, Server]) -> None:
+        """Take the replicas for what they are now, whatever they were. Raises Exchanged when they are not one thing."""
+        state = await self._state()
+        async with state.probing:
+            self._told = {}
+            if self.settings.identity is None:
+                self._identity = None
+            self.model = self.settings.model
+            self._settle(servers)
+
+    def _settle(self, servers: Mapping[str, Server]) -> None:
+        """Name what answers after what the replicas said. Raises Exchanged when it is another thing than before, or
+        when the replicas are not one."""
+        if not servers:
             return
-        before, self._doubted = self._identified, False
-        if before is not None:
-            self.server = None
-        server = await self.probe()
-        if server is None:
-            self._doubted = before is not None
-            return
-        if self.model == "auto" and len(server.models) == 1:
-            self.model = server.models[0]
-        root = server.roots.get(self.model, "")
-        told = digest([self.settings.deployment, root])
-        self._identified = f"{self.model}@{self.settings.address}#{told}"
-        if before is not None and self._identified != before:
-            raise Foreign(
-                f"{self.where} serves something else than before ({root or self.model}): start again, so that its "
-                "replies are not mixed with those of the model before"
+        found = list(servers.values())
+        server = in_common(found)
+        model = (server.only or "auto") if self.model == "auto" else self.model
+        for base, now in servers.items():
+            before = self._told.get(base)
+            if before is not None and before.exchanged(now, model):
+                raise Exchanged(
+                    f"{base} serves something else than before: it was {before.shown(model)} and is now "
+                    f"{now.shown(model)}. Its replies would be mixed with those of the model before; "
+                    "`await lm.check()` takes it as it is now"
+                )
+        told = {**self._told, **servers}
+        different = None if self.settings.identity is not None else differ(list(told.values()), model)
+        if different is not None:
+            raise Exchanged(
+                f"the replicas {self.where} serve {model!r} out of different weights ({different[0]}; {different[1]}): "
+                "give each its own `connect`, or say with `identity=` that they are one"
             )
+        self._told = told
+        self.model = model
+        if self._identity is None and model != "auto":
+            served = server.model(model)
+            mixed = len({each.kind for each in told.values()}) > 1
+            made_of = "" if mixed else server.made_of(served)
+            self._identity = self.settings.named(model, made_of, None if mixed else server.weights.get(served))
+        self._doubted, self._heard = False, time.monotonic()
+        self.remember(found)
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the response to `request`; raises the lm15 errors, which DSPy turns into its own."""
         if self.model == "auto":
             await self.resolve()
-        if self._doubted:
-            await self.identify()
-        wire = wire_request(request, self.model, token_field=self.settings.token_field)
+        if OUTPUT in (request.config.extensions or {}):
+            await self.probe()  # each kind of server has its own words for a form
+        wire = wire_request(request, self.model, token_field=self.settings.token_field, kind=self.kind)
         if wire.group is not None and wire.size > 1 and self.siblings:
             return await (await self._state()).gatherer.submit(wire)
-        return (await self._together([wire]))[0]
+        return await self._alone(wire)
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
@@ -154,36 +249,81 @@ class AsyncOpenAIEngine:
 
         Of several replicas, those that answer are asked.
         """
-        if self.server is None:
+        if self.server is None and self._may_say():
             state = await self._state()
             async with state.probing:
-                if self.server is None:
-                    told = await asyncio.gather(*map(self.listing, self.api_bases), return_exceptions=True)
-                    self._unheard = next((each for each in told if isinstance(each, lm15.LM15Error)), None)
-                    servers = [each for each in told if isinstance(each, Server)]
+                if self.server is None and self._may_say():
+                    servers = self._heard_of(await self._survey())
                     if servers:
-                        self.remember(servers)
-                    elif self.siblings is None and not any(isinstance(each, _UNHEARD) for each in told):
-                        self.siblings = False  # it answers, but tells nothing of itself
+                        self.remember(list(servers.values()))
         return self.server
+
+    def _may_say(self, *, surely: bool = False) -> bool:
+        """Whether asking the server who it is may bring anything."""
+        if self._silent and self.model != "auto":
+            return False
+        return surely or time.monotonic() - self._failed > _GIVEN_UP
+
+    async def _survey(self) -> dict[str, Server | Exception]:
+        """Ask every replica, under the lock of `probing`."""
+        told = await asyncio.gather(*map(self.listing, self.api_bases), return_exceptions=True)
+        for each in told:
+            if not isinstance(each, (Server, lm15.LM15Error, ValueError)):
+                raise each
+        self._unheard = next((each for each in told if isinstance(each, lm15.LM15Error)), None)
+        later = any(isinstance(each, lm15.LM15Error) and judge(each) in AGAIN for each in told)
+        nobody = not any(isinstance(each, Server) for each in told)
+        self._silent = nobody and not later  # it answers, but tells nothing of itself
+        if nobody:
+            self._failed = time.monotonic()
+        if self._silent and self.siblings is None:
+            self.siblings = False
+        return dict(zip(self.api_bases, told, strict=True))  # type: ignore[arg-type]
+
+    @staticmethod
+    def _heard_of(told: Mapping[str, Server | Exception]) -> dict[str, Server]:
+        return {base: each for base, each in told.items() if isinstance(each, Server)}
 
     async def resolve(self) -> None:
         """Replace the model name "auto" by the only served one; raises lm15.UnsupportedModelError otherwise."""
+        await self.identify(surely=True)
+        if self.model != "auto":
+            return
         server = await self.probe()
         if server is None and self._unheard is not None:
             raise self._unheard  # dead, or the key is refused: that is the reason, and may be tried again
-        if server is None or len(server.models) != 1:
+        if server is None or server.only is None:
             served = ", ".join(server.models) if server else "nothing that could be read"
             raise lm15.UnsupportedModelError(f'model="auto" needs exactly one served model; {self.where} has {served}')
-        self.model = server.models[0]
+        self.model = server.only
 
     async def listing(self, api_base: str) -> Server:
-        """What one replica says about itself, without retries; ValueError when it says nothing that is a listing."""
-        server = read_listing(await self._get_json(f"{api_base}/models"))
-        if server.kind != "llama.cpp":
-            return server
-        with suppress(lm15.LM15Error, ValueError):  # it says there which file it has loaded
-            return server.loaded(await self._get_json(f"{api_base.removesuffix('/v1')}/props"))
+        """What one replica says about itself; ValueError when it says nothing that is a listing.
+
+        A server that loads its model is waited for, within the time-out; nothing else is asked twice.
+        """
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                server = read_listing(await self._get_json(api_base, "/models"))
+                break
+            except lm15.LM15Error as error:
+                if judge(error) is not Outcome.LOADING or time.monotonic() + retries.LOADING > until:
+                    raise
+            await asyncio.sleep(retries.LOADING)
+        name = server.model(self.model if self.model != "auto" else server.only or "")
+        if server.kind == "llama.cpp" and name in server.models:
+            root = api_base.removesuffix("/v1")
+            props, adapters = await asyncio.gather(
+                self._get_json(root, f"/props?model={quote(name)}"),
+                self._get_json(root, "/lora-adapters"),
+                return_exceptions=True,
+            )
+            path = props.get("model_path") if isinstance(props, dict) else None
+            found = await _sha256_here(api_base, path) if name not in server.weights else None
+            return server.with_props(name, props, adapters, found)
+        if server.kind == "vllm" and name in server.models:
+            return await _with_folders_here(server, name, api_base)
         return server
 
     def remember(self, servers: Sequence[Server]) -> Server:
@@ -192,6 +332,26 @@ class AsyncOpenAIEngine:
         if self.siblings is None:
             self.siblings = self.server.kind in ("llama.cpp", "vllm")
         return self.server
+
+    async def capabilities(self) -> Capabilities:
+        """What answers here and what it can do. Raises Exchanged as `identify` does."""
+        settings = self.settings
+        identity = await self.identify()
+        server = await self.probe()
+        kind = self.kind
+        context = settings.context_length
+        if context is None and server is not None:
+            context = server.context.get(server.model(self.model))
+        return Capabilities(
+            identity=f"endpoint/{identity or f'{settings.named(self.model)}?{self._unknown}'}",
+            known=identity is not None,
+            context_length=context,
+            thinking_budget=settings.thinking_budget or ("continue" if kind in ("vllm", "llama.cpp") else "cap"),
+            siblings=bool(self.siblings),
+            prompt_once=bool(self.siblings) and kind != "vllm",
+            counts_tokens=kind != "other" or settings.tokenizer is not None,
+            output_formats=formats_of(kind, schema=settings.supports_schema),
+        )
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST `body` to `path` beside the API base's /v1, with the retries of a completion; ValueError if not JSON."""
@@ -250,8 +410,7 @@ class AsyncOpenAIEngine:
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             headers=self._headers,
             timeout=self._limits,
-            trust_env=self.settings.proxy == "env",
-            proxy=None if self.settings.proxy == "env" else self.settings.proxy,
+            trust_env=False,  # of the environment only the proxies, below, and no passwords of ~/.netrc
             raise_for_status=False,
         )
         # asyncio.run() finishes open generators before it closes its loop; nothing else runs then, so the generator
@@ -262,8 +421,9 @@ class AsyncOpenAIEngine:
         forgotten = weakref.finalize(self, _finish_in, loop, closer)
         forgotten.atexit = False
         replicas = Replicas(self.api_bases, self.settings.max_in_flight)
+        proxies = {base: proxy_for(base, self.settings.proxy) for base in self.api_bases}
         gatherer = Gatherer(self._complete, self.settings.max_siblings)
-        state = _LoopState(session, closer, replicas, gatherer, forgotten)
+        state = _LoopState(session, closer, replicas, gatherer, proxies, forgotten)
         with self._lock:
             for ended in [each for each in self._loops if each.is_closed()]:
                 self._loops.pop(ended).forgotten.detach()
@@ -280,35 +440,33 @@ class AsyncOpenAIEngine:
     async def _complete(self, wires: list[Wire]) -> list[lm15.Response | lm15.LM15Error]:
         """Send one HTTP request for wires of consecutive seeds and return a response for each, or its error.
 
-        One for n that is refused for its n or that times out is made again one by one: what hangs costs its own draft.
+        One for n that is refused for its n or that times out is made again one by one, each with a time-out of its own:
+        what hangs costs its own draft.
         """
-        try:
-            return list(await self._together(wires))
-        except lm15.LM15Error as error:
-            alone = isinstance(error, lm15.TimeoutError) or (
-                isinstance(error, lm15.InvalidRequestError) and _N_REFUSED.search(str(error))
-            )
-            if len(wires) == 1 or not alone:
-                raise
-            each = await asyncio.gather(*(self._together([wire]) for wire in wires), return_exceptions=True)
-            found: list[lm15.Response | lm15.LM15Error] = []
-            for one in each:
-                if isinstance(one, list):
-                    found.append(one[0])
-                elif isinstance(one, lm15.LM15Error):
-                    found.append(one)
-                else:
-                    raise one from error
-            return found
-
-    async def _together(self, wires: list[Wire]) -> list[lm15.Response]:
-        """Send one HTTP request for wires of consecutive seeds and return a response for each."""
-        if len(wires) > 1 and wires[0].body.get("temperature") == 0:
-            (response,) = await self._together(wires[:1])  # vLLM refuses n > 1 at temperature 0: they are all equal
-            return [response, *[_again(response) for _ in wires[1:]]]
         if len(wires) == 1:
-            data, tally = await self._exchange(wires[0], wires[0].body)
-            return [read_choice(data, data["choices"][0], data.get("usage"), _notes(tally))]
+            return [await self._alone(wires[0])]
+        if wires[0].greedy:  # vLLM refuses n > 1 at temperature 0, where all are equal
+            response = await self._alone(wires[0])
+            self._say_equal(len(wires))
+            return [response, *(_again(response, wires[0].seed) for _ in wires[1:])]
+        try:
+            return await self._together(wires)
+        except lm15.LM15Error as error:
+            refused = isinstance(error, lm15.InvalidRequestError) and _N_REFUSED.search(str(error))
+            if not refused and judge(error) is not Outcome.LATE:
+                raise
+            done = _finished(error, wires, self._prompt_each)
+            return await self._one_by_one(wires, done, error)
+
+    async def _alone(
+        self, wire: Wire, before: Tally | None = None, elsewhere_than: Collection[Replica] = ()
+    ) -> lm15.Response:
+        """One completion; the tries `before` it count in its notes."""
+        data, tally = await self._exchange(wire, wire.body, before=before, elsewhere_than=elsewhere_than)
+        return read_choice(data, data["choices"][0], data.get("usage"), _notes(tally), cap=wire.cap)
+
+    async def _together(self, wires: list[Wire]) -> list[lm15.Response | lm15.LM15Error]:
+        """Send one request for all."""
         server = await self.probe()
         kind = server.kind if server else "other"
         body = {**wires[0].body, "n": len(wires)}
@@ -319,39 +477,82 @@ class AsyncOpenAIEngine:
             # Its usage has all outputs together, which the ids tell apart, and the prompt once; its own counters have
             # the prompt for each choice, as for n single requests.
             body["return_token_ids"] = True
-        data, tally = await self._exchange(wires[0], body)
-        choices = data["choices"][: len(wires)]
-        shares = split_usage(data, choices, prompt_each=kind == "vllm")
-        if "return_token_ids" not in wires[0].body:  # nobody else asked for them, and they are long
-            for told in (data, *choices):
-                told.pop("token_ids", None)
-                told.pop("prompt_token_ids", None)
-        notes = _notes(tally)
-        responses = [read_choice(data, choice, usage, notes) for choice, usage in zip(choices, shares, strict=True)]
-        if len(responses) < len(wires):  # a server that ignores `n` answers once
+        data, tally = await self._exchange(wires[0], body, again=AGAIN - {Outcome.LATE})
+        where = self.where
+        placed = [
+            None if choice is None or failure_of(choice, where) else choice
+            for choice in by_place(data["choices"], len(wires))
+        ]
+        if len(data["choices"]) == 1:  # a server that ignores `n` answers once
             self.siblings = False
-            rest = [self._together([wire]) for wire in wires[len(responses) :]]
-            responses += [answer[0] for answer in await asyncio.gather(*rest)]
-        return responses
+        return await self._one_by_one(wires, _responses(data, placed, wires, tally, self._prompt_each), None)
 
-    async def _exchange(self, wire: Wire, body: Mapping[str, Any]) -> tuple[dict[str, Any], Tally]:
+    @property
+    def _prompt_each(self) -> bool:
+        """Whether the server counts the prompt for each choice of a request for n."""
+        return self.kind == "vllm"
+
+    async def _one_by_one(
+        self, wires: list[Wire], done: list[lm15.Response | None], error: lm15.LM15Error | None
+    ) -> list[lm15.Response | lm15.LM15Error]:
+        """Ask singly for what is missing after a request for all, which failed with `error` if it did."""
+        before: Tally | None = getattr(error, "tally", None)
+        failed: Collection[Replica] = getattr(error, "failed", ())
+        missing = [place for place, response in enumerate(done) if response is None]
+        if not missing:
+            return [response for response in done if response is not None]
+        found = await asyncio.gather(
+            *(self._alone(wires[place], before, failed) for place in missing), return_exceptions=True
+        )
+        results: list[Any] = list(done)
+        for place, one in zip(missing, found, strict=True):
+            if isinstance(one, BaseException) and not isinstance(one, lm15.LM15Error):
+                raise one
+            results[place] = one
+        return results
+
+    def _say_equal(self, count: int) -> None:
+        """Say once that completions at temperature 0 are equal."""
+        if not self._told_equal:
+            self._told_equal = True
+            logger.warning(
+                "temperature 0: the %d drafts of a prompt are one and the same, so one request is sent for all of them",
+                count,
+            )
+
+    async def _exchange(
+        self,
+        wire: Wire,
+        body: Mapping[str, Any],
+        *,
+        again: Collection[Outcome] = AGAIN,
+        before: Tally | None = None,
+        elsewhere_than: Collection[Replica] = (),
+    ) -> tuple[dict[str, Any], Tally]:
         """POST a completion request, and again where that can help; its answer has at least one choice."""
         payload = _dumps(body)
-        read = read_stream if body.get("stream") else read_body
+        streamed = bool(body.get("stream"))
+        read = read_stream if streamed else read_body
         prefix = wire.prefix
         headers = {SESSION: f"{prefix:08x}"}
 
         async def send(replica: Replica, left: float) -> dict[str, Any]:
             where = replica.api_base
-            raw = await self._post(state, replica, f"{where}/chat/completions", payload, left, headers)
+            if self._doubted:
+                await self.identify(surely=True)
+                if self._doubted and self.settings.identity is None:
+                    raise self._unheard or Unreachable(f"no server answers at {where}")
+            raw = await self._post(
+                state, replica, f"{where}/chat/completions", payload, left, headers, streamed=streamed
+            )
             data = read(raw, where)
             data["choices"] = choices_of(data, where)
             return data
 
         state = await self._state()
-        return await self._persist(state, send, prefix)
+        return await self._persist(state, send, prefix, again=again, before=before, elsewhere_than=elsewhere_than)
 
-    async def _persist(self, state: _LoopState, send: Any, prefix: int = 0) -> Any:
+    async def _persist(self, state: _LoopState, send: Any, prefix: int = 0, **how: Any) -> Any:
         return await persist(
             state.replicas,
             send,
@@ -359,6 +560,7 @@ class AsyncOpenAIEngine:
             prefix=prefix,
             source=self._random,
             sleep=asyncio.sleep,
+            **how,
         )
 
     async def _post(
@@ -369,8 +571,10 @@ class AsyncOpenAIEngine:
         payload: bytes,
         left: float,
         headers: Mapping[str, str] | None = None,
+        *,
+        streamed: bool = False,
     ) -> bytes:
-        """One try. Raises lm15 errors only."""
+        """One try. Raises lm15 errors only; that of a stream which broke off has what came as `came`."""
         where = replica.api_base
         limits = self._limits
         if left < self._timeout:
@@ -378,39 +582,53 @@ class AsyncOpenAIEngine:
                 total=left, sock_connect=min(left, CONNECTING), sock_read=self._limits.sock_read
             )
         target = self._urls.get(url) or self._urls.setdefault(url, URL(url))
+        came = bytearray()
         try:
             async with state.session.post(
-                target, data=payload, headers=headers, timeout=limits, allow_redirects=False
+                target,
+                data=payload,
+                headers=headers,
+                timeout=limits,
+                allow_redirects=False,
+                proxy=state.proxies.get(where),
             ) as reply:
-                raw = await reply.read()
+                if not streamed:
+                    raw = await reply.read()
+                else:
+                    async for chunk in reply.content.iter_any():
+                        came += chunk
+                    raw = bytes(came)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._failure(where, error) from error
+            failure = self._failure(where, error)
+            failure.came = bytes(came)  # type: ignore[attr-defined]
+            raise failure from error
+        self._heard = time.monotonic()
         if reply.status >= 300:
             raise _refusal(where, reply, raw)
         return raw
 
     def _failure(self, where: str, error: Exception) -> lm15.LM15Error:
-        self._doubted = self._doubted or self._identified is not None
-        if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
-            why = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
-            return Unreachable(f"no server answers at {where}: {why or error}")
         if isinstance(error, aiohttp.SocketTimeoutError):
             return Late(f"{where} sent nothing for `first_byte={self._limits.sock_read:g}` s")
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
             return Late(f"{where} did not answer within `timeout={self._timeout:g}` s")
-        return lm15.TransportError(f"the connection to {where} was lost: {error or type(error).__name__}")
+        self._doubted = self._doubted or self._identity is not None
+        return unreached(where, error)
 
-    async def _get_json(self, url: str) -> Any:
+    async def _get_json(self, api_base: str, path: str) -> Any:
         state = await self._state()
-        where = url.removesuffix("/models")
+        where = api_base
         timeout = aiohttp.ClientTimeout(total=min(self._timeout, 10), sock_connect=5)
+        proxy = next((state.proxies[base] for base in self.api_bases if base.startswith(api_base)), None)
         try:
-            async with state.session.get(url, timeout=timeout, allow_redirects=False) as reply:
+            async with state.session.get(
+                f"{api_base}{path}", timeout=timeout, allow_redirects=False, proxy=proxy
+            ) as reply:
                 raw = await reply.read()
         except TimeoutError as error:
             raise Late(f"{where} did not answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._failure(where, error) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise unreached(where, error) from error
         if reply.status >= 300:
             raise _refusal(where, reply, raw)
         return json.loads(raw)
@@ -435,11 +653,7 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 def _refusal(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15Error:
     """The error of an answer whose status is no success."""
     if reply.status < 400:
-        return Foreign(
-            f"{where} sends elsewhere, to {reply.headers.get('Location', 'nowhere')!r}: use the address itself as "
-            "`api_base`",
-            status=reply.status,
-        )
+        return Foreign(f"{where} {_elsewhere(reply)}", status=reply.status)
     return error_for_status(
         reply.status,
         raw.decode("utf-8", "replace"),
@@ -448,15 +662,83 @@ def _refusal(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15
     )
 
 
+def _elsewhere(reply: aiohttp.ClientResponse) -> str:
+    """What a redirection means, in a sentence: nothing is sent on to another address, with prompts and key, unasked."""
+    given = reply.headers.get("Location", "")
+    target = str(reply.url.join(URL(given))) if given else "nowhere"
+    for method in ("/chat/completions", "/models"):
+        if target.rstrip("/").endswith(method):
+            base = target.rstrip("/").removesuffix(method)
+            return f"sends elsewhere, to {target}: use `api_base={base!r}` if that is yours"
+    return f"sends elsewhere, to {target}, which is no API: use the address of the API itself as `api_base`"
+
+
 _N_REFUSED = re.compile(
-    r"\bn\b.{0,60}(?:must|only|support|greedy|greater|temperature|at most)|best_of|one completion", re.I
+    r"\bn(?:_cmpl)?\b.{0,60}(?:must|only|support|greedy|greater|temperature|at most|slots)|best_of|one completion", re.I
 )
 
 
-def _again(response: lm15.Response) -> lm15.Response:
+def _responses(
+    data: Mapping[str, Any],
+    placed: Sequence[dict[str, Any] | None],
+    wires: Sequence[Wire],
+    tally: Tally,
+    prompt_each: bool,
+) -> list[lm15.Response | None]:
+    """The responses of those choices of a request for n that are there."""
+    choices = [choice for choice in placed if choice is not None]
+    if not choices:
+        return [None for _ in placed]
+    shares = iter(split_usage(data, choices, prompt_each=prompt_each))
+    if "return_token_ids" not in wires[0].body:  # nobody else asked for them, and they are long
+        data = {name: value for name, value in data.items() if name not in _IDS}
+        placed = [choice and {name: choice[name] for name in choice if name not in _IDS} for choice in placed]
+    notes = _notes(tally)
+    return [
+        None if choice is None else read_choice(data, choice, next(shares), notes, cap=wires[0].cap)
+        for choice in placed
+    ]
+
+
+_IDS = frozenset({"token_ids", "prompt_token_ids"})
+
+
+def _finished(error: lm15.LM15Error, wires: Sequence[Wire], prompt_each: bool) -> list[lm15.Response | None]:
+    """The responses of those choices of a stream that had ended when it broke off."""
+    choices = finished_choices(getattr(error, "came", b""), "")
+    placed = [choices.get(place) for place in range(len(wires))]
+    return _responses({}, placed, wires, getattr(error, "tally", Tally(1)), prompt_each)
+
+
+def _again(response: lm15.Response, seed: int | None) -> lm15.Response:
     """A sibling whose completion is the same because its request is: it cost nothing more."""
     usage = lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
-    return replace(response, usage=usage, provider_data={**(response.provider_data or {}), "pdr_equal": True})
+    return replace(response, usage=usage, provider_data={**(response.provider_data or {}), "pdr": {"shared": seed}})
+
+
+async def _sha256_here(api_base: str, path: Any) -> str | None:
+    """The sha256 of the file that a server on this machine says it serves; None where that cannot be known.
+
+    A tunnel to another machine on which that path exists too is not seen through: give such an endpoint an `identity`.
+    """
+    if not isinstance(path, str) or not is_loopback(api_base):
+        return None
+    with suppress(OSError, ValueError):
+        if await asyncio.to_thread(Path(path).is_file):
+            return await asyncio.to_thread(fingerprint.file_sha256, Path(path))
+    return None
+
+
+async def _with_folders_here(server: Server, name: str, api_base: str) -> Server:
+    """The same with the state of the folders on this machine that a vLLM on it serves a model and its adapter from: a
+    training run may have written the next checkpoint over the last."""
+    facts = server.facts.get(name, {})
+    states = {}
+    for key in ("root", "parent_root") if is_loopback(api_base) else ():
+        with suppress(OSError, ValueError):
+            if key in facts and await asyncio.to_thread(Path(facts[key]).is_dir):
+                states[f"{key}_files"] = await asyncio.to_thread(fingerprint.folder_state, Path(facts[key]))
+    return server.with_facts(name, states) if states else server
 
 
 def _notes(tally: Tally) -> dict[str, int] | None:

@@ -7,6 +7,7 @@ import time
 from email.utils import parsedate_to_datetime
 from enum import Enum
 
+import aiohttp
 from dspy import lm15
 
 
@@ -32,7 +33,14 @@ _SLOW = (408, 504)
 _FOR_GOOD = (501, 505)
 
 
-_LOADS = re.compile(r"\bload(?:s|ing)\b|not ready|starting|warming|initiali[sz]ing", re.I)
+_LOADS = re.compile(
+    r"\bload(?:s|ing)\b|being loaded|not (?:yet |been )?(?:ready|loaded)|start(?:ing|s) ?up|\bstarting\b|warming|"
+    r"initiali[sz]|no (?:available |live |healthy )?(?:server|backend|upstream|endpoint|replica)s?\b",
+    re.I,
+)
+"""What servers and the gateways in front of them say with a 503 while a model is not there yet."""
+_LOADS_ITS_MODEL = re.compile(r"loading (?:the )?model|model (?:\S+ )?is (?:currently |still )?loading", re.I)
+"""What some say with another 5xx."""
 
 
 class Unreachable(lm15.TransportError):
@@ -47,13 +55,40 @@ class Foreign(lm15.ServerError):
     """The answer is no completion."""
 
 
+class Exchanged(lm15.ServerError):
+    """Another model answers than before; nothing was sent to it."""
+
+
+def unreached(where: str, error: Exception) -> lm15.LM15Error:
+    """What the failure of a connection means: Unreachable where nothing was sent."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return Unreachable(
+            f"the certificate of {where} is not trusted ({error.certificate_error}): pass `connect(ca_file=...)` with "
+            "the one that signed it"
+        )
+    if isinstance(error, aiohttp.ClientSSLError):
+        return Unreachable(f"{where} does not speak https ({error.os_error or error}): is it an http:// address?")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return Unreachable(f"the proxy before {where} cannot be reached ({error.os_error.strerror or error.os_error})")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return Unreachable(f"the proxy before {where} refuses (HTTP {error.status}: {error.message})")
+    if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
+        why = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
+        return Unreachable(f"no server answers at {where}: {why or error}")
+    return lm15.TransportError(f"the connection to {where} was lost: {error or type(error).__name__}")
+
+
 def judge(error: lm15.LM15Error) -> Outcome:
     """What the failure of one try says about the server and about trying again."""
     if isinstance(error, Unreachable):
         return Outcome.UNREACHABLE
     if isinstance(error, Foreign):
         return Outcome.FOREIGN
-    if error.status == 503 and _LOADS.search(str(error)):
+    if isinstance(error, Exchanged):
+        return Outcome.SERVED
+    if (error.status == 503 and _LOADS.search(str(error))) or (
+        error.status in (500, 502) and _LOADS_ITS_MODEL.search(str(error))
+    ):
         return Outcome.LOADING
     if error.status in _BUSY or isinstance(error, lm15.RateLimitError):
         return Outcome.REFUSED

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from dspy import lm15
@@ -39,6 +39,9 @@ async def persist(
     *,
     seconds: float,
     prefix: int = 0,
+    again: Collection[Outcome] = AGAIN,
+    before: Tally | None = None,
+    elsewhere_than: Collection[Replica] = (),
     source: random.Random,
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[T, Tally]:
@@ -48,13 +51,16 @@ async def persist(
     client's own queue. A try does not count towards TRIES when the server refused it while it was at work on others of
     ours (there will be a place), or when no connection could be made and another replica is there to take the request.
 
-    Raises the last error, with its Tally as the attribute `tally`, when it cannot be mended, when the tries are used
-    up, or when the time that is left is shorter than the pause.
+    `again` are the outcomes that another try can mend. A request that is made again in another form counts the tries
+    `before` it in its tally, and does not go where that one failed if it can.
+
+    Raises the last error, with its Tally as the attribute `tally` and the replicas that failed as `failed`, when it
+    cannot be mended, when the tries are used up, or when the time that is left is shorter than the pause.
     """
-    tally = Tally()
+    tally = Tally() if before is None else replace(before)
     counted = 0
     left, pause = seconds, SHORTEST
-    failed: set[Replica] = set()
+    failed: set[Replica] = set(elsewhere_than)
     ticket, served = replicas.ticket(), replicas.served
     while True:
         place = await replicas.take(ticket, prefix, failed)
@@ -73,7 +79,7 @@ async def persist(
         left -= time.monotonic() - started
         tally.unsettled += outcome in UNSETTLED
         failed.add(place.replica)
-        elsewhere = outcome is Outcome.UNREACHABLE and replicas.others(failed)
+        elsewhere = outcome in (Outcome.UNREACHABLE, Outcome.LOADING) and replicas.others(failed)
         busy = outcome is Outcome.REFUSED and (replicas.served > served or place.replica.in_flight > 0)
         counted += not (elsewhere or busy or outcome is Outcome.LOADING)
         served = replicas.served
@@ -81,8 +87,8 @@ async def persist(
         if not elsewhere:
             pause = pause_after(pause, source)
             wait = (LOADING if outcome is Outcome.LOADING else pause) + (failure.retry_after or 0.0)
-        if outcome not in AGAIN or counted >= TRIES or wait >= left:
-            failure.tally = tally  # type: ignore[attr-defined]
+        if outcome not in again or counted >= TRIES or wait >= left:
+            failure.tally, failure.failed = tally, failed  # type: ignore[attr-defined]
             raise failure
         if wait:
             left -= wait

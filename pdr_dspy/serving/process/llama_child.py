@@ -23,6 +23,7 @@ def parameters(settings: dict[str, Any]) -> Any:
     params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
     params.model.path = settings["path"]
     params.model_alias = {settings["alias"]}
+    params.model_tags = {settings["tag"]}
     params.hostnames = ["127.0.0.1"]
     params.port = settings["port"]
     params.reuse_port = False  # otherwise two servers may share one port in silence

@@ -63,9 +63,13 @@ class LocalServer:
             self.connect()
         return self._lms[0]
 
-    def connect(self, **settings: Any) -> EndpointLM:
-        """Return an LM of this server; takes the keyword arguments of endpoint.connect()."""
-        lm = connect(self.model, self.api_base, **{**self._connection(), **settings})
+    def connect(self, model: str | None = None, **settings: Any) -> EndpointLM:
+        """Return an LM of this server; takes the keyword arguments of endpoint.connect(). `model` is another name that
+        it serves, such as that of an adapter."""
+        known = self._connection()
+        if model not in (None, self.model):
+            known["identity"] = None  # the server says what that is
+        lm = connect(model or self.model, self.api_base, **{**known, **settings})
         self._lms.append(lm)
         return lm
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -121,11 +120,11 @@ def _check_program(lm: dspy.LM, name: str, question: str, cap: int, usage: bool)
 
 
 async def _check_counts(lm: dspy.LM, name: str) -> None:
-    count: Any = getattr(lm, "count_tokens", None)
-    if count is None:
-        return
-    first = count(list(_TEXTS))
-    counts = await first if inspect.isawaitable(first) else first
+    about = await calls.capabilities(lm)
+    counts = await calls.count_exactly(lm, list(_TEXTS))
+    assert (counts is not None) == about.counts_tokens, (
+        f"{name}: `counts_tokens={about.counts_tokens}` of its capabilities, and `count_tokens` gave {counts!r}"
+    )
     if counts is None:
         return
     assert len(counts) == len(_TEXTS), f"{name}: `count_tokens` gave {len(counts)} figures for {len(_TEXTS)} texts"
@@ -133,13 +132,12 @@ async def _check_counts(lm: dspy.LM, name: str) -> None:
     assert not wrong, f"{name}: `count_tokens` gave {wrong[0]!r}, not a number of tokens"
     assert counts[1] <= counts[2], f"{name}: `count_tokens` counts {counts[1]} for a word, {counts[2]} for eight"
     assert counts[2] > 1, f"{name}: `count_tokens` counts {counts[2]} for {_TEXTS[2]!r}"
-    again = count(list(_TEXTS))
-    again = await again if inspect.isawaitable(again) else again
+    again = await calls.count_exactly(lm, list(_TEXTS))
     assert again == counts, f"{name}: `count_tokens` counted {counts}, then {again}"
 
 
 async def _check_context(lm: dspy.LM, name: str, question: str) -> None:
-    context = getattr(lm, "context_length", None)
+    context = (await calls.capabilities(lm)).context_length
     if context is None:
         return
     assert isinstance(context, int) and context > 0, f"{name}: `context_length` is {context!r}"  # noqa: PT018

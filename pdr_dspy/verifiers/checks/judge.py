@@ -60,7 +60,7 @@ class JudgeCheck(Asking):
         parts.append(enclosed(answer, "answer", ("question", "criteria")))
         parts.append("Does the answer meet the criteria? Reply Yes or No.")
         messages = [{"role": "system", "content": _JUDGE}, {"role": "user", "content": "\n\n".join(parts)}]
-        value, call = await calls.weigh(self.model(), messages, _yes, cap=self.max_tokens)
+        value, call = await calls.weigh(self.model(), messages, _yes, cap=self.max_tokens, words=("Yes", "No"))
         return Score(value, f"yes with {value:.2f}", (call,))
 
 
@@ -152,7 +152,7 @@ class PairwiseCheck(Asking):
         ]
         parts.append("Which answer meets the criteria better? Reply A or B.")
         messages = [{"role": "system", "content": _COMPARE}, {"role": "user", "content": "\n\n".join(parts)}]
-        return await calls.weigh(self.model(), messages, _first, cap=self.max_tokens)
+        return await calls.weigh(self.model(), messages, _first, cap=self.max_tokens, words=("A", "B"))
 
 
 class _Table:
