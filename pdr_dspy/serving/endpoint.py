@@ -231,7 +231,8 @@ def connect(
         settings: where `more` fields start from, such as those of another connection.
         more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers` (or `extra_headers`),
             `proxy`, `ca_file`, `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`,
-            `tokenizer`, `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `identity`.
+            `tokenizer`, `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `constrained`,
+            `identity`.
 
     Raises:
         ConfigError: for an argument that cannot work.

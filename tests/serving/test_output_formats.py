@@ -38,8 +38,9 @@ def picking(body: dict[str, Any], seed: int) -> str:
     [
         ("vllm", {}, {"structured_outputs": {"json": SELECTION}}),
         ("llama.cpp", {}, {"json_schema": SELECTION}),
-        ("other", {}, {"response_format": WRAPPED}),
-        ("other", {"supports_schema": False}, {}),
+        ("other", {"constrained": True}, {"response_format": WRAPPED}),
+        ("other", {}, {}),  # some refuse the field
+        *((kind, {"constrained": False}, {}) for kind in ("vllm", "llama.cpp", "other")),
     ],
 )
 def test_a_selection_alone_is_held_to_its_form(kind: str, settings: dict[str, Any], sent: dict[str, Any]) -> None:

@@ -96,19 +96,21 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
     return Wire(body, group=str(siblings["group"]), size=int(str(siblings["size"])))
 
 
-def formats_of(kind: str, *, schema: bool) -> frozenset[FormatKind]:
-    """The kinds of output format that a kind of server can hold completions to; others than these two may take a JSON
-    schema, as the user says."""
+def formats_of(kind: str, *, constrained: bool | None) -> frozenset[FormatKind]:
+    """The kinds of output format that a kind of server is asked to hold completions to; see
+    `EndpointSettings.constrained`."""
+    if constrained is False:
+        return frozenset()
     formats: dict[str, tuple[FormatKind, ...]] = {
         "vllm": ("schema", "choices", "regex"),
         "llama.cpp": ("schema", "choices"),
     }
-    return frozenset(formats.get(kind, ("schema",) if schema else ()))
+    return frozenset(formats.get(kind, ("schema",) if constrained else ()))
 
 
 def _held_to(output_format: OutputFormat, kind: str) -> dict[str, Any]:
     """The fields that hold a completion to a form, in the words of the server. (vLLM's `guided_*` went with 0.12.)"""
-    if output_format.kind not in formats_of(kind, schema=True):
+    if output_format.kind not in formats_of(kind, constrained=True):
         raise _unsupported(OUTPUT, f"a server of the kind {kind!r} cannot hold a completion to {output_format!r}")
     if kind == "vllm":
         words = {"schema": "json", "choices": "choice", "regex": "regex"}

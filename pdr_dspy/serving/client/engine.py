@@ -350,7 +350,7 @@ class AsyncOpenAIEngine:
             siblings=bool(self.siblings),
             prompt_once=bool(self.siblings) and kind != "vllm",
             counts_tokens=kind != "other" or settings.tokenizer is not None,
-            output_formats=formats_of(kind, schema=settings.supports_schema),
+            output_formats=formats_of(kind, constrained=settings.constrained),
         )
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
