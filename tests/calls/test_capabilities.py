@@ -79,7 +79,7 @@ def test_each_kind_of_server_says_what_it_can(kind: str, record: dict[str, Any])
 @pytest.mark.parametrize("stated", [True, False])
 def test_whether_another_server_takes_a_schema_is_what_the_user_says(stated: bool) -> None:
     with MockServer() as server:
-        about = asked(connect("mock", server.api_base, supports_schema=stated))
+        about = asked(connect("mock", server.api_base, constrained=stated))
     assert about.output_formats == ({"schema"} if stated else frozenset())
 
 
