@@ -23,8 +23,8 @@ def asked(lm: dspy.BaseLM) -> Capabilities:
         try:
             return await calls.capabilities(lm)
         finally:
-            if hasattr(lm, "aclose"):
-                await lm.aclose()
+            if (close := getattr(lm, "aclose", None)) is not None:
+                await close()
 
     return asyncio.run(ask())
 
