@@ -45,7 +45,7 @@ def build() -> Operator:
 
 
 @guarded
-def main(*, model: Model | None = None, train: int = 8, dev: int = 24, trials: int = 6) -> None:
+def main(*, model: Model | None = None, train: int = 6, dev: int = 20, trials: int = 6) -> None:
     """Search on `train` problems, confirm and compare on `dev` others."""
     study(
         Task("humaneval", build, humaneval.data, humaneval.verifier),
@@ -57,7 +57,7 @@ def main(*, model: Model | None = None, train: int = 8, dev: int = 24, trials: i
         space=SPACE,
         compare=True,
         trials=trials,
-        finalists=2,
+        finalists=1,
         finalist_repeats=1,
         confirm_repeats=1,
     )
