@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import dspy
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.schedule import Schedule
 
 
 def part(parts: Mapping[str, Sequence[dspy.Example]], split: str, limit: int | None) -> list[dspy.Example]:
@@ -21,3 +22,23 @@ def part(parts: Mapping[str, Sequence[dspy.Example]], split: str, limit: int | N
     if split not in parts:
         raise ConfigError(f"`data(split={split!r})` is unknown; the splits are {', '.join(parts)}")
     return list(parts[split][:limit])
+
+
+def until_checked(tokens: int, *, kappa: int) -> Schedule:
+    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results.
+
+    Args:
+        tokens: cap on each draft, refined or not.
+        kappa: bound on the workspace, in tokens.
+    """
+    return Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=kappa,
+        draft_tokens=tokens,
+        refine_tokens=tokens,
+        temperature=0.8,
+    )

@@ -23,11 +23,10 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError, MissingExtra
 from pdr_dspy.operators import PDR, Operator
-from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
 from pdr_dspy.verifiers.sandbox import Limits
-from programs import part
+from programs import part, until_checked
 
 HUB = "livecodebench/code_generation_lite"
 FILES = {"test": "test6.jsonl", "train": "test5.jsonl", "dev": "test5.jsonl"}
@@ -116,15 +115,4 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
-    schedule = Schedule(
-        widths=(8, 1),
-        distiller="checked",
-        k=2,
-        keep=True,
-        stop_at=1.0,
-        kappa=4096,
-        draft_tokens=2048,
-        refine_tokens=2048,
-        temperature=0.8,
-    )
-    return PDR(Solve, schedule, check=check())
+    return PDR(Solve, until_checked(2048, kappa=4096), check=check())
