@@ -155,7 +155,7 @@ class Job:
     def wait(self, folder: Path, display: Display) -> None:
         """Return when nobody is at work in a folder: a model that were started now would only wait."""
         try:
-            wait_for(folder / LOCK, told=display.say)
+            wait_for(folder / LOCK, on_wait=display.say)
         except OSError as error:
             raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
 

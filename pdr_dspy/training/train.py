@@ -339,7 +339,7 @@ def _alone(folder: Path) -> Iterator[None]:
     with ExitStack() as life:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            life.enter_context(held(folder / LOCK, told=logging.getLogger("pdr_dspy").warning))
+            life.enter_context(held(folder / LOCK, on_wait=logging.getLogger("pdr_dspy").warning))
         except OSError as error:
             raise StoreError(f"{folder} cannot be used: {error.strerror or error}") from error
         yield

@@ -176,6 +176,6 @@ def test_a_program_that_cannot_be_saved_costs_nothing(tmp_path: Path) -> None:
     student: Any = LongCoT("question, thing -> answer")
     student.draft.demos = [dspy.Example(question="q", thing=object(), answer="1")]
     lm = scripted_lm(guess)
-    with dspy.context(lm=lm), pytest.raises(ArtifactError, match="holds something that JSON cannot"):
+    with dspy.context(lm=lm), pytest.raises(ArtifactError, match="holds a value that JSON cannot hold"):
         PDROptimizer(METRICS["bool"], space=SMALL, run_dir=tmp_path, **FEW).compile(student, trainset=sums())
     assert lm.served.calls == 0
