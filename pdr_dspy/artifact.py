@@ -220,9 +220,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(f'{path} is no saved program of this library: it has no "format": "{FORMAT}"{hint}')
     found = content.get("version")
     if not isinstance(found, int) or found < 1:
-        raise ArtifactError(
-            f"{path} has the version {found!r}, which is not a positive whole number"
-        )
+        raise ArtifactError(f"{path} has the version {found!r}, which is not a positive whole number")
     if found > VERSION:
         raise ArtifactError(
             f"{path} was written by a newer pdr-dspy (format {found}, this one reads {VERSION}); "
