@@ -329,7 +329,7 @@ def test_split_is_disjoint_and_seeded(tmp_path: Path) -> None:
     assert [e.id for e in datasets.split(examples, 4, 2, seed=1)[0]] == [e.id for e in train]
     assert [len(part) for part in datasets.split(examples, 0.5, 0.5)] == [3, 3]
     for parts, message in [
-        ((4, 3), "asks for 7"),
+        ((4, 3), "needs 7 examples"),
         ((0.9, 0.2), "at most 1"),
         ((2, 0.5), "mixes"),
         ((0.01,), "empty"),
