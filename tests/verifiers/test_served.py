@@ -223,7 +223,7 @@ def test_a_round_is_reranked_in_one_request(server: MockServer, lm: EndpointLM) 
 
 def test_scores_without_bounds(server: MockServer, lm: EndpointLM) -> None:
     server.scores = lambda path, body: [-3.0 for _ in body["documents"]]
-    with pytest.raises(CallError, match=r"no probability; take `logits=True`"):
+    with pytest.raises(CallError, match=r"not a probability; pass `logits=True`"):
         score(ScoreModel(lm), GOOD)
     assert float(score(ScoreModel(lm, logits=True), GOOD)) == pytest.approx(1 / (1 + math.exp(3)))
     assert server.posted[-1][1]["use_activation"] is False
@@ -303,7 +303,7 @@ def test_an_answer_cannot_speak_to_the_judge(server: MockServer, lm: EndpointLM)
 def test_the_same_model_is_the_judge_where_none_is_named(lm: EndpointLM) -> None:
     with dspy.context(lm=lm):
         assert float(JudgeCheck().check(INPUTS, GOOD)) == pytest.approx(0.75)
-    with dspy.context(lm=None), pytest.raises(ConfigError, match="has no model to ask"):
+    with dspy.context(lm=None), pytest.raises(ConfigError, match="has no model: give it `lm=`"):
         JudgeCheck().check(INPUTS, GOOD)
 
 
@@ -600,7 +600,7 @@ def test_an_answer_verifier_fails_loudly(server: MockServer, lm: EndpointLM) -> 
         AnswerVerifier(lm=lm)(EXAMPLE, dspy.Prediction(answer="2"))
     refused = [
         ({"threshold": 0}, "threshold"),
-        ({"template": "{gold}"}, "no place for"),
+        ({"template": "{gold}"}, "has no {question}"),
         ({"max_tokens": 0}, "max_tok"),
     ]
     for settings, message in refused:
