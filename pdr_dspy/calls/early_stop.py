@@ -23,9 +23,10 @@ from pdr_dspy import calls
 from pdr_dspy.calls import dispatch
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dispatch import Result
-from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Job, Sampling
+from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import Rollout, address
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.parse import Reading
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     """The calls of one predictor within a stage."""
 
     predictor: dspy.Predict
-    phase: Phase
+    site: CallSite
     sampling: Sampling
     inputs: Sequence[Mapping[str, Any]]
     """Of each call; its index is its position here."""
@@ -55,9 +56,6 @@ async def ask_until(
     *,
     rule: str,
     in_order: bool,
-    round_number: int,
-    example: str,
-    run_seed: int | None = None,
 ) -> list[Reply]:
     """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
 
@@ -69,20 +67,11 @@ async def ask_until(
         ends: the rule.
         rule: names the rule and its settings, so that stages under different rules are kept apart in the store.
         in_order: the rule does not look at the order in which calls end.
-        round_number, example, run_seed: as for `calls.ask`.
     """
     now = calls.current()
     places: list[_Place] = []
     for part in parts:
-        lm, jobs = await calls.prepare(
-            part.predictor,
-            part.inputs,
-            phase=part.phase,
-            round_number=round_number,
-            example=example,
-            sampling=part.sampling,
-            run_seed=run_seed,
-        )
+        lm, jobs = await calls.prepare(part.predictor, part.inputs, site=part.site, sampling=part.sampling)
         for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
             places.append(_Place(place, part, lm, index, job))
     places.sort(key=lambda place: place.number)

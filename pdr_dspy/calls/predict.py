@@ -7,7 +7,6 @@ usage. Traces are written in the order of the indices, whatever the order in whi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +16,9 @@ from pdr_dspy.calls import streaming
 from pdr_dspy.calls.capabilities import capabilities
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import Result, send
-from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
+from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.content import told
@@ -26,8 +26,6 @@ from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
 
-SEED_SPACING = 256
-"""Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""
 CUT_THOUGHT = "the cap ended it inside its thought"
 """The failure of a call that never came to its solution."""
 
@@ -48,12 +46,6 @@ class Reply(NamedTuple):
         """What goes on the ledger, in the order in which it was sent."""
         both = (self.call,) if self.other is None else (self.call, self.other)
         return tuple(sorted(both, key=lambda call: call.part))
-
-
-def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> int:
-    """The seed of the first sibling of a stage: it depends on the question and the place, never on the trial."""
-    digest = hashlib.sha256(f"{run_seed}|{example}|{phase}|{round_number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % (2**31 // SEED_SPACING) * SEED_SPACING
 
 
 def identity(inputs: Mapping[str, Any]) -> str:
@@ -81,11 +73,8 @@ async def ask(
     predictor: dspy.Predict,
     inputs: Sequence[Mapping[str, Any]],
     *,
-    phase: Phase,
-    round_number: int,
-    example: str,
+    site: CallSite,
     sampling: Sampling,
-    run_seed: int | None = None,
     streamed: Literal["", "listeners", "final"] = "",
 ) -> list[Reply]:
     """Make one call for each of `inputs`, side by side, and return the replies in that order.
@@ -95,22 +84,12 @@ async def ask(
     Args:
         predictor: holds signature, demonstrations and, optionally, its own LM.
         inputs: the input fields of each call.
-        phase: what the calls are for; with `round_number` (from 1) and `example` it decides their seeds.
-        example: the question's identity.
+        site: what the calls are for, in which round of which question and run; it decides their seeds.
         sampling: cap in output tokens, temperature, top-p, and the form of the completion, if it has one.
-        run_seed: overrides the session's.
         streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
-    lm, jobs = await prepare(
-        predictor,
-        inputs,
-        phase=phase,
-        round_number=round_number,
-        example=example,
-        sampling=sampling,
-        run_seed=run_seed,
-    )
+    lm, jobs = await prepare(predictor, inputs, site=site, sampling=sampling)
     if streamed and len(jobs) == 1 and dspy.settings.send_stream is not None:
         async with streaming.streamed(predictor, final=streamed == "final"):
             results = await send(lm, jobs, now)
@@ -125,14 +104,7 @@ async def ask(
 
 
 async def prepare(
-    predictor: dspy.Predict,
-    inputs: Sequence[Mapping[str, Any]],
-    *,
-    phase: Phase,
-    round_number: int,
-    example: str,
-    sampling: Sampling,
-    run_seed: int | None = None,
+    predictor: dspy.Predict, inputs: Sequence[Mapping[str, Any]], *, site: CallSite, sampling: Sampling
 ) -> tuple[dspy.LM, list[Job]]:
     """The requests that `ask` makes of its arguments, and who is asked. No request is sent, but the LM's server may be
     asked who it is: that is a part of their keys.
@@ -141,9 +113,7 @@ async def prepare(
     """
     lm = serving(predictor)
     about = await capabilities(lm)
-    rollout_id = lm.kwargs.get("rollout_id")
-    run_seed = current().seed if run_seed is None else run_seed
-    base = seed_for(run_seed, f"{example}|{rollout_id}", phase, round_number)
+    base = site.seed(lm.kwargs.get("rollout_id"))
     prompts: dict[Any, Prompt] = {}
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
@@ -151,7 +121,7 @@ async def prepare(
         if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
             prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
-        jobs.append(prompts[same].job(base + index)._replace(place=(phase, round_number, index)))
+        jobs.append(prompts[same].job(base + index)._replace(place=(site.phase, site.round, index)))
     return lm, jobs
 
 

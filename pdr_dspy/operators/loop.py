@@ -293,6 +293,10 @@ class _Run:
         yield
         self.under_way = before
 
+    def site(self, phase: Phase, number: int) -> calls.CallSite:
+        """Where the calls of a phase of a round stand."""
+        return calls.CallSite(phase, number, self.question.example, self.run_seed)
+
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
         """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
         if not workspaces or workspaces[index].empty:
@@ -305,21 +309,17 @@ class _Run:
     async def ask(
         self,
         role: Role,
-        phase: Phase,
+        site: calls.CallSite,
         values: Sequence[Mapping[str, Any]],
         *,
-        round_number: int,
         output_format: calls.OutputFormat | None = None,
     ) -> list[Reply]:
         replies = await calls.ask(
             self.question.predictors[role],
             [{**self.question.inputs, **own} for own in values],
-            phase=phase,
-            round_number=round_number,
-            example=self.question.example,
+            site=site,
             sampling=self.question.sampling(role)._replace(output_format=output_format),
-            run_seed=self.run_seed,
-            streamed=how_streamed(self.schedule, role, round_number),
+            streamed=how_streamed(self.schedule, role, site.round),
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
@@ -472,7 +472,7 @@ class _Run:
     async def all_of(self, number: int, stage: Stage) -> list[Reply]:
         """The replies of a round that waits for all its drafts."""
         parts = _by_role(stage)
-        came = await calls.together([self.ask(role, phase, own, round_number=number) for role, phase, _, own in parts])
+        came = await calls.together([self.ask(role, self.site(phase, number), own) for role, phase, _, own in parts])
         replies: dict[int, Reply] = {}
         for (_, _, places, _), own in zip(parts, came, strict=True):
             replies.update(zip(places, own, strict=True))
@@ -485,7 +485,8 @@ class _Run:
         for role, phase, places, own in _by_role(stage):
             inputs = [{**self.question.inputs, **values} for values in own]
             sampling = self.question.sampling(role)
-            parts.append(early_stop.Part(self.question.predictors[role], phase, sampling, inputs, places))
+            site = self.site(phase, number)
+            parts.append(early_stop.Part(self.question.predictors[role], site, sampling, inputs, places))
 
         known: dict[int, consensus.Done] = {}
 
@@ -507,9 +508,6 @@ class _Run:
             ends,
             rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}",
             in_order=schedule.quorum == 1.0,
-            round_number=number,
-            example=self.question.example,
-            run_seed=self.run_seed,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 
@@ -541,7 +539,7 @@ class _Run:
                 return []
             form = await self.form_of(distiller.role, len(usable))
             with self.sent([(distiller.role, distiller.phase)] * len(values), number):
-                return await self.ask(distiller.role, distiller.phase, values, round_number=number, output_format=form)
+                return await self.ask(distiller.role, self.site(distiller.phase, number), values, output_format=form)
 
         given = distillers.DistillerInput(
             drafts=usable,
@@ -561,7 +559,7 @@ class _Run:
         if self.schedule.critique:
             values = [{"workspace": distilled.workspaces[0].text}]
             with self.sent([(Role.CRITIQUE, Phase.CRITIQUE)], number):
-                (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
+                (reply,) = await self.ask(Role.CRITIQUE, self.site(Phase.CRITIQUE, number), values)
             self.ledger += reply.calls
             self.flaws = sheltered(reply.text, self.question.headings)
         return distilled.workspaces
