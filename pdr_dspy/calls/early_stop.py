@@ -106,8 +106,8 @@ class _Place:
         """Write down whether the stage went on with it."""
         assert self.reply is not None
         fate = {"fate": "taken" if taken else "left"}
-        other = None if self.reply.other is None else self.reply.other.model_copy(update=fate)
-        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), other=other)
+        others = tuple(other.model_copy(update=fate) for other in self.reply.others)
+        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), others=others)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
         """Leave it unfinished, with what it cost until then."""

@@ -8,6 +8,7 @@ usage. Traces are written in the order of the indices, whatever the order in whi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import dspy
@@ -16,8 +17,9 @@ from pdr_dspy.calls import streaming
 from pdr_dspy.calls.capabilities import capabilities
 from pdr_dspy.calls.context import Session, current
 from pdr_dspy.calls.dispatch import Result, send
-from pdr_dspy.calls.ledger import Call, Usage
-from pdr_dspy.calls.request import Job, Prompt, Sampling
+from pdr_dspy.calls.fallback import answered, fallback_of
+from pdr_dspy.calls.ledger import JSON_PART, Call, Usage
+from pdr_dspy.calls.request import Fallback, Job, Prompt, Sampling
 from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
@@ -38,14 +40,13 @@ class Reply(NamedTuple):
     text: str
     """After any thought; empty when the call failed."""
     reading: Reading
-    other: Call | None = None
-    """Where the turn took two requests, the other one."""
+    others: tuple[Call, ...] = ()
+    """Where the turn took several requests, the other ones."""
 
     @property
     def calls(self) -> tuple[Call, ...]:
         """What goes on the ledger, in the order in which it was sent."""
-        both = (self.call,) if self.other is None else (self.call, self.other)
-        return tuple(sorted(both, key=lambda call: call.part))
+        return tuple(sorted((self.call, *self.others), key=lambda call: call.part))
 
 
 def identity(inputs: Mapping[str, Any]) -> str:
@@ -115,22 +116,28 @@ async def prepare(
     about = await capabilities(lm)
     base = site.seed(lm.kwargs.get("rollout_id"))
     prompts: dict[Any, Prompt] = {}
+    fallbacks: dict[Any, Fallback | None] = {}
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
         same = tuple((name, id(value)) for name, value in values.items())
         if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
             prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
-        jobs.append(prompts[same].job(base + index)._replace(place=(site.phase, site.round, index)))
+            fallbacks[same] = fallback_of(signature_of(predictor), about, sampling, prompts[same])
+        place = (site.phase, site.round, index)
+        jobs.append(prompts[same].job(base + index)._replace(place=place, fallback=fallbacks[same]))
     return lm, jobs
 
 
 def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: Session) -> None:
-    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read."""
+    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read out of what
+    the model wrote freely. What it was asked for again is in no trace: optimizers train on those."""
     if now.on_call is not None:
         for call in reply.calls:
             now.on_call(call)
     trace = dspy.settings.trace
+    if any(call.part == JSON_PART for call in reply.calls):
+        return
     if trace is None or not reply.reading.outputs or reply.reading.missing or dspy.settings.max_trace_size <= 0:
         return
     if len(trace) >= dspy.settings.max_trace_size:
@@ -139,25 +146,41 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
 
 
 def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> Reply:
-    """The call as it goes on the ledger, or both calls of the turn, with what could be read out of the completion."""
+    """The call as it goes on the ledger, or all calls of the turn, with what could be read out of the completion."""
     signature = signature_of(predictor)
     call = _call_of(lm, job, result)
     text = "" if result.rollout is None else result.rollout.text
-    other = None
-    if result.rest is not None:
-        rest_job, rest = result.rest
+    others: tuple[Call, ...] = ()
+    following = result.rest
+    if following is not None and following[0].part != JSON_PART:
+        rest_job, rest = following
+        following = rest.rest
         last = _call_of(lm, rest_job, rest)
         if rest.rollout is None:  # what the first request gave is all there is
             if call.failure is not None:
                 call = call.model_copy(update={"failure": f"{call.failure}, and going on failed: {last.failure}"})
-            other = last
+            others = (last,)
         else:
-            text = text.lstrip() + rest.rollout.text
-            other = call.model_copy(update={"finish": "continued", "failure": None})
+            begun = "" if rest_job.output_format is not None else text.lstrip()  # a form has all of an answer in it
+            text = begun + rest.rollout.text
+            others = (call.model_copy(update={"finish": "continued", "failure": None}),)
             call = last.model_copy(update={"failure": None if text.strip() else "the completion is empty"})
     if call.failure is not None:
-        return Reply(call, "", Reading({}, tuple(signature.output_fields)), other)
-    return Reply(call, text.strip(), read(signature, text, truncated=call.truncated), other)
+        return Reply(call, "", Reading({}, tuple(signature.output_fields)), others)
+    reading = read(signature, text, truncated=call.truncated)
+    if call.format == "held":
+        reading = replace(reading, how=dict.fromkeys(reading.how, "constrained"))
+    if following is not None:
+        again = _call_of(lm, *following)
+        if again.failure is None:
+            rollout = following[1].rollout
+            assert rollout is not None
+            before = len(reading.missing)
+            reading = answered(signature, reading, rollout.text, again.format)
+            if len(reading.missing) == before:
+                again = again.model_copy(update={"failure": "its JSON has none of the fields that it was asked for"})
+        others = (*others, again)
+    return Reply(call, text.strip(), reading, others)
 
 
 def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
@@ -183,6 +206,7 @@ def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
         estimated=rollout is not None and rollout.estimated,
         tries=result.tries.tries,
         unsettled=result.tries.unsettled if rollout is None else rollout.unsettled,
+        format="" if rollout is None else rollout.format,
         key=job.key,
         prompt=job.prompt[:12],
         same_as=None if result.shared is None else index + result.shared - job.seed,

@@ -25,15 +25,16 @@ from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
-from pdr_dspy.operators.distillers.picking import selection
 from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
-from pdr_dspy.prompts.roles import Role
+from pdr_dspy.prompts.form import form_of
+from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import AsyncCheck as Check
@@ -312,7 +313,7 @@ class _Run:
         site: calls.CallSite,
         values: Sequence[Mapping[str, Any]],
         *,
-        output_format: calls.OutputFormat | None = None,
+        output_format: OutputFormat | None = None,
     ) -> list[Reply]:
         replies = await calls.ask(
             self.question.predictors[role],
@@ -534,10 +535,10 @@ class _Run:
             return None
         distiller = self.schedule.distill_by
 
-        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
             if distiller.role is None or distiller.phase is None:
                 return []
-            form = await self.form_of(distiller.role, len(usable))
+            form = await self.first_form(distiller.role, forms)
             with self.sent([(distiller.role, distiller.phase)] * len(values), number):
                 return await self.ask(distiller.role, self.site(distiller.phase, number), values, output_format=form)
 
@@ -564,13 +565,16 @@ class _Run:
             self.flaws = sheltered(reply.text, self.question.headings)
         return distilled.workspaces
 
-    async def form_of(self, role: Role, count: int) -> calls.OutputFormat | None:
-        """The form of a reply that picks among so many candidates, where the server can hold the model to one."""
-        if role is not Role.SELECT:
+    async def first_form(self, role: Role, forms: Sequence[OutputFormat]) -> OutputFormat | None:
+        """The first of the forms of a role's reply that the server can hold the model to, best first; None where the
+        predictor writes other fields than they are for, or a thought needs room that a form would not leave."""
+        predictor = self.question.predictors[role]
+        if not forms or form_of(signature_of(predictor)).labelled != form_of(derive(self.question.task, role)).labelled:
             return None
-        form = selection(min(self.schedule.k, count), count)
-        about = await calls.capabilities(calls.serving(self.question.predictors[role]))
-        return form if about.constrains(form) else None
+        about = await calls.capabilities(calls.serving(predictor))
+        if about.thinking_budget == "continue":  # the form is for the request that goes on behind a thought
+            return about.first_of(forms)
+        return about.first_of(forms, thinking=self.schedule.thinking_tokens)
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""

@@ -41,7 +41,7 @@ class Nominal(NamedTuple):
     total: int
 
 
-_LATER = ("quorum", "agree", "final", "check", "keep", "stop_at")
+_LATER = ("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at")
 """Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
 
 
@@ -94,6 +94,13 @@ class Schedule(Settings):
     never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish, so a
     slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
     costs more tokens than without. Not in the paper."""
+    json_fallback: bool = True
+    """Where a Literal, Enum, bool, list or model with fields cannot be read out of a draft that came to its end, ask
+    for it in a short second request: the same messages, the draft, and a question for those fields, the answer to which
+    is held to the schema of their JSON. Only where the server can hold a model to one; what a draft reasons is always
+    free. The request is on the ledger, on the sequential path, and in what budgets reserve. (`dspy.ChatAdapter` has its
+    `use_json_adapter_fallback`, which asks for all of the reply anew.) False takes such a draft for one without an
+    answer. Not in the paper."""
 
     final: Literal["refine", "vote", "weighted", "best"] = "refine"
     """Which draft of the last round is the answer: its only one ("refine", the paper's), the first of the most common
@@ -282,7 +289,8 @@ class Schedule(Settings):
 
     @property
     def calls(self) -> int:
-        """Model calls that a run makes when nothing fails, no budget ends it early and no draft is cancelled."""
+        """Model calls that a run makes when nothing fails, no budget ends it early, no draft is cancelled and none has
+        to be asked again (`json_fallback`)."""
         return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
 
     @property
@@ -300,7 +308,8 @@ class Schedule(Settings):
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
     def output_bound(self) -> Nominal:
-        """The most output tokens that a run can generate: every call at its cap.
+        """The most output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
+        depend on the task and the server, come on top.
 
         With `agree` that is more in total than the widths say: drafts that are cancelled just before their end cost
         nearly a cap each, and are drafted again in the next round.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS, DistillerInput
@@ -31,7 +32,7 @@ def given_to(
 
     part = schedule.distill_by
 
-    async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+    async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
         assert part.phase is not None
         replies = []
         for value in values:

@@ -306,6 +306,7 @@ FIELDS = (
         in_force=lambda schedule: 1.0 if schedule.agree is None else schedule.agree,
         later=True,
     ),
+    Axis("json_fallback", default=(True,), when="where outputs have a closed form", position=float, later=True),
     Axis(
         "critique",
         default=(False,),

@@ -94,6 +94,8 @@ class Space(Settings):
     """For rounds that are wider than 1: the share of a round's drafts that is waited for."""
     agree: tuple[float | None, ...] = (None,)
     """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
+    json_fallback: tuple[bool, ...] = (True,)
+    """Whether outputs of a closed form that cannot be read are asked for again."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     check: tuple[str | None, ...] = CHECK.default
