@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from pdr_dspy.prompts.form import Form, form_of, label
 from pdr_dspy.prompts.parse import Reading
-from pdr_dspy.prompts.shapes import allows_none, json_shape, plain_kind, schema_of, shape_of
+from pdr_dspy.prompts.shapes import allows_none, json_shape, members, plain_kind, schema_of, shape_of
 
 
 def closed_fields(signature: type[dspy.Signature]) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def _limited(field: Any) -> Any:
 
 def _is_closed(field: Any) -> bool:
     kind = plain_kind(field.annotation)
-    if dspy.Type.extract_custom_type_from_annotation(field.annotation):
+    if dspy.Type.extract_custom_type_from_annotation(field.annotation) or str in members(kind):
         return False
     if _words(kind) is None and not json_shape(kind):
         return False
