@@ -23,9 +23,9 @@ def selections(k: int, count: int) -> tuple[OutputFormat, ...]:
     """The forms of a Select reply, k different numbers of 1 to `count`, best first.
 
     No server holds a model to `uniqueItems`, so the first form spells all selections out: in any order while there are
-    at most `MOST_CHOICES` (2 of 32, 3 of 10, 4 of 6), since a model that is held to ascending numbers and begins with
-    its best cannot name a smaller one after it; beyond that in ascending order (3 of 19, 4 of 13, 6 of 12). As written
-    for llama.cpp 2 of 4 are 0.3 kB, 2 of 16 are 5.7 kB and 3 of 19, the largest, 27 kB; a schema is 0.2 kB.
+    at most `MOST_CHOICES` (2 of 32, 3 of 11, 4 of 6), since a model that is held to ascending numbers and begins with
+    its best cannot name a smaller one after it; beyond that in ascending order (3 of 19, 4 of 13, 6 of 12). Sent to
+    llama.cpp, 2 of 4 are 0.3 kB, 2 of 16 are 5.8 kB, and 6 of 12, the largest, 34 kB; a schema is 0.2 kB.
 
     The second is a schema, for longer lists and for servers that take nothing else: a number may stand there twice, and
     `picked` sees to that.
