@@ -12,7 +12,7 @@ import dspy
 from pdr_dspy.calls.capabilities import Capabilities
 from pdr_dspy.calls.ledger import JSON_PART, FormatFate
 from pdr_dspy.calls.output_format import OutputFormat
-from pdr_dspy.calls.request import Fallback, Job, Prompt, Sampling
+from pdr_dspy.calls.request import CONTINUED, Fallback, Job, Prompt, Sampling, closed_thought
 from pdr_dspy.calls.store import Rollout
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.structured import Structured, closed_fields, completed, structured, to_ask_for
@@ -20,7 +20,7 @@ from pdr_dspy.prompts.structured import Structured, closed_fields, completed, st
 JSON_TOKENS = 512
 """Most output tokens of such a request; fewer where the fields have a longest JSON."""
 _THOUGHT = 64
-"""Of it, room for a thought where the server ends one itself: the model has thought before."""
+"""On top, room for a thought where the server ends one itself; elsewhere the turn begins with one that is closed."""
 _TEMPLATE = 48
 """Room for a chat template's own tokens around two more messages."""
 _BROKEN_OFF = ("length", "content_filter", "error")
@@ -58,7 +58,11 @@ def asked_again(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         {"role": "assistant", "content": text.strip()},
         {"role": "user", "content": wanted.question},
     ]
-    prompt = Prompt(lm, messages, _sampling(about, fallback.sampling, wanted), capabilities=about)
+    more = None
+    if fallback.sampling.thinking and about.thinking_budget == "continue":  # it has thought before
+        messages.append({"role": "assistant", "content": closed_thought()})
+        more = CONTINUED
+    prompt = Prompt(lm, messages, _sampling(about, fallback.sampling, wanted), more, about)
     return prompt.job(job.seed)._replace(part=JSON_PART, place=job.place)
 
 

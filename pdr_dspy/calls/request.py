@@ -166,14 +166,19 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         used = math.ceil(written * len(text) / (len(text) + len(thought)))
     if not (thought or text) or used >= job.rest.cap:
         return None
-    begun = f"<think>\n{thought}\n</think>\n\n{text}" if thought else text
+    begun = f"{closed_thought(thought)}{text}" if thought else text
     messages = [*job.messages, {"role": "assistant", "content": begun}]
-    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED, job.capabilities)
+    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), CONTINUED, job.capabilities)
     fallback = None if job.fallback is None else job.fallback._replace(written=rollout.text.lstrip())
     return prompt.job(job.seed)._replace(part=1, place=job.place, fallback=fallback)
 
 
-_CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
+def closed_thought(thought: str = "") -> str:
+    """How the turn of a model begins whose thought is over."""
+    return f"<think>\n{thought}\n</think>\n\n"
+
+
+CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
 CLOSING_TOKENS = 16
 """Room for the tags around a thought."""

@@ -355,9 +355,10 @@ class _Run:
         """The context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
         if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+            asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
                 f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
-                "tokens; raise it, or lower `draft_tokens` or the first width"
+                f"tokens; raise it,{asked_again} or lower `draft_tokens` or the first width"
             )
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:

@@ -99,14 +99,15 @@ class Question:
         """The most tokens that each call of a stage can cost."""
         sizes = await self.prompt_sizes(stage)
         continued = (await calls.capabilities(self.lm)).thinking_budget == "continue"
-        fallbacks = {role: await self._fallback(role) for role in {role for role, _ in stage}}
+        fallbacks = {role: await self.fallback(role) for role in {role for role, _ in stage}}
         return [
             self.sampling(role).most(size, continued=continued, fallback=fallbacks[role])
             for size, (role, _) in zip(sizes, stage, strict=True)
         ]
 
-    async def _fallback(self, role: Role) -> int:
-        """The most tokens that a request for the JSON of what cannot be read adds to the turn that it reads again."""
+    async def fallback(self, role: Role) -> int:
+        """The most tokens that a request for the JSON of what cannot be read adds to the turn that it reads again; 0
+        where there will be none."""
         predictor = self.predictors[role]
         about = await calls.capabilities(calls.serving(predictor))
         return fallback.most_tokens(signature_of(predictor), about, self.sampling(role))

@@ -253,6 +253,42 @@ def test_refinements_are_asked_and_distillers_and_critics_are_not() -> None:
     assert "sad" not in "".join(workspace.text for round_ in said.rounds for workspace in round_.workspaces)
 
 
+# --- models that think ---
+
+
+@pytest.mark.parametrize(("budget", "ends"), [("continue", True), ("server", False), ("cap", False)])
+def test_a_model_that_thinks_does_not_think_again_where_it_can_be_kept_from_it(budget: Any, ends: bool) -> None:
+    lm = scripted(replying(Completion(UNCLEAR, thought="Hm.")))
+    lm.thinking_budget = budget
+    said = ask(LongCoT(MOOD, thinking_tokens=200, draft_tokens=100), lm)
+    again = lm.served.requests[-1]
+    assert said.mood == "sad"
+    last = again.request.messages[-1]
+    assert (last.role, "</think>" in last.parts[0].text) == (("assistant", True) if ends else ("user", False))  # type: ignore[union-attr]
+    assert "Hm." not in str(again.request.messages)  # its thought is not sent back
+    extensions = again.request.config.extensions or {}
+    assert extensions.get("thinking_token_budget") == (64 if budget == "server" else None)
+    assert extensions.get("continue_final_message") == (True if ends else None)
+
+
+def test_what_was_cut_in_its_thought_goes_on_and_is_then_asked_again() -> None:
+    def reply(request: ScriptedRequest) -> str | Completion:
+        if request.output_format is not None:
+            return '{"mood": "glad"}'
+        rest = request.request.messages[-1].role == "assistant"
+        return UNCLEAR if rest else Completion("", thought="Hm. " * 200)
+
+    lm = scripted(reply)
+    lm.thinking_budget = "continue"
+    said = ask(LongCoT(MOOD, thinking_tokens=50, draft_tokens=60), lm)
+    assert (said.mood, said.solution) == ("glad", UNCLEAR)
+    assert [(call.part, call.finish) for call in said.ledger.calls] == [(0, "continued"), (1, "stop"), (2, "stop")]
+    assert said.ledger.sequential == said.ledger.total
+    again = lm.served.requests[-1]
+    assert [message.role for message in again.request.messages] == ["user", "assistant", "user", "assistant"]
+    assert again.request.messages[1].parts[0].text == UNCLEAR  # type: ignore[union-attr]
+
+
 # --- the store ---
 
 
@@ -289,7 +325,7 @@ def test_a_budget_reserves_the_second_request_before_the_first_is_sent() -> None
         both = next(tokens for tokens in range(20, 900) if _affords(on, {limit: tokens}))
         assert both > 2 * fits - 50
         lm = scripted()
-        with pytest.raises(BudgetTooSmall):
+        with pytest.raises(BudgetTooSmall, match="json_fallback=False"):
             ask(on, lm, budget=Budget(**{limit: both - 1}))
         assert lm.served.calls == 0
         ledger = ask(on, scripted(), budget=Budget(**{limit: both})).ledger
