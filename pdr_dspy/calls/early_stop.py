@@ -75,6 +75,8 @@ async def ask_until(
         for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
             places.append(_Place(place, part, lm, index, job))
     places.sort(key=lambda place: place.number)
+    if any(place.job.fallback is not None for place in places):
+        rule = f"{rule} json_fallback"  # more drafts answer, and so it may end elsewhere
     stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
     await stage.run()
     for place in places:

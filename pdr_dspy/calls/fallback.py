@@ -85,4 +85,4 @@ def _sampling(about: Capabilities, sampling: Sampling, wanted: Structured) -> Sa
     thought = min(sampling.thinking, _THOUGHT) if about.thinking_budget == "server" else 0
     cap = min(wanted.longest or JSON_TOKENS, JSON_TOKENS)
     form = OutputFormat(schema=wanted.schema, name="fields")
-    return Sampling(cap + thought, sampling.temperature, sampling.top_p, thought, form)
+    return Sampling(cap + thought, 0.0, 1.0, thought, form)  # it is a reading of what was sampled, not another draw

@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_asked_for_behind_the_same_turn_and_held_to_its_f
     assert [message.role for message in again.request.messages[-2:]] == ["assistant", "user"]
     assert again.request.messages[-2].parts[0].text == UNCLEAR  # type: ignore[union-attr]
     assert '"mood": "glad" or "sad"' in again.user
-    assert (again.seed, again.temperature) == (first.seed, first.temperature)
+    assert (again.seed, again.temperature) == (first.seed, 0)  # a reading, not another draw
     assert again.cap is not None
     assert again.cap < 40  # the JSON of a word is short
 
@@ -369,6 +369,16 @@ def test_a_round_that_ends_early_waits_for_the_answer_of_a_draft_that_is_asked_a
     assert said.ledger.sequential <= said.ledger.total
     taken = {call.index for call in said.ledger.calls if call.fate == "taken"}
     assert {call.index for call in said.ledger.calls if call.part == 2 and call.fate == "taken"} == taken
+
+
+def test_how_a_round_ended_without_does_not_decide_how_it_ends_with(tmp_path: Path) -> None:
+    def run(on: bool) -> int:
+        lm = scripted(directly=True)
+        with calls.Rollouts(tmp_path) as store, calls.session(store=store):
+            said = ask(SelfConsistency(MOOD, n=8, agree=0.9, json_fallback=on), lm)
+        return len(said.rounds[0].drafts)
+
+    assert [run(False), run(True), run(False), run(True)] == [8, 3, 8, 3]
 
 
 # --- training ---

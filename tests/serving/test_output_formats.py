@@ -24,6 +24,7 @@ from pdr_dspy.calls import (
 from pdr_dspy.operators.distillers import DISTILLERS
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR
+from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers import JudgeVerifier
@@ -187,12 +188,13 @@ def test_what_is_refused_for_something_else_fails_as_ever() -> None:
 def test_a_replay_of_a_run_with_refusals_sends_nothing_and_says_the_same(tmp_path: Path) -> None:
     with MockServer(picking, kind="other") as server:
         server.refuses = {"response_format": "response_format is not supported"}
-        formats = []
+        formats, sent = [], 0
         for _ in range(2):
             lm = connect("mock", server.api_base, constrained=True)
             with Rollouts(tmp_path) as store, session(store=store):
                 formats.append([select_call(ask(lm, question=question)).format for question in ("2 + 2?", "1 + 3?")])
-            sent = len(server.requests)
+            sent = sent or len(server.requests)
+        assert len(server.requests) == sent
         assert formats == [["refused", "refused"]] * 2
         assert sent == 11  # 2 x (3 drafts, selection, refinement), and the selection that was refused
 
@@ -324,11 +326,13 @@ def test_a_select_predictor_of_other_fields_is_left_free() -> None:
         lambda request: "Best: [2, 1]" if "Candidates:" in request.user else "Answer: 4", output_formats=("choices",)
     )
     program = picker()
-    program.select.signature = dspy.Signature("question, candidates -> best: list[int], why: str")
+    select = program.predictor(Role.SELECT)
+    select.signature = dspy.ensure_signature("question, candidates -> best: list[int], why: str")
     ask(lm, program)
     assert all(request.output_format is None for request in lm.served.requests)
     changed = picker()
-    changed.select.signature = changed.select.signature.with_instructions("Choose with care.")
+    select = changed.predictor(Role.SELECT)
+    select.signature = signature_of(select).with_instructions("Choose with care.")
     ask(lm, changed)
     assert any(request.output_format is not None for request in lm.served.requests)
 
