@@ -262,9 +262,8 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
-    if (
-        job.messages[-1]["role"] == "assistant"
-    ):  # its thought is over; a server that looks for the end of one may take all of it for a thought
+    if job.messages[-1]["role"] == "assistant":
+        # Its thought is over; a server that looks for the end of one may take all of it for a thought.
         begun = job.messages[-1]["content"]
         text = clean(inline or apart)
         text = text.removeprefix(begun if text.startswith(begun) else begun.rstrip())  # llama.cpp repeats it

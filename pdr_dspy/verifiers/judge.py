@@ -217,13 +217,13 @@ class _Ways:
 
     def next(self, error: Exception) -> None:
         """Leave out what was refused. Raises the error where nothing of it can be left out."""
-        self.before = self.tries(tries_of(error))
         if self.form is not None and not self.refused and formats.note(self.lm, self.form, error):
             self.refused = True
         elif self.logprobs:
             self.logprobs = False
         else:
             raise error
+        self.before = self.tries(tries_of(error))
 
     def tries(self, last: Tries) -> Tries:
         """Those of all requests, the last one included."""
