@@ -70,6 +70,12 @@ class EndpointLM(dspy.LM, ServedModel):
         return self._async.model
 
     @property
+    def refused_formats(self) -> set[str]:
+        """Kinds and keys of the output formats that the server has refused: it is asked without them. Copies of the LM
+        share what they have learned."""
+        return self._async.refused_formats
+
+    @property
     def identity(self) -> str:
         """The identity of the served model, for stores, as far as it is known without a request; `await capabilities()`
         asks the server."""

@@ -101,8 +101,9 @@ class EndpointSettings(Settings):
     supports_schema: bool = True
     """Whether DSPy's adapters may request JSON with a schema: False for a server that refuses `response_format`."""
     constrained: bool | None = None
-    """Whether to use constrained decoding for selections of drafts and verdicts of judges. None: on vLLM and llama.cpp,
-    through their own fields. True: on any server, through `response_format`, which some refuse. False: never."""
+    """Whether to use constrained decoding for selections of drafts, verdicts of judges, and the JSON of fields that
+    could not be read (`Schedule.json_fallback`). None: on vLLM and llama.cpp, through their own fields. True: on any
+    server, through `response_format`; a server that refuses it gets requests without it from then on. False: never."""
     identity: str | None = None
     """The identity of the served model, for stores that outlive the server. None: composed of the model's name, what
     the server reports of its weights, the address, and a digest of headers and key."""

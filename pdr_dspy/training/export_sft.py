@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,7 +22,7 @@ from dspy.lm15 import Usage as ServedUsage
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import RoundFailed
-from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.ledger import JSON_PART, Call, Phase
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import ids_of
@@ -55,8 +56,8 @@ class Exported(NamedTuple):
     samples: tuple[Sample, ...]
     counts: dict[str, int]
     """Samples by kind; `rows` and `right_rows`; and right calls that were left out: `duplicates`, `truncated`,
-    `other_prompt` (the program renders another prompt now, or the model's own tokenizer cut a workspace), `not_stored`
-    (the store lacks the completion)."""
+    `constrained` (under constrained decoding, or with a second request for JSON), `other_prompt` (the program renders
+    another prompt now, or the model's own tokenizer cut a workspace), `not_stored` (the store lacks the completion)."""
 
 
 def export(
@@ -65,6 +66,8 @@ def export(
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
     A draft or a refinement is right if its own answer is; a distill, select or critique call if its row's answer is.
+    Calls under constrained decoding, and drafts whose answer needed a second request (`Schedule.json_fallback`), are
+    not samples of the model and are not exported.
 
     Args:
         run_dir: a folder that `evaluate(run_dir=...)` or `pdr eval` wrote, with its rollout store.
@@ -127,7 +130,7 @@ def _config(folder: Path) -> dict[str, Any]:
 _SOLVING = (Phase.DRAFT, Phase.REFINE)
 _COUNTED = (
     *("traces", "drafts", "workspaces", "refinements"),
-    *("rows", "right_rows", "duplicates", "truncated", "other_prompt", "not_stored"),
+    *("rows", "right_rows", "duplicates", "truncated", "constrained", "other_prompt", "not_stored"),
 )
 
 
@@ -153,12 +156,15 @@ class _Collected:
             kind = self._kind(row, call)
             if kind is not None:
                 wanted.append((call, kind))
+        again = {(call.round, call.phase, call.index) for call in row.calls if call.part == JSON_PART}
         replayed = self._replay(row, example) if wanted else {}
         for call, kind in wanted:
             rollout = self.store.get(call.key)
             messages = replayed.get(call.key)
             if call.truncated:
                 self.counts["truncated"] += 1
+            elif call.format == "held" or (call.round, call.phase, call.index) in again:
+                self.counts["constrained"] += 1
             elif rollout is None:
                 self.counts["not_stored"] += 1
             elif messages is None:
@@ -171,6 +177,8 @@ class _Collected:
         if call.failure is not None or call.phase in (Phase.JUDGE, Phase.PROPOSE) or call.round > len(row.rounds):
             return None
         if call.finish == "continued":  # a second request continued the turn
+            return None
+        if call.part == JSON_PART:
             return None
         if call.phase not in _SOLVING:
             return "workspace" if row.score >= RIGHT else None
@@ -215,7 +223,7 @@ class _Collected:
         self.counts[f"{kind}s"] += 1
 
 
-class _ReplayLM(dspy.LM):
+class _ReplayLM(dspy.LM, calls.ServedModel):
     """An LM that answers with a row's stored completions and keeps the prompts of its requests."""
 
     def __init__(self, model: str) -> None:
@@ -223,21 +231,31 @@ class _ReplayLM(dspy.LM):
         super().__init__(model, engine=engine, async_engine=_NoAsyncEngine(), cache=False, num_retries=0)
         self.prompts: dict[int | None, list[dict[str, str]]] = {}
         self._answers: dict[int | None, Rollout] = {}
+        self._second: dict[int | None, Rollout] = {}
+        """Completions of second requests for JSON, by the draft's seed."""
+
+    async def capabilities(self) -> calls.Capabilities:
+        """Claims support for schemas if the row has second requests for JSON, so that the replay makes them, too."""
+        return replace(calls.configured(self), output_formats=frozenset(["schema"] if self._second else ()))
 
     def begin(self, row: Row, store: Rollouts) -> None:
         """Answer from the records of `row` from now on."""
         self.prompts = {}
-        found = {call.seed: store.get(call.key) for call in row.calls if call.failure is None}
-        self._answers = {seed: rollout for seed, rollout in found.items() if rollout is not None}
+        found = [(call, store.get(call.key)) for call in row.calls if call.failure is None]
+        kept = [(call, rollout) for call, rollout in found if rollout is not None]
+        self._answers = {call.seed: rollout for call, rollout in kept if call.part != JSON_PART}
+        self._second = {call.seed: rollout for call, rollout in kept if call.part == JSON_PART}
 
     async def acall(self, prompt: Any = None, **_: Any) -> Any:
         """The recorded completion. Raises OSError, as a lost connection does, for a call without one."""
         assert isinstance(prompt, Request)
         seed = prompt.config.seed
-        self.prompts[seed] = messages_of(prompt)
-        if seed not in self._answers:
+        second = seed in self._second and calls.OUTPUT in (prompt.config.extensions or {})
+        if not second:
+            self.prompts[seed] = messages_of(prompt)
+        rollout = (self._second if second else self._answers).get(seed)
+        if rollout is None:
             raise OSError("no completion was recorded")
-        rollout = self._answers[seed]
         thought = f"<think>{rollout.thought}</think>" if rollout.thought else ""
         return Response(
             id=None,

@@ -41,9 +41,9 @@ class Episodes:
     """A `Rollout` (see types.py) made of a program and a verifier.
 
     A long-trace episode is a single draft call of the program. Rounds never end early (`quorum`, `agree`), since a
-    cancelled draft has no reward. An episode that starts from a workspace runs the program with an additional first
-    round, whose drafts and distillation are sampled from the same policy and not trained; so the trained calls read a
-    workspace as a later round does at inference.
+    cancelled draft has no reward, and unreadable answers are not requested again (`json_fallback`). An episode that
+    starts from a workspace runs the program with an additional first round, whose drafts and distillation are sampled
+    from the same policy and not trained; so the trained calls read a workspace as a later round does at inference.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class Episodes:
         self.template_options = dict(template_options or {})
         self.context_length: int | None = None
         """Tokens that prompt and completion may take together; None if unknown. Longer schedules are refused."""
-        schedule = program.schedule.replace(quorum=1.0, agree=None)  # every call of an episode is a row
+        # Every call of an episode is a row and a sample of the policy: none is cancelled or constrained.
+        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
