@@ -15,7 +15,7 @@
     ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context
     ├── ArtifactError (ValueError)    a saved program is truncated, foreign, newer or tampered with
     ├── StoreError                    a run folder, store or study cannot be read or written
-    └── CallError                     one request failed; recorded on the ledger, raised only if no result remains
+    └── CallError                     one request failed; recorded on the ledger, raised only where nothing is left
 
 Messages name the argument in code form, the value that was given, and the remedy.
 """

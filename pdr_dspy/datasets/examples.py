@@ -64,8 +64,8 @@ def _own_id(row: Any, fields: Mapping[str, str]) -> str | None:
     if not isinstance(row, Mapping):
         return None
     names = {str(column): column for column in row}
-    candidates = (fields["id"],) if fields.get("id") else _ID_COLUMNS
-    return next((column for column in candidates if column in names and row[names[column]] not in (None, "")), None)
+    asked = (fields["id"],) if fields.get("id") else _ID_COLUMNS
+    return next((column for column in asked if column in names and row[names[column]] not in (None, "")), None)
 
 
 def _free(number: str, taken: set[str]) -> str:

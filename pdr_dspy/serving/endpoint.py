@@ -185,7 +185,7 @@ class EndpointLM(dspy.LM, ServedModel):
         return lm
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle only `dump_state()`, without connections and key, for `program.save(..., save_program=True)`."""
+        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key."""
         return type(self).load_state, (self.dump_state(),)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
