@@ -76,14 +76,14 @@ def _free(number: str, taken: set[str]) -> str:
 
 
 def _column(
-    row: Mapping[str, Any], given: str | None, common: Sequence[str], ours: str, source: str, place: str
+    row: Mapping[str, Any], asked: str | None, common: Sequence[str], ours: str, source: str, place: str
 ) -> str:
     lower = {column.lower(): column for column in reversed(list(row))}
-    column = given or next((lower[known] for known in common if known in lower), None)
+    column = asked or next((lower[known] for known in common if known in lower), None)
     if column is None or column not in row:
-        remedy = "" if given else f'; name it with `fields={{"{ours}": ...}}`'
-        needed = f"the column {given!r}" if given else f"a column for `{ours}`"
-        raise DataError(f"{source}, {place}: {needed} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
+        remedy = "" if asked else f'; name it with `fields={{"{ours}": ...}}`'
+        wanted = f"the column {asked!r}" if asked else f"a column for `{ours}`"
+        raise DataError(f"{source}, {place}: {wanted} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
     if row[column] is None or (isinstance(row[column], str) and not row[column].strip()):
         raise DataError(f"{source}, {place}: the column {column!r} (`{ours}`) is empty")
     return column

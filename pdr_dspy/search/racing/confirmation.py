@@ -140,5 +140,5 @@ def _choose(
 
 
 def _over(report: Report, limits: Limits) -> float:
-    """The larger excess of the two costs over their limits, as a fraction of the limit; 0 within both."""
+    """How far the worse of the costs is over its limit, as a share of it; 0 within both."""
     return max([0.0, *limits.excess(report.sequential, report.total).values()])

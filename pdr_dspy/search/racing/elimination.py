@@ -71,7 +71,7 @@ def levels(alpha: float, information: Sequence[float]) -> tuple[float, ...]:
 
 
 def over(run: Run, limits: Limits) -> str | None:
-    """The limit that a program confidently exceeds, "sequential" or "total"; None if it may satisfy both."""
+    """The limit that a program is confidently over, "sequential" or "total"; None when it may keep both."""
     for name, limit in zip(COSTS, limits, strict=True):
         values = [getattr(cell, name) for cell in run.cells]
         if limit is None or len(values) < 2:

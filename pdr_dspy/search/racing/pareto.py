@@ -18,15 +18,15 @@ class Costed(Protocol):
 
 
 class Limits(NamedTuple):
-    """Limits on the mean tokens of a run; None is no limit."""
+    """The most tokens that a run may cost on average; None is no limit."""
 
     sequential: int | None = None
     """Input and output tokens along the accepted path (B_seq)."""
     total: int | None = None
-    """Input and output tokens of every call (B_total)."""
+    """Input and output tokens of every call."""
 
     def excess(self, sequential: float, total: float) -> dict[str, float]:
-        """For each limit that is set, the excess of the cost as a fraction of the limit; at most 0 within the limit."""
+        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not."""
         costs = {"sequential": sequential, "total": total}
         return {
             name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
@@ -63,6 +63,6 @@ def front(items: Iterable[T], costs: Sequence[str] = COSTS) -> list[T]:
 
 
 def best(items: Iterable[T], limits: Limits = Limits()) -> T | None:  # noqa: B008  (a frozen value)
-    """The item with the highest score within the limits, then the cheapest, then the first; None if all exceed them."""
+    """The highest score within the limits; of equal ones the cheaper, then the first. None when none is within."""
     allowed = [item for item in items if limits.allow(item)]
     return min(allowed, key=lambda item: (-item.score, item.total, item.sequential)) if allowed else None
