@@ -12,6 +12,7 @@ from dspy.lm15 import TokenLogprob
 from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
+from pdr_dspy.verifiers.arguments import check_lm, check_threshold, check_whole_numbers
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, as_text, called, gold_text, lookup
 from pdr_dspy.verifiers.words import enclosed, weights_of
@@ -50,17 +51,12 @@ class AnswerVerifier(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.lm, dspy.BaseLM):
-            raise ConfigError(
-                f"`AnswerVerifier(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
-            )
+        check_lm(self, self.lm)
+        check_threshold(self, self.threshold)
+        check_whole_numbers(self, "max_tokens")
         missing = [name for name in ("{question}", "{gold}", "{response}") if name not in self.template]
         if missing:
             raise ConfigError(f"`AnswerVerifier(template=...)` has no {', '.join(missing)}; add it to the template")
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ConfigError(f"`AnswerVerifier(threshold={self.threshold!r})` must be in (0, 1], or None")
-        if self.max_tokens < 1:
-            raise ConfigError(f"`AnswerVerifier(max_tokens={self.max_tokens!r})` must be at least 1")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         return run_async(lambda: self.averify(example, prediction))

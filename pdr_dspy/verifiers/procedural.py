@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
 from pdr_dspy.text.answers import tidy, to_number
+from pdr_dspy.verifiers.arguments import check_threshold
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, called, lookup, short
 from pdr_dspy.verifiers.grading_pool import ask
@@ -45,8 +46,7 @@ class ProceduralVerifier(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ConfigError(f"`ProceduralVerifier(threshold={self.threshold!r})` must be in (0, 1], or None")
+        check_threshold(self, self.threshold)
         for name in ("timeout", "memory"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`ProceduralVerifier({name}={getattr(self, name)!r})` must be above 0")

@@ -20,6 +20,7 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.fields import as_text
@@ -68,10 +69,8 @@ class ModelCheck(SyncForm):
     """The output with the answer; None: the draft as a whole, its steps and its answer."""
 
     def __post_init__(self) -> None:
-        if self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
-            raise ConfigError(
-                f"`{type(self).__name__}(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
-            )
+        if self.lm is not None:
+            check_lm(self, self.lm)
 
     @property
     def reads_solution(self) -> bool:
