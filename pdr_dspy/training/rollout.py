@@ -189,7 +189,7 @@ class Episodes:
             graders = [Grader(runner, group.example, self._fields, self.threshold) for group in groups]
             made = await asyncio.gather(
                 *(
-                    self._rows(episode, outcome, lm.sampled_calls[number], graders[episode.index])
+                    self._rows(episode, outcome, lm.sampled_calls[number], graders[episode.group_index])
                     for number, (episode, outcome) in enumerate(zip(plan, done, strict=True))
                 )
             )
@@ -200,7 +200,7 @@ class Episodes:
         self.counts["ungraded"] += sum(grader.failures for grader in graders)
         rows: list[list[Row]] = [[] for _ in groups]
         for episode, rows_of in zip(plan, made, strict=True):
-            rows[episode.index] += rows_of
+            rows[episode.group_index] += rows_of
         return rows
 
     async def episode(self, group: Group, lm: Recording, *, started: bool = False, number: int = 0) -> list[Row]:
@@ -342,7 +342,7 @@ _CHECKED = 32
 
 
 class _Episode(NamedTuple):
-    index: int
+    group_index: int
     """Index of its group."""
     group: Group
     number: int
