@@ -309,7 +309,7 @@ def test_settings_are_the_values_in_force() -> None:
         **{"distill_tokens": 64, "distill_temperature": 1.0, "json_fallback": True},
     }
     assert settings_of(Schedule(widths=(1,))).keys() == {
-        *("rounds", "draft_tokens", "thinking_tokens", "temperature", "top_p")
+        *("rounds", "draft_tokens", "thinking_tokens", "temperature", "top_p", "json_fallback")
     }
 
 
