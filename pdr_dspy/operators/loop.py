@@ -182,7 +182,7 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
         with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
-            if rounds and not await run.affords(stage):
+            if rounds and not await run.affords(stage, waves=run.waves(width)):
                 return run.stopped(rounds, Stop.BUDGET)
             run.tell("drafting", number, width)
             drafts = await run.drafts(number, stage)
@@ -343,18 +343,23 @@ class _Run:
         )
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
-    async def affords(self, stage: Stage) -> bool:
+    def waves(self, width: int) -> int:
+        """In how many waves a round of `width` drafts may be made."""
+        return 1 if self.schedule.first_wave is None or self.schedule.first_wave >= width else 2
+
+    async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
         if self.budget.unlimited or not stage:
             return True
         bounds = await self.question.most(stage)
         self.worst = sum(bounds)
-        return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+        return self.budget.allows(self.ledger, sequential=waves * max(bounds), total=sum(bounds))
 
     async def preflight(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
-        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+        width = self.schedule.widths[0]
+        if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
             asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
                 f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
@@ -505,11 +510,13 @@ class _Run:
             return consensus.ended(done, quorum=schedule.quorum, agree=schedule.agree)
 
         stop_at = "" if schedule.stop_at is None else f" stop_at={schedule.stop_at}"
+        first = "" if schedule.first_wave is None else f" first_wave={schedule.first_wave}"
         replies = await early_stop.ask_until(
             parts,
             ends,
-            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}",
+            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}{first}",
             in_order=schedule.quorum == 1.0,
+            first_wave=schedule.first_wave,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 

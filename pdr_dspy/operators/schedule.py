@@ -41,7 +41,7 @@ class Nominal(NamedTuple):
     total: int
 
 
-_LATER = ("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at")
+_LATER = ("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave")
 """Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
 
 
@@ -115,6 +115,11 @@ class Schedule(Settings):
     """End the program with the first draft, by index, whose check is at least this, a fraction; drafts of its round
     that still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that
     can be cancelled go out as single requests, as with `quorum`."""
+    first_wave: int | None = None
+    """Ask for this many drafts of a round first, and for the others only when those neither reach `stop_at` nor
+    `agree`: an easy question costs the first wave alone, a hard one the tokens of all and the time of two waves. None
+    asks for all at once. Not in the paper: how many samples a question gets by how it goes is Adaptive-Consistency's
+    question (arXiv 2305.11860), here with a check too."""
 
     @model_validator(mode="before")
     @classmethod
@@ -161,10 +166,25 @@ class Schedule(Settings):
             raise ValueError(f"`Schedule(agree={self.agree})` must be above 0.5 and below 1, or None; 0.95 is common")
         if self.stop_at is not None and not 0.0 < self.stop_at <= 1.0:
             raise ValueError(f"`Schedule(stop_at={self.stop_at})` must be above 0 and at most 1, or None")
+        if self.first_wave is not None:
+            self._check_first_wave(self.first_wave)
         if self.check == "":
             raise ValueError('`Schedule(check="")` names no check; None uses none')
         self._check_distiller()
         return self
+
+    def _check_first_wave(self, first: int) -> None:
+        given = f"`Schedule(first_wave={first})`"
+        if not 1 <= first < max(self.widths):
+            raise ValueError(
+                f"{given} must be at least 1 and below the widest of `widths={self.widths}`: the others follow it"
+            )
+        if self.stop_at is None and self.agree is None:
+            raise ValueError(f"{given} ends a round only with `stop_at` (and a check) or `agree`; set one, or None")
+        if self.quorum < 1.0:
+            raise ValueError(
+                f"{given} and `quorum={self.quorum:g}` exclude each other: a quorum is of all drafts of a round"
+            )
 
     def _check_distiller(self) -> None:
         if self.rounds == 1:  # nothing is distilled, so that nothing need be imported either
@@ -318,7 +338,8 @@ class Schedule(Settings):
         distill_stages = [self.distill_calls(r, next_width=widths[r + 1]) for r in range(self.rounds - 1)]
         distill_cap = self.distill_cap + self.thinking_tokens
         first, later = self.draft_tokens + self.thinking_tokens, self.refine_cap + self.thinking_tokens
-        sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
+        waves = [1 if self.first_wave is None or self.first_wave >= width else 2 for width in widths]
+        sequential = first * waves[0] + sum(waves[1:]) * later + sum(1 for n in distill_stages if n) * distill_cap
         total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
         return Nominal(sequential, total)
 
@@ -343,6 +364,7 @@ class Schedule(Settings):
         """How checks and finals are told, each only where it is not the paper's."""
         final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
         stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
+        stop_at += "" if self.first_wave is None else f" first_wave={self.first_wave}"
         return f"{final}{f' check={self.check}' if self.check else ''}{' +keep' if self.keep else ''}{stop_at}"
 
     def _shape(self) -> str:

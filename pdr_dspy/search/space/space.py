@@ -106,6 +106,8 @@ class Space(Settings):
     """With a check: whether the best-checked draft of all rounds is the answer."""
     stop_at: tuple[float | None, ...] = (None,)
     """With a check: the score from which a draft ends the program."""
+    first_wave: tuple[int | None, ...] = (None,)
+    """With `stop_at` or `agree`: how many drafts of a round are asked for before the others."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Candidates on registered axes, by name: texts, numbers, booleans, or None, which changes nothing."""
     instructions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
