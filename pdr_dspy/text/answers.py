@@ -126,13 +126,17 @@ _WORDS = re.compile(
 _SPACES = re.compile(r"\s+")
 _TAG = re.compile(
     r"(?:(?:the |my )?(?:option|choice|answer|letter|variant)\s{0,3}(?:is\s)?)?[(\[{]?([A-Za-z]|[0-9]{1,2})"
-    r"(?:[)\]}][.:]?|[.:]|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
+    r"(?:[)\]}][.:]?|[.:](?![0-9])|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
     re.I | re.S,
 )
 _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
-    r"|invalid|unlikely|less likely|least|ruled out|rule out|rejected?|discard(?:ed)?|untrue|fails?|unless|if|other"
-    r" than|instead of|rather than|none of|without|nicht|kein|falsch|pas|faux|incorrecta?|falsa?|no)\b|n['’]t\b",
+    r"|invalid|unlikely|less likely|least|ruled out|rule out|rejects?|rejected|discard(?:ed|s)?|untrue|fails?|unless|if|other"
+    r"|opposite|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
+    r"|barely|far from|worst|inverse|complement|negation|lacks?|than"
+    r" than|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
+    r"|fausse|incorrecta?|falsa?|no|tampoco|ni|non(?!-)|né|mai|sbagliat[ao]|não|nem|niet|geen|fout|inte|ikke|ej|fel|nie|ani|błędn[ay]"
+    r"|değil|yanlış|не|ни|неверно|неправильно|bukan|salah)\b|n['’]t\b|不|非|没|沒|错|錯|誤|ない|なく|아니|아닌|틀|ليس|غير|خطأ",
     re.I,
 )
 _REASON = re.compile(  # what may follow the option that was chosen; the rest only says why
@@ -171,8 +175,32 @@ _PRONOUN = re.compile(
 _ARTICLE = re.compile(
     r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by"
     r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs|versus|plus"
-    r"|minus|into|otherwise|else|unless|until)\b)[a-z]"
+    r"|minus|into|otherwise|else|unless|until|through|und|oder|sowie|aber|nicht|bis|ou|et|mais|pas|o|y|e|u|ni|pero|sino"
+    r"|ma|non|mas|en|of|maar|niet|och|eller|og|men|lub|albo|oraz|ani|ve|veya|ya|atau|dan|ja|tai|vagy)\b)[a-z]"
 )
+_STATING = re.compile(  # directly before an option that a sentence states
+    r"(?:^|(?:[:：=→⇒,]|->|=>)|(?:\b(?:is|be|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|case"
+    r"|number|so|hence|thus|therefore|then|definitely|clearly|probably|certainly|surely|obviously|only|namely|exactly"
+    r"|(?:choos|pick|select|say|favou?r|prefer|mean|giv|lean|conclud|indicat|suggest|think|believ|guess|answer|suppos"
+    r"|impl|yield|mark|chos|took|tak|support)(?:e|es|s|ing|y|ies|en|ed|n)?|chose|with|for|to|towards|that|leaves|leaving"
+    r"|ist|lautet|sind|wähle|nehme|antwort|est|choisis|réponse|es|elijo|respuesta|opción|è|é|scelgo|resposta|opção"
+    r"|risposta|opzione|escolho|är|er|is|jest|odpowiedź|adalah|ответ|вариант|выбираю|это)"
+    r"|选|選|选项|選択肢|是|为|為|は|は、|답은|정답은))\s*(?:the\s|an?\s)?(?:option\s|choice\s|letter\s|answer\s)?[\"'“‘*_`$(\[]*$",
+    re.I,
+)
+_STATED_BEHIND = re.compile(  # directly behind it
+    r"[\"'”’*_`$)\]]*(?:,?\s*(?:i (?:think|guess|believe|suppose|would say)|is|it is|it's|would be|must be|has to be|seems"
+    r"|looks|wins|works|fits|holds|stands|remains|follows|matches|only|alone)\b|\s*です|\s*だ|\s*が正|\s*正确|\s*正確"
+    r"|\s*입니다|\s*이다)",
+    re.I,
+)
+_REMARK = re.compile(r"[\"'”’*_`$)\]]*(?:\s*\([^()]*\))?[.!]?\s*$")
+_CONCLUSION = re.compile(
+    r"(?:^|[,;.:!—–-]|\s)\s*(?<!not )(?<!also )(?:(?:and\s)?so|thus|hence|therefore|consequently|(?:which\s|that\s)?leaves(?:\s(?:us|only))?"
+    r"|leaving(?:\s(?:us|only))?)\s*[,:]?\s+(?:(?:with|only)\s)?",
+    re.I,
+)
+_HOLDS = re.compile(r"\s+(?:is|must be)\s+(?:the\s)?(?:correct|right|best|true|answer)(?:\s(?:answer|option|choice|one))?", re.I)
 
 
 def _key(text: str) -> str:
@@ -207,7 +235,7 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
             rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
             return None if rejected or _taken_back(rest) else by_letter[0]
-    return _chosen(plain, options) or _mentioned(plain, options)
+    return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
 
 
 @lru_cache(1024)
@@ -278,7 +306,51 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
     return None
 
 
+def _concluded(text: str, options: Sequence[str]) -> str | None:
+    """The option that all before it leads to (`A is wrong, so B`, `Eliminate A and B. C is the answer.`), and which is
+    all that the conclusion says."""
+    if len(text) > 400 or "?" in text:
+        return None
+    ends = [found.end() for found in _CONCLUSION.finditer(text) if found.start()]
+    if sentences := list(re.finditer(r"[.;!]\s+", text.rstrip(" .!"))):
+        ends.append(sentences[-1].end())
+    before, conclusion = (text[: max(ends)], text[max(ends) :]) if ends else ("", "")
+    if not before or not _REJECTS.search(before) or _taken_back(text) or re.search(r"\b(?:maybe|perhaps)\b", text, re.I):
+        return None
+    stated = _STATED.match(conclusion)
+    for start in dict.fromkeys((stated.end() if stated else 0, 0)):
+        rest = conclusion[start:].strip(" .!*_\"'")
+        holds = _HOLDS.search(rest)
+        if (holds is None and start == 0 and ends[-1] != max(ends)) or (holds and holds.end() != len(rest)):
+            continue
+        key = _key(rest[: holds.start()] if holds else rest)
+        named = [option for option in options if key and key in (option.casefold(), _label(option), _content(option))]
+        if len(named) == 1 and (holds or stated or not _is_sentence_of_its_own(text, max(ends))):
+            return named[0]
+    return None
+
+
+def _is_sentence_of_its_own(text: str, start: int) -> bool:
+    """Whether what begins here begins a sentence, and no conclusion is drawn: `A is wrong. B.`"""
+    return re.search(r"[.;!]\s+$", text[:start]) is not None
+
+
 _LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
+
+
+_SPACELESS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+"""Scripts that put no space between a word and a letter of another script."""
+_no_letter_before = rf"(?<![^\W{_SPACELESS}])"
+_no_letter_behind = rf"(?![^\W{_SPACELESS}])"
+
+
+def _whole_number(option: str, before: str, behind: str) -> bool:
+    """Whether an option that is a number stands alone: not in `2.5`, `-2`, `2%`."""
+    if not option[-1].isdigit() and not option[0].isdigit():
+        return True
+    split_before = option[0].isdigit() and re.search(r"[0-9][.,:/^]$|(?:^|[\s(=])[-−–+]$|[/^*×]\s?$", before)
+    split_behind = option[-1].isdigit() and re.match(r"[.,:/^][0-9]|[%‰°]|\s?[-−–+*/×^=<>]", behind)
+    return not split_before and not split_behind
 
 
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
@@ -290,14 +362,21 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
             continue
         # One letter is also an article or a pronoun, so it must be written as the option is.
         flags = re.I if len(option) > 1 else 0
-        for spot in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", text, flags):
+        for spot in re.finditer(rf"{_no_letter_before}{re.escape(option)}{_no_letter_behind}", text, flags):
             behind = text[spot.end() :]
             if option == "I" and _PRONOUN.match(behind):
                 continue
-            if option == "A" and _ARTICLE.match(behind):
+            if not _whole_number(option, text[: spot.start()], behind):
+                return None
+            if option in ("A", "a") and _ARTICLE.match(behind):
                 if re.search(r"(?:\b(?:and|or|than|over|not|of)|[,/])\s*$", text[: spot.start()]):
                     return None  # `B or A looks right`: perhaps an option, perhaps an article
                 continue
+            before = text[: spot.start()]
+            alone = not before.strip("*_\"'( ") and _REMARK.match(behind)
+            stated = before.strip("*_\"'( ") and _STATING.search(before)
+            if len(option) == 1 and not (alone or stated or _STATED_BEHIND.match(behind)):
+                return None  # `A through D`, `the opposite of A`: what is said of it is not known
             found.append((spot.start(), spot.end(), option))
     # `very good` mentions `very good`, not also `good`.
     outer = [f for f in found if not any(o is not f and o[0] <= f[0] and f[1] <= o[1] and o[2] != f[2] for o in found)]

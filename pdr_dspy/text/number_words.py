@@ -6,6 +6,7 @@ Data, not grammar: `numbers.py` reads plain text with it, `verifiers/mathematics
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 SCALES = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
@@ -31,7 +32,11 @@ FOREIGN_SCALES = words(
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
 
-DOZENS = words("score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight")
+DOZENS = words(
+    """score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight twos threes fours fives
+    sixes sevens eights nines tens elevens twelves twenties thirties forties fifties sixties seventies eighties nineties
+    reams fortnights"""
+)
 """Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(
@@ -48,7 +53,7 @@ NOT_PLAIN = words(
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
-    first last next every step case equation eq problem question figure fig table section chapter theorem lemma
+    first last next every step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
     round part version item type x by and but from until till since choose third thirds quarter quarters fifth
     fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
@@ -128,6 +133,26 @@ _UNIT_NAMES = {
 }
 UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
 """Names of units, in the singular; two different units are not the same quantity."""
+
+_METRES = {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000"}
+_FEET = {"in": "1/12", "ft": "1", "yd": "3", "mi": "5280"}
+_GRAMS = {"mg": "1/1000", "g": "1", "kg": "1000"}
+_LITRES = {"ml": "1/1000", "l": "1"}
+_SECONDS = {"ms": "1/1000", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800"}
+_SPEEDS = {"m/s": "1", "km/h": "5/18"}
+_MONEY = {"cent": "1/100", "dollar": "1"}
+
+
+def ratio_of(unit: str, other: str) -> Fraction | None:
+    """How many of the `other` unit one `unit` is, exactly (`cm`, `mm`: 10); None for units of other kinds."""
+    (name, _, power), (known, _, other_power) = unit.partition("^"), other.partition("^")
+    if power != other_power:
+        return None
+    for table in (_METRES, _FEET, _GRAMS, _LITRES, _SECONDS, _SPEEDS, _MONEY):
+        if name in table and known in table:
+            return (Fraction(table[name]) / Fraction(table[known])) ** int(power or 1)
+    return None
+
 
 GLUED = re.compile(  # units that may follow their number without a space
     r"[cmknu]m|[km]?g|[mkdc]l|ft|in|yd|mi|hrs?|mins?|secs?|ms|am|pm|lbs?|oz|[kmgt]b|[mk]ph|kwh|rpm|px|pts?"

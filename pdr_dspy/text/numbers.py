@@ -37,6 +37,8 @@ _THOUSANDS = re.compile(  # separators that can be nothing else: `1{,}000`, `10,
     r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,\s?\\!|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?(?:\\!)?"
     r"(?=[0-9]{3}(?![0-9]))"
 )
+_UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
+"""`1_000_000`; `1_000` alone may be a number with its base."""
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
 _FRAC = re.compile(
@@ -110,6 +112,7 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = _THOUSANDS.sub(",", text)
+    text = _UNDERSCORED.sub(lambda digits: digits.group().replace("_", ""), text)
     text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
     text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
     text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")

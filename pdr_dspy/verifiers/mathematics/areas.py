@@ -32,9 +32,20 @@ def area_of(answer: Answer) -> tuple[str | None, Region] | None:
         return None
 
 
+def lists_sets(answer: Answer) -> bool:
+    r"""Whether an answer is several values of which some are finite sets: `\{1\}, \{2\}` is not `\{1, 2\}`."""
+    return len(answer.options) > 1 and any(
+        isinstance(item, Braces) or (isinstance(item, Named) and item.name == "empty")
+        for option in answer.options
+        for item in option
+    )
+
+
 def _region(answer: Answer) -> tuple[str | None, Region] | None:
     name: str | None = None
     found: Region = regions.NOTHING
+    if lists_sets(answer):
+        return None
     for option in answer.options:
         part: Region = regions.EVERYTHING
         for item in option:
