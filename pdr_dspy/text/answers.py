@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
+from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.reasoning import split_thought
@@ -91,12 +92,17 @@ def to_number(text: str) -> Fraction | None:
         return Fraction(int(text))
     if len(text) > MAX_ANSWER:
         return None
+    text = _STRUCK.sub(" ", text)
     boxes = _boxes(text)
+    if boxes and not stands_alone(text, *boxes[-1]):
+        return None
     if boxes:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
     return read_number(tidy(signs(text)))
 
 
+_STRUCK = re.compile(r"~~(?=\S)[^~\n]{1,200}~~")
+"""Text that its author struck out."""
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
 
 
@@ -114,6 +120,7 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
     """
     if len(text) > MAX_TEXT:
         text = text[-MAX_TEXT:]
+    text = _STRUCK.sub(" ", text) if "~~" in text else text
     for candidate in (text, final_answer(text)):
         if candidate is not None and (choice := _choice(candidate, options)) is not None:
             return choice
@@ -126,13 +133,13 @@ _WORDS = re.compile(
 _SPACES = re.compile(r"\s+")
 _TAG = re.compile(
     r"(?:(?:the |my )?(?:option|choice|answer|letter|variant)\s{0,3}(?:is\s)?)?[(\[{]?([A-Za-z]|[0-9]{1,2})"
-    r"(?:[)\]}][.:]?|[.:](?![0-9])|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
+    r"(?:[)\]}][.:]?|[.:](?![0-9.])|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
     re.I | re.S,
 )
 _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
     r"|invalid|unlikely|less likely|least|ruled out|rule out|rejects?|rejected|discard(?:ed|s)?|untrue|fails?|unless|if|other"
-    r"|opposite|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
+    r"|contradicts?|ruling out|excluding|opposite|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
     r"|barely|far from|worst|inverse|complement|negation|lacks?|than"
     r" than|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
     r"|fausse|incorrecta?|falsa?|no|tampoco|ni|non(?!-)|né|mai|sbagliat[ao]|não|nem|niet|geen|fout|inte|ikke|ej|fel|nie|ani|błędn[ay]"
@@ -179,24 +186,47 @@ _ARTICLE = re.compile(
     r"|ma|non|mas|en|of|maar|niet|och|eller|og|men|lub|albo|oraz|ani|ve|veya|ya|atau|dan|ja|tai|vagy)\b)[a-z]"
 )
 _STATING = re.compile(  # directly before an option that a sentence states
-    r"(?:^|(?:[:：=→⇒,]|->|=>)|(?:\b(?:is|be|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|case"
-    r"|number|so|hence|thus|therefore|then|definitely|clearly|probably|certainly|surely|obviously|only|namely|exactly"
-    r"|(?:choos|pick|select|say|favou?r|prefer|mean|giv|lean|conclud|indicat|suggest|think|believ|guess|answer|suppos"
-    r"|impl|yield|mark|chos|took|tak|support)(?:e|es|s|ing|y|ies|en|ed|n)?|chose|with|for|to|towards|that|leaves|leaving"
-    r"|ist|lautet|sind|wähle|nehme|antwort|est|choisis|réponse|es|elijo|respuesta|opción|è|é|scelgo|resposta|opção"
-    r"|risposta|opzione|escolho|är|er|is|jest|odpowiedź|adalah|ответ|вариант|выбираю|это)"
-    r"|选|選|选项|選択肢|是|为|為|は|は、|답은|정답은))\s*(?:the\s|an?\s)?(?:option\s|choice\s|letter\s|answer\s)?[\"'“‘*_`$(\[]*$",
-    re.I,
+    r"""(?: ^ | [:：=→⇒,] | -> | => | [—–]\s
+    | \bc['’]est | \b(?:is|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|label|class|number
+      | (?:must|should|would|will|has\sto|have\sto|ought\sto|gotta|got\sto|can\sonly)\s(?:only\s)?be
+      | so|hence|thus|therefore|definitely|clearly|probably|certainly|surely|obviously|only|namely|exactly|leaves|leaving
+      | (?:amounts|leads|leading|points|pointing|corresponds|equals|comes\sdown|equates|matches|boils\sdown)\s(?:to\s)?
+      | (?:go|going|went|gone|stick|sticking|settle|settling|agrees?|end(?:ed|ing)?\sup)\s(?:with|for|on)
+      | (?:opt|opting|vote|voting)\sfor | (?:choos|pick|select|favou?r|prefer|conclud|indicat|suggest|think|believ|guess
+        |suppos|impl|yield|mark|support|lean|giv)(?:e|es|s|ing|y|ies|en|ed)? | chose|took|take|takes
+      | (?:i|we)(?:['’]d|['’]ll|\swould|\swill)?\ssay | say(?=\W*$)(?<=^say) | think\sthat|believe\sthat
+      | ist|lautet|wähle|nehme|antwort|buchstabe|est|est|choisis|réponse|lettre|es|elijo|respuesta|opción|letra|é|è
+      | scelgo|resposta|opção|alternativa|risposta|opzione|lettera|escolho|är|er|jest|odpowiedź|to(?<=odpowiedź\sto)
+      | adalah|ответ|вариант|выбираю|это)
+    | 选|選|择|擇|选项|選択肢|是|为|為|は|は、|답은|정답은)
+    \s*(?:(?:the|an?|la|le|el|il|o|a|die|der|das|de|het|option|choice|letter|answer|lettre|letra|lettera|buchstabe|opción
+      |opzione|opção|litera|letter)\s){0,2}["'“‘*_`$(\[]*$""",
+    re.I | re.X,
+)
+_PREDICATE = (
+    r"(?:(?:the|my|our|an?|also\sthe|indeed|clearly|definitely|obviously|certainly|surely|therefore|thus|most|more|only"
+    r"|final|single)\s){0,3}(?:correct|right|true|best|answer|one|accurate|valid|likely|plausible|appropriate|suitable|choice"
+    r"|option|supported|consistent|pick|solution|it|winner|richtig|korrekt|wahr|correcte?|juste?|vraie?|correct[ao]|verdader[ao]"
+    r"|cert[ao]|giust[ao]|juist|rätt|riktigt?|prawidłow[aey]|poprawn[aey])\b"
 )
 _STATED_BEHIND = re.compile(  # directly behind it
-    r"[\"'”’*_`$)\]]*(?:,?\s*(?:i (?:think|guess|believe|suppose|would say)|is|it is|it's|would be|must be|has to be|seems"
-    r"|looks|wins|works|fits|holds|stands|remains|follows|matches|only|alone)\b|\s*です|\s*だ|\s*が正|\s*正确|\s*正確"
-    r"|\s*입니다|\s*이다)",
+    rf"""["'”’*_`$)\]]*(?:,?\s*(?:i\s(?:think|guess|believe|suppose|would\ssay) | it\sis(?:\s*[.!]?$)
+    | (?:is|was|ist|est|es|é|è|är|er|jest|would\sbe|must\sbe|has\sto\sbe|should\sbe|seems|looks|appears)\s(?:to\sbe\s)?{_PREDICATE}
+      (?!\s(?:but|if|unless|only\sif|or|than))
+    | (?:wins|works|fits|holds|stands|remains|follows|matches)\b(?!\s(?:but|if|unless|only))
+    | (?:only|alone|obviously|of\scourse|clearly|definitely|certainly|for\ssure|naturally|evidently|surely)\s*[.!]?$)
+    | \s*です | \s*だ | \s*が正 | \s*正确 | \s*正確 | \s*是(?:正确|对|對) | \s*입니다 | \s*이다)""",
+    re.I | re.X,
+)
+_OTHERS = re.compile(
+    r"\b(?:some|others?|many|people|they|users?|students?|one (?:could|might|may)|could|might|may|maybe|perhaps|possibly"
+    r"|partly|partially|half|almost|nearly|changed|swap|wrongly|mistakenly"
+    r"|along with|together with|up to|beside)\b",
     re.I,
 )
-_REMARK = re.compile(r"[\"'”’*_`$)\]]*(?:\s*\([^()]*\))?[.!]?\s*$")
+_REMARK = re.compile(r"[\"”*_`$)\]]*(?:\s*\([^()]*\))?[.!]?\s*$")
 _CONCLUSION = re.compile(
-    r"(?:^|[,;.:!—–-]|\s)\s*(?<!not )(?<!also )(?:(?:and\s)?so|thus|hence|therefore|consequently|(?:which\s|that\s)?leaves(?:\s(?:us|only))?"
+    r"(?:^|[,;.:!—–-]|\s)\s*(?<!not )(?<!also )(?<!or )(?:(?:and\s)?so|thus|hence|therefore|consequently|(?:which\s|that\s)?leaves(?:\s(?:us|only))?"
     r"|leaving(?:\s(?:us|only))?)\s*[,:]?\s+(?:(?:with|only)\s)?",
     re.I,
 )
@@ -309,30 +339,28 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
 def _concluded(text: str, options: Sequence[str]) -> str | None:
     """The option that all before it leads to (`A is wrong, so B`, `Eliminate A and B. C is the answer.`), and which is
     all that the conclusion says."""
-    if len(text) > 400 or "?" in text:
+    if len(text) > 400 or "?" in text or _taken_back(text):
         return None
-    ends = [found.end() for found in _CONCLUSION.finditer(text) if found.start()]
-    if sentences := list(re.finditer(r"[.;!]\s+", text.rstrip(" .!"))):
-        ends.append(sentences[-1].end())
-    before, conclusion = (text[: max(ends)], text[max(ends) :]) if ends else ("", "")
-    if not before or not _REJECTS.search(before) or _taken_back(text) or re.search(r"\b(?:maybe|perhaps)\b", text, re.I):
+    drawn = max((found.end() for found in _CONCLUSION.finditer(text) if found.start()), default=0)
+    sentence = max((found.end() for found in _SENTENCE_ENDS.finditer(text.rstrip(" .!"))), default=0)
+    start = max(drawn, sentence)
+    before, conclusion = text[:start], text[start:]
+    if not before or (drawn < sentence and not _REJECTS.search(before)) or _OTHERS.search(conclusion):
         return None
     stated = _STATED.match(conclusion)
-    for start in dict.fromkeys((stated.end() if stated else 0, 0)):
-        rest = conclusion[start:].strip(" .!*_\"'")
+    for begin in dict.fromkeys((stated.end() if stated else 0, 0)):
+        rest = conclusion[begin:].strip(" .!*_\"'")
         holds = _HOLDS.search(rest)
-        if (holds is None and start == 0 and ends[-1] != max(ends)) or (holds and holds.end() != len(rest)):
+        if (holds is None and begin == 0 and drawn < sentence) or (holds and holds.end() != len(rest)):
             continue
         key = _key(rest[: holds.start()] if holds else rest)
         named = [option for option in options if key and key in (option.casefold(), _label(option), _content(option))]
-        if len(named) == 1 and (holds or stated or not _is_sentence_of_its_own(text, max(ends))):
+        if len(named) == 1 and _choice(before.rstrip(" ,;:"), options) in (None, named[0]):
             return named[0]
     return None
 
 
-def _is_sentence_of_its_own(text: str, start: int) -> bool:
-    """Whether what begins here begins a sentence, and no conclusion is drawn: `A is wrong. B.`"""
-    return re.search(r"[.;!]\s+$", text[:start]) is not None
+_SENTENCE_ENDS = re.compile(r"[.;!]\s+")
 
 
 _LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
@@ -354,6 +382,8 @@ def _whole_number(option: str, before: str, behind: str) -> bool:
 
 
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
+    if text.endswith("?") and not any("?" in option for option in options):
+        return None
     if len(text) > 200 or _REJECTS.search(text) or _LETTERS_ONLY.fullmatch(text):
         return None
     found: list[tuple[int, int, str]] = []
@@ -373,9 +403,11 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
                     return None  # `B or A looks right`: perhaps an option, perhaps an article
                 continue
             before = text[: spot.start()]
-            alone = not before.strip("*_\"'( ") and _REMARK.match(behind)
-            stated = before.strip("*_\"'( ") and _STATING.search(before)
-            if len(option) == 1 and not (alone or stated or _STATED_BEHIND.match(behind)):
+            alone = not before.strip("*_\"'( -–•·") and _REMARK.match(behind)
+            stated = before.strip("*_\"'( -–•·") and _STATING.search(before)
+            if len(option) == 1 and (
+                _OTHERS.search(text) or not (alone or stated or _STATED_BEHIND.match(behind))
+            ):
                 return None  # `A through D`, `the opposite of A`: what is said of it is not known
             found.append((spot.start(), spot.end(), option))
     # `very good` mentions `very good`, not also `good`.

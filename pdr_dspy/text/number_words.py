@@ -45,7 +45,10 @@ NOT_PLAIN = words(
     half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
     cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
     ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
-    threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb
+    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful unlikely implausible disagree
+    disagrees refute refutes refuted disprove disproves disproved contradicts reject rejects rejected excluded excludes
+    exclude discard discarded mistaken mistakenly erroneous wrongly hardly scarcely barely unsound untrue invalid
+    moitié mitad metà metade hälfte halb
     halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
     keine nie jamais nunca"""
 ) - {""}
@@ -53,7 +56,7 @@ NOT_PLAIN = words(
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
-    first last next every step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
+    first last next every no step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
     round part version item type x by and but from until till since choose third thirds quarter quarters fifth
     fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
@@ -107,7 +110,7 @@ _UNIT_NAMES = {
     "mi": "mi mile",
     "mg": "mg milligram",
     "g": "g gm gram gramme",
-    "kg": "kg kilogram",
+    "kg": "kg kgs kilogram",
     "lb": "lb lbs pound",
     "oz": "oz ounce",
     "ms": "ms millisecond",
@@ -168,7 +171,7 @@ SHORT_NOUNS = words(
     bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
     age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
     kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
-    cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
+    kgs lbs cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
     get got etc pm am us uk due via if"""
 ) - words("two six ten if")
 """Words of up to three letters that may stand around a number: other letters are variables, not words."""

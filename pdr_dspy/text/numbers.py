@@ -71,6 +71,8 @@ def read_number(text: str) -> Fraction | None:
     if value is None or len(sides) == 1:
         return value
     approximate = "≈" in plain or r"\approx" in plain
+    if any(re.search(r"[,;]\s*[A-Za-z]\w*$", side) for side in sides[1:-1]):
+        return None  # n = 7, m = 7
     for place, side in enumerate(sides[:-1]):
         if not side.strip():
             if place:
@@ -177,16 +179,19 @@ _NUMBER = re.compile(
     rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
     re.I,
 )
-_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
+_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞⌊⌋⌈⌉∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 # `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
+_CLOCK = re.compile(r"(?<![0-9])[0-9]{1,2}\.[0-5][0-9]\s?(?:[ap]\.?m\b|o'clock|Uhr\b)", re.I)
 _MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
 _SAME_AGAIN = re.compile(r"\s?[=≈]\s?|.*\b(?:answer|result|so|thus|hence|therefore|total|that is|i\.e\.)\b.*", re.I)
 
 
 def _one_number(text: str) -> Fraction | None:
     """The value of the only number in plain text, if the words around it leave it a plain value."""
+    if _CLOCK.search(text):
+        return None
     values: list[Fraction] = []
     rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
     position = 0

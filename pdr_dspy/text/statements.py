@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
+from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import Block, block, boxes
 
@@ -491,14 +492,14 @@ class _Search:
             if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
             else:
-                self.box(field, start, found)
+                self.box(field, start, end, found)
                 found, start = self.text[begin:stop], begin
             end = stop
-        self.box(field, start, found)
+        self.box(field, start, end, found)
         return spans
 
-    def box(self, field: str, start: int, found: str) -> None:
-        if found.strip():
+    def box(self, field: str, start: int, end: int, found: str) -> None:
+        if found.strip() and stands_alone(self.text, start, end):
             self.found.append(Statement(field, start, found, "box", 0, generic=True))
 
     def hashes(self, field: str, taken: _Spans) -> None:

@@ -97,6 +97,8 @@ def _value_region(value: Value) -> Region | None:
             return None
         if regions.compare(ends[0], ends[1]) >= 0:
             return None
+        if (ends[0].is_infinite and not kinds[value.opening]) or (ends[1].is_infinite and value.closing == "]"):
+            return None  # [0, \infty] is no set of real numbers
         return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
     if isinstance(value, Named):
         return _NAMED.get(value.name)
