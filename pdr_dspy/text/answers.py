@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
-from pdr_dspy.text.around_boxes import stands_alone
+from pdr_dspy.text.around_boxes import stands_alone, unboxed
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.reasoning import split_thought
@@ -95,8 +95,8 @@ def to_number(text: str) -> Fraction | None:
     text = _STRUCK.sub(" ", text)
     boxes = _boxes(text)
     if boxes and not stands_alone(text, *boxes[-1]):
-        return None
-    if boxes:
+        text = unboxed(text, *boxes[-1]) if len(boxes) == 1 else ""
+    elif boxes:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
     return read_number(tidy(signs(text)))
 
