@@ -91,7 +91,9 @@ def _column(
 
 def _is_empty(value: Any) -> bool:
     """Whether a cell holds nothing: NaN is what table readers put where nothing is."""
-    return value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    return (
+        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _text(value: Any) -> str:

@@ -139,7 +139,7 @@ _TAG = re.compile(
 _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
     r"|invalid|unlikely|less likely|least|ruled out|rule out|rejects?|rejected|discard(?:ed|s)?|untrue|fails?|unless|if|other"
-    r"|contradicts?|ruling out|excluding|opposite|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
+    r"|contradicts?|ruling out|excluding|exceptions?|refuses?|refused|declined?|hesitat\w*|reluctant|opposite|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
     r"|barely|far from|worst|inverse|complement|negation|lacks?|than"
     r" than|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
     r"|fausse|incorrecta?|falsa?|no|tampoco|ni|non(?!-)|né|mai|sbagliat[ao]|não|nem|niet|geen|fout|inte|ikke|ej|fel|nie|ani|błędn[ay]"
@@ -182,7 +182,8 @@ _PRONOUN = re.compile(
 _ARTICLE = re.compile(
     r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas|unlike|for|by"
     r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs|versus|plus"
-    r"|minus|into|otherwise|else|unless|until|through|und|oder|sowie|aber|nicht|bis|ou|et|mais|pas|o|y|e|u|ni|pero|sino"
+    r"|minus|into|otherwise|else|unless|until|implies|follows|precedes|equals|contains|includes|contradicts|beats|causes"
+    r"|leads|goes|becomes|means|exceeds|gives|yields|through|und|oder|sowie|aber|nicht|bis|ou|et|mais|pas|o|y|e|u|ni|pero|sino"
     r"|ma|non|mas|en|of|maar|niet|och|eller|og|men|lub|albo|oraz|ani|ve|veya|ya|atau|dan|ja|tai|vagy)\b)[a-z]"
 )
 _STATING = re.compile(  # directly before an option that a sentence states
@@ -194,7 +195,7 @@ _STATING = re.compile(  # directly before an option that a sentence states
       | (?:go|going|went|gone|stick|sticking|settle|settling|agrees?|end(?:ed|ing)?\sup)\s(?:with|for|on)
       | (?:opt|opting|vote|voting)\sfor | (?:choos|pick|select|favou?r|prefer|conclud|indicat|suggest|think|believ|guess
         |suppos|impl|yield|mark|support|lean|giv)(?:e|es|s|ing|y|ies|en|ed)? | chose|took|take|takes
-      | (?:i|we)(?:['’]d|['’]ll|\swould|\swill)?\ssay | say(?=\W*$)(?<=^say) | think\sthat|believe\sthat
+      | likely | (?:i|we)(?:['’]d|['’]ll|\swould|\swill)?\ssay | say(?=\W*$)(?<=^say) | think\sthat|believe\sthat
       | ist|lautet|wähle|nehme|antwort|buchstabe|est|est|choisis|réponse|lettre|es|elijo|respuesta|opción|letra|é|è
       | scelgo|resposta|opção|alternativa|risposta|opzione|lettera|escolho|är|er|jest|odpowiedź|to(?<=odpowiedź\sto)
       | adalah|ответ|вариант|выбираю|это)
@@ -220,17 +221,28 @@ _STATED_BEHIND = re.compile(  # directly behind it
 )
 _OTHERS = re.compile(
     r"\b(?:some|others?|many|people|they|users?|students?|one (?:could|might|may)|could|might|may|maybe|perhaps|possibly"
-    r"|partly|partially|half|almost|nearly|changed|swap|wrongly|mistakenly"
+    r"|partly|partially|half|almost|nearly|changed|swap|wrongly|mistakenly|tempting|naive|second|third|runner|previous"
+    r"|first|last|longest|shortest|earlier|former|usual|typical|initial|original|popular|distractor|other|next|everything"
+    r"|nothing"
     r"|along with|together with|up to|beside)\b",
     re.I,
 )
+_BULLET = re.compile(r"^\s*[-–•·*]\s+")
+_MODIFIED = re.compile(
+    r"(?<!\w)(?:less|more|dark|light|pale|bright|deep|semi|almost|nearly|partly|partially|half|slightly|barely|pseudo|non"
+    r"|anti|un|quasi|sub|super)[ -]$",
+    re.I,
+)
+_LOWER_CASE = re.compile(r"\b(?:option|choice|letter|answer|choose|pick|select|is|it['’]s)[\s:(\[\"']*$", re.I)
 _REMARK = re.compile(r"[\"”*_`$)\]]*(?:\s*\([^()]*\))?[.!]?\s*$")
 _CONCLUSION = re.compile(
     r"(?:^|[,;.:!—–-]|\s)\s*(?<!not )(?<!also )(?<!or )(?:(?:and\s)?so|thus|hence|therefore|consequently|(?:which\s|that\s)?leaves(?:\s(?:us|only))?"
     r"|leaving(?:\s(?:us|only))?)\s*[,:]?\s+(?:(?:with|only)\s)?",
     re.I,
 )
-_HOLDS = re.compile(r"\s+(?:is|must be)\s+(?:the\s)?(?:correct|right|best|true|answer)(?:\s(?:answer|option|choice|one))?", re.I)
+_HOLDS = re.compile(
+    r"\s+(?:is|must be)\s+(?:the\s)?(?:correct|right|best|true|answer)(?:\s(?:answer|option|choice|one))?", re.I
+)
 
 
 def _key(text: str) -> str:
@@ -381,6 +393,16 @@ def _whole_number(option: str, before: str, behind: str) -> bool:
     return not split_before and not split_behind
 
 
+def _small_letters(text: str, options: Sequence[str]) -> set[str]:
+    """The options of one letter that a text states in lower case: `option d is right`, `choose a`."""
+    found = set()
+    for spot in re.finditer(r"(?<![\w'’-])[a-z](?![\w'’-])", text):
+        behind = text[spot.end() :]
+        if _LOWER_CASE.search(text[: spot.start()]) and (_REMARK.match(behind) or _STATED_BEHIND.match(behind)):
+            found |= {option for option in options if option == spot.group().upper()}
+    return set() if _OTHERS.search(text) else found
+
+
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
     if text.endswith("?") and not any("?" in option for option in options):
         return None
@@ -403,13 +425,16 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
                     return None  # `B or A looks right`: perhaps an option, perhaps an article
                 continue
             before = text[: spot.start()]
-            alone = not before.strip("*_\"'( -–•·") and _REMARK.match(behind)
-            stated = before.strip("*_\"'( -–•·") and _STATING.search(before)
-            if len(option) == 1 and (
-                _OTHERS.search(text) or not (alone or stated or _STATED_BEHIND.match(behind))
-            ):
+            lead = _BULLET.sub("", before).strip("*_\"'( ")
+            alone = not lead and _REMARK.match(behind)
+            stated = lead and _STATING.search(before)
+            if len(option) > 1 and _MODIFIED.search(before):
+                return None  # `dark red`
+            if len(option) == 1 and (_OTHERS.search(text) or not (alone or stated or _STATED_BEHIND.match(behind))):
                 return None  # `A through D`, `the opposite of A`: what is said of it is not known
             found.append((spot.start(), spot.end(), option))
+    if not found and len(stated_small := _small_letters(text, options)) == 1:
+        return stated_small.pop()
     # `very good` mentions `very good`, not also `good`.
     outer = [f for f in found if not any(o is not f and o[0] <= f[0] and f[1] <= o[1] and o[2] != f[2] for o in found)]
     names = {option for _, _, option in outer}

@@ -48,6 +48,7 @@ NOT_PLAIN = words(
     threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful unlikely implausible disagree
     disagrees refute refutes refuted disprove disproves disproved contradicts reject rejects rejected excluded excludes
     exclude discard discarded mistaken mistakenly erroneous wrongly hardly scarcely barely unsound untrue invalid
+    fail fails failed extraneous bound underestimate overestimate
     moitié mitad metà metade hälfte halb
     halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
     keine nie jamais nunca"""
@@ -56,7 +57,7 @@ NOT_PLAIN = words(
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
-    first last next every no step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
+    first last next every no if whether step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
     round part version item type x by and but from until till since choose third thirds quarter quarters fifth
     fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
@@ -81,6 +82,14 @@ DERIVED = re.compile(
 )
 """`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
 STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
+SAYS_MORE = re.compile(  # what is said of a number, unless that it is the answer
+    r"\s?,?\s?(?:is|was|are|were|seems|looks|would be|may be|might be|could be)\b(?!\s?[=:])"
+    r"(?!(?:\s(?:the|my|our|a|an|indeed|therefore|thus|clearly|also|only|final|correct|right|total|required|desired|minimum"
+    r"|maximum|smallest|largest|least|greatest|number|exact|unique|sum)){0,5}\s(?:answer|result|solution|value|number|total|sum"
+    r"|amount|product|count|probability|area|volume|length|distance|perimeter|price|cost|age|average|mean|correct|right"
+    r"|true|it|minimum|maximum|final|needed|required|left|remaining|how many)\b)",
+    re.I,
+)
 WHOLES = re.compile(
     r"\b(?:total|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
     r"|median|score|probability|answer|result|profit|age|height|width|speed|count)\s+of\s+$",
@@ -198,6 +207,9 @@ def unit_named(phrase: str) -> str | None:
         power = 2 if (match[1] or match[3]).startswith("sq") else 3
     name = match[2]
     unit = UNITS.get(name) or UNITS.get(singular(name)) or UNITS.get(singular(name.lower()))
+    if unit is None and name.count("/") == 1:
+        parts = [UNITS.get(part) or UNITS.get(singular(part.lower())) for part in name.split("/")]
+        unit = None if None in parts else "/".join(map(str, parts))
     if unit is None:
         return None
     return unit if power == 1 else f"{unit}^{power}"

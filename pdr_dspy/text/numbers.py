@@ -85,6 +85,11 @@ def read_number(text: str) -> Fraction | None:
     return value
 
 
+def is_date(text: str) -> bool:
+    """Whether a text names a day: `June 20`, `4 July 1776`."""
+    return _DATE.search(text) is not None
+
+
 def is_percentage(text: str) -> bool:
     """Whether the number in a text stands for hundredths."""
     return "%" in text or "％" in text or tables.PERCENT.search(text) is not None
@@ -184,13 +189,20 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 # `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
 _CLOCK = re.compile(r"(?<![0-9])[0-9]{1,2}\.[0-5][0-9]\s?(?:[ap]\.?m\b|o'clock|Uhr\b)", re.I)
+_MONTHS = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)"
+)
+_DATE = re.compile(
+    rf"\b{_MONTHS}\.?\s[0-9]{{1,4}}(?![0-9,]*[0-9]{{3}})|(?<![0-9])[0-9]{{1,2}}(?:st|nd|rd|th)?\s(?:of\s)?{_MONTHS}\b(?!\s[a-z])"
+)
 _MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
 _SAME_AGAIN = re.compile(r"\s?[=≈]\s?|.*\b(?:answer|result|so|thus|hence|therefore|total|that is|i\.e\.)\b.*", re.I)
 
 
 def _one_number(text: str) -> Fraction | None:
     """The value of the only number in plain text, if the words around it leave it a plain value."""
-    if _CLOCK.search(text):
+    if _CLOCK.search(text) or is_date(text):
         return None
     values: list[Fraction] = []
     rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
@@ -266,7 +278,7 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
         return True  # a 5-digit number is not 5
     if found and (found[0] in tables.AFTER or found[0] in tables.DOZENS) and re.match(r"[\s-]*[^\W\d_]", piece):
         return True
-    if re.match(r"\s?['\"]", piece):
+    if re.match(r"\s?['\"]|\s?/\s*$", piece) or tables.SAYS_MORE.match(piece):
         return True
     if found and found[0] == "times" and len(found) > 1:
         return True
@@ -301,6 +313,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = _times_ten(Fraction(1), match["ten"])
     elif match["mixed"]:
         value = _ratio(match["part"], match["of"])
+        value = value if value is not None and value < 1 else None  # 12 3/2
         value = None if value is None else value + int(match["mixed"])
     else:
         value = _ratio(match["over"], match["under"] or "1")

@@ -561,7 +561,7 @@ _HEADING = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
-    r"|first|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
     re.IGNORECASE,
 )
 _COMMENT = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
+from pdr_dspy.text.numbers import is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
     Fields,
@@ -91,7 +92,12 @@ class MathVerifier(Fields):
         gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
-        if to_number(gold) is not None or _words(gold) is not None or _TIME.fullmatch(gold):
+        if (
+            to_number(gold) is not None
+            or _words(gold) is not None
+            or _TIME.fullmatch(gold)
+            or is_date(_UPRIGHT.sub(r"\1", gold))
+        ):
             return
         reply = self._ask(_statement(gold) or gold, None)
         if "readable" not in reply:
@@ -137,6 +143,9 @@ def _at_once(gold: str, answer: str) -> Score | None:
         return Score(1, "the same expression")
     if (text := _upright_text(gold)) is not None and text == _loosely(answer):
         return Score(1, "the same words")
+    if is_date(plain := tidy(_UPRIGHT.sub(r"\1", gold))):
+        same = _loosely(plain) == _loosely(answer)
+        return Score(1, "the same day") if same else Score(0, f"{short(answer)} is not {short(gold)}")
     words = _words(gold)
     if words is not None:
         return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
@@ -203,7 +212,11 @@ def _upright_text(gold: str) -> str | None:
 def _loosely(text: str) -> str:
     """Words and figures without case, spaces, the points of `p.m.` and the comma of a date."""
     text = " ".join(tidy(_UPRIGHT.sub(r"\1", text)).casefold().split())
-    return re.sub(r"(?<=[a-z])\.|,(?= )|\s", lambda sign: "\0" if sign.group().isspace() else "", re.sub(r"(?<=[0-9]) (?=[ap]\.?m\b)", "", text))
+    return re.sub(
+        r"(?<=[a-z])\.|,(?= )|\s",
+        lambda sign: "\0" if sign.group().isspace() else "",
+        re.sub(r"(?<=[0-9]) (?=[ap]\.?m\b)", "", text),
+    )
 
 
 _REASON = re.compile(
