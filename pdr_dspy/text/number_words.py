@@ -45,8 +45,8 @@ NOT_PLAIN = words(
     half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
     cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
     ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
-    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful unlikely implausible disagree
-    disagrees refute refutes refuted disprove disproves disproved contradicts reject rejects rejected excluded excludes
+    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful unlikely
+    implausible disagree     disagrees refute refutes refuted disprove disproves disproved contradicts reject rejects rejected excluded excludes
     exclude discard discarded mistaken mistakenly erroneous wrongly hardly scarcely barely unsound untrue invalid
     fail fails failed extraneous bound underestimate overestimate
     moitié mitad metà metade hälfte halb
@@ -57,8 +57,8 @@ NOT_PLAIN = words(
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
-    first last next every no if whether step case equation eq problem question figure fig table section chapter page pages row column exercise theorem lemma
-    round part version item type x by and but from until till since choose third thirds quarter quarters fifth
+    first last next every no if whether step case equation eq problem question figure fig table section chapter page
+    pages row column exercise theorem lemma     round part version item type x by and but from until till since choose third thirds quarter quarters fifth
     fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
 )
 """Words that change or take away a value when they stand directly before the number."""
@@ -84,8 +84,10 @@ DERIVED = re.compile(
 STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
 SAYS_MORE = re.compile(  # what is said of a number, unless that it is the answer
     r"\s?,?\s?(?:is|was|are|were|seems|looks|would be|may be|might be|could be)\b(?!\s?[=:])"
-    r"(?!(?:\s(?:the|my|our|a|an|indeed|therefore|thus|clearly|also|only|final|correct|right|total|required|desired|minimum"
-    r"|maximum|smallest|largest|least|greatest|number|exact|unique|sum)){0,5}\s(?:answer|result|solution|value|number|total|sum"
+    r"(?!(?:\s(?:the|my|our|a|an|indeed|therefore|thus|clearly|also|only|final|correct|right|total|required"
+    r"|desired|minimum"
+    r"|maximum|smallest|largest|least|greatest|number|exact|unique|sum)){0,5}\s(?:answer|result|solution|value"
+    r"|number|total|sum"
     r"|amount|product|count|probability|area|volume|length|distance|perimeter|price|cost|age|average|mean|correct|right"
     r"|true|it|minimum|maximum|final|needed|required|left|remaining|how many)\b)",
     re.I,
@@ -180,7 +182,8 @@ SHORT_NOUNS = words(
     bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
     age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
     kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
-    kgs lbs cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
+    kgs lbs
+    cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
     get got etc pm am us uk due via if"""
 ) - words("two six ten if")
 """Words of up to three letters that may stand around a number: other letters are variables, not words."""

@@ -561,11 +561,13 @@ _HEADING = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
-    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
+    r"|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
     re.IGNORECASE,
 )
 _COMMENT = (
-    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps|working|step"
+    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps"
+    r"|working|step"
     r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
     r"|пояснение|объяснение"
 )

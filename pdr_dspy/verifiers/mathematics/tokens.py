@@ -61,14 +61,16 @@ _REPEATING = re.compile(
 _INTEGERS = (
     (
         re.compile(
-            r"(?:\\text\s?\{\s*)?,?\s*\(?(?:where|for|with)?\s*(?:\}\s*)?\$?\s*([a-zA-Z])\$?\s*(?:\\text\s?\{)?\s*(?:is|are|being)"
+            r"(?:\\text\s?\{\s*)?,?\s*\(?(?:where|for"
+            r"|with)?\s*(?:\}\s*)?\$?\s*([a-zA-Z])\$?\s*(?:\\text\s?\{)?\s*(?:is|are|being)"
             r"\s+(?:an|any|some)\s+(?:arbitrary\s+)?integer\s*\}?\)?\s*$"
         ),
         r", \1\\in\\mathbb{Z}",
     ),
     (
         re.compile(
-            r"(?:\\text\s?\{)?\s*,?\s*(?:where|for|with)\s+(?:any|all|every|each|some)\s+integers?\s*\}?\s*\$?([a-zA-Z])\$?\s*$"
+            r"(?:\\text\s?\{)?\s*,?\s*(?:where|for|with)\s+(?:any|all|every|each"
+            r"|some)\s+integers?\s*\}?\s*\$?([a-zA-Z])\$?\s*$"
         ),
         r", \1\\in\\mathbb{Z}",
     ),
@@ -93,7 +95,8 @@ _IN_WORDS = (
     ),
     (
         re.compile(
-            r"^\s*(?:\\text\s?\{)?\s*(?:all|any|every) real (?:numbers?|x) except(?: for)?\s*\}?\s*([(\[][^{}]+,[^{}]+[)\]])"
+            r"^\s*(?:\\text\s?\{)?\s*(?:all|any|every) real (?:numbers?"
+            r"|x) except(?: for)?\s*\}?\s*([(\[][^{}]+,[^{}]+[)\]])"
             r"\s*\}?\s*$"
         ),
         r"\\mathbb{R} \\setminus \1",
@@ -146,7 +149,8 @@ def _ratio(decimal: re.Match[str]) -> str:
 _LEX = re.compile(
     r"(?P<space>\s+)|(?P<cmd>\\[A-Za-z]+\*?)|(?P<esc>\\.)|"
     r"(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE](?:\+?[0-9]+|-0[0-9])(?![0-9A-Za-z^]))?)(?:\.(?![0-9.]))?"
-    r"|(?P<word>[A-Za-z]+)|(?P<rel>=/=|<=>|<->|=>|->|<=|=<|>=|!=(?!=)|<>|:=|/=|==|~=|[=<>~])|(?P<dots>\.\.\.+)|(?P<op>.)",
+    r"|(?P<word>[A-Za-z]+)|(?P<rel>=/=|<=>|<->|=>|->|<=|=<|>=|!=(?!=)|<>|:=|/=|==|~=|[=<>~])|(?P<dots>\.\.\.+)"
+    r"|(?P<op>.)",
     re.S,
 )
 
@@ -471,7 +475,7 @@ def _raised(tokens: list[Token], place: int) -> tuple[list[Token], int] | None:
 
 
 def _closes(tokens: list[Token], place: int, opened: str) -> bool:
-    """Whether a `[` that comes behind a comma closes an interval: `]0, 1[`, and `[0, 1[` where nothing follows in it."""
+    """Whether a `[` that comes behind a comma closes an interval: `]0, 1[`, and `[0, 1[` at its end."""
     if opened == "]":
         return True
     following = tokens[place + 1] if place + 1 < len(tokens) else None
