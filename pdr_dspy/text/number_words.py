@@ -45,21 +45,21 @@ NOT_PLAIN = words(
     half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
     cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
     ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
-    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful unlikely
-    implausible disagree     disagrees refute refutes refuted disprove disproves disproved contradicts reject rejects rejected excluded excludes
-    exclude discard discarded mistaken mistakenly erroneous wrongly hardly scarcely barely unsound untrue invalid
-    fail fails failed extraneous bound underestimate overestimate
-    moitié mitad metà metade hälfte halb
-    halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
-    keine nie jamais nunca"""
+    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful
+    unlikely implausible disagree disagrees refute refutes refuted disprove disproves disproved contradicts reject
+    rejects rejected excluded excludes exclude discard discarded mistaken mistakenly erroneous wrongly hardly
+    scarcely barely unsound untrue invalid fail fails failed extraneous bound underestimate overestimate moitié
+    mitad metà metade hälfte halb halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré
+    quadrat oder ou aut nicht kein keine nie jamais nunca"""
 ) - {""}
 """Words that leave no plain value, wherever in the text they stand."""
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
     first last next every no if whether step case equation eq problem question figure fig table section chapter page
-    pages row column exercise theorem lemma     round part version item type x by and but from until till since choose third thirds quarter quarters fifth
-    fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
+    pages row column exercise theorem lemma round part version item type x by and but from until till since choose
+    third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths cube square power unter über fast
+    plus moins menos menor mayor"""
 )
 """Words that change or take away a value when they stand directly before the number."""
 
