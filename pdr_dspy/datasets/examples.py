@@ -65,7 +65,7 @@ def _own_id(row: Any, fields: Mapping[str, str]) -> str | None:
         return None
     names = {str(column): column for column in row}
     asked = (fields["id"],) if fields.get("id") else _ID_COLUMNS
-    return next((column for column in asked if column in names and row[names[column]] not in (None, "")), None)
+    return next((column for column in asked if column in names and not _is_empty(row[names[column]])), None)
 
 
 def _free(number: str, taken: set[str]) -> str:
@@ -84,9 +84,16 @@ def _column(
         remedy = "" if asked else f'; name it with `fields={{"{ours}": ...}}`'
         wanted = f"the column {asked!r}" if asked else f"a column for `{ours}`"
         raise DataError(f"{source}, {place}: {wanted} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
-    if row[column] is None or (isinstance(row[column], str) and not row[column].strip()):
+    if _is_empty(row[column]):
         raise DataError(f"{source}, {place}: the column {column!r} (`{ours}`) is empty")
     return column
+
+
+def _is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: NaN is what table readers put where nothing is."""
+    return (
+        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    )
 
 
 def _text(value: Any) -> str:

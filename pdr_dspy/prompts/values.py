@@ -19,7 +19,8 @@ from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.prompts.objects import mendable
 from pdr_dspy.prompts.shapes import members
 from pdr_dspy.prompts.typed import is_special, special
-from pdr_dspy.text.answers import final_answer, to_choice, to_number
+from pdr_dspy.text.answers import final_answer, to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.statements import Statement
 from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
+from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import Block, block, boxes
 
@@ -491,14 +492,14 @@ class _Search:
             if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
             else:
-                self.box(field, start, found)
+                self.box(field, start, end, found)
                 found, start = self.text[begin:stop], begin
             end = stop
-        self.box(field, start, found)
+        self.box(field, start, end, found)
         return spans
 
-    def box(self, field: str, start: int, found: str) -> None:
-        if found.strip():
+    def box(self, field: str, start: int, end: int, found: str) -> None:
+        if found.strip() and stands_alone(self.text, start, end):
             self.found.append(Statement(field, start, found, "box", 0, generic=True))
 
     def hashes(self, field: str, taken: _Spans) -> None:
@@ -560,11 +561,13 @@ _HEADING = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
-    r"|first|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
+    r"|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
     re.IGNORECASE,
 )
 _COMMENT = (
-    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps|working|step"
+    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps"
+    r"|working|step"
     r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
     r"|пояснение|объяснение"
 )
