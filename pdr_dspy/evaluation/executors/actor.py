@@ -144,6 +144,8 @@ class Actor:
         import ray
 
         near = frozenset({"127.0.0.1", "localhost", socket.gethostname(), ray.util.get_node_ip_address()})
+        # Ray notes in the actor's log that this blocks the event loop; it does not, in a thread. Awaited instead, the
+        # parcel would be unpacked in a thread of Ray's, without its luggage.
         with luggage.unpacked(order.secrets, near, self._known):
             parcel: Parcel = ray.get(order.parcel[0])
         texts: dict[tuple[str, int], RowTexts] = {}
@@ -159,9 +161,9 @@ class Actor:
             threads=order.threads,
             on_texts=keep if order.texts else None,
         )
-        return _Kept(runner, parcel.settings, self._store(order), texts)
+        return _Kept(runner, parcel.settings, self._store_of(order), texts)
 
-    def _store(self, order: Order) -> Rollouts | None:
+    def _store_of(self, order: Order) -> Rollouts | None:
         if order.storage is None:
             return None
         if order.mark is not None and not (Path(order.storage) / order.mark).exists():

@@ -144,6 +144,7 @@ class RayExecutor:
         self._losses: Counter[str] = Counter()
         """Actors that ended for good, by node."""
         self._why: BaseException | None = None
+        self._warned = False
         self._closed = False
         try:
             self._look()
@@ -179,6 +180,18 @@ class RayExecutor:
     def actors(self) -> int:
         """How many there are, those that are being restarted included."""
         return len(self._seats)
+
+    def places(self) -> list[str]:
+        """Where each actor runs, as "process 17 on node-3"; waits for those that are being started.
+
+        Raises ExecutorError when there is none.
+        """
+        found = []
+        for seat in list(self._seats):
+            with suppress(*_lost()):
+                found.append(seat.hello.result())
+        self._look()
+        return found
 
     def side_by_side(self, rows: int) -> int:
         """See `Executor`."""
@@ -261,8 +274,15 @@ class RayExecutor:
                 loop = asyncio.get_running_loop()
                 freed: asyncio.Future[None] = loop.create_future()
                 self._waiting.append((loop, freed))
+                idle = not any(seat.ready for seat in self._seats)
             try:
-                await asyncio.wait([freed], timeout=LOOK)
+                came, _ = await asyncio.wait([freed], timeout=LOOK)
+                if not came and idle and not self._warned:
+                    self._warned = True
+                    logger.warning(
+                        "no actor runs yet: they wait for a node with %g free CPUs; `ray status` says what the cluster "
+                        "has", self.cpus
+                    )  # fmt: skip
             finally:
                 with self._lock:
                     self._waiting = [entry for entry in self._waiting if entry[1] is not freed]
@@ -435,7 +455,7 @@ def _join(address: str) -> bool:
         with _signals_kept():
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        remedy = "start one with `ray start --head`, or use \"local\"" if address == "auto" else "is its head running?"
+        remedy = 'start one with `ray start --head`, or use "local"' if address == "auto" else "is its head running?"
         raise ExecutorError(
             f"`RayExecutor(address={address!r})` found no cluster: {' '.join(str(error).split())[:300]}; {remedy}"
         ) from error
@@ -476,10 +496,11 @@ def _again(kind: type[Exception], text: str) -> ConfigError:
 
 
 def _told(error: BaseException | None) -> str:
-    return "nothing" if error is None else f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+    """An error in a line; what Ray hands on is a whole traceback, whose last line says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:400]}" if lines else type(error).__name__
 
 
 def _done(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
