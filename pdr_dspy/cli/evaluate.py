@@ -16,8 +16,8 @@ import typer
 from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
 from pdr_dspy.cli.run_folders import Kind, check_folder

@@ -178,8 +178,8 @@ class EndpointLM(dspy.LM, ServedModel):
         return lm
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key. On the
-        way to another process of this run, key and headers travel beside the pickle."""
+        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key. Key,
+        headers and proxy travel beside what is pickled for another process of this run."""
         packing = luggage.packing()
         if packing is None:
             return type(self).load_state, (self.dump_state(),)

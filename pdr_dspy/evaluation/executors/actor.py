@@ -83,7 +83,7 @@ class Actor:
     """One process of the cluster. Its methods are called by `on_ray`, through Ray."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        """Take the driver's `sys.path`, as far as it is there too: modules of the user's are found as they are there."""
+        """Take the driver's `sys.path`, as far as it is here too: the user's modules are found as they are there."""
         sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
         self._kept: dict[str, asyncio.Future[_Kept]] = {}
         self._stores: dict[str, Rollouts] = {}
@@ -141,13 +141,7 @@ class Actor:
         return await asyncio.shield(self._kept[order.key])
 
     def _open(self, order: Order) -> _Kept:
-        import ray
-
-        near = frozenset({"127.0.0.1", "localhost", socket.gethostname(), ray.util.get_node_ip_address()})
-        # Ray notes in the actor's log that this blocks the event loop; it does not, in a thread. Awaited instead, the
-        # parcel would be unpacked in a thread of Ray's, without its luggage.
-        with luggage.unpacked(order.secrets, near, self._known):
-            parcel: Parcel = ray.get(order.parcel[0])
+        parcel = fetched(order, self._known)
         texts: dict[tuple[str, int], RowTexts] = {}
 
         def keep(told: RowTexts) -> None:
@@ -175,3 +169,14 @@ class Actor:
             given = order.storage if is_url(order.storage) else Path(order.storage)
             self._stores[order.storage] = Rollouts(given)
         return self._stores[order.storage]
+
+
+def fetched(order: Order, known: dict[str, Any]) -> Parcel:
+    """What an order is of, with its secrets; language models of one server share the connections that are `known`."""
+    import ray
+
+    near = frozenset({"127.0.0.1", "localhost", socket.gethostname(), ray.util.get_node_ip_address()})
+    # Ray notes in the actor's log that this blocks the event loop; it does not, in a thread. Awaited instead, the
+    # parcel would be unpacked in a thread of Ray's, without its luggage.
+    with luggage.unpacked(order.secrets, near, known):
+        return ray.get(order.parcel[0])

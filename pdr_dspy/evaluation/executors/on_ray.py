@@ -221,7 +221,7 @@ class RayExecutor:
         store = calls.current().store
         if store.storage is None and store.keeps:
             raise ConfigError(
-                "`executor=RayExecutor(...)` with calls in memory, which the cluster cannot share: give a `run_dir` (or "
+                "`executor=RayExecutor(...)` with calls in memory, which no cluster can share: give a `run_dir` (or "
                 '`store=Rollouts(...)`) in a folder that all its machines see, or `Rollouts("postgresql://...")`'
             )
         settings = {name: dspy.settings.get(name) for name in SETTINGS if name in dspy.settings}
@@ -419,8 +419,8 @@ class _RemoteRows:
             finally:
                 self.executor.give(seat, together)
         raise ExecutorError(
-            f"{LIVES} actors died while they ran question {name!r}, repeat {repeat}; what is finished is kept. Ray says: "
-            f"{_told(last)}"
+            f"{LIVES} actors died while they ran question {name!r}, repeat {repeat}; what is finished is kept. Ray "
+            f"says of the last: {_told(last)}"
         )
 
     async def settle(self) -> None:
