@@ -47,21 +47,18 @@ SECONDS = 60_000
 
 
 class Cluster:
-    """Two nodes that take two actors each: one of these tests', and one of a driver that they start."""
+    """Two nodes; on the first there is room for both actors, and for one of a driver that is started too."""
 
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
         self.address: str = self.cluster.address
-        self.spare = self.cluster.add_node(num_cpus=2)
+        self.spare = self.cluster.add_node(num_cpus=1)
 
     def lose_node(self) -> None:
         """All processes of a node die."""
         self.cluster.remove_node(self.spare, allow_graceful=False)
-
-    def gain_node(self) -> None:
-        self.spare = self.cluster.add_node(num_cpus=2)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +200,7 @@ def test_a_node_that_is_lost_costs_its_calls_in_flight(
     loses.join()
     assert plain(report.rows) == expected
     assert server.repeated <= IN_FLIGHT
-    cluster.gain_node()
+    assert executor.actors == 2  # both on the node that is left
 
 
 def test_a_search_finds_what_it_finds_in_this_process(executor: RayExecutor, tmp_path: Path) -> None:
@@ -248,7 +245,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
                 [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
             )
             try:
-                _, said = driver.communicate(timeout=120)
+                _, said = driver.communicate(timeout=240)
             finally:
                 driver.kill()
             assert not server.moments, said
@@ -264,7 +261,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
         assert code == 0, said
         rows = read_rows(tmp_path / "run" / "rows.jsonl")
         assert len(rows) == 4 * 40
-        assert server.repeated <= 2 * 2 * 64  # two drivers, two actors, what each had in flight
+        assert server.repeated <= 2 * 64  # what the actor of each driver had in flight
 
 
 def actors() -> list[int]:
