@@ -29,6 +29,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, ExecutorError
 from pdr_dspy.evaluation.executors import RayExecutor
 from pdr_dspy.evaluation.records import Report, Row, read_rows
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.search import PDROptimizer
 from tests.cli.test_app import PROGRAM
 from tests.evaluation.test_evaluator import Exact, examples
@@ -53,7 +54,7 @@ class Cluster:
         from ray.cluster_utils import Cluster
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
-        self.address: str = self.cluster.address
+        self.address = str(self.cluster.address)
         self.spare = self.cluster.add_node(num_cpus=1)
 
     def lose_node(self) -> None:
@@ -118,7 +119,7 @@ def server() -> Iterator[Server]:
         yield made
 
 
-def program() -> PDR:
+def program() -> Operator:
     return PDR("question -> answer", widths=(3, 2, 1), draft_tokens=60, kappa=60)
 
 
@@ -200,7 +201,7 @@ def test_a_node_that_is_lost_costs_its_calls_in_flight(
     loses.join()
     assert plain(report.rows) == expected
     assert server.repeated <= IN_FLIGHT
-    assert executor.actors == 2  # both on the node that is left
+    assert len(executor.places()) == 2  # both on the node that is left
 
 
 def test_a_search_finds_what_it_finds_in_this_process(executor: RayExecutor, tmp_path: Path) -> None:
