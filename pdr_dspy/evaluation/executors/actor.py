@@ -101,7 +101,8 @@ class Actor:
         except StoreError as error:
             return Reply(None, store=str(error))
         except Exception as error:
-            return Reply(None, unusable=f"{await self.hello()}: {type(error).__name__}: {error}")
+            why = next(iter(str(error).splitlines()), "")  # Ray adds its own traceback
+            return Reply(None, unusable=f"{await self.hello()}: {type(error).__name__}: {why}")
         runner, store = kept.runner, kept.store
         places = self._places.setdefault(order.in_flight, asyncio.Semaphore(order.in_flight))
         try:
