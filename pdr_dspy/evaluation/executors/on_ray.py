@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 LIVES = 8
 """Actors that may die under one row before it is taken for what kills them."""
+STARTING = 30.0
+"""Seconds after which it is said that no actor runs yet; each of them imports this library first."""
 LOSSES = 3
 """Actors that may end for good on a node, such as by an import that fails there, before it is left alone."""
 LOOK = 5.0
@@ -263,6 +265,7 @@ class RayExecutor:
 
         Raises ExecutorError when there is none any more.
         """
+        began = time.monotonic()
         while True:
             with self._lock:
                 self._look()
@@ -277,7 +280,7 @@ class RayExecutor:
                 idle = not any(seat.ready for seat in self._seats)
             try:
                 came, _ = await asyncio.wait([freed], timeout=LOOK)
-                if not came and idle and not self._warned:
+                if not came and idle and not self._warned and time.monotonic() - began > STARTING:
                     self._warned = True
                     logger.warning(
                         "no actor runs yet: they wait for a node with %g free CPUs; `ray status` says what the cluster "
