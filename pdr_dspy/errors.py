@@ -15,6 +15,7 @@
     ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context
     ├── ArtifactError (ValueError)    a saved program is truncated, foreign, newer or tampered with
     ├── StoreError                    a run folder, store or study cannot be read or written
+    ├── ExecutorError                 the processes that run rows are not there, or keep dying
     └── CallError                     one request failed; recorded on the ledger, raised only where nothing is left
 
 Messages name the argument in code form, the value that was given, and the remedy.
@@ -78,3 +79,7 @@ class ArtifactError(PDRError, ValueError):
 
 class StoreError(PDRError):
     """A run folder, store or study cannot be read or written."""
+
+
+class ExecutorError(PDRError):
+    """The processes that run rows cannot be reached, are all gone, or keep dying."""

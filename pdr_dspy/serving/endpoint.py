@@ -29,7 +29,7 @@ from dspy import lm15
 
 from pdr_dspy.calls import Capabilities, ServedModel
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
-from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime import event_loop, luggage
 from pdr_dspy.serving.client import pooled
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.failures import Exchanged, Foreign, Outcome, judge
@@ -185,8 +185,13 @@ class EndpointLM(dspy.LM, ServedModel):
         return lm
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key."""
-        return type(self).load_state, (self.dump_state(),)
+        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key. Key,
+        headers and proxy travel beside what is pickled for another process of this run."""
+        packing = luggage.packing()
+        if packing is None:
+            return type(self).load_state, (self.dump_state(),)
+        secret = {name: getattr(self.settings, name) for name in ("api_key", "headers", "proxy")}
+        return _unpacked, (self.dump_state(), packing.leave(secret))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
         copied = self.copy()
@@ -286,6 +291,21 @@ def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
     )
     lm._async, lm._counts, lm._tokenizer = asynchronous, OrderedDict(), None
     lm.settings = settings
+    return lm
+
+
+def _unpacked(state: dict[str, Any], number: str) -> EndpointLM:
+    """The LM that was pickled on its way here, with its key; one that came before lends its connections."""
+    found = luggage.unpacking()
+    secret = {} if found is None else found.secrets.get(number, {})
+    settings = EndpointSettings(**{**state["endpoint"], **secret})
+    known = {} if found is None else found.known
+    first = known.get(repr((settings.saved(), settings.seal)))
+    lm = _lm(settings) if first is None else first.copy()
+    if first is None:
+        lm._async.near = frozenset() if found is None else found.near
+        known[repr((settings.saved(), settings.seal))] = lm
+    lm.model, lm.kwargs = state["model"], dict(state["sampling"])
     return lm
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from pdr_dspy import LongCoT, calls, evaluate
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.serving.client import retries
 from pdr_dspy.verifiers import ExactVerifier
@@ -117,6 +118,30 @@ def test_an_lm_is_pickled_without_its_key(server: MockServer) -> None:
     again = pickle.loads(data)
     assert again.kwargs["temperature"] == 0.3
     assert again.api_base == lm.api_base
+
+
+def test_to_another_process_of_the_run_the_key_goes_beside_the_pickle(server: MockServer) -> None:
+    lm = connect("mock", server.api_base, api_key="sk-1", headers={"X-Deployment": "blue"}, temperature=0.3)
+    with luggage.packed() as packed:
+        data = pickle.dumps([lm, lm.copy(), connect("mock", server.api_base)])
+    assert b"sk-1" not in data
+    assert b"blue" not in data
+    assert "sk-1" not in repr(packed)
+    known: dict[str, Any] = {}
+    with luggage.unpacked(packed.secrets, frozenset({"127.0.0.1"}), known):
+        first, second, other = pickle.loads(data)
+        (again,) = pickle.loads(data)[:1]
+    assert first.settings == lm.settings
+    assert (first.identity, first.model, first.kwargs) == (lm.identity, lm.model, lm.kwargs)
+    assert first._async is second._async is again._async  # one set of connections in a process
+    assert other._async is not first._async
+    assert other.settings.api_key is None
+    with dspy.context(lm=first):
+        LongCoT(QA)(question="q")
+    assert server.headers[-1]["Authorization"] == "Bearer sk-1"
+    assert server.headers[-1]["X-Deployment"] == "blue"
+    bare = pickle.loads(data)[0]  # without its luggage
+    assert bare.settings.api_key is None
 
 
 def test_a_pasted_address_is_understood(server: MockServer) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -74,7 +74,7 @@ class MockServer:
         self.aborts = 0
         """Completions whose client closed the connection before it had its answer."""
 
-    def __enter__(self) -> MockServer:
+    def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)

@@ -98,6 +98,8 @@ class AsyncOpenAIEngine:
         self.settings = settings
         self.model = settings.model
         self.api_bases = settings.api_base
+        self.near: frozenset[str] = frozenset()
+        """Hosts whose replicas go first; set before the first request."""
         self.siblings = settings.siblings
         self.server: Server | None = None
         """What all replicas that could be asked have in common."""
@@ -422,7 +424,7 @@ class AsyncOpenAIEngine:
         # A loop may outlive an LM that was dropped and never closed: its connections go with the LM.
         forgotten = weakref.finalize(self, _finish_in, loop, closer)
         forgotten.atexit = False
-        replicas = Replicas(self.api_bases, self.settings.max_in_flight)
+        replicas = Replicas(self.api_bases, self.settings.max_in_flight, self.near)
         proxies = {base: proxy_for(base, self.settings.proxy) for base in self.api_bases}
         gatherer = Gatherer(self._complete, self.settings.max_siblings)
         state = _LoopState(session, closer, replicas, gatherer, proxies, forgotten)
