@@ -66,7 +66,7 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
 
 def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
     """The value of a line that holds nothing else; in a text of several lines more must speak for it."""
-    line = re.sub(r"</?[a-z]{1,12}>$", "", line.strip())
+    line = re.sub(r"</?[a-z]{1,12}>$|[ \t]*[✓✔✅☑🎉]\ufe0f?$", "", line.strip())
     bold = line.startswith(("**", "$", "\\(", "\\[", "`")) and tidy(line) != line
     plain = re.sub(r"^\(([^()]+)\)$", r"\1", tidy(_LEADING.sub("", tidy(line))))
     if not plain or len(plain) > 200:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -19,7 +20,7 @@ from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.prompts.objects import mendable
 from pdr_dspy.prompts.shapes import members
 from pdr_dspy.prompts.typed import is_special, special
-from pdr_dspy.text.answers import final_answer, to_choice, to_number
+from pdr_dspy.text.answers import MAX_ANSWER, final_answer, to_choice, to_number
 from pdr_dspy.text.statements import Statement
 from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
@@ -284,6 +285,26 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
         body = fenced[1].strip()
     elif not whole and body.startswith("```"):
         return None
+    value = _structured(text, body, kind, whole=whole)
+    return value if _finite(value) else None
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value holds no NaN, which equals nothing, and no infinity."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple | set | frozenset) or all(map(_finite, value))
+
+
+_LEFT_OUT = re.compile(r"(?:^|[\[({,，;、])\s*[\"']?(?:\.{3}|…|\\[lc]?dots(?![A-Za-z]))[\"']?\s*(?:[\])},，;、]|$)")
+"""`[1, 2, ..., 10]` does not say what is left out."""
+_ZEROS = re.compile(r"(?<=[0-9]),0[0-9]{2}(?![0-9.])")
+"""`[1,000]` is one number or two."""
+
+
+def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
     adapter = _adapter(kind)
     if body[:1] in ("[", "{", '"') and (value := _json_prefix(body, adapter)) is not None:
         return value
@@ -291,6 +312,10 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
         with suppress(ValidationError, ValueError):
             return adapter.validate_json(body)
     listed = member_kinds(kind)
+    if len(body) <= MAX_ANSWER and (_LEFT_OUT.search(body) or (body[:1] in "[{" and _ZEROS.search(body))):
+        return None
+    if (get_origin(kind) or kind) is dict and body[:1] == "{" and not in_brackets(body):
+        return None  # more of its entries may be lacking
     if not whole:
         first, newline, rest = text.lstrip().partition("\n")
         half = (
@@ -341,6 +366,8 @@ def _repaired(body: str) -> Any:
         value = json_repair.loads(body)
     except (ValueError, RecursionError):
         return None
+    if not value and re.search(r"\w", body):
+        return None  # it was not understood
     return value if isinstance(value, list | dict) else None
 
 
@@ -369,6 +396,8 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
     for way in ways:
         if not every and len(way) != len(kinds):
             continue
+        if every and member_kinds(each) is not None and "\n" not in body and not any(map(_COMPOUND.search, way)):
+            continue  # `[1, 2]` for a list of lists: one of two, or two of one
         values = [
             _item(item, each if every else own)
             for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)
@@ -378,6 +407,9 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
         with suppress(ValidationError, ValueError):
             return _adapter(kind).validate_python(values)
     return None
+
+
+_COMPOUND = re.compile(r"[\[({,，、;]|\\[{(]")
 
 
 def _item(text: str, kind: Any) -> Any:

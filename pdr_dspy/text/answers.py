@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 
+from pdr_dspy.text.labels import shadow
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.reasoning import split_thought
@@ -142,7 +143,8 @@ _REASON = re.compile(  # what may follow the option that was chosen; the rest on
     r"|is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?(?=\s*(?:[.,;]|because|since|while|whereas))"
     r"|over|rather than"
     r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
-    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|car|parce que"
+    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|parce que"
+    r"|car(?= (?:ils?|elles?|on|le|la|les|l['’]|c['’]|cet?|cette|une?|en|nous|cela|ça|si|tout|[A-Z]\b))"
     r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché"
     r"|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
     re.I,
@@ -190,8 +192,10 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         return None
     if (exact := tidy(text)) in options:
         return exact
+    text = shadow(text)
     key = _key(text)
     same = [option for option in options if _option_key(option) == key]
+    same = same or [option for option in options if _joined(_option_key(option)) == _joined(key)]
     same = same or [option for option in options if len(key) > 1 and _content(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
@@ -213,6 +217,11 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
 @lru_cache(1024)
 def _option_key(option: str) -> str:
     return _key(option)
+
+
+def _joined(key: str) -> str:
+    """`not_entailment` and `not entailment` are one name."""
+    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", key)
 
 
 @lru_cache(1024)
