@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from pdr_dspy.prompts.lists import in_brackets, items_of
-from pdr_dspy.prompts.values import has_marks, is_simple, member_kinds, options_of, structured
+from pdr_dspy.prompts.values import SCALARS, has_marks, is_simple, member_kinds, options_of, structured
 from pdr_dspy.text.answers import MAX_ANSWER, to_choice, to_number
 from pdr_dspy.text.wrapping import block, tidy
 
@@ -116,6 +117,10 @@ def _structure_alone(text: str, kind: Any) -> Any:
     held = block(text, 0, len(text))
     if held is not None and held.closed and not text[held.end :].strip():
         text = tidy(held.text)
+    if kind in SCALARS:
+        plain = tidy(text)
+        number = kind is Decimal and not _NUMBER_ALONE.fullmatch(plain)
+        return None if "\n" in text or number else structured(plain, kind)
     if text[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):
             if _DECODER.raw_decode(text)[1] == len(text):

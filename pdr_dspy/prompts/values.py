@@ -8,9 +8,13 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args, get_origin
+from uuid import UUID
 
 import dspy
 import json_repair
@@ -251,6 +255,10 @@ def _one(text: str, kind: Any) -> Any:
             return None
     options = cast("dict[str, Any]", options_of(kind))
     choice = to_choice(text, list(options))
+    if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy takes a member's name too
+        names = dict(kind.__members__)
+        choice = to_choice(text, list(names))
+        return None if choice is None else names[choice]
     return None if choice is None else options[choice]
 
 
@@ -304,7 +312,28 @@ _ZEROS = re.compile(r"(?<=[0-9]),0[0-9]{2}(?![0-9.])")
 """`[1,000]` is one number or two."""
 
 
+def _scalar(text: str, kind: Any) -> Any:
+    """A date, a time, an exact number or an identifier, within whatever is around it. A bare number is no date."""
+    plain = tidy(text)
+    if kind is not Decimal and kind is not UUID and _BARE.fullmatch(plain):
+        return None
+    with suppress(ValidationError, ValueError):
+        return _adapter(kind).validate_python(plain)
+    number = to_number(text) if kind is Decimal else None
+    if number is None:
+        return None
+    exact = Decimal(number.numerator) / Decimal(number.denominator)
+    return exact if Fraction(exact) == number else None  # 1/3 is no decimal
+
+
+_BARE = re.compile(r"[-+]?[0-9]*\.?[0-9]*")
+SCALARS = (date, datetime, time, timedelta, Decimal, UUID)
+"""Types of one value that pydantic reads out of a text."""
+
+
 def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
+    if kind in SCALARS:
+        return _scalar(body, kind) if whole else None
     adapter = _adapter(kind)
     if body[:1] in ("[", "{", '"') and (value := _json_prefix(body, adapter)) is not None:
         return value
