@@ -29,6 +29,7 @@ _NUMBER_ALONE = re.compile(
     r"[-+−–]?(?:[$€£¥₹]\s?)?[-+−]?[0-9٠-٩۰-۹０-９.](?:[^\s]|\s(?=[0-9]{3}\b)|\s?[×x*/]\s?(?=[0-9]))*"
     r"(?:\s[^\W\d]{1,20}(?:[²³]|/[a-z]{1,3})?){0,2}"
 )
+_EXPLAINED = re.compile(r"[*_#> ]{0,6}(?:explanation|reasoning|reason|justification|rationale)[ *_]{0,4}[:：]", re.I)
 _LATEX_ALONE = re.compile(r"[^\n]{0,200}\\[A-Za-z]+[^\n]{0,200}")
 
 
@@ -52,6 +53,8 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
     single = len(lines) == 1 or (held is not None and held.closed and not text[held.end :].strip())
     if single:
         return _line_alone(held.text if held is not None and held.closed else lines[0], kind, only=True)
+    if _EXPLAINED.match(lines[1]) and (value := _line_alone(lines[0], kind, only=False)) is not None:
+        return value
     last, before = lines[-1], lines[-2]
     if last in ("$$", "\\]", "```"):  # a display ends it
         opening = {"$$": "$$", "\\]": "\\[", "```": "```"}[last]
@@ -74,6 +77,7 @@ def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
         return None
     options = options_of(kind)
     if options is not None:
+        plain = re.sub(r"^\*\*([^*]+)\*\*(?=[.:)])", r"\1", plain)  # `**B**. Paris`
         return _option_alone(plain, options, only=only)
     named = _NUMBER_ALONE.fullmatch(plain) or plain.startswith("\\") or (only and _EQUATION.fullmatch(plain))
     number = to_number(plain) if named else None

@@ -242,9 +242,22 @@ def _copied(text: str) -> str:
     return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
 
 
+_REASON = re.compile(
+    r"(?:[,;]|\s[-–—|])?\s{0,3}(?:\(\s?)?(?:because|since|as (?:we|it|the|shown|required)|which|confidence|check(?:ed)?"
+    r"|verified|explanation|reason|i\.e\.)\b|<br\s?/?>\s*$",
+    re.IGNORECASE,
+)
+"""What follows a number and is said about it: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
+_DOUBT = re.compile(
+    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|instead|but|should)\b|n['’]t\b", re.I
+)
+
+
 def _one(text: str, kind: Any) -> Any:
     if kind in (int, float):
         number = to_number(text)
+        if number is None and (reason := _REASON.search(text)) and not _DOUBT.search(text, reason.start()):
+            number = to_number(text[: reason.start()])
         if number is None:
             return None
         if kind is int:

@@ -435,7 +435,9 @@ class _Search:
                 end, going_on = line, going_on and not held.closed and line >= self.last
         if going_on:
             end = max(min(end, self.last), start)
-        body = _UNDERLINE.sub("", self.text[start:end], count=1)
+        body = self.text[start:end]
+        if ":" not in self.shadow[mark.start : mark.value]:
+            body = _UNDERLINE.sub("", body, count=1)
         if ">" in mark.lead:
             body = re.sub(r"\n[ \t]{0,3}> ?", "\n", body)
         self.add(mark, _unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
