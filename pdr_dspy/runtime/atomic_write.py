@@ -44,8 +44,8 @@ def write_whole(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` for somebody else to write a file to, which then takes the place of `path`, as `write_whole`
-    does; when that fails, the old file stays."""
+    """A place beside `path` for somebody else to write a file to, which then takes the place of `path` as a file of
+    `write_whole` does; when that fails, the old file stays."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary

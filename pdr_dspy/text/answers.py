@@ -133,7 +133,7 @@ _TAG = re.compile(
 _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes|impossible"
     r"|invalid|unlikely|less likely|least|ruled out|rule out|rejected?|discard(?:ed)?|untrue|fails?|unless|if|other"
-    r" than|(?:all|anything|everything|any|each|every(?: one)?) (?:but|except|besides|apart from)"
+    r" than|(?:all|anything|everything|any|(?:each|every)(?: one)?) (?:but|except|besides|apart from)"
     r"|instead of|rather than|none of|without|nicht|kein|falsch|pas|faux|incorrecta?|falsa?|no)\b|n['’]t\b",
     re.I,
 )
