@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import math
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from pdr_dspy.runtime import event_loop
 from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.fields import as_text, lookup, short
 
+logger = logging.getLogger("pdr_dspy")
 if TYPE_CHECKING:
     import dspy
 
@@ -166,7 +168,7 @@ class AsyncFunctionVerifier(FunctionVerifier):
 def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, ...]) -> None:
     """Ask a plain metric once about a prediction that is the example's own gold answer, before anything is paid.
 
-    What it returns must be a score; what it raises is its own matter, since it may read what only a program has.
+    What it returns must be a score; what it raises is logged alone, since it may read what only a program has.
     Verifiers, async metrics and metrics that are DSPy modules, which may call a model, are left alone.
 
     Raises ConfigError when it returns no score.
@@ -180,7 +182,12 @@ def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, .
     prediction = dspy.Prediction(**{name: example[name] for name in outputs})
     try:
         found = verifier._call(example, prediction)
-    except Exception:
+    except Exception as error:
+        logger.warning(
+            "the metric `%s` raised %s on the gold answer of an example; what it raises for is a failed row",
+            verifier.name,
+            short(f"{type(error).__name__}: {error}"),
+        )
         return
     if inspect.iscoroutine(found):
         found.close()
