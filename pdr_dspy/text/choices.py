@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from pdr_dspy.text.answers import MAX_TEXT, STRUCK, final_answer
+from pdr_dspy.text.labels import shadow
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER
 from pdr_dspy.text.wrapping import tidy
@@ -47,11 +48,12 @@ _REJECTS = re.compile(
     r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes"
     r"|impossible"
     r"|invalid|unlikely|less likely|least|ruled out|rule out|rejects?|rejected|discard(?:ed|s)?|untrue|fails?"
-    r"|unless|if|other"
+    r"|unless|if|other than"
     r"|contradicts?|ruling out|excluding|exceptions?|refuses?|refused|declined?|hesitat\w*|reluctant|opposite"
     r"|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
     r"|barely|far from|worst|inverse|complement|negation|lacks?|than"
-    r" than|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
+    r"|(?:all|anything|everything|any|(?:each|every)(?: one)?) (?:but|except|besides|apart from)"
+    r"|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
     r"|fausse|incorrecta?|falsa?|no|tampoco|ni|non(?!-)|né|mai|sbagliat[ao]|não|nem|niet|geen|fout|inte|ikke|ej"
     r"|fel|nie|ani|błędn[ay]"
     r"|değil|yanlış|не|ни|неверно|неправильно|bukan|salah)\b|n['’]t\b|不|非|没|沒|错|錯|誤|ない|なく|아니|아닌|틀|ليس|غير|خطأ",
@@ -64,7 +66,8 @@ _REASON = re.compile(  # what may follow the option that was chosen; the rest on
     r"|is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?(?=\s*(?:[.,;]|because|since|while|whereas))"
     r"|over|rather than"
     r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
-    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|car|parce que"
+    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|parce que"
+    r"|car(?= (?:ils?|elles?|on|le|la|les|l['’]|c['’]|cet?|cette|une?|en|nous|cela|ça|si|tout|[A-Z]\b))"
     r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché"
     r"|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
     re.I,
@@ -185,8 +188,10 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         return None
     if (exact := tidy(text)) in options:
         return exact
+    text = shadow(text)
     key = _key(text)
     same = [option for option in options if _option_key(option) == key]
+    same = same or [option for option in options if _joined(_option_key(option)) == _joined(key)]
     same = same or [option for option in options if len(key) > 1 and _content(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
@@ -208,6 +213,11 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
 @lru_cache(1024)
 def _option_key(option: str) -> str:
     return _key(option)
+
+
+def _joined(key: str) -> str:
+    """`not_entailment` and `not entailment` are one name."""
+    return re.sub(r"(?<=\w)[ _-](?=\w)", " ", key)
 
 
 @lru_cache(1024)

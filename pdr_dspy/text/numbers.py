@@ -14,11 +14,14 @@ from pdr_dspy.text import number_words as tables
 MAX_DIGITS = 1_000
 """Digits of one number, and the largest power of ten; a longer one is not read."""
 
+_ZEROS = (0xFF10, 0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0x1040, 0x17E0)
+"""Full-width digits, and those of Arabic, Persian, the scripts of India, Thai, Lao, Burmese and Khmer."""
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–—‒﹣－", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
-        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},  # full-width digits
+        **{chr(zero + digit): str(digit) for zero in _ZEROS for digit in range(10)},
+        **{"٫": ".", "٬": ","},
         **{"，": ",", "．": ".", "：": ":", "％": "%", "＝": "=", "⁄": "/", "∕": "/", "’": "'", "÷": "/"},
     }
 )

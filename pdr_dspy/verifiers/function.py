@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import math
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from pdr_dspy.runtime import event_loop
 from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.fields import as_text, lookup, short
 
+logger = logging.getLogger("pdr_dspy")
 if TYPE_CHECKING:
     import dspy
 
@@ -166,8 +168,8 @@ class AsyncFunctionVerifier(FunctionVerifier):
 def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, ...]) -> None:
     """Call a plain metric once with the example's gold answer as the prediction, before any token is spent.
 
-    It must return a score; its exceptions are ignored, since it may read fields that only a program returns. Verifiers,
-    async metrics and DSPy modules, which may call a model, are skipped.
+    It must return a score; its exceptions are only logged, since it may read fields that only a program returns.
+    Verifiers, async metrics and DSPy modules, which may call a model, are skipped.
 
     Raises ConfigError if it returns something else than a score.
     """
@@ -180,7 +182,12 @@ def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, .
     prediction = dspy.Prediction(**{name: example[name] for name in outputs})
     try:
         found = verifier._call(example, prediction)
-    except Exception:
+    except Exception as error:
+        logger.warning(
+            "the metric `%s` raised %s on the gold answer of an example; what it raises for is a failed row",
+            verifier.name,
+            short(f"{type(error).__name__}: {error}"),
+        )
         return
     if inspect.iscoroutine(found):
         found.close()

@@ -72,6 +72,37 @@ def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
         assert answer(connect("mock", base), tmp_path) == "2"
 
 
+@pytest.mark.parametrize(
+    ("owner", "path", "first", "second"),
+    [
+        ("sglang", "/model_info", {"model_path": "/w/1"}, {"model_path": "/w/2"}),
+        ("sglang", "/get_model_info", {"model_path": "/w", "weight_version": "1"},
+         {"model_path": "/w", "weight_version": "2"}),
+        ("library", "/api/tags", {"models": [{"name": "mock:latest", "digest": "a"}, {"name": "other", "digest": "b"}]},
+         {"models": [{"name": "mock:latest", "digest": "b"}, {"name": "other", "digest": "b"}]}),
+        ("organization_owner", "/api/v0/models", {"data": [{"id": "mock", "quantization": "Q4_K_M"}]},
+         {"data": [{"id": "mock", "quantization": "Q8_0"}]}),
+        ("mock", "/info", {"model_id": "mock", "model_sha": "a"}, {"model_id": "mock", "model_sha": "b"}),
+    ],
+)  # fmt: skip
+def test_other_engines_say_elsewhere_which_weights_they_serve(owner: str, path: str, first: Any, second: Any) -> None:
+    with says("1", owner=owner) as server:
+        names = set()
+        for said in (first, second, {**first, "models": None} if "models" in first else first):
+            server.told = {path: said}
+            names.add(identity(connect("mock", server.api_base)))
+        server.told = {path: first}
+        again = identity(connect("mock", server.api_base))
+    assert len(names) == (3 if "models" in first else 2)
+    assert again in names
+
+
+def test_a_server_that_says_no_more_is_asked_for_no_more() -> None:
+    with says("1") as server:
+        identity(connect("mock", server.api_base))
+        assert server.asked == []
+
+
 def test_an_evaluation_notices_that_its_server_was_exchanged(tmp_path: Path) -> None:
     examples = [dspy.Example(question="q", answer="1").with_inputs("question")]
     with says("1", models=("first",)) as server:

@@ -328,6 +328,9 @@ class AsyncOpenAIEngine:
             return server.with_props(name, props, adapters, found)
         if server.kind == "vllm" and name in server.models:
             return await _with_folders_here(server, name, api_base)
+        for path in server.asked if name else ():
+            with suppress(lm15.LM15Error, ValueError):
+                return server.with_weights(name, await self._get_json(api_base.removesuffix("/v1"), path))
         return server
 
     def remember(self, servers: Sequence[Server]) -> Server:
