@@ -529,6 +529,9 @@ def serve(
     trusted: Trusted = False,
     host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes behind the port, which share out the limits; 1.")
+    ] = 1,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", callback=_home, help="Bearer keys, one a line; or PDR_SERVE_KEYS in the environment."),
@@ -557,7 +560,12 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Serve programs as models of an OpenAI-compatible API, until Ctrl-C or SIGTERM."""
-    from pdr_dspy.cli import serve_programs
+    try:
+        from pdr_dspy.cli import serve_programs
+    except ImportError as error:
+        from pdr_dspy.errors import MissingExtra
+
+        raise MissingExtra(str(error.name).partition(".")[0], "serve", "`pdr serve`") from None
 
     serve_programs.serve(
         targets,
@@ -566,6 +574,7 @@ def serve(
         trusted=trusted,
         host=host,
         port=port,
+        workers=workers,
         keys=keys,
         without_keys=without_keys,
         certificate=certificate,

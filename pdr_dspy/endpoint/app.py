@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -126,7 +127,7 @@ class Endpoint:
             asked = Asked(request, path)
             try:
                 self._let_in(asked, open_to_all)
-                await self.catalogue.refresh()
+                await self._refresh()
                 response = await handle(asked)
             except Refused as refused:
                 response = self.journal.refused(asked, refused)
@@ -142,6 +143,11 @@ class Endpoint:
             return response
 
         return Route(path, endpoint, methods=[method])
+
+    async def _refresh(self) -> None:
+        await self.catalogue.refresh()
+        self.metrics.reloads.set(self.catalogue.reloads)
+        self.metrics.broken.set(len(self.catalogue.failures))
 
     def _let_in(self, asked: Asked, open_to_all: bool) -> None:
         """Who asks. Raises Refused for a wrong host or key."""
@@ -163,14 +169,17 @@ class Endpoint:
     # --- what is served ---
 
     async def _health(self, asked: Asked) -> Response:
-        told = {"status": "ok", "running": self.admission.running, "queued": self.admission.queued}
+        told = {
+            "status": "ok",
+            "running": self.admission.running,
+            "queued": self.admission.queued,
+            "process": os.getpid(),
+        }
         return JSONResponse(
             told | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
         )
 
     async def _metrics(self, asked: Asked) -> Response:
-        self.metrics.reloads.set(self.catalogue.reloads)
-        self.metrics.broken.set(len(self.catalogue.failures))
         return Response(self.metrics.text(), headers={"content-type": self.metrics.content_type})
 
     async def _openapi(self, asked: Asked) -> Response:
