@@ -15,15 +15,16 @@ import dspy
 
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model, room
-from pdr_dspy.cli.program_files import Target, build, find, operator_of
+from pdr_dspy.cli.program_files import Target, build, find
 from pdr_dspy.endpoint import Keys, Limits, app
 from pdr_dspy.endpoint.catalogue import ProgramFile
 from pdr_dspy.endpoint.metrics import shared_by_workers
 from pdr_dspy.endpoint.server import bind, is_loopback
 from pdr_dspy.endpoint.server import serve as run
-from pdr_dspy.runtime.worker_processes import Patience, Pulse, supervise
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.runtime.worker_processes import Patience, Pulse, supervise
 from pdr_dspy.serving import connect
 from pdr_dspy.serving.settings import EndpointSettings
 
@@ -167,7 +168,7 @@ def _programs(serving: Serving) -> tuple[list[str], dict[str, Any], Schedule]:
     names = [name for name, _, _ in programs]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two programs are called {twice!r}; a program has its file's name: rename one")
-    schedules = [operator_of(program).schedule for _, _, program in programs]
+    schedules = [operator.schedule for name, _, one in programs for operator in operators_of(one, name).values()]
     return names, {name: one for name, one, _ in programs}, max(schedules, key=room)
 
 

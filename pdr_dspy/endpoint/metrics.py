@@ -63,7 +63,7 @@ class Metrics:
         ledger = answer.ledger
         self.stops.labels(model, str(answer.stop)).inc()
         self.rounds.labels(model).inc(answer.rounds)
-        self.sequential.labels(model).observe(ledger.sequential)
+        self.sequential.labels(model).observe(answer.sequential)
         self.total.labels(model).observe(ledger.total)
         self.seconds.labels(model).observe(answer.seconds)
         self.tokens.labels(model, "prompt").inc(answer.cost.prompt)

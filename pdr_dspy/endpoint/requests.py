@@ -7,12 +7,14 @@ import secrets
 import time
 from typing import Annotated, Any, Literal
 
+import dspy
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pdr_dspy.calls import Budget
 from pdr_dspy.endpoint.errors import wrong
 from pdr_dspy.endpoint.limits import Limits
+from pdr_dspy.endpoint.programs import task_of
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import DISTILLERS, Operator, Schedule
 
@@ -184,7 +186,8 @@ def _model(kind: Any, data: dict[str, Any]) -> Any:
 class Plan:
     """How one request is run."""
 
-    program: Operator
+    program: dspy.Module
+    task: type[dspy.Signature]
     budget: Budget
     """Of each choice."""
     seed: int
@@ -193,10 +196,12 @@ class Plan:
     """Of `time.monotonic()`."""
     seconds: float
     """From the request to the deadline."""
+    left_out: tuple[str, ...] = ()
+    """Parameters that have no effect on this program."""
 
 
 def plan(
-    program: Operator, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
+    program: dspy.Module, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
 ) -> Plan:
     """What a request asks for, within the server's limits. Raises Refused (400) for what is beyond them.
 
@@ -211,10 +216,15 @@ def plan(
     options = options or Options()
     if n > limits.choices:
         raise wrong(f"`n={n}` is above this server's {limits.choices}", "n")
+    left_out: tuple[str, ...] = ()
     if options.schedule is not None:
+        if not isinstance(program, Operator):
+            raise wrong("this program is a module of several steps; its schedules are its own", "pdr.schedule")
         program = _changed(program, options.schedule, limits)
-    if cap is not None:
+    if cap is not None and isinstance(program, Operator):
         program = _capped(program, cap)
+    elif cap is not None:  # which of its calls writes the answer is the module's own business
+        left_out = ("max_completion_tokens",)
     total, sequential = _least(options.budget_total, limits.budget_total), _least(options.budget_seq, limits.budget_seq)
     if total is not None:
         total //= n
@@ -226,10 +236,12 @@ def plan(
     asked = options.seed if options.seed is not None else seed
     return Plan(
         program,
+        task_of(program),
         Budget(total=total, sequential=sequential),
         secrets.randbelow(2**31) if asked is None else asked,
         time.monotonic() + seconds,
         seconds,
+        left_out,
     )
 
 

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pdr_dspy.endpoint.limits import Limits
-from pdr_dspy.runtime.worker_processes import BEAT, Pulse
 from pdr_dspy.errors import ConfigError, ServerStartError
+from pdr_dspy.runtime.worker_processes import BEAT, Pulse
 
 BACKLOG = 2048
 """Connections that wait to be taken."""

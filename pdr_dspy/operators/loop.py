@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
+from pdr_dspy.calls.account import Share
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
@@ -91,6 +92,8 @@ class Progress(NamedTuple):
     workspaces: tuple[Workspace, ...]
     ledger: Ledger
     """What was spent until here."""
+    outputs: tuple[str, ...] = ()
+    """The names of the task's output fields."""
 
 
 class Outcome(NamedTuple):
@@ -133,12 +136,15 @@ async def improve(
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
+    account = calls.current().account
+    run.share = None if account is None else account.open()
     with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
-        await run.preflight()
+        outcome = None
         try:
+            await run.preflight()
             outcome = await _rounds(run)
         finally:
-            run.close()
+            run.close(outcome)
         ended(outcome.stop, outcome.solution)
     return outcome
 
@@ -165,7 +171,7 @@ async def _rounds(run: _Run) -> Outcome:
     except TimeoutError:
         if not clock.expired():
             raise
-    run.ledger += run.under_way
+    run.give_up()
     if run.drafted:  # its workspaces were under way
         rounds.append(Round(drafts=run.drafted))
     if not rounds:
@@ -246,6 +252,8 @@ class _Run:
         self.budget = budget
         self.check = check
         self.ledger = Ledger()
+        self.share: Share | None = None
+        """Of the session's account."""
         self.flaws = ""
         self.worst = 0
         self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
@@ -260,10 +268,18 @@ class _Run:
         """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
         not known."""
 
-    def close(self) -> None:
-        """End checks that still run, for a run that was cancelled or raised."""
+    def close(self, outcome: Outcome | None) -> None:
+        """End checks that still run, for a run that was cancelled or raised, and settle with the session's account."""
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
+        self.give_up()
+        if self.share is not None:
+            self.share.close(self.ledger, outcome)
+
+    def give_up(self) -> None:
+        """Put on the ledger what was cancelled under way."""
+        self.ledger += self.under_way
+        self.under_way = []
 
     def tell(
         self,
@@ -276,7 +292,8 @@ class _Run:
         """Pass on where the run is."""
         listener = calls.current().on_progress
         if listener is not None:
-            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger))
+            fields = tuple(self.question.fields)
+            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger, fields))
 
     @contextmanager
     def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
@@ -344,18 +361,22 @@ class _Run:
 
     async def affords(self, stage: Stage) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
-        if self.budget.unlimited or not stage:
+        shared = None if self.share is None or self.share.account.budget.unlimited else self.share
+        if (self.budget.unlimited and shared is None) or not stage:
             return True
         bounds = await self.question.most(stage)
         self.worst = sum(bounds)
-        return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+        most = {"sequential": max(bounds), "total": sum(bounds)}
+        return self.budget.allows(self.ledger, **most) and (shared is None or shared.allows(self.ledger, **most))
 
     async def preflight(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
         if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+            own = repr(self.budget)
+            limit = own if self.share is None else f"{own}, or what is left of {self.share.account.budget!r},"
             raise BudgetTooSmall(
-                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                f"`{limit}` is below the worst case of the first round of {self.schedule}: {self.worst} "
                 "tokens; raise it, or lower `draft_tokens` or the first width"
             )
 

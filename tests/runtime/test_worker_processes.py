@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -144,10 +144,7 @@ def test_without_any_left_that_starts_the_whole_ends_and_nobody_waits(pool: Pool
     pid = int(pool.ask())
     (pool.folder / "broken").touch()
     os.kill(pid, signal.SIGKILL)
-    with pool.connect(b"p") as waits:
-        try:
-            assert waits.recv(100) == b""
-        except ConnectionResetError:
-            pass
+    with pool.connect(b"p") as waits, suppress(ConnectionResetError):
+        assert waits.recv(100) == b""
     assert "no worker is left" in pool.said.readline()
     assert pool.process.wait(30) == 1

@@ -1,7 +1,7 @@
 """Worker processes that answer single bytes: `python -m tests.support.worker_pool COUNT FOLDER`, until SIGTERM.
 
-"p" is answered with the process id and "s" with "stopped" once the process was stopped in between; "h" holds the answer
-back until the file `release` is there. While the file `broken` is there no worker starts. Prints the port, then "ready".
+"p" is answered with the process id; "s" stops the process; "h" holds the answer back until the file `release` is
+there. While the file `broken` is there no worker starts. Prints the port, then "ready".
 """
 
 from __future__ import annotations
