@@ -1,5 +1,6 @@
-"""What the standard library lacks: one event loop for synchronous callers, files that are written whole,
-parts that are found by name, PostgreSQL connections, and processes that share a listening socket. Nothing in here knows of models or programs.
+"""What the standard library lacks: one event loop for synchronous callers, files that are written whole, parts that are
+found by name, PostgreSQL connections, and processes that share a listening socket. Nothing in here knows of models
+or programs.
 """
 
 from __future__ import annotations
