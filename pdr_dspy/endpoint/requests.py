@@ -26,6 +26,7 @@ def _whole(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 
 IGNORED = (
@@ -88,14 +89,14 @@ class ScheduleChanges(_Strict):
     refine_tokens: Count | None = None
     distill_tokens: Count | None = None
     thinking_tokens: Annotated[int, Field(ge=0), BeforeValidator(_whole)] | None = None
-    temperature: float | None = None
-    distill_temperature: float | None = None
-    top_p: float | None = None
-    quorum: float | None = None
-    agree: float | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    distill_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    quorum: Share | None = None
+    agree: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     final: Literal["refine", "vote", "weighted", "best"] | None = None
     keep: bool | None = None
-    stop_at: float | None = None
+    stop_at: Share | None = None
 
 
 class Options(_Strict):

@@ -270,7 +270,7 @@ def _begin(worker: Worker, number: int, listener: socket.socket, pipe: Connectio
     try:
         worker(number, listener, Pulse(pipe), *args)
     except PDRError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        log.error("worker %d: %s", number, error)
         sys.exit(1)
 
 
