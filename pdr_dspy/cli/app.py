@@ -428,7 +428,10 @@ def report(
 
 
 Logs = Annotated[
-    Path | None, typer.Option("--out", callback=_home, help="Where the logs go; the folder `inspect` in the run's.")
+    Path | None,
+    typer.Option(
+        "--out", callback=_home, help="Where it goes; the folder `inspect` in the run's, or a file beside the program."
+    ),
 ]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Show what models wrote as plain text, without markdown, links or images.")
@@ -456,14 +459,19 @@ def view(
 @guarded
 def export(
     run_dir: Annotated[
-        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote; a program.")
     ],
-    to: Annotated[str, typer.Option("--to", help="The format: inspect, whose logs its viewer and its API read.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="The format: inspect (a run's logs), remom (a program's schedule for vLLM's router)."
+        ),
+    ],
     out: Logs = None,
     plain: Plain = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run as logs of another tool, one for each evaluation in it."""
+    """Write a run as logs of another tool, one for each evaluation in it; or a saved program's schedule."""
     from pdr_dspy.cli import view
 
     for path in view.export(run_dir, to, out, plain=plain, display=_display(quiet)):

@@ -40,8 +40,8 @@ class Task(dspy.Signature):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_document_holds(tmp_path: Path, seed: int) -> None:
-    """`positive_data_acceptance` is left out: no schema can say that a budget is below the first round, or that the last
-    message must be the user's."""
+    """`positive_data_acceptance` is left out: no schema can say that a budget is below the first round, or that the
+    last message must be the user's."""
     programs = {
         "one": LongCoT("question -> answer", draft_tokens=32),
         "rounds": pdr(),
