@@ -20,6 +20,7 @@ from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures,
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search.dashboard import ARTIFACTS
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
@@ -107,7 +108,8 @@ def _commands(folder: Path) -> list[tuple[str, str]]:
             ("Hold it against voting and SR", f"pdr compare {best}"),
         ]
     if (folder / JOURNAL).exists():
-        found.append(("Look at the study", f"optuna-dashboard {shlex.quote(str(folder / JOURNAL))}"))
+        study, artifacts = shlex.quote(str(folder / JOURNAL)), shlex.quote(str(folder / ARTIFACTS))
+        found.append(("Look at the study", f"optuna-dashboard {study} --artifact-dir {artifacts}"))
     return [*found, ("Write this page again", f"pdr report {own}")] if found else []
 
 
