@@ -6,6 +6,7 @@ Everything that came from a model or a data set is escaped.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -122,7 +123,7 @@ def _page(
     texts: Mapping[tuple[str, int], RowTexts],
 ) -> str:
     from jinja2 import Environment
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     names = evaluation_tables.named(shown)
     programs = [_program(search, place, name, report) for place, (name, report) in enumerate(names.items())]
@@ -131,6 +132,7 @@ def _page(
     looks = _listed(focus, count)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
+    environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
     template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -418,6 +420,7 @@ TEXT = 3000
 """Characters of a text that the page shows."""
 
 
+_CODE = re.compile(r"`([^`]*)`")
 _FILTERS = {
     "clip": lambda text: clipped(text, TEXT),
     "count": _count,

@@ -100,15 +100,15 @@ def _add(
     trial = study.ask()
     if params is not None:
         space.suggest(trial)
-    facts = json.loads(record.model_dump_json())  # nan becomes null
     shown = {"number": record.number, "program": str(record.candidate), "origin": record.origin, "runs": record.runs}
     for key, value in {**shown, "dropped": record.dropped, "paid": record.paid, "saved": record.saved}.items():
         trial.set_user_attr(key, value)
-    trial.set_user_attr("record", facts)
     for limit, excess in limits.excess(record.sequential, record.total).items():
         trial.set_constraint(limit, excess)
     if folder is not None:
         keep_record(trial, record, folder)
+    else:  # a line that is wider than any screen, where there is no folder for files
+        trial.set_user_attr("record", json.loads(record.model_dump_json()))  # nan becomes null
     if record.state == "dropped":
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
