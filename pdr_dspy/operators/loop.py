@@ -373,12 +373,18 @@ class _Run:
         """The context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
         if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
-            own = repr(self.budget)
-            limit = own if self.share is None else f"{own}, or what is left of {self.share.account.budget!r},"
             raise BudgetTooSmall(
-                f"`{limit}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                f"{self.limits()} is below the worst case of the first round of {self.schedule}: {self.worst} "
                 "tokens; raise it, or lower `draft_tokens` or the first width"
             )
+
+    def limits(self) -> str:
+        """The budgets that hold for this run, in code form."""
+        own = [] if self.budget.unlimited else [f"`{self.budget!r}`"]
+        if self.share is not None and not self.share.account.budget.unlimited:
+            others = len(self.share.account.runs) > 1
+            own.append(f"{'what is left of ' if others else ''}`{self.share.account.budget!r}`")
+        return " or ".join(own)
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
