@@ -92,7 +92,7 @@ def _beyond(program: Operator) -> Iterator[str]:
     for field in ("tally", "critique", "keep"):
         if getattr(schedule, field):
             yield f"`{field}=True`"
-    for field in ("agree", "check", "stop_at"):
+    for field in ("agree", "check", "stop_at", "first_wave"):
         if getattr(schedule, field) is not None:
             yield f"`{field}={getattr(schedule, field)!r}`"
     if schedule.final != "refine":
@@ -101,6 +101,9 @@ def _beyond(program: Operator) -> Iterator[str]:
     for kind, fields in (("inputs", task.input_fields), ("outputs", task.output_fields)):
         if len(fields) > 1:
             yield f"the {kind} {', '.join(fields)}: a chat has one text"
+    for name, field in {**task.input_fields, **task.output_fields}.items():
+        if field.annotation is not str:
+            yield f"the type of `{name}`: a chat has texts"
     defaults = program.role_signatures(task, schedule)
     for role, predictor in program.predictors_by_role.items():
         if predictor.demos:

@@ -79,6 +79,8 @@ def shown() -> Operator:
         (pdr(widths=(4, 3), k=4, final="vote"), "`final='vote'`"),
         (pdr(widths=(4, 1), k=4, check=lambda args, pred: 1.0, stop_at=1.0), "`check='check'`; `stop_at=1.0`"),
         (pdr("question, context -> answer", widths=(4, 1), k=4), "the inputs question, context"),
+        (pdr("question -> answer: int", widths=(4, 1), k=4), "the type of `answer`"),
+        (pdr(widths=(4, 1), k=4, agree=0.95, first_wave=2), "`first_wave=2`"),
         (pdr("question -> answer, why", widths=(4, 1), k=4), "the outputs answer, why"),
         (tuned(), "the tuned instructions of `draft`"),
         (shown(), "the demonstrations of `draft`"),
