@@ -15,7 +15,7 @@ REMEDY = "so that budgets and cancellation hold for every call"
 
 def task_of(program: dspy.Module) -> type[dspy.Signature]:
     """The inputs and outputs of a program: an operator's task, or the `signature` of a module."""
-    return program.task if isinstance(program, Operator) else check_task(program.signature)
+    return program.task if isinstance(program, Operator) else check_task(_signature(program))
 
 
 def schedules_of(program: dspy.Module) -> str:
@@ -49,12 +49,16 @@ def check_served(name: str, program: Any) -> None:
             f"{called} has no `aforward`: a thread cannot be cancelled when its client goes away. Give it `async def "
             "aforward(self, ...)` that awaits `.acall(...)` of its operators"
         )
-    if getattr(program, "signature", None) is None:
+    if _signature(program) is None:
         raise ConfigError(
             f'{called} does not say what it takes and returns; give it `signature = "question -> answer"`, or a '
             "dspy.Signature class, of the inputs of `aforward` and the fields of its prediction"
         )
-    check_task(program.signature)
+    check_task(_signature(program))
+
+
+def _signature(program: dspy.Module) -> Any:
+    return getattr(program, "signature", None)
 
 
 def _inside(program: dspy.Module) -> list[tuple[str, Operator]]:

@@ -140,12 +140,13 @@ async def improve(
     account = calls.current().account
     run.share = None if account is None else account.open()
     with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
-        outcome = None
         try:
             await run.preflight()
             outcome = await _rounds(run)
-        finally:
-            run.close(outcome)
+        except BaseException:
+            run.close(None)
+            raise
+        run.close(outcome)
         ended(outcome.stop, outcome.solution)
     return outcome
 

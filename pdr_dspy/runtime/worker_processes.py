@@ -222,7 +222,8 @@ class _Watch:
                 process.kill()
             served, pid = place.serves, process.pid
             self._gone(place)
-            why = f"signal {-process.exitcode}" if process.exitcode < 0 else f"status {process.exitcode}"
+            code = process.exitcode or 0
+            why = f"signal {-code}" if code < 0 else f"status {code}"
             place.failures = 0 if served else place.failures + 1
             pause = 0.0 if served else min(2.0**place.failures, 30.0)
             place.next_start = max(time.monotonic() + pause, place.started + BEAT)

@@ -12,6 +12,7 @@ from typing import Any
 import dspy
 import litellm
 import pytest
+from litellm.exceptions import BadRequestError, NotFoundError
 
 from pdr_dspy.endpoint import Keys
 from tests.support.endpoint_server import EndpointServer
@@ -69,7 +70,7 @@ def test_litellm_takes_it_for_any_openai_server(start: Start, stream: bool) -> N
 
 def test_litellm_names_errors_as_openais(start: Start) -> None:
     server = start()
-    with pytest.raises(litellm.BadRequestError, match="below the worst case"):
+    with pytest.raises(BadRequestError, match="below the worst case"):
         litellm.completion(
             model="openai/solver",
             messages=QUESTION,
@@ -77,7 +78,7 @@ def test_litellm_names_errors_as_openais(start: Start) -> None:
             api_key="none",
             extra_body={"pdr": {"budget_total": 5}},
         )
-    with pytest.raises(litellm.NotFoundError, match="there is no model"):
+    with pytest.raises(NotFoundError, match="there is no model"):
         litellm.completion(model="openai/other", messages=QUESTION, api_base=server.api_base, api_key="none")
 
 
