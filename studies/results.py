@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT
+from studies import calculator, verification
 from studies.study import ROWS, Line, read_lines
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -238,6 +239,9 @@ def main() -> None:
         )
         (OUT / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
         print(OUT / f"{path.stem}.md")
+    for part in (verification, calculator):
+        if (path := part.write(ROWS, OUT)) is not None:
+            print(path)
 
 
 if __name__ == "__main__":
