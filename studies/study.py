@@ -45,6 +45,25 @@ class Study:
         return max(schedules, key=lambda s: (max(s.widths), s.rounds, s.kappa + s.draft_tokens))
 
 
+def eight_drafts(base: Schedule, *, keep: bool) -> dict[str, Schedule]:
+    """The strategies that every study compares, by name, each a change of one pass.
+
+    Best of 8 is first: its drafts are everybody's. `keep` says whether the checked refinement answers with the
+    best-checked draft of both rounds.
+    """
+    checked = {"check": "check", "distiller": "checked", "k": 2}
+    kept = "PDR 8-1 checked, keeps" if keep else "PDR 8-1 checked"
+    return {
+        "best of 8": base.replace(widths=(8,), final="best", check="check"),
+        "one pass": base,
+        "vote of 8": base.replace(widths=(8,), final="vote"),
+        "PDR 8-1 random": base.replace(widths=(8, 1), distiller="random_k", k=2),
+        kept: base.replace(widths=(8, 1), **checked, keep=keep),
+        "SR x3 blind": base.replace(widths=(1, 1, 1), distiller="last"),
+        "SR x3 checked": base.replace(widths=(1, 1, 1), distiller="last", check="check"),
+    }
+
+
 class Line(NamedTuple):
     """One run of a program on a question."""
 
@@ -71,7 +90,7 @@ class Line(NamedTuple):
     """Of each round, the places of the drafts that each workspace made of it holds."""
 
 
-def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[str, Report]:
+def run(study: Study, model: Model, display: Display, *, folder: Path, keep_lines: bool = True) -> dict[str, Report]:
     """Run what is missing, and write the lines after every program.
 
     Args:
@@ -79,6 +98,7 @@ def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[s
         model: what to serve or to connect to.
         display: where progress is shown.
         folder: keeps the rows and the calls; the same study goes on from there.
+        keep_lines: write lines to `ROWS` after every program.
     """
     reports: dict[str, Report] = {}
     with model.serving(study.widest, display), Rollouts(folder / "rollouts") as store:
@@ -95,11 +115,20 @@ def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[s
                     name=name,
                     progress=progress,
                 )
-            gather(study, folder, model.embedded or model.name or "auto")
+            if keep_lines:
+                gather(study, folder, model.embedded or model.name or "auto")
     return reports
 
 
-def go(study: Study, embedded: str, api_base: str | None, folder: Path | None, *, lines_only: bool = False) -> None:
+def go(
+    study: Study,
+    embedded: str,
+    api_base: str | None,
+    folder: Path | None,
+    *,
+    lines_only: bool = False,
+    keep_lines: bool = True,
+) -> None:
     """What the command of a study does: run what is missing on the embedded model or a server that runs already.
 
     Args:
@@ -108,13 +137,15 @@ def go(study: Study, embedded: str, api_base: str | None, folder: Path | None, *
         api_base: address of a server; None starts the embedded model.
         folder: of rows and calls; None is runs/studies/<study>-<model>.
         lines_only: write the lines of what is in the folder, and run nothing.
+        keep_lines: write lines to `ROWS`; a pilot's are only in its run folder.
     """
     place = folder or Path("runs/studies") / f"{study.name}-{embedded}"
     if lines_only:
         print(gather(study, place, embedded))
         return
     model = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
-    run(study, model, Display(), folder=place)
+    for report in run(study, model, Display(), folder=place, keep_lines=keep_lines).values():
+        print(report)
 
 
 def gather(study: Study, folder: Path, model: str) -> Path:
