@@ -173,6 +173,7 @@ def fitted(questions: Sequence[Drafts], threshold: float) -> Expected:
     one = fmean(fmean(drafts.scores) for drafts in questions)
     ks = sorted({2, width} - {1})
     any_of = {k: fmean(pass_at_k(len(d.scores), d.counts[0], k) for d in questions) for k in ks}
+    any_of = {k: min(share, 1 - (1 - one) ** k) for k, share in any_of.items()}  # few questions can be luckier
     false_positive, false_negative = verification.rates(questions, threshold)
     wrong = sum(d.counts[1] + d.counts[2] for d in questions)
     unread = sum(d.counts[2] for d in questions) / wrong if wrong else 0.0
