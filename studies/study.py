@@ -109,7 +109,7 @@ def run(study: Study, model: Model, display: Display, *, folder: Path, keep_line
                     study.examples,
                     study.verifier,
                     repeats=study.repeats,
-                    run_dir=folder / _folder(name),
+                    run_dir=folder / folder_name(name),
                     store=store,
                     max_in_flight=model.in_flight,
                     name=name,
@@ -155,7 +155,7 @@ def gather(study: Study, folder: Path, model: str) -> Path:
     """
     reports: dict[str, Report] = {}
     for name in study.programs:
-        place = folder / _folder(name)
+        place = folder / folder_name(name)
         if (place / "rows.jsonl").is_file():
             report = read_report(place, name)
             if len(report.rows) >= len(study.examples) * study.repeats:
@@ -163,9 +163,9 @@ def gather(study: Study, folder: Path, model: str) -> Path:
     return write_lines(study.name, model, reports)
 
 
-def write_lines(study: str, model: str, reports: Mapping[str, Report]) -> Path:
-    """The lines of a study's reports, as one file in `ROWS`."""
-    path = ROWS / f"{study}-{_folder(model)}.jsonl"
+def write_lines(study: str, model: str, reports: Mapping[str, Report], *, rows: Path | None = None) -> Path:
+    """The lines of a study's reports, as one file in `rows`, or in `ROWS`."""
+    path = (rows or ROWS) / f"{study}-{folder_name(model)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (line_of(name, row) for name, report in reports.items() for row in report.rows)
     ordered = sorted(lines, key=lambda line: (list(reports).index(line.program), line.question, line.repeat))
@@ -220,5 +220,6 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _folder(name: str) -> str:
+def folder_name(name: str) -> str:
+    """A name as that of a folder."""
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)
