@@ -26,6 +26,14 @@ class Drafts(NamedTuple):
     answers: tuple[int | None, ...]
     """Equal numbers for equal answers; None where none could be read."""
 
+    def at(self, places: Sequence[int]) -> Drafts:
+        """Some of the drafts."""
+        return Drafts(
+            tuple(self.scores[place] for place in places),
+            tuple(self.checks[place] for place in places),
+            tuple(self.answers[place] for place in places),
+        )
+
     @property
     def counts(self) -> tuple[int, int, int]:
         """Right ones, wrong ones that can be read, and wrong ones that cannot."""
@@ -78,8 +86,7 @@ def best_of(counts: tuple[int, int, int], n: int, false_positive: float, false_n
 
 def over_samples(drafts: Drafts, n: int, pick: Callable[[Drafts], float]) -> float:
     """Mean of `pick` over all choices of n of a question's drafts."""
-    chosen_places = itertools.combinations(range(len(drafts.scores)), n)
-    return fmean(pick(Drafts(*(tuple(part[place] for place in places) for part in drafts))) for places in chosen_places)
+    return fmean(pick(drafts.at(places)) for places in itertools.combinations(range(len(drafts.scores)), n))
 
 
 def by_vote(drafts: Drafts) -> float:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ import typer
 from numpy.typing import NDArray
 
 from pdr_dspy.cli.app import guarded
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.statistics import paired, resamples, score_interval
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, read_texts
@@ -66,7 +68,7 @@ def features(row: Row, texts: RowTexts) -> list[dict[str, float]]:
                 "read": float(draft.answer is not None),
                 "votes": fmean(draft.answer is not None and drafts[o].answer == draft.answer for o in others),
                 "similar": fmean(likeness),
-                "tokens": call.usage.output / call.cap,
+                "tokens": (call.usage.output or 0) / (call.cap or 1),
                 "truncated": float(draft.truncated),
                 "labelled": float(any(how in ("label", "json") for how in draft.how.values())),
                 "parses": float(tree is not None),
@@ -144,11 +146,15 @@ FOLDS, SEEDS = 8, 10
 
 
 def cross_validated(
-    model: Any, inputs: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]
+    make: Callable[[], Any], inputs: Mapping[str, NDArray[np.float64]], right: Mapping[str, NDArray[np.float64]]
 ) -> list[dict[str, NDArray[np.float64]]]:
-    """Of each seed, each draft's chance of being right by a model that has not seen its question."""
-    from sklearn.base import clone
+    """Of each seed, each draft's chance of being right by a model that has not seen its question.
 
+    Args:
+        make: a new classifier, as scikit-learn has them.
+        inputs: the features of each question's drafts.
+        right: which of them are.
+    """
     names = sorted(inputs)
     found = []
     for seed in range(SEEDS):
@@ -157,7 +163,7 @@ def cross_validated(
         for fold in range(FOLDS):
             held = {names[place] for place in order[fold::FOLDS]}
             others = [name for name in names if name not in held]
-            fitted = clone(model).fit(
+            fitted = make().fit(
                 np.vstack([inputs[name] for name in others]), np.concatenate([right[name] for name in others])
             )
             for name in held:
@@ -166,7 +172,7 @@ def cross_validated(
     return found
 
 
-def picked(chances: NDArray[np.float64], right: NDArray[np.float64], read: NDArray[np.float64]) -> float:
+def picked(chances: NDArray[np.float64], right: NDArray[np.float64], read: NDArray[np.bool_]) -> float:
     """Score of the likeliest draft that can be read; of equally likely ones the mean."""
     if not read.any():
         return 0.0
@@ -186,18 +192,25 @@ def calibration(runs: Sequence[Mapping[str, NDArray[np.float64]]], right: Mappin
     return f"Brier score {brier:.3f} (always the mean: {base:.3f}), calibration error {error:.3f} in ten bins"
 
 
-def models() -> dict[str, tuple[Any, Sequence[int]]]:
-    """By name, a model and the features that it reads."""
-    from sklearn.ensemble import GradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def models() -> dict[str, tuple[Callable[[], Any], Sequence[int]]]:
+    """By name, what makes a model, and the features that it reads."""
+    from sklearn.ensemble import GradientBoostingClassifier  # pyright: ignore[reportMissingImports]
+    from sklearn.linear_model import LogisticRegression  # pyright: ignore[reportMissingImports]
+    from sklearn.pipeline import make_pipeline  # pyright: ignore[reportMissingImports]
+    from sklearn.preprocessing import StandardScaler  # pyright: ignore[reportMissingImports]
 
     whole = len(AGREEMENT) + len(SYNTAX)
     general = list(range(len(AGREEMENT)))
     everything = list(range(whole))
-    logistic = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=2000))
-    boosted = GradientBoostingClassifier(n_estimators=60, max_depth=2, learning_rate=0.1, subsample=0.8, random_state=0)
+
+    def logistic() -> Any:
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=2000))
+
+    def boosted() -> Any:
+        return GradientBoostingClassifier(
+            n_estimators=60, max_depth=2, learning_rate=0.1, subsample=0.8, random_state=0
+        )
+
     return {
         "logistic, features of any task": (logistic, general),
         "logistic, and of Python": (logistic, everything),
@@ -224,9 +237,9 @@ def table(path: Path) -> str:
         "the most like its siblings": [picked(figures[name][:, 2], right[name], read[name]) for name in names],
     }
     notes = ""
-    for name, (model, columns) in models().items():
+    for name, (make, columns) in models().items():
         inputs = {question: relative(figures[question][:, columns]) for question in names}
-        runs = cross_validated(model, inputs, right)
+        runs = cross_validated(make, inputs, right)
         rows[name] = [fmean(picked(run[q], right[q], read[q]) for run in runs) for q in names]
         notes += f"- {name}: {calibration(runs, right)}.\n"
     rows["the study's check"] = [by_check(drafts[name]) for name in names]
@@ -273,6 +286,8 @@ def main(
     if run_dir is not None:
         print(write_features(run_dir, run_dir.name))
         return
+    if importlib.util.find_spec("sklearn") is None:
+        raise ConfigError('the picker needs scikit-learn: `pip install "scikit-learn>=1.6"`, or the group `studies`')
     text = HEAD
     for path in sorted(FEATURES.glob("*.jsonl")):
         text += f"\n## {path.stem}\n\n{table(path)}"

@@ -220,6 +220,9 @@ def page(path: Path) -> str:
     text += f"{questions} questions; plan: `studies/plans/{study}.md`; rows: `studies/rows/{path.name}`.\n"
     text += f"Repeat: `python -m studies.{study}`, then `python -m studies.results`.\n\n![]({path.stem}.svg)\n\n"
     text += table(programs)
+    for name, lines in programs.items():
+        if failed := sum(line.error is not None for line in lines):
+            text += f"\n{failed} of {len(lines)} runs of `{name}` failed and count as wrong; they are tried again.\n"
     if SELECTION in programs:
         text += f"\nDrafts of `{SELECTION}`: {reach(programs[SELECTION])}.\n"
     if rounds := flow(programs):

@@ -112,18 +112,19 @@ def placed(study: Study, n: int) -> Placed:
     facts = np.array([_facts(drafts, threshold) for drafts in questions])
     picks = resamples(len(questions), RESAMPLES, seed=0)
     errs = [_where(curve[:, pick].mean(axis=1), float(real[pick].mean())) for pick in picks]
-    rates = []
+    found: list[tuple[float, Interval]] = []
     for column in (0, 2, 4):
         above, below = facts[:, column], facts[:, column + 1]
         rate = _ratio(above, below)
         if rate in (0.0, 1.0):  # no sample of these questions says anything else
             questions_with = int((below > 0).sum())
-            rates.append((rate, wilson(rate * questions_with, questions_with)))
+            found.append((rate, wilson(rate * questions_with, questions_with)))
         else:
-            rates.append((rate, _interval([_ratio(above[pick], below[pick]) for pick in picks])))
-    foreseen = fmean(best_of(drafts.counts, n, rates[0][0], rates[1][0]) for drafts in questions)
+            found.append((rate, _interval([_ratio(above[pick], below[pick]) for pick in picks])))
+    passed, failed, ranks = found
+    foreseen = fmean(best_of(drafts.counts, n, passed[0], failed[0]) for drafts in questions)
     score = float(real.mean())
-    return Placed(score, _where(curve.mean(axis=1), score), _interval(errs), *rates, foreseen)
+    return Placed(score, _where(curve.mean(axis=1), score), _interval(errs), passed, failed, ranks, foreseen)
 
 
 def _facts(drafts: Drafts, threshold: float) -> tuple[float, ...]:
@@ -215,7 +216,12 @@ def _rate(found: tuple[float, Interval]) -> str:
 def anchoring(study: Study) -> str:
     """How often a refinement is right by how many of the drafts that it read were, as a Markdown table."""
     rows = ""
+    told: list[list[object]] = []
     for name, lines in study.lines.items():
+        ran: list[object] = [(line.question, line.repeat, line.shown, line.drafts) for line in lines]
+        if ran in told:  # programs that only answer differently made the same refinements
+            continue
+        told.append(ran)
         by_right: dict[tuple[int, int], list[float]] = {}
         for line in lines:
             for number, workspaces in enumerate(line.shown[:-1]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pdr_dspy.cli.display import Display
@@ -193,3 +194,33 @@ def test_programs_that_differ_in_names_alone_have_one_shape() -> None:
         if (tree := picker._tree(text)) is not None
     )
     assert first == second != third
+
+
+class Mean:
+    """A classifier that says how often the drafts that it learnt from are right where their first feature is 1."""
+
+    def fit(self, inputs: Any, right: Any) -> Mean:
+        self.share = right[inputs[:, 0] > 0].mean()
+        return self
+
+    def predict_proba(self, inputs: Any) -> Any:
+        chance = np.where(inputs[:, 0] > 0, self.share, 0.0)
+        return np.stack([1 - chance, chance], axis=1)
+
+
+def test_a_picker_is_judged_on_questions_that_it_has_not_seen() -> None:
+    """Half of the questions are half right and half are right: those that were not held out are a mixture."""
+    names = [f"q{number:02}" for number in range(16)]
+    inputs = {name: np.array([[1.0], [1.0], [0.0]]) for name in names}
+    right = {name: np.array([1.0, float(number % 2), 0.0]) for number, name in enumerate(names)}
+    runs = picker.cross_validated(Mean, inputs, right)
+    assert len(runs) == picker.SEEDS
+    for run in runs:
+        assert set(run) == set(names)
+        for name in names:
+            assert 0.5 < run[name][0] < 1.0  # its own share is 0.5 or 1
+            assert run[name][2] == 0.0
+    read = np.array([True, True, False])
+    assert picker.picked(np.array([0.2, 0.9, 1.0]), np.array([1.0, 0.0, 0.0]), read) == 0.0
+    assert picker.picked(np.array([0.9, 0.9, 1.0]), np.array([1.0, 0.0, 1.0]), read) == 0.5
+    assert "calibration error" in picker.calibration(runs, right)
