@@ -94,6 +94,8 @@ class Space(Settings):
     """For rounds that are wider than 1: the share of a round's drafts that is waited for."""
     agree: tuple[float | None, ...] = (None,)
     """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
+    json_fallback: tuple[bool, ...] = (True,)
+    """Whether outputs of a closed form that cannot be read are asked for again."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     check: tuple[str | None, ...] = CHECK.default
@@ -104,6 +106,8 @@ class Space(Settings):
     """With a check: whether the best-checked draft of all rounds is the answer."""
     stop_at: tuple[float | None, ...] = (None,)
     """With a check: the score from which a draft ends the program."""
+    first_wave: tuple[int | None, ...] = (None,)
+    """With `stop_at` or `agree`: how many drafts of a round are asked for before the others."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Candidates on registered axes, by name: texts, numbers, booleans, or None, which changes nothing."""
     instructions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
