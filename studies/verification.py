@@ -289,7 +289,7 @@ where some cannot be. Intervals are 95 %, over questions; the picture's band is 
 the largest n.
 Plan: `studies/plans/verification.md`. Repeat: `python -m studies.verification`; no model is asked.
 
-![](verification.svg)
+![](check-quality.svg)
 """
 
 
@@ -309,14 +309,14 @@ def write(rows: Path, out: Path) -> Path | None:
     studies = studies_of(rows)
     if not studies:
         return None
-    picture(studies, out / "verification.svg")
+    picture(studies, out / "check-quality.svg")
     path = out / "verification.md"
     path.write_text(page(studies), encoding="utf-8")
     return path
 
 
 def main() -> None:
-    """Write docs/results/verification.md and verification.svg."""
+    """Write docs/results/verification.md and check-quality.svg."""
     print(write(ROWS, OUT))
 
 

@@ -131,7 +131,7 @@ def test_what_verification_is_worth_is_made_of_rows_alone(tmp_path: Path) -> Non
         path = part.write(tmp_path / "rows", tmp_path)
         assert path is not None
         assert "task-model" in path.read_text()
-    assert (tmp_path / "verification.svg").read_text().startswith("<?xml")
+    assert (tmp_path / "check-quality.svg").read_text().startswith("<?xml")
 
 
 def test_rows_without_a_check_are_no_study_of_verification(tmp_path: Path) -> None:
