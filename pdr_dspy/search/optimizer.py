@@ -20,6 +20,7 @@ import dspy
 from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search import agreement, controller
@@ -43,6 +44,7 @@ class PDROptimizer(Teleprompter):
         options: RunOptions | None = None,
         *,
         progress: Progress | None = None,
+        executor: Executor | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
         """
@@ -54,6 +56,8 @@ class PDROptimizer(Teleprompter):
             settings: what the search is. A search that is continued has equal settings.
             options: how this process runs it: how far, where it is stored, how much at one time.
             progress: called at every step. What it raises ends the search; what is finished is kept.
+            executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. What is
+                found is the same.
             keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
                 `max_sequential`, `max_total`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`, `finalist_repeats`,
                 `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`, `time_limit`, `accept`,
@@ -67,6 +71,7 @@ class PDROptimizer(Teleprompter):
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
         self.settings, self.options = from_keywords(keywords, settings, options)
         self.progress = progress
+        self.executor = executor
         self.result: SearchResult | None = None
         """Of the last `compile`."""
 
@@ -103,7 +108,7 @@ class PDROptimizer(Teleprompter):
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
             check_can_be_saved(student)
         problem = prepare(self.settings, self.verifier, student, trainset, valset)
-        self.result = controller.search(problem, self.options, self.progress)
+        self.result = controller.search(problem, self.options, self.progress, self.executor)
         return self.result.program
 
     def work(

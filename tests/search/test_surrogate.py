@@ -208,6 +208,7 @@ PAIRS: dict[str, tuple[Schedule, Any]] = {
     "distiller": (Schedule(widths=(4, 1), **BASE), "topk"),
     "k": (Schedule(widths=(4, 1), **BASE), 4),
     "tally": (Schedule(widths=(4, 1), **BASE), True),
+    "json_fallback": (Schedule(widths=(1,)), False),
     "critique": (CHAIN, True),
     "draft_tokens": (Schedule(widths=(1,)), 2048),
     "refine_tokens": (Schedule(widths=(4, 1), **BASE), 512),
