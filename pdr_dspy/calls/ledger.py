@@ -74,6 +74,9 @@ class Call(BaseModel):
     part: int = 0
     """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought; both
     are one step of the path."""
+    operator: str = ""
+    """In a program with several operators: the path of the one that made it, and after a colon which of its runs where
+    it ran more than once ("solve", "solve:2"). Empty where the program is the operator, or none made it."""
     wave: int = 0
     """Of a check that asks in waves, each of which waits for the one before it: which; waves add up along the path."""
     model: str = ""
@@ -159,8 +162,10 @@ class Ledger(BaseModel):
         """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
 
         The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
-        A sibling reads its prompt, whichever of them it was reported with. Judging is not on the path to the answer,
-        nor is a draft that its round did not wait for: they count in `total` only.
+        Operators of one program, and several runs of one, count as if each waited for the one before it: where some run
+        side by side this is more than is waited for. A sibling reads its prompt, whichever of them it was reported
+        with. Judging is not on the path to the answer, nor is a draft that its round did not wait for: they count in
+        `total` only.
         """
         return sum(_dearest(stage) for stage in self._stages())
 
@@ -175,10 +180,10 @@ class Ledger(BaseModel):
         """
         if not prompt_once:
             return self.total
-        prompts: dict[tuple[int, Phase, str], int] = {}
+        prompts: dict[tuple[str, int, Phase, str], int] = {}
         total = 0
         for place, call in enumerate(self.calls):
-            name = (call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
+            name = (call.operator, call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
             prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
             total += call.usage.output or 0
         return total + sum(prompts.values())
@@ -235,11 +240,11 @@ class Ledger(BaseModel):
         return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
-        stages: dict[tuple[int, Phase, int], list[Call]] = {}
+        stages: dict[tuple[str, int, Phase, int], list[Call]] = {}
         for call in self.calls:
             if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # no program waits for them
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
-                stages.setdefault((call.round, phase, call.wave), []).append(call)
+                stages.setdefault((call.operator, call.round, phase, call.wave), []).append(call)
         return list(stages.values())
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import dspy
 
+from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
 from pdr_dspy.errors import ConfigError
@@ -194,15 +195,16 @@ class Operator(dspy.Module):
             )
         inputs = with_defaults(taken, inputs)
         check_listeners(self.schedule, self.predictors_by_role)
-        outcome = await improve(
-            self.task,
-            self.schedule,
-            self.predictors_by_role,
-            inputs,
-            budget=budget or _NO_LIMIT,
-            seed=seed,
-            check=self.checks[self.schedule.check] if self.schedule.check else None,
-        )
+        with calls.run_of(self):
+            outcome = await improve(
+                self.task,
+                self.schedule,
+                self.predictors_by_role,
+                inputs,
+                budget=budget or _NO_LIMIT,
+                seed=seed,
+                check=self.checks[self.schedule.check] if self.schedule.check else None,
+            )
         return Prediction(
             **outcome.outputs,
             solution=outcome.solution,

@@ -77,11 +77,15 @@ def confirm(
     problem: Problem, best: TrialRecord, rows: Rows, *, accept: Accept, written: Proposals | None
 ) -> Confirmation:
     """The best trial and the student on the questions of the confirmation, and which of them is returned."""
-    student = report(problem, rows, Stage.CONFIRM, None, str(problem.operator.schedule))
+    student = report(problem, rows, Stage.CONFIRM, None, str(problem.own))
     same = best.number == 0
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
     difference = paired(winner.per_question, student.per_question)
-    shown = questions_in(problem.operator.task, problem.space.demos)
+    shown = {
+        question
+        for place, space in problem.space.spaces.items()
+        for question in questions_in(problem.operators.get(place, problem.operator).task, space.demos)
+    }
     shown |= set() if written is None else set(written.shown)
     kept, verdict = judge(
         winner,

@@ -27,7 +27,7 @@ from pdr_dspy.search.records import TrialRecord, with_cohort
 from pdr_dspy.search.result import SearchResult, attach, write
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import describe_candidate, read_candidate
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 from pdr_dspy.search.workers.coordination import Board, open_board
 from pdr_dspy.search.workers.worker import Worker
 
@@ -175,7 +175,7 @@ class Run:
         """Those whose race is over."""
         self.written: Proposals | None = None
         """Instructions that a model wrote; None before that, and where none are wanted."""
-        self.space: Space = problem.space
+        self.space: AnySpace = problem.space
         """With those instructions, once they are there."""
         self._proposer = candidates.proposer_of(problem, self.space)
         self._measuring = Step("racing", "")

@@ -81,7 +81,8 @@ class PDROptimizer(Teleprompter):
         """Search, confirm, and return a program.
 
         Args:
-            student: an operator, or a module that contains some (all of them get the same schedule). It is not changed.
+            student: an operator, or a module that contains some. All of them get the same schedule, unless `space` maps
+                their paths to a space each. It is not changed.
             trainset: questions that trials are measured on.
             teacher: not used; it is there because DSPy's optimizers may be given one.
             valset: questions for the confirmation. Without one, a quarter of `trainset` is held out for it; from fewer
@@ -89,9 +90,9 @@ class PDROptimizer(Teleprompter):
 
         Returns:
             A new program. Its attributes: `score` (on the confirmation, a fraction), `candidate_programs` (dicts with
-            "score", "program", "schedule", "sequential", "total", "feasible"; those within the limits first, the best
-            of them ahead), `trial_logs` (the facts of each trial by its number), `confirmation` and `front`.
-            `optimizer.result` has them typed, and `best_for`.
+            "score", "program", "schedule", "sequential", "total", "feasible", and with a space for each operator
+            "schedules"; those within the limits first, the best of them ahead), `trial_logs` (the facts of each trial
+            by its number), `confirmation` and `front`. `optimizer.result` has them typed, and `best_for`.
 
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.

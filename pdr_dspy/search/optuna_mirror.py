@@ -19,7 +19,7 @@ from pdr_dspy.errors import StoreError
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.records import TrialRecord
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 
 if TYPE_CHECKING:
     import optuna
@@ -35,7 +35,7 @@ def mirror(
     name: str,
     records: Sequence[TrialRecord],
     *,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     costs: Sequence[str] = (),
 ) -> None:
@@ -81,7 +81,7 @@ def mirror(
             raise StoreError(f"the study in {postgres.shown(str(storage))} cannot be written: {error}") from error
 
 
-def _add(study: optuna.Study, record: TrialRecord, space: Space, limits: Limits, costs: Sequence[str]) -> None:
+def _add(study: optuna.Study, record: TrialRecord, space: AnySpace, limits: Limits, costs: Sequence[str]) -> None:
     import optuna
 
     params = space.params_of(record.candidate)

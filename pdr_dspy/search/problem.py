@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
@@ -27,9 +28,9 @@ from pdr_dspy.search.racing.confirmation import identities, split
 from pdr_dspy.search.racing.plan import Stage
 from pdr_dspy.search.result import detached
 from pdr_dspy.search.settings import SearchSettings
-from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.prompt_axes import check_demos
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace, Space, Spaces
 from pdr_dspy.verifiers.base import Verifier
 
 VERSION = 3
@@ -41,15 +42,17 @@ class Problem:
     """What a search is about. `prepare` makes one."""
 
     settings: SearchSettings
-    space: Space
+    space: AnySpace
     """Of the settings, or around the student's schedule; without the instructions that a model writes later."""
     verifier: Verifier
     student: dspy.Module
     """A copy, without what an earlier search attached."""
     operator: Operator
     """The student's first one."""
+    operators: Mapping[str, Operator]
+    """All of the student's, by path."""
     mixed: bool
-    """Whether the student's operators differ: no candidate, which is one schedule for all, is then the student."""
+    """Whether the student's operators differ where a candidate is one schedule for all: none is then the student."""
     train: tuple[dspy.Example, ...]
     held_out: tuple[dspy.Example, ...]
     """Questions of the confirmation."""
@@ -63,6 +66,19 @@ class Problem:
     """A name for the confirmation's questions: a search may be confirmed on others later."""
     description: Mapping[str, Any]
     """What may not change while a search is continued, as JSON data."""
+
+    def candidate(self, change: Callable[[str, Operator, Space], Schedule]) -> Candidate:
+        """The candidate under which each operator runs what `change(path, operator, space)` makes for it: all the same
+        where they share a space, made for the first."""
+        if isinstance(self.space, Space):
+            return Candidate(change("", self.operator, self.space), {})
+        own = {place: change(place, self.operators[place], space) for place, space in self.space.spaces.items()}
+        return joint({place: Candidate(schedule, {}) for place, schedule in own.items()})
+
+    @property
+    def own(self) -> Candidate:
+        """What the student runs under; of one that is `mixed`, its first operator."""
+        return self.candidate(lambda place, operator, space: operator.schedule)
 
     @property
     def shortest(self) -> dict[str, Any]:
@@ -92,14 +108,18 @@ def prepare(
     """
     student = detached(student)
     called = f"compile(student={type(student).__name__}())"
-    operators = list(operators_of(student, called, "there is no schedule to tune").values())
+    operators = operators_of(student, called, "there is no schedule to tune")
+    first = next(iter(operators.values()))
     if not trainset:
         raise DataError("`compile(trainset=[])` is empty; there is nothing to measure")
-    space = settings.space or Space.default_for(operators[0].schedule, operators[0].checks)
+    space = settings.space or Space.default_for(first.schedule, first.checks)
+    if isinstance(space, Spaces):
+        space = space.suited(operators)
     settings = settings.model_copy(update={"space": space})
-    for operator in operators:
-        check_demos(operator.task, space.demos)
-        _check_checks(operator, space)
+    for place, operator in operators.items():
+        if (own := space.at(place)) is not None:
+            check_demos(operator.task, own.demos)
+            _check_checks(operator, own)
     if settings.instructions.count:
         instructions.operator_of(student)  # raises where the operators have different tasks
         if not shared_instructions.roles_of(space):
@@ -113,8 +133,10 @@ def prepare(
         space=space,
         verifier=verifier,
         student=student,
-        operator=operators[0],
-        mixed=len({Candidate(operator.schedule, {}).key for operator in operators}) > 1,
+        operator=first,
+        operators=operators,
+        mixed=isinstance(space, Space)
+        and len({Candidate(operator.schedule, {}).key for operator in operators.values()}) > 1,
         train=tuple(train),
         held_out=tuple(held_out),
         sets={

@@ -13,7 +13,7 @@ from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Arm, Finalist, Found
-from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.candidate import Candidate, describe_candidate, read_candidate
 from pdr_dspy.search.space.prompt_axes import DemoSet
 
 RowsOf = Callable[[int], Sequence[Row]]
@@ -37,6 +37,9 @@ class TrialRecord(BaseModel):
     demos: dict[str, DemoSet] = {}
     axes: dict[str, Any] = {}
     """What was chosen on registered axes, by name."""
+    parts: dict[str, dict[str, Any]] = {}
+    """Where operators have a space each: what each ran under, by its path, as `describe_candidate` describes it; the
+    fields above are the first one's."""
     score: float = math.nan
     """Mean over the questions that it ran, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
@@ -75,7 +78,8 @@ class TrialRecord(BaseModel):
     @property
     def candidate(self) -> Candidate:
         """What was tried."""
-        return Candidate(self.schedule, self.instructions, self.demos, self.axes)
+        parts = {place: read_candidate(part) for place, part in self.parts.items()}
+        return Candidate(self.schedule, self.instructions, self.demos, self.axes, parts)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -107,6 +111,7 @@ def record(
         instructions=arm.candidate.instructions,
         demos=arm.candidate.demos,
         axes=arm.candidate.axes,
+        parts={place: describe_candidate(part) for place, part in arm.candidate.parts.items()},
         score=report.score,
         interval=report.interval,
         pooled=estimate[0],

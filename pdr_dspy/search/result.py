@@ -227,6 +227,7 @@ def attach(program: dspy.Module, result: SearchResult) -> None:
                 "score": trial.pooled,
                 "program": program_of(result.student, trial),
                 "schedule": trial.schedule,
+                **({"schedules": {p: own.schedule for p, own in trial.candidate.parts.items()}} if trial.parts else {}),
                 "sequential": trial.sequential,
                 "total": trial.total,
                 "feasible": trial.feasible,

@@ -21,7 +21,7 @@ from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.search.racing.pareto import COSTS, Limits
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace, Space, read_space
 from pdr_dspy.settings import Settings, whole_number
 
 SamplerName = Literal["tpe", "nsga2", "random"]
@@ -109,8 +109,10 @@ class SearchSettings(_Section):
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
 
-    space: Space | None = None
-    """What to choose from; None is `Space.default_for` the student's schedule and checks."""
+    space: AnySpace | None = None
+    """What to choose from: one space for all operators, or a mapping from the paths of several to a space each
+    (`{"solve": Space(...), "extract": Space(...)}`, see `Spaces`). None is `Space.default_for` the student's schedule
+    and checks."""
     limits: Limits = Limits()
     """The most tokens that a run may cost on average."""
     objective: Objective = "score"
@@ -140,9 +142,7 @@ class SearchSettings(_Section):
     @field_validator("space", mode="before")
     @classmethod
     def _is_a_space(cls, space: Any) -> Any:
-        if space is not None and not isinstance(space, (Space, Mapping)):
-            raise ValueError(f"`SearchSettings(space={space!r})` must be a `Space(...)`, or None for the default")
-        return space
+        return None if space is None else read_space(space)
 
     @field_validator("sampler", mode="before")
     @classmethod
@@ -265,7 +265,7 @@ class RunKeywords(TypedDict, total=False):
 class Keywords(RunKeywords, total=False):
     """The fields of `SearchSettings` and `RunOptions` as flat keywords of `PDROptimizer`."""
 
-    space: Space | None
+    space: AnySpace | Mapping[str, Space | None] | None
     """As `SearchSettings.space`; so are `seed` and `sampler`."""
     max_sequential: int | None
     """`SearchSettings.limits.sequential`: limit on the mean B_seq of a run, in tokens."""

@@ -34,7 +34,7 @@ class PhaseCost(BaseModel):
 
 
 Profile = dict[str, PhaseCost]
-"""By phase."""
+"""By phase; of a program with several operators by "path/phase"."""
 
 
 def profile_of(rows: Iterable[Row]) -> Profile:
@@ -53,14 +53,16 @@ class Tally:
 
     def add(self, row: Row) -> None:
         """Count the calls of a run."""
-        stages: dict[tuple[int, Phase], list[Call]] = {}
+        stages: dict[tuple[str, int, Phase], list[Call]] = {}
         for call in row.calls:
-            stages.setdefault((call.round, call.phase), []).append(call)
-        for (_, phase), made in stages.items():
+            stages.setdefault((call.operator, call.round, call.phase), []).append(call)
+        for (operator, _, phase), made in stages.items():
             stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
             inputs = [call.usage.input or 0 for call in stage]
             outputs = [call.usage.output or 0 for call in stage]
-            sums = self._sums.setdefault(phase.value, dict.fromkeys(PhaseCost.model_fields, 0))
+            place = operator.partition(":")[0]  # of all its runs
+            name = f"{place}/{phase.value}" if place else phase.value
+            sums = self._sums.setdefault(name, dict.fromkeys(PhaseCost.model_fields, 0))
             sums["calls"] += len(stage)
             sums["input"] += sum(inputs)
             sums["output"] += sum(outputs)
@@ -71,6 +73,22 @@ class Tally:
     def profile(self) -> Profile:
         """What was counted so far."""
         return {phase: PhaseCost(**sums) for phase, sums in self._sums.items()}
+
+
+def predict_all(schedules: Mapping[str, Schedule], profile: Mapping[str, PhaseCost]) -> Nominal | None:
+    """What a program costs whose operators run these schedules, by their paths, once each: the sum of theirs. Where the
+    calls of one were never seen, as of one that only runs on some questions, it counts as nothing; None knowing
+    nothing."""
+    known = [predict(schedule, profile_at(profile, place)) for place, schedule in schedules.items()]
+    costs = [cost for cost in known if cost is not None]
+    return Nominal(sum(c.sequential for c in costs), sum(c.total for c in costs)) if costs else None
+
+
+def profile_at(profile: Mapping[str, PhaseCost], place: str) -> Profile:
+    """What the calls of one operator cost, by phase; what calls cost that no operator is named for, where it is not
+    named."""
+    own = {name.removeprefix(f"{place}/"): cost for name, cost in profile.items() if name.startswith(f"{place}/")}
+    return own or {name: cost for name, cost in profile.items() if "/" not in name}
 
 
 def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:

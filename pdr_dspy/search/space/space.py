@@ -248,6 +248,16 @@ class Space(Settings):
     # --- its axes ---
 
     @property
+    def spaces(self) -> dict[str, Space]:
+        """Itself, for every operator (""); see `Spaces`, which has one for each."""
+        return {"": self}
+
+    def at(self, place: str) -> Space | None:
+        """What an operator's schedule is chosen from, whichever it is."""
+        del place
+        return self
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of its axes: the library's in the order in which they are chosen, then registered ones."""
         return (*(axis.name for axis in TABLE), *self.axes)
@@ -456,7 +466,7 @@ class Space(Settings):
             largest = largest.replace(widths=(width,), final="vote")
         for name, values in self.axes.items():
             axis = AXES.find(name)
-            largest = functools.reduce(_larger, (axis.changed(largest, value) for value in values), largest)
+            largest = functools.reduce(larger, (axis.changed(largest, value) for value in values), largest)
         return largest
 
     def _choose(self, pick: Pick) -> _Made:
@@ -620,7 +630,7 @@ def _final_needs_check(final: str) -> bool:
     return Schedule(widths=(2,), final=final).needs_check is not None if final != "refine" else False  # type: ignore[arg-type]
 
 
-def _larger(one: Schedule, other: Schedule) -> Schedule:
+def larger(one: Schedule, other: Schedule) -> Schedule:
     """A schedule with the larger of each cap, and the wider of both shapes."""
     caps = {
         name: max(getattr(one, name), getattr(other, name)) for name in ("draft_tokens", "thinking_tokens", "kappa")
