@@ -338,7 +338,11 @@ def optimize(
     ] = 0,
     axis: Annotated[
         list[str] | None,
-        typer.Option("--axis", help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable."),
+        typer.Option(
+            "--axis",
+            help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable. Of several operators "
+            "each has its own with its path in front, as solve.widths=1,4.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,

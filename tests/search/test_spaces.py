@@ -13,6 +13,7 @@ import dspy
 import pytest
 
 from pdr_dspy.artifact import load
+from pdr_dspy.cli.axis_option import space_around
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.evaluator import evaluate
 from pdr_dspy.operators.nested import operators_in
@@ -179,6 +180,26 @@ def test_distance_adds_up_over_the_operators() -> None:
     alone = distances([Candidate(one, {}), Candidate(two, {})])[0, 1]
     assert gaps[0, 1] == gaps[0, 2] == pytest.approx(alone)
     assert gaps[0, 3] == gaps[1, 2] == pytest.approx(alone * 2**0.5)
+
+
+@pytest.mark.parametrize(
+    ("axes", "widths"),
+    [
+        (["widths=1,2"], {"": (1, 2)}),
+        (["solve.widths=1,2"], {"solve": (1, 2), "extract": (1, 2, 4, 8)}),
+        (["solve.widths=1,2", "extract.widths=4", "temperature=0.5"], {"solve": (1, 2), "extract": (4,)}),
+    ],
+)
+def test_the_command_line_names_the_axes_of_an_operator(axes: list[str], widths: dict[str, Any]) -> None:
+    space = space_around(Chain(), axes)
+    assert {place: one.widths for place, one in space.spaces.items()} == widths
+    if "temperature=0.5" in axes:
+        assert {one.temperature for one in space.spaces.values()} == {(0.5,)}
+
+
+def test_the_command_line_knows_no_axes_of_other_operators() -> None:
+    with pytest.raises(ConfigError, match="there is no axis 'extrct.widths'"):
+        space_around(Chain(), ["extrct.widths=1,2"])
 
 
 # --- what is tried ---
