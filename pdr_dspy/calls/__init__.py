@@ -17,7 +17,7 @@ from pdr_dspy.calls.capabilities import (
     count_exactly,
     identities,
 )
-from pdr_dspy.calls.context import Session, current, run_of, session
+from pdr_dspy.calls.context import Session, current, price_of, run_of, session
 from pdr_dspy.calls.dispatch import count_tokens, together
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
@@ -74,6 +74,7 @@ __all__ = [
     "identity",
     "post",
     "prepare",
+    "price_of",
     "reply_of",
     "run_of",
     "seed_for",

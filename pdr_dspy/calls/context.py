@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
 
 
@@ -37,6 +38,10 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
+    serves: Mapping[int, Any] = field(default_factory=dict)
+    """The LM of a predictor, by the predictor's identity, where a schedule chose one: it goes before its own."""
+    prices: Mapping[int | str, Price] = field(default_factory=dict)
+    """What a token costs, by the identity of an LM or by its name (`lm.model`)."""
     name_of: Callable[[Any], str] | None = None
     """Given an operator whose run begins, what its calls are marked with (`Call.operator`) for `on_call`; None where
     the program is the operator itself."""
@@ -55,6 +60,12 @@ _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session()
 def current() -> Session:
     """The session that calls made here and now would join."""
     return _SESSION.get()
+
+
+def price_of(lm: Any) -> Price | None:
+    """What a token of a model costs here; None where that is not known."""
+    prices = _SESSION.get().prices
+    return prices.get(id(lm), prices.get(lm.model))
 
 
 @contextmanager

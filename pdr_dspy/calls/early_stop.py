@@ -140,6 +140,7 @@ class _Place:
             fate="left",
             key=self.job.key,
             prompt=self.job.prompt[:12],
+            price=calls.price_of(self.lm),
         )
         self.reply = Reply(call, "", Reading({}, tuple(signature_of(self.part.predictor).output_fields)))
 

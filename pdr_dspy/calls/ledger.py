@@ -7,11 +7,13 @@ the run costs. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.calls.pricing import Price
 
 N = TypeVar("N", int, float)
 
@@ -109,6 +111,8 @@ class Call(BaseModel):
     """The content address of the request in the rollout store."""
     prompt: str = ""
     """Of the request without its seed: siblings have the same."""
+    price: Price | None = None
+    """What a token of the model costs, in the user's unit; None where that is not known."""
     same_as: int | None = None
     """The index of the sibling whose completion this is too: at temperature 0 all are equal, so that one was asked for.
     The tokens are that one's."""
@@ -128,6 +132,14 @@ class Call(BaseModel):
         """Input plus output tokens; what the server did not report counts 0 here and is marked on the ledger."""
         return (self.usage.input or 0) + (self.usage.output or 0)
 
+    @property
+    def cost(self) -> float | None:
+        """What its tokens cost, in the unit of the price; None without one. What the server did not report costs
+        nothing here and is marked on the ledger (`exact`)."""
+        if self.price is None:
+            return None
+        return self.price.input * (self.usage.input or 0) + self.price.output * (self.usage.output or 0)
+
 
 class Ledger(BaseModel):
     """All calls of a program, in the order in which their stages ran. Immutable: adding gives a new one."""
@@ -146,6 +158,7 @@ class Ledger(BaseModel):
     def __repr__(self) -> str:
         notes = [f"{self.failed} failed"] if self.failed else []
         notes += [] if self.exact else ["not exact"]
+        notes += [] if self.cost is None else [f"cost {self.cost:.4g}"]
         more = f", {', '.join(notes)}" if notes else ""
         calls = "1 call" if len(self) == 1 else f"{len(self)} calls"
         return f"<Ledger: {calls}, {self.sequential:,} sequential and {self.total:,} total tokens{more}>"
@@ -182,11 +195,35 @@ class Ledger(BaseModel):
             return self.total
         prompts: dict[tuple[str, int, Phase, str], int] = {}
         total = 0
-        for place, call in enumerate(self.calls):
-            name = (call.operator, call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
+        for name, call in self._by_prompt():
             prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
             total += call.usage.output or 0
         return total + sum(prompts.values())
+
+    def cost_as_one_run(self, *, prompt_once: bool) -> float | None:
+        """`cost` as a run that reuses nothing would pay it; see `as_one_run`."""
+        if not prompt_once or self.cost is None:
+            return self.cost
+        prompts: dict[tuple[str, int, Phase, str], float] = {}
+        total = 0.0
+        for name, call in self._by_prompt():
+            assert call.price is not None
+            prompts[name] = max(prompts.get(name, 0.0), call.price.input * (call.usage.input or 0))
+            total += call.price.output * (call.usage.output or 0)
+        return total + sum(prompts.values())
+
+    def _by_prompt(self) -> Iterator[tuple[tuple[str, int, Phase, str], Call]]:
+        """Each call, with a name that is the same for those that could share the reading of one prompt."""
+        for place, call in enumerate(self.calls):
+            own = str(place) if call.fate or not call.prompt else call.prompt
+            yield (call.operator, call.round, call.phase, own), call
+
+    @property
+    def cost(self) -> float | None:
+        """What all calls cost, in the unit of their prices; None where a price is not known, and for no calls."""
+        costs = [call.cost for call in self.calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if costs and len(known) == len(costs) else None
 
     @property
     def output(self) -> int:

@@ -15,7 +15,7 @@ import dspy
 
 from pdr_dspy.calls import streaming
 from pdr_dspy.calls.capabilities import capabilities
-from pdr_dspy.calls.context import Session, current
+from pdr_dspy.calls.context import Session, current, price_of
 from pdr_dspy.calls.dispatch import Result, send
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.request import Job, Prompt, Sampling
@@ -62,8 +62,8 @@ def identity(inputs: Mapping[str, Any]) -> str:
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:
-    """The LM that a predictor would use. Raises ConfigError when there is none."""
-    lm = predictor.lm or dspy.settings.lm
+    """The LM that a predictor would use: that of its schedule, its own, or DSPy's. Raises ConfigError when there is none."""
+    lm = current().serves.get(id(predictor)) or predictor.lm or dspy.settings.lm
     if not isinstance(lm, dspy.BaseLM):
         raise ConfigError(
             "no language model is set; call `dspy.configure(lm=pdr_dspy.serving.connect(model, api_base))` "
@@ -215,5 +215,6 @@ def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
         unsettled=result.tries.unsettled if rollout is None else rollout.unsettled,
         key=job.key,
         prompt=job.prompt[:12],
+        price=price_of(lm),
         same_as=None if result.shared is None else index + result.shared - job.seed,
     )

@@ -36,7 +36,7 @@ def space_around(program: dspy.Module, axes: Sequence[str] = ()) -> Space | Spac
 
     def around(place: str) -> Space:
         operator = operators[place]
-        return with_axes(Space.default_for(operator.schedule, operator.checks), shared + named[place])
+        return with_axes(Space.default_for(operator.schedule, operator.checks, operator.models), shared + named[place])
 
     if len(operators) > 1 and any(named.values()):
         return Spaces(operators={place: around(place) for place in operators})

@@ -286,7 +286,8 @@ class _Run:
         for role, phase in asked:
             lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
             place = {"phase": phase, "round": number, "index": index[phase]}
-            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left"))
+            price = calls.price_of(lm)
+            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left", price=price))
             index[phase] += 1
         before = self.under_way
         self.under_way = [*before, *out]

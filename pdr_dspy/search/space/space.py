@@ -104,6 +104,12 @@ class Space(Settings):
     """With a check: whether the best-checked draft of all rounds is the answer."""
     stop_at: tuple[float | None, ...] = (None,)
     """With a check: the score from which a draft ends the program."""
+    draft_model: tuple[str | None, ...] = (None,)
+    """Names of the program's models for first-round drafts; None is the LM that it uses anyway."""
+    refine_model: tuple[str | None, ...] = (None,)
+    """For later drafts; None is the one that drafts."""
+    distill_model: tuple[str | None, ...] = (None,)
+    """For distill, select and critique calls; None is the one that drafts."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Candidates on registered axes, by name: texts, numbers, booleans, or None, which changes nothing."""
     instructions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -269,18 +275,22 @@ class Space(Settings):
     # --- making one ---
 
     @classmethod
-    def default_for(cls, schedule: Schedule, checks: Iterable[str] = ()) -> Space:
+    def default_for(cls, schedule: Schedule, checks: Iterable[str] = (), models: Iterable[str] = ()) -> Space:
         """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers, and a vote.
 
         Args:
             schedule: of the program.
             checks: names of the program's checks (`Operator.checks`). With some the space has them, the `checked`
                 distiller, the best-checked draft as the answer, `keep`, and an end at the first draft that passes.
+            models: names of the program's models (`Operator.models`). With some the space drafts and refines with each
+                of them, and distills with the one that drafts.
         """
         kept = {axis.name: axis.around(schedule) if axis.around else (getattr(schedule, axis.name),) for axis in TABLE}
         if names := tuple(checks):
             more = {axis.name: axis.checked for axis in TABLE} | {CHECK.name: (None, *names)}
             kept = {name: tuple(dict.fromkeys((*values, *more[name]))) for name, values in kept.items()}
+        if names := tuple(models):
+            kept |= {"draft_model": names, "refine_model": names, "distill_model": (None,)}
         return cls(monotone=_falls(schedule.widths), **kept)
 
     def fix(self, **values: Any) -> Space:
