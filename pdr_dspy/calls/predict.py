@@ -62,7 +62,7 @@ def identity(inputs: Mapping[str, Any]) -> str:
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:
-    """The LM that a predictor would use: that of its schedule, its own, or DSPy's. Raises ConfigError when there is none."""
+    """The LM that a predictor would use: its schedule's choice, its own, or DSPy's. Raises ConfigError for none."""
     lm = current().serves.get(id(predictor)) or predictor.lm or dspy.settings.lm
     if not isinstance(lm, dspy.BaseLM):
         raise ConfigError(

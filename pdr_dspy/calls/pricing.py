@@ -119,9 +119,19 @@ class Models(Mapping[str, dspy.LM]):
         return self._prices[name]
 
     @property
-    def prices(self) -> dict[int, Price]:
-        """Those that are known, by the identity of the LM object."""
-        return {id(lm): price for name, lm in self._lms.items() if (price := self._prices[name]) is not None}
+    def prices(self) -> dict[int | str, Price]:
+        """Those that are known, by the identity of the LM object, and by `lm.model` where all of that name have the
+        same: of a program that was copied, the LMs may have been."""
+        prices: dict[int | str, Price] = {}
+        by_name: dict[str, set[Price | None]] = {}
+        for name, lm in self._lms.items():
+            price = self._prices[name]
+            by_name.setdefault(str(lm.model), set()).add(price)
+            if price is not None:
+                prices[id(lm)] = price
+        return prices | {
+            name: price for name, found in by_name.items() if len(found) == 1 and (price := next(iter(found)))
+        }
 
     @property
     def unpriced(self) -> list[str]:

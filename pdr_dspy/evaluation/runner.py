@@ -304,6 +304,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
         "sequential": ledger.sequential,
         "total": ledger.total,
         "output": ledger.output,
+        "cost": ledger.cost,
         "paid": ledger.paid,
         "calls": ledger.calls,
     }

@@ -56,6 +56,12 @@ def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[st
     return found
 
 
+def served_in(program: dspy.Module) -> dict[int, dspy.LM]:
+    """The models that the schedules of a program's operators name, by the identity of the predictor that each serves:
+    for `calls.session(serves=...)`."""
+    return {key: lm for operator in operators_in(program).values() for key, lm in operator.served.items()}
+
+
 def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
     """A copy of a program in which every operator is what `change(path, operator)` returned, or left as it is where
     that is the operator itself; `program` stays."""

@@ -17,7 +17,7 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
-from pdr_dspy.calls.pricing import Models, Priced
+from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.listening import check_listeners
 from pdr_dspy.operators.loop import Check, improve, preflight
@@ -185,11 +185,25 @@ class Operator(dspy.Module):
         with calls.session(serves={**now.serves, **self.served}, prices={**now.prices, **self.models.prices}):
             yield
 
+    def lm_of(self, role: Role) -> dspy.LM:
+        """The model that answers a role. Raises ConfigError where there is none."""
+        with self.bound():
+            return calls.serving(self.predictor(role))
+
     @property
     def served(self) -> dict[int, dspy.LM]:
         """The models that its schedule names, by the identity of the predictor that each serves."""
         named = {role: self.schedule.model_of(role) for role in self.schedule.roles}
         return {id(self.predictor(role)): self.models[name] for role, name in named.items() if name is not None}
+
+    def price_of(self, name: str | None) -> Price | None:
+        """What a token costs of one of its models by name, or with None of the LM that it uses by itself; None where
+        that is not known."""
+        if name is not None:
+            return self.models.price(name)
+        with calls.session(prices={**calls.current().prices, **self.models.prices}):
+            lm = self.predictor(Role.DRAFT).lm or dspy.settings.lm
+            return None if lm is None else calls.price_of(lm)
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Any:
         """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
-from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report, Row
@@ -254,7 +253,7 @@ class Run:
             problem.train,
             Report(rows=tuple(self.worker.rows_of(Stage.RACE, 0)), name="student"),
             space=problem.space,
-            lm=settings.instructions.model or calls.serving(problem.operator.predictor(Role.DRAFT)),
+            lm=settings.instructions.model or problem.operator.lm_of(Role.DRAFT),
             count=request.each,
             thinking_tokens=problem.operator.schedule.thinking_tokens,
             held_out=problem.held_out,

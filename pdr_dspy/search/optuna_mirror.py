@@ -94,7 +94,7 @@ def _add(study: optuna.Study, record: TrialRecord, space: AnySpace, limits: Limi
     for key, value in {**shown, "dropped": record.dropped, "paid": record.paid, "saved": record.saved}.items():
         trial.set_user_attr(key, value)
     trial.set_user_attr("record", facts)
-    for limit, excess in limits.excess(record.sequential, record.total).items():
+    for limit, excess in limits.excess(record.sequential, record.total, record.cost).items():
         trial.set_constraint(limit, excess)
     if record.state == "dropped":
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)

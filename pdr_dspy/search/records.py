@@ -54,6 +54,8 @@ class TrialRecord(BaseModel):
     """Mean B_seq of a run in tokens."""
     total: float = math.nan
     """Mean B_total of a run in tokens."""
+    cost: float | None = None
+    """Mean cost of a run in the unit of the models' prices; None where one is not known."""
     calls: float = math.nan
     """Mean model calls of a run."""
     paid: int = 0
@@ -86,6 +88,7 @@ class TrialRecord(BaseModel):
         return (
             f"{self.origin} {self.candidate}: {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}"
+            f"{'' if self.cost is None else f', cost {self.cost:.4g}'}"
         )
 
 
@@ -119,6 +122,7 @@ def record(
         fresh=math.nan if finalist is None else finalist.fresh,
         sequential=report.sequential,
         total=report.total,
+        cost=report.cost,
         calls=report.calls,
         paid=arm.paid,
         saved=arm.saved,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -107,21 +107,31 @@ class SearchResult:
         """
         return program_of(self.student, front_members.cheapest_within(delta, self.trials, self.limits))
 
-    def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
-        """The best program of the front within other limits, in mean tokens of a run.
+    def best_for(
+        self, *, sequential: int | None = None, total: int | None = None, cost: float | None = None
+    ) -> dspy.Module:
+        """The best program of the front within other limits, in mean tokens of a run and in the unit of the models'
+        prices. The front itself is one of tokens.
 
         Raises ConfigError, naming the least, when none is within them.
         """
-        limits = Limits(sequential, total)
+        limits = Limits(sequential, total, cost)
         allowed = [trial for trial in self.front if limits.allow(trial)]
         if not allowed:
             measured = [trial for trial in self.trials if trial.state == "measured"]
             least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
             raise ConfigError(
-                f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
-                f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
+                f"`best_for(sequential={sequential}, total={total}{'' if cost is None else f', cost={cost}'})`: no "
+                f"schedule is within it; the least that was measured is {least[0]:.0f} sequential and {least[1]:.0f} "
+                f"total tokens{least_cost(measured) if cost is not None else ''}"
             )
         return program_of(self.student, min(allowed, key=by_estimate))
+
+
+def least_cost(trials: Sequence[TrialRecord]) -> str:
+    """The least cost of some trials, for the end of a sentence."""
+    known = [trial.cost for trial in trials if trial.cost is not None]
+    return f", and a cost of {min(known):.4g}" if known else ", and no cost, since prices are not known"
 
 
 def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:

@@ -8,6 +8,7 @@ place that knows which keyword is which field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
@@ -134,10 +135,16 @@ class SearchSettings(_Section):
             given = Limits(**limits) if isinstance(limits, Mapping) else Limits(*limits)
         except TypeError:
             raise ValueError(
-                f"`SearchSettings(limits={limits!r})` must be `Limits(sequential=..., total=...)`, in tokens"
+                f"`SearchSettings(limits={limits!r})` must be `Limits(sequential=..., total=...)`, in tokens, and "
+                "`cost=...` in the unit of the models' prices"
             ) from None
-        named = [(name, value) for name, value in zip(COSTS, given, strict=True)]
-        return Limits(*(value if value is None else whole_number("Limits(", name, value) for name, value in named))
+        tokens = {name: getattr(given, name) for name in COSTS}
+        whole = {n: None if value is None else whole_number("Limits(", n, value) for n, value in tokens.items()}
+        cost = given.cost
+        number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        if cost is not None and not (number and 0 < cost < math.inf):
+            raise ValueError(f"`Limits(cost={cost!r})` must be above 0, in the unit of the models' prices, or None")
+        return Limits(**whole, cost=cost)
 
     @field_validator("space", mode="before")
     @classmethod
@@ -155,8 +162,9 @@ class SearchSettings(_Section):
         return sampler
 
     @field_serializer("limits")
-    def _limits_as_data(self, limits: Limits) -> dict[str, int | None]:
-        return limits._asdict()
+    def _limits_as_data(self, limits: Limits) -> dict[str, float | None]:
+        """The limit on cost, which came later, is left out where it is off."""
+        return {name: value for name, value in limits._asdict().items() if name != "cost" or value is not None}
 
     @field_serializer("sampler")
     def _sampler_as_data(self, sampler: Any) -> str:
@@ -271,6 +279,8 @@ class Keywords(RunKeywords, total=False):
     """`SearchSettings.limits.sequential`: limit on the mean B_seq of a run, in tokens."""
     max_total: int | None
     """`SearchSettings.limits.total`: limit on the mean B_total of a run, in tokens."""
+    max_cost: float | None
+    """`SearchSettings.limits.cost`: limit on the mean cost of a run, in the unit of the models' prices."""
     pareto: bool
     """Whether `SearchSettings.objective` is "front"."""
     seed: int
@@ -306,6 +316,7 @@ PLACES: dict[str, _Place] = {
     **{name: _Place("", name) for name in ("space", "seed", "sampler")},
     "max_sequential": _Place("limits", "sequential"),
     "max_total": _Place("limits", "total"),
+    "max_cost": _Place("limits", "cost"),
     "pareto": _Place("", "objective"),
     "repeats": _Place("race", "repeats"),
     "cohort": _Place("race", "cohort"),

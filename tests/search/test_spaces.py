@@ -198,7 +198,7 @@ def test_the_command_line_names_the_axes_of_an_operator(axes: list[str], widths:
 
 
 def test_the_command_line_knows_no_axes_of_other_operators() -> None:
-    with pytest.raises(ConfigError, match="there is no axis 'extrct.widths'"):
+    with pytest.raises(ConfigError, match=r"there is no axis 'extrct\.widths'"):
         space_around(Chain(), ["extrct.widths=1,2"])
 
 

@@ -151,7 +151,7 @@ class Proposer:
             self.space.suggest(trial)
             if known.score != known.score:
                 continue  # it has not run yet: to the sampler it is running
-            for name, excess in self.limits.excess(known.sequential, known.total).items():
+            for name, excess in self.limits.excess(known.sequential, known.total, known.cost).items():
                 trial.set_constraint(name, excess)
             study.tell(trial, [known.score, *(getattr(known, cost) for cost in self.costs)])
         study.sampler = self._sampler(seed)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.pricing import Price
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.consensus import needed
 from pdr_dspy.operators.schedule import Nominal, Schedule
+from pdr_dspy.prompts.roles import Role
 
 SLACK = 1.1
 """A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
@@ -104,15 +106,38 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
     if Phase.DRAFT.value not in profile:
         return None
     sequential = total = 0.0
+    for _, calls, typical in _stages(schedule, profile):
+        sequential += typical.prompt + typical.longest
+        total += calls * (typical.input + typical.output)
+    return Nominal(round(sequential), round(max(total, sequential)))
+
+
+def predict_cost(
+    schedule: Schedule, profile: Mapping[str, PhaseCost], price_of: Callable[[Role], Price | None]
+) -> float | None:
+    """The same in the unit of the models' prices; None knowing nothing, or where a role's price is not known.
+
+    Models are taken to write about as much as each other in the same role.
+    """
+    if Phase.DRAFT.value not in profile:
+        return None
+    cost = 0.0
+    for role, calls, typical in _stages(schedule, profile):
+        price = price_of(role)
+        if price is None:
+            return None
+        cost += calls * (typical.input * price.input + typical.output * price.output)
+    return cost
+
+
+def _stages(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Iterator[tuple[Role, int, _Typical]]:
+    """Role, calls and what one costs, of each stage of a run."""
     for index, width in enumerate(schedule.widths):
         drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
-        stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
-        if count := schedule.distill_calls(index):
-            stages.append((count, _typical(Phase(str(schedule.distill_role)), schedule, width, profile)))
-        for calls, typical in stages:
-            sequential += typical.prompt + typical.longest
-            total += calls * (typical.input + typical.output)
-    return Nominal(round(sequential), round(max(total, sequential)))
+        yield Role.REFINE if index else Role.DRAFT, width, _fastest(drafts, width, needed(width, schedule.quorum))
+        role = schedule.distill_role
+        if (count := schedule.distill_calls(index)) and role is not None:
+            yield role, count, _typical(Phase(str(role)), schedule, width, profile)
 
 
 class _Typical(NamedTuple):

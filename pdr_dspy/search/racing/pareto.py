@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -17,27 +18,38 @@ class Costed(Protocol):
     def total(self) -> float: ...
 
 
+class Limited(Costed, Protocol):
+    """The same, with its mean cost in the unit of the models' prices; None where that is not known."""
+
+    @property
+    def cost(self) -> float | None: ...
+
+
 class Limits(NamedTuple):
-    """The most tokens that a run may cost on average; None is no limit."""
+    """The most that a run may cost on average, in tokens and in the unit of the models' prices; None is no limit."""
 
     sequential: int | None = None
     """Input and output tokens along the accepted path."""
     total: int | None = None
     """Input and output tokens of every call."""
+    cost: float | None = None
+    """Of every call, in the unit of the models' prices."""
 
-    def excess(self, sequential: float, total: float) -> dict[str, float]:
-        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not."""
-        costs = {"sequential": sequential, "total": total}
+    def excess(self, sequential: float, total: float, cost: float | None = None) -> dict[str, float]:
+        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not. One
+        that is not known is infinitely far over it."""
+        costs = {"sequential": sequential, "total": total, "cost": math.inf if cost is None else cost}
         return {
             name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
         }
 
-    def allow(self, item: Costed) -> bool:
-        """Whether a program is within both limits."""
-        return all(value <= 0 for value in self.excess(item.sequential, item.total).values())
+    def allow(self, item: Limited) -> bool:
+        """Whether a program is within all limits."""
+        return all(value <= 0 for value in self.excess(item.sequential, item.total, item.cost).values())
 
 
 T = TypeVar("T", bound=Costed)
+L = TypeVar("L", bound=Limited)
 
 COSTS = ("sequential", "total")
 
@@ -62,7 +74,7 @@ def front(items: Iterable[T], costs: Sequence[str] = COSTS) -> list[T]:
     return sorted(kept, key=lambda item: (*(getattr(item, cost) for cost in reversed(costs)), -item.score))
 
 
-def best(items: Iterable[T], limits: Limits = Limits()) -> T | None:  # noqa: B008  (a frozen value)
+def best(items: Iterable[L], limits: Limits = Limits()) -> L | None:  # noqa: B008  (a frozen value)
     """The highest score within the limits; of equal ones the cheaper, then the first. None when none is within."""
     allowed = [item for item in items if limits.allow(item)]
     return min(allowed, key=lambda item: (-item.score, item.total, item.sequential)) if allowed else None

@@ -388,6 +388,8 @@ FIELDS = (
         later=True,
     ),
 )
+MODEL_AXES = ("draft_model", "refine_model", "distill_model")
+"""Axes whose candidates are names of the program's models."""
 TABLE = (*SHAPE, *FIELDS)
 """Every axis of the library, in the order in which they are chosen."""
 

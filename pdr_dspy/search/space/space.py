@@ -37,6 +37,7 @@ from pdr_dspy.search.space.axes import (
     TABLE,
     WIDTHS,
     Axis,
+    axis_of,
     canonical,
     difference,
     width_of,
@@ -599,6 +600,9 @@ class _Recorded:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._value(name)
+        axis = axis_of(name)
+        if value is None and None not in choices and axis is not None and axis.in_force is not None:
+            value = axis.value(self.candidate.schedule)  # None stands for it
         if name == "k" and value not in choices:  # k is cut to the narrowest round: any larger one gives the same
             value = next((choice for choice in choices if choice >= value), value)
         if value not in choices:
