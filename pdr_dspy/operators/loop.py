@@ -226,6 +226,11 @@ def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
     return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
 
+def _calls_of(task: asyncio.Task[tuple[Checked, tuple[Call, ...]]]) -> tuple[Call, ...]:
+    """Calls that a check has made, where it is done."""
+    return task.result()[1] if task.done() and not task.cancelled() and task.exception() is None else ()
+
+
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
     """The drafts of a stage by their role: where in it they stand, and what they read."""
     parts = []
@@ -435,7 +440,15 @@ class _Run:
         for draft in drafts:
             key = self.checked_as(draft)
             task = self.results.get(key)
-            if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
+            if task is not None and not task.done():  # of a draft that its round did not wait for
+                task.cancel()
+                del self.results[key]
+                asked = next((call for other in self.results.values() for call in _calls_of(other)), None)
+                if asked is not None:  # the check asks a model: what it cost until then is not known
+                    place = {"phase": Phase.CHECK, "round": number, "index": draft.index, "price": asked.price}
+                    made.append(Call(**place, model=asked.model, finish="cancelled", fate="left"))
+                continue
+            if task is None or key in self.charged or task.cancelled() or task.exception():
                 continue
             self.charged.add(key)
             place = {"phase": Phase.CHECK, "round": number, "index": draft.index}
@@ -488,6 +501,9 @@ class _Run:
             sampling = self.question.sampling(role)
             parts.append(early_stop.Part(self.question.predictors[role], phase, sampling, inputs, places))
 
+        async def examine(place: int, reply: Reply) -> None:
+            await self.checked(self.draft(number, place, reply))
+
         known: dict[int, consensus.Done] = {}
 
         async def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
@@ -496,7 +512,7 @@ class _Run:
                     vote = consensus.vote(reply.reading.outputs, self.question.fields)
                     passed = False
                     if schedule.stop_at is not None:
-                        result = await self.checked(self.draft(number, place, reply))
+                        result = await self.checked(self.draft(number, place, reply))  # which was examined
                         passed = result is not None and (result.value or 0.0) >= schedule.stop_at
                     known[place] = consensus.Done(reply.call.failure is None, vote, passed)
             done = [known.get(place) for place in range(len(replies))]
@@ -511,6 +527,7 @@ class _Run:
             round_number=number,
             example=self.question.example,
             run_seed=self.run_seed,
+            examine=None if schedule.stop_at is None else examine,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 

@@ -11,7 +11,6 @@ from pdr_dspy.verifiers.checks.base import Check
 from pdr_dspy.verifiers.checks.code import CodeCheck
 from pdr_dspy.verifiers.checks.constraint import ConstraintCheck
 from pdr_dspy.verifiers.checks.judge import JudgeCheck, PairwiseCheck
-from pdr_dspy.verifiers.sandbox import Limits
 
 _MADE: dict[str, Callable[..., Check]] = {
     make.__name__: make for make in (CodeCheck, ConstraintCheck, JudgeCheck, PairwiseCheck)
@@ -38,10 +37,6 @@ def load_check(description: Mapping[str, Any]) -> Check:
         raise ConfigError(f"`load_check(...)`: {kind} asks the model {model!r}, which no file can hold; give it again")
     if unknown := set(settings) - _settings(make):
         raise ConfigError(f"`load_check(...)`: {kind} has no setting {min(unknown)!r}")
-    if isinstance(limits := settings.get("limits"), Mapping):
-        if unknown := set(limits) - _settings(Limits):
-            raise ConfigError(f"`load_check(...)`: `limits` of {kind} have no {min(unknown)!r}")
-        settings["limits"] = Limits(**limits)
     return make(**settings)
 
 
