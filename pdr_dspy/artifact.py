@@ -78,6 +78,7 @@ def save(
     figures: Figures = (),
     notes: str | None = None,
     points: Mapping[str, Point] | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Path:
     """Write a program to one JSON file, whole or not at all.
 
@@ -89,6 +90,8 @@ def save(
         data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a sentence for whoever opens the file.
+        calibrations: what is known of the program's checks, by their names, for those that have no calibration of
+            their own: their thresholds, and how sure those are. `load` gives the checks with it.
         points: other settings of the program by name, such as "fast"; `load(path, point="fast")` gives one.
 
     Returns:
@@ -105,7 +108,7 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "name": name or target.stem,
-        "operators": {place: _operator_state(operator) for place, operator in operators.items()},
+        "operators": {place: _operator_state(operator, calibrations) for place, operator in operators.items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
         "verifier": None if verifier is None else _verifier_state(as_verifier(verifier)),
@@ -287,9 +290,13 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _operator_state(operator: Operator) -> dict[str, Any]:
+def _operator_state(operator: Operator, calibrations: Mapping[str, Calibration] | None = None) -> dict[str, Any]:
     task = operator.task
-    checks = {"checks": {name: _check_state(check) for name, check in operator.checks.items()}}
+    states = {name: _check_state(check) for name, check in operator.checks.items()}
+    for name in states.keys() & (calibrations or {}).keys():
+        own = {"calibration": (calibrations or {})[name].model_dump(mode="json")}
+        states[name] = {**own, **states[name]}  # one of its own stays
+    checks = {"checks": states}
     models = {"models": {name: str(lm.model) for name, lm in operator.models.items()}}
     return {
         "strategy": operator.schedule.strategy,

@@ -429,6 +429,8 @@ def report(
     from pdr_dspy.cli import report
 
     typer.echo(str(report.write(run_dir, out)))
+    if (told := report.told(run_dir)) is not None:
+        typer.echo(told, err=True)
 
 
 Logs = Annotated[

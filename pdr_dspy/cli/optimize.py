@@ -214,7 +214,10 @@ def _finish(
         data={"name": task.name, "task": task.name, "split": "train"},
         figures=figures,
         notes=confirmation.verdict,
+        calibrations=result.calibrations,
     )
+    for name, calibration in result.calibrations.items():
+        display.say(f"the check {name!r}, on training questions: {calibration}")
     page = write_page(run_dir, None, display)
     inputs = list(operator_of(tuned).task.input_fields)
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
 from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
@@ -25,6 +27,7 @@ from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.verifiers import RIGHT
+from pdr_dspy.verifiers.checks import Calibration
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -127,6 +130,7 @@ def _page(
     focus = shown[0]
     flow = evaluation_tables.flow(focus)
     looks = _listed(focus, count)
+    calibration = calibration_of_rows(focus.rows) if search is None else search.calibration
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
     template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
@@ -150,6 +154,7 @@ def _page(
         runs=len(focus.rows),
         check=check_tables.check_quality(focus),
         gap=check_tables.gap(focus),
+        calibration=None if calibration is None else _calibration(calibration, focus, searched=search is not None),
         shown=[evaluation_tables.shown_drafts(focus, number) for number in range(len(flow.rounds))],
         examples=[(text, row, texts[row.id, row.repeat]) for text, row in evaluation_tables.examples(focus, texts)],
         texts=texts,
@@ -216,6 +221,25 @@ def _subtitle(search: SearchFacts | None, shown: Sequence[Report]) -> list[str]:
     models = [str(model) for model in first.config.get("models", [])]
     parts += [f"model {model}" for model in models]
     return [*parts, f"verifier {verifier}"] if verifier else parts
+
+
+# --- a check ---------------------------------------------------------------------------------------------------------
+
+
+def _calibration(calibration: Calibration, focus: Report, *, searched: bool) -> dict[str, Any]:
+    """What the template shows of a check: its curve and, where it was learned on other questions, how it did on the
+    page's own."""
+    from markupsafe import Markup
+
+    chosen = [(wrong, right) for wrong, right, level in calibration.roc if level >= calibration.threshold]
+    place = chosen[-1] if chosen else (0.0, 0.0)
+    return {
+        "is": calibration,
+        "precision": Interval(*calibration.precision_interval),
+        "auc": Interval(*calibration.auc_interval),
+        "figure": Markup(figures.roc([(wrong, right) for wrong, right, _ in calibration.roc], at=place)),
+        "held": check_tables.check_quality(focus, threshold=calibration.threshold) if searched else None,
+    }
 
 
 # --- a search --------------------------------------------------------------------------------------------------------

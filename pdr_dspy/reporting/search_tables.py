@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
 from pdr_dspy.reporting.evaluation_tables import read_report
@@ -32,6 +33,7 @@ from pdr_dspy.search.result import SearchResult
 from pdr_dspy.search.space.axes import TABLE, axis_of, settings_of, title_of
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import PROMPTS, key_of
+from pdr_dspy.verifiers.checks import Calibration
 
 
 class SearchFacts(NamedTuple):
@@ -66,6 +68,11 @@ class SearchFacts(NamedTuple):
     """Instructions that a model wrote for the search; None where none were asked for."""
     places: Mapping[str, str] = {}
     """Where the confirmation's rows are of "student" and "winner", below the run folder; empty where there is none."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the training questions say of the check of the program that was kept; None where nothing is."""
+        return calibration_of_rows(self.runs.get(self.best if self.kept == "winner" else 0, ()))
 
     @property
     def runs(self) -> Rows:

@@ -15,6 +15,8 @@ import dspy
 
 from pdr_dspy.artifact import Point, save
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search import front_members
 from pdr_dspy.search.front_members import Member, Rows, by_estimate
@@ -25,6 +27,7 @@ from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.space.candidate import program_with
 from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.checks import Calibration
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,17 @@ class SearchResult:
         average. The student, which is among them whatever its score, does not count; nan when it is alone."""
         chosen = [one.race - one.fresh for one in self.finalists if one.number != 0]
         return fmean(chosen) if chosen else math.nan
+
+    @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """By name, what the runs on the training questions say of the check that the program goes by: its threshold,
+        learned with cross-validation, and how far it can be trusted. Empty where the program has none, where it has
+        operators within it, and where there is nothing to tell apart."""
+        kept = self.best if self.confirmation.kept == "winner" else self.trials[0]
+        if not isinstance(self.program, Operator) or self.program.schedule.check is None:
+            return {}
+        found = calibration_of_rows(self.rows.get(kept.number, ()))
+        return {} if found is None else {self.program.schedule.check: found}
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -186,6 +200,7 @@ def write(
         figures=[kept, *others],
         notes=confirmation.verdict,
         points=points(result),
+        calibrations=result.calibrations,
     )
 
 
