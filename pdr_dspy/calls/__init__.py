@@ -34,6 +34,7 @@ from pdr_dspy.calls.predict import (
     serving,
     tell,
 )
+from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.store import Rollout, Rollouts, address
 from pdr_dspy.calls.valued import Valued, post, weigh
@@ -50,8 +51,11 @@ __all__ = [
     "FormatKind",
     "Job",
     "Ledger",
+    "Models",
     "OutputFormat",
     "Phase",
+    "Price",
+    "Priced",
     "Prompt",
     "Reply",
     "Rollout",

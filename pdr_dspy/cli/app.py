@@ -323,6 +323,12 @@ def optimize(
     budget_total: Annotated[
         int | None, typer.Option("--budget-total", min=1, help="Limit on the mean tokens of all calls (B_total).")
     ] = None,
+    budget_cost: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-cost", help="Limit on the mean cost, in the unit of the prices of the program's models."
+        ),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
@@ -372,6 +378,7 @@ def optimize(
         seed=seed,
         max_sequential=budget_seq,
         max_total=budget_total,
+        **({} if budget_cost is None else {"max_cost": budget_cost}),
         max_tokens=max_tokens,
         time_limit=None if minutes is None else minutes * 60,
         axes=axis or (),

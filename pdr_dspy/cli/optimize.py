@@ -14,7 +14,7 @@ from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import space_around
-from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_file
@@ -203,7 +203,7 @@ def _finish(
     confirmation = result.confirmation
     figures = [confirmation.student] if confirmation.kept == "student" else [confirmation.winner, confirmation.student]
     seen = "questions that the search has not seen" if confirmation.untouched else "the search's questions, fresh seeds"
-    display.table(f"confirmed on {seen}", REPORT_COLUMNS, report_rows(figures))
+    display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
     display.say(f"{result.paid:,} tokens paid, {result.saved:,} found in the store instead")
     # As the search wrote it, and with the task's name, so that `pdr eval best.json` finds its data.

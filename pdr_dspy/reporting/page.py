@@ -142,6 +142,7 @@ def _page(
         figures=[]
         if search is not None or len(programs) == 1
         else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        priced=any(report.cost is not None for report in shown),
         programs=programs if search is None or len(programs) > 2 else [],
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
