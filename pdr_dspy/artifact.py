@@ -367,9 +367,9 @@ def _other_predictors(program: dspy.Module) -> dict[str, Any]:
 def _models(program: dspy.Module) -> list[dict[str, Any]]:
     """Name and harmless sampling settings of each model that the program would call now; nothing of where it is."""
     models: dict[str, dict[str, Any]] = {}
-    chosen = served_in(program)
+    served = served_in(program)
     for predictor in program.predictors():
-        lm = chosen.get(id(predictor)) or predictor.lm or dspy.settings.lm
+        lm: Any = served.get(id(predictor)) or predictor.lm or dspy.settings.lm
         if lm is not None:
             kwargs = getattr(lm, "kwargs", {})
             chosen = {key: exact_data(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}

@@ -138,8 +138,9 @@ class Runner:
             if isinstance(error, ConfigError):
                 self.misconfigured = self.misconfigured or error
                 self.refused.add((name, repeat))
-            own = isinstance(error, RoundFailed) and isinstance(self.program, Operator)
-            ledger = error.ledger if own else Ledger(calls=tuple(spent))  # of a larger program that has all of it
+            ledger = Ledger(calls=tuple(spent))
+            if isinstance(error, RoundFailed) and isinstance(self.program, Operator):  # in the order of its stages
+                ledger = error.ledger
             if isinstance(error, CallError) and error.call is not None:  # the judge's
                 ledger += (error.call,)
             self.tell_texts(example, name, repeat, None)

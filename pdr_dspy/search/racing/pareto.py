@@ -18,13 +18,6 @@ class Costed(Protocol):
     def total(self) -> float: ...
 
 
-class Limited(Costed, Protocol):
-    """The same, with its mean cost in the unit of the models' prices; None where that is not known."""
-
-    @property
-    def cost(self) -> float | None: ...
-
-
 class Limits(NamedTuple):
     """The most that a run may cost on average, in tokens and in the unit of the models' prices; None is no limit."""
 
@@ -43,13 +36,13 @@ class Limits(NamedTuple):
             name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
         }
 
-    def allow(self, item: Limited) -> bool:
-        """Whether a program is within all limits."""
-        return all(value <= 0 for value in self.excess(item.sequential, item.total, item.cost).values())
+    def allow(self, item: Costed) -> bool:
+        """Whether a program is within all limits. What has a cost in the unit of the prices has it under `cost`."""
+        cost = getattr(item, "cost", None)
+        return all(value <= 0 for value in self.excess(item.sequential, item.total, cost).values())
 
 
 T = TypeVar("T", bound=Costed)
-L = TypeVar("L", bound=Limited)
 
 COSTS = ("sequential", "total")
 
@@ -74,7 +67,7 @@ def front(items: Iterable[T], costs: Sequence[str] = COSTS) -> list[T]:
     return sorted(kept, key=lambda item: (*(getattr(item, cost) for cost in reversed(costs)), -item.score))
 
 
-def best(items: Iterable[L], limits: Limits = Limits()) -> L | None:  # noqa: B008  (a frozen value)
+def best(items: Iterable[T], limits: Limits = Limits()) -> T | None:  # noqa: B008  (a frozen value)
     """The highest score within the limits; of equal ones the cheaper, then the first. None when none is within."""
     allowed = [item for item in items if limits.allow(item)]
     return min(allowed, key=lambda item: (-item.score, item.total, item.sequential)) if allowed else None
