@@ -31,10 +31,14 @@ def programs() -> dict[str, Operator]:
         "one pass": BASE,
         "vote of 8": BASE.replace(widths=(8,), final="vote"),
         "best of 8, stops": BASE.replace(widths=(8,), final="best", check="check", stop_at=1.0),
+        "best of 8, 2 first": BASE.replace(widths=(8,), final="best", check="check", stop_at=1.0, first_wave=2),
         "PDR 8-1 random": BASE.replace(widths=(8, 1), distiller="random_k", k=2),
         "PDR 8-1 checked": BASE.replace(widths=(8, 1), **CHECKED),
         "PDR 8-1 checked, keeps": BASE.replace(widths=(8, 1), **CHECKED, keep=True),
         "PDR 8-1 checked, keeps, stops": BASE.replace(widths=(8, 1), **CHECKED, keep=True, stop_at=1.0),
+        "PDR 8-1 checked, keeps, stops, 2 first": BASE.replace(
+            widths=(8, 1), **CHECKED, keep=True, stop_at=1.0, first_wave=2
+        ),
         "PDR 8-4-1 checked, keeps, stops": BASE.replace(widths=(8, 4, 1), **CHECKED, keep=True, stop_at=1.0),
         "SR x3 blind": BASE.replace(widths=(1, 1, 1), distiller="last"),
         "SR x3 checked": BASE.replace(widths=(1, 1, 1), distiller="last", check="check"),

@@ -1,8 +1,9 @@
-"""Calls of models, and what they cost. `predict` makes the calls of a predictor side by side; `dispatch` replays them
-from the `store`, joins equal ones, sends the rest and continues truncated turns; `early_stop` ends a stage before all
-of them are there; `valued` asks for scores instead of texts. `ledger` and `budget` count tokens, `context` holds what
-the calls of a program share, `capabilities` says what answers behind an LM and what it can do, `output_format` is the
-form of a completion, and `dspy_bridge` is the one place that knows how DSPy makes a call.
+"""Calls of models, and what they cost. `predict` makes the calls of a predictor side by side, `site` says where in a
+program they stand; `dispatch` replays them from the `store`, joins equal ones, sends the rest and continues truncated
+turns; `early_stop` ends a stage before all of them are there; `valued` asks for scores instead of texts. `ledger` and
+`budget` count tokens, `context` holds what the calls of a program share, `capabilities` says what answers behind an LM
+and what it can do, `output_format` is the form of a completion, and `dspy_bridge` is the one place that knows how DSPy
+makes a call.
 """
 
 from __future__ import annotations
@@ -24,18 +25,17 @@ from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.calls.output_format import OUTPUT, FormatKind, OutputFormat
 from pdr_dspy.calls.predict import (
     CUT_THOUGHT,
-    SEED_SPACING,
     Reply,
     ask,
     identity,
     prepare,
     reply_of,
-    seed_for,
     serving,
     tell,
 )
 from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.calls.request import Job, Prompt, Sampling
+from pdr_dspy.calls.site import SEED_SPACING, CallSite, seed_for
 from pdr_dspy.calls.store import Rollout, Rollouts, address
 from pdr_dspy.calls.valued import Valued, post, weigh
 
@@ -46,6 +46,7 @@ __all__ = [
     "Budget",
     "Call",
     "CallError",
+    "CallSite",
     "Capabilities",
     "DeadlinePassed",
     "FormatKind",

@@ -53,6 +53,16 @@ class Capabilities:
         """Whether completions can be held to a form."""
         return output_format.kind in self.output_formats
 
+    def first_of(self, forms: Iterable[OutputFormat], *, thinking: int = 0) -> OutputFormat | None:
+        """The first of some forms, best first, that completions can be held to; None for none of them.
+
+        None too where there is room for a thought, of so many tokens, that the server does not end itself and so does
+        not tell apart from the text: a form holds from the first token, and would cut it away.
+        """
+        if thinking and self.thinking_budget != "server":
+            return None
+        return next((form for form in forms if self.constrains(form)), None)
+
 
 @runtime_checkable
 class ServedModel(Protocol):

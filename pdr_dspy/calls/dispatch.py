@@ -1,5 +1,5 @@
-"""Requests side by side: replayed from the store, joined to an equal one under way, or sent; and gone on with where a
-thought or a solution was cut."""
+"""Requests side by side: replayed from the store, joined to an equal one under way, or sent; and, where a thought or a
+solution was cut or a field could not be read, another request of the same turn."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import NamedTuple, TypeVar
 import dspy
 from dspy.lm15 import Request, Response
 
-from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls import dspy_bridge, formats, telemetry
 from pdr_dspy.calls.capabilities import configured, count_exactly, same_answerer
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
-from pdr_dspy.calls.ledger import Usage
+from pdr_dspy.calls.fallback import asked_again
+from pdr_dspy.calls.ledger import JSON_PART, Usage
 from pdr_dspy.calls.request import Job, continuation, extended
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.prompts.content import prompt_text
@@ -39,7 +40,7 @@ class Result(NamedTuple):
     seconds: float
     tries: Tries = Tries()
     rest: tuple[Job, Result] | None = None
-    """The request that went on with the turn of this one."""
+    """The next request of this one's turn: one that went on with it, or asked again for what could not be read."""
     shared: int | None = None
     """The seed of the sibling whose request gave this completion too; None for one of its own."""
 
@@ -67,11 +68,16 @@ def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
     if rollout is None:
         return None
     result = Result(rollout, True, None, 0.0)
-    job_of_rest = continuation(lm, job, rollout)
+    job_of_rest = _next(lm, job, rollout)
     if job_of_rest is None:
         return result
     rest = replayed(lm, job_of_rest, store)
     return None if rest is None else result._replace(rest=(job_of_rest, rest))
+
+
+def _next(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
+    """The next request of a turn, after this completion."""
+    return continuation(lm, job, rollout) or asked_again(lm, job, rollout)
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
@@ -122,7 +128,7 @@ class _Sending:
                 self.own[job.key] = store.pending[job.key, self.server] = loop.create_future()
         groups = _groups(jobs, missing, together=about.siblings)
         turns: list[Turn] = [(group, self.group([jobs[p] for p in group])) for group in groups] + others
-        if any(job.rest is not None for job in jobs):
+        if any(job.rest is not None or job.fallback is not None for job in jobs):
             turns += [([position], _there(result)) for position, result in results.items()]
             turns = [(group, self.continued([jobs[p] for p in group], coming)) for group, coming in turns]
         return results, turns
@@ -144,14 +150,18 @@ class _Sending:
         return await self.group([job])
 
     async def continued(self, jobs: Sequence[Job], coming: Awaitable[list[Result]]) -> list[Result]:
-        """Go on with those turns that were cut, each as soon as its first request is done, with a place in flight of
-        its own."""
+        """Go on with those turns that want another request, each as soon as its first is done, with a place in flight
+        of its own."""
 
         async def go_on(job: Job, result: Result) -> Result:
-            rest = None if result.rollout is None else continuation(self.lm, job, result.rollout)
+            rest = None if result.rollout is None else _next(self.lm, job, result.rollout)
             if rest is None:
                 return result
-            (came,) = await send(self.lm, [rest], self.now)
+            if rest.part == JSON_PART:  # it is not what listeners of the turn are to hear
+                with dspy_bridge.heard(None):
+                    (came,) = await send(self.lm, [rest], self.now)
+            else:
+                (came,) = await send(self.lm, [rest], self.now)
             return result._replace(rest=(rest, came))
 
         return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
@@ -245,31 +255,36 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     if begun is not None and not job.part:
         begun()
     try:
-        response, reused = await dspy_bridge.send(lm, request)
+        came = await formats.send(lm, request, job.output_format)
     except (dspy.LMError, OSError, TimeoutError) as error:
         return Result(None, False, _why(error), time.perf_counter() - started, tries_of(error))
+    response, reused = came.sent
     seconds = time.perf_counter() - started
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
-    if job.part:  # its thought is over; a server that looks for the end of one may take all of it for a thought
+    if job.messages[-1]["role"] == "assistant":
+        # Its thought is over; a server that looks for the end of one may take all of it for a thought.
         begun = job.messages[-1]["content"]
         text = clean(inline or apart)
         text = text.removeprefix(begun if text.startswith(begun) else begun.rstrip())  # llama.cpp repeats it
         thought, unfinished, apart = "", False, ""
     else:
         thought, text, unfinished = split_thought(clean(inline))
+        if job.part == JSON_PART and not text.strip() and not unfinished:
+            text = clean(apart)  # a server that looks for the end of a thought may take the JSON for one
     usage, estimated = await _usage(lm, job, response, inline + apart)
-    tries = Tries() if reused else tries_of(response)
+    tries, finish = came.tries, "length" if unfinished else response.finish_reason
     return Result(
         Rollout(
             key=job.key,
             text=text,
             thought=clean(apart) or thought,
-            finish="length" if unfinished else response.finish_reason,
+            finish=finish,
             usage=usage,
             estimated=estimated,
             unsettled=tries.unsettled,
             seconds=0.0 if reused else round(seconds, 4),
+            format=came.fate(job.output_format, text, finish),
         ),
         reused,
         None,

@@ -269,8 +269,8 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("pdr_dspy_listener", default
 
 
 @contextmanager
-def heard(listener: Listener) -> Iterator[None]:
-    """Calls made here and in tasks started from here send their text to `listener`."""
+def heard(listener: Listener | None) -> Iterator[None]:
+    """Calls made here and in tasks started from here send their text to `listener`, or to nobody."""
     token = _LISTENER.set(listener)
     try:
         yield

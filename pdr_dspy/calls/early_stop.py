@@ -23,9 +23,10 @@ from pdr_dspy import calls
 from pdr_dspy.calls import dispatch
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dispatch import Result
-from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.calls.request import Job, Sampling
+from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import Rollout, address
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.parse import Reading
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     """The calls of one predictor within a stage."""
 
     predictor: dspy.Predict
-    phase: Phase
+    site: CallSite
     sampling: Sampling
     inputs: Sequence[Mapping[str, Any]]
     """Of each call; its index is its position here."""
@@ -58,9 +59,7 @@ async def ask_until(
     *,
     rule: str,
     in_order: bool,
-    round_number: int,
-    example: str,
-    run_seed: int | None = None,
+    first_wave: int | None = None,
     examine: Examine | None = None,
 ) -> list[Reply]:
     """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
@@ -73,30 +72,26 @@ async def ask_until(
         ends: the rule.
         rule: names the rule and its settings, so that stages under different rules are kept apart in the store.
         in_order: the rule does not look at the order in which calls end.
-        round_number, example, run_seed: as for `calls.ask`.
+        first_wave: the calls at the first so many places are made first, and the others only when the rule has not
+            enough of those: a second wave, which waits for the first (`Call.wave`). None makes all of them at once.
         examine: what comes before the rule; None is nothing. Replays of a stage that ended before do not examine.
     """
     now = calls.current()
     places: list[_Place] = []
     for part in parts:
-        lm, jobs = await calls.prepare(
-            part.predictor,
-            part.inputs,
-            phase=part.phase,
-            round_number=round_number,
-            example=example,
-            sampling=part.sampling,
-            run_seed=run_seed,
-        )
+        lm, jobs = await calls.prepare(part.predictor, part.inputs, site=part.site, sampling=part.sampling)
         for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
-            places.append(_Place(place, part, lm, index, job))
+            wave = int(first_wave is not None and place >= first_wave)
+            places.append(_Place(place, part, lm, index, job, wave))
     places.sort(key=lambda place: place.number)
-    stage = _Stage(
-        places, ends, examine, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule})
-    )
+    if any(place.job.fallback is not None for place in places):
+        rule = f"{rule} json_fallback"  # more drafts answer, and so it may end elsewhere
+    key = address({"stage": [place.job.key for place in places], "rule": rule})
+    stage = _Stage(places, ends, examine, now, in_order, key)
     await stage.run()
     for place in places:
         assert place.reply is not None
+        place.reply = _in_wave(place.reply, place.wave)
         calls.tell(place.part.predictor, place.part.inputs[place.index], place.reply, now)
     return [place.reply for place in places if place.reply is not None]
 
@@ -104,12 +99,13 @@ async def ask_until(
 class _Place:
     """One call of a stage, as far as it has come."""
 
-    def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job) -> None:
+    def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job, wave: int = 0) -> None:
         self.number = number
         self.part = part
         self.lm = lm
         self.index = index
         self.job = job
+        self.wave = wave
         self.result: Result | None = None
         self.reply: Reply | None = None
         self.begun: float | None = None
@@ -126,8 +122,8 @@ class _Place:
         """Write down whether the stage went on with it."""
         assert self.reply is not None
         fate = {"fate": "taken" if taken else "left"}
-        other = None if self.reply.other is None else self.reply.other.model_copy(update=fate)
-        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), other=other)
+        others = tuple(other.model_copy(update=fate) for other in self.reply.others)
+        self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), others=others)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
         """Leave it unfinished, with what it cost until then."""
@@ -174,6 +170,8 @@ class _Stage:
         self.key = key
         self.stored: dict[int, Result] = {}
         self.taken: tuple[int, ...] | None = None
+        self.waves = 0
+        """How many began."""
         self.sent = False
 
     async def run(self) -> None:
@@ -184,17 +182,25 @@ class _Stage:
         record = self.now.store.get(self.key)
         if record is not None and self._as_before(record.text):
             return
-        waiting = sorted(self.stored, key=lambda number: (self.stored[number].took, number))
-        missing = [place for place in self.places if place.number not in self.stored]
-        if self.in_order or not missing:
-            await self._replay(waiting)
-            waiting = []
-        if self.taken is None:
-            self.sent = True
-            await self._send(missing, waiting)
+        for wave in sorted({place.wave for place in self.places}):
+            if self.taken is None:
+                await self._make([place for place in self.places if place.wave == wave])
         await self._settle()
         if self.sent:
             await self._keep()
+
+    async def _make(self, wave: Sequence[_Place]) -> None:
+        """The calls of a wave: those in the store first where that changes nothing, then the missing ones."""
+        self.waves += 1
+        numbers = [place.number for place in wave if place.number in self.stored]
+        waiting = sorted(numbers, key=lambda number: (self.stored[number].took, number))
+        missing = [place for place in wave if place.number not in self.stored]
+        if self.in_order or not missing:
+            await self._replay(waiting)
+            waiting = []
+        if self.taken is None and missing:
+            self.sent = True
+            await self._send(missing, waiting)
 
     async def _replay(self, numbers: Sequence[int]) -> None:
         """Look at stored calls one after the other, as they once ended, until the rule has enough; they are examined
@@ -239,7 +245,7 @@ class _Stage:
         }
         running = set(tasks)
         try:
-            while self.taken is None:
+            while self.taken is None and (running or waiting):
                 elapsed = time.perf_counter() - started
                 if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
                     number = waiting.pop(0)
@@ -285,12 +291,15 @@ class _Stage:
         assert self.taken is not None
         for number in self.taken:
             self.places[number].judge(taken=True)
-        longest = max(self.places[number].seconds for number in self.taken)
         rate = _rate([rollout for place in self.places if place.result for rollout in place.result.rollouts])
         for place in self.places:
             old = self.stored.get(place.number)
             if place.number in self.taken:
                 continue
+            if place.wave >= self.waves:  # nobody waited for its wave
+                place.cancel(Usage(input=0, output=0), 0.0, reused=False, estimated=False)
+                continue
+            longest = max(taken.seconds for taken in self._taken() if taken.wave == place.wave)
             if old is not None and old.took > longest:  # it would have run no longer than the others
                 place.cancel(_share(_spent(old), longest / old.took), longest, reused=True)
             elif old is not None and place.reply is None:
@@ -306,6 +315,9 @@ class _Stage:
                 output = cap if rate is None else min(cap, round(rate * seconds))
                 usage = Usage(input=await self._prompt(place), output=output)
                 place.cancel(usage, seconds, reused=not self.sent)
+
+    def _taken(self) -> list[_Place]:
+        return [self.places[number] for number in self.taken or ()]
 
     async def _prompt(self, place: _Place) -> int:
         """Tokens of the prompt of a call: as reported of a finished sibling, else as they can be counted."""
@@ -353,6 +365,14 @@ class _Stage:
                 inputs, outputs, seconds, estimated = entry
                 place.cancel(Usage(input=inputs, output=outputs), seconds, reused=True, estimated=estimated)
         return True
+
+
+def _in_wave(reply: Reply, wave: int) -> Reply:
+    """The reply with its calls in this wave."""
+    if not wave:
+        return reply
+    calls_in = [call.model_copy(update={"wave": wave}) for call in (reply.call, *reply.others)]
+    return reply._replace(call=calls_in[0], others=tuple(calls_in[1:]))
 
 
 def _rate(rollouts: Sequence[Rollout]) -> float | None:

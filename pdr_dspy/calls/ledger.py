@@ -31,6 +31,13 @@ class Phase(StrEnum):
     PROPOSE = "propose"
 
 
+FormatFate = Literal["", "held", "refused", "ignored"]
+"""What became of the form of a request: it had none, the completion has it, the server refused it and was asked
+without, or the server took it and paid it no heed."""
+JSON_PART = 2
+"""`Call.part` of a request for the JSON of fields that could not be read out of the turn before it."""
+
+
 class Usage(BaseModel):
     """Tokens of one call or of several. None means that the server did not say."""
 
@@ -74,8 +81,9 @@ class Call(BaseModel):
     index: int = 0
     """From 0, within its phase and round."""
     part: int = 0
-    """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought; both
-    are one step of the path."""
+    """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought, and
+    2 for one that asked for the JSON of what could not be read out of the turn (`Schedule.json_fallback`): all of a
+    turn are one step of the path."""
     operator: str = ""
     """In a program with several operators: the path of the one that made it, and after a colon which of its runs where
     it ran more than once ("solve", "solve:2"). Empty where the program is the operator, or none made it."""
@@ -107,6 +115,10 @@ class Call(BaseModel):
     unsettled: int = 0
     """Those tries that the server may have served and counted without its answer coming through: a connection lost
     after sending, a time-out, a 5xx other than 503. `usage` knows nothing of them."""
+    format: FormatFate = ""
+    """What became of its output format, where it had one."""
+    note: str = ""
+    """What was made of a reply that fell short, in one sentence; the call itself worked."""
     key: str = ""
     """The content address of the request in the rollout store."""
     prompt: str = ""

@@ -111,6 +111,24 @@ class OutputFormat:
         strict = {"strict": True} if _closed(self.schema) else {}
         return {"type": "json_schema", "json_schema": {"name": self.name, "schema": self.schema, **strict}}
 
+    def fits(self, text: str) -> bool:
+        """Whether a completion has the form, as far as is easily seen: of a schema, that it is JSON of the right kind,
+        with the fields that it must have and no others."""
+        text = text.strip()
+        if self.kind == "choices":
+            return text in {choice.strip() for choice in self._choices}
+        if self.kind == "regex":
+            return re.fullmatch(self._regex, text) is not None
+        try:
+            data, schema = json.loads(text), self.schema
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(data, dict):
+            return schema.get("type") != "object"
+        closed = schema.get("additionalProperties") is False
+        unknown = set(data) - set(schema.get("properties", {})) if closed else set()
+        return schema.get("type", "object") == "object" and set(schema.get("required", ())) <= set(data) and not unknown
+
     @classmethod
     def of_wire(cls, wire: Mapping[str, Any]) -> OutputFormat:
         """The format that `wire` gave."""

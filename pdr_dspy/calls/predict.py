@@ -7,8 +7,8 @@ usage. Traces are written in the order of the indices, whatever the order in whi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import dspy
@@ -17,8 +17,10 @@ from pdr_dspy.calls import streaming
 from pdr_dspy.calls.capabilities import capabilities
 from pdr_dspy.calls.context import Session, current, price_of
 from pdr_dspy.calls.dispatch import Result, send
-from pdr_dspy.calls.ledger import Call, Phase, Usage
-from pdr_dspy.calls.request import Job, Prompt, Sampling
+from pdr_dspy.calls.fallback import answered, fallback_of
+from pdr_dspy.calls.ledger import JSON_PART, Call, Usage
+from pdr_dspy.calls.request import Fallback, Job, Prompt, Sampling
+from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.content import told
@@ -26,8 +28,6 @@ from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
 
-SEED_SPACING = 256
-"""Siblings take consecutive seeds, so that n of them are one request with n choices; bases are this far apart."""
 CUT_THOUGHT = "the cap ended it inside its thought"
 """The failure of a call that never came to its solution."""
 
@@ -40,20 +40,13 @@ class Reply(NamedTuple):
     text: str
     """After any thought; empty when the call failed."""
     reading: Reading
-    other: Call | None = None
-    """Where the turn took two requests, the other one."""
+    others: tuple[Call, ...] = ()
+    """Where the turn took several requests, the other ones."""
 
     @property
     def calls(self) -> tuple[Call, ...]:
         """What goes on the ledger, in the order in which it was sent."""
-        both = (self.call,) if self.other is None else (self.call, self.other)
-        return tuple(sorted(both, key=lambda call: call.part))
-
-
-def seed_for(run_seed: int, example: str, phase: Phase, round_number: int) -> int:
-    """The seed of the first sibling of a stage: it depends on the question and the place, never on the trial."""
-    digest = hashlib.sha256(f"{run_seed}|{example}|{phase}|{round_number}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") % (2**31 // SEED_SPACING) * SEED_SPACING
+        return tuple(sorted((self.call, *self.others), key=lambda call: call.part))
 
 
 def identity(inputs: Mapping[str, Any]) -> str:
@@ -81,11 +74,8 @@ async def ask(
     predictor: dspy.Predict,
     inputs: Sequence[Mapping[str, Any]],
     *,
-    phase: Phase,
-    round_number: int,
-    example: str,
+    site: CallSite,
     sampling: Sampling,
-    run_seed: int | None = None,
     streamed: Literal["", "listeners", "final"] = "",
 ) -> list[Reply]:
     """Make one call for each of `inputs`, side by side, and return the replies in that order.
@@ -95,22 +85,12 @@ async def ask(
     Args:
         predictor: holds signature, demonstrations and, optionally, its own LM.
         inputs: the input fields of each call.
-        phase: what the calls are for; with `round_number` (from 1) and `example` it decides their seeds.
-        example: the question's identity.
+        site: what the calls are for, in which round of which question and run; it decides their seeds.
         sampling: cap in output tokens, temperature, top-p, and the form of the completion, if it has one.
-        run_seed: overrides the session's.
         streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
     """
     now = current()
-    lm, jobs = await prepare(
-        predictor,
-        inputs,
-        phase=phase,
-        round_number=round_number,
-        example=example,
-        sampling=sampling,
-        run_seed=run_seed,
-    )
+    lm, jobs = await prepare(predictor, inputs, site=site, sampling=sampling)
     if streamed and len(jobs) == 1 and dspy.settings.send_stream is not None:
         async with streaming.streamed(predictor, final=streamed == "final"):
             results = await send(lm, jobs, now)
@@ -125,14 +105,7 @@ async def ask(
 
 
 async def prepare(
-    predictor: dspy.Predict,
-    inputs: Sequence[Mapping[str, Any]],
-    *,
-    phase: Phase,
-    round_number: int,
-    example: str,
-    sampling: Sampling,
-    run_seed: int | None = None,
+    predictor: dspy.Predict, inputs: Sequence[Mapping[str, Any]], *, site: CallSite, sampling: Sampling
 ) -> tuple[dspy.LM, list[Job]]:
     """The requests that `ask` makes of its arguments, and who is asked. No request is sent, but the LM's server may be
     asked who it is: that is a part of their keys.
@@ -141,26 +114,30 @@ async def prepare(
     """
     lm = serving(predictor)
     about = await capabilities(lm)
-    rollout_id = lm.kwargs.get("rollout_id")
-    run_seed = current().seed if run_seed is None else run_seed
-    base = seed_for(run_seed, f"{example}|{rollout_id}", phase, round_number)
+    base = site.seed(lm.kwargs.get("rollout_id"))
     prompts: dict[Any, Prompt] = {}
+    fallbacks: dict[Any, Fallback | None] = {}
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
         same = tuple((name, id(value)) for name, value in values.items())
         if same not in prompts:  # siblings share one prompt: it is formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
             prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
-        jobs.append(prompts[same].job(base + index)._replace(place=(phase, round_number, index)))
+            fallbacks[same] = fallback_of(signature_of(predictor), about, sampling, prompts[same])
+        place = (site.phase, site.round, index)
+        jobs.append(prompts[same].job(base + index)._replace(place=place, fallback=fallbacks[same]))
     return lm, jobs
 
 
 def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: Session) -> None:
-    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read."""
+    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read out of what
+    the model wrote freely. What it was asked for again is in no trace: optimizers train on those."""
     if now.on_call is not None:
         for call in reply.calls:
             now.on_call(call)
     trace = dspy.settings.trace
+    if any(call.part == JSON_PART for call in reply.calls):
+        return
     if trace is None or not reply.reading.outputs or reply.reading.missing or dspy.settings.max_trace_size <= 0:
         return
     if len(trace) >= dspy.settings.max_trace_size:
@@ -169,25 +146,41 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
 
 
 def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> Reply:
-    """The call as it goes on the ledger, or both calls of the turn, with what could be read out of the completion."""
+    """The call as it goes on the ledger, or all calls of the turn, with what could be read out of the completion."""
     signature = signature_of(predictor)
     call = _call_of(lm, job, result)
     text = "" if result.rollout is None else result.rollout.text
-    other = None
-    if result.rest is not None:
-        rest_job, rest = result.rest
+    others: tuple[Call, ...] = ()
+    following = result.rest
+    if following is not None and following[0].part != JSON_PART:
+        rest_job, rest = following
+        following = rest.rest
         last = _call_of(lm, rest_job, rest)
         if rest.rollout is None:  # what the first request gave is all there is
             if call.failure is not None:
                 call = call.model_copy(update={"failure": f"{call.failure}, and going on failed: {last.failure}"})
-            other = last
+            others = (last,)
         else:
-            text = text.lstrip() + rest.rollout.text
-            other = call.model_copy(update={"finish": "continued", "failure": None})
+            begun = "" if rest_job.output_format is not None else text.lstrip()  # a form has all of an answer in it
+            text = begun + rest.rollout.text
+            others = (call.model_copy(update={"finish": "continued", "failure": None}),)
             call = last.model_copy(update={"failure": None if text.strip() else "the completion is empty"})
     if call.failure is not None:
-        return Reply(call, "", Reading({}, tuple(signature.output_fields)), other)
-    return Reply(call, text.strip(), read(signature, text, truncated=call.truncated), other)
+        return Reply(call, "", Reading({}, tuple(signature.output_fields)), others)
+    reading = read(signature, text, truncated=call.truncated)
+    if call.format == "held":
+        reading = replace(reading, how=dict.fromkeys(reading.how, "constrained"))
+    if following is not None:
+        again = _call_of(lm, *following)
+        if again.failure is None:
+            rollout = following[1].rollout
+            assert rollout is not None
+            before = len(reading.missing)
+            reading = answered(signature, reading, rollout.text, again.format)
+            if len(reading.missing) == before:
+                again = again.model_copy(update={"failure": "its JSON has none of the fields that it was asked for"})
+        others = (*others, again)
+    return Reply(call, text.strip(), reading, others)
 
 
 def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
@@ -213,6 +206,7 @@ def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
         estimated=rollout is not None and rollout.estimated,
         tries=result.tries.tries,
         unsettled=result.tries.unsettled if rollout is None else rollout.unsettled,
+        format="" if rollout is None else rollout.format,
         key=job.key,
         prompt=job.prompt[:12],
         price=price_of(lm),

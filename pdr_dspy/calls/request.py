@@ -35,12 +35,21 @@ class Sampling(NamedTuple):
     (`Capabilities.thinking_budget`)."""
     output_format: OutputFormat | None = None
     """The form that the text after a thought is held to; None leaves it free."""
+    json_fallback: bool = False
+    """Whether fields of a closed form that cannot be read out of the text are asked for in a request of their own, as
+    JSON, where the server can hold a completion to that."""
 
-    def most(self, prompt: int, *, continued: bool) -> int:
-        """The most tokens that a call with a prompt of so many can cost; `continued` when it may take two requests, of
-        which the second reads the prompt again and what the first one wrote."""
+    def most(self, prompt: int, *, continued: bool, fallback: int = 0) -> int:
+        """The most tokens that a call with a prompt of so many can cost.
+
+        Args:
+            prompt: tokens.
+            continued: it may take two requests, of which the second reads the prompt again and what the first wrote.
+            fallback: tokens that a request for JSON adds to what it reads again, its own output included; 0 where there
+                will be none.
+        """
         again = prompt + self.thinking + CLOSING_TOKENS if continued and self.thinking else 0
-        return prompt + self.cap + again
+        return prompt + self.cap + again + (prompt + self.cap + fallback if fallback else 0)
 
 
 class Job(NamedTuple):
@@ -62,6 +71,21 @@ class Job(NamedTuple):
     """What it is for: phase, round and index, as on its `Call`."""
     capabilities: Capabilities | None = None
     """Of the LM when the request was written."""
+    output_format: OutputFormat | None = None
+    """The form that its completion is held to."""
+    fallback: Fallback | None = None
+    """For asking again for what cannot be read out of the turn; None: nobody asks."""
+
+
+class Fallback(NamedTuple):
+    """What it takes to ask again for what could not be read out of a turn."""
+
+    signature: type[dspy.Signature]
+    messages: list[dict[str, Any]]
+    """Of the turn's first request."""
+    sampling: Sampling
+    written: str = ""
+    """Of the turn, before the request that goes on with it."""
 
 
 class Prompt:
@@ -90,9 +114,9 @@ class Prompt:
         where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
         if where:  # two servers may have different weights under one name
             addressed["api_base"] = where
-        if sampling.output_format is not None:
-            addressed["output_format"] = sampling.output_format.key
-            fields, more_extensions = _formatted(lm, about, sampling.output_format)
+        if self.sampling.output_format is not None:
+            addressed["output_format"] = self.sampling.output_format.key
+            fields, more_extensions = _formatted(lm, about, self.sampling.output_format)
             settings |= fields
             extensions |= more_extensions
         self.addresses = Addresses(addressed)
@@ -111,7 +135,15 @@ class Prompt:
         request = changed(self.request, config=changed(self.request.config, seed=seed))
         key, prompt = self.addresses.of(seed), self.addresses.unseeded
         return Job(
-            request, key, seed, prompt, self.messages, self.sampling.cap, self.rest, capabilities=self.capabilities
+            request,
+            key,
+            seed,
+            prompt,
+            self.messages,
+            self.sampling.cap,
+            self.rest,
+            capabilities=self.capabilities,
+            output_format=self.sampling.output_format,
         )
 
 
@@ -134,13 +166,19 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         used = math.ceil(written * len(text) / (len(text) + len(thought)))
     if not (thought or text) or used >= job.rest.cap:
         return None
-    begun = f"<think>\n{thought}\n</think>\n\n{text}" if thought else text
+    begun = f"{closed_thought(thought)}{text}" if thought else text
     messages = [*job.messages, {"role": "assistant", "content": begun}]
-    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), _CONTINUED, job.capabilities)
-    return prompt.job(job.seed)._replace(part=1, place=job.place)
+    prompt = Prompt(lm, messages, job.rest._replace(cap=job.rest.cap - used), CONTINUED, job.capabilities)
+    fallback = None if job.fallback is None else job.fallback._replace(written=rollout.text.lstrip())
+    return prompt.job(job.seed)._replace(part=1, place=job.place, fallback=fallback)
 
 
-_CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
+def closed_thought(thought: str = "") -> str:
+    """How the turn of a model begins whose thought is over."""
+    return f"<think>\n{thought}\n</think>\n\n"
+
+
+CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
 """vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
 CLOSING_TOKENS = 16
 """Room for the tags around a thought."""
@@ -151,9 +189,9 @@ def _divided(about: Capabilities, sampling: Sampling) -> tuple[Sampling, Samplin
     how = about.thinking_budget if sampling.thinking else None
     if how == "server":
         return sampling, None, {"thinking_token_budget": sampling.thinking}
-    if how == "continue" and sampling.output_format is None:  # a form leaves no room for a thought in the text
+    if how == "continue":  # a form leaves no room for a thought in the text: it is for what goes on behind one
         rest = sampling._replace(cap=sampling.cap - sampling.thinking, thinking=0)
-        return sampling._replace(cap=sampling.thinking), rest, {}
+        return sampling._replace(cap=sampling.thinking, output_format=None), rest, {}
     return sampling, None, {}
 
 

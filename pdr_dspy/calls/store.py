@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pdr_dspy.calls.ledger import Usage
+from pdr_dspy.calls.ledger import FormatFate, Usage
 from pdr_dspy.calls.segments import VERSION, Segments, Spool
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime import postgres
@@ -57,6 +57,8 @@ class Rollout(BaseModel):
     unsettled: int = 0
     """Tries before it that the server may have served and counted too."""
     seconds: float = 0.0
+    format: FormatFate = ""
+    """What became of the request's output format."""
 
 
 def address(request: Mapping[str, Any]) -> str:

@@ -13,24 +13,28 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dspy
-from dspy.lm15 import Request, TokenLogprob
+from dspy.lm15 import TokenLogprob
 
-from pdr_dspy.calls import dspy_bridge, telemetry
+from pdr_dspy.calls import dspy_bridge, formats, telemetry
 from pdr_dspy.calls.capabilities import capabilities, configured, same_answerer
 from pdr_dspy.calls.context import Session, current, price_of
 from pdr_dspy.calls.dispatch import count_tokens
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.failures import CallError
-from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.ledger import Call, FormatFate, Phase, Usage
 from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.request import Job, Prompt, Sampling, changed
 from pdr_dspy.calls.store import Rollout, address
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.text import clean
+from pdr_dspy.text.reasoning import split_thought
 
 ALTERNATIVES = (20, 5)
 """Words whose log-probability is asked for at each place: as many as vLLM and OpenAI give, else as others do."""
+
+WORD_TOKENS = 16
+"""A cap on the answer in one word; a larger one is for a model that thinks first."""
 
 
 class Valued(NamedTuple):
@@ -48,6 +52,7 @@ class _Answer(NamedTuple):
     estimated: bool
     reused: bool
     tries: Tries
+    format: FormatFate = ""
 
 
 class _Unreadable(Exception):
@@ -118,17 +123,20 @@ async def weigh(
             ValueError, in a sentence, where it finds no word that it knows.
         cap: output tokens; a model that thinks first needs thousands.
         phase: what the call is for.
-        words: the only ones that it may say, where the server can hold it to them; none leaves it free.
+        words: the only ones that it may say, where the server can hold it to them; none leaves it free. A cap above
+            `WORD_TOKENS` leaves room for a thought, which a form would cut away where nobody tells it apart.
 
     Raises CallError: the call failed, or said something else; `error.call` has what it cost.
     """
     about = await capabilities(lm)
     form = OutputFormat(choices=words) if words else None
-    held = form if form is not None and about.constrains(form) else None
+    room = cap if cap > WORD_TOKENS else 0  # such a cap leaves room for a thought
+    held = about.first_of([] if form is None else [form], thinking=room)
     job = Prompt(lm, messages, Sampling(cap, 0.0, output_format=held), capabilities=about).job(0)  # type: ignore[arg-type]
 
     async def exchange() -> _Answer:
-        response, reused = await _with_logprobs(lm, job.request)
+        came = await _with_logprobs(lm, job)
+        response, reused = came.sent
         text = clean("".join(part.text for part in response.message.parts if part.type == "text"))
         said = response.usage
         usage = Usage(
@@ -141,8 +149,9 @@ async def weigh(
         if estimated:
             counted, _ = await count_tokens(lm, [prompt_text(job.messages), text])  # type: ignore[arg-type]
             usage = Usage(input=counted[0], output=counted[1])
-        tries = Tries() if reused else tries_of(response)
-        answer = _Answer(None, usage, str(response.finish_reason), estimated, reused, tries)
+        finish = str(response.finish_reason)
+        fate = came.fate(job.output_format, split_thought(text)[1], finish)
+        answer = _Answer(None, usage, finish, estimated, reused, came.tries, fate)
         try:
             return answer._replace(value=read(response.logprobs or (), text))
         except ValueError as error:
@@ -152,19 +161,20 @@ async def weigh(
     return await _kept(lm, job, address({"weighed": job.key}), exchange, place)
 
 
-async def _with_logprobs(lm: dspy.BaseLM, request: Request) -> dspy_bridge.Sent:
+async def _with_logprobs(lm: dspy.BaseLM, job: Job) -> formats.Formatted:
     """Send a request for as many log-probabilities as the server gives, which may be none."""
+    request = job.request
     for alternatives in ALTERNATIVES:
         try:
             asking = changed(request, config=changed(request.config, logprobs=alternatives))
-            return await dspy_bridge.send(lm, asking)  # type: ignore[arg-type]
+            return await formats.send(lm, asking, job.output_format)
         except dspy.ContextWindowExceededError:
             raise
         except dspy.LMUnsupportedFeatureError:
             break
         except dspy.LMInvalidRequestError:
             continue  # it may be the number
-    return await dspy_bridge.send(lm, request)  # type: ignore[arg-type]
+    return await formats.send(lm, request, job.output_format)
 
 
 async def _kept(
@@ -228,6 +238,7 @@ async def _sent(
         estimated=answer.estimated,
         unsettled=answer.tries.unsettled,
         seconds=0.0 if answer.reused else round(time.perf_counter() - started, 4),
+        format=answer.format,
     )
     call = _call_of(lm, place, rollout, reused=answer.reused, tries=answer.tries.tries, failure=failure)
     if failure is not None:
@@ -260,6 +271,7 @@ def _call_of(
         estimated=rollout.estimated,
         tries=tries,
         unsettled=rollout.unsettled,
+        format=rollout.format,
         key=rollout.key,
         price=price_of(lm),
     )

@@ -12,13 +12,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import dspy
 import typer
 
-from pdr_dspy.calls.ledger import Phase
+from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job, save_json, summarise
@@ -134,12 +133,19 @@ def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]
 
 def rounds_for(probe: Report, tokens: float) -> int:
     """How many rounds of SR cost about `tokens`, from what its first and its later rounds cost in `probe`."""
-    drafts = [call.tokens for row in probe.rows for call in row.calls if call.phase is Phase.DRAFT]
-    later = [call.tokens for row in probe.rows for call in row.calls if call.phase is not Phase.DRAFT]
-    if not drafts or not later:
+    calls = [call for row in probe.rows for call in row.calls]
+    first = _per_turn([call for call in calls if call.phase is Phase.DRAFT])
+    later = _per_turn([call for call in calls if call.phase is not Phase.DRAFT])
+    if not first or not later:
         return 2
-    rounds = 1 + round((tokens - fmean(drafts)) / fmean(later))
+    rounds = 1 + round((tokens - first) / later)
     return max(2, min(MOST_ROUNDS, rounds))
+
+
+def _per_turn(calls: Sequence[Call]) -> float:
+    """Mean tokens of a turn, all its requests together; 0 without one."""
+    turns = sum(not call.part for call in calls)
+    return sum(call.tokens for call in calls) / turns if turns else 0.0
 
 
 def over_drafts(single: Report, wide: Report) -> Report:

@@ -94,6 +94,7 @@ class ScheduleChanges(_Strict):
     final: Literal["refine", "vote", "weighted", "best"] | None = None
     keep: bool | None = None
     stop_at: float | None = None
+    first_wave: Count | None = None
 
 
 class Options(_Strict):

@@ -11,7 +11,7 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls import DeadlinePassed, Ledger, RoundFailed
-from pdr_dspy.calls.ledger import Call
+from pdr_dspy.calls.ledger import JSON_PART, Call
 from pdr_dspy.endpoint.errors import Refused, wrong
 from pdr_dspy.endpoint.requests import Plan
 from pdr_dspy.errors import BudgetTooSmall, PromptTooLong
@@ -167,10 +167,10 @@ def _taken(rounds: Sequence[Any], solution: str, outputs: Mapping[str, Any]) -> 
 
 
 def _writer(ledger: Ledger, draft: Draft) -> Call | None:
-    """The call that wrote a draft, the last one where its turn took two."""
+    """The call that wrote a draft, the last one where its turn took two; not one that asked again for a field."""
     phases = ("draft", "refine")
     made = [call for call in ledger.calls if call.round == draft.round and str(call.phase) in phases]
-    own = [call for call in made if call.index == draft.index]
+    own = [call for call in made if call.index == draft.index and call.part != JSON_PART]
     return own[-1] if own else None
 
 

@@ -25,15 +25,16 @@ from pdr_dspy.calls import early_stop, telemetry
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import BudgetTooSmall, ConfigError, StoreError
 from pdr_dspy.operators import consensus, distillers, final
-from pdr_dspy.operators.distillers.picking import selection
 from pdr_dspy.operators.listening import how_streamed
 from pdr_dspy.operators.question import Question, Stage
 from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
-from pdr_dspy.prompts.roles import Role
+from pdr_dspy.prompts.form import form_of
+from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import AsyncCheck as Check
@@ -181,7 +182,7 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
         width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
         with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
-            if rounds and not await run.affords(stage):
+            if rounds and not await run.affords(stage, waves=run.waves(width)):
                 return run.stopped(rounds, Stop.BUDGET)
             run.tell("drafting", number, width)
             drafts = await run.drafts(number, stage)
@@ -299,6 +300,10 @@ class _Run:
         yield
         self.under_way = before
 
+    def site(self, phase: Phase, number: int) -> calls.CallSite:
+        """Where the calls of a phase of a round stand."""
+        return calls.CallSite(phase, number, self.question.example, self.run_seed)
+
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
         """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
         if not workspaces or workspaces[index].empty:
@@ -311,21 +316,17 @@ class _Run:
     async def ask(
         self,
         role: Role,
-        phase: Phase,
+        site: calls.CallSite,
         values: Sequence[Mapping[str, Any]],
         *,
-        round_number: int,
-        output_format: calls.OutputFormat | None = None,
+        output_format: OutputFormat | None = None,
     ) -> list[Reply]:
         replies = await calls.ask(
             self.question.predictors[role],
             [{**self.question.inputs, **own} for own in values],
-            phase=phase,
-            round_number=round_number,
-            example=self.question.example,
+            site=site,
             sampling=self.question.sampling(role)._replace(output_format=output_format),
-            run_seed=self.run_seed,
-            streamed=how_streamed(self.schedule, role, round_number),
+            streamed=how_streamed(self.schedule, role, site.round),
         )
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
@@ -348,21 +349,27 @@ class _Run:
         )
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
-    async def affords(self, stage: Stage) -> bool:
+    def waves(self, width: int) -> int:
+        """In how many waves a round of `width` drafts may be made."""
+        return 1 if self.schedule.first_wave is None or self.schedule.first_wave >= width else 2
+
+    async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
         if self.budget.unlimited or not stage:
             return True
         bounds = await self.question.most(stage)
         self.worst = sum(bounds)
-        return self.budget.allows(self.ledger, sequential=max(bounds), total=sum(bounds))
+        return self.budget.allows(self.ledger, sequential=waves * max(bounds), total=sum(bounds))
 
     async def preflight(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
-        if not await self.affords([(Role.DRAFT, {})] * self.schedule.widths[0]):
+        width = self.schedule.widths[0]
+        if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
+            asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
                 f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
-                "tokens; raise it, or lower `draft_tokens` or the first width"
+                f"tokens; raise it,{asked_again} or lower `draft_tokens` or the first width"
             )
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
@@ -486,7 +493,7 @@ class _Run:
     async def all_of(self, number: int, stage: Stage) -> list[Reply]:
         """The replies of a round that waits for all its drafts."""
         parts = _by_role(stage)
-        came = await calls.together([self.ask(role, phase, own, round_number=number) for role, phase, _, own in parts])
+        came = await calls.together([self.ask(role, self.site(phase, number), own) for role, phase, _, own in parts])
         replies: dict[int, Reply] = {}
         for (_, _, places, _), own in zip(parts, came, strict=True):
             replies.update(zip(places, own, strict=True))
@@ -499,7 +506,8 @@ class _Run:
         for role, phase, places, own in _by_role(stage):
             inputs = [{**self.question.inputs, **values} for values in own]
             sampling = self.question.sampling(role)
-            parts.append(early_stop.Part(self.question.predictors[role], phase, sampling, inputs, places))
+            site = self.site(phase, number)
+            parts.append(early_stop.Part(self.question.predictors[role], site, sampling, inputs, places))
 
         async def examine(place: int, reply: Reply) -> None:
             await self.checked(self.draft(number, place, reply))
@@ -519,14 +527,13 @@ class _Run:
             return consensus.ended(done, quorum=schedule.quorum, agree=schedule.agree)
 
         stop_at = "" if schedule.stop_at is None else f" stop_at={schedule.stop_at}"
+        first = "" if schedule.first_wave is None else f" first_wave={schedule.first_wave}"
         replies = await early_stop.ask_until(
             parts,
             ends,
-            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}",
+            rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}{first}",
             in_order=schedule.quorum == 1.0,
-            round_number=number,
-            example=self.question.example,
-            run_seed=self.run_seed,
+            first_wave=schedule.first_wave,
             examine=None if schedule.stop_at is None else examine,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
@@ -554,12 +561,12 @@ class _Run:
             return None
         distiller = self.schedule.distill_by
 
-        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
             if distiller.role is None or distiller.phase is None:
                 return []
-            form = await self.form_of(distiller.role, len(usable))
+            form = await self.first_form(distiller.role, forms)
             with self.sent([(distiller.role, distiller.phase)] * len(values), number):
-                return await self.ask(distiller.role, distiller.phase, values, round_number=number, output_format=form)
+                return await self.ask(distiller.role, self.site(distiller.phase, number), values, output_format=form)
 
         given = distillers.DistillerInput(
             drafts=usable,
@@ -579,18 +586,21 @@ class _Run:
         if self.schedule.critique:
             values = [{"workspace": distilled.workspaces[0].text}]
             with self.sent([(Role.CRITIQUE, Phase.CRITIQUE)], number):
-                (reply,) = await self.ask(Role.CRITIQUE, Phase.CRITIQUE, values, round_number=number)
+                (reply,) = await self.ask(Role.CRITIQUE, self.site(Phase.CRITIQUE, number), values)
             self.ledger += reply.calls
             self.flaws = sheltered(reply.text, self.question.headings)
         return distilled.workspaces
 
-    async def form_of(self, role: Role, count: int) -> calls.OutputFormat | None:
-        """The form of a reply that picks among so many candidates, where the server can hold the model to one."""
-        if role is not Role.SELECT:
+    async def first_form(self, role: Role, forms: Sequence[OutputFormat]) -> OutputFormat | None:
+        """The first of the forms of a role's reply that the server can hold the model to, best first; None where the
+        predictor writes other fields than they are for, or a thought needs room that a form would not leave."""
+        predictor = self.question.predictors[role]
+        if not forms or form_of(signature_of(predictor)).labelled != form_of(derive(self.question.task, role)).labelled:
             return None
-        form = selection(min(self.schedule.k, count), count)
-        about = await calls.capabilities(calls.serving(self.question.predictors[role]))
-        return form if about.constrains(form) else None
+        about = await calls.capabilities(calls.serving(predictor))
+        if about.thinking_budget == "continue":  # the form is for the request that goes on behind a thought
+            return about.first_of(forms)
+        return about.first_of(forms, thinking=self.schedule.thinking_tokens)
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
         """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""

@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.calls import fallback
 from pdr_dspy.calls.request import Sampling
 from pdr_dspy.errors import PromptTooLong
 from pdr_dspy.operators.schedule import Schedule
@@ -91,16 +92,30 @@ class Question:
         temperature = schedule.temperature
         if role not in (Role.DRAFT, Role.REFINE) and schedule.distill_temperature is not None:
             temperature = schedule.distill_temperature
-        return Sampling(cap + schedule.thinking_tokens, temperature, schedule.top_p, schedule.thinking_tokens)
+        return Sampling(
+            cap + schedule.thinking_tokens,
+            temperature,
+            schedule.top_p,
+            schedule.thinking_tokens,
+            json_fallback=schedule.json_fallback and role in (Role.DRAFT, Role.REFINE),
+        )
 
     async def most(self, stage: Stage) -> list[int]:
         """The most tokens that each call of a stage can cost."""
         sizes = await self.prompt_sizes(stage)
         budgets = {role: (await calls.capabilities(self.lm_of(role))).thinking_budget for role, _ in stage}
+        fallbacks = {role: await self.fallback(role) for role in {role for role, _ in stage}}
         return [
-            self.sampling(role).most(size, continued=budgets[role] == "continue")
+            self.sampling(role).most(size, continued=budgets[role] == "continue", fallback=fallbacks[role])
             for size, (role, _) in zip(sizes, stage, strict=True)
         ]
+
+    async def fallback(self, role: Role) -> int:
+        """The most tokens that a request for the JSON of what cannot be read adds to the turn that it reads again; 0
+        where there will be none."""
+        predictor = self.predictors[role]
+        about = await calls.capabilities(calls.serving(predictor))
+        return fallback.most_tokens(signature_of(predictor), about, self.sampling(role))
 
     async def prompt_sizes(self, stage: Stage) -> list[int]:
         """Tokens of the prompt of each call of a stage."""

@@ -42,7 +42,7 @@ class Nominal(NamedTuple):
 
 
 _LATER = (
-    *("quorum", "agree", "final", "check", "keep", "stop_at"),
+    *("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave"),
     *("draft_model", "refine_model", "distill_model"),
 )
 """Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
@@ -97,6 +97,13 @@ class Schedule(Settings):
     never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish, so a
     slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
     costs more tokens than without. Not in the paper."""
+    json_fallback: bool = True
+    """Where a Literal, Enum, bool, list or model with fields cannot be read out of a draft that came to its end, ask
+    for it in a short second request: the same messages, the draft, and a question for those fields, the answer to which
+    is held to the schema of their JSON. Only where the server can hold a model to one; what a draft reasons is always
+    free. The request is on the ledger, on the sequential path, and in what budgets reserve. (`dspy.ChatAdapter` has its
+    `use_json_adapter_fallback`, which asks for all of the reply anew.) False takes such a draft for one without an
+    answer. Not in the paper."""
 
     final: Literal["refine", "vote", "weighted", "best"] = "refine"
     """Which draft of the last round is the answer: its only one ("refine", the paper's), the first of the most common
@@ -111,6 +118,11 @@ class Schedule(Settings):
     """End the program with the first draft, by index, whose check is at least this, a fraction; drafts of its round
     that still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that
     can be cancelled go out as single requests, as with `quorum`."""
+    first_wave: int | None = None
+    """Ask for this many drafts of a round first, and for the others only when those neither reach `stop_at` nor
+    `agree`: an easy question costs the first wave alone, a hard one the tokens of all and the time of two waves. None
+    asks for all at once. Not in the paper: how many samples a question gets by how it goes is Adaptive-Consistency's
+    question (arXiv 2305.11860), here with a check too."""
 
     draft_model: str | None = None
     """Which of the program's models (`models={"small": lm, "large": lm}`) writes first-round drafts; None is the LM
@@ -169,10 +181,25 @@ class Schedule(Settings):
         for name in ("draft_model", "refine_model", "distill_model"):
             if getattr(self, name) == "":
                 raise ValueError(f'`Schedule({name}="")` names no model; None uses no other')
+        if self.first_wave is not None:
+            self._check_first_wave(self.first_wave)
         if self.check == "":
             raise ValueError('`Schedule(check="")` names no check; None uses none')
         self._check_distiller()
         return self
+
+    def _check_first_wave(self, first: int) -> None:
+        given = f"`Schedule(first_wave={first})`"
+        if not 1 <= first < max(self.widths):
+            raise ValueError(
+                f"{given} must be at least 1 and below the widest of `widths={self.widths}`: the others follow it"
+            )
+        if self.stop_at is None and self.agree is None:
+            raise ValueError(f"{given} ends a round only with `stop_at` (and a check) or `agree`; set one, or None")
+        if self.quorum < 1.0:
+            raise ValueError(
+                f"{given} and `quorum={self.quorum:g}` exclude each other: a quorum is of all drafts of a round"
+            )
 
     def _check_distiller(self) -> None:
         if self.rounds == 1:  # nothing is distilled, so that nothing need be imported either
@@ -307,7 +334,8 @@ class Schedule(Settings):
 
     @property
     def calls(self) -> int:
-        """Model calls that a run makes when nothing fails, no budget ends it early and no draft is cancelled."""
+        """Model calls that a run makes when nothing fails, no budget ends it early, no draft is cancelled and none has
+        to be asked again (`json_fallback`)."""
         return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
 
     @property
@@ -325,7 +353,8 @@ class Schedule(Settings):
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
     def output_bound(self) -> Nominal:
-        """The most output tokens that a run can generate: every call at its cap.
+        """The most output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
+        depend on the task and the server, come on top.
 
         With `agree` that is more in total than the widths say: drafts that are cancelled just before their end cost
         nearly a cap each, and are drafted again in the next round.
@@ -334,7 +363,8 @@ class Schedule(Settings):
         distill_stages = [self.distill_calls(r, next_width=widths[r + 1]) for r in range(self.rounds - 1)]
         distill_cap = self.distill_cap + self.thinking_tokens
         first, later = self.draft_tokens + self.thinking_tokens, self.refine_cap + self.thinking_tokens
-        sequential = first + (self.rounds - 1) * later + sum(1 for n in distill_stages if n) * distill_cap
+        waves = [1 if self.first_wave is None or self.first_wave >= width else 2 for width in widths]
+        sequential = first * waves[0] + sum(waves[1:]) * later + sum(1 for n in distill_stages if n) * distill_cap
         total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
         return Nominal(sequential, total)
 
@@ -368,6 +398,7 @@ class Schedule(Settings):
         """How checks and finals are told, each only where it is not the paper's."""
         final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
         stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
+        stop_at += "" if self.first_wave is None else f" first_wave={self.first_wave}"
         return f"{final}{f' check={self.check}' if self.check else ''}{' +keep' if self.keep else ''}{stop_at}"
 
     def _shape(self) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.ledger import JSON_PART, Call, Phase
 from pdr_dspy.errors import MissingExtra, StoreError
 from pdr_dspy.evaluation.records import Report, RoundRow, Row
 from pdr_dspy.evaluation.run_folder import CONFIG, ROWS
@@ -378,10 +378,13 @@ class _Sample:
         return (self.begin + timedelta(seconds=seconds)).isoformat()
 
 
+_PARTS = {1: " continued", JSON_PART: " asked for JSON"}
+
+
 def _named(call: Call) -> str:
     notes = [note for note, holds in (("cut", call.truncated), ("cancelled", call.cancelled)) if holds]
     notes += ["failed"] if call.failure else []
-    what = f"{call.phase} {call.index + 1}{' continued' if call.part else ''}"
+    what = f"{call.phase} {call.index + 1}{_PARTS.get(call.part, '')}"
     return f"{what} ({', '.join(notes)})" if notes else what
 
 

@@ -70,6 +70,12 @@ class EndpointLM(dspy.LM, ServedModel):
         return self._async.model
 
     @property
+    def refused_formats(self) -> set[str]:
+        """Kinds and keys of the output formats that the server has refused: it is asked without them. Copies of the LM
+        share what they have learned."""
+        return self._async.refused_formats
+
+    @property
     def identity(self) -> str:
         """What answers here, for stores, as far as it is known without asking; `await capabilities()` asks."""
         return f"endpoint/{self._async.identity or self.settings.named(self.served_model)}"

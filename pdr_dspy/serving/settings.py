@@ -102,8 +102,9 @@ class EndpointSettings(Settings):
     supports_schema: bool = True
     """Whether DSPy's adapters may ask for JSON after a schema: False for a server that refuses `response_format`."""
     constrained: bool | None = None
-    """Whether the server holds a selection of drafts and a judge's word to their form. None: vLLM and llama.cpp do,
-    each asked in its own words. True: others do too, by `response_format`, which some refuse. False: none does."""
+    """Whether the server holds completions to a form: a selection of drafts, a judge's word, and the JSON of fields
+    that could not be read (`Schedule.json_fallback`). None: vLLM and llama.cpp do, each asked in its own words. True:
+    others do too, by `response_format`; one that refuses it is asked without from then on. False: none does."""
     identity: str | None = None
     """Names what is served, for stores that outlive the server. None: the model with what the server says it is made
     of, its whole address, and a digest of headers and key."""

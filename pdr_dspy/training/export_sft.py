@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -21,7 +22,7 @@ from dspy.lm15 import Usage as ServedUsage
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import RoundFailed
-from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.ledger import JSON_PART, Call, Phase
 from pdr_dspy.calls.store import Rollout, Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation import ids_of
@@ -55,8 +56,9 @@ class Exported(NamedTuple):
     samples: tuple[Sample, ...]
     counts: dict[str, int]
     """Samples by kind; then `rows` and `right_rows`, and calls that were right but are not there: `duplicates`,
-    `truncated`, `other_prompt` (the program renders another prompt now, or a workspace was cut by the model's own
-    tokenizer), `not_stored` (the store does not have the completion)."""
+    `truncated`, `constrained` (held to a form, or asked again for JSON), `other_prompt` (the program renders another
+    prompt now, or a workspace was cut by the model's own tokenizer), `not_stored` (the store does not have the
+    completion)."""
 
 
 def export(
@@ -64,7 +66,9 @@ def export(
 ) -> Exported:
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
-    A draft or a refinement counts by its own answer; a distill, select or critique call by that of its row.
+    A draft or a refinement counts by its own answer; a distill, select or critique call by that of its row. What a
+    server held to a form is no sample of the model's, nor is a draft whose answer had to be asked for again
+    (`Schedule.json_fallback`): neither is exported.
 
     Args:
         run_dir: a folder that `evaluate(run_dir=...)` or `pdr eval` wrote, with its rollout store.
@@ -127,7 +131,7 @@ def _config(folder: Path) -> dict[str, Any]:
 _SOLVING = (Phase.DRAFT, Phase.REFINE)
 _COUNTED = (
     *("traces", "drafts", "workspaces", "refinements"),
-    *("rows", "right_rows", "duplicates", "truncated", "other_prompt", "not_stored"),
+    *("rows", "right_rows", "duplicates", "truncated", "constrained", "other_prompt", "not_stored"),
 )
 
 
@@ -153,12 +157,15 @@ class _Collected:
             kind = self._kind(row, call)
             if kind is not None:
                 wanted.append((call, kind))
+        again = {(call.round, call.phase, call.index) for call in row.calls if call.part == JSON_PART}
         replayed = self._replay(row, example) if wanted else {}
         for call, kind in wanted:
             rollout = self.store.get(call.key)
             messages = replayed.get(call.key)
             if call.truncated:
                 self.counts["truncated"] += 1
+            elif call.format == "held" or (call.round, call.phase, call.index) in again:
+                self.counts["constrained"] += 1
             elif rollout is None:
                 self.counts["not_stored"] += 1
             elif messages is None:
@@ -171,6 +178,8 @@ class _Collected:
         if call.failure is not None or call.phase in (Phase.JUDGE, Phase.PROPOSE) or call.round > len(row.rounds):
             return None
         if call.finish == "continued":  # the turn went on in a second request
+            return None
+        if call.part == JSON_PART:
             return None
         if call.phase not in _SOLVING:
             return "workspace" if row.score >= RIGHT else None
@@ -215,7 +224,7 @@ class _Collected:
         self.counts[f"{kind}s"] += 1
 
 
-class _ReplayLM(dspy.LM):
+class _ReplayLM(dspy.LM, calls.ServedModel):
     """Answers with what was recorded for a row, and notes what it was asked."""
 
     def __init__(self, model: str) -> None:
@@ -223,21 +232,31 @@ class _ReplayLM(dspy.LM):
         super().__init__(model, engine=engine, async_engine=_NoAsyncEngine(), cache=False, num_retries=0)
         self.prompts: dict[int | None, list[dict[str, str]]] = {}
         self._answers: dict[int | None, Rollout] = {}
+        self._again: dict[int | None, Rollout] = {}
+        """Where a draft was asked again for its JSON, what it said then."""
+
+    async def capabilities(self) -> calls.Capabilities:
+        """A draft is asked again where that was done, so that the replay comes to the same answers."""
+        return replace(calls.configured(self), output_formats=frozenset(["schema"] if self._again else ()))
 
     def begin(self, row: Row, store: Rollouts) -> None:
         """Take up a row."""
         self.prompts = {}
-        found = {call.seed: store.get(call.key) for call in row.calls if call.failure is None}
-        self._answers = {seed: rollout for seed, rollout in found.items() if rollout is not None}
+        found = [(call, store.get(call.key)) for call in row.calls if call.failure is None]
+        kept = [(call, rollout) for call, rollout in found if rollout is not None]
+        self._answers = {call.seed: rollout for call, rollout in kept if call.part != JSON_PART}
+        self._again = {call.seed: rollout for call, rollout in kept if call.part == JSON_PART}
 
     async def acall(self, prompt: Any = None, **_: Any) -> Any:
         """The recorded completion. Raises OSError, as a lost connection does, for a call that has none."""
         assert isinstance(prompt, Request)
         seed = prompt.config.seed
-        self.prompts[seed] = messages_of(prompt)
-        if seed not in self._answers:
+        again = seed in self._again and calls.OUTPUT in (prompt.config.extensions or {})
+        if not again:
+            self.prompts[seed] = messages_of(prompt)
+        rollout = (self._again if again else self._answers).get(seed)
+        if rollout is None:
             raise OSError("no completion was recorded")
-        rollout = self._answers[seed]
         thought = f"<think>{rollout.thought}</think>" if rollout.thought else ""
         return Response(
             id=None,

@@ -41,9 +41,10 @@ class Episodes:
     """A `Rollout` (see rows.py) made of a program and a verifier.
 
     Long-trace episodes are the program's draft call alone. No round ends early (`quorum`, `agree`): a cancelled draft
-    has no reward. An episode that starts from a workspace runs the program
-    with one more round before its own: the first round's drafts and their distillation are sampled from the same
-    policy and are not trained, so what the trained calls then read is what a later round meets at inference.
+    has no reward. Nothing is asked again (`json_fallback`): an answer that cannot be read is none. An episode that
+    starts from a workspace runs the program with one more round before its own: the first round's drafts and their
+    distillation are sampled from the same policy and are not trained, so what the trained calls then read is what a
+    later round meets at inference.
     """
 
     def __init__(
@@ -99,7 +100,8 @@ class Episodes:
         self.template_options = dict(template_options or {})
         self.context_length: int | None = None
         """Tokens that prompt and completion may take together, where it is known; a schedule beyond it is refused."""
-        schedule = program.schedule.replace(quorum=1.0, agree=None)  # every call of an episode is a row
+        # Every call of an episode is a row, and a sample of the policy: none is cancelled, none held to a form.
+        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()

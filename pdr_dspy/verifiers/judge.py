@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.lm15 import Config, Message, Request, Response, TokenLogprob
 
-from pdr_dspy.calls import dspy_bridge
-from pdr_dspy.calls.capabilities import capabilities
-from pdr_dspy.calls.dspy_bridge import sending, tries_of
+from pdr_dspy.calls import dspy_bridge, formats
+from pdr_dspy.calls.capabilities import Capabilities, capabilities
+from pdr_dspy.calls.dspy_bridge import Tries, sending, tries_of
 from pdr_dspy.calls.failures import CallError
-from pdr_dspy.calls.ledger import Call, Phase, Usage
-from pdr_dspy.calls.output_format import OUTPUT, OutputFormat
+from pdr_dspy.calls.ledger import Call, FormatFate, Phase, Usage
+from pdr_dspy.calls.output_format import OutputFormat
+from pdr_dspy.calls.valued import WORD_TOKENS
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.text.answers import MAX_ANSWER
@@ -69,36 +70,36 @@ class JudgeVerifier(Fields):
         answer = self._answer(prediction)
         if answer is None:
             return Score(0, "no answer")
-        held = event_loop.run(self._held)
-        request, started = self._request(example, answer, logprobs=True, held=held), time.perf_counter()
+        ways, started = self._ways(event_loop.run(lambda: capabilities(self.lm)), example, answer), time.perf_counter()
         try:
             with sending(self.lm) as sent:
-                try:
-                    response = dspy_bridge.call_sync(self.lm, request)
-                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
-                    request = self._request(example, answer, logprobs=False, held=held)
-                    response = dspy_bridge.call_sync(self.lm, request)
+                while True:
+                    try:
+                        response = dspy_bridge.call_sync(self.lm, ways.request)
+                        break
+                    except formats.REFUSALS as error:
+                        ways.next(error)
         except (dspy.LMError, OSError, TimeoutError) as error:
-            raise self._failed(error, time.perf_counter() - started) from error
-        return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
+            raise self._failed(error, time.perf_counter() - started, ways) from error
+        return self._score(response, time.perf_counter() - started, sent.reused, ways)
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The same, awaiting the model. Of all verifiers only this one has it: only this one's verdicts cost tokens."""
         answer = self._answer(prediction)
         if answer is None:
             return Score(0, "no answer")
-        held = await self._held()
-        request, started = self._request(example, answer, logprobs=True, held=held), time.perf_counter()
+        ways, started = self._ways(await capabilities(self.lm), example, answer), time.perf_counter()
         try:
             with sending(self.lm) as sent:
-                try:
-                    response = await dspy_bridge.call(self.lm, request)
-                except (dspy.LMUnsupportedFeatureError, dspy.LMInvalidRequestError):
-                    request = self._request(example, answer, logprobs=False, held=held)
-                    response = await dspy_bridge.call(self.lm, request)
+                while True:
+                    try:
+                        response = await dspy_bridge.call(self.lm, ways.request)
+                        break
+                    except formats.REFUSALS as error:
+                        ways.next(error)
         except (dspy.LMError, OSError, TimeoutError) as error:
-            raise self._failed(error, time.perf_counter() - started) from error
-        return self._score(response, time.perf_counter() - started, sent.reused)  # type: ignore[arg-type]
+            raise self._failed(error, time.perf_counter() - started, ways) from error
+        return self._score(response, time.perf_counter() - started, sent.reused, ways)
 
     def check_gold(self, example: dspy.Example) -> None:
         """Raise DataError if the reference answer is wanted and missing, or the example names no inputs."""
@@ -131,11 +132,15 @@ class JudgeVerifier(Fields):
                 f"{called(example)} does not say which fields are inputs; use `.with_inputs(...)`"
             ) from error
 
-    async def _held(self) -> bool:
-        """Whether the server can hold the judge to its two words."""
-        return (await capabilities(self.lm)).constrains(_VERDICT)
+    def _ways(self, about: Capabilities, example: dspy.Example, answer: str) -> _Ways:
+        """The ways to ask: with the form where the server can hold the judge to its two words, unless the cap leaves
+        room for a thought that a form would cut away."""
+        form = about.first_of([_VERDICT], thinking=self.max_tokens if self.max_tokens > WORD_TOKENS else 0)
+        if form is not None and formats.is_refused(self.lm, form):
+            return _Ways(self.lm, self._request(example, answer), form, refused=True)
+        return _Ways(self.lm, self._request(example, answer), form)
 
-    def _request(self, example: dspy.Example, answer: str, *, logprobs: bool, held: bool) -> Request:
+    def _request(self, example: dspy.Example, answer: str) -> Request:
         parts = [f"{name}: {value}" for name, value in self._inputs(example).items()]
         if self.reference:
             parts.append(f"Reference answer: {gold_text(example, self.gold)}")
@@ -147,18 +152,12 @@ class JudgeVerifier(Fields):
             model=self.lm.model,
             system=_SYSTEM,
             messages=(Message.user("\n\n".join(parts)),),
-            config=Config(
-                max_tokens=self.max_tokens,
-                temperature=0.0,
-                seed=0,
-                logprobs=5 if logprobs else None,
-                extensions={OUTPUT: _VERDICT.wire} if held else None,
-            ),
+            config=Config(max_tokens=self.max_tokens, temperature=0.0, seed=0),
         )
 
-    def _failed(self, error: Exception, seconds: float) -> CallError:
+    def _failed(self, error: Exception, seconds: float, ways: _Ways) -> CallError:
         why = f"{type(error).__name__}: {str(error)[:300]}"
-        tries, unsettled = tries_of(error)
+        tries, unsettled = ways.tries(tries_of(error))
         call = Call(
             phase=Phase.JUDGE,
             model=self.lm.model,
@@ -172,10 +171,10 @@ class JudgeVerifier(Fields):
         )
         return CallError(f"The judge {self.lm.model} did not answer: {why}", call)
 
-    def _score(self, response: Response, seconds: float, reused: bool) -> Score:
+    def _score(self, response: Response, seconds: float, reused: bool, ways: _Ways) -> Score:
         text = "".join(part.text for part in response.message.parts if part.type == "text")
         chance = _chance(response.logprobs or (), text)
-        tries, unsettled = (1, 0) if reused else tries_of(response)
+        tries, unsettled = ways.tries(Tries() if reused else tries_of(response))
         call = Call(
             phase=Phase.JUDGE,
             model=self.lm.model,
@@ -188,11 +187,51 @@ class JudgeVerifier(Fields):
             reused=reused,
             tries=tries,
             unsettled=unsettled,
+            format=ways.fate(split_thought(text)[1], str(response.finish_reason)),
         )
         if chance is None:
             return Score(0, f"the judge said neither yes nor no: {short(text)}", (call,))
         value = chance if self.threshold is None else float(chance >= self.threshold)
         return Score(value, f"the judge says yes with {chance:.2f}", (call,))
+
+
+class _Ways:
+    """How a judge is asked, with as much as its server takes: the form, and log-probabilities."""
+
+    def __init__(self, lm: dspy.LM, request: Request, form: OutputFormat | None, *, refused: bool = False) -> None:
+        self.lm = lm
+        self.plain = request
+        self.form = form
+        self.refused = refused
+        """Whether the server takes no such form."""
+        self.logprobs = True
+        self.before = Tries(0, 0)
+        """Of the requests that were refused."""
+
+    @property
+    def request(self) -> Request:
+        """The request as it is to be sent now."""
+        config = replace(self.plain.config, logprobs=5 if self.logprobs else None)
+        asked = replace(self.plain, config=config)
+        return asked if self.form is None or self.refused else formats.with_format(self.lm, asked, self.form)
+
+    def next(self, error: Exception) -> None:
+        """Leave out what was refused. Raises the error where nothing of it can be left out."""
+        if self.form is not None and not self.refused and formats.note(self.lm, self.form, error):
+            self.refused = True
+        elif self.logprobs:
+            self.logprobs = False
+        else:
+            raise error
+        self.before = self.tries(tries_of(error))
+
+    def tries(self, last: Tries) -> Tries:
+        """Those of all requests, the last one included."""
+        return Tries(self.before.tries + last.tries, self.before.unsettled + last.unsettled)
+
+    def fate(self, text: str, finish: str) -> FormatFate:
+        """What became of the form."""
+        return formats.fate_of(self.form, text, finish, refused=self.refused)
 
 
 _TAG = re.compile(r"<\s*/?\s*answer\s*>", re.I)

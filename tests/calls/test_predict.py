@@ -30,9 +30,7 @@ def drafts(lm: ScriptedLM | None, width: int = 4, *, question: str = "q", **sess
             return await calls.ask(
                 PREDICTOR,
                 [{"question": question}] * width,
-                phase=Phase.DRAFT,
-                round_number=1,
-                example=calls.identity({"question": question}),
+                site=calls.CallSite(Phase.DRAFT, 1, calls.identity({"question": question})),
                 sampling=Sampling(50, 0.7, 0.9),
             )
 
@@ -54,6 +52,20 @@ def test_seeds_of_any_stage_fit_a_32_bit_server_with_all_their_siblings() -> Non
     for round_number in range(200):
         base = calls.seed_for(7, "q", Phase.REFINE, round_number)
         assert 0 <= base <= 2**31 - calls.SEED_SPACING
+
+
+def test_a_site_has_the_seed_of_its_question_place_and_run_and_of_nothing_else() -> None:
+    site = calls.CallSite(Phase.DRAFT, 1, "q", 7)
+    assert site.seed() == calls.CallSite(Phase.DRAFT, 1, "q", 7).seed() == calls.seed_for(7, "q|None", Phase.DRAFT, 1)
+    others = [
+        calls.CallSite(Phase.REFINE, 1, "q", 7),
+        calls.CallSite(Phase.DRAFT, 2, "q", 7),
+        calls.CallSite(Phase.DRAFT, 1, "r", 7),
+        calls.CallSite(Phase.DRAFT, 1, "q", 8),
+    ]
+    assert len({site.seed(), site.seed(1), *(other.seed() for other in others)}) == 6
+    with calls.session(seed=7):
+        assert calls.CallSite(Phase.DRAFT, 1, "q").seed() == site.seed()
 
 
 def groups_of(lm: ScriptedLM) -> list[tuple[str, int]]:
@@ -149,9 +161,7 @@ def test_who_waits_for_a_call_that_fails_or_is_cancelled_sends_its_own() -> None
             return await calls.ask(
                 PREDICTOR,
                 [{"question": "q"}],
-                phase=Phase.DRAFT,
-                round_number=1,
-                example="q",
+                site=calls.CallSite(Phase.DRAFT, 1, "q"),
                 sampling=Sampling(50, 0.7),
             )
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import dspy
 import pytest
 
 from pdr_dspy import calls
@@ -18,50 +17,12 @@ from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.loop import Stop
-from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsistency
-from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, scripted_lm
+from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.base import Score
+from tests.support.checks import QA, SMALL, Marks, ask, says
 from tests.support.solver import role_of
-
-QA = "question -> answer"
-SMALL: dict[str, Any] = {"draft_tokens": 60, "kappa": 200}
-
-
-@dataclass
-class Marks:
-    """A check that reads its scores off a table, and counts how often it was asked."""
-
-    table: Mapping[str, float]
-    calls: tuple[Call, ...] = ()
-    asked: list[str] = field(default_factory=list)
-
-    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        assert inputs == {"question": "q"}
-        answer = outputs["answer"]
-        self.asked.append(answer)
-        await asyncio.sleep(0)
-        return Score(self.table.get(answer, 0.0), f"marked {answer}", self.calls, f"{answer} is not what was wanted")
-
-
-def says(*answers: str, later: str = "z", delays: Mapping[int, float] | None = None) -> ScriptedLM:
-    """First drafts with these answers, by index; every later draft says `later`."""
-    first: list[int] = []
-
-    def reply(request: ScriptedRequest) -> Completion:
-        if role_of(request) != "draft":
-            return Completion(f"I looked at it.\nAnswer: {later}")
-        first[:] = first or [request.seed]
-        place = (request.seed - min(first)) % len(answers)
-        return Completion(f"Work {place}.\nAnswer: {answers[place]}", delay=(delays or {}).get(place, 0.0))
-
-    return scripted_lm(reply, directly=True)
-
-
-def ask(program: Operator, lm: ScriptedLM, **options: Any) -> dspy.Prediction:
-    with dspy.context(lm=lm):
-        return program(question="q", **options)
 
 
 def test_best_of_n_answers_with_the_best_checked_draft() -> None:

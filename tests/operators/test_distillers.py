@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import pytest
 
-from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.ledger import Call, Phase, Usage
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers import DISTILLERS, DistillerInput
+from pdr_dspy.operators.distillers.picking import MOST_CHOICES, selections
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft, Workspace
 from pdr_dspy.prompts.parse import Reading
@@ -24,19 +29,22 @@ def drafts(size: int) -> tuple[Draft, ...]:
 
 
 def given_to(
-    schedule: Schedule, texts: Sequence[str] = (), *, size: int = 5, width: int = 3, **more: Any
+    schedule: Schedule, texts: Sequence[str | Reply] = (), *, size: int = 5, width: int = 3, **more: Any
 ) -> DistillerInput:
     """A round whose model answers with `texts`, in turn; a text may be a whole Reply."""
     asked: list[Mapping[str, Any]] = []
 
     part = schedule.distill_by
 
-    async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+    async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
         assert part.phase is not None
         replies = []
         for value in values:
             text = texts[len(asked) % len(texts)]
             asked.append(value)
+            if isinstance(text, Reply):
+                replies.append(text)
+                continue
             call = Call(phase=part.phase, index=len(replies), usage=Usage(input=1, output=1))
             if text == "!":
                 replies.append(Reply(call.model_copy(update={"failure": "down"}), "", Reading({}, ())))
@@ -58,7 +66,7 @@ class Made(NamedTuple):
     calls: tuple[Call, ...]
 
 
-def run(name: str, texts: Sequence[str] = (), **more: Any) -> Made:
+def run(name: str, texts: Sequence[str | Reply] = (), **more: Any) -> Made:
     schedule = Schedule(widths=(1, 1) if name == "last" else (5, 3, 1), distiller=name, k=2, **more.pop("settings", {}))
     made = wait(schedule.distill_by(given_to(schedule, texts, **more)))
     return Made(made.workspaces, made.calls or ())
@@ -103,6 +111,38 @@ def test_a_selection_of_too_many_repeated_or_foreign_numbers_is_cut_to_k() -> No
     assert len(run("topk", ["[4]"]).workspaces[0].sources) == 1
     prose = run("topk", ["I would keep Candidate 3 and candidate 1."])
     assert (prose.calls[0].failure, len(prose.workspaces[0].sources)) == (None, 2)
+
+
+@pytest.mark.parametrize(("k", "size"), [(1, 1), (1, 8), (2, 4), (2, 32), (3, 11), (3, 19), (4, 13), (6, 12), (5, 3)])
+def test_a_form_of_a_selection_allows_every_choice_of_k_different_numbers_and_nothing_else(k: int, size: int) -> None:
+    spelled, _ = selections(k, size)
+    k = min(k, size)
+    chosen = [json.loads(text.removeprefix("Selected: ")) for text in spelled.choices]
+    assert set(map(frozenset, chosen)) == set(map(frozenset, combinations(range(1, size + 1), k)))
+    assert all(len(set(numbers)) == len(numbers) == k for numbers in chosen)
+    assert len(chosen) <= MOST_CHOICES
+    if math.perm(size, k) <= MOST_CHOICES:  # then in any order
+        assert len(chosen) == math.perm(size, k)
+
+
+def test_a_long_selection_has_the_schema_alone() -> None:
+    (schema,) = selections(4, 16)
+    assert schema.kind == "schema"
+    assert schema.fits('{"selected": [1, 2, 3, 16]}')
+
+
+@pytest.mark.parametrize(("form", "count", "noted"), [("held", 2, True), ("", 1, False), ("ignored", 1, False)])
+def test_a_number_that_was_held_to_stand_there_twice_is_filled_up_and_said(form: Any, count: int, noted: bool) -> None:
+    call = Call(phase=Phase.SELECT, usage=Usage(input=1, output=1), format=form)
+    made = run("topk", [Reply(call, '{"selected": [4, 4]}', Reading({"selected": [4, 4]}, ()))])
+    assert len(set(made.workspaces[0].sources)) == count
+    (own,) = made.calls
+    assert own.failure is None
+    assert bool(own.note) is noted
+    if noted:
+        assert "1 different candidates instead of 2" in own.note
+        again = run("topk", [Reply(call, '{"selected": [4, 4]}', Reading({"selected": [4, 4]}, ()))])
+        assert again.workspaces == made.workspaces
 
 
 @pytest.mark.parametrize("text", ["2, 5", "(2, 5)", "2 & 5."])

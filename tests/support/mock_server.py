@@ -54,6 +54,8 @@ class MockServer:
         """Completions wait until this many are in flight at once."""
         self.refuse_long = False
         """Refuse prompts of more words than the context has tokens, as real servers do."""
+        self.refuses: dict[str, str] = {}
+        """Fields of a completion request that are refused (400), each with what is said of it."""
         self.width: int | None = None
         """With more than this many in flight, a request is refused (429)."""
         self.root: str | None = None
@@ -167,6 +169,8 @@ class MockServer:
                 await asyncio.sleep(self.work)
             if self.faults:
                 return await self._fault(self.faults.pop(0), request)
+            for field in self.refuses.keys() & body.keys():
+                return web.json_response({"error": {"message": self.refuses[field]}}, status=400)
             if self.refuse_long and sum(len(one["content"].split()) for one in body["messages"]) > self.context:
                 message = f"This model's maximum context length is {self.context} tokens"
                 return web.json_response({"error": {"message": message}}, status=400)

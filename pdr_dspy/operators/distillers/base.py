@@ -12,9 +12,10 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers.tally import tally
@@ -35,9 +36,21 @@ class Distilled(NamedTuple):
     it can see; empty leaves them as they were recorded."""
 
 
-Ask = Callable[[Sequence[Mapping[str, Any]]], Awaitable[list[Reply]]]
-"""Calls the model of the distiller's role, once for each mapping, side by side. A mapping holds the inputs beside the
-task's own, such as `{"candidates": text}`. A call that fails is a Reply whose `call.failure` says why."""
+class Ask(Protocol):
+    """Calls the model of the distiller's role."""
+
+    async def __call__(self, values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
+        """One call for each mapping, side by side.
+
+        Args:
+            values: the inputs of each call beside the task's own, such as `{"candidates": text}`.
+            forms: the forms that a reply may have, best first, for replies with no reasoning in them: the first one
+                that the server can hold the model to is taken. They hold for the fields that the library gave the role;
+                a predictor whose outputs were changed is left free.
+
+        Returns the replies, in order. A call that fails is one whose `call.failure` says why.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -212,7 +225,7 @@ class Distiller:
         made: list[Call] = []
         asked = 0
 
-        async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+        async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
             nonlocal asked
             most = self.calls(given.next_width)
             if asked or len(values) > most:
@@ -221,7 +234,7 @@ class Distiller:
                     f"but says that it makes {most} side by side for {given.next_width} drafts; see `Distiller.calls`"
                 )
             asked += len(values)
-            replies = await given.ask(values)
+            replies = await (given.ask(values, forms) if forms else given.ask(values))
             made.extend(call for reply in replies for call in reply.calls)
             return replies
 

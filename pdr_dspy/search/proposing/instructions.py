@@ -194,11 +194,8 @@ def propose(
             replies = await calls.ask(
                 writer.predictor,
                 prompts,
-                phase=Phase.PROPOSE,
-                round_number=1,
-                example="instructions",
+                site=calls.CallSite(Phase.PROPOSE, 1, "instructions", seed),
                 sampling=sampling,
-                run_seed=seed,
             )
         sizes, _ = await calls.count_tokens(writer.reader, [tidied(reply.text) for reply in replies])
         return replies, sizes

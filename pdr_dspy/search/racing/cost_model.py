@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -60,12 +60,11 @@ class Tally:
             stages.setdefault((call.operator, call.round, call.phase), []).append(call)
         for (operator, _, phase), made in stages.items():
             stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
-            inputs = [call.usage.input or 0 for call in stage]
-            outputs = [call.usage.output or 0 for call in stage]
+            inputs, outputs = _turns(stage)
             place = operator.partition(":")[0]  # of all its runs
             name = f"{place}/{phase.value}" if place else phase.value
             sums = self._sums.setdefault(name, dict.fromkeys(PhaseCost.model_fields, 0))
-            sums["calls"] += len(stage)
+            sums["calls"] += len(inputs)
             sums["input"] += sum(inputs)
             sums["output"] += sum(outputs)
             sums["stages"] += 1
@@ -75,6 +74,22 @@ class Tally:
     def profile(self) -> Profile:
         """What was counted so far."""
         return {phase: PhaseCost(**sums) for phase, sums in self._sums.items()}
+
+
+def _turns(stage: Sequence[Call]) -> tuple[list[int], list[int]]:
+    """Input and output tokens of each turn: of a call, with the further requests of its turn."""
+    inputs: list[int] = []
+    outputs: list[int] = []
+    place: dict[int, int] = {}
+    for call in stage:
+        if call.part and call.index in place:
+            inputs[place[call.index]] += call.usage.input or 0
+            outputs[place[call.index]] += call.usage.output or 0
+            continue
+        place[call.index] = len(inputs)
+        inputs.append(call.usage.input or 0)
+        outputs.append(call.usage.output or 0)
+    return inputs, outputs
 
 
 def predict_all(schedules: Mapping[str, Schedule], profile: Mapping[str, PhaseCost]) -> Nominal | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.schedule import MIN_CANDIDATE_TOKENS, Schedule
+from pdr_dspy.operators.schedule import MAX_WIDTH, MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime.registry import Registry, origin_of
 
@@ -130,6 +130,11 @@ def _wide_last(schedule: Schedule) -> bool:
 
 def _several_drafts(schedule: Schedule) -> bool:
     return schedule.widths != (1,)
+
+
+def _ends_on_answers(schedule: Schedule) -> bool:
+    early = schedule.stop_at is not None or schedule.agree is not None
+    return early and schedule.quorum == 1.0 and max(schedule.widths) > 1
 
 
 def _checked(schedule: Schedule) -> bool:
@@ -311,6 +316,7 @@ FIELDS = (
         in_force=lambda schedule: 1.0 if schedule.agree is None else schedule.agree,
         later=True,
     ),
+    Axis("json_fallback", default=(True,), when="where outputs have a closed form", position=float, later=True),
     Axis(
         "critique",
         default=(False,),
@@ -358,6 +364,18 @@ FIELDS = (
         checked=(None, 1.0),
         none=NEVER,
         in_force=lambda schedule: NEVER if schedule.stop_at is None else schedule.stop_at,
+        later=True,
+    ),
+    Axis(
+        "first_wave",
+        default=(None,),
+        applies=_ends_on_answers,
+        when="where a check or a vote may end a wide round",
+        position=lambda value: 0.5 * math.log2(2 * value) if value else 0.0,
+        none="all at once",
+        in_force=lambda schedule: schedule.first_wave or 0,
+        fit=lambda schedule, value: value if value is None or value < max(schedule.widths) else None,
+        beside={"widths": (MAX_WIDTH,), "final": "vote", "agree": 0.95},
         later=True,
     ),
     Axis(

@@ -95,6 +95,8 @@ class Space(Settings):
     """For rounds that are wider than 1: the share of a round's drafts that is waited for."""
     agree: tuple[float | None, ...] = (None,)
     """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
+    json_fallback: tuple[bool, ...] = (True,)
+    """Whether outputs of a closed form that cannot be read are asked for again."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     check: tuple[str | None, ...] = CHECK.default
@@ -105,6 +107,8 @@ class Space(Settings):
     """With a check: whether the best-checked draft of all rounds is the answer."""
     stop_at: tuple[float | None, ...] = (None,)
     """With a check: the score from which a draft ends the program."""
+    first_wave: tuple[int | None, ...] = (None,)
+    """With `stop_at` or `agree`: how many drafts of a round are asked for before the others."""
     draft_model: tuple[str | None, ...] = (None,)
     """Names of the program's models for first-round drafts; None is the LM that it uses anyway."""
     refine_model: tuple[str | None, ...] = (None,)

@@ -128,6 +128,8 @@ class AsyncOpenAIEngine:
         self._lock = threading.Lock()
         self._random = random.Random()
         self._told_equal = False
+        self.refused_formats: set[str] = set()
+        """Kinds and keys of the output formats that the server has refused."""
 
     @property
     def _timeout(self) -> float:

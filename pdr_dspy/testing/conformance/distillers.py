@@ -10,6 +10,7 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.predict import Reply
 from pdr_dspy.operators import PDR
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput
@@ -149,7 +150,7 @@ def _check_case(distiller: Distiller, case: _Case) -> None:
 def _distil(distiller: Distiller, case: _Case, where: str) -> tuple[Distilled, int]:
     asked = 0
 
-    async def ask(values: Sequence[Mapping[str, Any]]) -> list[Reply]:
+    async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
         nonlocal asked
         replies = []
         for index, value in enumerate(values):

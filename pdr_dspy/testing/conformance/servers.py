@@ -74,11 +74,8 @@ async def _ask(lm: dspy.LM, questions: Sequence[str], cap: int) -> list[Call]:
     replies = await calls.ask(
         predictor,
         [{"question": question} for question in questions],
-        phase=Phase.DRAFT,
-        round_number=1,
-        example=questions[0],
+        site=calls.CallSite(Phase.DRAFT, 1, questions[0], 7),
         sampling=Sampling(cap, 0.7, 0.95),
-        run_seed=7,
     )
     return [reply.call for reply in replies]
 
