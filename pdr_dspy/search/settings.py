@@ -162,7 +162,7 @@ class SearchSettings(_Section):
         return sampler
 
     @field_serializer("limits")
-    def _limits_as_data(self, limits: Limits) -> dict[str, float | None]:
+    def _limits_as_data(self, limits: Limits) -> dict[str, Any]:
         """The limit on cost, which came later, is left out where it is off."""
         return {name: value for name, value in limits._asdict().items() if name != "cost" or value is not None}
 
