@@ -1,1 +1,1 @@
-"""Measured claims. Each file prints one table and says in its docstring what is measured against what."""
+"""Measured claims. Each file prints its tables, and its docstring states the measurement and the baseline."""

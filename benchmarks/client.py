@@ -1,26 +1,26 @@
-"""What a client adds to a server: `python -m benchmarks.client [--quick] [--peers NAMES|none|all] [--json FILE]`.
+"""The overhead of clients: `python -m benchmarks.client [--quick] [--peers NAMES|none|all] [--json FILE]`.
 
-Every client talks to the same mock server (`benchmarks.mock_server`, a process of its own on the loopback address), one
-after the other, each run in a fresh process that has answered one question before its clock starts; that time counts as
-start-up. The task is PDR (8, 4, 1) with summaries, 15 calls in 5 stages; a client that has no such thing runs its
-nearest own, and is held against the critical path of that. Figures, by client and workload:
+All clients use the same mock server (`benchmarks.mock_server`, a separate process on the loopback address), one after
+the other, each run in a new process that has answered one question before its clock starts; that time counts as
+start-up. The task is PDR (8, 4, 1) with summaries, 15 calls in 5 stages; a client without PDR runs its nearest
+equivalent, and is compared with the critical path of that. Figures, by client and workload:
 
 - makespan over the critical path: wall seconds until all questions are answered over the server's latency along the
-  longest chain of calls that must wait for each other; 1 is the best that any client can do
-- client CPU, user and system, in ms for each completion that is needed
-- completions in flight at most, as the server saw them, of as many as could be useful
-- resident memory that the run added at its peak, in kB for each completion in flight at most
-- connections opened; completion requests sent and completions needed (one request can ask for several, and some have
-  to be sent again); requests for anything else, such as counting tokens
-- tokens as the client reports them over tokens of the answers that the server gave in full
+  longest chain of dependent calls; 1 is the optimum
+- client CPU, user and system, in ms for each needed completion
+- peak completions in flight, as the server saw them, of the useful maximum
+- resident memory that the run added at its peak, in kB for each completion in flight at the peak
+- connections opened; completion requests sent and completions needed (one request can have several completions, and
+  some are retried); other requests, such as counting tokens
+- tokens that the client reports over tokens of the server's complete answers
 - share of the prompts' 64-character blocks that a prefix cache would have had
-- questions answered, of all; with faults, what failed and why
+- questions answered, of all; with faults, the failures with their reasons
 
 Latency is 0.5 s, or log-normal with that median and sigma 0.7. Fault mixes: 40 % are status 500, 20 % status 429 with
 Retry-After 0.2 s, 20 % connections closed at once, 10 % closed in the middle of the answer, 10 % answers cut short; the
-last workload has 1 % of requests that are never answered, and a time-out of 3 s. Peers live in virtual environments of
-their own, made once under `--cache`; DSPy runs in this one. The machine's load before each run is in the file.
-`--profile` says where the CPU of the DSPy program goes, instead, with 256 questions or the workloads that are named.
+last workload has 1 % of requests that are never answered, and a timeout of 3 s. Peers run in separate virtual
+environments, created once under `--cache`; DSPy runs in the current one. The machine's load before each run is in the
+file. `--profile` instead profiles the CPU of the DSPy program, with 256 questions or the named workloads.
 """
 
 from __future__ import annotations
@@ -50,37 +50,37 @@ PDR = (8, 1, 4, 1, 1)
 EIGHT = (8,)
 LATENCY = 0.5
 LIMIT = 90.0
-"""Seconds after which a run is stopped, start-up included."""
+"""Seconds after which a run is stopped, including start-up."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who makes the calls, and how."""
+    """A client, and how it makes the calls."""
 
     script: str
     about: str
     mode: str = ""
     plan: tuple[int, ...] = PDR
-    """Calls side by side in each stage of a question."""
+    """Concurrent calls in each stage of a question."""
     peer: str | None = None
-    """The peer whose Python runs it; None for this one."""
+    """The peer whose Python runs it; None for the current one."""
     only: frozenset[str] | None = None
     """The workloads that it runs; None for all."""
     cap: int | None = None
-    """The most requests in flight that it allows, as it comes; None for no limit."""
+    """Its default limit of requests in flight; None for no limit."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What every client is given."""
+    """The task of every client."""
 
     questions: int
     kind: str = "pdr"
     latency: float = LATENCY
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Of the mock server."""
+    """Settings of the mock server."""
     timeout: float = 600.0
-    """Seconds for one request, for clients with such a setting."""
+    """Timeout of one request in seconds, for clients with such a setting."""
 
 
 def mix(rate: float) -> dict[str, float]:
@@ -132,7 +132,7 @@ PEERS = {
     "its-hub": ("its-hub[lm]==1.2.0",),
     "inspect-ai": ("inspect-ai==0.3.285", "openai==3.54.0"),
 }
-"""What pip installs for each; nothing for what is in this environment anyway."""
+"""The requirements of each peer; empty for a package of the current environment."""
 
 
 def _figure(name: str, client: str, workload: str) -> Callable[[Callable[[str, str], Row | None]], float | None]:
@@ -150,7 +150,7 @@ def _slower(row_of: Callable[[str, str], Row | None]) -> float | None:
 
 
 def _furthest(row_of: Callable[[str, str], Row | None]) -> float | None:
-    """The figure that is furthest from 1 of all that this library reported."""
+    """The ratio of reported to served tokens that is furthest from 1, over all rows of this library."""
     rows = (row_of(client, workload) for client in CLIENTS if client.startswith("pdr-dspy") for workload in WORKLOADS)
     figures = [row.truth if row.truth is not None else 0.0 for row in rows if row is not None]
     return max(figures, key=lambda figure: abs(figure - 1), default=None)
@@ -193,7 +193,7 @@ AIMS = (
 
 
 def main() -> None:
-    """Run what was asked for and print its tables."""
+    """Run the selected clients and workloads, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few clients, small workloads, no peers; under a minute")
     parser.add_argument("--peers", default="all", help=f"all, none, or some of {', '.join(PEERS)}, with commas")
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--workloads", help="only these, by the start of their names, with semicolons")
     parser.add_argument("--cache", type=Path, default=Path(platformdirs.user_cache_dir("pdr-dspy")) / "peers")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds after which a run is stopped")
-    parser.add_argument("--profile", action="store_true", help="where the CPU of the DSPy program goes")
+    parser.add_argument("--profile", action="store_true", help="profile the CPU of the DSPy program instead")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     options = parser.parse_args()
     peers = [] if options.quick or options.peers == "none" else list(PEERS)
@@ -231,7 +231,7 @@ def main() -> None:
         pythons,
         limit=options.limit,
         profile=options.profile,
-        told=lambda text: console.print(text, style="dim"),
+        progress=lambda text: console.print(text, style="dim"),
     )
     if options.profile:
         for row in rows:
@@ -245,9 +245,9 @@ def main() -> None:
 
 
 def environment(name: str, cache: Path) -> str:
-    """The Python of a peer, in a virtual environment that is made when it is not there yet.
+    """The Python of a peer, in a virtual environment that is created if it is missing.
 
-    Raises RuntimeError with pip's last words when that fails.
+    Raises RuntimeError with pip's last line if that fails.
     """
     wanted = PEERS[name]
     if not wanted:
@@ -277,9 +277,9 @@ def measure(
     *,
     limit: float = LIMIT,
     profile: bool = False,
-    told: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
-    """One row for each client and workload, one run after the other; `pythons` are those of the peers to be run."""
+    """One row for each client and workload, one run after the other; `pythons` are the interpreters of the peers."""
     rows = []
     with mock_server.serve() as server, tempfile.TemporaryDirectory() as folder:
         for title, workload in workloads.items():
@@ -290,7 +290,7 @@ def measure(
                     continue
                 python = sys.executable if client.peer is None else pythons[client.peer]
                 row = run(name, title, client, workload, server, python, Path(folder), limit=limit, profile=profile)
-                told(f"{title}, {name}: " + (row.stopped or f"{row.wall:.1f} s, {row.cpu_ms:.2f} ms a call"))
+                progress(f"{title}, {name}: " + (row.stopped or f"{row.wall:.1f} s, {row.cpu_ms:.2f} ms a call"))
                 rows.append(row)
     return rows
 
@@ -307,7 +307,7 @@ def run(
     limit: float = LIMIT,
     profile: bool = False,
 ) -> Row:
-    """Run one client on one workload, in a process of its own."""
+    """Run one client on one workload, in a new process."""
     plan = client.plan if workload.kind == "pdr" else (1,)
     count, useful = workload.questions, workload.questions * max(plan)
     about = client.about if workload.kind == "pdr" else "single calls"
@@ -358,9 +358,9 @@ def run(
 
 
 def critical_path(calls: Sequence[Mapping[str, Any]], plan: Sequence[int], workload: Workload) -> float:
-    """Seconds that no client can go below: the slowest question's stages, each as long as its slowest call.
+    """The lower bound of the makespan in seconds: the slowest question's stages, each as long as its slowest call.
 
-    With one latency for all calls that is the number of stages times it, faults or not.
+    With a constant latency that is the number of stages times the latency, with or without faults.
     """
     if not workload.settings.get("sigma"):
         return len(plan) * workload.latency
@@ -371,7 +371,7 @@ def critical_path(calls: Sequence[Mapping[str, Any]], plan: Sequence[int], workl
 
 
 def longest_chain(calls: Sequence[Mapping[str, Any]], plan: Sequence[int]) -> float:
-    """The latency of one question's stages: calls in the order of their arrival, as many choices as a stage has."""
+    """The summed latency of one question's stages; calls are assigned to stages in the order of their arrival."""
     waiting = sorted(calls, key=lambda call: call["arrived"])
     total = 0.0
     for width in plan:
@@ -393,7 +393,7 @@ def _named(all_of: Mapping[str, Any], names: str | None, separator: str) -> dict
 
 
 def _surroundings(folder: Path) -> dict[str, str]:
-    """The environment of a driver: nothing from outside, no caches of earlier runs."""
+    """The environment of a driver, without outside settings and caches of earlier runs."""
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -405,7 +405,7 @@ def _surroundings(folder: Path) -> dict[str, str]:
 
 
 def _exchange(process: subprocess.Popen[str], value: Any) -> Any:
-    """Send a line, wait for a line; None when the process ended instead."""
+    """Send a line and wait for a line; None if the process ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:

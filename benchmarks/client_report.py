@@ -1,4 +1,4 @@
-"""The rows of `benchmarks.client`, and the tables that it prints of them."""
+"""The rows of `benchmarks.client`, and the tables that it prints."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rich.table import Table
 
 @dataclass
 class Row:
-    """One client on one workload. None where there is no such figure."""
+    """The figures of one client on one workload; None for a figure that does not exist."""
 
     client: str
     about: str
-    """What it runs."""
+    """The client's task."""
     workload: str
     load: float
     """The machine's one-minute load before the run."""
     questions: int
     needed: int
-    """Completions that its plan comes to."""
+    """Completions that its plan needs."""
     useful: int
     """Completions that could be in flight at once."""
     stopped: str = ""
-    """Why there are no figures."""
+    """The reason for missing figures."""
     startup: float | None = None
-    """Wall seconds from the start of the process until it had answered one question."""
+    """Wall seconds from the start of the process to its first answer."""
     startup_cpu: float | None = None
     wall: float | None = None
     path: float | None = None
@@ -65,23 +65,23 @@ class Row:
 
     @property
     def hits(self) -> float | None:
-        """Share of prefix blocks that were there before."""
+        """Share of prefix blocks that an earlier prompt had."""
         return self.counters["block_hits"] / self.counters["blocks"] if self.counters.get("blocks") else None
 
 
 @dataclass(frozen=True)
 class Aim:
-    """A figure that this client is to reach."""
+    """A target for a figure of this client."""
 
     about: str
     goal: str
     reach: Callable[[Callable[[str, str], Row | None]], float | None]
-    """(the row of a client and a workload) -> the figure; None when it was not run."""
+    """(the row of a client and a workload) -> the figure; None if it was not run."""
     met: Callable[[float], bool]
 
 
 def show(console: Console, rows: Sequence[Row], aims: Sequence[Aim] = ()) -> None:
-    """Print a table for each workload, one of start-up, and the aims beside what was reached."""
+    """Print a table for each workload, one of start-up, and the targets with the measured figures."""
     for workload in dict.fromkeys(row.workload for row in rows):
         console.print(_workload(workload, [row for row in rows if row.workload == workload]))
     console.print(_startup(rows))
@@ -90,7 +90,7 @@ def show(console: Console, rows: Sequence[Row], aims: Sequence[Aim] = ()) -> Non
 
 
 def show_profile(console: Console, row: Row) -> None:
-    """Print where a profiled run's CPU went, as milliseconds for each call."""
+    """Print the CPU profile of a run, in milliseconds for each call."""
     if row.profile is None or row.cpu_ms is None:
         console.print(f"{row.client}: {row.stopped or 'no profile'}")
         return

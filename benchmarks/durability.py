@@ -1,20 +1,20 @@
-"""What it costs to lose nothing, and how that grows: `python -m benchmarks.durability [PARTS] [--quick] [--json FILE]`.
+"""The cost of durability and its growth: `python -m benchmarks.durability [PARTS] [--quick] [--json FILE]`.
 
-Parts, all but `kills` unless some are named:
+Parts, by default all but `kills`:
 
 - rows: PDR 4-1 on a scripted model, 5,000, 20,000 and 100,000 questions in a run folder. CPU and wall time, memory that
   the run added at its peak, bytes on the disk for each row; then the same command again, which finds every row
 - store: 50,000, 100,000 and 500,000 completions of 2 kB in a folder. Time to put one, to open the folder (with its
-  index, and without, which makes it), to look up one that is there and one that is not, memory that opening added
-- sync: microseconds for each completion put when nothing is synced, when those of a second are synced together (what
-  the library does), and when each is
+  index, and without, which rebuilds it), to look up an existing and a missing one, memory that opening added
+- sync: microseconds for each completion put without sync, with one sync for all within a second (the library's
+  policy), and with one sync for each
 - search: 200 questions, 25, 50 and 100 trials on a scripted model. CPU time for each run of a program, by cohort, and
   of the same command again, which reads everything from board and store
-- kills: `pdr eval` and `pdr optimize` against a mock server are killed (SIGKILL) at random moments and started again,
-  until there were `--moments` of them (50). What was lost, what was paid twice, and whether the end was another
+- kills: `pdr eval` and `pdr optimize` against a mock server are killed (SIGKILL) at random moments and restarted,
+  `--moments` times (50). Lost completions, completions paid twice, and differences in the result
 
-A figure's growth is the exponent that joins its smallest and its largest size: 1 is linear. Each measurement is a
-process of its own, whose memory is told beyond what the imports took.
+A figure's growth is the exponent of the power law through its smallest and its largest size: 1 is linear. Each
+measurement is a separate process; its memory excludes that of the imports.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join([*SIZES, "kills"]))
     parser.add_argument("--quick", action="store_true", help="small sizes, and 4 moments")
     parser.add_argument("--moments", type=int, help="kills of each command: 50")
-    parser.add_argument("--folder", type=Path, help="where the files lie meanwhile: the temporary folder")
+    parser.add_argument("--folder", type=Path, help="folder of the temporary files")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def measured(part: str, size: Mapping[str, int], folder: Path | None = None) -> dict[str, Any]:
-    """The figures of one size, from a process of its own."""
+    """The figures of one size, from a separate process."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         job = json.dumps({"part": part, "folder": place, **size})
         command = [sys.executable, "-m", "benchmarks.durability", "--child", job]
@@ -112,7 +112,7 @@ def measured(part: str, size: Mapping[str, int], folder: Path | None = None) -> 
 
 
 def killed(moments: int, folder: Path | None = None) -> list[dict[str, Any]]:
-    """Both commands, killed at so many moments each."""
+    """The figures of both commands, each killed `moments` times."""
     found = []
     for command in ("eval", "optimize"):
         with tempfile.TemporaryDirectory(dir=folder) as place, mock_server.serve(latency=0.05, sigma=0.7) as server:
@@ -124,11 +124,11 @@ def killed(moments: int, folder: Path | None = None) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """CPU and wall seconds since it was made, and the memory that was added at the peak."""
+    """CPU and wall seconds since its creation, and the memory added at the peak."""
 
     def __init__(self) -> None:
         gc.collect()
-        with suppress(OSError):  # Linux: the peak begins anew, or that of the imports would hide what follows
+        with suppress(OSError):  # Linux: reset the peak, which otherwise includes the imports
             Path("/proc/self/clear_refs").write_text("5")
         self.memory = peak()
         self.wall, self.cpu = time.perf_counter(), time.process_time()
@@ -140,7 +140,7 @@ class Clock:
 
 
 def peak() -> int:
-    """Most bytes of memory that this process has had since the peak began anew."""
+    """This process's peak memory in bytes since the last reset."""
     with suppress(OSError):
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         if found is not None:
@@ -150,19 +150,19 @@ def peak() -> int:
 
 
 def named(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
-    """The figures under longer names."""
+    """The figures with a prefix on their names."""
     return {f"{prefix} {name}": value for name, value in figures.items()}
 
 
 def model(reply: Callable[[ScriptedRequest], str]) -> ScriptedLM:
-    """A scripted model that keeps no request."""
+    """A scripted model that records no requests."""
     lm = scripted_lm(reply, directly=True)
     lm.served.requests = collections.deque(maxlen=0)  # type: ignore[assignment]
     return lm
 
 
-def asked(count: int, first: int = 0) -> list[dspy.Example]:
-    """Whose answers are their numbers."""
+def numbered(count: int, first: int = 0) -> list[dspy.Example]:
+    """Questions whose answers are their numbers."""
     numbers = range(first, first + count)
     made = [dspy.Example(id=f"q{n}", question=f"What is question {n}?", answer=str(n)) for n in numbers]
     return [example.with_inputs("question") for example in made]
@@ -174,9 +174,9 @@ def size_of(folder: Path) -> int:
 
 
 def rows(folder: Path, rows: int) -> dict[str, Any]:
-    """An evaluation, and the same again."""
+    """An evaluation, then the same evaluation again."""
     lm = model(lambda request: f"One step, seed {request.seed}. Then two.\nAnswer: {request.seed % 3}")
-    examples, program = asked(rows), PDR("question -> answer", PROGRAM)
+    examples, program = numbered(rows), PDR("question -> answer", PROGRAM)
     with dspy.context(lm=lm, disable_history=True):
         clock = Clock()
         report = evaluate(program, examples, ExactVerifier(), run_dir=folder)
@@ -192,7 +192,7 @@ def rows(folder: Path, rows: int) -> dict[str, Any]:
 
 
 def store(folder: Path, completions: int) -> dict[str, Any]:
-    """A store that is filled, opened and looked into; without its index too."""
+    """Fill a store, open it and look up completions, also without its index."""
     clock = Clock()
     with Rollouts(folder) as filled:
         for number in range(completions):
@@ -213,15 +213,15 @@ def store(folder: Path, completions: int) -> dict[str, Any]:
 
 
 def opened(folder: Path, completions: int) -> dict[str, float]:
-    """A store that is opened in a process of its own, and looked into."""
-    code = "from benchmarks.durability import looked; import json, sys; looked(sys.argv[1], int(sys.argv[2]))"
+    """Open a store in a separate process and look up completions."""
+    code = "import sys; from benchmarks.durability import print_opening as run; run(sys.argv[1], int(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(folder), str(completions)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout)
 
 
-def looked(folder: str, completions: int) -> None:
-    """Open a store, and print what that and looking into it took."""
+def print_opening(folder: str, completions: int) -> None:
+    """Open a store, look up completions, and print the times."""
     clock = Clock()
     with Rollouts(folder) as there:
         opening = clock.read()
@@ -239,7 +239,7 @@ def looked(folder: str, completions: int) -> None:
 
 
 def completion(number: int) -> Rollout:
-    """Of 2 kB."""
+    """A completion of 2 kB."""
     key = hashlib.sha256(str(number).encode()).hexdigest()[:40]
     text = f"{number}: {TEXT}"[:2000]
     return Rollout(key=key, text=text, usage=Usage(input=100, output=500), seconds=1.5)
@@ -258,7 +258,7 @@ def sync(folder: Path, puts: int) -> dict[str, Any]:
                 if policy == "each":
                     store.sync()
             if policy == "group":
-                store.sync()  # the latest, too
+                store.sync()  # includes the latest put
             figures[policy] = (time.perf_counter() - begun) / puts
             store.close()
     finally:
@@ -267,10 +267,10 @@ def sync(folder: Path, puts: int) -> dict[str, Any]:
 
 
 def search(folder: Path, questions: int, trials: int) -> dict[str, Any]:
-    """A search, and the same again; CPU seconds by cohort."""
+    """A search, then the same search again; CPU seconds by cohort."""
     lm, spent = model(guess), Spent()
     student = PDR("question -> answer", PROGRAM)
-    sets: dict[str, Any] = {"trainset": asked(questions), "valset": asked(questions, 10**6)}
+    sets: dict[str, Any] = {"trainset": numbered(questions), "valset": numbered(questions, 10**6)}
     with dspy.context(lm=lm, disable_history=True):
         settings: dict[str, Any] = {"trials": trials, "run_dir": folder, "max_in_flight": 64}
         clock = Clock()
@@ -296,7 +296,7 @@ def search(folder: Path, questions: int, trials: int) -> dict[str, Any]:
 
 
 def guess(request: ScriptedRequest) -> str:
-    """Right by the question's difficulty, a little more often with a workspace."""
+    """An answer that is right with a probability by the question's difficulty, a little higher with a workspace."""
     found = re.search(r"question (\d+)\?", request.user)
     assert found is not None
     if "Selected: <" in request.user:
@@ -308,12 +308,12 @@ def guess(request: ScriptedRequest) -> str:
 
 
 def chance(*parts: object) -> float:
-    """A fraction that depends on the parts alone."""
+    """A fraction determined by the parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big") / 2**32
 
 
 class Spent:
-    """CPU seconds and runs of each cohort, as a search tells of it."""
+    """CPU seconds and runs of each cohort, from a search's progress."""
 
     def __init__(self) -> None:
         self.cohort = 0
@@ -322,7 +322,7 @@ class Spent:
         self.runs: dict[int, int] = defaultdict(int)
 
     def __call__(self, now: SearchProgress) -> None:
-        """Take what went by to the cohort that ran."""
+        """Attribute the time since the last call to the running cohort."""
         if now.event == "row":
             return
         seconds, self.began = time.process_time() - self.began, time.process_time()
@@ -347,14 +347,14 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {"rows": rows, "store": sto
 
 
 def growth(sizes: Sequence[float], values: Sequence[float]) -> float:
-    """The exponent of a power law through the first and the last point; nan where there are not two."""
+    """The exponent of a power law through the first and the last point; nan for fewer than two points."""
     if len(sizes) < 2 or min(values[0], values[-1], sizes[0]) <= 0 or sizes[0] == sizes[-1]:
         return math.nan
     return math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
 
 
 Column = tuple[str, str, float]
-"""Head, figure, and what it is divided by."""
+"""(heading, figure, divisor)."""
 COLUMNS: dict[str, list[Column]] = {
     "rows": [
         ("run, CPU s", "run cpu", 1),

@@ -1,7 +1,7 @@
-"""The expectation of the simulated reasoner's law: `benchmarks.reasoner`'s `World.cell` over many runs at once.
+"""The expectation of the simulated reasoner: `benchmarks.reasoner`'s `World.cell`, vectorised over many runs.
 
-Arrays have a row for each draft (or candidate) and a column for each run of a question. Every stage draws from a
-generator of its own, so that schedules are compared on common random numbers.
+Arrays have a row for each draft (or candidate) and a column for each run of a question. Every stage has its own random
+generator, so that schedules are compared on common random numbers.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Many:
     # --- reading ---
 
     def looks(self, answer: Ints, sight: float | Floats, noise: Floats) -> Floats:
-        """Evidence for each candidate; 0 for one without an answer."""
+        """Evidence for each candidate; 0 for a candidate without an answer."""
         signal = np.where(answer == RIGHT, np.float32(0.5), np.float32(-0.5)) * sight + noise
         signal += self.plausible[self.place, np.minimum(answer, SLIP)]
         return np.where(answer > 0, sight * signal, 0).astype(np.float32)
@@ -148,7 +148,7 @@ class _Many:
         return (good + fresh * right) / (fresh + weights.sum(axis=0))
 
     def adopted(self, reads: _Reads, uniform: Floats, fresh: Ints) -> Ints:
-        """Answers of refinements: one that was read, or the one solved afresh."""
+        """Answers of refinements: an answer of the workspace, or a new one."""
         sums = np.cumsum(reads.weights, axis=1)
         left = uniform * (sums[:, -1] + math.exp(self.traits.afresh))
         place = (left[:, None, :] >= sums).sum(axis=1)
@@ -159,7 +159,7 @@ class _Many:
     # --- between rounds ---
 
     def distil(self, number: int, answer: Ints, tokens: Ints) -> tuple[_Reads, Floats, Floats]:
-        """What the next round reads, and the tokens of the distill stage along the path and in all."""
+        """The inputs of the next round, and the tokens of the distill stage along the path and in total."""
         schedule, plan, traits = self.plan.schedule, self.plan, self.traits
         width = schedule.widths[number]
         count = len(answer)
@@ -234,14 +234,14 @@ class _Many:
 
 
 class _Reads:
-    """What the drafts of the next round read: (draft, candidate, run)."""
+    """The inputs of the next round's drafts: (draft, candidate, run)."""
 
     def __init__(self, answers: Ints, weights: Floats, tokens: Floats | Ints) -> None:
         self.answers, self.weights, self.tokens = answers, weights, tokens
 
 
 def _credits(score: Floats) -> Floats:
-    """A log weight as a text states it: in eighths, from -6.25 to 6.125."""
+    """A log weight as it is written in a text: in eighths, from -6.25 to 6.125."""
     return np.clip(np.rint(8 * score), -50, 49).astype(np.float32) / 8
 
 

@@ -1,20 +1,20 @@
-"""What faults cost, and whether the ledger stays true: `python -m benchmarks.faults [--quick] [--json FILE]`.
+"""The cost of faults, and the ledger's accuracy under them: `python -m benchmarks.faults [--quick] [--json FILE]`.
 
 `evaluate` of PDR (4, 2, 1) with summaries, 9 calls in 5 stages, over 64 questions (`--quick`: 16) against the mock
-server (`benchmarks.mock_server`, a process of its own on the loopback address), once for each fault mix. Answers take
-0.2 s (`--quick`: 0.05 s); a try that has had no byte for 2 s is given up and made again (`connect(first_byte=2)`).
-Each fault comes alone at 20 % of all requests, then all seven in equal shares that add up to 5 and to 20 %:
+server (`benchmarks.mock_server`, a separate process on the loopback address), once for each fault mix. Answers take
+0.2 s (`--quick`: 0.05 s); a request without a byte for 2 s is abandoned and retried (`connect(first_byte=2)`). Each
+fault is tested alone at 20 % of all requests, then all seven in equal shares that add up to 5 and to 20 %:
 
-- 429 (with Retry-After 0.2 s): refused, and the client may count on that
-- 500, drop (the connection closed at once): nothing was generated here, but no client can know that
-- lost (the connection closed when the answer is due), cut (in the middle of the answer), hang (no answer ever): the
-  server has generated tokens and nobody is told how many
-- truncate: an answer cut at half its length, with finish_reason "length"; it is an answer and is not asked for again
+- 429 (with Retry-After 0.2 s): refused, so the client knows that nothing was generated
+- 500, drop (the connection closed at once): nothing was generated, but no client can know that
+- lost (the connection closed when the answer is due), cut (in the middle of the answer), hang (never answered): the
+  server has generated tokens that it does not report
+- truncate: an answer cut at half its length, with finish_reason "length"; it is not retried
 
-Figures: questions that ended with an answer, and that ended failed with a reason, of all; requests sent over calls;
-tokens on the ledger over tokens of the answers that the server gave in full, 1 where the ledger is the server's book;
-tries that the ledger marks as perhaps served (`Call.unsettled`) over those that the server knows of; wall seconds over
-those without faults. One run each; a run without faults comes first and is not shown.
+Figures: questions with an answer, and questions that failed with a reason, of all; requests sent over calls; tokens on
+the ledger over tokens of the server's complete answers, 1 if they agree; tries that the ledger marks as possibly served
+(`Call.unsettled`) over those that the server counted; wall seconds over those without faults. One run each; a first run
+without faults is not shown.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def main() -> None:
 def measure(*, questions: int, latency: float) -> list[dict[str, Any]]:
     """One row for each fault mix, the first of them without faults."""
     with serve(latency=latency, reply_tokens=60, retry_after=0.2) as server:
-        evaluated(server, "none", questions)  # imports and connections are not what is measured
+        evaluated(server, "none", questions)  # warm-up, so that imports and connections are not measured
         return [evaluated(server, name, questions) for name in MIXES]
 
 
 def evaluated(server: Handle, mix: str, questions: int) -> dict[str, Any]:
-    """One evaluation under one fault mix, as the report and as the server's counters have it."""
+    """One evaluation under one fault mix: the figures of its report and of the server's counters."""
     server.reset(faults=MIXES[mix])
     lm = connect("mock", server.api_base, siblings=False, first_byte=2.0, context_length=32768)
     examples = [

@@ -1,4 +1,4 @@
-r"""What grading gets wrong, and what it costs: `python -m benchmarks.grading [--quick] [--json FILE]`.
+r"""The errors and the cost of grading: `python -m benchmarks.grading [--quick] [--json FILE]`.
 
 Each gold answer (`--golds FILE.jsonl ...`, field `answer`; without a file, some hundred made here) is written in ten
 other forms of the same value, and changed into ten near misses, by rules that work on the text and know nothing of the
@@ -37,18 +37,18 @@ TEN = 10
 
 @dataclass
 class Row:
-    """What one verifier made of its pairs."""
+    """The results of one verifier."""
 
     verifier: str
     golds: int
     refused: list[str] = field(default_factory=list)
-    """Gold answers that it cannot grade against; their forms count as not accepted."""
+    """Gold answers that it refuses; their forms count as not accepted."""
     right: int = 0
     wrong: int = 0
     false_negatives: list[tuple[str, str]] = field(default_factory=list)
     false_positives: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0.0
-    """For a thousand answers."""
+    """Seconds for a thousand answers."""
 
 
 # ----------------------------------------------------------------------------------------------------- golds and forms
@@ -79,7 +79,7 @@ def made(count: int) -> list[str]:
 
 
 def _is_value(gold: str) -> bool:
-    """Whether a gold answer is one expression: no list, relation, interval, base or words."""
+    """Whether a gold answer is a single expression, not a list, relation, interval, base or words."""
     return not re.search(r",(?!\\!)|=|\\in|\\cup|\\pm|<|>|\\le|\\ge|\\text|_|\\begin|\\circ|%|\\\$|\[|\\\{", gold)
 
 
@@ -185,7 +185,7 @@ def _forms(gold: str) -> Iterator[str]:
 
 
 def misses(gold: str) -> list[str]:
-    """Ten answers that look like a gold answer and are wrong."""
+    """Ten wrong answers that resemble a gold answer."""
     return _ten(_misses(gold), gold)
 
 

@@ -7,14 +7,14 @@ writes one hop a token, in lines that say for themselves what they are:
     Hops: 6
     Workspace: ...     reads  |17|hops 6|8|8|52|8|after 3|solve|  writes |from 3|71|3|answer: 64|<end>|
 
-A short call ends after 3 hops, so that 6 of them need drafts, a workspace and a refinement that goes on from it. What
-is built in, and must be said wherever a figure of this toy is shown: a tenth of the hops of the corpus are wrong, and
-where notes are shown the corpus uses them a quarter of the time and starts again otherwise. That is the model which
-knows the form of a workspace and mostly ignores it; to use it or not is the choice of one token, the first line.
+A short call ends after 3 hops, so that 6 hops need drafts, a workspace and a refinement that continues from it. Two
+properties are built in, and must be stated with every figure of this toy: a tenth of the hops of the corpus are wrong,
+and texts with notes continue from them a quarter of the time and start again otherwise. So the model knows the form of
+a workspace and mostly ignores it; whether it uses it is decided by one token, the first line.
 
-The library's prompts are sentences; this model reads 12 words. The seam is DSPy's own: `HopsAdapter`, a `dspy.Adapter`,
-writes the same inputs in the toy's words, and shows of a workspace where its furthest candidates stand (at most
-`NOTES` states; kappa is therefore 4 tokens to this model, whatever the schedule says).
+The library's prompts are sentences; this model reads 12 words. `HopsAdapter`, a `dspy.Adapter`, writes the same inputs
+in the toy's words, and shows only the states of a workspace's furthest candidates (at most `NOTES` states; kappa is
+therefore 4 tokens to this model, independent of the schedule).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Follow(dspy.Signature):
 
 
 class Settings(NamedTuple):
-    """What a pretrained base is made of."""
+    """Settings of a pretrained base."""
 
     states: int = 128
     width: int = 64
@@ -64,11 +64,11 @@ class Settings(NamedTuple):
     batch: int = 128
     rate: float = 3e-3
     noted: float = 0.75
-    """Share of the corpus's texts that show notes, where the question has as many hops."""
+    """Share of the corpus's texts that show notes, if the question has enough hops."""
     wrong: float = 0.1
-    """Share of the corpus's hops that lead somewhere else."""
+    """Share of the corpus's hops that are wrong."""
     reading: float = 0.25
-    """Share of the corpus's texts with notes that go on from them."""
+    """Share of the corpus's texts with notes that continue from them."""
     furthest: int = FURTHEST
     """Most hops of a text of the corpus."""
 
@@ -79,7 +79,7 @@ class Settings(NamedTuple):
 
 
 class World:
-    """The map, and which states questions of the training and of the test start from."""
+    """The map, and the start states of training and test questions."""
 
     def __init__(self, settings: Settings, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -91,7 +91,7 @@ class World:
         self.test, self.train = sorted(mixed[: settings.held_out]), sorted(mixed[settings.held_out :])
 
     def answer(self, start: int, hops: int) -> int:
-        """Where `hops` hops from `start` lead."""
+        """The state after `hops` hops from `start`."""
         state = torch.tensor(start)
         for _ in range(hops):
             state = self.after[state]
@@ -144,7 +144,7 @@ def tokenizer(states: int) -> PreTrainedTokenizerFast:
 
 
 class HopsAdapter(dspy.Adapter):
-    """The toy's own form of a prompt: three or more words for a question, and for a workspace its furthest states."""
+    """The toy's form of a prompt: three or more words for a question, and the furthest states of a workspace."""
 
     def format(
         self, signature: type[dspy.Signature], demos: list[dict[str, Any]], inputs: dict[str, Any]
@@ -154,12 +154,12 @@ class HopsAdapter(dspy.Adapter):
         return [{"role": "user", "content": "".join(lines)}]
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
-        """Nothing: the library reads `answer: 64` by itself."""
+        """Return nothing, since the library parses `answer: 64` itself."""
         return {}
 
 
 def noted(workspace: str) -> list[str]:
-    """The lines that show a workspace: how far its furthest candidates came, and the states where they stand."""
+    """The lines that show a workspace: the number of hops of its furthest candidates, and their states."""
     places = [
         (int(start) + len(states), states[-1])
         for start, text in re.findall(r"^from (\d+)$((?:\n\d+$)*)", workspace, re.MULTILINE)
@@ -176,7 +176,7 @@ def noted(workspace: str) -> list[str]:
 
 
 def base(settings: Settings, seed: int, cache: Path | None = None) -> LlamaForCausalLM:
-    """A pretrained base: the same for the same settings, seed and library versions. Kept in `cache`, if given."""
+    """A pretrained base, reproducible for the same settings, seed and library versions; stored in `cache` if given."""
     model = untrained(settings, seed)
     place = None
     if cache is not None:
@@ -194,7 +194,7 @@ def base(settings: Settings, seed: int, cache: Path | None = None) -> LlamaForCa
 
 
 def untrained(settings: Settings, seed: int) -> LlamaForCausalLM:
-    """The model before anything was learned."""
+    """The model before training."""
     words = Words(settings.states)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -236,7 +236,7 @@ def pretrain(model: LlamaForCausalLM, settings: Settings, seed: int) -> list[flo
 
 
 def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` texts, padded on the right, and which of their tokens are learned: those after `solve`."""
+    """`count` texts, padded on the right, and the mask of their learned tokens, those after `solve`."""
     settings, words = world.settings, Words(world.settings.states)
     furthest = settings.furthest
 
@@ -253,7 +253,7 @@ def corpus(world: World, count: int, generator: torch.Generator) -> tuple[torch.
     place = STEP * integers(1, -(-furthest // STEP), count)
     shown = (uniform(count) < settings.noted) & (place < hops)
     reached = torch.stack(true)[place, torch.arange(count)]
-    # A candidate stands where it should if none of its hops went wrong.
+    # A candidate's state is right if none of its hops was wrong.
     stands = uniform(count, NOTES) < ((1 - settings.wrong) ** place)[:, None]
     notes = torch.where(stands, reached[:, None], integers(0, settings.states, count, NOTES))
     given = integers(1, NOTES + 1, count)

@@ -1,7 +1,7 @@
-"""`pdr eval` and `pdr optimize`, killed at random moments and started again until they end.
+"""`pdr eval` and `pdr optimize`, killed at random moments and restarted until they end.
 
-Nothing finished may be lost: a completion that is in the store stays there and is not asked for again, a row stays in
-its file, and the end is that of a command which was let be. A moment is the server's: so many of its answers are out.
+Nothing finished may be lost: a completion in the store stays there and is not requested again, a row stays in its file,
+and the result is that of an uninterrupted command. A moment is given by the server's number of completed answers.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ COMMANDS = {
 
 
 class Server(Protocol):
-    """A mock server, which counts."""
+    """A mock server with counters."""
 
     api_base: str
 
@@ -69,7 +69,7 @@ class Server(Protocol):
 
 
 class Process(Protocol):
-    """A command that runs."""
+    """A running command."""
 
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
@@ -83,11 +83,11 @@ class Process(Protocol):
 Start = Callable[[list[str], Path], Process]
 """Starts `pdr` with some arguments, in a folder."""
 Kill = Callable[[Process, Server, int, float], None]
-"""Kills a process when its server's `completions` are so many, and some seconds have gone by; or sees it end."""
+"""Kills a process some seconds after its server's `completions` have reached a number, unless it ends before."""
 
 
 def start(arguments: list[str], folder: Path) -> Process:
-    """A process of its own."""
+    """Start a separate process."""
     command = [sys.executable, "-m", "pdr_dspy.cli", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (folder / "output.txt").open("ab") as output:
@@ -95,7 +95,7 @@ def start(arguments: list[str], folder: Path) -> Process:
 
 
 def kill(process: Process, server: Server, answers: int, later: float) -> None:
-    """Look at the server until it is time."""
+    """Poll the server until the moment of the kill."""
     while process.poll() is None:
         if server.counters()["completions"] >= answers:
             time.sleep(later)
@@ -114,21 +114,21 @@ def chain(
     start: Start = start,
     kill: Kill = kill,
 ) -> dict[str, Any]:
-    """Kill `command` at so many moments, going on in one run folder until it ends, and then in another.
+    """Kill `command` `moments` times, resuming it in one run folder until it ends, and then in another.
 
     Args:
-        command: of `COMMANDS`.
-        folder: for the program and the runs.
-        server: of the model.
-        moments: kills.
-        seed: draws them.
+        command: one of `COMMANDS`.
+        folder: the folder of the program and the runs.
+        server: the model's server.
+        moments: number of kills.
+        seed: seed of the moments.
         start: starts a command.
-        kill: ends it.
+        kill: kills a command.
 
     Returns:
-        Figures of all kills together: `lost`, completions that were served and are not in the store, which were on
-        their way when it ended; `most lost`, of one kill; `asked again`, completions asked for that the store had;
-        `rows lost`; `other ends`, commands that ended otherwise than the one that was let be; and where the kills fell.
+        Totals over all kills: `lost`, served completions that are not in the store because they were in transit; `most
+        lost`, the largest number of one kill; `asked again`, completions requested although the store had them; `rows
+        lost`; `other ends`, runs whose result differs from an uninterrupted run's; and the moments of the kills.
     """
     (folder / "six_times_seven.py").write_text(PROGRAM)
     draw = random.Random(f"{command} {seed}")
@@ -169,7 +169,7 @@ def chain(
 
 
 class Run:
-    """One run folder, and the command that works in it."""
+    """One run folder, and the command that uses it."""
 
     def __init__(self, command: str, folder: Path, name: str, server: Server, start: Start, kill: Kill) -> None:
         self.command = command
@@ -180,8 +180,8 @@ class Run:
         self.kill = kill
 
     def go(self, answers: int | None, later: float = 0.0) -> int:
-        """Start the command, and kill it once the server has given so many answers, and a moment has gone by; returns
-        its exit code."""
+        """Start the command, and kill it some seconds after the server has given `answers` answers; returns its exit
+        code."""
         where = ["--run-dir", self.name, "--api-base", self.server.api_base, "--quiet"]
         first = self.server.counters()["completions"]
         process = self.start([*COMMANDS[self.command], *where], self.folder)
@@ -202,7 +202,7 @@ class Run:
         return read_rows(self.folder / self.name / "rows.jsonl")
 
     def outcome(self) -> Any:
-        """What must not depend on how it came about."""
+        """The part of the result that must not depend on interruptions."""
         folder = self.folder / self.name
         if self.command == "eval":
             kept = ("id", "repeat", "score", "answer", "total", "sequential")

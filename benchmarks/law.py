@@ -1,4 +1,4 @@
-"""The law of the simulated reasoner, as values: what a model and its questions are like, and what a schedule comes to.
+"""The model of the simulated reasoner, as values: traits of the LM and its questions, and the effects of a schedule.
 
 `benchmarks.reasoner` runs it one call at a time, `benchmarks.expectation` over many runs at once.
 """
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Traits:
-    """What the model and its questions are like; logits, natural logarithms of tokens, and standard deviations."""
+    """Traits of the model and its questions: logits, natural logarithms of tokens, and standard deviations."""
 
     ability: float = 1.0
     """Logit of a right draft on the median question."""
@@ -42,9 +42,9 @@ class Traits:
     scatter: float = 0.45
     """Log tokens, between solutions of one question."""
     sight: float = 1.5
-    """d' of checking one whole solution: 1.5 tells right from wrong with an ROC area of 0.86."""
+    """d' of checking one complete solution: 1.5 separates right from wrong with an ROC area of 0.86."""
     glare: float = 0.9
-    """How much plausibility differs between the answers of a question, whatever is true."""
+    """Spread of plausibility between the answers of a question, independent of the truth."""
     crowd: float = 0.06
     """Loss of sight for each further candidate that is read."""
     vote: float = 0.25
@@ -52,15 +52,15 @@ class Traits:
     afresh: float = 0.7
     """Log weight of solving afresh."""
     notes: float = 0.95
-    """Share of what a summary's writer saw that reaches its reader."""
+    """Share of the writer's evidence that a summary passes on to its reader."""
     brief: float = 0.5
-    """Share of sight that is left where an answer stands without its solution."""
+    """Remaining share of sight for an answer without its solution."""
     shorter: float = 0.85
     """A refinement's length, as a share of a first draft's."""
 
     @classmethod
     def drawn(cls, seed: int) -> Traits:
-        """The usual traits, each a little off, so that the best schedule differs from world to world."""
+        """The default traits with small random deviations, so that the best schedule differs between worlds."""
         rng = np.random.default_rng([seed, 77])
         usual = cls()
         ability, sight, glare, crowd, afresh, length = rng.uniform(-1, 1, 6)
@@ -80,11 +80,11 @@ class Questions(NamedTuple):
 
     difficulty: Floats
     plausible: Floats
-    """Of the right answer and the three attractors."""
+    """Plausibility of the right answer and of the three attractors."""
     attraction: Floats
     """Probability that a wrong draft gives each attractor."""
     greedy: Floats
-    """Two uniform numbers: what the draft at temperature 0 does."""
+    """Two uniform numbers that determine the draft at temperature 0."""
 
 
 class Truth(NamedTuple):
@@ -96,7 +96,7 @@ class Truth(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a candidate comes to, read once."""
+    """The effects of a candidate, computed once."""
 
     schedule: Schedule
     caps: dict[Role, int]
@@ -104,14 +104,14 @@ class Plan(NamedTuple):
     """Tokens of a prompt without candidates or workspace."""
     effects: dict[Role, float]
     stamps: dict[Role, str]
-    """What of a request does not follow from its seed and what it reads: cap, temperature, instructions."""
+    """The parts of a request beside its seed and its input texts: cap, temperature, instructions."""
 
 
 def summary_length(candidates: int) -> float:
-    """Tokens of a median summary of so many candidates."""
+    """Tokens of a median summary of this many candidates."""
     return 100.0 + 12.0 * candidates
 
 
 def select_length(candidates: int) -> float:
-    """Tokens of a median check of so many candidates."""
+    """Tokens of a median selection among this many candidates."""
     return 40.0 + 16.0 * candidates

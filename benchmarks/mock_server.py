@@ -1,12 +1,12 @@
-"""An OpenAI-compatible server that costs next to nothing: `python -m benchmarks.mock_server [--latency 0.5] ...`.
+"""A lightweight OpenAI-compatible mock server: `python -m benchmarks.mock_server [--latency 0.5] ...`.
 
 It prints its port and serves on the loopback address until it is stopped. Each answer comes after a latency that is
-fixed or log-normal, drawn from the prompt, its seed and how often both came before; faults are drawn likewise, at given
-rates. What was really received, served, lost and given up stands at GET /counters, each completion request at
-GET /calls; POST /reset begins anew, with other settings if its JSON body has some. `serve()` runs one as a process.
+fixed or log-normal, drawn from the prompt, its seed and the number of earlier requests with both; faults are drawn
+likewise, at given rates. GET /counters returns the received, served, lost and abandoned requests, GET /calls each
+completion request; POST /reset clears both, and changes the settings in its JSON body. `serve()` runs it as a process.
 
-Replies depend on prompt and seed alone, end in the form that the prompt asks for, and three in four say 42. A token is
-four characters. HTTP is read by hand: on a machine of two cores a web framework here would slow down every client.
+Replies depend only on prompt and seed, end in the form that the prompt requires, and three in four answer 42. A token
+is four characters. HTTP is parsed by hand, since on two cores a web framework would slow down every client.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ import orjson
 BLOCK = 64
 """Characters of a prefix block; vLLM's default block is 16 tokens."""
 CASE = "[case "
-"""A question that has `[case 17]` in it has its calls listed under 17."""
+"""The calls of a question that contains `[case 17]` are listed under 17."""
 FAULTS = ("500", "429", "drop", "lost", "cut", "hang", "truncate")
-"""Two statuses at once; the connection closed at once, closed when the answer is due, closed in the middle of the
-answer; no answer ever; an answer that is cut at half its length, with finish_reason "length"."""
+"""Two immediate statuses; the connection closed at once, when the answer is due, or in the middle of the answer; no
+answer at all; an answer cut at half its length, with finish_reason "length"."""
 _TEXT = "Six times seven is forty-two, and a second look says so too.\n" * 4096
 _FIELDS = re.compile(r"\[\[ ## (\w+) ## \]\]")
 _FORM = re.compile(r"^([^\n:<]{1,60}): <[^\n]*>$", re.MULTILINE)
@@ -50,21 +50,21 @@ _ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Settings:
-    """How the server behaves."""
+    """The server's behaviour."""
 
     latency: float = 0.5
     """Median seconds from a request to its answer."""
     sigma: float = 0.0
-    """Standard deviation of the latency's logarithm; 0 for the same latency always."""
+    """Standard deviation of the latency's logarithm; 0 for a constant latency."""
     seed: int = 0
     usage: bool = True
-    """Whether answers say how many tokens they took."""
+    """Whether answers report their tokens."""
     faults: Mapping[str, float] = field(default_factory=dict)
-    """Share of requests that meet each kind of `FAULTS`, a fraction."""
+    """Fraction of requests with each kind of `FAULTS`."""
     retry_after: float = 1.0
-    """Seconds that a 429 asks for."""
+    """Retry-After of a 429, in seconds."""
     reply_tokens: int = 60
-    """Mean length of a reply in tokens; replies have two thirds to four thirds of it."""
+    """Mean length of a reply in tokens; lengths vary from two thirds to four thirds of it."""
     context: int = 32768
     """Tokens of prompt and reply together; more is refused as vLLM refuses it."""
     model: str = "mock"
@@ -80,9 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="0 for any free one")
     parser.add_argument("--latency", type=float, default=0.5, help="median seconds")
-    parser.add_argument("--sigma", type=float, default=0.0, help="of the latency's logarithm")
+    parser.add_argument("--sigma", type=float, default=0.0, help="standard deviation of the latency's logarithm")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-usage", dest="usage", action="store_false", help="say nothing of tokens")
+    parser.add_argument("--no-usage", dest="usage", action="store_false", help="report no tokens")
     parser.add_argument("--faults", default="{}", help='JSON, such as \'{"500": 0.05, "hang": 0.01}\'')
     parser.add_argument("--retry-after", type=float, default=1.0, help="seconds")
     parser.add_argument("--reply-tokens", type=int, default=60, help="mean length")
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 class Handle:
-    """A server that runs: its address, and what it has counted."""
+    """A running server: its address and its counters."""
 
     def __init__(self, port: int, process: subprocess.Popen[str] | None = None) -> None:
         self.port = port
@@ -105,13 +105,13 @@ class Handle:
         self.api_base = f"http://127.0.0.1:{port}/v1"
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """End the process with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def counters(self) -> dict[str, Any]:
-        """What was counted since the last reset; see `Counters` and `State.counted`."""
+        """The counters since the last reset; see `Counters` and `State.counted`."""
         return self._ask("/counters")
 
     def calls(self) -> list[dict[str, Any]]:
@@ -120,7 +120,7 @@ class Handle:
         return self._ask("/calls")
 
     def reset(self, **settings: Any) -> None:
-        """Count from zero, forget all prefixes, and behave by `settings`, a `Settings`' fields; others stay."""
+        """Reset the counters and prefixes, and change `settings`, fields of `Settings`."""
         self._ask("/reset", json.dumps(settings).encode())
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:
@@ -130,7 +130,7 @@ class Handle:
 
 @contextlib.contextmanager
 def serve(port: int = 0, **settings: Any) -> Iterator[Handle]:
-    """Run a server in a process of its own, stopped at the end; `settings` are those of `Settings`."""
+    """Run a server in a separate process, stopped at the end; `settings` are fields of `Settings`."""
     command = [sys.executable, "-m", "benchmarks.mock_server", "--with-parent", "--port", str(port)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
         assert process.stdin is not None
@@ -149,7 +149,7 @@ def serve(port: int = 0, **settings: Any) -> Iterator[Handle]:
 
 @dataclass
 class Counters:
-    """Since the last reset."""
+    """Counters since the last reset."""
 
     requests: int = 0
     """Completion requests received."""
@@ -158,10 +158,10 @@ class Counters:
     completions: int = 0
     """Choices in them."""
     prompt_tokens: int = 0
-    """Of served requests, for each of their choices: what vLLM's own counters have."""
+    """Prompt tokens of served requests, once for each choice, as in vLLM's counters."""
     completion_tokens: int = 0
     lost_completion_tokens: int = 0
-    """Of answers that were ready or under way when the connection went."""
+    """Tokens of answers that were ready or being sent when the connection was lost."""
     aborts: int = 0
     """Completion requests whose client left before the answer."""
     refused: int = 0
@@ -177,21 +177,21 @@ class Counters:
     others: int = 0
     """Requests to anything else under /v1."""
     blocks: int = 0
-    """Full blocks of all prompts, once for each choice that was asked for."""
+    """Full blocks of all prompts, once for each requested choice."""
     block_hits: int = 0
-    """Blocks that came before, with the same blocks before them."""
+    """Blocks that an earlier prompt had after the same prefix."""
 
 
 @dataclass(slots=True)
 class Prompt:
-    """What does not change from one request for a prompt to the next."""
+    """The constant facts of a prompt."""
 
     tokens: int
     blocks: int
     digest: bytes
     case: int | None
     tail: str
-    """How each reply ends, with `{}` for the answer."""
+    """The end of each reply, with `{}` for the answer."""
     head: str
 
 
@@ -204,7 +204,7 @@ class State:
         self.begin(settings)
 
     def begin(self, settings: Settings) -> None:
-        """Forget everything but the requests under way."""
+        """Reset everything but the requests in progress."""
         self.settings = settings
         self.generation += 1
         self.counters = Counters()
@@ -252,7 +252,7 @@ class State:
         return known
 
     def draw(self, prompt: Prompt, seed: Any, choices: int) -> tuple[float, str]:
-        """The latency and the fault ("" for none) of this request; the slowest of its choices decides."""
+        """The latency and the fault ("" for none) of this request; the latency is that of its slowest choice."""
         self.times[prompt.digest, seed] += 1
         place = f"{self.settings.seed}|{seed}|{self.times[prompt.digest, seed]}".encode()
         digest = hashlib.blake2b(prompt.digest + place, digest_size=16).digest()
@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def _next(self) -> None:
-        """Take the next request out of the buffer, if it is there in full."""
+        """Take the next complete request out of the buffer."""
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
             return
@@ -440,7 +440,7 @@ class Connection(asyncio.Protocol):
             waiting.timer = self.loop.call_at(now + latency, self._due)
 
     def _due(self) -> None:
-        """The answer's time has come."""
+        """Send the answer that is due."""
         waiting = self.waiting
         assert waiting is not None
         if waiting.fault == "lost":
@@ -509,7 +509,7 @@ def _content(message: Mapping[str, Any]) -> str:
 
 
 def _frame(messages: Any) -> tuple[str, str]:
-    """How a reply to these messages ends and begins: in DSPy's field markers, labelled lines, or plainly."""
+    """The end and the beginning of a reply to these messages: DSPy's field markers, labelled lines, or plain text."""
     last = _content(messages[-1])
     at = last.rfind("starting with the field")
     if at >= 0:

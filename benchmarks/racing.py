@@ -1,7 +1,7 @@
 """The library's own search (`pdr_dspy.search.racing.plan`) on a simulated world, for `benchmarks.search`.
 
-The plan is the one that `PDROptimizer` runs; here the world answers instead of workers, and costs are predicted from
-the tokens of the calls seen so far, phase by phase, as `pdr_dspy.search.racing.cost_model.predict` does from usage.
+The plan is that of `PDROptimizer`; here the world answers instead of workers, and costs are predicted from the tokens
+of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict` does from usage.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ FRESH = 1000
 """First run seed of the finalists."""
 
 
-class Standing(NamedTuple):
-    """Where the search stands after a step."""
+class Progress(NamedTuple):
+    """The progress of the search after a step."""
 
     paid: int
     full: int
@@ -44,7 +44,7 @@ def search(
     student: Candidate,
     sampler: Any = "tpe",
     **settings: Any,
-) -> Iterator[Standing]:
+) -> Iterator[Progress]:
     """Run the plan on a world; `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials)
@@ -72,17 +72,17 @@ def search(
                 prices.learn(candidate, cell)
                 full += cell.total
                 answer[number, pair] = Cell(cell.score, cell.sequential, cell.total, False, cell.calls)
-        if all(arm.race for arm in plan.arms) and (standing := best_of(plan)) is not None:
+        if all(arm.race for arm in plan.arms) and (leading := best_of(plan)) is not None:
             dropped = [arm for arm in plan.arms if arm.dropped is not None and arm.number not in reported]
             reported |= {arm.number for arm in dropped}
-            yield Standing(plan.paid, full, *standing, tuple(arm.candidate for arm in dropped))
+            yield Progress(plan.paid, full, *leading, tuple(arm.candidate for arm in dropped))
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
-        yield Standing(found.paid, full, chosen, found.finalists[0].pooled, ())
+        yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
 
 
 def run_seed(request: Measure, repeat: int) -> int:
-    """The finalists' seeds are none of the race's."""
+    """The seed of a run; finalists have other seeds than the race."""
     return repeat + (FRESH if request.stage is Stage.FINAL else 0)
 
 
@@ -94,14 +94,14 @@ def best_of(plan: Plan) -> tuple[Candidate, float] | None:
 
 
 class Prices:
-    """What calls cost so far, and whether a schedule would surely be over a limit."""
+    """Observed costs of calls, and predictions whether a schedule would exceed a limit."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self._sums: dict[tuple[str, Any], tuple[int, int]] = {}
 
     def learn(self, candidate: Candidate, cell: Simulated) -> None:
-        """Take in the calls of a run, which come in the order of their stages."""
+        """Record the calls of a run, given in the order of their stages."""
         schedule = candidate.schedule
         tokens = (spent for _, spent in cell.calls)
         for index, width in enumerate(schedule.widths):

@@ -1,9 +1,9 @@
-"""What reading costs: `python -m benchmarks.reading [--json FILE]`.
+"""The cost of parsing completions: `python -m benchmarks.reading [--json FILE]`.
 
-Typical: a thousand completions of a few hundred to a few thousand characters, each working followed by an answer in one
-of the forms that models use, read for a text, a number and a list; CPU milliseconds a thousand, the best of three, and
-how many of them had such an answer. Hostile: 200,000 characters of one piece; CPU seconds of the slowest of the same
-three signatures, for the pieces that take longest. One process, no model.
+Typical: a thousand completions of a few hundred to a few thousand characters, each a solution followed by an answer in
+a common form, parsed as a text, a number and a list; CPU milliseconds for a thousand, the best of three, and the number
+of parsed answers. Hostile: 200,000 characters of one repeated piece; CPU seconds of the slowest of the same three
+signatures, for the slowest pieces. One process, no model.
 """
 
 from __future__ import annotations

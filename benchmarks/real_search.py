@@ -1,14 +1,14 @@
-"""What a search costs on a real model: `python -m benchmarks.real_search [--quick] [--json FILE] [--folder DIR]`.
+"""The cost of a search on a real model: `python -m benchmarks.real_search [--quick] [--json FILE] [--folder DIR]`.
 
 A search of 60 trials runs on the embedded model and on sums of three numbers, with everything that saves tokens. Then
-every trial that the race dropped is run to its end, on the same questions with the same seeds and over the same store,
-so that the same 60 programs are priced four times: with and without reuse, with and without racing. Reuse is what the
-rollout store found; "without" counts each run as a program that is alone would pay it. The baseline is a search that
-measures every trial in full and keeps no calls. Tokens are input and output, as the server counted them; finalists on
-fresh seeds and the confirmation are in both columns and in a row of their own.
+every trial that the race dropped is completed, on the same questions with the same seeds and over the same store, so
+that the same 60 programs are priced four times: with and without reuse, with and without racing. Reuse is the hits of
+the rollout store; "without" counts each run at the price of a separate program. The baseline is a search that measures
+every trial in full and stores no calls. Tokens are input and output, as the server counted them; finalists on fresh
+seeds and the confirmation are in both columns and in a separate row.
 
-`--quick` runs 6 trials on 3 questions, a few minutes on 2 cores; the whole takes over an hour there, and goes on in
-`--folder` where it was stopped. Wall times are not reported: what is compared is tokens.
+`--quick` runs 6 trials on 3 questions, a few minutes on 2 cores; the full run takes over an hour there, and resumes in
+`--folder` after an interruption. Wall times are not reported: the comparison is of tokens.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="6 trials on 3 questions")
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--questions", type=int, default=16)
-    parser.add_argument("--folder", type=Path, help="keeps the run; a second one goes on there")
+    parser.add_argument("--folder", type=Path, help="folder of the run, which a second run resumes")
     parser.add_argument("--model", default="qwen2.5-coder-0.5b", help="a name of the catalogue, or a GGUF file")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
@@ -119,21 +119,21 @@ def run(folder: Path, trials: int, questions: int, model: str) -> dict[str, obje
 
 
 def priced(program: dspy.Module, questions: Sequence[dspy.Example], store: Rollouts, folder: Path) -> tuple[int, int]:
-    """Run a trial in full; returns (tokens paid now, tokens of a program that is alone)."""
+    """Run a trial in full; returns (tokens paid now, tokens of a separate program)."""
     report = evaluate(program, questions, arithmetic.verifier(), store=store, run_dir=folder)
     alone = sum(Ledger(calls=row.calls).as_one_run(prompt_once=True) for row in report.rows)
     return sum(row.paid for row in report.rows), alone
 
 
 def priced_ways(result: SearchResult, whole: Sequence[tuple[int, int]]) -> dict[str, Price]:
-    """The four ways to search the same trials. `whole`: for each, what its full run paid, and what it costs alone."""
+    """The four ways to search the same trials. `whole`: for each, the tokens paid and those of a separate program."""
     raced = sum(trial.paid for trial in result.trials)
     finish = result.paid - raced
     alone = sum(
         row.total
         for trial in result.trials
         for row in result.rows[trial.number]
-        if row.seed == 0  # the race; the finalists' fresh seeds are others
+        if row.seed == 0  # the race; finalists run on other seeds
     )
     fresh = sum(row.total for number in result.rows for row in result.rows[number] if row.seed != 0)
     reports = [result.confirmation.student, *([result.confirmation.winner] if result.best.number else [])]

@@ -1,11 +1,11 @@
-"""A simulated reasoner: a small world of questions in which the worth of every schedule is known.
+"""A simulated reasoner: a small world of questions in which the score of every schedule is known.
 
-It is made for measuring a search, not for saying anything about models. One law of drafting, selecting, summarising and
-refining has three forms: `World.reply` answers requests behind `testing.scripted_lm`, so the library's own operators
-run on it; `World.cell` runs a whole schedule on one question in plain Python; `World.truth` is its expectation over all
-questions. The law follows figures of arXiv 2510.01123: a cap cuts long solutions (figure 4), wrong answers crowd on a
-few attractors, a refinement adopts what looks right to it and is misled by an all-wrong workspace (figure 6), picking
-by checking beats picking at random (the distillation table), and rounds and width have diminishing returns (figure 1).
+It serves to measure a search, not to predict real models. One model of drafting, selecting, summarising and refining
+has three forms: `World.reply` answers requests behind `testing.scripted_lm`, so the library's operators run on it;
+`World.cell` runs a whole schedule on one question in plain Python; `World.truth` is its expectation over all questions.
+The model follows figures of arXiv 2510.01123: a cap cuts long solutions (figure 4), wrong answers concentrate on a few
+attractors, a refinement adopts plausible answers and is misled by an all-wrong workspace (figure 6), selection by
+checking beats random selection (the distillation table), and rounds and width have diminishing returns (figure 1).
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 
 TASK = "question -> answer"
 POPULATION = 2048
-"""Questions that stand for all questions; their difficulties are the quantiles of its distribution."""
+"""Number of questions that represent the population; their difficulties are quantiles of its distribution."""
 
 NOTES = "Notes"
 """First word of a summary."""
 
 
 class Cell(NamedTuple):
-    """One schedule on one question under one seed."""
+    """The result of one schedule on one question with one seed."""
 
     score: float
     sequential: int
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
     total: int
     """B_total, in tokens."""
     calls: tuple[tuple[str, int], ...]
-    """Key and tokens of each call; equal keys are the same call, which a store holds once."""
+    """Key and tokens of each call; equal keys are the same call, which a store has once."""
 
 
 class _Draft(NamedTuple):
@@ -77,16 +77,16 @@ class _Draft(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """What a refinement reads."""
+    """The input of a refinement."""
 
     key: str
     candidates: tuple[tuple[int, float], ...]
-    """Answer, and the share of its solution that is there."""
+    """(answer, share of its solution that is included)."""
     tokens: int
     claims: tuple[tuple[int, int], ...] | None
-    """Answer and credit, where a summary stands for the candidates."""
+    """(answer, credit) of a summary in place of candidates."""
     verdict: int
-    """A critique's credit for the one solution; 50 where there is none."""
+    """A critique's credit for the single solution; 50 without a critique."""
 
 
 class World:
@@ -98,7 +98,7 @@ class World:
     """
 
     def __init__(self, seed: int, questions: int, traits: Traits | None = None) -> None:
-        """`traits` are drawn by the seed where they are not given."""
+        """`traits` are drawn from the seed if they are None."""
         self.seed = seed
         self.traits = Traits.drawn(seed) if traits is None else traits
         rng = np.random.default_rng([seed, 1])
@@ -116,7 +116,7 @@ class World:
         self._latest: tuple[Candidate | None, Any] = (None, None)
         self._drafts: dict[tuple[int, int, str], list[_Draft]] = {}
         self.truths: dict[tuple[str, int], Truth] = {}
-        """What `truth` has worked out; worlds that differ in their number of questions only may share it."""
+        """Cache of `truth`; worlds that differ only in their number of questions may share it."""
 
     def example(self, question: int) -> dspy.Example:
         """A question of this world for the library: inputs `question`, gold `answer`."""
@@ -125,7 +125,7 @@ class World:
     # --- one schedule on one question ---
 
     def cell(self, candidate: Candidate, question: int, run_seed: int) -> Cell:
-        """Run a candidate on one question of this world: what the library's operators do, without texts."""
+        """Run a candidate on one question of this world, as the library's operators do, without texts."""
         plan = self.plan(candidate)
         schedule = plan.schedule
         place = f"{self.seed}|{question}|{run_seed}"
@@ -183,7 +183,7 @@ class World:
         drafts: Sequence[_Draft],
         calls: list[tuple[str, int]],
     ) -> list[_Shown]:
-        """What each draft of the next round reads; the calls that this took are added to `calls`."""
+        """The input of each draft of the next round; the distillation's calls are added to `calls`."""
         schedule = plan.schedule
         width, kappa = schedule.widths[number], schedule.kappa
         name = schedule.distiller
@@ -227,13 +227,13 @@ class World:
                 answers = [draft.answer for draft in drafts]
                 picks.append(
                     sorted(range(len(drafts)), key=h[8:].__getitem__)[: schedule.k]
-                    if cut  # it named none: a random choice stands in
+                    if cut  # a truncated selection is replaced by a random one
                     else self._select(question, answers, schedule.k, h, plan.effects[Role.SELECT])
                 )
         shown = [_admit([drafts[place] for place in pick], kappa) for pick in picks]
         return shown if len(shown) == width else shown * width
 
-    # --- the law ---
+    # --- the model ---
 
     def _first(self, plan: Plan, question: int, run_seed: int, width: int) -> list[_Draft]:
         """The first-round drafts, which every schedule with the same cap, temperature and instruction shares."""
@@ -274,7 +274,7 @@ class World:
         return SLIP + h[5]
 
     def _adopted(self, question: int, reads: _Shown, h: Sequence[int], shift: float) -> int:
-        """The answer that a refinement takes over from its workspace; 0 when it solves afresh."""
+        """The answer that a refinement adopts from its workspace; 0 if it starts again."""
         sight = self.traits.sight * (1 + shift / 2)
         if reads.claims is None:
             scores = self._scores(question, reads.candidates, h[8:], sight)
@@ -298,7 +298,7 @@ class World:
     def _scores(
         self, question: int, candidates: Sequence[tuple[int, float]], h: Sequence[int], sight: float
     ) -> dict[int, float]:
-        """Log weight of each answer after reading candidates: (answer, share of its solution that is there)."""
+        """Log weight of each answer after reading candidates, given as (answer, share of its solution included)."""
         sight /= 1 + self.traits.crowd * (len(candidates) - 1)
         scores: dict[int, float] = {}
         for (answer, share), noise in zip(candidates, h, strict=False):
@@ -308,7 +308,7 @@ class World:
         return scores
 
     def _looks(self, question: int, answer: int, sight: float, noise: int) -> float:
-        """The evidence for one candidate: sight times a signal of unit noise, as a likelihood ratio weighs it."""
+        """The evidence for one candidate: the log-likelihood ratio of a signal with unit noise."""
         signal = (0.5 if answer == RIGHT else -0.5) * sight + _normals()[noise >> 4]
         if answer < SLIP:
             signal += self._rows[question][1][answer - 1]
@@ -325,7 +325,7 @@ class World:
     def _claims(
         self, question: int, candidates: Sequence[tuple[int, float]], h: Sequence[int], shift: float
     ) -> list[tuple[int, int]]:
-        """What a summary says of each answer: its credit, 0 to 99, the best first."""
+        """The credit, 0 to 99, that a summary gives each answer, the best first."""
         scores = self._scores(question, candidates, h[8:], self.traits.sight * (1 + shift))
         credits = ((answer, _credit(score * self.traits.notes)) for answer, score in scores.items())
         return sorted(credits, key=lambda claim: (-claim[1], claim[0]))[:6]
@@ -379,8 +379,8 @@ class World:
     def truth(self, candidate: Candidate, samples: int = 8) -> Truth:
         """Expected score and tokens over all questions and seeds: an infinite held-out population.
 
-        By `samples` runs of each of 2,048 questions whose difficulties are evenly spaced quantiles; the last draft's
-        probability of being right is summed, not drawn. At 8 runs the standard error of the score is below 0.1 points.
+        It uses `samples` runs of each of 2,048 questions whose difficulties are evenly spaced quantiles; the last
+        draft's probability of being right is summed, not drawn. At 8 runs the standard error is below 0.1 points.
         """
         key = (candidate.key, samples)
         if key not in self.truths:
@@ -402,7 +402,7 @@ class World:
 
 
 def effect(instruction: str | None) -> float:
-    """What an instruction is worth, from -0.3 to 0.3 logits, fixed by its text; 0 for the program's own."""
+    """The effect of an instruction, from -0.3 to 0.3 logits, determined by its text; 0 for the program's own."""
     if instruction is None:
         return 0.0
     digest = hashlib.blake2b(instruction.strip().encode(), digest_size=4).digest()
@@ -428,7 +428,7 @@ def _credit(score: float) -> int:
 
 
 def _ended(answer: int, length: int, cap: int, key: str) -> _Draft:
-    """A draft at its end or its cap; one that was cut has no answer."""
+    """A draft at its end or its cap; a truncated draft has no answer."""
     return _Draft(answer, length, False, key) if length <= cap else _Draft(0, cap, True, key)
 
 
@@ -460,7 +460,7 @@ def level_of(sizes: Sequence[int], kappa: int) -> int:
 
 
 def _fallback(rounds: Sequence[Sequence[_Draft]]) -> int:
-    """The plurality of the latest round that has an answer, as `operators.plurality` takes it."""
+    """The plurality of the latest round with an answer, as in `operators.plurality`."""
     for drafts in reversed(rounds):
         answers = [draft.answer for draft in drafts if draft.answer]
         if answers:
@@ -493,7 +493,7 @@ def _text(question: int) -> str:
 
 
 def _filler(tokens: int) -> str:
-    """So many words that say nothing, eight on a line."""
+    """Filler text of `tokens` words, eight on a line."""
     lines, rest = divmod(max(tokens, 0), 8)
     return "\n".join([_LINE] * lines + ([" ".join(_LINE.split()[:rest])] if rest else []))
 
@@ -508,7 +508,7 @@ def _role(user: str) -> Role:
 
 
 def _parsed(block: str) -> tuple[int, float]:
-    """Answer of a solution, and the share of it that is there."""
+    """The answer of a solution, and the share of the solution that is included."""
     answer = re.search(r"Answer: (\d+)", block)
     whole = re.search(r"(\d+) words in all", block)
     if answer is None or whole is None:

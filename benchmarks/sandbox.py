@@ -1,12 +1,11 @@
-r"""What it costs to run programs safely: `python -m benchmarks.sandbox [--quick] [--json FILE]`.
+r"""The cost of sandboxes: `python -m benchmarks.sandbox [--quick] [--json FILE]`.
 
-HumanEval's 164 reference programs with their hidden tests by monty, by bubblewrap and by both in turn ("auto", what
-verifiers use): how many pass, wall seconds, milliseconds each. The same with the references made wrong (a returned
-value replaced by None, a number off by one, a comparison turned round), each of which a sandbox may pass only where
-the tests do not see the change; both have to agree there. The share of problems whose docstrings state two
-examples, and how the references do on them. Then 1,000 checks, two at a time, and hostile programs with the program
-that comes right after each. Wall time on whatever else the machine does: compare within one run. `--quick` takes 24
-problems and 50 checks.
+HumanEval's 164 reference programs with their hidden tests in monty, in bubblewrap and in both in turn ("auto", the
+verifiers' default): number of passes, wall seconds, milliseconds each. The same with mutated references (a returned
+value replaced by None, a number off by one, a comparison reversed), which a sandbox may pass only if the tests do not
+detect the change; both must agree. The share of problems whose docstrings have two examples, and the references'
+results on them. Then 1,000 checks, two at a time, and hostile programs, each followed by a normal one. Wall time
+depends on the machine's load: compare within one run. `--quick` takes 24 problems and 50 checks.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ async def measure(problems: Sequence[dspy.Example], *, checks: int) -> dict[str,
 
 async def references(problems: Sequence[dspy.Example], isolation: Isolation) -> dict[str, Any]:
     """How many reference programs pass their hidden tests, and in how many seconds."""
-    await run(job(problems[0], problems[0].answer), isolation)  # starts what is started once
+    await run(job(problems[0], problems[0].answer), isolation)  # warm-up
     started = time.perf_counter()
     outcomes = await asyncio.gather(*(run(job(problem, problem.answer), isolation) for problem in problems))
     seconds = time.perf_counter() - started
@@ -86,7 +85,7 @@ async def references(problems: Sequence[dspy.Example], isolation: Isolation) -> 
 
 
 async def wrong(problems: Sequence[dspy.Example]) -> dict[str, Any]:
-    """Programs that were made wrong: how many pass in each sandbox, and where the two do not agree."""
+    """Mutated programs: the number that passes in each sandbox, and the disagreements."""
     jobs = [(problem, text) for problem in problems for text in mutants(problem.answer)]
     figures: dict[str, Any] = {"programs": len(jobs)}
     passed = {}
@@ -99,7 +98,7 @@ async def wrong(problems: Sequence[dspy.Example]) -> dict[str, Any]:
 
 
 def mutants(text: str) -> list[str]:
-    """A program with its last return replaced, its first number off by one, its first comparison turned round."""
+    """Mutants of a program: its last return replaced, its first number off by one, its first comparison reversed."""
     found = []
     turned = {ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
     for kind in ("return", "number", "comparison"):
@@ -123,7 +122,7 @@ def mutants(text: str) -> list[str]:
 
 
 async def examples(problems: Sequence[dspy.Example]) -> dict[str, Any]:
-    """How many problems state examples, and how the references do on them."""
+    """The number of problems with examples, and the references' results on them."""
     counts = [usable_examples(problem.prompt, problem.entry_point) for problem in problems]
     stated = [problem for problem, count in zip(problems, counts, strict=True) if count]
     check = CodeCheck(limits=LIMITS)

@@ -1,15 +1,15 @@
-"""What finding a good schedule costs: `python -m benchmarks.search [--quick] [--seeds N] [--json FILE]`.
+"""The cost of finding a good schedule: `python -m benchmarks.search [--quick] [--seeds N] [--json FILE]`.
 
-Each seed is a world of its own (`benchmarks.reasoner`), a space of 873 schedules, and limits on B_seq and B_total that
-leave about half of them. The best schedule within the limits is known by brute force of the world's truth. Each method
-spends its trials on the world's questions and names a schedule with a reported score. Measured against the truth over
-all questions, on as many seeds as asked: regret, optimism, tokens paid until the choice is and stays within 1 and 3
-points of the best, and good schedules dropped. Tokens are counted twice: each call once, as with a rollout store, and
-every call. Measuring the same schedule on the same question again costs nothing in either count.
+Each seed has its own world (`benchmarks.reasoner`), a space of 873 schedules, and limits on B_seq and B_total that
+about half of them satisfy. The best schedule within the limits is known by brute force over the world's truth. Each
+method spends its trials on the world's questions and returns a schedule with a reported score. Figures, against the
+truth over all questions, on `--seeds` seeds: regret, optimism, tokens paid until the choice is and stays within 1 and 3
+points of the best, and good schedules dropped. Tokens are counted in two ways: each call once, as with a rollout store,
+and every call. Measuring the same schedule on the same question again costs nothing in either count.
 
-Every method measures means of score and cost, and names the best of what it ran on all questions and found within the
-limits. A choice that truly costs over 5 % more than a limit is never near the best; it is counted apart, and its regret
-is at least 0. 95 % intervals: t over seeds for means, Wilson for shares, bootstrap for medians.
+Every method measures means of score and cost, and returns the best schedule that it ran on all questions and found
+within the limits. A choice that truly exceeds a limit by over 5 % is never near the best; it is counted separately, and
+its regret is at least 0. 95 % intervals: t over seeds for means, Wilson for shares, bootstrap for medians.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ SPACE = Space(
 )
 LIMITS = Limits(sequential=5000, total=8000)
 CLEARLY = 0.05
-"""Better by this much counts as clearly better, a fraction."""
+"""The smallest difference in score, a fraction, that counts as clearly better."""
 TOLERANCE = 0.05
-"""Share of a limit by which a chosen schedule may truly exceed it."""
+"""Fraction of a limit by which a chosen schedule may truly exceed it."""
 NEAR = (0.01, 0.03)
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         for done in pool.map(work, jobs):
             runs += done
-            write_json(options.json, [], runs)  # what is there when somebody stops it
+            write_json(options.json, [], runs)  # keeps the results of an interrupted run
     show(runs, options.json)
 
 
@@ -77,11 +77,11 @@ class Best(NamedTuple):
     candidate: Candidate
     truth: Truth
     within: int
-    """Schedules within the limits."""
+    """Number of schedules within the limits."""
 
 
 def best_of(world: World, space: Space, limits: Limits, *, finalists: int = 30) -> Best:
-    """Brute force: the truth of every schedule near the limits, then that of the best `finalists` more exactly."""
+    """Brute force: estimate every schedule near the limits, then the best `finalists` precisely."""
     allowed = []
     for candidate in space.candidates():
         if max(limits.excess(*world.cost(candidate)).values(), default=0.0) > 0.15:
@@ -98,7 +98,7 @@ def best_of(world: World, space: Space, limits: Limits, *, finalists: int = 30) 
 def play(
     method: str, searcher: Searcher, world: World, space: Space, limits: Limits, best: Best, trials: int, seed: int
 ) -> Run:
-    """Run one method on a world and hold every choice of it against the truth."""
+    """Run one method on a world and compare each of its choices with the truth."""
     count = len(world.questions.difficulty)
     started = time.process_time()
     steps = list(searcher(world, space, limits, range(count), trials, seed))
@@ -155,7 +155,7 @@ def _over(truth: Truth, limits: Limits) -> bool:
 
 
 class Job(NamedTuple):
-    """One seed's work."""
+    """The work of one seed."""
 
     seed: int
     questions: tuple[int, ...]
@@ -173,7 +173,7 @@ def work(job: Job) -> list[Run]:
     known: dict[Any, Truth] = {}
     for count in job.questions:
         world = World(job.seed, count)
-        world.truths = known  # the truth is over all questions, whichever were drawn
+        world.truths = known  # the truth is over all questions, independent of the drawn ones
         best = best or best_of(world, space, LIMITS)
         for trials in job.trials:
             runs += [play(name, SEARCHERS[name], world, space, LIMITS, best, trials, job.seed) for name in job.methods]

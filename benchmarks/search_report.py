@@ -1,4 +1,4 @@
-"""The runs of `benchmarks.search`, their figures over seeds, and the tables that it prints of them."""
+"""The runs of `benchmarks.search`, their figures over seeds, and the printed tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.searchers import REFERENCE
 from pdr_dspy.evaluation.statistics import mean_interval, wilson
 
 NEVER = math.inf
-"""Tokens until what did not come."""
+"""Tokens until an event that never happened."""
 
 
 @dataclass
@@ -30,24 +30,24 @@ class Run:
     questions: int
     trials: int
     regret: float
-    """Points, at the end."""
+    """Final regret in points."""
     optimism: float
-    """Points: reported minus true."""
+    """Reported minus true score, in points."""
     over: bool
-    """The chosen schedule truly costs over 5 % more than a limit."""
+    """Whether the chosen schedule truly exceeds a limit by over 5 %."""
     paid: int
     full: int
     chosen: str
     reached: dict[str, list[float]]
-    """By distance in points: tokens (each call once, every call) until the choice is and stays that near."""
+    """By distance in points: tokens (each call once, every call) until the choice is and stays within it."""
     dropped: int
     false_drops: int
     """Dropped schedules within the limits that are clearly better than the one returned."""
     worst_drops: int
-    """Of them, those that were clearly better than what was chosen when they were dropped."""
+    """The subset that was clearly better than the choice at the time of the drop."""
     seconds: float
     curve: list[tuple[int, int, float]] = field(default_factory=list)
-    """Paid, full, regret in points, whenever the choice changed."""
+    """(paid tokens, all tokens, regret in points) at each change of the choice."""
 
 
 def show(runs: Sequence[Run], path: Path | None = None) -> None:
@@ -72,7 +72,7 @@ def show(runs: Sequence[Run], path: Path | None = None) -> None:
 
 
 def write_json(path: Path | None, tables: Sequence[Any], runs: Sequence[Run]) -> None:
-    """Tables and runs as plain JSON, where a path is given."""
+    """Write tables and runs as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps(_plain({"tables": tables, "runs": [asdict(run) for run in runs]}), indent=1))
 
@@ -101,7 +101,7 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def tokens_to(runs: Sequence[Run], regret: float) -> float:
-    """Paid tokens after which the mean regret over seeds is at most `regret`; infinite when it never is."""
+    """Paid tokens after which the mean regret over seeds is at most `regret`; infinite if it never is."""
     for tokens in sorted({paid for run in runs for paid, _, _ in run.curve}):
         if fmean(_regret_at(run, tokens) for run in runs) <= regret + 0.001:  # curves are rounded
             return float(tokens)
@@ -132,7 +132,7 @@ def _median(values: Sequence[float]) -> list[float]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no infinity: null stands for what was never reached, or has no value."""
+    """A JSON value, with null for infinity (never reached) and nan (no value)."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

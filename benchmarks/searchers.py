@@ -1,7 +1,7 @@
-"""The searches that `benchmarks.search` measures, on the same terms: the library's own and those that people use.
+"""The searches that `benchmarks.search` compares: the library's and common alternatives.
 
-Each takes a world, a space, limits, questions, a number of trials and a seed, and yields where it stands after each
-step. All of them run schedules through a `Meter`, which counts tokens alike for all.
+Each takes a world, a space, limits, questions, a number of trials and a seed, and yields its progress after each step.
+All of them run schedules through a `Meter`, which counts tokens uniformly.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
 
 STUDENT = Candidate(Schedule(widths=(1,), draft_tokens=512), {})
-"""What a search is given to improve: one draft."""
+"""The student of the search: one draft."""
 
 
 class Progress(NamedTuple):
-    """Where a search stands."""
+    """The progress of a search."""
 
     paid: int
     """Tokens, each call once."""
@@ -39,13 +39,13 @@ class Progress(NamedTuple):
     """Tokens, every call."""
     chosen: Candidate
     reported: float
-    """What the method says the chosen one's score is, a fraction."""
+    """The method's reported score of its choice, a fraction."""
     dropped: tuple[Candidate, ...] = ()
-    """Schedules given up before all questions, since the last progress."""
+    """Schedules dropped before all questions were run, since the last progress."""
 
 
 Searcher = Callable[[World, Space, Limits, Sequence[int], int, int], Iterator[Progress]]
-"""(world, space, limits, questions, trials, seed) -> where it stands after each step."""
+"""(world, space, limits, questions, trials, seed) -> its progress after each step."""
 
 
 class Meter:
@@ -79,20 +79,20 @@ class Meter:
 
 @dataclass
 class Ranking:
-    """What was run on all questions, and the best of it."""
+    """The schedules that were run on all questions, and the best of them."""
 
     limits: Limits
     best: tuple[float, float, Candidate] | None = None
-    """Minus the excess over a limit (0 within), score, candidate."""
+    """(minus the excess over a limit, 0 within; score; candidate)."""
 
     def add(self, candidate: Candidate, mean: Truth) -> None:
-        """Take a schedule's means into account."""
+        """Add a schedule with its means."""
         place = (-max(0.0, *self.limits.excess(mean.sequential, mean.total).values()), mean.score, candidate)
         if self.best is None or place[:2] > self.best[:2]:
             self.best = place
 
     def progress(self, meter: Meter, dropped: tuple[Candidate, ...] = ()) -> Progress:
-        """Where the search stands."""
+        """The progress of the search."""
         assert self.best is not None
         return Progress(meter.paid, meter.full, self.best[2], self.best[1], dropped)
 
@@ -147,8 +147,8 @@ def _full(
 def wilcoxon(p_threshold: float, startup: int) -> Searcher:
     """TPE with Optuna's WilcoxonPruner as its documentation shows it.
 
-    Questions come in an order of their own for each trial, the pruner is asked after each one, and a pruned trial is
-    told with its mean so far. Only trials that ran to their end are chosen. Needs scipy, as the pruner does.
+    Each trial has its own order of questions; the pruner is called after each question, and a pruned trial is reported
+    with its mean so far. Only complete trials are chosen. Needs scipy, like the pruner.
     """
 
     def search(
@@ -192,7 +192,8 @@ class _Tested(NamedTuple):
 
 @functools.lru_cache(maxsize=100_000)
 def _test(differences: tuple[float, ...], alternative: str, zero_method: str) -> Any:
-    """scipy's p-value. Up to 13 values with ties it runs through all signs, 0.1 s; on 0/1 scores that is a binomial."""
+    """scipy's p-value. For up to 13 values with ties scipy enumerates all signs, 0.1 s; on 0/1 scores that is a
+    binomial."""
     wins, losses = differences.count(1.0), differences.count(-1.0)
     if len(differences) <= 13 and wins + losses + differences.count(0.0) == len(differences):
         few = wins if alternative == "less" else losses
@@ -207,8 +208,8 @@ def minibatch(
 ) -> Iterator[Progress]:
     """The scheme of DSPy's MIPROv2: each trial on a random minibatch, every fifth time a full run of the best average.
 
-    35 questions at a time, or half of fewer than 70. MIPROv2 itself knows no limits; here its sampler is told of them,
-    and averages over a limit are not run in full.
+    35 questions at a time, or half of fewer than 70. MIPROv2 itself has no limits; here its sampler gets them as
+    constraints, and averages over a limit are not run in full.
     """
     meter, ranking = Meter(world), Ranking(limits)
     batches = random.Random(f"minibatch|{seed}")
@@ -255,7 +256,7 @@ def _sampler(seed: int) -> optuna.samplers.BaseSampler:
 def _tried(
     study: optuna.Study, space: Space, limits: Limits, meter: Meter, questions: Sequence[int]
 ) -> tuple[Candidate, Truth]:
-    """The study's next candidate, run on these questions and told."""
+    """Run the study's next candidate on these questions, and report the result to the study."""
     trial = study.ask()
     candidate = space.suggest(trial)
     mean = mean_of(meter.run(candidate, questions))
@@ -272,9 +273,9 @@ def _tell(study: optuna.Study, trial: optuna.Trial, mean: Truth, limits: Limits)
 def knowing(
     world: World, space: Space, limits: Limits, questions: Sequence[int], trials: int, seed: int
 ) -> Iterator[Progress]:
-    """No method but a yardstick: it knows, at no cost, what each schedule scores on its questions over all seeds.
+    """An oracle as a reference: it knows each schedule's score on its questions over all seeds, at no cost.
 
-    What is left of its regret is that the questions are a sample; more trials, seeds or tokens cannot take it away.
+    Its regret is due to the questions being a sample; more trials, seeds or tokens cannot remove it.
     """
     del questions, trials, seed
     allowed = [one for one in space.candidates() if limits.allow(world.truth(one, 1))]
@@ -284,7 +285,7 @@ def knowing(
 
 
 def ours(**settings: Any) -> Searcher:
-    """The library's search: cohorts race, the best four run again on four fresh seeds."""
+    """The library's search: cohorts race, then the best four run on four fresh seeds."""
 
     def search(
         world: World, space: Space, limits: Limits, questions: Sequence[int], trials: int, seed: int

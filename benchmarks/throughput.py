@@ -1,14 +1,14 @@
-"""An evaluated PDR program against the server's own offline batch: `python -m benchmarks.throughput --model FOLDER`.
+"""A PDR program compared with the server's offline batch: `python -m benchmarks.throughput --model FOLDER`.
 
-The program is PDR (8, 4, 1) with summaries over sums, evaluated with all questions side by side against vLLM's server
-on the loopback address. Its requests are recorded. When the server has stopped, the same vLLM answers all of them as
-one batch in its own process (`vllm.LLM.chat`: no HTTP, and no stage waits for another), with the same settings. Both
-start with an empty prefix cache. The figure is generated tokens per second of the program over those of the batch.
-Texts differ a little where batches differ, so tokens are those that each really generated, from the server's /metrics
-and from the batch's outputs.
+The program is PDR (8, 4, 1) with summaries over sums, evaluated with all questions concurrently on vLLM's server on the
+loopback address. Its requests are recorded. After the server has stopped, the same vLLM answers all of them as one
+batch in its own process (`vllm.LLM.chat`: no HTTP, and no stage waits for another), with the same settings. Both start
+with an empty prefix cache. The figure is generated tokens per second of the program over those of the batch. Texts
+differ slightly between batches, so each side counts its own generated tokens, from the server's /metrics and from the
+batch's outputs.
 
-`--python` names the interpreter that has vLLM, `--cpu` takes its CPU build; `--server URL` uses a server that runs, and
-then only the program is measured. `--quick` asks 2 questions instead of 16; most of its time is vLLM's start.
+`--python` names the interpreter that has vLLM, `--cpu` selects its CPU build; `--server URL` uses a running server, and
+then only the program is measured. `--quick` has 2 questions instead of 16; most of its time is vLLM's start.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def ratio(rows: dict[str, dict[str, Any]]) -> float:
 
 
 class Recorder(BaseCallback):
-    """Keeps what every call to a model asked for."""
+    """Records the request of every call to a model."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -110,7 +110,7 @@ def measure(api_base: str, count: int) -> tuple[dict[str, Any], list[dict[str, A
     try:
         lm.check_sync()
         with dspy.context(lm=lm):
-            evaluate(operator, sums(1, seed=1), NumberVerifier())  # what a first call sets up is not measured
+            evaluate(operator, sums(1, seed=1), NumberVerifier())  # warm-up
         with dspy.context(lm=lm, callbacks=[recorder]):
             before, started = generated(api_base), time.perf_counter()
             report = evaluate(operator, sums(count, seed=2), NumberVerifier(), max_in_flight=WIDE)
@@ -141,7 +141,7 @@ def sums(count: int, *, seed: int) -> list[dspy.Example]:
 
 
 def generated(api_base: str) -> int | None:
-    """Tokens that the server has generated since its start, as its /metrics say; None when it has none."""
+    """Tokens that the server has generated since its start, from its /metrics; None if it has none."""
     try:
         with urllib.request.urlopen(api_base.removesuffix("/v1") + "/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
@@ -152,7 +152,7 @@ def generated(api_base: str) -> int | None:
 
 
 def offline(job: dict[str, Any], python: str, surroundings: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Seconds and tokens of a job of `peers/with_vllm.py`: the same requests as one batch of vLLM's own."""
+    """Seconds and tokens of a job of `peers/with_vllm.py`: the same requests as one offline batch of vLLM."""
     given, out = folder / "job.json", folder / "out.json"
     given.write_text(json.dumps({**job, "out": str(out)}))
     command = [python, str(Path(__file__).parent / "peers" / "with_vllm.py"), str(given)]
@@ -168,7 +168,7 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, str]]]
     if options.server:
         yield options.server.rstrip("/"), {}
         return
-    # The model's own sampling defaults would be the server's alone.
+    # The model's sampling defaults would apply to the server only.
     extra = ["--max-num-seqs", str(WIDE), "--generation-config", "vllm", *(["--enforce-eager"] if options.cpu else [])]
     server = VLLMServer(
         options.model,
@@ -183,7 +183,7 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, str]]]
 
 
 def _settings(*, cpu: bool) -> dict[str, Any]:
-    """What makes a `vllm.LLM` the like of that server."""
+    """Settings of a `vllm.LLM` that match those of the server."""
     settings: dict[str, Any] = {"max_model_len": CONTEXT, "max_num_seqs": WIDE, "dtype": _dtype(cpu)}
     settings |= {"enable_prefix_caching": True, "generation_config": "vllm"}
     if cpu:

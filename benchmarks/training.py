@@ -1,20 +1,20 @@
-"""What training on PDR rounds changes: `python -m benchmarks.training [--quick] [--json FILE] [--cache DIR]`.
+"""The effect of training on PDR rounds: `python -m benchmarks.training [--quick] [--json FILE] [--cache DIR]`.
 
-A small model that follows a memorised map (`benchmarks.hops`, where it is said what is built into it) is trained with
-the library's trainer on long traces alone, and on long traces and PDR rounds at 3:1, 1:1 and 1:3 (trace:operator
-prompts). Long traces ask for 4 to 9 hops and PDR rounds for 4 to 6; in the last arm, 1:1, half of the operator prompts
-ask for 7 to 9 and start from a workspace that one untrained round has left. Every arm starts from the same base and
-takes as many steps of as many trained rows (8 prompts of 8), and is measured there and where it has sampled the same
-number of tokens. Trained of an operator episode is its last call (`train_calls="refine"`).
+A small model that follows a memorised map (`benchmarks.hops` states its built-in properties) is trained with the
+library's trainer on long traces alone, and on long traces and PDR rounds at 3:1, 1:1 and 1:3 (trace:operator prompts).
+Long traces have 4 to 9 hops and PDR rounds 4 to 6; in the last arm, 1:1, half of the operator prompts have 7 to 9 hops
+and start from the workspace of an untrained round. Every arm starts from the same base and takes the same number of
+steps of the same number of trained rows (8 prompts of 8), and is measured then and when it has sampled the same number
+of tokens. The trained call of an operator episode is its last (`train_calls="refine"`).
 
-Measured on the quarter of the start states that no training question has, at temperature 1, by the library's own
-`PDR` and `LongCoT`: fractions right, sampled and read tokens of the training (calls that are not trained included), and
-CPU-seconds. In PDR with R refinement rounds every call may write 3 hops and 3 (R + 1) are asked for, so that it cannot
-be right without going on from its workspace; "free" is R = 1 with a refinement that may write them all.
+Measured on the quarter of the start states that no training question has, at temperature 1, with the library's `PDR`
+and `LongCoT`: fractions right, sampled and read tokens of the training (including untrained calls), and CPU-seconds. In
+PDR with R refinement rounds every call may write 3 hops and 3 (R + 1) are required, so that no answer is right without
+continuing from the workspace; "free" is R = 1 with a refinement that may write all hops.
 
 95 % intervals: Student's t over the runs (bases x seeds); differences are paired by base and seed. Runs on one base are
-alike, so the intervals are a little too narrow for a statement about bases; `--json` keeps every run. One thread a
-process; the same seeds give the same figures on the same machine and library versions.
+correlated, so the intervals are slightly too narrow for a statement about bases; `--json` stores every run. One thread
+for each process; the same seeds give the same figures on the same machine and library versions.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ VERIFIER = ExactVerifier()
 
 
 class Arm(NamedTuple):
-    """What the prompts of a step are."""
+    """The mix of prompts in a step."""
 
     share: str
-    """Trace to operator prompts."""
+    """Ratio of trace to operator prompts."""
     starts: bool = False
-    """Whether half of the operator prompts ask for more hops and start from a workspace."""
+    """Whether half of the operator prompts have more hops and start from a workspace."""
 
 
 ARMS = {
@@ -109,16 +109,16 @@ SCORES: dict[str, tuple[int, Callable[[], Operator]]] = {
     "trace 6": (6, lambda: LongCoT(hops.Follow, draft_tokens=hops.LONG)),
     "trace 9": (9, lambda: LongCoT(hops.Follow, draft_tokens=hops.LONG)),
 }
-"""What is measured: the hops that are asked for, and the program."""
+"""The tests: the number of hops, and the program."""
 
 
 class Plan(NamedTuple):
-    """How much is run."""
+    """The size of the benchmark."""
 
     base: hops.Settings = hops.Settings()
     steps: int = 160
     tokens: int | None = 120_000
-    """Sampled in training, where arms are compared at equal tokens; None compares them at equal steps alone."""
+    """Tokens sampled in training at which arms are compared; None compares them at equal steps only."""
     samples: int = 4
     """Runs of each question of the test."""
     rate: float = 3e-4
@@ -145,7 +145,7 @@ class Metered:
         return self.policy.tokenizer
 
     def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
-        """As the policy's."""
+        """The policy's `generate`, counted."""
         done = self.policy.generate(prompts, caps, temperature)
         self.read += sum(map(len, prompts))
         self.sampled += sum(len(each.ids) for each in done)
@@ -153,7 +153,7 @@ class Metered:
 
 
 class Rollouts:
-    """The rollout of an arm: the library's episodes, with an untrained round before them where 3 calls must do it."""
+    """The rollout of an arm: the library's episodes, preceded by an untrained round if they need three stages."""
 
     def __init__(self) -> None:
         settings: dict[str, Any] = {"train_calls": "refine", "trace_tokens": hops.LONG}
@@ -176,7 +176,7 @@ class Rollouts:
 
 
 def measure(policy: Policy, world: hops.World, plan: Plan, seed: int) -> dict[str, float]:
-    """Fractions right on the held-out starts. Other random numbers are left as they were."""
+    """Fractions right on the held-out starts. The state of random generators is restored."""
     scores = {}
     for name in plan.scores:
         hops_asked, runs = SCORES[name]
@@ -194,7 +194,7 @@ def right(policy: Policy, runs: Operator, examples: Sequence[dspy.Example], samp
     async def score(example: dspy.Example, seed: int) -> float:
         try:
             return float(VERIFIER(example, await runs.aforward(seed=seed, **example.inputs())))
-        except RoundFailed:  # it wrote nothing
+        except RoundFailed:  # every draft failed, which counts as wrong
             return 0.0
 
     async def together() -> list[float]:
@@ -204,8 +204,8 @@ def right(policy: Policy, runs: Operator, examples: Sequence[dspy.Example], samp
     return fmean(asyncio.run(together()))
 
 
-class Course(TrainerCallback):
-    """Measures a run where it has taken its steps and where it has sampled its tokens, and ends it after both."""
+class Measuring(TrainerCallback):
+    """Measures a run after its steps and after its sampled tokens, and ends it after both."""
 
     def __init__(self, plan: Plan, job: Job, world: hops.World, rollouts: Rollouts) -> None:
         self.plan, self.job, self.world, self.rollouts = plan, job, world, rollouts
@@ -247,30 +247,30 @@ def row(job: Job, at: str, step: int, sampled: int, read: int, seconds: float, s
 
 
 def run(plan: Plan, job: Job, cache: Path | None = None) -> list[dict[str, Any]]:
-    """One run from its base to its last measurement."""
+    """Run one job from its base to its last measurement."""
     quiet()
     model = hops.base(plan.base, job.base, cache)
     world = hops.World(plan.base, job.base)
     arm = ARMS.get(job.arm, Arm("1:0"))
     rollouts = Rollouts()
-    course = Course(plan, job, world, rollouts)
+    measuring = Measuring(plan, job, world, rollouts)
     near, far = (world.examples(world.train, asked) for asked in ((4, 5, 6), (7, 8, 9)))
     rows = mode_rows([*near, *far], ("trace",)) + mode_rows([*near, *far] if arm.starts else near, ("operator",))
     with tempfile.TemporaryDirectory() as folder, dspy.context(adapter=hops.HopsAdapter()):
         trainer = OperatorTrainer(
             model, rollouts, settings(plan, job.seed, arm, folder), rows,
-            processing_class=hops.tokenizer(plan.base.states), callbacks=[course],
+            processing_class=hops.tokenizer(plan.base.states), callbacks=[measuring],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
-        course.trainer = trainer
+        measuring.trainer = trainer
         if job.arm == "base":
             return [row(job, "steps", 0, 0, 0, 0, measure(trainer.policy, world, plan, job.seed))]
         trainer.train()
-    return course.rows
+    return measuring.rows
 
 
 def settings(plan: Plan, seed: int, arm: Arm, folder: str) -> OperatorConfig:
-    """The trainer's settings; it ends at the latest when long traces must have sampled their tokens."""
+    """The trainer's settings, with enough steps for long traces to sample their tokens."""
     return OperatorConfig(
         output_dir=folder,
         epsilon_high=5.0,
@@ -295,7 +295,7 @@ def settings(plan: Plan, seed: int, arm: Arm, folder: str) -> OperatorConfig:
 
 
 def quiet() -> None:
-    """One thread, and no news but the table's."""
+    """Use one thread, and print nothing but the tables."""
     torch.set_num_threads(1)
     transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore")
@@ -305,7 +305,7 @@ def quiet() -> None:
 
 
 def results(plan: Plan, jobs: int, cache: Path, done: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each run that is not done, as it ends; one seed of all arms and bases before the next."""
+    """Run the missing jobs and yield the rows of each as it ends; one seed of all arms and bases before the next."""
     known = {Job(found["arm"], found["base"], found["seed"]) for found in done}
     wanted = [
         Job(arm, base, seed) for seed in range(plan.seeds) for base in range(plan.bases) for arm in ("base", *ARMS)
@@ -318,13 +318,13 @@ def results(plan: Plan, jobs: int, cache: Path, done: Sequence[dict[str, Any]]) 
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for future in [pool.submit(pretrained, plan, base, cache) for base in sorted({job.base for job in missing})]:
-            future.result()  # before the runs, which would each make it
+            future.result()  # before the runs, each of which would pretrain it again
         for future in as_completed([pool.submit(run, plan, job, cache) for job in missing]):
             yield future.result()
 
 
 def pretrained(plan: Plan, seed: int, cache: Path) -> None:
-    """Make a base, if it is not there."""
+    """Pretrain a base, if it is missing."""
     quiet()
     hops.base(plan.base, seed, cache)
 
@@ -370,7 +370,7 @@ def gains(rows: Sequence[dict[str, Any]], at: str) -> Table:
 
 
 def shown(values: Sequence[float], sign: str = "") -> str:
-    """A mean and, of two values or more, its interval."""
+    """A mean, with its interval for two or more values."""
     if len(values) < 2:
         return f"{values[0]:{sign}.3f}"
     low, high = mean_interval(values)
@@ -388,7 +388,7 @@ def kept(place: Path | None, plan: Plan) -> list[dict[str, Any]]:
 
 
 def described(plan: Plan) -> dict[str, Any]:
-    """A plan as JSON, without how many runs there are: more can be added to the same file."""
+    """A plan as JSON, without its number of runs, since more runs can be added to the same file."""
     return {
         name: value._asdict() if name == "base" else list(value) if name == "scores" else value
         for name, value in plan._asdict().items()
@@ -397,7 +397,7 @@ def described(plan: Plan) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is missing, write every run to the JSON file as it ends, and print the tables."""
+    """Run the missing jobs, write each to the JSON file as it ends, and print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--quick", action="store_true", help="one base, one seed, few steps: under a minute, no finding"
@@ -408,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int)
     parser.add_argument("--jobs", type=int, default=1, help="processes of one thread")
     parser.add_argument("--cache", type=Path, default=Path("runs/hops"), help="folder for pretrained bases")
-    parser.add_argument("--json", type=Path, help="file of all runs; runs that it holds are not run again")
+    parser.add_argument("--json", type=Path, help="file of all runs; its runs are not repeated")
     given = parser.parse_args(argv)
     plan = QUICK if given.quick else Plan()
     plan = plan._replace(

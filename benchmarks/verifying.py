@@ -1,9 +1,9 @@
-r"""What hostile answers cost: `python -m benchmarks.verifying [--quick] [--json FILE]`.
+r"""The cost of hostile answers: `python -m benchmarks.verifying [--quick] [--json FILE]`.
 
-Each answer is graded against the gold `\sqrt{5}` by `MathVerifier` (2 s and 256 MB an item), and right after it an
-innocent one, to see whether that had to wait. The baseline is math-verify itself as its documentation calls it, in the
-main thread of a process of its own with its own 5 s alarm, import not counted; it is stopped after 15 s. Wall seconds,
-one run each: what matters is the order of magnitude. `--quick` leaves out the baseline.
+Each answer is graded against the gold `\sqrt{5}` by `MathVerifier` (2 s and 256 MB an item), followed by a normal
+answer, to see whether that is delayed. The baseline is math-verify, called as in its documentation, in the main thread
+of a separate process with its own 5 s alarm, without the import; it is stopped after 15 s. Wall seconds, one run each:
+only the order of magnitude matters. `--quick` leaves out the baseline.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
 def measure(*, baseline: bool) -> list[dict[str, Any]]:
     """One row for each answer: wall seconds of its verdict, of the next one, and of the baseline (None: not run)."""
     verifier = MathVerifier()
-    grade(verifier, r"\sqrt{20}", r"2\sqrt{5}")  # starts the workers, which is not what is measured
+    grade(verifier, r"\sqrt{20}", r"2\sqrt{5}")  # warm-up: starts the workers
     rows = []
     for name, answer in HOSTILE.items():
         seconds, score = grade(verifier, GOLD, answer)
@@ -93,7 +93,7 @@ def grade(verifier: MathVerifier, gold: str, answer: str) -> tuple[float, float]
 
 
 def alone(answer: str) -> float:
-    """Wall seconds of math-verify on its own; 15 when it had to be stopped."""
+    """Wall seconds of math-verify; 15 if it was stopped."""
     command = [sys.executable, "-c", BASELINE, GOLD]
     try:
         done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=15, check=False)

@@ -1,7 +1,7 @@
 """Programs of about thirty lines to start from, each run as `python -m examples.NAME`.
 
-They serve the embedded model for as long as they run. Put `dspy.context(lm=pdr_dspy.connect("auto", ADDRESS))` in the
-place of `embedded()` for a server of your own.
+They serve the embedded model while they run. To use another server, replace `embedded()` by
+`dspy.context(lm=pdr_dspy.connect("auto", ADDRESS))`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ from pdr_dspy.serving import LlamaCppServer
 
 @contextmanager
 def embedded() -> Iterator[dspy.LM]:
-    """The embedded model as DSPy's model inside; its weights, 491 MB, are fetched once."""
+    """Serve the embedded model and make it DSPy's model inside the block; its weights, 491 MB, are downloaded once."""
     with LlamaCppServer(slots=8, context=2048, sources=SOURCES) as server, dspy.context(lm=server.lm):
         yield server.lm

@@ -1,4 +1,4 @@
-"""An agent whose final answer is refined: ReAct looks things up once, several drafts read what it found."""
+"""An agent whose final answer is refined: ReAct calls the tools once, and several drafts read its observations."""
 
 import dspy
 
@@ -14,18 +14,18 @@ def stock(part: str) -> str:
 
 
 class Agent(dspy.Module):
-    """ReAct for the look-ups; PDR over its trajectory for the answer."""
+    """ReAct for the tool calls; PDR over its observations for the answer."""
 
     def __init__(self):
         super().__init__()
-        self.look = dspy.ReAct("question -> answer", tools=[stock], max_iters=4)  # type: ignore[arg-type]
+        self.react = dspy.ReAct("question -> answer", tools=[stock], max_iters=4)  # type: ignore[arg-type]
         self.answer = PDR(
             "question, observations -> answer: int", widths=(4, 1), distiller="random_k", k=2, tally=True, kappa=320,
             draft_tokens=96,
         )  # fmt: skip
 
     def forward(self, question):
-        found = self.look(question=question).trajectory
+        found = self.react(question=question).trajectory
         observations = [f"{name}: {value}" for name, value in found.items() if name.startswith(("tool", "observation"))]
         return self.answer(question=question, observations="\n".join(observations))
 

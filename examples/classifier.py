@@ -1,4 +1,4 @@
-"""Classify tickets: five drafts vote, and the share of the vote says how sure the label is."""
+"""Classify tickets: five drafts vote, and the winner's share of the votes measures the confidence in the label."""
 
 from typing import Literal
 
@@ -22,7 +22,7 @@ class Triage(dspy.Signature):
 
 
 def main():
-    """Label each ticket with the share of drafts that say so, then grade the program."""
+    """Print the label of each ticket with its share of the votes, then evaluate the program."""
     program = SelfConsistency(Triage, n=5, draft_tokens=96, temperature=0.8)
     for ticket, _ in TICKETS:
         prediction = program(ticket=ticket)

@@ -1,6 +1,6 @@
-"""Repair a function: the examples in its docstring run in a sandbox, and what fails is what the next draft reads.
+"""Repair a function: the examples in its docstring run in a sandbox, and the next draft reads the failing ones.
 
-Needs `pip install "pdr-dspy[code]"`; without a sandbox nothing that the model wrote is run.
+Needs `pip install "pdr-dspy[code]"`; without a sandbox no program is run.
 """
 
 import dspy
@@ -30,7 +30,7 @@ class Repair(dspy.Signature):
 
 
 def main():
-    """Four repairs side by side; where none passes, two more rounds read the examples that fail."""
+    """Draft four repairs; if none passes, up to two more rounds read the failing examples."""
     program = PDR(
         Repair, widths=(4, 2, 1), distiller="checked", k=2, kappa=768, draft_tokens=256, keep=True, stop_at=1.0,
         check=CodeCheck(),

@@ -1,4 +1,4 @@
-"""Extract a pydantic model: the model's own validation is the check, and its faults are what the next draft reads."""
+"""Extract a pydantic model: the model's validation is the check, and the next draft reads its faults."""
 
 import dspy
 from pydantic import BaseModel, Field, model_validator
@@ -9,7 +9,7 @@ from pdr_dspy.verifiers.checks import SchemaCheck
 
 
 class Line(BaseModel):
-    """One thing that was bought."""
+    """One item of the invoice."""
 
     what: str
     price: int = Field(ge=0)
@@ -24,7 +24,7 @@ class Invoice(BaseModel):
 
 
 class Consistent(Invoice):
-    """The same, as the check wants it."""
+    """The invoice with the constraint that the check validates."""
 
     @model_validator(mode="after")
     def _adds_up(self):
@@ -41,7 +41,7 @@ class Extract(dspy.Signature):
 
 
 def main():
-    """Three rounds at most; the first invoice that adds up ends them."""
+    """Run at most three rounds; the first invoice that adds up ends the run."""
     program = SR(Extract, rounds=3, check=SchemaCheck(Consistent, field="invoice"), keep=True, stop_at=1.0, kappa=512)
     prediction = program(text="Invoice A17: two chairs 120, a table 230. To pay: 350 euros.")
     print(prediction.invoice.model_dump_json(), prediction.stop, prediction.ledger, sep="\n")

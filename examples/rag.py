@@ -1,4 +1,4 @@
-"""Answer from documents: retrieve, draft side by side, keep the draft whose quotation really stands there."""
+"""Answer from documents: retrieve, draft concurrently, keep a draft whose quotation is in the documents."""
 
 import dspy
 
@@ -14,7 +14,7 @@ DOCUMENTS = (
 
 
 def quoted(args, pred):
-    """Whether the quotation stands in the context, word for word."""
+    """Whether the quotation is in the context, word for word."""
     found = len(pred.quotation) > 8 and pred.quotation in args["context"]
     return dspy.Prediction(score=float(found), feedback="The quotation must stand in the context word for word.")
 
@@ -34,7 +34,7 @@ class Rag(dspy.Module):
 
 
 def main():
-    """Ask one question, and show where its answer stands."""
+    """Ask one question, and print the answer with its quotation."""
     prediction = Rag()(question="How often is the seal of the pump in hall 3 checked?")
     print(prediction.answer, f"({prediction.quotation})", prediction.ledger, sep="\n")
 

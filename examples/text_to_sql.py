@@ -1,4 +1,4 @@
-"""Questions to SQL: the check runs each query on a database that can only be read; its error goes to the next draft."""
+"""Questions to SQL: the check runs each query on a read-only database, and the next draft reads the error."""
 
 import sqlite3
 from contextlib import closing
@@ -16,7 +16,7 @@ STEPS = 1_000_000
 
 
 def rows(query):
-    """What the query gives. Raises sqlite3.Error for anything but reading, and for what takes too long."""
+    """The rows of the query. Raises sqlite3.Error for a query that writes or takes too long."""
     with closing(sqlite3.connect(":memory:")) as base:
         base.execute(SCHEMA)
         base.executemany("INSERT INTO staff VALUES (?, ?, ?)", ROWS)
@@ -26,7 +26,7 @@ def rows(query):
 
 
 def runs(args, pred):
-    """Whether the query runs and finds something; else what the database said."""
+    """A score for a query that runs and finds rows; the database's error is the feedback."""
     try:
         found = rows(pred.query)
     except sqlite3.Error as error:
@@ -35,7 +35,7 @@ def runs(args, pred):
 
 
 def main():
-    """Four queries side by side; where none runs, one more reads what was wrong with them."""
+    """Draft four queries; if none runs, one more draft reads their errors."""
     program = PDR(
         "table, question -> query: str", widths=(4, 1), distiller="checked", k=2, kappa=512, draft_tokens=128,
         keep=True, stop_at=1.0, check=as_check(runs),

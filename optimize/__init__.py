@@ -1,1 +1,1 @@
-"""Studies to run: `python -m optimize.quickstart`. Each says first what it costs and what to expect."""
+"""Studies to run: `python -m optimize.quickstart`. Each docstring states the cost and the expected result."""

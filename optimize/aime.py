@@ -1,9 +1,9 @@
 """Tune PDR on AIME, on a GPU: `python -m optimize.aime`, which starts vLLM, or with `--api-base http://.../v1`.
 
-Searches on 20 problems of AIME 2024 with the paper's shapes, confirms on the other 10; AIME 2025 stays untouched for
+Searches on 20 problems of AIME 2024 with the paper's schedules, confirms on the other 10; AIME 2025 stays untouched for
 `pdr compare runs/aime/best.json --repeats 8`. Cost: about 40 trials x 20 problems x 2 repeats; at 10 to 30 calls of up
 to 16k tokens a run that is a day of one GPU for an 8B thinking model. `--max-tokens` ends it earlier, and the same
-command goes on. Expect small, noisy differences: 10 problems have an interval of 30 points.
+command resumes it. Expect small, noisy differences: 10 problems have an interval of 30 points.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--max-sequential", type=int, default=None, help="limit on the mean B_seq of a run")
     parser.add_argument("--max-total", type=int, default=None, help="limit on the mean B_total of a run")
-    parser.add_argument("--max-tokens", type=int, default=None, help="end the search after so many paid tokens")
+    parser.add_argument("--max-tokens", type=int, default=None, help="end the search after this many paid tokens")
     given = parser.parse_args(arguments)
     with ExitStack() as stack:
         if given.api_base is None:

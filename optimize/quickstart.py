@@ -1,11 +1,10 @@
 """Tune a program that writes code, on two cores: `make optimize`, or `python -m optimize.quickstart`.
 
-Serves Qwen2.5-Coder-0.5B from an embedded llama.cpp server and takes HumanEval's problems whose docstrings state
-examples. The examples are the check inside the loop; the hidden tests grade. Starts from the paper's PDR, which refines
-from drafts at random; searches a small space around it that has one pass, SR and best-of-N too; confirms the winner on
-problems that the search has not seen, and holds it against one pass, a vote, best-of-N, SR and the untuned program at
-matched tokens. Cost: about a quarter of an hour on 2 cores, 2 GB of memory.
-A second run takes from runs/quickstart what the first one paid for.
+Serves Qwen2.5-Coder-0.5B from an embedded llama.cpp server, on HumanEval's problems whose docstrings have examples. The
+examples are the check inside the loop; hidden tests grade. Starts from the paper's PDR, which refines from random
+drafts; searches a small space around it, including one pass, SR and best-of-N; confirms the winner on problems that the
+search has not seen; and compares it with one pass, a vote, best-of-N, SR and the untuned program at matched tokens.
+Cost: about a quarter of an hour on 2 cores, 2 GB of memory. A second run reuses the paid calls in runs/quickstart.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ SPACE = (
 
 
 def build() -> Operator:
-    """The paper's PDR at one round of four drafts, which has the examples as a check and does not use it yet."""
+    """The paper's PDR with one round of four drafts. It has the examples as a check, which it does not use yet."""
     return Operator(humaneval.Complete, UNTUNED, {"check": humaneval.check()})
 
 
 @guarded
 def main(*, model: Model | None = None, train: int = 6, dev: int = 20, trials: int = 6) -> None:
-    """Search on `train` problems, confirm and compare on `dev` others."""
+    """Search on `train` problems; confirm and compare on `dev` other problems."""
     study(
         Task("humaneval", build, humaneval.data, humaneval.verifier),
         trainset=humaneval.data("train", limit=train),

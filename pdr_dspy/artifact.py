@@ -1,10 +1,9 @@
 """A compiled program as one JSON file: its signature, prompts, demonstrations and schedule, and where they came from.
 
-Nothing in the file is ever executed, and nothing is imported unless the user says that the file is trusted: then a
-distiller that is not known here is imported from where the file says that it was defined. Types are described, not
-pickled: builtins, `Literal`, and lists, dicts, tuples and unions of them are rebuilt from the file alone; a signature
-with other types (pydantic models, enums) is loaded into a program that has them: `load(path, program=student)`.
-Language models and their keys are not stored.
+Nothing in the file is ever executed. A module is imported only if the user declares the file trusted, and only to find
+a distiller that is not registered here. Types are described, not pickled: builtins, `Literal`, and lists, dicts, tuples
+and unions of them are rebuilt from the file alone; a signature with other types (pydantic models, enums) is loaded into
+a program that has them: `load(path, program=student)`. Language models and their keys are not stored.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ from pdr_dspy.verifiers.function import as_verifier
 FORMAT = "pdr-dspy"
 VERSION = 1
 MAX_BYTES = 32 * 2**20
-"""A larger file is refused unread."""
+"""The largest file that is read or written, in bytes."""
 
 SAMPLING = ("top_k", "min_p", "stop", "reasoning_effort", "repetition_penalty", "presence_penalty", "frequency_penalty")
-"""Settings of a language model that decide its samples and are no secret; the others are the schedule's."""
+"""Sampling settings of a language model that are stored. The schedule holds the others; secrets are never stored."""
 
 Figures: TypeAlias = "Sequence[Report | Mapping[str, Any]]"
 
@@ -65,7 +64,7 @@ class Point(NamedTuple):
 
     program: dspy.Module
     figure: Mapping[str, Any] | None = None
-    """How it did: "score", and mean "sequential" and "total" tokens of a run."""
+    """Its result: "score", and the mean "sequential" and "total" tokens of a run."""
 
 
 def save(
@@ -80,26 +79,26 @@ def save(
     points: Mapping[str, Point] | None = None,
     calibrations: Mapping[str, Calibration] | None = None,
 ) -> Path:
-    """Write a program to one JSON file, whole or not at all.
+    """Write a program to one JSON file, atomically.
 
     Args:
         program: an operator, or a module that contains some.
-        path: the file; its folder is made.
-        name: what to call the program.
-        verifier: what it was scored by; its `describe()` is kept, from which `load_verifier` makes it again.
-        data: what it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
-        figures: how it did: `Report`s, or mappings that hold at least "score" and "interval".
-        notes: a sentence for whoever opens the file.
-        calibrations: what is known of the program's checks, by their names, for those that have no calibration of
-            their own: their thresholds, and how sure those are. `load` gives the checks with it.
-        points: other settings of the program by name, such as "fast"; `load(path, point="fast")` gives one.
+        path: the file; its folder is created if needed.
+        name: the program's name; by default the file's.
+        verifier: the verifier that scored it; its `describe()` is stored, and `load_verifier` rebuilds it from that.
+        data: the data that it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
+        figures: its results: `Report`s, or mappings that hold at least "score" and "interval".
+        notes: a free text for readers of the file.
+        calibrations: calibrations of the program's checks by name, for those that have none of their own: their
+            thresholds, and how sure those are. `load` gives the checks with it.
+        points: other settings of the program by name, such as "fast"; `load(path, point="fast")` returns one.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: there is no operator in `program`.
-        ArtifactError: a demonstration or a note holds something that JSON cannot, or the file would be too large.
+        ConfigError: `program` contains no operator.
+        ArtifactError: a demonstration or a note holds a value that JSON cannot hold, or the file would be too large.
         StoreError: the file cannot be written.
     """
     target = local_path(path)
@@ -130,13 +129,16 @@ def save(
         content = json.loads(json.dumps(content, ensure_ascii=True, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"`save(path={str(path)!r})`: the program holds something that JSON cannot: {error}"
+            f"`save(path={str(path)!r})`: the program holds a value that JSON cannot hold: {error}"
         ) from error
     content["sha256"] = _digest(content)
     text = json.dumps(content, indent=1, ensure_ascii=False)
     encoded = text.encode("utf-8", "surrogatepass") + b"\n"
     if len(encoded) > MAX_BYTES:
-        raise ArtifactError(f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the most is {MAX_BYTES}")
+        raise ArtifactError(
+            f"`save(path={str(path)!r})` would write {len(encoded)} bytes, the limit is {MAX_BYTES}; "
+            "drop demonstrations or points"
+        )
     store_whole(target, encoded, called=f"`save(path={str(target)!r})`")
     return target
 
@@ -149,7 +151,7 @@ def check_can_be_saved(program: dspy.Module) -> None:
         except (TypeError, ValueError, RecursionError) as error:
             where = f" at `{place}`" if place else ""
             raise ArtifactError(
-                f"the program{where} holds something that JSON cannot, so that no result could be saved: {error}"
+                f"the program{where} holds a value that JSON cannot hold, so no result could be saved: {error}"
             ) from error
 
 
@@ -165,22 +167,22 @@ def load(
 
     Args:
         path: the file.
-        program: a program of the same shape, for signatures with types of your own and for modules that contain
+        program: a program of the same shape; needed for signatures with custom types and for modules that contain
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
         models: LMs for the names that the schedule chooses by (`draft_model` and the others), beside those of
             `program`; the file has the names, and what each stood for, and no LM.
-        trusted: import the module that the file names for a distiller that is neither built in, nor registered, nor of
-            an installed package. That runs the module's code.
-        point: another setting that was saved with the program, by its name.
+        trusted: whether to import the module that the file names for a distiller that is neither built in, nor
+            registered, nor an entry point of an installed package. The import runs the module's code.
+        point: the name of another setting that was saved with the program.
 
     Returns:
-        The program. Its `artifact` attribute holds the facts that were saved with it (name, models, verifier, data,
-        figures, notes, versions, and of each of `points` its figure).
+        The program. Its `artifact` attribute holds the facts that were saved with it: name, models, verifier, data,
+        figures, notes, versions, and the figure of each of `points`.
 
     Raises:
-        ArtifactError: there is no such file, or it is truncated, of another kind, newer than this library, or changed
-            since it was written; or it needs `program=` and none, or one of another signature, was given; or it
-            has a distiller that is not known here, or names a model that was not given; or there is no such point.
+        ArtifactError: the file is missing, truncated, of another kind, newer than this library, or changed since it
+            was written; it needs a `program=` with the same signature; its distiller is not registered here; it names
+            a model that was not given; or it has no such point.
     """
     content = read(path)
     points = content.get("points") or {}
@@ -230,7 +232,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ArtifactError(f'{path} is no saved program of this library: it has no "format": "{FORMAT}"{hint}')
     found = content.get("version")
     if not isinstance(found, int) or found < 1:
-        raise ArtifactError(f"{path} has the version {found!r}, which is none")
+        raise ArtifactError(f"{path} has the version {found!r}, which is not a positive whole number")
     if found > VERSION:
         raise ArtifactError(
             f"{path} was written by a newer pdr-dspy (format {found}, this one reads {VERSION}); "
@@ -253,7 +255,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def figure(entry: Report | Mapping[str, Any]) -> dict[str, Any]:
-    """What a file keeps of an evaluation: score with its 95 % interval, mean tokens and calls of a run."""
+    """The stored part of an evaluation: score with its 95 % interval, mean tokens and calls of a run."""
     if not isinstance(entry, Report):
         return {key: _finite(value) for key, value in entry.items()}
     counts = {
@@ -318,13 +320,13 @@ def _operator_state(operator: Operator, calibrations: Mapping[str, Calibration] 
 
 
 def _check_state(check: AsyncCheck) -> dict[str, Any]:
-    """How a check describes itself; of one that cannot, its class."""
+    """The check's own description; the class name of a check without `describe()`."""
     describe: Any = getattr(check, "describe", None)
     return {"kind": type(check).__name__} if describe is None else describe()
 
 
 def _verifier_state(verifier: Verifier) -> dict[str, Any]:
-    """How a verifier describes itself, and where one that is not the library's own is defined."""
+    """The verifier's own description, with the origin of a verifier that is not built in."""
     described = verifier.describe()
     origin = VERIFIERS.origin(str(described.get("kind")))
     return described if origin is None else {**described, "from": origin}
@@ -341,7 +343,7 @@ def _field_state(name: str, field: Any) -> dict[str, Any]:
 
 
 def _extra(field: Any) -> dict[str, Any]:
-    """What DSPy keeps of a field beside its type, its description among it."""
+    """DSPy's metadata of a field, such as its description."""
     return field.json_schema_extra or {}
 
 
@@ -355,7 +357,7 @@ def _predictor_state(predictor: dspy.Predict) -> dict[str, Any]:
 
 
 def _other_predictors(program: dspy.Module) -> dict[str, Any]:
-    """Predictors that stand beside the operators in a larger module, by name."""
+    """A larger module's predictors that belong to no operator, by name."""
     inside = {id(value) for operator in operators_in(program).values() for value in operator.__dict__.values()}
     return {
         name: _predictor_state(predictor)
@@ -365,7 +367,7 @@ def _other_predictors(program: dspy.Module) -> dict[str, Any]:
 
 
 def _models(program: dspy.Module) -> list[dict[str, Any]]:
-    """Name and harmless sampling settings of each model that the program would call now; nothing of where it is."""
+    """Name and sampling settings of each model that the program would call now, without addresses and keys."""
     models: dict[str, dict[str, Any]] = {}
     served = served_in(program)
     for predictor in program.predictors():
@@ -408,7 +410,7 @@ def _check_models(path: str | Path, state: Mapping[str, Any], models: Mapping[st
 def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models) -> Operator:
     if list(states) != [""]:
         raise ArtifactError(
-            f"{path} holds a module of your own around {', '.join(states)}; give one to load into: "
+            f"{path} was saved from a custom module with operators at {', '.join(states)}; give such a module: "
             "`load(path, program=YourModule())`"
         )
     state = states[""]
@@ -420,12 +422,12 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models
                 kind = rebuild_type(field["type"])
                 options = rebuild_options(field, kind)
             except ArtifactError:
-                what = f"a type of your own, {_type_name(field['type'])}"
+                what = f"a custom type, {_type_name(field['type'])}"
                 if "own" in field:
-                    what = f"a default or a validator of your own, `{field['own']}`"
+                    what = f"a custom default or validator, `{field['own']}`"
                 raise ArtifactError(
-                    f"the field {field['name']!r} of {path} has {what}, which no file can hold; give a program that "
-                    "has it: `load(path, program=PDR(YourSignature))`"
+                    f"the field {field['name']!r} of {path} has {what}, which cannot be stored in a file; give a "
+                    "program that has it: `load(path, program=PDR(YourSignature))`"
                 ) from None
             if field.get("desc") is not None:
                 options["desc"] = field["desc"]
@@ -441,15 +443,17 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models
 def _checks_of(
     path: str | Path, schedule: Schedule, own: Mapping[str, AsyncCheck], saved: Mapping[str, Any]
 ) -> dict[str, AsyncCheck]:
-    """The checks of a saved program: those of the program that it is loaded into, else those registered by their name,
-    else made of their saved settings; with the calibration that was saved. Raises ArtifactError where the one that the
-    schedule uses is not known."""
+    """The checks of a saved program, with their saved calibration.
+
+    Each is taken from `own` (the program that is loaded into), else from the registry, else rebuilt from its saved
+    settings. Raises ArtifactError if the check that the schedule uses cannot be found.
+    """
     found = dict(own)
     for name, state in saved.items():
         if name not in found and name in CHECKS:
             found[name] = CHECKS.find(name)
         if name not in found and isinstance(state, Mapping) and state.get("kind") in DESCRIBED:
-            with suppress(ConfigError):  # of the one that is used it is told below
+            with suppress(ConfigError):  # a missing check is reported below if the schedule uses it
                 found[name] = load_check(state)
         calibration = state.get("calibration") if isinstance(state, Mapping) else None
         if name in found and calibration is not None and not isinstance(found[name], CalibratedCheck):
@@ -458,17 +462,17 @@ def _checks_of(
     if used is not None and used not in found and used not in CHECKS:
         kind = saved.get(used, {}).get("kind", "check")
         raise ArtifactError(
-            f"{path} uses the check {used!r} ({kind}), which no file can hold: register one under this name first "
-            f"(`pdr_dspy.verifiers.checks.register_check({used!r}, ...)`), or load into a program that has it: "
+            f"{path} uses the check {used!r} ({kind}), which cannot be stored in a file: register one under this name "
+            f"first (`pdr_dspy.verifiers.checks.register_check({used!r}, ...)`), or load into a program that has it: "
             "`load(path, program=...)`"
         )
     return found
 
 
 def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool) -> None:
-    """Make sure that a saved schedule's distiller is known here, importing it where the file is trusted.
+    """Check that a saved schedule's distiller is registered here; import it if not and the file is trusted.
 
-    Raises ArtifactError where it is not known and may not, or cannot, be imported.
+    Raises ArtifactError for an unknown distiller that may not, or cannot, be imported.
     """
     name, origin = schedule.get("distiller", "summary"), schedule.get(DISTILLER_FROM)
     if name in DISTILLERS:
@@ -478,7 +482,7 @@ def _find_distiller(path: str | Path, schedule: Mapping[str, Any], trusted: bool
     if not trusted:
         missing = DISTILLERS.unknown(name, origin, schedule.get(DISTILLER_PACKAGE))
         raise ArtifactError(
-            f"{path}: {missing}; or, where you trust the file, let `load(path, trusted=True)` import "
+            f"{path}: {missing}; or, if you trust the file, let `load(path, trusted=True)` import "
             f"`{origin.partition(':')[0]}`, which runs that module's code"
         )
     try:
@@ -503,8 +507,8 @@ def _into(
     there = operators_in(program)
     if set(there) != set(states):
         raise ArtifactError(
-            f"{path} has operators at {', '.join(map(_place, states))}, `program` at "
-            f"{', '.join(map(_place, there)) or 'no place'}; give a program of the same shape"
+            f"{path} has operators at {', '.join(map(_shown_path, states))}, `program` has "
+            f"{', '.join(map(_shown_path, there)) or 'none'}; give a program of the same shape"
         )
     for place, operator in there.items():
         _check_same_task(path, operator.task, states[place]["signature"])
@@ -521,13 +525,15 @@ def _into(
     named = dict(loaded.named_predictors())
     for name, state in predictors.items():
         if name not in named:
-            raise ArtifactError(f"{path} has the predictor {name!r}, which `program` has not")
+            raise ArtifactError(
+                f"{path} has the predictor {name!r}, `program` does not; give a program of the same shape"
+            )
         _restore_predictor(named[name], state)
     return loaded
 
 
-def _place(place: str) -> str:
-    return repr(place) if place else "the top"
+def _shown_path(operator: str) -> str:
+    return repr(operator) if operator else "the top"
 
 
 def _check_same_task(path: str | Path, task: type[dspy.Signature], saved: Mapping[str, Any]) -> None:
@@ -536,7 +542,7 @@ def _check_same_task(path: str | Path, task: type[dspy.Signature], saved: Mappin
         there = [(field["name"], field["type"]) for field in saved[side]]
         if json.dumps(here) != json.dumps(there):
             raise ArtifactError(
-                f"{path} is of a signature with the {side} {_fields(there)}, `program` has {_fields(here)}; "
+                f"{path} has a signature with the {side} {_fields(there)}, `program` has {_fields(here)}; "
                 "load it into a program of the same signature"
             )
 
@@ -566,12 +572,12 @@ def _restore_predictor(predictor: dspy.Predict, state: Mapping[str, Any]) -> Non
 
 
 def _demo(signature: type[dspy.Signature], saved: Mapping[str, Any]) -> dspy.Example:
-    """A demonstration whose values have the types of their fields again, so that it is written as it was before."""
+    """A demonstration with its values converted back to the types of their fields, so that it renders as before."""
     values = {}
     for name, value in saved.items():
         field = signature.fields.get(name)
         if field is not None and field.annotation is not str:
-            with suppress(ValidationError):  # then it was no value of that type when it was saved either
+            with suppress(ValidationError):  # it was not a value of that type when it was saved either
                 value = TypeAdapter(cast(Any, field.annotation)).validate_python(value)
         values[name] = value
     return dspy.Example(**values)

@@ -3,11 +3,11 @@
     PDRError
     ├── ConfigError (ValueError)      an argument, a schedule or a signature cannot work as given
     │   ├── MissingExtra              an optional dependency is not installed; the message has the install line
-    │   └── NoSandbox                 nothing here can isolate a program that a model wrote; none was run
-    ├── DataError (ValueError)        a data set, an example or a field of one is not usable
-    ├── ServerError                   a model server
-    │   ├── ServerStartError          ... could not be started; the message ends with the tail of its log
-    │   └── EndpointError             ... does not answer, is not OpenAI-compatible, or lacks the model
+    │   └── NoSandbox                 this machine cannot isolate a program that a model wrote; no program was run
+    ├── DataError (ValueError)        a data set, an example or a field of an example is not usable
+    ├── ServerError                   a model server failed
+    │   ├── ServerStartError          a server could not be started; the message ends with the tail of its log
+    │   └── EndpointError             a server does not answer, is not OpenAI-compatible, or lacks the model
     ├── WeightsError                  weights could not be found, downloaded or verified
     ├── RoundFailed                   every draft of a round failed; carries the ledger of what was spent
     ├── DeadlinePassed                the session's deadline passed before the first round; carries the ledger
@@ -15,6 +15,7 @@
     ├── PromptTooLong (ConfigError)   prompt, kappa and caps do not fit the model's context
     ├── ArtifactError (ValueError)    a saved program is truncated, foreign, newer or tampered with
     ├── StoreError                    a run folder, store or study cannot be read or written
+    ├── ExecutorError                 the processes that run rows are not there, or keep dying
     └── CallError                     one request failed; recorded on the ledger, raised only where nothing is left
 
 Messages name the argument in code form, the value that was given, and the remedy.
@@ -41,11 +42,11 @@ class MissingExtra(ConfigError):
 
 
 class NoSandbox(ConfigError):
-    """Nothing here can isolate a program that a model wrote, so none was run."""
+    """This machine cannot isolate a program that a model wrote, so no program was run."""
 
 
 class DataError(PDRError, ValueError):
-    """A data set, an example or a field of one is not usable."""
+    """A data set, an example or a field of an example is not usable."""
 
 
 class ServerError(PDRError):
@@ -78,3 +79,7 @@ class ArtifactError(PDRError, ValueError):
 
 class StoreError(PDRError):
     """A run folder, store or study cannot be read or written."""
+
+
+class ExecutorError(PDRError):
+    """The processes that run rows cannot be reached, are all gone, or keep dying."""

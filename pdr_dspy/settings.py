@@ -1,4 +1,4 @@
-"""Settings: the frozen base of every value that a user writes."""
+"""Settings: the frozen base class of everything that users configure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdr_dspy.errors import ConfigError
 
 
 class Settings(BaseModel):
-    """A frozen value whose faults are ConfigErrors: unknown names, wrong types, values that cannot work together."""
+    """A frozen record. Unknown names, wrong types and values that contradict each other raise ConfigError."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +23,7 @@ class Settings(BaseModel):
 
 
 def config_error(owner: str, error: ValidationError) -> ConfigError:
-    """The first fault that pydantic found in the settings of `owner`, as one sentence of ours."""
+    """A ConfigError for the first fault that pydantic found in the settings of `owner`."""
     first = error.errors()[0]
     context = first.get("ctx", {})
     if first["type"] == "value_error" and "error" in context:
@@ -36,15 +36,15 @@ def config_error(owner: str, error: ValidationError) -> ConfigError:
 
 
 def whole_number(owner: str, name: str, value: Any, *, least: int | None = 1) -> int:
-    """`value` as an int, where it is a whole number of at least `least`, of whichever integer type.
+    """Return `value`, of any integer type, as an int.
 
     Args:
-        owner: the call and what stands before the argument, such as "evaluate(".
-        name: the argument's.
-        value: what was given.
-        least: the smallest that is allowed; None for any.
+        owner: the call as messages show it, up to the argument, such as "evaluate(".
+        name: the argument's name.
+        value: the argument's value.
+        least: the smallest value that is allowed; None for no bound.
 
-    Raises ConfigError.
+    Raises ConfigError for anything but a whole number of at least `least`.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)

@@ -1,8 +1,8 @@
 """AIME: 30 integer-answer problems a year, the paper's own test (arXiv 2510.01123, sections 4 and 5).
 
-Data: AIME 2024 to tune on and AIME 2025 to report on, by name from the Hugging Face hub. The problems are the
-Mathematical Association of America's; no licence is stated for most copies. With 30 problems a 95 % interval is about
-17 points either way at one run each: use repeats.
+Data: AIME 2024 for tuning and AIME 2025 for reporting, from the Hugging Face hub. The problems are the Mathematical
+Association of America's; most copies state no licence. With 30 problems and one run each, a 95 % interval is about 17
+points either way: use repeats.
 
     pdr eval aime --repeats 8 --api-base http://127.0.0.1:8000/v1
 """
@@ -18,7 +18,7 @@ from pdr_dspy.verifiers import NumberVerifier, Verifier
 from programs import part
 
 TRAIN = 20
-"""Problems of 2024 that are tuned on; the other 10 confirm."""
+"""Number of problems of 2024 for tuning; the other 10 are for confirmation."""
 
 
 class Aime(dspy.Signature):
@@ -29,7 +29,7 @@ class Aime(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """`train` and `dev` are of 2024, `test` is 2025."""
+    """`train` and `dev` are from 2024, `test` is 2025."""
     if split == "test":
         return datasets.load("aime25", limit=limit)
     problems = datasets.load("aime24")
@@ -38,7 +38,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
 
 
 def verifier() -> Verifier:
-    """Whole numbers as a person reads them: `033` is 33, the last box counts."""
+    """Whole numbers in any usual notation: `033` is 33, the last box counts."""
     return NumberVerifier()
 
 

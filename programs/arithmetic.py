@@ -1,8 +1,8 @@
 """Procedural arithmetic: the embedded default model's task.
 
-Data: reasoning-gym's `chain_sum`, sums and differences of three two-digit numbers, made from a seed (Apache-2.0; no
-download). On Qwen2.5-Coder-0.5B one pass is right about one time in three, one of eight passes on 0.75 to 0.83 of the
-questions (two runs of 12): there is room to refine. Adding and taking away is easy for it; keeping the signs is not.
+Data: reasoning-gym's `chain_sum`, sums and differences of three two-digit numbers, generated from a seed (Apache-2.0;
+no download). On Qwen2.5-Coder-0.5B one pass is right on about a third of the questions, at least one of eight passes on
+0.75 to 0.83 of them (two runs of 12), so refinement can gain. The model adds and subtracts well, but loses signs.
 
     pdr eval arithmetic --limit 20
     pdr optimize arithmetic --trials 12
@@ -33,7 +33,7 @@ class Arithmetic(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """Questions of all sets in turn; every split has its own."""
+    """Questions of all sets in turn; the splits share none."""
     parts: dict[str, list[dspy.Example]] = {name: [] for name in SIZES}
     pools = [
         datasets.load(f"rg:{task}", size=sum(SIZES.values()), seed=seed, options=options)
@@ -51,10 +51,11 @@ def verifier() -> Verifier:
 
 
 def build() -> Operator:
-    """Eight short drafts, then one refinement that reads how often each answer came up, and two of the drafts.
+    """Eight short drafts, then one refinement that reads the counts of all answers, and two of the drafts.
 
-    This model cannot tell right drafts from wrong ones. With four drafts to read it was right on 0.17 of 24 questions,
-    with the tally and two on 0.38, in one pass on 0.29; on 8 questions with other seeds the tally did not help (0.12).
+    This model cannot distinguish right drafts from wrong ones. On 24 questions it scored 0.17 with four drafts to read,
+    0.38 with the tally and two drafts, and 0.29 in one pass; on 8 questions with other seeds the tally did not help
+    (0.12).
     """
     schedule = Schedule(
         widths=(8, 1),

@@ -1,12 +1,12 @@
-r"""Programs to write, from any JSON Lines file of tasks with tests.
+r"""Programming tasks with tests, from any JSON Lines file.
 
 A line has `prompt`, and as `test` one of: a text that defines `check(candidate)`, a list of assertions, or a list of
-`{"input": ..., "output": ...}`. It may have `id`, `entry_point`, `setup` and, as `public_tests`, tests that the program
-may be checked with; without them the examples of the prompt are the check.
+`{"input": ..., "output": ...}`. It may have `id`, `entry_point`, `setup`, and `public_tests` for the check; without
+them the check uses the prompt's examples.
 
     CODE_TASKS=tasks.jsonl pdr eval code --limit 20
 
-Without `CODE_TASKS` it has a few tasks of its own, to show the form.
+Without `CODE_TASKS` it has a few built-in tasks, as examples of the form.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pdr_dspy.verifiers.checks import Check, CodeCheck
 from programs import part, until_checked
 
 SHARES = (1 / 3, 1 / 3)
-"""Of the tasks, those of train and dev; the others are test."""
+"""Fractions of the tasks for train and dev; the others are test."""
 
 
 class Write(dspy.Signature):
@@ -37,7 +37,7 @@ class Write(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """`train`, `dev` or `test` of the file; `seed` decides which tasks are in which."""
+    """`train`, `dev` or `test` of the file; `seed` determines the division."""
     path = os.environ.get("CODE_TASKS")
     tasks = read(Path(path)) if path else _own()
     train, dev = (round(share * len(tasks)) for share in SHARES)
@@ -48,7 +48,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
 
 
 def read(path: Path) -> list[dspy.Example]:
-    """The tasks of a JSON Lines file. Raises DataError for a line that is none, with its number."""
+    """The tasks of a JSON Lines file. Raises DataError for an invalid line, with its number."""
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     tasks: list[dspy.Example] = []
@@ -81,12 +81,12 @@ def verifier() -> Verifier:
 
 
 def check() -> Check:
-    """The examples of the prompt. For tasks with `public_tests`: `CodeCheck(tests="public_tests")`."""
+    """The prompt's examples. For tasks with `public_tests` use `CodeCheck(tests="public_tests")`."""
     return CodeCheck()
 
 
 def build() -> Operator:
-    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
     return PDR(Write, until_checked(512, kappa=2048), check=check())
 
 
@@ -99,7 +99,7 @@ _DONE = {
 
 
 def _own() -> list[dspy.Example]:
-    """Twenty-four small tasks: a number, and what is done to it."""
+    """Twenty-four small tasks: one operation on a number each."""
     tasks = []
     for n in range(2, 8):
         for verb, (form, value) in _DONE.items():

@@ -1,6 +1,6 @@
-"""Countdown: reach a number with all of the given ones, each once. A plan that can be checked without its answer.
+"""Countdown: reach a number with all of the given numbers, each used once. Answers can be checked without gold.
 
-Data: reasoning-gym's `countdown`, four numbers, made from a seed (Apache-2.0; no download).
+Data: reasoning-gym's `countdown`, four numbers, generated from a seed (Apache-2.0; no download).
 
     pdr eval countdown --limit 20
     pdr optimize countdown --trials 12
@@ -28,13 +28,13 @@ class Countdown(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """Puzzles of each split; every split has its own."""
+    """Puzzles of each split; the splits share none."""
     puzzles = datasets.load("rg:countdown", size=sum(SIZES.values()), seed=seed, options=OPTIONS)
     return part(dict(zip(SIZES, datasets.split(puzzles, *SIZES.values(), seed=seed), strict=True)), split, limit)
 
 
 def verifier() -> Verifier:
-    """reasoning-gym's own scorer."""
+    """reasoning-gym's scorer."""
     return ProceduralVerifier()
 
 
@@ -44,5 +44,5 @@ def check() -> Check:
 
 
 def build() -> Operator:
-    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
     return PDR(Countdown, until_checked(256, kappa=512), check=check())

@@ -2,9 +2,9 @@
 
     C(0) = {};   S(r) = M_r samples of M(x, C(r-1));   C(r) = D(x, S(r)) with |C(r)| <= kappa;   the answer is S(R)
 
-The distiller here is the paper's simplest, random-k: every draft of the next round reads its own k solutions of this
-round. What the library adds: calls side by side, failures, budgets, other distillers, any DSPy signature, a store.
-A test holds this page against it: equal replies give equal drafts, workspaces and answers.
+The distiller here is the paper's simplest, random-k: every draft of the next round reads k random solutions of this
+round. The library adds concurrent calls, failures, budgets, other distillers, any DSPy signature, and a store. A test
+compares this page with the library: equal replies give equal drafts, workspaces and answers.
 
     python programs/from_scratch.py http://127.0.0.1:8000/v1 "What is 17 * 23?"
 """
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 Complete = Callable[[str, int], str]
 """(prompt, seed) -> the model's text."""
 Choose = Callable[[int, int, int, int], Sequence[int]]
-"""(round, reader, width, k) -> which k of the round's `width` drafts this reader of the next round sees."""
+"""(round, reader, width, k) -> the k of the round's `width` drafts that this reader of the next round sees."""
 
 DRAFT = "Solve the problem step by step. End with one line: Answer: <number>\n\nProblem: {question}"
 REFINE = (
@@ -33,15 +33,15 @@ REFINE = (
 
 @dataclass
 class Trace:
-    """What happened, round by round."""
+    """The record of a run, round by round."""
 
     drafts: list[list[str]] = field(default_factory=list)
     workspaces: list[list[str]] = field(default_factory=list)
     answer: str | None = None
     sequential: int = 0
-    """B_seq: the longest call of each round, summed. What a user waits for."""
+    """B_seq: the longest call of each round, summed; the user's latency."""
     total: int = 0
-    """B_total: every call. What the run costs."""
+    """B_total: the tokens of all calls; the cost of the run."""
 
 
 def pdr(
@@ -64,14 +64,14 @@ def pdr(
             REFINE.format(question=question, workspace=text) if text else DRAFT.format(question=question)
             for text in workspaces
         ]
-        # Draft i of a round differs from its siblings only in its seed.
+        # The drafts of a round differ only in their seeds.
         drafts = [complete(prompt, 256 * (seed * len(widths) + r) + i) for i, prompt in enumerate(prompts)]
         costs = [count(prompt) + count(draft) for prompt, draft in zip(prompts, drafts, strict=True)]
         trace.sequential += max(costs)
         trace.total += sum(costs)
         trace.drafts.append(drafts)
         if r + 1 < len(widths):
-            # The workspace is built anew each round: only solutions travel, never how they were found.
+            # The workspace is rebuilt in each round: it contains solutions, never their reasoning.
             chosen = [choose(r + 1, reader, width, min(k, width)) for reader in range(widths[r + 1])]
             workspaces = [bounded([drafts[i] for i in own], kappa, count) for own in chosen]
             trace.workspaces.append(workspaces)
@@ -80,7 +80,7 @@ def pdr(
 
 
 def bounded(solutions: Sequence[str], kappa: int, count: Callable[[str], int]) -> str:
-    """The solutions as numbered candidates, each cut at its start until all fit: its answer stands at its end."""
+    """The solutions as numbered candidates, each cut at its start until all fit, since answers are at the end."""
     room = max(len(text) for text in solutions)
     while True:
         shown = [text.strip()[-room:] for text in solutions]
@@ -91,13 +91,13 @@ def bounded(solutions: Sequence[str], kappa: int, count: Callable[[str], int]) -
 
 
 def read_answer(text: str) -> str | None:
-    """The last stated answer: models correct themselves."""
+    """The last stated answer, since models correct themselves."""
     stated = re.findall(r"(?m)^\W*Answer:\s*(-?[\d,]+)", text)
     return stated[-1].replace(",", "") if stated else None
 
 
 def endpoint(api_base: str) -> Complete:
-    """A model behind an OpenAI-compatible server, with nothing but the standard library."""
+    """A model behind an OpenAI-compatible server, using only the standard library."""
 
     def complete(prompt: str, seed: int) -> str:
         body = {"model": "default", "messages": [{"role": "user", "content": prompt}], "seed": seed, "max_tokens": 512}

@@ -1,7 +1,7 @@
 """GSM8K: grade-school word problems with whole-number answers.
 
 Data: openai/gsm8k on the Hugging Face hub (MIT; Cobbe et al., arXiv:2110.14168). `test` is its test split; `dev` and
-`train` are taken out of its training split.
+`train` are parts of its training split.
 
     pdr eval gsm8k --limit 100 --api-base http://127.0.0.1:8000/v1
 """
@@ -17,7 +17,7 @@ from pdr_dspy.verifiers import NumberVerifier, Verifier
 from programs import part
 
 DEV = 500
-"""Questions of the training split that are kept apart to confirm what was tuned."""
+"""Number of questions of the training split that are reserved for confirmation."""
 
 
 class WordProblem(dspy.Signature):
@@ -28,7 +28,7 @@ class WordProblem(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """`train`, `dev` or `test`; `seed` decides which questions come first."""
+    """`train`, `dev` or `test`; `seed` determines the order."""
     if split == "test":
         return datasets.load("gsm8k", split="test", limit=limit, seed=seed)
     training = datasets.load("gsm8k", split="train")
@@ -42,5 +42,5 @@ def verifier() -> Verifier:
 
 
 def build() -> Operator:
-    """Eight drafts, each later draft reading its own two."""
+    """Eight drafts; each later draft reads two random ones."""
     return PDR(WordProblem, Schedule(widths=(8, 4, 1), distiller="random_k", k=2, kappa=1024, draft_tokens=512))

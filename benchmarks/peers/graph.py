@@ -1,4 +1,4 @@
-"""The calls of PDR (8, 4, 1) with summaries, for clients that have no such thing: prompts of the library's own form."""
+"""The calls of PDR (8, 4, 1) with summaries, for clients without PDR, with prompts in the library's form."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ NOTES = "Reply with the text alone."
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages, int], Awaitable[str]]
-"""(messages, seed) -> the text; raises when the call failed for good."""
+"""(messages, seed) -> the text; raises when the call has finally failed."""
 
 
 def messages(system: str, question: str, left: str, form: str) -> Messages:
-    """A prompt: what is the same for all calls first, then the question, then what earlier rounds left."""
+    """A prompt: the part that all calls share first, then the question, then the output of earlier rounds."""
     parts = [f"Question: {question}", left, form]
     return [
         {"role": "system", "content": system},
@@ -37,7 +37,7 @@ def messages(system: str, question: str, left: str, form: str) -> Messages:
 
 
 async def solve(ask: Ask, question: str) -> str:
-    """Make one question's calls, each as soon as what it reads is there, and return the answer's text."""
+    """Make one question's calls, each as soon as its inputs are ready, and return the answer's text."""
     workspace, texts = "", [""]
     for number, width in enumerate(WIDTHS):
         prompt = messages(REFINE if workspace else SOLVE, question, workspace, FORM)
@@ -50,7 +50,7 @@ async def solve(ask: Ask, question: str) -> str:
 
 
 async def run(ask: Ask, job: Job, questions: Sequence[str], outcome: Outcome) -> Outcome:
-    """All questions side by side; a question is done when its last reply states an answer."""
+    """All questions concurrently; a question is done when its last reply has an answer."""
 
     async def one(question: str) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Where a process's CPU goes: its main thread's innermost frame, looked at after each tick of CPU time.
+"""A CPU profile by sampling: the main thread's innermost frame after each tick of CPU time.
 
-The kernel rounds the interval up to its own clock, 4 ms on most machines: a second of CPU is some 250 samples.
+The kernel rounds the interval up to its clock tick, 4 ms on most machines: a second of CPU is about 250 samples.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ GROUPS = (
     ("asyncio", ("/asyncio/", "/selectors.py", "/concurrent/", "/threading.py", "/contextvars.py")),
     ("pydantic", ("/pydantic/", "/pydantic_core/")),
 )
-"""Groups of functions by the path of their file, the first that fits. C functions count for who called them."""
+"""Groups of functions by the path of their file; the first match counts. C functions count for their callers."""
 
 
 @contextlib.contextmanager
 def sampled(interval: float = 0.001) -> Iterator[dict[str, Any]]:
-    """Sample what runs inside. Filled at the end: samples, and their shares by group and by function.
+    """Sample the block. The yielded dict is filled at its end: samples, and their shares by group and by function.
 
-    Must be entered in the main thread; time of other threads is counted for what the main thread does meanwhile.
+    Must be entered in the main thread; time of other threads counts for the main thread's frame at that moment.
     """
     groups: Counter[str] = Counter()
     functions: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Bare aiohttp making PDR's calls: the floor that a client in Python stands on. No retries, no checks, no ledger."""
+"""Plain aiohttp making PDR's calls, the lower bound for a client in Python. No retries, no checks, no ledger."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from driver import Job, Outcome, Run, drive
 
 
 def prepare(job: Job) -> Run:
-    """Without a connection cap, whatever the job's `in_flight`."""
+    """Without a connection limit, independent of the job's `in_flight`."""
     import aiohttp
 
     runner = asyncio.Runner()

@@ -1,6 +1,6 @@
-"""DSPy as it comes, on its own HTTP client: `dspy.Parallel` with 64 threads over what it has for several samples.
+"""DSPy with its defaults and its own HTTP client: `dspy.Parallel` with 64 threads over its multi-sample modules.
 
-Modes: "bestofn" (BestOfN of 8), "refine" (Refine of 4, with the advice that it writes in between), "mcc" (a Predict
+Modes: "bestofn" (BestOfN of 8), "refine" (Refine of 4, with its advice calls in between), "mcc" (a Predict
 with n=8 and MultiChainComparison of the 8), "parallel" (ChainOfThought, 8 times each question).
 """
 
@@ -18,7 +18,7 @@ EIGHT: dict[str, Any] = {"n": 8}
 
 
 def prepare(job: Job) -> Run:
-    """No cache, the native engine, DSPy's own retries; usage as each outermost program's prediction has it."""
+    """No cache, the native engine, DSPy's own retries; usage from the prediction of each outermost program."""
     import dspy
 
     logging.getLogger("dspy").setLevel(logging.CRITICAL)
@@ -71,7 +71,7 @@ def prepare(job: Job) -> Run:
         if outcome.done < len(groups):
             outcome.failures["None came back"] = len(groups) - outcome.done
         for result in results:
-            if result is not None:  # a tracker around `Parallel` sees nothing; what stands on a prediction is all
+            if result is not None:  # a tracker around `Parallel` sees nothing; only predictions have usage
                 for counts in (result.get_lm_usage() or {}).values():
                     outcome.add(counts.get("prompt_tokens"), counts.get("completion_tokens"))
         return outcome

@@ -1,4 +1,4 @@
-"""inspect-ai evaluating each question 8 times (epochs), its nearest to PDR, with as many connections as it needs."""
+"""inspect-ai evaluating each question 8 times (epochs), its nearest equivalent of PDR, without a connection limit."""
 
 from __future__ import annotations
 

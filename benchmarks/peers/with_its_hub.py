@@ -1,4 +1,4 @@
-"""its-hub's self-consistency over 8 samples, its nearest to PDR: all questions side by side on one event loop."""
+"""its-hub's self-consistency over 8 samples, its nearest equivalent of PDR: all questions on one event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from driver import Job, Outcome, Run, drive
 
 
 def prepare(job: Job) -> Run:
-    """With its orchestrator's limit lifted; as it comes, 32 requests are in flight."""
+    """Lift its orchestrator's limit, by default 32 requests in flight."""
     from its_hub import (  # pyright: ignore[reportMissingImports]
         LMOrchestrator,
         OpenAICompatibleLanguageModel,

@@ -1,4 +1,4 @@
-"""The openai SDK making PDR's calls, with its own retries and connection limits as they come."""
+"""The openai SDK making PDR's calls, with its default retries and connection limits."""
 
 from __future__ import annotations
 

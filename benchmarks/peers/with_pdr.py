@@ -1,9 +1,9 @@
 """This library. Modes: "engine" (the asynchronous engine under the LM), "lm" (`EndpointLM.acall` with lm15 requests),
-"program" (`PDR.acall` of all questions side by side), "singles" (the same, each draft a request of its own) and
+"program" (`PDR.acall` of all questions concurrently), "singles" (the same, each draft a separate request) and
 "evaluate" (`pdr_dspy.evaluate`, graded by NumberVerifier).
 
-The first two make the calls of `graph`; the others are the library's own PDR, or LongCoT for single calls. "program"
-can also say where its CPU went (see `sampling`).
+The first two make the calls of `graph`; the others run the library's PDR, or LongCoT for single calls. "program" can
+also profile its CPU (see `sampling`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sampling import sampled
 
 
 def prepare(job: Job) -> Run:
-    """DSPy's settings as they come, history included; no cap on requests in flight but `evaluate`'s."""
+    """DSPy's default settings, with history; only `evaluate` limits the requests in flight."""
     import dspy
 
     from pdr_dspy.serving import connect

@@ -1,8 +1,8 @@
 """vLLM's own offline batch of recorded prompts: `python with_vllm.py JOB`, run by the Python that has vLLM.
 
 JOB is a JSON file with `model`, `settings` (of `vllm.LLM`), `requests` (each with `messages`, `max_tokens`,
-`temperature`, `top_p`, `seed`), and `out`, where the figures go. The first request is answered once alone, before the
-clock starts and with a seed of its own; the prefix cache is emptied after it.
+`temperature`, `top_p`, `seed`), and `out`, the file of the figures. The first request is answered once alone before the
+clock starts, with another seed; the prefix cache is cleared after it.
 """
 
 from __future__ import annotations

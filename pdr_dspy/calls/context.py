@@ -17,6 +17,8 @@ from pdr_dspy.calls.store import Rollout, Rollouts
 class _Unkept(Rollouts):
     """The store where none was given: it knows the requests under way, and keeps no completion."""
 
+    keeps = False
+
     def put(self, rollout: Rollout) -> None:
         """Nothing: the same request is sent again next time."""
 

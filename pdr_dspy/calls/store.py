@@ -100,6 +100,9 @@ class Rollouts:
     Safe to use from several threads. Only finished completions enter: a failed call is asked again next time.
     """
 
+    keeps = True
+    """Whether completions are found again."""
+
     def __init__(self, storage: str | Path | None = None, *, patience: float = postgres.PATIENCE) -> None:
         """Open or make the store.
 
@@ -114,6 +117,8 @@ class Rollouts:
             StoreError: the folder cannot be made, read or written, the database cannot be used, or either was written
                 by another version.
         """
+        self.storage = storage
+        """As it was given, for others who open it too."""
         self.folder: Path | None = None
         self._place: _Place | None = None
         if postgres.is_url(storage):

@@ -99,6 +99,10 @@ BudgetSeq = Annotated[
 BudgetTotal = Annotated[
     int | None, typer.Option("--budget-total", min=1, help="Limit on all tokens (B_total) of one run.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="Run on a Ray cluster: auto (the one that runs here), local (start one), or HOST:PORT."),
+]
 Study = Annotated[str, typer.Option("--study", help="The search's name in --storage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -244,6 +248,7 @@ def evaluate(
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
     texts: Texts = None,
+    ray: Ray = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -254,7 +259,7 @@ def evaluate(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
-            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
+            kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts, ray=ray,
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -283,6 +288,7 @@ def compare(
     seed: Seed = 0,
     run_dir: RunDir = None,
     texts: Texts = None,
+    ray: Ray = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -293,7 +299,7 @@ def compare(
         evaluate.Job.of(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
-            trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts,
+            trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts, ray=ray,
         ),
         against or [],
         trusted=trusted,
@@ -356,6 +362,7 @@ def optimize(
     ] = None,
     study: Study = "pdr",
     texts: Texts = None,
+    ray: Ray = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
     ] = False,
@@ -389,6 +396,7 @@ def optimize(
         storage=storage,
         study=study,
         trusted=trusted,
+        ray=ray,
         **({} if texts is None else {"max_text_bytes": texts * 2**20}),
     )
 

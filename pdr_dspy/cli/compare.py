@@ -21,6 +21,7 @@ from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job, save_json, summarise
+from pdr_dspy.cli.executor_option import executor_of
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.evaluation.records import Report, Row
@@ -50,7 +51,8 @@ def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, d
     others = [find(name, task=None if name.endswith(".py") else _task_file(job), trusted=trusted) for name in against]
     job.check_folder("compare")
     job.wait(job.run_dir / "program", display)
-    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+    with executor_of(job.ray) as executor, Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+        job = job.replace(executor=executor)
         lines = measure(job, [(other.name, other.program) for other in others], store, display)
     facts = summary(lines)
     save_json(job.run_dir / "report.json", facts)

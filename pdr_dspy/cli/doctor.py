@@ -26,6 +26,7 @@ PURPOSE = {
     "serve": "`pdr serve`",
     "vllm": "vLLM on a GPU",
     "postgres": "searches on several machines",
+    "ray": "runs on a Ray cluster",
     "train": "training",
     "trace": "OpenTelemetry spans",
     "view": "`pdr view`",

@@ -17,6 +17,7 @@ from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display, report_columns, report_rows
+from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
 from pdr_dspy.cli.run_folders import Kind, check_folder
@@ -26,6 +27,7 @@ from pdr_dspy.datasets.hub import HUB
 from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
+from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.run_folder import LOCK
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
@@ -54,6 +56,10 @@ class Job:
     """The model that the verifier asks."""
     texts: int = MAX_TEXT_BYTES
     """Bytes of questions, drafts and workspaces that are kept for people to look at."""
+    ray: str | None = None
+    """The Ray cluster whose machines run the rows; None is this process."""
+    executor: Executor | None = None
+    """The same once it was joined."""
 
     @classmethod
     def of(
@@ -75,8 +81,10 @@ class Job:
         judge_base: str | None = None,
         judge_model: str | None = None,
         texts: int | None = None,
+        ray: str | None = None,
     ) -> Job:
         """Everything that can be checked before a model is started, checked."""
+        check_reachable(model, ray)
         found = find(target, task=task, trusted=trusted)
         own = None if verifier is None else grader_of(verifier, judge_base=judge_base, judge_model=judge_model)
         examples, grader = _data(found, data, own, split, limit)
@@ -88,7 +96,7 @@ class Job:
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
         return cls(
             found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm,
-            MAX_TEXT_BYTES if texts is None else texts * 2**20,
+            MAX_TEXT_BYTES if texts is None else texts * 2**20, ray,
         )  # fmt: skip
 
     @contextmanager
@@ -133,6 +141,7 @@ class Job:
                 max_text_bytes=self.texts,
                 name=name,
                 progress=progress,
+                executor=self.executor,
             )
         if report.stopped is not None:
             raise ServerError(f"{report.stopped}. What is finished is kept in {self.run_dir}; the same command goes on")
@@ -155,7 +164,7 @@ class Job:
     def wait(self, folder: Path, display: Display) -> None:
         """Return when nobody is at work in a folder: a model that were started now would only wait."""
         try:
-            wait_for(folder / LOCK, told=display.say)
+            wait_for(folder / LOCK, on_wait=display.say)
         except OSError as error:
             raise StoreError(f"the run folder {folder} cannot be used: {error.strerror or error}") from error
 
@@ -168,7 +177,8 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     """Run, grade, print."""
     job.check_folder("eval")
     job.wait(job.run_dir, display)
-    with Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+    with executor_of(job.ray) as executor, Rollouts(job.run_dir / "rollouts") as store, job.serving(display):
+        job = job.replace(executor=executor)
         report = job.evaluate(job.target.program, job.target.name, display, store=store)
     summary = summarise(report)
     save_json(job.run_dir / "report.json", {"command": "eval", "reports": [summary]})

@@ -16,6 +16,7 @@ from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import space_around
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
+from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_file
 from pdr_dspy.cli.report import write_page
@@ -40,9 +41,11 @@ def optimize(
     axes: Sequence[str] = (),
     dry_run: bool = False,
     trusted: bool = False,
+    ray: str | None = None,
     **settings: Any,
 ) -> None:
     """Tune the program that `target` names on its task's data."""
+    check_reachable(model, ray)
     found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
@@ -70,6 +73,7 @@ def optimize(
         display=display,
         space=space,
         dry_run=dry_run,
+        ray=ray,
         **settings,
     )
 
@@ -86,6 +90,7 @@ def study(
     space: Space | Spaces | None = None,
     compare: bool = False,
     dry_run: bool = False,
+    ray: str | None = None,
     **settings: Any,
 ) -> dspy.Module | None:
     """Tune a task's program, print what came of it and how to use it, and return it.
@@ -102,6 +107,7 @@ def study(
         compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
         dry_run: only say what it would cost, and return None. A running server is looked at, nothing else is sent, and
             an embedded model is not started.
+        ray: the Ray cluster whose machines make the runs; None is this process.
         settings: other arguments of PDROptimizer.
     """
     check_folder(run_dir, "optimize")
@@ -112,7 +118,8 @@ def study(
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
-    with model.serving(space.widest(), display):
+    with executor_of(ray) as executor, model.serving(space.widest(), display):
+        optimizer.executor = executor
         with display.search() as progress, calls.session(on_response=display.counted):
             optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
@@ -187,6 +194,7 @@ def _compare(
         seed=optimizer.settings.seed + CONFIRMATION_SEED,
         budget=None,
         run_dir=run_dir / "compare" / compared,
+        executor=optimizer.executor,
     )
     others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
     with optimizer.rollouts() as store:

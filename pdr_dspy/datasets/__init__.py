@@ -1,5 +1,5 @@
 """Questions with answers: data sets by name (`registry`), from the Hugging Face hub (`hub`), from reasoning-gym
-(`procedural`) and from local files (`files`), all as examples of one shape (`examples`), and seeded parts of them.
+(`procedural`) and from local files (`files`), all as uniform examples (`examples`), with seeded splits.
 """
 
 from __future__ import annotations

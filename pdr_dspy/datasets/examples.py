@@ -20,16 +20,16 @@ _ID_COLUMNS = ("id", "unique_id", "problem_id", "idx", "uid")
 
 
 def examples_of(rows: Iterable[tuple[str, Any]], source: str, name: str, fields: dict[str, str]) -> list[dspy.Example]:
-    """Examples from (where the row stands, the row).
+    """Examples from rows, each given with its location, such as "line 3".
 
     Args:
-        rows: in the order of the set.
-        source: the set, in messages and as the examples' `source`.
-        name: begins the ids.
-        fields: our names to columns, where they are not the common ones.
+        rows: (location, row), in the order of the set.
+        source: the set's name in messages and in the examples' `source`.
+        name: prefix of the ids.
+        fields: `question`, `answer` and `id` to columns whose names are not the common ones.
 
-    Raises DataError for a row without a question or an answer, or with an id that was used; ConfigError for a field
-    that is none of ours.
+    Raises DataError for a row without a question or an answer, or with a repeated id; ConfigError for an unknown key of
+    `fields`.
     """
     unknown = set(fields) - set(_OURS[:3])
     if unknown:
@@ -60,16 +60,16 @@ def examples_of(rows: Iterable[tuple[str, Any]], source: str, name: str, fields:
 
 
 def _own_id(row: Any, fields: Mapping[str, str]) -> str | None:
-    """The column with a row's own id; None for a row without one."""
+    """The column with a row's id; None for a row without an id."""
     if not isinstance(row, Mapping):
         return None
     names = {str(column): column for column in row}
     asked = (fields["id"],) if fields.get("id") else _ID_COLUMNS
-    return next((column for column in asked if column in names and row[names[column]] not in (None, "")), None)
+    return next((column for column in asked if column in names and not _is_empty(row[names[column]])), None)
 
 
 def _free(number: str, taken: set[str]) -> str:
-    """The name of a row by its number, beside rows with ids of their own, of which one may be that number."""
+    """An id from a row's number that no other row has as its id."""
     while number in taken:
         number = f"row {number}"
     return number
@@ -84,22 +84,29 @@ def _column(
         remedy = "" if asked else f'; name it with `fields={{"{ours}": ...}}`'
         wanted = f"the column {asked!r}" if asked else f"a column for `{ours}`"
         raise DataError(f"{source}, {place}: {wanted} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
-    if row[column] is None or (isinstance(row[column], str) and not row[column].strip()):
+    if _is_empty(row[column]):
         raise DataError(f"{source}, {place}: the column {column!r} (`{ours}`) is empty")
     return column
 
 
+def _is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: NaN is what table readers put where nothing is."""
+    return (
+        value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
+    )
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))  # a table reader made 204.0 of 204
+        return str(int(value))  # table readers turn 204 into 204.0
     return value.strip() if isinstance(value, str) else json.dumps(value) if isinstance(value, list) else str(value)
 
 
 def split(examples: Sequence[dspy.Example], *parts: float, seed: int = 0) -> list[list[dspy.Example]]:
     """Return disjoint parts of the examples, shuffled with `seed`.
 
-    `parts` are all sizes (whole numbers) or all fractions (floats that add up to at most 1). Raises ConfigError where
-    they do not fit or where a part would be empty.
+    `parts` are all sizes (whole numbers) or all fractions (floats that add up to at most 1). Raises ConfigError if
+    they do not fit or if a part would be empty.
     """
     shown = f"`split(..., {', '.join(str(part) for part in parts)})`"
     if not parts:
@@ -113,7 +120,7 @@ def split(examples: Sequence[dspy.Example], *parts: float, seed: int = 0) -> lis
     else:
         raise ConfigError(f"{shown} mixes sizes and fractions; give whole numbers only or floats only")
     if bounds[-1] > len(examples):
-        raise ConfigError(f"{shown} asks for {bounds[-1]} examples, but there are {len(examples)}")
+        raise ConfigError(f"{shown} needs {bounds[-1]} examples, but there are {len(examples)}")
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)
     chosen = [shuffled[low:high] for low, high in itertools.pairwise(bounds)]

@@ -16,9 +16,9 @@ FILE_KINDS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def read_file(path: Path) -> Iterable[tuple[str, Any]]:
-    """The rows of a file, each with where it stands. Raises DataError for a file that cannot be read."""
+    """The rows of a file, each with its location. Raises DataError for a file that cannot be read."""
     if not path.is_file():
-        raise DataError(f"`load({str(path)!r})`: there is no such file")
+        raise DataError(f"`load({str(path)!r})`: there is no such file; check the path")
     readers: dict[str, Callable[[Path], Iterable[tuple[str, Any]]]] = {
         ".jsonl": _read_jsonl,
         ".json": _read_json,
@@ -34,7 +34,7 @@ def read_file(path: Path) -> Iterable[tuple[str, Any]]:
 
 
 def whole(digits: str) -> int | str:
-    """A whole number of JSON; its digits as they are where Python would not turn so many of them into a number."""
+    """A whole number of JSON, or its digits as text if they exceed Python's limit for conversion."""
     try:
         return int(digits)
     except ValueError:
@@ -64,7 +64,7 @@ def _read_json(path: Path) -> Iterable[tuple[str, Any]]:
 
 def _read_csv(path: Path) -> Iterable[tuple[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file, _FIELDS_OF_ANY_LENGTH:
-        before = csv.field_size_limit(2**31 - 1)  # one setting of the whole process, for no reader alone
+        before = csv.field_size_limit(2**31 - 1)  # a setting of the whole process, restored below
         try:
             reader = csv.DictReader(file, restkey="more columns than the header")
             rows = [(f"line {reader.line_num}", row) for row in reader]

@@ -1,4 +1,4 @@
-"""Sets of the Hugging Face hub: those that are known by name, and any other by its repository."""
+"""Sets of the Hugging Face hub: by name for known sets, by repository for any other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pdr_dspy.datasets.record import DatasetInfo
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
 
 HUB = "hub:"
-"""Begins the name of a set that is known by its repository alone."""
+"""Prefix of the name of a set that is addressed by its repository."""
 _HUB_SECONDS = 3.0
 
 _MATH_PAPER = "Hendrycks et al., Measuring Mathematical Problem Solving With the MATH Dataset, arXiv:2103.03874"
@@ -77,9 +77,9 @@ HUB_SETS = {
 
 
 def hub_info(name: str) -> DatasetInfo:
-    """What the name of a set of the hub says of it, `hub:owner/name` or `hub:owner/name/config`.
+    """The DatasetInfo of a name of the form `hub:owner/name` or `hub:owner/name/config`.
 
-    Raises ConfigError for a name of another form.
+    Raises ConfigError for any other form.
     """
     parts = name.removeprefix(HUB).split("/")
     if len(parts) not in (2, 3) or not all(parts):
@@ -103,10 +103,9 @@ def load_hub(known: DatasetInfo, split: str | None, *, fields: Mapping[str, str]
     """The examples of a set of the hub.
 
     Args:
-        known: the set. Where it names no splits, any may be asked for, and without `split` the one called test, or the
-            only one, is taken.
-        split: the part to read; None is the set's own choice.
-        fields: our field names to columns, beside those that are known.
+        known: the set. If it lists no splits, any may be requested; the default is then "test", or the only split.
+        split: the split to read; None for the default.
+        fields: further field names to columns.
     """
     if split is not None and known.splits and split not in known.splits:
         raise ConfigError(f"`load({known.name!r}, split={split!r})`: its splits are {', '.join(known.splits)}")
@@ -140,7 +139,7 @@ def load_hub(known: DatasetInfo, split: str | None, *, fields: Mapping[str, str]
 
 
 def _only(known: DatasetInfo, splits: list[str]) -> str:
-    """The split that is meant where none was named."""
+    """The default split of a set without a listed one."""
     if "test" in splits or len(splits) == 1:
         return "test" if "test" in splits else splits[0]
     raise ConfigError(f"`load({known.name!r})` has the splits {', '.join(splits)}; name one: `split=...`")
@@ -156,7 +155,7 @@ def _prepare(known: DatasetInfo, row: Any) -> dict[str, Any]:
 
 
 def _hub_answers() -> bool:
-    """Whether the hub says anything at all within a few seconds; its client would retry for half a minute."""
+    """Whether the hub responds within a few seconds; its client would retry for half a minute."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:

@@ -1,4 +1,4 @@
-"""Procedural sets of reasoning-gym: problems made from a seed, as many as are asked for."""
+"""Procedural sets of reasoning-gym: any number of problems, generated from a seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK = 1_000_000
 
 
 def gym() -> Mapping[str, Any]:
-    """Reasoning-gym's tasks by name. Raises MissingExtra without the package."""
+    """Reasoning-gym's tasks by name. Raises MissingExtra if the package is not installed."""
     try:
         import reasoning_gym  # noqa: F401
         from reasoning_gym.factory import DATASETS
@@ -26,7 +26,7 @@ def gym() -> Mapping[str, Any]:
 
 
 def task_of(name: str) -> str:
-    """The task that `rg:task` names. Raises ConfigError for one that there is not."""
+    """The task that `rg:task` names. Raises ConfigError for an unknown task."""
     task, known = name.removeprefix("rg:"), gym()
     if task not in known or task == "composite":
         near = difflib.get_close_matches(task, list(known), n=3, cutoff=0.4)
@@ -38,9 +38,9 @@ def task_of(name: str) -> str:
 
 
 def make_procedural(name: str, *, size: int, seed: int, options: dict[str, Any]) -> list[dspy.Example]:
-    """So many different questions of a task, made from a seed.
+    """Generate `size` different questions of a task from a seed.
 
-    Raises ConfigError for an unknown task or an option that it refuses, DataError where it makes too few.
+    Raises ConfigError for an unknown task or an invalid option, DataError if the task generates too few questions.
     """
     task = task_of(name)
     if size > _BLOCK // 20 or seed < 0:
@@ -51,10 +51,12 @@ def make_procedural(name: str, *, size: int, seed: int, options: dict[str, Any])
 
     tries = 20 * size + 100
     try:
-        # reasoning-gym makes item i from seed + i, so neighbouring seeds would share almost all of their questions.
+        # reasoning-gym generates item i from seed + i, so neighbouring seeds would share most of their questions.
         made = reasoning_gym.create_dataset(task, size=tries, seed=seed * _BLOCK, **options)
     except (TypeError, AssertionError, ValueError) as error:
-        raise ConfigError(f"`load({name!r}, options={options!r})`: reasoning-gym refuses: {error}") from error
+        raise ConfigError(
+            f"`load({name!r}, options={options!r})`: reasoning-gym refuses the options: {error}"
+        ) from error
     tag = (
         f"/{hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:8]}"
         if options
@@ -68,13 +70,13 @@ def make_procedural(name: str, *, size: int, seed: int, options: dict[str, Any])
             continue
         seen.add(entry["question"])
         if entry["answer"] is None:
-            raise DataError(f"`load({name!r})`: this task gives no gold answer, so it cannot be graded against one")
+            raise DataError(f"`load({name!r})`: this task has no gold answers to grade against; choose another task")
         ours = {"question": entry["question"], "answer": str(entry["answer"]), "id": f"{name}/{seed}{tag}/{index}"}
         gym = {"rg_dataset": task, "rg_options": options, "rg_entry": json.loads(json.dumps(entry, default=str))}
         examples.append(dspy.Example(**ours, source=f"reasoning-gym:{task}", **gym).with_inputs("question"))
         if len(examples) == size:
             return examples
     raise DataError(
-        f"`load({name!r}, size={size})`: the task made only {len(examples)} different questions; "
-        "ask for fewer or give it more room with `options=`"
+        f"`load({name!r}, size={size})`: the task has only {len(examples)} different questions; "
+        "reduce `size`, or widen the task with `options=`"
     )

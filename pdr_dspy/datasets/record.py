@@ -1,4 +1,4 @@
-"""What is known of a data set by name, and where its rows come from."""
+"""The records of a data set: its description, and the function that reads its rows."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Row = Mapping[str, Any] | dspy.Example
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a set by name."""
+    """The description of a data set."""
 
     name: str
     about: str
     hub: str
-    """The repository on the hub; empty for a set that comes from elsewhere."""
+    """The repository on the hub; empty for a set from another source."""
     config: str | None
     split: str
-    """The split that is loaded unless another is asked for."""
+    """The default split."""
     splits: tuple[str, ...]
     size: int | None
-    """Rows of the default split."""
+    """Number of rows of the default split."""
     fields: Mapping[str, str] = field(hash=False)
-    """Our field names to the columns of the set."""
+    """`question`, `answer` and `id` to columns of the set."""
     verifier: str
-    """The verifier that grades it, as in `load_verifier({"kind": ...})`; empty where that is not known."""
+    """The name of the verifier that grades it, as in `load_verifier({"kind": ...})`; empty if unknown."""
     licence: str
     citation: str
 
@@ -39,7 +39,7 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that is known by name."""
+    """A named data set."""
 
     info: DatasetInfo
     read: Callable[[str], Iterable[Row]]

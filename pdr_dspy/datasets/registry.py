@@ -1,8 +1,8 @@
-"""Data sets by name: those of the library, those registered with `@dataset`, and those of installed packages; and
-`load`, which takes a name, `hub:owner/name`, `rg:task` or a file.
+"""Data sets by name: built in, registered with `@dataset`, or of installed packages; and `load`, which takes a name,
+`hub:owner/name`, `rg:task` or a file.
 
 Every example has `question` (the only input), `answer` (the gold answer, a string), `id` (unique in its set and stable)
-and `source`, and keeps the other columns of its row; one whose name collides with these becomes `original_<name>`.
+and `source`, and keeps the other columns of its row; a column whose name collides becomes `original_<name>`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _check(name: str, found: Any) -> Dataset:
     if not isinstance(found, Dataset):
         raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.dataset({name!r})`")
     if found.info.name != name:
-        raise ConfigError(f"it is the data set {found.info.name!r}")
+        raise ConfigError(f"it is the data set {found.info.name!r}; use that name")
     return found
 
 
@@ -41,9 +41,9 @@ DATASETS: Registry[Dataset] = Registry(
     group="pdr_dspy.datasets",
     built_in={name: Dataset(known, functools.partial(load_hub, known)) for name, known in HUB_SETS.items()},
     check=_check,
-    hint='Register one of your own with `@pdr_dspy.dataset("name")`, or install the package that has it',
+    hint='Register it with `@pdr_dspy.dataset("name")`, or install the package that has it',
 )
-"""All data sets with a name of their own."""
+"""All named data sets."""
 
 Read = Callable[[str], Iterable[Row]]
 
@@ -58,7 +58,7 @@ def dataset(
     licence: str = "",
     citation: str = "",
 ) -> Callable[[Read], Dataset]:
-    """Register a function as a data set: `load(name)` and `--data name` read it from then on.
+    """Register a function as a data set, for `load(name)` and `--data name`.
 
     >>> @pdr_dspy.dataset("sums", verifier="number", splits=("train", "test"))
     ... def sums(split):
@@ -68,20 +68,20 @@ def dataset(
     ...         yield {"question": f"What is {number} + 1?", "answer": str(number + 1), "id": str(number)}
 
     Args:
-        name: what `load` calls it; letters, digits, `_`, `-` and `.`.
+        name: its name for `load`; letters, digits, `_`, `-` and `.`.
         verifier: the name of the verifier that grades it.
-        splits: the parts that it has.
-        split: the one that is loaded unless another is asked for; `test`, else the first.
-        size: rows of that split, where it is known.
-        licence: under which it may be used.
-        citation: where it comes from.
+        splits: the names of its splits.
+        split: the default split; "test" if there is one, else the first.
+        size: number of rows of the default split, if known.
+        licence: its licence.
+        citation: its source.
 
     Returns:
-        A decorator that makes a `Dataset` of a function from a split to its rows, in an order that does not change. A
-        row is a mapping with a question, an answer and, if it has one, an id, or a `dspy.Example` that says which of
-        its fields are inputs. The first sentence of the function's docstring is what lists say about the set.
+        A decorator that turns a function from a split's name to rows, in a fixed order, into a `Dataset`. A row is a
+        mapping with a question, an answer and optionally an id, or a `dspy.Example` with its inputs marked. The first
+        sentence of the function's docstring describes the set in lists.
 
-    Raises ConfigError for a name that is taken and a split that is none.
+    Raises ConfigError for a name that is taken, and for a `split` that is not one of `splits`.
     """
     if isinstance(splits, str) or not splits:
         raise ConfigError(f'`dataset(splits={splits!r})` must be a tuple of names, such as ("train", "test")')
@@ -126,14 +126,19 @@ def load(
 ) -> list[dspy.Example]:
     """Return the examples of a set.
 
-    `name` is a set with a name of its own (see `names()`), `hub:owner/name` or `hub:owner/name/config` for any other
-    set of the Hugging Face hub, `rg:<task>` for a procedural set of reasoning-gym, or the path of a local .jsonl,
-    .json, .csv or .parquet file. `limit` keeps at most so many rows, after shuffling with `seed` if that is given. For
-    a procedural set, `size` is how many distinct questions to make (100), `seed` chooses them (0; sets of different
-    seeds come from disjoint streams) and `options` are the task's own settings. `fields` maps `question`, `answer` and
-    `id` to columns, for a file or a set of the hub whose names are not the common ones.
+    Args:
+        name: a registered name (see `names()`), `hub:owner/name` or `hub:owner/name/config` for any other set of the
+            Hugging Face hub, `rg:<task>` for a procedural set of reasoning-gym, or the path of a local .jsonl, .json,
+            .csv or .parquet file.
+        split: the split to read; None for the set's default.
+        limit: largest number of rows, taken after shuffling if `seed` is given.
+        seed: seed of the shuffle. For a procedural set it chooses the questions (default 0); sets of different seeds
+            come from disjoint streams.
+        size: number of distinct questions of a procedural set (default 100).
+        fields: `question`, `answer` and `id` to columns, for a file or a set of the hub with uncommon column names.
+        options: settings of a procedural set's task.
 
-    Raises ConfigError for an unknown name or an argument that does not apply, MissingExtra where `pdr-dspy[data]` is
+    Raises ConfigError for an unknown name or an argument that does not apply, MissingExtra if `pdr-dspy[data]` is
     needed, and DataError for a set that cannot be read, is empty, lacks a field or repeats an id.
     """
     text = str(name)
@@ -154,7 +159,7 @@ def load(
         path = local_path(text)
         examples = examples_of(read_file(path), str(path), path.stem, dict(fields or {}))
     elif text in DATASETS:
-        _refuse(text, "a set with a name of its own", fields=fields)
+        _refuse(text, "a registered set", fields=fields)
         examples = _read(DATASETS.find(text), split, limit if seed is None else None)
     else:
         raise ConfigError(_unknown(text))
@@ -164,7 +169,7 @@ def load(
 
 
 def info(name: str) -> DatasetInfo:
-    """Return what is known of a set: of `names()`, of the hub, or procedural. Raises ConfigError for any other name."""
+    """Return the description of a registered, hub or procedural set. Raises ConfigError for any other name."""
     if name in DATASETS:
         return DATASETS.find(name).info
     if name.startswith(HUB):
@@ -188,14 +193,14 @@ def info(name: str) -> DatasetInfo:
 
 
 def names(*, procedural: bool = False) -> list[str]:
-    """Return the sets that have names of their own, or with `procedural=True` reasoning-gym's tasks (`rg:...`)."""
+    """Return the registered names, or with `procedural=True` reasoning-gym's tasks (`rg:...`)."""
     if not procedural:
         return list(DATASETS.names())
     return [f"rg:{task}" for task in sorted(gym()) if task != "composite"]
 
 
 def _read(part: Dataset, split: str | None, limit: int | None) -> list[dspy.Example]:
-    """The examples of a split of a set with a name."""
+    """The examples of a split of a registered set."""
     known, chosen = part.info, split or part.info.split
     if chosen not in known.splits:
         raise ConfigError(f"`load({known.name!r}, split={split!r})`: its splits are {', '.join(known.splits)}")
@@ -203,7 +208,7 @@ def _read(part: Dataset, split: str | None, limit: int | None) -> list[dspy.Exam
         rows = list(itertools.islice(part.read(chosen), limit))
     except PDRError:
         raise
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # a user's function may raise anything
         raise DataError(f"`load({known.name!r}, split={chosen!r})` failed: {type(error).__name__}: {error}") from error
     if rows and all(isinstance(row, dspy.Example) for row in rows):
         return [row for row in rows if isinstance(row, dspy.Example)]

@@ -1,6 +1,6 @@
 """How good a program is and what it costs: `evaluate` runs it over examples and resumes, `records` are the rows and
-the report, `runner` runs one example, `calibration` finds the threshold of a check, and `statistics` has the intervals,
-clustered by question.
+the report, `runner` runs one example, `executors` say on which machine, `calibration` finds the threshold of a check,
+and `statistics` has the intervals, clustered by question.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
-from pdr_dspy.evaluation.runner import Runner, inputs_of
+from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
 from pdr_dspy.operators.nested import served_in
 from pdr_dspy.operators.operator import Operator
@@ -59,6 +60,7 @@ def evaluate(
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Report:
     """Run `program` on every example `repeats` times and grade what comes out.
 
@@ -75,7 +77,7 @@ def evaluate(
         run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
             at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
             memory.
-        max_in_flight: most requests on the wire at one time.
+        max_in_flight: most requests on the wire at one time, of each process that runs rows.
         max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
             that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
             one example fails that row only.
@@ -83,12 +85,15 @@ def evaluate(
             workspaces of the rows are kept for people to look at; the texts of further rows are left out. 0 keeps none.
         name: of the report.
         progress: told of every finished row.
+        executor: where rows are run; None is this process, a `RayExecutor` the machines of a cluster. The rows are the
+            same wherever that is.
 
     Raises:
         ConfigError, DataError: an argument, an example or a gold answer that cannot work; before a token is spent.
             BudgetTooSmall and a prompt beyond the model's context are raised when they hold for every example, else
             they fail the rows of theirs.
         StoreError: the run folder belongs to another evaluation, or cannot be written.
+        ExecutorError: the executor's processes are gone; what is finished is kept.
     """
     return event_loop.run(
         lambda: aevaluate(
@@ -105,6 +110,7 @@ def evaluate(
             max_text_bytes=max_text_bytes,
             name=name,
             progress=progress,
+            executor=executor,
         )
     )
 
@@ -124,6 +130,7 @@ async def aevaluate(
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
     repeats = whole_number("evaluate(", "repeats", repeats)
@@ -170,10 +177,19 @@ async def aevaluate(
             texts = TextFile(folder.folder / TEXTS, Room(folder.folder, max_text_bytes))
             life.callback(texts.close)
             on_texts = partial(_keep_texts, texts, own)
-        runner = Runner(program, verifier, seed=seed, budget=budget, threads=min(64, count), on_texts=on_texts)
-        work = _Work(runner, examples, ids, own, folder, finished, count, progress)
+        where = Local() if executor is None else executor
         with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
-            stopped = await work.run(todo, workers=max_in_flight, max_failures=max_failures)
+            runner = where.rows(
+                program,
+                verifier,
+                seed=seed,
+                budget=budget,
+                threads=min(64, count),
+                on_texts=on_texts,
+                in_flight=max_in_flight,
+            )
+            work = _Work(runner, examples, ids, own, folder, finished, count, progress)
+            stopped = await work.run(todo, workers=where.side_by_side(max_in_flight), max_failures=max_failures)
         if store is not None:
             store.sync()
     if runner.misconfigured is not None and all(row.error is not None for row in finished.values()):
@@ -273,7 +289,7 @@ class _Work:
 
     def __init__(
         self,
-        runner: Runner,
+        runner: Rows,
         examples: Sequence[dspy.Example],
         ids: Sequence[str],
         identity: str,
@@ -310,6 +326,7 @@ class _Work:
 
         try:
             await calls.together(worker() for _ in range(min(workers, len(todo))))
+            await self.runner.settle()
         finally:
             self.runner.close()
         return self.stopped

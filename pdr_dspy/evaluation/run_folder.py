@@ -67,7 +67,7 @@ class RunFolder:
             try:
                 self._check()  # before there is a lock in a folder of somebody else
                 self.folder.mkdir(parents=True, exist_ok=True)
-                await life.enter_async_context(alone(self.folder / LOCK, told=logger.warning))
+                await life.enter_async_context(alone(self.folder / LOCK, on_wait=logger.warning))
                 life.callback(self._close)
                 self._rows.mend()
                 finished = self._begin()

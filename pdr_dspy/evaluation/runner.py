@@ -71,6 +71,9 @@ class Runner:
         # requests pass through it: programs that filled it would wait for their own calls for ever.
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pdr-dspy-row")
 
+    async def settle(self) -> None:
+        """Nothing: the calls are in the session's store, which is its owner's to settle."""
+
     def close(self) -> None:
         """Let go of the threads; those that still run are not waited for."""
         self.threads.shutdown(wait=False, cancel_futures=True)

@@ -27,6 +27,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.fields import with_defaults
 from pdr_dspy.prompts.roles import Role, check_task, derive, needed_inputs, signature_of
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime.atomic_write import local_path, replacing
 from pdr_dspy.verifiers.checks import CHECKS, as_check
 
 _NO_LIMIT = Budget()
@@ -204,6 +205,15 @@ class Operator(dspy.Module):
         with calls.session(prices={**calls.current().prices, **self.models.prices}):
             lm = self.predictor(Role.DRAFT).lm or dspy.settings.lm
             return None if lm is None else calls.price_of(lm)
+
+    def save(self, path: Any, save_program: bool = False, modules_to_serialize: Any = None) -> None:
+        """As `dspy.Module.save`; a state file is written whole or not at all."""
+        place = local_path(path)
+        if save_program or place.suffix not in (".json", ".pkl"):
+            super().save(path, save_program, modules_to_serialize)
+            return
+        with replacing(place) as temporary:
+            super().save(temporary)
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Any:
         """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""

@@ -9,11 +9,13 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from pdr_dspy.prompts.lists import in_brackets, items_of
-from pdr_dspy.prompts.values import has_marks, is_simple, member_kinds, options_of, structured
-from pdr_dspy.text.answers import MAX_ANSWER, to_choice, to_number
+from pdr_dspy.prompts.values import SCALARS, has_marks, is_simple, member_kinds, options_of, structured
+from pdr_dspy.text.answers import MAX_ANSWER, to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.wrapping import block, tidy
 
 _DECODER = json.JSONDecoder()
@@ -28,6 +30,7 @@ _NUMBER_ALONE = re.compile(
     r"[-+−–]?(?:[$€£¥₹]\s?)?[-+−]?[0-9٠-٩۰-۹０-９.](?:[^\s]|\s(?=[0-9]{3}\b)|\s?[×x*/]\s?(?=[0-9]))*"
     r"(?:\s[^\W\d]{1,20}(?:[²³]|/[a-z]{1,3})?){0,2}"
 )
+_EXPLAINED = re.compile(r"[*_#> ]{0,6}(?:explanation|reasoning|reason|justification|rationale)[ *_]{0,4}[:：]", re.I)
 _LATEX_ALONE = re.compile(r"[^\n]{0,200}\\[A-Za-z]+[^\n]{0,200}")
 
 
@@ -51,6 +54,8 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
     single = len(lines) == 1 or (held is not None and held.closed and not text[held.end :].strip())
     if single:
         return _line_alone(held.text if held is not None and held.closed else lines[0], kind, only=True)
+    if _EXPLAINED.match(lines[1]) and (value := _line_alone(lines[0], kind, only=False)) is not None:
+        return value
     last, before = lines[-1], lines[-2]
     if last in ("$$", "\\]", "```"):  # a display ends it
         opening = {"$$": "$$", "\\]": "\\[", "```": "```"}[last]
@@ -66,13 +71,14 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
 
 def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
     """The value of a line that holds nothing else; in a text of several lines more must speak for it."""
-    line = re.sub(r"</?[a-z]{1,12}>$", "", line.strip())
+    line = re.sub(r"</?[a-z]{1,12}>$|[ \t]*[✓✔✅☑🎉]\ufe0f?$", "", line.strip())
     bold = line.startswith(("**", "$", "\\(", "\\[", "`")) and tidy(line) != line
     plain = re.sub(r"^\(([^()]+)\)$", r"\1", tidy(_LEADING.sub("", tidy(line))))
     if not plain or len(plain) > 200:
         return None
     options = options_of(kind)
     if options is not None:
+        plain = re.sub(r"^\*\*([^*]+)\*\*(?=[.:)])", r"\1", plain)  # `**B**. Paris`
         return _option_alone(plain, options, only=only)
     named = _NUMBER_ALONE.fullmatch(plain) or plain.startswith("\\") or (only and _EQUATION.fullmatch(plain))
     number = to_number(plain) if named else None
@@ -116,6 +122,10 @@ def _structure_alone(text: str, kind: Any) -> Any:
     held = block(text, 0, len(text))
     if held is not None and held.closed and not text[held.end :].strip():
         text = tidy(held.text)
+    if kind in SCALARS:
+        plain = tidy(text)
+        number = kind is Decimal and not _NUMBER_ALONE.fullmatch(plain)
+        return None if "\n" in text or number else structured(plain, kind)
     if text[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):
             if _DECODER.raw_decode(text)[1] == len(text):

@@ -212,9 +212,12 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
         if not _REFUSED.fullmatch(refusal[0]):
             return []
         text = text[: refusal.start()]
+    text = _WORDS.sub(r"\1", text)
     text, bracketed = _unwrapped(text, words=words)
     if bracketed and not text.strip():
         return [[]]
+    if not numbers and not words and _EITHER.search(text):
+        return []  # `red or green` is a guess
     if not bracketed:
         if numbers:
             text = _alone(text)
@@ -235,6 +238,10 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
         pieces = [piece.strip() for piece in re.split(r",\s+(?:and\s+)?|\s+and\s+", text)]
         return [pieces] if all(_THOUSANDS.fullmatch(piece) or _BARE.fullmatch(piece) for piece in pieces) else []
     return _separated(text, numbers=numbers, words=words, bracketed=bracketed)
+
+
+_WORDS = re.compile(r"^\\text(?:bf|it|rm|sf)?\{([^{}]*)\}$")
+_EITHER = re.compile(r"(?<![\w])(?:or|oder|ou|либо|или|或)(?!\w)", re.IGNORECASE)
 
 
 def _alone(text: str) -> str:

@@ -8,6 +8,7 @@ the letter where a model writes them. Where nothing is labelled, a completion th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import How, Sought, Statement, statements
-from pdr_dspy.text.template import TURN_END, without_template
+from pdr_dspy.text.template import NEXT_TURN, TURN_END, without_template
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -80,6 +81,18 @@ _READ = 100
 """Statements of one field that are tried, from the one that counts most."""
 
 
+_TURNS = 3
+
+
+@lru_cache(maxsize=256)
+def _asking(inputs: tuple[str, ...]) -> re.Pattern[str]:
+    """The head of a next question, of the model's own making."""
+    names = "|".join(re.escape(name).replace("_", "[_ ]") for name in ("question", "q", "user", "human", *inputs))
+    return re.compile(
+        rf"^[ \t>*_#]{{0,8}}(?:{names})[ \t]?[0-9]{{0,3}}[*_]{{0,2}}[:：][*_]{{0,2}}", re.IGNORECASE | re.MULTILINE
+    )
+
+
 class _Reader:
     def __init__(self, signature: type[dspy.Signature], form: Form, text: str, truncated: bool) -> None:
         self.signature = signature
@@ -101,14 +114,37 @@ class _Reader:
         taken, given = self.objects()
         found = statements(self.text, self.sought, truncated=self.truncated, taken=taken, given=given)
         self.stated = {name: [statement.text for statement in own] for name, own in found.items()}
-        for name, kind in self.kinds.items():
-            if name not in self.outputs:
-                self.first_readable(name, kind, found[name])
+        if not self.own_turn(found):
+            for name, kind in self.kinds.items():
+                if name not in self.outputs:
+                    self.first_readable(name, kind, found[name])
         only = next(iter(self.kinds)) if len(self.kinds) == 1 else None
         if only is not None and only not in self.outputs and only not in self.unclear and not self.truncated:
             self.unnamed(only, self.kinds[only], found[only])
         if adapter is not None and _known(adapter) and any(name not in self.outputs for name in self.kinds):
             self.by_adapter(adapter)
+
+    def own_turn(self, found: Mapping[str, Sequence[Statement]]) -> bool:
+        """Reads the fields from before the end of the turn, or before a next question that the model asks itself, where
+        all of them are stated there. Returns False, with nothing read, where they are not."""
+        for end in self.ends():
+            before = {name: [one for one in own if one.start < end] for name, own in found.items()}
+            if any(len(before[name]) < len(found[name]) for name in found):
+                read = self.outputs, self.how, self.unclear
+                self.outputs, self.how, self.unclear = dict(self.outputs), dict(self.how), dict(self.unclear)
+                for name, kind in self.kinds.items():
+                    if name not in self.outputs:
+                        self.first_readable(name, kind, before[name])
+                if all(name in self.outputs for name in self.kinds):
+                    return True
+                self.outputs, self.how, self.unclear = read
+        return False
+
+    def ends(self) -> list[int]:
+        """Where the model's own turn may have ended."""
+        turns = [match.start() for match in re.finditer(NEXT_TURN, self.text)]
+        asked = [match.start() for match in _asking(tuple(self.form.inputs)).finditer(self.text)]
+        return sorted([*turns[:_TURNS], *asked[:_TURNS]])
 
     def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
         most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+import dspy
 import json_repair
 from pydantic import TypeAdapter, ValidationError
 
@@ -61,7 +62,7 @@ def _custom(text: str, kind: Any, *, whole: bool) -> Any:
             text = text[opened.end() :]
         elif not opened and not whole:
             return None
-    for candidate in (_json_object(text), text.strip()):
+    for candidate in (_tagged(text) if kind is dspy.ToolCalls else None, _json_object(text), text.strip()):
         if candidate in (None, ""):
             continue
         try:
@@ -77,7 +78,18 @@ def _json_object(text: str) -> Any:
         data = json.loads((fenced[1] if fenced else text).strip())
     except (ValueError, RecursionError):
         return None
-    return data if isinstance(data, dict) else None
+    return data if isinstance(data, dict | list) else None
+
+
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
+
+
+def _tagged(text: str) -> list[Any] | None:
+    """The calls that a text makes as Hermes and Qwen write them; None where it makes none, or one cannot be read."""
+    try:
+        return [json.loads(call) for call in _CALL.findall(text)] or None
+    except (ValueError, RecursionError):
+        return None
 
 
 def without_shapes(shapes: Sequence[str], text: str) -> str:
@@ -99,6 +111,8 @@ def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
     if is_code(kind):
         blocks = re.findall(r"```[^\n`]*\n.*?```", text, re.DOTALL)
         return _custom(blocks[-1], kind, whole=True) if blocks else None
+    if kind is dspy.ToolCalls and _CALL.search(text):
+        return _custom(text, kind, whole=True)
     if is_custom(kind) or kind in (str, int, float, bool) or not holds_objects(kind):
         return None
     adapter = TypeAdapter(kind)

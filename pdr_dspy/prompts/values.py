@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args, get_origin
+from uuid import UUID
 
 import dspy
 import json_repair
@@ -19,7 +24,8 @@ from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.prompts.objects import mendable
 from pdr_dspy.prompts.shapes import members
 from pdr_dspy.prompts.typed import is_special, special
-from pdr_dspy.text.answers import final_answer, to_choice, to_number
+from pdr_dspy.text.answers import MAX_ANSWER, final_answer, to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.statements import Statement
 from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
@@ -237,9 +243,22 @@ def _copied(text: str) -> str:
     return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
 
 
+_REASON = re.compile(
+    r"(?:[,;]|\s[-–—|])?\s{0,3}(?:\(\s?)?(?:because|since|as (?:we|it|the|shown|required)|which|confidence|check(?:ed)?"
+    r"|verified|explanation|reason|i\.e\.)\b|<br\s?/?>\s*$",
+    re.IGNORECASE,
+)
+"""What follows a number and is said about it: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
+_DOUBT = re.compile(
+    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|instead|but|should)\b|n['’]t\b", re.I
+)
+
+
 def _one(text: str, kind: Any) -> Any:
     if kind in (int, float):
         number = to_number(text)
+        if number is None and (reason := _REASON.search(text)) and not _DOUBT.search(text, reason.start()):
+            number = to_number(text[: reason.start()])
         if number is None:
             return None
         if kind is int:
@@ -250,6 +269,10 @@ def _one(text: str, kind: Any) -> Any:
             return None
     options = cast("dict[str, Any]", options_of(kind))
     choice = to_choice(text, list(options))
+    if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy takes a member's name too
+        names = dict(kind.__members__)
+        choice = to_choice(text, list(names))
+        return None if choice is None else names[choice]
     return None if choice is None else options[choice]
 
 
@@ -284,6 +307,47 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
         body = fenced[1].strip()
     elif not whole and body.startswith("```"):
         return None
+    value = _structured(text, body, kind, whole=whole)
+    return value if _finite(value) else None
+
+
+def _finite(value: Any) -> bool:
+    """Whether a value holds no NaN, which equals nothing, and no infinity."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, list | tuple | set | frozenset) or all(map(_finite, value))
+
+
+_LEFT_OUT = re.compile(r"(?:^|[\[({,，;、])\s*[\"']?(?:\.{3}|…|\\[lc]?dots(?![A-Za-z]))[\"']?\s*(?:[\])},，;、]|$)")
+"""`[1, 2, ..., 10]` does not say what is left out."""
+_ZEROS = re.compile(r"(?<=[0-9]),0[0-9]{2}(?![0-9.])")
+"""`[1,000]` is one number or two."""
+
+
+def _scalar(text: str, kind: Any) -> Any:
+    """A date, a time, an exact number or an identifier, within whatever is around it. A bare number is no date."""
+    plain = tidy(text)
+    if kind is not Decimal and kind is not UUID and _BARE.fullmatch(plain):
+        return None
+    with suppress(ValidationError, ValueError):
+        return _adapter(kind).validate_python(plain)
+    number = to_number(text) if kind is Decimal else None
+    if number is None:
+        return None
+    exact = Decimal(number.numerator) / Decimal(number.denominator)
+    return exact if Fraction(exact) == number else None  # 1/3 is no decimal
+
+
+_BARE = re.compile(r"[-+]?[0-9]*\.?[0-9]*")
+SCALARS = (date, datetime, time, timedelta, Decimal, UUID)
+"""Types of one value that pydantic reads out of a text."""
+
+
+def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
+    if kind in SCALARS:
+        return _scalar(body, kind) if whole else None
     adapter = _adapter(kind)
     if body[:1] in ("[", "{", '"') and (value := _json_prefix(body, adapter)) is not None:
         return value
@@ -291,6 +355,10 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
         with suppress(ValidationError, ValueError):
             return adapter.validate_json(body)
     listed = member_kinds(kind)
+    if len(body) <= MAX_ANSWER and (_LEFT_OUT.search(body) or (body[:1] in "[{" and _ZEROS.search(body))):
+        return None
+    if (get_origin(kind) or kind) is dict and body[:1] == "{" and not in_brackets(body):
+        return None  # more of its entries may be lacking
     if not whole:
         first, newline, rest = text.lstrip().partition("\n")
         half = (
@@ -341,6 +409,8 @@ def _repaired(body: str) -> Any:
         value = json_repair.loads(body)
     except (ValueError, RecursionError):
         return None
+    if not value and re.search(r"\w", body):
+        return None  # it was not understood
     return value if isinstance(value, list | dict) else None
 
 
@@ -369,6 +439,8 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
     for way in ways:
         if not every and len(way) != len(kinds):
             continue
+        if every and member_kinds(each) is not None and "\n" not in body and not any(map(_COMPOUND.search, way)):
+            continue  # `[1, 2]` for a list of lists: one of two, or two of one
         values = [
             _item(item, each if every else own)
             for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)
@@ -378,6 +450,9 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
         with suppress(ValidationError, ValueError):
             return _adapter(kind).validate_python(values)
     return None
+
+
+_COMPOUND = re.compile(r"[\[({,，、;]|\\[{(]")
 
 
 def _item(text: str, kind: Any) -> Any:

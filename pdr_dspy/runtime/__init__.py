@@ -1,5 +1,5 @@
-"""What the standard library lacks: one event loop for synchronous callers, files that are written whole,
-parts that are found by name, and PostgreSQL connections. Nothing in here knows of models or programs.
+"""Infrastructure: one event loop for synchronous callers, atomic file writes, locks, registries of parts by name, and
+PostgreSQL connections. Nothing here depends on models or programs.
 """
 
 from __future__ import annotations

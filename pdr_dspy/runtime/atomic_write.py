@@ -1,8 +1,8 @@
-"""Files that stay whole: replaced in one step, or appended to line by line.
+"""Crash-safe files: replaced atomically, or appended to line by line.
 
-Two things can end a program in the middle of a write. When its process is killed, everything that was handed to the
-system stays. When the machine goes down, what was not yet on the disk is gone: `os.fsync` brings it there, and takes as
-long as a disk takes. `write_whole` does so each time. `Lines` does so for many lines together (group commit).
+A killed process loses nothing that it has handed to the system. A machine that goes down loses everything that is not
+yet on the disk; `os.fsync` brings it there, at the price of a disk access. `write_whole` calls it for each file,
+`Lines` for many lines together (group commit).
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 SYNC_SECONDS = 1.0
-"""The longest that an appended line waits for the disk: what a machine that goes down can cost."""
+"""The longest time that an appended line waits for the disk; a machine that goes down loses at most that much."""
 BLOCK = 4 * 2**20
 """Bytes of a file that are read at a time."""
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write `data` to a file beside `path`, then rename that over it; folders on the way are made.
+    """Write `data` to a temporary file beside `path`, then rename it to `path`; missing folders are created.
 
-    Text is UTF-8; what UTF-8 cannot hold becomes "?". The bytes are on the disk before the rename, so a crash leaves no
-    empty file. Raises OSError when that is not possible; nothing is left behind then.
+    Text is UTF-8; characters that UTF-8 cannot hold become "?". The bytes are on the disk before the rename, so a crash
+    leaves no empty file. Raises OSError on failure, and removes the temporary file.
     """
     raw = data if isinstance(data, bytes) else data.encode("utf-8", "replace")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,23 @@ def write_whole(path: Path, data: str | bytes) -> None:
     settle(path.parent)
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside `path` for somebody else to write a file to, which then takes the place of `path` as a file of
+    `write_whole` does; when that fails, the old file stays."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    settle(path.parent)
+
+
 def local_path(given: str | Path) -> Path:
-    """A path as a user gives it: `~` is his home folder."""
+    """A path as users write it, with `~` for the home folder."""
     try:
         return Path(given).expanduser()
     except RuntimeError:  # no such user
@@ -51,7 +66,7 @@ def local_path(given: str | Path) -> Path:
 
 
 def settle(folder: Path) -> None:
-    """Put the names of a folder's new files on the disk, where the system can."""
+    """Sync a folder, so that its new files are found after a crash; does nothing where the system cannot."""
     with suppress(OSError):  # not every system can open a folder, nor every file system sync one
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -69,7 +84,7 @@ def same_file(file: int, path: Path) -> bool:
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether a file's last line has its end, as far as there is one. Raises OSError."""
+    """Whether a file is empty or its last line ends with a newline. Raises OSError."""
     with path.open("rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return True
@@ -78,9 +93,9 @@ def ends_whole(path: Path) -> bool:
 
 
 def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Each line from byte `start` on, without its end, and where it begins; what follows the last end is left out.
+    """Yield (offset, line without its newline) from byte `start` on; an unfinished last line is left out.
 
-    A block of the file at a time is in memory. Raises OSError.
+    One block of the file at a time is in memory. Raises OSError.
     """
     with path.open("rb") as file:
         file.seek(start)
@@ -96,36 +111,35 @@ def whole_lines(path: Path, start: int = 0) -> Iterator[tuple[int, bytes]]:
 class Lines:
     """A file that one process appends whole lines to, while others may read it. Safe to use from several threads.
 
-    When `append` returns, the line is with the system: it outlives the process, however that ends. It outlives the
-    machine from the next `sync` on: a thread does one within `SYNC_SECONDS` for all lines that came meanwhile, and
-    `close` does one.
+    When `append` returns, the system has the line: it survives the end of the process. It survives a crash of the
+    machine after the next `sync`: a thread syncs all pending lines within `SYNC_SECONDS`, and `close` syncs too.
 
-    Nothing that is in the file is ever taken away. Half a line, which a kill or a full disk left, gets an end before
-    the next line, and is then a line that nobody can read: readers skip it.
+    Nothing is ever removed from the file. Half a line, which a kill or a full disk left, is ended with a newline before
+    the next line is written; readers skip it because it does not parse.
     """
 
     def __init__(self, path: Path, *, replaceable: bool = True) -> None:
-        """The file is made by the first `append`.
+        """The first `append` creates the file.
 
         Args:
             path: the file.
-            replaceable: whether it is made again when it was removed while it is in use; else that is an error.
+            replaceable: whether to create the file again if it is removed while in use; else `append` raises.
         """
         self.path = path
         self.replaceable = replaceable
         self.synced: Callable[[], None] = _nothing
         """Called after every sync."""
         self.size = 0
-        """Bytes in the file, as far as this process knows."""
+        """Size of the file in bytes, as of this process's last write."""
         self._file: IO[bytes] | None = None
         self._torn = False
         self._lock = threading.RLock()
         self._group = _Group(self._flush)
 
     def append(self, line: bytes) -> int:
-        """Write a line, which is given without its end; returns where it begins.
+        """Append a line, given without its newline, and return its offset in bytes.
 
-        Raises OSError, also for an earlier line that the disk refused afterwards.
+        Raises OSError, also for an earlier line whose sync failed later.
         """
         self._group.check()
         with self._lock:
@@ -134,7 +148,7 @@ class Lines:
             data = b"\n" * self._torn + line + b"\n"
             try:
                 left = memoryview(data)
-                while left:  # a write takes only a part of it when the disk fills up, without an error
+                while left:  # a write to a full disk takes a part of the line and raises nothing
                     left = left[file.write(left) :]
             except OSError:
                 self._torn = True
@@ -145,7 +159,7 @@ class Lines:
         return begins
 
     def mend(self) -> None:
-        """Give a last line its end that has none, in a file that nobody else writes now. Raises OSError."""
+        """End an unfinished last line with a newline; no other process may write meanwhile. Raises OSError."""
         with self._lock:
             if self.path.exists() and not ends_whole(self.path):
                 file = self._opened()
@@ -153,11 +167,11 @@ class Lines:
                 self._torn = False
 
     def sync(self) -> None:
-        """Return when every line so far is on the disk. Raises OSError."""
+        """Return when all lines are on the disk. Raises OSError."""
         self._group.sync()
 
     def close(self) -> None:
-        """`sync`, and let go of the file; a later `append` opens it again. Raises OSError."""
+        """`sync`, then close the file; a later `append` opens it again. Raises OSError."""
         try:
             self._group.sync()
         finally:
@@ -167,7 +181,7 @@ class Lines:
                     file.close()
 
     def _opened(self) -> IO[bytes]:
-        """The file, opened again if it was removed or replaced; does it end in half a line?"""
+        """The open file, opened again if it was removed or replaced. Sets `size` and `_torn` on opening."""
         if self._file is not None:
             if same_file(self._file.fileno(), self.path):
                 return self._file
@@ -186,7 +200,7 @@ class Lines:
     def _flush(self) -> None:
         with self._lock:
             file = -1 if self._file is None else os.dup(self._file.fileno())
-        if file >= 0:  # without the lock, so that others append meanwhile
+        if file >= 0:  # without the lock, so that other threads can append meanwhile
             try:
                 os.fsync(file)
             finally:
@@ -199,32 +213,32 @@ def _nothing() -> None:
 
 
 class _Group:
-    """Group commit: what many threads have written is synced by one call, within `SYNC_SECONDS` of the first of them.
+    """Group commit: one sync for the writes of many threads, within `SYNC_SECONDS` of the first write.
 
-    An error of that call is raised by the next `check` or `sync`: the disk says it once.
+    The next `check` or `sync` raises an error of that sync, once.
     """
 
     def __init__(self, flush: Callable[[], None]) -> None:
         self._flush = flush
         self._timer: threading.Timer | None = None
         self._waiting = False
-        """Whether something was written that no sync has begun to bring to the disk."""
+        """Whether there are writes that no sync has begun to bring to the disk."""
         self._error: OSError | None = None
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
 
     def begin(self) -> None:
-        """Something was written."""
+        """Note a write, and start the timer of the next sync."""
         with self._lock:
             self._waiting = True
-            if self._timer is None or not self._timer.is_alive():  # a forked copy has no thread of its parent's
+            if self._timer is None or not self._timer.is_alive():  # a forked copy lacks its parent's threads
                 self._timer = threading.Timer(SYNC_SECONDS, self._due)
                 self._timer.daemon = True
                 self._timer.name = "pdr-dspy-sync"
                 self._timer.start()
 
     def check(self) -> None:
-        """Raise what the disk said to an earlier sync, once."""
+        """Raise the error of an earlier sync, once."""
         with self._lock:
             error, self._error = self._error, None
         if error is not None:
@@ -245,7 +259,7 @@ class _Group:
         self._run()
 
     def _run(self) -> None:
-        with self._flushing:  # also waits for a sync that is under way
+        with self._flushing:  # waits for a sync that is in progress
             with self._lock:
                 waiting, self._waiting = self._waiting, False
             if waiting:

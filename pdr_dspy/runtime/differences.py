@@ -1,4 +1,4 @@
-"""Where two descriptions differ, in words that fit into a sentence: what a folder holds and what is asked for now."""
+"""The difference of two descriptions as a part of a sentence, for settings that a folder holds and those given now."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 LONGEST = 120
-"""Characters of a value that a sentence shows."""
+"""Characters of a value that the sentence shows."""
 AROUND = 40
-"""Of a longer one, those that are shown before the first difference."""
+"""Characters of a longer value that are shown before the first difference."""
 
 
 def difference(name: str, was: Any, now: Any) -> str:
     """ "`name` was ... and is now ...", down to the part of a mapping that differs.
 
     Args:
-        name: what the two are called.
+        name: the name of the setting.
         was: plain JSON values.
         now: the same; not equal to `was`.
     """
@@ -31,7 +31,7 @@ def difference(name: str, was: Any, now: Any) -> str:
 
 
 def _around(text: str, first: int) -> str:
-    """The part of a text in which it begins to differ from another, at `first`."""
+    """The part of a text around the first difference, at index `first`."""
     if len(text) <= LONGEST:
         return text
     begins = max(0, min(first - AROUND, len(text) - LONGEST))

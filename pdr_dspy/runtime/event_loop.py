@@ -1,6 +1,6 @@
-"""From synchronous code: async functions on one event loop for the whole process.
+"""One event loop per process on which synchronous code runs async functions.
 
-One loop keeps connections warm between calls, and works in scripts, threads and notebooks alike.
+A single loop keeps connections open between calls, and works in scripts, threads and notebooks.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ T = TypeVar("T")
 
 
 def run(function: Callable[[], Awaitable[T]]) -> T:
-    """Run an async function to its end from synchronous code.
+    """Run an async function to its end from synchronous code, in the caller's context (DSPy settings, session).
 
-    The caller's context (DSPy settings, session) goes along. An interrupt cancels the function and is raised here.
-
-    Raises RuntimeError when it is called on that event loop itself, which would wait for itself for ever.
+    An interrupt cancels the function and is raised here. Raises RuntimeError when called on that event loop itself,
+    which would deadlock.
     """
     portal = _start_portal()
     if getattr(portal, "_event_loop_thread_id", None) == threading.get_ident():
@@ -34,7 +33,7 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
         )
     context = copy_context()
     begun: list[asyncio.Task[T]] = []
-    gone = threading.Event()
+    cancelled = threading.Event()
 
     async def inside() -> T:
         async def body() -> T:
@@ -42,22 +41,22 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
 
         task = asyncio.get_running_loop().create_task(body(), context=context)
         begun.append(task)
-        if gone.is_set():
+        if cancelled.is_set():
             task.cancel()
         return await task
 
     try:
         return portal.start_task_soon(inside).result()
     except BaseException:
-        gone.set()  # an interrupt may come before the task is there, and then it must not start
+        cancelled.set()  # an interrupt may come before the task is created, which then must not start
         for task in begun:
-            with suppress(RuntimeError):  # the loop has ended, and the task with it
+            with suppress(RuntimeError):  # the loop has ended together with its tasks
                 task.get_loop().call_soon_threadsafe(task.cancel)
         raise
 
 
 _portals: dict[int, tuple[BlockingPortal, Any]] = {}
-"""By process id: a forked child must not wait for its parent's loop. The context manager is kept alive beside it."""
+"""The loop by process id, since a forked child must not use its parent's; its context manager keeps it alive."""
 _portal_lock = threading.Lock()
 
 
@@ -73,7 +72,7 @@ def _start_portal() -> BlockingPortal:
 
 
 def _stop_portal(pid: int) -> None:
-    """Cancel what still runs and end the loop's thread, before the interpreter takes modules away from under it."""
+    """Cancel running tasks and end the loop's thread before the interpreter unloads modules that they use."""
     if pid == os.getpid() and pid in _portals:
         _, manager = _portals.pop(pid)
         with suppress(BaseException):

@@ -1,12 +1,12 @@
-"""Who is at work in a folder: a lock that one process at a time holds, and that says who it is.
+"""Locks on folders: one process at a time holds a folder's lock, and the lock file names the holder.
 
-The lock is the kernel's (`flock`) on a file that stays where it is. The kernel gives it back the instant that its
-process ends, however it ends, so nothing is left to clean up after `kill -9`. The file holds a note of who has it.
+The lock is the kernel's (`flock`) on a file that is never removed. The kernel releases it when its process ends, also
+after `kill -9`, so there is nothing to clean up.
 
-Between the processes of one machine such locks always hold. In a folder that several machines share they hold where the
-file system passes them on: NFS of Linux does (version 4, and version 3 with its lock service) unless it was mounted
-with `nolock` or `local_lock`; many FUSE and object-store mounts do not. There the note is all there is: who takes the
-lock finds a note of another machine that nobody took back, and says so.
+Between processes of one machine these locks always work. In a folder that several machines share, they work if the
+file system forwards them: Linux NFS does (version 4, and version 3 with its lock service) unless it is mounted with
+`nolock` or `local_lock`; many FUSE and object-store mounts do not. On those only the note in the file is left: a
+process that takes the lock and finds an unreleased note of another machine logs a warning.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from typing import NamedTuple, Self
 from pdr_dspy.errors import StoreError
 
 POLL = 0.05, 1.0
-"""Seconds between two looks at a lock that another process holds, at first and at most."""
+"""Seconds between two attempts to take a lock that another process holds: first and largest interval."""
 logger = logging.getLogger("pdr_dspy")
 _INSIDE: ContextVar[frozenset[Path]] = ContextVar("pdr_dspy_locks", default=frozenset())
-"""Locks that this very course of calls holds, which would wait for itself for ever."""
+"""Locks that the current context holds; taking one again would deadlock."""
 _HELD: set[int] = set()
 """Open files of this process that hold locks."""
 
 
 class Holder(NamedTuple):
-    """Who holds a lock, as the note says."""
+    """The process that holds a lock, according to the note in its file."""
 
     process: int
     host: str
@@ -50,23 +50,23 @@ class Holder(NamedTuple):
 
 
 class Lock:
-    """A lock on one file. Not for several threads at once; other threads and processes have locks of their own."""
+    """A lock on one file. Not thread-safe: each thread and each process makes its own `Lock`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = -1
 
     def acquire(self) -> bool:
-        """Take it, without waiting; False when somebody else has it.
+        """Try to take the lock, without waiting; False if another holds it.
 
-        Raises OSError when the file cannot be made or opened.
+        Raises OSError when the file cannot be created or opened.
         """
         file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             taken = flock(file)
         except OSError as error:  # a file system without locks
             logger.warning(
-                "%s cannot be locked (%s): see to it that one process at a time works there", self.path, error.strerror
+                "%s cannot be locked (%s): make sure that one process at a time works there", self.path, error.strerror
             )
             taken = True
         if not taken:
@@ -78,14 +78,14 @@ class Lock:
         return True
 
     def holder(self) -> Holder | None:
-        """Who has it, as far as that can be read; None when nobody said so."""
+        """The holder according to the file's note; None without a readable note."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             note = json.loads(self.path.read_text(encoding="utf-8"))
             return Holder(int(note["process"]), str(note["host"]), str(note["since"]), str(note["command"]))
         return None
 
     def release(self) -> None:
-        """Give it back. Harmless when it is not held."""
+        """Release the lock. Harmless when it is not held."""
         file, self._file = self._file, -1
         if file >= 0 and file in _HELD:
             with suppress(OSError):
@@ -98,15 +98,15 @@ class Lock:
         before = self.holder()
         if before is not None and before.host != host:
             logger.warning(
-                "%s was taken by %s, which did not give it back: if that is still at work, stop it; the file system "
-                "may not pass locks on from one machine to another",
+                "%s was taken by %s, which did not release it: if that process still runs, stop it; the file system "
+                "may not forward locks between machines",
                 self.path.parent,
                 before,
             )
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        # Not what it was called with: a storage's URL may hold a password.
+        # Without the command's arguments: a storage's URL may hold a password.
         note = {"process": os.getpid(), "host": host, "since": since, "command": Path(sys.argv[0]).name[:80]}
-        with suppress(OSError):  # a full disk: the lock holds without it
+        with suppress(OSError):  # a full disk: the lock works without the note
             os.ftruncate(self._file, 0)
             os.write(self._file, json.dumps(note).encode() + b"\n")
 
@@ -118,23 +118,21 @@ class Lock:
 
 
 @asynccontextmanager
-async def alone(path: Path, *, told: Callable[[str], None]) -> AsyncIterator[None]:
-    """Hold the lock on `path` inside; wait for whoever has it.
+async def alone(path: Path, *, on_wait: Callable[[str], None]) -> AsyncIterator[None]:
+    """Hold the lock on `path` inside the block, after waiting for another holder.
 
     Args:
-        path: the lock's file; its folder is there.
-        told: told who has it, once, when there is somebody to wait for.
+        path: the lock's file, in a folder that exists.
+        on_wait: called once with a sentence that names the holder, if there is one to wait for.
 
-    Raises StoreError when the caller itself is inside the same lock, OSError when the file cannot be used.
+    Raises StoreError when the caller already holds the same lock, OSError when the file cannot be used.
     """
     inside = _INSIDE.get() | {_identity(path)}
     if inside == _INSIDE.get():
-        raise StoreError(
-            f"{path.parent} is at work already, for the very program that asks for it now; use another folder"
-        )
+        raise StoreError(f"{path.parent} is already in use by the same program run; use another folder")
     with Lock(path) as lock:
-        pauses = _pauses(lock, told)
-        while not lock.acquire():  # noqa: ASYNC110  (the kernel tells nobody)
+        pauses = _pauses(lock, on_wait)
+        while not lock.acquire():  # noqa: ASYNC110  (the kernel has no event for it)
             await asyncio.sleep(next(pauses))
         token = _INSIDE.set(inside)
         try:
@@ -144,19 +142,19 @@ async def alone(path: Path, *, told: Callable[[str], None]) -> AsyncIterator[Non
 
 
 @contextmanager
-def held(path: Path, *, told: Callable[[str], None]) -> Iterator[None]:
-    """`alone` for synchronous code, which must not be inside the same lock. Raises OSError."""
+def held(path: Path, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """`alone` for synchronous code, which must not already hold the same lock. Raises OSError."""
     with Lock(path) as lock:
-        pauses = _pauses(lock, told)
+        pauses = _pauses(lock, on_wait)
         while not lock.acquire():
             time.sleep(next(pauses))
         yield
 
 
-def wait_for(path: Path, *, told: Callable[[str], None]) -> None:
-    """Return when nobody holds the lock on `path`; what is not there is held by nobody. Raises OSError."""
+def wait_for(path: Path, *, on_wait: Callable[[str], None]) -> None:
+    """Return when no process holds the lock on `path`; at once if the file does not exist. Raises OSError."""
     if path.exists():
-        with held(path, told=told):
+        with held(path, on_wait=on_wait):
             pass
 
 
@@ -164,9 +162,9 @@ def _identity(path: Path) -> Path:
     return path.resolve()
 
 
-def _pauses(lock: Lock, told: Callable[[str], None]) -> Iterator[float]:
-    """Seconds until each next look at a lock that another holds, who is told of first."""
-    told(f"{lock.path.parent} is in use by {lock.holder() or 'another process'}; waiting for its end")
+def _pauses(lock: Lock, on_wait: Callable[[str], None]) -> Iterator[float]:
+    """Seconds before each next attempt to take a lock that another holds; calls `on_wait` first."""
+    on_wait(f"{lock.path.parent} is in use by {lock.holder() or 'another process'}; waiting for its end")
     seconds, most = POLL
     while True:
         yield seconds
@@ -174,13 +172,13 @@ def _pauses(lock: Lock, told: Callable[[str], None]) -> Iterator[float]:
 
 
 def flock(file: int, *, shared: bool = False) -> bool:
-    """Lock an open file without waiting; the system gives it back when the process ends, however it ends.
+    """Try to lock an open file without waiting; the kernel releases the lock when the process ends.
 
-    Raises OSError where the file system has no locks.
+    Raises OSError if the file system has no locks.
     """
     try:
         import fcntl
-    except ImportError:  # no such locks on this system: one process at a time, then
+    except ImportError:  # a system without `flock` supports one process at a time
         return True
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -190,7 +188,7 @@ def flock(file: int, *, shared: bool = False) -> bool:
 
 
 def unlock(file: int) -> None:
-    """Give back the lock of an open file."""
+    """Release the lock of an open file."""
     with suppress(ImportError):
         import fcntl
 
@@ -209,7 +207,7 @@ def _watch_forks() -> None:
 
 
 def _forget() -> None:
-    """In a forked copy, which shares its parent's locks: let go of them, or they would outlive the parent."""
+    """Close the locked files in a forked copy: it shares its parent's locks, which would outlive the parent."""
     for file in _HELD:
         with suppress(OSError):
             os.close(file)

@@ -1,7 +1,6 @@
-"""One connection to PostgreSQL: opened when it is needed, opened again when it was lost, never shown with its password.
+"""One connection to PostgreSQL: opened on first use, reopened when lost, never shown with its password.
 
-Needs PostgreSQL 13 or newer, and a connection of its own: a pooler that hands connections out by transaction loses
-notifications.
+Needs PostgreSQL 13 or newer, and a session of its own: a pooler in transaction mode loses notifications.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
 PATIENCE = 30.0
-"""Seconds for which a lost connection is tried again."""
+"""Seconds for which a lost connection is retried."""
 OLDEST = 130_000
 """The first server version with `xid8`, as libpq counts versions."""
 TIMES = {"connect_timeout": "10", "keepalives_idle": "20", "keepalives_interval": "5", "tcp_user_timeout": "30000"}
-"""A server that is gone without a word is noticed within half a minute. Overridden by the same names in a URL."""
+"""Timeouts that detect a silently lost server within half a minute. The same names in a URL override them."""
 
 
 class Tables(NamedTuple):
-    """Tables that belong together."""
+    """The tables of one part of the library, with the version of their layout."""
 
     name: str
     version: int
     statements: tuple[str, ...]
-    """Make the tables; each is harmless where they exist."""
+    """SQL statements that create the tables; each does nothing to tables that exist."""
 
 
 def is_url(storage: object) -> bool:
-    """Whether this names a PostgreSQL database, in libpq's or SQLAlchemy's spelling."""
+    """Whether `storage` is the URL of a PostgreSQL database, in libpq's or SQLAlchemy's spelling."""
     return isinstance(storage, str) and storage.partition("://")[0] in SCHEMES and "://" in storage
 
 
@@ -54,7 +53,7 @@ def sqlalchemy_url(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL without its password, for messages; what is no URL stays as it is."""
+    """The URL without its password, for messages; any other text is returned unchanged."""
     if "://" not in url:
         return url
     scheme = url.partition("://")[0]
@@ -66,7 +65,7 @@ def shown(url: str) -> str:
 
 
 def _parts(url: str) -> tuple[str | None, str, str, str]:
-    """Password, user, place and query of a URL, as they are written; no password at all where it cannot be told."""
+    """Password, user, place and query of a URL, as they are written; the password is None if it cannot be located."""
     base, _, query = url.partition("://")[2].partition("?")
     before, at, place = base.rpartition("@")
     user, _, password = before.partition(":")
@@ -82,15 +81,15 @@ def _after_scheme(url: str) -> str:
 
 
 class Database:
-    """A connection in autocommit mode that several threads may use, one at a time, and a forked copy opens anew."""
+    """A connection in autocommit mode. Threads take turns with it; a forked process opens a connection of its own."""
 
     def __init__(self, url: str, *, tables: Tables | None = None, patience: float = PATIENCE) -> None:
-        """Connect, and make what is missing.
+        """Connect, and create missing tables.
 
         Args:
             url: `postgresql://user:password@host:port/database`, or the same with `postgresql+psycopg`.
-            tables: made where they are missing.
-            patience: seconds for which a connection that was lost later is tried again.
+            tables: the tables to create if they are missing.
+            patience: seconds for which a lost connection is retried.
 
         Raises:
             ConfigError: the URL cannot be read.
@@ -130,8 +129,8 @@ class Database:
                 raise
 
     def run(self, work: Callable[[psycopg.Connection[tuple[Any, ...]]], T]) -> T:
-        """Do `work` on the connection. It is done again when the connection is lost in the middle, so it must be
-        harmless to repeat.
+        """Call `work` with the connection. It is called again if the connection is lost meanwhile, so it must be
+        idempotent.
 
         Raises StoreError when the connection does not come back, or for any other error of the database.
         """
@@ -160,7 +159,7 @@ class Database:
                     connection.close()
 
     def _check(self, connection: psycopg.Connection[tuple[Any, ...]], tables: Tables) -> None:
-        """Make the tables, unless they are there: a worker may have no right to."""
+        """Create the tables if they are missing; a worker may lack the right to create any. Check their version."""
         found = _version(connection, tables.name)
         if found is None:
             with connection.transaction():
@@ -179,7 +178,7 @@ class Database:
             )
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
-        if self._process != os.getpid():  # the parent's: to close it here would end its session there
+        if self._process != os.getpid():  # the parent's connection: closing it here would end the parent's session
             self._process = os.getpid()
             self._forgotten.append(self._connection)
             self._connection = None
@@ -202,7 +201,7 @@ class Database:
 
 
 def import_psycopg() -> Any:
-    """The driver. Raises MissingExtra."""
+    """Import the driver. Raises MissingExtra."""
     try:
         import psycopg
         import psycopg.conninfo
@@ -220,7 +219,7 @@ def _version(connection: psycopg.Connection[tuple[Any, ...]], name: str) -> int 
 
 
 def _secrets(url: str) -> list[str]:
-    """The password of a URL in every spelling that a message might repeat."""
+    """The password of a URL in each spelling that an error message may contain."""
     password, _, _, query = _parts(url)
     found = [password, *(value for key, value in parse_qsl(query) if "pass" in key.lower())]
     return [secret for text in found if text for secret in {text, unquote(text)}]

@@ -1,9 +1,9 @@
-"""Registry: parts that are found by name, whether they are built in, decorated, or another package's.
+"""Registry: parts by name, built in, registered by a decorator, or installed as an entry point of another package.
 
-A name leads, in this order, to a part that is built in, to one that was registered in this process, and to an entry
-point of an installed package. Entry points are looked up when a name is missed, and imported when theirs is used:
-nothing is scanned at import. A saved program may say where a part that is missing here was defined, as
-`module:attribute`; `Registry.trust` imports that, and is only called where the user said that the file is trusted.
+Names are looked up in this order: built-in parts, parts registered in this process, entry points of installed packages.
+Entry points are read when a name is not found otherwise, and imported on first use: nothing is scanned at import. A
+saved program may give the origin of a missing part as `module:attribute`; `Registry.trust` imports it, and is called
+only if the user declares the file trusted.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ class _Registered(NamedTuple):
     origin: str | None
     package: str | None = None
     looked_up: bool = False
-    """Whether `package` was looked for."""
+    """Whether `package` has been looked up."""
 
 
 class Registry(Generic[T]):
-    """The parts of one kind.
+    """The parts of one kind, such as all distillers.
 
     Args:
-        kind: what one is called in messages, such as "distiller".
-        group: the group of entry points that names more of them, such as "pdr_dspy.distillers".
-        built_in: name to part.
-        check: is given a name and what an entry point or a saved program led to; returns the part. It raises
-            ConfigError for anything else.
-        hint: how to register one, for messages.
+        kind: the kind in messages, such as "distiller".
+        group: the entry point group of the kind, such as "pdr_dspy.distillers".
+        built_in: the built-in parts by name.
+        check: called with a name and the object that was imported for it; returns the part, and raises ConfigError for
+            an object of another kind.
+        hint: a sentence for messages on how to register a part.
     """
 
     def __init__(
@@ -60,22 +60,22 @@ class Registry(Generic[T]):
         self._added: dict[str, _Registered] = {}
 
     def add(self, name: str, part: T, *, origin: str | None = None) -> T:
-        """Register a part; the same one, or a newer one of the same origin, may be registered again.
+        """Register a part. The same part, or a redefinition with the same origin, may be registered again.
 
         Args:
             name: letters, digits, `_`, `-` and `.`.
-            part: what the name stands for.
-            origin: where it is defined, as `origin_of` says it; None where that is not known.
+            part: the part.
+            origin: where it is defined, as `origin_of` returns it; None if unknown.
 
         Returns:
             The part.
 
-        Raises ConfigError for a name that cannot be one or that is taken.
+        Raises ConfigError for an invalid name and for a name that is taken.
         """
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{name!r} cannot be the name of a {self.kind}: it begins with a letter and has letters, digits, "
-                "`_`, `-` and `.`"
+                f"{name!r} cannot be the name of a {self.kind}: use letters, digits, `_`, `-` and `.`, and begin with "
+                "a letter"
             )
         if name in self._built_in:
             raise ConfigError(f"the {self.kind} {name!r} is built in; choose another name")
@@ -89,14 +89,14 @@ class Registry(Generic[T]):
         return part
 
     def remove(self, name: str) -> None:
-        """Forget a registered part, as a test does that registered one; nothing where there is none."""
+        """Unregister a part, for tests; does nothing for a name that is not registered."""
         self._added.pop(name, None)
 
     def find(self, name: str) -> T:
-        """The part of this name; an entry point is imported when it is first asked for.
+        """The part of this name; an entry point is imported on first use.
 
-        Raises ConfigError, with the names that are known, where there is none, and where an entry point cannot be
-        imported or leads to something else.
+        Raises ConfigError, with the known names, for an unknown name, and for an entry point that cannot be imported
+        or is of another kind.
         """
         if name in self._built_in:
             return self._built_in[name]
@@ -104,22 +104,22 @@ class Registry(Generic[T]):
             entry = self._entry(name)
             if entry is None:
                 raise ConfigError(self.unknown(name))
-            place, _, _ = entry.value.partition("[")  # it may ask for extras of its package
-            part = self._imported(name, place.strip(), f"the entry point {name!r} of {_package(entry)}")
+            origin, _, _ = entry.value.partition("[")  # an entry point may list extras of its package
+            part = self._imported(name, origin.strip(), f"the entry point {name!r} of {_package(entry)}")
             self._added[name] = _Registered(part, entry.value, None if entry.dist is None else entry.dist.name)
         return self._added[name].part
 
     def trust(self, name: str, origin: str) -> T:
-        """Import `origin`, "module:attribute", and register what it leads to under this name.
+        """Import `origin`, "module:attribute", and register the part under this name.
 
-        Importing runs the module's code: call it only with an origin that the user trusts. Raises ConfigError where
-        the origin is none, cannot be imported, or leads to something else.
+        Importing runs the module's code: call it only with an origin that the user trusts. Raises ConfigError for an
+        origin that is malformed, cannot be imported, or is of another kind.
         """
-        part = self._imported(name, origin, f"`{origin}`, which is to be the {self.kind} {name!r},")
+        part = self._imported(name, origin, f"`{origin}`, the origin of the {self.kind} {name!r},")
         return self._added[name].part if name in self._added else self.add(name, part, origin=origin)
 
     def names(self) -> tuple[str, ...]:
-        """All names that `find` knows: those that are built in first, then the others by the alphabet."""
+        """All names that `find` knows: built-in parts first, then the others in alphabetical order."""
         others = {*self._added, *(entry.name for entry in entry_points(group=self.group))}
         return (*self._built_in, *sorted(others - set(self._built_in)))
 
@@ -130,7 +130,7 @@ class Registry(Generic[T]):
         return name in self._built_in or name in self._added or self._entry(name) is not None
 
     def origin(self, name: str) -> str | None:
-        """Where a part that is not built in is defined, "module:attribute"; None where that is not known."""
+        """Where a part is defined, "module:attribute"; None for built-in parts and if unknown."""
         if name in self._built_in:
             return None
         if name in self._added:
@@ -139,7 +139,7 @@ class Registry(Generic[T]):
         return None if entry is None else entry.value
 
     def package(self, name: str) -> str | None:
-        """The installed package that has an entry point for a part, by its name; None for the others."""
+        """The name of the installed package that provides a part as an entry point; None for other parts."""
         known = self._added.get(name)
         if name in self._built_in or (known is not None and (known.package is not None or known.looked_up)):
             return None if known is None else known.package
@@ -152,24 +152,24 @@ class Registry(Generic[T]):
         return package
 
     def unknown(self, name: object, origin: str | None = None, package: str | None = None) -> str:
-        """A sentence about a name that leads nowhere: what there is, and how to get the part here.
+        """A message about an unknown name: the known names, and how to make the part available.
 
         Args:
             name: the name.
-            origin: where the part was defined according to a file, "module:attribute".
-            package: the package that it came with according to a file.
+            origin: where the part was defined according to a saved file, "module:attribute".
+            package: the package that provided it according to a saved file.
         """
         known = self.names()
         near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.75)
         meant = f"; did you mean {near[0]!r}?" if near else "."
-        said = f"there is no {self.kind} {name!r} here{meant} Known: {', '.join(known)}. "
+        message = f"there is no {self.kind} {name!r} here{meant} Known: {', '.join(known)}. "
         if origin is None:
-            return f"{said}{self.hint}"
+            return f"{message}{self.hint}"
         module = origin.partition(":")[0]
         if module == "__main__":
-            return f"{said}It was defined in a script or notebook (`{origin}`): run its definition first"
+            return f"{message}It was defined in a script or notebook (`{origin}`): run its definition first"
         install = package or module.partition(".")[0]
-        return f"{said}It was defined as `{origin}`: install `{install}`, or import `{module}` first"
+        return f"{message}It was defined as `{origin}`: install `{install}`, or import `{module}` first"
 
     def _entry(self, name: str) -> EntryPoint | None:
         found = {entry.value: entry for entry in entry_points(group=self.group, name=name)}
@@ -186,7 +186,7 @@ class Registry(Generic[T]):
             found: Any = import_module(module)
             for part in attribute.split("."):
                 found = getattr(found, part)
-        except Exception as error:  # whatever the module does when it is imported
+        except Exception as error:  # an import runs foreign code, which may raise anything
             raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {error}") from error
         try:
             return self._check(name, found)
@@ -195,7 +195,7 @@ class Registry(Generic[T]):
 
 
 def origin_of(part: Any) -> str | None:
-    """Where a function or class is defined, as "module:attribute"; None for what no import leads to."""
+    """Where a function or class is defined, as "module:attribute"; None for an object that cannot be imported."""
     module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", None)
     return f"{module}:{name}" if module and name and "<" not in name else None
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.texts import Room
 from pdr_dspy.prompts.roles import Role
@@ -33,8 +34,10 @@ from pdr_dspy.search.workers.worker import Worker
 logger = logging.getLogger("pdr_dspy.search")
 
 
-def search(problem: Problem, options: RunOptions, progress: Progress | None = None) -> SearchResult:
-    """Search and conclude, alone or as one of several processes.
+def search(
+    problem: Problem, options: RunOptions, progress: Progress | None = None, executor: Executor | None = None
+) -> SearchResult:
+    """Search and conclude, alone or as one of several processes. Rows are run by `executor`; None is this process.
 
     Raises as `PDROptimizer.compile`.
     """
@@ -42,7 +45,7 @@ def search(problem: Problem, options: RunOptions, progress: Progress | None = No
     with open_board(options.board, study=options.study) as board, Rollouts(options.rollouts) as store:
         agreement.agree(board, problem, options)
         agreement.extend_ends(board, problem, options)
-        run = Run(problem, options, board, store, progress)
+        run = Run(problem, options, board, store, progress, executor=executor)
         found = run.follow()
         while (claim := board.claim("results")) is None:  # another process of this search is writing the same
             board.wait(0.5)
@@ -103,6 +106,7 @@ def worker_of(
     board: Board,
     store: Rollouts,
     on_row: Callable[[Stage, Row, int, int], None] | None = None,
+    executor: Executor | None = None,
 ) -> Worker:
     """A worker of a search; it sends nothing until it is asked to measure."""
     return Worker(
@@ -116,6 +120,7 @@ def worker_of(
         confirmed_in=problem.confirmed_in,
         on_row=on_row,
         texts_in=Room(options.run_dir, options.max_text_bytes) if options.run_dir and options.max_text_bytes else None,
+        executor=executor,
     )
 
 
@@ -151,6 +156,7 @@ class Run:
         progress: Progress | None = None,
         *,
         can_write: bool = True,
+        executor: Executor | None = None,
     ) -> None:
         """
         Args:
@@ -160,6 +166,7 @@ class Run:
             store: of calls, likewise.
             progress: called at each step.
             can_write: whether this process has the model that writes instructions.
+            executor: where rows are run; None is this process.
         """
         self.problem = problem
         self.options = options
@@ -167,7 +174,7 @@ class Run:
         self.store = store
         self.can_write = can_write
         self.plan = plan_of(problem, options)
-        self.worker = worker_of(problem, options, board, store, self._on_row)
+        self.worker = worker_of(problem, options, board, store, self._on_row, executor)
         self.clock = Clock()
         self.reporter = Reporter(progress, options.trials, options.max_tokens, self.clock)
         self.trials: tuple[TrialRecord, ...] = ()

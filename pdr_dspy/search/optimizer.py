@@ -21,6 +21,7 @@ from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search import agreement, controller
@@ -45,6 +46,7 @@ class PDROptimizer(Teleprompter):
         *,
         models: Mapping[str, dspy.LM | Priced] | None = None,
         progress: Progress | None = None,
+        executor: Executor | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
         """
@@ -58,6 +60,8 @@ class PDROptimizer(Teleprompter):
             models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, with `Priced` around
                 those whose price is known; every operator of the student gets them beside its own.
             progress: called at every step. What it raises ends the search; what is finished is kept.
+            executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. What is
+                found is the same.
             keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
                 `max_sequential`, `max_total`, `max_cost`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`,
                 `finalist_repeats`, `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`,
@@ -72,6 +76,7 @@ class PDROptimizer(Teleprompter):
         self.settings, self.options = from_keywords(keywords, settings, options)
         self.models = Models(models, called="PDROptimizer(models=...)")
         self.progress = progress
+        self.executor = executor
         self.result: SearchResult | None = None
         """Of the last `compile`."""
 
@@ -109,7 +114,7 @@ class PDROptimizer(Teleprompter):
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
             check_can_be_saved(student)
         problem = self._problem(student, trainset, valset)
-        self.result = controller.search(problem, self.options, self.progress)
+        self.result = controller.search(problem, self.options, self.progress, self.executor)
         return self.result.program
 
     def work(

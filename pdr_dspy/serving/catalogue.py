@@ -1,4 +1,4 @@
-"""The catalogue of weights for the embedded engine. An entry also says what is not verified about it."""
+"""The catalogue of weights for the embedded engine. Each entry states what is not verified about it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DEFAULT = "qwen2.5-coder-0.5b"
 
 @dataclass(frozen=True)
 class Weights:
-    """One entry of the catalogue. Sizes are in bytes, `context_length` in tokens (as the file states it)."""
+    """One entry of the catalogue. Sizes are in bytes, `context_length` in tokens, as stated in the file."""
 
     name: str
     hub_repo: str
@@ -20,14 +20,14 @@ class Weights:
     chat_template: bool
     context_length: int
     unverified: str
-    """What is not verified about this entry, in a sentence."""
+    """What is not verified about this entry."""
     hub_revision: str = "main"
 
 
 _QWEN_UNVERIFIED = (
-    "The size and the sha256 are those of a copy whose file has no licence key: that it is Qwen's own file rests on "
-    "the name and the tensor shapes inside; it was not compared with the hub's bytes, which are refused if they "
-    "differ. Upstream, Qwen2.5-Coder of this size is Apache-2.0."
+    "The size and the sha256 are those of a copy whose file has no licence key: only its name and tensor shapes show "
+    "that it is Qwen's own file; it was not compared with the hub's bytes, which are refused if they differ. Upstream, "
+    "Qwen2.5-Coder of this size is Apache-2.0."
 )
 
 CATALOGUE: dict[str, Weights] = {

@@ -1,17 +1,17 @@
 """The DSPy language model of any OpenAI-compatible server.
 
     lm = connect("auto", "http://127.0.0.1:8000/v1", temperature=0.8, max_tokens=512)
-    lm.check_sync()                      # one clear sentence if the server is dead, foreign, or lacks the model
+    lm.check_sync()                      # raises EndpointError if the server is dead, foreign, or lacks the model
     dspy.configure(lm=lm)
 
-Everything that decides a sample (temperature, token cap, seed) is explicit on each request. What the server does not
-say about usage stays None; nothing is guessed here.
+Each request states every setting that determines its sample (temperature, token cap, seed). Usage that the server does
+not report stays None; nothing is estimated here.
 
-One retry layer serves all of it: 429 and 503 with their Retry-After, other 5xx, lost connections, answers cut off and
-servers that stay silent are tried again after 50 to 200 ms (decorrelated jitter), four times and within `timeout`; any
-other 4xx is an error at once. A server that refuses requests is sent fewer at once from then on, and more again when it
-takes them. A response that took more than one try says so in `provider_data["pdr"]`: "tries", and "unsettled", how many
-of them the server may have served, and counted, without its answer coming through.
+There is one retry layer: 429 and 503 (with their Retry-After), other 5xx, lost connections, truncated responses and
+silent servers are retried after 50 to 200 ms (decorrelated jitter), up to four times and within `timeout`; any other
+4xx is an error at once. The number of concurrent requests falls when a server refuses some, and rises again when it
+accepts them. A response that took several tries reports them in `provider_data["pdr"]`: "tries", and "unsettled", the
+number of tries that the server may have served and counted although no response arrived.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dspy import lm15
 
 from pdr_dspy.calls import Capabilities, ServedModel
 from pdr_dspy.errors import ConfigError, EndpointError, MissingExtra
-from pdr_dspy.runtime import event_loop
+from pdr_dspy.runtime import event_loop, luggage
 from pdr_dspy.serving.client import pooled
 from pdr_dspy.serving.client.engine import AsyncOpenAIEngine
 from pdr_dspy.serving.client.failures import Exchanged, Foreign, Outcome, judge
@@ -44,9 +44,9 @@ _COUNTS_KEPT = 4096
 class EndpointLM(dspy.LM, ServedModel):
     """A dspy.LM over one endpoint; build it with connect(). Copies share the connections.
 
-    `lm.model` names the endpoint, not only the model: its whole address, and a digest of key and headers, so that two
-    deployments with one model name never share an entry of DSPy's cache. The name that goes on the wire is
-    `lm.served_model`; `await lm.capabilities()` says what really answers and what it can do.
+    `lm.model` identifies the endpoint, not only the model: it has the full address and a digest of key and headers, so
+    that two deployments with one model name never share an entry of DSPy's cache. Requests carry `lm.served_model`;
+    `await lm.capabilities()` reports the server's actual model and abilities.
     """
 
     settings: EndpointSettings
@@ -56,7 +56,7 @@ class EndpointLM(dspy.LM, ServedModel):
 
     @property
     def api_base(self) -> str:
-        """The API base, ending in /v1 for most servers, without a slash at the end; of several, the first."""
+        """The API base of the first replica, without a trailing slash; it ends in /v1 for most servers."""
         return self._async.api_bases[0]
 
     @property
@@ -66,7 +66,7 @@ class EndpointLM(dspy.LM, ServedModel):
 
     @property
     def served_model(self) -> str:
-        """The model name on the wire; "auto" until the server has been asked."""
+        """The model name in requests; "auto" until the server has reported it."""
         return self._async.model
 
     @property
@@ -77,14 +77,15 @@ class EndpointLM(dspy.LM, ServedModel):
 
     @property
     def identity(self) -> str:
-        """What answers here, for stores, as far as it is known without asking; `await capabilities()` asks."""
+        """The identity of the served model, for stores, as far as it is known without a request; `await capabilities()`
+        asks the server."""
         return f"endpoint/{self._async.identity or self.settings.named(self.served_model)}"
 
     async def capabilities(self) -> Capabilities:
-        """What answers here and what it can do: the server is asked once, and again after a connection was lost or a
-        long silence.
+        """The identity and abilities of the served model. The server is asked once, and again after a lost connection
+        or a long silence.
 
-        Raises EndpointError when it has become another one, or when replicas serve different weights.
+        Raises EndpointError when the served model has changed, or when replicas serve different weights.
         """
         try:
             return await self._async.capabilities()
@@ -92,18 +93,18 @@ class EndpointLM(dspy.LM, ServedModel):
             raise EndpointError(error.message) from error
 
     async def identify(self) -> str:
-        """What answers here: the identity of `capabilities()`."""
+        """The identity of the served model, as in `capabilities()`."""
         return (await self.capabilities()).identity
 
     def capabilities_sync(self) -> Capabilities:
-        """As capabilities(), for code without an event loop."""
+        """capabilities() for synchronous code."""
         return event_loop.run(self.capabilities)
 
     async def check(self) -> None:
-        """Ask every replica anew who it is, and take them as they are now.
+        """Ask every replica again for its models, and replace what is known of them.
 
-        Raises EndpointError, in one sentence, if one is dead, not OpenAI-compatible, or lacks the model, or if they
-        serve different weights. A server that loads its model is waited for, within `timeout`.
+        Raises EndpointError if a replica is dead, not OpenAI-compatible, or lacks the model, or if replicas serve
+        different weights. Waits for a server that is loading its model, within `timeout`.
         """
         engine = self._async
         servers = await _ask(engine)
@@ -116,20 +117,20 @@ class EndpointLM(dspy.LM, ServedModel):
             raise EndpointError(
                 f'`connect("auto", ...)` needs a server with one model; {engine.where} serves {_listed(common.models)}'
             )
-        if engine.model not in common.models:  # llama.cpp would answer anyway, with the model that it has
+        if engine.model not in common.models:  # llama.cpp would answer anyway, with its own model
             one = len(engine.api_bases) == 1
             which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
             raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(common.models)}")
 
     def check_sync(self) -> None:
-        """As check(), for code without an event loop."""
+        """check() for synchronous code."""
         event_loop.run(self.check)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
-        """Return the number of tokens of each text, without special tokens, or None if nobody here can count.
+        """Return the number of tokens of each text, without special tokens, or None without a tokenizer.
 
-        Asks the server's /tokenize (vLLM, llama.cpp), else the `tokenizer=` given to connect(). Counts are kept.
-        Raises MissingExtra if a tokenizer was given and the `tokenizers` package is absent.
+        Uses the server's /tokenize (vLLM, llama.cpp), else the `tokenizer=` given to connect(). Counts are cached.
+        Raises MissingExtra if a tokenizer was given and the `tokenizers` package is not installed.
         """
         keys = [hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts]
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._counts}
@@ -146,15 +147,15 @@ class EndpointLM(dspy.LM, ServedModel):
         return counts
 
     async def post(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-        """POST to an endpoint that is no completion, such as vLLM's /classify, beside the API base's /v1.
+        """POST to another endpoint than completions, such as vLLM's /classify, beside the API base's /v1.
 
-        The model's name is filled in. Retries, time-outs and replicas are those of a completion. Returns the JSON
-        object of the answer, and the tries that it took. Raises the lm15 errors.
+        The model's name is added to the body. Retries, timeouts and replicas are those of a completion. Returns the
+        JSON object of the response, and its tries. Raises the lm15 errors.
         """
         return await pooled.post(self._async, path, body)
 
     async def send_directly(self, request: lm15.Request) -> lm15.Response:
-        """Send one request past DSPy: no callbacks, no history, no usage tracking, no cache. Raises the lm15 errors."""
+        """Send one request without DSPy's callbacks, history, usage tracking and cache. Raises the lm15 errors."""
         return await self._async.complete(request)
 
     async def aclose(self) -> None:
@@ -163,12 +164,12 @@ class EndpointLM(dspy.LM, ServedModel):
         await super().aclose()
 
     def close(self) -> None:
-        """Close the connections of all calls, synchronous or not."""
+        """Close the connections of all synchronous and asynchronous calls."""
         self._async.close()
         super().close()
 
     def dump_state(self) -> dict[str, Any]:
-        """Return what connect() needs to build this LM again; the API key is never in it."""
+        """Return the arguments of connect() that rebuild this LM, without the API key."""
         return {
             _CLASS_KEY: f"{EndpointLM.__module__}.{EndpointLM.__qualname__}",
             "model": self.model,
@@ -178,14 +179,19 @@ class EndpointLM(dspy.LM, ServedModel):
 
     @classmethod
     def load_state(cls, state: dict[str, Any], *, allow_custom_lm_class: bool = False) -> EndpointLM:
-        """Build the LM that dump_state() described, without its API key. Opens no connection."""
+        """Build an LM from a dump_state(), without its API key. Opens no connection."""
         lm = _lm(EndpointSettings(**state["endpoint"]))
         lm.model, lm.kwargs = state["model"], dict(state["sampling"])
         return lm
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key."""
-        return type(self).load_state, (self.dump_state(),)
+        """Pickled, for `program.save(..., save_program=True)`, as what `dump_state` says: no connections, no key. Key,
+        headers and proxy travel beside what is pickled for another process of this run."""
+        packing = luggage.packing()
+        if packing is None:
+            return type(self).load_state, (self.dump_state(),)
+        secret = {name: getattr(self.settings, name) for name in ("api_key", "headers", "proxy")}
+        return _unpacked, (self.dump_state(), packing.leave(secret))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EndpointLM:
         copied = self.copy()
@@ -196,7 +202,7 @@ class EndpointLM(dspy.LM, ServedModel):
         engine = self._async
         server = await engine.probe()
         if server is not None and server.kind != "other":
-            # vLLM reads `prompt`, llama.cpp reads `content`; neither minds the other's field.
+            # vLLM reads `prompt`, llama.cpp reads `content`; each ignores the other's field.
             bodies = [
                 {"model": engine.model, "prompt": text, "content": text, "add_special_tokens": False} for text in texts
             ]
@@ -204,7 +210,7 @@ class EndpointLM(dspy.LM, ServedModel):
                 answers = await asyncio.gather(*(engine.post_json("/tokenize", body) for body in bodies))
                 return [_token_count(answer) for answer in answers]
             except (lm15.LM15Error, ValueError):
-                pass  # a proxy may carry the completions alone
+                pass  # a proxy may forward completions only
         if self.settings.tokenizer is None:
             return None
         if self._tokenizer is None:
@@ -224,24 +230,24 @@ def connect(
     settings: EndpointSettings | None = None,
     **more: Any,
 ) -> EndpointLM:
-    """Return the dspy.LM of `model` at `api_base`. Opens no connection; call check() to hear early what is wrong.
+    """Return the dspy.LM of `model` at `api_base`. Opens no connection; call check() to find faults early.
 
     Args:
         model: the served name, or "auto" for the only model that the server has, adapters aside.
-        api_base: such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model.
-        temperature: of each request unless it says otherwise; 1 where it is left out.
-        max_tokens: cap on generated tokens of each request unless it says otherwise; 1024 where it is left out.
-        max_completion_tokens: the same for hosted reasoning models (OpenAI's o-series), which take the cap under this
-            name and no temperature: none is sent unless it is given here.
+        api_base: an address such as "http://127.0.0.1:8000/v1", or several replicas of the same model.
+        temperature: default of requests without a temperature; 1 if omitted.
+        max_tokens: default cap on the generated tokens of a request; 1024 if omitted.
+        max_completion_tokens: the same cap for hosted reasoning models (OpenAI's o-series), which require this name and
+            accept no temperature: none is sent unless it is given here.
         seed, top_p: sent only if given.
-        settings: where `more` fields start from, such as those of another connection.
-        more: fields of `EndpointSettings`, which says what each does: `api_key`, `headers` (or `extra_headers`),
+        settings: settings that `more` modifies, such as those of another connection.
+        more: fields of `EndpointSettings`, documented there: `api_key`, `headers` (or `extra_headers`),
             `proxy`, `ca_file`, `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`,
             `tokenizer`, `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `constrained`,
             `identity`.
 
     Raises:
-        ConfigError: for an argument that cannot work.
+        ConfigError: an argument is unknown or invalid.
     """
     if max_tokens is not None and max_completion_tokens is not None:
         raise ConfigError(
@@ -257,7 +263,7 @@ def connect(
     unknown = more.keys() - {*names, "extra_headers"}
     if unknown:
         raise ConfigError(
-            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; there are {', '.join(names)}"
+            f"`connect({sorted(unknown)[0]}=...)`: there is no such setting; known settings: {', '.join(names)}"
         )
     sampling: dict[str, Any] = {"temperature": temperature, "seed": seed, "top_p": top_p}
     if max_completion_tokens is None:
@@ -288,10 +294,25 @@ def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
     return lm
 
 
-def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> list[str]:
-    """Return the model names that the server at `api_base` serves; of several replicas those that all of them serve.
+def _unpacked(state: dict[str, Any], number: str) -> EndpointLM:
+    """The LM that was pickled on its way here, with its key; one that came before lends its connections."""
+    found = luggage.unpacking()
+    secret = {} if found is None else found.secrets.get(number, {})
+    settings = EndpointSettings(**{**state["endpoint"], **secret})
+    known = {} if found is None else found.known
+    first = known.get(repr((settings.saved(), settings.seal)))
+    lm = _lm(settings) if first is None else first.copy()
+    if first is None:
+        lm._async.near = frozenset() if found is None else found.near
+        known[repr((settings.saved(), settings.seal))] = lm
+    lm.model, lm.kwargs = state["model"], dict(state["sampling"])
+    return lm
 
-    Raises EndpointError if one is dead or not OpenAI-compatible, ConfigError if `api_base` is no URL.
+
+def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> list[str]:
+    """Return the model names that the server at `api_base` serves, or that all of several replicas serve.
+
+    Raises EndpointError if a server is dead or not OpenAI-compatible, ConfigError if `api_base` is not a URL.
     """
     lm = connect("auto", api_base, api_key=api_key)
     try:
@@ -301,20 +322,20 @@ def discover(api_base: str | Sequence[str], *, api_key: str | None = None) -> li
 
 
 async def _ask(engine: AsyncOpenAIEngine) -> dict[str, Server]:
-    """Ask every replica who it is. Raises EndpointError for the first that does not say."""
-    told = await engine.survey()
-    for where, said in told.items():
-        if isinstance(said, Exception):
-            raise _unheard(where, said) from said
-    return {where: said for where, said in told.items() if isinstance(said, Server)}
+    """Ask every replica for its models. Raises EndpointError for the first that fails."""
+    replies = await engine.survey()
+    for where, reply in replies.items():
+        if isinstance(reply, Exception):
+            raise _no_models_error(where, reply) from reply
+    return {where: reply for where, reply in replies.items() if isinstance(reply, Server)}
 
 
-def _unheard(where: str, error: Exception) -> EndpointError:
-    """Why a server did not say who it is, in one sentence."""
+def _no_models_error(where: str, error: Exception) -> EndpointError:
+    """The EndpointError of a server that failed to list its models."""
     if isinstance(error, lm15.AuthError):
         return EndpointError(f"{where} refuses the API key (HTTP {error.status}): pass `connect(api_key=...)`")
     if isinstance(error, lm15.LM15Error) and judge(error) is Outcome.LOADING:
-        return EndpointError(f"{where} still loads its model ({error.message}); a longer `timeout` waits longer for it")
+        return EndpointError(f"{where} is still loading its model ({error.message}); raise `timeout` to wait longer")
     if isinstance(error, (lm15.TransportError, lm15.TimeoutError)):
         return EndpointError(f"{error.message}. Is the server running, and is `api_base` right?")
     if isinstance(error, Foreign) and (error.status or 0) < 400:
@@ -334,7 +355,7 @@ def _token_count(answer: Any) -> int:
             return answer["count"]
         if isinstance(answer.get("tokens"), list):
             return len(answer["tokens"])
-    raise ValueError("not an answer of /tokenize")
+    raise ValueError("not a response of /tokenize")
 
 
 def _load_tokenizer(name: str) -> Any:
@@ -344,5 +365,5 @@ def _load_tokenizer(name: str) -> Any:
         raise MissingExtra("tokenizers", "embedded", f"`connect(tokenizer={name!r})`") from None
     try:
         return Tokenizer.from_file(name) if Path(name).is_file() else Tokenizer.from_pretrained(name)
-    except Exception as error:  # the package raises bare Exception for every failure
+    except Exception as error:  # the package raises bare Exception on every failure
         raise ConfigError(f"`connect(tokenizer={name!r})` cannot be loaded: {error}") from error

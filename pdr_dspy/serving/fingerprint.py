@@ -1,4 +1,4 @@
-"""What weights on this machine's disk are, as digests."""
+"""Digests of weights on this machine's disk."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".jinja", "
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file. It is computed once for each state of the file (size, time of change) and kept in the cache
-    folder. Raises OSError when the file cannot be read."""
+    """The sha256 of a file, in hex. It is computed once for each state of the file (size, modification time) and kept
+    in the cache folder. Raises OSError when the file cannot be read."""
     path = path.resolve()
     stat = path.stat()
     state = [str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino]
@@ -26,15 +26,15 @@ def file_sha256(path: Path) -> str:
             return str(before["sha256"])
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(OSError):  # a cache that cannot be written costs time alone
+    with suppress(OSError):  # without a writable cache the digest is computed again
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({"state": state, "sha256": sha256}))
     return sha256
 
 
 def folder_state(path: Path) -> str:
-    """A digest of the names, sizes and times of change of a model's files in a folder: another one after a training run
-    has written the next checkpoint over the last. Raises OSError when the folder cannot be read."""
+    """A digest of the names, sizes and modification times of a model's files in a folder. It changes when a training
+    run overwrites a checkpoint with the next. Raises OSError when the folder cannot be read."""
     files = sorted(each for each in path.iterdir() if each.suffix in _WEIGHTS and each.is_file())
     states = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
     return hashlib.sha256(json.dumps(states).encode()).hexdigest()[:12]

@@ -3,7 +3,7 @@
     with LlamaCppServer("qwen2.5-coder-0.5b", slots=16, context=1024) as server:
         dspy.configure(lm=server.connect(temperature=0.8, max_tokens=256))
 
-Samplers that a request does not set keep llama.cpp's defaults: top_k 40, top_p 0.95, min_p 0.05.
+Sampling settings that a request omits have llama.cpp's defaults: top_k 40, top_p 0.95, min_p 0.05.
 """
 
 from __future__ import annotations
@@ -30,18 +30,17 @@ class LlamaCppServer(LocalServer):
 
     Args:
         model: a name of weights.CATALOGUE, or the path of a GGUF file.
-        slots: sequences decoded side by side; at least the largest width, or wide rounds are sent in parts.
+        slots: sequences decoded concurrently; choose at least the largest width, or wide rounds are sent in parts.
         context: tokens of prompt and completion together that each slot may hold. Memory is reserved for
             slots x context tokens (about 12 kB a token for the 0.5B model).
-        threads: for computation; None takes the CPUs that this process may use.
+        threads: computing threads; None takes the CPUs that this process may use.
         port: 0 for a free one.
-        log_dir: keeps the server's log there; None removes it at stop().
+        log_dir: folder that keeps the server's log; None removes the log at stop().
         startup_timeout: seconds to wait until the model is loaded.
-        progress: shown while weights are downloaded; see weights.locate().
-        sources: where a file of the catalogue is looked for; see weights.locate().
+        progress: called while weights are downloaded; see weights.locate().
+        sources: sources of the catalogue's files; see weights.locate().
 
-    Raises MissingExtra without xllamacpp, ConfigError for arguments that cannot work, all before anything is
-    downloaded or started.
+    Raises, before anything is downloaded or started: MissingExtra without xllamacpp, ConfigError for invalid arguments.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class LlamaCppServer(LocalServer):
             if value is not None and value < 1:
                 raise ConfigError(f"`LlamaCppServer({name}={value})` must be at least 1")
         if slots > 256:
-            raise ConfigError(f"`LlamaCppServer(slots={slots})`: llama.cpp decodes at most 256 sequences side by side")
+            raise ConfigError(f"`LlamaCppServer(slots={slots})` must be at most 256, the limit of llama.cpp")
         entry = weights.CATALOGUE.get(os.fspath(model))
         if entry is not None and context > entry.context_length:
             raise ConfigError(
@@ -98,7 +97,7 @@ class LlamaCppServer(LocalServer):
         path = weights.locate(self._source, sources=self._sources, progress=self._progress)
         port = free_port(self._port)
         sha256 = file_sha256(path)
-        self._identity = f"{self.model}:{sha256[:12]}"  # the weights, not the port: the same after a restart
+        self._identity = f"{self.model}:{sha256[:12]}"  # the weights without the port: the same after a restart
         settings = {
             "path": str(path),
             "alias": self.model,
@@ -106,9 +105,9 @@ class LlamaCppServer(LocalServer):
             "slots": self.slots,
             "context": self.context,
             "threads": self.threads,
-            "tag": f"{WEIGHTS_TAG}{sha256}",  # so that whoever connects to it by its address knows them too
+            "tag": f"{WEIGHTS_TAG}{sha256}",  # lets clients that connect by address identify the weights
         }
-        # Threads that spin while they wait take the processor from those that work, on a shared machine by 10x.
+        # Spinning threads take processor time from working ones: a factor of 10 on a shared machine.
         env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         command = [sys.executable, "-P", str(_CHILD), json.dumps(settings)]
         return ServerProcess(command, name="llama.cpp", port=port, env=env, log_dir=self._log_dir)

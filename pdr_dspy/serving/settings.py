@@ -1,4 +1,4 @@
-"""EndpointSettings: all that `connect` can be told of a server, as one frozen value."""
+"""EndpointSettings: all settings of `connect`, as one frozen value."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pdr_dspy.calls.deployment import address, seal
 from pdr_dspy.settings import Settings
 
 _METHODS = re.compile(r"/(?:chat/completions|completions|chat|responses|embeddings|models)/*$")
-"""What a pasted full address ends with."""
+"""Path of the completions endpoint, which a pasted address may end with."""
 _UNSAFE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def _bases(api_base: Any) -> tuple[str, ...]:
-    """The addresses of the replicas, without a slash at the end."""
+    """The addresses of the replicas, without a trailing slash."""
     given = [api_base] if isinstance(api_base, str) else list(api_base)
     if not given:
         raise ValueError(f"`connect(api_base={api_base!r})` must name at least one server")
@@ -30,11 +30,11 @@ def _bases(api_base: Any) -> tuple[str, ...]:
         if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(f'`connect(api_base={each!r})` must be a URL such as "http://127.0.0.1:8000/v1"')
         if parts.query or parts.fragment:
-            raise ValueError(f"`connect(api_base={each!r})` must end with its path; leave out what follows `?` or `#`")
+            raise ValueError(f"`connect(api_base={each!r})` must end with its path; remove `?` or `#` and what follows")
         if "@" in parts.netloc:
             raise ValueError(
                 f"`connect(api_base=...)` has a user and password before {parts.netloc.rpartition('@')[2]}, where logs "
-                'and messages would show them; pass `headers={"Authorization": "Basic ..."}`'
+                'and messages would show them; use `headers={"Authorization": "Basic ..."}`'
             )
         bases.append(_METHODS.sub("", each.strip().rstrip("/")).rstrip("/"))
     if len(set(bases)) < len(bases):
@@ -43,71 +43,70 @@ def _bases(api_base: Any) -> tuple[str, ...]:
 
 
 class EndpointSettings(Settings):
-    """Where a model is served, and how it is asked; `connect` takes these fields by keyword.
+    """Where a model is served, and how requests are sent; `connect` takes these fields by keyword.
 
-    Raises ConfigError for an argument that cannot work.
+    Raises ConfigError for an invalid value.
     """
 
     model: str
     """The served name, or "auto" for the only model that the server has."""
     api_base: Annotated[tuple[str, ...], BeforeValidator(_bases)]
-    """Such as "http://127.0.0.1:8000/v1", or several of them, which serve the same model: each request goes where the
-    fewest are in flight, and one that is down is left out for a while."""
+    """One address, such as "http://127.0.0.1:8000/v1", or several replicas of the same model. Each request goes to the
+    replica with the fewest requests in flight; a replica that is down is skipped for a while."""
     api_key: str | None = Field(default=None, repr=False)
     """Sent as a bearer token. Never saved with a program."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
-    """More HTTP headers of each request, such as those that choose a deployment. Never saved with a program."""
+    """Additional HTTP headers of each request, for example to select a deployment. Never saved with a program."""
     proxy: str | None = "env"
-    """The URL of an HTTP proxy; "env" for what `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` say, which never
-    holds for servers on this machine; None for none."""
+    """The URL of an HTTP proxy; "env" for the variables `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, which
+    are ignored for servers on this machine; None for no proxy."""
     ca_file: str | None = None
-    """A file of certificates (PEM) to trust beside the system's, for servers with certificates of your own."""
+    """A PEM file of certificates to trust beside the system's, for servers with self-issued certificates."""
     timeout: float = 600.0
-    """Seconds that one request may take, retries and the pauses between them included; the time that it waits in this
-    client's own queue is not."""
+    """Seconds that one request may take, with its retries and the pauses between them, without its time in this
+    client's queue."""
     first_byte: float | None = None
-    """Seconds without a byte from the server after which a try is given up and made again; None leaves it to `timeout`.
-    A server that does not stream, and a single completion is not streamed, sends its first byte when all is generated:
-    a request that needs longer than this never succeeds, so choose it well above the longest generation that
-    `max_tokens` allows."""
+    """Seconds without a byte from the server after which a request is abandoned and retried; None: only `timeout`
+    applies. Single completions are not streamed, so their first byte comes after the whole generation: a request that
+    needs longer never succeeds. Choose it well above the longest generation that `max_tokens` allows."""
     max_in_flight: int | None = None
-    """HTTP requests of one event loop that may be open at once, over all replicas. None sends all that come until the
-    server refuses some (429, 503) or lets them time out, and from then on as many at once as it was seen to take,
-    rising again while it takes more."""
+    """Largest number of concurrent HTTP requests of one event loop, over all replicas. None sends all requests at once
+    until the server refuses some (429, 503) or lets them time out; it then adapts the number to the server's observed
+    capacity, and raises it again while the server accepts more."""
     siblings: bool | None = None
-    """Whether requests marked as siblings go out as one request for n completions. None leaves it off until the server
-    has been asked, and on if it is llama.cpp or vLLM. On llama.cpp it saves most of the work, which has no other way to
-    read a prompt once. vLLM shares the prompt between single requests as well, by its prefix cache; there it saves the
-    server n - 1 times reading HTTP, applying the template, tokenising and answering, and this client as much. Both give
-    child i the seed of the request plus i, so the n completions are those of n single requests. The price: they come
-    together, when the longest is done, and a retry repeats them all. Such a request that times out is made again one by
-    one, so that what hangs costs its own draft alone."""
+    """Whether to send requests marked as siblings as one request for n completions. None: only after the server has
+    identified itself as llama.cpp or vLLM. On llama.cpp this saves the most, since it has no other way to process a
+    prompt once. vLLM shares the prompt between single requests through its prefix cache; there it saves n - 1 times the
+    HTTP, templating, tokenising and answering, on the server and here. Both give child i the seed of the request plus
+    i, so the completions equal those of n single requests. The cost: they arrive together, with the longest, and a
+    retry repeats all of them. If the request times out, it is retried as single requests, so that a hanging completion
+    costs only its own draft."""
     max_siblings: int | None = None
-    """The largest n; llama.cpp refuses more than it has slots."""
+    """The largest n of one request; llama.cpp refuses more than it has slots."""
     context_length: int | None = None
-    """Tokens of prompt and completion together; None asks the server when it is needed."""
+    """Tokens of prompt and completion together; None reads it from the server on demand."""
     tokenizer: str | None = None
-    """A `tokenizer.json` file or a hub name, to count tokens where the server has no /tokenize."""
+    """A `tokenizer.json` file or a hub name, to count tokens if the server has no /tokenize."""
     thinking_budget: ThinkingBudget | None = None
-    """Who ends a thought that has used up `Schedule.thinking_tokens`. "server": vLLM does, in the same request, when it
-    was started with --reasoning-parser or --reasoning-config; without them it refuses the field, and it does not say
-    beforehand which it is. "continue": this client does, for a model that thinks between <think> tags, in a second
-    request of the same turn that begins with the thought, closed; it takes a server that goes on with a message of the
-    assistant's, as vLLM and llama.cpp do. "cap": nobody does, and a draft that is still thinking at its cap has failed.
-    None: "continue" on vLLM and llama.cpp, else "cap"."""
+    """How a thought that has used up `Schedule.thinking_tokens` is ended. "server": by vLLM, in the same request; needs
+    a server started with --reasoning-parser or --reasoning-config, since others refuse the field and cannot be detected
+    beforehand. "continue": by this client, for a model that thinks between <think> tags, in a second request that
+    continues the same turn after the closed thought; needs a server that continues an assistant message, as vLLM and
+    llama.cpp do. "cap": not at all; a draft that is still thinking at its cap has failed. None: "continue" on vLLM and
+    llama.cpp, else "cap"."""
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The field that carries the cap on generated tokens; hosted reasoning models take "max_completion_tokens"."""
+    """The request field of the cap on generated tokens; hosted reasoning models use "max_completion_tokens"."""
     supports_reasoning: bool = False
     """Whether DSPy's adapters may use `reasoning_effort`."""
     supports_schema: bool = True
-    """Whether DSPy's adapters may ask for JSON after a schema: False for a server that refuses `response_format`."""
+    """Whether DSPy's adapters may request JSON with a schema: False for a server that refuses `response_format`."""
     constrained: bool | None = None
-    """Whether the server holds completions to a form: a selection of drafts, a judge's word, and the JSON of fields
-    that could not be read (`Schedule.json_fallback`). None: vLLM and llama.cpp do, each asked in its own words. True:
-    others do too, by `response_format`; one that refuses it is asked without from then on. False: none does."""
+    """Whether to use constrained decoding for selections of drafts, verdicts of judges, and the JSON of fields that
+    could not be read (`Schedule.json_fallback`). None: on vLLM and llama.cpp, through their own fields. True: on any
+    server, through `response_format`; a server that refuses it gets requests without it from then on. False: never."""
     identity: str | None = None
-    """Names what is served, for stores that outlive the server. None: the model with what the server says it is made
-    of, its whole address, and a digest of headers and key."""
+    """The identity of the served model, for stores that outlive the server. None: composed of the model's name, what
+    the server reports of its weights, the address, and a digest of headers and key."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -145,7 +144,7 @@ class EndpointSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _other_names(cls, given: Any) -> Any:
-        """`extra_headers`, as DSPy and the clients of others call them, are the headers."""
+        """Accept `extra_headers`, the name of DSPy and other clients, as `headers`."""
         if isinstance(given, dict) and given.get("extra_headers") is not None:
             given = {**given, "headers": {**(given.get("headers") or {}), **given["extra_headers"]}}
         return (
@@ -154,18 +153,18 @@ class EndpointSettings(Settings):
 
     @property
     def address(self) -> str:
-        """The whole address of the first replica."""
+        """The full address of the first replica."""
         return address(self.api_base[0])
 
     @property
     def seal(self) -> str:
-        """A digest of key and headers, out of which nothing can be read; "" where there are none."""
+        """A one-way digest of key and headers; "" without any."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         return seal(self.address, {**({"headers": headers} if headers else {}), "api_key": self.api_key or None})
 
     def named(self, model: str, made_of: str = "", weights: str | None = None) -> str:
-        """The identity of a model here: its address, what the server says that it is made of, and the seal. A file that
-        is known by its sha256 (`weights`) needs nothing else: it is the same wherever it is served."""
+        """The identity of a model: its name, address, `made_of` (what the server reports of its weights) and the seal.
+        For a file of known sha256 (`weights`) name and digest suffice: it is the same on every server."""
         if self.identity is not None:
             return self.identity
         if weights is not None:
@@ -174,7 +173,7 @@ class EndpointSettings(Settings):
         return f"{model}@{self.address}{f' ({made_of})' if made_of else ''}{mark}"
 
     def saved(self) -> dict[str, Any]:
-        """What may be saved with a program: everything but secrets."""
+        """All settings without secrets, to be saved with a program."""
         secret = {"api_key", "headers"} | ({"proxy"} if "@" in (self.proxy or "") else set())
         return self.model_dump(mode="json", exclude=secret)
 
@@ -183,10 +182,8 @@ def _check_key(key: str | None) -> None:
     if not key:
         return
     if any(sign in key for sign in "\n\r\x00"):
-        raise ValueError(
-            "`connect(api_key=...)` has a line break or NUL in it; was it read from a file with one? Pass `key.strip()`"
-        )
+        raise ValueError("`connect(api_key=...)` contains a line break or NUL, perhaps from a file; pass `key.strip()`")
     if not all("!" <= sign <= "~" for sign in key):
         raise ValueError(
-            "`connect(api_key=...)` has a space or another sign in it that no key has; was something else pasted too?"
+            "`connect(api_key=...)` contains a space or a non-ASCII character, which no key has; check what was pasted"
         )

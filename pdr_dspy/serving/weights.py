@@ -1,8 +1,8 @@
-"""Weights for the embedded engine: where to get each file of the catalogue from.
+"""Weights for the embedded engine: sources of the catalogue's files.
 
-A file is looked for in order: the given path or our cache, the Hugging Face hub, the mirror that PDR_DSPY_MIRROR names,
-or whatever other `Source` is given. Whatever the source, the file must have the sha256 of the catalogue before it is
-used. The cache is the user's cache folder, or the folder named by PDR_DSPY_CACHE.
+The sources are tried in order: the given path or the local cache, the Hugging Face hub, the mirror that PDR_DSPY_MIRROR
+names, or any given `Source`. A file from any source must have the catalogue's sha256 before it is used. The cache is in
+the user's cache folder, or in the folder named by PDR_DSPY_CACHE.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ __all__ = [
 ]
 
 SOURCES = ("local", "hub", "mirror")
-"""The sources that have a name, in the order in which they are asked."""
+"""Names of the built-in sources, in the order in which they are tried."""
 MIRROR = "PDR_DSPY_MIRROR"
 """The environment variable with the address of a mirror, see `Mirror`."""
 _CHUNK = 1 << 20
-_HUB_PATIENCE = 5.0  # seconds; the hub client itself retries for half a minute where there is no network
+_HUB_PATIENCE = 5.0  # seconds; without a network the hub client itself retries for half a minute
 _MIRROR_PATIENCE = 30.0  # seconds without a byte
 
 
 class Progress(Protocol):
-    """What locate() tells about its work; called often, and from another thread during a download."""
+    """The progress callback of locate(); called often, and from another thread during a download."""
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Show `done` of `total` bytes of `what`."""
@@ -55,19 +55,19 @@ class Progress(Protocol):
 
 
 class Source(Protocol):
-    """A place from which files of the catalogue can be had."""
+    """A source of the catalogue's files."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The source's name in messages."""
         ...
 
     def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
         """Write the file of an entry to `partial`.
 
-        A file that lies there already is the beginning that an interrupted download left; go on from it, or write it
-        anew. Files of the source's own may lie beside it, named like it but for the suffix. The sha256 is checked by
-        whoever calls. Raises WeightsError where the file cannot be had here.
+        An existing file is the beginning of an interrupted download; resume it, or overwrite it. The source may keep
+        temporary files beside it, with the same name and another suffix. The caller checks the sha256. Raises
+        WeightsError if the source cannot provide the file.
         """
         ...
 
@@ -78,20 +78,20 @@ def locate(
     sources: Sequence[str | Source] = SOURCES,
     progress: Progress | None = None,
 ) -> Path:
-    """Return the path of a GGUF file: the given one, or that of a catalogue entry, fetched and verified if need be.
+    """Return the path of a GGUF file: a given file, or a catalogue entry, downloaded and verified if necessary.
 
     Args:
         name_or_path: a name of the catalogue, or the path of a file.
-        sources: where an entry is looked for, in this order: names of `SOURCES`, or sources of your own.
-        progress: shown how far it is; None draws a bar on the terminal.
+        sources: the sources to try, in this order: names of `SOURCES`, or `Source` objects.
+        progress: called with the progress; None draws a bar on the terminal.
 
-    An interrupted download goes on where it stopped. Raises ConfigError for an unknown source or name, WeightsError if
-    no source has the file, saying what each said.
+    An interrupted download is resumed. Raises ConfigError for an unknown source or name, WeightsError, with each
+    source's reason, if no source has the file.
     """
     for source in sources:
         if not callable(source) and source not in SOURCES:
             raise ConfigError(
-                f"`locate(sources=...)` knows {', '.join(SOURCES)}, and takes a `Source` of your own; got {source!r}"
+                f"`locate(sources=...)` must be names of {', '.join(SOURCES)}, or `Source` objects; got {source!r}"
             )
     given = os.fspath(name_or_path)
     entry = CATALOGUE.get(given)
@@ -103,7 +103,7 @@ def locate(
         return target
     failures: list[str] = []
     with _disk_errors(folder), _shown(progress) as show, _locked(folder / f"{entry.name}.lock"):
-        if "local" in sources and _complete(target, entry):  # another process may have been first
+        if "local" in sources and _complete(target, entry):  # another process may have fetched it meanwhile
             return target
         for source in sources:
             if source == "local":
@@ -117,13 +117,11 @@ def locate(
                 failures.append(f"{name}: {error}")
             else:
                 return target
-    raise WeightsError(
-        f"the weights {entry.name!r} could not be had:\n" + "\n".join(f"  - {text}" for text in failures)
-    )
+    raise WeightsError(f"no source has the weights {entry.name!r}:\n" + "\n".join(f"  - {text}" for text in failures))
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded weights, which need not exist yet."""
+    """Return the folder of downloaded weights, which may not exist yet."""
     named = os.environ.get("PDR_DSPY_CACHE")
     if named:
         return Path(named) / "weights"
@@ -133,7 +131,7 @@ def cache_folder() -> Path:
 
 
 def need_space(folder: Path, size: int) -> None:
-    """Raise WeightsError where a folder's disk has less than `size` bytes left."""
+    """Raise WeightsError if a folder's disk has less than `size` bytes left."""
     free = shutil.disk_usage(folder).free
     if free < size:
         raise WeightsError(
@@ -143,7 +141,7 @@ def need_space(folder: Path, size: int) -> None:
 
 
 def digest_of(path: Path, show: Callable[[int], None] = lambda done: None) -> str:
-    """The sha256 of a file, in hex; `show` is told how many bytes were read."""
+    """The sha256 of a file, in hex; `show` is called with the number of bytes read."""
     digest = hashlib.sha256()
     done = 0
     with path.open("rb") as file:
@@ -156,7 +154,7 @@ def digest_of(path: Path, show: Callable[[int], None] = lambda done: None) -> st
 
 @dataclass(frozen=True)
 class Hub:
-    """The Hugging Face hub, or what HF_ENDPOINT names instead, with its client's own cache and settings."""
+    """The Hugging Face hub, or the server that HF_ENDPOINT names, with the cache and settings of its client."""
 
     name: str = "hub"
 
@@ -174,14 +172,14 @@ class Hub:
             with urllib.request.urlopen(request, timeout=_HUB_PATIENCE):
                 pass
         except urllib.error.HTTPError:
-            pass  # it answers
+            pass  # any HTTP status shows that the hub is reachable
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise WeightsError(f"{constants.ENDPOINT} cannot be reached ({reason})") from error
         need_space(partial.parent, entry.size)
         try:
             path = Path(hf_hub_download(entry.hub_repo, entry.hub_file, revision=entry.hub_revision, etag_timeout=5))
-        except Exception as error:  # its errors share no base class; whatever it is, the next source may work
+        except Exception as error:  # its errors share no base class; the next source may work
             first = str(error).strip().partition("\n")[0]
             raise WeightsError(f"{entry.hub_repo}/{entry.hub_file}: {type(error).__name__}: {first}") from error
         partial.unlink(missing_ok=True)
@@ -193,12 +191,12 @@ class Hub:
 
 @dataclass(frozen=True)
 class Mirror:
-    """A web server, or a folder, that has the files.
+    """A web server, or a folder, with the files.
 
     Args:
-        url: an address that begins with https://, http:// or file://. `{repo}`, `{revision}` and `{file}` in it stand
-            for those of the hub; without them the file's name is added: `https://models.example.org/gguf` has
-            `https://models.example.org/gguf/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf`.
+        url: an address that begins with https://, http:// or file://. `{repo}`, `{revision}` and `{file}` in it are
+            replaced by those of the hub; without them the file's name is appended: `https://models.example.org/gguf`
+            becomes `https://models.example.org/gguf/qwen2.5-coder-0.5b-instruct-q4_k_m.gguf`.
 
     Raises ConfigError for any other address.
     """
@@ -211,7 +209,7 @@ class Mirror:
             raise ConfigError(f"`Mirror(url={self.url!r})` must begin with https://, http:// or file://")
 
     def address(self, entry: Weights) -> str:
-        """Where the file of an entry is."""
+        """The URL of an entry's file."""
         if "{file}" not in self.url:
             return f"{self.url.rstrip('/')}/{entry.hub_file}"
         parts = {"{repo}": entry.hub_repo, "{revision}": entry.hub_revision, "{file}": entry.hub_file}
@@ -221,7 +219,7 @@ class Mirror:
         return address
 
     def __call__(self, entry: Weights, partial: Path, show: Progress) -> None:
-        """See `Source`. An interrupted download goes on where the server can begin in the middle of a file."""
+        """See `Source`. An interrupted download is resumed if the server supports ranges."""
         address = self.address(entry)
         begun = partial.stat().st_size if partial.exists() else 0
         begun = begun if begun < entry.size else 0
@@ -244,7 +242,7 @@ class Mirror:
         except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
             raise WeightsError(f"{address}: {getattr(error, 'reason', None) or error}") from error
         if size < entry.size:
-            raise WeightsError(f"{address} ended after {size} of {entry.size} bytes; try again to go on from there")
+            raise WeightsError(f"{address} ended after {size} of {entry.size} bytes; try again to resume it")
 
 
 def _named(source: str) -> Source:
@@ -252,14 +250,14 @@ def _named(source: str) -> Source:
         return Hub()
     url = os.environ.get(MIRROR)
     if not url:
-        raise WeightsError(f"{MIRROR} is not set; it may name an address that has {{file}}")
+        raise WeightsError(f"the environment variable {MIRROR} is not set; it may be a URL with {{file}}")
     return Mirror(url)
 
 
 def _fetch(source: Source, entry: Weights, target: Path, show: Progress) -> None:
-    """Get the file of an entry from one source, and give it its name once its sha256 is right."""
+    """Fetch the file of an entry from one source, verify its sha256, then rename it to `target`."""
     partial = target.with_suffix(".partial")
-    if partial.exists() and partial.stat().st_nlink > 1:  # the hub's own file, from a run that was killed
+    if partial.exists() and partial.stat().st_nlink > 1:  # a hard link to the hub client's file, from a killed run
         partial.unlink()
     source(entry, partial, show)
     try:
@@ -273,7 +271,7 @@ def _fetch(source: Source, entry: Weights, target: Path, show: Progress) -> None
 
 
 def _tidy(target: Path) -> None:
-    """Remove what sources left beside a file."""
+    """Remove temporary files of sources beside a file."""
     for path in target.parent.glob(f"{target.stem}.*"):
         if path.suffix not in (target.suffix, ".lock"):
             path.unlink()
@@ -292,7 +290,7 @@ def _local(given: str) -> Path:
 
 
 def _complete(path: Path, entry: Weights) -> bool:
-    # The name is given only after the sha256 was checked; the size catches a file that was cut since.
+    # Only verified files get this name; the size detects a file that was truncated since.
     return path.is_file() and path.stat().st_size == entry.size
 
 
@@ -316,11 +314,11 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, so that two processes do not assemble one file. The system frees it if we are killed."""
+    """Hold an exclusive lock, so that two processes never write one file. The system releases it after a kill."""
     with path.open("w") as file:
         try:
             import fcntl
-        except ImportError:  # Windows: two downloads at once then end in one sha256 error
+        except ImportError:  # Windows: concurrent downloads then end in a sha256 error
             yield
             return
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""For tests of programs that use this library: a language model that follows a script."""
+"""Test support for users of the library: a scripted language model, and conformance checks in `conformance`."""
 
 from __future__ import annotations
 

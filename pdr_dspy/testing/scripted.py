@@ -3,8 +3,8 @@
     def reply(request: ScriptedRequest) -> str | Completion: ...
     with dspy.context(lm=scripted_lm(reply)): ...
 
-It reports usage (words and signs, counted by `count_words`), honours max_tokens, and fails on purpose when `reply`
-raises one of `dspy.lm15`'s errors. Users of the library test their own programs with it.
+It reports usage (words and signs, counted by `count_words`), honours max_tokens, and fails when `reply` raises one of
+`dspy.lm15`'s errors. Use it to test programs without a server.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ StreamEvent: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | 
 
 @dataclass(frozen=True)
 class ScriptedRequest:
-    """What a scripted model is asked."""
+    """A request to a scripted model."""
 
     system: str
     """The instructions."""
     user: str
-    """The last user message: the task's inputs, then what earlier rounds left."""
+    """The last user message: the task's inputs, then the workspace of earlier rounds."""
     seed: int
     cap: int | None
     temperature: float | None
@@ -51,23 +51,22 @@ class ScriptedRequest:
 
     @property
     def output_format(self) -> calls.OutputFormat | None:
-        """The form that the completion is to have."""
+        """The required form of the completion."""
         wire: Any = (self.request.config.extensions or {}).get(calls.OUTPUT)
         return None if wire is None else calls.OutputFormat.of_wire(wire)
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A scripted answer with its facts, where text alone does not say enough."""
+    """A scripted answer with its finish reason, usage, thought and delay."""
 
     text: str
     finish: str = "stop"
     usage: bool = True
-    """False: the server says nothing about tokens."""
+    """False: the server reports no tokens."""
     thought: str = ""
     delay: float = 0.0
-    """Order in which siblings end, in arbitrary units: larger ends later, and `math.inf` never, until it is
-    cancelled."""
+    """Determines the order in which siblings end, in arbitrary units; `math.inf` never ends until cancelled."""
 
 
 Reply = Callable[[ScriptedRequest], "str | Completion"]
@@ -75,13 +74,13 @@ Reply = Callable[[ScriptedRequest], "str | Completion"]
 
 @dataclass
 class Served:
-    """The server's own book, to hold a ledger against."""
+    """The server's record of its calls, to compare a ledger with."""
 
     calls: int = 0
     input: int = 0
     output: int = 0
     cancelled: int = 0
-    """Requests that their caller gave up while they ran; in none of the other figures."""
+    """Requests that were cancelled while they ran; not included in the other figures."""
     requests: list[ScriptedRequest] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -95,15 +94,14 @@ class ScriptedLM(dspy.LM, calls.ServedModel):
     context_length: int | None = None
     thinking_budget: calls.ThinkingBudget = "cap"
     siblings: bool = False
-    """Whether drafts of one prompt are marked as siblings; the script answers each by itself."""
+    """Whether drafts of one prompt are marked as siblings; the script answers each separately."""
     output_formats: frozenset[calls.FormatKind] = frozenset()
-    """The kinds of `OutputFormat` that it says it can hold completions to; the script sees to that."""
+    """The kinds of `OutputFormat` that it claims to support; the script has to comply."""
     send_directly: Callable[[Request], Awaitable[Response]]
-    """Only there with `scripted_lm(directly=True)`."""
+    """Exists only with `scripted_lm(directly=True)`."""
 
     async def capabilities(self) -> calls.Capabilities:
-        """What the script is said to be able to do. Its name is not all that decides its answers: another script may
-        have it too."""
+        """The abilities that the script claims. `known` is False because another script may have the same name."""
         return calls.Capabilities(
             identity=self.model,
             known=False,
@@ -122,7 +120,7 @@ class ScriptedLM(dspy.LM, calls.ServedModel):
         return self.copy()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A pickle is of the script alone; the book of what was served begins anew."""
+        """Pickle the script only; the record of served calls begins empty."""
         script = {
             "model": self.model,
             "context_length": self.context_length,
@@ -143,10 +141,16 @@ def scripted_lm(
 ) -> ScriptedLM:
     """A language model that answers with `reply(request)`, cut at the request's max_tokens.
 
-    `lm.served` holds what the "server" served: calls, input and output tokens, requests. With `directly` it is asked as
-    an endpoint is, past DSPy's own road with its changes of threads: siblings then end in the order of their delays.
-    It says that it can hold completions to `output_formats` ("schema", "choices", "regex"); the script finds the form
-    of a request as `request.output_format`, and keeps to it or not.
+    `lm.served` records the served calls, input and output tokens, and requests.
+
+    Args:
+        reply: the script, from a request to its answer.
+        model: the model's name.
+        context_length: tokens of prompt and completion together; None if unlimited.
+        output_formats: the formats that it claims to support ("schema", "choices", "regex"); the script finds the
+            required format in `request.output_format`, and may ignore it.
+        directly: receive requests as an endpoint does, without DSPy's layers and their threads, so that siblings end in
+            the order of their delays.
     """
     engine = _Engine(reply)
     asynchronous = _AsyncEngine(engine)
@@ -184,24 +188,24 @@ class _Engine:
         self.served = Served()
 
     def complete(self, request: Request) -> Response:
-        asked = _asked(request)
-        answer = self.reply(asked)
+        scripted = _scripted_request(request)
+        answer = self.reply(scripted)
         completion = answer if isinstance(answer, Completion) else Completion(answer)
-        return self._response(request, asked, completion)
+        return self._response(request, scripted, completion)
 
-    def _response(self, request: Request, asked: ScriptedRequest, completion: Completion) -> Response:
+    def _response(self, request: Request, scripted: ScriptedRequest, completion: Completion) -> Response:
         text, finish, thought = completion.text, completion.finish, completion.thought
         thinking = count_words(thought)
-        unfinished = asked.cap is not None and thinking > asked.cap
-        if asked.cap is not None and thinking + count_words(text) > asked.cap:
-            thought, text, finish = cut_words(thought, asked.cap), cut_words(text, asked.cap - thinking), "length"
-        inputs = count_words(asked.system) + count_words(asked.user)
+        unfinished = scripted.cap is not None and thinking > scripted.cap
+        if scripted.cap is not None and thinking + count_words(text) > scripted.cap:
+            thought, text, finish = cut_words(thought, scripted.cap), cut_words(text, scripted.cap - thinking), "length"
+        inputs = count_words(scripted.system) + count_words(scripted.user)
         outputs = count_words(thought) + count_words(text)
         with self.served.lock:
             self.served.calls += 1
             self.served.input += inputs
             self.served.output += outputs
-            self.served.requests.append(asked)
+            self.served.requests.append(scripted)
         if thought:
             text = f"<think>{thought}" if unfinished else f"<think>{thought}</think>{text}"
         usage = ServedUsage(input_tokens=inputs, output_tokens=outputs) if completion.usage else ServedUsage()
@@ -214,11 +218,11 @@ class _Engine:
         )
 
     def stream(self, request: Request) -> Iterator[StreamEvent]:
-        """The answer word by word."""
+        """Yield the answer word by word."""
         yield from _events(self.complete(request))
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is no connection to close."""
 
 
 class _AsyncEngine:
@@ -228,31 +232,31 @@ class _AsyncEngine:
     async def complete(self, request: Request) -> Response:
         import asyncio
 
-        asked = _asked(request)
-        answer = self.engine.reply(asked)
+        scripted = _scripted_request(request)
+        answer = self.engine.reply(scripted)
         completion = answer if isinstance(answer, Completion) else Completion(answer)
         try:
             if completion.delay == math.inf:
                 await asyncio.Event().wait()
             for _ in range(int(completion.delay * 50)):
-                await asyncio.sleep(0)  # later in the order, without waiting for a clock
+                await asyncio.sleep(0)  # ends later without waiting for a clock
         except asyncio.CancelledError:
             with self.engine.served.lock:
                 self.engine.served.cancelled += 1
             raise
-        return self.engine._response(request, asked, completion)
+        return self.engine._response(request, scripted, completion)
 
     async def stream(self, request: Request) -> AsyncIterator[StreamEvent]:
-        """The answer word by word."""
+        """Yield the answer word by word."""
         for event in _events(await self.complete(request)):
             yield event
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is no connection to close."""
 
 
 def _events(response: Response) -> Iterator[StreamEvent]:
-    """A response as a server streams it: its text in words."""
+    """The stream events of a response, with its text in words."""
     for event in response_to_events(response):
         if event.type == "delta" and event.delta.type == "text":
             for word in re.findall(r"\s*\S+|\s+$", event.delta.text):
@@ -261,7 +265,7 @@ def _events(response: Response) -> Iterator[StreamEvent]:
             yield event  # type: ignore
 
 
-def _asked(request: Request) -> ScriptedRequest:
+def _scripted_request(request: Request) -> ScriptedRequest:
     def text_of(message: Any) -> str:
         return "".join(part.text for part in message.parts if part.type == "text")
 

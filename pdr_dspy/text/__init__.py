@@ -5,7 +5,8 @@ can be stored, and how many tokens it may have.
 
 from __future__ import annotations
 
-from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, to_choice, to_number
+from pdr_dspy.text.answers import MAX_ANSWER, MAX_DIGITS, final_answer, to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.code import CodeExample, code_examples, programs
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import solution_span, split_thought

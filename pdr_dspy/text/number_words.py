@@ -6,6 +6,7 @@ Data, not grammar: `numbers.py` reads plain text with it, `verifiers/mathematics
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 SCALES = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12},
@@ -31,7 +32,11 @@ FOREIGN_SCALES = words(
 FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
 """Characters that multiply the number before them."""
 
-DOZENS = words("score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight")
+DOZENS = words(
+    """score scores gross grosses k kk grand thou mill mills bil bils tril cr crs hundredweight twos threes fours fives
+    sixes sevens eights nines tens elevens twelves twenties thirties forties fifties sixties seventies eighties nineties
+    reams fortnights"""
+)
 """Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(
@@ -40,17 +45,21 @@ NOT_PLAIN = words(
     half halves squared cubed factorial fold tenfold modulo mod base binary octal hexadecimal pi sqrt root roots sin
     cos tan cot sec csc log ln exp arcsin arccos arctan divided multiplied subtracted permille promille permil ppm
     ppb bps than between except excluding without divides reciprocal inverse hundredfold thousandfold twofold
-    threefold fourfold fivefold raised complement conjugate opposite something moitié mitad metà metade hälfte halb
-    halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré quadrat oder ou aut nicht kein
-    keine nie jamais nunca"""
+    threefold fourfold fivefold raised complement conjugate opposite something doubt doubts doubted doubtful
+    unlikely implausible disagree disagrees refute refutes refuted disprove disproves disproved contradicts reject
+    rejects rejected excluded excludes exclude discard discarded mistaken mistakenly erroneous wrongly hardly
+    scarcely barely unsound untrue invalid fail fails failed extraneous bound underestimate overestimate moitié
+    mitad metà metade hälfte halb halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré
+    quadrat oder ou aut nicht kein keine nie jamais nunca"""
 ) - {""}
 """Words that leave no plain value, wherever in the text they stand."""
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
-    first last next every step case equation eq problem question figure fig table section chapter theorem lemma
-    round part version item type x by and but from until till since choose third thirds quarter quarters fifth
-    fifths tenth tenths hundredth hundredths cube square power unter über fast plus moins menos menor mayor"""
+    first last next every no if whether step case equation eq problem question figure fig table section chapter page
+    pages row column exercise theorem lemma round part version item type x by and but from until till since choose
+    third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths cube square power unter über fast
+    plus moins menos menor mayor"""
 )
 """Words that change or take away a value when they stand directly before the number."""
 
@@ -73,6 +82,16 @@ DERIVED = re.compile(
 )
 """`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
 STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
+SAYS_MORE = re.compile(  # what is said of a number, unless that it is the answer
+    r"\s?,?\s?(?:is|was|are|were|seems|looks|would be|may be|might be|could be)\b(?!\s?[=:])"
+    r"(?!(?:\s(?:the|my|our|a|an|indeed|therefore|thus|clearly|also|only|final|correct|right|total|required"
+    r"|desired|minimum"
+    r"|maximum|smallest|largest|least|greatest|number|exact|unique|sum)){0,5}\s(?:answer|result|solution|value"
+    r"|number|total|sum"
+    r"|amount|product|count|probability|area|volume|length|distance|perimeter|price|cost|age|average|mean|correct|right"
+    r"|true|it|minimum|maximum|final|needed|required|left|remaining|how many)\b)",
+    re.I,
+)
 WHOLES = re.compile(
     r"\b(?:total|amount|value|maximum|minimum|max|min|area|volume|length|distance|perimeter|cost|price|average|mean"
     r"|median|score|probability|answer|result|profit|age|height|width|speed|count)\s+of\s+$",
@@ -102,7 +121,7 @@ _UNIT_NAMES = {
     "mi": "mi mile",
     "mg": "mg milligram",
     "g": "g gm gram gramme",
-    "kg": "kg kilogram",
+    "kg": "kg kgs kilogram",
     "lb": "lb lbs pound",
     "oz": "oz ounce",
     "ms": "ms millisecond",
@@ -129,6 +148,26 @@ _UNIT_NAMES = {
 UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
 """Names of units, in the singular; two different units are not the same quantity."""
 
+_METRES = {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000"}
+_FEET = {"in": "1/12", "ft": "1", "yd": "3", "mi": "5280"}
+_GRAMS = {"mg": "1/1000", "g": "1", "kg": "1000"}
+_LITRES = {"ml": "1/1000", "l": "1"}
+_SECONDS = {"ms": "1/1000", "s": "1", "min": "60", "h": "3600", "day": "86400", "week": "604800"}
+_SPEEDS = {"m/s": "1", "km/h": "5/18"}
+_MONEY = {"cent": "1/100", "dollar": "1"}
+
+
+def ratio_of(unit: str, other: str) -> Fraction | None:
+    """How many of the `other` unit one `unit` is, exactly (`cm`, `mm`: 10); None for units of other kinds."""
+    (name, _, power), (known, _, other_power) = unit.partition("^"), other.partition("^")
+    if power != other_power:
+        return None
+    for table in (_METRES, _FEET, _GRAMS, _LITRES, _SECONDS, _SPEEDS, _MONEY):
+        if name in table and known in table:
+            return (Fraction(table[name]) / Fraction(table[known])) ** int(power or 1)
+    return None
+
+
 GLUED = re.compile(  # units that may follow their number without a space
     r"[cmknu]m|[km]?g|[mkdc]l|ft|in|yd|mi|hrs?|mins?|secs?|ms|am|pm|lbs?|oz|[kmgt]b|[mk]ph|kwh|rpm|px|pts?"
     r"|usd|eur|gbp|gal|cal|deg|rad|mol|ha|psi|[km]?hz|ghz|[km]w|kj|k?pa|yrs?|wks?|cts",
@@ -143,6 +182,7 @@ SHORT_NOUNS = words(
     bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
     age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
     kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
+    kgs lbs
     cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
     get got etc pm am us uk due via if"""
 ) - words("two six ten if")
@@ -170,6 +210,9 @@ def unit_named(phrase: str) -> str | None:
         power = 2 if (match[1] or match[3]).startswith("sq") else 3
     name = match[2]
     unit = UNITS.get(name) or UNITS.get(singular(name)) or UNITS.get(singular(name.lower()))
+    if unit is None and name.count("/") == 1:
+        parts = [UNITS.get(part) or UNITS.get(singular(part.lower())) for part in name.split("/")]
+        unit = None if None in parts else "/".join(map(str, parts))
     if unit is None:
         return None
     return unit if power == 1 else f"{unit}^{power}"

@@ -14,11 +14,14 @@ from pdr_dspy.text import number_words as tables
 MAX_DIGITS = 1_000
 """Digits of one number, and the largest power of ten; a longer one is not read."""
 
+_ZEROS = (0xFF10, 0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0x1040, 0x17E0)
+"""Full-width digits, and those of Arabic, Persian, the scripts of India, Thai, Lao, Burmese and Khmer."""
 _SIGNS = str.maketrans(
     {
         **dict.fromkeys("−–—‒﹣－", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
-        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},  # full-width digits
+        **{chr(zero + digit): str(digit) for zero in _ZEROS for digit in range(10)},
+        **{"٫": ".", "٬": ","},
         **{"，": ",", "．": ".", "：": ":", "％": "%", "＝": "=", "⁄": "/", "∕": "/", "’": "'", "÷": "/"},
     }
 )
@@ -37,6 +40,8 @@ _THOUSANDS = re.compile(  # separators that can be nothing else: `1{,}000`, `10,
     r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,\s?\\!|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?(?:\\!)?"
     r"(?=[0-9]{3}(?![0-9]))"
 )
+_UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
+"""`1_000_000`; `1_000` alone may be a number with its base."""
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
 _FRAC = re.compile(
@@ -69,6 +74,8 @@ def read_number(text: str) -> Fraction | None:
     if value is None or len(sides) == 1:
         return value
     approximate = "≈" in plain or r"\approx" in plain
+    if any(re.search(r"[,;]\s*[A-Za-z]\w*$", side) for side in sides[1:-1]):
+        return None  # n = 7, m = 7
     for place, side in enumerate(sides[:-1]):
         if not side.strip():
             if place:
@@ -79,6 +86,11 @@ def read_number(text: str) -> Fraction | None:
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
                 return None
     return value
+
+
+def is_date(text: str) -> bool:
+    """Whether a text names a day: `June 20`, `4 July 1776`."""
+    return _DATE.search(text) is not None
 
 
 def is_percentage(text: str) -> bool:
@@ -110,6 +122,7 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = _THOUSANDS.sub(",", text)
+    text = _UNDERSCORED.sub(lambda digits: digits.group().replace("_", ""), text)
     text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
     text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
     text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")
@@ -174,16 +187,26 @@ _NUMBER = re.compile(
     rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
     re.I,
 )
-_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
+_SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞⌊⌋⌈⌉∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
 # `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
+_CLOCK = re.compile(r"(?<![0-9])[0-9]{1,2}\.[0-5][0-9]\s?(?:[ap]\.?m\b|o'clock|Uhr\b)", re.I)
+_MONTHS = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)"
+)
+_DATE = re.compile(
+    rf"\b{_MONTHS}\.?\s[0-9]{{1,4}}(?![0-9,]*[0-9]{{3}})|(?<![0-9])[0-9]{{1,2}}(?:st|nd|rd|th)?\s(?:of\s)?{_MONTHS}\b(?!\s[a-z])"
+)
 _MORE_SENTENCES = re.compile(r"(?:^|[A-Za-z]{4})[.!?]\s+\S")
 _SAME_AGAIN = re.compile(r"\s?[=≈]\s?|.*\b(?:answer|result|so|thus|hence|therefore|total|that is|i\.e\.)\b.*", re.I)
 
 
 def _one_number(text: str) -> Fraction | None:
     """The value of the only number in plain text, if the words around it leave it a plain value."""
+    if _CLOCK.search(text) or is_date(text):
+        return None
     values: list[Fraction] = []
     rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
     position = 0
@@ -258,7 +281,7 @@ def _spoils_behind(piece: str, found: list[str]) -> bool:
         return True  # a 5-digit number is not 5
     if found and (found[0] in tables.AFTER or found[0] in tables.DOZENS) and re.match(r"[\s-]*[^\W\d_]", piece):
         return True
-    if re.match(r"\s?['\"]", piece):
+    if re.match(r"\s?['\"]|\s?/\s*$", piece) or tables.SAYS_MORE.match(piece):
         return True
     if found and found[0] == "times" and len(found) > 1:
         return True
@@ -293,6 +316,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
         value = _times_ten(Fraction(1), match["ten"])
     elif match["mixed"]:
         value = _ratio(match["part"], match["of"])
+        value = value if value is not None and value < 1 else None  # 12 3/2
         value = None if value is None else value + int(match["mixed"])
     else:
         value = _ratio(match["over"], match["under"] or "1")

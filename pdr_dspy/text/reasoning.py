@@ -1,6 +1,7 @@
 """Where a completion's thought ends and its solution begins, for servers that do not keep the two apart.
 
-Known forms: `<think>...</think>` (also `thinking` and `thought`, in any case), and the channels of gpt-oss's harmony
+Known forms: `<think>...</think>` (also `thinking`, `thought` and `seed:think`, in any case), `[THINK]...[/THINK]`,
+`<|begin_of_thought|>...<|end_of_thought|>` and their like, and the channels of gpt-oss's harmony
 format, `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>`. A thought
 stands at the beginning of a completion, or the completion begins inside one that the chat template has opened. Tags
 further on, and tags in backticks, are only talked about. Everything here takes linear time.
@@ -29,7 +30,7 @@ def split_thought(text: str) -> tuple[str, str, bool]:
 def solution_span(text: str) -> tuple[int, int] | None:
     """Where the solution stands in a completion, as (start, end); None when a thought is left unfinished."""
     start, end = 0, len(text)
-    if "<" not in text:
+    if "<" not in text and "THINK]" not in text and "think▷" not in text:
         return start, end
     for _ in range(_FORMS):  # the solution of one form may begin with a thought in the other
         span = _span(text[start:end])
@@ -50,14 +51,18 @@ def _span(text: str) -> tuple[int, int] | None:
     start = 0
     while True:  # what follows a thought may begin with another one
         if opener := _OPENER.match(text, start):
-            closer = next((tag for tag in _tags(text, opener.end()) if tag["slash"]), None)
+            closer = next((tag for tag in _tags(text, opener.end()) if _closes(tag)), None)
             if closer is None:
                 return None
         else:
             closer = next(_tags(text, start), None)
-            if closer is None or not closer["slash"]:
+            if closer is None or not _closes(closer):
                 return start, len(text)
         start = closer.end()
+
+
+def _closes(tag: re.Match[str]) -> bool:
+    return tag.lastgroup is not None
 
 
 def _tags(text: str, start: int) -> Iterator[re.Match[str]]:
@@ -75,13 +80,20 @@ def _begins(text: str, special: int) -> bool:
     return text.startswith("<|end|>", special) or not text[:special].strip()
 
 
-_OPENER = re.compile(r"\s*<(?:think|thinking|thought)>", re.I)
-_TAG = re.compile(r"<(?P<slash>/?)(?:think|thinking|thought)>", re.I)
+_NAMES = "(?:think|thinking|thought|seed:think)"
+_OPENER = re.compile(
+    rf"\s*(?:(?i:<{_NAMES}>)|\[THINK\]|◁think▷|<\|begin_of_thought\|>|<\|START_THINKING\|>)",
+)
+_TAG = re.compile(
+    rf"(?i:<(?P<slash>/)?{_NAMES}>)|\[(?P<mistral>/)?THINK\]|◁(?P<kimi>/)?think▷"
+    r"|<\|(?:begin|(?P<sky>end))_of_thought\|>|<\|(?:START|(?P<command>END))_THINKING\|>"
+)
+"""Also those of Magistral, Kimi, Sky-T1 and OpenThinker, and Command A."""
 _HEADER = r"<\|channel\|>\s*(?P<channel>\w+)[^\n]{0,200}?<\|message\|>"
 _MESSAGE = re.compile(_HEADER)
 _HARMONY = re.compile(r"(?:<\|start\|>\s*\w+\s*)?<\|channel\|>|<\|end\|>\s*<\|start\|>")
 _MESSAGE_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-_MARKS = re.compile(rf"(?i:</?(?:think|thinking|thought)>)|<\|start\|>\s*\w+\s*|{_HEADER}|<\|(?:end|return|call)\|>")
+_MARKS = re.compile(rf"{_TAG.pattern}|<\|start\|>\s*\w+\s*|{_HEADER}|<\|(?:end|return|call)\|>")
 
 
 def _final_channel(text: str) -> tuple[int, int] | None:

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
+from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import Block, block, boxes
 
@@ -218,6 +219,8 @@ class _Search:
             name = labels.key(tag["name"])
             field = self.sought.keys.get(name)
             if field is None or given.around(tag.start()):
+                if field is None and self.sought.answer is not None and name in _HOLDERS:
+                    self.holder(name, tag, opened)
                 continue
             if not tag["slash"]:
                 opened[name] = tag  # of nested ones the innermost
@@ -226,12 +229,30 @@ class _Search:
                 self.add(mark, self.text[begun.end() : tag.start()], exact="tag")
                 self.taken.append((begun.start(), tag.end()))
         marks = []
+        half = _HALF_CLOSED.search(self.text)
         for name, tag in opened.items():
+            if name not in self.sought.keys:
+                continue
             field = self.sought.keys[name]
+            if half and tag.end() <= half.start() and name.startswith(labels.key(half[1])):
+                mark = _Mark(tag.start(), tag.end(), field, generic=labels.key(field) != name)
+                self.add(mark, self.text[tag.end() : half.start()], exact="tag")
+                self.taken.append((tag.start(), len(self.text)))
+                continue
             line = self.text[self.text.rfind("\n", 0, tag.start()) + 1 : tag.start()]
             if not line.strip(" \t*_>`"):
                 marks.append(_Mark(tag.start(), tag.end(), field, generic=labels.key(field) != name))
         return marks
+
+    def holder(self, name: str, tag: re.Match[str], opened: dict[str, re.Match[str]]) -> None:
+        """Finds `<final>42</final>`: a short element of a name that may also hold a solution or an example."""
+        if not tag["slash"]:
+            opened[name] = tag
+        elif begun := opened.pop(name, None):
+            held = self.text[begun.end() : tag.start()].strip()
+            if held and len(held) <= 200 and "\n" not in held:
+                mark = _Mark(begun.start(), begun.end(), self.sought.answer, generic=True, rank=2)
+                self.add(mark, held)
 
     def markers(self) -> list[_Mark]:
         """Finds the sections of DSPy's ChatAdapter. The last one may end at something else than a marker."""
@@ -294,6 +315,8 @@ class _Search:
         mark = _Mark(match.start(), match.end(), field, lead=lead, generic=generic)
         if match["result"] is not None:
             mark = mark._replace(rank=2, strong=False)
+        if match["about"] and not generic:  # `Title of the next part: ...` within a text
+            mark = mark._replace(strong=False, rank=max(mark.rank, 1 if field in self.sought.texts else 0))
         if sign := match["sign"]:
             return mark._replace(strong=False) if sign.strip() in _WEAK else mark
         if field is None:
@@ -413,7 +436,9 @@ class _Search:
                 end, going_on = line, going_on and not held.closed and line >= self.last
         if going_on:
             end = max(min(end, self.last), start)
-        body = _UNDERLINE.sub("", self.text[start:end], count=1)
+        body = self.text[start:end]
+        if ":" not in self.shadow[mark.start : mark.value]:
+            body = _UNDERLINE.sub("", body, count=1)
         if ">" in mark.lead:
             body = re.sub(r"\n[ \t]{0,3}> ?", "\n", body)
         self.add(mark, _unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
@@ -447,6 +472,10 @@ class _Search:
             taken = _Spans([*taken.spans, *spans])
         if "####" in self.text:
             self.hashes(field, taken)
+        if "选" in self.text or "選" in self.text:
+            for match in _CHOSEN.finditer(self.shadow):
+                if match.end() < self.last and not taken.around(match.start()):
+                    self.found.append(Statement(field, match.start(), match[1], "sentence", 2, generic=True))
         if not self.languages:
             return
         said = labels.words(self.languages)
@@ -491,14 +520,14 @@ class _Search:
             if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
             else:
-                self.box(field, start, found)
+                self.box(field, start, end, found)
                 found, start = self.text[begin:stop], begin
             end = stop
-        self.box(field, start, found)
+        self.box(field, start, end, found)
         return spans
 
-    def box(self, field: str, start: int, found: str) -> None:
-        if found.strip():
+    def box(self, field: str, start: int, end: int, found: str) -> None:
+        if found.strip() and stands_alone(self.text, start, end):
             self.found.append(Statement(field, start, found, "box", 0, generic=True))
 
     def hashes(self, field: str, taken: _Spans) -> None:
@@ -515,6 +544,11 @@ _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
 _TAG = re.compile(
     r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][^<>\n=\"'/]{0,60}?)[ \t]{0,3}(?:[ \t][\w:\-]{1,40}=[^<>\n]{0,200})?>"
+)
+_HALF_CLOSED = re.compile(r"</[ \t]?([\w \t-]{1,60})\Z")
+"""A closing tag that lacks its end, with which a text ends."""
+_HOLDERS = frozenset(
+    {"final", "solution", "result", "output", "response", "finalanswer", "final result", "final output"}
 )
 _MARKER = re.compile(
     r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[^#\[\]\n]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\]"
@@ -553,6 +587,12 @@ _JOINT = re.compile(
     r"|\{)*",
     re.IGNORECASE,
 )
+_CHOSEN = re.compile(
+    r"(?:^|故|所以|因此|综上|綜上|应|應|应该|應該|本题|本題)[，, ]{0,2}(?:正确)?[选選](?:[择擇])?[:： ]{0,2}"
+    r"[*(（\[【]{0,3}([A-Z])(?![A-Za-z、，,和或及与])(?!\s*[)）*\]】]{0,3}\s*[、,和或及与])",
+    re.MULTILINE,
+)
+"""`故选B。`, as Chinese solutions of multiple choice end."""
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]{1,400})")
 _HEADING = re.compile(
     r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
@@ -560,11 +600,13 @@ _HEADING = re.compile(
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
-    r"|first|second|other|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
+    r"|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
     re.IGNORECASE,
 )
 _COMMENT = (
-    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps|working|step"
+    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps"
+    r"|working|step"
     r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
     r"|пояснение|объяснение"
 )
@@ -642,7 +684,7 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     name = "|".join([*own, rf"(?P<answer>{answer})", rf"(?P<result>{result})", rf"(?P<bound>{bound})"])
     opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
     which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
-    about = r"(?:[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
+    about = r"(?P<about>[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
     # Without a sign: a label in brackets, one that is all of its line, or one before what can only be a value.
     unsigned = r"(?<=[】〗」』\])])|(?=[ \t*_=~#\-]*$)|(?=\$|\\|\*\*|[-+−]?[0-9]|\(?[A-J]\)?\.?[ \t]*$)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)

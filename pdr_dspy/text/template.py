@@ -6,14 +6,19 @@ import re
 
 TURN_END = "\x1e"
 """Stands for a token at which a turn ends, see `without_template`."""
+NEXT_TURN = TURN_END * 2
+"""Stands for tokens with which the model begins one more turn of its own."""
 
 _BAR = "[|｜]"
 _OPENS = rf"<{_BAR}(?:im_start|start_header_id|start|START_OF_TURN_TOKEN){_BAR}>|<start_of_turn>"
 _NAMED = (
     "eos|bos|pad|unk|EOT|eot|eop|eod|eoa|eoh|end_of_turn|start_of_turn|end_of_text|endoftext|end_of_utterance|im_end"
-    r"|im_start|sep|turn\||\|turn|extra_id_[0-9]{1,3}"
+    r"|im_start|sep|turn\||\|turn|(?:extra_id_|unused_?)[0-9]{1,3}"
 )
-_TOKEN = rf"(?:<{_BAR}[^|｜<>\n]{{1,40}}{_BAR}>|</?s>|<(?:{_NAMED})>|\[/?INST\]|<</?SYS>>|\[(?:EOS|BOS|PAD|EOT)\])"
+_TOKEN = (
+    rf"(?:<{_BAR}[^|｜<>\n]{{1,40}}{_BAR}>|\[{_BAR}[a-z_]{{1,40}}{_BAR}\]|</?s>|<(?:{_NAMED})>|\[/?INST\]|<</?SYS>>"
+    r"|\[(?:EOS|BOS|PAD|EOT)\])"
+)
 _ANY = re.compile(_TOKEN)
 _OTHERS = re.compile(
     rf"(?:{_OPENS})(?:user|human|system|tool|ipython|observation|environment)\b"
@@ -24,7 +29,8 @@ _BEGINNING = re.compile(
     rf"\s*(?:(?:<s>|<bos>|<{_BAR}(?:begin_of_text|begin▁of▁sentence|startoftext|bos){_BAR}>)[ \t]*)+"
 )
 _TURN = re.compile(
-    rf"(?P<opened>(?:{_OPENS})[ \t]*(?:assistant|model|bot|ai)?\b(?:<{_BAR}(?:end_header_id|message){_BAR}>)?[ \t]*\n?)"
+    rf"(?P<opened>(?:[ \t]*{_TOKEN}[ \t]*\n?){{0,3}}(?:{_OPENS})[ \t]*(?:assistant|model|bot|ai)?\b"
+    rf"(?:<{_BAR}(?:end_header_id|message){_BAR}>)?[ \t]*\n?)"
     rf"|(?:[ \t]*{_TOKEN})+[ \t]*(?:assistant|user|model|human)?[ \t]*$",
     re.MULTILINE,
 )
@@ -55,7 +61,9 @@ def without_template(text: str) -> str:
     first = len(text) - len(text.lstrip())
 
     def end(match: re.Match[str]) -> str:
-        return "" if match["opened"] and match.start() <= first else f"\n{TURN_END}\n"
+        if match["opened"]:
+            return "" if match.start() <= first else f"\n{NEXT_TURN}\n"
+        return f"\n{TURN_END}\n"
 
     return _TURN.sub(end, text)
 

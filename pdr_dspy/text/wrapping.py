@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 # ------------------------------------------------------------------------------------------------- boxes
 
-_BOX = r"\\(?:boxed|fbox|framebox|Boxed|bbox|tcbox|ovalbox|doublebox)(?![A-Za-z])"
+BOX = r"\\(?:boxed|fbox|framebox|Boxed|bbox|tcbox|ovalbox|doublebox)(?![A-Za-z])"
 _BOX_TOKEN = re.compile(
-    rf"(?P<box>{_BOX}\s{{0,9}}(?:\[[^\[\]\n]{{0,60}}\]\s{{0,9}}){{0,2}})(?:(?P<brace>\{{)|(?P<bare>"
+    rf"(?P<box>{BOX}\s{{0,9}}(?:\[[^\[\]\n]{{0,60}}\]\s{{0,9}}){{0,2}})(?:(?P<brace>\{{)|(?P<bare>"
     r"\\(?:text(?:bf|rm|it)?|mathrm|mathbf|d?frac|sqrt|math(?:bb|cal|sf))\s{0,3}\{|\$?[-+]?[0-9][0-9.,]{0,40}|[A-Za-z](?![A-Za-z])"
     r"|\([^()\n]{1,60}\)))?"
     r"|\\[\\{}]|[{}]"
@@ -64,8 +64,8 @@ _INSIDE = re.compile(  # commands and elements that only change how their conten
     r"(?:\\(?:textcolor|colorbox)\s?\{[^{}]{0,60}\}\s?\{(?P<coloured>.*)\}"
     r"|\\color\s?\{[^{}]{0,60}\}\s?\{(?P<painted>.*)\}"
     r"|\{?\s?\\color\s?\{[^{}]{0,60}\}\s?(?P<after>[^{}]*)\}?"
-    rf"|(?:{_BOX}|\\(?:underline|(?:mathbf|boldsymbol|bm|pmb)(?!\s?\{{[RZNQC]\}})|emph|bbox))\s?\{{(?P<set>.*)\}}"
-    rf"|{_BOX}\s{{1,3}}(?P<bare>[^\s{{}}]{{1,60}})"
+    rf"|(?:{BOX}|\\(?:underline|(?:mathbf|boldsymbol|bm|pmb)(?!\s?\{{[RZNQC]\}})|emph|bbox))\s?\{{(?P<set>.*)\}}"
+    rf"|{BOX}\s{{1,3}}(?P<bare>[^\s{{}}]{{1,60}})"
     r"|\\(?:displaystyle|textstyle|large|Large|LARGE|huge|Huge|bf|bfseries)(?![A-Za-z])\s?(?P<sized>.+)"
     r"|<(?P<tag>b|strong|em|i|u|mark|span|font|code|p|kbd)(?:\s[^<>]{0,80})?>(?P<element>.*)</(?P=tag)>)",
     re.DOTALL,

@@ -24,60 +24,60 @@ class Lora(BaseModel):
     """Scales the adapter by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: str | tuple[str, ...] = "all-linear"
-    """Names of the layers that are adapted, as peft takes them."""
+    """Names of the adapted layers, in peft's form."""
 
 
 class TrainingConfig(Settings):
-    """Everything that decides a training run beside the program, its questions and its verifier. JSON both ways."""
+    """All settings of a training run apart from the program, its questions and its verifier; read and saved as JSON."""
 
     model: str
-    """A folder in the format of transformers, or a name on the hub."""
+    """A model folder in the format of transformers, or a name on the hub."""
     steps: int = Field(default=100, ge=1)
-    """Optimizer steps. A finished run goes on when it is raised."""
+    """Optimizer steps. Raising it continues a finished run."""
     groups: int = Field(default=8, ge=1)
     """Prompts of a generation batch, over all processes."""
     rows: int = Field(ge=2)
-    """Rows of a group: as many long traces, or rows / (trained calls of an episode) operator episodes."""
+    """Rows of a group: that many long traces, or rows / (trained calls of an episode) operator episodes."""
     rows_per_pass: int | None = Field(default=None, ge=1)
     """Rows of one forward and backward pass on one device; None means `rows`."""
     iterations: int = Field(default=1, ge=1)
     """Optimizer steps on each generation batch. Above 1 the ratios leave 1 and `epsilon_high` acts."""
     learning_rate: float = Field(default=1e-6, gt=0)
-    """Constant, after `warmup` steps."""
+    """Learning rate, constant after `warmup` steps."""
     warmup: int = Field(default=0, ge=0)
     epsilon_high: float = Field(default=5.0, gt=0)
-    """The largest weight that a token's ratio can have: the bound itself, not its distance from 1."""
+    """The largest weight of a token's ratio: the bound itself, not its distance from 1."""
     alpha: float = Field(default=0.1, ge=0)
     """Weight of the SFT term over correct rows."""
     token_norm: Literal["prompt", "batch"] = "prompt"
     operator_share: float | str = "1:1"
-    """Operator prompts in every batch: a fraction, or trace:operator such as "1:3"."""
+    """Share of operator prompts in every batch: a fraction, or trace:operator such as "1:3"."""
     train_calls: TrainCalls = "all"
     starts: float = Field(default=0.0, ge=0, le=1)
     """Share of the operator groups that start from a non-empty workspace."""
     process_rewards: bool = False
     threshold: float = Field(default=0.5, gt=0, le=1)
-    """The least score of the verifier that is rewarded with +1."""
+    """The lowest score of the verifier that is rewarded with +1."""
     trace_tokens: int | None = Field(default=None, ge=1)
     """Cap of a long trace, in output tokens; None means the schedule's `draft_tokens`."""
     schedule: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the program's schedule to change for training, such as {"widths": [4, 1], "temperature": 1.0}."""
+    """Changes to the program's schedule for training, such as {"widths": [4, 1], "temperature": 1.0}."""
     template_options: dict[str, Any] = Field(default_factory=dict)
-    """For the chat template, such as {"enable_thinking": false}."""
+    """Arguments of the chat template, such as {"enable_thinking": false}."""
     lora: Lora | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights. With float32 a GPU still computes in bfloat16 where it can."""
+    """Data type of the weights. With float32 a GPU still computes in bfloat16 if it supports it."""
     vllm: Literal["colocate", "server"] | None = None
     """Sample with vLLM, in this process or from a `trl vllm-serve`; None samples with transformers."""
     limit: int | None = Field(default=None, ge=1)
-    """At most so many questions."""
+    """The largest number of questions to train on."""
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints; the last two are kept."""
     loggers: tuple[str, ...] = ()
-    """Where TRL logs beside log.jsonl: "tensorboard", "wandb", "trackio", ..."""
+    """TRL's log targets beside log.jsonl: "tensorboard", "wandb", "trackio", ..."""
     seed: int = Field(default=0, ge=0)
     trl: dict[str, Any] = Field(default_factory=dict)
-    """Other fields of `OperatorConfig`, handed on as they are."""
+    """Other fields of `OperatorConfig`, passed on unchanged."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,7 +90,7 @@ class TrainingConfig(Settings):
 
 
 def read_config(path: str | Path) -> TrainingConfig:
-    """The config of a JSON file. Raises ConfigError for a file that is not there, not JSON, or not such a config."""
+    """Read the config of a JSON file. Raises ConfigError for a file that is missing, not JSON, or not a config."""
     try:
         values = json.loads(local_path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -98,5 +98,5 @@ def read_config(path: str | Path) -> TrainingConfig:
     except ValueError as error:
         raise ConfigError(f"`--config {path}` is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"`--config {path}` must hold one JSON object, with `model` and `rows` at the least")
+        raise ConfigError(f"`--config {path}` must hold one JSON object with at least `model` and `rows`")
     return TrainingConfig(**values)

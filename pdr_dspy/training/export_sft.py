@@ -1,8 +1,8 @@
-"""What an evaluation got right, as a chat dataset: traces, drafts, workspaces and refinements to warm-start a model on.
+"""The right calls of an evaluation as a chat dataset: traces, drafts, workspaces and refinements to warm-start a model.
 
-A row says what each call was for and how it ended, the rollout store has what came back, and neither has the prompts.
-So the program runs once more over each row with the store's completions in place of a model, and the prompts are those
-that it renders. A call whose request is not the recorded one to the letter is left out and counted.
+A row records the purpose and end of each call, the rollout store its completion, and neither its prompt. So the program
+runs again over each row, with the stored completions in place of a model, to render the prompts. A call whose request
+differs from the recorded one is left out and counted.
 """
 
 from __future__ import annotations
@@ -39,26 +39,25 @@ Kind = Literal["trace", "draft", "workspace", "refinement"]
 
 
 class Sample(NamedTuple):
-    """One call that is worth learning from."""
+    """One call to train on."""
 
     kind: Kind
     messages: tuple[dict[str, str], ...]
-    """The prompt, then the assistant's turn; its thought, where there was one apart, under `reasoning_content`."""
+    """The prompt, then the assistant's turn, with a separate thought under `reasoning_content`."""
     id: str
-    """Of the question."""
+    """The id of the question."""
     repeat: int
     round: int
 
 
 class Exported(NamedTuple):
-    """The samples of a run, and what was left out of it."""
+    """The samples of a run, and counts of the calls that were left out."""
 
     samples: tuple[Sample, ...]
     counts: dict[str, int]
-    """Samples by kind; then `rows` and `right_rows`, and calls that were right but are not there: `duplicates`,
-    `truncated`, `constrained` (held to a form, or asked again for JSON), `other_prompt` (the program renders another
-    prompt now, or a workspace was cut by the model's own tokenizer), `not_stored` (the store does not have the
-    completion)."""
+    """Samples by kind; `rows` and `right_rows`; and right calls that were left out: `duplicates`, `truncated`,
+    `constrained` (under constrained decoding, or with a second request for JSON), `other_prompt` (the program renders
+    another prompt now, or the model's own tokenizer cut a workspace), `not_stored` (the store lacks the completion)."""
 
 
 def export(
@@ -66,19 +65,19 @@ def export(
 ) -> Exported:
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
-    A draft or a refinement counts by its own answer; a distill, select or critique call by that of its row. What a
-    server held to a form is no sample of the model's, nor is a draft whose answer had to be asked for again
-    (`Schedule.json_fallback`): neither is exported.
+    A draft or a refinement is right if its own answer is; a distill, select or critique call if its row's answer is.
+    Calls under constrained decoding, and drafts whose answer needed a second request (`Schedule.json_fallback`), are
+    not samples of the model and are not exported.
 
     Args:
         run_dir: a folder that `evaluate(run_dir=...)` or `pdr eval` wrote, with its rollout store.
-        program: the program that it evaluated.
-        examples: at least those that have a row, with their ids.
-        verifier: for the oracle distillers of an analysis; nothing is graded again.
+        program: the program that was evaluated.
+        examples: the evaluated examples, with their ids; others are ignored.
+        verifier: the verifier of oracle distillers; nothing is graded again.
 
     Raises:
         ConfigError: the program is not an operator.
-        StoreError: the folder holds no evaluation, one of another program, or one without any of these examples.
+        StoreError: the folder holds no evaluation, an evaluation of another program, or none of these examples.
     """
     if not isinstance(program, Operator):
         raise ConfigError(f"`export(program=...)` must be an operator, such as PDR, not `{type(program).__name__}`")
@@ -87,13 +86,13 @@ def export(
     if config["program"] != fingerprint(program):
         raise StoreError(
             f"{folder} holds an evaluation of another program, or of this one with other prompts or another schedule; "
-            "give the program as it was"
+            "give the program that was evaluated"
         )
     known = dict(zip(ids_of(examples), examples, strict=True))
     rows = list(read_rows(folder / "rows.jsonl").values())
     if not any(row.id in known for row in rows):
         raise StoreError(
-            f"{folder} has no finished row of these {len(known)} examples; give the data of its evaluation"
+            f"{folder} has no finished row for these {len(known)} examples; give the data of its evaluation"
         )
     budget = Budget(**config["budget"]) if config.get("budget") else None
     models = config.get("models") or ["replay/model"]
@@ -106,9 +105,9 @@ def export(
 
 
 def write(path: str | Path, samples: Sequence[Sample]) -> None:
-    """Write samples as JSONL: `messages`, as TRL's SFTTrainer and most others take them, and where they come from.
+    """Write samples as JSONL: `messages` in the form of TRL's SFTTrainer, and the samples' other fields.
 
-    Raises StoreError when that is not possible.
+    Raises StoreError when the file cannot be written.
     """
     lines = [
         json.dumps({**sample._asdict(), "messages": list(sample.messages)}, ensure_ascii=False) for sample in samples
@@ -174,10 +173,10 @@ class _Collected:
                 self._keep(kind, row, call, messages, rollout)
 
     def _kind(self, row: Row, call: Call) -> Kind | None:
-        """What a call is an example of; None when it was not right."""
+        """The kind of a right call; None for a call that was not right."""
         if call.failure is not None or call.phase in (Phase.JUDGE, Phase.PROPOSE) or call.round > len(row.rounds):
             return None
-        if call.finish == "continued":  # the turn went on in a second request
+        if call.finish == "continued":  # a second request continued the turn
             return None
         if call.part == JSON_PART:
             return None
@@ -185,10 +184,10 @@ class _Collected:
             return "workspace" if row.score >= RIGHT else None
         drafts = row.rounds[call.round - 1].drafts
         solving = {other.index for other in row.calls if other.round == call.round and other.phase in _SOLVING}
-        if len(drafts) != len(solving):  # the round ended early, and a row does not say which draft is which
+        if len(drafts) != len(solving):  # the round ended early; the row does not map drafts to calls
             return None
         score = drafts[call.index].score
-        if score is None and call.round == len(row.rounds):  # a judge scores the final answer alone
+        if score is None and call.round == len(row.rounds):  # a judge scores the final answer only
             score = row.score if row.stop in (None, "done") else 0.0
         if score is None or score < RIGHT:
             return None
@@ -197,18 +196,18 @@ class _Collected:
         return "trace" if self.program.schedule.rounds == 1 else "draft"
 
     def _replay(self, row: Row, example: dspy.Example) -> dict[str, list[dict[str, str]]]:
-        """The prompts of a row's calls as the program renders them, by the address of the whole request."""
+        """The prompts of a row's calls as the program renders them, by the address of the request."""
         self.lm.begin(row, self.store)
-        told: list[Call] = []
+        replayed: list[Call] = []
         inputs = inputs_of(self.program, example) | ({} if self.budget is None else {"budget": self.budget})
 
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
-        same = calls.session(store=None, seed=row.seed, on_call=told.append, oracle=oracle)
+        same = calls.session(store=None, seed=row.seed, on_call=replayed.append, oracle=oracle)
         with same, dspy.context(trace=None), suppress(RoundFailed):
             self.program(**inputs)
-        return {call.key: self.lm.prompts[call.seed] for call in told if call.seed in self.lm.prompts}
+        return {call.key: self.lm.prompts[call.seed] for call in replayed if call.seed in self.lm.prompts}
 
     def _keep(self, kind: Kind, row: Row, call: Call, messages: Sequence[dict[str, str]], rollout: Rollout) -> None:
         answer = {"role": "assistant", "content": rollout.text.strip()}
@@ -225,36 +224,36 @@ class _Collected:
 
 
 class _ReplayLM(dspy.LM, calls.ServedModel):
-    """Answers with what was recorded for a row, and notes what it was asked."""
+    """An LM that answers with a row's stored completions and keeps the prompts of its requests."""
 
     def __init__(self, model: str) -> None:
         engine = _NoEngine()
         super().__init__(model, engine=engine, async_engine=_NoAsyncEngine(), cache=False, num_retries=0)
         self.prompts: dict[int | None, list[dict[str, str]]] = {}
         self._answers: dict[int | None, Rollout] = {}
-        self._again: dict[int | None, Rollout] = {}
-        """Where a draft was asked again for its JSON, what it said then."""
+        self._second: dict[int | None, Rollout] = {}
+        """Completions of second requests for JSON, by the draft's seed."""
 
     async def capabilities(self) -> calls.Capabilities:
-        """A draft is asked again where that was done, so that the replay comes to the same answers."""
-        return replace(calls.configured(self), output_formats=frozenset(["schema"] if self._again else ()))
+        """Claims support for schemas if the row has second requests for JSON, so that the replay makes them, too."""
+        return replace(calls.configured(self), output_formats=frozenset(["schema"] if self._second else ()))
 
     def begin(self, row: Row, store: Rollouts) -> None:
-        """Take up a row."""
+        """Answer from the records of `row` from now on."""
         self.prompts = {}
         found = [(call, store.get(call.key)) for call in row.calls if call.failure is None]
         kept = [(call, rollout) for call, rollout in found if rollout is not None]
         self._answers = {call.seed: rollout for call, rollout in kept if call.part != JSON_PART}
-        self._again = {call.seed: rollout for call, rollout in kept if call.part == JSON_PART}
+        self._second = {call.seed: rollout for call, rollout in kept if call.part == JSON_PART}
 
     async def acall(self, prompt: Any = None, **_: Any) -> Any:
-        """The recorded completion. Raises OSError, as a lost connection does, for a call that has none."""
+        """The recorded completion. Raises OSError, as a lost connection does, for a call without one."""
         assert isinstance(prompt, Request)
         seed = prompt.config.seed
-        again = seed in self._again and calls.OUTPUT in (prompt.config.extensions or {})
-        if not again:
+        second = seed in self._second and calls.OUTPUT in (prompt.config.extensions or {})
+        if not second:
             self.prompts[seed] = messages_of(prompt)
-        rollout = (self._again if again else self._answers).get(seed)
+        rollout = (self._second if second else self._answers).get(seed)
         if rollout is None:
             raise OSError("no completion was recorded")
         thought = f"<think>{rollout.thought}</think>" if rollout.thought else ""
@@ -272,9 +271,9 @@ class _ReplayLM(dspy.LM, calls.ServedModel):
 
 class _NoEngine:
     def complete(self, request: Request) -> Response:
-        raise ConfigError("a replay sends nothing")
+        raise ConfigError("a replay sends no requests")
 
 
 class _NoAsyncEngine:
     async def complete(self, request: Request) -> Response:
-        raise ConfigError("a replay sends nothing")
+        raise ConfigError("a replay sends no requests")

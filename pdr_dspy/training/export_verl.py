@@ -1,11 +1,11 @@
 """Export for clusters: PDR episodes as an agent loop of verl 0.9.1, and the files and settings that run it.
 
-Not run: verl needs Ray, a GPU and another `transformers` than the `train` extra. What is used of it was read in the
-0.9.1 wheel: `AgentLoopOutput`, the arguments with which `AgentLoopWorker` makes a loop and calls `run`,
-`LLMServerClient.generate`, and that its v1 trainer takes a list of outputs from one loop and copies the last one's
-reward to the others. That last point is a PDR episode whose calls share the final reward; so drafts by their own
-answers and process rewards cannot be exported. Neither can the SFT term (verl has none: the objective is J_CISPO) and
-the normalisation per prompt (`token-mean` is that of the whole batch).
+Never run: verl needs Ray, a GPU and another version of `transformers` than the `train` extra. The interface was read in
+the 0.9.1 wheel: `AgentLoopOutput`, the arguments with which `AgentLoopWorker` creates a loop and calls `run`,
+`LLMServerClient.generate`, and its v1 trainer, which takes a list of outputs from one loop and copies the last one's
+reward to the others. So all calls of a PDR episode share the final reward: rewards of drafts by their own answers and
+process rewards cannot be exported. Nor can the SFT term (verl has none: the objective is J_CISPO) and the normalisation
+per prompt (`token-mean` is over the whole batch).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_errors
 from pdr_dspy.runtime.atomic_write import local_path, write_whole
 from pdr_dspy.training.dataset import example_of, mode_rows
-from pdr_dspy.training.policy_lm import DEFAULT_CAP, Asked, messages_of, prompt_ids
+from pdr_dspy.training.policy_lm import DEFAULT_CAP, SampledCall, messages_of, prompt_ids
 from pdr_dspy.training.rollout import Episodes, operator_rows
 from pdr_dspy.training.types import MODES, Group, Mode, Row, Sampled
 from pdr_dspy.verifiers import as_verifier
@@ -37,14 +37,14 @@ AGENTS: dict[Mode, str] = {"trace": "pdr_trace", "operator": "pdr_operator"}
 
 
 class TokenOutput(Protocol):
-    """What verl's server returns for one prompt."""
+    """The reply of verl's server to one prompt."""
 
     token_ids: list[int]
     log_probs: list[float] | None
 
 
 class Server(Protocol):
-    """verl's `LLMServerClient`, as far as it is used."""
+    """The used part of verl's `LLMServerClient`."""
 
     async def generate(self, request_id: Any, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
         """A `TokenOutput`."""
@@ -54,7 +54,7 @@ class Server(Protocol):
 class PDRAgentLoop:
     """One episode of verl: a long trace, or a PDR round with a row for each trained call.
 
-    verl makes it from the file of `export` (hydra's `_target_`) and calls `run` for each sample of a prompt.
+    verl creates it from the file that `export` writes (hydra's `_target_`) and calls `run` for each sample of a prompt.
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class PDRAgentLoop:
     ) -> None:
         """
         Args:
-            trainer_config, server_manager, tokenizer, data_config: verl's; further ones of verl's are not used.
+            trainer_config, server_manager, tokenizer, data_config: verl's arguments; its others are ignored.
             program: the module of a program file, such as "programs.gsm8k": it has `build()` and `verifier()`.
-            mode: which episodes this loop runs.
+            mode: the kind of episodes that this loop runs.
             train_calls, threshold, trace_tokens: see `Episodes`.
-            schedule: fields of the program's schedule to change.
+            schedule: changes to the program's schedule.
 
         Raises:
-            ConfigError: the module has no program, or the settings cannot work.
+            ConfigError: the module has no program, or the settings contradict each other.
         """
         if train_calls not in ("all", "refine"):
             raise ConfigError(
@@ -107,8 +107,8 @@ class PDRAgentLoop:
         """The episode's trained calls as `AgentLoopOutput`s, the one with the final reward last.
 
         Args:
-            sampling_params: verl's; cap and temperature are the schedule's.
-            fields: the columns of the data set's row, of which `example` is read, and `session_id`.
+            sampling_params: verl's sampling parameters; the schedule replaces cap and temperature.
+            fields: the columns of the data set's row, of which `example` is used, and `session_id`.
         """
         from verl.experimental.agent_loop.agent_loop import AgentLoopOutput  # pyright: ignore[reportMissingImports]
 
@@ -116,7 +116,7 @@ class PDRAgentLoop:
         return [AgentLoopOutput(**output) for output in outputs_of(rows)]
 
     async def rows(self, sampling_params: Mapping[str, Any], **fields: Any) -> list[Row]:
-        """The episode's rows, without verl."""
+        """The episode's rows; needs no verl."""
         number = int(fields.get("session_id", 0))
         seed = int(fields.get("global_steps", 0) or 0) * 1_000_003 + int(fields.get("index", 0) or 0)
         group = Group(self.mode, example_of(str(fields["example"])), self.episodes.rows_per_episode(self.mode), seed)
@@ -127,8 +127,8 @@ class PDRAgentLoop:
 def outputs_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The fields of an `AgentLoopOutput` for each row, in order.
 
-    verl knows no row without a reward: one counts 0 in its group, and its tokens are masked, as are those of a row that
-    only fills a group.
+    verl has no rows without a reward: such a row gets the reward 0, and its tokens are masked, as are those of rows
+    that only fill a group.
     """
     final = rows[-1].reward
     outputs: list[dict[str, Any]] = []
@@ -156,7 +156,7 @@ class Export(NamedTuple):
 
     folder: Path
     arguments: tuple[str, ...]
-    """Of `python -m verl.trainer.main_ppo`; add the machine's own (nodes, GPUs, parallelism, logging)."""
+    """Arguments of `python -m verl.trainer.main_ppo`; add those of the machine (nodes, GPUs, parallelism, logging)."""
 
 
 def export(
@@ -175,31 +175,31 @@ def export(
     epsilon_high: float = 5.0,
     learning_rate: float = 1e-6,
 ) -> Export:
-    """Write what verl needs: `train.jsonl`, `agent_loops.yaml` and `command.txt`.
+    """Write the files that verl needs: `train.jsonl`, `agent_loops.yaml` and `command.txt`.
 
-    Questions stand in the data alternately as a long trace and as an operator episode, and verl is told not to shuffle,
-    so that every batch of an even number of prompts is split in halves.
+    The rows alternate between long traces and operator episodes, and verl's shuffling is off, so that every batch of an
+    even number of prompts is half of each.
 
     Args:
-        folder: where to write.
+        folder: the folder to write to.
         examples: the questions.
-        program: the module of a program file, which must be importable on every node.
+        program: the module of a program file; every node must be able to import it.
         model: the model to train, a folder or a name on the hub.
         prompts: prompts of a batch, an even number.
         episodes: episodes of each prompt, at least 2.
         train_calls, threshold, trace_tokens, schedule: see `PDRAgentLoop`.
-        prompt_tokens: room for the longest prompt, workspace included.
+        prompt_tokens: the longest prompt in tokens, workspace included.
         epsilon_high: the largest weight of a token's ratio. verl's clip_ratio_high is its distance from 1.
-        learning_rate: of verl's optimizer.
+        learning_rate: learning rate of verl's optimizer.
 
     Raises:
-        ConfigError, DataError: what cannot work.
+        ConfigError, DataError: an argument or an example is not usable.
         StoreError: the folder cannot be written.
     """
     if prompts < 2 or prompts % 2:
         raise ConfigError(f"`export(prompts={prompts})` must be an even number: half of them are operator prompts")
     if episodes < 2:
-        raise ConfigError(f"`export(episodes={episodes})` must be at least 2: one is better than another or none is")
+        raise ConfigError(f"`export(episodes={episodes})` must be at least 2: advantages compare episodes")
     if epsilon_high <= 0:
         raise ConfigError(f"`export(epsilon_high={epsilon_high})` must be above 0")
     target = local_path(folder).resolve()
@@ -252,7 +252,7 @@ def export(
 
 
 def verl_rows(examples: Sequence[dspy.Example]) -> list[dict[str, Any]]:
-    """Rows of verl's data set: each question as a long trace, then as an operator episode."""
+    """Rows of verl's data set: each question first as a long trace, then as an operator episode."""
     by_mode = [mode_rows(examples, [mode]) for mode in MODES]
     return [
         {
@@ -274,17 +274,17 @@ class ServedLM(dspy.LM, calls.ServedModel):
     def __init__(
         self, server: Server, tokenizer: Any, sampling: Mapping[str, Any], template_options: Mapping[str, Any]
     ) -> None:
-        """`sampling` are verl's parameters, of which cap and temperature are replaced by each call's own."""
+        """`sampling`: verl's sampling parameters; each call replaces cap and temperature."""
         super().__init__("verl/policy", engine=_NoEngine(), async_engine=_NoAsyncEngine(), cache=False, num_retries=0)
         self.server = server
         self.tokenizer = tokenizer
         self.sampling = dict(sampling)
         self.template_options = dict(template_options)
-        self.record: list[Asked] = []
+        self.record: list[SampledCall] = []
         """The calls of the episode."""
 
     async def capabilities(self) -> calls.Capabilities:
-        """The policy changes from step to step, so the object alone names it."""
+        """The policy changes from step to step, so only the object identifies it."""
         return calls.Capabilities(identity=self.model, known=False, counts_tokens=True)
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -309,7 +309,7 @@ class ServedLM(dspy.LM, calls.ServedModel):
         logprobs = list(output.log_probs or [])[: len(tokens)]
         if len(logprobs) != len(tokens):
             raise ConfigError("verl's server gave no log-probabilities: set `rollout.calculate_log_probs=True`")
-        self.record.append(Asked(config.seed, ids, Sampled(tokens, logprobs, finish)))
+        self.record.append(SampledCall(config.seed, ids, Sampled(tokens, logprobs, finish)))
         text = self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Response(
             id=None,
@@ -340,14 +340,14 @@ def _program(name: str) -> tuple[Operator, Any]:
 
 class _NoServer:
     async def generate(self, request_id: Any, *, prompt_ids: list[int], sampling_params: dict[str, Any]) -> Any:
-        raise ConfigError("nothing is sampled while the settings are checked")
+        raise ConfigError("no sampling while the settings are checked")
 
 
 class _NoEngine:
     def complete(self, request: Request) -> Response:
-        raise ConfigError("an agent loop of verl answers asynchronous calls alone")
+        raise ConfigError("an agent loop of verl answers asynchronous calls only: `await program.acall(...)`")
 
 
 class _NoAsyncEngine:
     async def complete(self, request: Request) -> Response:
-        raise ConfigError("an agent loop of verl answers requests of operators alone")
+        raise ConfigError("an agent loop of verl answers requests of operators only")

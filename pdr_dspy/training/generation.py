@@ -1,12 +1,12 @@
-"""The trainer's model as a policy that the rollout can sample from: transformers' generate, or TRL's vLLM.
+"""The trainer's model as a policy that the rollout samples from: transformers' generate, or TRL's vLLM.
 
-Where generation is collective (parameters sharded over processes, a vLLM server, vLLM over several devices), all
-processes must call it equally often and with equally many prompts, while a free rollout makes as many calls as its
-episodes need. So each call first tells the others how much it brings, shorter ones are padded, and a process whose
-rollout is done keeps the others company until all are done.
+Collective generation (parameters sharded over processes, a vLLM server, vLLM over several devices) requires that all
+processes call it equally often with equally many prompts, while rollouts differ in the number of calls that they need.
+So the processes exchange the sizes of their batches before each call, pad shorter batches, and a process whose rollout
+is done takes part with padding until all are done.
 
-vLLM's sleep mode (`vllm_enable_sleep_mode`) gives the weights up after every call and loads them again before the next;
-an operator episode makes at least three. Leave it off where the memory allows.
+vLLM's sleep mode (`vllm_enable_sleep_mode`) releases the weights after every call and reloads them before the next; an
+operator episode makes at least three calls. Leave it off if the memory allows.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ class TrainerPolicy:
     """A `Policy` over a TRL trainer.
 
     Args:
-        trainer: its model is sampled as it stands, its tokenizer says what ends a turn.
-        rows: most prompts in one batch of transformers' generate; None for all at once. vLLM schedules for itself.
+        trainer: the trainer whose current model is sampled; its tokenizer has the end-of-turn tokens.
+        rows: largest batch of transformers' generate, in prompts; None for all at once. vLLM schedules by itself.
     """
 
     def __init__(self, trainer: GRPOTrainer, rows: int | None = None) -> None:
         self._trainer = trainer
         self._rows = rows
         self.calls = self.prompt_tokens = self.tokens = 0
-        """What this process has sampled, calls that are not trained included; padding left out."""
+        """Totals that this process has sampled, with untrained calls, without padding."""
 
     @property
     def tokenizer(self) -> Any:
@@ -60,7 +60,7 @@ class TrainerPolicy:
 
         Args:
             prompts: token ids, none empty.
-            caps: most tokens of each completion, at least 1.
+            caps: the largest number of tokens of each completion, at least 1.
             temperature: 0 samples greedily (the log-probabilities are then those of temperature 1).
 
         Raises:
@@ -68,8 +68,8 @@ class TrainerPolicy:
         """
         if len(prompts) != len(caps) or not prompts or not all(prompts) or min(caps) < 1 or temperature < 0:
             raise ConfigError(
-                "`generate(prompts, caps, temperature)` wants at least one prompt, none of them empty, as many caps of "
-                f"1 or more, and a temperature of 0 or more; there were {len(prompts)} prompts "
+                "`generate(prompts, caps, temperature)` needs at least one prompt, no empty prompt, as many caps of at "
+                f"least 1, and a temperature of at least 0; got {len(prompts)} prompts "
                 f"({sum(not prompt for prompt in prompts)} empty), {len(caps)} caps from {min(caps, default=0)} and "
                 f"temperature {temperature}"
             )
@@ -80,17 +80,17 @@ class TrainerPolicy:
         return sampled
 
     def accompany(self) -> None:
-        """Call when the rollout of this process is done: takes part in what the others still generate."""
+        """Take part in the collective generation of other processes after this one's rollout is done."""
         if self.collective:
             while self._together([], [], 1.0) is not None:
                 pass
 
     def _together(self, prompts: list[list[int]], caps: list[int], temperature: float) -> Any:
-        """Completions for the prompts of this process; None where no process had any."""
+        """Completions for the prompts of this process; None if no process had prompts."""
         sample = self._by_vllm if self._trainer.use_vllm else self._by_transformers
         if not self.collective:
             return sample(prompts, caps, temperature)
-        by_cap = self._trainer.use_vllm  # which takes one cap a call; transformers takes caps of all sizes at once
+        by_cap = self._trainer.use_vllm  # vLLM takes one cap a call, transformers one for each row
         kinds = [(temperature, cap if by_cap else 0) for cap in caps]
         everyone: list[Counter[tuple[float, int]]] = gather_object([Counter(kinds)])
         done: dict[int, Sampled] = {}
@@ -123,7 +123,7 @@ class TrainerPolicy:
         settings = self._settings(max(caps), temperature)
         size = self._rows or len(prompts)
         order = range(len(prompts))
-        if size < len(prompts):  # alike ones share a batch, so that few rows wait for long ones
+        if size < len(prompts):  # similar lengths share a batch, so that few rows wait for long ones
             order = sorted(order, key=lambda i: (caps[i], len(prompts[i])))
         done: dict[int, Sampled] = {}
         with (
@@ -131,7 +131,7 @@ class TrainerPolicy:
                 trainer.model_wrapped,
                 trainer.accelerator,
                 gather_deepspeed3_params=args.ds3_gather_for_generation,
-                generation_kwargs=settings,  # else the model's own top-k or penalty fills what is at its default
+                generation_kwargs=settings,  # else the model's own top-k or penalty replaces defaults
                 gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs,
             ) as model,
             torch.no_grad(),
@@ -180,7 +180,7 @@ class TrainerPolicy:
         }
 
     def _cut(self, tokens: list[int], logps: list[float], cap: int) -> Sampled:
-        """Up to the first token that ends the turn, that one included, and to the cap."""
+        """The completion up to the cap and to the first end-of-turn token, inclusive."""
         ends = set(self._trainer.eos_token_ids)
         last = next((i for i, token in enumerate(tokens[:cap]) if token in ends), None)
         size = cap if last is None else last + 1
@@ -198,9 +198,10 @@ class _Caps(StoppingCriteria):
 
 
 class _Notes(LogitsProcessor):
-    """Writes down the log-probability of each sampled token, holding one step's distribution at a time.
+    """Records the log-probability of each sampled token; holds the distribution of one step at a time.
 
-    A processor of ours runs before the temperature is applied and before the token is drawn: it sees it a step later.
+    A custom processor runs before the temperature is applied and before the token is drawn, so it reads the token one
+    step later.
     """
 
     def __init__(self, temperature: float) -> None:
@@ -214,7 +215,7 @@ class _Notes(LogitsProcessor):
         return scores
 
     def of(self, out: Tensor, prompt: int) -> Tensor:
-        """Of every token of `out` after the prompt, (rows, tokens)."""
+        """The log-probability of every token of `out` after the prompt, (rows, tokens)."""
         if len(self._seen) < out.shape[1] - prompt:
             self._note(out)
         return torch.stack(self._seen[: out.shape[1] - prompt], dim=1)

@@ -1,8 +1,8 @@
-"""The model being trained as a `dspy.LM`: calls of all episodes that run at the same time become one batch.
+"""The model being trained as a `dspy.LM` that batches the calls of all running episodes.
 
-A program asks for its calls one stage after the other. The batch is sent when every running episode waits for a call,
-so that four episodes of three drafts, a distillation and a refinement are batches of 12, 4 and 4. What was asked and
-sampled is kept as token ids, for the trainer.
+A program makes its calls one stage after the other. A batch is sent when every running episode waits for a call, so
+that four episodes of three drafts, a distillation and a refinement make batches of 12, 4 and 4. Prompts and completions
+are kept as token ids for the trainer.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pdr_dspy.training.types import Policy, Sampled
 
 T = TypeVar("T")
 DEFAULT_CAP = 1024
-"""Output tokens of a call that names no cap."""
+"""Output tokens of a call without a cap."""
 _SETTLED = 5
-"""Turns of the event loop without news after which all siblings have begun; fewer would only make smaller batches."""
+"""Idle turns of the event loop after which all siblings have begun; fewer would only make smaller batches."""
 _EPISODE: ContextVar[int | None] = ContextVar("pdr_dspy_episode", default=None)
 
 
-class Asked(NamedTuple):
-    """One call, as the policy saw it."""
+class SampledCall(NamedTuple):
+    """One call as token ids."""
 
     seed: int | None
-    """The request's: it names the call within its episode. The policy draws from its own generator."""
+    """The request's seed, which identifies the call within its episode. The policy draws from its own generator."""
     prompt_ids: list[int]
     sampled: Sampled
 
@@ -54,16 +54,16 @@ class PolicyLM(dspy.LM, calls.ServedModel):
     ) -> None:
         """
         Args:
-            policy: samples. Its tokenizer's chat template makes the prompts; without one a prompt is the texts of the
-                messages, each followed by a blank line.
-            template_options: handed to the chat template, such as {"enable_thinking": False}.
-            context_length: tokens that prompt and completion may take together, where that is known.
-            name: the model's, on ledgers.
+            policy: the sampler. Its tokenizer's chat template renders the prompts; without a template a prompt is the
+                texts of the messages, each followed by a blank line.
+            template_options: arguments of the chat template, such as {"enable_thinking": False}.
+            context_length: tokens that prompt and completion may take together; None if unknown.
+            name: the model's name on ledgers.
         """
         super().__init__(name, engine=_Refusing(), async_engine=_Waiting(self), cache=False, num_retries=0)
         self.policy = policy
         self.context_length = context_length
-        self.asked: dict[int, list[Asked]] = {}
+        self.sampled_calls: dict[int, list[SampledCall]] = {}
         """The calls of each episode of the last `together`, in the order in which they were sampled."""
         self.batches: list[int] = []
         """Completions in each batch so far."""
@@ -73,7 +73,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         self._news = asyncio.Event()
 
     async def capabilities(self) -> calls.Capabilities:
-        """Its context, where that is known; its weights change from step to step, so the object alone names it."""
+        """The context length, if known. The weights change from step to step, so only the object identifies it."""
         return calls.Capabilities(
             identity=self.model, known=False, context_length=self.context_length, counts_tokens=True
         )
@@ -83,7 +83,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         return [len(self.policy.tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
     async def acall(self, prompt: Any = None, **options: Any) -> Any:
-        """Answer one request, in the batch that it becomes a part of."""
+        """Answer one request in the next batch."""
         self._inside += 1
         try:
             if isinstance(prompt, Request):
@@ -97,7 +97,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         """Wait for the batch and return this request's completion. Raises ConfigError outside of `together`."""
         episode = _EPISODE.get()
         if episode is None:
-            raise ConfigError("`PolicyLM` answers inside `await lm.together(episodes)` alone")
+            raise ConfigError("`PolicyLM` answers only inside `await lm.together(episodes)`")
         config = request.config
         call = _Call(
             episode,
@@ -120,11 +120,11 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         )
 
     async def together(self, episodes: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
-        """Run episodes side by side, their calls in common batches, and return their results in order.
+        """Run episodes concurrently, their calls in common batches, and return their results in order.
 
-        The first error of an episode, or of the policy, ends them all and is raised.
+        The first error of an episode, or of the policy, cancels all of them and is raised.
         """
-        self.asked = {number: [] for number in range(len(episodes))}
+        self.sampled_calls = {number: [] for number in range(len(episodes))}
         self.batches = []
         self._waiting, self._inside, self._news = [], 0, asyncio.Event()
         tasks = [asyncio.ensure_future(_in_episode(number, run)) for number, run in enumerate(episodes)]
@@ -135,11 +135,11 @@ class PolicyLM(dspy.LM, calls.ServedModel):
                 await self._settle()
                 for task in tasks:
                     if task.done():
-                        task.result()  # raises what it raised
+                        task.result()  # raises the task's error
                 running = {number for number, task in enumerate(tasks) if not task.done()}
                 if not running:
                     return [task.result() for task in tasks]
-                # A call that is on its way in or out may belong to this batch, or bring the next ones.
+                # A call that is about to start may belong to this batch, and one that ends may start others.
                 if self._inside == len(self._waiting) and running <= {call.episode for call in self._waiting}:
                     self._answer()
                 else:
@@ -150,7 +150,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _settle(self) -> None:
-        """Let every task go on until none has news."""
+        """Let all tasks run until none makes progress."""
         quiet = 0
         while quiet < _SETTLED:
             self._news.clear()
@@ -158,7 +158,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
             quiet = 0 if self._news.is_set() else quiet + 1
 
     def _answer(self) -> None:
-        """Sample for every call that waits, the calls of one temperature together."""
+        """Sample completions for all waiting calls, one batch for each temperature."""
         waiting, self._waiting = sorted(self._waiting, key=lambda call: call.episode), []
         prompts: dict[str, list[int]] = {}
         for temperature in sorted({call.temperature for call in waiting}, reverse=True):
@@ -173,7 +173,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
             _check(sampled, caps)
             self.batches.append(len(batch))
             for call, own, completion in zip(batch, ids, sampled, strict=True):
-                self.asked[call.episode].append(Asked(call.seed, own, completion))
+                self.sampled_calls[call.episode].append(SampledCall(call.seed, own, completion))
                 if not call.answer.done():
                     call.answer.set_result((own, completion))
 
@@ -181,15 +181,14 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         return self  # copies of a program sample from the same model
 
     def copy(self, **changes: Any) -> PolicyLM:
-        """Itself: what DSPy changes on copies are sampling settings, and those stand in each request."""
+        """Return itself: DSPy changes only sampling settings on copies, and each request carries its own."""
         return self
 
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> list[int]:
-    """The token ids of a prompt: the tokenizer's chat template up to where the answer begins.
+    """The token ids of a prompt: the messages in the tokenizer's chat template, up to the beginning of the answer.
 
-    A tokenizer without a template gets the texts of the messages, each followed by a blank line. `options` go to the
-    template.
+    Without a template it is the texts of the messages, each followed by a blank line. `options` go to the template.
     """
     if getattr(tokenizer, "chat_template", None):
         ids = tokenizer.apply_chat_template(
@@ -210,7 +209,7 @@ def messages_of(request: Request) -> list[dict[str, str]]:
     def text(parts: Any) -> str:
         odd = () if isinstance(parts, str) else [part.type for part in parts if part.type not in ("text", "thinking")]
         if odd:
-            raise ConfigError(f"a policy is trained on text alone, and a prompt of the program has {odd[0]} parts")
+            raise ConfigError(f"a policy is trained on text only, but a prompt of the program has {odd[0]} parts")
         return parts if isinstance(parts, str) else "".join(part.text for part in parts if part.type == "text")
 
     system = [{"role": "system", "content": text(request.system)}] if request.system else []
@@ -228,12 +227,12 @@ class _Call(NamedTuple):
 
 async def _in_episode(number: int, run: Callable[[], Awaitable[T]]) -> T:
     _EPISODE.set(number)
-    with calls.session(store=None):  # an episode that waited for another one's equal call would never be in a batch
+    with calls.session(store=None):  # with a store, an episode could wait for another's equal call and stall the batch
         return await run()
 
 
 def _check(sampled: Sequence[Sampled], caps: Sequence[int]) -> None:
-    """Whether the policy kept its side of the contract; an episode would wait for ever for what did not come."""
+    """Raise PDRError unless the policy returned one valid completion for each prompt."""
     if len(sampled) != len(caps):
         raise PDRError(f"`Policy.generate(prompts)` returned {len(sampled)} completions for {len(caps)} prompts")
     for completion, cap in zip(sampled, caps, strict=True):
@@ -250,7 +249,7 @@ def _check(sampled: Sequence[Sampled], caps: Sequence[int]) -> None:
 
 
 class _Waiting:
-    """DSPy's asynchronous engine: hands requests to the LM that it belongs to."""
+    """DSPy's asynchronous engine: passes requests to its LM."""
 
     def __init__(self, lm: PolicyLM) -> None:
         self.lm = lm
@@ -259,14 +258,14 @@ class _Waiting:
         return await self.lm.complete(request)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is no connection to close."""
 
 
 class _Refusing:
     """DSPy's synchronous engine, which would block the loop that makes the batches."""
 
     def complete(self, request: Request) -> Response:
-        raise ConfigError("`PolicyLM` answers asynchronous calls alone: `await program.acall(...)`")
+        raise ConfigError("`PolicyLM` answers asynchronous calls only: `await program.acall(...)`")
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing: there is no connection to close."""

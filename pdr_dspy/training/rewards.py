@@ -1,4 +1,4 @@
-"""What a call earns: +1 or -1 by any verifier of the library, and the process rewards of drafts and workspaces."""
+"""The reward of a call: +1 or -1 by any verifier of the library, and process rewards of drafts and workspaces."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.operators.workspace import Draft, Workspace
 
 REWARD, PENALTY = 1.0, -1.0
-"""What a right answer earns, and a wrong one."""
+"""The rewards of a right and of a wrong answer."""
 
 
 class Verdict(NamedTuple):
-    """What the verifier said of one answer."""
+    """The verifier's verdict on one answer."""
 
     reward: float | None
     """+1 or -1; None when the verifier failed."""
@@ -30,15 +30,15 @@ class Verdict(NamedTuple):
 
 
 class Grader:
-    """Grades answers to one question, each different answer once."""
+    """Grades answers to one question, each distinct answer once."""
 
     def __init__(self, runner: Runner, example: dspy.Example, fields: Sequence[str], threshold: float = 0.5) -> None:
         """
         Args:
-            runner: of the verifier, a judge included.
+            runner: the runner of the verifier, which may be a judge.
             example: the question with its gold fields.
             fields: the task's output fields.
-            threshold: the least score, in (0, 1], that counts as right.
+            threshold: the lowest score, in (0, 1], that counts as right.
         """
         self.runner = runner
         self.example = example
@@ -49,10 +49,9 @@ class Grader:
         self._known: dict[str, Verdict] = {}
 
     async def grade(self, outputs: Mapping[str, Any]) -> Verdict:
-        """The verdict on a call's own output fields; a call without any is wrong.
+        """The verdict on a call's own output fields; a call without output fields is wrong.
 
-        Raises ConfigError when the verifier cannot work at all. Whatever else it raises is a failure: it is counted,
-        and rewarded with nothing.
+        Raises ConfigError when the verifier cannot work at all. Any other error counts as a failure, without a reward.
         """
         if all(outputs.get(name) is None for name in self.fields):
             return Verdict(PENALTY, "no answer")
@@ -69,7 +68,7 @@ class Grader:
             score = await self.runner.grade(self.example, prediction)
         except ConfigError:
             raise
-        except Exception as error:  # a verifier of the user's, or one poisonous answer
+        except Exception as error:  # a user's verifier may raise anything
             return Verdict(None, f"{type(error).__name__}: {error}")
         return Verdict(REWARD if score >= self.threshold else PENALTY, score.detail)
 
@@ -78,7 +77,7 @@ def check_threshold(threshold: float) -> None:
     """Raise ConfigError for a threshold outside of (0, 1]."""
     if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 < threshold <= 1:
         raise ConfigError(
-            f"`threshold={threshold!r}` must be in (0, 1]: the least score of the verifier that counts as right"
+            f"`threshold={threshold!r}` must be in (0, 1]: the lowest score of the verifier that counts as right"
         )
 
 
@@ -87,39 +86,39 @@ def workspace_reward(
 ) -> float | None:
     """The process reward of the distill or select call that wrote a workspace.
 
-    +1 when one of the drafts had a right answer and the workspace still has one, -1 when it was lost. None when no
-    draft was right: there was nothing to keep, and the final answer says more about the drafts than about this call.
+    +1 when one of the drafts had a right answer and the workspace still has one, -1 when the workspace lost it. None
+    when no draft was right: the final answer then depends more on the drafts than on this call.
 
     Args:
         drafts: all of the round.
-        right: whether each has a right answer of its own.
-        workspace: what came of them.
-        fields: the task's output fields, which are looked for as texts. A number that stands in the workspace for
-            another reason is taken for the answer.
-        chosen: whether the workspace holds solutions as they are; then one of the right ones must be among them.
+        right: whether each draft's own answer is right.
+        workspace: the workspace that was distilled from them.
+        fields: the task's output fields, whose values are searched in the text. An unrelated number in the workspace
+            that equals the answer counts as the answer.
+        chosen: whether the workspace holds verbatim solutions; then a right one must be among them.
     """
     kept = [draft for draft, own in zip(drafts, right, strict=True) if own]
     if not kept:
         return None
     if chosen:
         kept = [draft for draft in kept if draft.index in workspace.sources]
-    text = _told(workspace.text)
+    text = _model_text(workspace.text)
     found = any(
-        all(draft.outputs.get(name) is None or _stands(str(draft.outputs[name]), text) for name in fields)
+        all(draft.outputs.get(name) is None or _contains(text, str(draft.outputs[name])) for name in fields)
         for draft in kept
     )
     return REWARD if found else PENALTY
 
 
 _NOT_WRITTEN = re.compile(r"\AAnswers of all attempts: .*$|^Candidate \d+(?: \(unfinished\))?:", re.MULTILINE)
-"""The parts of a workspace that no model wrote: its tally, and the headings of its candidates."""
+"""The parts of a workspace that the library writes: its tally, and the headings of its candidates."""
 
 
-def _told(text: str) -> str:
+def _model_text(text: str) -> str:
     return " ".join(_NOT_WRITTEN.sub(" ", text).split()).casefold()
 
 
-def _stands(answer: str, text: str) -> bool:
-    """Whether an answer stands in a text as a word, or a number, of its own."""
+def _contains(text: str, answer: str) -> bool:
+    """Whether a text contains an answer as a separate word or number."""
     wanted = " ".join(answer.split()).casefold()
     return bool(wanted) and re.search(rf"(?<![\w.]){re.escape(wanted)}(?!\w|\.\d)", text) is not None

@@ -1,7 +1,7 @@
-"""The rollout: LongCoT for long traces and the user's own program for operator groups, as they run at inference.
+"""The rollout: LongCoT for long traces and the user's program for operator groups, as they run at inference.
 
-Nothing here describes PDR a second time. An episode is one `aforward` of the program on a `PolicyLM`; its ledger and
-rounds say what each call was for, and the policy what it read and wrote as token ids.
+PDR is not implemented again here. An episode is one `aforward` of the program on a `PolicyLM`; its ledger and rounds
+give the purpose of each call, and the policy its prompt and completion as token ids.
 """
 
 from __future__ import annotations
@@ -24,27 +24,26 @@ from pdr_dspy.evaluation.runner import Runner, inputs_of
 from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
-from pdr_dspy.training.policy_lm import Asked, PolicyLM
+from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
 from pdr_dspy.training.rewards import PENALTY, Grader, Verdict, check_threshold, workspace_reward
 from pdr_dspy.training.types import Group, Mode, Policy, Row, Sampled
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 T = TypeVar("T")
 TrainCalls = Literal["all", "refine", "drafts"]
-"""Which calls of an operator episode are rows: all, with the reward of the final answer; the last one alone; or all
-before the last round's that write a solution, each with the reward of its own answer."""
+"""The calls of an operator episode that are trained. "all": each with the reward of the final answer; "refine": the
+last call only; "drafts": the solutions before the last round, each with the reward of its own answer."""
 TEMPERATURE = 1.0
-"""Of every trained call: the objective's log-probabilities are those of this distribution."""
+"""Temperature of every trained call, which the objective's log-probabilities assume."""
 
 
 class Episodes:
-    """A `Rollout` (see rows.py) made of a program and a verifier.
+    """A `Rollout` (see types.py) made of a program and a verifier.
 
-    Long-trace episodes are the program's draft call alone. No round ends early (`quorum`, `agree`): a cancelled draft
-    has no reward. Nothing is asked again (`json_fallback`): an answer that cannot be read is none. An episode that
-    starts from a workspace runs the program with one more round before its own: the first round's drafts and their
-    distillation are sampled from the same policy and are not trained, so what the trained calls then read is what a
-    later round meets at inference.
+    A long-trace episode is a single draft call of the program. Rounds never end early (`quorum`, `agree`), since a
+    cancelled draft has no reward, and unreadable answers are not requested again (`json_fallback`). An episode that
+    starts from a workspace runs the program with an additional first round, whose drafts and distillation are sampled
+    from the same policy and not trained; so the trained calls read a workspace as a later round does at inference.
     """
 
     def __init__(
@@ -62,17 +61,17 @@ class Episodes:
         """
         Args:
             program: an operator; it is not changed. Its own language model is not called.
-            verifier: its score, at least `threshold`, is +1, else -1. A judge's calls are its own affair.
+            verifier: a score of at least `threshold` is rewarded with +1, else -1. A judge's calls are not counted.
             train_calls: see `TrainCalls`.
-            starts: share of the operator groups, a fraction, that start from a non-empty workspace.
-            process_rewards: drafts earn by their own answers, and distill and select calls by whether the workspace
-                keeps a right answer that was there; only with `train_calls="all"`.
-            threshold: the least score that counts as right.
+            starts: fraction of the operator groups that start from a non-empty workspace.
+            process_rewards: reward drafts by their own answers, and distill and select calls by whether the workspace
+                keeps a right answer of a draft; only with `train_calls="all"`.
+            threshold: the lowest score that counts as right.
             trace_tokens: cap of a long trace's solution, in output tokens; None means the schedule's `draft_tokens`.
-            template_options: handed to the tokenizer's chat template.
+            template_options: arguments of the tokenizer's chat template.
 
         Raises:
-            ConfigError: an argument that cannot work, or a schedule that samples otherwise than the objective assumes.
+            ConfigError: an invalid argument, or a schedule whose sampling contradicts the objective.
         """
         if not isinstance(program, Operator):
             raise ConfigError(
@@ -99,14 +98,14 @@ class Episodes:
         self.threshold = float(threshold)
         self.template_options = dict(template_options or {})
         self.context_length: int | None = None
-        """Tokens that prompt and completion may take together, where it is known; a schedule beyond it is refused."""
-        # Every call of an episode is a row, and a sample of the policy: none is cancelled, none held to a form.
+        """Tokens that prompt and completion may take together; None if unknown. Longer schedules are refused."""
+        # Every call of an episode is a row and a sample of the policy: none is cancelled or constrained.
         schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
-        """Over all calls so far: `episodes`, `started` (from a workspace), `rounds_failed`, `fillers` (rows that stand
-        for a call that was not made), `ungraded` (answers on which the verifier failed)."""
+        """Totals over all calls: `episodes`, `started` (from a workspace), `rounds_failed`, `fillers` (rows in place of
+        calls that were not made), `ungraded` (answers on which the verifier failed)."""
         self.batches: list[int] = []
         """Completions in each batch that the policy sampled for the last call."""
         trace = schedule.replace(widths=(1,), draft_tokens=self.trace_tokens)
@@ -120,35 +119,37 @@ class Episodes:
         return 1 if mode == "trace" else operator_rows(self.schedule, self.train_calls)
 
     def check_rows(self, rows: int, mode: Mode) -> None:
-        """Whether groups of `rows` rows hold whole episodes, and enough of them for one to be better than another.
+        """Check that groups of `rows` rows hold whole episodes, and enough of them for rewards to differ.
 
-        Raises ConfigError with the sizes that would do.
+        Raises ConfigError with valid sizes.
         """
         each = self.rows_per_episode(mode)
-        own = self.train_calls == "drafts" or self.process_rewards  # then calls of one episode differ in reward
-        least = 2 * each if mode == "trace" or not own or each == 1 else each
+        vary = self.train_calls == "drafts" or self.process_rewards  # the calls of one episode may differ in reward
+        least = 2 * each if mode == "trace" or not vary or each == 1 else each
         if rows < least or rows % each:
             raise ConfigError(
                 f"a group of `num_generations={rows}` rows does not hold whole {mode} episodes of {each} trained "
-                f"call{'s' if each > 1 else ''}, {'two' if least > each else 'one'} at the least; choose a multiple "
-                f"of {each} from {least} on, such as {max(least, -(-rows // each) * each)}"
+                f"call{'s' if each > 1 else ''}, at least {'two' if least > each else 'one'}; choose a multiple "
+                f"of {each}, at least {least}, such as {max(least, -(-rows // each) * each)}"
             )
 
     def check_operator(self) -> None:
-        """Raise ConfigError when the program has no operator episodes, as a single pass has none."""
+        """Raise ConfigError for a single-pass program, which has no operator episodes."""
         if self.schedule.rounds == 1:
             raise ConfigError(
-                f"an operator group needs a program of two rounds or more, and this one is {self.schedule}; give a "
-                "PDR program, or long-trace groups alone"
+                f"an operator group needs a program of two rounds or more, got {self.schedule}; give a PDR program, or "
+                "train on long traces only"
             )
 
     def check_context(self, examples: Sequence[dspy.Example], tokenizer: Any) -> None:
-        """Whether prompts, kappa and caps fit `context_length` for the longest questions.
+        """Check that prompts, kappa and caps fit `context_length` for the longest questions.
 
-        Raises ConfigError with the first example that does not fit, and what to change. Nothing is checked where the
-        context is not known.
+        Raises ConfigError with the first example that does not fit, and the remedy. Does nothing if the context length
+        is unknown.
         """
-        lm = PolicyLM(_Unable(tokenizer), template_options=self.template_options, context_length=self.context_length)
+        lm = PolicyLM(
+            _CountingPolicy(tokenizer), template_options=self.template_options, context_length=self.context_length
+        )
         programs = [_on(self._trace, lm), _on(self._operator, lm)]
         longest = sorted(examples, key=lambda example: -len(str(inputs_of(self._operator, example))))[:_CHECKED]
 
@@ -164,7 +165,7 @@ class Episodes:
             _run(check)
 
     def __call__(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
-        """Exactly `group.rows` rows for each group; all episodes of all groups run side by side."""
+        """Exactly `group.rows` rows for each group; all episodes of all groups run concurrently."""
         for group in groups:
             if group.mode == "operator":
                 self.check_operator()
@@ -177,8 +178,8 @@ class Episodes:
         runner = Runner(self._operator, self.verifier, threads=16)
         started = self._choose(groups)
         plan = [
-            _Episode(place, group, number, place in started)
-            for place, group in enumerate(groups)
+            _Episode(index, group, number, index in started)
+            for index, group in enumerate(groups)
             for number in range(group.rows // self.rows_per_episode(group.mode))
         ]
         try:
@@ -188,8 +189,8 @@ class Episodes:
             graders = [Grader(runner, group.example, self._fields, self.threshold) for group in groups]
             made = await asyncio.gather(
                 *(
-                    self._rows(episode, ran, lm.asked[number], graders[episode.place])
-                    for number, (episode, ran) in enumerate(zip(plan, done, strict=True))
+                    self._rows(episode, outcome, lm.sampled_calls[number], graders[episode.group_index])
+                    for number, (episode, outcome) in enumerate(zip(plan, done, strict=True))
                 )
             )
         finally:
@@ -198,27 +199,28 @@ class Episodes:
         self.counts["started"] += sum(episode.started for episode in plan)
         self.counts["ungraded"] += sum(grader.failures for grader in graders)
         rows: list[list[Row]] = [[] for _ in groups]
-        for episode, own in zip(plan, made, strict=True):
-            rows[episode.place] += own
+        for episode, rows_of in zip(plan, made, strict=True):
+            rows[episode.group_index] += rows_of
         return rows
 
     async def episode(self, group: Group, lm: Recording, *, started: bool = False, number: int = 0) -> list[Row]:
-        """The rows of one episode of a group on a language model that records what it samples: for engines that run
-        one episode at a time.
+        """The rows of one episode of a group, for engines that run one episode at a time.
 
         Args:
-            group: its `rows` are not looked at.
-            lm: fresh for each episode.
-            started: whether it begins from a workspace.
-            number: which episode of the group it is; it decides the seed.
+            group: the group; its `rows` are ignored.
+            lm: a language model that records its calls, a new one for each episode.
+            started: whether the episode begins from a workspace.
+            number: number of the episode in its group, which decides the seed.
         """
         plan = _Episode(0, group, number, started)
         programs = {mode: _on(program, lm) for mode, program in self._programs().items()}
         runner = Runner(self._operator, self.verifier, threads=4)
         try:
             with dspy.context(trace=None), calls.session(store=None):
-                ran = await self._run_one(plan, programs)()
-            return await self._rows(plan, ran, lm.record, Grader(runner, group.example, self._fields, self.threshold))
+                outcome = await self._run_one(plan, programs)()
+            return await self._rows(
+                plan, outcome, lm.record, Grader(runner, group.example, self._fields, self.threshold)
+            )
         finally:
             runner.close()
 
@@ -230,18 +232,18 @@ class Episodes:
         return {"trace": self._trace, "operator": self._operator, "started": self._started}
 
     def _choose(self, groups: Sequence[Group]) -> set[int]:
-        """The operator groups that start from a workspace: every 1 / `starts`-th, from a place that the seed gives."""
-        places = [place for place, group in enumerate(groups) if group.mode == "operator"]
-        if not places or not self.starts:
+        """Indices of the operator groups that start from a workspace: every 1 / `starts`-th, from a seeded offset."""
+        candidates = [index for index, group in enumerate(groups) if group.mode == "operator"]
+        if not candidates or not self.starts:
             return set()
-        offset = _fraction(groups[places[0]].seed, "starts")
+        offset = _fraction(groups[candidates[0]].seed, "starts")
         return {
-            place
-            for count, place in enumerate(places)
+            index
+            for count, index in enumerate(candidates)
             if int((count + 1) * self.starts + offset) > int(count * self.starts + offset)
         }
 
-    def _run_one(self, episode: _Episode, programs: Mapping[str, Operator]) -> Callable[[], Awaitable[_Ran]]:
+    def _run_one(self, episode: _Episode, programs: Mapping[str, Operator]) -> Callable[[], Awaitable[_Outcome]]:
         group = episode.group
         program = programs["started" if episode.started else group.mode]
         seed = int(_fraction(group.seed, f"episode {episode.number}") * 2**31)
@@ -249,33 +251,38 @@ class Episodes:
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(group.example, dspy.Prediction(**outputs)))
 
-        async def run() -> _Ran:
+        async def run() -> _Outcome:
             with calls.session(oracle=oracle, in_flight=None, on_call=None):
                 try:
                     prediction = await program.acall(seed=seed, **inputs_of(program, group.example))
                 except RoundFailed as error:
-                    return _Ran(program.schedule.rounds, error.ledger, None)
-            return _Ran(program.schedule.rounds, prediction.ledger, prediction.rounds)
+                    return _Outcome(program.schedule.rounds, error.ledger, None)
+            return _Outcome(program.schedule.rounds, prediction.ledger, prediction.rounds)
 
         return run
 
-    async def _rows(self, episode: _Episode, ran: _Ran, asked: Sequence[Asked], grader: Grader) -> list[Row]:
+    async def _rows(
+        self, episode: _Episode, outcome: _Outcome, sampled: Sequence[SampledCall], grader: Grader
+    ) -> list[Row]:
         """The rows of one episode."""
         first = 2 if episode.started else 1
-        own = _matched(ran.ledger, asked)
-        seen = [call for call in ran.ledger.calls if id(call) in own]
-        if not seen:
-            raise PDRError("none of an episode's calls gave a token; see the server's log")
-        drafts = await _graded(ran.rounds or (), grader)
-        final = drafts.get((ran.length, 0), Verdict(PENALTY, "every draft of a round failed"))
-        trained = [call for call in seen if self._is_trained(call, ran.length, first)]
-        rows = [_row(own[id(call)], call, *self._earned(call, ran, drafts, final), episode.number) for call in trained]
-        self.counts["rounds_failed"] += ran.rounds is None
+        by_call = _matched(outcome.ledger, sampled)
+        answered = [call for call in outcome.ledger.calls if id(call) in by_call]
+        if not answered:
+            raise PDRError("no call of an episode returned a token; see the server's log")
+        drafts = await _graded(outcome.rounds or (), grader)
+        final = drafts.get((outcome.length, 0), Verdict(PENALTY, "every draft of a round failed"))
+        trained = [call for call in answered if self._is_trained(call, outcome.length, first)]
+        rows = [
+            _row(by_call[id(call)], call, *self._reward_of(call, outcome, drafts, final), episode.number)
+            for call in trained
+        ]
+        self.counts["rounds_failed"] += outcome.rounds is None
         missing = self.rows_per_episode(episode.group.mode) - len(rows)
         if missing:
             self.counts["fillers"] += missing
-            call = (trained or seen)[0]
-            rows += [_row(own[id(call)], call, None, False, episode.number)] * missing
+            call = (trained or answered)[0]
+            rows += [_row(by_call[id(call)], call, None, False, episode.number)] * missing
         return rows
 
     def _is_trained(self, call: Call, length: int, first: int) -> bool:
@@ -286,24 +293,24 @@ class Episodes:
         last = call.round == length
         return last if self.train_calls == "refine" else not last and call.phase in _SOLVING
 
-    def _earned(
-        self, call: Call, ran: _Ran, drafts: Mapping[tuple[int, int], Verdict], final: Verdict
+    def _reward_of(
+        self, call: Call, outcome: _Outcome, drafts: Mapping[tuple[int, int], Verdict], final: Verdict
     ) -> tuple[float | None, bool]:
-        """A trained call's reward, and whether it belongs to I+."""
-        if call.phase in _SOLVING and call.round < ran.length:
+        """The reward of a trained call, and whether it belongs to I+."""
+        if call.phase in _SOLVING and call.round < outcome.length:
             known = drafts.get((call.round, call.index))
-            if known is None:  # every draft of some round failed, and what others had answered is not known
+            if known is None:  # every draft of some round failed, and the answers of the others are unknown
                 known = Verdict(PENALTY if call.failure else None, "")
-            by_itself = self.train_calls == "drafts" or self.process_rewards
-            return (known if by_itself else final).reward, known.right
-        if self.process_rewards and call.phase in _DISTILLING and ran.rounds is not None:
-            return self._kept(call, ran.rounds[call.round - 1], drafts), final.right
+            by_own_answer = self.train_calls == "drafts" or self.process_rewards
+            return (known if by_own_answer else final).reward, known.right
+        if self.process_rewards and call.phase in _DISTILLING and outcome.rounds is not None:
+            return self._process_reward(call, outcome.rounds[call.round - 1], drafts), final.right
         return final.reward, final.right
 
-    def _kept(self, call: Call, round_: Round, drafts: Mapping[tuple[int, int], Verdict]) -> float | None:
+    def _process_reward(self, call: Call, round_: Round, drafts: Mapping[tuple[int, int], Verdict]) -> float | None:
         right = [drafts[call.round, draft.index].right for draft in round_.drafts]
         if any(right) and call.failure is not None:
-            return PENALTY  # what stands in the workspace is not of its making
+            return PENALTY  # the failed call did not write the workspace
         workspace = round_.workspaces[call.index if call.index < len(round_.workspaces) else 0]
         return workspace_reward(round_.drafts, right, workspace, fields=self._fields, chosen=call.phase is Phase.SELECT)
 
@@ -315,8 +322,8 @@ def operator_rows(schedule: Schedule, train_calls: TrainCalls) -> int:
     return schedule.calls if train_calls == "all" else sum(schedule.widths[:-1])
 
 
-class _Unable(NamedTuple):
-    """A policy that can only count."""
+class _CountingPolicy(NamedTuple):
+    """A policy that counts tokens and cannot sample."""
 
     tokenizer: Any
 
@@ -325,18 +332,18 @@ class _Unable(NamedTuple):
 
 
 class Recording(Protocol):
-    """A `dspy.LM` that keeps, in `record`, what was asked of it."""
+    """A `dspy.LM` that records its calls."""
 
-    record: list[Asked]
+    record: list[SampledCall]
 
 
 _CHECKED = 32
-"""Questions, the longest, whose prompts are counted before training."""
+"""Number of questions, the longest, whose prompts are counted before training."""
 
 
 class _Episode(NamedTuple):
-    place: int
-    """Of its group."""
+    group_index: int
+    """Index of its group."""
     group: Group
     number: int
     """From 0, within the group."""
@@ -344,11 +351,11 @@ class _Episode(NamedTuple):
     """Whether it begins from a workspace."""
 
 
-class _Ran(NamedTuple):
-    """How an episode went."""
+class _Outcome(NamedTuple):
+    """The result of an episode."""
 
     length: int
-    """Its rounds, the untrained first one included."""
+    """Number of its rounds, including an untrained first one."""
     ledger: Ledger
     rounds: tuple[Round, ...] | None
     """None when every draft of a round failed."""
@@ -359,26 +366,27 @@ _DISTILLING = (Phase.DISTILL, Phase.SELECT)
 
 
 async def _graded(rounds: Sequence[Round], grader: Grader) -> dict[tuple[int, int], Verdict]:
-    """The verdict on each draft's own answer, by round (from 1) and index. A fallback to another draft is no answer."""
+    """The verdict on each draft's own answer, by round (from 1) and index. A fallback to another draft is not its own
+    answer."""
     drafts = [draft for round_ in rounds for draft in round_.drafts]
     return {(draft.round, draft.index): await grader.grade(draft.outputs) for draft in drafts}
 
 
-def _matched(ledger: Ledger, asked: Sequence[Asked]) -> dict[int, Asked]:
-    """What the policy saw of each call that it answered, by the call's identity."""
-    left = list(asked)  # those of one seed in the ledger's order
-    found: dict[int, Asked] = {}
+def _matched(ledger: Ledger, sampled: Sequence[SampledCall]) -> dict[int, SampledCall]:
+    """The token ids of each answered call, by the `id` of the call on the ledger."""
+    left = list(sampled)  # calls with the same seed are in the ledger's order
+    found: dict[int, SampledCall] = {}
     for call in ledger.calls:
-        place = next((place for place, own in enumerate(left) if own.seed == call.seed), None)
-        if place is not None:
-            found[id(call)] = left.pop(place)
+        index = next((index for index, one in enumerate(left) if one.seed == call.seed), None)
+        if index is not None:
+            found[id(call)] = left.pop(index)
     return found
 
 
-def _row(asked: Asked, call: Call, reward: float | None, correct: bool, episode: int) -> Row:
-    sampled = asked.sampled
+def _row(sampled_call: SampledCall, call: Call, reward: float | None, correct: bool, episode: int) -> Row:
+    sampled = sampled_call.sampled
     return Row(
-        prompt_ids=asked.prompt_ids,
+        prompt_ids=sampled_call.prompt_ids,
         completion_ids=list(sampled.ids),
         logprobs=list(sampled.logprobs),
         reward=reward,
@@ -390,7 +398,7 @@ def _row(asked: Asked, call: Call, reward: float | None, correct: bool, episode:
 
 
 def _on(program: Operator, lm: Any) -> Operator:
-    """A copy whose every call goes to `lm`."""
+    """A copy of the program that sends all calls to `lm`."""
     copied = program.deepcopy()
     copied.set_lm(lm)
     return copied
@@ -411,13 +419,13 @@ def _check_sampling(schedule: Schedule, train_calls: TrainCalls) -> None:
 
 
 def _fraction(seed: int, purpose: str) -> float:
-    """A number in [0, 1) that a seed and a purpose decide."""
+    """A number in [0, 1), determined by a seed and a purpose."""
     digest = hashlib.sha256(f"{seed}|{purpose}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _run(function: Callable[[], Awaitable[T]]) -> T:
-    """Run an async function in this thread, where the model is; in one of its own where this thread's loop runs."""
+    """Run an async function in this thread, or in a new one if this thread already runs an event loop."""
 
     async def body() -> T:
         return await function()
@@ -430,13 +438,13 @@ def _run(function: Callable[[], Awaitable[T]]) -> T:
     failure: list[BaseException] = []
     context = copy_context()
 
-    def other() -> None:
+    def in_thread() -> None:
         try:
             result.append(context.run(asyncio.run, body()))
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=other, name="pdr-dspy-rollout")
+    thread = threading.Thread(target=in_thread, name="pdr-dspy-rollout")
     thread.start()
     thread.join()
     if failure:

@@ -1,4 +1,4 @@
-"""The order of questions: every generation batch holds exactly the asked share of operator prompts."""
+"""The order of questions: every generation batch holds exactly the configured share of operator prompts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pdr_dspy.training.trl_config import operators_of
 
 
 class ModeSampler(Sampler[int]):
-    """Indices into rows with a mode, batch by batch.
+    """Indices of data set rows, batch by batch.
 
-    Each generation batch holds `groups` different rows, a share of them operator prompts, dealt evenly over the batch
-    so that each process gets its part as nearly as whole numbers allow. Every index comes `rows` times in a row (a
-    group), and every batch `repeats` times. An epoch ends when the rows of a mode no longer fill its part of a batch;
-    what is left over comes up in other epochs, which are shuffled anew.
+    Each generation batch holds `groups` different rows, a share of them operator prompts, spread evenly over the batch
+    so that each process gets its part as nearly as whole numbers allow. Every index is repeated `rows` times in a row
+    (a group), and every batch `repeats` times. An epoch ends when the rows of a mode no longer fill its part of a
+    batch; the remaining rows appear in other epochs, which are shuffled again.
 
     Args:
-        modes: "trace" or "operator", of each row of the data set.
+        modes: the mode of each row of the data set, "trace" or "operator".
         groups: prompts of a generation batch, over all processes.
         rows: completions of a group.
         share: operator prompts over all prompts, from 0 to 1.
         repeats: how often a batch is yielded: once for every micro-step that reads it.
-        shuffle: whether each epoch has an order of its own.
-        seed: with the epoch it decides the order, in every process alike.
+        shuffle: whether to shuffle each epoch.
+        seed: determines the order together with the epoch, equally in every process.
 
     Raises:
-        ConfigError: the share is not a whole number of groups, or a mode has fewer rows than one batch wants.
+        ConfigError: the share is not a whole number of groups, or a mode has fewer rows than one batch needs.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class ModeSampler(Sampler[int]):
         for mode, count in wanted.items():
             if count > len(self._of[mode]):
                 raise ConfigError(
-                    f"a generation batch wants {count} different {mode} prompts and the data set has "
+                    f"a generation batch needs {count} different {mode} prompts, the data set has "
                     f"{len(self._of[mode])}: give more questions, or a smaller batch"
                 )
         self._batches = min(len(self._of[mode]) // count for mode, count in wanted.items() if count)
         self._rows, self._repeats, self._shuffle, self._seed, self._epoch = rows, repeats, shuffle, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order comes next; accelerate calls it, also where a run resumes."""
+        """Select the next epoch; accelerate calls it, also when a run resumes."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -79,6 +79,6 @@ class ModeSampler(Sampler[int]):
 
 
 def dealt(places: int, chosen: int) -> list[bool]:
-    """`chosen` of `places`, as evenly spread as whole numbers allow: every run of n places holds n * chosen / places,
-    rounded up or down."""
+    """`chosen` of `places`, spread as evenly as whole numbers allow: any n places in a row hold n * chosen / places of
+    them, rounded up or down."""
     return [(place + 1) * chosen // places > place * chosen // places for place in range(places)]

@@ -1,14 +1,14 @@
-"""One training run: a program, its questions and its verifier go in, a model folder that can be served comes out.
+"""One training run: from a program, its questions and its verifier to a model folder that can be served.
 
-    output/config.json     what the run is of; the same call goes on with it, another one is refused
-    output/log.jsonl       the figures of each step
-    output/checkpoints/    of transformers; a run that was stopped goes on from the last
+    output/config.json     identity of the run; the same call resumes it, another call is refused
+    output/log.jsonl       the metrics of each step
+    output/checkpoints/    checkpoints of transformers; a stopped run resumes from the last
     output/adapter/        with LoRA: the adapter alone
     output/model/          the trained model and its tokenizer, an adapter merged in: for transformers, vLLM and `pdr`
     output/result.json     written last
-    output/train.lock      held by who is at work: a second run there waits, and then goes on from what is left
+    output/train.lock      held while a run is active: a second run waits, then resumes from the first one's state
 
-`accelerate launch` runs it on several processes; all of them call `train` alike.
+`accelerate launch` runs it on several processes; each of them calls `train` with the same arguments.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 VERSION = 1
 LOCK = "train.lock"
-"""Held by who is at work in a run's folder."""
+"""Name of the lock file in a run's folder."""
 Progress = Callable[[int, Mapping[str, float]], None]
-"""Told of each logged step (from 1) and its figures."""
+"""Called with each logged step (from 1) and its metrics."""
 
 
 def train(
@@ -63,18 +63,19 @@ def train(
 ) -> Path:
     """Train `config.model` on long traces and on the calls of `program`; return the folder of the trained model.
 
-    A run that was stopped goes on from its last checkpoint; one that is done returns at once.
+    A stopped run resumes from its last checkpoint; a finished run returns at once.
 
     Args:
         program: an operator; `config.schedule` changes its schedule for training. Its own language model is not called.
         examples: the questions to train on, with the fields that the verifier reads.
-        verifier: any of the library's, or a metric, see `as_verifier`; +1 from `config.threshold` on, else -1.
+        verifier: a verifier or a metric, see `as_verifier`; the reward is +1 for a score of at least
+            `config.threshold`, else -1.
         config: the settings.
         output: the run's folder.
-        progress: told of each logged step, on the first process.
+        progress: called after each logged step, on the first process.
 
     Raises:
-        ConfigError, DataError: something that cannot work, before the model is loaded where it can be known by then.
+        ConfigError, DataError: an argument or an example is not usable; raised before the model is loaded if possible.
         MissingExtra: the `train` extra is not installed.
         StoreError: the folder holds another run, or cannot be written.
     """
@@ -98,7 +99,7 @@ def train(
         _check(folder, about)
     with _alone(folder) if first else nullcontext():
         if first:
-            _check(folder, about)  # what who was waited for has left
+            _check(folder, about)  # again: another run may have held the lock
             store_whole(folder / "config.json", json.dumps(about, indent=1))
         return _train(folder, config, episodes, args, chosen, modes, first=first, progress=progress)
 
@@ -209,7 +210,7 @@ def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> Opera
     known = {field.name for field in fields(OperatorConfig)}
     for name in config.trl:
         if name in ours:
-            raise ConfigError(f"`TrainingConfig(trl={{{name!r}: ...}})` is decided by a field of TrainingConfig itself")
+            raise ConfigError(f"`TrainingConfig(trl={{{name!r}: ...}})` is set by a field of TrainingConfig itself")
         if name not in known:
             raise ConfigError(f"`TrainingConfig(trl={{{name!r}: ...}})`: `OperatorConfig` has no such field")
     try:
@@ -227,7 +228,7 @@ def _caps(episodes: Episodes) -> list[int]:
 
 
 def _known(model: str) -> tuple[int | None, Any]:
-    """The model's context in tokens, where it says so, and its tokenizer."""
+    """The model's context length in tokens, if its config has one, and its tokenizer."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -235,7 +236,10 @@ def _known(model: str) -> tuple[int | None, Any]:
         tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     except (OSError, ValueError, KeyError) as error:
         sentence = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"`TrainingConfig(model={model!r})` cannot be loaded: {sentence}") from error
+        raise ConfigError(
+            f"`TrainingConfig(model={model!r})` cannot be loaded: {sentence}; give a model folder of transformers or a "
+            "name on the hub"
+        ) from error
     return context, tokenizer
 
 
@@ -252,7 +256,7 @@ def _trainer(
     from pdr_dspy.training.trainer import OperatorTrainer
 
     class Logging(TrainerCallback):
-        """Hands the figures on."""
+        """Writes TRL's metrics to the log."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
@@ -290,7 +294,7 @@ def _trainer(
 
 
 def _save(trainer: OperatorTrainer, config: TrainingConfig, folder: Path, first: bool) -> None:
-    """Write the model folder whole: the weights as they are, or an adapter merged into its base."""
+    """Write the model folder atomically: the full weights, or an adapter merged into its base."""
     half = folder / "model.part"
     if config.lora is None:
         trainer.save_model(str(half))
@@ -301,7 +305,7 @@ def _save(trainer: OperatorTrainer, config: TrainingConfig, folder: Path, first:
     trainer.accelerator.wait_for_everyone()
     if first:
         trainer.processing_class.save_pretrained(str(half))  # type: ignore[union-attr]
-        (half / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody needs to serve the model
+        (half / "training_args.bin").unlink(missing_ok=True)  # a pickle, not needed for serving
         shutil.rmtree(folder / "model", ignore_errors=True)
         half.rename(folder / "model")
 
@@ -335,18 +339,16 @@ def _about(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """With nobody else at work in the folder; who finds somebody there waits, and then goes on from what that left."""
-    with ExitStack() as life:
-        try:
+    """Hold the folder's lock inside the block, after waiting for another run."""
+    with ExitStack() as stack:
+        with store_errors(folder, "cannot be used"):
             folder.mkdir(parents=True, exist_ok=True)
-            life.enter_context(held(folder / LOCK, told=logging.getLogger("pdr_dspy").warning))
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be used: {error.strerror or error}") from error
+            stack.enter_context(held(folder / LOCK, on_wait=logging.getLogger("pdr_dspy").warning))
         yield
 
 
 def _check(folder: Path, about: Mapping[str, Any]) -> None:
-    """Raise StoreError when the folder, which need not exist, holds something else than this run."""
+    """Raise StoreError for a folder that holds something else than this run; a missing folder is fine."""
     path = folder / "config.json"
     try:
         if path.exists():
@@ -358,8 +360,8 @@ def _check(folder: Path, about: Mapping[str, Any]) -> None:
             if changed:
                 differs = difference(changed[0], was.get(changed[0]), now[changed[0]])
                 raise StoreError(
-                    f"{folder} holds another training run: {differs}; choose another folder, or the same arguments to "
-                    "go on"
+                    f"{folder} holds another training run: {differs}; choose another folder, or use the same arguments "
+                    "to resume it"
                 )
         elif folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise StoreError(f"{folder} is not empty and holds no training run; choose another folder")
@@ -377,7 +379,7 @@ def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finished(folder: Path) -> int | None:
-    """Steps of the model that lies there; None when there is none."""
+    """Steps of the finished model in the folder; None without one."""
     try:
         steps = json.loads((folder / "result.json").read_text(encoding="utf-8"))["steps"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -393,19 +395,19 @@ def _last_checkpoint(folder: Path) -> str | None:
 
 
 class _Log:
-    """log.jsonl: one line a step, no step twice."""
+    """log.jsonl: one line a step, without repeated steps."""
 
     def __init__(self, folder: Path, progress: Progress | None) -> None:
         self.path = folder / "log.jsonl"
         self.progress = progress
 
     def begin(self, step: int) -> None:
-        """Drop what was logged after the checkpoint from which the run goes on."""
+        """Drop the lines after `step`, the checkpoint from which the run resumes."""
         kept = [json.dumps(line) for line in read_log(self.path) if line["step"] <= step]
         store_whole(self.path, "".join(f"{line}\n" for line in kept))
 
     def add(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Keep the figures of a step; those of the whole run, which come last, go without."""
+        """Append the metrics of a step. TRL's final metrics of the whole run are ignored."""
         numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         if "train_runtime" in numbers:
             return
@@ -423,5 +425,5 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         try:
             lines.append(json.loads(line))
         except ValueError:
-            logging.getLogger(__name__).warning("%s: a line that is not JSON is left out", path)
+            logging.getLogger(__name__).warning("%s: a line that is not JSON is ignored", path)
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]

@@ -1,17 +1,17 @@
 """The trainer: TRL's GRPO with CISPO, fed by a rollout of episodes, with the objective of `objective.py`.
 
-What is overridden of TRL, all in this file, checked on TRL 1.16.0 (a test fails where these names are gone):
+Overridden methods of TRL, all in this file, checked on TRL 1.16.0 (a test fails if one of the names is missing):
 
-    _get_train_sampler                    batches with the asked share of operator prompts
+    _get_train_sampler                    batches with the configured share of operator prompts
     _generate_and_score_completions       groups for the rollout; afterwards the weights of the objective
     _get_per_token_logps_and_entropies    keeps the differentiable log-probabilities of the one forward pass
     _compute_loss                         adds the SFT term
-    _send_telemetry                       nothing is sent
+    _send_telemetry                       sends nothing
 
-and of its private state: `_metrics`, `_step`; in generation.py `_tokenizer` and `_dist`.
+Private state of TRL that is used: `_metrics`, `_step`; in generation.py `_tokenizer` and `_dist`.
 
 One configuration runs on a CPU, one GPU, or many through accelerate (DDP, FSDP, DeepSpeed), with transformers' generate
-or vLLM (colocated or a server). Run here: CPU, one process and two (gloo, DDP), with and without LoRA. Not run: GPUs,
+or vLLM (colocated or a server). Tested: CPU, one process and two (gloo, DDP), with and without LoRA. Not tested: GPUs,
 FSDP, DeepSpeed, vLLM.
 """
 
@@ -31,7 +31,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.training.dataset import COLUMNS, example_of
 from pdr_dspy.training.generation import TrainerPolicy
-from pdr_dspy.training.objective import Standing, nll, row_weights, standing
+from pdr_dspy.training.objective import RowFlags, nll, row_flags, row_weights
 from pdr_dspy.training.sampler import ModeSampler
 from pdr_dspy.training.trl_config import OperatorConfig, TokenNorm, ZeroVariance
 from pdr_dspy.training.types import MODES, Group, Mode, Rollout, Row
@@ -47,36 +47,35 @@ TRL_CHECKED = "1.16"
 class OperatorTrainer(GRPOTrainer):
     """Trains a causal language model on long traces and on PDR rounds.
 
-    `train()`, `save_model()` and `train(resume_from_checkpoint=...)` are those of transformers. A run that was stopped
-    and resumed from a checkpoint takes the same steps as the run in one go (`OperatorConfig` says at which steps to
-    save for that).
+    `train()`, `save_model()` and `train(resume_from_checkpoint=...)` are those of transformers. A run that is stopped
+    and resumed from a checkpoint takes the same steps as an uninterrupted run, if it saves at the steps that
+    `OperatorConfig` documents.
 
-    Logged for each mode, as `trace/...` and `operator/...`: `reward` (mean over scored rows), `correct` (share of rows
-    in I+), `length` (tokens, mean of a row), `tokens` (trained tokens of a generation batch), `truncated` (share of
-    rows that their cap ended), `zero_variance` (share of groups whose rewards are all equal), `unscored` (rows without
-    a reward), and where ratios differ from 1 `clipped` (share of tokens with a gradient whose ratio was above
-    `epsilon_high`). For the whole: `sampled/calls`, `sampled/tokens`, `sampled/prompt_tokens` of a generation batch,
-    calls that are not trained included; `sampled/gap`, the mean distance of a token's log-probability when it was
-    sampled from what the trainer computes for it before it has moved (nats; about 0 where the sampler and the trained
-    model are one function, so that a wrong template, dropout or positions that padding shifts show here); and `sft`,
-    the negative log-likelihood of J_SFT (nats a token). TRL's own metrics stay.
+    Metrics of each mode, as `trace/...` and `operator/...`: `reward` (mean over scored rows), `correct` (share of rows
+    in I+), `length` (mean tokens of a row), `tokens` (trained tokens of a generation batch), `truncated` (share of rows
+    that reached their cap), `zero_variance` (share of groups with equal rewards), `unscored` (rows without a reward),
+    and, if ratios differ from 1, `clipped` (share of tokens with a gradient whose ratio was above `epsilon_high`).
+    Metrics of the whole batch: `sampled/calls`, `sampled/tokens`, `sampled/prompt_tokens`, with untrained calls;
+    `sampled/gap`, the mean absolute difference of a token's log-probability between the sampler and the trainer before
+    the update (nats; about 0 if both compute the same function, so that a wrong template, dropout or shifted positions
+    show here); and `sft`, the negative log-likelihood of J_SFT (nats a token). TRL's own metrics stay.
 
-    The trainer pads prompts on the left and gives no positions, as TRL does: models with learned absolute positions
-    (GPT-2) see other positions than when they sampled, rotary ones do not mind.
+    The trainer pads prompts on the left and passes no positions, as TRL does: models with learned absolute positions
+    (GPT-2) see other positions than during sampling; rotary models are not affected.
 
     Args:
         model: a path, or a loaded causal language model, or a PEFT model.
-        rollout: makes the rows of each group; see `rows.Rollout`.
+        rollout: returns the rows of each group; see `types.Rollout`.
         args: the settings.
-        train_dataset: rows of `data.mode_rows`, as a list or a `datasets.Dataset`.
-        processing_class: the tokenizer; the one saved beside the model where it is None.
-        callbacks: of transformers.
-        optimizers: an optimizer and a scheduler, or None for those that the settings name.
-        peft_config: for example `peft.LoraConfig(...)`: then only the adapter is trained and saved.
+        train_dataset: rows of `dataset.mode_rows`, as a list or a `datasets.Dataset`.
+        processing_class: the tokenizer; None loads the one saved beside the model.
+        callbacks: callbacks of transformers.
+        optimizers: an optimizer and a scheduler; None for those of the settings.
+        peft_config: for example `peft.LoraConfig(...)`, to train and save only the adapter.
 
     Raises:
-        ConfigError: the data set lacks a column or has too few questions of a mode for one batch; while training, the
-            rollout returned other rows than it was asked for.
+        ConfigError: the data set lacks a column or has too few questions of a mode for one batch; or, during training,
+            the rollout returned a wrong number of rows or an invalid row.
     """
 
     args: OperatorConfig
@@ -103,7 +102,7 @@ class OperatorTrainer(GRPOTrainer):
             )
         self._rollout = rollout
         self._logps: Tensor | None = None
-        self._asked: list[dict[str, Any]] = []
+        self._inputs: list[dict[str, Any]] = []
         self._returned: list[Row] = []
         super().__init__(
             model=model,
@@ -115,11 +114,11 @@ class OperatorTrainer(GRPOTrainer):
             optimizers=optimizers,
             peft_config=peft_config,
         )
-        self.rollout_func = self._roll  # given to the constructor, TRL warns that it is experimental
+        self.rollout_func = self._roll  # passing it to the constructor makes TRL warn that it is experimental
         self.policy = TrainerPolicy(self, args.generate_rows)
 
     def _send_telemetry(self) -> None:
-        """TRL counts its users; this library sends nothing."""
+        """Send nothing, unlike TRL."""
 
     def _get_train_sampler(self, dataset: Any = None) -> ModeSampler:  # type: ignore[override]
         args, rows = self.args, _given(self.args.num_generations)
@@ -135,12 +134,12 @@ class OperatorTrainer(GRPOTrainer):
         )
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        self._asked = list(inputs)
+        self._inputs = list(inputs)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         return output | self._weighed(output, self._returned)
 
     def _roll(self, prompts: list[str], trainer: Any) -> dict[str, list[Any]]:
-        """TRL's rollout function. It is given prompts alone; what they belong to is in the rows that were asked for."""
+        """TRL's rollout function. It receives prompts only, so the examples are read from the rows of the batch."""
         groups = self._groups()
         returned = self._rollout(groups, self.policy)
         self.policy.accompany()
@@ -150,32 +149,32 @@ class OperatorTrainer(GRPOTrainer):
             "prompt_ids": [row.prompt_ids for row in self._returned],
             "completion_ids": [row.completion_ids for row in self._returned],
             "logprobs": [row.logprobs for row in self._returned],
-            "reward": [row.reward for row in self._returned],  # reaches the reward function below
+            "reward": [row.reward for row in self._returned],  # TRL passes it to the reward function below
         }
 
     def _groups(self) -> list[Group]:
-        rows, asked = _given(self.args.num_generations), self._asked
-        first = self.accelerator.process_index * (len(asked) // rows)
+        rows, inputs = _given(self.args.num_generations), self._inputs
+        first = self.accelerator.process_index * (len(inputs) // rows)
         place = f"{self.args.seed}|{self.state.global_step}|{self._step % self.args.gradient_accumulation_steps}"
         groups: list[Group] = []
-        for number, start in enumerate(range(0, len(asked), rows)):
-            row = asked[start]
-            assert all(other["example"] == row["example"] for other in asked[start : start + rows])
+        for number, start in enumerate(range(0, len(inputs), rows)):
+            row = inputs[start]
+            assert all(other["example"] == row["example"] for other in inputs[start : start + rows])
             digest = hashlib.sha256(f"{place}|{first + number}".encode()).digest()
             seed = int.from_bytes(digest[:4]) >> 1
             groups.append(Group(cast(Mode, row["mode"]), example_of(row), rows, seed))
         return groups
 
     def _weighed(self, output: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Tensor]:
-        """The objective's weights for what TRL has scored, as advantages and as what `_compute_loss` reads beside."""
+        """The objective's weights for a scored batch of TRL: as its advantages, and as inputs of `_compute_loss`."""
         advantages: Tensor = output["advantages"]
         device = advantages.device
-        operator = torch.tensor([row["mode"] == "operator" for row in self._asked], device=device)
+        operator = torch.tensor([row["mode"] == "operator" for row in self._inputs], device=device)
         values = [math.nan if row.reward is None else row.reward for row in rows]
         rewards = torch.tensor(values, dtype=torch.float64, device=device)
-        stands = standing(rewards, _given(self.args.num_generations), cast(ZeroVariance, self.args.zero_variance))
+        flags = row_flags(rewards, _given(self.args.num_generations), cast(ZeroVariance, self.args.zero_variance))
         weights = row_weights(
-            stands,
+            flags,
             lengths := output["completion_mask"].sum(1),
             torch.tensor([row.correct for row in rows], device=device),
             operator,
@@ -183,8 +182,8 @@ class OperatorTrainer(GRPOTrainer):
             norm=cast(TokenNorm, self.args.token_norm),
             total=self._total,
         )
-        self._note(rows, rewards, stands, lengths, operator)
-        tokens = output["num_items_in_batch"].clamp(min=1)  # by which TRL divides
+        self._note(rows, rewards, flags, lengths, operator)
+        tokens = output["num_items_in_batch"].clamp(min=1)  # TRL's divisor
         return {
             "advantages": advantages * (weights.policy * tokens).to(advantages.dtype),
             "sft_weights": weights.sft,
@@ -203,7 +202,7 @@ class OperatorTrainer(GRPOTrainer):
         self._note_ratios(logps.detach(), inputs)
         if self.args.alpha == 0:
             return loss
-        # As TRL scales its own: processes are averaged, and an accumulation window is a part of the generation batch.
+        # TRL's scaling of its loss: mean over processes, and over the accumulation windows of a generation batch.
         steps = _given(self.args.steps_per_generation)
         term = nll(logps, inputs["completion_mask"], inputs["sft_weights"])
         self._metrics["train"]["sft"].append(self._total(term.detach()).item() * steps)
@@ -213,25 +212,25 @@ class OperatorTrainer(GRPOTrainer):
     def _total(self, local: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(local, reduction="sum"))
 
-    def _note(self, rows: Sequence[Row], rewards: Tensor, stands: Standing, lengths: Tensor, operator: Tensor) -> None:
+    def _note(self, rows: Sequence[Row], rewards: Tensor, flags: RowFlags, lengths: Tensor, operator: Tensor) -> None:
         """Metrics of a generation batch over all processes."""
         device = rewards.device
         correct = torch.tensor([row.correct for row in rows], device=device)
         truncated = torch.tensor([row.truncated for row in rows], device=device)
-        scored_groups = stands.scored.view(len(stands.kept), -1).any(1)
-        of_group = operator.view(len(stands.kept), -1)[:, 0]
+        scored_groups = flags.scored.view(len(flags.kept), -1).any(1)
+        of_group = operator.view(len(flags.kept), -1)[:, 0]
         sums: list[Tensor] = []
         for mode in MODES:
             mine, groups = operator == (mode == "operator"), of_group == (mode == "operator")
             sums += [
                 mine.sum(),
-                (mine & stands.scored).sum(),
-                rewards[mine & stands.scored].sum(),
+                (mine & flags.scored).sum(),
+                rewards[mine & flags.scored].sum(),
                 (mine & correct).sum(),
                 lengths[mine].sum(),
                 (mine & truncated).sum(),
                 (groups & scored_groups).sum(),
-                (groups & scored_groups & ~stands.varied).sum(),
+                (groups & scored_groups & ~flags.varied).sum(),
             ]
         policy = self.policy
         sampled = torch.tensor([policy.calls, policy.tokens, policy.prompt_tokens], device=device)
@@ -251,13 +250,13 @@ class OperatorTrainer(GRPOTrainer):
             self._metrics["train"][f"sampled/{name}"].append(value)
 
     def _note_ratios(self, logps: Tensor, inputs: Mapping[str, Any]) -> None:
-        """How far sampling and training are apart, and tokens with a gradient whose ratio was above the bound, whatever
-        the sign of their advantage."""
+        """Record the gap between sampling and training, and the share of tokens with a gradient whose ratio was above
+        the bound, for advantages of either sign."""
         old = inputs.get("old_per_token_logps")
         apart = (inputs["sampling_per_token_logps"] - (logps if old is None else old)).abs()
-        known = inputs["completion_mask"].bool() & ~apart.isnan()  # vLLM may not know a token's
+        known = inputs["completion_mask"].bool() & ~apart.isnan()  # vLLM may omit a token's log-probability
         self._log_of("sampled/gap", *self._total(torch.stack([apart[known].sum(), known.sum()])).tolist())
-        if old is None:  # sampled by these very weights: every ratio is 1
+        if old is None:  # sampled with the current weights: every ratio is 1
             return
         moved = inputs["completion_mask"].bool() & (inputs["advantages"] != 0)[:, None]
         above = moved & ((logps - old).exp() > self.epsilon_high)
@@ -278,13 +277,13 @@ def episode_reward(reward: list[float | None], **_: Any) -> list[float | None]:
 
 
 def _given(value: int | None) -> int:
-    """A setting that TRL has filled in."""
+    """A setting that TRL has filled in, narrowed for the type checker."""
     assert value is not None
     return value
 
 
 def _check_rows(groups: Sequence[Group], returned: Sequence[Sequence[Row]]) -> None:
-    """Raises ConfigError where a rollout did not return what it was asked for."""
+    """Raise ConfigError for a wrong number of rows or an invalid row."""
     if len(returned) != len(groups):
         raise ConfigError(f"`rollout(groups, policy)` returned {len(returned)} lists of rows for {len(groups)} groups")
     for group, rows in zip(groups, returned, strict=True):
@@ -303,7 +302,8 @@ def _check_rows(groups: Sequence[Group], returned: Sequence[Sequence[Row]]) -> N
 
 
 class _Resume(TrainerCallback):
-    """Counts micro-steps on from a checkpoint, so that new generations begin where they did in the run in one go."""
+    """Restores the count of micro-steps at a checkpoint, so that generations begin at the same steps as in an
+    uninterrupted run."""
 
     def __init__(self, trainer: OperatorTrainer) -> None:
         self._trainer = trainer

@@ -1,6 +1,6 @@
-"""The settings of operator-consistent training: TRL's own, with the objective's and the rollout's beside them.
+"""The settings of operator-consistent training: TRL's, and those of the objective and the rollout.
 
-Everything that is not named here is `trl.GRPOConfig` (learning_rate, max_steps, per_device_train_batch_size,
+All other settings are those of `trl.GRPOConfig` (learning_rate, max_steps, per_device_train_batch_size,
 gradient_accumulation_steps, num_generations, vLLM, FSDP, logging, saving), with TRL's meaning. Checked on TRL 1.16.
 """
 
@@ -21,56 +21,56 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "loss_type": ("cispo", "the objective is J_CISPO + alpha J_SFT"),
     "importance_sampling_level": ("token", "CISPO weighs each token by its own ratio"),
     "mask_truncated_completions": (False, "drafts are cut on purpose and are still trained"),
-    "temperature": (1.0, "log-probabilities are taken at the sampling temperature, those of the SFT term too"),
+    "temperature": (1.0, "log-probabilities, also those of the SFT term, assume the sampling temperature"),
     "top_p": (1.0, "the ratios compare whole distributions, not truncated ones"),
     "top_k": (0, "the ratios compare whole distributions, not truncated ones"),
     "min_p": (None, "the ratios compare whole distributions, not truncated ones"),
     "repetition_penalty": (1.0, "the ratios compare the model's own distributions"),
-    "generation_kwargs": (None, "the rollout decides what each call may sample"),
-    "use_transformers_continuous_batching": (False, "the calls of a batch have caps of their own"),
+    "generation_kwargs": (None, "the rollout sets the sampling of each call"),
+    "use_transformers_continuous_batching": (False, "the calls of a batch have different caps"),
     "multi_objective_aggregation": ("sum_then_normalize", "there is one reward"),
     "remove_unused_columns": (False, "the rollout reads the columns `mode` and `example`"),
     "eval_strategy": ("no", "a checkpoint is evaluated as a program, with `pdr eval` or `pdr_dspy.evaluate`"),
 }
-"""Settings that would quietly train something else, the value they must keep, and why."""
+"""Settings that would silently change the objective: the value that each must keep, and the reason."""
 
 
 @dataclass
 class OperatorConfig(GRPOConfig):
     """Settings of `OperatorTrainer`.
 
-    `epsilon_high` has no default: it is the largest weight that a token's ratio can have (ScaleRL's epsilon_max, for
-    example 5.0), not a distance from 1 as in PPO-style clipping and in other trainers. MiniMax-M1's `1 + epsilon_high`
-    is this value. TRL itself falls back to 0.2, which scales every token down to a fifth.
+    `epsilon_high` has no default: it is the largest weight of a token's ratio (ScaleRL's epsilon_max, for example 5.0),
+    not a distance from 1 as in PPO-style clipping and in other trainers. It equals MiniMax-M1's `1 + epsilon_high`.
+    TRL's default of 0.2 would scale every token down to a fifth.
 
     The generation batch has `per_device_train_batch_size * steps_per_generation * processes` rows in groups of
-    `num_generations`; whole groups lie on one process. For a resumed run to repeat the run in one go, `save_steps`
-    must be a multiple of the optimizer steps that share one generation batch
+    `num_generations`; no group is split between processes. For a resumed run to repeat an uninterrupted one,
+    `save_steps` must be a multiple of the optimizer steps that share one generation batch
     (`num_iterations * steps_per_generation / gradient_accumulation_steps`).
 
     Raises:
-        ConfigError: on construction, for settings that cannot work or would train something else.
-        ValueError: TRL's own checks.
+        ConfigError: on construction, for settings that contradict each other or would change the objective.
+        ValueError: a check of TRL failed.
     """
 
     loss_type: str = field(default="cispo", metadata={"help": "Only 'cispo'."})
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "The older name of activation_checkpointing; transformers warns of it."}
     )
-    disable_dropout: bool = field(default=True, metadata={"help": "Sample from and train one and the same function."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Sample from and train the same function."})
     alpha: float = field(default=0.1, metadata={"help": "Weight of the SFT term over correct rows; 0 leaves it out."})
     token_norm: str = field(
         default="prompt",
         metadata={
             "help": "'prompt': a group's tokens share its part, and a mode's groups share the mode's part, so that "
-            "J = (1 - s) J_trace + s J_operator. 'batch': TRL's own, every token of the batch weighs the same."
+            "J = (1 - s) J_trace + s J_operator. 'batch': TRL's default, every token of the batch weighs the same."
         },
     )
     zero_variance: str = field(
         default="filter",
         metadata={
-            "help": "'filter': groups whose rewards are all equal leave the average, with their SFT term. 'keep': "
-            "they stay in it; their advantages are 0, their correct rows are still in the SFT term."
+            "help": "'filter': groups with equal rewards leave the average, with their SFT term. 'keep': they stay; "
+            "their advantages are 0, their correct rows remain in the SFT term."
         },
     )
     operator_share: float | str = field(
@@ -86,15 +86,15 @@ class OperatorConfig(GRPOConfig):
     )
     starts: float = field(default=0.0, metadata={"help": "Share of operator episodes from a non-empty workspace."})
     process_rewards: bool = field(
-        default=False, metadata={"help": "Drafts and distill calls get verifiable rewards of their own."}
+        default=False, metadata={"help": "Reward drafts and distill calls by their own results."}
     )
     generate_rows: int | None = field(
-        default=None, metadata={"help": "Most prompts in one batch of transformers' generate; None: all at once."}
+        default=None, metadata={"help": "Largest batch of transformers' generate, in prompts; None: all at once."}
     )
 
     def __post_init__(self) -> None:
         self._check_own()
-        if self.activation_checkpointing is None:  # TRL's default is to checkpoint, under the older name
+        if self.activation_checkpointing is None:  # TRL checkpoints by default, under the older name
             self.activation_checkpointing = self.gradient_checkpointing is not False
         super().__post_init__()
         for name, (value, why) in _FIXED.items():
@@ -111,9 +111,9 @@ class OperatorConfig(GRPOConfig):
     def _check_own(self) -> None:
         if self.epsilon_high is None or self.epsilon_high <= 0:
             raise ConfigError(
-                f"`OperatorConfig(epsilon_high={self.epsilon_high!r})` must be given: it is the largest weight of a "
-                "token's ratio itself, not 1 + epsilon; 5.0 is a good start. Unset, TRL would take 0.2 and scale every "
-                "token down to it"
+                f"`OperatorConfig(epsilon_high={self.epsilon_high!r})` must be set: it is the largest weight of a "
+                "token's ratio itself, not 1 + epsilon; 5.0 is a good start. TRL's default of 0.2 would scale every "
+                "token down"
             )
         for name, choices in (
             ("token_norm", ("prompt", "batch")),
@@ -138,8 +138,8 @@ class OperatorConfig(GRPOConfig):
         if local % self.num_generations:
             raise ConfigError(
                 f"`OperatorConfig(num_generations={self.num_generations})` does not divide the {local} rows that one "
-                "process generates (per_device_train_batch_size * steps_per_generation): a group must lie whole on one "
-                "process, because its calls come from shared episodes"
+                "process generates (per_device_train_batch_size * steps_per_generation): a group must not be split "
+                "between processes, because its calls come from shared episodes"
             )
         operators_of(self.generation_batch_size // self.num_generations, self.share)
         window, span = self.gradient_accumulation_steps, self.steps_per_generation * self.num_iterations
@@ -151,7 +151,10 @@ class OperatorConfig(GRPOConfig):
 
 
 def share_of(name: str | float) -> float:
-    """The share of operator prompts that 0.25 or "3:1" (trace:operator) names. Raises ConfigError for another text."""
+    """The share of operator prompts, from a fraction such as 0.25 or a text such as "3:1" (trace:operator).
+
+    Raises ConfigError for any other text.
+    """
     try:
         if ":" in str(name):
             trace, operator = (float(part) for part in str(name).split(":"))
@@ -168,7 +171,7 @@ def share_of(name: str | float) -> float:
 
 
 def operators_of(groups: int, share: float) -> int:
-    """How many of `groups` prompts are operator prompts. Raises ConfigError where the share of them is not whole."""
+    """The number of operator prompts among `groups` prompts. Raises ConfigError if it is not a whole number."""
     exact = groups * share
     if abs(exact - round(exact)) > 1e-9 * max(groups, 1):
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""What passes between the rollout and the trainer: groups go in, rows come out, the policy samples between.
+"""The records that rollout and trainer exchange: the rollout turns groups into rows, and samples from the policy.
 
 A group is one prompt of a generation batch; a row is one trained call. A long-trace group of n rows is n episodes of
-one call; an operator group is n / c episodes of c trained calls each, and every row of an episode stands for itself:
-its prompt is what that call read. Nothing here imports torch.
+one call; an operator group is n / c episodes of c trained calls each, and each row has the prompt of its own call.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ MODES: tuple[Mode, ...] = ("trace", "operator")
 
 
 class Group(NamedTuple):
-    """One prompt of a generation batch, whole on one process."""
+    """One prompt of a generation batch; never split between processes."""
 
     mode: Mode
     example: dspy.Example
-    """The question, with what its verifier compares against."""
+    """The question, with the gold fields of its verifier."""
     rows: int
     """Trained calls to return."""
     seed: int
-    """Differs between the groups of a run; episodes of one group take seeds made from it."""
+    """Differs between the groups of a run; the seeds of the group's episodes derive from it."""
 
 
 class Row(NamedTuple):
@@ -33,19 +33,19 @@ class Row(NamedTuple):
 
     prompt_ids: list[int]
     completion_ids: list[int]
-    """As sampled, with the end-of-turn token where one was sampled; never empty."""
+    """The sampled tokens, with the end-of-turn token if one was sampled; never empty."""
     logprobs: list[float]
-    """Of each completion token when it was sampled."""
+    """Log-probability of each completion token when it was sampled."""
     reward: float | None
-    """+1 or -1. None: nobody could tell (the verifier failed) or the call was not made (its round failed before it);
-    the row is counted and gives no gradient."""
+    """+1 or -1. None if the verifier failed, or the call was not made because its round failed; such a row is counted
+    and carries no gradient."""
     correct: bool
-    """Whether it belongs to I+, the rows of the SFT term: a draft by its own answer, distill and refine by the
+    """Whether it belongs to I+, the rows of the SFT term: a draft by its own answer, distill and refine calls by the
     episode's."""
     phase: str
-    """What the call was for: a `pdr_dspy.budget.Phase`."""
+    """The `pdr_dspy.Phase` of the call."""
     truncated: bool
-    """Whether its cap ended it."""
+    """Whether it reached its cap."""
     episode: int
     """From 0, within its group."""
 
@@ -54,19 +54,19 @@ class Sampled(NamedTuple):
     """One completion of the policy."""
 
     ids: list[int]
-    """With the end-of-turn token, where one was sampled."""
+    """The sampled tokens, with the end-of-turn token if one was sampled."""
     logprobs: list[float]
-    """One for each id."""
+    """Log-probability of each token."""
     finish: str
     """ "stop" (an end-of-turn token) or "length" (the cap)."""
 
 
 class Policy(Protocol):
-    """The model that is being trained, able to sample."""
+    """The sampling interface of the model that is being trained."""
 
     @property
     def tokenizer(self) -> Any:
-        """A `transformers` tokenizer, or anything with its `encode`, `decode` and `apply_chat_template`."""
+        """A `transformers` tokenizer, or an object with its `encode`, `decode` and `apply_chat_template`."""
         ...
 
     def generate(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:

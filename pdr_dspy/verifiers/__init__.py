@@ -1,19 +1,19 @@
 """Verifiers: frozen values that score a prediction against an example, usable as DSPy metrics.
 
     ExactVerifier        the same text
-    NumberVerifier       the same number, as a person reads it
-    ChoiceVerifier       the same one of several options
+    NumberVerifier       the same number, in any usual notation
+    ChoiceVerifier       the same option of several
     MathVerifier         the same mathematical value
     ProceduralVerifier   reasoning-gym's own scorer
-    JudgeVerifier        a model says yes or no; its tokens are on the score
-    AnswerVerifier       a model trained to hold an answer against the gold one (CompassVerifier's A, B, C)
+    JudgeVerifier        a model answers yes or no; its tokens are on the score
+    AnswerVerifier       a model trained to compare an answer with the gold one (CompassVerifier's A, B, C)
     CodeVerifier         hidden tests of a program, run in a sandbox
 
-    as_verifier          a plain function, or a DSPy metric, as one
+    as_verifier          turns a function or a DSPy metric into a verifier
 
-All but the last name the example's gold field (`gold="answer"`) and the prediction's field (`field="answer"`).
-`registry` finds them by name, those of users and of other packages too; `Fields` is the base of one that compares an
-answer with a gold one. What needs no gold answer is in `checks`.
+All but the last have settings for the example's gold field (`gold="answer"`) and the prediction's field
+(`field="answer"`). `registry` finds verifiers by name, also those of users and of other packages; `Fields` is the base
+class of verifiers that compare an answer with a gold one. `checks` has scores without a gold answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trained verifier as the metric: a model that holds an answer against the gold one, and says A, B or C."""
+"""A trained verifier as the metric: a model that compares an answer with the gold one, and replies A, B or C."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dspy.lm15 import TokenLogprob
 from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.runtime.event_loop import run as run_async
+from pdr_dspy.verifiers.arguments import check_lm, check_threshold, check_whole_numbers
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, as_text, called, gold_text, lookup
 from pdr_dspy.verifiers.words import enclosed, weights_of
@@ -33,40 +34,35 @@ _WHAT = {"A": "right", "B": "wrong", "C": "no answer"}
 
 @dataclass(frozen=True)
 class AnswerVerifier(Fields):
-    """Scores by a model that was trained to hold an answer against the gold one, such as CompassVerifier
-    (arXiv 2508.03686), which says A (correct), B (incorrect) or C (invalid).
+    """Scores by a model that was trained to compare an answer with the gold one, such as CompassVerifier
+    (arXiv 2508.03686), which replies A (correct), B (incorrect) or C (invalid).
 
-    The figure is P(A) among the three, or 1 or 0 where the server gives no log-probabilities. It counts 1 from
-    `threshold` on, else 0; with `threshold=None` the figure is the score. The call is in `Score.calls`, with its
-    tokens. One that fails raises CallError: it says nothing about the answer.
+    The model's figure is P(A) among the three, or 1 or 0 if the server gives no log-probabilities. The score is 1 for a
+    figure of at least `threshold`, else 0; with `threshold=None` it is the figure. The call is in `Score.calls`, with
+    its tokens. A failed call raises CallError, since it does not grade the answer.
     """
 
     lm: dspy.BaseLM = field(kw_only=True, compare=False, repr=False)
     template: str = _PROMPT
-    """The prompt, with {question}, {gold} and {response}; for a model that was trained with another one."""
+    """The prompt, with {question}, {gold} and {response}; change it for a model that was trained with another one."""
     threshold: float | None = 0.5
     max_tokens: int = 1
-    """Cap in tokens; a model that thinks first needs thousands."""
+    """Cap on the output tokens; a model that thinks first needs thousands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.lm, dspy.BaseLM):
-            raise ConfigError(
-                f"`AnswerVerifier(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
-            )
+        check_lm(self, self.lm)
+        check_threshold(self, self.threshold)
+        check_whole_numbers(self, "max_tokens")
         missing = [name for name in ("{question}", "{gold}", "{response}") if name not in self.template]
         if missing:
-            raise ConfigError(f"`AnswerVerifier(template=...)` has no place for {', '.join(missing)}")
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ConfigError(f"`AnswerVerifier(threshold={self.threshold!r})` must be in (0, 1], or None")
-        if self.max_tokens < 1:
-            raise ConfigError(f"`AnswerVerifier(max_tokens={self.max_tokens!r})` must be at least 1")
+            raise ConfigError(f"`AnswerVerifier(template=...)` has no {', '.join(missing)}; add it to the template")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         return run_async(lambda: self.averify(example, prediction))
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
-        """The same, awaiting the model."""
+        """`__call__` for async code."""
         answer = as_text(lookup(prediction, self.field))
         if answer is None or not answer.strip():
             return Score(0, "no answer")
@@ -77,7 +73,7 @@ class AnswerVerifier(Fields):
         }
         written = self.template
         for name, text in sorted(parts.items(), key=lambda part: written.index(part[0]), reverse=True):
-            place = self.template.index(name)  # from the end, so that a text cannot hold another's place
+            place = self.template.index(name)  # last placeholder first, so that an inserted text is never searched
             written = written[:place] + text + written[place + len(name) :]
         messages = [{"role": "user", "content": written}]
         shares, call = await calls.weigh(
@@ -93,7 +89,7 @@ class AnswerVerifier(Fields):
         self._question(example)
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings; of the model, its name."""
+        """Return the JSON-serialisable settings, with the model's name in place of the model."""
         return {
             "kind": type(self).__name__,
             "gold": self.gold,

@@ -1,4 +1,4 @@
-"""The contract of a verifier, and what it returns."""
+"""The contract of a verifier, and its score."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 RIGHT = 0.5
-"""A score of at least this counts as right, where right and wrong are told apart."""
+"""The lowest score that counts as right, if scores are divided into right and wrong."""
 
 
 class Score(float):
     """A verdict in [0, 1] that behaves as a float, so that a verifier is a DSPy metric.
 
-    `detail` is a short reason for people and reports. `calls` are model calls that the verdict cost (a judge's), in
-    the order in which they were made; they belong on the ledger. `feedback` is what the next draft may be shown: which
-    example failed, what was expected and what came; only a check, which knows no gold answer, has any.
+    `detail` is a short reason for people and reports. `calls` are the model calls of the verdict (a judge's), in the
+    order in which they were made, for the ledger. `feedback` is a text that the next draft may read: the failing
+    example, its expected and its actual result; only checks, which do not know the gold answer, set it.
     """
 
     detail: str
@@ -52,19 +52,19 @@ Metric: TypeAlias = "Callable[..., Any]"
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Anything that scores a prediction against an example.
+    """An object that scores a prediction against an example.
 
-    Verifiers are frozen values: two with the same settings are equal, and `describe()` is enough to rebuild one. One
-    that waits for something else, a model or a sandbox, may have `averify(example, prediction)` as well, which is
-    awaited in its place; with a class attribute `grades_drafts = True` it says that a verdict costs no tokens, so that
-    evaluations grade every draft too.
+    Verifiers are frozen values: two with the same settings are equal, and `describe()` is enough to rebuild one. A
+    verifier that waits for a model or a sandbox may also have `averify(example, prediction)`, which async code awaits
+    instead; its class attribute `grades_drafts = True` states that a verdict costs no tokens, so that evaluations grade
+    every draft.
     """
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         """Return the score of `prediction` (its output fields) for `example` (its gold fields).
 
-        Must be safe to call from several threads at once. A prediction that cannot be read scores 0 and says why in
-        `detail`; only a misconfigured verifier or an unreadable gold answer raises.
+        Must be thread-safe. An unreadable prediction scores 0, with the reason in `detail`; only a misconfigured
+        verifier or an unreadable gold answer raises.
         """
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
-from pdr_dspy.text.answers import to_choice
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, called, gold_answer, lookup, short, unanswered
 
@@ -18,7 +18,7 @@ _LETTERS = tuple("ABCDEFGHIJ")
 
 @dataclass(frozen=True)
 class ChoiceVerifier(Fields):
-    """Scores 1 where the answer names the gold option and no other (see `pdr_dspy.text.answers.to_choice`), else 0.
+    """Scores 1 where the answer names the gold option and no other (see `pdr_dspy.text.choices.to_choice`), else 0.
 
     `options` are the options themselves, or the name of the example's field that holds them. Without it, a gold answer
     of one letter is one of A to J, and any other gold answer must be given as it is, apart from case and wrapping.

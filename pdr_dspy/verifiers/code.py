@@ -1,4 +1,4 @@
-"""Programs, run with hidden tests in a sandbox."""
+"""Running programs in a sandbox with hidden tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
 
 @dataclass(frozen=True)
 class CodeVerifier(Fields):
-    """Scores a program by hidden tests: 1 where all of them pass, else 0.
+    """Scores a program by hidden tests: 1 if all of them pass, else 0.
 
     The tests are a text that defines `check(candidate)` (HumanEval), statements, functions `test_...`, a list of
     assertions (MBPP), or a list of `{"input": ..., "output": ...}` for a program that reads its standard input; with
@@ -35,17 +35,19 @@ class CodeVerifier(Fields):
     gold: str = "test"
     """The example's field with the tests."""
     field: str = "code"
-    """The prediction's field with the program; fences, the task's beginning repeated, or only a body are read."""
+    """The prediction's field with the program; a fenced program, one that repeats the task's beginning, or only a body
+    is accepted."""
     prompt: str = "prompt"
-    """The example's field with the task; a beginning of a Python file brings its imports and whole functions along."""
+    """The example's field with the task; if it begins a Python file, its imports and complete functions are
+    available."""
     entry_point: str = "entry_point"
-    """The example's field with the name of the function; where there is none it is found in the tests."""
+    """The example's field with the name of the function; without one it is found in the tests."""
     setup: tuple[str, ...] = ("test_setup_code", "test_imports")
-    """The example's fields with statements that the tests need; those that it lacks are left out."""
+    """The example's fields with statements that the tests need; missing fields are ignored."""
     limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
     grades_drafts: ClassVar[bool] = True
-    """Running tests costs no tokens: an evaluation grades every draft of a run, and so tells where runs are lost."""
+    """Running tests costs no tokens, so evaluations grade every draft, which shows where runs lose right answers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +59,7 @@ class CodeVerifier(Fields):
         return run_async(lambda: self.averify(example, prediction))
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
-        """The same, awaiting the sandbox; a call that is cancelled kills the program."""
+        """`__call__` for async code; cancelling the call kills the program."""
         prompt, entry, cases, setup = self._read(example)
         completion = completion_of(lookup(prediction, self.field))
         if completion is None or not completion.strip():
@@ -68,8 +70,8 @@ class CodeVerifier(Fields):
         try:
             outcome = await sandbox.run(job, self.limits, self.isolation)
         except TestsBroken as error:
-            raise DataError(f"{called(example)}: the tests in {self.gold!r} are no Python: {error}") from error
-        return Score(float(outcome.ok), told(outcome))
+            raise DataError(f"{called(example)}: the tests in {self.gold!r} are not Python: {error}") from error
+        return Score(float(outcome.ok), summary_of(outcome))
 
     def check_gold(self, example: dspy.Example) -> None:
         """Raise DataError if the example has no tests that can be read."""
@@ -97,13 +99,13 @@ class CodeVerifier(Fields):
 
 
 def completion_of(value: Any) -> str | None:
-    """A field's value as the text that holds a program: a `dspy.Code` is its code."""
+    """The text of a field's value that contains a program; for a `dspy.Code` its code."""
     held = getattr(value, "code", None)
     return held if isinstance(held, str) else as_text(value)
 
 
 def as_limits(owner: str, limits: Any) -> Limits:
-    """Limits, from a value or from what `describe()` made of one. Raises ConfigError."""
+    """Limits from a value or from its `describe()`. Raises ConfigError."""
     if isinstance(limits, Mapping):
         known = [field.name for field in fields(Limits)]
         unknown = sorted(str(name) for name in limits if name not in known)
@@ -118,15 +120,15 @@ def as_limits(owner: str, limits: Any) -> Limits:
 
 
 def check_isolation(owner: str, isolation: Any) -> None:
-    """Raise ConfigError for a sandbox that there is not."""
+    """Raise ConfigError for an unknown sandbox."""
     if isolation not in ("auto", "monty", "bubblewrap"):
         raise ConfigError(f'`{owner}(isolation={isolation!r})` must be "auto", "monty" or "bubblewrap"')
 
 
 def cases_of(tests: Any, entry: str | None) -> tuple[tuple[Case, ...] | tuple[Stdin, ...], str | None]:
-    """Tests in any of their forms as cases, and the name of what they call.
+    """Tests in any of the accepted forms as cases, and the name of the function or method that they call.
 
-    Raises ValueError for what is none of them.
+    Raises ValueError for any other form.
     """
     if isinstance(tests, str):
         stripped = tests.strip()
@@ -154,12 +156,12 @@ def _functional(row: Mapping[str, Any]) -> Case:
         args = [json.loads(line) for line in str(row["input"]).splitlines() if line.strip()]
         want = json.loads(str(row["output"]))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{short(str(row))} is no JSON") from error
+        raise ValueError(f"{short(str(row))} is not JSON") from error
     return Case(f"assert candidate({', '.join(map(repr, args))}) == {want!r}")
 
 
 def _entry_of(tests: Sequence[str]) -> str | None:
-    """The function that all assertions call, where they call one that is not Python's own."""
+    """The function that all assertions call, builtins aside; None without one."""
     known = set(vars(builtins)) | {"check", "candidate"}
     each = [
         [name for name in _CALLED.findall(line) if name not in known]
@@ -171,8 +173,8 @@ def _entry_of(tests: Sequence[str]) -> str | None:
     return common[0] if common else None
 
 
-def told(outcome: Outcome) -> str:
-    """How a program ended, in one short sentence for people."""
+def summary_of(outcome: Outcome) -> str:
+    """A short sentence on how a program ended."""
     if outcome.ok:
         return f"passes all {len(outcome.results)} tests" if len(outcome.results) > 1 else "passes the tests"
     first = next((result for result in outcome.results if not result.passed and result.reached), None)

@@ -1,4 +1,4 @@
-"""The same text."""
+"""Equality of texts."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _WRAPS = (
 
 @dataclass(frozen=True)
 class ExactVerifier(Fields):
-    """Scores 1 where the answer is the gold text, else 0.
+    """Scores 1 if the answer is the gold text, else 0.
 
-    The gold text is taken as it is. Around the answer, emphasis, quotes, marks of code and mathematics and a full stop
-    do not count unless the gold text has them; underscores always do: `__init__` is not `init`. A sentence may lack its
-    full stop.
+    The gold text is compared unchanged. Emphasis, quotes, code and mathematics marks and a full stop around the answer
+    are ignored unless the gold text has them; underscores always count: `__init__` is not `init`. The full stop of a
+    sentence may be missing.
     """
 
     ignore_case: bool = False
     ignore_space: bool = True
-    """Whether runs of white space are the same as one space."""
+    """Whether runs of white space equal one space."""
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         gold, answer = gold_text(example, self.gold), answer_text(prediction, self.field)
@@ -57,7 +57,7 @@ class ExactVerifier(Fields):
 
 
 def _unwrapped(text: str) -> Iterator[str]:
-    """A text, and it without each thing that wraps the whole of it."""
+    """A text, then the text without each layer of wrapping."""
     yield (text := text.strip())
     for _ in range(8):
         inner = next(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import final_answer, to_number
+from pdr_dspy.text.number_words import ratio_of
 from pdr_dspy.text.numbers import is_percentage, unit_of
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.verifiers.base import Score
@@ -144,21 +145,30 @@ def short(text: str | None, limit: int = 60) -> str:
 def same_number(gold: str, answer: str, *, within: Fraction = Fraction(0)) -> bool | None:
     """Whether both texts name the same number, up to `within`; None where one of them does not name a number.
 
-    A percentage equals the same number without its sign and the fraction that it stands for. Two different units
-    (`5 cm`, `5 m`) are not the same; a unit beside none is.
+    A percentage equals the same number without its sign and the fraction that it stands for. Of two units of
+    one kind one is converted (`50 mm` is `5 cm`), others are never the same; a unit beside none is.
     """
     want, have = to_number(gold), to_number(answer)
+    factor = in_unit_of(gold, answer)
     if want is None or have is None:
         return None
-    candidates = {have}
+    if factor is None:
+        return False
+    candidates = {have * factor}
     if is_percentage(answer) and not is_percentage(gold):
         candidates.add(have / 100)
     elif is_percentage(gold) and not is_percentage(answer):
         candidates.add(have * 100)
-    if not any(abs(candidate - want) <= within for candidate in candidates):
-        return False
-    units = {unit_of(text) for text in (gold, answer)} if gold != answer else set()
-    return None in units or len(units) < 2
+    return any(abs(candidate - want) <= within for candidate in candidates)
+
+
+def in_unit_of(gold: str, answer: str) -> Fraction | None:
+    """What a number of the answer is multiplied by to be one of the gold answer: 1/10 for mm where that has cm, 1 where
+    not both name a unit; None for units of other kinds."""
+    if gold == answer:
+        return Fraction(1)
+    want, have = unit_of(gold), unit_of(answer)
+    return Fraction(1) if want is None or have is None or want == have else ratio_of(have, want)
 
 
 def stands_for(decimal: Fraction, exact: Fraction) -> bool:

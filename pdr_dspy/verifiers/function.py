@@ -1,4 +1,4 @@
-"""A plain function as a verifier: DSPy's metrics, and whatever else scores a prediction against an example."""
+"""Functions as verifiers: DSPy's metrics, and any other callable that scores a prediction against an example."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
 import math
 import textwrap
 from collections.abc import Awaitable, Callable
@@ -19,34 +20,35 @@ from pdr_dspy.runtime import event_loop
 from pdr_dspy.verifiers.base import Score, Verifier
 from pdr_dspy.verifiers.fields import as_text, lookup, short
 
+logger = logging.getLogger("pdr_dspy")
 if TYPE_CHECKING:
     import dspy
 
 _ARGUMENTS = 5
-"""Most arguments of a metric: example, prediction, trace, and for GEPA the predictor's name and trace."""
+"""The largest number of a metric's arguments: example, prediction, trace, and GEPA's predictor name and trace."""
 
 
 def as_verifier(metric: Any, *, argument: str = "verifier=...") -> Verifier:
-    """A verifier of what a user gave: a verifier as it is, anything else that can be called as a metric.
+    """Return a verifier unchanged, and any other callable as a verifier.
 
-    A metric takes an example and a prediction, and may have up to three more arguments (DSPy's `trace`, GEPA's
-    `pred_name` and `pred_trace`), which are None here. It returns a bool or a number from 0 to 1, a `Score`, or what
-    has a `score` and perhaps a `feedback`, such as a `dspy.Prediction`. It may be async, a lambda, a
-    `functools.partial`, a method, an object with `__call__`, or a `dspy.Module`.
+    A metric takes an example and a prediction, and up to three more arguments (DSPy's `trace`, GEPA's `pred_name` and
+    `pred_trace`), which are None here. It returns a bool, a number from 0 to 1, a `Score`, or an object with a `score`
+    and optionally a `feedback`, such as a `dspy.Prediction`. It may be async, a lambda, a `functools.partial`, a
+    method, an object with `__call__`, or a `dspy.Module`.
 
     >>> as_verifier(lambda example, prediction: prediction.answer == example.answer)
     <verifier lambda>
 
     Args:
         metric: the verifier or metric.
-        argument: what it was given as, for the message; the dots stand for it.
+        argument: the caller's argument in messages; the dots are replaced by the metric.
 
-    Raises ConfigError for what cannot be called with an example and a prediction.
+    Raises ConfigError for an object that cannot be called with an example and a prediction.
     """
     if isinstance(metric, type) or not callable(metric):
         raise ConfigError(
             f"`{argument.replace('...', repr(metric))}` must be a verifier, such as `NumberVerifier()`, or a metric "
-            "`f(example, prediction)` that gives a bool or a number from 0 to 1"
+            "`f(example, prediction)` that returns a bool or a number from 0 to 1"
         )
     if is_verifier(metric):
         _check_described(metric, argument)
@@ -58,7 +60,7 @@ def as_verifier(metric: Any, *, argument: str = "verifier=...") -> Verifier:
 
 
 def _check_described(verifier: Verifier, argument: str) -> None:
-    """Raise ConfigError for a description that no run folder could hold: it would be missed when all is paid."""
+    """Raise ConfigError for a description that a run folder cannot store, before any token is spent."""
     described = verifier.describe()
     try:
         json.dumps(described, allow_nan=False)
@@ -69,20 +71,20 @@ def _check_described(verifier: Verifier, argument: str) -> None:
 
 
 def is_verifier(value: Any) -> TypeGuard[Verifier]:
-    """Whether a value has all that a verifier has."""
+    """Whether a value has the methods of a verifier."""
     return all(callable(getattr(value, name, None)) for name in ("__call__", "check_gold", "describe"))
 
 
 @dataclass(frozen=True, repr=False)
 class FunctionVerifier:
-    """A metric of the user's. Make it with `as_verifier`."""
+    """A user's metric. Make it with `as_verifier`."""
 
     function: Callable[..., Any]
     arguments: int = 2
-    """How many positional arguments it is called with; those after the prediction are None."""
+    """The number of positional arguments that it is called with; None follows the prediction."""
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
-        """The metric's verdict. Raises ValueError when it returned something that is no score."""
+        """The metric's verdict. Raises ValueError if it returns something else than a score."""
         found = self._call(example, prediction)
         if inspect.isawaitable(found):
             waited: Awaitable[Any] = found
@@ -90,11 +92,11 @@ class FunctionVerifier:
         return self._score(found, example, prediction)
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Nothing: what a metric reads of an example, only the metric knows."""
+        """Do nothing, since the fields that a metric reads are unknown."""
 
     def describe(self) -> dict[str, Any]:
-        """The metric's name, its settings as far as they are plain values, and a digest of its code, so that another
-        metric of the same name is another verifier. `load_verifier` cannot rebuild it."""
+        """The metric's name, its plain settings, and a digest of its code, so that different metrics of one name are
+        different verifiers. `load_verifier` cannot rebuild it."""
         own = getattr(self.function, "describe", None)
         if callable(own) and isinstance(described := own(), dict):
             return described
@@ -102,12 +104,12 @@ class FunctionVerifier:
 
     @property
     def gold(self) -> str | None:
-        """The example's gold field, where the metric names one."""
+        """The example's gold field, if the metric has an attribute for it."""
         return getattr(self.function, "gold", None)
 
     @property
     def name(self) -> str:
-        """The metric's own name."""
+        """The metric's name."""
         inner = self.function
         while isinstance(inner, functools.partial):
             inner = inner.func
@@ -142,7 +144,7 @@ class FunctionVerifier:
         )
 
     def _reason(self, number: float, example: Any, prediction: Any) -> str:
-        """What a reader of a row wants to know first: where the prediction differs from the example."""
+        """The detail of a score: the fields in which the prediction differs from the example."""
         if number >= 1:
             return f"{self.name} gives 1"
         inputs = set(example.inputs().keys()) if inputs_marked(example) else set()
@@ -154,7 +156,7 @@ class FunctionVerifier:
 
 @dataclass(frozen=True, repr=False)
 class AsyncFunctionVerifier(FunctionVerifier):
-    """An async metric of the user's, or an object with `averify`. Make it with `as_verifier`."""
+    """A user's async metric, or an object with `averify`. Make it with `as_verifier`."""
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
         """The metric's verdict, awaited on the caller's event loop."""
@@ -164,12 +166,12 @@ class AsyncFunctionVerifier(FunctionVerifier):
 
 
 def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, ...]) -> None:
-    """Ask a plain metric once about a prediction that is the example's own gold answer, before anything is paid.
+    """Call a plain metric once with the example's gold answer as the prediction, before any token is spent.
 
-    What it returns must be a score; what it raises is its own matter, since it may read what only a program has.
-    Verifiers, async metrics and metrics that are DSPy modules, which may call a model, are left alone.
+    It must return a score; its exceptions are only logged, since it may read fields that only a program returns.
+    Verifiers, async metrics and DSPy modules, which may call a model, are skipped.
 
-    Raises ConfigError when it returns no score.
+    Raises ConfigError if it returns something else than a score.
     """
     import dspy
 
@@ -180,7 +182,12 @@ def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, .
     prediction = dspy.Prediction(**{name: example[name] for name in outputs})
     try:
         found = verifier._call(example, prediction)
-    except Exception:
+    except Exception as error:
+        logger.warning(
+            "the metric `%s` raised %s on the gold answer of an example; what it raises for is a failed row",
+            verifier.name,
+            short(f"{type(error).__name__}: {error}"),
+        )
         return
     if inspect.iscoroutine(found):
         found.close()
@@ -188,14 +195,14 @@ def try_on_gold(verifier: Verifier, example: dspy.Example, outputs: tuple[str, .
     try:
         verifier._score(found, example, prediction)
     except ValueError as error:
-        raise ConfigError(f"{error}; it was asked about the gold answer of an example") from None
+        raise ConfigError(f"{error}; it was called with the gold answer of an example") from None
 
 
 def _arguments(metric: Any, argument: str) -> int:
-    """How many positional arguments a metric is called with."""
+    """The number of positional arguments to call a metric with."""
     try:
         parameters = inspect.signature(metric).parameters.values()
-    except (TypeError, ValueError):  # a builtin that does not say
+    except (TypeError, ValueError):  # a builtin without a signature
         return 2
     positional = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
     needed = [each for each in positional if each.default is each.empty]
@@ -205,7 +212,7 @@ def _arguments(metric: Any, argument: str) -> int:
         raise ConfigError(
             f"`{argument.replace('...', getattr(metric, '__qualname__', repr(metric)))}` is "
             f"`f{inspect.signature(metric)}`, which cannot be called with an example and a prediction; a metric is "
-            "`f(example, prediction)`, with up to three arguments more (`trace`, `pred_name`, `pred_trace`)"
+            "`f(example, prediction)`, with up to three more arguments (`trace`, `pred_name`, `pred_trace`)"
         )
     return max(2, len(needed))
 
@@ -215,14 +222,14 @@ def _is_async(metric: Any) -> bool:
 
 
 def _has(found: Any, name: str) -> bool:
-    """Whether a verdict is a record with this field. A number is none, whatever attributes it has."""
+    """Whether a verdict is a record with this field. A number is never one, whatever its attributes."""
     if isinstance(found, int | float):
         return False
     return name in found if hasattr(found, "keys") else hasattr(found, name)
 
 
 def _identity(function: Any) -> dict[str, Any]:
-    """What tells a metric from another one of its name: its code and its settings."""
+    """The code and the settings of a metric, which distinguish it from others of the same name."""
     if isinstance(function, functools.partial):
         inner = _identity(function.func)
         return {**inner, "bound": [_plain(function.args), _plain(function.keywords)]}
@@ -250,7 +257,7 @@ def _settings(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Plain data as it is; of anything else the name of its type: its text may have an address in it."""
+    """Plain data unchanged; the type's name of anything else, whose text may contain an address."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -265,9 +272,9 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(function: Any) -> str:
-    """Of a function's source, comments and layout left out; of its bytecode where there is no source of its own."""
+    """A digest of a function's source without comments and layout, or of its bytecode if the source is unavailable."""
     text = ""
-    if function.__name__ != "<lambda>":  # of several lambdas in one line the source does not say which it is
+    if function.__name__ != "<lambda>":  # the source of a line may hold several lambdas
         try:
             text = ast.dump(ast.parse(textwrap.dedent(inspect.getsource(function))))
         except (OSError, TypeError, SyntaxError):

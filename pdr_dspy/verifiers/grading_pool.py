@@ -1,8 +1,8 @@
-"""A pool of killable, memory-limited processes for answers that must not be parsed in this one.
+"""A pool of killable, memory-limited processes that parse untrusted answers.
 
-`ask` is correct from any number of threads: an item waits for a free process, and its own time starts when it is sent.
-A pool starts at its first item, at most one process per core and four in all; it is closed at exit, its processes end
-by themselves when this one dies, and a forked copy of this process starts its own.
+`ask` is thread-safe: an item waits for a free process, and its time starts when it is sent. A pool starts with its
+first item, with at most one process per core and four in all; it is closed at exit, its processes end when this process
+dies, and a forked process starts its own pool.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _WORKER = Path(__file__).with_name("grading_worker.py")
 def ask(kind: str, request: dict[str, Any], *, timeout: float, memory: int) -> dict[str, Any]:
     """Return a worker's reply to one item.
 
-    `timeout` is the item's wall time in seconds, `memory` the bytes by which its process may grow. Where it does not
-    stay within them, the reply is {"error": "time" | "memory" | "crash"}; an exception in the scorer itself is
-    {"error": "failed", "detail": ...}. Raises PDRError where no worker can be started.
+    `timeout` is the item's wall time in seconds, `memory` the bytes by which its process may grow. If it exceeds them,
+    the reply is {"error": "time" | "memory" | "crash"}; an exception in the scorer is {"error": "failed",
+    "detail": ...}. Raises PDRError if no worker can be started.
     """
     return _pool(kind).ask({**request, "timeout": timeout, "memory": memory}, timeout)
 
 
 def close() -> None:
-    """End all worker processes of this process; the next item starts new ones."""
+    """End all worker processes; the next item starts new ones."""
     with _lock:
         pools = list(_pools.values())
         _pools.clear()
@@ -47,11 +47,11 @@ def close() -> None:
         pool.close()
 
 
-class _Keeper:
+class _Worker:
     """One worker process with its two pipes."""
 
     def __init__(self, kind: str) -> None:
-        # Safe path: the folder of the script holds modules named like those of the standard library.
+        # -P: the script's folder has modules with names of the standard library.
         self._process = subprocess.Popen(
             [sys.executable, "-P", str(_WORKER), kind],
             stdin=subprocess.PIPE,
@@ -66,15 +66,15 @@ class _Keeper:
         self._ready = False
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """The reply; None if the process has to be thrown away. Raises PDRError if it could not start."""
+        """The reply; None if the process must be replaced. Raises PDRError if it could not start."""
         if not self._ready:
             hello = self._receive(time.monotonic() + _START_SECONDS)
             if hello is None or "fatal" in hello:
-                reason = hello["fatal"] if hello else "it ended or did not get ready"
-                raise PDRError(f"The process that grades answers could not start: {reason}")
+                reason = hello["fatal"] if hello else "it ended or was not ready in time"
+                raise PDRError(f"The grading process could not start: {reason}")
             self._ready = True
         if self._readable(0):
-            return None  # something out of turn: its child died between two items
+            return None  # an unexpected message: its child died between two items
         body = json.dumps(request).encode()
         try:
             data = memoryview(struct.pack(">I", len(body)) + body)
@@ -107,7 +107,7 @@ class _Keeper:
         self.forget()
 
     def forget(self) -> None:
-        """Close this end without touching the process; it belongs to the process that started it."""
+        """Close the pipes without ending the process, which belongs to the parent."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -119,8 +119,8 @@ class _Pool:
         self.kind = kind
         self.size = max(1, min(4, os.cpu_count() or 1))
         self._free = threading.Semaphore(self.size)
-        self._idle: list[_Keeper] = []
-        self._all: set[_Keeper] = set()
+        self._idle: list[_Worker] = []
+        self._all: set[_Worker] = set()
         self._guard = threading.Lock()
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -140,16 +140,16 @@ class _Pool:
                 return reply
         return {"error": "crash"}
 
-    def _take(self) -> _Keeper:
+    def _take(self) -> _Worker:
         with self._guard:
             if self._idle:
                 return self._idle.pop()
-        keeper = _Keeper(self.kind)
+        keeper = _Worker(self.kind)
         with self._guard:
             self._all.add(keeper)
         return keeper
 
-    def _drop(self, keeper: _Keeper) -> None:
+    def _drop(self, keeper: _Worker) -> None:
         with self._guard:
             self._all.discard(keeper)
         keeper.kill()
@@ -183,7 +183,7 @@ def _pool(kind: str) -> _Pool:
 
 
 def _after_fork() -> None:
-    """In a forked copy: the workers and the locks are the parent's."""
+    """Drop the parent's workers and locks in a forked process."""
     global _lock, _pools
     inherited, _pools, _lock = _pools, {}, threading.Lock()
     for pool in inherited.values():

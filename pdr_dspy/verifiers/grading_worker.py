@@ -1,11 +1,11 @@
-"""The process in which untrusted answers are parsed and compared. Run as a script by `grading_pool`.
+"""The process that parses and compares untrusted answers. `grading_pool` runs it as a script.
 
-Of pdr_dspy it imports what reads and compares mathematics, and nothing else.
+From pdr_dspy it imports only the modules that read and compare mathematics.
 
-A keeper imports the heavy libraries once and forks a child that reads requests from the pipe, answers them and limits
-itself: the kernel ends it when an item's time is over (SIGALRM with its default action reaches even a loop inside C),
-and its address space may grow only by the item's allowance. When a child has died, the keeper says so in its stead and
-forks the next one, which takes milliseconds. Messages are JSON behind a four-byte length; no object ever travels.
+The worker imports the heavy libraries once and forks a child that reads requests from the pipe, answers them and limits
+itself: the kernel ends it when an item's time is over (SIGALRM with its default action interrupts even a loop in C),
+and its address space may grow only by the item's allowance. When a child dies, the worker reports it and forks the next
+child, which takes milliseconds. Messages are JSON with a four-byte length prefix; objects are never pickled.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from typing import Any
 _PACKAGE = Path(__file__).resolve().parent.parent
 _PARENT_GONE = 3
 _RECYCLE = 4
-_ITEMS = 500  # a child's caches grow with what it has seen
+_ITEMS = 500  # items per child, since its caches grow with each item
 _GROWTH = 48 * 2**20
 
 Grade = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def main(kind: str) -> None:
-    """Answer requests of one kind, one JSON line each, until the input ends."""
+    """Answer requests of one kind, one JSON message each, until the input ends."""
     requests, replies = os.dup(0), os.dup(1)
     silence = os.open(os.devnull, os.O_RDWR)  # scorers print
     for standard in (0, 1, 2):
@@ -57,7 +57,7 @@ def main(kind: str) -> None:
 
 
 def _serve(grade: Grade, requests: int, replies: int) -> None:
-    """Answer requests until the parent goes away or it is time for a fresh child; never returns."""
+    """Answer requests until the parent ends or the child's limit of items is reached; never returns."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         with contextlib.suppress(OSError, ValueError):
@@ -86,7 +86,7 @@ def _serve(grade: Grade, requests: int, replies: int) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of this process's address space, 0 where the system does not say."""
+    """Bytes of this process's address space, 0 if the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:
             return int(statm.read().split()[0]) * resource.getpagesize()
@@ -101,7 +101,7 @@ def _receive(pipe: int) -> dict[str, Any] | None:
 
 
 def _exactly(pipe: int, count: int) -> bytes | None:
-    """Unbuffered, so that a successor finds the pipe at the start of the next message."""
+    """Read unbuffered, so that the next child finds the pipe at the start of a message."""
     data = b""
     while len(data) < count:
         piece = os.read(pipe, count - len(data))
@@ -114,7 +114,7 @@ def _exactly(pipe: int, count: int) -> bytes | None:
 def _send(pipe: int, reply: dict[str, Any]) -> None:
     body = json.dumps(reply).encode()
     with contextlib.suppress(BrokenPipeError):
-        os.write(pipe, struct.pack(">I", len(body)) + body)  # far below PIPE_BUF: whole or not at all
+        os.write(pipe, struct.pack(">I", len(body)) + body)  # far below PIPE_BUF, hence atomic
 
 
 # ---------------------------------------------------------------------------------------------------------- graders
@@ -123,7 +123,7 @@ def _send(pipe: int, reply: dict[str, Any]) -> None:
 def _math() -> Grade:
     for name, folder in (("pdr_dspy", _PACKAGE), ("pdr_dspy.text", _PACKAGE / "text"),
                          ("pdr_dspy.verifiers", _PACKAGE / "verifiers")):  # fmt: skip
-        stub = types.ModuleType(name)  # their own __init__ would import the whole library
+        stub = types.ModuleType(name)  # the real __init__ would import the whole library
         stub.__path__ = [str(folder)]
         sys.modules[name] = stub
     from pdr_dspy.verifiers.mathematics.comparison import grade
@@ -131,7 +131,7 @@ def _math() -> Grade:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         return grade(request["gold"], request["answer"])
 
-    for sample in _SAMPLES:  # sympy learns as it goes; children inherit what it learnt
+    for sample in _SAMPLES:  # fills sympy's caches, which children inherit
         grade(sample, sample.replace("2", "3"))
         grade(sample, sample)
     return answer
@@ -169,7 +169,7 @@ def _procedural() -> Grade:
         scorer = scorers[key]
         score = float(scorer.score_answer(answer, entry))
         if score < 1 and float(scorer.score_answer(entry["answer"], entry)) < 1:
-            # JSON made lists of the tuples that this task compares with.
+            # JSON turns the tuples that this task compares into lists.
             score = float(scorer.score_answer(answer, {**entry, "metadata": tuples(entry["metadata"])}))
         return {"score": score}
 

@@ -1,4 +1,4 @@
-"""A model as the judge: one question, answered yes or no."""
+"""A language model as the judge: one question, answered yes or no."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, FormatFate, Phase, Usage
 from pdr_dspy.calls.output_format import OutputFormat
 from pdr_dspy.calls.valued import WORD_TOKENS
-from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.errors import DataError
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.text.answers import MAX_ANSWER
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.reasoning import solution_span, split_thought
+from pdr_dspy.verifiers.arguments import check_lm, check_threshold, check_whole_numbers
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, as_text, called, gold_text, lookup, short
 
@@ -42,10 +43,10 @@ _VERDICT = OutputFormat(choices=("yes", "no"))
 class JudgeVerifier(Fields):
     """Scores by asking `lm` whether the answer meets `criteria`.
 
-    The judge sees the example's inputs, the gold answer as reference (`reference=False` leaves it out) and the answer.
-    Where the server gives log-probabilities, the figure is P(yes) / (P(yes) + P(no)) at the first word that decides;
-    else the word itself. It counts 1 from `threshold` on, else 0; with `threshold=None` the figure is the score. The
-    call is in `Score.calls`, with its tokens. One that fails raises CallError: it says nothing about the answer.
+    The judge reads the example's inputs, the gold answer as reference (`reference=False` omits it) and the answer. Its
+    figure is P(yes) / (P(yes) + P(no)) at the first yes or no if the server gives log-probabilities, else 1 for yes and
+    0 for no. The score is 1 for a figure of at least `threshold`, else 0; with `threshold=None` it is the figure. The
+    call is in `Score.calls`, with its tokens. A failed call raises CallError, since it does not grade the answer.
     """
 
     lm: dspy.LM = field(kw_only=True, compare=False, repr=False)
@@ -53,62 +54,61 @@ class JudgeVerifier(Fields):
     reference: bool = True
     threshold: float | None = 0.5
     max_tokens: int = 16
-    """Cap in tokens; a model that thinks first needs thousands."""
+    """Cap on the output tokens; a model that thinks first needs thousands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.lm, dspy.BaseLM):
-            raise ConfigError(
-                f"`JudgeVerifier(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
-            )
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ConfigError(f"`JudgeVerifier(threshold={self.threshold!r})` must be in (0, 1], or None")
-        if self.max_tokens < 1:
-            raise ConfigError(f"`JudgeVerifier(max_tokens={self.max_tokens!r})` must be at least 1")
+        check_lm(self, self.lm)
+        check_threshold(self, self.threshold)
+        check_whole_numbers(self, "max_tokens")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
         answer = self._answer(prediction)
         if answer is None:
             return Score(0, "no answer")
-        ways, started = self._ways(event_loop.run(lambda: capabilities(self.lm)), example, answer), time.perf_counter()
+        variants, started = (
+            self._variants(event_loop.run(lambda: capabilities(self.lm)), example, answer),
+            time.perf_counter(),
+        )
         try:
             with sending(self.lm) as sent:
                 while True:
                     try:
-                        response = dspy_bridge.call_sync(self.lm, ways.request)
+                        response = dspy_bridge.call_sync(self.lm, variants.request)
                         break
                     except formats.REFUSALS as error:
-                        ways.next(error)
+                        variants.next(error)
         except (dspy.LMError, OSError, TimeoutError) as error:
-            raise self._failed(error, time.perf_counter() - started, ways) from error
-        return self._score(response, time.perf_counter() - started, sent.reused, ways)
+            raise self._failed(error, time.perf_counter() - started, variants) from error
+        return self._score(response, time.perf_counter() - started, sent.reused, variants)
 
     async def averify(self, example: dspy.Example, prediction: dspy.Prediction) -> Score:
-        """The same, awaiting the model. Of all verifiers only this one has it: only this one's verdicts cost tokens."""
+        """`__call__` for async code."""
         answer = self._answer(prediction)
         if answer is None:
             return Score(0, "no answer")
-        ways, started = self._ways(await capabilities(self.lm), example, answer), time.perf_counter()
+        variants = self._variants(await capabilities(self.lm), example, answer)
+        started = time.perf_counter()
         try:
             with sending(self.lm) as sent:
                 while True:
                     try:
-                        response = await dspy_bridge.call(self.lm, ways.request)
+                        response = await dspy_bridge.call(self.lm, variants.request)
                         break
                     except formats.REFUSALS as error:
-                        ways.next(error)
+                        variants.next(error)
         except (dspy.LMError, OSError, TimeoutError) as error:
-            raise self._failed(error, time.perf_counter() - started, ways) from error
-        return self._score(response, time.perf_counter() - started, sent.reused, ways)
+            raise self._failed(error, time.perf_counter() - started, variants) from error
+        return self._score(response, time.perf_counter() - started, sent.reused, variants)
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Raise DataError if the reference answer is wanted and missing, or the example names no inputs."""
+        """Raise DataError if a required reference answer is missing, or the example names no inputs."""
         if self.reference:
             gold_text(example, self.gold)
         self._inputs(example)
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings; of the model, its name."""
+        """Return the JSON-serialisable settings, with the model's name in place of the model."""
         return {
             "kind": type(self).__name__,
             "gold": self.gold,
@@ -132,13 +132,13 @@ class JudgeVerifier(Fields):
                 f"{called(example)} does not say which fields are inputs; use `.with_inputs(...)`"
             ) from error
 
-    def _ways(self, about: Capabilities, example: dspy.Example, answer: str) -> _Ways:
-        """The ways to ask: with the form where the server can hold the judge to its two words, unless the cap leaves
-        room for a thought that a form would cut away."""
+    def _variants(self, about: Capabilities, example: dspy.Example, answer: str) -> _Variants:
+        """The variants of the request: with constrained decoding if the server supports it, unless the cap leaves room
+        for a thought, which a constraint would prevent."""
         form = about.first_of([_VERDICT], thinking=self.max_tokens if self.max_tokens > WORD_TOKENS else 0)
         if form is not None and formats.is_refused(self.lm, form):
-            return _Ways(self.lm, self._request(example, answer), form, refused=True)
-        return _Ways(self.lm, self._request(example, answer), form)
+            return _Variants(self.lm, self._request(example, answer), form, refused=True)
+        return _Variants(self.lm, self._request(example, answer), form)
 
     def _request(self, example: dspy.Example, answer: str) -> Request:
         parts = [f"{name}: {value}" for name, value in self._inputs(example).items()]
@@ -155,9 +155,9 @@ class JudgeVerifier(Fields):
             config=Config(max_tokens=self.max_tokens, temperature=0.0, seed=0),
         )
 
-    def _failed(self, error: Exception, seconds: float, ways: _Ways) -> CallError:
+    def _failed(self, error: Exception, seconds: float, variants: _Variants) -> CallError:
         why = f"{type(error).__name__}: {str(error)[:300]}"
-        tries, unsettled = ways.tries(tries_of(error))
+        tries, unsettled = variants.tries(tries_of(error))
         call = Call(
             phase=Phase.JUDGE,
             model=self.lm.model,
@@ -171,10 +171,10 @@ class JudgeVerifier(Fields):
         )
         return CallError(f"The judge {self.lm.model} did not answer: {why}", call)
 
-    def _score(self, response: Response, seconds: float, reused: bool, ways: _Ways) -> Score:
+    def _score(self, response: Response, seconds: float, reused: bool, variants: _Variants) -> Score:
         text = "".join(part.text for part in response.message.parts if part.type == "text")
         chance = _chance(response.logprobs or (), text)
-        tries, unsettled = ways.tries(Tries() if reused else tries_of(response))
+        tries, unsettled = variants.tries(Tries() if reused else tries_of(response))
         call = Call(
             phase=Phase.JUDGE,
             model=self.lm.model,
@@ -187,7 +187,7 @@ class JudgeVerifier(Fields):
             reused=reused,
             tries=tries,
             unsettled=unsettled,
-            format=ways.fate(split_thought(text)[1], str(response.finish_reason)),
+            format=variants.fate(split_thought(text)[1], str(response.finish_reason)),
         )
         if chance is None:
             return Score(0, f"the judge said neither yes nor no: {short(text)}", (call,))
@@ -195,28 +195,29 @@ class JudgeVerifier(Fields):
         return Score(value, f"the judge says yes with {chance:.2f}", (call,))
 
 
-class _Ways:
-    """How a judge is asked, with as much as its server takes: the form, and log-probabilities."""
+class _Variants:
+    """The request of a judge, reduced to the features that its server accepts: log-probabilities and
+    constrained decoding."""
 
     def __init__(self, lm: dspy.LM, request: Request, form: OutputFormat | None, *, refused: bool = False) -> None:
         self.lm = lm
         self.plain = request
         self.form = form
         self.refused = refused
-        """Whether the server takes no such form."""
+        """Whether the server refuses the constraint."""
         self.logprobs = True
         self.before = Tries(0, 0)
-        """Of the requests that were refused."""
+        """Tries of the refused requests."""
 
     @property
     def request(self) -> Request:
-        """The request as it is to be sent now."""
+        """The current variant of the request."""
         config = replace(self.plain.config, logprobs=5 if self.logprobs else None)
-        asked = replace(self.plain, config=config)
-        return asked if self.form is None or self.refused else formats.with_format(self.lm, asked, self.form)
+        request = replace(self.plain, config=config)
+        return request if self.form is None or self.refused else formats.with_format(self.lm, request, self.form)
 
     def next(self, error: Exception) -> None:
-        """Leave out what was refused. Raises the error where nothing of it can be left out."""
+        """Remove the feature that was refused. Raises the error if no feature is left to remove."""
         if self.form is not None and not self.refused and formats.note(self.lm, self.form, error):
             self.refused = True
         elif self.logprobs:
@@ -226,16 +227,16 @@ class _Ways:
         self.before = self.tries(tries_of(error))
 
     def tries(self, last: Tries) -> Tries:
-        """Those of all requests, the last one included."""
+        """Tries of all requests, including the last one."""
         return Tries(self.before.tries + last.tries, self.before.unsettled + last.unsettled)
 
     def fate(self, text: str, finish: str) -> FormatFate:
-        """What became of the form."""
+        """The outcome of the constraint."""
         return formats.fate_of(self.form, text, finish, refused=self.refused)
 
 
 _TAG = re.compile(r"<\s*/?\s*answer\s*>", re.I)
-"""What would end the answer before its end."""
+"""Tags in the answer that would end its quotation."""
 _WORD = re.compile(r"\b(yes|no)\b", re.I)
 
 

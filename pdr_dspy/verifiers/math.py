@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
+from pdr_dspy.text.numbers import is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
     Fields,
     answer_text,
     called,
     gold_answer,
+    in_unit_of,
     lookup,
     same_number,
     short,
@@ -90,7 +92,12 @@ class MathVerifier(Fields):
         gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
-        if to_number(gold) is not None or _words(gold) is not None or _TIME.fullmatch(gold):
+        if (
+            to_number(gold) is not None
+            or _words(gold) is not None
+            or _TIME.fullmatch(gold)
+            or is_date(_UPRIGHT.sub(r"\1", gold))
+        ):
             return
         reply = self._ask(_statement(gold) or gold, None)
         if "readable" not in reply:
@@ -134,6 +141,11 @@ def _at_once(gold: str, answer: str) -> Score | None:
     """A verdict that needs no evaluation, or None."""
     if _canonical(gold) == _canonical(answer):
         return Score(1, "the same expression")
+    if (text := _upright_text(gold)) is not None and text == _loosely(answer):
+        return Score(1, "the same words")
+    if is_date(plain := tidy(_UPRIGHT.sub(r"\1", gold))):
+        same = _loosely(plain) == _loosely(answer)
+        return Score(1, "the same day") if same else Score(0, f"{short(answer)} is not {short(gold)}")
     words = _words(gold)
     if words is not None:
         return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
@@ -150,8 +162,10 @@ def _at_once(gold: str, answer: str) -> Score | None:
     want, have = to_number(gold), to_number(answer)
     if want is None or have is None:
         return None
-    same = same_number(gold, answer)
-    if not same and _has_point(answer) != _has_point(gold):
+    factor = in_unit_of(gold, answer)
+    have *= factor or 1
+    same = factor is not None and same_number(gold, answer)
+    if not same and factor is not None and _has_point(answer) != _has_point(gold):
         exact, decimal = (want, have) if _has_point(answer) else (have, want)
         same = same_number(gold, gold) and stands_for(decimal, exact)
     if not same and any(sign in gold + answer for sign in ("circ", "°", "deg", "%", "percent")):
@@ -184,6 +198,25 @@ def _words(gold: str) -> str | None:
         mathematical = _MATHEMATICAL.fullmatch(plain) or (_CAPITALS.fullmatch(plain) and not upright)
         return None if mathematical else plain
     return None
+
+
+_WHOLE_TEXT = re.compile(r"\\(?:text|textrm|mbox)\s?\{([^{}]*[A-Za-z]{2}[^{}]*)\}")
+
+
+def _upright_text(gold: str) -> str | None:
+    r"""A gold answer that is text as a whole (`\text{3:30 pm}`, `\text{July 4, 1776}`), for comparing; else None."""
+    whole = _WHOLE_TEXT.fullmatch(gold.strip(" $."))
+    return _loosely(whole[1]) if whole else None
+
+
+def _loosely(text: str) -> str:
+    """Words and figures without case, spaces, the points of `p.m.` and the comma of a date."""
+    text = " ".join(tidy(_UPRIGHT.sub(r"\1", text)).casefold().split())
+    return re.sub(
+        r"(?<=[a-z])\.|,(?= )|\s",
+        lambda sign: "\0" if sign.group().isspace() else "",
+        re.sub(r"(?<=[0-9]) (?=[ap]\.?m\b)", "", text),
+    )
 
 
 _REASON = re.compile(
@@ -226,9 +259,18 @@ _STATES = re.compile(
 _CONNECTORS = re.compile(r"(?:\s|[,;.]|\bor\b|\band\b|\bfor\b|\bwhere\b|\bwith\b|\bif\b|\bwhen\b|\bin\b)*", re.I)
 
 
+_SOLUTIONS = re.compile(
+    r"(?:so|thus|hence|therefore)?,?\s*(?:the|its)\s(?:only\s|possible\s|real\s|complex\s|two\s|three\s|final\s|correct\s){0,3}"
+    r"(?:solutions?|roots?|zeros?|values?|answers?)(?:\s(?:of|for)\s\$?[a-z]\$?)?\s(?:are|is)(?:\s?:)?\s",
+    re.I,
+)
+
+
 def _statement(text: str) -> str | None:
     """The mathematics that a sentence states; None where the words around it may say more than a unit."""
     text = tidy(text)
+    if (frame := _SOLUTIONS.match(text)) and not _changes(frame.group()):
+        text = tidy(text[frame.end() :])
     segments = list(_SEGMENT.finditer(text))
     around = _SEGMENT.sub(" ", text)
     if not segments or _CONNECTORS.fullmatch(around):

@@ -1,4 +1,4 @@
-"""reasoning-gym's own scorer, for its procedural sets."""
+"""reasoning-gym's scorers, for its procedural sets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
 from pdr_dspy.text.answers import tidy, to_number
+from pdr_dspy.verifiers.arguments import check_threshold
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, called, lookup, short
 from pdr_dspy.verifiers.grading_pool import ask
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pdr_dspy.verifiers")
 _LONGEST = 100_000
-# These scorers hand the answer to Python's or sympy's evaluator. Their worker cannot write files or start processes;
-# what reads like code is not even sent there.
+# These scorers pass the answer to Python's or sympy's evaluator. Their worker cannot write files or start processes;
+# an answer that looks like code is not sent to it at all.
 _EVALUATING = frozenset(
     {"string_insertion", "spiral_matrix", "number_sorting", "binary_matrix", "n_queens", "puzzle24", "countdown"}
     | {"simple_integration", "intermediate_integration", "polynomial_multiplication"}
@@ -35,8 +36,8 @@ _CODE = re.compile(
 class ProceduralVerifier(Fields):
     """Scores an answer to a problem of `datasets.load("rg:...")` by the scorer of its task.
 
-    The scorers give partial credit to near misses: an answer counts 1 where it reaches `threshold`, else 0; with
-    `threshold=None` the scorer's figure is the score. An item gets `timeout` seconds and `memory` MB.
+    The scorers give partial credit to near misses: the score is 1 if their figure is at least `threshold`, else 0; with
+    `threshold=None` it is their figure. An item gets `timeout` seconds and `memory` MB.
     """
 
     threshold: float | None = 1.0
@@ -45,8 +46,7 @@ class ProceduralVerifier(Fields):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold is not None and not 0 < self.threshold <= 1:
-            raise ConfigError(f"`ProceduralVerifier(threshold={self.threshold!r})` must be in (0, 1], or None")
+        check_threshold(self, self.threshold)
         for name in ("timeout", "memory"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`ProceduralVerifier({name}={getattr(self, name)!r})` must be above 0")
@@ -90,7 +90,7 @@ class ProceduralVerifier(Fields):
         return Score(min(1.0, max(0.0, value)), f"{task} scores {short(answer)} {found:.3g}")
 
     def _ask(self, task: str, entry: dict[str, Any], options: dict[str, Any], answer: str) -> float | str:
-        """The scorer's figure, or why there is none."""
+        """The scorer's figure, or the reason why there is none."""
         if len(answer) > _LONGEST:
             return f"an answer of {len(answer):,} characters is not read"
         if importlib.util.find_spec("reasoning_gym") is None:

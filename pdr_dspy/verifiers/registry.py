@@ -1,4 +1,4 @@
-"""Verifiers by name: those of the library, those registered with `@verifier`, and those of installed packages."""
+"""Verifiers by name: built in, registered with `@verifier`, or of installed packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import dspy
 
 Make = Callable[..., Verifier]
-"""What makes a verifier of its settings: its class, or a function."""
+"""A constructor of a verifier from its settings: a class or a function."""
 M = TypeVar("M", bound=Make)
 
 BUILT_IN: dict[str, Make] = {
@@ -37,15 +37,15 @@ BUILT_IN: dict[str, Make] = {
     "code": CodeVerifier,
 }
 FROM = "from"
-"""In a saved description: where a verifier that is not built in is defined, "module:attribute"."""
+"""Key of a saved description for the origin of a verifier that is not built in, "module:attribute"."""
 _KINDS = {origin: name for name, make in BUILT_IN.items() if (origin := getattr(make, "__name__", None))}
-"""The names under which the library's own verifiers describe themselves."""
+"""The names of the built-in verifiers in descriptions."""
 
 
 def _check(name: str, found: Any) -> Make:
     if not callable(found):
         raise ConfigError(
-            f"it is of the type {type(found).__name__}; name a class, or a function that makes a verifier"
+            f"it is of the type {type(found).__name__}; give a class, or a function that returns a verifier"
         )
     return cast("Make", found)
 
@@ -55,13 +55,13 @@ VERIFIERS: Registry[Make] = Registry(
     group="pdr_dspy.verifiers",
     built_in=BUILT_IN,
     check=_check,
-    hint='Register one of your own with `@pdr_dspy.verifier("name")`, or install the package that has it',
+    hint='Register it with `@pdr_dspy.verifier("name")`, or install the package that has it',
 )
-"""All verifiers: for each name what makes one of its settings."""
+"""All verifiers: the constructor of each name."""
 
 
 def verifier(name: str) -> Callable[[M], M]:
-    """Register a verifier: `load_verifier({"kind": name, ...})` and `--verifier name` make it from then on.
+    """Register a verifier for `load_verifier({"kind": name, ...})` and `--verifier name`.
 
     >>> @pdr_dspy.verifier("first-letter")
     ... @dataclass(frozen=True)
@@ -70,12 +70,12 @@ def verifier(name: str) -> Callable[[M], M]:
     ...         return Score(prediction.answer[:1] == example.answer[:1])
 
     Args:
-        name: what `describe()` gives as "kind". A class without a `kind` of its own is given it, which is what
+        name: the "kind" of its `describe()`. It is set as the attribute `kind` of a class without one, which
             `Fields.describe` returns.
 
     Returns:
-        A decorator for a class, or for a function that returns a verifier. A setting that is called `lm` is the
-        language model that the verifier asks.
+        A decorator for a class, or for a function that returns a verifier. A setting named `lm` is the verifier's
+        language model.
 
     Raises ConfigError for a name that is taken.
     """
@@ -83,38 +83,38 @@ def verifier(name: str) -> Callable[[M], M]:
     def register(make: M) -> M:
         VERIFIERS.add(name, make, origin=origin_of(make))
         if inspect.isclass(make) and "kind" not in vars(make):
-            setattr(make, "kind", name)  # noqa: B010  (the class of somebody's own has no such attribute yet)
+            setattr(make, "kind", name)  # noqa: B010  (a user's class has no such attribute yet)
         return make
 
     return register
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """The names of a verifier's settings. Raises ConfigError for a verifier that is not known."""
+    """The names of a verifier's settings. Raises ConfigError for an unknown verifier."""
     return tuple(inspect.signature(VERIFIERS.find(name)).parameters)
 
 
 def asks_model(name: str) -> bool:
-    """Whether a verifier cannot be made without a language model. Raises ConfigError for one that is not known."""
+    """Whether a verifier needs a language model. Raises ConfigError for an unknown verifier."""
     model = inspect.signature(VERIFIERS.find(name)).parameters.get("lm")
     return model is not None and model.default is inspect.Parameter.empty
 
 
 def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None, trusted: bool = False) -> Verifier:
-    """Rebuild a verifier from what its `describe()` returned, or from what a saved program keeps of it.
+    """Rebuild a verifier from its `describe()`, also as stored in a saved program.
 
     Args:
-        description: the settings, with the name of the verifier under "kind"; a saved program adds under "from" where
-            one that is not the library's own is defined.
-        lm: the model of a verifier that asks one, such as a JudgeVerifier.
-        trusted: import the module that "from" names where the verifier is not known here; that runs its code.
+        description: the settings, with the verifier's name under "kind"; a saved program adds the origin of a verifier
+            that is not built in under "from".
+        lm: the language model of a verifier that needs one, such as a JudgeVerifier.
+        trusted: whether to import the module that "from" names for an unregistered verifier; that runs its code.
 
     Raises ConfigError for an unknown kind or setting, or a missing `lm`.
     """
     kind, origin = str(description.get("kind")), description.get(FROM)
     if kind == "function":
         raise ConfigError(
-            f"`load_verifier(...)`: `{description.get('name')}` is a function of your own; import it and give it itself"
+            f"`load_verifier(...)`: `{description.get('name')}` is a user's function; import it and pass it directly"
         )
     name = _KINDS.get(kind, kind)
     try:
@@ -122,7 +122,7 @@ def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None, 
             if not trusted:
                 missing = VERIFIERS.unknown(name, origin)
                 raise ConfigError(
-                    f"{missing}; or, where you trust the description, `load_verifier(..., trusted=True)` imports it"
+                    f"{missing}; or, if you trust the description, `load_verifier(..., trusted=True)` imports it"
                 )
             VERIFIERS.trust(name, origin)
         make = VERIFIERS.find(name)
@@ -131,11 +131,11 @@ def load_verifier(description: Mapping[str, Any], *, lm: dspy.LM | None = None, 
     settings = {key: value for key, value in description.items() if key not in ("kind", FROM)}
     parameters = inspect.signature(make).parameters
     if "lm" in parameters:
-        settings.pop("model", None)  # its name; the model itself is not part of a description
+        settings.pop("model", None)  # a description has only the model's name
         if lm is not None:
             settings["lm"] = lm
         elif asks_model(name):
-            raise ConfigError(f"`load_verifier(...)` of the verifier {kind!r} needs its model: `lm=...`")
+            raise ConfigError(f"`load_verifier(...)`: the verifier {kind!r} needs its language model, `lm=...`")
     anything = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
     unknown = [key for key in settings if key not in parameters and not anything]
     if unknown:

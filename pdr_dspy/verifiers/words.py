@@ -1,4 +1,4 @@
-"""A model's verdict in one of a few words, with how likely it finds each; and what it is shown, quoted as data."""
+"""A model's verdict in one of a few words, with their probabilities; and quoting of texts for its prompt."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pdr_dspy.text.reasoning import solution_span, split_thought
 from pdr_dspy.verifiers.fields import short
 
 _AROUND = " \t\r\n*\"'`.,:;()[]▁ĠĊ"
-"""What may stand around a word in a token, spaces as tokenizers write them included."""
+"""Characters that a token may have around a word, including tokenizers' marks of spaces."""
 
 
 def weights_of(logprobs: Sequence[TokenLogprob], text: str, words: Sequence[str]) -> dict[str, float]:
-    """How likely a model finds each of `words`, of all of them together.
+    """The probability of each of `words`, normalised to a sum of 1.
 
-    By the log-probabilities at the first token that is one of the words, else at the first that has one of them among
-    its alternatives; without log-probabilities, 1 for the first of the words in its text. Case
-    does not matter but for a single letter; a word is known by its whole, so that "A" is not found in "As".
+    It is taken from the log-probabilities at the first token that is one of the words, else at the first token that has
+    one among its alternatives; without log-probabilities it is 1 for the first of the words in the text. Case is
+    ignored except for single letters, and only whole words match: "As" is not "A".
 
-    Raises ValueError, in a sentence, where none of the words is found.
+    Raises ValueError if none of the words is found.
     """
     known = {_folded(word): word for word in words}
     _, solution, unfinished = split_thought(text)
     if unfinished:
-        raise ValueError("its cap ended it inside its thought; raise `max_tokens`")
+        raise ValueError("it reached its cap inside its thought; raise `max_tokens`")
     span = solution_span("".join(token.token for token in logprobs))  # servers leave special tokens out of the text
     begins = 0
     first: dict[str, float] = {}
@@ -43,20 +43,20 @@ def weights_of(logprobs: Sequence[TokenLogprob], text: str, words: Sequence[str]
         first = first or found
     if first:
         return _shares(first, words)
-    said = next((found for word in re.findall(r"\w+", solution) if (found := known.get(_folded(word)))), None)
-    if said is None:
-        raise ValueError(f"it said {short(solution)!r}, which is none of {', '.join(words)}")
-    return {word: float(word == said) for word in words}
+    word_found = next((found for word in re.findall(r"\w+", solution) if (found := known.get(_folded(word)))), None)
+    if word_found is None:
+        raise ValueError(f"it answered {short(solution)!r}, which is none of {', '.join(words)}")
+    return {word: float(word == word_found) for word in words}
 
 
 def _folded(token: str) -> str:
-    """A token as the word that it is: in any case, but for a letter, which as a small one may be an article."""
+    """A token's word in lower case; a single letter keeps its case, since "a" may be an article."""
     word = token.strip(_AROUND)
     return word.lower() if len(word) > 1 else word
 
 
 def _weights(token: TokenLogprob, known: Mapping[str, str]) -> dict[str, float]:
-    """The probability of each of the words at a token, as far as the server tells it."""
+    """The probability of each of the words at a token, as far as the server reports it."""
     odds = {alternative.token: alternative.logprob for alternative in (*token.top, token)}
     found: dict[str, float] = {}
     for alternative, logprob in odds.items():
@@ -74,6 +74,6 @@ def _shares(found: Mapping[str, float], words: Sequence[str]) -> dict[str, float
 
 
 def enclosed(text: str, tag: str, headings: Sequence[str] = ()) -> str:
-    """What a model wrote, between tags that it cannot close, the end of it where it is very long; see `sheltered`."""
+    """A model's text between tags that it cannot close; only the end of a very long text. See `sheltered`."""
     spelled = re.sub(rf"<\s*/?\s*{re.escape(tag)}\s*>", f"[{tag}]", text.strip()[-MAX_ANSWER:], flags=re.I)
     return f"<{tag}>\n{sheltered(spelled, headings)}\n</{tag}>"

@@ -72,6 +72,7 @@ def test_limit_and_seed(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", "", "has no rows"),
+        ("a.jsonl", '{"question": "q", "answer": NaN}', r"line 1: the column 'answer' \(`answer`\) is empty"),
         ("a.jsonl", '{"question": "q"}', "line 1: a column for `answer` is missing, the columns are question"),
         ("a.jsonl", '{"question": "q", "answer": "1"}\n{"question": "", "answer": "1"}', "line 2: .*is empty"),
         ("a.jsonl", '{"question": "q", "answer": "1"}\n{"question', "line 2: not valid JSON"),
@@ -105,6 +106,12 @@ def test_a_number_of_any_length_is_read(tmp_path: Path, kind: str) -> None:
     assert (example.question, example.answer, example.id) == (LONG, f"-{LONG}", f"a/{LONG}")
     assert example.more == [LONG, 1]
     assert len(datasets.fingerprint([example])) == 64
+
+
+def test_an_id_that_is_not_a_number_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "answer": "1", "id": NaN}')
+    (example,) = datasets.load(tmp_path / "a.jsonl")
+    assert example.id == "a/1"
 
 
 def test_a_csv_field_of_any_length_is_read_and_the_limit_of_others_stays(tmp_path: Path) -> None:
@@ -329,7 +336,7 @@ def test_split_is_disjoint_and_seeded(tmp_path: Path) -> None:
     assert [e.id for e in datasets.split(examples, 4, 2, seed=1)[0]] == [e.id for e in train]
     assert [len(part) for part in datasets.split(examples, 0.5, 0.5)] == [3, 3]
     for parts, message in [
-        ((4, 3), "asks for 7"),
+        ((4, 3), "needs 7 examples"),
         ((0.9, 0.2), "at most 1"),
         ((2, 0.5), "mixes"),
         ((0.01,), "empty"),

@@ -334,7 +334,7 @@ def test_an_evaluation_inside_itself_is_refused_and_does_not_wait_for_ever(tmp_p
             run(run_dir=tmp_path, examples=examples(1))
             return super().__call__(example, prediction)
 
-    with pytest.raises(StoreError, match="at work already, for the very program that asks for it now"):
+    with pytest.raises(StoreError, match="already in use by the same program run"):
         run(run_dir=tmp_path, verifier=Inner(), examples=examples(1))
 
 

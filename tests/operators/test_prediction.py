@@ -114,6 +114,23 @@ def test_copies_are_equal() -> None:
         assert str(other) == str(prediction)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".pkl"])
+def test_a_state_that_cannot_be_saved_leaves_the_old_file(suffix: str, tmp_path: Path) -> None:
+    program, path = PDR("question -> answer"), tmp_path / f"best{suffix}"
+    program.save(str(path))
+    before = path.read_bytes()
+    program.draft.demos = [dspy.Example(question="q", answer=(each for each in "ab"))]  # neither JSON nor pickled
+    with pytest.raises((RuntimeError, TypeError)):
+        program.save(str(path))
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    program.draft.demos = []
+    program.save(path)
+    again = PDR("question -> answer")
+    again.load(str(path), allow_pickle=True)
+    assert again.schedule == program.schedule
+
+
 def test_a_program_is_saved_whole_with_its_model(tmp_path: Path) -> None:
     program: Any = PDR("question -> answer: int", widths=(2, 1), distiller="summary")
     program.set_lm(connect("mock", "http://127.0.0.1:9/v1", api_key="very-secret", temperature=0.3))

@@ -21,7 +21,6 @@ from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.serving import EndpointLM, connect
-from pdr_dspy.serving.client import retries
 from pdr_dspy.testing import scripted_lm
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import (
@@ -33,13 +32,13 @@ from pdr_dspy.verifiers.checks import (
     PairwiseCheck,
     RewardCheck,
     RewardModel,
-    ScoreModel,
     StepReward,
     register_check,
 )
 from pdr_dspy.verifiers.sandbox import bubblewrap
 from tests.operators.test_checked import ask, says
 from tests.support.mock_server import MockServer
+from tests.support.served_models import MODEL_CHECKS, connected, logprobs, served, until, without_pauses
 
 QA = "question -> answer"
 WHY = bubblewrap.missing()
@@ -53,17 +52,13 @@ def marked(text: str) -> float:
     return MARKS.get(found[-1], 0.3) if found else 0.2
 
 
-def odds(share: float, first: str, second: str) -> dict[str, Any]:
-    top = [{"token": word, "logprob": math.log(p), "bytes": None} for word, p in ((first, share), (second, 1 - share))]
-    return {"message": {"content": first}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}
-
-
 def verdict(body: dict[str, Any], seed: int) -> Any:
-    said = body["messages"][-1]["content"]
-    if "Reply A or B" in said:
-        a, b = (marked(part) for part in said.split("Answer B:"))
-        return odds(0.9 if a > b else 0.1 if a < b else 0.5, "A", "B")
-    return odds(marked(said), "Yes", "No")
+    prompt = body["messages"][-1]["content"]
+    if "Reply A or B" in prompt:
+        a, b = (marked(part) for part in prompt.split("Answer B:"))
+        share = 0.9 if a > b else 0.1 if a < b else 0.5
+        return logprobs(A=share, B=1 - share)
+    return logprobs(Yes=marked(prompt), No=1 - marked(prompt))
 
 
 def figures(path: str, body: dict[str, Any]) -> Any:
@@ -78,44 +73,33 @@ def figures(path: str, body: dict[str, Any]) -> Any:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "pause_after", lambda before, source: 0.0)
+    without_pauses(monkeypatch)
 
 
 @pytest.fixture
 def server() -> Iterator[MockServer]:
-    with MockServer(verdict, kind="vllm") as running:
-        running.scores = figures
+    with served(verdict, figures) as running:
         yield running
 
 
 @pytest.fixture
 def judge(server: MockServer) -> Iterator[EndpointLM]:
-    lm = connect("mock", server.api_base, timeout=20)
-    yield lm
-    lm.close()
+    with connected(server) as lm:
+        yield lm
 
 
-KINDS: dict[str, Any] = {
-    "reward": RewardModel,
-    "step": StepReward,
-    "score": ScoreModel,
-    "rerank": lambda lm: ScoreModel(lm, endpoint="rerank"),
-    "judge": JudgeCheck,
-}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_the_best_of_n_by_a_served_check(judge: EndpointLM, kind: str) -> None:
-    prediction = ask(BestOfN(QA, n=4, check=KINDS[kind](judge), **SMALL), says("a", "c", "b", "a"))
+    prediction = ask(BestOfN(QA, n=4, check=MODEL_CHECKS[kind](judge), **SMALL), says("a", "c", "b", "a"))
     assert prediction.answer == "b"
     found = [draft.score for draft in prediction.rounds[0].drafts]
     assert found == pytest.approx([0.1, 0.5, 0.9, 0.1])
     assert [draft.check.failure for draft in prediction.rounds[0].drafts] == [None] * 4
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pairwise"])
+@pytest.mark.parametrize("kind", [*MODEL_CHECKS, "pairwise"])
 def test_its_tokens_are_on_the_ledger_and_on_the_path(server: MockServer, judge: EndpointLM, kind: str) -> None:
-    check = PairwiseCheck(judge, comparisons=2) if kind == "pairwise" else KINDS[kind](judge)
+    check = PairwiseCheck(judge, comparisons=2) if kind == "pairwise" else MODEL_CHECKS[kind](judge)
     ledger = ask(BestOfN(QA, n=4, check=check, **SMALL), says("a", "c", "b", "x")).ledger
     checks = [call for call in ledger.calls if call.phase is Phase.CHECK]
     drafts = [call.tokens for call in ledger.calls if call.phase is Phase.DRAFT]
@@ -182,10 +166,10 @@ def test_one_draft_that_fails_to_be_checked_does_not_win(server: MockServer, jud
     assert all(call.usage.tokens for call in checks)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_a_draft_that_passes_cancels_the_others(judge: EndpointLM, kind: str) -> None:
     lm = says("a", "b", "c", "d", delays={2: math.inf, 3: math.inf})
-    program = PDR(QA, widths=(4, 1), distiller="random_k", k=1, check=KINDS[kind](judge), stop_at=0.85, **SMALL)
+    program = PDR(QA, widths=(4, 1), distiller="random_k", k=1, check=MODEL_CHECKS[kind](judge), stop_at=0.85, **SMALL)
     prediction = ask(program, lm)
     assert (prediction.answer, prediction.stop) == ("b", Stop.CHECKED)
     assert lm.served.cancelled == 2
@@ -199,26 +183,20 @@ def test_a_program_that_is_cancelled_lets_the_checks_requests_go(server: MockSer
     async def run() -> None:
         with dspy.context(lm=says("a", "b")):
             task = asyncio.create_task(BestOfN(QA, n=2, check=RewardModel(judge), **SMALL).aforward(question="q"))
-            for _ in range(1_000_000):
-                if server.in_flight == 2:
-                    break
-                await asyncio.sleep(0)
+            await until(lambda: server.in_flight == 2)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            for _ in range(1_000_000):
-                if server.aborts == 2:
-                    break
-                await asyncio.sleep(0)
+            await until(lambda: server.aborts == 2)
         await judge.aclose()
 
     asyncio.run(run())
     assert server.aborts == 2
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "pairwise"])
+@pytest.mark.parametrize("kind", [*MODEL_CHECKS, "pairwise"])
 def test_a_replay_sends_nothing_and_comes_to_the_same(server: MockServer, judge: EndpointLM, kind: str) -> None:
-    check = PairwiseCheck(judge) if kind == "pairwise" else KINDS[kind](judge)
+    check = PairwiseCheck(judge) if kind == "pairwise" else MODEL_CHECKS[kind](judge)
     program = PDR(QA, widths=(3, 1), distiller="checked", k=1, check=check, **SMALL)
     store, runs = Rollouts(), []
     for _ in range(2):
@@ -352,7 +330,7 @@ def test_a_program_with_a_registered_check_is_saved_and_loaded(named: str, tmp_p
 
 def test_a_program_with_a_check_of_its_own_is_loaded_into_one_that_has_it(tmp_path: Path) -> None:
     path = save(BestOfN(QA, n=3, check=reward, **SMALL), tmp_path / "best.json")
-    with pytest.raises(ArtifactError, match="no file can hold"):
+    with pytest.raises(ArtifactError, match="cannot be stored in a file"):
         load(path)
     loaded = load(path, program=BestOfN(QA, n=1, check=reward))
     assert loaded.schedule.widths == (3,)  # type: ignore[union-attr]

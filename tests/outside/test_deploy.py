@@ -7,6 +7,7 @@ from pathlib import Path
 
 import openai
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import pdr_dspy
@@ -48,6 +49,21 @@ def test_every_option_is_one_of_the_command(file: Path) -> None:
     named |= {option for option in re.findall(r"`(--[a-z][a-z-]+)", text) if option != "--max-model-len"}
     assert named
     assert named <= known
+
+
+def test_the_job_for_kuberay_is_one_of_the_command() -> None:
+    job = yaml.safe_load((ROOT / "deploy" / "rayjob.yaml").read_text(encoding="utf-8"))
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    command, name, *_ = entrypoint = job["spec"]["entrypoint"].split()
+    shown = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "200"}).stdout
+    assert command == "pdr"
+    assert {word for word in entrypoint if word.startswith("--")} <= set(re.findall(r"--[a-z][a-z-]+", shown))
+    (folder,) = (entrypoint[place + 1] for place, word in enumerate(entrypoint) if word == "--run-dir")
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        pod = group["template"]["spec"]
+        mounts = {mount["mountPath"] for one in pod["containers"] for mount in one["volumeMounts"]}
+        assert any(Path(folder).is_relative_to(mount) for mount in mounts), "all pods see the run folder"
 
 
 def test_the_service_leaves_more_time_than_the_drain() -> None:

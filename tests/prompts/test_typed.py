@@ -551,7 +551,7 @@ def test_a_default_of_ones_own_is_named_where_the_file_cannot_hold_it(tmp_path: 
     counter = itertools.count()
     task = signature(inputs={"question": str, "number": (int, {"default_factory": lambda: next(counter)})}, answer=int)
     path = save(LongCoT(task), tmp_path / "program.json")
-    with pytest.raises(ArtifactError, match=r"'number'.*a default or a validator of your own"):
+    with pytest.raises(ArtifactError, match=r"'number'.*a custom default or validator"):
         load(path)
     assert isinstance(load(path, LongCoT(task)), Operator)
 

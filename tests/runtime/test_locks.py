@@ -127,7 +127,7 @@ def test_what_another_machine_did_not_take_back_is_said(tmp_path: Path, caplog: 
     (tmp_path / "lock").write_text(json.dumps(note))
     with Lock(tmp_path / "lock") as lock:
         assert lock.acquire()
-    assert "process 7 on elsewhere (`pdr`, since then), which did not give it back" in caplog.text
+    assert "process 7 on elsewhere (`pdr`, since then), which did not release it" in caplog.text
 
 
 def test_a_file_system_without_locks_is_said(
@@ -139,7 +139,7 @@ def test_a_file_system_without_locks_is_said(
     monkeypatch.setattr(locks, "flock", none)
     with Lock(tmp_path / "lock") as lock:
         assert lock.acquire()
-    assert "cannot be locked (Operation not supported): see to it that one process at a time" in caplog.text
+    assert "cannot be locked (Operation not supported): make sure that one process at a time" in caplog.text
 
 
 def test_who_waits_says_for_whom_and_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,14 +151,14 @@ def test_who_waits_says_for_whom_and_goes_on_after_a_kill(tmp_path: Path, monkey
         told.append(text)
         end(process)
 
-    wait_for(path, told=tell)
+    wait_for(path, on_wait=tell)
     (said,) = told
     assert said.startswith(f"{tmp_path} is in use by process {process.pid} on ")
     assert said.endswith("; waiting for its end")
     process = held_elsewhere(path)
 
     async def inside() -> None:
-        async with alone(path, told=tell):
+        async with alone(path, on_wait=tell):
             with Lock(path) as other:
                 assert not other.acquire()
 
@@ -168,11 +168,11 @@ def test_who_waits_says_for_whom_and_goes_on_after_a_kill(tmp_path: Path, monkey
 
 def test_nobody_is_waited_for_where_nobody_is(tmp_path: Path) -> None:
     told = list[str]()
-    wait_for(tmp_path / "none" / "lock", told=told.append)
-    wait_for(tmp_path / "lock", told=told.append)
+    wait_for(tmp_path / "none" / "lock", on_wait=told.append)
+    wait_for(tmp_path / "lock", on_wait=told.append)
     assert not (tmp_path / "lock").exists()
     (tmp_path / "lock").write_text("")
-    wait_for(tmp_path / "lock", told=told.append)
+    wait_for(tmp_path / "lock", on_wait=told.append)
     assert told == []
 
 
@@ -184,7 +184,7 @@ def test_two_tasks_take_turns_and_one_inside_another_is_refused(
 
     async def task() -> None:
         nonlocal inside, most
-        async with alone(path, told=lambda _: None):
+        async with alone(path, on_wait=lambda _: None):
             inside += 1
             most = max(most, inside)
             for _ in range(5):
@@ -192,12 +192,12 @@ def test_two_tasks_take_turns_and_one_inside_another_is_refused(
             inside -= 1
 
     async def nested() -> None:
-        async with alone(path, told=lambda _: None):
+        async with alone(path, on_wait=lambda _: None):
             await task()
 
     async def main() -> None:
         await asyncio.gather(*(task() for _ in range(4)))
-        with pytest.raises(StoreError, match="at work already, for the very program"):
+        with pytest.raises(StoreError, match="already in use by the same program run"):
             await nested()
         await task()
 

@@ -18,6 +18,7 @@ from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.search import PDROptimizer, Space
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
+from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 from tests.verifiers.test_function import METRICS
 
 SMALL = Space(rounds=(1, 2), widths=(1, 2), kappa=(200,), distiller=("random_k", "summary"), k=(1,), draft_tokens=(60,))
@@ -172,10 +173,22 @@ def test_a_metric_that_cannot_work_costs_nothing(metric: Any, message: str, tmp_
     assert lm.served.calls == 0
 
 
+def test_a_metric_that_raises_on_gold_answers_says_so_before_it_costs(caplog: pytest.LogCaptureFixture) -> None:
+    def metric(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        return example.gold == prediction.answer
+
+    example = dspy.Example(question="q", answer="1").with_inputs("question")
+    try_on_gold(as_verifier(metric), example, ("answer",))
+    assert "the metric `metric` raised AttributeError" in caplog.text
+    caplog.clear()
+    try_on_gold(as_verifier(lambda example, prediction: True), example, ("answer",))
+    assert not caplog.text
+
+
 def test_a_program_that_cannot_be_saved_costs_nothing(tmp_path: Path) -> None:
     student: Any = LongCoT("question, thing -> answer")
     student.draft.demos = [dspy.Example(question="q", thing=object(), answer="1")]
     lm = scripted_lm(guess)
-    with dspy.context(lm=lm), pytest.raises(ArtifactError, match="holds something that JSON cannot"):
+    with dspy.context(lm=lm), pytest.raises(ArtifactError, match="holds a value that JSON cannot hold"):
         PDROptimizer(METRICS["bool"], space=SMALL, run_dir=tmp_path, **FEW).compile(student, trainset=sums())
     assert lm.served.calls == 0

@@ -48,7 +48,7 @@ def test_outcomes_that_cannot_be_are_refused() -> None:
     for score, sequential, total, why in (
         (one, one[:, :1], one, "shape"),
         (one[0], one[0], one[0], "shape"),
-        (one, np.array([[1.0, NAN]]), one, "nan in other places"),
+        (one, np.array([[1.0, NAN]]), one, "nan in the same places"),
         (one * 2, one, one, r"scores are in \[0, 1\]"),
         (one, -one, one, "not negative"),
         (one, one, one * math.inf, "finite"),

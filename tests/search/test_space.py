@@ -377,6 +377,15 @@ def test_what_was_left_says_nothing_of_what_a_call_costs() -> None:
     assert profile_of(rows[:1]) == profile_of(rows[1:])
 
 
+def test_the_requests_of_a_turn_cost_together_what_its_call_costs() -> None:
+    def made(index: int, part: int, tokens: int) -> Call:
+        return Call(phase=Phase.DRAFT, index=index, part=part, usage=Usage(input=10, output=tokens))
+
+    calls = (made(0, 0, 20), made(1, 0, 30), made(0, 2, 15))
+    row = Row(id="a", repeat=0, seed=0, score=1.0, calls=calls)
+    assert profile_of([row]) == {"draft": PhaseCost(calls=2, input=30, output=65, stages=1, prompt=20, longest=35)}
+
+
 def test_rounds_that_end_early_are_axes_where_a_round_is_wide() -> None:
     space = Space(rounds=(1, 2), widths=(1, 4), distiller=("random_k",)).extend(quorum=[0.5], agree=[0.9])
     wide = [schedule for schedule in space.schedules() if max(schedule.widths) > 1]

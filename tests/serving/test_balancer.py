@@ -219,3 +219,24 @@ def test_the_clock_is_the_monotonic_one():
     replicas = Replicas(ADDRESSES[:2])
     put_to_rest(replicas, take(replicas))
     assert max(replica.until for replica in replicas.all) >= before + REST
+
+
+def test_servers_of_this_machine_take_all_until_they_are_full_or_fail(clock: Clock) -> None:
+    replicas = Replicas(ADDRESSES, near={"b", "elsewhere"})
+    places = [take(replicas, prefix) for prefix in range(100)]
+    assert {address(place) for place in places} == {"http://b/v1"}
+    assert address(take(replicas, 0, {places[0].replica})) != "http://b/v1"
+    put_to_rest(replicas, places.pop())
+    assert {address(take(replicas, prefix)) for prefix in range(100)} == {"http://a/v1", "http://c/v1"}
+
+
+def test_near_servers_share_as_all_do() -> None:
+    replicas = Replicas(ADDRESSES, near={"a", "c"})
+    taken = Counter(address(take(replicas, prefix)) for prefix in range(100))
+    assert taken == {"http://a/v1": 50, "http://c/v1": 50}
+    assert len({address(take(replicas, 7)) for _ in range(LEAN)}) == 1
+
+
+def test_where_none_is_near_all_are_asked() -> None:
+    replicas = Replicas(ADDRESSES, near={"elsewhere"})
+    assert len({address(take(replicas, prefix)) for prefix in range(30)}) == 3

@@ -133,6 +133,22 @@ def test_an_error_with_status_200_is_an_error(error: Any, status: int):
     assert caught.value.status == status
 
 
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}, lm15.InvalidRequestError,
+         "too long"),
+        ({"object": "error", "message": "no worker", "code": 50001}, lm15.ServerError, "no worker"),
+        ({"detail": "seed is not known"}, lm15.InvalidRequestError, "seed is not known"),
+        ({"error": {"code": 429, "message": "Over your quota", "type": "insufficient_quota"}}, lm15.BillingError,
+         "quota"),
+    ],
+)  # fmt: skip
+def test_errors_that_other_engines_put_into_an_answer(body: Any, kind: type[Exception], words: str):
+    with pytest.raises(kind, match=words):
+        read(json.dumps(body).encode())
+
+
 def test_text_that_no_file_can_hold_is_repaired_wherever_it_stands():
     message = {"content": "a\x00b\ud800c", "reasoning": "d\udfffe", "refusal": "\x00"}
     choice = {"message": message, "odd\ud800": "\x00", "logprobs": {"content": [{"token": "\ud800", "logprob": -1}]}}

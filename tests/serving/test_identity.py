@@ -13,6 +13,7 @@ import pytest
 
 from pdr_dspy import LongCoT, calls, evaluate
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.serving.client import retries
 from pdr_dspy.verifiers import ExactVerifier
@@ -71,6 +72,37 @@ def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
         assert answer(connect("mock", base), tmp_path) == "2"
 
 
+@pytest.mark.parametrize(
+    ("owner", "path", "first", "second"),
+    [
+        ("sglang", "/model_info", {"model_path": "/w/1"}, {"model_path": "/w/2"}),
+        ("sglang", "/get_model_info", {"model_path": "/w", "weight_version": "1"},
+         {"model_path": "/w", "weight_version": "2"}),
+        ("library", "/api/tags", {"models": [{"name": "mock:latest", "digest": "a"}, {"name": "other", "digest": "b"}]},
+         {"models": [{"name": "mock:latest", "digest": "b"}, {"name": "other", "digest": "b"}]}),
+        ("organization_owner", "/api/v0/models", {"data": [{"id": "mock", "quantization": "Q4_K_M"}]},
+         {"data": [{"id": "mock", "quantization": "Q8_0"}]}),
+        ("mock", "/info", {"model_id": "mock", "model_sha": "a"}, {"model_id": "mock", "model_sha": "b"}),
+    ],
+)  # fmt: skip
+def test_other_engines_say_elsewhere_which_weights_they_serve(owner: str, path: str, first: Any, second: Any) -> None:
+    with says("1", owner=owner) as server:
+        names = set()
+        for said in (first, second, {**first, "models": None} if "models" in first else first):
+            server.told = {path: said}
+            names.add(identity(connect("mock", server.api_base)))
+        server.told = {path: first}
+        again = identity(connect("mock", server.api_base))
+    assert len(names) == (3 if "models" in first else 2)
+    assert again in names
+
+
+def test_a_server_that_says_no_more_is_asked_for_no_more() -> None:
+    with says("1") as server:
+        identity(connect("mock", server.api_base))
+        assert server.asked == []
+
+
 def test_an_evaluation_notices_that_its_server_was_exchanged(tmp_path: Path) -> None:
     examples = [dspy.Example(question="q", answer="1").with_inputs("question")]
     with says("1", models=("first",)) as server:
@@ -119,6 +151,30 @@ def test_an_lm_is_pickled_without_its_key(server: MockServer) -> None:
     assert again.api_base == lm.api_base
 
 
+def test_to_another_process_of_the_run_the_key_goes_beside_the_pickle(server: MockServer) -> None:
+    lm = connect("mock", server.api_base, api_key="sk-1", headers={"X-Deployment": "blue"}, temperature=0.3)
+    with luggage.packed() as packed:
+        data = pickle.dumps([lm, lm.copy(), connect("mock", server.api_base)])
+    assert b"sk-1" not in data
+    assert b"blue" not in data
+    assert "sk-1" not in repr(packed)
+    known: dict[str, Any] = {}
+    with luggage.unpacked(packed.secrets, frozenset({"127.0.0.1"}), known):
+        first, second, other = pickle.loads(data)
+        (again,) = pickle.loads(data)[:1]
+    assert first.settings == lm.settings
+    assert (first.identity, first.model, first.kwargs) == (lm.identity, lm.model, lm.kwargs)
+    assert first._async is second._async is again._async  # one set of connections in a process
+    assert other._async is not first._async
+    assert other.settings.api_key is None
+    with dspy.context(lm=first):
+        LongCoT(QA)(question="q")
+    assert server.headers[-1]["Authorization"] == "Bearer sk-1"
+    assert server.headers[-1]["X-Deployment"] == "blue"
+    bare = pickle.loads(data)[0]  # without its luggage
+    assert bare.settings.api_key is None
+
+
 def test_a_pasted_address_is_understood(server: MockServer) -> None:
     assert connect("mock", f"{server.api_base}/chat/completions").api_base == server.api_base
 
@@ -130,7 +186,7 @@ def test_a_pasted_address_is_understood(server: MockServer) -> None:
         ({"headers": {"X-A": "1\r\nX-B: 2"}}, "cannot be an HTTP header"),
         ({"ca_file": "/no/such.pem"}, "names no file"),
         ({"proxy": "somewhere"}, "must be a URL"),
-        ({"nothing": 1}, "there is no such setting; there are api_key, headers"),
+        ({"nothing": 1}, "there is no such setting; known settings: api_key, headers"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -199,8 +199,8 @@ def test_missing_vllm_is_told_with_the_install_line():
     [
         ({"tensor_parallel": 0}, "tensor_parallel=0"),
         ({"gpus": [0, 1, 2], "tensor_parallel": 2}, "names 3 GPUs"),
-        ({"gpus": [0], "cpu": True}, "choose one"),
-        ({"cpu": True, "python": "/no/such/python"}, "is no interpreter"),
+        ({"gpus": [0], "cpu": True}, "give one of them"),
+        ({"cpu": True, "python": "/no/such/python"}, "is not an executable"),
         ({"max_model_len": 0, "cpu": True}, "max_model_len=0"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_local_file_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_an_unknown_name_lists_the_catalogue() -> None:
     with pytest.raises(ConfigError, match=r"'gpt-9'.*qwen2\.5-coder-0\.5b"):
         locate("gpt-9")
-    with pytest.raises(ConfigError, match="knows local, hub, mirror, and takes a `Source` of your own; got 'ftp'"):
+    with pytest.raises(ConfigError, match="must be names of local, hub, mirror, or `Source` objects; got 'ftp'"):
         locate("smollm2-135m", sources=("ftp",))
 
 
@@ -125,7 +125,7 @@ def test_failures_of_every_source_are_told(entry: Weights) -> None:
     lines = str(caught.value).splitlines()
     assert "local: " in lines[1]
     assert "hub: HF_HUB_OFFLINE is set" in lines[2]
-    assert "mirror: PDR_DSPY_MIRROR is not set" in lines[3]
+    assert "mirror: the environment variable PDR_DSPY_MIRROR is not set" in lines[3]
 
 
 def test_a_hub_file_with_other_bytes_is_refused(

@@ -14,7 +14,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -34,6 +34,7 @@ class MockServer:
         context: int = 4096,
         usage: bool = True,
         max_n: int = 64,
+        owner: str | None = None,
     ) -> None:
         self.reply = reply
         self.kind = kind
@@ -42,6 +43,12 @@ class MockServer:
         self.context = context
         self.usage = usage
         self.max_n = max_n
+        self.owner = owner
+        """What the listing calls the owner of the models; None for that of its kind."""
+        self.told: dict[str, Any] = {}
+        """What it answers to a GET of further paths."""
+        self.asked: list[str] = []
+        """Further paths that were asked for."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.tokenized: list[str] = []
@@ -74,7 +81,7 @@ class MockServer:
         self.aborts = 0
         """Completions whose client closed the connection before it had its answer."""
 
-    def __enter__(self) -> MockServer:
+    def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -124,6 +131,7 @@ class MockServer:
             app.router.add_post("/tokenize", self._tokenize)
         for path in ("/classify", "/pooling", "/score", "/rerank"):
             app.router.add_post(path, self._pooled)
+        app.router.add_get("/{path:.*}", self._told)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
@@ -134,7 +142,7 @@ class MockServer:
         return web.json_response({"status": "ok"})
 
     async def _models(self, request: web.Request) -> web.Response:
-        owner = {"llama.cpp": "llamacpp", "vllm": "vllm"}.get(self.kind, "someone")
+        owner = self.owner or {"llama.cpp": "llamacpp", "vllm": "vllm"}.get(self.kind, "someone")
         extra: dict[str, Any] = {
             "vllm": {"max_model_len": self.context},
             "llama.cpp": {"meta": {"n_ctx": self.context}},
@@ -142,6 +150,12 @@ class MockServer:
         told = {**extra.get(self.kind, {}), **({"root": self.root} if self.root else {})}
         rows = [{"id": name, "object": "model", "owned_by": owner, **told} for name in self.models]
         return web.json_response({"object": "list", "data": rows})
+
+    async def _told(self, request: web.Request) -> web.Response:
+        self.asked.append(request.path)
+        if request.path not in self.told:
+            return web.json_response({"error": "not found"}, status=404)
+        return web.json_response(self.told[request.path])
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await request.json()

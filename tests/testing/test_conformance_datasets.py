@@ -78,12 +78,12 @@ def _other_order(split: str) -> list[dict[str, Any]]:
     [
         (lambda split: [], {}, "has no rows|has no examples"),
         (lambda split: [{**row, "id": 1} for row in rows()], {}, "ids must be unique"),
-        (lambda split: rows(), {"splits": ("a", "b")}, "the question stands in of-a-test, split a too"),
+        (lambda split: rows(), {"splits": ("a", "b")}, "the question is also in of-a-test, split a"),
         (_other_order, {}, "another order"),
         (lambda split: [{**row, "answer": "many"} for row in rows()], {}, "cannot grade against a gold answer"),
         (lambda split: rows(), {"verifier": "nobody"}, "its verifier 'nobody' cannot be made"),
         (lambda split: rows(), {"verifier": ""}, "it names no verifier"),
-        (lambda split: [{**row, "weight": float("nan")} for row in rows()], {}, "is no JSON"),
+        (lambda split: [{**row, "weight": float("nan")} for row in rows()], {}, "is not JSON"),
         (lambda split: 1 / 0, {}, "ZeroDivisionError"),
         (lambda split: [dspy.Example(question="q", answer="1")], {}, "does not say which fields are inputs"),
         (

@@ -120,13 +120,13 @@ def rude(request: ScriptedRequest) -> str:
 @pytest.mark.parametrize(
     ("make", "law"),
     [
-        (unheeding, "max_tokens is not heeded"),
+        (unheeding, "max_tokens is ignored"),
         (lambda: scripted_lm(refusing), "a call failed: .*out of order"),
         (lambda: scripted_lm(lambda request: Completion(steady(request), usage=False)), "came without its usage"),
         (of_class(Deaf), "`count_tokens` counts 1 for"),
         (of_class(Short), "gave 1 figures for 5 texts"),
         (of_class(Telling), "keeps 'api_key'"),
-        (with_context(steady), "was answered, so something of it was cut"),
+        (with_context(steady), "was answered, so it was cut"),
         (with_context(rude), "must fail with ContextWindowExceededError"),
         (lambda: "gpt", "a server is a `dspy.LM`"),
     ],

@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from pdr_dspy.text.answers import MAX_TEXT, final_answer, to_choice, to_number
+from pdr_dspy.text.answers import MAX_TEXT, final_answer, to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.labels import LANGUAGES, Language
 from pdr_dspy.text.template import TURN_END, without_template
 from pdr_dspy.text.wrapping import boxes, tidy

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pdr_dspy.text.answers import final_answer, to_choice
+from pdr_dspy.text.answers import final_answer
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.reasoning import solution_span, split_thought
 
 ANALYSIS = "<|channel|>analysis<|message|>is it 17?"

@@ -63,5 +63,5 @@ def test_nothing_to_train_on() -> None:
 
 @pytest.mark.parametrize("row", ["", "{}", "[1]", {"prompt": "x"}, '{"fields": 3, "inputs": null}'])
 def test_foreign_rows_are_refused(row: object) -> None:
-    with pytest.raises(DataError, match="no row of"):
+    with pytest.raises(DataError, match="not a row of"):
         example_of(row)  # type: ignore[arg-type]

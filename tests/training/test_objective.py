@@ -10,7 +10,7 @@ import dspy
 import pytest
 import torch
 
-from pdr_dspy.training.objective import Weights, nll, row_weights, standing
+from pdr_dspy.training.objective import Weights, nll, row_flags, row_weights
 from pdr_dspy.training.types import Group, Mode, Row
 from tests.support.training_policy import uneven
 from tests.support.training_reference import exact, furthest, logps, reference
@@ -47,7 +47,7 @@ def weights_of(
 ) -> Weights:
     rows = [row for _, each in groups for row in each]
     return row_weights(
-        standing(torch.tensor([math.nan if row.reward is None else row.reward for row in rows]), ROWS, zero_variance),
+        row_flags(torch.tensor([math.nan if row.reward is None else row.reward for row in rows]), ROWS, zero_variance),
         torch.tensor([len(row.completion_ids) for row in rows]),
         torch.tensor([row.correct for row in rows]),
         torch.tensor([mode == "operator" for mode, each in groups for _ in each]),
@@ -147,10 +147,10 @@ def test_rows_without_a_reward_are_in_no_sum(
 )
 def test_a_group_varies_by_its_scored_rows_alone(rewards: list[float | None], varied: bool) -> None:
     values = torch.tensor([math.nan if value is None else value for value in rewards])
-    stands = standing(values, ROWS, "filter")
-    assert stands.varied.tolist() == stands.kept.tolist() == [varied]
-    assert stands.scored.tolist() == [value is not None for value in rewards]
-    assert standing(values, ROWS, "keep").kept.tolist() == [True]
+    flags = row_flags(values, ROWS, "filter")
+    assert flags.varied.tolist() == flags.kept.tolist() == [varied]
+    assert flags.scored.tolist() == [value is not None for value in rewards]
+    assert row_flags(values, ROWS, "keep").kept.tolist() == [True]
 
 
 def test_parts_of_a_batch_on_two_processes_have_the_weights_of_the_whole() -> None:

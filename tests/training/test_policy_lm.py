@@ -37,7 +37,7 @@ def test_calls_of_all_episodes_become_one_batch() -> None:
     done = run(lm, PDR("question -> answer", widths=(3, 1), distiller="summary"), 4)
     assert policy.batches == lm.batches == [12, 4, 4]
     assert [prediction.answer for prediction in done] == ["2"] * 4
-    assert all(len(lm.asked[episode]) == 5 for episode in range(4))
+    assert all(len(lm.sampled_calls[episode]) == 5 for episode in range(4))
 
 
 def test_episodes_of_different_lengths_wait_for_nobody_who_is_done() -> None:
@@ -54,7 +54,7 @@ def test_episodes_of_different_lengths_wait_for_nobody_who_is_done() -> None:
 def test_ledger_and_record_have_the_same_tokens() -> None:
     lm = PolicyLM(ScriptedPolicy(lambda prompt, number: f"Answer: {number}"))
     (prediction,) = run(lm, PDR("question -> answer", widths=(3, 1), distiller="random_k"), 1)
-    by_seed = {asked.seed: asked for asked in lm.asked[0]}
+    by_seed = {asked.seed: asked for asked in lm.sampled_calls[0]}
     assert len(by_seed) == 4
     for call in prediction.ledger.calls:
         asked = by_seed[call.seed]
@@ -72,7 +72,7 @@ def test_caps_are_those_of_the_schedule_and_a_cut_completion_says_so() -> None:
     (prediction,) = run(lm, program, 1)
     assert [caps for _, caps, _ in policy.sent] == [[7, 7], [50], [90]]
     assert [call.truncated for call in prediction.ledger.calls] == [True, True, False, False]
-    assert [asked.sampled.finish for asked in lm.asked[0]] == ["length", "length", "stop", "stop"]
+    assert [asked.sampled.finish for asked in lm.sampled_calls[0]] == ["length", "length", "stop", "stop"]
 
 
 def test_temperatures_are_batches_of_their_own() -> None:
@@ -166,7 +166,7 @@ def test_it_answers_inside_alone() -> None:
         asyncio.run(program.acall(question="q"))
     predictor = dspy.Predict("question -> answer")
     predictor.set_lm(lm)
-    with pytest.raises(Exception, match="asynchronous calls alone"):
+    with pytest.raises(Exception, match="asynchronous calls only"):
         predictor(question="q")
 
 
@@ -214,7 +214,7 @@ def test_with_a_template_a_prompt_is_what_a_server_would_make() -> None:
     (prediction,) = run(lm, LongCoT("question -> answer"), 1)
     assert prediction.answer == "2"
     assert prediction.solution == "Answer: 2"
-    assert tokenizer.decode(lm.asked[0][0].prompt_ids).endswith("<end><assistant>?")
+    assert tokenizer.decode(lm.sampled_calls[0][0].prompt_ids).endswith("<end><assistant>?")
 
 
 def test_a_known_context_is_held() -> None:
@@ -242,5 +242,5 @@ def test_messages_of_a_request_are_its_texts() -> None:
 
 def test_a_policy_reads_text_alone() -> None:
     image = lm15.Message.user([lm15.TextPart("What is it?"), lm15.ImagePart(url="https://example.org/x.png")])
-    with pytest.raises(ConfigError, match=r"a policy is trained on text alone.*image parts"):
+    with pytest.raises(ConfigError, match=r"a policy is trained on text only.*image parts"):
         messages_of(lm15.Request(model="m", messages=(image,)))

@@ -343,10 +343,10 @@ def test_the_long_trace_has_its_own_cap_and_the_drafts_prompt() -> None:
 @pytest.mark.parametrize(
     ("rows", "mode", "settings", "sentence"),
     [
-        (12, "operator", {}, "whole operator episodes of 5 trained calls, two at the least; .* such as 15"),
-        (5, "operator", {}, "a multiple of 5 from 10 on, such as 10"),
-        (1, "trace", {}, "a multiple of 1 from 2 on, such as 2"),
-        (4, "operator", {"train_calls": "drafts"}, "3 trained calls, one at the least; .* such as 6"),
+        (12, "operator", {}, "whole operator episodes of 5 trained calls, at least two; .* such as 15"),
+        (5, "operator", {}, "a multiple of 5, at least 10, such as 10"),
+        (1, "trace", {}, "a multiple of 1, at least 2, such as 2"),
+        (4, "operator", {"train_calls": "drafts"}, "3 trained calls, at least one; .* such as 6"),
         (1, "operator", {"train_calls": "refine"}, "such as 2"),
         (0, "operator", {"process_rewards": True}, "such as 5"),
     ],

@@ -84,7 +84,7 @@ def test_without_shuffling_the_order_is_that_of_the_data() -> None:
 def test_what_cannot_be_exact_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"operator_share=0\.25.*6 groups.*1\.5"):
         ModeSampler(MODES, groups=6, rows=2, share=0.25)
-    with pytest.raises(ConfigError, match="wants 3 different operator prompts and the data set has 2"):
+    with pytest.raises(ConfigError, match="needs 3 different operator prompts, the data set has 2"):
         ModeSampler(["trace"] * 9 + ["operator"] * 2, groups=6, rows=2, share=0.5)
     assert operators_of(6, 1 / 3) == 2
 

@@ -188,7 +188,7 @@ def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
         ({"schedule": {"temperature": 0.5}}, r"Schedule\(temperature=0.5\)"),
         ({"schedule": {"widths": [1]}}, "whole operator|two rounds"),
         ({"process_rewards": True, "train_calls": "refine"}, 'needs `train_calls="all"`'),
-        ({"trl": {"learning_rate": 1.0}}, "decided by a field"),
+        ({"trl": {"learning_rate": 1.0}}, "is set by a field"),
         ({"trl": {"learning_rat": 1.0}}, "no such field"),
         ({"trl": {"temperature": 0.5}}, "must stay 1.0"),
         ({"trl": {"optim": "no such optimizer"}}, "TRL refuses"),
@@ -210,7 +210,7 @@ def test_programs_and_questions_are_checked(model: str, tmp_path: Path) -> None:
         train(program(), [], Early(), config(model), tmp_path)
     with pytest.raises(DataError, match="question"):
         train(program(), [dspy.Example(text="?").with_inputs("text")], Early(), config(model), tmp_path)
-    with pytest.raises(ConfigError, match="wants 2 different"):
+    with pytest.raises(ConfigError, match="needs 2 different"):
         train(program(), questions(1), Early(), config(model, groups=4), tmp_path / "few")
 
 

@@ -275,7 +275,7 @@ def test_a_data_set_without_modes_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"epsilon_high": None}, "epsilon_high=None.*must be given.*not 1 \\+ epsilon"),
+        ({"epsilon_high": None}, "epsilon_high=None.*must be set.*not 1 \\+ epsilon"),
         ({"loss_type": "dapo"}, "loss_type='dapo'.*must stay 'cispo'"),
         ({"mask_truncated_completions": True}, "mask_truncated_completions=True.*cut on purpose"),
         ({"temperature": 0.7}, "temperature=0.7.*must stay 1.0"),
@@ -367,7 +367,7 @@ def test_samples_are_drawn_from_the_model_s_distribution(tmp_path: Path) -> None
 def test_calls_that_cannot_be_sampled_are_refused(
     tmp_path: Path, prompts: list[list[int]], caps: list[int], temperature: float
 ) -> None:
-    with pytest.raises(ConfigError, match="wants at least one prompt"):
+    with pytest.raises(ConfigError, match="needs at least one prompt"):
         trainer_of(tmp_path, Scripted(uneven)).policy.generate(prompts, caps, temperature)
 
 

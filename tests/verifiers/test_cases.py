@@ -11,7 +11,8 @@ import dspy
 import pytest
 
 from pdr_dspy.errors import DataError
-from pdr_dspy.text.answers import to_choice, to_number
+from pdr_dspy.text.answers import to_number
+from pdr_dspy.text.choices import to_choice
 from pdr_dspy.verifiers import ChoiceVerifier, ExactVerifier, MathVerifier, NumberVerifier, Score, Verifier
 
 CASES = Path(__file__).parents[1] / "cases"

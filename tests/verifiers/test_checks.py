@@ -167,7 +167,7 @@ def test_tests_that_cannot_be_read_are_the_data_set_s_fault() -> None:
 
 @isolated
 def test_tests_that_are_no_python_are_the_data_set_s_fault() -> None:
-    with pytest.raises(DataError, match="no Python"):
+    with pytest.raises(DataError, match="not Python"):
         CodeVerifier()(dspy.Example(id="7", prompt="", test="assert f( =="), dspy.Prediction(code="def f(): pass"))
 
 
@@ -249,7 +249,7 @@ def test_a_grid_says_which_rule_is_broken() -> None:
 
 
 def test_a_question_of_another_form_is_no_verdict() -> None:
-    with pytest.raises(DataError, match="none whose rules are known"):
+    with pytest.raises(DataError, match="is of no known task"):
         ConstraintCheck().check({"question": "What is 2 + 2?"}, {"answer": "4"})
     with pytest.raises(ConfigError, match="cannot be checked without its answer"):
         ConstraintCheck("chain_sum")
@@ -379,13 +379,13 @@ def test_limits_that_are_not_there_are_told_in_one_way() -> None:
 @pytest.mark.parametrize(
     ("description", "said"),
     [
-        ({"kind": "RewardCheck", "function": "os:system"}, "no check that a file can hold"),
-        ({"kind": ["CodeCheck"]}, "no check that a file can hold"),
+        ({"kind": "RewardCheck", "function": "os:system"}, "not a check that a file can store"),
+        ({"kind": ["CodeCheck"]}, "not a check that a file can store"),
         ({"kind": "CodeCheck", "command": "rm"}, "no setting 'command'"),
-        ({"kind": "CodeCheck", "limits": {"root": True}}, "no 'root'"),
+        ({"kind": "CodeCheck", "limits": {"root": True}}, "Limits has no root"),
         ({"kind": "CodeCheck", "limits": {"memory": -1}}, "memory=-1"),
         ({"kind": "CodeCheck", "isolation": "none"}, "isolation"),
-        ({"kind": "JudgeCheck", "model": "openai/other"}, "asks the model 'openai/other'"),
+        ({"kind": "JudgeCheck", "model": "openai/other"}, "uses the model 'openai/other'"),
     ],
 )
 def test_a_description_that_makes_no_check_is_refused(description: dict[str, Any], said: str) -> None:

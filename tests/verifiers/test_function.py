@@ -360,7 +360,7 @@ def test_a_description_is_the_same_in_every_process() -> None:
 
 
 def test_a_function_cannot_be_rebuilt_from_its_description() -> None:
-    with pytest.raises(ConfigError, match="`plain` is a function of your own"):
+    with pytest.raises(ConfigError, match="`plain` is a user's function"):
         load_verifier(as_verifier(plain).describe())
 
 

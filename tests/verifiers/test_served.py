@@ -16,7 +16,6 @@ from pdr_dspy import calls
 from pdr_dspy.calls import CallError, Phase, Rollouts
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.serving import EndpointLM, VLLMServer, connect
-from pdr_dspy.serving.client import retries
 from pdr_dspy.testing.conformance import check_check
 from pdr_dspy.verifiers import AnswerVerifier, Score, load_verifier
 from pdr_dspy.verifiers.checks import (
@@ -28,21 +27,11 @@ from pdr_dspy.verifiers.checks import (
     StepReward,
 )
 from tests.support.mock_server import MockServer
+from tests.support.served_models import MODEL_CHECKS, SCORING, connected, logprobs, served, until, without_pauses
 
 INPUTS = {"question": "What is 1 + 1?"}
 GOOD = {"answer": "2", "solution": "One and one.\n\nThat makes two.\n\nAnswer: 2"}
 BAD = {"answer": "3", "solution": "One and one.\n\nThat makes three.\n\nAnswer: 3"}
-
-
-def logprobs(**odds: float) -> dict[str, Any]:
-    """A choice whose first token has these alternatives, as vLLM writes them."""
-    top = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in odds.items() if p > 0]
-    first = max(top, key=lambda one: one["logprob"])
-    return {
-        "message": {"role": "assistant", "content": first["token"]},
-        "logprobs": {"content": [{**first, "top_logprobs": top}]},
-        "finish_reason": "length",
-    }
 
 
 def pooled(path: str, body: dict[str, Any]) -> Any:
@@ -67,30 +56,19 @@ def chat(body: dict[str, Any], seed: int) -> Any:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "pause_after", lambda before, source: 0.0)
+    without_pauses(monkeypatch)
 
 
 @pytest.fixture
 def server() -> Iterator[MockServer]:
-    with MockServer(chat, kind="vllm") as running:
-        running.scores = pooled
+    with served(chat, pooled) as running:
         yield running
 
 
 @pytest.fixture
 def lm(server: MockServer) -> Iterator[EndpointLM]:
-    lm = connect("mock", server.api_base, timeout=20)
-    yield lm
-    lm.close()
-
-
-async def until(there: Callable[[], bool]) -> None:
-    """Give the loop to others until the server, in its own thread, has come to something."""
-    for _ in range(1_000_000):
-        if there():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came")
+    with connected(server) as lm:
+        yield lm
 
 
 def score(check: Any, outputs: dict[str, Any]) -> Score:
@@ -111,16 +89,6 @@ def all_scores(check: Any, outputs: list[dict[str, Any]]) -> list[Score | Except
             await check.lm.aclose()
 
     return asyncio.run(ask())
-
-
-MAKE: dict[str, Callable[..., Any]] = {
-    "reward": RewardModel,
-    "step": StepReward,
-    "score": ScoreModel,
-    "rerank": lambda lm, **more: ScoreModel(lm, endpoint="rerank", **more),
-    "judge": JudgeCheck,
-}
-POOLED = ("reward", "step", "score", "rerank")
 
 
 # -------------------------------------------------------------------------------------------------------- what is asked
@@ -223,7 +191,7 @@ def test_a_round_is_reranked_in_one_request(server: MockServer, lm: EndpointLM) 
 
 def test_scores_without_bounds(server: MockServer, lm: EndpointLM) -> None:
     server.scores = lambda path, body: [-3.0 for _ in body["documents"]]
-    with pytest.raises(CallError, match=r"no probability; take `logits=True`"):
+    with pytest.raises(CallError, match=r"not a probability; pass `logits=True`"):
         score(ScoreModel(lm), GOOD)
     assert float(score(ScoreModel(lm, logits=True), GOOD)) == pytest.approx(1 / (1 + math.exp(3)))
     assert server.posted[-1][1]["use_activation"] is False
@@ -303,7 +271,7 @@ def test_an_answer_cannot_speak_to_the_judge(server: MockServer, lm: EndpointLM)
 def test_the_same_model_is_the_judge_where_none_is_named(lm: EndpointLM) -> None:
     with dspy.context(lm=lm):
         assert float(JudgeCheck().check(INPUTS, GOOD)) == pytest.approx(0.75)
-    with dspy.context(lm=None), pytest.raises(ConfigError, match="has no model to ask"):
+    with dspy.context(lm=None), pytest.raises(ConfigError, match="has no model: give it `lm=`"):
         JudgeCheck().check(INPUTS, GOOD)
 
 
@@ -383,7 +351,7 @@ def test_comparisons_that_fail_are_counted_and_those_that_work_decide(server: Mo
 # ------------------------------------------------------------------------------------------------------------- failures
 
 
-@pytest.mark.parametrize("kind", POOLED)
+@pytest.mark.parametrize("kind", SCORING)
 @pytest.mark.parametrize(
     "answer",
     [
@@ -408,7 +376,7 @@ def test_an_answer_of_another_shape_is_no_score_and_is_paid(
 ) -> None:
     server.scores = lambda path, body: answer
     with pytest.raises(CallError) as failed:
-        score(MAKE[kind](lm), GOOD)
+        score(MODEL_CHECKS[kind](lm), GOOD)
     call = failed.value.call
     assert call is not None
     assert (call.usage.input, call.usage.output, call.reused) == (7, 0, False)
@@ -416,42 +384,42 @@ def test_an_answer_of_another_shape_is_no_score_and_is_paid(
     assert len(server.posted) == 1  # asking again would not change it
 
 
-@pytest.mark.parametrize("kind", POOLED)
+@pytest.mark.parametrize("kind", SCORING)
 def test_what_is_no_json_is_no_score(server: MockServer, lm: EndpointLM, kind: str) -> None:
     for answer in (b"<html>busy</html>", b"[1, 2]", b"3", b'"text"'):
         server.scores = lambda path, body, answer=answer: answer
         with pytest.raises(CallError, match="did not answer"):
-            score(MAKE[kind](lm), GOOD)
+            score(MODEL_CHECKS[kind](lm), GOOD)
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 @pytest.mark.parametrize("fault", [503, "drop", "cut", 500])
 def test_what_a_second_try_can_mend_is_tried_again(server: MockServer, lm: EndpointLM, kind: str, fault: Any) -> None:
     server.faults = [fault]
-    found = score(MAKE[kind](lm), GOOD)
+    found = score(MODEL_CHECKS[kind](lm), GOOD)
     assert float(found) > 0.5
     (call,) = found.calls
     assert call.tries == 2
     assert call.unsettled == (0 if fault == 503 else 1)
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_a_server_that_is_down_leaves_the_answer_unchecked(kind: str) -> None:
     with MockServer() as gone:
         base = gone.api_base
-    check = MAKE[kind](connect("mock", base, timeout=5))
+    check = MODEL_CHECKS[kind](connect("mock", base, timeout=5))
     with pytest.raises(CallError, match="did not answer") as failed:
         score(check, GOOD)
     assert failed.value.call is not None
     assert failed.value.call.usage.tokens is None
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_an_answer_beyond_the_context_is_refused_and_not_cut(kind: str) -> None:
     with MockServer(chat, kind="vllm", context=40) as server:
         server.scores, server.refuse_long = pooled, True
         with pytest.raises(CallError, match="maximum context length is 40"):
-            score(MAKE[kind](connect("mock", server.api_base)), {"answer": "2", "solution": "word " * 400})
+            score(MODEL_CHECKS[kind](connect("mock", server.api_base)), {"answer": "2", "solution": "word " * 400})
 
 
 def test_a_server_that_has_no_such_endpoint_says_so(server: MockServer, lm: EndpointLM) -> None:
@@ -462,39 +430,39 @@ def test_a_server_that_has_no_such_endpoint_says_so(server: MockServer, lm: Endp
         RewardModel(dspy.LM("openai/some", api_key="x")).check(INPUTS, GOOD)
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_no_answer_is_not_asked_about(server: MockServer, lm: EndpointLM, kind: str) -> None:
     for nothing in ({}, {"answer": None}, {"answer": "  "}, {"answer": "2", "solution": "\n"}):
-        assert float(score(MAKE[kind](lm), nothing)) == 0.0
+        assert float(score(MODEL_CHECKS[kind](lm), nothing)) == 0.0
     assert server.posted == server.requests == []
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_a_question_that_is_missing_is_no_verdict(lm: EndpointLM, kind: str) -> None:
     with pytest.raises(DataError, match="no input 'task'"):
-        score(MAKE[kind](lm, prompt="task"), GOOD)
+        score(MODEL_CHECKS[kind](lm, prompt="task"), GOOD)
 
 
 # ------------------------------------------------------------------------------------------------- tokens and the store
 
 
-@pytest.mark.parametrize("kind", POOLED)
+@pytest.mark.parametrize("kind", SCORING)
 def test_tokens_are_those_that_the_server_counted(server: MockServer, lm: EndpointLM, kind: str) -> None:
-    (call,) = score(MAKE[kind](lm), GOOD).calls
+    (call,) = score(MODEL_CHECKS[kind](lm), GOOD).calls
     assert call.usage.input is not None
     assert call.usage.input >= len(f"{INPUTS['question']} {GOOD['solution']}".split())
     assert (call.usage.output, call.model, call.phase) == (0, lm.model, Phase.CHECK)
     server.pooled_usage = False
-    (call,) = score(MAKE[kind](lm), BAD).calls
+    (call,) = score(MODEL_CHECKS[kind](lm), BAD).calls
     assert call.usage.tokens is None
     assert not calls.Ledger(calls=(call,)).exact
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_an_equal_question_is_asked_once(server: MockServer, kind: str, tmp_path: Any) -> None:
     def run(**more: Any) -> Score:
         with Rollouts(tmp_path) as store, calls.session(store=store):
-            return score(MAKE[kind](connect("mock", server.api_base, **more)), GOOD)
+            return score(MODEL_CHECKS[kind](connect("mock", server.api_base, **more)), GOOD)
 
     first, again = run(), run()
     assert len(server.posted) + len(server.requests) == 1
@@ -505,12 +473,12 @@ def test_an_equal_question_is_asked_once(server: MockServer, kind: str, tmp_path
     assert len(server.posted) + len(server.requests) == 2
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_equal_questions_side_by_side_are_one_request(server: MockServer, lm: EndpointLM, kind: str) -> None:
     told: list[calls.Call] = []
 
     async def ask() -> list[Score]:
-        check = MAKE[kind](lm)
+        check = MODEL_CHECKS[kind](lm)
         with calls.session(on_call=told.append):
             found = await asyncio.gather(*(check.acheck(INPUTS, one) for one in (GOOD, GOOD, BAD)))
         await lm.aclose()
@@ -542,12 +510,12 @@ def test_places_in_flight_are_shared_with_the_drafts(server: MockServer, lm: End
     assert server.peak <= 2
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_a_check_that_is_cancelled_lets_its_request_go(server: MockServer, lm: EndpointLM, kind: str) -> None:
     server.hold_until = 2
 
     async def ask() -> None:
-        task = asyncio.create_task(MAKE[kind](lm).acheck(INPUTS, GOOD))
+        task = asyncio.create_task(MODEL_CHECKS[kind](lm).acheck(INPUTS, GOOD))
         await until(lambda: server.in_flight == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -600,7 +568,7 @@ def test_an_answer_verifier_fails_loudly(server: MockServer, lm: EndpointLM) -> 
         AnswerVerifier(lm=lm)(EXAMPLE, dspy.Prediction(answer="2"))
     refused = [
         ({"threshold": 0}, "threshold"),
-        ({"template": "{gold}"}, "no place for"),
+        ({"template": "{gold}"}, "has no {question}"),
         ({"max_tokens": 0}, "max_tok"),
     ]
     for settings, message in refused:
@@ -611,9 +579,9 @@ def test_an_answer_verifier_fails_loudly(server: MockServer, lm: EndpointLM) -> 
 # ----------------------------------------------------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("kind", [*POOLED, "judge"])
+@pytest.mark.parametrize("kind", MODEL_CHECKS)
 def test_conformance(server: MockServer, lm: EndpointLM, kind: str) -> None:
-    check_check(MAKE[kind](lm), INPUTS, right=GOOD, wrong=BAD)
+    check_check(MODEL_CHECKS[kind](lm), INPUTS, right=GOOD, wrong=BAD)
 
 
 def test_conformance_of_a_check_of_rounds(lm: EndpointLM) -> None:

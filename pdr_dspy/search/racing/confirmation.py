@@ -1,5 +1,5 @@
-"""The winner of a search and the untouched student, measured again on fresh seeds and, where there are any, questions
-that no trial has seen: which of the two is returned, and what can honestly be said of them."""
+"""The confirmation of a search: the winner and the unchanged student are measured again, on fresh seeds and, if
+available, on questions that no trial has seen, to decide which of the two is returned."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.settings import Accept
 
 DOUBT = 0.05
-"""Most probability of a difference by chance at which the winner still counts as better."""
+"""The largest p-value at which the winner counts as better."""
 TOLERANCE = 0.01
-"""Score, as a fraction, that a cheaper winner may be behind the student without losing to it."""
+"""The largest deficit in score, as a fraction, at which a cheaper winner is still preferred to the student."""
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The winner and the untouched student on fresh seeds."""
+    """The results of the winner and the unchanged student on fresh seeds."""
 
     winner: Report
     student: Report
     difference: Paired
     """Winner minus student, paired by question."""
     untouched: bool
-    """Whether the questions took no part in the search."""
+    """Whether the questions were not used in the search."""
     kept: str
     """Which of the two was returned: "winner" or "student"."""
     verdict: str
     """The outcome in one sentence."""
 
     def __deepcopy__(self, memo: dict[int, object]) -> Confirmation:
-        """Itself: a compiled program carries it, and other optimizers copy programs by the dozen."""
+        """Return itself, because other optimizers copy compiled programs, which contain it, very often."""
         del memo
         return self
 
@@ -46,7 +46,7 @@ class Confirmation:
 def split(
     trainset: list[dspy.Example], valset: Sequence[dspy.Example] | None, seed: int
 ) -> tuple[list[dspy.Example], list[dspy.Example]]:
-    """Questions for the trials, and questions for the confirmation."""
+    """Split the questions into those of the trials and those of the confirmation."""
     if valset is not None:
         return trainset, list(valset)
     if len(trainset) < 8:
@@ -61,7 +61,7 @@ def split(
 
 
 def identities(program: dspy.Module, examples: Sequence[dspy.Example]) -> list[str]:
-    """What each question is known by: two with the same inputs are one, whatever they are called."""
+    """The identity of each question: its inputs, not its id."""
     return [calls.identity(inputs_of(program, example)) for example in examples]
 
 
@@ -76,12 +76,20 @@ def judge(
     prompted: int = 0,
     accept: Accept = "confident",
 ) -> tuple[str, str]:
-    """Which of the two to return, and why, in one sentence.
+    """The program to return, "winner" or "student", and the reason as a sentence.
 
-    Better is confidently better where the interval of the difference is above 0 and the exact test agrees: on few
-    questions, of which fewer still differ, an interval by Student's t is too narrow. `same`: the winner is the
-    student; `seen`: how many of the questions took part in the search; `prompted`: how many are in the demonstrations
-    of its space, or were shown to the writer of its instructions.
+    The winner is confidently better if the interval of the difference is above 0 and the exact test agrees: on few
+    questions, of which even fewer differ, an interval by Student's t is too narrow.
+
+    Args:
+        winner, student: their reports on the confirmation.
+        difference: winner minus student, paired by question.
+        limits: the search's limits.
+        same: whether the winner is the student.
+        seen: number of the questions that were used in the search.
+        prompted: number of the questions that are in the space's demonstrations, or were shown to the writer of
+            instructions.
+        accept: the rule of the search.
     """
     kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
     count = len(student.by_question)

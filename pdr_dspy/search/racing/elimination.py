@@ -1,8 +1,8 @@
-"""Which programs a race drops: pure rules over what ran on the same (question, seed) pairs.
+"""The elimination rule of a race: pure functions over runs on the same (question, seed) pairs.
 
-Tests come after growing numbers of pairs. Each leaves the better half alone and drops those of the others that are
+Tests come after growing numbers of pairs. Each keeps the better half and drops those of the other programs that are
 confidently worse than the best, by an exact paired test whose error is spent over all tests of the race together (Lan
-and DeMets 1983). Halving alone would drop equal programs by chance (other tools were measured at 20 to 70 %).
+and DeMets 1983). Plain halving would drop equal programs by chance (20 to 70 %, as measured in other tools).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pdr_dspy.search.racing.pareto import COSTS, Limits, dominates
 from pdr_dspy.search.racing.resampling import Outcomes, confidently_dominated
 
 CERTAIN = 2.5
-"""Standard errors by which a mean cost is over a limit before a program is dropped for it."""
+"""Standard errors by which a mean cost must exceed a limit before a program is dropped for it."""
 
 
 class Measured(Protocol):
-    """One program on one pair."""
+    """The result of one program on one pair."""
 
     @property
     def score(self) -> float: ...
@@ -34,13 +34,13 @@ class Measured(Protocol):
 
 
 class Run(NamedTuple):
-    """What a program did on the pairs of the race so far, in their order."""
+    """The results of a program on the pairs of the race so far, in their order."""
 
     cells: Sequence[Measured]
 
     @property
     def score(self) -> float:
-        """Mean, a fraction."""
+        """Mean score, a fraction."""
         return fmean(cell.score for cell in self.cells)
 
     @property
@@ -55,18 +55,18 @@ class Run(NamedTuple):
 
 
 def looks(pairs: int, first: int, eta: float) -> tuple[int, ...]:
-    """After how many pairs a race is looked at: `first`, then `eta` times as many, and so on; last, after all."""
+    """The numbers of pairs after which a race is tested: `first`, then `eta` times as many, and so on, up to all."""
     ends: list[int] = []
     size = float(first)
     while size < pairs:
-        if not ends or int(size) > ends[-1]:  # a small `eta` adds less than one pair at first
+        if not ends or int(size) > ends[-1]:  # a small `eta` may add less than one pair
             ends.append(int(size))
         size *= eta
     return (*ends, pairs)
 
 
 def levels(alpha: float, information: Sequence[float]) -> tuple[float, ...]:
-    """The error that each look may spend, given the share of all pairs that it has seen."""
+    """The error that each test may spend, given the share of all pairs that it uses."""
     return tuple(spend(alpha, information))
 
 
@@ -91,17 +91,17 @@ def beaten(
     pareto: bool,
     leader: int | None = None,
 ) -> dict[int, int]:
-    """The programs that are confidently worse than another, and that other, by number.
+    """The programs that are confidently worse than a rival, with that rival, by number.
 
     Args:
         runs: the programs that are tested.
-        rivals: the programs that they are compared with, themselves among them, on the same pairs.
-        questions: the question of each pair; repeats of one are averaged before a test.
-        level: the most probability that a program which is as good is named.
+        rivals: the programs that they are compared with, including themselves, on the same pairs.
+        questions: the question of each pair; repeats of a question are averaged before a test.
+        level: the largest probability of naming a program that is as good.
         keep: share of `runs`, the best, that are not tested.
-        pareto: a program is worse only if another is in the score and in both costs.
-        leader: the rival to test against, chosen by more than its scores on these pairs. None is the one that did best
-            on them: the luckiest of many, so the level is divided by their number.
+        pareto: whether a program is worse only if a rival is better in the score and in both costs.
+        leader: the rival to test against, chosen by more than its scores on these pairs. None chooses the one with the
+            best scores, the luckiest of many, so the level is divided by their number.
     """
     others = list(rivals)
     if not others:
@@ -136,7 +136,7 @@ def _dominated(
 
 
 def _means(run: Run, name: str, questions: Sequence[int]) -> list[float]:
-    """One figure of each question, over its repeats."""
+    """The mean figure of each question over its repeats."""
     values: dict[int, list[float]] = {}
     for question, cell in zip(questions, run.cells, strict=True):
         values.setdefault(question, []).append(getattr(cell, name))
@@ -144,6 +144,6 @@ def _means(run: Run, name: str, questions: Sequence[int]) -> list[float]:
 
 
 def _p(run: Run, rival: Run, questions: Sequence[int]) -> float:
-    """The chance of a deficit like this if the program were as good as its rival."""
+    """The probability of a deficit at least as large if the program were as good as its rival."""
     own, other = _means(run, "score", questions), _means(rival, "score", questions)
     return worse([a - b for a, b in zip(own, other, strict=True)])

@@ -1,4 +1,4 @@
-"""Which of several programs are worth having: pure functions over a score and the costs that go with it."""
+"""Pareto fronts: pure functions over scores and costs of programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 
 class Costed(Protocol):
-    """Anything with a score and its mean cost in tokens."""
+    """An object with a score and its mean costs in tokens."""
 
     @property
     def score(self) -> float: ...
@@ -22,7 +22,7 @@ class Limits(NamedTuple):
     """The most that a run may cost on average, in tokens and in the unit of the models' prices; None is no limit."""
 
     sequential: int | None = None
-    """Input and output tokens along the accepted path."""
+    """Input and output tokens along the accepted path (B_seq)."""
     total: int | None = None
     """Input and output tokens of every call."""
     cost: float | None = None
@@ -48,14 +48,14 @@ COSTS = ("sequential", "total")
 
 
 def dominates(first: Costed, second: Costed, costs: Sequence[str] = COSTS) -> bool:
-    """Whether the first is at least as good as the second in everything, and better in something."""
+    """Whether the first is at least as good as the second in the score and all costs, and better in one of them."""
     if first.score < second.score or any(getattr(first, cost) > getattr(second, cost) for cost in costs):
         return False
     return first.score > second.score or any(getattr(first, cost) < getattr(second, cost) for cost in costs)
 
 
 def front(items: Iterable[T], costs: Sequence[str] = COSTS) -> list[T]:
-    """Those that nothing else dominates, the cheapest first; of equal ones the first."""
+    """The items that no other dominates, the cheapest first; of equal items the first."""
     pool = list(items)
     kept: list[T] = []
     seen: set[tuple[float, ...]] = set()

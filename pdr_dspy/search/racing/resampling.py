@@ -1,6 +1,6 @@
-"""How sure one can be of a front: pure functions over what several programs did on the same questions.
+"""Uncertainty of a front: pure functions over the results of several programs on the same questions.
 
-The unit is the question: questions are drawn again with all their repeats, and the same draws serve every program.
+Questions are resampled with all their repeats, with the same draws for every program.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What K programs did on N questions: means over repeats, one row a program, one column a question.
+    """The results of K programs on N questions: means over repeats, one row a program, one column a question.
 
-    nan, in all three alike, where a program was not run on a question. Raises ConfigError when the shapes differ, the
-    nans do, a score is outside [0, 1], or a cost is negative or infinite.
+    All three arrays are nan where a program was not run on a question. Raises ConfigError if the shapes or the nans
+    differ, a score is outside [0, 1], or a cost is negative or infinite.
     """
 
     score: Values
@@ -55,10 +55,10 @@ class Outcomes:
             if values.ndim != 2 or values.shape != self.score.shape:
                 raise ConfigError(
                     f"`Outcomes({field.name}=...)` has the shape {values.shape}; give one row for each program and one "
-                    f"column for each question, as many as in `score`, which has {self.score.shape}"
+                    f"column for each question, as in `score`, which has the shape {self.score.shape}"
                 )
             if (np.isnan(values) != np.isnan(self.score)).any():
-                raise ConfigError(f"`Outcomes({field.name}=...)` has nan in other places than `score`")
+                raise ConfigError(f"`Outcomes({field.name}=...)` must have nan in the same places as `score`")
             top = 1.0 + 1e-9 if field.name == "score" else np.finfo(float).max
             wrong = values[(values < 0) | (values > top)]
             if wrong.size:
@@ -67,23 +67,23 @@ class Outcomes:
 
     @cached_property
     def ran(self) -> NDArray[np.bool_]:
-        """Which program was run on which question."""
+        """(K, N): whether a program was run on a question."""
         return ~np.isnan(self.score)
 
     @cached_property
     def widest(self) -> NDArray[np.bool_]:
-        """The questions of the program that ran on most; of several such sets, the one that most programs have."""
+        """The largest set of questions that a program ran on; of several, the one that most programs share."""
         sets, counts = np.unique(self.ran, axis=0, return_counts=True)
         return max(zip(sets, counts.tolist(), strict=True), key=lambda pair: (int(pair[0].sum()), pair[1]))[0]
 
     @cached_property
     def complete(self) -> NDArray[np.intp]:
-        """The programs that ran on all of the `widest` questions; none when nothing ran."""
+        """The programs that ran on all of the `widest` questions; empty if no program ran."""
         return np.flatnonzero((self.ran & self.widest).sum(axis=1) == max(1, self.widest.sum()))
 
 
 class Bands(NamedTuple):
-    """Intervals of one program's means."""
+    """Intervals of the means of one program."""
 
     score: Interval
     sequential: Interval
@@ -93,10 +93,10 @@ class Bands(NamedTuple):
 def bands(outcomes: Outcomes, *, level: float = 0.95, count: int = 2000, seed: int = 0) -> list[Bands]:
     """For each program an interval of its mean score and of both mean costs, over questions like those it ran on.
 
-    Bootstrap percentiles over `count` draws of questions, widened by Student's t as a mean of few questions needs
-    (expanded percentiles, Hesterberg 2015, arXiv 1411.5279). Scores that are all 0 or 1, or all equal, have the
-    interval of `stats.score_interval`, since no draw holds what did not happen. One question or none says nothing:
-    (0, 1) and (0, inf). Costs that are all equal are taken to be fixed.
+    Bootstrap percentiles over `count` draws of questions, widened by Student's t for few questions (expanded
+    percentiles, Hesterberg 2015, arXiv 1411.5279). Scores that are all 0 or 1, or all equal, have the interval of
+    `stats.score_interval`, since no draw contains unobserved results. With fewer than two questions the intervals are
+    (0, 1) and (0, inf). Costs that are all equal are treated as fixed.
     """
     unknown = Bands(Interval(0.0, 1.0), Interval(0.0, math.inf), Interval(0.0, math.inf))
     found = [unknown] * len(outcomes.score)
@@ -118,13 +118,13 @@ def bands(outcomes: Outcomes, *, level: float = 0.95, count: int = 2000, seed: i
 
 
 def _by_questions(outcomes: Outcomes) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
-    """Each set of questions that some program ran on, and the programs that ran on just these."""
+    """Each set of questions that some program ran on, with the programs that ran on exactly this set."""
     sets, of_set = np.unique(outcomes.ran, axis=0, return_inverse=True)
     return [(questions, np.flatnonzero(of_set == place)) for place, questions in enumerate(sets)]
 
 
 class _Weights:
-    """How often each question is drawn, as shares: one row a draw. The same questions have the same draws."""
+    """Bootstrap weights of questions, one row a draw. The same questions have the same draws."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -142,17 +142,17 @@ class _Weights:
 def probability_nondominated(
     outcomes: Outcomes, costs: Sequence[str] = COSTS, *, count: int = 2000, seed: int = 0
 ) -> list[float]:
-    """For each program the share of draws of questions in which no other is at least as good in the mean score and in
-    every cost, and better in one of them; nan for a program that never ran.
+    """For each program the share of draws of questions in which no other program dominates it in the mean score and
+    the costs; nan for a program that never ran.
 
-    Two programs are compared on the questions that both ran on, and not at all when they have fewer than two in
-    common: a program that was dropped early keeps what doubt there is. It is a share of draws, not a degree of belief:
-    of two programs with equal scores throughout, the cheaper one wins every draw, however few questions there are.
+    Two programs are compared on the questions that both ran on, if there are at least two, so a program that was
+    dropped early remains uncertain. It is a share of draws, not a degree of belief: of two programs with equal scores
+    on every question, the cheaper one wins every draw, even with few questions.
     """
     dominated = np.zeros((len(outcomes.score), count), dtype=bool)
     weights = _Weights(count, seed)
     sets = _by_questions(outcomes)
-    # lower is better on every axis, and differences below the rounding of a mean are none
+    # lower is better on every axis; differences below the rounding of a mean count as equal
     axes = [(-outcomes.score, 1e-9), *((getattr(outcomes, cost), 1e-6) for cost in costs)]
     for (first, ours), (second, theirs) in itertools.product(sets, repeat=2):
         common = first & second
@@ -172,14 +172,16 @@ def probability_nondominated(
 
 
 def knee(costs: Sequence[float], scores: Sequence[float]) -> int:
-    """Which point of the front to take where a little more score begins to cost a lot: an index into what is given.
+    """The index of the front's knee, beyond which more score costs disproportionately.
 
-    The point farthest above the chord from the cheapest to the best point of the front, in score over the logarithm of
-    cost (tokens, at least 1; Satopaa 2011 without smoothing). Points off the front are passed over. Where none is above
-    the chord, as with two points, the cheapest. Raises ConfigError when the lengths differ or there is no point.
+    It is the point farthest above the chord from the cheapest to the best point of the front, in score over the
+    logarithm of cost (tokens, at least 1; Satopaa 2011 without smoothing). Points off the front are ignored. If no
+    point is above the chord, as with two points, it is the cheapest. Raises ConfigError if the lengths differ or are 0.
     """
     if len(costs) != len(scores) or not len(costs):
-        raise ConfigError(f"`knee(costs, scores)`: {len(costs)} costs and {len(scores)} scores; give at least one each")
+        raise ConfigError(
+            f"`knee(costs, scores)`: {len(costs)} costs and {len(scores)} scores; give equally many, at least one"
+        )
     x, y = _log_cost(costs), np.asarray(scores, dtype=float)
     front: list[int] = []
     for index in sorted(range(len(x)), key=lambda i: (x[i], -y[i])):
@@ -188,7 +190,7 @@ def knee(costs: Sequence[float], scores: Sequence[float]) -> int:
     first, last = front[0], front[-1]
     if len(front) < 3:
         return first
-    # the distance to a line goes with the height above it, whatever the units of the axes
+    # the distance to a line is proportional to the height above it, in any units
     slope = (y[last] - y[first]) / (x[last] - x[first])
     height = y[front] - y[first] - slope * (x[front] - x[first])
     return front[int(np.argmax(height))] if height.max() > 1e-12 else first
@@ -199,12 +201,12 @@ def _log_cost(tokens: ArrayLike) -> Values:
 
 
 class Within(NamedTuple):
-    """The cheapest program that gives up at most so much of the best score."""
+    """The cheapest program within a tolerance of the best score."""
 
     program: int
     """Its row in the outcomes."""
     best: int
-    """The row of the program with the highest score; of equal ones the cheapest."""
+    """The row of the program with the highest score, then the lowest cost."""
     deficit: float
     """The best score minus this one's."""
     interval: Interval
@@ -216,18 +218,18 @@ class Within(NamedTuple):
 def cheapest_within(delta: float, outcomes: Outcomes, *, confident: bool = False) -> Within:
     """The program with the fewest total, then sequential tokens whose mean score is at most `delta` below the best.
 
-    With `confident`, the upper end of the paired 95 % interval of its deficit must be within delta too; the best is
-    always within. Without, the deficit alone decides and `.confident` tells how sure it is: on few questions next to
-    nothing is sure. The best of many is too high by luck, so deficits are if anything too large and the answer errs to
-    the costly side. Only programs that ran on all of `outcomes.widest` take part, for scores on other questions do not
-    compare. Of equal costs, the higher score, then the first.
+    With `confident`, the upper end of the paired 95 % interval of its deficit must be within delta, too; the best
+    program always qualifies. Without, the deficit alone decides, and the result's `.confident` states whether the
+    interval is within delta, which is rare on few questions. The best score of many is biased upwards, so deficits are
+    overestimated and the choice errs to the costly side. Only programs that ran on all of `outcomes.widest` take part,
+    since scores on different questions are not comparable. Of equal costs, the higher score wins, then the first.
 
-    Raises ConfigError for a delta outside [0, 1], and when nothing ran.
+    Raises ConfigError for a delta outside [0, 1], and if no program ran.
     """
     if not 0.0 <= delta <= 1.0:
         raise ConfigError(f"`cheapest_within(delta={delta})`: give a difference of scores in [0, 1]")
     if not len(outcomes.complete):
-        raise ConfigError("`cheapest_within(outcomes=...)`: no program was run on any question")
+        raise ConfigError("`cheapest_within(outcomes=...)`: no program was run on any question; give finished runs")
     questions, programs = outcomes.widest, outcomes.complete.tolist()
     score, sequential, total = (
         getattr(outcomes, axis)[:, questions].mean(axis=1).tolist() for axis in ("score", "sequential", "total")
@@ -247,19 +249,20 @@ def cheapest_within(delta: float, outcomes: Outcomes, *, confident: bool = False
 
 
 class Optimism(NamedTuple):
-    """By how much the scores that chose were too high."""
+    """The selection bias of scores: their excess over scores on fresh seeds."""
 
     mean: float
     interval: Interval
 
 
 def optimism(race_scores: ArrayLike, fresh_scores: ArrayLike, *, level: float = 0.95) -> Optimism:
-    """The mean over finalists of the score that chose them minus the score of the same on fresh seeds, with Student's
-    t interval; unbounded where there are fewer than two differences.
+    """The mean over finalists of their race score minus their score on fresh seeds, with Student's t interval;
+    unbounded with fewer than two differences.
 
-    Either one mean score a finalist, and the interval takes finalists for independent; or, better, one row a finalist
-    and one column a question, the same in both (nan where one was not run): finalists share questions, so their
-    differences are averaged by question first. Raises ConfigError when the shapes differ or nothing is in both.
+    The arguments are either one mean score for each finalist, which the interval treats as independent; or, better, one
+    row for each finalist and one column for each question (nan where a finalist was not run). Finalists share
+    questions, so their differences are then averaged by question first. Raises ConfigError if the shapes differ or no
+    score is in both.
     """
     race, fresh = np.asarray(race_scores, dtype=float), np.asarray(fresh_scores, dtype=float)
     if race.shape != fresh.shape or race.ndim not in (1, 2):
@@ -270,25 +273,25 @@ def optimism(race_scores: ArrayLike, fresh_scores: ArrayLike, *, level: float = 
     differences = np.atleast_2d(race - fresh)
     known = ~np.isnan(differences)
     if not known.any():
-        raise ConfigError("`optimism(race_scores, fresh_scores)`: no score is in both")
+        raise ConfigError("`optimism(race_scores, fresh_scores)`: no score is in both; give the same finalists in both")
     asked = known.any(axis=0)
     units = np.where(known, differences, 0.0).sum(axis=0)[asked] / known.sum(axis=0)[asked]
     return Optimism(float(units.mean()), mean_interval(units.tolist(), level=level))
 
 
 def shrunk(outcomes: Outcomes) -> list[Shrunk]:
-    """Each program's mean score, drawn toward the pool by what noise explains (`stats.shrink`); nan where it never ran.
+    """Each program's mean score, shrunk towards the pool (`stats.shrink`); nan for a program that never ran.
 
-    What is shrunk are the differences to the mean of the complete programs on the same questions: questions being
-    hard or easy is no noise between programs, and a program that ran on few of them is compared on those alone. The
-    variances have the questions in them again: they are those of a mean over questions like these.
+    The differences to the mean of the complete programs on the same questions are shrunk: the difficulty of questions
+    is not noise between programs, and a program that ran on few questions is compared on those only. The returned
+    variances include the variance between questions: they are those of a mean over questions like these.
     """
     questions, members = outcomes.widest, outcomes.complete
     reference = np.zeros(outcomes.score.shape[1])
     own_part = np.ones(len(outcomes.score))
-    if len(members) > 1:  # one program alone is no reference: its noise would be in all
+    if len(members) > 1:  # a single program is no reference, since its noise would be in all differences
         reference[questions] = outcomes.score[np.ix_(members, questions)].mean(axis=0)
-        own_part[members] = len(members) / (len(members) - 1)  # each is a part of what it is compared with
+        own_part[members] = len(members) / (len(members) - 1)  # each program is part of its own reference
     rows = [(score - reference)[ran & questions] for score, ran in zip(outcomes.score, outcomes.ran, strict=True)]
     spreads = [float(row.var(ddof=1)) for row in rows if len(row) > 1]
     typical = sum(spreads) / len(spreads) if spreads else 0.25
@@ -311,13 +314,13 @@ def confidently_dominated(
     *,
     among: int | None = None,
 ) -> bool:
-    """Whether some incumbent is confidently better than the challenger in the score and in every cost named.
+    """Whether some incumbent is confidently better than the challenger in the score and in every named cost.
 
-    Each objective has to pass a one-sided test (`stats.worse`) on the questions that both ran on: the score's
-    differences, and those of log costs. A cost that is the same on every question passes, since no sample is needed to
-    know it. All have to pass, so the level of each is that of the whole; it is alpha over the number of incumbents, for
-    any one of them will do. Where the incumbents are themselves the luckiest of more programs on these very rows,
-    `among` says of how many, and counts instead. For several looks, pass the look's level from `stats.spend`.
+    Each objective must pass a one-sided test (`stats.worse`) on the questions that both ran on: differences of scores,
+    and of log costs. A cost that is equal on every question passes without a test. Since all objectives must pass, each
+    is tested at the full level, which is alpha over the number of incumbents because any of them suffices. If the
+    incumbents were selected as the best of more programs on these rows, pass that number as `among` to use instead. For
+    repeated tests, pass each test's level from `stats.spend`.
 
     Raises ConfigError for an alpha outside (0, 0.5).
     """
@@ -337,6 +340,6 @@ def confidently_dominated(
 
 
 def _saves(challenger: Values, rival: Values, level: float) -> bool:
-    """Whether the rival costs confidently less, or exactly as much."""
+    """Whether the rival costs confidently less than the challenger, or exactly as much."""
     differences = _log_cost(rival) - _log_cost(challenger)
     return bool((np.abs(differences) < 1e-12).all()) or worse(differences) <= level

@@ -18,8 +18,8 @@ from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
 from pdr_dspy.evaluation.records import Row, lean
-from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
 from pdr_dspy.operators.nested import served_in
 from pdr_dspy.runtime import event_loop
@@ -61,6 +61,7 @@ class Worker:
         confirmed_in: str = "confirm",
         on_row: OnRow | None = None,
         texts_in: Room | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """
         Args:
@@ -74,7 +75,9 @@ class Worker:
             confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
             on_row: called after every row that this worker ran.
             texts_in: where the texts of the rows that this worker runs are kept for people to look at; None keeps none.
+            executor: where rows are run; None is this process.
         """
+        self.executor = Local() if executor is None else executor
         self.student = student
         self.verifier = verifier
         self.sets = sets
@@ -144,14 +147,16 @@ class Worker:
         """Run the units that nobody holds; returns whether there were any."""
         queue = deque(missing.items())
         # Enough units to fill the wire, and no more: the rest is for the other workers.
-        side_by_side = max(1, -(-self.max_in_flight // (4 * len(request.arms))))
+        side_by_side = self.executor.side_by_side(max(1, -(-self.max_in_flight // (4 * len(request.arms)))))
         texts = self._text_files(request)
         runners = {
-            arm: Runner(
+            arm: self.executor.rows(
                 self._program(arm, candidate),
                 self.verifier,
                 seed=self.seed + SEEDS[request.stage],
                 on_texts=texts[arm].keep if arm in texts else None,
+                in_flight=self.max_in_flight,
+                sharing=True,
             )
             for arm, candidate in request.arms.items()
         }
@@ -207,7 +212,7 @@ class Worker:
             self._programs[arm] = program_with(self.student, candidate)
         return self._programs[arm]
 
-    async def _unit(self, stage: Stage, runners: Mapping[int, Runner], pair: Pair) -> dict[int, Row]:
+    async def _unit(self, stage: Stage, runners: Mapping[int, Rows], pair: Pair) -> dict[int, Row]:
         """All programs of a request on one pair; again where the server failed, since what came back is stored."""
         name, example = self.sets[stage][pair.question]
         rows: dict[int, Row] = {}
@@ -232,15 +237,15 @@ class Worker:
             pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.error
         }
         others = [place for place in range(len(self.sets[stage])) if place != failing]
-        runner = Runner(self.student, self.verifier, seed=self.seed, threads=1)
-        try:
-            with calls.session(store=None):
+        with calls.session(store=None):
+            runner = self.executor.rows(self.student, self.verifier, seed=self.seed, threads=1)
+            try:
                 for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
                     name, example = self.sets[stage][place]
                     if not transient(await runner.row(example, name, 0)):
                         return
-        finally:
-            runner.close()
+            finally:
+                runner.close()
         raise EndpointError(
             f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
             "kept, the same command goes on"

@@ -2,8 +2,9 @@
 
 One server or several with the same model. A request goes where the fewest are in flight; requests that begin alike go
 to the same replica while it is hardly busier than the others, because its prefix cache is warm there. A replica that
-cannot be reached, or fails several times in a row, is left out for a while and then tried with one request. For
-prefix-aware routing over many machines put a router in front and connect to that.
+cannot be reached, or fails several times in a row, is left out for a while and then tried with one request. Where some
+are near, on the machine of this process, the others are asked only while those are full or left out. For prefix-aware
+routing over many machines put a router in front and connect to that.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import itertools
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from pdr_dspy.serving.client.concurrency import Pace, Sent
 from pdr_dspy.serving.client.failures import Outcome
@@ -29,8 +31,10 @@ LEAN = 8
 class Replica:
     """One server, as one event loop sees it."""
 
-    def __init__(self, api_base: str) -> None:
+    def __init__(self, api_base: str, near: Collection[str] = ()) -> None:
         self.api_base = api_base
+        self.near = urlsplit(api_base).hostname in near
+        """Whether it is on this machine."""
         self.pace = Pace()
         self.failures = 0
         self.rest = 0.0
@@ -55,8 +59,14 @@ class Place:
 class Replicas:
     """The replicas of one endpoint within one event loop; at most `bound` requests are open over all of them."""
 
-    def __init__(self, api_bases: Sequence[str], bound: int | None = None) -> None:
-        self.all = [Replica(api_base) for api_base in api_bases]
+    def __init__(self, api_bases: Sequence[str], bound: int | None = None, near: Collection[str] = ()) -> None:
+        """
+        Args:
+            api_bases: of the servers.
+            bound: most requests that are open over all of them; None for no bound.
+            near: hosts whose servers take all requests while one of them has room and has not failed.
+        """
+        self.all = [Replica(api_base, near) for api_base in api_bases]
         self.served = 0
         """Requests that were answered so far."""
         self._bound = bound
@@ -140,8 +150,10 @@ class Replicas:
         ready = [replica for replica in ready if replica not in waiter.failed] or ready
         if not ready:
             return None
+        ready = [replica for replica in ready if replica.near] or ready
         idlest = min(ready, key=lambda replica: replica.in_flight)
-        home = self.all[waiter.prefix % len(self.all)]
+        homes = [replica for replica in self.all if replica.near] or self.all
+        home = homes[waiter.prefix % len(homes)]
         return home if home in ready and home.in_flight <= 1.25 * idlest.in_flight + LEAN else idlest
 
     def _admit(self) -> None:

@@ -289,6 +289,11 @@ def _completion(data: Any, raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Foreign(f"{where} is not OpenAI-compatible: its answer is not an object")
     error = data.get("error")
+    if not error and not data.get("choices"):
+        if data.get("object") == "error":  # as older vLLM says it
+            error = data
+        elif data.get("detail"):  # FastAPI's word for a request that it does not take
+            raise error_for_status(400, raw.decode("utf-8", "replace"), where=where)
     if error:  # with status 200, as some proxies do
         raise _told(error, raw.decode("utf-8", "replace"), where)
     return data

@@ -129,15 +129,22 @@ def _quoted(text: str) -> str:
     return '"' + "".join(signs.get(sign, sign) for sign in text) + '"'
 
 
+_QUOTA = re.compile(
+    r"insufficient[_ ](?:quota|balance|credits?|funds)|(?:out of|not enough|no) credits?\b|billing_hard_limit"
+    r"|credit balance is too low|billing[_ ](?:not[_ ]active|limit[_ ]reached)",
+    re.IGNORECASE,
+)
+
+
 def error_for_status(status: int, text: str, *, retry_after: float | None = None, where: str = "") -> lm15.LM15Error:
     """Return the lm15 error for an HTTP status, with the server's own sentence as its message."""
     sentence = _sentence(text) or f"HTTP {status}"
     message = f"{where} answered {status}: {sentence}" if where else sentence
     kwargs: dict[str, Any] = {"status": status, "retry_after": retry_after}
+    if status == 402 or (status in (403, 429) and _QUOTA.search(text)):  # waiting does not mend it
+        return lm15.BillingError(message, **kwargs)
     if status in (401, 403):
         return lm15.AuthError(message, credential_hint="pass `api_key=` to connect()", **kwargs)
-    if status == 402:
-        return lm15.BillingError(message, **kwargs)
     if status in (408, 504):
         return lm15.TimeoutError(message, **kwargs)
     if status == 429:

@@ -98,6 +98,8 @@ class AsyncOpenAIEngine:
         self.settings = settings
         self.model = settings.model
         self.api_bases = settings.api_base
+        self.near: frozenset[str] = frozenset()
+        """Hosts whose replicas go first; set before the first request."""
         self.siblings = settings.siblings
         self.server: Server | None = None
         """What all replicas that could be asked have in common."""
@@ -326,6 +328,9 @@ class AsyncOpenAIEngine:
             return server.with_props(name, props, adapters, found)
         if server.kind == "vllm" and name in server.models:
             return await _with_folders_here(server, name, api_base)
+        for path in server.asked if name else ():
+            with suppress(lm15.LM15Error, ValueError):
+                return server.with_weights(name, await self._get_json(api_base.removesuffix("/v1"), path))
         return server
 
     def remember(self, servers: Sequence[Server]) -> Server:
@@ -422,7 +427,7 @@ class AsyncOpenAIEngine:
         # A loop may outlive an LM that was dropped and never closed: its connections go with the LM.
         forgotten = weakref.finalize(self, _finish_in, loop, closer)
         forgotten.atexit = False
-        replicas = Replicas(self.api_bases, self.settings.max_in_flight)
+        replicas = Replicas(self.api_bases, self.settings.max_in_flight, self.near)
         proxies = {base: proxy_for(base, self.settings.proxy) for base in self.api_bases}
         gatherer = Gatherer(self._complete, self.settings.max_siblings)
         state = _LoopState(session, closer, replicas, gatherer, proxies, forgotten)

@@ -84,7 +84,7 @@ def judge(error: lm15.LM15Error) -> Outcome:
         return Outcome.UNREACHABLE
     if isinstance(error, Foreign):
         return Outcome.FOREIGN
-    if isinstance(error, Exchanged):
+    if isinstance(error, (Exchanged, lm15.BillingError)):
         return Outcome.SERVED
     if (error.status == 503 and _LOADS.search(str(error))) or (
         error.status in (500, 502) and _LOADS_ITS_MODEL.search(str(error))

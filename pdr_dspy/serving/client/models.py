@@ -1,4 +1,5 @@
-"""What a server says about itself, read once: GET /v1/models, and llama.cpp's /props and /lora-adapters."""
+"""What a server says about itself, read once: GET /v1/models, llama.cpp's /props and /lora-adapters, and where SGLang,
+Ollama, LM Studio and TGI say which weights they serve."""
 
 from __future__ import annotations
 
@@ -8,6 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+_ASKED = {
+    "sglang": ("/model_info", "/get_model_info"),
+    "library": ("/api/tags",),
+    "organization_owner": ("/api/v0/models",),
+}
+"""By what the listing calls the owner of a model: SGLang, Ollama, LM Studio."""
+_WEIGHTS = ("model_path", "weight_version", "digest", "model_id", "model_sha", "publisher", "arch", "quantization")
 WEIGHTS_TAG = "sha256:"
 """The tag of a model that says which file it is, on servers that this library started."""
 _SAMPLERS = ("top_k", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat")
@@ -28,6 +36,8 @@ class Server:
     these answer, wherever they are."""
     parents: Mapping[str, str] = field(default_factory=dict)
     """The model that an adapter belongs to."""
+    asked: tuple[str, ...] = ()
+    """Where else the server says what it serves: paths below its root, of which the first that answers counts."""
 
     @property
     def only(self) -> str | None:
@@ -63,6 +73,16 @@ class Server:
             return self.weights[before] != now.weights[after]
         old, new = self.facts.get(before, {}), now.facts.get(after, {})
         return any(old[key] != new[key] for key in old.keys() & new.keys())
+
+    def with_weights(self, name: str, said: Any) -> Server:
+        """The same with what one of the paths of `asked` answered."""
+        rows = [said, *(row for key in ("models", "data") for row in _list(_dict(said).get(key)))]
+        own = {name, f"{name}:latest"}
+        facts: dict[str, str] = {}
+        for row in map(_dict, rows):
+            if row is said or own & {str(row.get(key)) for key in ("id", "name", "model")}:
+                facts |= {key: str(row[key]) for key in _WEIGHTS if isinstance(row.get(key), str) and row[key]}
+        return self.with_facts(name, facts) if facts else self
 
     def with_props(self, name: str, props: Any, adapters: Any, weights: str | None) -> Server:
         """The same with what llama.cpp's /props and /lora-adapters say of a model, and the sha256 of its file."""
@@ -102,7 +122,17 @@ def read_listing(listing: Any) -> Server:
         {name: _facts(row, by_name) for name, row in by_name.items()},
         {name: sha for name, row in by_name.items() if (sha := _tagged(row))},
         {name: str(row["parent"]) for name, row in by_name.items() if row.get("parent")},
+        _asked(rows),
     )
+
+
+def _asked(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    for row in rows:
+        if row.get("owned_by") == row["id"]:  # as TGI says it
+            return ("/info",)
+        if paths := _ASKED.get(str(row.get("owned_by"))):
+            return paths
+    return ()
 
 
 def _facts(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -160,6 +190,10 @@ def differ(servers: Sequence[Server], model: str) -> tuple[str, str] | None:
 
 def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _short(value: Any) -> str | None:

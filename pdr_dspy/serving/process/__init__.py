@@ -1,1 +1,1 @@
-"""Model servers as child processes that never outlive this one."""
+"""Model servers as child processes that never outlive their parent."""

@@ -1,8 +1,8 @@
-"""Runs one command and takes it down with us: `python _guard.py PARENT_PID COMMAND ...`.
+"""Runs one command and ends it together with the parent process: `python guard.py PARENT_PID COMMAND ...`.
 
-Started as the leader of a new session, with a pipe from the parent as stdin. When the pipe closes or the parent's id
-changes, because the parent ended in whatever way, the whole process group gets SIGTERM and, five seconds later,
-SIGKILL. Only the standard library is imported, so the guard costs about 10 MB.
+The guard is started as the leader of a new session, with a pipe from the parent as stdin. When the parent ends in any
+way, the pipe closes or the parent's id changes; the whole process group then gets SIGTERM and, five seconds later,
+SIGKILL. Only the standard library is imported, so the guard takes about 10 MB.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main() -> int:
     """Run the command of sys.argv; return its exit status (negative signal numbers as 128 + signal)."""
     parent = int(sys.argv[1])
     child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)
-    # The group is told by the parent or by us; the guard itself stays until its child is gone.
+    # The parent, or _end_with, signals the whole group; the guard itself stays until its child has ended.
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent, child), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The process that is the llama.cpp server: `python _llama_child.py JSON`. Imports nothing of ours: it starts fast."""
+"""The llama.cpp server process: `python llama_child.py JSON`. Imports nothing of this library, so it starts fast."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def parameters(settings: dict[str, Any]) -> Any:
     params.model_tags = {settings["tag"]}
     params.hostnames = ["127.0.0.1"]
     params.port = settings["port"]
-    params.reuse_port = False  # otherwise two servers may share one port in silence
-    params.cors_origins = ""  # no web page may talk to it
+    params.reuse_port = False  # otherwise two servers may silently share one port
+    params.cors_origins = ""  # web pages must not reach it
     params.ui = False
     params.n_parallel = settings["slots"]
-    # One cache for all slots, so that n siblings hold their common prompt once; each slot is capped.
+    # One cache for all slots, so that n siblings store their common prompt once; each slot is capped.
     params.kv_unified = True
     params.n_ctx = settings["slots"] * settings["context"]
     params.kv_unified_per_slot = settings["context"]

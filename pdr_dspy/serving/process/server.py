@@ -1,6 +1,7 @@
-"""A server in a child process: start, wait until it is healthy, stop; it never outlives this process.
+"""A server in a child process: start it, wait until it is healthy, stop it; it never outlives this process.
 
-`LocalServer` is what the engines share: the life of the server and the LMs that talk to it. `ServerProcess` is one run.
+`LocalServer` is the base class of the engines: it starts and stops the server and creates its LMs. `ServerProcess` is
+one running server process.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _GUARD = Path(__file__).with_name("guard.py")
 
 
 class LocalServer:
-    """A server for one model on the loopback interface; a context manager. An engine says how it is launched."""
+    """A server for one model on the loopback interface; a context manager. Subclasses define how it is launched."""
 
     grace = 10.0
     """Seconds between SIGTERM and SIGKILL."""
@@ -53,7 +54,7 @@ class LocalServer:
 
     @property
     def pid(self) -> int | None:
-        """The id of the server's process group; None when it does not run, or is not ours."""
+        """The id of the server's process group; None if it does not run or was not started here."""
         return self._process.pid if self._process is not None else None
 
     @property
@@ -64,20 +65,20 @@ class LocalServer:
         return self._lms[0]
 
     def connect(self, model: str | None = None, **settings: Any) -> EndpointLM:
-        """Return an LM of this server; takes the keyword arguments of endpoint.connect(). `model` is another name that
-        it serves, such as that of an adapter."""
+        """Return an LM of this server; takes the keyword arguments of endpoint.connect(). `model` is another served
+        name, such as an adapter's."""
         known = self._connection()
         if model not in (None, self.model):
-            known["identity"] = None  # the server says what that is
+            known["identity"] = None  # to be read from the server
         lm = connect(model or self.model, self.api_base, **{**known, **settings})
         self._lms.append(lm)
         return lm
 
     def start(self) -> Self:
-        """Start the server and return when it is ready. Does nothing when it runs already.
+        """Start the server and return when it is ready. Does nothing if it is running.
 
         Raises ServerStartError, with the tail of the server's own log, if it fails or the port is taken; WeightsError
-        if an engine that fetches its weights cannot have them.
+        if an engine cannot fetch its weights.
         """
         if self._process is None:
             process = self._launch()
@@ -103,23 +104,23 @@ class LocalServer:
         self.stop()
 
     def _connection(self) -> dict[str, Any]:
-        """What connect() is told about this server."""
+        """Arguments of connect() for this server."""
         raise NotImplementedError
 
     def _launch(self) -> ServerProcess:
-        """The process to be started, on a port that is free now."""
+        """Prepare the process, on a free port."""
         raise NotImplementedError
 
 
 class ServerProcess:
-    """One server on the loopback interface, in its own process group, guarded so that it ends when we do.
+    """One server on the loopback interface, in its own process group, with a guard that ends it with this process.
 
     Args:
-        command: what to run. It must bind HOST and `port` and answer GET /health with 200 when it is ready.
-        name: what messages call it.
-        port: where it listens; choose it with free_port().
-        env: the whole environment of the process.
-        log_dir: where `<name>.log` goes; None for a temporary folder that is removed at stop().
+        command: the command line. It must bind HOST and `port` and answer GET /health with 200 when it is ready.
+        name: the server's name in messages.
+        port: the port that it listens on; choose it with free_port().
+        env: the complete environment of the process.
+        log_dir: the folder of `<name>.log`; None for a temporary folder that stop() removes.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int | None:
-        """The guard's process id, which is also the process group; None when nothing runs."""
+        """The guard's process id, which is also the process group; None if no process runs."""
         return self._popen.pid if self._popen is not None else None
 
     def start(self, timeout: float) -> None:
@@ -154,7 +155,7 @@ class ServerProcess:
         with self.log.open("wb") as log:
             log.write(f"$ {shlex.join(self.command)}\n".encode())
             log.flush()
-            # -P: this folder has a vllm.py, which must not shadow the real one.
+            # -P: the vllm.py beside this package must not shadow the installed one.
             self._popen = subprocess.Popen(
                 [sys.executable, "-P", "-S", str(_GUARD), str(os.getpid()), *self.command],
                 stdin=subprocess.PIPE,
@@ -172,7 +173,7 @@ class ServerProcess:
                 if time.monotonic() > deadline:
                     raise self._failure(f"was not ready within {timeout:g} s")
                 time.sleep(0.1)
-            if self._popen.poll() is not None:  # something else answers on that port
+            if self._popen.poll() is not None:  # another server answers on that port
                 raise self._failure("exited while another server answered on its port")
         except BaseException:
             self.stop()
@@ -183,7 +184,7 @@ class ServerProcess:
         return self._popen is not None and self._popen.poll() is None
 
     def stop(self, grace: float = 10.0) -> None:
-        """End the process group: SIGTERM, then SIGKILL after `grace` seconds. Harmless when nothing runs."""
+        """End the process group: SIGTERM, then SIGKILL after `grace` seconds. Harmless if no process runs."""
         popen, self._popen = self._popen, None
         if popen is not None:
             _signal_group(popen.pid, signal.SIGTERM)
@@ -191,7 +192,7 @@ class ServerProcess:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     popen.wait(grace)
             finally:
-                _signal_group(popen.pid, signal.SIGKILL)  # also what the server left behind
+                _signal_group(popen.pid, signal.SIGKILL)  # also child processes that the server left
                 popen.wait()
                 assert popen.stdin is not None
                 popen.stdin.close()
@@ -214,7 +215,7 @@ class ServerProcess:
 def free_port(port: int) -> int:
     """Return `port` if nothing listens on it, or a free one for 0.
 
-    Raises ConfigError for a number that is no port, ServerStartError if it is in use.
+    Raises ConfigError for a number that is not a port, ServerStartError if it is in use.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"`port={port}` is not a port; 0 takes any free one")
@@ -224,14 +225,14 @@ def free_port(port: int) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise ServerStartError(
-                f"`port={port}` cannot be used on {HOST} ({error.strerror}): stop what listens there, choose another "
-                "port, or 0 for any free one"
+                f"`port={port}` cannot be used on {HOST} ({error.strerror}): stop the process that listens on it, "
+                "choose another port, or 0 for any free one"
             ) from error
         return probe.getsockname()[1]
 
 
 def _healthy(port: int) -> bool:
-    # http.client rather than urllib: a proxy from the environment must never see loopback requests.
+    # http.client instead of urllib, which would send loopback requests to a proxy of the environment.
     connection = http.client.HTTPConnection(HOST, port, timeout=5)
     try:
         connection.request("GET", "/health")
@@ -243,5 +244,5 @@ def _healthy(port: int) -> bool:
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # already gone
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # already ended
         os.killpg(group, number)

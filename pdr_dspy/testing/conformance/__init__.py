@@ -1,7 +1,8 @@
-"""Conformance: the laws of distillers, verifiers, checks, data sets, axes and servers, as checks for users' tests.
+"""Conformance: the contracts of distillers, verifiers, checks, data sets, axes and servers, as functions for users'
+tests.
 
-Each runs its part through the cases that the library's own parts pass, and raises AssertionError with the law that was
-broken and the case that broke it. All but `check_server` need no network and no model.
+Each function runs a part through the cases that the built-in parts pass, and raises AssertionError with the violated
+contract and the failing case. All but `check_server` need no network and no model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The laws of an axis."""
+"""The contract of an axis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCHEDULES = (
 
 
 class _Drawn:
-    """A trial that answers at random."""
+    """A trial that suggests random values."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -34,22 +34,21 @@ class _Drawn:
 
 
 def check_axis(part: Axis | str) -> None:
-    """Raise AssertionError where an axis breaks a law of one.
+    """Raise AssertionError if an axis violates its contract.
 
     Args:
-        part: what `@pdr_dspy.axis` returned, or the name of an axis that is known here.
+        part: the result of `@pdr_dspy.axis`, or the name of a registered axis.
 
-    The laws: candidates are plain values; a candidate makes a schedule of a schedule, always the same one, or raises
-    ConfigError where it cannot; it makes the same again of what it has made; None changes nothing, and some candidate
-    changes something. A space with the axis goes through JSON, lists each of its candidates once, and finds again what
-    it suggests.
+    The contract: values are plain; a value maps a schedule to a schedule, deterministically, or raises ConfigError; a
+    second application changes nothing; None changes nothing, and at least one value changes a schedule. A space with
+    the axis survives JSON, lists each of its candidates once, and contains each candidate that it suggests.
     """
     axis = AXES.find(part) if isinstance(part, str) else part
     assert isinstance(axis, Axis), (
         f"an axis is an `Axis`, got {axis!r}: decorate the function with `@pdr_dspy.axis(name, values=...)`"
     )
     name = axis.name
-    assert axis.name in AXES, f"{name}: it is not registered, so that no space can name it"
+    assert axis.name in AXES, f"{name}: it is not registered, so no space can use it"
     if axis.change is not None:
         _check_changes(axis)
     _check_space(Space(**{name: axis.default}) if axis.change is not None else Space(), name)
@@ -58,32 +57,32 @@ def check_axis(part: Axis | str) -> None:
 def _check_changes(axis: Axis) -> None:
     name, changed = axis.name, 0
     for value in axis.default:
-        assert isinstance(value, PLAIN), f"{name}: {value!r} is no text, number, boolean or None"
+        assert isinstance(value, PLAIN), f"{name}: {value!r} is not a text, number, boolean or None"
     for schedule in filter(axis.applies, _SCHEDULES):
         for value in axis.default:
             try:
                 made = axis.changed(schedule, value)
             except ConfigError:
                 continue
-            assert made == axis.changed(schedule, value), f"{name}: {value!r} must always make the same of {schedule}"
+            assert made == axis.changed(schedule, value), f"{name}: {value!r} must always give the same for {schedule}"
             if not axis.applies(made):
                 continue
             differs = difference(made, axis.changed(made, value))
-            assert not differs, f"{name}: {value!r} of {schedule} makes {differs} when it is applied again"
+            assert not differs, f"{name}: {value!r} applied again to {schedule} gives {differs}"
             changed += canonical(made) != canonical(schedule)
-    assert changed, f"{name}: no candidate changes any schedule"
+    assert changed, f"{name}: no value changes any schedule"
 
 
 def _check_space(space: Space, name: str) -> None:
-    assert Space(**json.loads(space.model_dump_json())) == space, f"{name}: a space with it must go through JSON"
+    assert Space(**json.loads(space.model_dump_json())) == space, f"{name}: a space with it must survive JSON"
     every = [candidate.key for candidate in space.candidates()]
     assert every, f"{name}: a space with it has no candidate"
     assert len(set(every)) == len(every) == space.size, f"{name}: a space with it must list each candidate once"
     for seed in range(32):
         try:
             candidate = space.suggest(_Drawn(seed))
-        except ConfigError:  # what was chosen before cannot be changed so
+        except ConfigError:  # the value does not fit the other choices
             continue
         assert candidate.key in every, f"{name}: a space suggests {candidate}, which it does not list"
-        assert candidate in space, f"{name}: a space suggests {candidate}, and does not find it again"
+        assert candidate in space, f"{name}: a space suggests {candidate}, but does not contain it"
         assert read_candidate(json.loads(json.dumps(describe_candidate(candidate)))) == candidate

@@ -1,4 +1,4 @@
-"""The laws of a check."""
+"""The contract of a check."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import AsyncCheck, as_check
 
 _NOTHING: tuple[Any, ...] = (None, "", "   ", "\n\n")
-"""What is no answer to anything."""
+"""Values that answer no question."""
 _STRANGE: tuple[Any, ...] = (
     "I do not know.",
     "?" * 5000,
@@ -33,9 +33,9 @@ _STRANGE: tuple[Any, ...] = (
     10**400,
     object(),
 )
-"""What a program may leave in its answer."""
+"""Values that an answer field may hold."""
 _FEEDBACK = 1024
-"""Tokens that no feedback is longer than."""
+"""The largest number of tokens of a feedback."""
 
 
 def check_check(
@@ -45,24 +45,23 @@ def check_check(
     right: Mapping[str, Any],
     wrong: Mapping[str, Any],
 ) -> None:
-    """Raise AssertionError where a check breaks a law of one.
+    """Raise AssertionError if a check violates its contract.
 
     Args:
-        part: the check, or the name of a registered one.
-        inputs: of a task that it can check answers to.
-        right: outputs that it should score above `wrong`.
-        wrong: outputs that it should score below.
+        part: the check, or the name of a registered check.
+        inputs: inputs of a task whose answers it can check.
+        right: outputs that must score above `wrong`.
+        wrong: outputs that must score below `right`.
 
-    The laws: a score is a `Score` in [0, 1] with a text for its detail and a bounded feedback or none; right scores
-    above wrong; no answer scores below the right one; whatever stands in the answer, nothing is raised but CallError
-    and DataError; the same answer scores the same, alone, among others and side by side, and nothing of what it is
-    given is changed; calls that it makes say what they cost, or that this is not known; it is a value: a copy of it is
-    equal and scores the same; `describe()`, where there is one, is JSON and names its kind; a program with it answers
-    with the right one.
+    The contract: a score is a `Score` in [0, 1] with a text as its detail and a bounded feedback or none; right scores
+    above wrong; a missing answer scores below the right one; only CallError and DataError are raised, for any answer;
+    an answer scores the same alone, among others and concurrently, and no argument is changed; its calls report their
+    tokens, or that they are unknown; a copy of it is equal and scores the same; `describe()`, if it exists, is JSON and
+    names its kind; a program with it returns the right answer.
     """
     check: Any = as_check(part)
     name = type(check).__name__
-    assert callable(getattr(check, "acheck", None)), f"{name}: a check has a method `acheck(inputs, outputs)`"
+    assert callable(getattr(check, "acheck", None)), f"{name}: a check needs a method `acheck(inputs, outputs)`"
     event_loop.run(lambda: _check(check, name, inputs, right, wrong))
     _check_description(check, name)
     _check_program(check, name, inputs, right, wrong)
@@ -77,13 +76,13 @@ async def _check(
         again = await _scores(check, name, inputs, [right, wrong])
         copied = await _scores(copy.deepcopy(check), name, inputs, [right, wrong])
         assert [*map(float, again)] == [*map(float, copied)] == [float(good), float(bad)], (
-            f"{name}: asked again, or as a copy, it scores the same answers otherwise"
+            f"{name}: a second call, or a copy, scores the same answers differently"
         )
         assert copy.deepcopy(check) == check, f"{name}: a copy of it is not equal; make it a frozen dataclass"
         if getattr(check, "relative", False):
             return
         many = await asyncio.gather(*(_scored(check, name, inputs, one) for one in (right, wrong) * 4))
-        assert [*map(float, many)] == [float(good), float(bad)] * 4, f"{name}: side by side it scores otherwise"
+        assert [*map(float, many)] == [float(good), float(bad)] * 4, f"{name}: concurrent calls score differently"
         for value in (*_NOTHING, *_STRANGE):
             outputs = dict.fromkeys(right, value)
             try:
@@ -95,16 +94,16 @@ async def _check(
 
 
 async def _scores(check: Any, name: str, inputs: Mapping[str, Any], outputs: list[Mapping[str, Any]]) -> list[Score]:
-    """The scores of a round, together where the check can."""
+    """The scores of a round, in one call if the check supports it."""
     if not hasattr(check, "acheck_all"):
         return [await _scored(check, name, inputs, one) for one in outputs]
     before = repr((inputs, outputs))
     found = list(await check.acheck_all(inputs, outputs))
-    assert repr((inputs, outputs)) == before, f"{name}: it changed what it was given"
+    assert repr((inputs, outputs)) == before, f"{name}: it changed its arguments"
     assert len(found) == len(outputs), f"{name}: `acheck_all` gave {len(found)} scores for {len(outputs)} answers"
     if not getattr(check, "relative", False):
         alone = [await _scored(check, name, inputs, one) for one in outputs]
-        assert [*map(float, alone)] == [*map(float, found)], f"{name}: alone it scores otherwise than together"
+        assert [*map(float, alone)] == [*map(float, found)], f"{name}: `acheck` and `acheck_all` score differently"
     return [_is_score(one, name) for one in found]
 
 
@@ -116,20 +115,20 @@ async def _scored(check: Any, name: str, inputs: Mapping[str, Any], outputs: Map
         raise
     except Exception as error:
         raise AssertionError(
-            f"{name}: it raised {type(error).__name__} for {repr(dict(outputs))[:120]}: {error}. An answer that cannot "
-            "be read scores 0"
+            f"{name}: it raised {type(error).__name__} for {repr(dict(outputs))[:120]}: {error}. An unreadable "
+            "answer must score 0"
         ) from error
-    assert repr((inputs, outputs)) == before, f"{name}: it changed what it was given"
+    assert repr((inputs, outputs)) == before, f"{name}: it changed its arguments"
     return _is_score(score, name)
 
 
 def _is_score(score: Any, name: str) -> Score:
     if isinstance(score, Exception):
-        raise AssertionError(f"{name}: an answer that was given to be checked has no score: {score}") from score
+        raise AssertionError(f"{name}: an answer got no score: {score}") from score
     assert isinstance(score, Score), f"{name}: it returned {type(score).__name__}, not a `Score`"
-    assert isinstance(score.detail, str), f"{name}: the detail of a score is a text, got {score.detail!r}"
-    told = estimate_tokens(score.feedback or "")
-    assert told <= _FEEDBACK, f"{name}: a feedback of {told} tokens is too long for a workspace"
+    assert isinstance(score.detail, str), f"{name}: the detail of a score must be a text, got {score.detail!r}"
+    tokens = estimate_tokens(score.feedback or "")
+    assert tokens <= _FEEDBACK, f"{name}: a feedback of {tokens} tokens is too long for a workspace"
     for call in score.calls:
         assert call.failure is None, f"{name}: a call of a score failed: {call.failure}"
         negative = min(call.usage.input or 0, call.usage.output or 0) < 0
@@ -146,14 +145,14 @@ def _check_description(check: Any, name: str) -> None:
         plain = json.loads(json.dumps(described))
     except (TypeError, ValueError) as error:
         raise AssertionError(f"{name}: `describe()` is not JSON: {error}") from error
-    assert isinstance(plain.get("kind"), str), f'{name}: `describe()` names the check under "kind", got {plain}'
-    assert describe() == described, f"{name}: `describe()` must not change from one time to the next"
+    assert isinstance(plain.get("kind"), str), f'{name}: `describe()` must name the check under "kind", got {plain}'
+    assert describe() == described, f"{name}: `describe()` must not change from call to call"
 
 
 def _check_program(
     check: Any, name: str, inputs: Mapping[str, Any], right: Mapping[str, Any], wrong: Mapping[str, Any]
 ) -> None:
-    """A program of two drafts, one of which is right."""
+    """Run a program of two drafts, one of which is right."""
     fields = [key for key in right if key != "solution" and key not in inputs]
     first: list[int] = []
 
@@ -164,15 +163,15 @@ def _check_program(
         return text if isinstance(text, str) else "\n".join(f"{key}: {chosen[key]}" for key in fields)
 
     if not all(isinstance(one.get(key), str) for one in (right, wrong) for key in fields) or not fields:
-        return  # a script of texts cannot say what it is
+        return  # a scripted text can only express string outputs
     signature = f"{', '.join(inputs)} -> {', '.join(fields)}"
     program = BestOfN(signature, n=2, check=check, draft_tokens=4096)
     program.predictor(Role.DRAFT).lm = scripted_lm(reply, directly=True)
     with calls.session(store=None):
         prediction = program(**inputs)
     scores = [draft.score for draft in prediction.rounds[0].drafts]
-    assert None not in scores, f"{name}: in a program a draft could not be checked: {prediction.rounds[0].drafts}"
+    assert None not in scores, f"{name}: a draft of a program could not be checked: {prediction.rounds[0].drafts}"
     assert prediction.stop is Stop.DONE, f"{name}: a program with it ended with {prediction.stop}"
     assert all(prediction[key] == right[key] for key in fields), (
-        f"{name}: a program answers with {[prediction[key] for key in fields]}, which does not check highest: {scores}"
+        f"{name}: a program answers with {[prediction[key] for key in fields]}, which does not score highest: {scores}"
     )

@@ -1,4 +1,4 @@
-"""The laws of a data set."""
+"""The contract of a data set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pdr_dspy.errors import DataError
 from pdr_dspy.verifiers import Verifier, load_verifier
 
 _GRADED = 20
-"""Examples of a split whose gold answers go through the verifier."""
+"""Number of examples of a split whose gold answers are graded by the verifier."""
 
 
 def check_dataset(
@@ -23,17 +23,17 @@ def check_dataset(
     verifier: Verifier | None = None,
     right: Callable[[dspy.Example], dspy.Prediction] | None = None,
 ) -> None:
-    """Raise AssertionError where a data set breaks a law of one.
+    """Raise AssertionError if a data set violates its contract.
 
     Args:
-        part: what `@pdr_dspy.dataset` returned, or a name that `pdr_dspy.datasets.load` takes.
-        verifier: what grades it; without it the one that the set names.
-        right: the prediction that is right for an example; without it the gold answer in the verifier's field.
+        part: the result of `@pdr_dspy.dataset`, or a name for `pdr_dspy.datasets.load`.
+        verifier: the verifier that grades it; by default the one that the set names.
+        right: returns the right prediction for an example; by default the gold answer in the verifier's field.
 
-    The laws: it has examples, in every split that it names; each says which of its fields are inputs, and these hold
-    something; ids are unique in the set; everything is plain JSON, so that the set has a fingerprint; reading it again
-    gives the same examples in the same order, `limit` the first of them, and `seed` all of them in another order, the
-    same each time; no question stands in two splits; its verifier can grade against every gold answer, and accepts it.
+    The contract: every split has examples; each example marks its inputs, which are not empty; ids are unique in the
+    set; all fields are plain JSON, so that the set has a fingerprint; reading it again yields the same examples in the
+    same order, `limit` the first of them, and `seed` all of them in a reproducible other order; no question is in two
+    splits; the verifier can grade against every gold answer, and accepts it.
     """
     name = part if isinstance(part, str) else part.info.name
     if isinstance(part, Dataset):
@@ -42,7 +42,7 @@ def check_dataset(
     known = datasets.info(name)
     graded = verifier or _verifier_of(known.verifier, name)
     seen: dict[str, str] = {}
-    asked: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for split in known.splits or (None,):
         where = f"{name}, split {split}" if split else name
         examples = _load(name, split, where)
@@ -54,7 +54,8 @@ def check_dataset(
             assert identity not in seen, f"{place}: the id {identity!r} was already used in {seen[identity]}"
             seen[identity] = place
             question = json.dumps(dict(example.inputs().items()), sort_keys=True, default=str)
-            assert asked.setdefault(question, where) == where, f"{place}: the question stands in {asked[question]} too"
+            first = questions.setdefault(question, where)
+            assert first == where, f"{place}: the question is also in {first}"
         _check_order(name, split, where, examples)
         for example in examples[:_GRADED]:
             _check_gold(graded, example, where, right)
@@ -63,7 +64,7 @@ def check_dataset(
 
 
 def _verifier_of(kind: str, name: str) -> Verifier:
-    assert kind, f"{name}: it names no verifier; give the one that grades it: `check_dataset(..., verifier=...)`"
+    assert kind, f"{name}: it names no verifier; give one: `check_dataset(..., verifier=...)`"
     try:
         return load_verifier({"kind": kind})
     except Exception as error:
@@ -82,13 +83,13 @@ def _check_example(example: dspy.Example, place: str) -> None:
     inputs = input_names(example)
     assert inputs, f"{place} does not say which fields are inputs; use `.with_inputs(...)`"
     missing = [key for key in inputs if key not in example]
-    assert not missing, f"{place} has no field {missing[0]!r}, which is to be an input"
+    assert not missing, f"{place} marks {missing[0]!r} as an input, but has no such field"
     for key, value in example.inputs().items():
         assert value not in (None, ""), f"{place}: the input {key!r} is empty"
     try:
         json.dumps(dict(example.items()), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise AssertionError(f"{place} holds something that is no JSON: {error}") from error
+        raise AssertionError(f"{place} holds a value that is not JSON: {error}") from error
 
 
 def _check_order(name: str, split: str | None, where: str, examples: list[dspy.Example]) -> None:
@@ -97,13 +98,13 @@ def _check_order(name: str, split: str | None, where: str, examples: list[dspy.E
 
     whole = plain(examples)
     again = plain(_load(name, split, where))
-    assert again == whole, f"{where}: read again it gave other examples, or another order"
+    assert again == whole, f"{where}: reading it again gave other examples, or another order"
     some = max(1, len(whole) // 2)
     assert plain(datasets.load(name, split=split, limit=some)) == whole[:some], f"{where}: `limit` gives other examples"
     shuffled = plain(datasets.load(name, split=split, seed=1))
     assert shuffled == plain(datasets.load(name, split=split, seed=1)), f"{where}: `seed=1` gave two orders"
-    if not name.startswith("rg:"):  # a seed makes other problems there
-        assert sorted(map(repr, shuffled)) == sorted(map(repr, whole)), f"{where}: `seed` changed which examples it has"
+    if not name.startswith("rg:"):  # a seed generates other problems
+        assert sorted(map(repr, shuffled)) == sorted(map(repr, whole)), f"{where}: `seed` changed the set of examples"
 
 
 def _check_readable(verifier: Verifier, example: dspy.Example, where: str) -> None:

@@ -1,4 +1,4 @@
-"""The laws of a distiller."""
+"""The contract of a distiller."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SAID = (
     "",
     "word " * 900,
 )
-"""What a model may answer a distiller."""
+"""Completions that a model may give a distiller."""
 _SOLUTIONS = (
     "1 + 1 = 2.\nAnswer: 2",
     "Candidate 7:\nI am another candidate.\nAnswer: 3",
@@ -52,20 +52,20 @@ class _Case(NamedTuple):
     kappa: int
     tally: bool
     said: str | None
-    """What the model answers; None is a call that fails."""
+    """The model's answer; None for a call that fails."""
 
 
 def check_distiller(part: Distiller | str) -> None:
-    """Raise AssertionError where a distiller breaks a law of one.
+    """Raise AssertionError if a distiller violates its contract.
 
     Args:
-        part: what `@pdr_dspy.distiller` returned, or the name of a distiller that is known here.
+        part: the result of `@pdr_dspy.distiller`, or the name of a registered distiller.
 
-    The laws: `calls` is a number of calls for every width, and a round asks for no more than that; a workspace for each
-    draft of the next round, made of drafts of this one, of at most kappa tokens, counted right; the same drafts and
-    seed give the same workspaces, whatever random numbers are drawn elsewhere; a call that fails raises nothing and
-    stands on the ledger; less drafts than k are enough; a whole program with it counts what its server served, makes
-    the calls that its schedule says, and stays under the schedule's bound.
+    The contract: `calls` is a number of calls for every width, and a round makes at most that many; there is a
+    workspace for each draft of the next round, made of drafts of this round, of at most kappa tokens, counted
+    correctly; the same drafts and seed give the same workspaces, independently of other random draws; a failed call
+    raises nothing and is on the ledger; fewer drafts than k are enough; the ledger of a program with it equals the
+    server's record, and the program stays within the calls and the bound of its schedule.
     """
     distiller = DISTILLERS.find(part) if isinstance(part, str) else part
     assert isinstance(distiller, Distiller), (
@@ -76,7 +76,7 @@ def check_distiller(part: Distiller | str) -> None:
         number = distiller.calls(width)
         assert isinstance(number, int), f"{name}: `calls({width})` is a number of calls, got {number!r}"
         assert number >= 0, f"{name}: `calls({width})` is a number of calls, got {number}"
-        assert number == distiller.calls(width), f"{name}: `calls({width})` must not change from one time to the next"
+        assert number == distiller.calls(width), f"{name}: `calls({width})` must not change from call to call"
         assert (number > 0) == (distiller.role is not None), (
             f"{name}: `calls({width})` is {number}, and `role={distiller.role}`: a distiller with a role calls it"
         )
@@ -119,11 +119,11 @@ def _drafts(size: int) -> tuple[Draft, ...]:
 def _check_case(distiller: Distiller, case: _Case) -> None:
     where = (
         f"{distiller.name}, {case.what} ({len(case.drafts)} drafts, {case.next_width} next, k={case.k}, "
-        f"kappa={case.kappa}, the model says {None if case.said is None else case.said[:30]!r})"
+        f"kappa={case.kappa}, the model answers {None if case.said is None else case.said[:30]!r})"
     )
-    first, asked = _distil(distiller, case, where)
-    assert asked <= distiller.calls(case.next_width), (
-        f"{where}: it asked for {asked} calls, `calls({case.next_width})` says {distiller.calls(case.next_width)}"
+    first, made = _distil(distiller, case, where)
+    assert made <= distiller.calls(case.next_width), (
+        f"{where}: it made {made} calls, `calls({case.next_width})` is {distiller.calls(case.next_width)}"
     )
     there = {draft.index for draft in case.drafts}
     for workspace in first.workspaces:
@@ -131,11 +131,11 @@ def _check_case(distiller: Distiller, case: _Case) -> None:
         assert workspace.tokens == counted, f"{where}: a workspace says {workspace.tokens} tokens and has {counted}"
         assert counted <= case.kappa, f"{where}: a workspace has {counted} tokens, above kappa"
         strange = [index for index in workspace.sources if index not in there]
-        assert not strange, f"{where}: a workspace names the draft {strange[:1]} as a source, which the round has not"
-    assert len(first.calls or ()) == asked, f"{where}: {asked} calls were made and {len(first.calls or ())} returned"
+        assert not strange, f"{where}: a workspace names the draft {strange[:1]} as a source, which is not in the round"
+    assert len(first.calls or ()) == made, f"{where}: {made} calls were made and {len(first.calls or ())} returned"
     if case.said is None:
         failed = sum(call.failure is not None for call in first.calls or ())
-        assert failed == asked, f"{where}: {asked} calls failed and {failed} say so on the ledger"
+        assert failed == made, f"{where}: {made} calls failed, {failed} are recorded as failed on the ledger"
     state = random.getstate()
     try:
         random.seed(len(where))
@@ -143,19 +143,19 @@ def _check_case(distiller: Distiller, case: _Case) -> None:
     finally:
         random.setstate(state)
     assert again == first, (
-        f"{where}: the same drafts and seed gave other workspaces; draw with `given.rng(purpose)`, and nowhere else"
+        f"{where}: the same drafts and seed gave other workspaces; draw random numbers only with `given.rng(purpose)`"
     )
 
 
 def _distil(distiller: Distiller, case: _Case, where: str) -> tuple[Distilled, int]:
-    asked = 0
+    made = 0
 
     async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
-        nonlocal asked
+        nonlocal made
         replies = []
         for index, value in enumerate(values):
             assert all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()), (
-                f"{where}: a call reads texts by the names of its inputs, got {value!r}"
+                f"{where}: a call takes a mapping from the names of its inputs to texts, got {value!r}"
             )
             assert distiller.phase is not None
             call = Call(phase=distiller.phase, index=index, usage=Usage(input=9, output=9))
@@ -168,7 +168,7 @@ def _distil(distiller: Distiller, case: _Case, where: str) -> tuple[Distilled, i
             if distiller.role is Role.SELECT and selected.startswith("["):
                 outputs["selected"] = [int(number) for number in selected.strip("[]").split(",")]
             replies.append(Reply(call, case.said.strip(), Reading(outputs, ())))
-        asked += len(values)
+        made += len(values)
         return replies
 
     async def count(texts: Sequence[str]) -> list[int]:
@@ -194,18 +194,18 @@ def _distil(distiller: Distiller, case: _Case, where: str) -> tuple[Distilled, i
     except Exception as error:
         raise AssertionError(f"{where}: it raised {type(error).__name__}: {error}") from error
     assert [draft.model_dump() for draft in case.drafts] == before, f"{where}: it changed the drafts that it was given"
-    return distilled, asked
+    return distilled, made
 
 
 def _check_program(distiller: Distiller) -> None:
-    """A program that runs with it, from the schedule to the ledger."""
+    """Run a program with the distiller, and compare its ledger with the server's record and the schedule's bounds."""
     name = distiller.name
     assert name in DISTILLERS, f"{name} is not registered: make it with `@pdr_dspy.distiller({name!r})`"
     widths = (1, 1, 1) if distiller.chain else (4, 3, 1)
     schedule = Schedule(widths=widths, distiller=name, k=2 if not distiller.chain else 1, kappa=160, draft_tokens=120)
     assert Schedule(**schedule.model_dump(mode="json")) == schedule, f"{name}: its schedule does not survive as JSON"
     program = PDR("question -> answer", schedule, check=_Check() if distiller.needs_check else None)
-    ran = []
+    runs = []
     for _ in range(2):
         lm = scripted_lm(_solver)
         with dspy.context(lm=lm), calls.session(oracle=lambda outputs: float(outputs.get("answer") == "2")):
@@ -214,16 +214,16 @@ def _check_program(distiller: Distiller) -> None:
         served = lm.served.input + lm.served.output
         assert ledger.total == served, f"{name}: a program's ledger has {ledger.total} tokens, its server {served}"
         most = schedule.output_bound()
-        assert len(ledger) <= schedule.calls, f"{name}: {len(ledger)} calls, the schedule says {schedule.calls}"
+        assert len(ledger) <= schedule.calls, f"{name}: {len(ledger)} calls, the schedule has {schedule.calls}"
         assert ledger.output <= most.total, f"{name}: {ledger.output} output tokens, the bound is {most.total}"
         assert ledger.sequential_output <= most.sequential, (
             f"{name}: {ledger.sequential_output} output tokens in a row, the bound is {most.sequential}"
         )
-        ran.append((prediction.rounds, sorted(_asked(request) for request in lm.served.requests)))
-    assert ran[0] == ran[1], f"{name}: a program with it made other calls when it ran again with the same seed"
+        runs.append((prediction.rounds, sorted(_prompt_and_seed(request) for request in lm.served.requests)))
+    assert runs[0] == runs[1], f"{name}: a program with it made other calls in a second run with the same seed"
 
 
-def _asked(request: ScriptedRequest) -> tuple[str, str, int]:
+def _prompt_and_seed(request: ScriptedRequest) -> tuple[str, str, int]:
     return request.system, request.user, request.seed
 
 
@@ -237,7 +237,7 @@ def _solver(request: ScriptedRequest) -> str:
 
 
 class _Check:
-    """A check for distillers that go by one: the longer answer is the better."""
+    """A check for distillers that need one: a longer answer scores higher."""
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         return Score(min(len(str(outputs)) / 100, 1.0), "its length", feedback="be longer")

@@ -1,4 +1,4 @@
-"""The laws of a served model."""
+"""The contract of a served model."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _SECRETS = ("api_key", "apikey", "authorization", "token")
 
 
 def check_server(lm: dspy.LM, *, question: str = "What is 2 + 2?", cap: int = 64, usage: bool = True) -> None:
-    """Raise AssertionError where a language model breaks a law that the ledger and the budgets stand on.
+    """Raise AssertionError if a language model violates the contract on which ledgers and budgets rely.
 
-    It makes about twenty short calls, so give it a model that is up: a mock of your server is enough.
+    It makes about twenty short calls to a running model; a mock of your server is enough.
 
     Args:
-        lm: any `dspy.LM`: what `connect` returns, DSPy's own, or one of your server class.
+        lm: any `dspy.LM`: the result of `connect`, DSPy's own, or one of your server class.
         question: an input that it can answer.
         cap: output tokens that are enough for a few words.
-        usage: whether the server reports tokens; False for one that is known not to, whose tokens are estimated.
+        usage: whether the server reports tokens; if False, they are estimated.
 
-    The laws: a call comes back with text and with the tokens that the server counted, none of them negative; no more
-    output tokens than the cap, and a completion that the cap ended says so; calls side by side come back each for
-    itself, under seeds of their own; a program's ledger is exact; `count_tokens`, where there is one, gives a whole
-    number for each text, no less for a longer one, the same each time; a prompt that is longer than the context that is
-    stated is refused and not cut; copies answer as well; nothing secret is in what DSPy saves of it.
+    The contract: a call returns text and the server's token counts, none negative; there are at most as many output
+    tokens as the cap, and a truncated completion reports it; concurrent calls return separately, with different seeds;
+    a program's ledger is exact; `count_tokens`, if it exists, returns a reproducible whole number for each text, not
+    smaller for a longer one; a prompt longer than the stated context is refused, not cut; copies answer as well; DSPy's
+    saved state contains no secrets.
     """
     name = type(lm).__name__
     assert isinstance(lm, dspy.BaseLM), f"a server is a `dspy.LM`, got {lm!r}"
@@ -56,7 +56,7 @@ async def _check(lm: dspy.LM, name: str, question: str, cap: int, usage: bool) -
         _check_call(call, name, cap, usage)
     seeds = {call.seed for call in several}
     assert len(seeds) == _SIDE_BY_SIDE, (
-        f"{name}: {_SIDE_BY_SIDE} calls side by side had the seeds {sorted(map(str, seeds))}"
+        f"{name}: {_SIDE_BY_SIDE} concurrent calls had the seeds {sorted(map(str, seeds))}"
     )
     others = await asyncio.gather(*(_ask(lm, [f"{question} ({number})"], cap) for number in range(_SIDE_BY_SIDE)))
     for (call,) in others:
@@ -81,21 +81,21 @@ async def _ask(lm: dspy.LM, questions: Sequence[str], cap: int) -> list[Call]:
 
 
 def _check_call(call: Call, name: str, cap: int, usage: bool) -> None:
-    empty = call.failure is not None and cap < 8 and call.usage.output is not None  # a word may be more than two tokens
+    empty = call.failure is not None and cap < 8 and call.usage.output is not None  # one word may exceed the cap
     assert call.failure is None or empty, f"{name}: a call failed: {call.failure}"
     read, wrote = call.usage.input, call.usage.output
     if usage:
-        assert not call.estimated, f"{name}: a completion came without its usage; where that is so, `usage=False`"
+        assert not call.estimated, f"{name}: a completion came without its usage; pass `usage=False` if that is normal"
         assert read is not None, f"{name}: the input tokens of a call are missing"
         assert wrote is not None, f"{name}: the output tokens of a call are missing"
     assert (read or 0) >= 0 and (wrote or 0) >= 0, f"{name}: a usage of {read} input and {wrote} output tokens"  # noqa: PT018
-    if usage and call.index == 0:  # siblings of one request may have their prompt with the first of them
+    if usage and call.index == 0:  # servers may count the prompt of siblings with the first of them
         assert read, f"{name}: the first call of a prompt reports {read} input tokens"
     if wrote is None or call.estimated:
         return
-    assert wrote <= cap, f"{name}: {wrote} output tokens under a cap of {cap}: max_tokens is not heeded"
+    assert wrote <= cap, f"{name}: {wrote} output tokens under a cap of {cap}: max_tokens is ignored"
     if wrote == cap and call.finish == "stop":
-        return  # it may have ended just there
+        return  # the completion may end exactly at the cap
     ended = call.finish in ("length", "stop", "content_filter")
     assert ended, f"{name}: the finish reason {call.finish!r} is none of length, stop and content_filter"
 
@@ -140,7 +140,7 @@ async def _check_context(lm: dspy.LM, name: str, question: str) -> None:
     assert isinstance(context, int) and context > 0, f"{name}: `context_length` is {context!r}"  # noqa: PT018
     (call,) = await _ask(lm, [f"{question} {'word ' * (context + 64)}"], 8)
     assert call.failure is not None, (
-        f"{name}: a prompt of more than `context_length={context}` tokens was answered, so something of it was cut"
+        f"{name}: a prompt of more than `context_length={context}` tokens was answered, so it was cut"
     )
     assert call.failure.startswith(dspy.ContextWindowExceededError.__name__), (
         f"{name}: a prompt that is too long must fail with ContextWindowExceededError, got: {call.failure}"
@@ -150,18 +150,18 @@ async def _check_context(lm: dspy.LM, name: str, question: str) -> None:
 def _check_state(lm: dspy.LM, name: str) -> None:
     try:
         state = lm.dump_state()
-    except TypeError:  # an engine that cannot be saved; DSPy says so where it is tried
+    except TypeError:  # an engine that cannot be saved; DSPy reports it on saving
         return
     try:
         json.dumps(state)
     except (TypeError, ValueError) as error:
         raise AssertionError(f"{name}: `dump_state()` is not JSON: {error}") from error
     kept = [secret for secret in _SECRETS if secret in _names(state)]
-    assert not kept, f"{name}: `dump_state()` keeps {kept[0]!r}, which would stand in saved programs"
+    assert not kept, f"{name}: `dump_state()` keeps {kept[0]!r}, which saved programs would contain"
 
 
 def _names(state: Any) -> list[str]:
-    """The names under which a state keeps something."""
+    """The keys of a state, also of nested ones."""
     if isinstance(state, dict):
         inner = [name for value in state.values() for name in _names(value)]
         return [str(key).lower() for key, value in state.items() if value] + inner

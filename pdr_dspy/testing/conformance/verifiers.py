@@ -1,4 +1,4 @@
-"""The laws of a verifier."""
+"""The contract of a verifier."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNREADABLE = (
     {},
     10**400,
 )
-"""What a program may leave in its answer that is no answer to anything."""
+"""Values of an answer field that answer no question."""
 _THREADS = 8
 
 
@@ -40,31 +40,30 @@ def check_verifier(
     wrong: Callable[[dspy.Example], dspy.Prediction] | None = None,
     lm: dspy.LM | None = None,
 ) -> None:
-    """Raise AssertionError where a verifier breaks a law of one.
+    """Raise AssertionError if a verifier violates its contract.
 
     Args:
         part: the verifier.
-        examples: with gold answers that it can grade against; a few are enough.
-        right: the prediction that is right for an example. Without it, the gold answer of the verifier's field `gold`
-            (`answer`, where it has no such setting), in the field `field`.
-        wrong: a prediction that is wrong for an example; without it that is not tried.
-        lm: the model of a verifier that asks one.
+        examples: a few examples with gold answers that it can grade against.
+        right: returns the right prediction for an example. By default the gold answer, read from the verifier's field
+            `gold` (`answer` if it has no such setting), in the field `field`.
+        wrong: returns a wrong prediction for an example; None leaves this case out.
+        lm: the language model of a verifier that needs one.
 
-    The laws: `check_gold` accepts the examples, and raises nothing but DataError for one without a gold answer; the
-    gold answer passes its own verifier; a score is a `Score` in [0, 1] with a text for its detail; an answer that
-    cannot be read scores below 1 and raises nothing; the same prediction scores the same, in several threads at once
-    too, and changes neither the example nor the prediction; `describe()` is JSON, and `load_verifier` makes an equal
-    verifier of it.
+    The contract: `check_gold` accepts the examples, and raises only DataError for an example without a gold answer; the
+    gold answer scores 1; a score is a `Score` in [0, 1] with a text as its detail; an unreadable answer scores below 1
+    and raises nothing; the same prediction always scores the same, also in concurrent threads, and neither the example
+    nor the prediction changes; `describe()` is JSON, and `load_verifier` rebuilds an equal verifier from it.
     """
     name = type(part).__name__
     assert examples, f"{name}: give at least one example that it can grade"
     for method in ("check_gold", "describe"):
-        assert callable(getattr(part, method, None)), f"{name}: a verifier has a method `{method}`"
+        assert callable(getattr(part, method, None)), f"{name}: a verifier needs a method `{method}`"
     for example in examples:
         try:
             part.check_gold(example)
         except DataError as error:
-            raise AssertionError(f"{name}: `check_gold` refuses an example that was given as good: {error}") from error
+            raise AssertionError(f"{name}: `check_gold` refuses an example of `examples`: {error}") from error
     _check_missing_gold(part, name, examples[0])
     gold, field = getattr(part, "gold", "answer"), getattr(part, "field", "answer")
     for example in examples:
@@ -104,11 +103,11 @@ def _scored(part: Verifier, name: str, example: dspy.Example, prediction: dspy.P
         score, again = part(example, prediction), part(example, prediction, None)
     except Exception as error:
         raise AssertionError(
-            f"{name}: it raised {type(error).__name__} for {_shown(prediction)}: {error}. An answer that cannot be "
-            "read scores 0"
+            f"{name}: it raised {type(error).__name__} for {_shown(prediction)}: {error}. An unreadable answer "
+            "must score 0"
         ) from error
     assert isinstance(score, Score), f"{name}: it returned {type(score).__name__}, not a `Score`"
-    assert isinstance(score.detail, str), f"{name}: the detail of a score is a text, got {score.detail!r}"
+    assert isinstance(score.detail, str), f"{name}: the detail of a score must be a text, got {score.detail!r}"
     assert float(score) == float(again), f"{name}: {_shown(prediction)} scored {float(score)}, then {float(again)}"
     after = (dict(example.items()), dict(prediction.items()))
     assert repr(after) == repr(before), f"{name}: it changed the example or the prediction that it was given"
@@ -136,7 +135,7 @@ def _check_threads(
     alone = [float(part(*pair)) for pair in pairs]
     with ThreadPoolExecutor(_THREADS) as pool:
         together = list(pool.map(lambda pair: float(part(*pair)), pairs * 3))
-    assert together == alone * 3, f"{name}: it scores otherwise when several threads call it at once"
+    assert together == alone * 3, f"{name}: its scores change when several threads call it at once"
 
 
 def _check_description(part: Verifier, name: str, lm: dspy.LM | None) -> None:
@@ -145,9 +144,9 @@ def _check_description(part: Verifier, name: str, lm: dspy.LM | None) -> None:
         plain = json.loads(json.dumps(described))
     except (TypeError, ValueError) as error:
         raise AssertionError(f"{name}: `describe()` is not JSON: {error}") from error
-    assert isinstance(plain, dict), f"{name}: `describe()` is a mapping, got {type(described).__name__}"
-    assert isinstance(plain.get("kind"), str), f'{name}: `describe()` names the verifier under "kind", got {plain}'
-    assert part.describe() == described, f"{name}: `describe()` must not change from one time to the next"
+    assert isinstance(plain, dict), f"{name}: `describe()` must be a mapping, got {type(described).__name__}"
+    assert isinstance(plain.get("kind"), str), f'{name}: `describe()` must name the verifier under "kind", got {plain}'
+    assert part.describe() == described, f"{name}: `describe()` must not change from call to call"
     try:
         again = load_verifier(plain, lm=lm)
     except Exception as error:
@@ -155,8 +154,8 @@ def _check_description(part: Verifier, name: str, lm: dspy.LM | None) -> None:
             f"{name}: `load_verifier(describe())` raised {type(error).__name__}: {error}. Register it with "
             '`@pdr_dspy.verifier(name)`, and give that name as "kind"'
         ) from error
-    assert again.describe() == described, f"{name}: rebuilt from `describe()` it describes itself as {again.describe()}"
-    assert again == part, f"{name}: rebuilt from `describe()` it is not equal; make it a frozen dataclass"
+    assert again.describe() == described, f"{name}: after `load_verifier` its `describe()` is {again.describe()}"
+    assert again == part, f"{name}: after `load_verifier` it is not equal; make it a frozen dataclass"
 
 
 def _shown(record: Any) -> str:

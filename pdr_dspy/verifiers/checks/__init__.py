@@ -1,20 +1,20 @@
-"""Checks: frozen values that score an answer without knowing the gold one, and say what is wrong with it.
+"""Checks: frozen values that score an answer without the gold answer, with feedback on its faults.
 
     CodeCheck         the examples of the task, run in a sandbox
     ConstraintCheck   the rules that a puzzle or a plan has to keep
     SchemaCheck       a pydantic model, or constraints of fields
     RewardCheck       a DSPy reward function, `reward_fn(args, pred) -> float`
 
-and those that ask a model, whose tokens are on the ledger and on the path:
+Checks by a model, whose tokens are on the ledger and on the critical path:
 
-    JudgeCheck        the same model or another: how likely it says yes
-    PairwiseCheck     which of two drafts is better, for a few pairs of each
+    JudgeCheck        the probability that a model answers yes
+    PairwiseCheck     a model compares pairs of drafts
     RewardModel       a sequence reward model, at vLLM's /classify
     StepReward        a process reward model, at vLLM's /pooling
     ScoreModel        a cross-encoder, at /score or /rerank
 
-`as_check` takes any of these, a registered name, or a reward function as it is. `CalibratedCheck` is a check with what
-`evaluation.calibrate` found of it.
+`as_check` accepts any of these, a registered name, or a reward function. `CalibratedCheck` is a check with the
+threshold and the figures of `evaluation.calibrate`.
 """
 
 from __future__ import annotations

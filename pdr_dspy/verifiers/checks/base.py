@@ -1,4 +1,4 @@
-"""The contract of a check, and what checks share: text for the next draft, and reward functions as checks."""
+"""The contract of a check, feedback for the next draft, and reward functions as checks."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from pdr_dspy.text.token_estimate import estimate_tokens
 from pdr_dspy.verifiers.base import Score
 
 SOLUTION = "solution"
-"""Among the outputs that a check is given: the draft's whole text, for checks that ask for it (`reads_solution`)."""
+"""Key of the draft's full text among the outputs, for checks whose `reads_solution` is true."""
 FEEDBACK_TOKENS = 256
-"""Tokens of a feedback, as `estimate_tokens` counts them, unless a check is told otherwise."""
+"""Default limit of a feedback in tokens, as `estimate_tokens` counts them."""
 
 
 @runtime_checkable
 class AsyncCheck(Protocol):
-    """Scores an answer without knowing the gold answer: all that a program needs of a check.
+    """Scores an answer without the gold answer: the interface that a program needs.
 
-    Checks are frozen values: two with the same settings are equal. What the program is asked is in `inputs`, what it
-    answered in `outputs`, both by field. One whose attribute `reads_solution` is true is given the draft's whole text
-    among the outputs, as "solution".
+    Checks are frozen values: two with the same settings are equal. `inputs` are the program's inputs and `outputs` its
+    answer, both by field. A check whose attribute `reads_solution` is true also gets the draft's full text, as the
+    output "solution".
     """
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score of `outputs` for `inputs`, with `feedback` for the next draft where it is below 1.
+        """The score of `outputs` for `inputs`, with `feedback` for the next draft if it is below 1.
 
-        An answer that cannot be read scores 0. What says nothing about the answer raises: the draft is unchecked then.
-        Many may be awaited at once, and one that is cancelled ends what it runs.
+        An unreadable answer scores 0. A failure that does not depend on the answer raises; the draft is then unchecked.
+        Calls may be concurrent, and a cancelled call ends its work.
         """
         ...
 
 
 @runtime_checkable
 class Check(AsyncCheck, Protocol):
-    """One that code without an event loop may ask, too, as all of the library's."""
+    """A check that synchronous code can call, too; all built-in checks are."""
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
         """The same."""
@@ -50,27 +50,27 @@ class Check(AsyncCheck, Protocol):
 
 @runtime_checkable
 class RoundCheck(AsyncCheck, Protocol):
-    """A check that looks at the drafts of a round together: where that is cheaper, or where it compares them.
+    """A check that scores the drafts of a round together, because that is cheaper or because it compares them.
 
-    One whose attribute `relative` is true only compares: its scores cannot be held against those of another round, so
-    that a program can neither stop at one nor keep by it.
+    If its attribute `relative` is true, it only compares: scores of different rounds are not comparable, so a program
+    can neither stop at a score nor keep a draft because of it.
     """
 
     async def acheck_all(
         self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
     ) -> Sequence[Score | Exception]:
-        """The score of each of several answers to one question, in their order; an exception where there is none.
+        """The score of each of several answers to one question, in order, or the exception that it failed with.
 
-        What it raises itself leaves them all unchecked.
+        If the call itself raises, all of them are unchecked.
         """
         ...
 
 
-class Checking:
-    """A check that awaits: gives it its synchronous form."""
+class SyncForm:
+    """Base class that adds the synchronous `check` to an async check."""
 
     def check(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The same as `acheck`, from synchronous code."""
+        """`acheck` for synchronous code."""
         return run_async(lambda: self.acheck(inputs, outputs))
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
@@ -79,7 +79,7 @@ class Checking:
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """A text that a program or a model wrote, as data: on one line, its line breaks spelled, cut in the middle."""
+    """A text of a program or a model as data: on one line, with escaped line breaks, shortened in the middle."""
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
         for character in text[: 8 * limit]
@@ -88,7 +88,7 @@ def one_line(text: str, limit: int = 300) -> str:
 
 
 def bounded(lines: list[str], tokens: int = FEEDBACK_TOKENS) -> str:
-    """Feedback of at most `tokens` tokens: the first lines that fit, quoted so that none passes for a prompt's own."""
+    """Feedback of at most `tokens` tokens: the first lines that fit, quoted so that none looks like a prompt's own."""
     kept: list[str] = []
     left = tokens
     for line in lines:
@@ -108,11 +108,11 @@ def bounded(lines: list[str], tokens: int = FEEDBACK_TOKENS) -> str:
 
 
 @dataclass(frozen=True)
-class RewardCheck(Checking):
+class RewardCheck(SyncForm):
     """A DSPy reward function, `reward_fn(args, pred) -> float`, as a check.
 
-    `args` are the inputs, `pred` a dspy.Prediction of the outputs. It may be async, return a Score, or a
-    dspy.Prediction with `score` and `feedback`. Rewards run from `low` to `high`, which become 0 and 1.
+    `args` are the inputs, `pred` a dspy.Prediction of the outputs. The function may be async, and may return a Score or
+    a dspy.Prediction with `score` and `feedback`. Rewards from `low` to `high` are scaled to 0 to 1.
     """
 
     function: Callable[..., Any]
@@ -126,8 +126,8 @@ class RewardCheck(Checking):
             raise ConfigError(f"`RewardCheck(low={self.low!r}, high={self.high!r})`: `low` must be below `high`")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The reward. A function that is not async runs in a thread. Raises what it raises, and ValueError for a
-        reward outside of `low` and `high`."""
+        """The scaled reward. A synchronous function runs in a thread. Raises the function's errors, and ValueError for
+        a reward outside of `low` and `high`."""
         import dspy
 
         prediction = dspy.Prediction(**outputs)
@@ -143,7 +143,7 @@ class RewardCheck(Checking):
         found: Any = found
         if isinstance(found, dspy.Prediction):
             feedback, found = found.get("feedback"), found.get("score")
-        value = float(cast(Any, found))  # of a prediction without a score it raises
+        value = float(cast(Any, found))  # raises for a prediction without a score
         if not self.low <= value <= self.high:
             name = getattr(self.function, "__name__", "the reward function")
             raise ValueError(
@@ -154,7 +154,7 @@ class RewardCheck(Checking):
         return Score((value - self.low) / (self.high - self.low), f"reward {value:g}", feedback=told)
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings; of the function, where it is defined."""
+        """Return the JSON-serialisable settings, with the function's origin in place of the function."""
         return {"kind": type(self).__name__, "function": origin_of(self.function), "low": self.low, "high": self.high}
 
 
@@ -175,15 +175,12 @@ CHECKS: Registry[Check] = Registry(
 
 
 def register_check(name: str, check: Check) -> Check:
-    """Give a check a name, under which `as_check` finds it. Raises ConfigError for a name that is taken."""
+    """Register a check under a name for `as_check`. Raises ConfigError for a name that is taken."""
     return CHECKS.add(name, _is_check(name, check), origin=origin_of(check))
 
 
 def as_check(value: Any) -> Check:
-    """A check, from a check, a registered name, or a DSPy reward function as it is.
-
-    Raises ConfigError for anything else.
-    """
+    """Return a check, given a check, a registered name, or a DSPy reward function. Raises ConfigError otherwise."""
     if isinstance(value, str):
         return CHECKS.find(value)
     if not isinstance(value, type) and hasattr(value, "acheck"):

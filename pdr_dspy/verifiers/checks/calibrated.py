@@ -1,4 +1,4 @@
-"""A check together with the threshold that was found for it, and how sure that is."""
+"""A check with its calibrated threshold, and the uncertainty of that threshold."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any
 
 from pdr_dspy.settings import Settings
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import AsyncCheck, Checking
+from pdr_dspy.verifiers.checks.base import AsyncCheck, SyncForm
 from pdr_dspy.verifiers.checks.served import apart
 
 
 class Calibration(Settings):
-    """What the training questions say of a check. Fractions, with 95 % intervals clustered by question.
+    """The figures of a check on the training questions. Fractions, with 95 % intervals clustered by question.
 
-    The precision is that of answers on questions which had no part in choosing their threshold (cross-validation);
-    `threshold` is chosen on all of them.
+    The precision is cross-validated: it is that of answers on questions that were not used to choose their threshold;
+    `threshold` is chosen on all questions.
     """
 
     threshold: float
-    """An answer with at least this score passes."""
+    """The lowest score that passes."""
     target: float | None
-    """The precision that was asked for; None: the threshold that tells right from wrong best (Youden's J)."""
+    """The requested precision; None for the threshold that separates right and wrong best (Youden's J)."""
     precision: float | None
-    """How many of the answers that pass are right; None where none passed."""
+    """Fraction of the passing answers that are right; None if no answer passed."""
     precision_interval: tuple[float, float]
     recall: float
-    """How many of the right answers pass."""
+    """Fraction of the right answers that pass."""
     auc: float
-    """How often a right answer scores above a wrong one; 0.5 is chance."""
+    """Probability that a right answer scores above a wrong one; 0.5 is chance."""
     auc_interval: tuple[float, float]
     roc: tuple[tuple[float, float, float], ...]
-    """From the highest threshold down: false positives, true positives (both as fractions), and the threshold."""
+    """(false positive rate, true positive rate, threshold), from the highest threshold down."""
     questions: int
     answers: int
     unchecked: int = 0
-    """Answers that the check gave no score; they are in none of the figures."""
+    """Number of answers without a score; no figure includes them."""
     folds: int
     seed: int
 
@@ -51,10 +51,10 @@ class Calibration(Settings):
 
 
 @dataclass(frozen=True)
-class CalibratedCheck(Checking):
-    """A check that scores as it did, with what is known of its threshold.
+class CalibratedCheck(SyncForm):
+    """A check with a calibration; its scores are unchanged.
 
-    `Schedule(stop_at=check.threshold)` ends a program where an answer passes. It is saved with a program.
+    `Schedule(stop_at=check.threshold)` ends a program as soon as an answer passes. It is saved with a program.
     """
 
     base: AsyncCheck
@@ -62,32 +62,32 @@ class CalibratedCheck(Checking):
 
     @property
     def threshold(self) -> float:
-        """An answer with at least this score passes; for `Schedule.stop_at`, which is above 0."""
+        """The lowest score that passes, for `Schedule.stop_at`, which must be above 0."""
         return max(self.calibration.threshold, 1e-9)
 
     @property
     def reads_solution(self) -> bool:
-        """As of the check itself."""
+        """The underlying check's attribute."""
         return bool(getattr(self.base, "reads_solution", False))
 
     @property
     def relative(self) -> bool:
-        """As of the check itself."""
+        """The underlying check's attribute."""
         return bool(getattr(self.base, "relative", False))
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score of the check itself, with whether it passes in its detail."""
-        return self._told(await self.base.acheck(inputs, outputs))
+        """The underlying check's score; its detail states whether it passes."""
+        return self._with_verdict(await self.base.acheck(inputs, outputs))
 
     async def acheck_all(
         self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
     ) -> list[Score | Exception]:
-        """The same of several answers, together where the check itself can."""
+        """The scores of several answers, in one call if the underlying check supports it."""
         together: Any = getattr(self.base, "acheck_all", None)
         found = await apart(self.base, inputs, outputs) if together is None else await together(inputs, outputs)
-        return [self._told(one) if isinstance(one, Score) else one for one in found]
+        return [self._with_verdict(one) if isinstance(one, Score) else one for one in found]
 
-    def _told(self, score: Score) -> Score:
+    def _with_verdict(self, score: Score) -> Score:
         passes = "passes" if score >= self.calibration.threshold else "does not pass"
         detail = f"{score.detail}; {passes} {self.calibration.threshold:.3g}"
         return Score(float(score), detail, score.calls, score.feedback)

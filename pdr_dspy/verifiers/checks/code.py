@@ -1,4 +1,4 @@
-"""Programs, run with the examples of their task in a sandbox."""
+"""Running programs in a sandbox with the examples of their task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.code import CodeExample, code_examples, programs
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
+from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation, completion_of
 from pdr_dspy.verifiers.fields import as_text, short
 from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
@@ -21,12 +21,12 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class CodeCheck(Checking):
-    """Scores a program by the examples of its own task: the fraction that it passes.
+class CodeCheck(SyncForm):
+    """Scores a program by the fraction of its task's examples that it passes.
 
-    Feedback names the examples that fail, what was expected and what came. The examples are those that the task states
-    (see `text.code.code_examples`), or tests in an input field of their own; a task without any that can be read with
-    certainty raises DataError: its drafts are unchecked, not wrong.
+    Feedback names the failing examples with their expected and actual results. The examples are those in the task's
+    text (see `text.code.code_examples`), or tests in a separate input field; a task without unambiguous examples raises
+    DataError: its drafts are unchecked, not wrong.
     """
 
     prompt: str = "prompt"
@@ -34,9 +34,10 @@ class CodeCheck(Checking):
     field: str = "code"
     """The output with the program."""
     entry_point: str | None = None
-    """The input with the function's name; None: the last function that the task begins, or the one its tests call."""
+    """The input with the function's name; None: the last function that the task begins, or the one that its tests
+    call."""
     tests: str | None = None
-    """The input with public tests, in one of the forms that CodeVerifier reads; None: the task's own examples."""
+    """The input with public tests, in one of the forms of CodeVerifier; None: the examples in the task's text."""
     limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
     feedback_tokens: int = FEEDBACK_TOKENS
@@ -48,9 +49,9 @@ class CodeCheck(Checking):
             raise ConfigError(f"`CodeCheck(feedback_tokens={self.feedback_tokens!r})` must be at least 1")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The fraction of the examples that pass; a call that is cancelled kills the program.
+        """The fraction of the examples that pass; cancelling the call kills the program.
 
-        Raises DataError where the task has no example to check with, NoSandbox where nothing can isolate the program.
+        Raises DataError if the task has no usable example, NoSandbox if no sandbox is available.
         """
         prompt, entry, cases = self.read(inputs)
         completion = completion_of(outputs.get(self.field))
@@ -62,11 +63,11 @@ class CodeCheck(Checking):
         try:
             outcome = await sandbox.run(job, self.limits, self.isolation)
         except TestsBroken as error:
-            raise DataError(f"the examples of {short(prompt)} are no Python: {error}") from error
+            raise DataError(f"the examples of {short(prompt)} are not Python: {error}") from error
         return _score(job, outcome, self.feedback_tokens)
 
     def read(self, inputs: Mapping[str, Any]) -> tuple[str, str | None, tuple[Case, ...] | tuple[Stdin, ...]]:
-        """The task, the name of its function, and the cases that a program is checked with. Raises DataError."""
+        """The task, the name of its function, and the cases to run. Raises DataError."""
         prompt = as_text(inputs.get(self.prompt)) or ""
         entry = as_text(inputs.get(self.entry_point)) if self.entry_point else None
         if self.tests is not None:
@@ -93,7 +94,7 @@ class CodeCheck(Checking):
 
 
 def usable_examples(prompt: str, entry: str | None = None) -> int:
-    """How many examples of a task can be checked with certainty."""
+    """The number of unambiguous examples in a task's text."""
     return sum(example.want is not None for example in code_examples(prompt, entry))
 
 
@@ -102,7 +103,7 @@ def _case(example: CodeExample) -> Case:
 
 
 def _score(job: Job, outcome: Outcome, tokens: int) -> Score:
-    # A statement that only prepares the next example is none itself.
+    # A statement that only prepares the next example is not counted as an example.
     counted = [
         (case, result)
         for case, result in zip(job.cases, outcome.results, strict=True)

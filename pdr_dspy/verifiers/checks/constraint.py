@@ -1,8 +1,8 @@
-"""Puzzles and plans whose answer can be checked against the question alone.
+"""Puzzles and plans whose answers can be checked with the question alone.
 
 The questions are those of reasoning-gym's tasks. Its own scorers of sudoku and n-queens compare with a stored solution,
-and the one of puzzle24 does not look at which numbers were given; here the rules are read out of the question, and what
-breaks them is named. No answer is evaluated: arithmetic is read by a small parser over fractions.
+and its scorer of puzzle24 ignores the given numbers; here the rules are read from the question, and violations are
+named. No answer is evaluated as code: a small parser over fractions reads arithmetic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.wrapping import tidy
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
+from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.fields import as_text, short
 
 _LONGEST = 20_000
@@ -27,7 +27,7 @@ _MOVES = 5000
 
 @dataclass(frozen=True)
 class Broken:
-    """What an answer breaks."""
+    """The rules that an answer violates."""
 
     faults: tuple[str, ...]
     met: float = 0.0
@@ -35,15 +35,15 @@ class Broken:
 
 
 Rule = Callable[[str, str], "Broken | None"]
-"""(question, answer) -> what is broken, None where nothing is. Raises DataError for a question of another form."""
+"""(question, answer) -> the violations, None without any. Raises DataError for a question of another form."""
 
 
 @dataclass(frozen=True)
-class ConstraintCheck(Checking):
-    """Scores an answer by the rules that its question states: 1 where it keeps all of them, else the fraction that it
-    keeps, below 1. Feedback names what it breaks.
+class ConstraintCheck(SyncForm):
+    """Scores an answer by the rules in its question: 1 if it satisfies all of them, else the fraction that it
+    satisfies, below 1. Feedback names the violations.
 
-    `task` is one of `CONSTRAINT_TASKS`, as reasoning-gym calls them, or None to tell it by the question.
+    `task` is one of `CONSTRAINT_TASKS`, reasoning-gym's names, or None to recognise it from the question.
     """
 
     task: str | None = None
@@ -56,12 +56,12 @@ class ConstraintCheck(Checking):
     def __post_init__(self) -> None:
         if self.task is not None and self.task not in _RULES:
             raise ConfigError(
-                f"`ConstraintCheck(task={self.task!r})` cannot be checked without its answer; tasks that can: "
+                f"`ConstraintCheck(task={self.task!r})` cannot be checked without its answer; known tasks: "
                 f"{', '.join(CONSTRAINT_TASKS)}"
             )
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """Whether the answer keeps the rules. Raises DataError for a question of another form."""
+        """The score of the answer. Raises DataError for a question of another form."""
         question = as_text(inputs.get(self.question)) or ""
         answer = as_text(outputs.get(self.field))
         if answer is None or not answer.strip():
@@ -83,7 +83,7 @@ def _task_of(question: str) -> str:
     found = [task for task, mark in _MARKS.items() if re.search(mark, question)]
     if len(found) != 1:
         raise DataError(
-            f"the question {short(question)} is none whose rules are known; they are: {', '.join(CONSTRAINT_TASKS)}"
+            f"the question {short(question)} is of no known task; known tasks: {', '.join(CONSTRAINT_TASKS)}"
         )
     return found[0]
 
@@ -213,7 +213,7 @@ def _puzzle24(question: str, answer: str) -> Broken | None:
 
 
 def _grid(text: str, size: int, cells: str) -> list[list[str]] | None:
-    """The last `size` consecutive lines that have `size` cells each; None where there are none."""
+    """The last `size` consecutive lines that have `size` cells each; None without such lines."""
     rows = [re.findall(cells, line) for line in text.splitlines()]
     for start in range(len(rows) - size, -1, -1):
         part = rows[start : start + size]
@@ -310,7 +310,7 @@ def _kakurasu(question: str, answer: str) -> Broken | None:
 
 
 def _json_of(answer: str, kind: type) -> Any:
-    """The JSON value of an answer; None where it is no JSON of that kind."""
+    """The JSON value of an answer; None if it is not JSON of that kind."""
     try:
         found = json.loads(answer.strip())
     except (ValueError, RecursionError):

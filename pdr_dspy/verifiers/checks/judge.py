@@ -1,4 +1,4 @@
-"""A model that is asked about an answer: whether it is right, or which of two is better."""
+"""Judgements by a language model: whether an answer is right, or which of two is better."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dspy.lm15 import TokenLogprob
 
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
-from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.errors import DataError
+from pdr_dspy.verifiers.arguments import check_whole_numbers
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.served import Asking, answer_of, question_of
+from pdr_dspy.verifiers.checks.served import ModelCheck, answer_of, question_of
 from pdr_dspy.verifiers.words import enclosed, weights_of
 
 _CRITERIA = "The answer is correct and complete for the question."
@@ -28,31 +29,24 @@ _COMPARE = (
 )
 
 
-def _positive(check: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(check, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"`{type(check).__name__}({name}={value!r})` must be a whole number of at least 1")
-
-
 @dataclass(frozen=True)
-class JudgeCheck(Asking):
-    """Scores by asking a model whether the answer is right: P(yes) against P(no) at its first token.
+class JudgeCheck(ModelCheck):
+    """Scores by asking a model whether the answer is right: P(yes) / (P(yes) + P(no)) at its first token.
 
-    The model may be the program's own (`JudgeCheck()`) or another. A round's drafts are judged side by side. Where a
-    server gives no log-probabilities, the word itself counts 1 or 0.
+    The model may be the program's own (`JudgeCheck()`) or another. The drafts of a round are judged concurrently. If
+    the server gives no log-probabilities, the score is 1 for the word yes and 0 for no.
     """
 
     criteria: str = _CRITERIA
     max_tokens: int = 1
-    """Cap in tokens; the verdict is the first one. A model that thinks first needs thousands."""
+    """Cap on the output tokens; the verdict is the first one. A model that thinks first needs thousands."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "max_tokens")
+        check_whole_numbers(self, "max_tokens")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """P(yes). Raises CallError when the model does not answer or says neither, DataError without a question."""
+        """P(yes). Raises CallError if the model does not answer or says neither, DataError without a question."""
         question, answer = question_of(inputs, self.prompt), answer_of(outputs, self.field)
         if answer is None:
             return Score(0, "no answer")
@@ -73,50 +67,50 @@ def _first(logprobs: Sequence[TokenLogprob], text: str) -> float:
 
 
 @dataclass(frozen=True)
-class PairwiseCheck(Asking):
-    """Scores the drafts of a round against each other: a model says which of two is better, for a few pairs.
+class PairwiseCheck(ModelCheck):
+    """Scores the drafts of a round against each other: a model compares some of the pairs.
 
-    Pairs are made as in a Swiss tournament: in each wave every draft meets one that has done as well so far and that it
-    has not met, which finds the best with fewer comparisons than all pairs would take (V1, arXiv 2603.04304). The score
-    is the strength that explains all the comparisons (Bradley and Terry, 1952), as the chance to beat the average
-    draft of the round: it says nothing of other rounds, so a schedule can neither stop at it nor keep by it.
+    Pairs are drawn as in a Swiss tournament: in each wave every draft meets a new opponent with a similar result, which
+    finds the best draft with fewer comparisons than all pairs (V1, arXiv 2603.04304). The score is the strength fitted
+    to all comparisons (Bradley and Terry, 1952), as the probability to beat the average draft of the round. Scores of
+    different rounds are not comparable, so a schedule can neither stop at a score nor keep a draft because of it.
     """
 
     relative: ClassVar[bool] = True
-    """Scores of one round cannot be held against those of another."""
+    """Scores of different rounds are not comparable."""
 
     comparisons: int = 3
-    """Of each draft: waves of the tournament, each of which waits for the one before."""
+    """Comparisons of each draft: waves of the tournament, which run one after the other."""
     criteria: str = _CRITERIA
     both_orders: bool = False
-    """Ask each pair in both orders, for a model that prefers what it reads first; costs twice as much."""
+    """Compare each pair in both orders, against a model's preference for the first answer; doubles the cost."""
     max_tokens: int = 1
-    """As of JudgeCheck."""
+    """See JudgeCheck."""
     seed: int = 0
-    """Decides the first pairs and which of two is read first."""
+    """Seed of the first pairs and of the order within a pair."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _positive(self, "comparisons", "max_tokens")
+        check_whole_numbers(self, "comparisons", "max_tokens")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """Raises DataError: a single draft has nothing to be compared with."""
+        """Raises DataError, since a single draft has no opponent."""
         raise DataError("a single draft has nothing to be compared with")
 
     async def acheck_all(
         self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]
     ) -> list[Score | Exception]:
-        """The scores of a round's drafts. One of which no comparison worked has its error instead."""
+        """The scores of a round's drafts. A draft whose comparisons all failed has its error instead."""
         question = question_of(inputs, self.prompt)
         answers = [answer_of(one, self.field) for one in outputs]
-        there = [place for place, answer in enumerate(answers) if answer is not None]
-        table = _Table(len(there))
+        present = [place for place, answer in enumerate(answers) if answer is not None]
+        table = _Table(len(present))
         source = random.Random(f"{self.seed} {calls.identity({'question': question})}")
-        made: list[list[calls.Call]] = [[] for _ in there]
-        failed: list[CallError | None] = [None] * len(there)
+        made: list[list[calls.Call]] = [[] for _ in present]
+        failed: list[CallError | None] = [None] * len(present)
 
         async def compare(wave: int, one: int, other: int) -> None:
-            pair = [str(answers[there[one]]), str(answers[there[other]])]
+            pair = [str(answers[present[one]]), str(answers[present[other]])]
             try:
                 first, call = await self._ask(question, *pair)
             except CallError as error:
@@ -126,13 +120,13 @@ class PairwiseCheck(Asking):
             made[one].append(call.model_copy(update={"wave": wave}))
             table.add(one, other, first)
 
-        for wave in range(self.comparisons if len(there) > 1 else 0):
+        for wave in range(self.comparisons if len(present) > 1 else 0):
             pairs = [pair if source.random() < 0.5 else pair[::-1] for pair in table.pairs(source)]
             pairs += [pair[::-1] for pair in pairs] if self.both_orders else []
             await calls.together([compare(wave, one, other) for one, other in pairs])
         strengths = table.strengths()
         scores: list[Score | Exception] = [Score(0, "no answer") for _ in outputs]
-        for number, place in enumerate(there):
+        for number, place in enumerate(present):
             own, met = tuple(made[number]), table.met[number]
             error = failed[number]
             if met:
@@ -156,14 +150,14 @@ class PairwiseCheck(Asking):
 
 
 class _Table:
-    """A tournament as far as it has come."""
+    """The results of a tournament."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.wins = [0.0] * size
         self.met = [0] * size
         self.results: list[tuple[int, int, float]] = []
-        """One, another, and how likely the first of them is the better."""
+        """(one, other, probability that the first is better)."""
         self.paired: set[frozenset[int]] = set()
 
     def add(self, one: int, other: int, chance: float) -> None:
@@ -174,11 +168,11 @@ class _Table:
         self.met[other] += 1
 
     def pairs(self, source: random.Random) -> list[tuple[int, int]]:
-        """The pairs of the next wave: neighbours in the standing who have not met, and where all have, the next."""
+        """The pairs of the next wave: neighbours in the ranking that have not met, else any neighbours."""
         order = list(range(self.size))
-        source.shuffle(order)  # who is equal stands in an order of the seed
+        source.shuffle(order)  # the seed orders drafts of equal rank
         order.sort(key=lambda place: (-self.wins[place] / max(self.met[place], 1), self.met[place]))
-        if len(order) % 2:  # who sits out has had the most comparisons so far, of equals the last
+        if len(order) % 2:  # the draft with the most comparisons pauses; the last of equals
             order.remove(max(reversed(order), key=lambda place: self.met[place]))
         made = []
         while order:
@@ -191,8 +185,8 @@ class _Table:
         return made
 
     def strengths(self) -> list[float]:
-        """The chance of each to beat the average one: Bradley and Terry's model, each held to the average by one
-        comparison that is a draw, fitted by minorisation (Hunter, 2004)."""
+        """The probability of each draft to beat the average draft: Bradley and Terry's model, regularised by one draw
+        of each against the average, fitted by minorisation (Hunter, 2004)."""
         strength = [1.0] * self.size
         for _ in range(200):
             below = [1.0 / (own + 1.0) for own in strength]

@@ -1,4 +1,4 @@
-"""Outputs that have to meet a pydantic model or constraints of their fields."""
+"""Validation of outputs by a pydantic model or by constraints of their fields."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from pydantic import BaseModel, ValidationError, create_model
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, Checking, bounded, one_line
+from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
 
 _FAULTS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class SchemaCheck(Checking):
-    """Scores outputs by a pydantic model: 1 where they are valid, else the fraction of the model's fields without a
-    fault.
+class SchemaCheck(SyncForm):
+    """Scores outputs by a pydantic model: 1 if they are valid, else the fraction of the model's fields without a fault.
 
     `schema` is a model, or field constraints by name: `SchemaCheck({"answer": Annotated[int, Field(ge=0)]})`. Without
-    `field` the outputs as a whole are validated, and fields that the schema does not name are left alone; with `field`
-    that one output, an object or JSON text.
+    `field` it validates the outputs as a whole and ignores fields that the schema does not name; with `field` it
+    validates that one output, an object or JSON text.
     """
 
     schema: type[BaseModel] | Mapping[str, Any]
@@ -50,21 +49,21 @@ class SchemaCheck(Checking):
         return hash(self._identity())
 
     def _identity(self) -> tuple[Any, ...]:
-        """A model is itself; constraints of fields are what they say."""
+        """The value that equality compares: the model class itself, or the constraints of fields."""
         held = self.schema
         said = held if isinstance(held, type) else json.dumps(self.model.model_json_schema(), sort_keys=True)
         return said, self.field, self.feedback_tokens
 
     @cached_property
     def model(self) -> type[BaseModel]:
-        """The model that outputs are validated with."""
+        """The pydantic model for the validation."""
         if isinstance(self.schema, Mapping):
             constraints: dict[str, Any] = {name: (kind, ...) for name, kind in self.schema.items()}
             return create_model("Outputs", **constraints)
         return self.schema
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """Whether the outputs are valid; feedback names each fault and its place."""
+        """The score of the outputs; feedback names each fault and its location."""
         given: Any = outputs if self.field is None else outputs.get(self.field)
         if given is None:
             return Score(0, "no answer", feedback=f"There is no `{self.field}`.")
@@ -81,7 +80,7 @@ class SchemaCheck(Checking):
         return Score(1, "valid")
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings; of the model, where it is defined and its JSON schema."""
+        """Return the JSON-serialisable settings, with the model's origin and JSON schema in place of the model."""
         return {
             "kind": type(self).__name__,
             "schema": origin_of(self.schema) if isinstance(self.schema, type) else None,

@@ -1,9 +1,9 @@
-"""Models that score an answer: reward models, step reward models, and cross-encoders, as vLLM serves them.
+"""Scoring models: reward models, step reward models, and cross-encoders, as vLLM serves them.
 
     server = VLLMServer("Skywork/Skywork-Reward-V2-Qwen3-4B", pooling="classify")
     check = RewardModel(server.connect())
 
-A request that fails leaves the draft unchecked, with its reason; its tokens are on the ledger all the same.
+A failed request leaves the draft unchecked, with the reason; its tokens are still on the ledger.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import dspy
 from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
+from pdr_dspy.verifiers.arguments import check_lm
 from pdr_dspy.verifiers.base import Score
-from pdr_dspy.verifiers.checks.base import SOLUTION, Checking, bounded, one_line
+from pdr_dspy.verifiers.checks.base import SOLUTION, SyncForm, bounded, one_line
 from pdr_dspy.verifiers.fields import as_text
 
 
 def question_of(inputs: Mapping[str, Any], name: str | None) -> str:
-    """What a model is told of the question: one input, or all of them by name; a single one as it is.
+    """The question as text for a model: one input, or all of them with their names.
 
-    Raises DataError where there is none.
+    Raises DataError without an input.
     """
     if name is not None:
         text = as_text(inputs.get(name))
@@ -44,9 +45,9 @@ def question_of(inputs: Mapping[str, Any], name: str | None) -> str:
 
 
 def answer_of(outputs: Mapping[str, Any], name: str | None) -> str | None:
-    """What a model is shown of an answer: one output, or the whole solution; where there is none, all outputs by name.
+    """The answer as text for a model: one output, or the whole solution, else all outputs with their names.
 
-    None for an answer that says nothing.
+    None for an empty answer.
     """
     if name is not None or isinstance(outputs.get(SOLUTION), str):
         text = as_text(outputs.get(name or SOLUTION))
@@ -57,70 +58,66 @@ def answer_of(outputs: Mapping[str, Any], name: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Asking(Checking):
-    """What checks that ask a model have in common."""
+class ModelCheck(SyncForm):
+    """Base class of checks by a model."""
 
     lm: dspy.BaseLM | None = field(default=None, compare=False, repr=False)
-    """The model; None: the one that the program runs with (`dspy.configure(lm=...)`)."""
+    """The model; None for the one of `dspy.configure(lm=...)`."""
     prompt: str | None = field(default=None, kw_only=True)
     """The input with the question; None: all inputs."""
     field: str | None = field(default=None, kw_only=True)
     """The output with the answer; None: the draft as a whole, its steps and its answer."""
 
     def __post_init__(self) -> None:
-        if self.lm is not None and not isinstance(self.lm, dspy.BaseLM):
-            raise ConfigError(
-                f"`{type(self).__name__}(lm={self.lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`"
-            )
+        if self.lm is not None:
+            check_lm(self, self.lm)
 
     @property
     def reads_solution(self) -> bool:
-        """Whether a draft's whole text is looked at, beside its outputs."""
+        """Whether the check reads a draft's full text beside its outputs."""
         return self.field is None
 
     def model(self) -> dspy.BaseLM:
-        """Who is asked. Raises ConfigError where nobody is set."""
+        """The model. Raises ConfigError if none is set."""
         lm = self.lm or dspy.settings.lm
         if lm is None:
-            raise ConfigError(
-                f"`{type(self).__name__}` has no model to ask: give it `lm=`, or `dspy.configure(lm=...)`"
-            )
+            raise ConfigError(f"`{type(self).__name__}` has no model: give it `lm=`, or `dspy.configure(lm=...)`")
         return lm
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings; of the model, its name."""
+        """Return the JSON-serialisable settings, with the model's name in place of the model."""
         settings = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lm"}
         return {"kind": type(self).__name__, **settings, "model": None if self.lm is None else self.lm.model}
 
 
 def _squashed(value: float, center: float, spread: float) -> float:
-    """A score without bounds as one in (0, 1), in the same order: 0.5 at `center`."""
+    """Map an unbounded score to (0, 1), monotonically, with 0.5 at `center`."""
     z = (value - center) / spread
     return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
 def _number(value: Any, what: str) -> float:
-    """A finite number of an answer. Raises ValueError for anything else, NaN included (JSON has it as null, too)."""
+    """A finite number of a response. Raises ValueError for anything else, such as NaN or null."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"gave {value!r} as {what}, which is no finite number")
+        raise ValueError(f"gave {value!r} as {what}, which is not a finite number")
     return float(value)
 
 
 def _probability(value: Any, what: str, remedy: str) -> float:
     number = _number(value, what)
     if not -1e-6 <= number <= 1 + 1e-6:
-        raise ValueError(f"gave {number:g} as {what}, which is no probability; {remedy}")
+        raise ValueError(f"gave {number:g} as {what}, which is not a probability; {remedy}")
     return min(1.0, max(0.0, number))
 
 
 def _rows(data: Mapping[str, Any], name: str, count: int) -> list[Mapping[str, Any]]:
-    """The entries of an answer's list in the order of what was asked, each once. Raises ValueError otherwise."""
+    """The entries of a response's list in the order of the request, each once. Raises ValueError otherwise."""
     rows = data.get(name)
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         raise ValueError(f"answered without a list `{name}`: {one_line(str(dict(data)), 120)}")
     placed = {row.get("index", place): row for place, row in enumerate(rows)}
     if len(rows) != count or placed.keys() != set(range(count)):
-        raise ValueError(f"answered with {len(rows)} entries in `{name}` for {count} asked")
+        raise ValueError(f"answered with {len(rows)} entries in `{name}` for {count} requested")
     return [placed[place] for place in range(count)]
 
 
@@ -133,27 +130,27 @@ def _scale(check: Any) -> None:
 
 
 @dataclass(frozen=True)
-class RewardModel(Asking):
+class RewardModel(ModelCheck):
     """Scores by a sequence classifier at vLLM's /classify, such as Skywork-Reward-V2, or a classifier with labels.
 
-    The question is the user's turn and the answer the assistant's. A reward has no bounds: it becomes a score in (0, 1)
-    of the same order, 0.5 at `center`. Serve it with `VLLMServer(model, pooling="classify")`.
+    The question is the user's turn and the answer the assistant's. An unbounded reward is mapped to a score in (0, 1),
+    monotonically, with 0.5 at `center`. Serve it with `VLLMServer(model, pooling="classify")`.
     """
 
     label: int | None = None
-    """For a classifier: the place of the label whose probability is the score. None: a single reward."""
+    """For a classifier: the index of the label whose probability is the score. None: a single reward."""
     center: float = 0.0
     spread: float = 1.0
-    """Of the reward: what lies this far above `center` scores 0.73."""
+    """Scale of the reward: a reward this far above `center` scores 0.73."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _scale(self)
         if self.label is not None and (isinstance(self.label, bool) or self.label < 0):
-            raise ConfigError(f"`RewardModel(label={self.label!r})` must be the place of a label, from 0, or None")
+            raise ConfigError(f"`RewardModel(label={self.label!r})` must be the index of a label, from 0, or None")
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score. Raises CallError when the model gives none, DataError when there is no question."""
+        """The score. Raises CallError if the model returns none, DataError without a question."""
         question, answer = question_of(inputs, self.prompt), answer_of(outputs, self.field)
         if answer is None:
             return Score(0, "no answer")
@@ -161,7 +158,7 @@ class RewardModel(Asking):
             "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         }
         if self.label is None:
-            body["use_activation"] = False  # the reward itself
+            body["use_activation"] = False  # the unbounded reward
         value, call = await calls.post(self.model(), "/classify", body, self._read)
         if self.label is not None:
             return Score(value, f"label {self.label} with {value:.2f}", (call,))
@@ -174,7 +171,7 @@ class RewardModel(Asking):
             raise ValueError("answered without `probs`")
         if self.label is None:
             if len(probs) != 1:
-                raise ValueError(f"gave {len(probs)} figures, of a classifier with labels; say which with `label=`")
+                raise ValueError(f"gave {len(probs)} figures, as a classifier with labels; choose one with `label=`")
             return _number(probs[0], "the reward")
         if self.label >= len(probs):
             raise ValueError(f"has {len(probs)} labels, and `label={self.label}` is none of them")
@@ -185,22 +182,22 @@ _STEPS = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
 @dataclass(frozen=True)
-class StepReward(Asking):
+class StepReward(ModelCheck):
     """Scores by the steps of a solution: a process reward model at vLLM's /pooling, such as Qwen2.5-Math-PRM
     (arXiv 2501.07301).
 
-    Steps are the paragraphs of the draft. The feedback names the weakest of them. Serve it with `VLLMServer(model,
+    Steps are the paragraphs of the draft. The feedback names the weakest step. Serve it with `VLLMServer(model,
     pooling="token_classify")`.
     """
 
     reduce: Literal["min", "mean", "last"] = "min"
-    """What the steps come to: the weakest, their mean, or the last of them."""
+    """The score of the steps: that of the weakest, their mean, or that of the last."""
     separator: str = "<extra_0>"
-    """Stands behind each step, and is where the model judges it."""
+    """The text after each step, at which the model judges it."""
     system: str | None = "Please reason step by step, and put your final answer within \\boxed{}."
-    """The system prompt that the model was trained with; None for none."""
+    """The system prompt that the model was trained with; None for no system prompt."""
     column: int = -1
-    """Of the figures of a step, which is the probability that it is good."""
+    """Index of the probability that a step is good among the figures of a step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -210,11 +207,11 @@ class StepReward(Asking):
             raise ConfigError('`StepReward(separator="")` separates nothing; Qwen2.5-Math-PRM has "<extra_0>"')
 
     def steps(self, answer: str) -> list[str]:
-        """The paragraphs of a solution; a separator that the solution itself writes is left out."""
+        """The paragraphs of a solution, without separators that the solution itself contains."""
         return [step.strip() for step in _STEPS.split(answer.replace(self.separator, " ")) if step.strip()]
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score, and which step is the weakest. Raises CallError when the model gives none."""
+        """The score, with the weakest step in the feedback. Raises CallError if the model returns none."""
         question, answer = question_of(inputs, self.prompt), answer_of(outputs, self.field)
         steps = [] if answer is None else self.steps(answer)
         if not steps:
@@ -231,14 +228,14 @@ class StepReward(Asking):
         value = {"min": min(good), "mean": fmean(good), "last": good[-1]}[self.reduce]
         weakest = min(range(len(good)), key=lambda place: good[place])
         where = f"step {weakest + 1} of {len(good)}"
-        told = f"The weakest is {where}, with {good[weakest]:.2f}: {one_line(steps[weakest], 200)}"
-        return Score(value, f"{where} is the weakest, {good[weakest]:.2f}", (call,), bounded([told]))
+        feedback = f"The weakest is {where}, with {good[weakest]:.2f}: {one_line(steps[weakest], 200)}"
+        return Score(value, f"{where} is the weakest, {good[weakest]:.2f}", (call,), bounded([feedback]))
 
     def _read(self, data: Mapping[str, Any], count: int) -> list[float]:
         (entry,) = _rows(data, "data", 1)
         rows = entry.get("data")
         if not isinstance(rows, list) or not rows or not all(isinstance(row, list) and row for row in rows):
-            raise ValueError("answered without a row of figures for each step; is it served with token_classify?")
+            raise ValueError("answered without a row of figures for each step; serve it with token_classify")
         if len(rows) != count:
             raise ValueError(
                 f"judged {len(rows)} places of {count} steps: the model does not judge at "
@@ -250,19 +247,18 @@ class StepReward(Asking):
 
 
 @dataclass(frozen=True)
-class ScoreModel(Asking):
-    """Scores by a cross-encoder at vLLM's /score or /rerank, which llama.cpp has too: how well the answer fits the
-    question.
+class ScoreModel(ModelCheck):
+    """Scores how well the answer fits the question, by a cross-encoder at /score or /rerank of vLLM or llama.cpp.
 
-    With "score" each answer is a request of its own; with "rerank" the answers of a round are one request, whose tokens
-    are all on the path. Serve it with `VLLMServer(model, pooling="classify")`.
+    With "score" each answer is a separate request; with "rerank" the answers of a round are one request, whose tokens
+    are all on the critical path. Serve it with `VLLMServer(model, pooling="classify")`.
     """
 
     endpoint: Literal["score", "rerank"] = "score"
     instruction: str | None = None
-    """What "fits" means, for models that take an instruction."""
+    """The meaning of "fits", for models that take an instruction."""
     logits: bool = False
-    """For a server that gives scores without bounds, as llama.cpp does; each becomes one in (0, 1), 0.5 at `center`."""
+    """Set it for a server with unbounded scores, such as llama.cpp; they are mapped to (0, 1), with 0.5 at `center`."""
     center: float = 0.0
     spread: float = 1.0
 
@@ -273,7 +269,7 @@ class ScoreModel(Asking):
             raise ConfigError(f'`ScoreModel(endpoint={self.endpoint!r})` must be "score" or "rerank"')
 
     async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
-        """The score. Raises CallError when the model gives none, DataError when there is no question."""
+        """The score. Raises CallError if the model returns none, DataError without a question."""
         (score,) = await self._scores(inputs, [outputs])
         return score
 
@@ -288,18 +284,18 @@ class ScoreModel(Asking):
     async def _scores(self, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> list[Score]:
         question = question_of(inputs, self.prompt)
         answers = [answer_of(one, self.field) for one in outputs]
-        there = [answer for answer in answers if answer is not None]
+        documents = [answer for answer in answers if answer is not None]
         found: list[float] = []
         made: tuple[calls.Call, ...] = ()
-        if there:
-            asked = {"queries": question} if self.endpoint == "score" else {"query": question}
-            body: dict[str, Any] = {**asked, "documents": there}
+        if documents:
+            query = {"queries": question} if self.endpoint == "score" else {"query": question}
+            body: dict[str, Any] = {**query, "documents": documents}
             if self.instruction is not None:
                 body["instruction"] = self.instruction
             if self.logits:
                 body["use_activation"] = False
             found, call = await calls.post(
-                self.model(), f"/{self.endpoint}", body, lambda data: self._read(data, len(there))
+                self.model(), f"/{self.endpoint}", body, lambda data: self._read(data, len(documents))
             )
             made = (call,)
         left = iter(found)
@@ -311,7 +307,7 @@ class ScoreModel(Asking):
             raw = next(left)
             value = _squashed(raw, self.center, self.spread) if self.logits else raw
             scores.append(Score(value, f"score {raw:.3g}", made))
-            made = ()  # one request, on the ledger once
+            made = ()  # a single request is on the ledger once
         return scores
 
     def _read(self, data: Mapping[str, Any], count: int) -> list[float]:
@@ -319,11 +315,13 @@ class ScoreModel(Asking):
         values = [row.get(name) for row in _rows(data, rows, count)]
         if self.logits:
             return [_number(value, "a score") for value in values]
-        return [_probability(value, "a score", "take `logits=True` for a server without bounds") for value in values]
+        return [
+            _probability(value, "a score", "pass `logits=True` for a server with unbounded scores") for value in values
+        ]
 
 
 async def apart(check: Any, inputs: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> list[Score | Exception]:
-    """A check of several answers, each for itself and all side by side; what fails is in the place of its score."""
+    """Check several answers separately and concurrently; a failure takes the place of the score."""
 
     async def one(each: Mapping[str, Any]) -> Score | Exception:
         try:

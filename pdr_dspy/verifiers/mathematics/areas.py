@@ -32,9 +32,20 @@ def area_of(answer: Answer) -> tuple[str | None, Region] | None:
         return None
 
 
+def lists_sets(answer: Answer) -> bool:
+    r"""Whether an answer is several values of which some are finite sets: `\{1\}, \{2\}` is not `\{1, 2\}`."""
+    return len(answer.options) > 1 and any(
+        isinstance(item, Braces) or (isinstance(item, Named) and item.name == "empty")
+        for option in answer.options
+        for item in option
+    )
+
+
 def _region(answer: Answer) -> tuple[str | None, Region] | None:
     name: str | None = None
     found: Region = regions.NOTHING
+    if lists_sets(answer):
+        return None
     for option in answer.options:
         part: Region = regions.EVERYTHING
         for item in option:
@@ -86,6 +97,8 @@ def _value_region(value: Value) -> Region | None:
             return None
         if regions.compare(ends[0], ends[1]) >= 0:
             return None
+        if (ends[0].is_infinite and not kinds[value.opening]) or (ends[1].is_infinite and value.closing == "]"):
+            return None  # [0, \infty] is no set of real numbers
         return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
     if isinstance(value, Named):
         return _NAMED.get(value.name)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import sympy
 
+from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import equality, regions
-from pdr_dspy.verifiers.mathematics.areas import area_of
+from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.structures import (
@@ -102,6 +103,10 @@ def same_values(gold: Value, answer: Value) -> bool:
         return _same_cases(gold, answer)
     if isinstance(gold, Ratio) and isinstance(answer, Ratio):
         return _in_order(gold.items, answer.items)
+    if _is_matrix(gold) != _is_matrix(answer):
+        gold, answer = _by_rows(gold), _by_rows(answer)
+        if isinstance(gold, Scalar) and isinstance(answer, Scalar):
+            return same_scalars(gold, answer)
     first, second = _vector(gold), _vector(answer)
     if first is not None and second is not None:
         shapes = {kind for kind, _ in (first, second)}
@@ -122,6 +127,31 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, SuchThat) and isinstance(answer, SuchThat):
         return _same_sets_of(gold, answer)
     return False
+
+
+def _is_matrix(value: Value) -> bool:
+    return isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase)
+
+
+def _by_rows(value: Value) -> Value:
+    """`[[1, 0], [0, 1]]` as a matrix."""
+    if not isinstance(value, Sequence) or (value.opening, value.closing) not in (("[", "]"), ("(", ")")):
+        return value
+    rows = [only(item) for item in value.items]
+    cells: list[list[Any]] = []
+    decimal = False
+    for row in rows:
+        if not isinstance(row, Sequence) or (row.opening, row.closing) != (value.opening, value.closing):
+            return value
+        members = [only(item) for item in row.items]
+        if any(not isinstance(one, Scalar) or one.percent or one.degrees or one.unit or one.base for one in members):
+            return value
+        scalars = [one for one in members if isinstance(one, Scalar)]
+        cells.append([one.expression for one in scalars])
+        decimal = decimal or any(one.decimal for one in scalars)
+    if len({len(row) for row in cells}) != 1 or any(isinstance(one, sympy.MatrixBase) for row in cells for one in row):
+        return value
+    return Scalar(sympy.ImmutableMatrix(cells), decimal)
 
 
 def _in_order(gold: Iterable[Value], answer: Iterable[Value]) -> bool:
@@ -191,7 +221,11 @@ def _vector(value: Value) -> tuple[str, list[Any]] | None:
 def same_scalars(gold: Scalar, answer: Scalar) -> bool:
     """Whether two expressions are the same, with the rules of decimals, percentages, degrees, units and bases."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
-        return False
+        factor = number_words.ratio_of(answer.unit, gold.unit)
+        if factor is None or _is_matrix(gold) or _is_matrix(answer):
+            return False
+        exact = sympy.Rational(factor.numerator, factor.denominator)
+        answer = replace(answer, expression=answer.expression * exact, unit=gold.unit)
     if (gold.degrees and answer.unit not in (None, "radian")) or (answer.degrees and gold.unit not in (None, "radian")):
         return False
     if gold.base is not None:
@@ -206,7 +240,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
             _same_or_close(*pair, gold.decimal, answer.decimal)
             for pair in zip(first.flat(), second.flat(), strict=True)
         )
-    candidates = [(first, second)]
+    candidates = [(first, _same_constant(first, second))]
     if gold.percent != answer.percent:
         candidates.append((first / 100, second) if gold.percent else (first, second / 100))
     if gold.degrees != answer.degrees:
@@ -217,6 +251,17 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
             if "radian" in (gold.unit, answer.unit):
                 candidates = candidates[1:]
     return any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates)
+
+
+def _same_constant(gold: Any, answer: Any) -> Any:
+    """The answer with the constant of an integral written as the gold answer writes it: `x^2 + c` as `x^2 + C`."""
+    for upper, lower in (("C", "c"), ("c", "C")):
+        here, there = ({one.name: one for one in value.free_symbols} for value in (gold, answer))
+        if upper in here and lower in there and lower not in here and upper not in there:
+            loose = (gold - here[upper]).has(here[upper]) or (answer - there[lower]).has(there[lower])
+            if not loose and gold.free_symbols != {here[upper]}:
+                return answer.subs(there[lower], here[upper])
+    return answer
 
 
 def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: bool) -> bool:
@@ -299,7 +344,7 @@ def _points(answer: Answer, *, is_gold: bool) -> Points | None:
     points: list[tuple[Value, ...]] = []
     conditions: list[Item] | None = None
     for option in answer.options:
-        found = _option_points(option, is_gold=is_gold)
+        found = _option_points(option, is_gold=is_gold, spread=not lists_sets(answer))
         if found is None:
             return None
         own_names, own_points, own_conditions = found
@@ -326,7 +371,7 @@ def _as_tuple(point: tuple[Value, ...], count: int) -> tuple[Value, ...]:
 
 
 def _option_points(
-    option: tuple[Item, ...], *, is_gold: bool
+    option: tuple[Item, ...], *, is_gold: bool, spread: bool
 ) -> tuple[tuple[str, ...] | None, list[tuple[Value, ...]], list[Item]] | None:
     assigned: dict[str, list[Value]] = {}
     bare: list[Value] = []
@@ -349,7 +394,7 @@ def _option_points(
     if len(bare) + bool(assigned) != 1 or len(bare) > 1:
         return None
     if bare:
-        return None, [(value,) for value in _members(bare[0])], conditions
+        return None, [(value,) for value in (_members(bare[0]) if spread else bare)], conditions
     names = tuple(sorted(assigned))
     return names, list(itertools.product(*(assigned[name] for name in names))), conditions
 
@@ -469,6 +514,8 @@ def _is_number(value: Value) -> bool:
 def _same_points(gold: Points, answer: Points) -> bool:
     if gold.names is not None and answer.names is not None:
         if gold.names != answer.names:
+            gold, answer = _roots(gold, answer.names), _roots(answer, gold.names)
+        if gold.names != answer.names:
             return False
     elif not (gold.names is answer.names is None):
         lined = _lined_up(gold, answer)
@@ -478,6 +525,16 @@ def _same_points(gold: Points, answer: Points) -> bool:
     if gold.conditions or answer.conditions:
         return _same_families(gold, answer)
     return _matched(gold.points, answer.points, _in_order)
+
+
+def _roots(points: Points, names: tuple[str, ...] | None) -> Points:
+    """`x_1 = 1, x_2 = 2` as two values of `x`, where that is the only name on the other side."""
+    if names is None or points.names is None or len(names) != 1 or len(points.names) < 2 or len(points.points) != 1:
+        return points
+    letters = {re.sub(r"_.*", "", re.sub(r"^Symbol\('", "", name)) for name in points.names}
+    if not all("_" in name for name in points.names) or letters != {re.sub(r"^Symbol\('|'.*", "", names[0])}:
+        return points
+    return Points(names, [(value,) for value in points.points[0]], points.conditions)
 
 
 def _lined_up(gold: Points, answer: Points) -> tuple[Points, Points] | None:
@@ -566,8 +623,10 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
     if len(gold) != 1 or len(answer) != 1 or len(integers) != 1:
         return False
     first, second = gold[0], answer[0]
-    if not (isinstance(first, Scalar) and isinstance(second, Scalar)) or first.degrees != second.degrees:
+    if not (isinstance(first, Scalar) and isinstance(second, Scalar)):
         return False
+    if first.degrees != second.degrees:
+        first, second = _in_radians(first), _in_radians(second)
     letter = integers[0]
     if not (first.expression.is_polynomial(letter) and second.expression.is_polynomial(letter)):
         return False
@@ -579,6 +638,10 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
     if not (equality.same(step, other_step) or equality.same(step, -other_step)):
         return False
     return bool(sympy.nsimplify(sympy.simplify((start - other_start) / step)).is_Integer)
+
+
+def _in_radians(value: Scalar) -> Scalar:
+    return replace(value, expression=value.expression * sympy.pi / 180, degrees=False) if value.degrees else value
 
 
 # ---------------------------------------------------------------------------------------------------------- formulas

@@ -45,6 +45,15 @@ _SEPARATOR = (
 _SEPARATED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?![0-9])")
 _SPACED = re.compile(r"(?<![0-9.,] )(?<![0-9.,])[0-9]{1,3}(?: [0-9]{3})+(?! ?[0-9/])")
 _COMMAS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])(?!,[0-9])")
+_UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
+_ENDLESS = re.compile(
+    r"(?<![0-9])([0-9]{0,50})\.([0-9]{3,200})\s?(?:\.\.\.+|…|\\[lc]?dots(?![A-Za-z]))\s*(?=[$}\s).,;]*$)"
+)
+_PERIOD = re.compile(r"([0-9]*?)([0-9]{1,30}?)(\2{2,}|(?<=[0-9]{3})\2)")
+_COMBINATIONS = re.compile(
+    r"(?<![A-Za-z0-9)}\]])(?:\{\s?\})?[_^]\s?(?:\{([0-9]{1,6}|[a-z])\}|([0-9]|[a-z]))\s?(?:\\mathrm\s?\{C\}|C)\s?_\s?"
+    r"(?:\{([0-9]{1,6}|[a-z])\}|([0-9]|[a-z]))"
+)
 _REPEATING = re.compile(
     r"(?<![0-9])([0-9]{0,50})\.([0-9]{0,50})(?:\\(?:overline|bar|dot)\s?(?:\{\s?([0-9]{1,50})\s?\}|([0-9]))"
     r"|\(([0-9]{1,50})\)(?![0-9]))"
@@ -52,14 +61,16 @@ _REPEATING = re.compile(
 _INTEGERS = (
     (
         re.compile(
-            r"(?:\\text\s?\{\s*)?,?\s*\(?(?:where|for|with)?\s*(?:\}\s*)?\$?\s*([a-zA-Z])\$?\s*(?:\\text\s?\{)?\s*(?:is|are|being)"
+            r"(?:\\text\s?\{\s*)?,?\s*\(?(?:where|for"
+            r"|with)?\s*(?:\}\s*)?\$?\s*([a-zA-Z])\$?\s*(?:\\text\s?\{)?\s*(?:is|are|being)"
             r"\s+(?:an|any|some)\s+(?:arbitrary\s+)?integer\s*\}?\)?\s*$"
         ),
         r", \1\\in\\mathbb{Z}",
     ),
     (
         re.compile(
-            r"(?:\\text\s?\{)?\s*,?\s*(?:where|for|with)\s+(?:any|all|every|each|some)\s+integers?\s*\}?\s*\$?([a-zA-Z])\$?\s*$"
+            r"(?:\\text\s?\{)?\s*,?\s*(?:where|for|with)\s+(?:any|all|every|each"
+            r"|some)\s+integers?\s*\}?\s*\$?([a-zA-Z])\$?\s*$"
         ),
         r", \1\\in\\mathbb{Z}",
     ),
@@ -84,6 +95,14 @@ _IN_WORDS = (
     ),
     (
         re.compile(
+            r"^\s*(?:\\text\s?\{)?\s*(?:all|any|every) real (?:numbers?"
+            r"|x) except(?: for)?\s*\}?\s*([(\[][^{}]+,[^{}]+[)\]])"
+            r"\s*\}?\s*$"
+        ),
+        r"\\mathbb{R} \\setminus \1",
+    ),
+    (
+        re.compile(
             r"^\s*(?:\\text\s?\{)?\s*(?:all|any|every) real (?:numbers?|x) except(?: for)?\s*\}?\s*([^{}]+?)"
             r"\s*\}?\s*$"
         ),
@@ -96,16 +115,27 @@ def clean(text: str) -> str:
     """The text with signs, separators of thousands and phrases in one spelling."""
     text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUB.sub(lambda base: "_{" + base.group().translate(_SUBSCRIPTS) + "}", text)
+    text = _ENDLESS.sub(_endless, text)
     text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ")
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
         return vocabulary.PHRASES[phrase]
     for pattern, replacement in (*_INTEGERS, *_IN_WORDS):
         text = pattern.sub(replacement, text)
+    text = _UNDERSCORED.sub(lambda number: number.group().replace("_", ""), text)
+    text = _COMBINATIONS.sub(lambda c: rf"\binom{{{c[1] or c[2]}}}{{{c[3] or c[4]}}}", text)
     text = _MIXED_VULGAR.sub(r"\1", text)
     text = _SEPARATED.sub(lambda number: re.sub("[^0-9]", "", number.group()), text)
     text = _SPACED.sub(lambda number: number.group().replace(" ", ""), text)
     return _REPEATING.sub(_ratio, text)
+
+
+def _endless(decimal: re.Match[str]) -> str:
+    r"""`0.333...` as `0.\overline{3}`; digits that do not repeat (`3.14159...`) as the decimal that they are."""
+    whole, digits = decimal[1] or "0", decimal[2]
+    if period := _PERIOD.fullmatch(digits):
+        return rf"{whole}.{period[1]}\overline{{{period[2]}}}"
+    return f"{whole}.{digits}"
 
 
 def _ratio(decimal: re.Match[str]) -> str:
@@ -119,7 +149,8 @@ def _ratio(decimal: re.Match[str]) -> str:
 _LEX = re.compile(
     r"(?P<space>\s+)|(?P<cmd>\\[A-Za-z]+\*?)|(?P<esc>\\.)|"
     r"(?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE](?:\+?[0-9]+|-0[0-9])(?![0-9A-Za-z^]))?)(?:\.(?![0-9.]))?"
-    r"|(?P<word>[A-Za-z]+)|(?P<rel>=/=|<=>|<->|=>|->|<=|=<|>=|!=(?!=)|<>|:=|/=|==|~=|[=<>~])|(?P<dots>\.\.\.+)|(?P<op>.)",
+    r"|(?P<word>[A-Za-z]+)|(?P<rel>=/=|<=>|<->|=>|->|<=|=<|>=|!=(?!=)|<>|:=|/=|==|~=|[=<>~])|(?P<dots>\.\.\.+)"
+    r"|(?P<op>.)",
     re.S,
 )
 
@@ -443,6 +474,15 @@ def _raised(tokens: list[Token], place: int) -> tuple[list[Token], int] | None:
     return found, end + braced
 
 
+def _closes(tokens: list[Token], place: int, opened: str) -> bool:
+    """Whether a `[` that comes behind a comma closes an interval: `]0, 1[`, and `[0, 1[` at its end."""
+    if opened == "]":
+        return True
+    following = tokens[place + 1] if place + 1 < len(tokens) else None
+    ends = following is None or following.kind in ("join", "close") or following.text in ("cup", "cap", "minus")
+    return opened in ("[", "(") and ends and tokens[place - 1][:2] != ("op", ",")
+
+
 def matching(tokens: list[Token]) -> dict[int, int]:
     """Where each bracket closes. Brackets of intervals may differ (`[0, 1)`, `]0, 1[`). Raises Unreadable."""
     pairs: dict[int, int] = {}
@@ -452,7 +492,7 @@ def matching(tokens: list[Token]) -> dict[int, int]:
             if stack:
                 stack[-1] = (*stack[-1][:2], True)
         elif token.kind == "open":
-            if token.text == "[" and stack and stack[-1][1] == "]" and stack[-1][2]:  # ]0, 1[
+            if token.text == "[" and stack and stack[-1][2] and _closes(tokens, place, stack[-1][1]):  # ]0, 1[
                 pairs[stack.pop()[0]] = place
             else:
                 stack.append((place, token.text, False))

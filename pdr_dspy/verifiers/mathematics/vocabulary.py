@@ -17,7 +17,8 @@ GLUED_FUNCTIONS = ("arcsin", "arccos", "arctan", "sin", "cos", "tan", "cot", "se
 """Functions whose argument may follow without a space: `sinx`."""
 SKIPPED = words(
     """displaystyle textstyle scriptstyle limits nolimits quad qquad thinspace medspace thickspace big Big bigg Bigg
-    bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm hfill hline allowbreak nobreak rm bf it sf mathstrut strut"""
+    bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm therefore blacksquare qed checkmark hfill hline allowbreak
+    nobreak rm bf it sf mathstrut strut"""
 )
 """Commands that change the looks alone."""
 PROSE = words("text textbf textit textrm textnormal textup textsf mbox hbox emph")

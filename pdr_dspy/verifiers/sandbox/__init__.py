@@ -1,9 +1,9 @@
-"""Where programs that a model wrote are run: apart from this process, from its files, from the network, and bounded.
+"""Sandboxes for programs that a model wrote: separate processes with limits, without this machine's files and network.
 
     await run(Job(programs=("def f(x): return x + 1",), cases=(Case("assert f(1) == 2"),), entry="f"))
 
-Nothing runs where nothing can isolate it (NoSandbox). The tests run apart from the program too, so that what it
-overrides, prints or patches changes its own results and never the verdict.
+Without an available sandbox no program runs (NoSandbox). The tests run in another process than the program, so that
+anything that it overrides, prints or patches changes its own results and never the verdict.
 """
 
 from __future__ import annotations

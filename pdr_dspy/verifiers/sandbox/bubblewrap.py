@@ -1,8 +1,8 @@
-"""Programs in namespaces of their own, by bubblewrap: no network, no files of this machine, bounded, killed whole.
+"""The bubblewrap sandbox: programs in separate namespaces, without network and this machine's files, with limits.
 
 A job runs in two sandboxes, one for the program and one for its tests (see `inside.py`), which share a socket. Each
 sees the interpreter with its standard library, the system's shared libraries and an empty folder. Killing the outer
-process of a sandbox ends its process namespace, and the kernel ends everything in that; so does the death of this one.
+process of a sandbox, or the end of this process, ends its process namespace with everything in it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from pdr_dspy.verifiers.sandbox.values import Case, Job, Limits, Outcome, Result
 
 NAME = "bubblewrap"
 _START_SECONDS = 30.0
-"""For two interpreters to start on a machine that is busy; a program's own time is counted from when they have."""
+"""Seconds for two interpreters to start on a busy machine; a program's own time starts after that."""
 _INSIDE = Path(__file__).with_name("inside.py")
 _PREFIX = "/python"
 _PYTHON = f"{_PREFIX}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-"""Where a sandbox has its interpreter; where this machine has it is not told."""
+"""The interpreter's path inside a sandbox, which hides its path on this machine."""
 _SCRIPT = "/inside.py"
 _MB = 2**20
 _LINE = 2**20
@@ -46,14 +46,14 @@ _uids = iter(range(2_000_000_000, 2**32 - 2))
 
 
 async def run(job: Job, limits: Limits) -> Outcome:
-    """Run a job. Raises TestsBroken where its tests are no Python; the machine must be able to (`missing()`)."""
+    """Run a job, provided that `missing()` is None. Raises TestsBroken if its tests are not Python."""
     if job.cases and isinstance(job.cases[0], Stdin):
         return await _scripts(job, limits)
     return await _cases(job, limits)
 
 
 def missing() -> str | None:
-    """Why nothing can be isolated here; None where it can. Found out once, by starting a sandbox."""
+    """The reason why the sandbox is unavailable; None if it is available. Determined once, by starting a sandbox."""
     with _lock:
         found = _variant()
     return found if isinstance(found, str) else None
@@ -74,14 +74,14 @@ def _binary() -> str | None:
 
 @cache
 def _variant() -> tuple[str, ...] | str:
-    """The options by which processes here can be isolated, or why they cannot."""
+    """The options that isolate processes on this machine, or the reason why that is impossible."""
     if not sys.platform.startswith("linux"):
         return f"bubblewrap needs Linux, this is {sys.platform}"
     if seccomp.program() is None:
-        return "the system calls of this processor are not known"
+        return "the system call numbers of this processor are unknown"
     if _binary() is None:
         return "there is no `bwrap`"
-    # Root is given up inside for a user of the sandbox's own. Anybody else has a namespace of users.
+    # Root drops to an unprivileged user inside the sandbox. Other users need a user namespace.
     as_root = ("--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID")
     as_user = ("--unshare-user", "--disable-userns")
     why = ""
@@ -110,7 +110,7 @@ def _variant() -> tuple[str, ...] | str:
 
 @cache
 def _mounts() -> tuple[str, ...]:
-    """What a sandbox sees of this machine, read-only: an interpreter and shared libraries."""
+    """The read-only mounts of a sandbox: the interpreter and shared libraries."""
     options: list[str] = []
     for folder in ("/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store"):
         path = Path(folder)
@@ -122,7 +122,7 @@ def _mounts() -> tuple[str, ...]:
         options += ["--ro-bind", "/etc/ld.so.cache", "/etc/ld.so.cache"]
     library = Path(os.path.realpath(sysconfig.get_path("stdlib")))
     within = f"{_PREFIX}/{sys.platlibdir}"
-    # The folders above a mount are root's alone unless they are made first.
+    # Parent folders of a mount are readable by root only, unless they are created first.
     for folder in (_PREFIX, f"{_PREFIX}/bin", within, f"{within}/{library.name}"):
         options += ["--perms", "0755", "--dir", folder]
     options += ["--ro-bind", str(library), f"{within}/{library.name}"]
@@ -139,7 +139,7 @@ def _mounts() -> tuple[str, ...]:
 
 
 def _compiled() -> str:
-    """The script as bytecode, which saves each process half of its start; the script where none can be written."""
+    """The script as bytecode, which halves the start of each process; the source if no bytecode can be written."""
     try:
         return py_compile.compile(str(_INSIDE), doraise=True) or str(_INSIDE)
     except (OSError, py_compile.PyCompileError):
@@ -149,11 +149,11 @@ def _compiled() -> str:
 def _command(
     options: Sequence[str], role: str, limits: Limits, programs: Sequence[str] = (), link: int | None = None
 ) -> tuple[list[str], tuple[int, ...]]:
-    """The command of one sandboxed process, and the descriptors to pass and then to close."""
+    """The command of one sandboxed process, and the descriptors to pass to it and close afterwards."""
     rules, passed = os.pipe()
     data = seccomp.program()
     assert data is not None
-    os.write(passed, data)  # a pipe holds far more
+    os.write(passed, data)  # far below the capacity of a pipe
     os.close(passed)
     fds = [rules]
     if role == "script":
@@ -190,7 +190,7 @@ def _command(
 
 
 def _text(data: bytes) -> int:
-    """A descriptor from which `data` can be read."""
+    """A descriptor for reading `data`."""
     fd = os.memfd_create("program")
     view = memoryview(data)
     while view:
@@ -210,14 +210,14 @@ async def _start(
     options = _variant()
     assert not isinstance(options, str)
     command, fds = _command(options, role, limits, programs, None if link is None else link.fileno())
-    there = asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL
+    stream = asyncio.subprocess.PIPE if pipes else asyncio.subprocess.DEVNULL
     shared = () if link is None else (link.fileno(),)
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             *command,
-            stdin=there,
-            stdout=there,
-            stderr=there if role == "script" else asyncio.subprocess.DEVNULL,
+            stdin=stream,
+            stdout=stream,
+            stderr=stream if role == "script" else asyncio.subprocess.DEVNULL,
             pass_fds=(*fds, *shared),
             start_new_session=True,
             limit=_LINE,
@@ -225,7 +225,7 @@ async def _start(
     )
     try:
         return await asyncio.shield(starting)
-    except asyncio.CancelledError:  # a start that is cancelled half way may never end
+    except asyncio.CancelledError:  # a start that is cancelled midway may never end
         await _end(await starting)
         raise
     finally:
@@ -234,7 +234,7 @@ async def _start(
 
 
 async def _end(*processes: asyncio.subprocess.Process | None) -> None:
-    """Kill what still runs, with everything that it started, and take its status."""
+    """Kill running processes with their children, and collect their status."""
     for process in processes:
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -242,7 +242,7 @@ async def _end(*processes: asyncio.subprocess.Process | None) -> None:
     for process in processes:
         if process is not None:
             await process.wait()
-            process._transport.close()  # type: ignore[attr-defined]  # pipes with unread output stay open otherwise
+            process._transport.close()  # type: ignore[attr-defined]  # otherwise pipes with unread output stay open
 
 
 # --------------------------------------------------------------------------------------------------- tests and program
@@ -263,7 +263,7 @@ async def _cases(job: Job, limits: Limits) -> Outcome:
 async def _watch(
     job: Job, limits: Limits, tester: asyncio.subprocess.Process, solver: asyncio.subprocess.Process
 ) -> Outcome:
-    """Give the tests' process its job and read its report, for as long as the limits allow."""
+    """Send the job to the tests' process and read its report, within the limits."""
     assert tester.stdin is not None
     assert tester.stdout is not None
     order = {
@@ -291,25 +291,25 @@ async def _watch(
         if not line:
             failure = await _how_it_ended(solver)
             break
-        said: dict[str, Any] = json.loads(line)
-        if "started" in said:
+        report: dict[str, Any] = json.loads(line)
+        if "started" in report:
             started = time.perf_counter()
             deadline = started + limits.seconds
-        elif "broken" in said:
-            raise TestsBroken(said["broken"])
-        elif "failed" in said:
-            failure = said["failed"]
+        elif "broken" in report:
+            raise TestsBroken(report["broken"])
+        elif "failed" in report:
+            failure = report["failed"]
             if failure == "the program ended":
                 failure = await _how_it_ended(solver)
             break
-        elif "done" in said:
+        elif "done" in report:
             break
         else:
-            error = said.get("error", "")
+            error = report.get("error", "")
             if error == "the program ended":
                 error = failure = await _how_it_ended(solver)
-            texts = {name: str(said.get(name, "")) for name in ("got", "want", "line")}
-            results.append(Result(bool(said["passed"]), error=str(error), **texts))
+            texts = {name: str(report.get(name, "")) for name in ("got", "want", "line")}
+            results.append(Result(bool(report["passed"]), error=str(error), **texts))
             if failure:
                 break
     return replace(failed(job, failure, NAME, results), seconds=time.perf_counter() - started)
@@ -349,19 +349,19 @@ async def _scripts(job: Job, limits: Limits) -> Outcome:
 async def _script(programs: Sequence[str], case: Stdin, limits: Limits) -> Result:
     process = await _start("script", limits, programs=programs)
     try:
-        written, told, failure = await _talk(process, case.given.encode("utf-8", "surrogatepass"), limits)
+        written, errors, failure = await _talk(process, case.given.encode("utf-8", "surrogatepass"), limits)
     finally:
         await _end(process)
     got = written.decode("utf-8", "replace")
     if not failure and process.returncode:
-        lines = told.decode("utf-8", "replace").strip().splitlines()
+        lines = errors.decode("utf-8", "replace").strip().splitlines()
         failure = lines[-1] if lines else f"its process ended with status {process.returncode}"
     passed = not failure and same_output(got, case.want)
     return Result(passed, got=got[:2000], want=case.want[:2000], error=failure[:2000])
 
 
 async def _talk(process: asyncio.subprocess.Process, given: bytes, limits: Limits) -> tuple[bytes, bytes, str]:
-    """What a script writes to its two outputs, and why it was stopped."""
+    """A script's standard output and standard error, and the reason why it was stopped."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -387,9 +387,9 @@ async def _talk(process: asyncio.subprocess.Process, given: bytes, limits: Limit
         asyncio.ensure_future(feed(process.stdin)),
     ]
     try:
-        written, told, _ = await asyncio.wait_for(asyncio.gather(*tasks), limits.seconds + 0.5)
+        written, errors, _ = await asyncio.wait_for(asyncio.gather(*tasks), limits.seconds + 0.5)
         await asyncio.wait_for(process.wait(), 1.0)
-        return written, told, ""
+        return written, errors, ""
     except TimeoutError:
         return b"", b"", f"timed out after {limits.seconds:g} s"
     except _TooMuch as stopped:
@@ -405,7 +405,7 @@ class _TooMuch(Exception):
 
 
 def same_output(got: str, want: str) -> bool:
-    """Whether two outputs are the same line by line, but for blanks at their ends and the spelling of numbers."""
+    """Whether two outputs are equal line by line, except for trailing blanks and the notation of numbers."""
     one, other = ([line.split() for line in text.strip().splitlines() if line.strip()] for text in (got, want))
     if len(one) != len(other):
         return False

@@ -1,13 +1,13 @@
-"""The script that runs inside a sandbox: one process holds the program, another holds its tests.
+"""The script that runs inside a sandbox: one process has the program, another its tests.
 
-Run by `bubblewrap.py`, in namespaces of its own; imports no pdr_dspy. The two processes share one socket and nothing
-else. The program's process learns which of its functions are called with which arguments; the tests, the expected
-values and the comparison stay in the tests' process, which never runs a line of the program. What crosses is data
-(JSON with tags), so an object that says it equals everything arrives as what it is made of, or as a handle that equals
-nothing but itself. A program can therefore make its own results wrong, and nothing else.
+`bubblewrap.py` runs it in separate namespaces; it does not import pdr_dspy. The two processes share only one socket.
+The program's process receives calls of its functions with their arguments; the tests, the expected values and the
+comparison stay in the tests' process, which never runs any of the program's code. The processes exchange data only
+(JSON with tags), so an object whose `__eq__` always returns True arrives as its content, or as a handle that equals
+only itself. A program can therefore change its own results, and nothing else.
 
-Roles: `solve LINK` holds the program, `test LINK` holds its tests (job on stdin, report on stdout), `script` runs a
-program that reads stdin and writes stdout. LINK is the number of the socket's descriptor.
+Roles: `solve LINK` runs the program, `test LINK` its tests (job on stdin, report on stdout), `script` runs a program
+that reads stdin and writes stdout. LINK is the number of the socket's descriptor.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 LONGEST = 16 * 2**20
-"""Bytes of one message."""
+"""The largest message in bytes."""
 SHOWN = 2000
 """Characters of a value or an error that are reported."""
 OPEN_FILES = 32
 INTERPRETER = 96 * 2**20
-"""Bytes of address space of an interpreter that has loaded what it needs."""
+"""Bytes of address space of an interpreter after its imports."""
 
 
 def main() -> None:
-    """Take the role that the command names."""
+    """Run the role that the command line names."""
     role, settings = sys.argv[1], json.loads(sys.argv[2])
     if role == "script":
         script(settings)
@@ -57,14 +57,14 @@ def main() -> None:
 
 
 def silence() -> None:
-    """Close what the standard descriptors lead to."""
+    """Redirect the standard descriptors to the null device."""
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
 
 
 def confine(settings: dict[str, Any]) -> None:
-    """Give up what is left of root and bound this process; the kernel holds it to that from here on."""
+    """Drop root's remaining privileges and set this process's resource limits, which the kernel enforces."""
     if settings["uid"] is not None:
         for uid in (settings["uid"], 65534):
             try:
@@ -92,7 +92,7 @@ def confine(settings: dict[str, Any]) -> None:
 
 
 class Text(SourceFileLoader):
-    """Loads a module from a text, or from a tree that was made of one; writes no bytecode."""
+    """Loads a module from a text or its syntax tree; writes no bytecode."""
 
     def __init__(self, name: str, source: str | ast.AST) -> None:
         super().__init__(name, f"<{name}>")
@@ -106,7 +106,7 @@ class Text(SourceFileLoader):
 
 
 def module(name: str) -> ModuleType:
-    """An empty module that can be imported."""
+    """An empty, importable module."""
     made = ModuleType(name)
     made.__spec__ = ModuleSpec(name, None)
     sys.modules[name] = made
@@ -117,7 +117,7 @@ UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowErro
 
 
 def load(programs: list[str], entry: str | None, name: str) -> ModuleType:
-    """Run the first of the texts that is Python and stores the name `entry`; raises what the first one raised."""
+    """Run the first of the texts that is Python and defines `entry`. If none does, raise the error of the first."""
     fault: BaseException | None = None
     for text in programs:
         loader = Text(name, text)
@@ -134,7 +134,7 @@ def load(programs: list[str], entry: str | None, name: str) -> ModuleType:
 
 
 def script(settings: dict[str, Any]) -> None:
-    """Run a program as `python program.py` would: it reads stdin, writes stdout, and its status is the process's."""
+    """Run a program as `python program.py` would, with its standard input and output and its exit status."""
     with open(int(sys.argv[3]), encoding="utf-8") as file:
         programs = json.load(file)
     confine(settings)
@@ -146,15 +146,15 @@ def script(settings: dict[str, Any]) -> None:
 
 
 class Gone(Exception):
-    """The other process has ended, or what it says makes no sense."""
+    """The other process has ended, or its messages are invalid."""
 
 
 class Raised(Exception):
-    """What the program raised, where that is no exception of the standard library."""
+    """An exception of the program that is not in the standard library."""
 
 
 class Remote:
-    """An object of the program that is not data: the tests may use it, and see of it what is data."""
+    """A proxy of the program's object that is not data: the tests can use it, and read its data."""
 
     __slots__ = ("_handle", "_kind", "_link")
 
@@ -170,55 +170,55 @@ class Remote:
         return hash(("remote", self._handle))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._link.ask("call", self, *args, **kwargs)
+        return self._link.request("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
-        return self._link.ask("getattr", self, name)
+        return self._link.request("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._link.ask("setattr", self, name, value)
+        self._link.request("setattr", self, name, value)
 
     def __iter__(self) -> Any:
-        walk = self._link.ask("iter", self)
+        walk = self._link.request("iter", self)
         while True:
-            found = self._link.ask("next", walk)
+            found = self._link.request("next", walk)
             if not found:
                 return
             yield found[0]
 
     def __next__(self) -> Any:
-        found = self._link.ask("next", self)
+        found = self._link.request("next", self)
         if not found:
             raise StopIteration
         return found[0]
 
     def __repr__(self) -> str:
-        return str(self._link.ask("repr", self))
+        return str(self._link.request("repr", self))
 
     def __str__(self) -> str:
-        return str(self._link.ask("str", self))
+        return str(self._link.request("str", self))
 
     def __len__(self) -> int:
-        return self._link.ask("len", self)
+        return self._link.request("len", self)
 
     def __bool__(self) -> bool:
-        return True  # or every test of truth would ask its length
+        return True  # otherwise every truth test would request its length
 
     def __getitem__(self, key: Any) -> Any:
-        return self._link.ask("getitem", self, key)
+        return self._link.request("getitem", self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._link.ask("setitem", self, key, value)
+        self._link.request("setitem", self, key, value)
 
 
 def _among_remotes(name: str) -> Callable[..., Any]:
-    """Arithmetic of two objects of the program. With a value of the tests there is none: `abs(result - 0.5) < 1e-6`
-    would ask the program how near it came."""
+    """Arithmetic of two objects of the program. It is not available with a value of the tests: `abs(result - 0.5) <
+    1e-6` would let the program decide the comparison."""
 
     def forwarded(self: Remote, other: Any) -> Any:
-        return self._link.ask(name, self, other) if isinstance(other, Remote) else NotImplemented
+        return self._link.request(name, self, other) if isinstance(other, Remote) else NotImplemented
 
     return forwarded
 
@@ -252,53 +252,54 @@ for _name in ARITHMETIC:
 
 
 class Link:
-    """One end of the socket: asks the other process for operations on its objects, and serves what is asked of it."""
+    """One end of the socket: requests operations on the other process's objects, and serves its requests."""
 
     def __init__(self, connection: int, *, trusted: bool) -> None:
         self.connection = connection
         """The descriptor of a socket."""
         self.trusted = trusted
-        """Whether this end holds the tests: its objects can be called where they were handed out, and no more."""
+        """Whether this end runs the tests: the other end can only call the objects that it received."""
         self.shared: dict[int, Any] = {}
         self.numbers: dict[int, int] = {}
 
-    def ask(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def request(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
         packed = [self.pack(value) for value in args]
         named = {name: self.pack(value) for name, value in kwargs.items()}
         self.send({"do": operation, "on": self.pack(target), "with": packed, "named": named})
         while True:
-            said = self.receive()
-            if "do" in said:
-                self.serve(said)
+            reply = self.receive()
+            if "do" in reply:
+                self.serve(reply)
                 continue
-            sys.stdout.write(str(said.get("printed", "")))
-            if "raised" in said:
-                raise _exception(said["raised"])
-            self.take_back(args, said.get("changed"))
-            return self.unpack(said.get("value"))
+            sys.stdout.write(str(reply.get("printed", "")))
+            if "raised" in reply:
+                raise _exception(reply["raised"])
+            self.take_back(args, reply.get("changed"))
+            return self.unpack(reply.get("value"))
 
     def take_back(self, args: tuple[Any, ...], changed: Any) -> None:
-        """Give arguments the content that the program left them with."""
+        """Copy the program's changes of the arguments into them."""
         if not changed:
             return
         try:
             for place, value in changed.items():
                 _replace(args[int(place)], self.unpack(value))
         except (AttributeError, ValueError, IndexError, TypeError) as error:
-            raise Gone("the program said nothing that can be read") from error
+            raise Gone("the program sent an unreadable message") from error
 
-    def serve(self, said: dict[str, Any]) -> None:
-        """Do what the other end asks for, and answer."""
+    def serve(self, request: dict[str, Any]) -> None:
+        """Carry out a request of the other end, and reply."""
         printed = Printed()
         outer, sys.stdout = sys.stdout, printed  # type: ignore[assignment]
         try:
-            if self.trusted and said["do"] != "call":
+            if self.trusted and request["do"] != "call":
                 raise TypeError("a function of the tests can be called, and that is all")
-            target = self.unpack(said["on"])
-            args = [self.unpack(value) for value in said["with"]]
-            value = OPERATIONS[said["do"]](target, *args, **{k: self.unpack(v) for k, v in said["named"].items()})
+            target = self.unpack(request["on"])
+            args = [self.unpack(value) for value in request["with"]]
+            kwargs = {name: self.unpack(value) for name, value in request["named"].items()}
+            value = OPERATIONS[request["do"]](target, *args, **kwargs)
             answer: dict[str, Any] = {"value": self.pack(value)}
-            changed = {} if self.trusted else self.changes(said["with"], args)
+            changed = {} if self.trusted else self.changes(request["with"], args)
             if changed:
                 answer["changed"] = changed
         except Gone:
@@ -317,7 +318,7 @@ class Link:
             self.send({"raised": _described(error)})
 
     def changes(self, before: list[Any], args: list[Any]) -> dict[str, Any]:
-        """Arguments that the call changed, as a function that sorts its list in place does."""
+        """The arguments that the call changed in place, such as a sorted list."""
         now = {str(place): self.pack(value) for place, value in enumerate(args) if isinstance(value, CHANGEABLE)}
         return {place: value for place, value in now.items() if value != before[int(place)]}
 
@@ -335,14 +336,14 @@ class Link:
     def receive(self) -> dict[str, Any]:
         (length,) = struct.unpack(">I", self.exactly(4))
         if length > LONGEST:
-            raise Gone("the program broke off what it was saying")
+            raise Gone("the program sent a message that is too long")
         try:
-            said = json.loads(self.exactly(length))
+            message = json.loads(self.exactly(length))
         except UNREADABLE as error:
-            raise Gone("the program said nothing that can be read") from error
-        if not isinstance(said, dict):
-            raise Gone("the program said nothing that can be read")
-        return said
+            raise Gone("the program sent an unreadable message") from error
+        if not isinstance(message, dict):
+            raise Gone("the program sent an unreadable message")
+        return message
 
     def exactly(self, count: int) -> bytes:
         pieces = []
@@ -357,7 +358,7 @@ class Link:
             count -= len(piece)
         return b"".join(pieces)
 
-    # A value is itself (None, bool, float, str, small int, list) or one tag with what it is made of.
+    # A packed value is itself (None, bool, float, str, small int, list), or one tag with its content.
 
     def pack(self, value: Any) -> Any:
         kind = type(value)
@@ -411,12 +412,12 @@ class Link:
                 return self.shared[body]
             return self.rebuilt(tag, body)
         except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
-            raise Gone("the program said nothing that can be read") from error
+            raise Gone("the program sent an unreadable message") from error
 
     def rebuilt(self, tag: str, body: Any) -> Any:
         if tag in ("dict", "OrderedDict", "Counter", "defaultdict"):
             pairs = [(self.unpack(key), self.unpack(value)) for key, value in body]
-            if tag in ("dict", "defaultdict"):  # what a default was made by cannot cross
+            if tag in ("dict", "defaultdict"):  # the default factory cannot be sent
                 return dict(pairs)
             made = getattr(_imported("collections"), tag)()
             for key, value in pairs:
@@ -479,7 +480,7 @@ def _imported(name: str) -> ModuleType:
 
 
 def _replace(argument: Any, after: Any) -> None:
-    """Give an argument of the tests the content that the program left it with."""
+    """Copy the program's changes into an argument of the tests."""
     if type(argument) is not type(after):
         raise Gone("the program changed the type of an argument")
     if isinstance(argument, (list, bytearray)):
@@ -490,7 +491,8 @@ def _replace(argument: Any, after: Any) -> None:
 
 
 def _described(error: BaseException, *, crossing: bool = False) -> list[Any]:
-    """The names of an exception's built-in bases, and its text; a KeyError made anew quotes its text once more."""
+    """The names of an exception's built-in bases, and its text. A KeyError is reduced to its key, since a rebuilt one
+    would quote its text twice."""
     try:
         quoted = crossing and isinstance(error, KeyError) and len(error.args) == 1
         text = str(error.args[0] if quoted else error)[:SHOWN]
@@ -500,26 +502,26 @@ def _described(error: BaseException, *, crossing: bool = False) -> list[Any]:
 
 
 def _exception(raised: Any) -> Exception:
-    """The exception of the standard library that is nearest to what the program raised."""
+    """The exception of the standard library that is closest to the program's."""
     try:
         names, text = raised
         for name in names:
             kind = getattr(builtins, str(name), None)
             # StopIteration would end a loop over `map(candidate, ...)` before its first assertion.
             if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (Exception, *STOPPING):
-                made = kind.__new__(kind, str(text))  # some want more than a text
+                made = kind.__new__(kind, str(text))  # some constructors need more than a text
                 made.args = (str(text),)
                 return made
         return Raised(f"{names[0]}: {text}" if names[0] != "Exception" else str(text))
     except Exception as error:
-        raise Gone("the program said nothing that can be read") from error
+        raise Gone("the program sent an unreadable message") from error
 
 
 STOPPING = (StopIteration, StopAsyncIteration)
 
 
 class Printed(io.TextIOBase):
-    """Keeps the beginning of what is printed."""
+    """Keeps the beginning of the printed output."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -543,7 +545,7 @@ class Printed(io.TextIOBase):
 
 
 def solve(link: Link, settings: dict[str, Any]) -> None:
-    """Hold the program: run it once, then do what is asked of it."""
+    """Run the program once, then serve requests of the tests."""
     confine(settings)
     link.send({"up": True})
     order = link.receive()
@@ -566,7 +568,7 @@ def solve(link: Link, settings: dict[str, Any]) -> None:
 
 
 class Tests:
-    """Holds the tests of one program, runs them one after the other, and reports each as it ends."""
+    """The tests of one program: runs them one after the other, and reports each result."""
 
     def __init__(self, link: Link, job: dict[str, Any], report: int) -> None:
         self.link = link
@@ -575,58 +577,58 @@ class Tests:
         self.space = module("tests")
         self.names = self.space.__dict__
 
-    def tell(self, **said: Any) -> None:
-        data = memoryview(json.dumps(said).encode() + b"\n")
+    def write_report(self, **fields: Any) -> None:
+        data = memoryview(json.dumps(fields).encode() + b"\n")
         while data:
             data = data[os.write(self.report, data) :]
 
     def run(self) -> None:
         try:
-            self.link.receive()  # the other process is up
-            self.tell(started=True)
+            self.link.receive()  # the other process has started
+            self.write_report(started=True)
             trees = self.read()
             if trees is None:
                 return
             self.link.send({"programs": self.job["programs"], "entry": self.job["entry"]})
-            said = self.link.receive()
-            if "failed" in said or not isinstance(said.get("names"), list):
-                self.tell(failed=str(said.get("failed"))[:SHOWN])
+            reply = self.link.receive()
+            if "failed" in reply or not isinstance(reply.get("names"), list):
+                self.write_report(failed=str(reply.get("failed"))[:SHOWN])
                 return
-            self.prepare(trees, {str(name) for name in said["names"]})
+            self.prepare(trees, {str(name) for name in reply["names"]})
         except Exception as error:
-            self.tell(failed=str(error)[:SHOWN])
+            self.write_report(failed=str(error)[:SHOWN])
             return
         for place, (case, tree) in enumerate(zip(self.job["cases"], trees, strict=True)):
             try:
-                said = self.verdict(case, tree)
+                result = self.verdict(case, tree)
             except Gone as error:
-                self.tell(case=place, passed=False, error=str(error))
+                self.write_report(case=place, passed=False, error=str(error))
                 return
-            self.tell(case=place, **said)
-        self.tell(done=True)
+            self.write_report(case=place, **result)
+        self.write_report(done=True)
 
     def read(self) -> list[ast.Module] | None:
-        """The trees of the cases; what is no Python is the tests' fault, and is reported as that."""
+        """The syntax trees of the cases; tests that are not Python are reported as broken."""
         try:
             trees = [ast.parse(case["source"]) for case in self.job["cases"]]
             setup = [ast.parse(text) for text in self.job["setup"]]
         except UNREADABLE as error:
-            self.tell(broken=f"{type(error).__name__}: {error}"[:SHOWN])
+            self.write_report(broken=f"{type(error).__name__}: {error}"[:SHOWN])
             return None
         self.setup = setup
         return trees
 
-    def prepare(self, trees: list[ast.Module], there: set[str]) -> None:
-        """The names of the tests: what the task itself defines, and of the program what the tests use besides.
+    def prepare(self, trees: list[ast.Module], defined: set[str]) -> None:
+        """Set the names of the tests: those that the task defines, and those of the program that the tests use besides.
 
-        A function that the task gives whole is the task's own, whatever the program made of it; one that it leaves
-        open, and its classes, are the program's.
+        A complete function of the task takes precedence over the program's; an unfinished function, and the task's
+        classes, are taken from the program. `defined` are the names that the program defines.
         """
         for text in self.job["given"]:
             try:
                 tree = ast.parse(text)
                 Text("tests", tree).exec_module(self.space)
-            except Exception:  # a task in prose, or one that breaks off
+            except Exception:  # the task is prose, or incomplete code
                 continue
             for node in tree.body:
                 if isinstance(node, ast.ClassDef) or (isinstance(node, FUNCTIONS) and _open(node)):
@@ -639,10 +641,10 @@ class Tests:
             standard = None if name == first else _standard(name)
             if standard is not None:
                 self.names[name] = standard
-            elif name in there:
+            elif name in defined:
                 self.names[name] = getattr(program, name)
         if first:
-            if first not in there:
+            if first not in defined:
                 raise Gone(f"the program defines no `{first}`")
             self.names[first] = getattr(program, first)
             if "candidate" not in self.names:
@@ -657,7 +659,7 @@ class Tests:
                 raise Gone(f"the setup of the tests raises {type(error).__name__}: {error}") from error
 
     def verdict(self, case: dict[str, Any], tree: ast.Module) -> dict[str, Any]:
-        """Whether a case passes; what came, where it does not."""
+        """Whether a case passes; for a failure with the actual value."""
         printed = sys.stdout = Printed()  # type: ignore[assignment]
         want = case["want"]
         try:
@@ -675,20 +677,20 @@ class Tests:
         except Gone:
             raise
         except BaseException as error:
-            said = _described(error)[1]
-            told = f"{type(error).__name__}: {said}" if said else type(error).__name__
+            text = _described(error)[1]
+            shown = f"{type(error).__name__}: {text}" if text else type(error).__name__
             if isinstance(error, Raised):
-                told = said
+                shown = text
             if want is not None and want.startswith("Traceback (most recent call last):"):
                 last = want.rstrip().rpartition("\n")[2].strip()
-                if told == last or (":" not in last and told.partition(":")[0] == last):
+                if shown == last or (":" not in last and shown.partition(":")[0] == last):
                     return {"passed": True}
             if isinstance(error, SyntaxError) and error.filename == "<tests>":
-                return {"passed": False, "broken": told[:SHOWN]}
-            return {"passed": False, "error": told[:SHOWN], "line": _line(error, case["source"])}
+                return {"passed": False, "broken": shown[:SHOWN]}
+            return {"passed": False, "error": shown[:SHOWN], "line": _line(error, case["source"])}
 
     def value(self, tree: ast.Module) -> Any:
-        """Run statements; the value of the last one where that is an expression."""
+        """Run statements; returns the value of the last one if it is an expression, else None."""
         *_, last = tree.body
         if not isinstance(last, ast.Expr):
             Text("tests", tree).exec_module(self.space)
@@ -699,7 +701,7 @@ class Tests:
         return self.names.pop("__shown__")
 
     def called(self, tree: ast.Module) -> None:
-        """Call what a case only defines: `check(candidate)`, functions `test_...`, unittest's cases."""
+        """Call the tests that a case defines without calling: `check(candidate)`, `test_...`, unittest's cases."""
         defined = [node.name for node in tree.body if isinstance(node, (*FUNCTIONS, ast.ClassDef))]
         if "check" in defined and not _calls(tree, "check"):
             self.names["check"](self.names["candidate"])
@@ -719,9 +721,9 @@ STANDARD = ("typing", "collections", "itertools", "functools", "math", "heapq", 
 
 
 def _standard(name: str) -> Any:
-    """What a name means that tests use without importing it, where the standard library has it; None otherwise.
+    """The standard library's object for a name that tests use without importing it; None without one.
 
-    The program may have imported it too, but what the tests compare with is not asked of the program.
+    The program may have imported it, too, but the tests must not take it from the program.
     """
     from importlib import import_module
 
@@ -739,12 +741,12 @@ def _unittest(unittest: Any, made: type) -> None:
     unittest.defaultTestLoader.loadTestsFromTestCase(made).run(result)
     wrong = [*result.errors, *result.failures]
     if wrong:
-        case, told = wrong[0]
-        raise AssertionError(f"{case.id().rpartition('.')[2]}: {told.strip().rpartition(chr(10))[2]}")
+        case, report = wrong[0]
+        raise AssertionError(f"{case.id().rpartition('.')[2]}: {report.strip().rpartition(chr(10))[2]}")
 
 
 def _open(node: Any) -> bool:
-    """Whether a function has no body yet."""
+    """Whether a function is unfinished: it has no body yet."""
     body = list(node.body)
     if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         body = body[1:]
@@ -777,7 +779,7 @@ def _calls(tree: ast.Module, name: str) -> bool:
 
 
 def _line(error: BaseException, source: str) -> str:
-    """The line of the tests at which it went wrong."""
+    """The line of the tests that raised the error."""
     found, trace = "", error.__traceback__
     lines = source.splitlines()
     while trace is not None:
@@ -797,7 +799,7 @@ def _shown(value: Any, *, whole: bool = False) -> str:
 
 
 def _as_wanted(value: Any, text: str, printed: str, want: str) -> bool:
-    """Whether an example shows what its text says: to the letter, or the same value in another spelling."""
+    """Whether an example's output equals its text, literally or as the same value in another notation."""
     want = want.strip()
     if text.strip() == want or " ".join(text.split()) == " ".join(want.split()):
         return True
@@ -811,7 +813,7 @@ def _as_wanted(value: Any, text: str, printed: str, want: str) -> bool:
 
 
 def _same(value: Any, expected: Any) -> bool:
-    """Equal, floats up to rounding; a list is no tuple, and True is no 1."""
+    """Whether two values are equal, floats up to rounding; a list is not a tuple, and True is not 1."""
     if isinstance(expected, float) or isinstance(value, float):
         plain = (int, float)
         return (

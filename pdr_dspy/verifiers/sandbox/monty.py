@@ -1,8 +1,8 @@
-"""Programs in monty, an interpreter of a subset of Python that knows no files, no network and no processes.
+"""The monty sandbox: an interpreter of a subset of Python without files, network and processes.
 
-Two sessions in processes of monty's own, as in `inside.py`: one holds the program, the other its tests, and between
-them goes what monty hands out as plain data. A session starts in a fraction of a millisecond; its memory, its time and
-its depth are bounded inside, and its process is killed where it does not stop by itself.
+A job runs in two sessions in monty's own processes, as in `inside.py`: one has the program, the other its tests, and
+they exchange plain data only. A session starts in a fraction of a millisecond; monty limits its memory, time and depth,
+and kills its process if it does not stop.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pdr_dspy.verifiers.sandbox.values import SIDE_BY_SIDE, Case, Job, Limits, O
 NAME = "monty"
 BEYOND = "monty does not know this Python"
 _QUICK = 1.0
-"""Seconds; what takes longer than this is bubblewrap's, where it is much faster."""
+"""Seconds; a longer program runs in bubblewrap, where it is much faster."""
 _CALLS = 100_000
 _lock = threading.Lock()
 
 _TESTER = """
 def candidate(*args, **kwargs):
-    said = __ask__(args, kwargs)
-    after = said[1]
+    reply = __call_program__(args, kwargs)
+    after = reply[1]
     for place in range(len(args)):
         argument = args[place]
         if isinstance(argument, list):
@@ -43,13 +43,13 @@ def candidate(*args, **kwargs):
             if argument != after[place]:
                 argument.clear()
                 argument.update(after[place])
-    return said[0]
+    return reply[0]
 """
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def missing() -> str | None:
-    """Why monty cannot be used; None where it can."""
+    """The reason why monty is unavailable; None if it is available."""
     if importlib.util.find_spec("pydantic_monty") is None:
         return "the package `pydantic-monty` is not installed"
     try:
@@ -60,18 +60,18 @@ def missing() -> str | None:
 
 
 def suits(job: Job) -> bool:
-    """Whether monty may be tried: calls of one function of the program, compared with data."""
+    """Whether monty supports the job: its tests call one function of the program and compare data."""
     whole = bool(job.cases) and all(isinstance(case, Case) and case.want is None for case in job.cases)
     return whole and job.entry is not None and job.entry.isidentifier() and missing() is None
 
 
 async def run(job: Job, limits: Limits) -> Outcome:
-    """Run a job; the outcome's `failure` begins with BEYOND where the program is none of monty's."""
+    """Run a job; the outcome's `failure` begins with BEYOND if monty does not support the program."""
     work = asyncio.get_running_loop().run_in_executor(_threads(), partial(_run, job, limits))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        work.cancel()  # one that has begun ends within its seconds, and nobody waits for it
+        work.cancel()  # a thread that has begun ends within its time limit; its result is dropped
         raise
 
 
@@ -82,7 +82,7 @@ def _threads() -> ThreadPoolExecutor:
 
 @cache
 def _pool() -> Any:
-    """Workers of monty, two for each job; they end with this process."""
+    """monty's workers, two for each job; they end with this process."""
     import pydantic_monty
 
     return pydantic_monty.Monty(
@@ -110,22 +110,24 @@ def _run(job: Job, limits: Limits) -> Outcome:
         with pool.checkout(limits=bounds) as solver, pool.checkout(limits=bounds) as tester:
             solver.feed_run(job.programs[0], print_callback=quiet())
 
-            def ask(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            def call_program(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
                 if time.perf_counter() - started > seconds:
                     raise TimeoutError(f"timed out after {seconds:g} s")
                 call = f"(lambda *args, **kwargs: ({job.entry}(*args, **kwargs), args))(*__args__, **__kwargs__)"
                 try:
                     given = {"__args__": list(args), "__kwargs__": dict(kwargs)}
-                    said = solver.feed_run(call, inputs=given, print_callback=quiet())
+                    result = solver.feed_run(call, inputs=given, print_callback=quiet())
                 except pydantic_monty.MontyError as error:
                     inner = error.exception()
                     raise RuntimeError(f"{type(inner).__name__}: {inner}") from None
-                return _data(said)
+                return _data(result)
 
             for text in job.given:
                 tester.feed_run(text, print_callback=quiet())
             tester.feed_run(
-                f"{_TESTER}\n{job.entry} = candidate\n", print_callback=quiet(), external_lookup={"__ask__": ask}
+                f"{_TESTER}\n{job.entry} = candidate\n",
+                print_callback=quiet(),
+                external_lookup={"__call_program__": call_program},
             )
             for text in job.setup:
                 tester.feed_run(text, print_callback=quiet())
@@ -134,14 +136,14 @@ def _run(job: Job, limits: Limits) -> Outcome:
                 source = case.source
                 if "def check(" in source:
                     source = f"{source}\ncheck({job.entry})\n"
-                tester.feed_run(source, print_callback=quiet(), external_lookup={"__ask__": ask})
+                tester.feed_run(source, print_callback=quiet(), external_lookup={"__call_program__": call_program})
                 results.append(Result(True))
     except pydantic_monty.MontyError as error:
         inner = error.exception() if hasattr(error, "exception") else error
         failure = f"{type(inner).__name__}: {inner}"
         if not isinstance(inner, AssertionError):
             failure = f"{BEYOND}, or it fails: {failure}"
-    except (TypeError, ValueError, RecursionError, RuntimeError) as error:  # what cannot be handed over
+    except (TypeError, ValueError, RecursionError, RuntimeError) as error:  # values that monty cannot exchange
         failure = f"{BEYOND}: {type(error).__name__}: {error}"
     if failure and not failure.startswith(BEYOND):
         results.append(Result(False, error=failure))
@@ -149,7 +151,7 @@ def _run(job: Job, limits: Limits) -> Outcome:
 
 
 def _data(value: Any, depth: int = 0) -> Any:
-    """The value, where it is made of nothing but data. Raises TypeError for an object of the program's own."""
+    """The value, if it is plain data. Raises TypeError for any other object."""
     if depth > 100:
         raise TypeError("nested too deeply")
     if type(value) in _PLAIN:
@@ -165,4 +167,4 @@ def _data(value: Any, depth: int = 0) -> Any:
             _data(key, depth + 1)
             _data(item, depth + 1)
         return value
-    raise TypeError(f"a {type(value).__name__} is no data")
+    raise TypeError(f"a {type(value).__name__} is not plain data")

@@ -1,4 +1,4 @@
-"""Which sandbox runs a program: monty where that can, bubblewrap for the rest, and nothing at all without either."""
+"""The choice of a sandbox: monty if it supports the program, else bubblewrap; without either, no program runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _turns: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] 
 
 
 async def run(job: Job, limits: Limits | None = None, isolation: Isolation = "auto") -> Outcome:
-    """Run a program with its tests where it can harm nothing, and say which tests it passes.
+    """Run a program with its tests in a sandbox, and return the result of each test.
 
-    A verdict of monty's counts where all cases pass. monty is a subset of Python, so whatever else it says is asked
-    again of CPython inside bubblewrap, where there is one; cancelling the call kills what runs.
+    monty's outcome is final if all cases pass. Since monty is a subset of Python, any other outcome is repeated with
+    CPython in bubblewrap, if that is available. Cancelling the call kills the program.
 
     Args:
         job: the program and its tests.
-        limits: what it may use; None: `Limits()`.
-        isolation: "auto", or the one to use.
+        limits: its limits; None for `Limits()`.
+        isolation: "auto", or the sandbox to use.
 
     Raises:
-        NoSandbox: nothing here can isolate it. Nothing was run.
-        TestsBroken: the tests are no Python.
+        NoSandbox: no sandbox is available; the program was not run.
+        TestsBroken: the tests are not Python.
     """
     limits = limits or Limits()
     turn = _turns.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(SIDE_BY_SIDE))
@@ -55,7 +55,7 @@ def _why(isolation: Isolation, light: str) -> str:
 
 
 def isolations() -> dict[str, str | None]:
-    """Each sandbox, and why it cannot be used here; None where it can."""
+    """Each sandbox with the reason why it is unavailable on this machine; None if it is available."""
     return {"monty": monty.missing(), "bubblewrap": bubblewrap.missing()}
 
 

@@ -1,9 +1,9 @@
-"""The kernel's filter for a sandboxed process: system calls that no test program needs and that would widen its reach.
+"""The seccomp filter of a sandboxed process: refuses system calls that test programs do not need.
 
-Namespaces hide files and the network, and limits bound one process. What is left is refused here: further processes
-(threads are allowed, and counted by RLIMIT_NPROC), memory that belongs to no process (shared memory, memfd), sockets,
-other processes' memory, and the parts of the kernel in which holes have been found again and again. Refused calls
-return EPERM; those of another architecture end the process.
+Namespaces hide files and the network, and resource limits bound one process. The filter refuses the rest: further
+processes (threads are allowed, and counted by RLIMIT_NPROC), memory that belongs to no process (shared memory, memfd),
+sockets, other processes' memory, and kernel subsystems with a record of vulnerabilities. Refused calls return EPERM;
+calls of another architecture end the process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EPERM, _ENOSYS = 1, 38
 _CLONE_THREAD = 0x00010000
 _X32 = 0x40000000
 
-_REFUSED: dict[str, tuple[int | None, int | None]] = {  # x86_64, aarch64; None: has none
+_REFUSED: dict[str, tuple[int | None, int | None]] = {  # x86_64, aarch64; None: no such call
     "fork": (57, None),
     "vfork": (58, None),
     "socket": (41, 198),
@@ -64,10 +64,10 @@ _REFUSED: dict[str, tuple[int | None, int | None]] = {  # x86_64, aarch64; None:
 
 
 def program(machine: str | None = None) -> bytes | None:
-    """The filter for this machine, as `bwrap --seccomp` reads it; None for a machine whose numbers are not known.
+    """The filter for a machine, in the format of `bwrap --seccomp`; None for an unknown architecture.
 
     Args:
-        machine: as `platform.machine()` names it; None takes this one.
+        machine: a name of `platform.machine()`; None for the current machine.
     """
     known = {
         "x86_64": (_X86_64, 0, 56),
@@ -89,7 +89,7 @@ def program(machine: str | None = None) -> bytes | None:
     ]
     if architecture == _X86_64:
         steps += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _KILL)]
-    # clone3 hides its flags behind a pointer; without it the C library falls back to clone.
+    # clone3 passes its flags by pointer, which a filter cannot read; if it is refused, the C library uses clone.
     steps += [(_EQUAL, 0, 1, 435), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     for number in refused:
         steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _EPERM)]

@@ -1,4 +1,4 @@
-"""What goes into a sandbox, and what comes out of one."""
+"""The inputs and outputs of a sandbox."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pdr_dspy.errors import ConfigError
 
 @dataclass(frozen=True)
 class Limits:
-    """What one program may use. It is killed, with all that it started, where it exceeds one of them."""
+    """The resource limits of one program. A program that exceeds one is killed with its children."""
 
     seconds: float = 5.0
-    """Wall time of the program with all its tests; its processor time is held to it too."""
+    """Wall time, and likewise processor time, of the program with all its tests."""
     memory: int = 256
-    """MB beside the interpreter's own."""
+    """MB of memory beside the interpreter's own."""
     output: int = 256
-    """KB that a program writes to its standard output; more ends it."""
+    """KB that the program may write to its standard output."""
     files: int = 16
-    """MB that it may write, in a folder that ends with it."""
+    """MB that it may write to its temporary folder."""
     threads: int = 16
-    """Threads side by side. Processes of its own it may not start."""
+    """Concurrent threads. It may not start processes."""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "memory", "output", "files", "threads"):
@@ -35,16 +35,16 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 SIDE_BY_SIDE = max(1, os.cpu_count() or 1)
-"""Programs that run at the same time on one event loop; the others wait, and their time does not run."""
+"""Concurrent programs of one event loop; the time of a waiting program does not run."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One test: Python statements.
 
-    With `want`, the value of the last statement (or what it printed) is compared with that text, as in a docstring;
-    otherwise the case passes when it raises nothing. A function `check` that it only defines is called with the
-    program's function; so are functions `test_...` and unittest's cases.
+    With `want`, the value of the last statement (or its printed output) is compared with that text, as in a doctest;
+    otherwise the case passes if it raises nothing. If it only defines a function `check`, that is called with the
+    program's function; functions `test_...` and unittest's cases are called, too.
     """
 
     source: str
@@ -53,7 +53,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Stdin:
-    """One test of a program that reads its standard input: what it is given, and what it has to write."""
+    """One test of a program that reads its standard input: the input, and the expected output."""
 
     given: str
     want: str
@@ -64,28 +64,28 @@ class Job:
     """A program and its tests."""
 
     programs: tuple[str, ...]
-    """Texts, the likeliest first; the first that is Python and defines `entry` is the program."""
+    """Candidate texts, the likeliest first; the first that is Python and defines `entry` is the program."""
     cases: tuple[Case, ...] | tuple[Stdin, ...]
     entry: str | None = None
-    """The function, the class or the method (`Solution.solve`) that the tests know as `candidate`."""
+    """The function, the class or the method (`Solution.solve`) that is `candidate` in the tests."""
     given: tuple[str, ...] = ()
-    """Texts of the task whose whole functions and imports the tests may use, such as HumanEval's prompt."""
+    """Texts of the task whose complete functions and imports the tests may use, such as HumanEval's prompt."""
     setup: tuple[str, ...] = ()
-    """Statements that run before the cases, beside them."""
+    """Statements that run before the cases, in the same process."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one case ended."""
+    """The result of one case."""
 
     passed: bool
     got: str = ""
-    """What came, as Python writes it; cut at 2,000 characters. The program's own words: quote them."""
+    """The actual value as Python writes it, cut at 2,000 characters. Untrusted text of the program: quote it."""
     want: str = ""
     error: str = ""
-    """What was raised, or why the case did not end."""
+    """The exception, or the reason why the case did not end."""
     line: str = ""
-    """The line of the tests at which it went wrong."""
+    """The line of the tests that failed."""
 
     @property
     def reached(self) -> bool:
@@ -95,14 +95,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended."""
+    """The result of a program."""
 
     results: tuple[Result, ...]
-    """One for each case, in order."""
+    """One result for each case, in order."""
     failure: str = ""
-    """Why the cases did not all run, where they did not: the program is no Python, was stopped, ended by itself."""
+    """The reason why not all cases ran: the program is not Python, was stopped, or ended by itself; else empty."""
     isolation: str = ""
-    """What it ran in: "monty" or "bubblewrap"."""
+    """The sandbox: "monty" or "bubblewrap"."""
     seconds: float = 0.0
 
     @property
@@ -116,13 +116,13 @@ class Outcome:
 
 
 class TestsBroken(Exception):
-    """The tests themselves are no Python."""
+    """The tests themselves are not Python."""
 
     __test__ = False
 
 
 def failed(job: Job, failure: str, isolation: str, results: Any = ()) -> Outcome:
     """The outcome of a job whose remaining cases did not run."""
-    there = tuple(results)
-    missing = tuple(Result(False) for _ in range(len(job.cases) - len(there)))
-    return Outcome(there + missing, failure, isolation)
+    finished = tuple(results)
+    missing = tuple(Result(False) for _ in range(len(job.cases) - len(finished)))
+    return Outcome(finished + missing, failure, isolation)

@@ -1,0 +1,183 @@
+"""What runs in each process of a Ray cluster: rows of whatever programs it is sent, and nothing that is written down.
+
+An actor holds programs, verifiers and connections as long as rows of theirs are asked for, and the store, in which it
+appends its own calls. It may die at any time: a restarted one is sent the same again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.records import Row
+from pdr_dspy.evaluation.runner import Runner
+from pdr_dspy.evaluation.texts import RowTexts
+from pdr_dspy.runtime import luggage
+from pdr_dspy.runtime.postgres import is_url
+
+
+class Parcel(NamedTuple):
+    """What is sent to an actor once."""
+
+    program: dspy.Module
+    verifier: Any
+    settings: Mapping[str, Any]
+    """Of DSPy, such as its language model and adapter."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is sent with every row: what it is a row of."""
+
+    key: str
+    parcel: tuple[Any, ...]
+    """A reference to the `Parcel`; inside a tuple, so that Ray does not fetch it again for every row."""
+    secrets: Mapping[str, Any] = field(repr=False)
+    """Of what is in the parcel. They are in no file, environment or display of the cluster, only in the memory of its
+    processes."""
+    seed: int
+    budget: Budget | None
+    threads: int
+    in_flight: int
+    texts: bool
+    storage: str | None
+    """A folder or URL; None keeps no calls."""
+    mark: str | None
+    """A file that is in the folder, if it is the same folder."""
+    sharing: bool
+
+
+class Reply(NamedTuple):
+    """What came of a row."""
+
+    row: Row | None
+    texts: RowTexts | None = None
+    refused: tuple[type[Exception], str] | None = None
+    """Why the program cannot run on the example."""
+    store: str | None = None
+    """Why the store cannot be used here; there is no row then."""
+    unusable: str | None = None
+    """Why the program cannot be used here; there is no row then."""
+
+
+class _Kept(NamedTuple):
+    runner: Runner
+    settings: Mapping[str, Any]
+    store: Rollouts | None
+    texts: dict[tuple[str, int], RowTexts]
+
+
+class Actor:
+    """One process of the cluster. Its methods are called by `on_ray`, through Ray."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Take the driver's `sys.path`, as far as it is here too: the user's modules are found as they are there."""
+        sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
+        self._kept: dict[str, asyncio.Future[_Kept]] = {}
+        self._stores: dict[str, Rollouts] = {}
+        self._known: dict[str, Any] = {}
+        self._places: dict[int, asyncio.Semaphore] = {}
+
+    async def hello(self) -> str:
+        """Where this is, in words."""
+        return f"process {os.getpid()} on {socket.gethostname()}"
+
+    async def row(self, order: Order, example: dspy.Example, name: str, repeat: int, again: bool) -> Reply:
+        """Run one example once. `again`: another actor may have made some of its calls."""
+        try:
+            kept = await self._keep(order)
+        except StoreError as error:
+            return Reply(None, store=str(error))
+        except Exception as error:
+            why = next(iter(str(error).splitlines()), "")  # Ray adds its own traceback
+            return Reply(None, unusable=f"{await self.hello()}: {type(error).__name__}: {why}")
+        runner, store = kept.runner, kept.store
+        places = self._places.setdefault(order.in_flight, asyncio.Semaphore(order.in_flight))
+        try:
+            if store is not None and (order.sharing or again):
+                await asyncio.to_thread(store.refresh)
+            with dspy.context(**kept.settings), calls.session(store=store, in_flight=places):
+                row = await runner.row(example, name, repeat)
+            if store is not None and order.sharing:
+                await asyncio.to_thread(store.sync)
+        except StoreError as error:
+            return Reply(None, store=str(error))
+        finally:
+            texts = kept.texts.pop((name, repeat), None)
+        told = runner.misconfigured if (name, repeat) in runner.refused else None
+        return Reply(row, texts, None if told is None else (type(told), str(told)))
+
+    async def settle(self, order: Order) -> str | None:
+        """Return when the calls that were made here are on the disk; else why they are not."""
+        store = None if order.storage is None else self._stores.get(order.storage)
+        try:
+            if store is not None:
+                await asyncio.to_thread(store.sync)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    async def forget(self, key: str) -> None:
+        """Let go of a program."""
+        kept = self._kept.pop(key, None)
+        if kept is not None and kept.done() and not kept.cancelled() and kept.exception() is None:
+            kept.result().runner.close()
+
+    async def _keep(self, order: Order) -> _Kept:
+        if order.key not in self._kept:
+            self._kept[order.key] = asyncio.ensure_future(asyncio.to_thread(self._open, order))
+        # Rows share it: one that is cancelled while it is fetched leaves it to the others.
+        return await asyncio.shield(self._kept[order.key])
+
+    def _open(self, order: Order) -> _Kept:
+        parcel = fetched(order, self._known)
+        texts: dict[tuple[str, int], RowTexts] = {}
+
+        def keep(told: RowTexts) -> None:
+            texts[told.id, told.repeat] = told
+
+        runner = Runner(
+            parcel.program,
+            parcel.verifier,
+            seed=order.seed,
+            budget=order.budget,
+            threads=order.threads,
+            on_texts=keep if order.texts else None,
+        )
+        return _Kept(runner, parcel.settings, self._store_of(order), texts)
+
+    def _store_of(self, order: Order) -> Rollouts | None:
+        if order.storage is None:
+            return None
+        if order.mark is not None and not (Path(order.storage) / order.mark).exists():
+            raise StoreError(
+                f"the rollouts' folder {order.storage} is another one on {socket.gethostname()}: put it where all "
+                'machines of the cluster see it, or use `Rollouts("postgresql://user@host/database")`'
+            )
+        if order.storage not in self._stores:
+            given = order.storage if is_url(order.storage) else Path(order.storage)
+            self._stores[order.storage] = Rollouts(given)
+        return self._stores[order.storage]
+
+
+def fetched(order: Order, known: dict[str, Any]) -> Parcel:
+    """What an order is of, with its secrets; language models of one server share the connections that are `known`."""
+    import ray
+
+    near = frozenset({"127.0.0.1", "localhost", socket.gethostname(), ray.util.get_node_ip_address()})
+    # Ray notes in the actor's log that this blocks the event loop; it does not, in a thread. Awaited instead, the
+    # parcel would be unpacked in a thread of Ray's, without its luggage.
+    with luggage.unpacked(order.secrets, near, known):
+        return ray.get(order.parcel[0])

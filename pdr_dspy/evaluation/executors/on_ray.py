@@ -1,0 +1,509 @@
+"""Rows on the machines of a Ray cluster: an asynchronous actor on each node runs many of them side by side.
+
+This process, the driver, chooses who runs what. A row goes to the actor with the fewest rows under way; rows of one
+question and repeat that are under way at one time go to the same actor, where equal calls are sent once. A row whose
+actor died is run again by another one: what its calls had finished is in the store, so that only those in flight are
+asked again. Ray restarts the actor, on another node where its own is gone, and it takes part again. Ray would run such
+a row again too (`max_task_retries`), but only where it was, once that is back; so here its retries are for `hello`.
+
+A store in a folder must be on a file system that all nodes share, which is checked; PostgreSQL is reached from
+anywhere. Requests go to the servers on the actor's own node where the language model has some there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+import dspy
+
+from pdr_dspy import calls
+from pdr_dspy.calls.budget import Budget
+from pdr_dspy.errors import ConfigError, ExecutorError, MissingExtra, StoreError
+from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel, Reply
+from pdr_dspy.evaluation.executors.base import OnTexts, Rows
+from pdr_dspy.evaluation.records import Row
+from pdr_dspy.runtime import luggage
+from pdr_dspy.settings import whole_number
+from pdr_dspy.verifiers.base import Verifier
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
+
+LIVES = 8
+"""Actors that may die under one row before it is taken for what kills them."""
+STARTING = 30.0
+"""Seconds after which it is said that no actor runs yet; each of them imports this library first."""
+LOSSES = 3
+"""Actors that may end for good on a node, such as by an import that fails there, before it is left alone."""
+LOOK = 5.0
+"""Seconds between two looks for nodes that have joined."""
+SETTINGS = (
+    "lm",
+    "adapter",
+    "rm",
+    "disable_history",
+    "provide_traceback",
+    "num_threads",
+    "async_max_workers",
+    "max_errors",
+    "allow_tool_async_sync_conversion",
+    "warn_on_type_mismatch",
+    "interpreter_factory",
+)
+"""Settings of DSPy that go along: what decides a program's calls. Callbacks and traces are the driver's."""
+logger = logging.getLogger("pdr_dspy")
+
+
+class _Seat:
+    """An actor and what it has under way."""
+
+    def __init__(self, handle: Any, node: str, heard: Callable[[], None]) -> None:
+        self.handle = handle
+        self.node = node
+        self._heard = heard
+        self.rows = 0
+        self.life = 0
+        """How often it was seen to die."""
+        self.hello: Future[str] = self._ask()
+
+    def _ask(self) -> Future[str]:
+        hello = self.handle.hello.options(max_task_retries=-1).remote().future()
+        hello.add_done_callback(lambda _: self._heard())
+        return hello
+
+    @property
+    def ready(self) -> bool:
+        return self.hello.done() and self.hello.exception() is None
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why it never comes back; None while it may."""
+        return self.hello.exception() if self.hello.done() else None
+
+    def died(self, life: int) -> None:
+        """A row of its `life` found it dead: it is asked again once it has been restarted."""
+        if life == self.life:
+            self.life += 1
+            self.hello = self._ask()
+
+
+class RayExecutor:
+    """Runs rows on a Ray cluster. Use it as a context manager, or `close` it: its actors end with it.
+
+    >>> with RayExecutor("auto") as executor:
+    ...     report = evaluate(program, examples, verifier, run_dir="/shared/run", executor=executor)
+
+    The cluster's Python, Ray and this library must be those of the driver, which runs in the cluster itself
+    (`ray job submit`). Ray's own serialisation takes programs, verifiers and language models to the actors: what is
+    defined in a module must be importable there. The key and headers of an LM of `connect` go along apart from it: they
+    are in the memory of the cluster's processes alone, never in its object store, its files or its dashboard. Other LMs
+    hold their keys as they do.
+    """
+
+    def __init__(self, address: str = "auto", *, actors_per_node: int = 1, cpus: float = 1.0) -> None:
+        """Join a cluster; one that this process has joined already (`ray.init`) is used, whatever the address.
+
+        Args:
+            address: "auto" for the cluster that `RAY_ADDRESS` names or that runs on this machine, "local" to start one
+                of this machine alone, or HOST:PORT of its head.
+            actors_per_node: processes on each node that has the CPUs for them; one keeps as many requests in flight as
+                `evaluate` in a process does. More of them help where verifiers or programs take much time in Python.
+            cpus: of each actor, as Ray counts them: 0 is allowed.
+
+        Raises:
+            ConfigError: an argument that cannot work.
+            MissingExtra: Ray is not installed.
+            ExecutorError: there is no cluster there, or none of its nodes has a CPU for an actor.
+        """
+        self.actors_per_node = whole_number("RayExecutor(", "actors_per_node", actors_per_node)
+        if isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0 <= cpus < float("inf"):
+            raise ConfigError(f"`RayExecutor(cpus={cpus!r})` must be a number of CPUs, such as 1")
+        self.cpus = cpus
+        if not isinstance(address, str) or not address or "://" in address:
+            raise ConfigError(
+                f'`RayExecutor(address={address!r})` must be "auto", "local" or HOST:PORT; Ray Client (ray://) is not '
+                "used: run the driver in the cluster, with `ray job submit`"
+            )
+        self._own = _join(address)
+        self._lock = threading.RLock()
+        self._seats: list[_Seat] = []
+        self._together: dict[tuple[str, int], tuple[_Seat, int]] = {}
+        """Who runs the rows of a question and repeat, and how many of them."""
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._looked = -LOOK
+        self._losses: Counter[str] = Counter()
+        """Actors that ended for good, by node."""
+        self._why: BaseException | None = None
+        self._warned = False
+        self._closed = False
+        try:
+            self._look()
+            if not self._seats:
+                raise ExecutorError(
+                    f"`RayExecutor(address={address!r})`: no node of the cluster has {self.cpus:g} CPUs for an actor"
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors, and a cluster that was started here. A second time does nothing."""
+        import ray
+
+        with self._lock:
+            seats, self._seats, closed, self._closed = self._seats, [], self._closed, True
+        if closed or not ray.is_initialized():
+            return
+        for seat in seats:
+            with suppress(Exception):  # it is gone already
+                ray.kill(seat.handle)
+        if self._own:
+            ray.shutdown()
+
+    @property
+    def actors(self) -> int:
+        """How many there are, those that are being restarted included."""
+        return len(self._seats)
+
+    def places(self) -> list[str]:
+        """Where each actor runs, as "process 17 on node-3"; waits for those that are being started.
+
+        Raises ExecutorError when there is none.
+        """
+        found = []
+        for seat in list(self._seats):
+            with suppress(*_lost()):
+                found.append(seat.hello.result())
+        self._look()
+        return found
+
+    def side_by_side(self, rows: int) -> int:
+        """See `Executor`."""
+        return rows * max(1, self.actors)
+
+    def rows(
+        self,
+        program: dspy.Module,
+        verifier: Verifier,
+        *,
+        seed: int = 0,
+        budget: Budget | None = None,
+        threads: int = 64,
+        on_texts: OnTexts | None = None,
+        in_flight: int = 64,
+        sharing: bool = False,
+    ) -> Rows:
+        """See `Executor`.
+
+        Raises:
+            ConfigError: the session's store is in memory, or something of the program cannot be sent to another
+                process.
+            StoreError: the store's folder cannot be written.
+        """
+        import ray
+
+        store = calls.current().store
+        if store.storage is None and store.keeps:
+            raise ConfigError(
+                "`executor=RayExecutor(...)` with calls in memory, which no cluster can share: give a `run_dir` (or "
+                '`store=Rollouts(...)`) in a folder that all its machines see, or `Rollouts("postgresql://...")`'
+            )
+        settings = {name: dspy.settings.get(name) for name in SETTINGS if name in dspy.settings}
+        with luggage.packed() as packed:
+            try:
+                parcel = ray.put(Parcel(program, verifier, settings))
+            except Exception as error:
+                raise ConfigError(
+                    f"`executor=RayExecutor(...)`: program, verifier or language model cannot be sent to another "
+                    f"process: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                ) from error
+        mark = None
+        if store.folder is not None:
+            mark = f".driver-{uuid4().hex}"
+            try:
+                (store.folder / mark).touch()
+            except OSError as error:
+                raise StoreError(f"{store.folder} cannot be written: {error.strerror or error}") from error
+        storage = None if store.storage is None else str(store.folder.resolve() if store.folder else store.storage)
+        order = Order(
+            key=uuid4().hex,
+            parcel=(parcel,),
+            secrets=packed.secrets,
+            seed=seed,
+            budget=budget,
+            threads=threads,
+            in_flight=in_flight,
+            texts=on_texts is not None,
+            storage=storage,
+            mark=mark,
+            sharing=sharing,
+        )
+        return _RemoteRows(self, order, on_texts)
+
+    # --- who runs what ---
+
+    async def take(self, together: tuple[str, int], most: int) -> _Seat:
+        """A seat for a row, once one has room: at most `most` rows each, and more of rows that belong together.
+
+        Raises ExecutorError when there is none any more.
+        """
+        began = time.monotonic()
+        while True:
+            with self._lock:
+                self._look()
+                seat = self._choose(together, most)
+                if seat is not None:
+                    seat.rows += 1
+                    self._together[together] = (seat, self._together.get(together, (seat, 0))[1] + 1)
+                    return seat
+                loop = asyncio.get_running_loop()
+                freed: asyncio.Future[None] = loop.create_future()
+                self._waiting.append((loop, freed))
+                idle = not any(seat.ready for seat in self._seats)
+            try:
+                came, _ = await asyncio.wait([freed], timeout=LOOK)
+                if not came and idle and not self._warned and time.monotonic() - began > STARTING:
+                    self._warned = True
+                    logger.warning(
+                        "no actor runs yet: they wait for a node with %g free CPUs; `ray status` says what the cluster "
+                        "has", self.cpus
+                    )  # fmt: skip
+            finally:
+                with self._lock:
+                    self._waiting = [entry for entry in self._waiting if entry[1] is not freed]
+
+    def give(self, seat: _Seat, together: tuple[str, int]) -> None:
+        """A row of a seat is over."""
+        with self._lock:
+            seat.rows -= 1
+            own, count = self._together[together]
+            if count > 1:
+                self._together[together] = (own, count - 1)
+            else:
+                del self._together[together]
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let those look again who wait for a seat."""
+        with self._lock:
+            for loop, freed in self._waiting:
+                with suppress(RuntimeError):  # that loop has ended
+                    loop.call_soon_threadsafe(_done, freed)
+
+    def died(self, seat: _Seat, life: int, error: BaseException) -> None:
+        """A seat was found dead."""
+        with self._lock:
+            if life == seat.life and seat in self._seats:
+                logger.warning("an actor died (%s); its rows are run by others", type(error).__name__)
+                seat.died(life)
+
+    def seats(self) -> list[_Seat]:
+        """Those that answer."""
+        with self._lock:
+            return [seat for seat in self._seats if seat.ready]
+
+    def _choose(self, together: tuple[str, int], most: int) -> _Seat | None:
+        known = self._together.get(together)
+        if known is not None and known[0].ready and known[0] in self._seats:
+            return known[0]
+        ready = [seat for seat in self._seats if seat.ready and seat.rows < most]
+        return min(ready, key=lambda seat: seat.rows) if ready else None
+
+    def _look(self) -> None:
+        """Drop seats that are lost for good; put actors on nodes that have none yet."""
+        import ray
+
+        if self._closed or not ray.is_initialized():
+            raise ExecutorError("the `RayExecutor` was closed; make another one")
+        for seat in [seat for seat in self._seats if seat.lost is not None]:
+            self._seats.remove(seat)
+            self._losses[seat.node] += 1
+            self._why = seat.lost
+            logger.warning("an actor is lost: %s", _told(seat.lost))
+        if time.monotonic() - self._looked >= LOOK or not self._seats:
+            self._looked = time.monotonic()
+            for node in ray.nodes():
+                there = sum(seat.node == node["NodeID"] for seat in self._seats)
+                able = int(node["Resources"].get("CPU", 0) // self.cpus) if self.cpus else self.actors_per_node
+                if node["Alive"] and self._losses[node["NodeID"]] < LOSSES:
+                    for _ in range(min(self.actors_per_node, able) - there):
+                        self._seats.append(self._start(node["NodeID"]))
+        if not self._seats and self._why is not None:
+            raise ExecutorError(f"no actor of the Ray cluster is left; of the last one Ray says: {_told(self._why)}")
+
+    def _start(self, node: str) -> _Seat:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        handle = (
+            ray.remote(Actor)
+            .options(
+                num_cpus=self.cpus,
+                max_restarts=-1,
+                max_task_retries=0,
+                max_concurrency=100_000,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+            )
+            .remote([path for path in sys.path if path])
+        )
+        return _Seat(handle, node, self._wake)
+
+
+class _RemoteRows:
+    """The rows of one program on the cluster. See `Rows`."""
+
+    def __init__(self, executor: RayExecutor, order: Order, on_texts: OnTexts | None) -> None:
+        self.executor = executor
+        self.order = order
+        self.on_texts = on_texts
+        self.misconfigured: ConfigError | None = None
+        self.refused: set[tuple[str, int]] = set()
+
+    async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
+        """See `Rows`."""
+        reply = await self._ask(example, name, repeat)
+        if reply.store is not None:
+            raise StoreError(reply.store)
+        if reply.unusable is not None:
+            raise ConfigError(
+                f"the program cannot be used in the cluster: {reply.unusable}. What is imported must be importable on "
+                "all its machines: install it there, or submit it with `ray job submit --working-dir`"
+            )
+        if reply.texts is not None and self.on_texts is not None:
+            with suppress(Exception):  # as in this process: it spoils no row
+                self.on_texts(reply.texts)
+        if reply.refused is not None:
+            self.refused.add((name, repeat))
+            self.misconfigured = self.misconfigured or _again(*reply.refused)
+        assert reply.row is not None
+        told = calls.current().on_response
+        if told is not None:
+            for call in reply.row.calls:
+                if not call.reused:
+                    told(call.usage)
+        return reply.row
+
+    async def _ask(self, example: dspy.Example, name: str, repeat: int) -> Reply:
+        import ray
+
+        together, last = (name, repeat), None
+        for attempt in range(LIVES):
+            seat = await self.executor.take(together, self.order.in_flight)
+            life = seat.life
+            try:
+                asked = seat.handle.row.remote(self.order, example, name, repeat, attempt > 0)
+                try:
+                    return await asked
+                except asyncio.CancelledError:
+                    with suppress(Exception):  # the cluster may be gone
+                        ray.cancel(asked)
+                    raise
+            except _lost() as error:
+                last = error
+                self.executor.died(seat, life, error)
+            finally:
+                self.executor.give(seat, together)
+        raise ExecutorError(
+            f"{LIVES} actors died while they ran question {name!r}, repeat {repeat}; what is finished is kept. Ray "
+            f"says of the last: {_told(last)}"
+        )
+
+    async def settle(self) -> None:
+        """See `Rows`. An actor that is gone left its calls with the system when they were made."""
+        asked = [seat.handle.settle.remote(self.order) for seat in self.executor.seats()]
+        for one in asked:
+            with suppress(*_lost()):
+                why = await one
+                if why is not None:
+                    raise StoreError(why)
+
+    def close(self) -> None:
+        """See `Rows`."""
+        for seat in self.executor.seats():
+            with suppress(Exception):  # the cluster may be gone
+                seat.handle.forget.remote(self.order.key)
+        if self.order.mark is not None and self.order.storage is not None:
+            with suppress(OSError):
+                os.unlink(os.path.join(self.order.storage, self.order.mark))
+
+
+def _join(address: str) -> bool:
+    """Connect this process to the cluster, unless it is; whether it was done here."""
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("ray", "ray", "`RayExecutor`") from error
+    if ray.is_initialized():
+        return False
+    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        with _signals_kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        remedy = 'start one with `ray start --head`, or use "local"' if address == "auto" else "is its head running?"
+        raise ExecutorError(
+            f"`RayExecutor(address={address!r})` found no cluster: {' '.join(str(error).split())[:300]}; {remedy}"
+        ) from error
+    return True
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray puts a handler of its own in the place of whoever handles SIGTERM."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if main and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _lost() -> tuple[type[RayError], ...]:
+    """What Ray raises when whoever ran something, or has what came of it, is gone."""
+    from ray import exceptions
+
+    return (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.ObjectLostError,
+        exceptions.TaskCancelledError,
+    )
+
+
+def _again(kind: type[Exception], text: str) -> ConfigError:
+    """An error of an actor's, as one of this process."""
+    if not issubclass(kind, ConfigError):
+        return ConfigError(text)
+    error: ConfigError = kind.__new__(kind, text)  # some take other arguments than their message
+    return error
+
+
+def _told(error: BaseException | None) -> str:
+    """An error in a line; what Ray hands on is a whole traceback, whose last line says what happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1][:400]}" if lines else type(error).__name__
+
+
+def _done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
