@@ -19,7 +19,7 @@ from pdr_dspy.calls.capabilities import (
     count_exactly,
     identities,
 )
-from pdr_dspy.calls.context import Session, current, session
+from pdr_dspy.calls.context import Session, current, price_of, run_of, session
 from pdr_dspy.calls.dispatch import count_tokens, together
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
@@ -34,6 +34,7 @@ from pdr_dspy.calls.predict import (
     serving,
     tell,
 )
+from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.calls.request import Job, Prompt, Sampling
 from pdr_dspy.calls.site import SEED_SPACING, CallSite, seed_for
 from pdr_dspy.calls.store import Rollout, Rollouts, address
@@ -53,8 +54,11 @@ __all__ = [
     "FormatKind",
     "Job",
     "Ledger",
+    "Models",
     "OutputFormat",
     "Phase",
+    "Price",
+    "Priced",
     "Prompt",
     "Reply",
     "Rollout",
@@ -77,7 +81,9 @@ __all__ = [
     "identity",
     "post",
     "prepare",
+    "price_of",
     "reply_of",
+    "run_of",
     "seed_for",
     "serving",
     "session",

@@ -11,6 +11,7 @@ from typing import Any
 
 from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
 
 
@@ -40,6 +41,13 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
     on_call: Callable[[Call], None] | None = None
     """Told of every call as it ends, in the thread that runs the calls."""
+    serves: Mapping[int, Any] = field(default_factory=dict)
+    """The LM of a predictor, by the predictor's identity, where a schedule chose one: it goes before its own."""
+    prices: Mapping[int | str, Price] = field(default_factory=dict)
+    """What a token costs, by the identity of an LM or by its name (`lm.model`)."""
+    name_of: Callable[[Any], str] | None = None
+    """Given an operator whose run begins, what its calls are marked with (`Call.operator`) for `on_call`; None where
+    the program is the operator itself."""
     on_response: Callable[[Usage], None] | None = None
     """Told of the tokens of every response as it comes, while its siblings still run, in that thread; not of what was
     replayed. For displays: what is paid for calls that fail or are cancelled is known from the ledger alone."""
@@ -57,6 +65,25 @@ _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session()
 def current() -> Session:
     """The session that calls made here and now would join."""
     return _SESSION.get()
+
+
+def price_of(lm: Any) -> Price | None:
+    """What a token of a model costs here; None where that is not known."""
+    prices = _SESSION.get().prices
+    return prices.get(id(lm), prices.get(lm.model))
+
+
+@contextmanager
+def run_of(operator: Any) -> Iterator[None]:
+    """One run of an operator: its calls are marked with its name where the session has one for it."""
+    now = _SESSION.get()
+    name = "" if now.name_of is None else now.name_of(operator)
+    if not name or now.on_call is None:
+        yield
+        return
+    on_call = now.on_call
+    with session(on_call=lambda call: on_call(call.model_copy(update={"operator": name}))):
+        yield
 
 
 @contextmanager

@@ -48,6 +48,9 @@ class Part(NamedTuple):
 Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
 """Given the reply at each place, None where there is none yet: the places to go on with, or None to wait for more. When
 every reply is there it must decide."""
+Examine = Callable[[int, Reply], Awaitable[Any]]
+"""What is done with the reply at a place before `Ends` is shown it, such as checking it. Replies are examined side by
+side, and while others are still written; what is under way when the stage ends is cancelled."""
 
 
 async def ask_until(
@@ -57,6 +60,7 @@ async def ask_until(
     rule: str,
     in_order: bool,
     first_wave: int | None = None,
+    examine: Examine | None = None,
 ) -> list[Reply]:
     """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
 
@@ -70,6 +74,7 @@ async def ask_until(
         in_order: the rule does not look at the order in which calls end.
         first_wave: the calls at the first so many places are made first, and the others only when the rule has not
             enough of those: a second wave, which waits for the first (`Call.wave`). None makes all of them at once.
+        examine: what comes before the rule; None is nothing. Replays of a stage that ended before do not examine.
     """
     now = calls.current()
     places: list[_Place] = []
@@ -81,7 +86,8 @@ async def ask_until(
     places.sort(key=lambda place: place.number)
     if any(place.job.fallback is not None for place in places):
         rule = f"{rule} json_fallback"  # more drafts answer, and so it may end elsewhere
-    stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
+    key = address({"stage": [place.job.key for place in places], "rule": rule})
+    stage = _Stage(places, ends, examine, now, in_order, key)
     await stage.run()
     for place in places:
         assert place.reply is not None
@@ -105,6 +111,8 @@ class _Place:
         self.begun: float | None = None
         """When it went out, after its wait for a place in flight."""
         self.ended = 0.0
+        self.ready = False
+        """Whether the rule may look at its reply."""
 
     def finish(self, result: Result) -> None:
         self.result = result
@@ -137,6 +145,7 @@ class _Place:
             fate="left",
             key=self.job.key,
             prompt=self.job.prompt[:12],
+            price=calls.price_of(self.lm),
         )
         self.reply = Reply(call, "", Reading({}, tuple(signature_of(self.part.predictor).output_fields)))
 
@@ -150,9 +159,12 @@ class _Place:
 class _Stage:
     """Runs the calls of a stage until its rule has enough."""
 
-    def __init__(self, places: list[_Place], ends: Ends, now: Session, in_order: bool, key: str) -> None:
+    def __init__(
+        self, places: list[_Place], ends: Ends, examine: Examine | None, now: Session, in_order: bool, key: str
+    ) -> None:
         self.places = places
         self.ends = ends
+        self.examine = examine
         self.now = now
         self.in_order = in_order
         self.key = key
@@ -183,43 +195,85 @@ class _Stage:
         numbers = [place.number for place in wave if place.number in self.stored]
         waiting = sorted(numbers, key=lambda number: (self.stored[number].took, number))
         missing = [place for place in wave if place.number not in self.stored]
-        while waiting and self.taken is None and (self.in_order or not missing):
-            await self._replay(waiting.pop(0))
+        if self.in_order or not missing:
+            await self._replay(waiting)
+            waiting = []
         if self.taken is None and missing:
             self.sent = True
             await self._send(missing, waiting)
 
-    async def _replay(self, number: int) -> None:
-        self.places[number].finish(self.stored[number])
-        await self._look()
+    async def _replay(self, numbers: Sequence[int]) -> None:
+        """Look at stored calls one after the other, as they once ended, until the rule has enough; they are examined
+        side by side."""
+        arriving = {number: self._arriving(number) for number in numbers} if self.examine is not None else {}
+        try:
+            for number in numbers:
+                if self.taken is not None:
+                    break
+                if number in arriving:
+                    await arriving[number]
+                else:
+                    self.places[number].finish(self.stored[number])
+                await self._look(self.places[number])
+        finally:
+            for task in arriving.values():
+                task.cancel()
+            await asyncio.gather(*arriving.values(), return_exceptions=True)
+        for number in arriving:
+            if not self.places[number].ready:  # the rule had enough without it
+                self.places[number].result = self.places[number].reply = None
 
-    async def _look(self) -> None:
+    def _arriving(self, number: int) -> asyncio.Task[None]:
+        """A stored call that comes now."""
+        self.places[number].finish(self.stored[number])
+        return asyncio.ensure_future(self._examined(self.places[number]))
+
+    async def _examined(self, place: _Place) -> None:
+        if self.examine is not None and place.reply is not None:
+            await self.examine(place.number, place.reply)
+
+    async def _look(self, place: _Place) -> None:
+        place.ready = True
         if self.taken is None:
-            self.taken = await self.ends([place.reply for place in self.places])
+            self.taken = await self.ends([one.reply if one.ready else None for one in self.places])
 
     async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
         """Ask for what is missing, until the rule has enough; then close what still runs."""
         started = time.perf_counter()
-        tasks = {asyncio.ensure_future(self._ask(place)): place for place in missing}
+        tasks: dict[asyncio.Task[None], _Place] = {
+            asyncio.ensure_future(self._answered(place)): place for place in missing
+        }
         running = set(tasks)
         try:
             while self.taken is None and (running or waiting):
                 elapsed = time.perf_counter() - started
                 if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
-                    await self._replay(waiting.pop(0))
+                    number = waiting.pop(0)
+                    if self.examine is None:
+                        self.places[number].finish(self.stored[number])
+                        await self._look(self.places[number])
+                    else:
+                        task = self._arriving(number)
+                        tasks[task] = self.places[number]
+                        running.add(task)
                     continue
                 left = self.stored[waiting[0]].took - elapsed if waiting else None
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
-                    tasks[task].finish(task.result())
-                    await self._look()
+                    task.result()  # raises what it raised
+                    await self._look(tasks[task])
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for task, place in tasks.items():
-            if place.reply is None and not task.cancelled():
-                place.finish(task.result())  # it ended at that moment
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # one that ended at that moment has its reply; raises what it raised
+
+    async def _answered(self, place: _Place) -> None:
+        """Ask, and examine what came."""
+        place.finish(await self._ask(place))
+        await self._examined(place)
 
     async def _ask(self, place: _Place) -> Result:
         def begun() -> None:

@@ -7,11 +7,13 @@ the run costs. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.calls.pricing import Price
 
 N = TypeVar("N", int, float)
 
@@ -82,6 +84,9 @@ class Call(BaseModel):
     """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought, and
     2 for one that asked for the JSON of what could not be read out of the turn (`Schedule.json_fallback`): all of a
     turn are one step of the path."""
+    operator: str = ""
+    """In a program with several operators: the path of the one that made it, and after a colon which of its runs where
+    it ran more than once ("solve", "solve:2"). Empty where the program is the operator, or none made it."""
     wave: int = 0
     """Of a check that asks in waves, each of which waits for the one before it: which; waves add up along the path."""
     model: str = ""
@@ -118,6 +123,8 @@ class Call(BaseModel):
     """The content address of the request in the rollout store."""
     prompt: str = ""
     """Of the request without its seed: siblings have the same."""
+    price: Price | None = None
+    """What a token of the model costs, in the user's unit; None where that is not known."""
     same_as: int | None = None
     """The index of the sibling whose completion this is too: at temperature 0 all are equal, so that one was asked for.
     The tokens are that one's."""
@@ -137,6 +144,14 @@ class Call(BaseModel):
         """Input plus output tokens; what the server did not report counts 0 here and is marked on the ledger."""
         return (self.usage.input or 0) + (self.usage.output or 0)
 
+    @property
+    def cost(self) -> float | None:
+        """What its tokens cost, in the unit of the price; None without one. What the server did not report costs
+        nothing here and is marked on the ledger (`exact`)."""
+        if self.price is None:
+            return None
+        return self.price.input * (self.usage.input or 0) + self.price.output * (self.usage.output or 0)
+
 
 class Ledger(BaseModel):
     """All calls of a program, in the order in which their stages ran. Immutable: adding gives a new one."""
@@ -155,6 +170,7 @@ class Ledger(BaseModel):
     def __repr__(self) -> str:
         notes = [f"{self.failed} failed"] if self.failed else []
         notes += [] if self.exact else ["not exact"]
+        notes += [] if self.cost is None else [f"cost {self.cost:.4g}"]
         more = f", {', '.join(notes)}" if notes else ""
         calls = "1 call" if len(self) == 1 else f"{len(self)} calls"
         return f"<Ledger: {calls}, {self.sequential:,} sequential and {self.total:,} total tokens{more}>"
@@ -171,8 +187,10 @@ class Ledger(BaseModel):
         """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
 
         The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
-        A sibling reads its prompt, whichever of them it was reported with. Judging is not on the path to the answer,
-        nor is a draft that its round did not wait for: they count in `total` only.
+        Operators of one program, and several runs of one, count as if each waited for the one before it: where some run
+        side by side this is more than is waited for. A sibling reads its prompt, whichever of them it was reported
+        with. Judging is not on the path to the answer, nor is a draft that its round did not wait for: they count in
+        `total` only.
         """
         return sum(_dearest(stage) for stage in self._stages())
 
@@ -187,13 +205,37 @@ class Ledger(BaseModel):
         """
         if not prompt_once:
             return self.total
-        prompts: dict[tuple[int, Phase, str], int] = {}
+        prompts: dict[tuple[str, int, Phase, str], int] = {}
         total = 0
-        for place, call in enumerate(self.calls):
-            name = (call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
+        for name, call in self._by_prompt():
             prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
             total += call.usage.output or 0
         return total + sum(prompts.values())
+
+    def cost_as_one_run(self, *, prompt_once: bool) -> float | None:
+        """`cost` as a run that reuses nothing would pay it; see `as_one_run`."""
+        if not prompt_once or self.cost is None:
+            return self.cost
+        prompts: dict[tuple[str, int, Phase, str], float] = {}
+        total = 0.0
+        for name, call in self._by_prompt():
+            assert call.price is not None
+            prompts[name] = max(prompts.get(name, 0.0), call.price.input * (call.usage.input or 0))
+            total += call.price.output * (call.usage.output or 0)
+        return total + sum(prompts.values())
+
+    def _by_prompt(self) -> Iterator[tuple[tuple[str, int, Phase, str], Call]]:
+        """Each call, with a name that is the same for those that could share the reading of one prompt."""
+        for place, call in enumerate(self.calls):
+            own = str(place) if call.fate or not call.prompt else call.prompt
+            yield (call.operator, call.round, call.phase, own), call
+
+    @property
+    def cost(self) -> float | None:
+        """What all calls cost, in the unit of their prices; None where a price is not known, and for no calls."""
+        costs = [call.cost for call in self.calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if costs and len(known) == len(costs) else None
 
     @property
     def output(self) -> int:
@@ -247,11 +289,11 @@ class Ledger(BaseModel):
         return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
-        stages: dict[tuple[int, Phase, int], list[Call]] = {}
+        stages: dict[tuple[str, int, Phase, int], list[Call]] = {}
         for call in self.calls:
             if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # no program waits for them
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
-                stages.setdefault((call.round, phase, call.wave), []).append(call)
+                stages.setdefault((call.operator, call.round, phase, call.wave), []).append(call)
         return list(stages.values())
 
 

@@ -329,6 +329,12 @@ def optimize(
     budget_total: Annotated[
         int | None, typer.Option("--budget-total", min=1, help="Limit on the mean tokens of all calls (B_total).")
     ] = None,
+    budget_cost: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-cost", help="Limit on the mean cost, in the unit of the prices of the program's models."
+        ),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
@@ -344,7 +350,11 @@ def optimize(
     ] = 0,
     axis: Annotated[
         list[str] | None,
-        typer.Option("--axis", help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable."),
+        typer.Option(
+            "--axis",
+            help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable. Of several operators "
+            "each has its own with its path in front, as solve.widths=1,4.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
@@ -375,6 +385,7 @@ def optimize(
         seed=seed,
         max_sequential=budget_seq,
         max_total=budget_total,
+        **({} if budget_cost is None else {"max_cost": budget_cost}),
         max_tokens=max_tokens,
         time_limit=None if minutes is None else minutes * 60,
         axes=axis or (),
@@ -433,6 +444,8 @@ def report(
     from pdr_dspy.cli import report
 
     typer.echo(str(report.write(run_dir, out)))
+    if (told := report.told(run_dir)) is not None:
+        typer.echo(told, err=True)
 
 
 Logs = Annotated[

@@ -28,6 +28,7 @@ from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
+from pdr_dspy.operators.nested import served_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import told
 from pdr_dspy.prompts.roles import needed_inputs
@@ -144,9 +145,10 @@ async def aevaluate(
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
     predictors = program.predictors()
-    models = await calls.identities(predictors)  # every server is asked anew who it is
-    if not models and predictors:
-        calls.serving(predictors[0])
+    with calls.session(serves=served_in(program)):
+        models = await calls.identities(predictors)  # every server is asked anew who it is
+        if not models and predictors:
+            calls.serving(predictors[0])
     if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)

@@ -234,6 +234,11 @@ def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
     return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
 
+def _calls_of(task: asyncio.Task[tuple[Checked, tuple[Call, ...]]]) -> tuple[Call, ...]:
+    """Calls that a check has made, where it is done."""
+    return task.result()[1] if task.done() and not task.cancelled() and task.exception() is None else ()
+
+
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
     """The drafts of a stage by their role: where in it they stand, and what they read."""
     parts = []
@@ -305,7 +310,8 @@ class _Run:
         for role, phase in asked:
             lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
             place = {"phase": phase, "round": number, "index": index[phase]}
-            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left"))
+            price = calls.price_of(lm)
+            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left", price=price))
             index[phase] += 1
         before = self.under_way
         self.under_way = [*before, *out]
@@ -475,7 +481,15 @@ class _Run:
         for draft in drafts:
             key = self.checked_as(draft)
             task = self.results.get(key)
-            if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
+            if task is not None and not task.done():  # of a draft that its round did not wait for
+                task.cancel()
+                del self.results[key]
+                asked = next((call for other in self.results.values() for call in _calls_of(other)), None)
+                if asked is not None:  # the check asks a model: what it cost until then is not known
+                    place = {"phase": Phase.CHECK, "round": number, "index": draft.index, "price": asked.price}
+                    made.append(Call(**place, model=asked.model, finish="cancelled", fate="left"))
+                continue
+            if task is None or key in self.charged or task.cancelled() or task.exception():
                 continue
             self.charged.add(key)
             place = {"phase": Phase.CHECK, "round": number, "index": draft.index}
@@ -529,6 +543,9 @@ class _Run:
             site = self.site(phase, number)
             parts.append(early_stop.Part(self.question.predictors[role], site, sampling, inputs, places))
 
+        async def examine(place: int, reply: Reply) -> None:
+            await self.checked(self.draft(number, place, reply))
+
         known: dict[int, consensus.Done] = {}
 
         async def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
@@ -537,7 +554,7 @@ class _Run:
                     vote = consensus.vote(reply.reading.outputs, self.question.fields)
                     passed = False
                     if schedule.stop_at is not None:
-                        result = await self.checked(self.draft(number, place, reply))
+                        result = await self.checked(self.draft(number, place, reply))  # which was examined
                         passed = result is not None and (result.value or 0.0) >= schedule.stop_at
                     known[place] = consensus.Done(reply.call.failure is None, vote, passed)
             done = [known.get(place) for place in range(len(replies))]
@@ -551,6 +568,7 @@ class _Run:
             rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}{first}",
             in_order=schedule.quorum == 1.0,
             first_wave=schedule.first_wave,
+            examine=None if schedule.stop_at is None else examine,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 

@@ -115,6 +115,28 @@ def score_against_cost(
     return _svg(parts, 310.0, f"score against {label}")
 
 
+def roc(curve: Sequence[tuple[float, float]], *, at: tuple[float, float]) -> str:
+    """How a check tells right from wrong: the share of right drafts that pass against that of wrong ones.
+
+    Args:
+        curve: (share of wrong drafts, share of right ones) that pass, from the highest threshold down.
+        at: the same at the threshold that is used.
+    """
+    x = _Axis(0.0, 1.0, 44.0, 274.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+    y = _Axis(0.0, 1.0, 256.0, 26.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+    parts = [_path(f"M{x(0):.1f} {y(0):.1f}V{y(1):.1f}H{x(1):.1f}V{y(0):.1f}Z", SOFT, 0.8, opacity=0.6)]
+    for tick in (0.0, 0.5, 1.0):
+        parts.append(_text(x.low - 6, y(tick) + 4, f"{100 * tick:.0f}", anchor="end", size=12, colour=SOFT))
+        parts.append(_text(x(tick), y.low + 16, f"{100 * tick:.0f}", anchor="middle", size=12, colour=SOFT))
+    parts.append(_path(f"M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}", SOFT, 1.0, dash="5 4"))
+    line = "L".join(f"{x(wrong):.1f} {y(right):.1f}" for wrong, right in [(0.0, 0.0), *curve, (1.0, 1.0)])
+    parts.append(_path(f"M{line}", ACCENT, 2.0))
+    parts.append(_titled(_circle(x(at[0]), y(at[1]), 5.0, fill=ACCENT), "the threshold"))
+    parts.append(_text(x.low, 14, "% of right drafts that pass", size=12, colour=SOFT))
+    parts.append(_text(x(1), y.low + 34, "% of wrong drafts that pass", anchor="end", size=12, colour=SOFT))
+    return _svg(parts, 296.0, "right drafts that pass against wrong ones")
+
+
 APART = 12.0
 """Units between marks with a label that would else cover each other."""
 BESIDE = 5.0

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
 from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
@@ -27,6 +29,7 @@ from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.verifiers import RIGHT
+from pdr_dspy.verifiers.checks import Calibration
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -130,6 +133,7 @@ def _page(
     focus = shown[0]
     flow = evaluation_tables.flow(focus)
     looks = _listed(focus, count)
+    calibration = calibration_of_rows(focus.rows) if search is None else search.calibration
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
     environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
@@ -142,6 +146,7 @@ def _page(
         figures=[]
         if search is not None or len(programs) == 1
         else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        priced=any(report.cost is not None for report in shown),
         programs=programs if search is None or len(programs) > 2 else [],
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
@@ -154,6 +159,7 @@ def _page(
         runs=len(focus.rows),
         check=check_tables.check_quality(focus),
         gap=check_tables.gap(focus),
+        calibration=None if calibration is None else _calibration(calibration, focus, searched=search is not None),
         shown=[evaluation_tables.shown_drafts(focus, number) for number in range(len(flow.rounds))],
         examples=[(text, row, texts[row.id, row.repeat]) for text, row in evaluation_tables.examples(focus, texts)],
         texts=texts,
@@ -220,6 +226,25 @@ def _subtitle(search: SearchFacts | None, shown: Sequence[Report]) -> list[str]:
     models = [str(model) for model in first.config.get("models", [])]
     parts += [f"model {model}" for model in models]
     return [*parts, f"verifier {verifier}"] if verifier else parts
+
+
+# --- a check ---------------------------------------------------------------------------------------------------------
+
+
+def _calibration(calibration: Calibration, focus: Report, *, searched: bool) -> dict[str, Any]:
+    """What the template shows of a check: its curve and, where it was learned on other questions, how it did on the
+    page's own."""
+    from markupsafe import Markup
+
+    chosen = [(wrong, right) for wrong, right, level in calibration.roc if level >= calibration.threshold]
+    place = chosen[-1] if chosen else (0.0, 0.0)
+    return {
+        "is": calibration,
+        "precision": Interval(*calibration.precision_interval),
+        "auc": Interval(*calibration.auc_interval),
+        "figure": Markup(figures.roc([(wrong, right) for wrong, right, _ in calibration.roc], at=place)),
+        "held": check_tables.check_quality(focus, threshold=calibration.threshold) if searched else None,
+    }
 
 
 # --- a search --------------------------------------------------------------------------------------------------------

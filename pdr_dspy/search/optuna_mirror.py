@@ -20,7 +20,7 @@ from pdr_dspy.runtime import postgres
 from pdr_dspy.search.dashboard import describe, keep_record
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.records import TrialRecord
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 
 if TYPE_CHECKING:
     import optuna
@@ -36,7 +36,7 @@ def mirror(
     name: str,
     records: Sequence[TrialRecord],
     *,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     costs: Sequence[str] = (),
     files: Sequence[Path] = (),
@@ -88,7 +88,7 @@ def mirror(
 def _add(
     study: optuna.Study,
     record: TrialRecord,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     costs: Sequence[str],
     folder: Path | None,
@@ -103,7 +103,7 @@ def _add(
     shown = {"number": record.number, "program": str(record.candidate), "origin": record.origin, "runs": record.runs}
     for key, value in {**shown, "dropped": record.dropped, "paid": record.paid, "saved": record.saved}.items():
         trial.set_user_attr(key, value)
-    for limit, excess in limits.excess(record.sequential, record.total).items():
+    for limit, excess in limits.excess(record.sequential, record.total, record.cost).items():
         trial.set_constraint(limit, excess)
     if folder is not None:
         keep_record(trial, record, folder)
