@@ -1,13 +1,14 @@
 """Calls of models, and what they cost. `predict` makes the calls of a predictor side by side, `site` says where in a
-program they stand; `dispatch` replays them from the `store`, joins equal ones, sends the rest and continues truncated
-turns; `early_stop` ends a stage before all of them are there; `valued` asks for scores instead of texts. `ledger` and
-`budget` count tokens, `context` holds what the calls of a program share, `capabilities` says what answers behind an LM
-and what it can do, `output_format` is the form of a completion, and `dspy_bridge` is the one place that knows how DSPy
-makes a call.
+program they stand; `dispatch` replays them from the `store`, joins equal ones, sends the rest and continues
+truncated turns; `early_stop` ends a stage before all of them are there; `valued` asks for scores instead of texts.
+`ledger` and `budget` count tokens, `context` holds what the calls of a program share, `account` what several
+programs may spend together, `capabilities` says what answers behind an LM and what it can do, `output_format` is the
+form of a completion, and `dspy_bridge` is the one place that knows how DSPy makes a call.
 """
 
 from __future__ import annotations
 
+from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.capabilities import (
     Capabilities,
@@ -42,6 +43,7 @@ __all__ = [
     "CUT_THOUGHT",
     "OUTPUT",
     "SEED_SPACING",
+    "Account",
     "Budget",
     "Call",
     "CallError",

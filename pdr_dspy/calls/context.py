@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.ledger import Call, Usage
 from pdr_dspy.calls.store import Rollout, Rollouts
 
@@ -46,6 +47,8 @@ class Session:
     """Told where a program is, a `pdr_dspy.operators.Progress` each time, in the thread that runs the calls."""
     deadline: float | None = None
     """Of `time.monotonic()`: a program cancels then what it has under way, and answers from what it has."""
+    account: Account | None = None
+    """What all programs may spend together, and where each leaves its ledger when it ends; None is no limit."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)

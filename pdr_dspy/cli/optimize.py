@@ -25,6 +25,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
+from pdr_dspy.search.dashboard import ARTIFACTS
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.workers.worker import CONFIRMATION_SEED
 
@@ -249,4 +250,4 @@ def _trials(optimizer: PDROptimizer) -> str:
         return f'"{postgres.shown(postgres.sqlalchemy_url(str(options.storage)))}"'
     folder = options.run_dir if options.storage is None else Path(options.storage)
     assert folder is not None
-    return str(folder / JOURNAL)
+    return f"{folder / JOURNAL} --artifact-dir {folder / ARTIFACTS}"

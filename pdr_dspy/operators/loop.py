@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
+from pdr_dspy.calls.account import Share
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
@@ -92,6 +93,8 @@ class Progress(NamedTuple):
     workspaces: tuple[Workspace, ...]
     ledger: Ledger
     """What was spent until here."""
+    outputs: tuple[str, ...] = ()
+    """The names of the task's output fields."""
 
 
 class Outcome(NamedTuple):
@@ -134,12 +137,16 @@ async def improve(
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
+    account = calls.current().account
+    run.share = None if account is None else account.open()
     with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
-        await run.preflight()
         try:
+            await run.preflight()
             outcome = await _rounds(run)
-        finally:
-            run.close()
+        except BaseException:
+            run.close(None)
+            raise
+        run.close(outcome)
         ended(outcome.stop, outcome.solution)
     return outcome
 
@@ -166,7 +173,7 @@ async def _rounds(run: _Run) -> Outcome:
     except TimeoutError:
         if not clock.expired():
             raise
-    run.ledger += run.under_way
+    run.give_up()
     if run.drafted:  # its workspaces were under way
         rounds.append(Round(drafts=run.drafted))
     if not rounds:
@@ -247,6 +254,8 @@ class _Run:
         self.budget = budget
         self.check = check
         self.ledger = Ledger()
+        self.share: Share | None = None
+        """Of the session's account."""
         self.flaws = ""
         self.worst = 0
         self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
@@ -261,10 +270,18 @@ class _Run:
         """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
         not known."""
 
-    def close(self) -> None:
-        """End checks that still run, for a run that was cancelled or raised."""
+    def close(self, outcome: Outcome | None) -> None:
+        """End checks that still run, for a run that was cancelled or raised, and settle with the session's account."""
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
+        self.give_up()
+        if self.share is not None:
+            self.share.close(self.ledger, outcome)
+
+    def give_up(self) -> None:
+        """Put on the ledger what was cancelled under way."""
+        self.ledger += self.under_way
+        self.under_way = []
 
     def tell(
         self,
@@ -277,7 +294,8 @@ class _Run:
         """Pass on where the run is."""
         listener = calls.current().on_progress
         if listener is not None:
-            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger))
+            fields = tuple(self.question.fields)
+            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger, fields))
 
     @contextmanager
     def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
@@ -349,11 +367,13 @@ class _Run:
 
     async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
-        if self.budget.unlimited or not stage:
+        shared = None if self.share is None or self.share.account.budget.unlimited else self.share
+        if (self.budget.unlimited and shared is None) or not stage:
             return True
         bounds = await self.question.most(stage)
         self.worst = sum(bounds)
-        return self.budget.allows(self.ledger, sequential=waves * max(bounds), total=sum(bounds))
+        most = {"sequential": waves * max(bounds), "total": sum(bounds)}
+        return self.budget.allows(self.ledger, **most) and (shared is None or shared.allows(self.ledger, **most))
 
     async def preflight(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
@@ -362,9 +382,23 @@ class _Run:
         if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
             asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
-                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                f"{self.limits()} is below the worst case of the first round of {self.schedule}: {self.worst} "
                 f"tokens; raise it,{asked_again} or lower `draft_tokens` or the first width"
             )
+
+    @property
+    def total_is_bounded(self) -> bool:
+        """Whether a budget of all tokens holds for this run."""
+        shared = None if self.share is None else self.share.account.budget.total
+        return self.budget.total is not None or shared is not None
+
+    def limits(self) -> str:
+        """The budgets that hold for this run, in code form."""
+        own = [] if self.budget.unlimited else [f"`{self.budget!r}`"]
+        if self.share is not None and not self.share.account.budget.unlimited:
+            others = len(self.share.account.runs) > 1
+            own.append(f"{'what is left of ' if others else ''}`{self.share.account.budget!r}`")
+        return " or ".join(own)
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
@@ -528,7 +562,7 @@ class _Run:
         """
         if (
             self.schedule.agree is None
-            or self.budget.total is not None
+            or self.total_is_bounded
             or [draft.index for draft in drafts] != list(range(len(drafts)))
         ):
             return 0

@@ -51,6 +51,10 @@ class Lane(NamedTuple):
     title: str = ""
 
 
+FAR = 8.0
+"""How much dearer than the dearest program a limit is that is not drawn."""
+
+
 def score_against_cost(
     points: Sequence[Point], *, label: str, limit: float | None = None, line: Sequence[tuple[float, float]] = ()
 ) -> str:
@@ -59,17 +63,24 @@ def score_against_cost(
     Args:
         points: programs; later ones are drawn over earlier ones of the same role.
         label: of the cost axis.
-        limit: a limit on the cost, drawn as a line.
+        limit: a limit on the cost, drawn as a line; one that is far from all programs is only told, for it would push
+            them together at the other side.
         line: (cost, score) of the front, the cheapest first; drawn as steps.
     """
     points = [point for point in points if math.isfinite(point.score) and point.cost > 0]
     bands = [edge for p in points if p.interval is not None for edge in p.interval]
-    costs = [p.cost for p in points] + ([limit] if limit else [])
+    costs = [p.cost for p in points]
     costs += [edge for p in points if p.cost_interval is not None for edge in p.cost_interval if 0 < edge < math.inf]
+    far = limit is not None and bool(costs) and limit > FAR * max(costs)
+    if limit and not far:
+        costs.append(limit)
     y = _Axis.scores([*bands, *(p.score for p in points)], top=26.0, bottom=266.0)
     x = _Axis.tokens(costs, left=44.0, right=WIDTH - 14.0)
     parts = [_frame(x, y, label)]
-    if limit is not None:
+    if far and limit is not None:
+        told = f"limit {_short(limit)}, to the right"
+        parts.append(_text(WIDTH - 14.0, y.high - 8, told, anchor="end", size=12, colour=SOFT))
+    elif limit is not None:
         at = x(limit)
         anchor, shift = ("end", -5) if at > WIDTH * 0.6 else ("start", 5)
         parts.append(_path(f"M{at:.1f} {y.low:.1f}V{y.high:.1f}", INK, 1.2, dash="5 4", opacity=0.7))

@@ -6,6 +6,7 @@ Everything that came from a model or a data set is escaped.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +21,7 @@ from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures,
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search.dashboard import ARTIFACTS
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
@@ -107,7 +109,8 @@ def _commands(folder: Path) -> list[tuple[str, str]]:
             ("Hold it against voting and SR", f"pdr compare {best}"),
         ]
     if (folder / JOURNAL).exists():
-        found.append(("Look at the study", f"optuna-dashboard {shlex.quote(str(folder / JOURNAL))}"))
+        study, artifacts = shlex.quote(str(folder / JOURNAL)), shlex.quote(str(folder / ARTIFACTS))
+        found.append(("Look at the study", f"optuna-dashboard {study} --artifact-dir {artifacts}"))
     return [*found, ("Write this page again", f"pdr report {own}")] if found else []
 
 
@@ -120,7 +123,7 @@ def _page(
     texts: Mapping[tuple[str, int], RowTexts],
 ) -> str:
     from jinja2 import Environment
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     names = evaluation_tables.named(shown)
     programs = [_program(search, place, name, report) for place, (name, report) in enumerate(names.items())]
@@ -129,6 +132,7 @@ def _page(
     looks = _listed(focus, count)
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
+    environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
     template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -416,6 +420,7 @@ TEXT = 3000
 """Characters of a text that the page shows."""
 
 
+_CODE = re.compile(r"`([^`]*)`")
 _FILTERS = {
     "clip": lambda text: clipped(text, TEXT),
     "count": _count,

@@ -294,4 +294,5 @@ def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run
         space=run.space,
         limits=problem.settings.limits,
         costs=problem.settings.costs,
+        files=(folder / "best.json", folder / "search.json"),
     )
