@@ -76,8 +76,8 @@ def test_a_registered_axis_keeps_them_too(registered: Axis) -> None:
             lambda schedule, value: schedule.replace(draft_tokens=schedule.draft_tokens + 1),
             "draft_tokens=1025 and then",
         ),
-        (lambda schedule, value: schedule, "no candidate changes any schedule"),
-        (lambda schedule, value: "LongCoT", "no candidate changes any schedule"),
+        (lambda schedule, value: schedule, "no value changes any schedule"),
+        (lambda schedule, value: "LongCoT", "no value changes any schedule"),
     ],
 )
 def test_an_axis_that_breaks_a_law_is_named(change: Any, message: str) -> None:

@@ -382,7 +382,7 @@ def test_limits_that_are_not_there_are_told_in_one_way() -> None:
         ({"kind": "RewardCheck", "function": "os:system"}, "not a check that a file can store"),
         ({"kind": ["CodeCheck"]}, "not a check that a file can store"),
         ({"kind": "CodeCheck", "command": "rm"}, "no setting 'command'"),
-        ({"kind": "CodeCheck", "limits": {"root": True}}, "Limits has no root"),
+        ({"kind": "CodeCheck", "limits": {"root": True}}, "Limits has no 'root'"),
         ({"kind": "CodeCheck", "limits": {"memory": -1}}, "memory=-1"),
         ({"kind": "CodeCheck", "isolation": "none"}, "isolation"),
         ({"kind": "JudgeCheck", "model": "openai/other"}, "uses the model 'openai/other'"),
