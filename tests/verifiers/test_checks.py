@@ -356,7 +356,7 @@ def test_names_and_what_is_no_check() -> None:
 )
 def test_a_check_of_plain_settings_is_made_of_what_it_says_of_itself(check: Any, tmp_path: Path) -> None:
     assert load_check(json.loads(json.dumps(check.describe()))) == check
-    stops = {} if isinstance(check, PairwiseCheck) else {"stop_at": 1.0}
+    stops: dict[str, Any] = {} if isinstance(check, PairwiseCheck) else {"stop_at": 1.0}
     program = BestOfN("question -> answer", n=3, check=check, **stops)
     loaded = pdr_dspy.load(pdr_dspy.save(program, tmp_path / "best.json"))
     assert loaded.checks == program.checks  # type: ignore[union-attr]
