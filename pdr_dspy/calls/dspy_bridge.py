@@ -21,8 +21,8 @@ time: 0.4 ms and two changes of threads a call. History and usage tracking are s
 from __future__ import annotations
 
 import asyncio
-import functools
 import copy
+import functools
 import inspect
 import logging
 import os
