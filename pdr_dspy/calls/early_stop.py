@@ -1,11 +1,12 @@
-"""A stage of calls that may end before all of them are there: the others are cancelled, and their connections closed.
+"""A stage of calls that may end before all of them have finished: the others are cancelled and their connections
+closed.
 
-The calls go out as single requests, never as one request for n completions, of which none could be cancelled alone.
+Calls are sent as single requests, never as one request for n completions, whose parts could not be cancelled alone.
 
-What is in the store counts as if it were asked now. Where the rule looks at the answers alone, in the order of the
-indices, stored drafts are there at once, and nothing is sent when they decide. Where it looks at who is done first, a
-stored draft arrives after the seconds that it once took; when all are stored nothing is waited for. How a stage ended
-is itself kept in the store, so that a replay takes the same drafts and costs the same.
+Stored completions count as if they were requested now. If the rule depends on the answers alone, in the order of the
+indices, stored drafts are available at once, and nothing is sent if they decide. If it depends on which call finishes
+first, a stored draft arrives after the seconds it originally took; if all are stored there is no wait. The end of a
+stage is itself kept in the store, so that a replay takes the same drafts and costs the same.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ class Part(NamedTuple):
     site: CallSite
     sampling: Sampling
     inputs: Sequence[Mapping[str, Any]]
-    """Of each call; its index is its position here."""
+    """Inputs of each call; a call's index is its position here."""
     places: Sequence[int]
-    """Where in the stage each call stands, from 0."""
+    """The number of each call within the stage, from 0."""
 
 
 Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
-"""Given the reply at each place, None where there is none yet: the places to go on with, or None to wait for more. When
-every reply is there it must decide."""
+"""Takes the reply of each call, None for one that has not finished; returns the numbers of the calls to continue with,
+or None to wait for more. It must decide once every reply has arrived."""
 
 
 async def ask_until(
@@ -58,18 +59,18 @@ async def ask_until(
     in_order: bool,
     first_wave: int | None = None,
 ) -> list[Reply]:
-    """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
+    """Run the calls of a stage concurrently until `ends` decides; return a reply for each call.
 
-    `Call.fate` says of each whether the stage went on with it. A call that was cancelled has the finish "cancelled" and
-    an estimate of what it cost. Failures are recorded, as by `calls.ask`, never raised; StoreError is.
+    `Call.fate` records whether the stage continued with a call. A cancelled call has the finish "cancelled" and an
+    estimate of its cost. Failures are recorded, as by `calls.ask`, never raised; StoreError is raised.
 
     Args:
-        parts: who is asked what; their places are 0 to n - 1, each once.
+        parts: the predictors and their inputs; their places are 0 to n - 1, each once.
         ends: the rule.
-        rule: names the rule and its settings, so that stages under different rules are kept apart in the store.
-        in_order: the rule does not look at the order in which calls end.
-        first_wave: the calls at the first so many places are made first, and the others only when the rule has not
-            enough of those: a second wave, which waits for the first (`Call.wave`). None makes all of them at once.
+        rule: names the rule and its settings, so that stages under different rules have different keys in the store.
+        in_order: the rule does not depend on the order in which calls finish.
+        first_wave: how many calls are made first; the others follow only if the rule cannot decide from those, as a
+            second wave that waits for the first (`Call.wave`). None makes all calls at once.
     """
     now = calls.current()
     places: list[_Place] = []
@@ -80,7 +81,7 @@ async def ask_until(
             places.append(_Place(place, part, lm, index, job, wave))
     places.sort(key=lambda place: place.number)
     if any(place.job.fallback is not None for place in places):
-        rule = f"{rule} json_fallback"  # more drafts answer, and so it may end elsewhere
+        rule = f"{rule} json_fallback"  # more drafts can be read, so the stage may end differently
     stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
     await stage.run()
     for place in places:
@@ -91,7 +92,7 @@ async def ask_until(
 
 
 class _Place:
-    """One call of a stage, as far as it has come."""
+    """The state of one call of a stage."""
 
     def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job, wave: int = 0) -> None:
         self.number = number
@@ -103,7 +104,7 @@ class _Place:
         self.result: Result | None = None
         self.reply: Reply | None = None
         self.begun: float | None = None
-        """When it went out, after its wait for a place in flight."""
+        """When it was sent, after its wait for the bound on requests in flight."""
         self.ended = 0.0
 
     def finish(self, result: Result) -> None:
@@ -111,14 +112,14 @@ class _Place:
         self.reply = calls.reply_of(self.part.predictor, self.lm, self.job, result)
 
     def judge(self, *, taken: bool) -> None:
-        """Write down whether the stage went on with it."""
+        """Record whether the stage continued with this call."""
         assert self.reply is not None
         fate = {"fate": "taken" if taken else "left"}
         others = tuple(other.model_copy(update=fate) for other in self.reply.others)
         self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), others=others)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
-        """Leave it unfinished, with what it cost until then."""
+        """Record the call as cancelled, with its cost until then."""
         self.result = None
         phase, round_number, index = self.job.place
         call = Call(
@@ -142,13 +143,13 @@ class _Place:
 
     @property
     def seconds(self) -> float:
-        """How long a finished call took when it was made."""
+        """Seconds that a finished call took when it was first made."""
         assert self.result is not None
         return self.result.took
 
 
 class _Stage:
-    """Runs the calls of a stage until its rule has enough."""
+    """Runs the calls of a stage until its rule decides."""
 
     def __init__(self, places: list[_Place], ends: Ends, now: Session, in_order: bool, key: str) -> None:
         self.places = places
@@ -168,7 +169,7 @@ class _Stage:
             if result is not None:
                 self.stored[place.number] = result
         record = self.now.store.get(self.key)
-        if record is not None and self._as_before(record.text):
+        if record is not None and self._restore(record.text):
             return
         for wave in sorted({place.wave for place in self.places}):
             if self.taken is None:
@@ -178,7 +179,7 @@ class _Stage:
             await self._keep()
 
     async def _make(self, wave: Sequence[_Place]) -> None:
-        """The calls of a wave: those in the store first where that changes nothing, then the missing ones."""
+        """Run the calls of a wave: stored ones first where that does not affect the result, then the missing ones."""
         self.waves += 1
         numbers = [place.number for place in wave if place.number in self.stored]
         waiting = sorted(numbers, key=lambda number: (self.stored[number].took, number))
@@ -191,14 +192,14 @@ class _Stage:
 
     async def _replay(self, number: int) -> None:
         self.places[number].finish(self.stored[number])
-        await self._look()
+        await self._check_rule()
 
-    async def _look(self) -> None:
+    async def _check_rule(self) -> None:
         if self.taken is None:
             self.taken = await self.ends([place.reply for place in self.places])
 
     async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
-        """Ask for what is missing, until the rule has enough; then close what still runs."""
+        """Send the missing calls until the rule decides; then cancel those that still run."""
         started = time.perf_counter()
         tasks = {asyncio.ensure_future(self._ask(place)): place for place in missing}
         running = set(tasks)
@@ -212,14 +213,14 @@ class _Stage:
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
                     tasks[task].finish(task.result())
-                    await self._look()
+                    await self._check_rule()
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task, place in tasks.items():
             if place.reply is None and not task.cancelled():
-                place.finish(task.result())  # it ended at that moment
+                place.finish(task.result())  # it finished just now
 
     async def _ask(self, place: _Place) -> Result:
         def begun() -> None:
@@ -233,7 +234,7 @@ class _Stage:
         return result
 
     async def _settle(self) -> None:
-        """Say of each call what became of it, and what those that did not finish cost."""
+        """Record the outcome of each call, and the cost of the calls that did not finish."""
         assert self.taken is not None
         for number in self.taken:
             self.places[number].judge(taken=True)
@@ -242,11 +243,11 @@ class _Stage:
             old = self.stored.get(place.number)
             if place.number in self.taken:
                 continue
-            if place.wave >= self.waves:  # nobody waited for its wave
+            if place.wave >= self.waves:  # its wave was never started
                 place.cancel(Usage(input=0, output=0), 0.0, reused=False, estimated=False)
                 continue
             longest = max(taken.seconds for taken in self._taken() if taken.wave == place.wave)
-            if old is not None and old.took > longest:  # it would have run no longer than the others
+            if old is not None and old.took > longest:  # it would not have run longer than the others
                 place.cancel(_share(_spent(old), longest / old.took), longest, reused=True)
             elif old is not None and place.reply is None:
                 place.finish(old)
@@ -266,19 +267,20 @@ class _Stage:
         return [self.places[number] for number in self.taken or ()]
 
     async def _prompt(self, place: _Place) -> int:
-        """Tokens of the prompt of a call: as reported of a finished sibling, else as they can be counted."""
+        """Prompt tokens of a call: as reported for a finished sibling, otherwise counted."""
         siblings = [other.result for other in self.places if other.job.prompt == place.job.prompt]
-        said = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
-        if max(said, default=0) > 0:
-            return max(said)
+        reported = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
+        if max(reported, default=0) > 0:
+            return max(reported)
         prompt = prompt_text(place.job.messages)
         (counted,), _ = await dispatch.count_tokens(place.lm, [prompt])
         return counted
 
-    # --- the record of how it ended ---
+    # --- the stored record of a stage's end ---
 
     async def _keep(self) -> None:
-        """Only of a stage without failures: a failed call is asked again next time, and its stage runs again."""
+        """Store the end of a stage without failures: a failed call is sent again next time, and its stage runs
+        again."""
         entries: list[Any] = []
         for place in self.places:
             assert place.reply is not None
@@ -297,8 +299,9 @@ class _Stage:
         else:
             self.now.store.put(record)
 
-    def _as_before(self, text: str) -> bool:
-        """Take the calls as the record says; False, and nothing done, when what it names is not in the store."""
+    def _restore(self, text: str) -> bool:
+        """Restore the stage from its stored record; return False, and change nothing, if a completion is not in the
+        store."""
         entries = json.loads(text)
         finished = {place for place, entry in enumerate(entries) if isinstance(entry, str)}
         if not finished <= self.stored.keys():
@@ -322,7 +325,7 @@ def _in_wave(reply: Reply, wave: int) -> Reply:
 
 
 def _rate(rollouts: Sequence[Rollout]) -> float | None:
-    """Output tokens a second of finished calls; None when their seconds are not known."""
+    """Output tokens per second of finished calls; None when their durations are unknown."""
     known = [(rollout.usage.output, rollout.seconds) for rollout in rollouts if rollout.usage.output is not None]
     seconds = sum(each for _, each in known)
     return sum(output for output, _ in known) / seconds if seconds > 0 else None
@@ -335,5 +338,5 @@ def _spent(result: Result) -> Usage:
 
 
 def _share(usage: Usage, share: float) -> Usage:
-    """What a call had cost when this share of its time was over: its whole prompt, and a part of its output."""
+    """The estimated cost of a call after this share of its duration: its whole prompt and that share of its output."""
     return Usage(input=usage.input, output=None if usage.output is None else math.floor(usage.output * share))
