@@ -282,7 +282,7 @@ def _reported(now: Session, value: Any, call: Call) -> Valued:
     return Valued(value, call)
 
 
-def _pooled_usage(said: Any) -> Usage:
+def _pooled_usage(usage: Any) -> Usage:
     """Tokens that a pooling model read; it writes none. None where the server does not report them."""
     read, wrote = (
         usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
