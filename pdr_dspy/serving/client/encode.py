@@ -89,7 +89,9 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
     if isinstance(output_format, dict):
         body.update(_held_to(OutputFormat.of_wire(output_format), kind))
     if refused := _EXECUTION_KEYS & extensions.keys():
-        raise _unsupported("config.extensions", f"{sorted(refused)} are not supported by this endpoint")
+        raise _unsupported(
+            "config.extensions", f"{sorted(refused)} are set by the endpoint; remove them from the request"
+        )
     body.update(extensions)
     if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
