@@ -23,7 +23,7 @@ from pdr_dspy.calls.request import Fallback, Job, Prompt, Sampling
 from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
@@ -51,7 +51,7 @@ class Reply(NamedTuple):
 
 def identity(inputs: Mapping[str, Any]) -> str:
     """The identity of a question: the hash of its inputs."""
-    return address({"inputs": {key: told(value) for key, value in inputs.items()}})[:16]
+    return address({"inputs": {key: distinct_text(value) for key, value in inputs.items()}})[:16]
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:

@@ -29,7 +29,7 @@ from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
@@ -83,7 +83,7 @@ def evaluate(
         max_text_bytes: how large `run_dir/texts.jsonl` may grow, where the questions, drafts, checks' feedback and
             workspaces of the rows are kept for people to look at; the texts of further rows are left out. 0 keeps none.
         name: of the report.
-        progress: told of every finished row.
+        progress: called after every finished row.
         executor: where rows are run; None is this process, a `RayExecutor` the machines of a cluster. The rows are the
             same wherever that is.
 
@@ -268,7 +268,11 @@ def describe(
         "version": VERSION,
         "program": fingerprint(program),
         "examples": address(
-            {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+            {
+                "examples": [
+                    [i, sorted((k, distinct_text(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)
+                ]
+            }
         ),
         "verifier": as_verifier(verifier).describe(),
         "models": list(models),
