@@ -25,12 +25,12 @@ def label(name: str) -> str:
 
 def _given(signature: type[dspy.Signature]) -> str:
     """The author's descriptions of the task's inputs, and the descriptions of DSPy's own types."""
-    described = [
+    lines = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
         if name not in LEFT and (desc := "; ".join(filter(None, (_description(name, field), _of_types(field)))))
     ]
-    return "\n".join(["You are given:", *described]) if described else ""
+    return "\n".join(["You are given:", *lines]) if lines else ""
 
 
 def _of_types(field: Any) -> str:

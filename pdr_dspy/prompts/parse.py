@@ -20,7 +20,7 @@ import dspy
 from pdr_dspy.prompts.alone import alone
 from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.objects import repairable, objects_in
+from pdr_dspy.prompts.objects import objects_in, repairable
 from pdr_dspy.prompts.typed import unlabelled, without_shapes
 from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
