@@ -116,7 +116,7 @@ async def weigh(
 ) -> Valued:
     """Request one word from a model, at temperature 0, and read the probabilities that it gives each candidate.
 
-        Args:
+    Args:
         lm: any model; a model without log-probabilities is asked only for the word.
         messages: OpenAI-shaped.
         read: computes the value, plain JSON, from the log-probabilities (empty if there are none) and the text; raises

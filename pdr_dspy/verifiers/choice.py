@@ -66,7 +66,5 @@ class ChoiceVerifier(Fields):
             options = self.options or (_LETTERS if letter in _LETTERS else (gold,))
         choice = to_choice(gold, options)
         if choice is None:
-            raise DataError(
-                f"{called(example)} has the gold answer {short(gold)!r}, not one of {list(options)}"
-            )
+            raise DataError(f"{called(example)} has the gold answer {short(gold)!r}, not one of {list(options)}")
         return options, choice
