@@ -9,6 +9,8 @@ endpoint and clients are processes of their own on the loopback address.
 - model killed: `kill -9` of the model server while the crowd is served; then another on the same port, and each client
   again.
 - endpoint killed: `kill -9` of the endpoint while the crowd is served.
+- 2 workers: the crowd before `pdr serve --workers 2`; worker killed: `kill -9` of one of them, which is replaced while
+  the crowd is served; then each client again.
 
 Figures: clients that got an answer, an error with a status, or a closed connection; those that still hung after 60 s;
 the slowest of them, seconds; tokens that the answers say over tokens of the model server's own book, 1 where they are
@@ -20,14 +22,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -93,14 +99,46 @@ def measure(requests: int, clients: int) -> dict[str, Any]:
                 crowds.append(asyncio.run(crowd("... and again", url, other, clients, book=True)))
         with serve(latency=0.2) as model, endpoint(path, model, clients) as (url, process):
             crowds.append(asyncio.run(crowd("endpoint killed", url, model, clients, kill=process)))
+        with serve(latency=0.2) as model, endpoint(path, model, clients, "--workers", "2") as (url, _):
+            workers = processes(url, 2)
+            crowds.append(asyncio.run(crowd("2 workers", url, model, clients, book=True)))
+            model.reset(latency=0.2)
+            crowds.append(asyncio.run(crowd("worker killed", url, model, clients, kill=Process(workers.pop()))))
+            processes(url, 2)  # another has its place
+            model.reset(latency=0.2)
+            crowds.append(asyncio.run(crowd("... and again", url, model, clients, book=True)))
     return {"overhead": overhead, "crowds": crowds}
 
 
+@dataclass
+class Process:
+    """One that another process has started."""
+
+    pid: int
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def processes(url: str, count: int) -> set[int]:
+    """The processes that answer at an address, once there are so many."""
+    found: set[int] = set()
+    for _ in range(600):
+        for _ in range(10):
+            with urllib.request.urlopen(f"{url.removesuffix('v1')}health", timeout=60) as answer:
+                found.add(json.load(answer)["process"])
+        if len(found) >= count:
+            return found
+        time.sleep(0.1)
+    raise RuntimeError(f"{len(found)} of {count} workers answer")
+
+
 @contextmanager
-def endpoint(path: Path, model: Handle, clients: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def endpoint(path: Path, model: Handle, clients: int, *more: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`pdr serve` of a saved program; its address and its process."""
     command = [sys.executable, "-m", "pdr_dspy", "serve", str(path), "--api-base", model.api_base, "--port", "0"]
-    command += ["--running", str(clients), "--deadline", str(PATIENCE / 2), "--quiet"]
+    command += ["--running", str(clients), "--deadline", str(PATIENCE / 2), "--quiet", *more]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"http://\S+/v1", process.stdout.readline())

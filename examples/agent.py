@@ -1,6 +1,7 @@
 """An agent whose final answer is refined: ReAct calls the tools once, and several drafts read its observations."""
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
 from examples import embedded
 from pdr_dspy import PDR
@@ -31,9 +32,13 @@ class Agent(dspy.Module):
 
 
 def main():
-    """Ask one question; the ledger is of the drafts and the refinement."""
-    prediction = Agent()(question="How many bolts and washers are in stock together?")
-    print(prediction.answer, prediction.ledger, sep="\n")
+    """Ask one question; the ledger is of the drafts and the refinement. Calling tools takes a model of some size."""
+    try:
+        prediction = Agent()(question="How many bolts and washers are in stock together?")
+    except AdapterParseError as error:
+        print(f"The model wrote no tool call that can be read; a larger one will, see examples/__init__.py.\n{error}")
+    else:
+        print(prediction.answer, prediction.ledger, sep="\n")
 
 
 if __name__ == "__main__":

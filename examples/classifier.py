@@ -15,7 +15,8 @@ TICKETS = (
 
 
 class Triage(dspy.Signature):
-    """Say which team has to see the ticket."""
+    """Say which team has to see the ticket. Billing: invoices, payments. Network: cables, Wi-Fi, connections. Access:
+    keys, cards, doors, passwords."""
 
     ticket: str = dspy.InputField()
     team: Literal["billing", "network", "access"] = dspy.OutputField()

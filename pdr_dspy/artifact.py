@@ -24,10 +24,11 @@ import dspy
 from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.calls.ledger import Ledger
+from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.errors import ArtifactError, ConfigError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.operators.distillers import DISTILLERS
-from pdr_dspy.operators.nested import operators_in, operators_of, replaced
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced, served_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import DISTILLER_FROM, DISTILLER_PACKAGE, Schedule
 from pdr_dspy.prompts.content import exact_data
@@ -76,6 +77,7 @@ def save(
     figures: Figures = (),
     notes: str | None = None,
     points: Mapping[str, Point] | None = None,
+    calibrations: Mapping[str, Calibration] | None = None,
 ) -> Path:
     """Write a program to one JSON file, atomically.
 
@@ -87,6 +89,8 @@ def save(
         data: the data that it was scored on: a name, or a mapping such as `{"name": ..., "fingerprint": ...}`.
         figures: its results: `Report`s, or mappings that hold at least "score" and "interval".
         notes: a free text for readers of the file.
+        calibrations: calibrations of the program's checks by name, for those that have none of their own: their
+            thresholds, and how sure those are. `load` gives the checks with it.
         points: other settings of the program by name, such as "fast"; `load(path, point="fast")` returns one.
 
     Returns:
@@ -103,7 +107,7 @@ def save(
         "format": FORMAT,
         "version": VERSION,
         "name": name or target.stem,
-        "operators": {place: _operator_state(operator) for place, operator in operators.items()},
+        "operators": {place: _operator_state(operator, calibrations) for place, operator in operators.items()},
         "predictors": _other_predictors(program),
         "models": _models(program),
         "verifier": None if verifier is None else _verifier_state(as_verifier(verifier)),
@@ -152,7 +156,12 @@ def check_can_be_saved(program: dspy.Module) -> None:
 
 
 def load(
-    path: str | Path, program: dspy.Module | None = None, *, trusted: bool = False, point: str | None = None
+    path: str | Path,
+    program: dspy.Module | None = None,
+    *,
+    models: Mapping[str, dspy.LM | Priced] | None = None,
+    trusted: bool = False,
+    point: str | None = None,
 ) -> dspy.Module:
     """Read a program that `save` wrote.
 
@@ -160,6 +169,8 @@ def load(
         path: the file.
         program: a program of the same shape; needed for signatures with custom types and for modules that contain
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
+        models: LMs for the names that the schedule chooses by (`draft_model` and the others), beside those of
+            `program`; the file has the names, and what each stood for, and no LM.
         trusted: whether to import the module that the file names for a distiller that is neither built in, nor
             registered, nor an entry point of an installed package. The import runs the module's code.
         point: the name of another setting that was saved with the program.
@@ -170,8 +181,8 @@ def load(
 
     Raises:
         ArtifactError: the file is missing, truncated, of another kind, newer than this library, or changed since it
-            was written; it needs a `program=` with the same signature; its distiller is not registered here; or it has
-            no such point.
+            was written; it needs a `program=` with the same signature; its distiller is not registered here; it names
+            a model that was not given; or it has no such point.
     """
     content = read(path)
     points = content.get("points") or {}
@@ -179,13 +190,14 @@ def load(
         raise ArtifactError(f"{path} has no point {point!r}; it has {', '.join(points) or 'none'}")
     setting = content if point is None else points[point]
     states: dict[str, Any] = setting["operators"]
+    given = Models(models, called="load(models=...)")
     try:
         for state in states.values():
             _find_distiller(path, state["schedule"], trusted)
         if program is None:
-            loaded = _from_file_alone(path, states)
+            loaded = _from_file_alone(path, states, given)
         else:
-            loaded = _into(path, program, states, setting["predictors"])
+            loaded = _into(path, program, states, setting["predictors"], given)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, ArtifactError):
             raise
@@ -258,6 +270,7 @@ def figure(entry: Report | Mapping[str, Any]) -> dict[str, Any]:
         "interval": list(entry.interval),
         "sequential": entry.sequential,
         "total": entry.total,
+        **({} if entry.cost is None else {"cost": entry.cost}),
         "calls": entry.calls,
     }
     return {key: _finite(value) for key, value in (figures | counts).items()}
@@ -279,12 +292,18 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _operator_state(operator: Operator) -> dict[str, Any]:
+def _operator_state(operator: Operator, calibrations: Mapping[str, Calibration] | None = None) -> dict[str, Any]:
     task = operator.task
-    checks = {"checks": {name: _check_state(check) for name, check in operator.checks.items()}}
+    states = {name: _check_state(check) for name, check in operator.checks.items()}
+    for name in states.keys() & (calibrations or {}).keys():
+        own = {"calibration": (calibrations or {})[name].model_dump(mode="json")}
+        states[name] = {**own, **states[name]}  # one of its own stays
+    checks = {"checks": states}
+    models = {"models": {name: str(lm.model) for name, lm in operator.models.items()}}
     return {
         "strategy": operator.schedule.strategy,
         **(checks if operator.checks else {}),
+        **(models if operator.models else {}),
         "signature": {
             "name": task.__name__,
             "instructions": task.instructions,
@@ -350,8 +369,9 @@ def _other_predictors(program: dspy.Module) -> dict[str, Any]:
 def _models(program: dspy.Module) -> list[dict[str, Any]]:
     """Name and sampling settings of each model that the program would call now, without addresses and keys."""
     models: dict[str, dict[str, Any]] = {}
+    served = served_in(program)
     for predictor in program.predictors():
-        lm = predictor.lm or dspy.settings.lm
+        lm: Any = served.get(id(predictor)) or predictor.lm or dspy.settings.lm
         if lm is not None:
             kwargs = getattr(lm, "kwargs", {})
             chosen = {key: exact_data(kwargs[key]) for key in SAMPLING if kwargs.get(key) is not None}
@@ -373,7 +393,21 @@ def _versions(program: dspy.Module) -> dict[str, str]:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
+def _check_models(path: str | Path, state: Mapping[str, Any], models: Mapping[str, Any]) -> None:
+    """Whether the models that a saved schedule names are there."""
+    missing = [name for name in Schedule(**state["schedule"]).models if name not in models]
+    if missing:
+        saved = state.get("models") or {}
+        named = ", ".join(f"{name!r} (it was {saved[name]})" if name in saved else repr(name) for name in missing)
+        lms = ", ".join(f"{name!r}: lm" for name in missing)
+        raise ArtifactError(
+            f"{path} uses the model{'s' * (len(missing) > 1)} {named}, and no file holds an LM; give "
+            f"{'them' if len(missing) > 1 else 'it'}: `load(path, models={{{lms}}})`, or load into a program that has "
+            f"{'them' if len(missing) > 1 else 'it'}"
+        )
+
+
+def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models) -> Operator:
     if list(states) != [""]:
         raise ArtifactError(
             f"{path} was saved from a custom module with operators at {', '.join(states)}; give such a module: "
@@ -402,7 +436,8 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any]) -> Operator:
     task.__name__ = task.__qualname__ = str(signature["name"])
     schedule = Schedule(**state["schedule"])
     checks = _checks_of(path, schedule, {}, state.get("checks") or {})
-    return _restored(Operator(check_task(task), schedule, checks or None), state)
+    _check_models(path, state, models)
+    return _restored(Operator(check_task(task), schedule, checks or None, models), state)
 
 
 def _checks_of(
@@ -463,7 +498,11 @@ def _type_name(description: Any) -> str:
 
 
 def _into(
-    path: str | Path, program: dspy.Module, states: Mapping[str, Any], predictors: Mapping[str, Any]
+    path: str | Path,
+    program: dspy.Module,
+    states: Mapping[str, Any],
+    predictors: Mapping[str, Any],
+    models: Models,
 ) -> dspy.Module:
     there = operators_in(program)
     if set(there) != set(states):
@@ -478,6 +517,8 @@ def _into(
         schedule, saved = Schedule(**states[place]["schedule"]), states[place].get("checks") or {}
         own = copy.copy(operator)
         own.checks = _checks_of(path, schedule, operator.checks, saved)
+        own.models = operator.models | models
+        _check_models(path, states[place], own.models)
         return _restored(own.with_schedule(schedule), states[place])
 
     loaded = replaced(program, from_file)

@@ -11,14 +11,12 @@ from typing import Annotated
 
 import typer
 
-from optimize.wheel_weights import SOURCES
 from pdr_dspy.cli.app import guarded
-from pdr_dspy.cli.display import Display
-from pdr_dspy.cli.model_option import DEFAULT, Model
+from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import humaneval
-from studies.study import Study, run
+from studies.study import Study, go
 
 BASE = Schedule(widths=(1,), kappa=1024, draft_tokens=256, refine_tokens=256, temperature=0.8)
 CHECKED = {"check": "check", "distiller": "checked", "k": 2}
@@ -62,10 +60,10 @@ def main(
     embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
     api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
+    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
-    model = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
-    run(study(limit), model, Display(), folder=run_dir or Path("runs/studies") / f"humaneval-{embedded}")
+    go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT
+from studies import calculator, verification
 from studies.study import ROWS, Line, read_lines
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -219,6 +220,9 @@ def page(path: Path) -> str:
     text += f"{questions} questions; plan: `studies/plans/{study}.md`; rows: `studies/rows/{path.name}`.\n"
     text += f"Repeat: `python -m studies.{study}`, then `python -m studies.results`.\n\n![]({path.stem}.svg)\n\n"
     text += table(programs)
+    for name, lines in programs.items():
+        if failed := sum(line.error is not None for line in lines):
+            text += f"\n{failed} of {len(lines)} runs of `{name}` failed and count as wrong; they are tried again.\n"
     if SELECTION in programs:
         text += f"\nDrafts of `{SELECTION}`: {reach(programs[SELECTION])}.\n"
     if rounds := flow(programs):
@@ -238,6 +242,9 @@ def main() -> None:
         )
         (OUT / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
         print(OUT / f"{path.stem}.md")
+    for part in (verification, calculator):
+        if (path := part.write(ROWS, OUT)) is not None:
+            print(path)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,20 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dspy
 
+from optimize.wheel_weights import SOURCES
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.evaluation import Report, Row, evaluate
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.text.wrapping import tidy
 from pdr_dspy.verifiers import Verifier
 
 ROOT = Path(__file__).parent
@@ -42,6 +45,25 @@ class Study:
         return max(schedules, key=lambda s: (max(s.widths), s.rounds, s.kappa + s.draft_tokens))
 
 
+def eight_drafts(base: Schedule, *, keep: bool) -> dict[str, Schedule]:
+    """The strategies that every study compares, by name, each a change of one pass.
+
+    Best of 8 is first: its drafts are everybody's. `keep` says whether the checked refinement answers with the
+    best-checked draft of both rounds.
+    """
+    checked = {"check": "check", "distiller": "checked", "k": 2}
+    kept = "PDR 8-1 checked, keeps" if keep else "PDR 8-1 checked"
+    return {
+        "best of 8": base.replace(widths=(8,), final="best", check="check"),
+        "one pass": base,
+        "vote of 8": base.replace(widths=(8,), final="vote"),
+        "PDR 8-1 random": base.replace(widths=(8, 1), distiller="random_k", k=2),
+        kept: base.replace(widths=(8, 1), **checked, keep=keep),
+        "SR x3 blind": base.replace(widths=(1, 1, 1), distiller="last"),
+        "SR x3 checked": base.replace(widths=(1, 1, 1), distiller="last", check="check"),
+    }
+
+
 class Line(NamedTuple):
     """One run of a program on a question."""
 
@@ -62,9 +84,13 @@ class Line(NamedTuple):
     checks: tuple[tuple[float | None, ...], ...]
     """Of each round, what the check gave each draft; None where it was not checked."""
     error: str | None
+    answers: tuple[tuple[int | None, ...], ...] = ()
+    """Of each round, which drafts answered the same: equal numbers; None where no answer could be read."""
+    shown: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    """Of each round, the places of the drafts that each workspace made of it holds."""
 
 
-def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[str, Report]:
+def run(study: Study, model: Model, display: Display, *, folder: Path, keep_lines: bool = True) -> dict[str, Report]:
     """Run what is missing, and write the lines after every program.
 
     Args:
@@ -72,6 +98,7 @@ def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[s
         model: what to serve or to connect to.
         display: where progress is shown.
         folder: keeps the rows and the calls; the same study goes on from there.
+        keep_lines: write lines to `ROWS` after every program.
     """
     reports: dict[str, Report] = {}
     with model.serving(study.widest, display), Rollouts(folder / "rollouts") as store:
@@ -82,20 +109,64 @@ def run(study: Study, model: Model, display: Display, *, folder: Path) -> dict[s
                     study.examples,
                     study.verifier,
                     repeats=study.repeats,
-                    run_dir=folder / _folder(name),
+                    run_dir=folder / folder_name(name),
                     store=store,
                     max_in_flight=model.in_flight,
                     name=name,
                     progress=progress,
                 )
-            write_lines(study.name, model.embedded or model.name or "auto", reports)
+            if keep_lines:
+                gather(study, folder, model.embedded or model.name or "auto")
     return reports
 
 
-def write_lines(study: str, model: str, reports: Mapping[str, Report]) -> Path:
-    """The lines of a study's reports, as one file in `ROWS`."""
-    path = ROWS / f"{study}-{_folder(model)}.jsonl"
-    path.parent.mkdir(exist_ok=True)
+def go(
+    study: Study,
+    embedded: str,
+    api_base: str | None,
+    folder: Path | None,
+    *,
+    lines_only: bool = False,
+    keep_lines: bool = True,
+) -> None:
+    """What the command of a study does: run what is missing on the embedded model or a server that runs already.
+
+    Args:
+        study: what to run.
+        embedded: name of the embedded model, and of the rows that `lines_only` writes.
+        api_base: address of a server; None starts the embedded model.
+        folder: of rows and calls; None is runs/studies/<study>-<model>.
+        lines_only: write the lines of what is in the folder, and run nothing.
+        keep_lines: write lines to `ROWS`; a pilot's are only in its run folder.
+    """
+    place = folder or Path("runs/studies") / f"{study.name}-{embedded}"
+    if lines_only:
+        print(gather(study, place, embedded))
+        return
+    model = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
+    for report in run(study, model, Display(), folder=place, keep_lines=keep_lines).values():
+        print(report)
+
+
+def gather(study: Study, folder: Path, model: str) -> Path:
+    """Write the lines of those programs that have run on every question, from a run folder alone: no model is asked.
+
+    Programs that are still running, or have not begun, are left out, so that every table compares equal questions.
+    """
+    reports: dict[str, Report] = {}
+    for name in study.programs:
+        place = folder / folder_name(name)
+        if (place / "rows.jsonl").is_file():
+            report = read_report(place, name)
+            if len(report.rows) >= len(study.examples) * study.repeats:
+                reports[name] = report
+    return write_lines(study.name, model, reports)
+
+
+def write_lines(study: str, model: str, reports: Mapping[str, Report], *, rows: Path | None = None) -> Path:
+    """The lines of a study's reports, as one file in `rows`, or in `ROWS`."""
+    path = (rows or ROWS) / f"{study}-{folder_name(model)}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     lines = (line_of(name, row) for name, report in reports.items() for row in report.rows)
     ordered = sorted(lines, key=lambda line: (list(reports).index(line.program), line.question, line.repeat))
     write_whole(path, "".join(json.dumps(line._asdict()) + "\n" for line in ordered))
@@ -118,6 +189,16 @@ def line_of(name: str, row: Row) -> Line:
         drafts,
         checks,
         row.error,
+        tuple(_labels([draft.answer for draft in round_.drafts]) for round_ in row.rounds),
+        tuple(round_.sources for round_ in row.rounds),
+    )
+
+
+def _labels(answers: Sequence[str | None]) -> tuple[int | None, ...]:
+    """Equal numbers for answers that are equal but for case and for what wraps them, as in a vote."""
+    known: dict[str, int] = {}
+    return tuple(
+        None if answer is None else known.setdefault(tidy(answer).casefold(), len(known)) for answer in answers
     )
 
 
@@ -132,8 +213,13 @@ def read_lines(path: Path) -> dict[str, list[Line]]:
 def _read(path: Path) -> Iterator[Line]:
     for text in path.read_text(encoding="utf-8").splitlines():
         data = json.loads(text)
-        yield Line(**{**data, **{name: tuple(map(tuple, data[name])) for name in ("drafts", "checks")}})
+        yield Line(**{name: _frozen(value) for name, value in data.items()})
 
 
-def _folder(name: str) -> str:
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def folder_name(name: str) -> str:
+    """A name as that of a folder."""
     return "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import dspy
 
 from pdr_dspy.calls import dspy_bridge
+from pdr_dspy.calls.context import current
 from pdr_dspy.calls.deployment import address, seal
 from pdr_dspy.calls.output_format import FormatKind, OutputFormat
 from pdr_dspy.errors import ConfigError
@@ -117,13 +118,15 @@ async def count_exactly(lm: dspy.BaseLM, texts: Sequence[str]) -> list[int] | No
     return None if served is None else await served.count_tokens(texts)
 
 
-async def identities(predictors: Iterable[dspy.Predict]) -> list[str]:
-    """The identities of the models that these predictors call, without duplicates, in sorted order. Every server is
-    queried again.
+async def identities(predictors: Iterable[dspy.Predict], models: Iterable[dspy.LM] = ()) -> list[str]:
+    """The identities of the models that these predictors call, and of `models`, without duplicates, in sorted order.
+    Every server is queried again.
 
     Raises EndpointError when a server is down, is not a model server, or lacks its model.
     """
-    lms = {id(lm): lm for predictor in predictors if (lm := predictor.lm or dspy.settings.lm)}
+    chosen = current().serves
+    used = [chosen.get(id(predictor)) or predictor.lm or dspy.settings.lm for predictor in predictors]
+    lms = {id(lm): lm for lm in (*used, *models) if lm}
     for lm in lms.values():
         served = _served(lm)
         if served is not None:

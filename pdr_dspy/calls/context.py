@@ -9,7 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pdr_dspy.calls.account import Account
 from pdr_dspy.calls.ledger import Call, Usage
+from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
 
 
@@ -39,6 +41,13 @@ class Session:
     """Scores a draft's outputs; only the oracle distillers of an analysis may use it."""
     on_call: Callable[[Call], None] | None = None
     """Called after every call, in the thread that runs the calls."""
+    serves: Mapping[int, Any] = field(default_factory=dict)
+    """The LM that a schedule chose for a predictor, by the predictor's `id`: it takes precedence over its own."""
+    prices: Mapping[int | str, Price] = field(default_factory=dict)
+    """Prices per token, by the `id` of an LM or by its name (`lm.model`)."""
+    name_of: Callable[[Any], str] | None = None
+    """Called with an operator whose run begins; returns the mark of its calls (`Call.operator`) for `on_call`. None if
+    the program is the operator itself."""
     on_response: Callable[[Usage], None] | None = None
     """Called with the tokens of every response as it arrives, while its siblings still run, in that thread; not called
     for replayed calls. For displays: only the ledger has the cost of calls that fail or are cancelled."""
@@ -46,6 +55,8 @@ class Session:
     """Called with a `pdr_dspy.operators.Progress` as a program advances, in the thread that runs the calls."""
     deadline: float | None = None
     """A time of `time.monotonic()` at which a program cancels its pending calls and answers from the drafts it has."""
+    account: Account | None = None
+    """The joint limit of all programs; each adds its ledger when it ends. None is no limit."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)
@@ -54,6 +65,25 @@ _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session()
 def current() -> Session:
     """The session that calls made in this context belong to."""
     return _SESSION.get()
+
+
+def price_of(lm: Any) -> Price | None:
+    """What a token of a model costs here; None where that is not known."""
+    prices = _SESSION.get().prices
+    return prices.get(id(lm), prices.get(lm.model))
+
+
+@contextmanager
+def run_of(operator: Any) -> Iterator[None]:
+    """One run of an operator: its calls are marked with its name where the session has one for it."""
+    now = _SESSION.get()
+    name = "" if now.name_of is None else now.name_of(operator)
+    if not name or now.on_call is None:
+        yield
+        return
+    on_call = now.on_call
+    with session(on_call=lambda call: on_call(call.model_copy(update={"operator": name}))):
+        yield
 
 
 @contextmanager

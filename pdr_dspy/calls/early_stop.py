@@ -49,6 +49,9 @@ class Part(NamedTuple):
 Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
 """Takes the reply of each call, None for one that has not finished; returns the numbers of the calls to continue with,
 or None to wait for more. It must decide once every reply has arrived."""
+Examine = Callable[[int, Reply], Awaitable[Any]]
+"""Called with a call's number and its reply before `Ends` sees it, for example to check it. Replies are examined
+concurrently, while others are still written; pending examinations are cancelled when the stage ends."""
 
 
 async def ask_until(
@@ -58,6 +61,7 @@ async def ask_until(
     rule: str,
     in_order: bool,
     first_wave: int | None = None,
+    examine: Examine | None = None,
 ) -> list[Reply]:
     """Run the calls of a stage concurrently until `ends` decides; return a reply for each call.
 
@@ -71,6 +75,8 @@ async def ask_until(
         in_order: the rule does not depend on the order in which calls finish.
         first_wave: how many calls are made first; the others follow only if the rule cannot decide from those, as a
             second wave that waits for the first (`Call.wave`). None makes all calls at once.
+        examine: called with each reply before the rule sees it; None for no examination. A replayed stage is not
+            examined again.
     """
     now = calls.current()
     places: list[_Place] = []
@@ -82,7 +88,8 @@ async def ask_until(
     places.sort(key=lambda place: place.number)
     if any(place.job.fallback is not None for place in places):
         rule = f"{rule} json_fallback"  # more drafts can be read, so the stage may end differently
-    stage = _Stage(places, ends, now, in_order, address({"stage": [place.job.key for place in places], "rule": rule}))
+    key = address({"stage": [place.job.key for place in places], "rule": rule})
+    stage = _Stage(places, ends, examine, now, in_order, key)
     await stage.run()
     for place in places:
         assert place.reply is not None
@@ -106,6 +113,8 @@ class _Place:
         self.begun: float | None = None
         """When it was sent, after its wait for the bound on requests in flight."""
         self.ended = 0.0
+        self.ready = False
+        """Whether the rule may see its reply."""
 
     def finish(self, result: Result) -> None:
         self.result = result
@@ -138,6 +147,7 @@ class _Place:
             fate="left",
             key=self.job.key,
             prompt=self.job.prompt[:12],
+            price=calls.price_of(self.lm),
         )
         self.reply = Reply(call, "", Reading({}, tuple(signature_of(self.part.predictor).output_fields)))
 
@@ -151,9 +161,12 @@ class _Place:
 class _Stage:
     """Runs the calls of a stage until its rule decides."""
 
-    def __init__(self, places: list[_Place], ends: Ends, now: Session, in_order: bool, key: str) -> None:
+    def __init__(
+        self, places: list[_Place], ends: Ends, examine: Examine | None, now: Session, in_order: bool, key: str
+    ) -> None:
         self.places = places
         self.ends = ends
+        self.examine = examine
         self.now = now
         self.in_order = in_order
         self.key = key
@@ -184,43 +197,85 @@ class _Stage:
         numbers = [place.number for place in wave if place.number in self.stored]
         waiting = sorted(numbers, key=lambda number: (self.stored[number].took, number))
         missing = [place for place in wave if place.number not in self.stored]
-        while waiting and self.taken is None and (self.in_order or not missing):
-            await self._replay(waiting.pop(0))
+        if self.in_order or not missing:
+            await self._replay(waiting)
+            waiting = []
         if self.taken is None and missing:
             self.sent = True
             await self._send(missing, waiting)
 
-    async def _replay(self, number: int) -> None:
-        self.places[number].finish(self.stored[number])
-        await self._check_rule()
+    async def _replay(self, numbers: Sequence[int]) -> None:
+        """Apply the rule to stored calls in the order in which they originally ended, until it decides; they are
+        examined concurrently."""
+        arriving = {number: self._arriving(number) for number in numbers} if self.examine is not None else {}
+        try:
+            for number in numbers:
+                if self.taken is not None:
+                    break
+                if number in arriving:
+                    await arriving[number]
+                else:
+                    self.places[number].finish(self.stored[number])
+                await self._check_rule(self.places[number])
+        finally:
+            for task in arriving.values():
+                task.cancel()
+            await asyncio.gather(*arriving.values(), return_exceptions=True)
+        for number in arriving:
+            if not self.places[number].ready:  # the rule decided without it
+                self.places[number].result = self.places[number].reply = None
 
-    async def _check_rule(self) -> None:
+    def _arriving(self, number: int) -> asyncio.Task[None]:
+        """A stored call whose examination starts now."""
+        self.places[number].finish(self.stored[number])
+        return asyncio.ensure_future(self._examined(self.places[number]))
+
+    async def _examined(self, place: _Place) -> None:
+        if self.examine is not None and place.reply is not None:
+            await self.examine(place.number, place.reply)
+
+    async def _check_rule(self, place: _Place) -> None:
+        place.ready = True
         if self.taken is None:
-            self.taken = await self.ends([place.reply for place in self.places])
+            self.taken = await self.ends([one.reply if one.ready else None for one in self.places])
 
     async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
         """Send the missing calls until the rule decides; then cancel those that still run."""
         started = time.perf_counter()
-        tasks = {asyncio.ensure_future(self._ask(place)): place for place in missing}
+        tasks: dict[asyncio.Task[None], _Place] = {
+            asyncio.ensure_future(self._answered(place)): place for place in missing
+        }
         running = set(tasks)
         try:
             while self.taken is None and (running or waiting):
                 elapsed = time.perf_counter() - started
                 if waiting and (not running or self.stored[waiting[0]].took <= elapsed):
-                    await self._replay(waiting.pop(0))
+                    number = waiting.pop(0)
+                    if self.examine is None:
+                        self.places[number].finish(self.stored[number])
+                        await self._check_rule(self.places[number])
+                    else:
+                        task = self._arriving(number)
+                        tasks[task] = self.places[number]
+                        running.add(task)
                     continue
                 left = self.stored[waiting[0]].took - elapsed if waiting else None
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
-                    tasks[task].finish(task.result())
-                    await self._check_rule()
+                    task.result()  # re-raises the task's error
+                    await self._check_rule(tasks[task])
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        for task, place in tasks.items():
-            if place.reply is None and not task.cancelled():
-                place.finish(task.result())  # it finished just now
+        for task in tasks:
+            if not task.cancelled():
+                task.result()  # re-raises the task's error; a task that ended just now has its reply
+
+    async def _answered(self, place: _Place) -> None:
+        """Send the call, and examine its reply."""
+        place.finish(await self._ask(place))
+        await self._examined(place)
 
     async def _ask(self, place: _Place) -> Result:
         def begun() -> None:

@@ -7,11 +7,13 @@ included: they determine the cost of the run. Unknown is None, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from pdr_dspy.calls.pricing import Price
 
 N = TypeVar("N", int, float)
 
@@ -83,6 +85,10 @@ class Call(BaseModel):
     """0 for the first request of a turn, 1 for the request that continues a turn truncated in or after its thought, 2
     for the request for the JSON of fields that could not be read (`Schedule.json_fallback`). All requests of a turn
     are one step of the path."""
+    operator: str = ""
+    """In a program with several operators: the path of the operator that made the call, with the number of its run
+    after a colon if it ran more than once ("solve", "solve:2"). Empty if the program is the operator, or no operator
+    made the call."""
     wave: int = 0
     """The wave of a check that calls in waves, each of which waits for the one before; waves add up along the path."""
     model: str = ""
@@ -119,6 +125,8 @@ class Call(BaseModel):
     """The content address of the request in the rollout store."""
     prompt: str = ""
     """The address of the request without its seed: equal for siblings."""
+    price: Price | None = None
+    """The model's price per token, in the user's unit; None if it is unknown."""
     same_as: int | None = None
     """The index of the sibling that shares this completion: at temperature 0 all are equal, so only one was requested.
     The tokens are counted with that sibling."""
@@ -138,6 +146,14 @@ class Call(BaseModel):
         """Input plus output tokens; an unreported figure counts 0 here and is marked on the ledger."""
         return (self.usage.input or 0) + (self.usage.output or 0)
 
+    @property
+    def cost(self) -> float | None:
+        """The cost of its tokens, in the unit of the price; None without one. Unreported tokens cost nothing here and
+        are marked on the ledger (`exact`)."""
+        if self.price is None:
+            return None
+        return self.price.input * (self.usage.input or 0) + self.price.output * (self.usage.output or 0)
+
 
 class Ledger(BaseModel):
     """All calls of a program, in the order of their stages. Immutable: addition returns a new ledger."""
@@ -156,6 +172,7 @@ class Ledger(BaseModel):
     def __repr__(self) -> str:
         notes = [f"{self.failed} failed"] if self.failed else []
         notes += [] if self.exact else ["not exact"]
+        notes += [] if self.cost is None else [f"cost {self.cost:.4g}"]
         more = f", {', '.join(notes)}" if notes else ""
         calls = "1 call" if len(self) == 1 else f"{len(self)} calls"
         return f"<Ledger: {calls}, {self.sequential:,} sequential and {self.total:,} total tokens{more}>"
@@ -171,9 +188,11 @@ class Ledger(BaseModel):
     def sequential(self) -> int:
         """B_seq: the most expensive sibling of each stage of a round, summed along the path.
 
-        The drafts of a round are one stage, whether or not they read a workspace: they run concurrently. Every sibling
-        counts the prompt, whichever of them reported it. Judging is not on the path to the answer, nor is a draft that
-        its round did not wait for: both count in `total` only.
+        The drafts of a round are one stage, whether or not they read a workspace: they run concurrently. Operators of
+        one program, and several runs of one operator, count as if each waited for the one before it: if some run
+        concurrently this exceeds the actual wait. Every sibling counts the prompt, whichever of them reported it.
+        Judging is not on the path to the answer, nor is a draft that its round did not wait for: both count in `total`
+        only.
         """
         return sum(_most_expensive(stage) for stage in self._stages())
 
@@ -188,13 +207,37 @@ class Ledger(BaseModel):
         """
         if not prompt_once:
             return self.total
-        prompts: dict[tuple[int, Phase, str], int] = {}
+        prompts: dict[tuple[str, int, Phase, str], int] = {}
         total = 0
-        for place, call in enumerate(self.calls):
-            name = (call.round, call.phase, str(place) if call.fate or not call.prompt else call.prompt)
+        for name, call in self._by_prompt():
             prompts[name] = max(prompts.get(name, 0), call.usage.input or 0)
             total += call.usage.output or 0
         return total + sum(prompts.values())
+
+    def cost_as_one_run(self, *, prompt_once: bool) -> float | None:
+        """`cost` as a run that reuses nothing would pay it; see `as_one_run`."""
+        if not prompt_once or self.cost is None:
+            return self.cost
+        prompts: dict[tuple[str, int, Phase, str], float] = {}
+        total = 0.0
+        for name, call in self._by_prompt():
+            assert call.price is not None
+            prompts[name] = max(prompts.get(name, 0.0), call.price.input * (call.usage.input or 0))
+            total += call.price.output * (call.usage.output or 0)
+        return total + sum(prompts.values())
+
+    def _by_prompt(self) -> Iterator[tuple[tuple[str, int, Phase, str], Call]]:
+        """Each call, with a name that is the same for those that could share the reading of one prompt."""
+        for place, call in enumerate(self.calls):
+            own = str(place) if call.fate or not call.prompt else call.prompt
+            yield (call.operator, call.round, call.phase, own), call
+
+    @property
+    def cost(self) -> float | None:
+        """What all calls cost, in the unit of their prices; None where a price is not known, and for no calls."""
+        costs = [call.cost for call in self.calls]
+        known = [cost for cost in costs if cost is not None]
+        return sum(known) if costs and len(known) == len(costs) else None
 
     @property
     def output(self) -> int:
@@ -248,11 +291,11 @@ class Ledger(BaseModel):
         return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
-        stages: dict[tuple[int, Phase, int], list[Call]] = {}
+        stages: dict[tuple[str, int, Phase, int], list[Call]] = {}
         for call in self.calls:
             if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # not on the path of a program
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
-                stages.setdefault((call.round, phase, call.wave), []).append(call)
+                stages.setdefault((call.operator, call.round, phase, call.wave), []).append(call)
         return list(stages.values())
 
 

@@ -15,7 +15,7 @@ import dspy
 
 from pdr_dspy.calls import streaming
 from pdr_dspy.calls.capabilities import capabilities
-from pdr_dspy.calls.context import Session, current
+from pdr_dspy.calls.context import Session, current, price_of
 from pdr_dspy.calls.dispatch import Result, send
 from pdr_dspy.calls.fallback import answered, fallback_of
 from pdr_dspy.calls.ledger import JSON_PART, Call, Usage
@@ -55,8 +55,8 @@ def identity(inputs: Mapping[str, Any]) -> str:
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:
-    """The LM that a predictor uses. Raises ConfigError if there is none."""
-    lm = predictor.lm or dspy.settings.lm
+    """The LM that a predictor uses: its schedule's choice, its own, or DSPy's. Raises ConfigError if there is none."""
+    lm = current().serves.get(id(predictor)) or predictor.lm or dspy.settings.lm
     if not isinstance(lm, dspy.BaseLM):
         raise ConfigError(
             "no language model is set; call `dspy.configure(lm=pdr_dspy.serving.connect(model, api_base))` "
@@ -210,5 +210,6 @@ def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
         format="" if rollout is None else rollout.format,
         key=job.key,
         prompt=job.prompt[:12],
+        price=price_of(lm),
         same_as=None if result.shared is None else index + result.shared - job.seed,
     )

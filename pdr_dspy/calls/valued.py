@@ -17,7 +17,7 @@ from dspy.lm15 import TokenLogprob
 
 from pdr_dspy.calls import dspy_bridge, formats, telemetry
 from pdr_dspy.calls.capabilities import capabilities, configured, same_answerer
-from pdr_dspy.calls.context import Session, current
+from pdr_dspy.calls.context import Session, current, price_of
 from pdr_dspy.calls.dispatch import count_tokens
 from pdr_dspy.calls.dspy_bridge import Tries, tries_of
 from pdr_dspy.calls.failures import CallError
@@ -273,6 +273,7 @@ def _call_of(
         unsettled=rollout.unsettled,
         format=rollout.format,
         key=rollout.key,
+        price=price_of(lm),
     )
 
 

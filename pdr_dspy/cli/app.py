@@ -22,7 +22,7 @@ app = typer.Typer(
     name="pdr",
     help="Parallel-Distill-Refine and Sequential Refinement programs: run, evaluate, tune and serve them.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -329,6 +329,12 @@ def optimize(
     budget_total: Annotated[
         int | None, typer.Option("--budget-total", min=1, help="Limit on the mean tokens of all calls (B_total).")
     ] = None,
+    budget_cost: Annotated[
+        float | None,
+        typer.Option(
+            "--budget-cost", help="Limit on the mean cost, in the unit of the prices of the program's models."
+        ),
+    ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
     max_tokens: Annotated[
         int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
@@ -344,7 +350,11 @@ def optimize(
     ] = 0,
     axis: Annotated[
         list[str] | None,
-        typer.Option("--axis", help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable."),
+        typer.Option(
+            "--axis",
+            help="NAME=V1,V2: the candidates of one axis, such as widths=1,4,8; repeatable. Of several operators "
+            "each has its own with its path in front, as solve.widths=1,4.",
+        ),
     ] = None,
     storage: Annotated[
         str | None,
@@ -375,6 +385,7 @@ def optimize(
         seed=seed,
         max_sequential=budget_seq,
         max_total=budget_total,
+        **({} if budget_cost is None else {"max_cost": budget_cost}),
         max_tokens=max_tokens,
         time_limit=None if minutes is None else minutes * 60,
         axes=axis or (),
@@ -433,10 +444,15 @@ def report(
     from pdr_dspy.cli import report
 
     typer.echo(str(report.write(run_dir, out)))
+    if (told := report.told(run_dir)) is not None:
+        typer.echo(told, err=True)
 
 
 Logs = Annotated[
-    Path | None, typer.Option("--out", callback=_home, help="Where the logs go; the folder `inspect` in the run's.")
+    Path | None,
+    typer.Option(
+        "--out", callback=_home, help="Where it goes; the folder `inspect` in the run's, or a file beside the program."
+    ),
 ]
 Plain = Annotated[
     bool, typer.Option("--plain", help="Show what models wrote as plain text, without markdown, links or images.")
@@ -464,14 +480,19 @@ def view(
 @guarded
 def export(
     run_dir: Annotated[
-        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
+        Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote; a program.")
     ],
-    to: Annotated[str, typer.Option("--to", help="The format: inspect, whose logs its viewer and its API read.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="The format: inspect (a run's logs), remom (a program's schedule for vLLM's router)."
+        ),
+    ],
     out: Logs = None,
     plain: Plain = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a run as logs of another tool, one for each evaluation in it."""
+    """Write a run as logs of another tool, one for each evaluation in it; or a saved program's schedule."""
     from pdr_dspy.cli import view
 
     for path in view.export(run_dir, to, out, plain=plain, display=_display(quiet)):
@@ -537,6 +558,9 @@ def serve(
     trusted: Trusted = False,
     host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes behind the port, which share out the limits; 1.")
+    ] = 1,
     keys: Annotated[
         Path | None,
         typer.Option("--keys", callback=_home, help="Bearer keys, one a line; or PDR_SERVE_KEYS in the environment."),
@@ -565,7 +589,12 @@ def serve(
     quiet: Quiet = False,
 ) -> None:
     """Serve programs as models of an OpenAI-compatible API, until Ctrl-C or SIGTERM."""
-    from pdr_dspy.cli import serve_programs
+    try:
+        from pdr_dspy.cli import serve_programs
+    except ImportError as error:
+        from pdr_dspy.errors import MissingExtra
+
+        raise MissingExtra(str(error.name).partition(".")[0], "serve", "`pdr serve`") from None
 
     serve_programs.serve(
         targets,
@@ -574,6 +603,7 @@ def serve(
         trusted=trusted,
         host=host,
         port=port,
+        workers=workers,
         keys=keys,
         without_keys=without_keys,
         certificate=certificate,

@@ -1,17 +1,46 @@
-"""`--axis NAME=V1,V2`: the candidates of one axis of a space, in a line."""
+"""`--axis NAME=V1,V2`: the candidates of one axis of a space, in a line; `--axis solve.NAME=...` of one operator's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import dspy
+
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.search import AXES, Space
+from pdr_dspy.operators.nested import operators_of
+from pdr_dspy.search import AXES, Space, Spaces
 
 PROMPTS = ("instructions", "demos", "fixed", "axes")
 """Fields of a space that are no list of short values."""
 MONOTONE = "monotone"
 WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
+
+
+def space_around(program: dspy.Module, axes: Sequence[str] = ()) -> Space | Spaces:
+    """What to tune a program in: around the schedule of its first operator; where an axis names one of several
+    operators (`solve.widths=1,4`), a space for each around its own. Axes without a path are all operators'.
+
+    Raises ConfigError as `with_axes`, and where there is no operator.
+    """
+    operators = operators_of(program, type(program).__name__)
+    named: dict[str, list[str]] = {place: [] for place in operators}
+    shared: list[str] = []
+    for text in axes:
+        name = text.partition("=")[0].strip()
+        place = next((p for p in sorted(operators, key=len, reverse=True) if p and name.startswith(f"{p}.")), None)
+        if place is None:
+            shared.append(text)
+        else:
+            named[place].append(text.strip().removeprefix(f"{place}."))
+
+    def around(place: str) -> Space:
+        operator = operators[place]
+        return with_axes(Space.default_for(operator.schedule, operator.checks, operator.models), shared + named[place])
+
+    if len(operators) > 1 and any(named.values()):
+        return Spaces(operators={place: around(place) for place in operators})
+    return around(next(iter(operators)))
 
 
 def with_axes(space: Space, axes: Sequence[str]) -> Space:

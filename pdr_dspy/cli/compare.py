@@ -66,7 +66,9 @@ def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, d
 
 def table(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
     """Columns and rows for people."""
-    return COLUMNS, [_row(line, lines[0]) for line in lines]
+    priced = any(line.report.cost is not None for line in lines)
+    columns = (*COLUMNS[:6], "cost", *COLUMNS[6:]) if priced else COLUMNS
+    return columns, [_row(line, lines[0], priced=priced) for line in lines]
 
 
 def summary(lines: Sequence[Line]) -> dict[str, Any]:
@@ -195,11 +197,12 @@ def _drafts_of(report: Report) -> int:
     return widths.pop() if len(widths) == 1 else 0
 
 
-def _row(line: Line, first: Line) -> list[str]:
+def _row(line: Line, first: Line, *, priced: bool) -> list[str]:
     report = line.report
     low, high = report.interval
     cells = [report.name, line.matched, f"{report.score:.3f}", f"[{low:.3f}, {high:.3f}]"]
-    cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", f"{report.calls:.1f}"]
+    cost = "" if report.cost is None else f"{report.cost:.4g}"
+    cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", *([cost] if priced else []), f"{report.calls:.1f}"]
     if line is first:
         return [*cells, "", ""]
     difference = paired(first.report.per_question, report.per_question)

@@ -285,13 +285,23 @@ class _Time(ProgressColumn):
         return Text(f"{taken} so far" if left is None else f"about {_minutes(left)} left")
 
 
+def report_columns(reports: Sequence[Report]) -> tuple[str, ...]:
+    """The heads of `report_rows`."""
+    priced = any(report.cost is not None for report in reports)
+    return (*REPORT_COLUMNS[:5], *(("cost",) if priced else ()), *REPORT_COLUMNS[5:])
+
+
 def report_rows(reports: Sequence[Report]) -> list[list[str]]:
-    """Name, score with interval, B_seq, B_total, calls and paid tokens of each report."""
+    """Name, score with interval, B_seq, B_total, calls and paid tokens of each report; what it cost, where the prices
+    of some are known."""
     table = []
+    priced = len(report_columns(reports)) > len(REPORT_COLUMNS)
     for report in reports:
         low, high = report.interval
         cells = [report.name, f"{report.score:.3f}", f"[{low:.3f}, {high:.3f}]", f"{report.sequential:,.0f}"]
-        cells += [f"{report.total:,.0f}", f"{report.calls:.1f}", f"{report.paid:,}", f"{report.reused:.0%}"]
+        cost = "" if report.cost is None else f"{report.cost:.4g}"
+        cells += [f"{report.total:,.0f}", *([cost] if priced else []), f"{report.calls:.1f}", f"{report.paid:,}"]
+        cells.append(f"{report.reused:.0%}")
         table.append(cells)
     return table
 

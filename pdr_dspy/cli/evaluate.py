@@ -16,7 +16,7 @@ import typer
 from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
@@ -185,7 +185,7 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     if as_json:
         typer.echo(json.dumps(summary))
     else:
-        display.table("", REPORT_COLUMNS, report_rows([report]))
+        display.table("", report_columns([report]), report_rows([report]))
         if job.repeats > 1:
             display.out.print(
                 f"pass@{job.repeats} {report.pass_at(job.repeats):.3f}, "
@@ -215,6 +215,7 @@ def summarise(report: Report) -> dict[str, Any]:
         "interval": list(report.interval),
         "sequential": report.sequential,
         "total": report.total,
+        **({} if report.cost is None else {"cost": report.cost}),
         "calls": report.calls,
         "paid": report.paid,
         "paid_before": report.paid_before,

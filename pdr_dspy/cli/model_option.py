@@ -14,7 +14,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 
 if TYPE_CHECKING:
-    from pdr_dspy.serving import Source
+    from pdr_dspy.serving import EndpointLM, Source
 
 DEFAULT = "qwen2.5-coder-0.5b"
 PROMPT_ROOM = 640
@@ -70,7 +70,7 @@ class Model:
         return (self.api_base,) if isinstance(self.api_base, str) else tuple(self.api_base or ())
 
     @contextmanager
-    def serving(self, schedule: Schedule, display: Display, *, slots: int | None = None) -> Iterator[dspy.LM]:
+    def serving(self, schedule: Schedule, display: Display, *, slots: int | None = None) -> Iterator[EndpointLM]:
         """Connect, or start the embedded server with room for `schedule`; the LM is DSPy's default inside.
 
         Raises EndpointError, ServerStartError, WeightsError or MissingExtra, each in one sentence.

@@ -13,8 +13,8 @@ import dspy
 from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
-from pdr_dspy.cli.axis_option import with_axes
-from pdr_dspy.cli.display import REPORT_COLUMNS, Display, report_rows
+from pdr_dspy.cli.axis_option import space_around
+from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
@@ -24,7 +24,8 @@ from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
-from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space
+from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
+from pdr_dspy.search.dashboard import ARTIFACTS
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.workers.worker import CONFIRMATION_SEED
 
@@ -51,7 +52,7 @@ def optimize(
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
     with program_file(f"`data()` of {found.task.name}"):
         trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
-    space = with_axes(_around(found.program), axes)
+    space = space_around(found.program, axes)
     if run_dir is None:
         ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
@@ -87,7 +88,7 @@ def study(
     run_dir: Path,
     display: Display,
     student: dspy.Module | None = None,
-    space: Space | None = None,
+    space: Space | Spaces | None = None,
     compare: bool = False,
     dry_run: bool = False,
     ray: str | None = None,
@@ -112,7 +113,7 @@ def study(
     """
     check_folder(run_dir, "optimize")
     student = student or task.build()
-    space = space or _around(student)
+    space = space or space_around(student)
     optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
@@ -128,11 +129,6 @@ def study(
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
     return tuned
-
-
-def _around(program: dspy.Module) -> Space:
-    operator = operator_of(program)
-    return Space.default_for(operator.schedule, operator.checks)
 
 
 def _tell_cost(cost: Estimate, display: Display) -> None:
@@ -216,7 +212,7 @@ def _finish(
     confirmation = result.confirmation
     figures = [confirmation.student] if confirmation.kept == "student" else [confirmation.winner, confirmation.student]
     seen = "questions that the search has not seen" if confirmation.untouched else "the search's questions, fresh seeds"
-    display.table(f"confirmed on {seen}", REPORT_COLUMNS, report_rows(figures))
+    display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
     display.say(f"{result.paid:,} tokens paid, {result.saved:,} found in the store instead")
     # As the search wrote it, and with the task's name, so that `pdr eval best.json` finds its data.
@@ -227,7 +223,10 @@ def _finish(
         data={"name": task.name, "task": task.name, "split": "train"},
         figures=figures,
         notes=confirmation.verdict,
+        calibrations=result.calibrations,
     )
+    for name, calibration in result.calibrations.items():
+        display.say(f"the check {name!r}, on training questions: {calibration}")
     page = write_page(run_dir, None, display)
     inputs = list(operator_of(tuned).task.input_fields)
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
@@ -249,4 +248,4 @@ def _trials(optimizer: PDROptimizer) -> str:
         return f'"{postgres.shown(postgres.sqlalchemy_url(str(options.storage)))}"'
     folder = options.run_dir if options.storage is None else Path(options.storage)
     assert folder is not None
-    return str(folder / JOURNAL)
+    return f"{folder / JOURNAL} --artifact-dir {folder / ARTIFACTS}"

@@ -11,9 +11,10 @@ from pathlib import Path
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.run_folders import holds
 from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.texts import TEXTS, read_texts
-from pdr_dspy.reporting import evaluation_tables
+from pdr_dspy.reporting import evaluation_tables, search_tables
 from pdr_dspy.reporting.page import write_report
 
 DEPTH = 3
@@ -41,6 +42,20 @@ def write(run_dir: Path, path: Path | None) -> Path:
         texts = read_texts(run_dir / "program" / TEXTS, compared[0].rows)
         return write_report(compared, target, title=run_dir.absolute().name, texts=texts)
     return write_report(run_dir, target, programs=read(run_dir / "compare"))
+
+
+def told(run_dir: Path) -> str | None:
+    """What the drafts of a run say of its check, in a line; None where there is nothing to say.
+
+    Raises StoreError as `write`.
+    """
+    found = what(run_dir)
+    if found == "a search":
+        calibration = search_tables.read_search(run_dir).calibration
+    else:
+        reports = read(run_dir) or [evaluation_tables.read_report(run_dir)]
+        calibration = calibration_of_rows(reports[0].rows)
+    return None if calibration is None else f"its check: {calibration}"
 
 
 def write_page(run_dir: Path, path: Path | None, display: Display) -> Path | None:

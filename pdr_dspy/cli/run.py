@@ -125,7 +125,11 @@ async def _stream(
 def _record(operator: Operator, prediction: dspy.Prediction) -> dict[str, Any]:
     outputs = {name: json_data(prediction.get(name)) for name in operator.task.output_fields}
     ledger = prediction.get("ledger")
-    costs = {} if ledger is None else {"sequential": ledger.sequential, "total": ledger.total, "calls": len(ledger)}
+    costs: dict[str, float] = (
+        {} if ledger is None else {"sequential": ledger.sequential, "total": ledger.total, "calls": len(ledger)}
+    )
+    if ledger is not None and ledger.cost is not None:
+        costs["cost"] = ledger.cost
     return {**outputs, "stop": str(prediction.get("stop")), **costs}
 
 
@@ -145,4 +149,5 @@ def _show(operator: Operator, prediction: dspy.Prediction, as_json: bool, displa
         display.say(
             f"stop: {record['stop']}; {record['calls']} calls{f' ({noted})' if noted else ''}, "
             f"B_seq {record['sequential']:,}, B_total {record['total']:,}"
+            f"{'' if ledger.cost is None else f', cost {ledger.cost:.4g}'}"
         )

@@ -4,16 +4,46 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from socket import socket
 from typing import Any
+
+import dspy
 
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model, room
-from pdr_dspy.cli.program_files import Target, build, find, operator_of
-from pdr_dspy.errors import ConfigError, MissingExtra
+from pdr_dspy.cli.program_files import Target, build, find
+from pdr_dspy.endpoint import Keys, Limits, app
+from pdr_dspy.endpoint.catalogue import ProgramFile
+from pdr_dspy.endpoint.metrics import shared_by_workers
+from pdr_dspy.endpoint.server import bind, is_loopback
+from pdr_dspy.endpoint.server import serve as run
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators.nested import operators_of
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.runtime.worker_processes import Patience, Pulse, supervise
+from pdr_dspy.serving import connect
+from pdr_dspy.serving.settings import EndpointSettings
 
+WATCHING = "pdr_dspy.runtime.worker_processes"
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served, and how; each worker is given the same."""
+
+    targets: Sequence[str]
+    task: str | None
+    trusted: bool
+    limits: Limits
+    """Of all workers together."""
+    keys: Keys | None
+    certificate: str | None
+    private_key: str | None
 
 
 def serve(
@@ -24,6 +54,7 @@ def serve(
     trusted: bool,
     host: str,
     port: int,
+    workers: int,
     keys: Path | None,
     without_keys: bool,
     certificate: Path | None,
@@ -32,11 +63,6 @@ def serve(
     display: Display,
 ) -> None:
     """Serve until interrupted or terminated."""
-    try:
-        from pdr_dspy.endpoint import Keys, Limits, app
-        from pdr_dspy.endpoint.server import bind, is_loopback, serve
-    except ImportError as error:
-        raise MissingExtra(str(error.name).partition(".")[0], "serve", "`pdr serve`") from None
     if (certificate is None) != (private_key is None):
         raise ConfigError("`--certificate` and `--private-key` belong together")
     known = Keys.read(keys)
@@ -49,44 +75,105 @@ def serve(
     if is_loopback(host) and not known:
         given["hosts"] = (*LOOPBACK, host.lower())
     if not model.api_base:  # a GPU server says itself when it has enough
-        given = {"in_flight": model.in_flight, **given}
-    chosen = Limits(**given)
-    programs = [_program(find(target, task=task, trusted=trusted), trusted) for target in targets]
-    names = [name for name, _, _ in programs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"two programs are called {twice!r}; a program has its file's name: rename one")
-    schedules = [operator_of(program).schedule for _, _, program in programs]
+        given = {"in_flight": max(model.in_flight, workers), **given}
+    serving = Serving(
+        targets,
+        task,
+        trusted,
+        Limits(**given),
+        known or None,
+        None if certificate is None else str(certificate),
+        None if private_key is None else str(private_key),
+    )
+    serving.limits.share(0, workers)  # before anything is started
+    names, programs, schedule = _programs(serving)
     _log_to_stderr()
     listener = bind(host, port)
+    address = f"{'http' if certificate is None else 'https'}://{f'[{host}]' if ':' in host else host}"
+    address += f":{listener.getsockname()[1]}/v1"
+
+    def ready() -> None:
+        many = f" ({workers} workers)" if workers > 1 else ""
+        display.out.print(f"serving {', '.join(names)} at {address}{many}", markup=False, soft_wrap=True)
+
     try:
-        with model.serving(max(schedules, key=room), display) as lm:
-            application = app({name: one for name, one, _ in programs}, lm=lm, limits=chosen, keys=known or None)
-            scheme = "http" if certificate is None else "https"
-            name = f"[{host}]" if ":" in host else host
-
-            def ready() -> None:
-                display.out.print(f"serving {', '.join(names)} at", end=" ", markup=False)
-                display.out.print(f"{scheme}://{name}:{listener.getsockname()[1]}/v1", markup=False)
-
-            try:
-                serve(
-                    application,
-                    listener,
-                    chosen,
-                    certificate=None if certificate is None else str(certificate),
-                    private_key=None if private_key is None else str(private_key),
-                    ready=ready,
-                )
-            except KeyboardInterrupt:  # told again after everything was drained
-                display.say("drained")
+        with model.serving(schedule, display) as lm:
+            if workers == 1:
+                _run(serving, programs, lm, listener, ready=ready)
+            else:
+                _watch(serving, lm.settings, listener, workers, ready)
+        display.say("drained")
     finally:
         listener.close()
 
 
+def _watch(
+    serving: Serving, server: EndpointSettings, listener: socket, workers: int, ready: Callable[[], None]
+) -> None:
+    """Serve with several processes."""
+    patience = Patience(drain=serving.limits.drain_seconds + 10.0)
+    with shared_by_workers() as ended:
+        supervise(
+            serve_as_worker,
+            (serving, server, workers),
+            listener,
+            workers,
+            patience=patience,
+            ready=ready,
+            ended=ended,
+        )
+
+
+def serve_as_worker(
+    number: int, listener: socket, pulse: Pulse, serving: Serving, server: EndpointSettings, workers: int
+) -> None:
+    """What one of several processes does."""
+    _log_to_stderr()
+    mine = replace(serving, limits=serving.limits.share(number, workers))
+    _, programs, _ = _programs(mine)
+    lm = connect(server.model, server.api_base, settings=server)
+    try:
+        lm.check_sync()
+        _run(mine, programs, lm, listener, pulse=pulse)
+    finally:
+        lm.close()
+
+
+def _run(
+    serving: Serving,
+    programs: dict[str, Any],
+    lm: dspy.LM,
+    listener: socket,
+    *,
+    ready: Callable[[], None] | None = None,
+    pulse: Pulse | None = None,
+) -> None:
+    """Serve in this process."""
+    with suppress(KeyboardInterrupt):  # told again after everything was drained
+        run(
+            app(programs, lm=lm, limits=serving.limits, keys=serving.keys),
+            listener,
+            serving.limits,
+            certificate=serving.certificate,
+            private_key=serving.private_key,
+            ready=ready,
+            pulse=pulse,
+        )
+
+
+def _programs(serving: Serving) -> tuple[list[str], dict[str, Any], Schedule]:
+    """Their names, what `app` is given for each, and the schedule that takes the most room."""
+    found = [find(target, task=serving.task, trusted=serving.trusted) for target in serving.targets]
+    programs = [_program(target, serving.trusted) for target in found]
+    names = [name for name, _, _ in programs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two programs are called {twice!r}; a program has its file's name: rename one")
+    schedules = [operator.schedule for name, _, one in programs for operator in operators_of(one, name).values()]
+    return names, {name: one for name, one, _ in programs}, max(schedules, key=room)
+
+
 def _program(target: Target, trusted: bool) -> tuple[str, Any, Any]:
     """A name, what `app` is given for it, and the program as it is now."""
-    from pdr_dspy.endpoint import ProgramFile
-
     if target.artifact is None:
         return target.name, target.program, target.program
     own = None if target.task is None else build(target.task)
@@ -95,7 +182,8 @@ def _program(target: Target, trusted: bool) -> tuple[str, Any, Any]:
 
 def _log_to_stderr() -> None:
     """Lines of the endpoint and of uvicorn's faults; whoever has set up logging keeps his own."""
-    for name, level in {"pdr_dspy.endpoint": logging.INFO, "uvicorn.error": logging.WARNING}.items():
+    levels = {"pdr_dspy.endpoint": logging.INFO, WATCHING: logging.INFO, "uvicorn.error": logging.WARNING}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         if not logger.handlers and not logging.getLogger().handlers:
             handler = logging.StreamHandler(sys.stderr)

@@ -6,25 +6,40 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdr_dspy.cli.program_files import find
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.reporting.inspect_log import FOLDER, write_inspect_logs
+from pdr_dspy.reporting.remom import as_remom
+from pdr_dspy.runtime import store_whole
 
 if TYPE_CHECKING:
     from pdr_dspy.cli.display import Display
 
 HOST = "127.0.0.1"
-FORMATS = ("inspect",)
+FORMATS = ("inspect", "remom")
 
 
 def export(run_dir: Path, to: str, out: Path | None, *, plain: bool, display: Display) -> list[Path]:
-    """Write a run in another tool's format; the files.
+    """Write a run, or for "remom" a saved program, in another tool's format; the files.
 
-    Raises ConfigError for a format that is not known, StoreError for a folder without a run.
+    Raises ConfigError for a format that is not known or cannot say it, StoreError for a folder without a run.
     """
     if to not in FORMATS:
         raise ConfigError(f"`--to {to}` is not a format that is known; there is: {', '.join(FORMATS)}")
+    if to == "remom":
+        return [_remom(run_dir, out)]
     with display.status(f"writing logs of {run_dir}"):
         return write_inspect_logs(run_dir, out, markdown=not plain)
+
+
+def _remom(saved: Path, out: Path | None) -> Path:
+    """Write the schedule of a saved program for vLLM's semantic router."""
+    if saved.suffix != ".json":
+        raise ConfigError(f"`pdr export {saved} --to remom` takes a saved program, such as best.json")
+    program = find(str(saved)).program
+    path = out or saved.with_suffix(".remom.yaml")
+    store_whole(path, as_remom(program, saved.stem).encode(), called=f"`--out {path}`")
+    return path
 
 
 def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Display) -> None:

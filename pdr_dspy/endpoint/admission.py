@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from pdr_dspy.endpoint.errors import Refused
@@ -34,6 +34,8 @@ class Admission:
         """By client, the one whose last turn was the longest ago first."""
         self.seconds = 1.0
         """A moving average of the duration of a run, for Retry-After."""
+        self.changed: Callable[[Admission], None] = lambda admission: None
+        """Called after every change of `running` and `queued`."""
 
     @property
     def queued(self) -> int:
@@ -74,6 +76,7 @@ class Admission:
                 newest.set_exception(self.refusal())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.setdefault(client, deque()).append(turn)
+        self.changed(self)
         try:
             await turn
         except asyncio.CancelledError:
@@ -89,10 +92,12 @@ class Admission:
             line.remove(turn)
             if not line:
                 del self.waiting[client]
+            self.changed(self)
 
     def _take(self, client: str) -> None:
         self.running += 1
         self.by_client[client] = self.by_client.get(client, 0) + 1
+        self.changed(self)
 
     def _give_back(self, client: str) -> None:
         self.running -= 1
@@ -110,3 +115,4 @@ class Admission:
             if not turn.done():
                 self._take(next_one)
                 turn.set_result(None)
+        self.changed(self)

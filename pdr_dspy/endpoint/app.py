@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -34,7 +35,7 @@ from pdr_dspy.operators import Operator, Progress
 from pdr_dspy.prompts.content import json_data
 from pdr_dspy.runtime.atomic_write import local_path
 
-Programs = Operator | str | Path | ProgramFile | Mapping[str, Any] | Sequence[str | Path | ProgramFile]
+Programs = dspy.Module | str | Path | ProgramFile | Mapping[str, Any] | Sequence[str | Path | ProgramFile]
 
 
 def app(
@@ -50,18 +51,19 @@ def app(
         app.mount("/math", pdr_dspy.app({"solver": program}, lm=lm))     # POST /math/v1/chat/completions
 
     Args:
-        programs: a program, the path of a saved one, several paths, or either by name. A saved program has its file's
+        programs: a program, the path of a saved one, several paths, or either by name. A program is an operator, or a
+            module that contains some and has a `signature` of its inputs and outputs. A saved program has its file's
             name and is loaded again when the file changes; any other program without a name is called "program".
         lm: the language model of the programs; DSPy's current one by default.
         limits: bounds on requests.
         keys: the accepted keys; by default no key is required.
 
     Raises:
-        ConfigError: there is no program, two have one name, or one cannot be served: a module around operators,
-            or an input that JSON cannot provide.
+        ConfigError: there is no program, two have one name, or one cannot be served: a module without a `signature` or
+            an `aforward`, or with predictors that no budget limits; an input that JSON cannot provide.
         ArtifactError: a file cannot be loaded.
     """
-    given: dict[str, Operator] = {}
+    given: dict[str, dspy.Module] = {}
     files: list[ProgramFile] = []
     for name, one in _listed(programs):
         if isinstance(one, (str, Path)):
@@ -126,7 +128,7 @@ class Endpoint:
             active = ActiveRequest(request, path)
             try:
                 self._let_in(active, open_to_all)
-                await self.catalogue.refresh()
+                await self._refresh()
                 response = await handle(active)
             except Refused as refused:
                 response = self.journal.refused(active, refused)
@@ -142,6 +144,11 @@ class Endpoint:
             return response
 
         return Route(path, endpoint, methods=[method])
+
+    async def _refresh(self) -> None:
+        await self.catalogue.refresh()
+        self.metrics.reloads.set(self.catalogue.reloads)
+        self.metrics.broken.set(len(self.catalogue.failures))
 
     def _let_in(self, active: ActiveRequest, open_to_all: bool) -> None:
         """Authenticate the client. Raises Refused for a wrong host or key."""
@@ -163,14 +170,17 @@ class Endpoint:
     # --- information ---
 
     async def _health(self, active: ActiveRequest) -> Response:
-        health = {"status": "ok", "running": self.admission.running, "queued": self.admission.queued}
+        health = {
+            "status": "ok",
+            "running": self.admission.running,
+            "queued": self.admission.queued,
+            "process": os.getpid(),
+        }
         return JSONResponse(
             health | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
         )
 
     async def _metrics(self, active: ActiveRequest) -> Response:
-        self.metrics.reloads.set(self.catalogue.reloads)
-        self.metrics.broken.set(len(self.catalogue.failures))
         return Response(self.metrics.text(), headers={"content-type": self.metrics.content_type})
 
     async def _openapi(self, active: ActiveRequest) -> Response:
@@ -188,7 +198,7 @@ class Endpoint:
         data = requests.read_body(await self._body(active))
         chat, ignored = requests.read_chat(data)
         served = self._served(active, chat.model, chat.reasoning_effort)
-        task = served.program.task
+        task = served.task
         inputs, left_out = inputs_of(task, chat.messages)
         n = chat.n or 1
         plan = requests.plan(
@@ -199,7 +209,7 @@ class Endpoint:
             seed=chat.seed,
             n=n,
         )
-        writer = Writer(chat, plan.program.task, served.version, [*left_out, *ignored])
+        writer = Writer(chat, plan.task, served.version, [*left_out, *ignored, *plan.left_out])
         if chat.stream:
             return Stream(
                 self.journal, active, writer, self._events(active, plan, inputs, n), self.limits.keepalive_seconds
@@ -214,7 +224,7 @@ class Endpoint:
         self._served(active, name, None)
         body = requests.read_program(requests.read_body(await self._body(active)))
         served = self._served(active, name, body.reasoning_effort)
-        inputs = checked(served.program.task, body.inputs, "inputs")
+        inputs = checked(served.task, body.inputs, "inputs")
         plan = requests.plan(served.program, body.pdr, self.limits, cap=body.max_completion_tokens, seed=None)
         answers, _ = await self._whole(active, plan, inputs, 1)
         (answer,) = answers
@@ -227,7 +237,7 @@ class Endpoint:
                 "outputs": {field: json_data(value) for field, value in answer.outputs.items()},
                 "finish_reason": answer.finish,
                 "usage": usage_of(answers),
-                "pdr": facts_of(answers, []),
+                "pdr": facts_of(answers, plan.left_out),
             }
         )
 
@@ -297,11 +307,10 @@ class Endpoint:
     async def _events(self, active: ActiveRequest, plan: Plan, inputs: Mapping[str, Any], n: int) -> News:
         """Events of `n` runs as they occur: the index of a choice with a text or its answer. Closing it cancels all."""
         news: asyncio.Queue[tuple[int, str | Answer | BaseException]] = asyncio.Queue()
-        fields = tuple(plan.program.task.output_fields)
 
         async def one(index: int) -> None:
             def report(progress: Progress) -> None:
-                news.put_nowait((index, progress_text(progress, fields)))
+                news.put_nowait((index, progress_text(progress, named=not isinstance(plan.program, Operator))))
 
             try:
                 answer = await self._run(active, plan, inputs, index, report)

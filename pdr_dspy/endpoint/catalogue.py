@@ -15,8 +15,8 @@ import dspy
 
 from pdr_dspy.artifact import load, read
 from pdr_dspy.endpoint import messages
+from pdr_dspy.endpoint.programs import check_served, task_of
 from pdr_dspy.errors import ConfigError, PDRError
-from pdr_dspy.operators import Operator
 
 log = logging.getLogger("pdr_dspy.endpoint")
 
@@ -74,7 +74,8 @@ class Served:
     """A program with its name."""
 
     name: str
-    program: Operator
+    program: dspy.Module
+    """An operator, or a module that holds some."""
     point: str = ""
     """Its position on the front; empty for the program itself."""
     figure: Mapping[str, Any] | None = None
@@ -85,6 +86,11 @@ class Served:
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
+    def task(self) -> type[dspy.Signature]:
+        """The signature of its inputs and outputs."""
+        return task_of(self.program)
+
+    @property
     def base(self) -> str:
         """The name without its point."""
         return self.name.removesuffix(f":{self.point}") if self.point else self.name
@@ -92,14 +98,10 @@ class Served:
 
 def served(name: str, program: Any, *, point: str = "", version: str = "") -> Served:
     """The record of a program. Raises ConfigError if it cannot be served."""
-    if not isinstance(program, Operator):
-        raise ConfigError(
-            f"`app({name!r}: {type(program).__name__}())` is not an operator, so budgets cannot be enforced; serve "
-            "the LongCoT, SR or PDR inside it"
-        )
+    check_served(name, program)
     if not name or not name.isprintable() or "/" in name:
         raise ConfigError(f"`app({name!r}: ...)`: a name needs printable characters without a slash")
-    messages.check(program.task, name)
+    messages.check(task_of(program), name)
     facts = getattr(program, "artifact", None) or {}
     figures = facts.get("figures") or [None]
     figure = (facts.get("points") or {}).get(point) if point else figures[0]
@@ -109,7 +111,7 @@ def served(name: str, program: Any, *, point: str = "", version: str = "") -> Se
 class Catalogue:
     """The programs that are currently served."""
 
-    def __init__(self, programs: Mapping[str, Operator], files: Sequence[ProgramFile]) -> None:
+    def __init__(self, programs: Mapping[str, dspy.Module], files: Sequence[ProgramFile]) -> None:
         """Raises ConfigError for two programs of one name, and as `served` and `ProgramFile.programs` do."""
         self._given = {name: served(name, program) for name, program in programs.items()}
         self._files = list(files)

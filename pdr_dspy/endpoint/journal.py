@@ -45,7 +45,7 @@ class Journal:
         self.metrics.ran(active.model, answer)
         ledger, stop = answer.ledger, str(answer.stop).replace(" ", "_")
         facts = (
-            f"stop={stop} rounds={answer.rounds} calls={len(ledger)} B_seq={ledger.sequential} B_total={ledger.total}"
+            f"stop={stop} rounds={answer.rounds} calls={len(ledger)} B_seq={answer.sequential} B_total={ledger.total}"
         )
         active.note = f"{active.note} {facts}".strip()
 

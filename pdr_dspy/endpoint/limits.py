@@ -6,7 +6,11 @@ from typing import Self
 
 from pydantic import model_validator
 
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.settings import Settings
+
+SHARED = ("running", "queued", "in_flight", "connections")
+"""What several workers have together."""
 
 
 class Limits(Settings):
@@ -59,3 +63,19 @@ class Limits(Settings):
                 if not value >= least or value == float("inf"):
                     raise ValueError(f"`Limits({name}={value})` must be a number of at least {least}")
         return self
+
+    def share(self, number: int, workers: int) -> Limits:
+        """What worker `number`, from 0, of several has: its part of `running`, `queued`, `in_flight` and `connections`,
+        which all of them together do not exceed.
+
+        Raises ConfigError where there is less than one for each.
+        """
+        parts: dict[str, int] = {}
+        for name in SHARED:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if value < workers and name != "queued":
+                raise ConfigError(f"`{name}={value}` is less than one for each of {workers} workers")
+            parts[name] = value // workers + (number < value % workers)
+        return self.model_copy(update=parts)

@@ -11,6 +11,7 @@ Messages without a matching input (system messages, earlier turns) are left out,
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
@@ -147,7 +148,7 @@ def checked(task: type[dspy.Signature], raw: Mapping[str, Any], param: str) -> d
         if dspy.Image in kinds:
             value = _pictures(value)
         try:
-            values[name] = adapter_of(fields[name]).validate_python(value)
+            values[name] = _validated(fields[name], value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             place = ".".join(str(part) for part in (name, *first["loc"]))
@@ -219,10 +220,27 @@ def _value(field: Any, text: str) -> Any:
 
 def _fits(field: Any, value: Any) -> bool:
     try:
-        adapter_of(field).validate_python(value)
+        _validated(field, value)
     except (ValueError, TypeError, RecursionError):
         return False
     return True
+
+
+def _validated(field: Any, value: Any) -> Any:
+    """JSON data as a value of a field, by the types of JSON: no truth value or text is taken for a number."""
+    adapter = adapter_of(field)
+    if dspy.Image in set(_kinds(field.annotation)):
+        return adapter.validate_python(value)
+    return adapter.validate_json(json.dumps(_whole(value)), strict=True)
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers, so that 7.0 is the whole number 7."""
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return {name: _whole(inner) for name, inner in value.items()} if isinstance(value, dict) else value
 
 
 def _json(text: str) -> Any:

@@ -1,13 +1,23 @@
-"""Figures for Prometheus, in a separate registry for each application."""
+"""Figures for Prometheus, in a separate registry for each application.
+
+If the environment variable PROMETHEUS_MULTIPROC_DIR names a folder, prometheus-client keeps the figures in its files,
+and each of the processes that share it reports those of all.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 from pdr_dspy.endpoint.admission import Admission
 from pdr_dspy.endpoint.work import Answer
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 TOKENS = tuple(float(2**power) for power in range(6, 21, 2))
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -31,22 +41,29 @@ class Metrics:
         self.total = Histogram("pdr_b_total_tokens", "B_total of a run", ["model"], buckets=TOKENS, **kept)
         self.seconds = Histogram("pdr_run_seconds", "Seconds of a run", ["model"], buckets=SECONDS, **kept)
         self.gone = Counter("pdr_clients_gone", "Requests whose client closed the connection", ["model"], **kept)
-        self.reloads = Gauge("pdr_reloads", "Changed files that were accepted", **kept)
-        self.broken = Gauge("pdr_files_broken", "Changed files that cannot be served", **kept)
-        self._running = Gauge("pdr_running", "Runs under way", **kept)
-        self._queued = Gauge("pdr_queued", "Runs that wait for a place", **kept)
+        most: Any = {"multiprocess_mode": "livemax", **kept}  # every process reads the files itself
+        self.reloads = Gauge("pdr_reloads", "Changed files that were accepted", **most)
+        self.broken = Gauge("pdr_files_broken", "Changed files that cannot be served", **most)
+        together: Any = {"multiprocess_mode": "livesum", **kept}
+        self._running = Gauge("pdr_running", "Runs under way", **together)
+        self._queued = Gauge("pdr_queued", "Runs that wait for a place", **together)
 
     def follow(self, admission: Admission) -> None:
         """Read the figures of the queue from here."""
-        self._running.set_function(lambda: admission.running)
-        self._queued.set_function(lambda: admission.queued)
+
+        def follow(changed: Admission) -> None:
+            self._running.set(changed.running)
+            self._queued.set(changed.queued)
+
+        admission.changed = follow
+        follow(admission)
 
     def ran(self, model: str, answer: Answer) -> None:
         """Count a run that has ended."""
         ledger = answer.ledger
         self.stops.labels(model, str(answer.stop)).inc()
         self.rounds.labels(model).inc(answer.rounds)
-        self.sequential.labels(model).observe(ledger.sequential)
+        self.sequential.labels(model).observe(answer.sequential)
         self.total.labels(model).observe(ledger.total)
         self.seconds.labels(model).observe(answer.seconds)
         self.tokens.labels(model, "prompt").inc(answer.cost.prompt)
@@ -56,5 +73,24 @@ class Metrics:
         self.calls.labels(model, "done").inc(len(ledger) - ledger.failed - ledger.cancelled)
 
     def text(self) -> bytes:
-        """The figures in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """The figures in Prometheus' text format, of all processes that share them."""
+        if FOLDER not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return generate_latest(registry)
+
+
+@contextmanager
+def shared_by_workers() -> Iterator[Callable[[int], None]]:
+    """Processes that are started inside share their figures; call the result with the id of each one that ended."""
+    with tempfile.TemporaryDirectory(prefix="pdr-serve-") as folder:
+        before = os.environ.get(FOLDER)
+        os.environ[FOLDER] = folder
+        try:
+            yield lambda process: multiprocess.mark_process_dead(process, folder)
+        finally:
+            if before is None:
+                del os.environ[FOLDER]
+            else:
+                os.environ[FOLDER] = before

@@ -7,12 +7,14 @@ import secrets
 import time
 from typing import Annotated, Any, Literal
 
+import dspy
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from pdr_dspy.calls import Budget
 from pdr_dspy.endpoint.errors import wrong
 from pdr_dspy.endpoint.limits import Limits
+from pdr_dspy.endpoint.programs import task_of
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import DISTILLERS, Operator, Schedule
 
@@ -24,6 +26,7 @@ def _whole(value: Any) -> Any:
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(_whole)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 
 IGNORED = (
@@ -86,14 +89,14 @@ class ScheduleChanges(_Strict):
     refine_tokens: Count | None = None
     distill_tokens: Count | None = None
     thinking_tokens: Annotated[int, Field(ge=0), BeforeValidator(_whole)] | None = None
-    temperature: float | None = None
-    distill_temperature: float | None = None
-    top_p: float | None = None
-    quorum: float | None = None
-    agree: float | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    distill_temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    quorum: Share | None = None
+    agree: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     final: Literal["refine", "vote", "weighted", "best"] | None = None
     keep: bool | None = None
-    stop_at: float | None = None
+    stop_at: Share | None = None
     first_wave: Count | None = None
 
 
@@ -185,7 +188,8 @@ def _model(kind: Any, data: dict[str, Any]) -> Any:
 class Plan:
     """The settings for running one request."""
 
-    program: Operator
+    program: dspy.Module
+    task: type[dspy.Signature]
     budget: Budget
     """Of each choice."""
     seed: int
@@ -194,10 +198,12 @@ class Plan:
     """Deadline, by `time.monotonic()`."""
     seconds: float
     """Seconds from the request to the deadline."""
+    left_out: tuple[str, ...] = ()
+    """Parameters that have no effect on this program."""
 
 
 def plan(
-    program: Operator, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
+    program: dspy.Module, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
 ) -> Plan:
     """The settings that a request asks for, within the server's limits. Raises Refused (400) for those beyond them.
 
@@ -212,10 +218,15 @@ def plan(
     options = options or Options()
     if n > limits.choices:
         raise wrong(f"`n={n}` is above this server's {limits.choices}", "n")
+    left_out: tuple[str, ...] = ()
     if options.schedule is not None:
+        if not isinstance(program, Operator):
+            raise wrong("this program is a module of several steps; its schedules are its own", "pdr.schedule")
         program = _changed(program, options.schedule, limits)
-    if cap is not None:
+    if cap is not None and isinstance(program, Operator):
         program = _capped(program, cap)
+    elif cap is not None:  # which of its calls writes the answer is the module's own business
+        left_out = ("max_completion_tokens",)
     total, sequential = _least(options.budget_total, limits.budget_total), _least(options.budget_seq, limits.budget_seq)
     if total is not None:
         total //= n
@@ -227,10 +238,12 @@ def plan(
     requested = options.seed if options.seed is not None else seed
     return Plan(
         program,
+        task_of(program),
         Budget(total=total, sequential=sequential),
         secrets.randbelow(2**31) if requested is None else requested,
         time.monotonic() + seconds,
         seconds,
+        left_out,
     )
 
 

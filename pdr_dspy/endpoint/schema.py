@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from pdr_dspy.endpoint.catalogue import Catalogue, Served
 from pdr_dspy.endpoint.messages import adapter_of, described
+from pdr_dspy.endpoint.programs import calls_of, schedules_of
 from pdr_dspy.endpoint.requests import IGNORED, ChatRequest, Options
 from pdr_dspy.prompts.roles import needed_inputs
 
@@ -65,7 +66,7 @@ def document(catalogue: Catalogue, version: str) -> dict[str, Any]:
     for served in catalogue:
         paths[f"/v1/programs/{served.name}"] = {
             "post": {
-                "summary": served.program.task.instructions.strip().partition("\n")[0],
+                "summary": served.task.instructions.strip().partition("\n")[0],
                 "operationId": f"run {served.name}",
                 "requestBody": _body(request_schema(served, catalogue.efforts(served.base), schemas)),
                 "responses": _responses(_json("the outputs", answer_schema(served, schemas))),
@@ -82,7 +83,7 @@ def document(catalogue: Catalogue, version: str) -> dict[str, Any]:
 
 def request_schema(served: Served, efforts: Iterable[str], schemas: dict[str, Any]) -> dict[str, Any]:
     """The body of `/v1/programs/{name}`; definitions go into `schemas`. `efforts` are the available ones."""
-    task = served.program.task
+    task = served.task
     inputs = {name: _field(field, schemas) for name, field in task.input_fields.items()}
     required = list(needed_inputs(task))
     shape = {"type": "object", "properties": inputs, "required": required, "additionalProperties": False}
@@ -101,7 +102,7 @@ def request_schema(served: Served, efforts: Iterable[str], schemas: dict[str, An
 
 def answer_schema(served: Served, schemas: dict[str, Any]) -> dict[str, Any]:
     """The response of `/v1/programs/{name}`."""
-    task = served.program.task
+    task = served.task
     outputs = {
         name: {"anyOf": [_field(field, schemas, mode="serialization"), {"type": "null"}]}
         for name, field in task.output_fields.items()
@@ -127,11 +128,11 @@ def listing(served: Served) -> dict[str, Any]:
         "created": served.created,
         "owned_by": "pdr-dspy",
         "pdr": {
-            "instructions": program.task.instructions,
-            "schedule": str(program.schedule),
-            "calls": program.schedule.calls,
-            "messages": described(program.task),
-            "outputs": list(program.task.output_fields),
+            "instructions": served.task.instructions,
+            "schedule": schedules_of(program),
+            "calls": calls_of(program),
+            "messages": described(served.task),
+            "outputs": list(served.task.output_fields),
             "figure": served.figure,
             "notes": served.notes,
             "point": served.point or None,

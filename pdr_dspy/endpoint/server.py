@@ -14,6 +14,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pdr_dspy.endpoint.limits import Limits
 from pdr_dspy.errors import ConfigError, ServerStartError
+from pdr_dspy.runtime.worker_processes import BEAT, Pulse
+
+BACKLOG = 2048
+"""Connections that wait to be taken."""
 
 
 def is_loopback(host: str) -> bool:
@@ -34,7 +38,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         raise ServerStartError(f"`--host {host} --port {port}` cannot be used: {error.strerror or error}") from error
     listener.setblocking(False)
@@ -49,6 +53,7 @@ def serve(
     certificate: str | None = None,
     private_key: str | None = None,
     ready: Callable[[], None] | None = None,
+    pulse: Pulse | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then finish active requests, for at most `limits.drain_seconds`.
 
@@ -58,17 +63,26 @@ def serve(
         limits: those of headers, connections and draining are enforced here.
         certificate, private_key: PEM files, for TLS.
         ready: called when the server accepts requests.
+        pulse: the heartbeat of a worker that shares the listener with others.
 
     Raises ConfigError for a certificate that cannot be used.
     """
-    server = make(app, limits, certificate=certificate, private_key=private_key)
-    if ready is not None:
-        server.when_ready = ready
+    server = make(app, limits, certificate=certificate, private_key=private_key, shared=pulse is not None)
+    server.when_ready = ready
+    server.pulse = pulse
     server.run(sockets=[listener])
 
 
-def make(app: ASGIApp, limits: Limits, *, certificate: str | None = None, private_key: str | None = None) -> _Server:
-    """The server of an application, for running it on an existing event loop."""
+def make(
+    app: ASGIApp,
+    limits: Limits,
+    *,
+    certificate: str | None = None,
+    private_key: str | None = None,
+    shared: bool = False,
+) -> _Server:
+    """The server of an application, for running it on an existing event loop. `shared`: other processes accept
+    connections from the same socket."""
 
     class Protocol(_Protocol):
         header_seconds = limits.header_seconds
@@ -82,6 +96,7 @@ def make(app: ASGIApp, limits: Limits, *, certificate: str | None = None, privat
         access_log=False,
         proxy_headers=False,  # an address that a client can choose is not trusted
         server_header=False,
+        backlog=1 if shared else BACKLOG,  # connections accepted at a time: a burst is spread over all processes
         h11_max_incomplete_event_size=limits.header_bytes,
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
@@ -97,11 +112,23 @@ def make(app: ASGIApp, limits: Limits, *, certificate: str | None = None, privat
 
 class _Server(uvicorn.Server):
     when_ready: Callable[[], None] | None = None
+    pulse: Pulse | None = None
+    _beating: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio made the queue as short as what is taken at a time
+        if self.pulse is not None:
+            self._beating = asyncio.create_task(self._beat(self.pulse))
+            self.pulse.ready()
         if self.when_ready is not None:
             self.when_ready()
+
+    async def _beat(self, pulse: Pulse) -> None:
+        while True:
+            pulse.beat()
+            await asyncio.sleep(BEAT)
 
 
 class _Protocol(H11Protocol):

@@ -10,13 +10,14 @@ from typing import Any
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy.calls import DeadlinePassed, Ledger, RoundFailed
+from pdr_dspy.calls import Account, DeadlinePassed, Ledger, RoundFailed
 from pdr_dspy.calls.ledger import JSON_PART, Call
 from pdr_dspy.endpoint.errors import Refused, wrong
 from pdr_dspy.endpoint.requests import Plan
 from pdr_dspy.errors import BudgetTooSmall, PromptTooLong
-from pdr_dspy.operators import Draft, Progress, Stop
+from pdr_dspy.operators import Draft, Operator, Progress, Stop
 from pdr_dspy.operators.consensus import vote
+from pdr_dspy.prompts.shapes import allows_none
 
 GOOD = (Stop.DONE, Stop.CHECKED)
 """Stop reasons of a program that finished normally."""
@@ -55,6 +56,8 @@ class Answer:
     finish: str
     """OpenAI's finish reason: "stop" for a program that finished normally, "length" for one that was cut short."""
     ledger: Ledger
+    sequential: int
+    """B_seq; for a module the sum over its runs."""
     stop: Stop
     rounds: int
     seed: int
@@ -65,7 +68,7 @@ class Answer:
     def facts(self) -> dict[str, Any]:
         """The `pdr` object of a response."""
         return {
-            **spent(self.ledger),
+            **spent(self.ledger, self.sequential),
             "rounds": self.rounds,
             "stop": str(self.stop),
             "seed": self.seed,
@@ -73,10 +76,10 @@ class Answer:
         }
 
 
-def spent(ledger: Ledger) -> dict[str, Any]:
+def spent(ledger: Ledger, sequential: int) -> dict[str, Any]:
     """Tokens and calls of a ledger, and whether the model server reported every figure."""
     return {
-        "B_seq": ledger.sequential,
+        "B_seq": sequential,
         "B_total": ledger.total,
         "calls": len(ledger),
         "failed_calls": ledger.failed,
@@ -112,31 +115,69 @@ async def run(
     if lm is not None:
         settings["lm"] = lm
     shared: dict[str, Any] = {} if in_flight is None else {"in_flight": in_flight}
-    with dspy.context(**settings), calls.session(on_progress=on_progress, deadline=plan.deadline, seed=seed, **shared):
+    account = Account(plan.budget)
+    shared |= {"account": account, "deadline": plan.deadline, "seed": seed}
+    with dspy.context(**settings), calls.session(on_progress=on_progress, **shared):
         try:
-            prediction = await plan.program.acall(**inputs, budget=plan.budget, seed=seed)
+            prediction = await plan.program.acall(**inputs)
         except BudgetTooSmall as error:
-            raise wrong(str(error), "pdr", "budget_too_small") from error
+            raise _refused(str(error), "pdr", "budget_too_small", account, seed) from error
         except PromptTooLong as error:
-            raise wrong(str(error), "messages", "context_length_exceeded") from error
+            raise _refused(str(error), "messages", "context_length_exceeded", account, seed) from error
         except RoundFailed as error:
-            raise _failed(502, "model_server_failed", _why(error.ledger), error.ledger, seed) from error
+            raise _failed(502, "model_server_failed", _why(error.ledger), account, seed) from error
         except DeadlinePassed as error:
             why = f"the deadline of {plan.seconds:g} s passed before the first round had finished"
-            raise _failed(504, "deadline_exceeded", why, error.ledger, seed) from error
-    return _answer(plan, prediction, seed, time.monotonic() - started)
+            raise _failed(504, "deadline_exceeded", why, account, seed) from error
+    seconds = time.monotonic() - started
+    if isinstance(plan.program, Operator):
+        return _answer(plan, prediction, account, seed, seconds)
+    return _answer_of_module(plan, prediction, account, seed, seconds)
 
 
-def _answer(plan: Plan, prediction: dspy.Prediction, seed: int, seconds: float) -> Answer:
-    task = plan.program.task
-    outputs = {name: prediction.get(name) for name in task.output_fields}
+def _answer_of_module(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int, seconds: float) -> Answer:
+    """The answer of a module from the runs inside it. It is complete if all of them are, and its answer counts as
+    written by the last of them."""
+    outputs = {name: prediction.get(name) for name in plan.task.output_fields}
+    ends = [run.result for run in account.runs if run.result is not None]
+    readable = not any(
+        value is None and not allows_none(plan.task.output_fields[name].annotation) for name, value in outputs.items()
+    )
+    stops = [end.stop for end in ends]
+    failed = [run for run in account.runs if run.result is None]
+    stop = next((each for each in stops if each not in GOOD), stops[-1] if stops else Stop.DONE)
+    if not readable and stop in (Stop.NO_ANSWER, *GOOD):
+        why = f"the program gave no {', '.join(name for name, value in outputs.items() if value is None)}"
+        raise _failed(502, "no_answer", why, account, seed)
+    writer = None
+    if ends:
+        run = next(run for run in reversed(account.runs) if run.result is ends[-1])
+        draft = _taken(ends[-1].rounds, ends[-1].solution, ends[-1].outputs)
+        writer = None if draft is None else _writer(run.ledger, draft)
+    whole = stop in GOOD and readable and not failed
+    return Answer(
+        outputs=outputs,
+        readable=readable,
+        finish="stop" if whole else "length",
+        ledger=account.ledger,
+        sequential=account.sequential,
+        stop=stop,
+        rounds=sum(len(end.rounds) for end in ends),
+        seed=seed,
+        seconds=seconds,
+        cost=cost(account.ledger, writer),
+    )
+
+
+def _answer(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int, seconds: float) -> Answer:
+    outputs = {name: prediction.get(name) for name in plan.task.output_fields}
     rounds, stop, ledger = prediction.rounds, prediction.stop, prediction.ledger
     draft = _taken(rounds, prediction.solution, outputs)
     readable = draft is not None and all(name in draft.outputs for name in outputs)
     cut = draft is None or draft.truncated or any(each.truncated for each in rounds[-1].drafts)
     if not readable and stop in (Stop.NO_ANSWER, *GOOD) and not cut:
         why = "no answer could be read from any of the drafts"
-        raise _failed(502, "no_answer", why, ledger, seed)
+        raise _failed(502, "no_answer", why, account, seed)
     whole = stop in GOOD and readable and draft is not None and not draft.truncated
     writer = None if draft is None else _writer(ledger, draft)
     return Answer(
@@ -144,6 +185,7 @@ def _answer(plan: Plan, prediction: dspy.Prediction, seed: int, seconds: float) 
         readable=readable,
         finish="stop" if whole else "length",
         ledger=ledger,
+        sequential=ledger.sequential,
         stop=stop,
         rounds=len(rounds),
         seed=seed,
@@ -178,8 +220,21 @@ _STOPS = {"model_server_failed": "failed", "no_answer": str(Stop.NO_ANSWER), "de
 """`pdr.stop` of a run without an answer, by the code of its error."""
 
 
-def _failed(status: int, code: str, why: str, ledger: Ledger, seed: int) -> Refused:
-    more = {"usage": cost(ledger).usage, "pdr": {**spent(ledger), "stop": _STOPS[code], "seed": seed}}
+def _refused(why: str, param: str, code: str, account: Account, seed: int) -> Refused:
+    """An invalid request; a module may have spent tokens before that was known."""
+    refused = wrong(why, param, code)
+    if len(account.ledger):
+        refused.more |= _spent(account, "refused", seed)
+    return refused
+
+
+def _spent(account: Account, stop: str, seed: int) -> dict[str, Any]:
+    ledger = account.ledger
+    return {"usage": cost(ledger).usage, "pdr": {**spent(ledger, account.sequential), "stop": stop, "seed": seed}}
+
+
+def _failed(status: int, code: str, why: str, account: Account, seed: int) -> Refused:
+    more = _spent(account, _STOPS[code], seed)
     headers = {"Retry-After": "1"} if code == "model_server_failed" else {}
     return Refused(status, why, code=code, headers=headers, more=more)
 
@@ -191,9 +246,11 @@ def _why(ledger: Ledger) -> str:
     return f"every draft of a round failed at the model server{f' ({chr(44).join(named)})' if named else ''}"
 
 
-def progress_text(progress: Progress, fields: Sequence[str]) -> str:
-    """A progress line for people."""
-    place = f"Round {progress.round} of {progress.rounds}"
+def progress_text(progress: Progress, *, named: bool) -> str:
+    """A progress line for people. `named`: begin with the names of the outputs, for programs of several steps."""
+    fields = progress.outputs
+    place = f"{', '.join(fields)}: " if named else ""
+    place += f"Round {progress.round} of {progress.rounds}"
     if progress.step == "drafting":
         return f"{place}: {_count(progress.width, 'draft')} running\n"
     if progress.step == "ended":

@@ -5,7 +5,7 @@ and `statistics` has the intervals, clustered by question.
 
 from __future__ import annotations
 
-from pdr_dspy.evaluation.calibration import Judged, acalibrate, calibrate, calibration_of
+from pdr_dspy.evaluation.calibration import Judged, acalibrate, calibrate, calibration_of, calibration_of_rows
 from pdr_dspy.evaluation.evaluator import aevaluate, check_examples, describe, evaluate, ids_of
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row, read_rows
@@ -25,6 +25,7 @@ __all__ = [
     "aevaluate",
     "calibrate",
     "calibration_of",
+    "calibration_of_rows",
     "check_examples",
     "describe",
     "evaluate",

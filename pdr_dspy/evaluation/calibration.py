@@ -19,6 +19,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls.failures import CallError
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation.evaluator import ids_of
+from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.statistics import Interval, resamples, wilson
 from pdr_dspy.runtime import event_loop
@@ -195,6 +196,24 @@ def calibration_of(
         folds=parts,
         seed=seed,
     )
+
+
+def calibration_of_rows(
+    rows: Iterable[Row], *, precision: float | None = None, folds: int = 5, seed: int = 0
+) -> Calibration | None:
+    """The same from the rows of an evaluation, at no cost: from their drafts that were both checked and graded.
+
+    None where no draft was, or where all of them are right, or wrong: there is nothing to tell apart.
+    """
+    drafts = [(row.id, draft) for row in rows for round_ in row.rounds for draft in round_.drafts]
+    judged = [
+        Judged(name, draft.check, draft.score >= RIGHT)
+        for name, draft in drafts
+        if draft.score is not None and draft.check is not None
+    ]
+    if len({one.right for one in judged}) < 2:
+        return None
+    return calibration_of(judged, precision=precision, folds=folds, seed=seed)
 
 
 def _check_arguments(precision: float | None, folds: int) -> None:

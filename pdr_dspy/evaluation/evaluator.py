@@ -28,6 +28,7 @@ from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
+from pdr_dspy.operators.nested import served_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.roles import needed_inputs
@@ -142,9 +143,10 @@ async def aevaluate(
         raise ConfigError(f"`evaluate(budget={budget!r})` must be a `Budget(sequential=..., total=...)` in tokens")
     ids = check_examples(program, examples, verifier)
     predictors = program.predictors()
-    models = await calls.identities(predictors)  # every server's identity is queried again
-    if not models and predictors:
-        calls.serving(predictors[0])
+    with calls.session(serves=served_in(program)):
+        models = await calls.identities(predictors)  # every server's identity is queried again
+        if not models and predictors:
+            calls.serving(predictors[0])
     if isinstance(program, Operator):  # if the shortest question does not fit, none does
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)

@@ -74,6 +74,8 @@ class Row(BaseModel):
     """Input and output tokens of every call, the judge's included."""
     output: int = 0
     """Generated tokens of every call."""
+    cost: float | None = None
+    """Of every call, in the unit of the models' prices; None where one is not known."""
     paid: int = 0
     """Tokens of the calls actually sent when the row was run."""
     seconds: float = 0.0
@@ -151,6 +153,14 @@ class Report(BaseModel):
     def total(self) -> float:
         """Mean B_total of a row, in tokens."""
         return fmean(row.total for row in self.rows) if self.rows else math.nan
+
+    @property
+    def cost(self) -> float | None:
+        """Mean cost of a row, in the unit of the models' prices; None where one is not known. A row that failed before
+        its first call cost nothing."""
+        costs = [0.0 if row.cost is None and not row.calls else row.cost for row in self.rows]
+        known = [cost for cost in costs if cost is not None]
+        return fmean(known) if any(row.calls for row in self.rows) and len(known) == len(costs) else None
 
     @property
     def calls(self) -> float:

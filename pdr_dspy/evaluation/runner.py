@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
 from pdr_dspy.evaluation.texts import RowTexts, texts_of
 from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
@@ -56,6 +58,7 @@ class Runner:
             on_texts: called with the texts of each run, before `row` returns its row; None if they are not kept.
         """
         self.program = program
+        self.places = {id(operator): place for place, operator in operators_in(program).items()}
         self.verifier = verifier
         self.seed = seed
         self.budget = budget
@@ -105,7 +108,8 @@ class Runner:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
         try:
-            with calls.session(seed=seed, oracle=oracle, on_call=spent.append), dspy.track_usage() as tracker:
+            told: dict[str, Any] = {"oracle": oracle, "on_call": spent.append, "name_of": self.naming()}
+            with calls.session(seed=seed, **told), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
@@ -137,7 +141,9 @@ class Runner:
             if isinstance(error, ConfigError):
                 self.misconfigured = self.misconfigured or error
                 self.refused.add((name, repeat))
-            ledger = error.ledger if isinstance(error, RoundFailed) else Ledger(calls=tuple(spent))
+            ledger = Ledger(calls=tuple(spent))
+            if isinstance(error, RoundFailed) and isinstance(self.program, Operator):  # ordered by stage
+                ledger = error.ledger
             if isinstance(error, CallError) and error.call is not None:  # the judge's call
                 ledger += (error.call,)
             self.report_texts(example, name, repeat, None)
@@ -148,6 +154,20 @@ class Runner:
                 seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )
+
+    def naming(self) -> Callable[[Any], str] | None:
+        """A function that names the runs of a program's operators for the ledger; None if the program is the
+        operator."""
+        if isinstance(self.program, Operator):
+            return None
+        runs: Counter[str] = Counter()
+
+        def name_of(operator: Any) -> str:
+            place = self.places.get(id(operator), "")  # a copy, such as those of `dspy.BestOfN`, has no path
+            runs[place] += 1
+            return place if runs[place] == 1 else f"{place}:{runs[place]}"
+
+        return name_of
 
     def report_texts(self, example: dspy.Example, name: str, repeat: int, prediction: dspy.Prediction | None) -> None:
         if self.on_texts is not None:
@@ -290,6 +310,7 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
         "sequential": ledger.sequential,
         "total": ledger.total,
         "output": ledger.output,
+        "cost": ledger.cost,
         "paid": ledger.paid,
         "calls": ledger.calls,
     }

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy import calls
 from pdr_dspy.calls import early_stop, telemetry
+from pdr_dspy.calls.account import Share
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.failures import CallError, DeadlinePassed, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase
@@ -92,6 +93,8 @@ class Progress(NamedTuple):
     workspaces: tuple[Workspace, ...]
     ledger: Ledger
     """What was spent until here."""
+    outputs: tuple[str, ...] = ()
+    """The names of the task's output fields."""
 
 
 class Outcome(NamedTuple):
@@ -134,12 +137,16 @@ async def improve(
     """
     run_seed = calls.current().seed if seed is None else seed
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
+    account = calls.current().account
+    run.share = None if account is None else account.open()
     with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
-        await run.preflight()
         try:
+            await run.preflight()
             outcome = await _rounds(run)
-        finally:
-            run.close()
+        except BaseException:
+            run.close(None)
+            raise
+        run.close(outcome)
         ended(outcome.stop, outcome.solution)
     return outcome
 
@@ -166,7 +173,7 @@ async def _rounds(run: _Run) -> Outcome:
     except TimeoutError:
         if not clock.expired():
             raise
-    run.ledger += run.under_way
+    run.give_up()
     if run.drafted:  # its workspaces were under way
         rounds.append(Round(drafts=run.drafted))
     if not rounds:
@@ -227,6 +234,11 @@ def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
     return Checked(value=float(score), detail=score.detail, feedback=score.feedback or ""), score.calls
 
 
+def _calls_of(task: asyncio.Task[tuple[Checked, tuple[Call, ...]]]) -> tuple[Call, ...]:
+    """Calls that a check has made, where it is done."""
+    return task.result()[1] if task.done() and not task.cancelled() and task.exception() is None else ()
+
+
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
     """The drafts of a stage by their role: where in it they stand, and what they read."""
     parts = []
@@ -247,6 +259,8 @@ class _Run:
         self.budget = budget
         self.check = check
         self.ledger = Ledger()
+        self.share: Share | None = None
+        """Of the session's account."""
         self.flaws = ""
         self.worst = 0
         self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
@@ -261,10 +275,18 @@ class _Run:
         """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
         not known."""
 
-    def close(self) -> None:
-        """End checks that still run, for a run that was cancelled or raised."""
+    def close(self, outcome: Outcome | None) -> None:
+        """End checks that still run, for a run that was cancelled or raised, and settle with the session's account."""
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
+        self.give_up()
+        if self.share is not None:
+            self.share.close(self.ledger, outcome)
+
+    def give_up(self) -> None:
+        """Put on the ledger what was cancelled under way."""
+        self.ledger += self.under_way
+        self.under_way = []
 
     def tell(
         self,
@@ -277,7 +299,8 @@ class _Run:
         """Pass on where the run is."""
         listener = calls.current().on_progress
         if listener is not None:
-            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger))
+            fields = tuple(self.question.fields)
+            listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger, fields))
 
     @contextmanager
     def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
@@ -287,7 +310,8 @@ class _Run:
         for role, phase in asked:
             lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
             place = {"phase": phase, "round": number, "index": index[phase]}
-            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left"))
+            price = calls.price_of(lm)
+            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left", price=price))
             index[phase] += 1
         before = self.under_way
         self.under_way = [*before, *out]
@@ -349,11 +373,13 @@ class _Run:
 
     async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
         """Reserve: whether the worst case of a stage fits on top of what was spent."""
-        if self.budget.unlimited or not stage:
+        shared = None if self.share is None or self.share.account.budget.unlimited else self.share
+        if (self.budget.unlimited and shared is None) or not stage:
             return True
         bounds = await self.question.most(stage)
         self.worst = sum(bounds)
-        return self.budget.allows(self.ledger, sequential=waves * max(bounds), total=sum(bounds))
+        most = {"sequential": waves * max(bounds), "total": sum(bounds)}
+        return self.budget.allows(self.ledger, **most) and (shared is None or shared.allows(self.ledger, **most))
 
     async def preflight(self) -> None:
         """The context and the worst case of the first round, before anything is spent."""
@@ -362,9 +388,23 @@ class _Run:
         if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
             asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
-                f"`{self.budget!r}` is below the worst case of the first round of {self.schedule}: {self.worst} "
+                f"{self.limits()} is below the worst case of the first round of {self.schedule}: {self.worst} "
                 f"tokens; raise it,{asked_again} or lower `draft_tokens` or the first width"
             )
+
+    @property
+    def total_is_bounded(self) -> bool:
+        """Whether a budget of all tokens holds for this run."""
+        shared = None if self.share is None else self.share.account.budget.total
+        return self.budget.total is not None or shared is not None
+
+    def limits(self) -> str:
+        """The budgets that hold for this run, in code form."""
+        own = [] if self.budget.unlimited else [f"`{self.budget!r}`"]
+        if self.share is not None and not self.share.account.budget.unlimited:
+            others = len(self.share.account.runs) > 1
+            own.append(f"{'what is left of ' if others else ''}`{self.share.account.budget!r}`")
+        return " or ".join(own)
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
@@ -441,7 +481,15 @@ class _Run:
         for draft in drafts:
             key = self.checked_as(draft)
             task = self.results.get(key)
-            if task is None or key in self.charged or not task.done() or task.cancelled() or task.exception():
+            if task is not None and not task.done():  # of a draft that its round did not wait for
+                task.cancel()
+                del self.results[key]
+                asked = next((call for other in self.results.values() for call in _calls_of(other)), None)
+                if asked is not None:  # the check asks a model: what it cost until then is not known
+                    place = {"phase": Phase.CHECK, "round": number, "index": draft.index, "price": asked.price}
+                    made.append(Call(**place, model=asked.model, finish="cancelled", fate="left"))
+                continue
+            if task is None or key in self.charged or task.cancelled() or task.exception():
                 continue
             self.charged.add(key)
             place = {"phase": Phase.CHECK, "round": number, "index": draft.index}
@@ -495,6 +543,9 @@ class _Run:
             site = self.site(phase, number)
             parts.append(early_stop.Part(self.question.predictors[role], site, sampling, inputs, places))
 
+        async def examine(place: int, reply: Reply) -> None:
+            await self.checked(self.draft(number, place, reply))
+
         known: dict[int, consensus.Done] = {}
 
         async def ends(replies: Sequence[Reply | None]) -> tuple[int, ...] | None:
@@ -503,7 +554,7 @@ class _Run:
                     vote = consensus.vote(reply.reading.outputs, self.question.fields)
                     passed = False
                     if schedule.stop_at is not None:
-                        result = await self.checked(self.draft(number, place, reply))
+                        result = await self.checked(self.draft(number, place, reply))  # which was examined
                         passed = result is not None and (result.value or 0.0) >= schedule.stop_at
                     known[place] = consensus.Done(reply.call.failure is None, vote, passed)
             done = [known.get(place) for place in range(len(replies))]
@@ -517,6 +568,7 @@ class _Run:
             rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}{first}",
             in_order=schedule.quorum == 1.0,
             first_wave=schedule.first_wave,
+            examine=None if schedule.stop_at is None else examine,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 
@@ -528,7 +580,7 @@ class _Run:
         """
         if (
             self.schedule.agree is None
-            or self.budget.total is not None
+            or self.total_is_bounded
             or [draft.index for draft in drafts] != list(range(len(drafts)))
         ):
             return 0

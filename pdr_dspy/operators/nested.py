@@ -56,13 +56,22 @@ def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[st
     return found
 
 
+def served_in(program: dspy.Module) -> dict[int, dspy.LM]:
+    """The models that the schedules of a program's operators name, by the identity of the predictor that each serves:
+    for `calls.session(serves=...)`."""
+    return {key: lm for operator in operators_in(program).values() for key, lm in operator.served.items()}
+
+
 def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
-    """A copy of a program in which every operator is what `change(path, operator)` returned; `program` stays."""
+    """A copy of a program in which every operator is what `change(path, operator)` returned, or left as it is where
+    that is the operator itself; `program` stays."""
     if isinstance(program, Operator):
         return change("", program)
     copy = program.deepcopy()
     for place, operator in operators_in(copy).items():
         new = change(place, operator)
+        if new is operator:
+            continue
         for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
             delattr(operator, name)
         for name, value in new.__dict__.items():  # in place: whoever holds the operator goes on holding it

@@ -8,13 +8,16 @@ predictors that it calls, as plain attributes, so that every DSPy optimizer tune
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 import dspy
 
+from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
+from pdr_dspy.calls.pricing import Models, Price, Priced
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.listening import check_listeners
 from pdr_dspy.operators.loop import Check, improve, preflight
@@ -84,6 +87,7 @@ class Operator(dspy.Module):
         signature: str | type[dspy.Signature],
         schedule: Schedule,
         check: AnyCheck | Mapping[str, AnyCheck] | None = None,
+        models: Mapping[str, dspy.LM | Priced] | None = None,
     ) -> None:
         """
         Args:
@@ -92,6 +96,9 @@ class Operator(dspy.Module):
             check: scores drafts without the gold answer: a check, the name of a registered one, or a DSPy reward
                 function; or several of them by name. A single one is called "check", or as it is registered, and a
                 schedule that names none uses it.
+            models: LMs by name, with `Priced` around those whose price is known; `Schedule.draft_model`,
+                `refine_model` and `distill_model` say which role uses which. Roles for which it names none use the LM
+                that they would use anyway.
         """
         super().__init__()
         self.task = check_task(signature)
@@ -101,6 +108,9 @@ class Operator(dspy.Module):
             schedule = schedule.replace(check=next(iter(self.checks)))
         self.checks = _with_registered(schedule, self.checks)
         _require_check(schedule, self.checks)
+        self.models = Models(models)
+        """By name; `Schedule.draft_model` and the others say which role uses which."""
+        _require_models(schedule, self.models)
         self.tuned = ScheduleParameter(schedule)
         for role, role_signature in self.role_signatures(self.task, schedule).items():
             setattr(self, role.value, dspy.Predict(role_signature))
@@ -135,6 +145,7 @@ class Operator(dspy.Module):
         """
         checks = _with_registered(schedule, self.checks)
         _require_check(schedule, checks)
+        _require_models(schedule, self.models)
         for name, given in (("instructions", instructions), ("demos", demos)):
             unknown = set(given or ()) - {role.value for role in Role}
             if unknown:
@@ -161,6 +172,39 @@ class Operator(dspy.Module):
                 predictor.demos = [dspy.Example(**demo) for demo in demos[role.value]]
             setattr(new, role.value, predictor)
         return new
+
+    def with_models(self, models: Mapping[str, dspy.LM | Priced]) -> Self:
+        """A copy that has further models; one of a name that it has takes its place."""
+        new = copy.deepcopy(self)
+        new.models = self.models | models
+        return new
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Inside, its predictors are served by the models that its schedule names, and their prices are known."""
+        now = calls.current()
+        with calls.session(serves={**now.serves, **self.served}, prices={**now.prices, **self.models.prices}):
+            yield
+
+    def lm_of(self, role: Role) -> dspy.LM:
+        """The model that answers a role. Raises ConfigError where there is none."""
+        with self.bound():
+            return calls.serving(self.predictor(role))
+
+    @property
+    def served(self) -> dict[int, dspy.LM]:
+        """The models that its schedule names, by the identity of the predictor that each serves."""
+        named = {role: self.schedule.model_of(role) for role in self.schedule.roles}
+        return {id(self.predictor(role)): self.models[name] for role, name in named.items() if name is not None}
+
+    def price_of(self, name: str | None) -> Price | None:
+        """What a token costs of one of its models by name, or with None of the LM that it uses by itself; None where
+        that is not known."""
+        if name is not None:
+            return self.models.price(name)
+        with calls.session(prices={**calls.current().prices, **self.models.prices}):
+            lm = self.predictor(Role.DRAFT).lm or dspy.settings.lm
+            return None if lm is None else calls.price_of(lm)
 
     def save(self, path: Any, save_program: bool = False, modules_to_serialize: Any = None) -> None:
         """As `dspy.Module.save`; a state file is written whole or not at all."""
@@ -204,15 +248,16 @@ class Operator(dspy.Module):
             )
         inputs = with_defaults(taken, inputs)
         check_listeners(self.schedule, self.predictors_by_role)
-        outcome = await improve(
-            self.task,
-            self.schedule,
-            self.predictors_by_role,
-            inputs,
-            budget=budget or _NO_LIMIT,
-            seed=seed,
-            check=self.checks[self.schedule.check] if self.schedule.check else None,
-        )
+        with calls.run_of(self), self.bound():
+            outcome = await improve(
+                self.task,
+                self.schedule,
+                self.predictors_by_role,
+                inputs,
+                budget=budget or _NO_LIMIT,
+                seed=seed,
+                check=self.checks[self.schedule.check] if self.schedule.check else None,
+            )
         return Prediction(
             **outcome.outputs,
             solution=outcome.solution,
@@ -226,7 +271,8 @@ class Operator(dspy.Module):
 
         Raises ConfigError or BudgetTooSmall, as the run itself would.
         """
-        await preflight(Question(self.task, self.schedule, self.predictors_by_role, inputs), budget or _NO_LIMIT)
+        with self.bound():
+            await preflight(Question(self.task, self.schedule, self.predictors_by_role, inputs), budget or _NO_LIMIT)
 
     def predictor(self, role: Role) -> dspy.Predict:
         """The predictor of a role that the schedule calls."""
@@ -254,6 +300,17 @@ def _with_registered(schedule: Schedule, checks: dict[str, Check]) -> dict[str, 
     """With the registered check that a schedule names, where the program has no other of that name."""
     name = schedule.check
     return checks if name is None or name in checks or name not in CHECKS else {**checks, name: as_check(name)}
+
+
+def _require_models(schedule: Schedule, models: Mapping[str, Any]) -> None:
+    """Whether a program has the models that a schedule names."""
+    for name in ("draft_model", "refine_model", "distill_model"):
+        value = getattr(schedule, name)
+        if value is not None and value not in models:
+            raise ConfigError(
+                f"`Schedule({name}={value!r})` is no model of the program; it has: {', '.join(models) or 'none'}. Give "
+                f"it: `{schedule.strategy}(..., models={{{value!r}: lm}})`, or `program.with_models({{{value!r}: lm}})`"
+            )
 
 
 def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:

@@ -66,13 +66,18 @@ class Question:
         """The labels of the task's inputs, for which no solution may pass."""
         return tuple(label(name) for name in self.task.input_fields)
 
-    async def context(self) -> int | None:
-        """Tokens that the model's context holds; None where its server does not say."""
-        return (await calls.capabilities(self.lm)).context_length
+    def lm_of(self, role: Role) -> dspy.LM:
+        """The model of a role."""
+        return calls.serving(self.predictors[role])
 
-    async def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text, as the model counts them."""
-        counts, _ = await calls.count_tokens(self.lm, texts)
+    async def context(self, role: Role = Role.DRAFT) -> int | None:
+        """Tokens that the context of a role's model holds; None where its server does not say."""
+        return (await calls.capabilities(self.lm_of(role))).context_length
+
+    async def count(self, texts: Sequence[str], role: Role | None = None) -> list[int]:
+        """Tokens of each text, as the model of a role counts them; None is the role that reads workspaces."""
+        reader = role or (Role.REFINE if Role.REFINE in self.predictors else Role.DRAFT)
+        counts, _ = await calls.count_tokens(self.lm_of(reader), texts)
         return counts
 
     def sampling(self, role: Role) -> Sampling:
@@ -98,10 +103,10 @@ class Question:
     async def most(self, stage: Stage) -> list[int]:
         """The most tokens that each call of a stage can cost."""
         sizes = await self.prompt_sizes(stage)
-        continued = (await calls.capabilities(self.lm)).thinking_budget == "continue"
+        budgets = {role: (await calls.capabilities(self.lm_of(role))).thinking_budget for role, _ in stage}
         fallbacks = {role: await self.fallback(role) for role in {role for role, _ in stage}}
         return [
-            self.sampling(role).most(size, continued=continued, fallback=fallbacks[role])
+            self.sampling(role).most(size, continued=budgets[role] == "continue", fallback=fallbacks[role])
             for size, (role, _) in zip(sizes, stage, strict=True)
         ]
 
@@ -116,10 +121,11 @@ class Question:
         """Tokens of the prompt of each call of a stage."""
         keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
         prompts = {key: self._prompt(key[0], dict(key[1])) for key in dict.fromkeys(keys)}  # siblings share theirs
-        counts = await self.count([text for text, _ in prompts.values()])
-        sizes = {
-            key: count + MEDIA_TOKENS * media for (key, (_, media)), count in zip(prompts.items(), counts, strict=True)
-        }
+        sizes: dict[Any, int] = {}
+        for model in {id(self.lm_of(role)): role for role, _ in prompts}.values():
+            own = [key for key in prompts if self.lm_of(key[0]) is self.lm_of(model)]
+            counts = await self.count([prompts[key][0] for key in own], model)
+            sizes |= {key: n + MEDIA_TOKENS * prompts[key][1] for key, n in zip(own, counts, strict=True)}
         return [sizes[key] + TEMPLATE_TOKENS for key in keys]
 
     def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
@@ -136,7 +142,7 @@ class Question:
     async def room(self, drafts: Sequence[Draft]) -> int | None:
         """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
         role = self.schedule.distill_by.role
-        context = await self.context()
+        context = None if role is None else await self.context(role)
         if context is None or role is None:
             return None
         texts = [f"{draft.solution}\n{draft.result}" for draft in drafts]
@@ -149,16 +155,16 @@ class Question:
 
     async def check_context(self) -> None:
         """Raise PromptTooLong when caps, kappa and prompt do not fit the context, where the server tells it."""
-        context = await self.context()
-        if context is None:
-            return
-        roles = [role for role in self.predictors if role is not Role.CRITIQUE]
+        known = {role: await self.context(role) for role in self.predictors if role is not Role.CRITIQUE}
+        contexts = {role: context for role, context in known.items() if context is not None}
+        roles = list(contexts)
         kappa = self.schedule.kappa
-        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= context for role in roles):
+        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= contexts[role] for role in roles):
             return
         for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap
             kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
+            context = contexts[role]
             if prompt + kappa + cap > context:
                 raise PromptTooLong(
                     f"a {role} call may need {prompt} (prompt) + {kappa} (`kappa`) + {cap} (its cap, thinking "

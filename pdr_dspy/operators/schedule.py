@@ -41,7 +41,10 @@ class Nominal(NamedTuple):
     total: int
 
 
-_LATER = ("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave")
+_LATER = (
+    *("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave"),
+    *("draft_model", "refine_model", "distill_model"),
+)
 """Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
 
 
@@ -121,6 +124,15 @@ class Schedule(Settings):
     asks for all at once. Not in the paper: how many samples a question gets by how it goes is Adaptive-Consistency's
     question (arXiv 2305.11860), here with a check too."""
 
+    draft_model: str | None = None
+    """Which of the program's models (`models={"small": lm, "large": lm}`) writes first-round drafts; None is the LM
+    that the program uses anyway."""
+    refine_model: str | None = None
+    """Which of them writes later drafts; None is the one that drafts."""
+    distill_model: str | None = None
+    """Which of them distills, selects or criticises; None is the one that drafts. Where several models are used,
+    `kappa` counts tokens of the one that refines."""
+
     @model_validator(mode="before")
     @classmethod
     def _known_distiller(cls, data: Any) -> Any:
@@ -166,6 +178,9 @@ class Schedule(Settings):
             raise ValueError(f"`Schedule(agree={self.agree})` must be above 0.5 and below 1, or None; 0.95 is common")
         if self.stop_at is not None and not 0.0 < self.stop_at <= 1.0:
             raise ValueError(f"`Schedule(stop_at={self.stop_at})` must be above 0 and at most 1, or None")
+        for name in ("draft_model", "refine_model", "distill_model"):
+            if getattr(self, name) == "":
+                raise ValueError(f'`Schedule({name}="")` names no model; None uses no other')
         if self.first_wave is not None:
             self._check_first_wave(self.first_wave)
         if self.check == "":
@@ -286,6 +301,16 @@ class Schedule(Settings):
             return None
         return Role.CRITIQUE if self.critique else self.distill_by.role
 
+    def model_of(self, role: Role) -> str | None:
+        """The name of the model that a role's calls go to; None where it is the program's own."""
+        own = {Role.DRAFT: self.draft_model, Role.REFINE: self.refine_model}.get(role, self.distill_model)
+        return own or self.draft_model
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that a run uses, each once; the program's own has none."""
+        return tuple(dict.fromkeys(name for role in self.roles if (name := self.model_of(role)) is not None))
+
     @property
     def roles(self) -> tuple[Role, ...]:
         """The roles that a run calls, which are the predictors that its operator holds."""
@@ -358,7 +383,16 @@ class Schedule(Settings):
         return Schedule(**{**values, **changes})
 
     def __str__(self) -> str:
-        return f"{self._shape()}{self._checks()}"
+        return f"{self._shape()}{self._checks()}{self._models()}"
+
+    def _models(self) -> str:
+        """Which models are used: one name where all roles have the same, else one for each role that has another."""
+        if not self.models:
+            return ""
+        by_role = {role: self.model_of(role) for role in self.roles}
+        if len(set(by_role.values())) == 1:
+            return f" on {self.draft_model}"
+        return " on " + ", ".join(f"{name or 'its own'} ({role})" for role, name in by_role.items())
 
     def _checks(self) -> str:
         """How checks and finals are told, each only where it is not the paper's."""

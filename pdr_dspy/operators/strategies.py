@@ -10,55 +10,72 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.calls.pricing import Priced
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import AnyCheck, Operator
 from pdr_dspy.operators.schedule import Schedule, preset
 
 Task = str | type[dspy.Signature]
 Checks = AnyCheck | Mapping[str, AnyCheck] | None
+Named = Mapping[str, dspy.LM | Priced] | None
 
 
-def LongCoT(signature: Task, **settings: Any) -> Operator:  # noqa: N802
+def LongCoT(signature: Task, *, models: Named = None, **settings: Any) -> Operator:  # noqa: N802
     """One pass: a single draft is the answer.
 
     Args:
         signature: the task.
+        models: LMs by name, for `draft_model`; see `Operator`.
         settings: fields of `Schedule` other than its widths.
 
     >>> str(LongCoT("question -> answer", draft_tokens=4096).schedule)
     'LongCoT'
     """
-    return Operator(signature, _schedule(settings, widths=(1,)))
+    return Operator(signature, _schedule(settings, widths=(1,)), models=models)
 
 
-def SelfConsistency(signature: Task, *, n: int = 8, **settings: Any) -> Operator:  # noqa: N802
+def SelfConsistency(  # noqa: N802
+    signature: Task, *, n: int = 8, models: Named = None, **settings: Any
+) -> Operator:
     """`n` drafts side by side; the most common answer is the answer (arXiv 2203.11171).
 
     Args:
         signature: the task.
         n: drafts, at least 1.
+        models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: other fields of `Schedule`.
 
     >>> str(SelfConsistency("question -> answer", n=16).schedule)
     'vote of 16'
     """
-    return Operator(signature, _schedule(settings, widths=(_count("SelfConsistency(n=...)", n),), final="vote"))
+    schedule = _schedule(settings, widths=(_count("SelfConsistency(n=...)", n),), final="vote")
+    return Operator(signature, schedule, models=models)
 
 
-def BestOfN(signature: Task, *, n: int = 8, check: Checks, **settings: Any) -> Operator:  # noqa: N802
+def BestOfN(  # noqa: N802
+    signature: Task, *, n: int = 8, check: Checks, models: Named = None, **settings: Any
+) -> Operator:
     """`n` drafts side by side; the one that its check scores highest is the answer.
 
     Args:
         signature: the task.
         n: drafts, at least 1.
         check: scores a draft without the gold answer: a check, a registered name, or a DSPy reward function.
+        models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: other fields of `Schedule`; with `stop_at=1.0` the first draft that passes ends the others.
     """
-    return _checked(signature, _schedule(settings, widths=(_count("BestOfN(n=...)", n),), final="best"), check)
+    schedule = _schedule(settings, widths=(_count("BestOfN(n=...)", n),), final="best")
+    return _checked(signature, schedule, check, models)
 
 
 def SR(  # noqa: N802
-    signature: Task, *, rounds: int = 3, critique: bool = False, check: Checks = None, **settings: Any
+    signature: Task,
+    *,
+    rounds: int = 3,
+    critique: bool = False,
+    check: Checks = None,
+    models: Named = None,
+    **settings: Any,
 ) -> Operator:
     """Sequential Refinement: one solution, improved for `rounds` rounds, each reading only the one before it.
 
@@ -67,6 +84,7 @@ def SR(  # noqa: N802
         rounds: drafts in all, the first included; at least 1.
         critique: list the flaws of the solution in a call of its own before each refinement (error analysis).
         check: scores a draft without the gold answer; the next draft reads what it found.
+        models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: other fields of `Schedule`, such as `draft_tokens` or `kappa`.
 
     >>> str(SR("question -> answer", rounds=4, critique=True).schedule)
@@ -74,11 +92,16 @@ def SR(  # noqa: N802
     """
     widths = (1,) * _count("SR(rounds=...)", rounds)
     schedule = _schedule(settings, widths=widths, distiller="last", critique=critique and rounds > 1)
-    return _checked(signature, schedule, check)
+    return _checked(signature, schedule, check, models)
 
 
 def PDR(  # noqa: N802
-    signature: Task, schedule: Schedule | str | None = None, *, check: Checks = None, **settings: Any
+    signature: Task,
+    schedule: Schedule | str | None = None,
+    *,
+    check: Checks = None,
+    models: Named = None,
+    **settings: Any,
 ) -> Operator:
     """Parallel-Distill-Refine: rounds of parallel drafts, each round distilled into the workspace of the next.
 
@@ -86,6 +109,7 @@ def PDR(  # noqa: N802
         signature: the task.
         schedule: a Schedule, or the name of a preset (`fast`, `balanced`, `quality`, `paper`).
         check: scores a draft without the gold answer.
+        models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: fields of `Schedule` that replace those of `schedule`.
 
     >>> str(PDR("question -> answer", Schedule(widths=(8, 4, 1), distiller="topk", k=2)).schedule)
@@ -101,13 +125,13 @@ def PDR(  # noqa: N802
         chosen = Schedule(**settings)
     else:
         raise ConfigError(f"`PDR(schedule={schedule!r})` must be a Schedule or the name of a preset")
-    return _checked(signature, chosen, check)
+    return _checked(signature, chosen, check, models)
 
 
-def _checked(signature: Task, schedule: Schedule, check: Checks) -> Operator:
+def _checked(signature: Task, schedule: Schedule, check: Checks, models: Named) -> Operator:
     if isinstance(check, Mapping) and schedule.check is None and len(check) == 1:
         schedule = schedule.replace(check=next(iter(check)))
-    return Operator(signature, schedule, check)
+    return Operator(signature, schedule, check, models)
 
 
 def _count(argument: str, value: Any) -> int:

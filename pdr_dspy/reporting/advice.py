@@ -14,6 +14,7 @@ from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.search.racing.confirmation import DOUBT
+from pdr_dspy.search.space.candidate import Candidate
 
 WIDE = 0.2
 """An interval that is wider than this leaves too much open to act on."""
@@ -32,8 +33,7 @@ class Advice(NamedTuple):
 
 def on_search(facts: SearchFacts) -> Advice:
     """Whether to use what a search found."""
-    student = called(facts.trials[0].schedule)
-    winner = called(facts.trials[facts.best].schedule)
+    student, winner = (called_all(facts.trials[number].candidate) for number in (0, facts.best))
     told = facts.verdict[:1].upper() + facts.verdict[1:]
     if facts.best == 0:
         return Advice(f"Keep {student}: nothing better was found", told)
@@ -121,6 +121,12 @@ def _difference(first: Report, second: Report) -> tuple[float, float] | None:
         [fmean(row.score for row in right[question]) for question in common],
     )
     return result.interval.low, result.p_value
+
+
+def called_all(candidate: Candidate) -> str:
+    """The same of a candidate, whose operators may have a schedule each."""
+    parts = {place: called(part.schedule) for place, part in candidate.by_operator.items()}
+    return parts.get("") or " and ".join(f"{name} at {place}" for place, name in parts.items())
 
 
 def called(schedule: Schedule) -> str:

@@ -49,6 +49,8 @@ class ProgramRow(NamedTuple):
     """Share of calls that their round ended without."""
     retried: float
     """Share of calls that were sent more than once."""
+    cost: float | None = None
+    """Mean cost of a run in the unit of the models' prices; None where one is not known."""
 
 
 def program_row(report: Report, name: str = "") -> ProgramRow:
@@ -67,6 +69,7 @@ def program_row(report: Report, name: str = "") -> ProgramRow:
         fmean(call.truncated for call in calls) if calls else 0.0,
         fmean(call.cancelled for call in calls) if calls else 0.0,
         fmean(call.tries > 1 for call in calls) if calls else 0.0,
+        report.cost,
     )
 
 

@@ -51,6 +51,10 @@ class Lane(NamedTuple):
     title: str = ""
 
 
+FAR = 8.0
+"""How much dearer than the dearest program a limit is that is not drawn."""
+
+
 def score_against_cost(
     points: Sequence[Point], *, label: str, limit: float | None = None, line: Sequence[tuple[float, float]] = ()
 ) -> str:
@@ -59,17 +63,24 @@ def score_against_cost(
     Args:
         points: programs; later ones are drawn over earlier ones of the same role.
         label: of the cost axis.
-        limit: a limit on the cost, drawn as a line.
+        limit: a limit on the cost, drawn as a line; one that is far from all programs is only told, for it would push
+            them together at the other side.
         line: (cost, score) of the front, the cheapest first; drawn as steps.
     """
     points = [point for point in points if math.isfinite(point.score) and point.cost > 0]
     bands = [edge for p in points if p.interval is not None for edge in p.interval]
-    costs = [p.cost for p in points] + ([limit] if limit else [])
+    costs = [p.cost for p in points]
     costs += [edge for p in points if p.cost_interval is not None for edge in p.cost_interval if 0 < edge < math.inf]
+    far = limit is not None and bool(costs) and limit > FAR * max(costs)
+    if limit and not far:
+        costs.append(limit)
     y = _Axis.scores([*bands, *(p.score for p in points)], top=26.0, bottom=266.0)
     x = _Axis.tokens(costs, left=44.0, right=WIDTH - 14.0)
     parts = [_frame(x, y, label)]
-    if limit is not None:
+    if far and limit is not None:
+        told = f"limit {_short(limit)}, to the right"
+        parts.append(_text(WIDTH - 14.0, y.high - 8, told, anchor="end", size=12, colour=SOFT))
+    elif limit is not None:
         at = x(limit)
         anchor, shift = ("end", -5) if at > WIDTH * 0.6 else ("start", 5)
         parts.append(_path(f"M{at:.1f} {y.low:.1f}V{y.high:.1f}", INK, 1.2, dash="5 4", opacity=0.7))
@@ -102,6 +113,28 @@ def score_against_cost(
             crowded = any(0 < other - a < 2 * APART and abs(level - b) < APART for other, level in places)
             parts.append(_placed(point.letter, a, b, taken, bold=point.role == "tuned", left=crowded))
     return _svg(parts, 310.0, f"score against {label}")
+
+
+def roc(curve: Sequence[tuple[float, float]], *, at: tuple[float, float]) -> str:
+    """How a check tells right from wrong: the share of right drafts that pass against that of wrong ones.
+
+    Args:
+        curve: (share of wrong drafts, share of right ones) that pass, from the highest threshold down.
+        at: the same at the threshold that is used.
+    """
+    x = _Axis(0.0, 1.0, 44.0, 274.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+    y = _Axis(0.0, 1.0, 256.0, 26.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+    parts = [_path(f"M{x(0):.1f} {y(0):.1f}V{y(1):.1f}H{x(1):.1f}V{y(0):.1f}Z", SOFT, 0.8, opacity=0.6)]
+    for tick in (0.0, 0.5, 1.0):
+        parts.append(_text(x.low - 6, y(tick) + 4, f"{100 * tick:.0f}", anchor="end", size=12, colour=SOFT))
+        parts.append(_text(x(tick), y.low + 16, f"{100 * tick:.0f}", anchor="middle", size=12, colour=SOFT))
+    parts.append(_path(f"M{x(0):.1f} {y(0):.1f}L{x(1):.1f} {y(1):.1f}", SOFT, 1.0, dash="5 4"))
+    line = "L".join(f"{x(wrong):.1f} {y(right):.1f}" for wrong, right in [(0.0, 0.0), *curve, (1.0, 1.0)])
+    parts.append(_path(f"M{line}", ACCENT, 2.0))
+    parts.append(_titled(_circle(x(at[0]), y(at[1]), 5.0, fill=ACCENT), "the threshold"))
+    parts.append(_text(x.low, 14, "% of right drafts that pass", size=12, colour=SOFT))
+    parts.append(_text(x(1), y.low + 34, "% of wrong drafts that pass", anchor="end", size=12, colour=SOFT))
+    return _svg(parts, 296.0, "right drafts that pass against wrong ones")
 
 
 APART = 12.0

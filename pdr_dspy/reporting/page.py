@@ -6,6 +6,7 @@ Everything that came from a model or a data set is escaped.
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -14,17 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
 from pdr_dspy.reporting import advice, check_tables, evaluation_tables, figures, search_tables
 from pdr_dspy.reporting.search_tables import SearchFacts
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
+from pdr_dspy.search.dashboard import ARTIFACTS
 from pdr_dspy.search.front_members import Member, by_estimate, cheapest_within, estimated_front, members
 from pdr_dspy.search.optuna_mirror import JOURNAL
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.verifiers import RIGHT
+from pdr_dspy.verifiers.checks import Calibration
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MARGINS = (0.01, 0.03)
@@ -107,7 +112,8 @@ def _commands(folder: Path) -> list[tuple[str, str]]:
             ("Hold it against voting and SR", f"pdr compare {best}"),
         ]
     if (folder / JOURNAL).exists():
-        found.append(("Look at the study", f"optuna-dashboard {shlex.quote(str(folder / JOURNAL))}"))
+        study, artifacts = shlex.quote(str(folder / JOURNAL)), shlex.quote(str(folder / ARTIFACTS))
+        found.append(("Look at the study", f"optuna-dashboard {study} --artifact-dir {artifacts}"))
     return [*found, ("Write this page again", f"pdr report {own}")] if found else []
 
 
@@ -120,15 +126,17 @@ def _page(
     texts: Mapping[tuple[str, int], RowTexts],
 ) -> str:
     from jinja2 import Environment
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     names = evaluation_tables.named(shown)
     programs = [_program(search, place, name, report) for place, (name, report) in enumerate(names.items())]
     focus = shown[0]
     flow = evaluation_tables.flow(focus)
     looks = _listed(focus, count)
+    calibration = calibration_of_rows(focus.rows) if search is None else search.calibration
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(_FILTERS)
+    environment.filters["marked"] = lambda text: Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))
     template = environment.from_string(files("pdr_dspy.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -138,6 +146,7 @@ def _page(
         figures=[]
         if search is not None or len(programs) == 1
         else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
+        priced=any(report.cost is not None for report in shown),
         programs=programs if search is None or len(programs) > 2 else [],
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
@@ -150,6 +159,7 @@ def _page(
         runs=len(focus.rows),
         check=check_tables.check_quality(focus),
         gap=check_tables.gap(focus),
+        calibration=None if calibration is None else _calibration(calibration, focus, searched=search is not None),
         shown=[evaluation_tables.shown_drafts(focus, number) for number in range(len(flow.rounds))],
         examples=[(text, row, texts[row.id, row.repeat]) for text, row in evaluation_tables.examples(focus, texts)],
         texts=texts,
@@ -216,6 +226,25 @@ def _subtitle(search: SearchFacts | None, shown: Sequence[Report]) -> list[str]:
     models = [str(model) for model in first.config.get("models", [])]
     parts += [f"model {model}" for model in models]
     return [*parts, f"verifier {verifier}"] if verifier else parts
+
+
+# --- a check ---------------------------------------------------------------------------------------------------------
+
+
+def _calibration(calibration: Calibration, focus: Report, *, searched: bool) -> dict[str, Any]:
+    """What the template shows of a check: its curve and, where it was learned on other questions, how it did on the
+    page's own."""
+    from markupsafe import Markup
+
+    chosen = [(wrong, right) for wrong, right, level in calibration.roc if level >= calibration.threshold]
+    place = chosen[-1] if chosen else (0.0, 0.0)
+    return {
+        "is": calibration,
+        "precision": Interval(*calibration.precision_interval),
+        "auc": Interval(*calibration.auc_interval),
+        "figure": Markup(figures.roc([(wrong, right) for wrong, right, _ in calibration.roc], at=place)),
+        "held": check_tables.check_quality(focus, threshold=calibration.threshold) if searched else None,
+    }
 
 
 # --- a search --------------------------------------------------------------------------------------------------------
@@ -416,6 +445,7 @@ TEXT = 3000
 """Characters of a text that the page shows."""
 
 
+_CODE = re.compile(r"`([^`]*)`")
 _FILTERS = {
     "clip": lambda text: clipped(text, TEXT),
     "count": _count,

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import Interval, Paired, paired
 from pdr_dspy.reporting.evaluation_tables import read_report
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search.front_members import Rows, by_question
-from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.proposing.instructions import Proposal, Proposals
 from pdr_dspy.search.racing import resampling
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Finalist
@@ -32,6 +33,7 @@ from pdr_dspy.search.result import SearchResult
 from pdr_dspy.search.space.axes import TABLE, axis_of, settings_of, title_of
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import PROMPTS, key_of
+from pdr_dspy.verifiers.checks import Calibration
 
 
 class SearchFacts(NamedTuple):
@@ -66,6 +68,11 @@ class SearchFacts(NamedTuple):
     """Instructions that a model wrote for the search; None where none were asked for."""
     places: Mapping[str, str] = {}
     """Where the confirmation's rows are of "student" and "winner", below the run folder; empty where there is none."""
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the training questions say of the check of the program that was kept; None where nothing is."""
+        return calibration_of_rows(self.runs.get(self.best if self.kept == "winner" else 0, ()))
 
     @property
     def runs(self) -> Rows:
@@ -162,15 +169,20 @@ def _named(report: Report, trials: Sequence[TrialRecord], number: int, role: str
 
 def labels(trials: Sequence[TrialRecord]) -> dict[int, str]:
     """A name for each trial's program: its schedule, and the settings in which the programs differ beside its shape."""
-    schedules = [trial.schedule for trial in trials]
-    varied = [axis for axis in TABLE if axis.label and len({getattr(one, axis.name) for one in schedules}) > 1]
-    names = {}
-    for trial in trials:
-        played = [axis for axis in varied if axis.applies(trial.schedule)]
-        values = [(axis.label or "", getattr(trial.schedule, axis.name)) for axis in played]
-        parts = [label.format(value) for label, value in values if value is not None]
-        names[trial.number] = " ".join([str(trial.candidate), *parts])
-    return names
+    named = [(trial.number, trial.candidate.by_operator) for trial in trials]
+    found: dict[int, list[str]] = {trial.number: [] for trial in trials}
+    for place in dict.fromkeys(place for _, own in named for place in own):
+        schedules = {number: own[place].schedule for number, own in named if place in own}
+        varied = [a for a in TABLE if a.label and len({getattr(one, a.name) for one in schedules.values()}) > 1]
+        for number, own in named:
+            if place not in own:
+                continue
+            schedule = own[place].schedule
+            values = [(axis.label or "", getattr(schedule, axis.name)) for axis in varied if axis.applies(schedule)]
+            parts = [label.format(value) for label, value in values if value is not None]
+            text = " ".join([str(own[place]), *parts])
+            found[number].append(f"{place}: {text}" if place else text)
+    return {number: ", ".join(texts) for number, texts in found.items()}
 
 
 # --- the race --------------------------------------------------------------------------------------------------------
@@ -264,11 +276,15 @@ class Written(NamedTuple):
     """The highest pooled score of those that ran their whole race; nan where there is none."""
 
 
+def _has(candidate: Candidate, one: Proposal) -> bool:
+    return candidate.instructions.get(one.role.value) == one.text
+
+
 def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[Written]:
     """The proposed instructions, the best of them first, those that no trial ran with last."""
     found = []
     for one in proposals.proposals if proposals is not None else ():
-        own = [trial for trial in trials if trial.instructions.get(one.role.value) == one.text]
+        own = [t for t in trials if any(_has(part, one) for part in t.candidate.by_operator.values())]
         scores = [trial.pooled for trial in own if trial.state == "measured"]
         best = max(scores, default=math.nan)
         found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best))
@@ -322,14 +338,22 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
                 groups.setdefault(own[name], []).append(trial.pooled)
         ordered = sorted(groups, key=lambda value: (isinstance(value, str), value))
         values = tuple(Value(str(value), len(groups[value]), fmean(groups[value])) for value in ordered)
-        found.append(Importance(title_of(name), shares[name], values))
+        place, colon, parameter = name.rpartition(": ")
+        found.append(Importance(f"{place}{colon}{title_of(parameter)}", shares[name], values))
     return sorted(found, key=lambda one: -one.share if one.share == one.share else 0.0)
 
 
 def _settings(candidate: Candidate) -> dict[str, Any]:
     """The settings that play a part in a program, by parameter, as numbers and texts that can be compared."""
-    values = {**settings_of(candidate.schedule), **candidate.axes}
-    return {name: _readable(name, value) for name, value in values.items()}
+    found = {}
+    for place, part in candidate.by_operator.items():
+        values = {**settings_of(part.schedule), **part.axes}
+        found |= {_at(place, name): _readable(name, value) for name, value in values.items()}
+    return found
+
+
+def _at(place: str, name: str) -> str:
+    return f"{place}: {name}" if place else name
 
 
 def _readable(name: str, value: Any) -> Any:
@@ -344,15 +368,19 @@ def _readable(name: str, value: Any) -> Any:
 def _prompts(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
     """Of each candidate which instructions and demonstrations it has for each role that it calls, numbered."""
     found: list[dict[str, str]] = [{} for _ in candidates]
-    for kind in PROMPTS:
-        for role in dict.fromkeys(role for candidate in candidates for role in getattr(candidate, kind)):
-            numbers: dict[str, str] = {}
-            for own, candidate in zip(found, candidates, strict=True):
-                prompt = getattr(candidate, kind).get(role)
-                if prompt is not None:
-                    own[f"{role}_{kind}"] = numbers.setdefault(key_of(prompt), f"no. {len(numbers) + 1}")
-                elif role in candidate.schedule.roles:
-                    own[f"{role}_{kind}"] = "own"
+    for place in dict.fromkeys(place for candidate in candidates for place in candidate.by_operator):
+        parts = [(own, candidate.by_operator.get(place)) for own, candidate in zip(found, candidates, strict=True)]
+        there = [(own, part) for own, part in parts if part is not None]
+        for kind in PROMPTS:
+            for role in dict.fromkeys(role for _, part in there for role in getattr(part, kind)):
+                numbers: dict[str, str] = {}
+                for own, part in there:
+                    prompt = getattr(part, kind).get(role)
+                    if prompt is not None:
+                        number = numbers.setdefault(key_of(prompt), f"no. {len(numbers) + 1}")
+                        own[_at(place, f"{role}_{kind}")] = number
+                    elif role in part.schedule.roles:
+                        own[_at(place, f"{role}_{kind}")] = "own"
     return found
 
 

@@ -1,5 +1,5 @@
-"""Infrastructure: one event loop for synchronous callers, atomic file writes, locks, registries of parts by name, and
-PostgreSQL connections. Nothing here depends on models or programs.
+"""Infrastructure: one event loop for synchronous callers, atomic file writes, locks, registries of parts by name,
+processes that share a listening socket, and PostgreSQL connections. Nothing here depends on models or programs.
 """
 
 from __future__ import annotations

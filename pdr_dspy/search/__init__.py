@@ -21,7 +21,7 @@ from pdr_dspy.search.settings import Confirm, Final, Instructions, Race, RunOpti
 from pdr_dspy.search.space.axes import AXES, Axis, axis
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.prompt_axes import check_demos, demos_of, questions_in
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import Space, Spaces
 
 __all__ = [
     "AXES",
@@ -47,6 +47,7 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "Space",
+    "Spaces",
     "TrialRecord",
     "axis",
     "bands",

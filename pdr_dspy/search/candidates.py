@@ -5,40 +5,112 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.operators.schedule import PRESETS, Schedule, preset
+from pdr_dspy.operators.schedule import PRESETS, Nominal, Schedule, preset
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict
+from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
 from pdr_dspy.search.space.candidate import Candidate, program_with
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace, Space
 
 logger = logging.getLogger("pdr_dspy.search")
 
 
 def baselines(problem: Problem) -> list[Proposed]:
     """What runs first: the untouched student, and one pass, whose costs tell what others will cost."""
-    own = problem.operator.schedule
-    named = [Proposed("student", Candidate(own, {}))]
-    single = Candidate(own.replace(widths=(1,), critique=False), {})
-    if single in problem.space and (single.key != named[0].candidate.key or problem.mixed):
-        named.append(Proposed("LongCoT", single))
-    return named
+    student = Proposed("student", problem.own)
+    passes: dict[str, dict[str, list[Schedule]]] = {}
+    for place, operator in _searched(problem).items():
+        for suffix, one in _on_models(operator.schedule, problem.space.spaces[place]):
+            passes.setdefault(suffix, {})[place] = [_single(one)]
+    named = [student]
+    for suffix, schedules in passes.items():
+        single = _joint(problem, schedules)
+        if single is not None and (single.key != student.candidate.key or problem.mixed):
+            named.append(Proposed(f"LongCoT{suffix}", single))
+    return list({one.candidate.key if one is not student else "": one for one in named}.values())
 
 
 def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[Proposed]:
     """What is tried before a sampler proposes, as far as it is in the space and affordable.
 
     A vote and the best by each check go first, as wide as may be: a search that has not measured them could return what
-    they beat. Then the same drafts with one refinement by the check, Sequential Refinement, and the presets.
+    they beat. Then the same drafts with one refinement by the check, Sequential Refinement, and the presets. Where
+    operators have a space each, each of these is tried at all of them together, as far as they have it, and the first
+    kinds also at each alone.
     """
-    own, space = problem.operator.schedule, problem.space
+    searched = _searched(problem)
+    families = {place: _families(own, problem.space.spaces[place]) for place, own in searched.items()}
+    names = dict.fromkeys(name for own in families.values() for name, _ in own)
+    wanted = [(name, {place: dict(own).get(name, []) for place, own in families.items()}) for name in names]
+    if len(searched) > 1:
+        picks = [(name, own) for name, own in wanted if name.startswith(("vote", "best by "))]
+        alone = [(f"{name} at {p}", {p: own[p]}) for name, own in picks for p in searched if own[p]]
+        wanted = [*picks, *alone, *(one for one in wanted if one not in picks)]
+    found: list[Proposed] = []
+    for name, schedules in wanted:
+        ranks = range(max(map(len, schedules.values()), default=0))
+        made = (_joint(problem, {p: own[rank:] or own[-1:] for p, own in schedules.items()}) for rank in ranks)
+        there = (candidate for candidate in made if candidate is not None)
+        found += [Proposed(name, candidate) for candidate in itertools.islice(filter(affordable, there), 1)]
+    return found
+
+
+def _searched(problem: Problem) -> dict[str, Operator]:
+    """The operators that have a space, by path; "" and the first for all that share one."""
+    if isinstance(problem.space, Space):
+        return {"": problem.operator}
+    return {place: problem.operators[place] for place in problem.space.spaces}
+
+
+def _joint(problem: Problem, schedules: Mapping[str, Sequence[Schedule]]) -> Candidate | None:
+    """The candidate with the first of its schedules at each operator. One that its space has not gives way to one pass,
+    and that to the operator's own schedule; None where no operator is left with what was wanted."""
+    chosen: dict[str, Schedule] = {}
+    wanted = False
+    for place, operator in _searched(problem).items():
+        space = problem.space.spaces[place]
+        first = next(iter(schedules.get(place, ())), None)
+        if first is not None and first in space:
+            chosen[place], wanted = first, True
+            continue
+        owns = [one for _, one in _on_models(operator.schedule, space)]
+        other = next((one for one in (*map(_single, owns), *owns) if one in space), None)
+        if other is None:
+            return None
+        chosen[place] = other
+    return problem.candidate(lambda place, operator, space: chosen[place]) if wanted else None
+
+
+def _single(own: Schedule) -> Schedule:
+    """One pass."""
+    return own.replace(widths=(1,), critique=False)
+
+
+def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
+    """A schedule on each model that a space drafts with, all its roles on the same, and what to add to its name; as it
+    is where the space has no other."""
+    if space.draft_model in ((None,), (own.draft_model,)):
+        return [("", own)]
+    bare = {"refine_model": None, "distill_model": None}
+    names = sorted(space.draft_model, key=lambda name: name != own.draft_model)  # its own first
+    return [("" if name is None else f" on {name}", own.replace(draft_model=name, **bare)) for name in names]
+
+
+def _families(operator: Operator, space: Space) -> list[tuple[str, list[Schedule]]]:
+    """Schedules of each kind for an operator on each model, the widest first."""
+    models = _on_models(operator.schedule, space)
+    found = [[(f"{name}{suffix}", kind) for name, kind in _families_of(one, space)] for suffix, one in models]
+    return [family for same_kind in zip(*found, strict=True) for family in same_kind]
+
+
+def _families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
     plain = own.replace(widths=(1,), critique=False, final="refine", check=None, keep=False, stop_at=None)
     widths = sorted({width for width in space.widths if width > 1}, reverse=True)
     checks = [check for check in space.check if check is not None]
@@ -62,14 +134,10 @@ def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[P
     for name in PRESETS:
         kept = own.model_dump(exclude={"widths", "distiller", "critique", "k", "final"})
         families.append((name, [preset(name, **kept)]))
-    found: list[Proposed] = []
-    for name, family in families:
-        there = (candidate for schedule in family if (candidate := Candidate(schedule, {})) in space)
-        found += [Proposed(name, candidate) for candidate in itertools.islice(filter(affordable, there), 1)]
-    return found
+    return families
 
 
-def proposer_of(problem: Problem, space: Space) -> Proposer:
+def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
     """Proposes candidates of a space by the sampler of the settings."""
     settings = problem.settings
     return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
@@ -116,14 +184,21 @@ class _Affordable:
         return self._known[candidate.key]
 
     def _within(self, candidate: Candidate) -> bool:
-        cost = predict(candidate.schedule, self.profile)
-        if cost is None or all(over <= SLACK - 1 for over in self.problem.settings.limits.excess(*cost).values()):
+        cost, limits = predicted(self.problem, candidate, self.profile), self.problem.settings.limits
+        if cost is None:
+            return True
+        price = predicted_cost(self.problem, candidate, self.profile)
+        if price is None:  # nobody knows
+            limits = limits._replace(cost=None)
+        if all(over <= SLACK - 1 for over in limits.excess(*cost, price).values()):
             return True
         logger.info("not run: %s would cost B_seq %d, B_total %d", candidate, *cost)
         return False
 
     def _has_room(self, candidate: Candidate) -> bool:
         """To know it tokens have to be counted: that is done once for each combination of what it depends on."""
+        if not isinstance(self.problem.student, Operator):
+            return True
         schedule = candidate.schedule
         caps = (
             schedule.draft_tokens,
@@ -137,6 +212,33 @@ class _Affordable:
         if shape not in self._fits:
             self._fits[shape] = fits(self.problem, candidate)
         return self._fits[shape]
+
+
+def predicted(problem: Problem, candidate: Candidate, profile: Profile) -> Nominal | None:
+    """What a run of the program under a candidate will cost on average, in tokens: of all its operators; None knowing
+    nothing."""
+    return predict_all(_schedules(problem, candidate), profile)
+
+
+def predicted_cost(problem: Problem, candidate: Candidate, profile: Profile) -> float | None:
+    """The same in the unit of the models' prices; None knowing nothing, or where a price is not known."""
+    costs = []
+    for place, schedule in _schedules(problem, candidate).items():
+        operator, own = problem.operators[place], profile_at(profile, place)
+        prices = {role: operator.price_of(schedule.model_of(role)) for role in schedule.roles}
+        cost = predict_cost(schedule, own, prices.get)
+        if cost is None and own:
+            return None
+        costs.append(cost or 0.0)
+    return sum(costs) if profile else None
+
+
+def _schedules(problem: Problem, candidate: Candidate) -> dict[str, Schedule]:
+    """What every operator runs under a candidate."""
+    return {
+        place: operator.schedule if (own := candidate.at(place)) is None else own.schedule
+        for place, operator in problem.operators.items()
+    }
 
 
 def fits(problem: Problem, candidate: Candidate) -> bool:

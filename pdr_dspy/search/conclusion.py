@@ -18,7 +18,7 @@ from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.racing.confirmation import Confirmation, judge
 from pdr_dspy.search.racing.plan import Found, Stage
 from pdr_dspy.search.records import TrialRecord, at_the_end
-from pdr_dspy.search.result import SearchResult, program_of
+from pdr_dspy.search.result import SearchResult, least_cost, program_of
 from pdr_dspy.search.settings import Accept
 from pdr_dspy.search.space.prompt_axes import questions_in
 from pdr_dspy.search.workers.worker import SEEDS, place_of
@@ -46,9 +46,11 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
     if found.chosen is None:
         whole = [trial for trial in trials if trial.state == "measured"]
         raise ConfigError(
-            f"no schedule is within `max_sequential={limits.sequential}`, `max_total={limits.total}`: the least that "
+            f"no schedule is within `max_sequential={limits.sequential}`, `max_total={limits.total}`"
+            f"{'' if limits.cost is None else f', `max_cost={limits.cost}`'}: the least that "
             f"was measured is {min(t.sequential for t in whole):.0f} sequential and "
-            f"{min(t.total for t in whole):.0f} total tokens ({found.stopped}); raise the limit or lower the caps"
+            f"{min(t.total for t in whole):.0f} total tokens{'' if limits.cost is None else least_cost(whole)} "
+            f"({found.stopped}); raise the limit or lower the caps"
         )
     best = trials[found.chosen]
     confirmation = confirm(problem, best, rows, accept=accept, written=written)
@@ -77,11 +79,15 @@ def confirm(
     problem: Problem, best: TrialRecord, rows: Rows, *, accept: Accept, written: Proposals | None
 ) -> Confirmation:
     """The best trial and the student on the questions of the confirmation, and which of them is returned."""
-    student = report(problem, rows, Stage.CONFIRM, None, str(problem.operator.schedule))
+    student = report(problem, rows, Stage.CONFIRM, None, str(problem.own))
     same = best.number == 0
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
     difference = paired(winner.per_question, student.per_question)
-    shown = questions_in(problem.operator.task, problem.space.demos)
+    shown = {
+        question
+        for place, space in problem.space.spaces.items()
+        for question in questions_in(problem.operators.get(place, problem.operator).task, space.demos)
+    }
     shown |= set() if written is None else set(written.shown)
     kept, verdict = judge(
         winner,

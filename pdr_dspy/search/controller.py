@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable, Generator
 from typing import Any
 
-from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.executors import Executor
@@ -28,7 +27,7 @@ from pdr_dspy.search.records import TrialRecord, with_cohort
 from pdr_dspy.search.result import SearchResult, attach, write
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import describe_candidate, read_candidate
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 from pdr_dspy.search.workers.coordination import Board, open_board
 from pdr_dspy.search.workers.worker import Worker
 
@@ -182,7 +181,7 @@ class Run:
         """Those whose race is over."""
         self.written: Proposals | None = None
         """Instructions that a model wrote; None before that, and where none are wanted."""
-        self.space: Space = problem.space
+        self.space: AnySpace = problem.space
         """With those instructions, once they are there."""
         self._proposer = candidates.proposer_of(problem, self.space)
         self._measuring = Step("racing", "")
@@ -261,7 +260,7 @@ class Run:
             problem.train,
             Report(rows=tuple(self.worker.rows_of(Stage.RACE, 0)), name="student"),
             space=problem.space,
-            lm=settings.instructions.model or calls.serving(problem.operator.predictor(Role.DRAFT)),
+            lm=settings.instructions.model or problem.operator.lm_of(Role.DRAFT),
             count=request.each,
             thinking_tokens=problem.operator.schedule.thinking_tokens,
             held_out=problem.held_out,
@@ -294,4 +293,5 @@ def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run
         space=run.space,
         limits=problem.settings.limits,
         costs=problem.settings.costs,
+        files=(folder / "best.json", folder / "search.json"),
     )

@@ -9,16 +9,15 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import agreement
-from pdr_dspy.search.candidates import baselines, proposer_of
+from pdr_dspy.search.candidates import baselines, predicted, proposer_of
 from pdr_dspy.search.controller import cohort_on, drive, plan_of, worker_of
 from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing import shared_instructions
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict
+from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict, profile_at
 from pdr_dspy.search.racing.plan import Arm, Measure, Plan, Propose, Request, Stage, Write
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import Candidate
@@ -158,10 +157,9 @@ class _Follower:
 class Prices:
     """Tokens of one run of a program, by what is known."""
 
+    problem: Problem
     worker: Worker
     profile: Profile
-    operators: int
-    """Of the student."""
     question: float
     """Tokens of the shortest question, about."""
     call: float
@@ -173,26 +171,27 @@ class Prices:
     def of(cls, problem: Problem, worker: Worker, proposer: Proposer) -> Prices:
         """What is known of a search."""
         bare = cls(
+            problem,
             worker,
             worker.profile(),
-            operators=len(operators_in(problem.student)),
             question=len(str(problem.shortest)) / 4,
             call=0.0,
             expensive=0.0,
         )
-        own = problem.operator.schedule
         some = proposer.some(200)
         costs = sorted(bare.predicted(candidate) for candidate in some)
         limit = problem.settings.limits.total
         if limit is not None:
-            most = max(limit * SLACK, bare.predicted(Candidate(own, {})))
+            most = max(limit * SLACK, bare.predicted(problem.own))
             costs = [min(cost, most) for cost in costs]
-        shortest = min(one.schedule.draft_tokens for one in some)
-        single = predict(own.replace(widths=(1,), critique=False, draft_tokens=shortest), bare.profile)
+        shortest = min(part.schedule.draft_tokens for one in some for part in one.by_operator.values())
+        place, operator = next(iter(problem.operators.items()))
+        least = operator.schedule.replace(widths=(1,), critique=False, draft_tokens=shortest)
+        single = predict(least, profile_at(bare.profile, place))
         return cls(
+            problem,
             worker,
             bare.profile,
-            bare.operators,
             bare.question,
             call=bare.question if single is None else single.total / SLACK,
             expensive=fmean(costs[len(costs) // 2 :]),
@@ -200,11 +199,17 @@ class Prices:
 
     def predicted(self, candidate: Candidate) -> float:
         """At most: from what calls cost so far, else the prompt of a draft for each call, and every cap."""
-        cost, schedule = predict(candidate.schedule, self.profile), candidate.schedule
-        if cost is not None:
-            return cost.total * SLACK * self.operators
-        prompts = schedule.calls * (self.question + 100) + (schedule.calls - 1) * schedule.kappa * 0.5
-        return (schedule.output_bound().total + prompts) * self.operators
+        cost = predicted(self.problem, candidate, self.profile)
+        return self._bound(candidate) if cost is None else cost.total * SLACK
+
+    def _bound(self, candidate: Candidate) -> float:
+        bound = 0.0
+        for place, operator in self.problem.operators.items():
+            own = candidate.at(place)
+            schedule = operator.schedule if own is None else own.schedule
+            prompts = schedule.calls * (self.question + 100) + (schedule.calls - 1) * schedule.kappa * 0.5
+            bound += schedule.output_bound().total + prompts
+        return bound
 
     def least(self, arm: Arm) -> float:
         """A run of a program on other questions and seeds, at least: they cost about what its own did."""

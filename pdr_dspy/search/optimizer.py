@@ -11,7 +11,7 @@ for it, and `controller.py` runs the one with the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -19,13 +19,14 @@ import dspy
 
 from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
+from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.search import agreement, controller
 from pdr_dspy.search.cost_estimate import Estimate, estimate
-from pdr_dspy.search.problem import prepare
+from pdr_dspy.search.problem import Problem, prepare
 from pdr_dspy.search.progress import Progress
 from pdr_dspy.search.result import SearchResult
 from pdr_dspy.search.settings import Keywords, RunKeywords, RunOptions, SearchSettings, from_keywords
@@ -43,6 +44,7 @@ class PDROptimizer(Teleprompter):
         settings: SearchSettings | None = None,
         options: RunOptions | None = None,
         *,
+        models: Mapping[str, dspy.LM | Priced] | None = None,
         progress: Progress | None = None,
         executor: Executor | None = None,
         **keywords: Unpack[Keywords],
@@ -55,14 +57,16 @@ class PDROptimizer(Teleprompter):
             verifier: gives a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
             settings: what the search is. A search that is continued has equal settings.
             options: how this process runs it: how far, where it is stored, how much at one time.
+            models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, with `Priced` around
+                those whose price is known; every operator of the student gets them beside its own.
             progress: called at every step. What it raises ends the search; what is finished is kept.
             executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. What is
                 found is the same.
             keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
-                `max_sequential`, `max_total`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`, `finalist_repeats`,
-                `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`, `time_limit`, `accept`,
-                `storage`, `study`, `run_dir`, `max_in_flight`, `max_text_bytes`. `search.settings.Keywords` says which
-                field each is.
+                `max_sequential`, `max_total`, `max_cost`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`,
+                `finalist_repeats`, `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`,
+                `time_limit`, `accept`, `storage`, `study`, `run_dir`, `max_in_flight`, `max_text_bytes`.
+                `search.settings.Keywords` says which field each is.
 
         Raises:
             ConfigError: an argument that cannot work.
@@ -70,6 +74,7 @@ class PDROptimizer(Teleprompter):
         super().__init__()
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
         self.settings, self.options = from_keywords(keywords, settings, options)
+        self.models = Models(models, called="PDROptimizer(models=...)")
         self.progress = progress
         self.executor = executor
         self.result: SearchResult | None = None
@@ -86,7 +91,8 @@ class PDROptimizer(Teleprompter):
         """Search, confirm, and return a program.
 
         Args:
-            student: an operator, or a module that contains some (all of them get the same schedule). It is not changed.
+            student: an operator, or a module that contains some. All of them get the same schedule, unless `space` maps
+                their paths to a space each. It is not changed.
             trainset: questions that trials are measured on.
             teacher: not used; it is there because DSPy's optimizers may be given one.
             valset: questions for the confirmation. Without one, a quarter of `trainset` is held out for it; from fewer
@@ -94,9 +100,9 @@ class PDROptimizer(Teleprompter):
 
         Returns:
             A new program. Its attributes: `score` (on the confirmation, a fraction), `candidate_programs` (dicts with
-            "score", "program", "schedule", "sequential", "total", "feasible"; those within the limits first, the best
-            of them ahead), `trial_logs` (the facts of each trial by its number), `confirmation` and `front`.
-            `optimizer.result` has them typed, and `best_for`.
+            "score", "program", "schedule", "sequential", "total", "feasible", and with a space for each operator
+            "schedules"; those within the limits first, the best of them ahead), `trial_logs` (the facts of each trial
+            by its number), `confirmation` and `front`. `optimizer.result` has them typed, and `best_for`.
 
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
@@ -107,7 +113,7 @@ class PDROptimizer(Teleprompter):
         del teacher
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
             check_can_be_saved(student)
-        problem = prepare(self.settings, self.verifier, student, trainset, valset)
+        problem = self._problem(student, trainset, valset)
         self.result = controller.search(problem, self.options, self.progress, self.executor)
         return self.result.program
 
@@ -123,8 +129,13 @@ class PDROptimizer(Teleprompter):
         Arguments and exceptions as for `compile`; program, questions and settings must be those of the search. Raises
         StoreError when there is none.
         """
-        problem = prepare(self.settings, self.verifier, student, trainset, valset)
+        problem = self._problem(student, trainset, valset)
         return controller.work(problem, self.options, self.progress)
+
+    def _problem(
+        self, student: dspy.Module, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None
+    ) -> Problem:
+        return prepare(self.settings, self.verifier, student, trainset, valset, models=self.models)
 
     def questions(self) -> tuple[int, int]:
         """How many training and held-out questions the search in `storage` or `run_dir` has.
@@ -146,6 +157,7 @@ class PDROptimizer(Teleprompter):
         *,
         study: str = "pdr",
         sampler: Callable[[int], Any] | None = None,
+        models: Mapping[str, dspy.LM | Priced] | None = None,
         progress: Progress | None = None,
         **own: Unpack[RunKeywords],
     ) -> Self:
@@ -157,6 +169,7 @@ class PDROptimizer(Teleprompter):
             study: its name there.
             sampler: the search's, where that is a function and not one of the names; a stored search keeps only where
                 it was defined.
+            models: the search's, where it has some: a stored search keeps their names only.
             progress: as for `PDROptimizer`.
             own: options of this worker, such as `max_in_flight`.
 
@@ -173,7 +186,7 @@ class PDROptimizer(Teleprompter):
             stored = agreement.read(board, options, sampler=sampler)
         ends = {"trials": stored.ends.trials, "max_tokens": stored.ends.max_tokens}
         options = RunOptions(**{**options.model_dump(), **ends})
-        return cls(verifier, stored.settings, options, progress=progress, **own)
+        return cls(verifier, stored.settings, options, models=models, progress=progress, **own)
 
     def rollouts(self) -> Rollouts:
         """The store of the search's calls, where its workers find it: in `storage`, else in the run folder."""
@@ -187,4 +200,4 @@ class PDROptimizer(Teleprompter):
         valset: Sequence[dspy.Example] | None = None,
     ) -> Estimate:
         """What `compile` with the same arguments would still cost, in tokens; nothing is sent or written."""
-        return estimate(prepare(self.settings, self.verifier, student, trainset, valset), self.options)
+        return estimate(self._problem(student, trainset, valset), self.options)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import StoreError
 from pdr_dspy.runtime import postgres
+from pdr_dspy.search.dashboard import describe, keep_record
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.records import TrialRecord
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 
 if TYPE_CHECKING:
     import optuna
@@ -35,9 +36,10 @@ def mirror(
     name: str,
     records: Sequence[TrialRecord],
     *,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     costs: Sequence[str] = (),
+    files: Sequence[Path] = (),
 ) -> None:
     """Add to the study the trials that it does not have yet.
 
@@ -48,6 +50,7 @@ def mirror(
         space: what they are points of; others keep their schedule as attributes only.
         limits: on mean tokens; written as constraints.
         costs: "sequential" and "total", if they are objectives beside the score.
+        files: of the whole search, which the study keeps as artifacts where `storage` is a folder.
 
     Raises StoreError when the storage cannot be used or its study is of another search.
     """
@@ -72,16 +75,24 @@ def mirror(
                 for trial in study.get_trials(deepcopy=False)
                 if trial.state.is_finished()
             }
-            for record in records:
-                if record.number not in there:
-                    _add(study, record, space, limits, costs)
+            new = [record for record in records if record.number not in there]
+            folder = None if postgres.is_url(storage) else Path(storage)
+            added = {record.number: _add(study, record, space, limits, costs, folder) for record in new}
+            describe(study, records, added, folder=folder, files=files)
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AssertionError, optuna.exceptions.OptunaError) as error:
             raise StoreError(f"the study in {postgres.shown(str(storage))} cannot be written: {error}") from error
 
 
-def _add(study: optuna.Study, record: TrialRecord, space: Space, limits: Limits, costs: Sequence[str]) -> None:
+def _add(
+    study: optuna.Study,
+    record: TrialRecord,
+    space: AnySpace,
+    limits: Limits,
+    costs: Sequence[str],
+    folder: Path | None,
+) -> optuna.Trial:
     import optuna
 
     params = space.params_of(record.candidate)
@@ -89,17 +100,20 @@ def _add(study: optuna.Study, record: TrialRecord, space: Space, limits: Limits,
     trial = study.ask()
     if params is not None:
         space.suggest(trial)
-    facts = json.loads(record.model_dump_json())  # nan becomes null
     shown = {"number": record.number, "program": str(record.candidate), "origin": record.origin, "runs": record.runs}
     for key, value in {**shown, "dropped": record.dropped, "paid": record.paid, "saved": record.saved}.items():
         trial.set_user_attr(key, value)
-    trial.set_user_attr("record", facts)
-    for limit, excess in limits.excess(record.sequential, record.total).items():
+    for limit, excess in limits.excess(record.sequential, record.total, record.cost).items():
         trial.set_constraint(limit, excess)
+    if folder is not None:
+        keep_record(trial, record, folder)
+    else:  # a line that is wider than any screen, where there is no folder for files
+        trial.set_user_attr("record", json.loads(record.model_dump_json()))  # nan becomes null
     if record.state == "dropped":
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     else:
         study.tell(trial, [record.pooled, *(getattr(record, cost) for cost in costs)])
+    return trial
 
 
 def _journal(folder: Path) -> optuna.storages.BaseStorage:

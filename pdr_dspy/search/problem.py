@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation.evaluator import check_examples
 from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.nested import operators_of
+from pdr_dspy.operators.nested import operators_in, operators_of, replaced, served_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
@@ -27,9 +30,10 @@ from pdr_dspy.search.racing.confirmation import identities, split
 from pdr_dspy.search.racing.plan import Stage
 from pdr_dspy.search.result import detached
 from pdr_dspy.search.settings import SearchSettings
-from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.axes import MODEL_AXES
+from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.prompt_axes import check_demos
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace, Space, Spaces
 from pdr_dspy.verifiers.base import Verifier
 
 VERSION = 3
@@ -41,15 +45,17 @@ class Problem:
     """What a search is about. `prepare` makes one."""
 
     settings: SearchSettings
-    space: Space
+    space: AnySpace
     """Of the settings, or around the student's schedule; without the instructions that a model writes later."""
     verifier: Verifier
     student: dspy.Module
     """A copy, without what an earlier search attached."""
     operator: Operator
     """The student's first one."""
+    operators: Mapping[str, Operator]
+    """All of the student's, by path."""
     mixed: bool
-    """Whether the student's operators differ: no candidate, which is one schedule for all, is then the student."""
+    """Whether the student's operators differ where a candidate is one schedule for all: none is then the student."""
     train: tuple[dspy.Example, ...]
     held_out: tuple[dspy.Example, ...]
     """Questions of the confirmation."""
@@ -64,6 +70,19 @@ class Problem:
     description: Mapping[str, Any]
     """What may not change while a search is continued, as JSON data."""
 
+    def candidate(self, change: Callable[[str, Operator, Space], Schedule]) -> Candidate:
+        """The candidate under which each operator runs what `change(path, operator, space)` makes for it: all the same
+        where they share a space, made for the first."""
+        if isinstance(self.space, Space):
+            return Candidate(change("", self.operator, self.space), {})
+        own = {place: change(place, self.operators[place], space) for place, space in self.space.spaces.items()}
+        return joint({place: Candidate(schedule, {}) for place, schedule in own.items()})
+
+    @property
+    def own(self) -> Candidate:
+        """What the student runs under; of one that is `mixed`, its first operator."""
+        return self.candidate(lambda place, operator, space: operator.schedule)
+
     @property
     def shortest(self) -> dict[str, Any]:
         """The inputs of the shortest training question."""
@@ -76,6 +95,8 @@ def prepare(
     student: dspy.Module,
     trainset: Sequence[dspy.Example],
     valset: Sequence[dspy.Example] | None = None,
+    *,
+    models: Mapping[str, dspy.LM | Priced] | None = None,
 ) -> Problem:
     """Check what can be checked without a call, and put it together.
 
@@ -85,21 +106,32 @@ def prepare(
         student: the program; a copy of it is kept.
         trainset: questions of the trials.
         valset: questions of the confirmation; None or an empty one holds some of `trainset` out.
+        models: LMs by name that every operator of the student is given.
 
     Raises:
         ConfigError: no operator in the student, or settings that do not suit it.
         DataError: an empty set, or an example that program or verifier cannot use.
     """
     student = detached(student)
+    given = Models(models, called="PDROptimizer(models=...)")
+    if given:
+        student = replaced(student, lambda _, operator: operator.with_models(given))
     called = f"compile(student={type(student).__name__}())"
-    operators = list(operators_of(student, called, "there is no schedule to tune").values())
+    operators = operators_of(student, called, "there is no schedule to tune")
+    first = next(iter(operators.values()))
     if not trainset:
         raise DataError("`compile(trainset=[])` is empty; there is nothing to measure")
-    space = settings.space or Space.default_for(operators[0].schedule, operators[0].checks)
+    space = settings.space or Space.default_for(first.schedule, first.checks, first.models)
+    if isinstance(space, Spaces):
+        space = space.suited(operators)
     settings = settings.model_copy(update={"space": space})
-    for operator in operators:
-        check_demos(operator.task, space.demos)
-        _check_checks(operator, space)
+    for place, operator in operators.items():
+        if (own := space.at(place)) is not None:
+            check_demos(operator.task, own.demos)
+            _check_checks(operator, own)
+            _check_models(operator, own)
+        if settings.limits.cost is not None:
+            _check_prices(operator, own, settings.limits.cost)
     if settings.instructions.count:
         instructions.operator_of(student)  # raises where the operators have different tasks
         if not shared_instructions.roles_of(space):
@@ -113,8 +145,10 @@ def prepare(
         space=space,
         verifier=verifier,
         student=student,
-        operator=operators[0],
-        mixed=len({Candidate(operator.schedule, {}).key for operator in operators}) > 1,
+        operator=first,
+        operators=operators,
+        mixed=isinstance(space, Space)
+        and len({Candidate(operator.schedule, {}).key for operator in operators.values()}) > 1,
         train=tuple(train),
         held_out=tuple(held_out),
         sets={
@@ -140,6 +174,35 @@ def _check_checks(operator: Operator, space: Space) -> None:
         )
 
 
+def _check_models(operator: Operator, space: Space) -> None:
+    """Whether an operator has the models that a space names."""
+    for axis in MODEL_AXES:
+        missing = [name for name in space.on(axis) if name is not None and name not in operator.models]
+        if missing:
+            there = ", ".join(map(repr, operator.models)) or "none"
+            raise ConfigError(
+                f"`Space({axis}={space.on(axis)})` names {missing[0]!r}, which is no model of the program; it has: "
+                f"{there}. Give it: `PDROptimizer(..., models={{{missing[0]!r}: lm}})`"
+            )
+
+
+def _check_prices(operator: Operator, space: Space | None, limit: float) -> None:
+    """Whether all models that an operator may use have a price: without, no cost would be known."""
+    schedules = [operator.schedule]
+    names = {name for one in schedules for role in one.roles for name in (one.model_of(role),)}
+    if space is not None:
+        names |= {name for axis in MODEL_AXES[:1] for name in space.on(axis)}
+        names |= {name for axis in MODEL_AXES[1:] for name in space.on(axis) if name is not None}
+    for name in sorted(names, key=str):
+        if operator.price_of(name) is None:
+            shown = "the LM that the program uses by itself" if name is None else repr(name)
+            key = "own" if name is None else name
+            raise ConfigError(
+                f"`max_cost={limit}` needs the price of every model, and that of {shown} is not known; give it: "
+                f"`models={{{key!r}: Priced(lm, input=..., output=...)}}`, per token"
+            )
+
+
 def _description(
     settings: SearchSettings,
     verifier: Verifier,
@@ -147,7 +210,8 @@ def _description(
     train: Sequence[dspy.Example],
     ids: Sequence[str],
 ) -> dict[str, Any]:
-    models = event_loop.run(lambda: calls.identities(student.predictors()))
+    with calls.session(serves=served_in(student)):
+        models = event_loop.run(lambda: calls.identities(student.predictors()))
     evaluation = describe_evaluation(
         student, train, ids, verifier, repeats=1, seed=settings.seed, budget=None, models=models
     )
@@ -157,6 +221,12 @@ def _description(
         "settings": settings.model_dump(mode="json"),
         "prompt_model": getattr(settings.instructions.model, "model", None),
     }
+    named = {name: operator for operator in operators_in(student).values() for name in operator.models}
+    if named:
+        parts["named_models"] = {
+            name: [*event_loop.run(partial(calls.identities, (), [operator.models[name]])), operator.models.price(name)]
+            for name, operator in named.items()
+        }
     return json.loads(json.dumps(parts, default=str))
 
 
@@ -169,7 +239,7 @@ def preflight(problem: Problem) -> None:
     if not isinstance(student, Operator):
         return
     event_loop.run(lambda: student.preflight(problem.shortest))
-    least = [limit for limit in limits if limit is not None]
+    least = [limit for limit in (limits.sequential, limits.total) if limit is not None]
     if not least:
         return
     predictor = student.predictor(Role.DRAFT)
@@ -177,7 +247,7 @@ def preflight(problem: Problem) -> None:
     for example in problem.train:
         messages = render(signature_of(predictor), predictor.demos, inputs_of(student, example))
         prompts.append(prompt_text(messages))
-    lm = calls.serving(predictor)
+    lm = student.lm_of(Role.DRAFT)
     counts, exact = event_loop.run(lambda: calls.count_tokens(lm, prompts))
     mean = sum(counts) / len(counts)
     if exact and mean + 1 > min(least):

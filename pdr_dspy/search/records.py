@@ -13,7 +13,7 @@ from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Arm, Finalist, Found
-from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.candidate import Candidate, describe_candidate, read_candidate
 from pdr_dspy.search.space.prompt_axes import DemoSet
 
 RowsOf = Callable[[int], Sequence[Row]]
@@ -37,6 +37,9 @@ class TrialRecord(BaseModel):
     demos: dict[str, DemoSet] = {}
     axes: dict[str, Any] = {}
     """What was chosen on registered axes, by name."""
+    parts: dict[str, dict[str, Any]] = {}
+    """Where operators have a space each: what each ran under, by its path, as `describe_candidate` describes it; the
+    fields above are the first one's."""
     score: float = math.nan
     """Mean over the questions that it ran, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
@@ -51,6 +54,8 @@ class TrialRecord(BaseModel):
     """Mean B_seq of a run in tokens."""
     total: float = math.nan
     """Mean B_total of a run in tokens."""
+    cost: float | None = None
+    """Mean cost of a run in the unit of the models' prices; None where one is not known."""
     calls: float = math.nan
     """Mean model calls of a run."""
     paid: int = 0
@@ -75,13 +80,15 @@ class TrialRecord(BaseModel):
     @property
     def candidate(self) -> Candidate:
         """What was tried."""
-        return Candidate(self.schedule, self.instructions, self.demos, self.axes)
+        parts = {place: read_candidate(part) for place, part in self.parts.items()}
+        return Candidate(self.schedule, self.instructions, self.demos, self.axes, parts)
 
     def __str__(self) -> str:
         low, high = self.interval
         return (
             f"{self.origin} {self.candidate}: {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}"
+            f"{'' if self.cost is None else f', cost {self.cost:.4g}'}"
         )
 
 
@@ -107,6 +114,7 @@ def record(
         instructions=arm.candidate.instructions,
         demos=arm.candidate.demos,
         axes=arm.candidate.axes,
+        parts={place: describe_candidate(part) for place, part in arm.candidate.parts.items()},
         score=report.score,
         interval=report.interval,
         pooled=estimate[0],
@@ -114,6 +122,7 @@ def record(
         fresh=math.nan if finalist is None else finalist.fresh,
         sequential=report.sequential,
         total=report.total,
+        cost=report.cost,
         calls=report.calls,
         paid=arm.paid,
         saved=arm.saved,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ import dspy
 
 from pdr_dspy.artifact import Point, save
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.calibration import calibration_of_rows
+from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import write_whole
 from pdr_dspy.search import front_members
 from pdr_dspy.search.front_members import Member, Rows, by_estimate
@@ -25,6 +27,7 @@ from pdr_dspy.search.racing.plan import Finalist
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.space.candidate import program_with
 from pdr_dspy.verifiers.base import Verifier
+from pdr_dspy.verifiers.checks import Calibration
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,17 @@ class SearchResult:
         return fmean(chosen) if chosen else math.nan
 
     @cached_property
+    def calibrations(self) -> dict[str, Calibration]:
+        """By name, what the runs on the training questions say of the check that the program goes by: its threshold,
+        learned with cross-validation, and how far it can be trusted. Empty where the program has none, where it has
+        operators within it, and where there is nothing to tell apart."""
+        kept = self.best if self.confirmation.kept == "winner" else self.trials[0]
+        if not isinstance(self.program, Operator) or self.program.schedule.check is None:
+            return {}
+        found = calibration_of_rows(self.rows.get(kept.number, ()))
+        return {} if found is None else {self.program.schedule.check: found}
+
+    @cached_property
     def members(self) -> tuple[Member, ...]:
         """The front with bands, the chance of each to be non-dominated, its deficit to the best, and the knee."""
         return tuple(front_members.members(self.trials, self.rows, self.limits))
@@ -107,21 +121,31 @@ class SearchResult:
         """
         return program_of(self.student, front_members.cheapest_within(delta, self.trials, self.limits))
 
-    def best_for(self, *, sequential: int | None = None, total: int | None = None) -> dspy.Module:
-        """The best program of the front within other limits, in mean tokens of a run.
+    def best_for(
+        self, *, sequential: int | None = None, total: int | None = None, cost: float | None = None
+    ) -> dspy.Module:
+        """The best program of the front within other limits, in mean tokens of a run and in the unit of the models'
+        prices. The front itself is one of tokens.
 
         Raises ConfigError, naming the least, when none is within them.
         """
-        limits = Limits(sequential, total)
+        limits = Limits(sequential, total, cost)
         allowed = [trial for trial in self.front if limits.allow(trial)]
         if not allowed:
             measured = [trial for trial in self.trials if trial.state == "measured"]
             least = min(trial.sequential for trial in measured), min(trial.total for trial in measured)
             raise ConfigError(
-                f"`best_for(sequential={sequential}, total={total})`: no schedule is within it; the least that was "
-                f"measured is {least[0]:.0f} sequential and {least[1]:.0f} total tokens"
+                f"`best_for(sequential={sequential}, total={total}{'' if cost is None else f', cost={cost}'})`: no "
+                f"schedule is within it; the least that was measured is {least[0]:.0f} sequential and {least[1]:.0f} "
+                f"total tokens{least_cost(measured) if cost is not None else ''}"
             )
         return program_of(self.student, min(allowed, key=by_estimate))
+
+
+def least_cost(trials: Sequence[TrialRecord]) -> str:
+    """The least cost of some trials, for the end of a sentence."""
+    known = [trial.cost for trial in trials if trial.cost is not None]
+    return f", and a cost of {min(known):.4g}" if known else ", and no cost, since prices are not known"
 
 
 def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
@@ -176,6 +200,7 @@ def write(
         figures=[kept, *others],
         notes=confirmation.verdict,
         points=points(result),
+        calibrations=result.calibrations,
     )
 
 
@@ -227,6 +252,7 @@ def attach(program: dspy.Module, result: SearchResult) -> None:
                 "score": trial.pooled,
                 "program": program_of(result.student, trial),
                 "schedule": trial.schedule,
+                **({"schedules": {p: own.schedule for p, own in trial.candidate.parts.items()}} if trial.parts else {}),
                 "sequential": trial.sequential,
                 "total": trial.total,
                 "feasible": trial.feasible,

@@ -8,6 +8,7 @@ place that knows which keyword is which field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, TypedDict, get_args
@@ -21,7 +22,7 @@ from pdr_dspy.runtime import postgres
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.registry import origin_of
 from pdr_dspy.search.racing.pareto import COSTS, Limits
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace, Space, read_space
 from pdr_dspy.settings import Settings, whole_number
 
 SamplerName = Literal["tpe", "nsga2", "random"]
@@ -109,8 +110,10 @@ class SearchSettings(_Section):
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
 
-    space: Space | None = None
-    """What to choose from; None is `Space.default_for` the student's schedule and checks."""
+    space: AnySpace | None = None
+    """What to choose from: one space for all operators, or a mapping from the paths of several to a space each
+    (`{"solve": Space(...), "extract": Space(...)}`, see `Spaces`). None is `Space.default_for` the student's schedule
+    and checks."""
     limits: Limits = Limits()
     """The most tokens that a run may cost on average."""
     objective: Objective = "score"
@@ -132,17 +135,21 @@ class SearchSettings(_Section):
             given = Limits(**limits) if isinstance(limits, Mapping) else Limits(*limits)
         except TypeError:
             raise ValueError(
-                f"`SearchSettings(limits={limits!r})` must be `Limits(sequential=..., total=...)`, in tokens"
+                f"`SearchSettings(limits={limits!r})` must be `Limits(sequential=..., total=...)`, in tokens, and "
+                "`cost=...` in the unit of the models' prices"
             ) from None
-        named = [(name, value) for name, value in zip(COSTS, given, strict=True)]
-        return Limits(*(value if value is None else whole_number("Limits(", name, value) for name, value in named))
+        tokens = {name: getattr(given, name) for name in COSTS}
+        whole = {n: None if value is None else whole_number("Limits(", n, value) for n, value in tokens.items()}
+        cost = given.cost
+        number = isinstance(cost, (int, float)) and not isinstance(cost, bool)
+        if cost is not None and not (number and 0 < cost < math.inf):
+            raise ValueError(f"`Limits(cost={cost!r})` must be above 0, in the unit of the models' prices, or None")
+        return Limits(**whole, cost=cost)
 
     @field_validator("space", mode="before")
     @classmethod
     def _is_a_space(cls, space: Any) -> Any:
-        if space is not None and not isinstance(space, (Space, Mapping)):
-            raise ValueError(f"`SearchSettings(space={space!r})` must be a `Space(...)`, or None for the default")
-        return space
+        return None if space is None else read_space(space)
 
     @field_validator("sampler", mode="before")
     @classmethod
@@ -155,8 +162,9 @@ class SearchSettings(_Section):
         return sampler
 
     @field_serializer("limits")
-    def _limits_as_data(self, limits: Limits) -> dict[str, int | None]:
-        return limits._asdict()
+    def _limits_as_data(self, limits: Limits) -> dict[str, Any]:
+        """The limit on cost, which came later, is left out where it is off."""
+        return {name: value for name, value in limits._asdict().items() if name != "cost" or value is not None}
 
     @field_serializer("sampler")
     def _sampler_as_data(self, sampler: Any) -> str:
@@ -265,12 +273,14 @@ class RunKeywords(TypedDict, total=False):
 class Keywords(RunKeywords, total=False):
     """The fields of `SearchSettings` and `RunOptions` as flat keywords of `PDROptimizer`."""
 
-    space: Space | None
+    space: AnySpace | Mapping[str, Space | None] | None
     """As `SearchSettings.space`; so are `seed` and `sampler`."""
     max_sequential: int | None
     """`SearchSettings.limits.sequential`: limit on the mean B_seq of a run, in tokens."""
     max_total: int | None
     """`SearchSettings.limits.total`: limit on the mean B_total of a run, in tokens."""
+    max_cost: float | None
+    """`SearchSettings.limits.cost`: limit on the mean cost of a run, in the unit of the models' prices."""
     pareto: bool
     """Whether `SearchSettings.objective` is "front"."""
     seed: int
@@ -306,6 +316,7 @@ PLACES: dict[str, _Place] = {
     **{name: _Place("", name) for name in ("space", "seed", "sampler")},
     "max_sequential": _Place("limits", "sequential"),
     "max_total": _Place("limits", "total"),
+    "max_cost": _Place("limits", "cost"),
     "pareto": _Place("", "objective"),
     "repeats": _Place("race", "repeats"),
     "cohort": _Place("race", "cohort"),

@@ -107,9 +107,12 @@ def completion_of(value: Any) -> str | None:
 def as_limits(owner: str, limits: Any) -> Limits:
     """Limits from a value or from its `describe()`. Raises ConfigError."""
     if isinstance(limits, Mapping):
-        unknown = set(limits) - {known.name for known in fields(Limits)}
+        known = [field.name for field in fields(Limits)]
+        unknown = sorted(str(name) for name in limits if name not in known)
         if unknown:
-            raise ConfigError(f"`{owner}(limits=...)`: Limits has no {', '.join(sorted(map(str, unknown)))}")
+            raise ConfigError(
+                f"`{owner}(limits=...)`: Limits has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}"
+            )
         limits = Limits(**limits)
     if not isinstance(limits, Limits):
         raise ConfigError(f"`{owner}(limits={limits!r})` must be `Limits(...)`")

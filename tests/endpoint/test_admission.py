@@ -9,6 +9,8 @@ import pytest
 
 from pdr_dspy.endpoint.admission import Admission
 from pdr_dspy.endpoint.errors import Refused
+from pdr_dspy.endpoint.limits import Limits
+from pdr_dspy.errors import ConfigError
 
 
 async def turns(admission: Admission, asked: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -144,3 +146,46 @@ def test_who_is_cancelled_at_the_moment_of_his_turn_gives_it_back() -> None:
 def test_a_free_server_serves_at_once() -> None:
     served, refused = asyncio.run(turns(Admission(1, 0), "a"))
     assert (served, refused) == (["a"], [])
+
+
+def test_every_change_is_told() -> None:
+    async def seen() -> list[tuple[int, int]]:
+        admission, gate = Admission(1, 9), asyncio.Event()
+        told: list[tuple[int, int]] = []
+        admission.changed = lambda changed: told.append((changed.running, changed.queued))
+
+        async def one(client: str) -> None:
+            async with admission.place(client):
+                await gate.wait()
+
+        first, second, gone = (asyncio.create_task(one(client)) for client in "abc")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        assert told[-1] == (1, 1)
+        gate.set()
+        await asyncio.gather(first, second)
+        return told
+
+    told = asyncio.run(seen())
+    assert told[:4] == [(1, 0), (1, 1), (1, 2), (1, 1)]
+    assert told[-1] == (0, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_workers_share_out_the_limits(workers: int) -> None:
+    whole = Limits(running=16, queued=5, in_flight=9, connections=100, budget_total=50)
+    parts = [whole.share(number, workers) for number in range(workers)]
+    for name in ("running", "queued", "in_flight", "connections"):
+        values = [getattr(part, name) for part in parts]
+        assert sum(values) == getattr(whole, name)
+        assert max(values) - min(values) <= 1
+    assert {part.budget_total for part in parts} == {50}
+    assert Limits().share(0, workers).in_flight is None
+
+
+def test_each_worker_has_a_place() -> None:
+    with pytest.raises(ConfigError, match="`running=2` is less than one for each of 3 workers"):
+        Limits(running=2).share(0, 3)
+    assert [Limits(queued=0).share(number, 2).queued for number in range(2)] == [0, 0]

@@ -80,6 +80,11 @@ def test_a_total_budget_is_of_all_choices_together(start: Start) -> None:
     assert shared["pdr"]["B_total"] <= limit["budget_total"]
 
 
+def test_a_budget_below_the_first_round_is_named_as_it_was_asked_for(start: Start) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"`Budget\(sequential=None, total=5\)` is below the worst case"):
+        ask(start(), pdr={"budget_total": 5})
+
+
 def test_max_completion_tokens_is_the_cap_of_the_answers_call(start: Start, model: MockServer) -> None:
     server = start({"solver": pdr(), "one": LongCoT("question -> answer: int", draft_tokens=64)})
     for name in ("max_completion_tokens", "max_tokens"):

@@ -142,6 +142,32 @@ def test_a_program_that_nothing_can_feed_is_not_served(kind: Any) -> None:
         pdr_dspy.app(program, lm=lm)
 
 
+@pytest.mark.parametrize(
+    ("kind", "taken", "refused"),
+    [
+        ("int", [7, 7.0, -1], [True, "7", 7.5, None]),
+        ("float", [7, 7.5], [True, "7.5"]),
+        ("bool", [True], [1, 0, "true"]),
+        ("str", ["a", ""], [1, True, None]),
+        ("list[int]", [[1, 2.0], []], [[True], ["1"], "12", {"0": 1}]),
+        ("dict[str, int]", [{"a": 1}], [{"a": True}, [["a", 1]]]),
+        ("Order", [{"item": "x", "count": 2}], [{"item": "x", "count": "2"}, {"item": "x", "count": True}]),
+        ("int | None", [None, 3], [False, "3"]),
+        ("Literal[1, 2]", [1, 2.0], ["1", 3]),
+    ],
+)
+def test_json_is_taken_by_its_own_types(kind: str, taken: list[Any], refused: list[Any]) -> None:
+    """What the OpenAPI document says of an input is what is taken: a truth value or a text is no number."""
+    signature = task(f"value: {kind} -> answer")
+    for value in taken:
+        got = checked(signature, {"value": value}, "inputs")["value"]
+        assert got == (Order(**value) if kind == "Order" else value)
+        assert not isinstance(got, float) or kind == "float"
+    for value in refused:
+        with pytest.raises(Refused, match="`value"):
+            checked(signature, {"value": value}, "inputs")
+
+
 def test_literals_are_read_as_texts_of_their_own() -> None:
     signature: Any = dspy.Signature({"n": (Literal[1, 2], dspy.InputField()), "answer": (str, dspy.OutputField())})  # type: ignore
     assert inputs_of(signature, chat(("user", "2"))) == ({"n": 2}, [])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -75,6 +77,63 @@ def test_only_questions_on_which_no_draft_passes_pay_for_more_rounds() -> None:
     assert failed.answer == "z"
     assert failed.stop is Stop.DONE
     assert passed.ledger.total < failed.ledger.total
+
+
+@dataclass
+class Gate:
+    """A check that ends only when so many of it are under way at one time: one after the other they never do."""
+
+    together: int
+    best: str = ""
+    calls: tuple[Call, ...] = ()
+    slow: tuple[str, ...] = ()
+    """Answers on which it never ends."""
+    under_way: int = 0
+    most: int = 0
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def acheck(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Score:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        if self.under_way == self.together:
+            self.opened.set()
+        try:
+            async with asyncio.timeout(20):  # only where they wait for one another
+                await (asyncio.Event() if outputs["answer"] in self.slow else self.opened).wait()
+        finally:
+            self.under_way -= 1
+        return Score(float(outputs["answer"] == self.best), "", self.calls)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_checks_of_a_round_run_side_by_side_where_one_may_end_it(stored: bool, tmp_path: Any) -> None:
+    answers = ("a", "b", "c", "d", "e", "f", "g", "h")
+    with Rollouts(tmp_path) as store, calls.session(store=store):
+        if stored:  # the drafts, of another program
+            ask(BestOfN(QA, n=8, check=Marks({}), **SMALL), says(*answers))
+        gate = Gate(8, best="h")
+        prediction = ask(BestOfN(QA, n=8, check=gate, stop_at=1.0, **SMALL), says(*answers))
+    assert gate.most == 8
+    assert prediction.answer == "h"
+    assert [draft.score for draft in prediction.rounds[0].drafts] == [0.0] * 7 + [1.0]
+
+
+def test_a_check_of_a_draft_that_is_not_waited_for_is_cancelled_and_counted() -> None:
+    made = Call(phase=Phase.CHECK, usage=Usage(input=5, output=1), model="judge")
+    gate = Gate(3, best="a", calls=(made,), slow=("b", "c"))
+    prediction = ask(BestOfN(QA, n=3, check=gate, stop_at=1.0, **SMALL), says("a", "b", "c"))
+    assert (prediction.answer, gate.under_way) == ("a", 0)
+    checks = [call for call in prediction.ledger.calls if call.phase is Phase.CHECK]
+    assert [(call.index, call.finish) for call in checks] == [(0, "stop"), (1, "cancelled"), (2, "cancelled")]
+    assert [call.usage.tokens for call in checks] == [6, None, None]  # what it cost until then is not known
+    assert not prediction.ledger.exact
+
+
+def test_a_check_that_asks_nobody_leaves_no_call_behind() -> None:
+    gate = Gate(3, best="a", slow=("b", "c"))
+    prediction = ask(BestOfN(QA, n=3, check=gate, stop_at=1.0, **SMALL), says("a", "b", "c"))
+    assert (prediction.answer, gate.under_way) == ("a", 0)
+    assert {call.phase for call in prediction.ledger.calls} == {Phase.DRAFT}
 
 
 def test_which_draft_ends_it_does_not_depend_on_who_is_first() -> None:

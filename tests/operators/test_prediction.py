@@ -17,6 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from pdr_dspy.operators.strategies import PDR, LongCoT
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.serving.endpoint import EndpointLM, connect
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers import ExactVerifier
@@ -119,12 +120,13 @@ def test_a_state_that_cannot_be_saved_leaves_the_old_file(suffix: str, tmp_path:
     program, path = PDR("question -> answer"), tmp_path / f"best{suffix}"
     program.save(str(path))
     before = path.read_bytes()
-    program.draft.demos = [dspy.Example(question="q", answer=(each for each in "ab"))]  # neither JSON nor pickled
+    broken = dspy.Example(question="q", answer=(each for each in "ab"))  # neither JSON nor pickled
+    program.predictor(Role.DRAFT).demos = [broken]
     with pytest.raises((RuntimeError, TypeError)):
         program.save(str(path))
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
-    program.draft.demos = []
+    program.predictor(Role.DRAFT).demos = []
     program.save(path)
     again = PDR("question -> answer")
     again.load(str(path), allow_pickle=True)

@@ -1,4 +1,4 @@
-"""What docs/checks.md says works: its Python runs in the order in which it stands."""
+"""What docs/guides/checks.md says works: its Python runs in the order in which it stands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pytest
 from pdr_dspy import BestOfN
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers.checks import CHECKS, Calibration, RewardCheck
+from tests.support.textbook import textbook
 
-PAGE = Path("docs/checks.md").resolve()
+PAGE = Path("docs/guides/checks.md").resolve()
+BLOCK = re.compile(r"^```python\n(.*?)^```(?:\n+```text\n(.*?)^```)?", re.DOTALL | re.MULTILINE)
 TRAINSET = [
     dspy.Example(id=str(n), question=f"What is {n} + 1?", answer=str(n + 1)).with_inputs("question") for n in range(12)
 ]
@@ -38,16 +40,20 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     CHECKS.remove("one-word")
 
 
-def test_the_page_runs(space: dict[str, Any]) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 6
-    with dspy.context(lm=scripted_lm(reply, directly=True), adapter=dspy.ChatAdapter()):
-        for number, block in enumerate(blocks):
+def test_the_page_runs(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(blocks) == 7
+    scripted = scripted_lm(reply, directly=True)
+    for number, (block, shown) in enumerate(blocks):
+        with dspy.context(lm=textbook() if shown else scripted, adapter=dspy.ChatAdapter()):
             if "one_word" in space and "one_word_check" not in space:
                 space["one_word_check"] = RewardCheck(space["one_word"])
             file = f"checks.md, block {number + 1}"
             linecache.cache[file] = (len(block), None, block.splitlines(keepends=True), file)  # DSPy reads the source
             exec(compile(block, file, "exec"), space)
+        if shown:
+            assert capsys.readouterr().out == shown
+    with dspy.context(lm=scripted, adapter=dspy.ChatAdapter()):
         calibration = space["trusted"].calibration
         assert isinstance(calibration, Calibration)
         assert calibration.questions == 12

@@ -1,7 +1,8 @@
 """What docs/ and the README say works: their Python runs, what it prints is what they show, their commands exist, their
 links lead somewhere, and the site has every page.
 
-The pages of docs/extending are packages, docs/deploy.md and docs/checks.md need servers: they have tests of their own.
+The pages of docs/extending are packages, docs/deploy.md and docs/guides/checks.md need servers: they have tests of
+their own.
 """
 
 from __future__ import annotations

@@ -96,6 +96,12 @@ def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert lm.served.calls > 0
 
 
+def test_an_agent_whose_model_calls_no_tool_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with dspy.context(lm=scripted_lm(lambda request: "I do not know how.")):
+        importlib.import_module("examples.agent").main()
+    assert "wrote no tool call that can be read" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_is_short_and_runs_on_the_embedded_model(name: str) -> None:
     source = (Path(examples.__file__).parent / f"{name}.py").read_text(encoding="utf-8")

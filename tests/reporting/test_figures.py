@@ -49,10 +49,19 @@ def test_labels_limit_and_titles_are_written_and_escaped() -> None:
         Point(evil, 0.4, None, 120, "student"),
         Point("", 0.1, None, 90, "dropped"),
     ]
-    root = read(figures.score_against_cost(points, label=evil, limit=2600, line=[(100, 0.4), (200, 0.5)]))
-    assert {"A", evil, "limit 2.6k"} <= set(texts(root))
+    root = read(figures.score_against_cost(points, label=evil, limit=800, line=[(100, 0.4), (200, 0.5)]))
+    assert {"A", evil, "limit 800"} <= set(texts(root))
     assert [one.text for one in root.iter(f"{SVG}title")] == [evil]
     assert not list(root.iter(f"{SVG}script"))
+
+
+@pytest.mark.parametrize(("limit", "drawn"), [(90.0, True), (500.0, True), (10_000.0, False)])
+def test_a_limit_that_is_far_from_all_programs_does_not_push_them_together(limit: float, drawn: bool) -> None:
+    points = [Point("A", 0.5, None, 100, "tuned"), Point("B", 0.4, None, 200, "student")]
+    root = read(figures.score_against_cost(points, label="tokens", limit=limit))
+    (told,) = [text for text in texts(root) if text.startswith("limit")]
+    assert ("to the right" not in told) is drawn
+    assert bool([one for one in root.iter(f"{SVG}path") if "dasharray:5 4" in (one.get("style") or "")]) is drawn
 
 
 @pytest.mark.parametrize(

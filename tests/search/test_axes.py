@@ -52,7 +52,8 @@ def test_the_table_has_every_field_of_a_schedule_and_the_space_every_axis_with_i
 
 def test_what_came_later_is_left_out_of_the_data_where_it_is_off() -> None:
     later = {"quorum", "agree", "json_fallback", "check", "final", "keep", "stop_at", "first_wave"}
-    assert {one.name for one in TABLE if one.later} == later
+    models = {"draft_model", "refine_model", "distill_model"}
+    assert {one.name for one in TABLE if one.later} == later | models
     assert not {one.name for one in TABLE if one.later} & Space().model_dump(mode="json").keys()
     space = Space(check=(None, "tests"), stop_at=(None, 1.0), keep=(False, True), final=("refine", "vote", "best"))
     assert Space(**json.loads(space.model_dump_json())) == space
@@ -75,8 +76,8 @@ def test_a_registered_axis_keeps_them_too(registered: Axis) -> None:
             lambda schedule, value: schedule.replace(draft_tokens=schedule.draft_tokens + 1),
             "draft_tokens=1025 and then",
         ),
-        (lambda schedule, value: schedule, "no candidate changes any schedule"),
-        (lambda schedule, value: "LongCoT", "no candidate changes any schedule"),
+        (lambda schedule, value: schedule, "no value changes any schedule"),
+        (lambda schedule, value: "LongCoT", "no value changes any schedule"),
     ],
 )
 def test_an_axis_that_breaks_a_law_is_named(change: Any, message: str) -> None:
@@ -307,9 +308,10 @@ def test_settings_are_the_values_in_force() -> None:
         **{"draft_tokens": 100, "thinking_tokens": 0, "temperature": 1.0, "top_p": 1.0, "kappa": 64},
         **{"refine_tokens": 100, "tally": False, "quorum": 1.0, "agree": 1.0},
         **{"distill_tokens": 64, "distill_temperature": 1.0, "json_fallback": True},
+        **dict.fromkeys(("draft_model", "refine_model", "distill_model")),
     }
     assert settings_of(Schedule(widths=(1,))).keys() == {
-        *("rounds", "draft_tokens", "thinking_tokens", "temperature", "top_p", "json_fallback")
+        *("rounds", "draft_tokens", "thinking_tokens", "temperature", "top_p", "json_fallback", "draft_model")
     }
 
 

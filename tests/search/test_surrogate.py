@@ -223,6 +223,10 @@ PAIRS: dict[str, tuple[Schedule, Any]] = {
     "check": (Schedule(widths=(4, 1), **BASE), "unit tests"),
     "keep": (Schedule(widths=(4, 1), check="unit tests", **BASE), True),
     "stop_at": (Schedule(widths=(4, 1), check="unit tests", **BASE), 0.9),
+    "first_wave": (Schedule(widths=(4, 1), check="unit tests", stop_at=1.0, **BASE), 2),
+    "draft_model": (Schedule(widths=(1,)), "large"),
+    "refine_model": (Schedule(widths=(4, 1), **BASE), "large"),
+    "distill_model": (Schedule(widths=(4, 1), distiller="summary"), "large"),
 }
 """For each field of a schedule one in which it plays a part, and another value."""
 

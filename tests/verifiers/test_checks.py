@@ -178,7 +178,7 @@ def test_a_code_verifier_is_rebuilt_from_what_it_says() -> None:
     assert hash(verifier) == hash(CodeVerifier(field="program", limits=Limits(seconds=1), setup=("a",)))
     with pytest.raises(ConfigError, match="isolation"):
         CodeVerifier(isolation="none")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="Limits has no cores"):
+    with pytest.raises(ConfigError, match="Limits has no 'cores'; it has "):
         CodeVerifier(limits={"cores": 3})  # type: ignore[arg-type]
 
 
@@ -356,11 +356,24 @@ def test_names_and_what_is_no_check() -> None:
 )
 def test_a_check_of_plain_settings_is_made_of_what_it_says_of_itself(check: Any, tmp_path: Path) -> None:
     assert load_check(json.loads(json.dumps(check.describe()))) == check
-    stops = {} if isinstance(check, PairwiseCheck) else {"stop_at": 1.0}
+    stops: dict[str, Any] = {} if isinstance(check, PairwiseCheck) else {"stop_at": 1.0}
     program = BestOfN("question -> answer", n=3, check=check, **stops)
     loaded = pdr_dspy.load(pdr_dspy.save(program, tmp_path / "best.json"))
     assert loaded.checks == program.checks  # type: ignore[union-attr]
     assert loaded.schedule == program.schedule  # type: ignore[union-attr]
+
+
+def test_limits_that_are_not_there_are_told_in_one_way() -> None:
+    said = []
+    for make in (
+        lambda: CodeCheck(limits={"root": True}),  # type: ignore[arg-type]
+        lambda: load_check({"kind": "CodeCheck", "limits": {"root": True}}),
+    ):
+        with pytest.raises(ConfigError) as error:
+            make()
+        said.append(str(error.value))
+    assert said[0] == said[1]
+    assert "it has " in said[0]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +382,7 @@ def test_a_check_of_plain_settings_is_made_of_what_it_says_of_itself(check: Any,
         ({"kind": "RewardCheck", "function": "os:system"}, "not a check that a file can store"),
         ({"kind": ["CodeCheck"]}, "not a check that a file can store"),
         ({"kind": "CodeCheck", "command": "rm"}, "no setting 'command'"),
-        ({"kind": "CodeCheck", "limits": {"root": True}}, "Limits has no root"),
+        ({"kind": "CodeCheck", "limits": {"root": True}}, "Limits has no 'root'"),
         ({"kind": "CodeCheck", "limits": {"memory": -1}}, "memory=-1"),
         ({"kind": "CodeCheck", "isolation": "none"}, "isolation"),
         ({"kind": "JudgeCheck", "model": "openai/other"}, "uses the model 'openai/other'"),

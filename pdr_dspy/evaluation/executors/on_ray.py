@@ -15,31 +15,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import suppress
+from typing import Self
 from uuid import uuid4
 
 import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
-from pdr_dspy.errors import ConfigError, ExecutorError, MissingExtra, StoreError
+from pdr_dspy.errors import ConfigError, ExecutorError, StoreError
 from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel, Reply
 from pdr_dspy.evaluation.executors.base import OnTexts, Rows
+from pdr_dspy.evaluation.executors.cluster import Seat, in_a_line, join, lost_errors
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.runtime import luggage
 from pdr_dspy.settings import whole_number
 from pdr_dspy.verifiers.base import Verifier
-
-if TYPE_CHECKING:
-    from ray.exceptions import RayError
 
 LIVES = 8
 """Actors that may die under one row before the row is taken for the cause."""
@@ -65,39 +60,6 @@ SETTINGS = (
 """DSPy settings that are sent along: those that determine a program's calls. Callbacks and traces stay in the
 driver."""
 logger = logging.getLogger("pdr_dspy")
-
-
-class _Seat:
-    """An actor and its running rows."""
-
-    def __init__(self, handle: Any, node: str, heard: Callable[[], None]) -> None:
-        self.handle = handle
-        self.node = node
-        self._heard = heard
-        self.rows = 0
-        self.life = 0
-        """How often it has died."""
-        self.hello: Future[str] = self._request()
-
-    def _request(self) -> Future[str]:
-        hello = self.handle.hello.options(max_task_retries=-1).remote().future()
-        hello.add_done_callback(lambda _: self._heard())
-        return hello
-
-    @property
-    def ready(self) -> bool:
-        return self.hello.done() and self.hello.exception() is None
-
-    @property
-    def lost(self) -> BaseException | None:
-        """Why it will never return; None while it may."""
-        return self.hello.exception() if self.hello.done() else None
-
-    def died(self, life: int) -> None:
-        """A row of its `life` found it dead: check it again after its restart."""
-        if life == self.life:
-            self.life += 1
-            self.hello = self._request()
 
 
 class RayExecutor:
@@ -137,10 +99,10 @@ class RayExecutor:
                 f'`RayExecutor(address={address!r})` must be "auto", "local" or HOST:PORT; Ray Client (ray://) is not '
                 "used: run the driver in the cluster, with `ray job submit`"
             )
-        self._own = _join(address)
+        self._own = join(address)
         self._lock = threading.RLock()
-        self._seats: list[_Seat] = []
-        self._together: dict[tuple[str, int], tuple[_Seat, int]] = {}
+        self._seats: list[Seat] = []
+        self._together: dict[tuple[str, int], tuple[Seat, int]] = {}
         """The actor of each running question and repeat, and the number of its rows."""
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._looked = -LOOK
@@ -191,7 +153,7 @@ class RayExecutor:
         """
         found = []
         for seat in list(self._seats):
-            with suppress(*_lost()):
+            with suppress(*lost_errors()):
                 found.append(seat.hello.result())
         self._check_nodes()
         return found
@@ -260,7 +222,7 @@ class RayExecutor:
 
     # --- assignment of rows ---
 
-    async def take(self, together: tuple[str, int], most: int) -> _Seat:
+    async def take(self, together: tuple[str, int], most: int) -> Seat:
         """A seat for a row, once one has room: at most `most` rows each, more for rows that belong together.
 
         Raises ExecutorError if there is none any more.
@@ -290,7 +252,7 @@ class RayExecutor:
                 with self._lock:
                     self._waiting = [entry for entry in self._waiting if entry[1] is not freed]
 
-    def give(self, seat: _Seat, together: tuple[str, int]) -> None:
+    def give(self, seat: Seat, together: tuple[str, int]) -> None:
         """A row of a seat has ended."""
         with self._lock:
             seat.rows -= 1
@@ -308,19 +270,19 @@ class RayExecutor:
                 with suppress(RuntimeError):  # its loop has ended
                     loop.call_soon_threadsafe(_done, freed)
 
-    def died(self, seat: _Seat, life: int, error: BaseException) -> None:
+    def died(self, seat: Seat, life: int, error: BaseException) -> None:
         """A seat was found dead."""
         with self._lock:
             if life == seat.life and seat in self._seats:
                 logger.warning("an actor died (%s); its rows are run by others", type(error).__name__)
                 seat.died(life)
 
-    def seats(self) -> list[_Seat]:
+    def seats(self) -> list[Seat]:
         """The seats whose actors answer."""
         with self._lock:
             return [seat for seat in self._seats if seat.ready]
 
-    def _choose(self, together: tuple[str, int], most: int) -> _Seat | None:
+    def _choose(self, together: tuple[str, int], most: int) -> Seat | None:
         known = self._together.get(together)
         if known is not None and known[0].ready and known[0] in self._seats:
             return known[0]
@@ -337,7 +299,7 @@ class RayExecutor:
             self._seats.remove(seat)
             self._losses[seat.node] += 1
             self._why = seat.lost
-            logger.warning("an actor is lost: %s", _summary(seat.lost))
+            logger.warning("an actor is lost: %s", in_a_line(seat.lost))
         if time.monotonic() - self._looked >= LOOK or not self._seats:
             self._looked = time.monotonic()
             for node in ray.nodes():
@@ -347,9 +309,9 @@ class RayExecutor:
                     for _ in range(min(self.actors_per_node, able) - there):
                         self._seats.append(self._start(node["NodeID"]))
         if not self._seats and self._why is not None:
-            raise ExecutorError(f"no actor of the Ray cluster is left; Ray on the last one: {_summary(self._why)}")
+            raise ExecutorError(f"no actor of the cluster is left; Ray on the last one: {in_a_line(self._why)}")
 
-    def _start(self, node: str) -> _Seat:
+    def _start(self, node: str) -> Seat:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -364,7 +326,7 @@ class RayExecutor:
             )
             .remote([path for path in sys.path if path])
         )
-        return _Seat(handle, node, self._wake)
+        return Seat(handle, node, self._wake)
 
 
 class _RemoteRows:
@@ -416,21 +378,21 @@ class _RemoteRows:
                     with suppress(Exception):  # the cluster may be gone
                         ray.cancel(asked)
                     raise
-            except _lost() as error:
+            except lost_errors() as error:
                 last = error
                 self.executor.died(seat, life, error)
             finally:
                 self.executor.give(seat, together)
         raise ExecutorError(
             f"{LIVES} actors died while they ran question {name!r}, repeat {repeat}; what is finished is kept. Ray "
-            f"says of the last: {_summary(last)}"
+            f"says of the last: {in_a_line(last)}"
         )
 
     async def settle(self) -> None:
         """See `Rows`. A dead actor's calls were passed to the operating system when they were made."""
         asked = [seat.handle.settle.remote(self.order) for seat in self.executor.seats()]
         for one in asked:
-            with suppress(*_lost()):
+            with suppress(*lost_errors()):
                 why = await one
                 if why is not None:
                     raise StoreError(why)
@@ -445,63 +407,12 @@ class _RemoteRows:
                 os.unlink(os.path.join(self.order.storage, self.order.mark))
 
 
-def _join(address: str) -> bool:
-    """Connect this process to the cluster unless it is connected; return whether it was connected here."""
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("ray", "ray", "`RayExecutor`") from error
-    if ray.is_initialized():
-        return False
-    own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-    try:
-        with _signals_kept():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **own)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        remedy = 'start one with `ray start --head`, or use "local"' if address == "auto" else "is its head running?"
-        raise ExecutorError(
-            f"`RayExecutor(address={address!r})` found no cluster: {' '.join(str(error).split())[:300]}; {remedy}"
-        ) from error
-    return True
-
-
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Keep the SIGTERM handler, which Ray replaces by its own."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGTERM) if main else None
-    try:
-        yield
-    finally:
-        if main and before is not None:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _lost() -> tuple[type[RayError], ...]:
-    """Ray's errors for an actor, or a result, that is gone."""
-    from ray import exceptions
-
-    return (
-        exceptions.RayActorError,
-        exceptions.WorkerCrashedError,
-        exceptions.NodeDiedError,
-        exceptions.ObjectLostError,
-        exceptions.TaskCancelledError,
-    )
-
-
 def _again(kind: type[Exception], text: str) -> ConfigError:
     """An actor's error as one of this process."""
     if not issubclass(kind, ConfigError):
         return ConfigError(text)
     error: ConfigError = kind.__new__(kind, text)  # some take arguments other than their message
     return error
-
-
-def _summary(error: BaseException | None) -> str:
-    """An error in one line; Ray passes on a whole traceback, whose last line has the message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:400]}" if lines else type(error).__name__
 
 
 def _done(future: asyncio.Future[None]) -> None:

@@ -18,7 +18,8 @@ from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Proposed, Tried
 from pdr_dspy.search.settings import SamplerName
 from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.space.space import Space, Suggests
+from pdr_dspy.search.space.choosing import Suggests
+from pdr_dspy.search.space.spaces import AnySpace
 
 if TYPE_CHECKING:
     import optuna
@@ -39,7 +40,7 @@ class Proposer:
 
     def __init__(
         self,
-        space: Space,
+        space: AnySpace,
         *,
         limits: Limits = Limits(),  # noqa: B008  (a frozen value)
         costs: Sequence[str] = (),
@@ -150,7 +151,7 @@ class Proposer:
             self.space.suggest(trial)
             if known.score != known.score:
                 continue  # it has not run yet: to the sampler it is running
-            for name, excess in self.limits.excess(known.sequential, known.total).items():
+            for name, excess in self.limits.excess(known.sequential, known.total, known.cost).items():
                 trial.set_constraint(name, excess)
             study.tell(trial, [known.score, *(getattr(known, cost) for cost in self.costs)])
         study.sampler = self._sampler(seed)

@@ -15,7 +15,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.spaces import AnySpace
 from pdr_dspy.search.workers.coordination import Board
 
 DOCUMENT = "prompts"
@@ -29,7 +29,7 @@ def write(
     trainset: Sequence[dspy.Example],
     report: Report,
     *,
-    space: Space,
+    space: AnySpace,
     lm: dspy.LM,
     count: int,
     thinking_tokens: int = 0,
@@ -95,14 +95,16 @@ def agreed(board: Board, make: Callable[[], Proposals] | None) -> Proposals:
         raise StoreError(f"the board's document {DOCUMENT!r} holds no proposals ({error}); use another run") from error
 
 
-def extended(space: Space, proposals: Proposals) -> Space:
-    """The space with the proposed texts as further instructions."""
+def extended(space: AnySpace, proposals: Proposals) -> AnySpace:
+    """The space with the proposed texts as further instructions, of every operator."""
     return space.extend(instructions=proposals.instructions) if proposals.proposals else space
 
 
-def roles_of(space: Space) -> list[str]:
+def roles_of(space: AnySpace) -> list[str]:
     """The roles that some schedule of a space calls, but for those whose instructions are fixed."""
-    return [role.value for role in space.roles if f"{role}_instructions" not in space.fixed]
+    spaces = space.spaces.values()
+    free = {role for own in spaces for role in own.roles if f"{role}_instructions" not in own.fixed}
+    return [role.value for role in space.roles if role in free]
 
 
 def cost(proposals: Proposals) -> tuple[tuple[str, int], ...]:

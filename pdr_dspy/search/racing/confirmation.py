@@ -114,6 +114,9 @@ def _choose(
         f"[{low:+.3f}, {high:+.3f}] (p = {difference.p_value:.2g}), at B_seq {winner.sequential:.0f} against "
         f"{student.sequential:.0f} and B_total {winner.total:.0f} against {student.total:.0f}"
     )
+    priced = winner.cost is not None and student.cost is not None
+    if priced:
+        figures += f", at a cost of {winner.cost:.4g} against {student.cost:.4g}"
     if same:
         too = "" if limits.allow(student) else "; on these questions it is over the limits"
         return "student", f"the untouched student was the best of the search: {student.score:.3f} on confirmation{too}"
@@ -126,9 +129,10 @@ def _choose(
         return "student", f"the student is kept, the winner costs more than the limits on confirmation: {figures}{too}"
     if low > 0 and difference.p_value < DOUBT:
         return "winner", f"the winner is kept, it is confidently better: {figures}"
-    cheaper = winner.total < student.total and winner.sequential <= student.sequential
-    if cheaper and difference.difference >= -TOLERANCE:
-        return "winner", f"the winner is kept, it did as well for fewer tokens: {figures}"
+    costs = (winner.cost, student.cost) if winner.cost is not None and student.cost is not None else None
+    less = winner.total < student.total if costs is None else costs[0] < costs[1]  # tokens of two models do not compare
+    if less and winner.sequential <= student.sequential and difference.difference >= -TOLERANCE:
+        return "winner", f"the winner is kept, it did as well for {'less' if priced else 'fewer tokens'}: {figures}"
     if difference.difference > 0 and accept == "better":
         return "winner", f"the winner is kept, it did better, though the difference may be chance: {figures}"
     if difference.difference > 0:
@@ -141,4 +145,4 @@ def _choose(
 
 def _over(report: Report, limits: Limits) -> float:
     """How far the worse of the costs is over its limit, as a share of it; 0 within both."""
-    return max([0.0, *limits.excess(report.sequential, report.total).values()])
+    return max([0.0, *limits.excess(report.sequential, report.total, report.cost).values()])

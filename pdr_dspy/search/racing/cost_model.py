@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
 from pdr_dspy.calls.ledger import Call, Phase
+from pdr_dspy.calls.pricing import Price
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.consensus import needed
 from pdr_dspy.operators.schedule import Nominal, Schedule
+from pdr_dspy.prompts.roles import Role
 
 SLACK = 1.1
 """A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
@@ -34,7 +36,7 @@ class PhaseCost(BaseModel):
 
 
 Profile = dict[str, PhaseCost]
-"""By phase."""
+"""By phase; of a program with several operators by "path/phase"."""
 
 
 def profile_of(rows: Iterable[Row]) -> Profile:
@@ -53,13 +55,15 @@ class Tally:
 
     def add(self, row: Row) -> None:
         """Count the calls of a run."""
-        stages: dict[tuple[int, Phase], list[Call]] = {}
+        stages: dict[tuple[str, int, Phase], list[Call]] = {}
         for call in row.calls:
-            stages.setdefault((call.round, call.phase), []).append(call)
-        for (_, phase), made in stages.items():
+            stages.setdefault((call.operator, call.round, call.phase), []).append(call)
+        for (operator, _, phase), made in stages.items():
             stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
             inputs, outputs = _turns(stage)
-            sums = self._sums.setdefault(phase.value, dict.fromkeys(PhaseCost.model_fields, 0))
+            place = operator.partition(":")[0]  # of all its runs
+            name = f"{place}/{phase.value}" if place else phase.value
+            sums = self._sums.setdefault(name, dict.fromkeys(PhaseCost.model_fields, 0))
             sums["calls"] += len(inputs)
             sums["input"] += sum(inputs)
             sums["output"] += sum(outputs)
@@ -88,6 +92,22 @@ def _turns(stage: Sequence[Call]) -> tuple[list[int], list[int]]:
     return inputs, outputs
 
 
+def predict_all(schedules: Mapping[str, Schedule], profile: Mapping[str, PhaseCost]) -> Nominal | None:
+    """What a program costs whose operators run these schedules, by their paths, once each: the sum of theirs. Where the
+    calls of one were never seen, as of one that only runs on some questions, it counts as nothing; None knowing
+    nothing."""
+    known = [predict(schedule, profile_at(profile, place)) for place, schedule in schedules.items()]
+    costs = [cost for cost in known if cost is not None]
+    return Nominal(sum(c.sequential for c in costs), sum(c.total for c in costs)) if costs else None
+
+
+def profile_at(profile: Mapping[str, PhaseCost], place: str) -> Profile:
+    """What the calls of one operator cost, by phase; what calls cost that no operator is named for, where it is not
+    named."""
+    own = {name.removeprefix(f"{place}/"): cost for name, cost in profile.items() if name.startswith(f"{place}/")}
+    return own or {name: cost for name, cost in profile.items() if "/" not in name}
+
+
 def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:
     """What a run of `schedule` will cost on average, in tokens, given what calls cost so far; None knowing nothing.
 
@@ -101,15 +121,38 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
     if Phase.DRAFT.value not in profile:
         return None
     sequential = total = 0.0
+    for _, calls, typical in _stages(schedule, profile):
+        sequential += typical.prompt + typical.longest
+        total += calls * (typical.input + typical.output)
+    return Nominal(round(sequential), round(max(total, sequential)))
+
+
+def predict_cost(
+    schedule: Schedule, profile: Mapping[str, PhaseCost], price_of: Callable[[Role], Price | None]
+) -> float | None:
+    """The same in the unit of the models' prices; None knowing nothing, or where a role's price is not known.
+
+    Models are taken to write about as much as each other in the same role.
+    """
+    if Phase.DRAFT.value not in profile:
+        return None
+    cost = 0.0
+    for role, calls, typical in _stages(schedule, profile):
+        price = price_of(role)
+        if price is None:
+            return None
+        cost += calls * (typical.input * price.input + typical.output * price.output)
+    return cost
+
+
+def _stages(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Iterator[tuple[Role, int, _Typical]]:
+    """Role, calls and what one costs, of each stage of a run."""
     for index, width in enumerate(schedule.widths):
         drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
-        stages = [(width, _fastest(drafts, width, needed(width, schedule.quorum)))]
-        if count := schedule.distill_calls(index):
-            stages.append((count, _typical(Phase(str(schedule.distill_role)), schedule, width, profile)))
-        for calls, typical in stages:
-            sequential += typical.prompt + typical.longest
-            total += calls * (typical.input + typical.output)
-    return Nominal(round(sequential), round(max(total, sequential)))
+        yield Role.REFINE if index else Role.DRAFT, width, _fastest(drafts, width, needed(width, schedule.quorum))
+        role = schedule.distill_role
+        if (count := schedule.distill_calls(index)) and role is not None:
+            yield role, count, _typical(Phase(str(role)), schedule, width, profile)
 
 
 class _Typical(NamedTuple):

@@ -71,9 +71,9 @@ def levels(alpha: float, information: Sequence[float]) -> tuple[float, ...]:
 
 
 def over(run: Run, limits: Limits) -> str | None:
-    """The limit that a program is confidently over, "sequential" or "total"; None when it may keep both."""
-    for name, limit in zip(COSTS, limits, strict=True):
-        values = [getattr(cell, name) for cell in run.cells]
+    """The limit that a program is confidently over, "sequential", "total" or "cost"; None when it may keep all."""
+    for name, limit in limits._asdict().items():
+        values = [value for cell in run.cells if (value := getattr(cell, name, None)) is not None]
         if limit is None or len(values) < 2:
             continue
         if fmean(values) - CERTAIN * stdev(values) / math.sqrt(len(values)) > limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -18,23 +19,27 @@ class Costed(Protocol):
 
 
 class Limits(NamedTuple):
-    """The most tokens that a run may cost on average; None is no limit."""
+    """The most that a run may cost on average, in tokens and in the unit of the models' prices; None is no limit."""
 
     sequential: int | None = None
     """Input and output tokens along the accepted path (B_seq)."""
     total: int | None = None
     """Input and output tokens of every call."""
+    cost: float | None = None
+    """Of every call, in the unit of the models' prices."""
 
-    def excess(self, sequential: float, total: float) -> dict[str, float]:
-        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not."""
-        costs = {"sequential": sequential, "total": total}
+    def excess(self, sequential: float, total: float, cost: float | None = None) -> dict[str, float]:
+        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not. One
+        that is not known is infinitely far over it."""
+        costs = {"sequential": sequential, "total": total, "cost": math.inf if cost is None else cost}
         return {
             name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
         }
 
     def allow(self, item: Costed) -> bool:
-        """Whether a program is within both limits."""
-        return all(value <= 0 for value in self.excess(item.sequential, item.total).values())
+        """Whether a program is within all limits. What has a cost in the unit of the prices has it under `cost`."""
+        cost = getattr(item, "cost", None)
+        return all(value <= 0 for value in self.excess(item.sequential, item.total, cost).values())
 
 
 T = TypeVar("T", bound=Costed)

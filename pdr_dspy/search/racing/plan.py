@@ -55,6 +55,8 @@ class Cell(NamedTuple):
     failed: bool = False
     calls: tuple[tuple[str, int], ...] = ()
     """Address and tokens of every call, in their order: what is paid once is not paid again."""
+    cost: float | None = None
+    """In the unit of the models' prices; None where one is not known."""
 
 
 class Proposed(NamedTuple):
@@ -73,6 +75,7 @@ class Tried(NamedTuple):
     sequential: float
     total: float
     pairs: int
+    cost: float | None = None
 
 
 class Propose(NamedTuple):
@@ -140,6 +143,13 @@ class Arm:
     def total(self) -> float:
         """Mean B_total, in tokens."""
         return self._mean()[2]
+
+    @property
+    def cost(self) -> float | None:
+        """Mean cost in the unit of the models' prices; None where one is not known."""
+        costs = [cell.cost for cell in self.race.values()]
+        known = [cost for cost in costs if cost is not None]
+        return fmean(known) if known and len(known) == len(costs) else None
 
     def _mean(self) -> tuple[float, float, float]:
         if self._means[0] != len(self.race):  # cells come, and never change
@@ -350,7 +360,7 @@ class Plan:
         """All arms, for those who propose others."""
         estimates = self.estimates()
         return tuple(
-            Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race))
+            Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race), arm.cost)
             for arm in self.arms
         )
 

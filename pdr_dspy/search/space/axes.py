@@ -17,6 +17,7 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import MAX_WIDTH, MIN_CANDIDATE_TOKENS, Schedule
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime.registry import Registry, origin_of
 
 PLAIN = (str, int, float, bool, type(None))
@@ -200,6 +201,10 @@ def _agreement(value: float) -> float:
     return 0.0 if value >= 1.0 else 1.0 + 0.5 * math.log2((1.0 - value) / 0.05)
 
 
+def _named(value: str | None) -> str:
+    return "" if value is None else value
+
+
 NEVER = "never"
 """Where `stop_at` stands when it is None."""
 
@@ -373,7 +378,36 @@ FIELDS = (
         beside={"widths": (MAX_WIDTH,), "final": "vote", "agree": 0.95},
         later=True,
     ),
+    Axis(
+        "draft_model",
+        default=(None,),
+        position=_named,
+        none="the program's own",
+        later=True,
+    ),
+    Axis(
+        "refine_model",
+        default=(None,),
+        applies=_several_rounds,
+        when="from 2 rounds on",
+        position=_named,
+        none="as draft_model",
+        in_force=lambda schedule: schedule.model_of(Role.REFINE),
+        later=True,
+    ),
+    Axis(
+        "distill_model",
+        default=(None,),
+        applies=_model_between,
+        when="where a model distills or criticises",
+        position=_named,
+        none="as draft_model",
+        in_force=lambda schedule: schedule.model_of(Role.DISTILL),
+        later=True,
+    ),
 )
+MODEL_AXES = ("draft_model", "refine_model", "distill_model")
+"""Axes whose candidates are names of the program's models."""
 TABLE = (*SHAPE, *FIELDS)
 """Every axis of the library, in the order in which they are chosen."""
 

@@ -20,30 +20,59 @@ class Candidate(NamedTuple):
     """One point of a space."""
 
     schedule: Schedule
-    """What runs: registered axes have changed it already."""
+    """What runs: registered axes have changed it already. With `parts`, the first one's."""
     instructions: dict[str, str]
     """Role to text; a role that is not there keeps the student's own."""
     demos: dict[str, DemoSet] = {}  # noqa: RUF012  (nobody writes to it)
     """Role to demonstrations; a role that is not there keeps the student's own."""
     axes: dict[str, Any] = {}  # noqa: RUF012
     """What was chosen on registered axes, by name; for reports, since the schedule has it."""
+    parts: dict[str, Candidate] = {}  # noqa: RUF012
+    """Where operators have a space each: what each of those runs under, by its path. Empty where all run the same."""
+
+    @property
+    def by_operator(self) -> dict[str, Candidate]:
+        """What runs at each path that has its own; "" is every operator."""
+        return self.parts or {"": self}
+
+    def at(self, place: str) -> Candidate | None:
+        """What the operator at a path runs under; None for one that stays as it is."""
+        return self.parts.get(place) if self.parts else self
 
     @property
     def key(self) -> str:
         """Equal for two candidates that make the same calls."""
+        if self.parts:
+            return json.dumps({place: part.key for place, part in self.parts.items()}, sort_keys=True)
         parts = [canonical(self.schedule).model_dump(mode="json"), self.instructions, self.demos]
         return json.dumps(parts, sort_keys=True)
 
     @property
     def positions(self) -> dict[str, float | str]:
         """Where it stands on each axis that applies, prompts included; see `Axis.position`."""
+        if self.parts:
+            own = ((place, part.positions.items()) for place, part in self.parts.items())
+            return {under(place, name): value for place, positions in own for name, value in positions}
         prompts = {f"{role}_{kind}": key_of(prompt) for kind in PROMPTS for role, prompt in getattr(self, kind).items()}
         return {**dict(positions_of(self.schedule)), **prompts}
 
     def __str__(self) -> str:
+        if self.parts:
+            return ", ".join(f"{place}: {part}" for place, part in self.parts.items())
         own = "".join(f" {name}={value}" for name, value in self.axes.items())
         changed = [f" + {', '.join(values)} {kind}" for kind in PROMPTS if (values := getattr(self, kind))]
         return f"{self.schedule}{own}{''.join(changed)}"
+
+
+def under(place: str, name: str) -> str:
+    """A parameter of the operator at a path, such as "solve.kappa"; the name itself where it is of all operators."""
+    return f"{place}.{name}" if place else name
+
+
+def joint(parts: Mapping[str, Candidate]) -> Candidate:
+    """The candidate under which each of several operators runs what is its own, by path."""
+    first = next(iter(parts.values()))
+    return first._replace(parts=dict(parts))
 
 
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
@@ -56,15 +85,20 @@ def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
             f"`compile(student={type(student).__name__}())` holds no LongCoT, SR or PDR; there is no schedule to tune"
         )
 
-    def changed(_: str, operator: Operator) -> Operator:
-        check_demos(operator.task, {role: [demos] for role, demos in candidate.demos.items()})
-        return operator.with_schedule(candidate.schedule, instructions=candidate.instructions, demos=candidate.demos)
+    def changed(place: str, operator: Operator) -> Operator:
+        own = candidate.at(place)
+        if own is None:
+            return operator
+        check_demos(operator.task, {role: [demos] for role, demos in own.demos.items()})
+        return operator.with_schedule(own.schedule, instructions=own.instructions, demos=own.demos)
 
     return replaced(student, changed)
 
 
 def describe_candidate(candidate: Candidate) -> dict[str, Any]:
     """A candidate as JSON data."""
+    if candidate.parts:
+        return {"operators": {place: describe_candidate(part) for place, part in candidate.parts.items()}}
     prompts = {"instructions": candidate.instructions, "demos": {role: list(d) for role, d in candidate.demos.items()}}
     axes = {"axes": candidate.axes} if candidate.axes else {}
     return {"schedule": candidate.schedule.model_dump(mode="json"), **prompts, **axes}
@@ -72,5 +106,7 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
 
 def read_candidate(facts: Mapping[str, Any]) -> Candidate:
     """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for other facts."""
+    if "operators" in facts:
+        return joint({place: read_candidate(part) for place, part in facts["operators"].items()})
     demos = {role: tuple(dict(demo) for demo in chosen) for role, chosen in facts.get("demos", {}).items()}
     return Candidate(Schedule(**facts["schedule"]), dict(facts["instructions"]), demos, dict(facts.get("axes", {})))

@@ -37,6 +37,7 @@ from pdr_dspy.search.space.axes import (
     TABLE,
     WIDTHS,
     Axis,
+    axis_of,
     canonical,
     difference,
     width_of,
@@ -108,6 +109,12 @@ class Space(Settings):
     """With a check: the score from which a draft ends the program."""
     first_wave: tuple[int | None, ...] = (None,)
     """With `stop_at` or `agree`: how many drafts of a round are asked for before the others."""
+    draft_model: tuple[str | None, ...] = (None,)
+    """Names of the program's models for first-round drafts; None is the LM that it uses anyway."""
+    refine_model: tuple[str | None, ...] = (None,)
+    """For later drafts; None is the one that drafts."""
+    distill_model: tuple[str | None, ...] = (None,)
+    """For distill, select and critique calls; None is the one that drafts."""
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """Candidates on registered axes, by name: texts, numbers, booleans, or None, which changes nothing."""
     instructions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -252,6 +259,16 @@ class Space(Settings):
     # --- its axes ---
 
     @property
+    def spaces(self) -> dict[str, Space]:
+        """Itself, for every operator (""); see `Spaces`, which has one for each."""
+        return {"": self}
+
+    def at(self, place: str) -> Space | None:
+        """What an operator's schedule is chosen from, whichever it is."""
+        del place
+        return self
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The names of its axes: the library's in the order in which they are chosen, then registered ones."""
         return (*(axis.name for axis in TABLE), *self.axes)
@@ -263,18 +280,22 @@ class Space(Settings):
     # --- making one ---
 
     @classmethod
-    def default_for(cls, schedule: Schedule, checks: Iterable[str] = ()) -> Space:
+    def default_for(cls, schedule: Schedule, checks: Iterable[str] = (), models: Iterable[str] = ()) -> Space:
         """A space around a schedule: its caps and temperature, shapes up to three rounds, all distillers, and a vote.
 
         Args:
             schedule: of the program.
             checks: names of the program's checks (`Operator.checks`). With some the space has them, the `checked`
                 distiller, the best-checked draft as the answer, `keep`, and an end at the first draft that passes.
+            models: names of the program's models (`Operator.models`). With some the space drafts and refines with each
+                of them, and distills with the one that drafts.
         """
         kept = {axis.name: axis.around(schedule) if axis.around else (getattr(schedule, axis.name),) for axis in TABLE}
         if names := tuple(checks):
             more = {axis.name: axis.checked for axis in TABLE} | {CHECK.name: (None, *names)}
             kept = {name: tuple(dict.fromkeys((*values, *more[name]))) for name, values in kept.items()}
+        if names := tuple(models):
+            kept |= {"draft_model": names, "refine_model": names, "distill_model": (None,)}
         return cls(monotone=_falls(schedule.widths), **kept)
 
     def fix(self, **values: Any) -> Space:
@@ -460,7 +481,7 @@ class Space(Settings):
             largest = largest.replace(widths=(width,), final="vote")
         for name, values in self.axes.items():
             axis = AXES.find(name)
-            largest = functools.reduce(_larger, (axis.changed(largest, value) for value in values), largest)
+            largest = functools.reduce(larger, (axis.changed(largest, value) for value in values), largest)
         return largest
 
     def _choose(self, pick: Pick) -> _Made:
@@ -583,6 +604,9 @@ class _Recorded:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._value(name)
+        axis = axis_of(name)
+        if value is None and None not in choices and axis is not None and axis.in_force is not None:
+            value = axis.value(self.candidate.schedule)  # None stands for it
         if name == "k" and value not in choices:  # k is cut to the narrowest round: any larger one gives the same
             value = next((choice for choice in choices if choice >= value), value)
         if value not in choices:
@@ -624,7 +648,7 @@ def _final_needs_check(final: str) -> bool:
     return Schedule(widths=(2,), final=final).needs_check is not None if final != "refine" else False  # type: ignore[arg-type]
 
 
-def _larger(one: Schedule, other: Schedule) -> Schedule:
+def larger(one: Schedule, other: Schedule) -> Schedule:
     """A schedule with the larger of each cap, and the wider of both shapes."""
     caps = {
         name: max(getattr(one, name), getattr(other, name)) for name in ("draft_tokens", "thinking_tokens", "kappa")

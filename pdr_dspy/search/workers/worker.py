@@ -21,6 +21,7 @@ from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
+from pdr_dspy.operators.nested import served_in
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
@@ -253,8 +254,11 @@ class Worker:
     async def _as_one_run(self, row: Row) -> Row:
         """A row that costs what its program costs, whichever of its calls were in the store."""
         predictors = self.student.predictors()
-        once = bool(predictors) and (await calls.capabilities(calls.serving(predictors[0]))).prompt_once
-        return row.model_copy(update={"total": Ledger(calls=row.calls).as_one_run(prompt_once=once)})
+        with calls.session(serves=served_in(self.student)):
+            once = bool(predictors) and (await calls.capabilities(calls.serving(predictors[0]))).prompt_once
+        ledger = Ledger(calls=row.calls)
+        costs = {"total": ledger.as_one_run(prompt_once=once), "cost": ledger.cost_as_one_run(prompt_once=once)}
+        return row.model_copy(update=costs)
 
     def _publish(self, name: str, text: str) -> str:
         """Put a document on the board, and its calls on the disk before: it says that they are finished."""
@@ -354,4 +358,5 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
         for place, call in enumerate(row.calls)
         if not (call.cancelled and call.reused)
     )
-    return Cell(row.score, row.sequential, row.total, row.error is not None, made)
+    cost = 0.0 if not row.calls else row.cost  # of a run that failed before its first call
+    return Cell(row.score, row.sequential, row.total, row.error is not None, made, cost)

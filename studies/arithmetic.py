@@ -1,0 +1,53 @@
+"""Sums, with the model itself as the check: `python -m studies.arithmetic`; see plans/arithmetic.md.
+
+The check is P(yes) of the same model when it is asked whether an answer is right: what self-verification is worth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.model_option import DEFAULT
+from pdr_dspy.operators import Operator
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.verifiers.checks import JudgeCheck
+from programs import arithmetic
+from studies.study import Study, eight_drafts, go
+
+BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
+LIMIT = 40
+CRITERIA = "The arithmetic is correct and the number is the answer to the question."
+
+
+def programs() -> dict[str, Operator]:
+    """The strategies of the plan, by name."""
+    checks = {"check": JudgeCheck(criteria=CRITERIA)}
+    return {
+        name: Operator(arithmetic.Arithmetic, schedule, checks)
+        for name, schedule in eight_drafts(BASE, keep=True).items()
+    }
+
+
+def study(limit: int = LIMIT, seed: int = 0) -> Study:
+    """The study on so many sums."""
+    return Study("arithmetic", programs(), arithmetic.data("test", limit=limit, seed=seed), arithmetic.verifier())
+
+
+@guarded
+def main(
+    limit: Annotated[int, typer.Option(help="Sums, at most 100.")] = LIMIT,
+    embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
+    api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
+    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
+) -> None:
+    """Run what is missing of the study, and write its lines to studies/rows."""
+    go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)
+
+
+if __name__ == "__main__":
+    typer.run(main)

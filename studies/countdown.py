@@ -1,0 +1,73 @@
+"""Countdown, whose rules are the check: `python -m studies.countdown`; see plans/countdown.md.
+
+`--pilot` runs ten questions of each level in one pass and eight drafts, to choose the level by; about ten minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pdr_dspy import datasets
+from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.model_option import DEFAULT
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators import Operator
+from pdr_dspy.operators.schedule import Schedule
+from programs import countdown
+from studies.study import Study, eight_drafts, go
+
+BASE = Schedule(widths=(1,), kappa=512, draft_tokens=128, refine_tokens=128, temperature=0.8)
+LEVELS = {
+    "two": {"min_numbers": 2, "max_numbers": 2, "min_target": 2, "max_target": 60, "max_value": 30},
+    "three": {"min_numbers": 3, "max_numbers": 3, "min_target": 2, "max_target": 60, "max_value": 20},
+    "four": countdown.OPTIONS,
+}
+"""Numbers to use; a level is taken where one pass is right 15 to 60 % of the time."""
+LEVEL = "three"
+LIMIT = 40
+
+
+def programs() -> dict[str, Operator]:
+    """The strategies of the plan, by name."""
+    checks = {"check": countdown.check()}
+    return {
+        name: Operator(countdown.Countdown, schedule, checks)
+        for name, schedule in eight_drafts(BASE, keep=True).items()
+    }
+
+
+def study(limit: int = LIMIT, level: str = LEVEL, seed: int = 0) -> Study:
+    """The study on so many puzzles of a level. Raises ConfigError for a level that there is not."""
+    if level not in LEVELS:
+        raise ConfigError(f"`level={level!r}` is none of {', '.join(LEVELS)}")
+    puzzles = datasets.load("rg:countdown", size=limit, seed=seed, options=LEVELS[level])
+    return Study("countdown", programs(), puzzles, countdown.verifier())
+
+
+def pilot(level: str) -> Study:
+    """Ten other puzzles of a level: one pass and eight drafts only."""
+    made = study(10, level, seed=1)
+    few = {name: made.programs[name] for name in ("best of 8", "one pass")}
+    return Study(f"pilot-countdown-{level}", few, made.examples, made.verifier)
+
+
+@guarded
+def main(
+    limit: Annotated[int, typer.Option(help="Puzzles.")] = LIMIT,
+    level: Annotated[str, typer.Option(help=f"One of {', '.join(LEVELS)}.")] = LEVEL,
+    run_pilot: Annotated[bool, typer.Option("--pilot", help="Choose the level: ten puzzles of each.")] = False,
+    embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
+    api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
+    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
+) -> None:
+    """Run what is missing of the study, and write its lines to studies/rows."""
+    for one in [pilot(name) for name in LEVELS] if run_pilot else [study(limit, level)]:
+        go(one, embedded, api_base, run_dir, lines_only=lines_only, keep_lines=not run_pilot)
+
+
+if __name__ == "__main__":
+    typer.run(main)
