@@ -248,7 +248,7 @@ class Worker:
                 runner.close()
         raise EndpointError(
             f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
-            "kept, the same command goes on"
+            "kept, the same command resumes"
         )
 
     async def _as_one_run(self, row: Row) -> Row:
