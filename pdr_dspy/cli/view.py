@@ -22,7 +22,8 @@ FORMATS = ("inspect", "remom")
 def export(run_dir: Path, to: str, out: Path | None, *, plain: bool, display: Display) -> list[Path]:
     """Write a run, or for "remom" a saved program, in another tool's format; return the files.
 
-    Raises ConfigError for a format that is unknown or cannot express the program, StoreError for a folder without a run.
+    Raises ConfigError for a format that is unknown or cannot express the program, StoreError for a folder without a
+    run.
     """
     if to not in FORMATS:
         raise ConfigError(f"`--to {to}` is not a known format; there is: {', '.join(FORMATS)}")
