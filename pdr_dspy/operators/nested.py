@@ -53,7 +53,7 @@ def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[st
     """
     found = operators_in(program)
     if not found:
-        raise ConfigError(f"`{called}` contains no LongCoT, SR or PDR{f'; {remedy}' if remedy else ''}")
+        raise ConfigError(f"`{called}` holds no LongCoT, SR or PDR{f'; {remedy}' if remedy else ''}")
     return found
 
 
