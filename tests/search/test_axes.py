@@ -282,7 +282,7 @@ def test_what_goes_by_a_check_without_one_is_refused(values: dict[str, Any]) -> 
 def test_a_check_that_the_program_lacks_is_refused_before_a_call() -> None:
     lm = scripted_lm(reasoner)
     optimizer = PDROptimizer(Exact(), space=SMALL.extend(check=("units",)))
-    with dspy.context(lm=lm), pytest.raises(ConfigError, match="names 'units', which is no check of the program"):
+    with dspy.context(lm=lm), pytest.raises(ConfigError, match="names 'units', which is not a check of the program"):
         optimizer.compile(student(), trainset=questions(4), valset=questions(4, 100))
     assert lm.served.calls == 0
 

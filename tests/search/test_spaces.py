@@ -130,7 +130,7 @@ def test_what_is_left_alone_never_changes() -> None:
         ({"solve": TINY, "extract": 3}, r"'extract': 3.*must be a `Space\(...\)`, or None"),
         ({1: TINY}, r"must map paths of operators to spaces"),
         (7, r"space=7.*must be a `Space\(...\)`, spaces by the paths of their operators"),
-        ({"solve": Space(check=("tests",), rounds=(1,)), "extract": None}, r"names 'tests', which is no check"),
+        ({"solve": Space(check=("tests",), rounds=(1,)), "extract": None}, r"names 'tests', which is not a check"),
     ],
 )
 def test_bad_names_are_told_with_the_remedy(space: Any, message: str) -> None:
