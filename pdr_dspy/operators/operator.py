@@ -307,7 +307,7 @@ def _require_models(schedule: Schedule, models: Mapping[str, Any]) -> None:
         if value is not None and value not in models:
             raise ConfigError(
                 f"`Schedule({name}={value!r})` is not a model of the program; it has: {', '.join(models) or 'none'}. "
-                f"Add it: `{schedule.strategy}(..., models={{{value!r}: lm}})` or `program.with_models({{{value!r}: lm}})`"
+                f"Add `{schedule.strategy}(..., models={{{value!r}: lm}})` or `program.with_models({{{value!r}: lm}})`"
             )
 
 

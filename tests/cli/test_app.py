@@ -463,7 +463,7 @@ def test_optimize_within_axes_and_with_proposed_instructions(
         ("widths", "names no values; write `--axis widths=V1,V2`"),
         ("widths=", "names no values"),
         ("widths=0", "widths"),
-        ("widths=2,2", "has a candidate twice"),
+        ("widths=2,2", "has a duplicate candidate"),
         ("kappa=many", "kappa"),
         ("distiller=best", "distiller"),
         ("monotone=true,false", "monotone must be"),

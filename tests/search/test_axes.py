@@ -147,7 +147,7 @@ def test_the_command_line_names_a_registered_axis(registered: Axis) -> None:
     ("values", "message"),
     [
         ({"room": ()}, r"`Space\(room=\(\)\)` is empty"),
-        ({"room": ("short", "short")}, "a candidate twice"),
+        ({"room": ("short", "short")}, "a duplicate candidate"),
         ({"room": "short"}, "must be a list"),
         ({"room": ("wide",)}, r"'wide' is refused by the axis \(KeyError"),
         ({"room": ((1, 2),)}, "must be a text, a number, a boolean or None"),
