@@ -68,7 +68,7 @@ def current() -> Session:
 
 
 def price_of(lm: Any) -> Price | None:
-    """What a token of a model costs here; None where that is not known."""
+    """The price per token of a model in this session; None if it is unknown."""
     prices = _SESSION.get().prices
     return prices.get(id(lm), prices.get(lm.model))
 

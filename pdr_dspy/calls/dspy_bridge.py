@@ -80,7 +80,7 @@ _OURS: ContextVar[bool] = ContextVar("pdr_dspy_sending", default=False)
 
 
 class Sent(NamedTuple):
-    """What came back."""
+    """The reply of a model."""
 
     response: Response
     reused: bool
@@ -343,7 +343,7 @@ class _Relay(NamedTuple):
 def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
     """How an LM with its own `forward`, `aforward` or `__call__` is called; None for one that takes a Request."""
 
-    own = _own_methods(type(lm)) | (vars(lm).keys() & _ROADS)
+    own = _own_methods(type(lm)) | (vars(lm).keys() & _CALL_METHODS)
     if "acall" in own:
         return None
     if "aforward" in own:
@@ -351,13 +351,13 @@ def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
     return "sync" if own & {"forward", "__call__"} else None
 
 
-_ROADS = frozenset({"acall", "aforward", "forward", "__call__"})
+_CALL_METHODS = frozenset({"acall", "aforward", "forward", "__call__"})
 
 
 @functools.lru_cache(maxsize=256)
 def _own_methods(lm_class: type[dspy.BaseLM]) -> frozenset[str]:
-    """The methods of `_ROADS` that a class does not have from DSPy. Looked up once: every call asks."""
-    definers = {name: next(cls for cls in lm_class.__mro__ if name in vars(cls)) for name in _ROADS}
+    """The methods of `_CALL_METHODS` that a class does not inherit from DSPy. Cached, since every call needs it."""
+    definers = {name: next(cls for cls in lm_class.__mro__ if name in vars(cls)) for name in _CALL_METHODS}
     return frozenset(name for name, cls in definers.items() if cls.__module__.partition(".")[0] != "dspy")
 
 

@@ -18,10 +18,10 @@ WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
 
 
 def space_around(program: dspy.Module, axes: Sequence[str] = ()) -> Space | Spaces:
-    """What to tune a program in: around the schedule of its first operator; where an axis names one of several
-    operators (`solve.widths=1,4`), a space for each around its own. Axes without a path are all operators'.
+    """The search space of a program: around the schedule of its first operator; if an axis names one of several
+    operators (`solve.widths=1,4`), a separate space for each around its own schedule. Axes without a path apply to all.
 
-    Raises ConfigError as `with_axes`, and where there is no operator.
+    Raises ConfigError as `with_axes`, and if there is no operator.
     """
     operators = operators_of(program, type(program).__name__)
     named: dict[str, list[str]] = {place: [] for place in operators}

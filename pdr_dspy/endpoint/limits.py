@@ -10,7 +10,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.settings import Settings
 
 SHARED = ("running", "queued", "in_flight", "connections")
-"""What several workers have together."""
+"""The limits that several workers share."""
 
 
 class Limits(Settings):
@@ -65,10 +65,10 @@ class Limits(Settings):
         return self
 
     def share(self, number: int, workers: int) -> Limits:
-        """What worker `number`, from 0, of several has: its part of `running`, `queued`, `in_flight` and `connections`,
-        which all of them together do not exceed.
+        """The limits of worker `number`, from 0: its share of `running`, `queued`, `in_flight` and `connections`, which
+        all workers together do not exceed.
 
-        Raises ConfigError where there is less than one for each.
+        Raises ConfigError if a limit is smaller than the number of workers.
         """
         parts: dict[str, int] = {}
         for name in SHARED:

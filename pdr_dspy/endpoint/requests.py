@@ -62,7 +62,7 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """Of OpenAI's API."""
+    """A field of OpenAI's API."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -191,7 +191,7 @@ class Plan:
     program: dspy.Module
     task: type[dspy.Signature]
     budget: Budget
-    """Of each choice."""
+    """The budget of each choice."""
     seed: int
     """Seed of the first choice; the others count up from it."""
     deadline: float

@@ -201,9 +201,9 @@ def calibration_of(
 def calibration_of_rows(
     rows: Iterable[Row], *, precision: float | None = None, folds: int = 5, seed: int = 0
 ) -> Calibration | None:
-    """The same from the rows of an evaluation, at no cost: from their drafts that were both checked and graded.
+    """The calibration from the rows of an evaluation, at no cost: from their drafts that were both checked and scored.
 
-    None where no draft was, or where all of them are right, or wrong: there is nothing to tell apart.
+    None without such drafts, or if all of them are right, or all wrong.
     """
     drafts = [(row.id, draft) for row in rows for round_ in row.rounds for draft in round_.drafts]
     judged = [

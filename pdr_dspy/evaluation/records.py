@@ -75,7 +75,7 @@ class Row(BaseModel):
     output: int = 0
     """Generated tokens of every call."""
     cost: float | None = None
-    """Of every call, in the unit of the models' prices; None where one is not known."""
+    """Cost of every call, in the unit of the models' prices; None if a price is unknown."""
     paid: int = 0
     """Tokens of the calls actually sent when the row was run."""
     seconds: float = 0.0

@@ -83,7 +83,7 @@ class RoundFlow(NamedTuple):
     accuracy: float
     """Fraction of right drafts."""
     interval: Interval
-    """Of `accuracy`."""
+    """Interval of `accuracy`."""
     any_right: float
     """Fraction of runs with at least one right draft: pass@M of the round."""
     majority: float

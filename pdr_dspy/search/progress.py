@@ -117,7 +117,7 @@ class Reporter:
 
     progress: Progress | None
     trials: int
-    """Of the search."""
+    """Number of trials of the search."""
     max_tokens: int | None
     clock: Clock
 

@@ -79,7 +79,7 @@ class TrialRecord(BaseModel):
 
     @property
     def candidate(self) -> Candidate:
-        """What was tried."""
+        """The candidate that was tried."""
         parts = {place: read_candidate(part) for place, part in self.parts.items()}
         return Candidate(self.schedule, self.instructions, self.demos, self.axes, parts)
 

@@ -269,7 +269,7 @@ def test_what_goes_by_a_check_is_chosen_where_there_is_one() -> None:
 )
 def test_what_goes_by_a_check_without_one_is_refused(values: dict[str, Any]) -> None:
     (name,) = values
-    with pytest.raises(ConfigError, match=rf"`Space\({name}=...\)` has .*goes by a check"):
+    with pytest.raises(ConfigError, match=rf"`Space\({name}=...\)` has .*uses a check"):
         Space(**values)
     if name == "final":
         with pytest.raises(ConfigError, match="take None out of `check`"):
