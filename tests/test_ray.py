@@ -257,7 +257,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
         code, said = drive("--ray", cluster.address, ends=signal.SIGKILL, at=150)
         assert code == -signal.SIGKILL, said
         code, said = drive("--ray", cluster.address, ends=signal.SIGTERM, at=350)
-        assert (code, "terminated; the same command goes on" in said, "Traceback" in said) == (143, True, False), said
+        assert (code, "terminated; the same command resumes" in said, "Traceback" in said) == (143, True, False), said
         code, said = drive()  # also without the cluster
         assert code == 0, said
         rows = read_rows(tmp_path / "run" / "rows.jsonl")

@@ -1,9 +1,9 @@
-"""Calls of models, and what they cost. `predict` makes the calls of a predictor side by side, `site` says where in a
-program they stand; `dispatch` replays them from the `store`, joins equal ones, sends the rest and continues
-truncated turns; `early_stop` ends a stage before all of them are there; `valued` asks for scores instead of texts.
-`ledger` and `budget` count tokens, `context` holds what the calls of a program share, `account` what several
-programs may spend together, `capabilities` says what answers behind an LM and what it can do, `output_format` is the
-form of a completion, and `dspy_bridge` is the one place that knows how DSPy makes a call.
+"""Model calls and their cost. `predict` runs the calls of a predictor concurrently; `site` locates a call within a
+program. `dispatch` replays calls from the `store`, joins equal requests, sends the rest and continues truncated turns.
+`early_stop` ends a stage before all its calls have finished; `valued` requests scores instead of texts. `ledger` and
+`budget` count tokens, `account` limits what several programs spend together, `context` holds the state that a program's
+calls share, `capabilities` describes the model behind an LM, `output_format` constrains a completion, and `dspy_bridge`
+is the only module that knows how DSPy makes a call.
 """
 
 from __future__ import annotations

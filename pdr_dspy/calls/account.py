@@ -1,4 +1,4 @@
-"""What several programs may spend together: an operator inside a larger module is not told of a budget by its call."""
+"""A joint budget of several programs: an operator inside a larger module does not receive a budget with its call."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pdr_dspy.calls.ledger import Ledger
 
 
 class Account:
-    """Of all runs inside a `session(account=...)`. Each stage is reserved before it is sent, those of runs side by side
-    too. Sequential tokens are those of all runs, one after the other: the most that the path can have."""
+    """The account of all runs inside a `session(account=...)`. Each stage is reserved before it is sent, also those of
+    concurrent runs. Sequential tokens are summed over all runs: an upper bound of the path."""
 
     def __init__(self, budget: Budget | None = None) -> None:
-        """`budget`: of all runs together."""
+        """`budget`: for all runs together."""
         self.budget = budget or Budget()
         self.runs: list[Share] = []
-        """In the order in which they began."""
+        """All runs, in the order in which they began."""
         self.lock = threading.Lock()
 
     def open(self) -> Share:
-        """A place for a run that begins."""
+        """Add a run that begins."""
         share = Share(self)
         with self.lock:
             self.runs.append(share)
@@ -34,7 +34,7 @@ class Account:
 
     @property
     def sequential(self) -> int:
-        """B_seq, were all runs made one after the other."""
+        """B_seq as if all runs were made one after the other."""
         return sum(run.ledger.sequential for run in self.runs)
 
 
@@ -45,12 +45,13 @@ class Share:
         self.account = account
         self.ledger = Ledger()
         self.result: Any = None
-        """What the run came to; None while it runs, and where it failed."""
+        """The result of the run; None while it runs, and if it failed."""
         self.reserved = (0, 0)
-        """Sequential and total tokens of what has been spent and of the stage under way, at most."""
+        """Maximum sequential and total tokens, including the current stage."""
 
     def allows(self, spent: Ledger, *, sequential: int, total: int) -> bool:
-        """Reserve a stage of at most so many tokens on top of what this run has `spent`, where the account reaches."""
+        """Reserve a stage of at most this size on top of the tokens that this run has `spent`, if the account allows
+        it."""
         account = self.account
         with account.lock:
             others = [run.reserved for run in account.runs if run is not self]
@@ -64,7 +65,7 @@ class Share:
             return fits
 
     def close(self, ledger: Ledger, result: Any = None) -> None:
-        """The run has ended: what it really spent stays on the account."""
+        """End the run: the tokens actually spent stay on the account."""
         with self.account.lock:
             self.ledger, self.result = ledger, result
             self.reserved = (ledger.sequential, ledger.total)

@@ -13,8 +13,8 @@ from pdr_dspy.settings import Settings
 class Budget(Settings):
     """Limits on one call of a program, in tokens. None is no limit.
 
-    A stage is sent only when its worst case (its prompts and every cap) still fits under both limits; when it does not,
-    the program stops, answers from what it has and says so in `prediction.stop`.
+    A stage is sent only if its worst case (its prompts and all its caps) still fits under both limits. Otherwise the
+    program stops, answers from the drafts it has, and reports that in `prediction.stop`.
     """
 
     sequential: int | None = None
@@ -30,11 +30,11 @@ class Budget(Settings):
 
     @property
     def unlimited(self) -> bool:
-        """Whether there is nothing to check."""
+        """Whether no limit is set."""
         return self.sequential is None and self.total is None
 
     def allows(self, spent: Ledger, *, sequential: int, total: int) -> bool:
-        """Whether a stage of at most `sequential` and `total` tokens fits on top of what was `spent`."""
+        """Whether a stage of at most `sequential` and `total` tokens still fits after the tokens already `spent`."""
         if self.sequential is not None and spent.sequential + sequential > self.sequential:
             return False
         return self.total is None or spent.total + total <= self.total

@@ -1,8 +1,8 @@
-"""What answers behind an LM and what it can do: one record, one question for it, and the protocol of served models.
+"""The model behind an LM and its features: one record, one function that returns it, and the protocol of served models.
 
-Everything that the library wants to know of a language model beside its answers is in `await capabilities(lm)`. A
-server class of a user's own says it by implementing `ServedModel`; of any other `dspy.LM` what its settings tell is
-known, and the rest takes the values that are safe.
+`await capabilities(lm)` gives everything that the library needs to know about a language model besides its replies. A
+user's server class provides the record by implementing `ServedModel`; for any other `dspy.LM` it is derived from the
+LM's settings, with safe values for the rest.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from pdr_dspy.calls.output_format import FormatKind, OutputFormat
 from pdr_dspy.errors import ConfigError
 
 ThinkingBudget = Literal["server", "continue", "cap"]
-"""Who ends a thought that has used up its room: the server in the same request, the client in a second request that
-continues the turn, or nobody but the cap."""
+"""Which side ends a thought that has used up its budget: the server within the same request, the client with a second
+request that continues the turn, or neither (only the cap ends it)."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What answers behind an LM, and what it can do. Unknown is None."""
+    """The model behind an LM and its features. Unknown is None."""
 
     identity: str
-    """What really answers: model, weights where the server names them, address, and a seal of what else selects a
-    deployment. Two LMs of one identity may have each other's replies; it is a part of the key of every request."""
+    """Identifies the model: its name, its weights where the server names them, the address, and a digest of everything
+    else that selects a deployment. LMs with equal identities share replies; it is part of the key of every request."""
     known: bool = True
-    """Whether the identity is all that decides the replies. False where only the object itself does, as of a function
-    that plays a model: equal requests of two such objects that are under way at one time are both sent."""
+    """Whether the identity alone determines the replies. False where the object itself does, such as a function that
+    plays a model: equal requests to two such objects are both sent, even at the same time."""
     context_length: int | None = None
-    """Tokens that prompt and completion may take together."""
+    """The most tokens of prompt and completion together."""
     thinking_budget: ThinkingBudget = "cap"
-    """Who ends a thought that has used up its room."""
+    """Which side ends a thought that has used up its budget."""
     siblings: bool = False
-    """Whether requests that carry the extension "pdr_siblings" are sent together as one request for n completions."""
+    """Whether requests with the extension "pdr_siblings" are sent together as one request for n completions."""
     prompt_once: bool = False
-    """Whether the n completions of such a request have their prompt counted once, by the first of them."""
+    """Whether the prompt of such a request is counted once, with the first of its n completions."""
     counts_tokens: bool = False
     """Whether `count_tokens` counts as the model does."""
     output_formats: frozenset[FormatKind] = field(default_factory=frozenset)
-    """The kinds of `OutputFormat` that completions can be held to."""
+    """The kinds of `OutputFormat` that the server can enforce."""
     model_type: str = "chat"
-    """DSPy's word for the API: "chat" or "responses"; "text" completes bare text, which no program here can use."""
+    """DSPy's name of the API: "chat" or "responses"; "text" completes bare text, which no program here can use."""
 
     def constrains(self, output_format: OutputFormat) -> bool:
-        """Whether completions can be held to a form."""
+        """Whether the server can enforce this format."""
         return output_format.kind in self.output_formats
 
     def first_of(self, forms: Iterable[OutputFormat], *, thinking: int = 0) -> OutputFormat | None:
-        """The first of some forms, best first, that completions can be held to; None for none of them.
+        """The first of some formats, best first, that the server can enforce; None if it can enforce none.
 
-        None too where there is room for a thought, of so many tokens, that the server does not end itself and so does
-        not tell apart from the text: a form holds from the first token, and would cut it away.
+        Also None if `thinking` tokens are reserved for a thought that the server neither ends nor separates from the
+        text: a format applies from the first token and would cut the thought away.
         """
         if thinking and self.thinking_budget != "server":
             return None
@@ -66,44 +66,44 @@ class Capabilities:
 
 @runtime_checkable
 class ServedModel(Protocol):
-    """What a server class of a user's own implements beside being a `dspy.LM`, so that programs know it as they know an
-    endpoint. Inherit it (`class MyLM(dspy.LM, ServedModel)`) to have the two methods with a default.
+    """The methods that a user's server class implements, besides being a `dspy.LM`, to work with programs as an
+    endpoint does. Inherit from it (`class MyLM(dspy.LM, ServedModel)`) for the default of two methods.
 
     >>> class MyLM(dspy.LM, ServedModel):
     ...     async def capabilities(self) -> Capabilities:
     ...         return Capabilities(identity="my-model:3f2a9c", context_length=32_768)
 
-    Its requests are `dspy.lm15.Request`s. Two extensions (`request.config.extensions`) may be on them, if the record
-    says that they are understood, and neither is for the wire: "pdr_siblings", `{"group": name, "size": n}` on requests
-    that differ in their seeds alone and may share one request for n completions; and "pdr_output", an
-    `OutputFormat.wire`. A method `send_directly(request)`, where there is one, answers a request past DSPy's own road,
-    which costs time and changes of threads; it raises the errors of `dspy.lm15`.
+    Requests to it are `dspy.lm15.Request`s. They may carry two extensions (`request.config.extensions`) if the record
+    declares support for them; neither is sent to the server: "pdr_siblings", `{"group": name, "size": n}`, on requests
+    that differ only in their seeds and may share one request for n completions; and "pdr_output", an
+    `OutputFormat.wire`. An optional method `send_directly(request)` answers a request without DSPy's call machinery,
+    which costs time and thread switches; it raises the errors of `dspy.lm15`.
     """
 
     async def capabilities(self) -> Capabilities:
-        """The record. Asked before every stage of calls: what has to be fetched is fetched once.
+        """The record. Called before every stage of calls: cache what has to be fetched.
 
-        Raises EndpointError when the server is another one than before.
+        Raises EndpointError when the server now serves another model.
         """
         ...
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
-        """Tokens of each text, without special tokens; None when nobody can count them."""
+        """Tokens of each text, without special tokens; None when they cannot be counted."""
         return None
 
     async def check(self) -> None:
-        """Ask the server anew who it is, at the start of an evaluation or a search.
+        """Query the server's identity again, at the start of an evaluation or a search.
 
-        Raises EndpointError, in one sentence, when it is dead, no such server, or lacks the model.
+        Raises EndpointError, in one sentence, when the server is down, is not a model server, or lacks the model.
         """
 
 
 async def capabilities(lm: dspy.BaseLM) -> Capabilities:
-    """What answers behind an LM, and what it can do.
+    """The model behind an LM and its features.
 
     Raises:
-        EndpointError: the server is another one than the LM has talked to before.
-        ConfigError: the LM's class implements `ServedModel` in part.
+        EndpointError: the server now serves another model than in earlier calls of this LM.
+        ConfigError: the LM's class implements only a part of `ServedModel`.
     """
     served = _served(lm)
     if served is not None:
@@ -113,16 +113,16 @@ async def capabilities(lm: dspy.BaseLM) -> Capabilities:
 
 
 async def count_exactly(lm: dspy.BaseLM, texts: Sequence[str]) -> list[int] | None:
-    """Tokens of each text as the model counts them; None when nobody can."""
+    """Tokens of each text as the model counts them; None when they cannot be counted."""
     served = _served(lm)
     return None if served is None else await served.count_tokens(texts)
 
 
 async def identities(predictors: Iterable[dspy.Predict], models: Iterable[dspy.LM] = ()) -> list[str]:
-    """What answers the calls of these predictors and these models, each once, in order of their names; every server is
-    asked anew.
+    """The identities of the models that these predictors call, and of `models`, without duplicates, in sorted order.
+    Every server is queried again.
 
-    Raises EndpointError when one is dead, no such server, or lacks its model.
+    Raises EndpointError when a server is down, is not a model server, or lacks its model.
     """
     chosen = current().serves
     used = [chosen.get(id(predictor)) or predictor.lm or dspy.settings.lm for predictor in predictors]
@@ -135,7 +135,7 @@ async def identities(predictors: Iterable[dspy.Predict], models: Iterable[dspy.L
 
 
 def configured(lm: dspy.BaseLM) -> Capabilities:
-    """What the settings of an LM tell of it, without asking anybody."""
+    """The capabilities that the settings of an LM imply, without any request."""
     deployment = dspy_bridge.deployment(lm)
     where = address(deployment.address) if deployment.address else ""
     mark = seal(where, deployment.selectors)
@@ -148,7 +148,7 @@ def configured(lm: dspy.BaseLM) -> Capabilities:
 
 
 def same_answerer(lm: dspy.BaseLM, about: Capabilities) -> int:
-    """What two equal requests must have in common, beside their key, for one to wait for the other's reply."""
+    """A value that two equal requests must share, besides their key, for one to wait for the other's reply."""
     return 0 if about.known else dspy_bridge.same_server(lm)
 
 

@@ -1,4 +1,4 @@
-"""What the calls of a program share: the run seed, the store, the places in flight, and who is told of them."""
+"""The state that the calls of a program share: run seed, store, bound on requests in flight, and listeners."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from pdr_dspy.calls.pricing import Price
 from pdr_dspy.calls.store import Rollout, Rollouts
 
 
-class _Unkept(Rollouts):
-    """The store where none was given: it knows the requests under way, and keeps no completion."""
+class _PendingOnly(Rollouts):
+    """The store used where none was given: it tracks pending requests and keeps no completion."""
 
     keeps = False
 
     def put(self, rollout: Rollout) -> None:
-        """Nothing: the same request is sent again next time."""
+        """Do nothing: the same request is sent again next time."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """What the calls made inside `session(...)` share."""
+    """The state that calls inside `session(...)` share."""
 
     seed: int = 0
-    """The run seed: repeats of an evaluation differ in it, trials of a study do not."""
-    store: Rollouts = field(default_factory=_Unkept)
-    """Keeps completions, and the requests under way, so that two equal ones are sent once."""
+    """The run seed: it differs between repeats of an evaluation, not between trials of a study."""
+    store: Rollouts = field(default_factory=_PendingOnly)
+    """Keeps completions and tracks pending requests, so that equal requests are sent once."""
     in_flight: asyncio.Semaphore | None = None
-    """Bounds requests on the wire; None leaves it to the schedule's widths. It serves the event loop on which the
-    session was begun; a synchronous program that runs beside that loop is not held up by it."""
+    """Bounds the requests in flight; with None only the schedule's widths do. It belongs to the event loop on which the
+    session began; a synchronous program beside that loop is not bounded by it."""
     loop: asyncio.AbstractEventLoop | None = None
-    """Where `in_flight` was given; None outside of any loop."""
+    """The event loop on which `in_flight` was given; None outside of any loop."""
     oracle: Callable[[Mapping[str, Any]], float] | None = None
-    """Scores a draft's outputs; only the oracle distillers of an analysis may look."""
+    """Scores a draft's outputs; only the oracle distillers of an analysis may use it."""
     on_call: Callable[[Call], None] | None = None
-    """Told of every call as it ends, in the thread that runs the calls."""
+    """Called after every call, in the thread that runs the calls."""
     serves: Mapping[int, Any] = field(default_factory=dict)
-    """The LM of a predictor, by the predictor's identity, where a schedule chose one: it goes before its own."""
+    """The LM that a schedule chose for a predictor, by the predictor's `id`: it takes precedence over its own."""
     prices: Mapping[int | str, Price] = field(default_factory=dict)
-    """What a token costs, by the identity of an LM or by its name (`lm.model`)."""
+    """Prices per token, by the `id` of an LM or by its name (`lm.model`)."""
     name_of: Callable[[Any], str] | None = None
-    """Given an operator whose run begins, what its calls are marked with (`Call.operator`) for `on_call`; None where
+    """Called with an operator whose run begins; returns the mark of its calls (`Call.operator`) for `on_call`. None if
     the program is the operator itself."""
     on_response: Callable[[Usage], None] | None = None
-    """Told of the tokens of every response as it comes, while its siblings still run, in that thread; not of what was
-    replayed. For displays: what is paid for calls that fail or are cancelled is known from the ledger alone."""
+    """Called with the tokens of every response as it arrives, while its siblings still run, in that thread; not called
+    for replayed calls. For displays: only the ledger has the cost of calls that fail or are cancelled."""
     on_progress: Callable[[Any], None] | None = None
-    """Told where a program is, a `pdr_dspy.operators.Progress` each time, in the thread that runs the calls."""
+    """Called with a `pdr_dspy.operators.Progress` as a program advances, in the thread that runs the calls."""
     deadline: float | None = None
-    """Of `time.monotonic()`: a program cancels then what it has under way, and answers from what it has."""
+    """A time of `time.monotonic()` at which a program cancels its pending calls and answers from the drafts it has."""
     account: Account | None = None
-    """What all programs may spend together, and where each leaves its ledger when it ends; None is no limit."""
+    """The joint limit of all programs; each adds its ledger when it ends. None is no limit."""
 
 
 _SESSION: ContextVar[Session] = ContextVar("pdr_dspy_session", default=Session())  # noqa: B039  (frozen)
 
 
 def current() -> Session:
-    """The session that calls made here and now would join."""
+    """The session that calls made in this context belong to."""
     return _SESSION.get()
 
 
 def price_of(lm: Any) -> Price | None:
-    """What a token of a model costs here; None where that is not known."""
+    """The price per token of a model in this session; None if it is unknown."""
     prices = _SESSION.get().prices
     return prices.get(id(lm), prices.get(lm.model))
 
@@ -90,13 +90,13 @@ def run_of(operator: Any) -> Iterator[None]:
 def session(**changes: Any) -> Iterator[Session]:
     """Run calls with some fields of the session changed, in this context and the tasks started from it.
 
-    With `store=None` no completion is kept inside.
+    With `store=None` no completion is kept.
     """
     if changes.get("store", ...) is None:
-        changes["store"] = _Unkept()
+        changes["store"] = _PendingOnly()
     if "in_flight" in changes:
         with suppress(RuntimeError):
-            changes["loop"] = None  # no loop runs here: the calls will all run on the portal's
+            changes["loop"] = None  # no loop runs here: all calls will run on the portal's loop
             changes["loop"] = asyncio.get_running_loop()
     changed = replace(_SESSION.get(), **changes)
     token = _SESSION.set(changed)

@@ -1,4 +1,4 @@
-"""Which deployment an address, a key and headers select, in words that reveal no secret."""
+"""Identifies the deployment that an address, a key and headers select, without revealing a secret."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from urllib.parse import urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ROUNDS = 50_000
-"""Of the key derivation: a guess at a short secret costs what one seal costs, some 20 ms."""
+"""Parameters of the key derivation: each guess at a short secret costs as much as one seal, some 20 ms."""
 
 
 def address(url: str) -> str:
-    """A server's address with everything that may select another one: scheme, host, port, path and query.
+    """A server's address with everything that may select another server: scheme, host, port, path and query.
 
-    The host is in lower case, the port always there, user and password are left out, and so is a slash at the end. What
-    is no URL comes back as it is.
+    The host is lower-cased and the port is always present; user, password and a trailing slash are left out. A text
+    that is not a URL is returned unchanged.
     """
     parts = urlsplit(url.strip())
     try:
         host, port = parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme.lower())
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         host = port = None
     if not parts.scheme or host is None:
         return url.strip()
@@ -33,10 +33,10 @@ def address(url: str) -> str:
 
 
 def seal(where: str, secrets: Mapping[str, Any]) -> str:
-    """A short digest of what selects a deployment at an address beside it: keys, headers, organizations.
+    """A short digest of the keys, headers and organizations that select a deployment at an address.
 
-    Equal secrets at one address have equal seals. Neither a secret nor its use at another address can be read out of
-    one: it is keyed by the address, slow to compute and short. "" for no secrets.
+    Equal secrets at one address have equal seals. A seal reveals neither a secret nor its use at another address: it is
+    keyed by the address, slow to compute and short. The seal of no secrets is "".
     """
     given = {name.lower(): _plain(value) for name, value in secrets.items() if value is not None}
     return _sealed(where, json.dumps(given, sort_keys=True)) if given else ""
@@ -51,6 +51,6 @@ def _sealed(where: str, written: str) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name).lower(): _plain(item) for name, item in value.items()}
-    if callable(value):  # such as a provider of tokens: which one it is, not what it is at an address of memory
+    if callable(value):  # such as a token provider: its qualified name, not its address in memory
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
     return value if isinstance(value, bool | int | float) else str(value)

@@ -1,5 +1,5 @@
-"""Requests side by side: replayed from the store, joined to an equal one under way, or sent; and, where a thought or a
-solution was cut or a field could not be read, another request of the same turn."""
+"""Concurrent requests: replayed from the store, joined to an equal pending request, or sent. Where a thought or a
+solution was truncated or a field could not be read, another request of the same turn follows."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ from pdr_dspy.text.token_estimate import estimate_tokens
 
 T = TypeVar("T")
 BEGUN: ContextVar[Callable[[], None] | None] = ContextVar("pdr_dspy_begun", default=None)
-"""Told when a request made in this context goes out, after its wait for a place in flight."""
+"""Called when a request made in this context is sent, after its wait for the bound on requests in flight."""
 
 
 class Result(NamedTuple):
-    """What became of a request."""
+    """The outcome of a request."""
 
     rollout: Rollout | None
-    """None when there was no completion."""
+    """None if there is no completion."""
     reused: bool
     failure: str | None
     seconds: float
     tries: Tries = Tries()
     rest: tuple[Job, Result] | None = None
-    """The next request of this one's turn: one that went on with it, or asked again for what could not be read."""
+    """The next request of this turn: it continues the completion, or asks again for fields that could not be read."""
     shared: int | None = None
-    """The seed of the sibling whose request gave this completion too; None for one of its own."""
+    """The seed of the sibling whose request also produced this completion; None if it has its own request."""
 
     @property
     def took(self) -> float:
-        """Seconds that the turn took when it was made."""
+        """Seconds that the turn took when it was first made."""
         own = self.seconds if self.rollout is None else self.rollout.seconds
         return own if self.rest is None else own + self.rest[1].took
 
@@ -58,12 +58,12 @@ class Result(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of the turn failed, so that all of it is in the store."""
+        """Whether no request of the turn failed, so that all of it is in the store."""
         return self.rollout is not None and (self.rest is None or self.rest[1].whole)
 
 
 def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
-    """What the store has of a turn; None when a request would have to be sent."""
+    """The turn as the store has it; None if a request would have to be sent."""
     rollout = store.get(job.key)
     if rollout is None:
         return None
@@ -76,40 +76,40 @@ def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
 
 
 def _next(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
-    """The next request of a turn, after this completion."""
+    """The next request of a turn after this completion; None if the turn is complete."""
     return continuation(lm, job, rollout) or asked_again(lm, job, rollout)
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
-    """Replay what the store has, send the rest: siblings of one prompt as one group where the endpoint can."""
+    """Replay the turns that are in the store and send the rest; siblings of one prompt as one group where supported."""
     out = _Sending(lm, now)
     results, turns = out.turns(jobs)
     try:
         came = await together([coming for _, coming in turns])
     finally:
-        out.let_go()
+        out.release_waiters()
     for (group, _), outcome in zip(turns, came, strict=True):
         results.update(zip(group, outcome, strict=True))
     return [results[position] for position in range(len(jobs))]
 
 
 Turn = tuple[list[int], Awaitable[list[Result]]]
-"""Positions of some jobs, and what will become of them."""
+"""Positions of some jobs, and their future results."""
 
 
 class _Sending:
-    """Requests that go out together."""
+    """Requests that are sent together."""
 
     def __init__(self, lm: dspy.LM, now: Session) -> None:
         self.lm = lm
         self.now = now
         self.server = 0
-        """What answers, beside the key, for those who may wait for each other's requests."""
+        """With the key, identifies requests that may wait for each other's replies."""
         self.own: dict[str, asyncio.Future[Rollout | None]] = {}
-        """By key, what others wait for who ask the same LM for the same meanwhile."""
+        """By key, the futures that equal requests to the same LM wait for meanwhile."""
 
     def turns(self, jobs: Sequence[Job]) -> tuple[dict[int, Result], list[Turn]]:
-        """The results that are there, by the position of their job, and how the others will come."""
+        """The results that are available now, by the position of their job, and awaitables of the others."""
         store, loop = self.now.store, asyncio.get_running_loop()
         about = next((job.capabilities for job in jobs if job.capabilities is not None), None) or configured(self.lm)
         self.server = same_answerer(self.lm, about)
@@ -133,8 +133,8 @@ class _Sending:
             turns = [(group, self.continued([jobs[p] for p in group], coming)) for group, coming in turns]
         return results, turns
 
-    def let_go(self) -> None:
-        """Whoever still waits for one of these requests has to send it himself."""
+    def release_waiters(self) -> None:
+        """Resolve the futures of unfinished requests with None: each waiter sends its own request."""
         pending = self.now.store.pending
         for key, future in self.own.items():
             if not future.done():
@@ -143,31 +143,31 @@ class _Sending:
                 del pending[key, self.server]
 
     async def join(self, job: Job, under_way: asyncio.Future[Rollout | None]) -> list[Result]:
-        """Wait for an equal request that is under way; send our own when that one failed or was cancelled."""
+        """Wait for an equal pending request; send this one if that one failed or was cancelled."""
         rollout = await asyncio.shield(under_way)
         if rollout is not None:
             return [Result(rollout, True, None, 0.0)]
         return await self.group([job])
 
     async def continued(self, jobs: Sequence[Job], coming: Awaitable[list[Result]]) -> list[Result]:
-        """Go on with those turns that want another request, each as soon as its first is done, with a place in flight
-        of its own."""
+        """Continue the turns that need another request, each as soon as its first request is done. Each continuation
+        waits for the bound on requests in flight."""
 
-        async def go_on(job: Job, result: Result) -> Result:
+        async def continue_turn(job: Job, result: Result) -> Result:
             rest = None if result.rollout is None else _next(self.lm, job, result.rollout)
             if rest is None:
                 return result
-            if rest.part == JSON_PART:  # it is not what listeners of the turn are to hear
+            if rest.part == JSON_PART:  # not for the turn's stream listeners
                 with dspy_bridge.heard(None):
                     (came,) = await send(self.lm, [rest], self.now)
             else:
                 (came,) = await send(self.lm, [rest], self.now)
             return result._replace(rest=(rest, came))
 
-        return await together([go_on(job, result) for job, result in zip(jobs, await coming, strict=True)])
+        return await together([continue_turn(job, result) for job, result in zip(jobs, await coming, strict=True)])
 
     async def group(self, jobs: Sequence[Job]) -> list[Result]:
-        """Send siblings, with one place in flight for all of them."""
+        """Send siblings as one group, counted once against the bound on requests in flight."""
         now = self.now
         if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
             return await together(self.siblings(jobs))
@@ -175,7 +175,7 @@ class _Sending:
             return await together(self.siblings(jobs))
 
     def siblings(self, jobs: Sequence[Job]) -> list[Awaitable[Result]]:
-        """One request for all of them, if there are several."""
+        """One request for all siblings, if there are several."""
         if len(jobs) == 1:
             return [self.one(jobs[0], jobs[0].request)]
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
@@ -183,19 +183,19 @@ class _Sending:
         return [self.one(job, extended(job.request, pdr_siblings=mark)) for job in jobs]
 
     async def one(self, job: Job, request: Request) -> Result:
-        """Send one request, keep what came back, and tell those who wait for an equal one."""
+        """Send one request, keep the completion, and resolve the future of waiting equal requests."""
         store = self.now.store
-        with telemetry.call(self.lm.model, job) as told:
+        with telemetry.call(self.lm.model, job) as report:
             result = await _exchange(self.lm, job, request)
             if result.rollout is None:
-                told(Usage(), "error", result.failure, result.tries.tries)
+                report(Usage(), "error", result.failure, result.tries.tries)
             else:
                 got = result.rollout
-                told(got.usage, got.finish, None, result.tries.tries, got.text, got.thought or "")
+                report(got.usage, got.finish, None, result.tries.tries, got.text, got.thought or "")
         if result.rollout is not None and not result.reused and self.now.on_response is not None:
             self.now.on_response(result.rollout.usage)
-        if result.rollout is not None and result.rollout.finish != "error":  # what the server broke off is asked again
-            if store.slow:  # others' calls go on meanwhile
+        if result.rollout is not None and result.rollout.finish != "error":  # broken off: request it again
+            if store.slow:  # other calls proceed meanwhile
                 await asyncio.to_thread(store.put, result.rollout)
             else:
                 store.put(result.rollout)
@@ -210,7 +210,7 @@ async def _there(result: Result) -> list[Result]:
 
 
 def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) -> list[list[int]]:
-    """Runs of consecutive seeds over one prompt; each becomes one request of n choices."""
+    """Runs of consecutive seeds with one prompt; each run becomes one request of n choices."""
     groups: list[list[int]] = []
     for position in positions:
         last = groups[-1] if groups else None
@@ -227,14 +227,14 @@ def _groups(jobs: Sequence[Job], positions: Sequence[int], *, together: bool) ->
 
 
 async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
-    """All of them side by side, until the first error or a cancellation, which ends the others."""
+    """Await all parts concurrently; the first error or a cancellation cancels the others."""
     parts = list(parts)
-    if len(parts) == 1:  # it needs no task of its own
+    if len(parts) == 1:  # needs no task
         return [await parts[0]]
     tasks = [asyncio.ensure_future(one) for one in parts]
     try:
         return await asyncio.gather(*tasks)
-    except BaseException:  # such as that the disk is full
+    except BaseException:  # such as a full disk
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -242,7 +242,7 @@ async def together(parts: Iterable[Awaitable[T]]) -> list[T]:
 
 
 async def count_tokens(lm: dspy.LM, texts: Sequence[str]) -> tuple[list[int], bool]:
-    """Tokens of each text as the serving model counts them, and whether that is exact (False: estimated)."""
+    """Tokens of each text as the serving model counts them, and whether the count is exact (False: estimated)."""
     counts = await count_exactly(lm, texts)
     if counts is not None:
         return counts, True
@@ -263,7 +263,7 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     inline = "".join(part.text for part in response.message.parts if part.type == "text")
     apart = "".join(part.text for part in response.message.parts if part.type == "thinking")
     if job.messages[-1]["role"] == "assistant":
-        # Its thought is over; a server that looks for the end of one may take all of it for a thought.
+        # The thought is already closed; a server that looks for its end may take the whole text for a thought.
         begun = job.messages[-1]["content"]
         text = clean(inline or apart)
         text = text.removeprefix(begun if text.startswith(begun) else begun.rstrip())  # llama.cpp repeats it
@@ -271,7 +271,7 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     else:
         thought, text, unfinished = split_thought(clean(inline))
         if job.part == JSON_PART and not text.strip() and not unfinished:
-            text = clean(apart)  # a server that looks for the end of a thought may take the JSON for one
+            text = clean(apart)  # a server that parses thoughts may take the JSON for a thought
     usage, estimated = await _usage(lm, job, response, inline + apart)
     tries, finish = came.tries, "length" if unfinished else response.finish_reason
     return Result(
@@ -295,12 +295,12 @@ async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
 
 
 async def _usage(lm: dspy.LM, job: Job, response: Response, generated: str) -> tuple[Usage, bool]:
-    said = response.usage
+    reported = response.usage
     usage = Usage(
-        input=said.input_tokens,
-        output=said.output_tokens,
-        reasoning=said.reasoning_tokens,
-        cached=said.cache_read_tokens,
+        input=reported.input_tokens,
+        output=reported.output_tokens,
+        reasoning=reported.reasoning_tokens,
+        cached=reported.cache_read_tokens,
     )
     if usage.tokens is not None:
         return usage, False

@@ -1,21 +1,22 @@
-"""All that this library takes of DSPy beyond the names of `dspy` and `dspy.lm15`, and how it makes a call through DSPy.
+"""Everything that this library uses of DSPy beyond the names of `dspy` and `dspy.lm15`, and how it calls a model
+through DSPy.
 
-Whatever else of DSPy is imported, subclassed or read from a private attribute is here, and a test holds that: a new
-version of DSPy is this file's work. What 3.4 announces for 3.5: `forward` of an LM is no longer asked (the section on
-LMs that answer by one goes), OpenAI's message dictionaries are no longer taken (only that section sends them), and
-`Adapter.format` returns a prompt of its own (which `prompts/render.py` hands on for a configured adapter).
+All other imports, subclasses and private attributes of DSPy are in this file (a test checks that): adapting to a new
+version of DSPy means changing this file. Changes that 3.4 announces for 3.5: `forward` of an LM is no longer called
+(the section on LMs with their own `forward` goes), OpenAI's message dictionaries are no longer accepted (only that
+section sends them), and `Adapter.format` returns a prompt object (which `prompts/render.py` passes on for a configured
+adapter).
+A reply from DSPy's own cache (`dspy.LM(cache=True)`, its default) looks like one that was sent and paid for: it carries
+the usage of the original call. DSPy reports usage to `dspy.settings.usage_tracker` for sent calls alone, which tells
+the two apart. That cache ignores addresses, keys and headers: a request to an LM that has some carries a digest of
+them, so that replies of one server are never taken for another's.
 
-A reply that DSPy had in its own cache (`dspy.LM(cache=True)`, its default) looks like one that was sent and paid for:
-its usage is that of the call that once was. DSPy reports usage to `dspy.settings.usage_tracker` for sent calls alone,
-and that tells them apart. That cache knows no addresses, keys and headers: a request to an LM that has some carries a
-mark of them, so that the replies of one server are never another's.
+An LM with its own `forward` (a subclass of `dspy.BaseLM`, deprecated in DSPy 3.4) is called through it, in a thread if
+it has no `aforward`.
 
-An LM that answers by a `forward` of its own (a subclass of `dspy.BaseLM`, deprecated in DSPy 3.4) is asked through it,
-in a thread where it has no `aforward`.
-
-An LM with a method `send_directly(request)` (an endpoint's) is asked past DSPy's own road where that would only cost
-time: 0.4 ms and two changes of threads a call. History and usage tracking are still DSPy's; whatever else is asked for
-(callbacks, streaming, its cache, its retries) takes the long road.
+An LM with a method `send_directly(request)` (an endpoint's) is called without DSPy's call machinery, which costs 0.4 ms
+and two thread switches a call. History and usage tracking are still DSPy's; callbacks, streaming, DSPy's cache and its
+retries use DSPy's full call path.
 """
 
 from __future__ import annotations
@@ -79,33 +80,33 @@ _OURS: ContextVar[bool] = ContextVar("pdr_dspy_sending", default=False)
 
 
 class Sent(NamedTuple):
-    """What came back."""
+    """The reply of a model."""
 
     response: Response
     reused: bool
-    """DSPy's cache had it: nothing was sent."""
+    """Whether the reply came from DSPy's cache and nothing was sent."""
 
 
 class Tries(NamedTuple):
-    """How often a request went out, as an endpoint says."""
+    """How often a request was sent, as the endpoint reports it."""
 
     tries: int = 1
     unsettled: int = 0
-    """Tries, a failed last one included, that the server may have served and counted without its answer coming through:
-    connections lost after sending, time-outs, 5xx other than 503."""
+    """Tries, including a failed last one, that the server may have served and counted although its reply was lost:
+    connections lost after sending, timeouts, 5xx other than 503."""
 
 
 def tries_of(outcome: Response | BaseException) -> Tries:
-    """What a response, or the error raised in its place, took; one try where nobody says more.
+    """The tries behind a response or an error; one try if neither reports any.
 
-    The responses of siblings that shared a request have that request's tries, each.
+    Each response of siblings that shared a request has the tries of that request.
     """
     if isinstance(outcome, Response):
         notes = _notes(outcome)
         return Tries(int(notes.get("tries", 1)), int(notes.get("unsettled", 0)))
     error: BaseException | None = outcome
     while error is not None:
-        tally = getattr(error, "tally", None)  # on the lm15 error that DSPy's is raised from
+        tally = getattr(error, "tally", None)  # on the lm15 error that caused DSPy's
         if tally is not None:
             return Tries(tally.tries, tally.unsettled)
         error = error.__cause__
@@ -113,21 +114,22 @@ def tries_of(outcome: Response | BaseException) -> Tries:
 
 
 def shared_seed(response: Response) -> int | None:
-    """The seed of the sibling whose request gave this completion too, as at temperature 0; None for one of its own."""
+    """The seed of the sibling whose request also produced this completion, as at temperature 0; None if it has its
+    own."""
     seed = _notes(response).get("shared")
     return seed if isinstance(seed, int) else None
 
 
 def _notes(response: Response) -> Mapping[str, Any]:
-    """What an endpoint's client says of an exchange, beside the server's answer."""
+    """Notes of an endpoint's client about an exchange, besides the server's reply."""
     notes: Any = (response.provider_data or {}).get("pdr")
     return notes if isinstance(notes, dict) else {}
 
 
 async def send(lm: dspy.LM, request: Request) -> Sent:
-    """Send one request. Raises the errors of `dspy.LMError`'s family.
+    """Send one request. Raises `dspy.LMError` and its subclasses.
 
-    Its text goes to a stream (`dspy.streamify`) only inside `heard`; DSPy alone would stream every call there is.
+    Its text is streamed (`dspy.streamify`) only inside `heard`; DSPy by itself would stream every call.
     """
     if _direct(lm):
         with error_boundary(lm.model, unexpected=True):
@@ -152,10 +154,10 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
 
 
 async def post(lm: dspy.BaseLM, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], Tries]:
-    """POST to an endpoint of a server that is no completion, such as /classify; the JSON object that it answers.
+    """POST to an endpoint of a server other than completions, such as /classify; return the JSON object of its reply.
 
-    Only an LM with a method `post(path, body)` can, as `serving.connect` makes one. Raises the errors of
-    `dspy.LMError`'s family.
+    Requires an LM with a method `post(path, body)`, such as one made by `serving.connect`. Raises `dspy.LMError` and
+    its subclasses.
     """
     with error_boundary(lm.model, unexpected=True):
         data, notes = await lm.post(path, body)  # type: ignore[attr-defined]
@@ -163,7 +165,7 @@ async def post(lm: dspy.BaseLM, path: str, body: Mapping[str, Any]) -> tuple[dic
 
 
 async def call(lm: dspy.BaseLM, request: Request) -> Response:
-    """One call on DSPy's own road, awaited. An LM that answers by a `forward` of its own is asked through it."""
+    """One awaited call through DSPy. An LM with its own `forward` is called through it."""
     how = _own_way(lm)
     if how == "sync":
         return await asyncio.to_thread(_ask_legacy, lm, request)
@@ -180,28 +182,28 @@ def call_sync(lm: dspy.BaseLM, request: Request) -> Response:
 
 
 def same_server(lm: dspy.BaseLM) -> int:
-    """A number that copies of one LM share and that no other LM of this process has, whatever it is called.
+    """A number that all copies of one LM share and no other LM of this process has, even of the same name.
 
-    Two LMs of one name may be two models: their requests are never joined while they are under way.
+    Two LMs of one name may be two models: their pending requests are never joined.
     """
     engine = getattr(lm, "_engine_spec", None)
     return id(lm._engine_store if isinstance(engine, str) else engine if engine is not None else lm)  # type: ignore[attr-defined]
 
 
 class Deployment(NamedTuple):
-    """What the settings of an LM say of where its requests go."""
+    """The destination of an LM's requests, as its settings give it."""
 
     address: str
-    """"" for the provider's own."""
+    """An address; "" for the provider's default."""
     selectors: Mapping[str, Any]
-    """Keys, headers, organizations and the like. Secrets: never shown or kept."""
+    """Keys, headers, organizations and the like. Secrets: never shown or stored."""
     known: bool
-    """Whether model, address and selectors are all that decides who answers. Not so for an engine object and for
-    methods of the user's own."""
+    """Whether model, address and selectors alone determine the model that answers. False for an engine object and for
+    methods that the user has overridden."""
 
 
 def deployment(lm: dspy.BaseLM) -> Deployment:
-    """Where the requests of an LM go, by its settings, the providers declared to DSPy, and the environment."""
+    """The destination of an LM's requests, by its settings, the providers declared to DSPy, and the environment."""
     names = {*CLIENT_KEYS, "default_headers"} - {"timeout"}
     given = {name: value for name, value in lm.kwargs.items() if name in names and value is not None}
     bases = [given.pop("api_base", None), given.pop("base_url", None)]
@@ -210,14 +212,14 @@ def deployment(lm: dspy.BaseLM) -> Deployment:
     bases += [where for providers, where in _declared(lm) if prefix.replace("_", "-") in providers]
     base = next((each for each in bases if each), None)
     if base and "api_key" not in given and (key := os.environ.get(f"{prefix.upper()}_API_KEY")):
-        given["api_key"] = key  # a gateway may choose by it what answers
+        given["api_key"] = key  # a gateway may select the model by it
     engine = getattr(lm, "_engine_spec", None)
     known = isinstance(engine, str) and type(lm).acall is dspy.BaseLM.acall and _own_way(lm) is None
     return Deployment(str(base or ""), given, known and _REPLACED.isdisjoint(vars(lm)))
 
 
 def _declared(lm: dspy.BaseLM) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Names and address of each provider that was declared to DSPy when the LM was made."""
+    """Names and address of each provider that had been declared to DSPy when the LM was made."""
     for declared in getattr(lm, "_providers", None) or ():
         definition = declared.definition
         if definition.access.base_url:
@@ -225,21 +227,21 @@ def _declared(lm: dspy.BaseLM) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 _SCHEMAS: WeakKeyDictionary[dspy.BaseLM, tuple[str, bool]] = WeakKeyDictionary()
-"""By LM, with the model that it had."""
+"""By LM, together with the model it had."""
 
 
 async def holds_to_schema(lm: dspy.BaseLM) -> bool:
-    """Whether DSPy can have completions of an LM held to a JSON schema. It may look that up in a list of models, and
-    fetch the list first: done once for each LM, in a thread."""
+    """Whether DSPy can make an LM's completions follow a JSON schema. DSPy may look that up in a list of models that
+    it has to fetch first: done once for each LM, in a thread."""
     kept = _SCHEMAS.get(lm)
     if kept is None or kept[0] != lm.model:
-        said = _own_way(lm) is None and await asyncio.to_thread(lambda: bool(lm.supports_response_schema))
-        kept = _SCHEMAS[lm] = (lm.model, said)
+        supported = _own_way(lm) is None and await asyncio.to_thread(lambda: bool(lm.supports_response_schema))
+        kept = _SCHEMAS[lm] = (lm.model, supported)
     return kept[1]
 
 
 def _extra(lm: dspy.BaseLM) -> dict[str, Any]:
-    """What DSPy's cache tells equal requests apart by: the LM's own `rollout_id`, and the deployment."""
+    """Distinguishes equal requests in DSPy's cache: the LM's own `rollout_id`, and the deployment."""
     own = lm.kwargs.get("rollout_id")
     where = deployment(lm) if lm.cache else None
     if where is not None and (where.address or where.selectors):
@@ -249,20 +251,20 @@ def _extra(lm: dspy.BaseLM) -> dict[str, Any]:
 
 
 class Listener(Protocol):
-    """Takes the place of DSPy's stream for the calls of one predictor."""
+    """Replaces DSPy's stream for the calls of one predictor."""
 
     predictor: dspy.Predict
 
     async def send(self, chunk: Any) -> None:
-        """A chunk of DSPy's, as it came from the model."""
+        """Take one of DSPy's chunks, as it came from the model."""
         ...
 
     async def text(self, text: str) -> None:
-        """The text of a call whose model does not stream."""
+        """Take the text of a call whose model does not stream."""
         ...
 
     async def end(self) -> None:
-        """The call has ended."""
+        """Called when the call has ended."""
         ...
 
 
@@ -271,7 +273,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("pdr_dspy_listener", default
 
 @contextmanager
 def heard(listener: Listener | None) -> Iterator[None]:
-    """Calls made here and in tasks started from here send their text to `listener`, or to nobody."""
+    """Send the text of calls made here, and in tasks started from here, to `listener`; None discards it."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -280,13 +282,13 @@ def heard(listener: Listener | None) -> Iterator[None]:
 
 
 def _streams(lm: dspy.LM) -> bool:
-    """Whether DSPy can take a completion of this LM in pieces."""
+    """Whether DSPy can stream the completions of this LM."""
     engine = getattr(lm, "_async_engine_spec", None) or getattr(lm, "_engine_spec", None)
     return engine is not None and (isinstance(engine, str) or hasattr(engine, "stream")) and not _own_way(lm)
 
 
 def text_of(chunk: Any) -> str | None:
-    """The answer's text in a chunk of DSPy's; None in one that has none, such as a thought."""
+    """The answer's text in one of DSPy's chunks; None for a chunk without any, such as a thought."""
     try:
         return chunk.choices[0].delta.content
     except (AttributeError, IndexError, TypeError):
@@ -294,17 +296,17 @@ def text_of(chunk: Any) -> str | None:
 
 
 def chunk_of(text: str, model: str, predictor: dspy.Predict) -> Any:
-    """A chunk for DSPy's stream listeners that has this text."""
+    """A chunk with this text for DSPy's stream listeners."""
     choice = attributes({"index": 0, "delta": {"content": text}, "finish_reason": None})
     return EngineChunk(id=None, model=model, predict_id=id(predictor), choices=[choice])
 
 
 @contextmanager
 def stream_from_thread() -> Iterator[None]:
-    """Around a synchronous program: its chunks go to the event loop that waits for them.
+    """Around a synchronous program: forward its chunks to the event loop that waits for them.
 
-    `dspy.streamify` runs a synchronous program in a thread of its loop. Calls are made on another loop, and a stream
-    may only be written on its own. Where no loop stands behind the thread, nothing is streamed.
+    `dspy.streamify` runs a synchronous program in a thread of its loop. Calls run on another loop, and a stream may
+    only be written on the loop it belongs to. Without a loop behind the thread, nothing is streamed.
     """
     stream = dspy.settings.send_stream
     if stream is None:
@@ -323,7 +325,7 @@ async def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Relay(NamedTuple):
-    """A stream that may be written on any event loop."""
+    """A stream that may be written from any event loop."""
 
     stream: Any
     home: asyncio.AbstractEventLoop
@@ -335,13 +337,13 @@ class _Relay(NamedTuple):
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stream.send(chunk), self.home))
 
 
-# --- LMs that answer by a `forward` of their own, which DSPy 3.5 no longer has ----------------------------------------
+# --- LMs with their own `forward`, which DSPy 3.5 no longer supports --------------------------------------------------
 
 
 def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
-    """How an LM answers that has its own `forward`, `aforward` or `__call__`; None for one that takes a Request."""
+    """How an LM with its own `forward`, `aforward` or `__call__` is called; None for one that takes a Request."""
 
-    own = _own_methods(type(lm)) | (vars(lm).keys() & _ROADS)
+    own = _own_methods(type(lm)) | (vars(lm).keys() & _CALL_METHODS)
     if "acall" in own:
         return None
     if "aforward" in own:
@@ -349,13 +351,13 @@ def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
     return "sync" if own & {"forward", "__call__"} else None
 
 
-_ROADS = frozenset({"acall", "aforward", "forward", "__call__"})
+_CALL_METHODS = frozenset({"acall", "aforward", "forward", "__call__"})
 
 
 @functools.lru_cache(maxsize=256)
 def _own_methods(lm_class: type[dspy.BaseLM]) -> frozenset[str]:
-    """The methods of `_ROADS` that a class does not have from DSPy. Looked up once: every call asks."""
-    definers = {name: next(cls for cls in lm_class.__mro__ if name in vars(cls)) for name in _ROADS}
+    """The methods of `_CALL_METHODS` that a class does not inherit from DSPy. Cached, since every call needs it."""
+    definers = {name: next(cls for cls in lm_class.__mro__ if name in vars(cls)) for name in _CALL_METHODS}
     return frozenset(name for name, cls in definers.items() if cls.__module__.partition(".")[0] != "dspy")
 
 
@@ -376,8 +378,8 @@ async def _aask_legacy(lm: dspy.BaseLM, request: Request) -> Response:
 
 
 def _probe(lm: dspy.BaseLM, name: str) -> tuple[dspy.BaseLM, list[Any]]:
-    """A copy of an LM, with its history, that keeps what `forward` or `aforward` of the LM itself returned: DSPy gives
-    the texts alone, without usage and finish reason."""
+    """A copy of an LM, sharing its history, that records the return values of the LM's own `forward` or `aforward`:
+    DSPy returns only the texts, without usage and finish reason."""
     kept: list[Any] = []
     method = getattr(lm, name)
 
@@ -395,8 +397,8 @@ def _probe(lm: dspy.BaseLM, name: str) -> tuple[dspy.BaseLM, list[Any]]:
 
 
 def _legacy_call(lm: dspy.BaseLM, request: Request, method: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The messages and settings of a request as a `forward` takes them: by their names of OpenAI's chat API, those left
-    out that it has no parameter for."""
+    """The messages and settings of a request as a `forward` takes them: under the names of OpenAI's chat API, without
+    those it has no parameter for."""
     settings = request_kwargs(request, "chat")
     messages = settings.pop("messages")
     if "max_completion_tokens" not in lm.kwargs and "max_completion_tokens" in settings:
@@ -434,11 +436,11 @@ _FINISHES: dict[str, FinishReason] = {
     **{"stop": "stop", "eos": "stop", "end_turn": "stop", "stop_sequence": "stop"},
     **{"length": "length", "max_tokens": "length", "model_length": "length", "content_filter": "content_filter"},
 }
-"""Of any other reason nobody knows that the completion came to its end."""
+"""Finish reasons of a complete completion; with any other it counts as incomplete."""
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """Tokens; None where the LM does not say, or says 0, which no call has."""
+    """Tokens; None where the LM reports none, or 0, which is impossible for a call."""
     count = value(usage, name, None)
     return count if isinstance(count, int) and count > 0 else None
 
@@ -447,20 +449,20 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 def input_names(example: dspy.Example) -> frozenset[str]:
-    """The fields that were said to be an example's inputs, whether it has them or not."""
+    """The names declared as an example's inputs, whether or not it has such fields."""
     return frozenset(getattr(example, "_input_keys", None) or ())
 
 
 def inputs_marked(example: dspy.Example) -> bool:
-    """Whether it was said which fields of an example are inputs."""
+    """Whether the inputs of an example were declared."""
     return getattr(example, "_input_keys", None) is not None
 
 
-# --- past DSPy's own road --------------------------------------------------------------------------------------------
+# --- calls without DSPy's call machinery ------------------------------------------------------------------------------
 
 
 def _direct(lm: dspy.LM) -> bool:
-    """Whether DSPy would do nothing with a call that `_record` does not do."""
+    """Whether `_record` does everything that DSPy would do for this call."""
     return (
         hasattr(lm, "send_directly")
         and not lm.cache
@@ -475,11 +477,11 @@ def _direct(lm: dspy.LM) -> bool:
 
 
 _REPLACED = frozenset({"acall", "forward", "aforward"})
-"""Methods that somebody may have set on an LM of theirs."""
+"""Methods that a user may have overridden on an LM."""
 
 
 def _record(lm: dspy.LM, request: Request, response: Response, extra: dict[str, Any]) -> None:
-    """Tell DSPy's history and usage tracker of a call, as DSPy does."""
+    """Add a call to DSPy's history and usage tracker, as DSPy does."""
     if dspy.settings.disable_history and not dspy.settings.usage_tracker:
         return
     result = CallResult.native(response, model_type=lm.model_type, logprobs=request.config.logprobs is not None)
@@ -488,36 +490,36 @@ def _record(lm: dspy.LM, request: Request, response: Response, extra: dict[str, 
 
 
 class Sending:
-    """One call to `lm`, as far as it has come."""
+    """The state of one call to `lm`."""
 
     def __init__(self, lm: dspy.BaseLM) -> None:
-        # An LM with an `acall` or `__call__` of its own may report no usage at all.
+        # An LM that overrides `acall` or `__call__` may report no usage at all.
         own = type(lm).acall is not dspy.BaseLM.acall or type(lm).__call__ is not dspy.BaseLM.__call__
         self.can_reuse = bool(getattr(lm, "cache", False)) and not own
         self.tracker = dspy.settings.usage_tracker
         self.reported = False
 
     def add_usage(self, lm: str, usage: dict[str, Any]) -> None:
-        """DSPy's report of a call that was sent; passed on to the tracker that was there before."""
+        """Take DSPy's usage report of a sent call; it is passed on to the tracker that was set before."""
         self.reported = True
         if self.tracker:
             self.tracker.add_usage(lm, usage)
 
     @property
     def reused(self) -> bool:
-        """Once the call has ended without an error: whether DSPy's cache had the reply, and nothing was sent."""
+        """After a call without error: whether the reply came from DSPy's cache and nothing was sent."""
         return self.can_reuse and not self.reported
 
 
 @contextmanager
 def sending(lm: dspy.BaseLM) -> Iterator[Sending]:
-    """Around one call to `lm`, whose finish reason the caller records: DSPy does not log that it was truncated.
+    """Around one call to `lm` whose finish reason the caller records: DSPy does not log that it was truncated.
 
-    Calls outside, also those that run at the same time, are logged as ever.
+    Other calls, including concurrent ones, are logged as usual.
     """
     call = Sending(lm)
     logger = logging.getLogger("dspy.clients.lm")
-    logger.addFilter(_told_elsewhere)  # added once, however often; it lets everything else pass
+    logger.addFilter(_not_ours)  # adding it again has no effect
     token = _OURS.set(True)
     try:
         if call.can_reuse:
@@ -529,6 +531,6 @@ def sending(lm: dspy.BaseLM) -> Iterator[Sending]:
         _OURS.reset(token)
 
 
-def _told_elsewhere(record: logging.LogRecord) -> bool:
-    """Whether DSPy's logger may go on with a record: not with the truncation of a call of ours."""
+def _not_ours(record: logging.LogRecord) -> bool:
+    """Whether DSPy's logger may handle a record: False for the truncation of a call of this library."""
     return not (_OURS.get() and str(record.msg).startswith("LM response was truncated"))

@@ -1,11 +1,12 @@
-"""A stage of calls that may end before all of them are there: the others are cancelled, and their connections closed.
+"""A stage of calls that may end before all of them have finished: the others are cancelled and their connections
+closed.
 
-The calls go out as single requests, never as one request for n completions, of which none could be cancelled alone.
+Calls are sent as single requests, never as one request for n completions, whose parts could not be cancelled alone.
 
-What is in the store counts as if it were asked now. Where the rule looks at the answers alone, in the order of the
-indices, stored drafts are there at once, and nothing is sent when they decide. Where it looks at who is done first, a
-stored draft arrives after the seconds that it once took; when all are stored nothing is waited for. How a stage ended
-is itself kept in the store, so that a replay takes the same drafts and costs the same.
+Stored completions count as if they were requested now. If the rule depends on the answers alone, in the order of the
+indices, stored drafts are available at once, and nothing is sent if they decide. If it depends on which call finishes
+first, a stored draft arrives after the seconds it originally took; if all are stored there is no wait. The end of a
+stage is itself kept in the store, so that a replay takes the same drafts and costs the same.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ class Part(NamedTuple):
     site: CallSite
     sampling: Sampling
     inputs: Sequence[Mapping[str, Any]]
-    """Of each call; its index is its position here."""
+    """Inputs of each call; a call's index is its position here."""
     places: Sequence[int]
-    """Where in the stage each call stands, from 0."""
+    """The number of each call within the stage, from 0."""
 
 
 Ends = Callable[[Sequence[Reply | None]], Awaitable[tuple[int, ...] | None]]
-"""Given the reply at each place, None where there is none yet: the places to go on with, or None to wait for more. When
-every reply is there it must decide."""
+"""Takes the reply of each call, None for one that has not finished; returns the numbers of the calls to continue with,
+or None to wait for more. It must decide once every reply has arrived."""
 Examine = Callable[[int, Reply], Awaitable[Any]]
-"""What is done with the reply at a place before `Ends` is shown it, such as checking it. Replies are examined side by
-side, and while others are still written; what is under way when the stage ends is cancelled."""
+"""Called with a call's number and its reply before `Ends` sees it, for example to check it. Replies are examined
+concurrently, while others are still written; pending examinations are cancelled when the stage ends."""
 
 
 async def ask_until(
@@ -62,19 +63,20 @@ async def ask_until(
     first_wave: int | None = None,
     examine: Examine | None = None,
 ) -> list[Reply]:
-    """Make the calls of a stage side by side until `ends` has enough; return a reply for each place.
+    """Run the calls of a stage concurrently until `ends` decides; return a reply for each call.
 
-    `Call.fate` says of each whether the stage went on with it. A call that was cancelled has the finish "cancelled" and
-    an estimate of what it cost. Failures are recorded, as by `calls.ask`, never raised; StoreError is.
+    `Call.fate` records whether the stage continued with a call. A cancelled call has the finish "cancelled" and an
+    estimate of its cost. Failures are recorded, as by `calls.ask`, never raised; StoreError is raised.
 
     Args:
-        parts: who is asked what; their places are 0 to n - 1, each once.
+        parts: the predictors and their inputs; their places are 0 to n - 1, each once.
         ends: the rule.
-        rule: names the rule and its settings, so that stages under different rules are kept apart in the store.
-        in_order: the rule does not look at the order in which calls end.
-        first_wave: the calls at the first so many places are made first, and the others only when the rule has not
-            enough of those: a second wave, which waits for the first (`Call.wave`). None makes all of them at once.
-        examine: what comes before the rule; None is nothing. Replays of a stage that ended before do not examine.
+        rule: names the rule and its settings, so that stages under different rules have different keys in the store.
+        in_order: the rule does not depend on the order in which calls finish.
+        first_wave: how many calls are made first; the others follow only if the rule cannot decide from those, as a
+            second wave that waits for the first (`Call.wave`). None makes all calls at once.
+        examine: called with each reply before the rule sees it; None for no examination. A replayed stage is not
+            examined again.
     """
     now = calls.current()
     places: list[_Place] = []
@@ -85,7 +87,7 @@ async def ask_until(
             places.append(_Place(place, part, lm, index, job, wave))
     places.sort(key=lambda place: place.number)
     if any(place.job.fallback is not None for place in places):
-        rule = f"{rule} json_fallback"  # more drafts answer, and so it may end elsewhere
+        rule = f"{rule} json_fallback"  # more drafts can be read, so the stage may end differently
     key = address({"stage": [place.job.key for place in places], "rule": rule})
     stage = _Stage(places, ends, examine, now, in_order, key)
     await stage.run()
@@ -97,7 +99,7 @@ async def ask_until(
 
 
 class _Place:
-    """One call of a stage, as far as it has come."""
+    """The state of one call of a stage."""
 
     def __init__(self, number: int, part: Part, lm: dspy.LM, index: int, job: Job, wave: int = 0) -> None:
         self.number = number
@@ -109,24 +111,24 @@ class _Place:
         self.result: Result | None = None
         self.reply: Reply | None = None
         self.begun: float | None = None
-        """When it went out, after its wait for a place in flight."""
+        """When it was sent, after its wait for the bound on requests in flight."""
         self.ended = 0.0
         self.ready = False
-        """Whether the rule may look at its reply."""
+        """Whether the rule may see its reply."""
 
     def finish(self, result: Result) -> None:
         self.result = result
         self.reply = calls.reply_of(self.part.predictor, self.lm, self.job, result)
 
     def judge(self, *, taken: bool) -> None:
-        """Write down whether the stage went on with it."""
+        """Record whether the stage continued with this call."""
         assert self.reply is not None
         fate = {"fate": "taken" if taken else "left"}
         others = tuple(other.model_copy(update=fate) for other in self.reply.others)
         self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), others=others)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
-        """Leave it unfinished, with what it cost until then."""
+        """Record the call as cancelled, with its cost until then."""
         self.result = None
         phase, round_number, index = self.job.place
         call = Call(
@@ -151,13 +153,13 @@ class _Place:
 
     @property
     def seconds(self) -> float:
-        """How long a finished call took when it was made."""
+        """Seconds that a finished call took when it was first made."""
         assert self.result is not None
         return self.result.took
 
 
 class _Stage:
-    """Runs the calls of a stage until its rule has enough."""
+    """Runs the calls of a stage until its rule decides."""
 
     def __init__(
         self, places: list[_Place], ends: Ends, examine: Examine | None, now: Session, in_order: bool, key: str
@@ -180,7 +182,7 @@ class _Stage:
             if result is not None:
                 self.stored[place.number] = result
         record = self.now.store.get(self.key)
-        if record is not None and self._as_before(record.text):
+        if record is not None and self._restore(record.text):
             return
         for wave in sorted({place.wave for place in self.places}):
             if self.taken is None:
@@ -190,7 +192,7 @@ class _Stage:
             await self._keep()
 
     async def _make(self, wave: Sequence[_Place]) -> None:
-        """The calls of a wave: those in the store first where that changes nothing, then the missing ones."""
+        """Run the calls of a wave: stored ones first where that does not affect the result, then the missing ones."""
         self.waves += 1
         numbers = [place.number for place in wave if place.number in self.stored]
         waiting = sorted(numbers, key=lambda number: (self.stored[number].took, number))
@@ -203,8 +205,8 @@ class _Stage:
             await self._send(missing, waiting)
 
     async def _replay(self, numbers: Sequence[int]) -> None:
-        """Look at stored calls one after the other, as they once ended, until the rule has enough; they are examined
-        side by side."""
+        """Apply the rule to stored calls in the order in which they originally ended, until it decides; they are
+        examined concurrently."""
         arriving = {number: self._arriving(number) for number in numbers} if self.examine is not None else {}
         try:
             for number in numbers:
@@ -214,17 +216,17 @@ class _Stage:
                     await arriving[number]
                 else:
                     self.places[number].finish(self.stored[number])
-                await self._look(self.places[number])
+                await self._check_rule(self.places[number])
         finally:
             for task in arriving.values():
                 task.cancel()
             await asyncio.gather(*arriving.values(), return_exceptions=True)
         for number in arriving:
-            if not self.places[number].ready:  # the rule had enough without it
+            if not self.places[number].ready:  # the rule decided without it
                 self.places[number].result = self.places[number].reply = None
 
     def _arriving(self, number: int) -> asyncio.Task[None]:
-        """A stored call that comes now."""
+        """A stored call whose examination starts now."""
         self.places[number].finish(self.stored[number])
         return asyncio.ensure_future(self._examined(self.places[number]))
 
@@ -232,13 +234,13 @@ class _Stage:
         if self.examine is not None and place.reply is not None:
             await self.examine(place.number, place.reply)
 
-    async def _look(self, place: _Place) -> None:
+    async def _check_rule(self, place: _Place) -> None:
         place.ready = True
         if self.taken is None:
             self.taken = await self.ends([one.reply if one.ready else None for one in self.places])
 
     async def _send(self, missing: Sequence[_Place], waiting: list[int]) -> None:
-        """Ask for what is missing, until the rule has enough; then close what still runs."""
+        """Send the missing calls until the rule decides; then cancel those that still run."""
         started = time.perf_counter()
         tasks: dict[asyncio.Task[None], _Place] = {
             asyncio.ensure_future(self._answered(place)): place for place in missing
@@ -251,7 +253,7 @@ class _Stage:
                     number = waiting.pop(0)
                     if self.examine is None:
                         self.places[number].finish(self.stored[number])
-                        await self._look(self.places[number])
+                        await self._check_rule(self.places[number])
                     else:
                         task = self._arriving(number)
                         tasks[task] = self.places[number]
@@ -260,18 +262,18 @@ class _Stage:
                 left = self.stored[waiting[0]].took - elapsed if waiting else None
                 done, running = await asyncio.wait(running, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=lambda task: tasks[task].number):
-                    task.result()  # raises what it raised
-                    await self._look(tasks[task])
+                    task.result()  # re-raises the task's error
+                    await self._check_rule(tasks[task])
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             if not task.cancelled():
-                task.result()  # one that ended at that moment has its reply; raises what it raised
+                task.result()  # re-raises the task's error; a task that ended just now has its reply
 
     async def _answered(self, place: _Place) -> None:
-        """Ask, and examine what came."""
+        """Send the call, and examine its reply."""
         place.finish(await self._ask(place))
         await self._examined(place)
 
@@ -287,7 +289,7 @@ class _Stage:
         return result
 
     async def _settle(self) -> None:
-        """Say of each call what became of it, and what those that did not finish cost."""
+        """Record the outcome of each call, and the cost of the calls that did not finish."""
         assert self.taken is not None
         for number in self.taken:
             self.places[number].judge(taken=True)
@@ -296,11 +298,11 @@ class _Stage:
             old = self.stored.get(place.number)
             if place.number in self.taken:
                 continue
-            if place.wave >= self.waves:  # nobody waited for its wave
+            if place.wave >= self.waves:  # its wave was never started
                 place.cancel(Usage(input=0, output=0), 0.0, reused=False, estimated=False)
                 continue
             longest = max(taken.seconds for taken in self._taken() if taken.wave == place.wave)
-            if old is not None and old.took > longest:  # it would have run no longer than the others
+            if old is not None and old.took > longest:  # it would not have run longer than the others
                 place.cancel(_share(_spent(old), longest / old.took), longest, reused=True)
             elif old is not None and place.reply is None:
                 place.finish(old)
@@ -320,19 +322,20 @@ class _Stage:
         return [self.places[number] for number in self.taken or ()]
 
     async def _prompt(self, place: _Place) -> int:
-        """Tokens of the prompt of a call: as reported of a finished sibling, else as they can be counted."""
+        """Prompt tokens of a call: as reported for a finished sibling, otherwise counted."""
         siblings = [other.result for other in self.places if other.job.prompt == place.job.prompt]
-        said = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
-        if max(said, default=0) > 0:
-            return max(said)
+        reported = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
+        if max(reported, default=0) > 0:
+            return max(reported)
         prompt = prompt_text(place.job.messages)
         (counted,), _ = await dispatch.count_tokens(place.lm, [prompt])
         return counted
 
-    # --- the record of how it ended ---
+    # --- the stored record of a stage's end ---
 
     async def _keep(self) -> None:
-        """Only of a stage without failures: a failed call is asked again next time, and its stage runs again."""
+        """Store the end of a stage without failures: a failed call is sent again next time, and its stage runs
+        again."""
         entries: list[Any] = []
         for place in self.places:
             assert place.reply is not None
@@ -351,8 +354,9 @@ class _Stage:
         else:
             self.now.store.put(record)
 
-    def _as_before(self, text: str) -> bool:
-        """Take the calls as the record says; False, and nothing done, when what it names is not in the store."""
+    def _restore(self, text: str) -> bool:
+        """Restore the stage from its stored record; return False, and change nothing, if a completion is not in the
+        store."""
         entries = json.loads(text)
         finished = {place for place, entry in enumerate(entries) if isinstance(entry, str)}
         if not finished <= self.stored.keys():
@@ -376,7 +380,7 @@ def _in_wave(reply: Reply, wave: int) -> Reply:
 
 
 def _rate(rollouts: Sequence[Rollout]) -> float | None:
-    """Output tokens a second of finished calls; None when their seconds are not known."""
+    """Output tokens per second of finished calls; None when their durations are unknown."""
     known = [(rollout.usage.output, rollout.seconds) for rollout in rollouts if rollout.usage.output is not None]
     seconds = sum(each for _, each in known)
     return sum(output for output, _ in known) / seconds if seconds > 0 else None
@@ -389,5 +393,5 @@ def _spent(result: Result) -> Usage:
 
 
 def _share(usage: Usage, share: float) -> Usage:
-    """What a call had cost when this share of its time was over: its whole prompt, and a part of its output."""
+    """The estimated cost of a call after this share of its duration: its whole prompt and that share of its output."""
     return Usage(input=usage.input, output=None if usage.output is None else math.floor(usage.output * share))

@@ -1,4 +1,4 @@
-"""Errors of calls, which carry what was spent until then."""
+"""Errors of calls; each carries the cost until then."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pdr_dspy.errors import PDRError
 
 
 class CallError(PDRError):
-    """One request failed. It is recorded on the ledger; it is raised only where nothing else is left to answer from."""
+    """One request failed. It is recorded on the ledger, and raised only if there is nothing left to answer from."""
 
     def __init__(self, message: str, call: Call | None = None, calls: tuple[Call, ...] = ()) -> None:
         super().__init__(message)
         self.call = call
-        """What is known of the request, for the ledger."""
+        """The failed request, as far as it is known, for the ledger."""
         self.calls = calls or (() if call is None else (call,))
-        """All requests that were made until then, where there were several."""
+        """All requests made until then, if there were several."""
 
 
 class RoundFailed(PDRError):
@@ -23,13 +23,13 @@ class RoundFailed(PDRError):
     def __init__(self, message: str, ledger: Ledger) -> None:
         super().__init__(message)
         self.ledger = ledger
-        """What was spent until then, failed calls included."""
+        """All calls until then, failed ones included."""
 
 
 class DeadlinePassed(PDRError):
-    """The session's deadline passed before a program had anything to answer from."""
+    """The session's deadline passed before a program had any draft to answer from."""
 
     def __init__(self, message: str, ledger: Ledger) -> None:
         super().__init__(message)
         self.ledger = ledger
-        """What was spent until then; of calls that were cancelled that is not known."""
+        """All calls until then; the cost of cancelled calls is unknown."""

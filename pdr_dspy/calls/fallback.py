@@ -1,8 +1,8 @@
-"""The short second request for what could not be read out of a turn: the same messages, what the model wrote, and a
-question for the missing fields, whose answer the server holds to the schema of their JSON.
+"""A short second request for fields that could not be read from a turn: the same messages, the model's reply, and a
+question for the missing fields, whose answer the server constrains to the schema of their JSON.
 
-The turn before it is free text as ever: a form never touches what a solution reasons. The messages begin as those of
-the first request, so that a server with a prefix cache reads the turn once.
+The turn before it stays free text: a format never constrains a solution's reasoning. The messages begin with those of
+the first request, so a server with a prefix cache reads the turn once.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.structured import Structured, closed_fields, completed, structured, to_ask_for
 
 JSON_TOKENS = 512
-"""Most output tokens of such a request; fewer where the fields have a longest JSON."""
+"""Maximum output tokens of such a request; fewer if the JSON of the fields has a shorter maximum."""
 _THOUGHT = 64
-"""On top, room for a thought where the server ends one itself; elsewhere the turn begins with one that is closed."""
+"""Additional tokens for a thought where the server ends one itself; elsewhere the turn begins with a closed thought."""
 _TEMPLATE = 48
-"""Room for a chat template's own tokens around two more messages."""
+"""Tokens that a chat template may add for two more messages."""
 _BROKEN_OFF = ("length", "content_filter", "error")
-"""A turn that ended like this did not come to its end: it is not asked what it would have said."""
+"""Finish reasons of a turn without an end of its own: no fallback request follows."""
 
 
 def fallback_of(
     signature: type[dspy.Signature], about: Capabilities, sampling: Sampling, prompt: Prompt
 ) -> Fallback | None:
-    """What it takes to ask again; None where nothing can be asked for, or the server cannot be held to it."""
+    """The parts of a fallback request; None if there is nothing to ask for, or the server cannot enforce the format."""
     return Fallback(signature, prompt.messages, sampling) if _may_ask(signature, about, sampling) else None
 
 
 def most_tokens(signature: type[dspy.Signature], about: Capabilities, sampling: Sampling) -> int:
-    """The most tokens that such a request takes beside the turn that it reads again; 0 where there will be none."""
+    """The maximum tokens of such a request besides the turn that it reads again; 0 if there will be none."""
     if not _may_ask(signature, about, sampling):
         return 0
     wanted = structured(signature, closed_fields(signature))
@@ -43,8 +43,8 @@ def most_tokens(signature: type[dspy.Signature], about: Capabilities, sampling: 
 
 
 def asked_again(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
-    """The request for what could not be read out of a turn that ended with this completion; None where all was read,
-    or something is missing that has no closed form."""
+    """The request for fields that could not be read from a turn that ended with this completion; None if all were
+    read, or a missing field has no closed form."""
     fallback, about = job.fallback, job.capabilities
     text = "" if fallback is None else fallback.written + rollout.text
     if fallback is None or about is None or rollout.finish in _BROKEN_OFF or not text.strip():
@@ -59,7 +59,7 @@ def asked_again(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
         {"role": "user", "content": wanted.question},
     ]
     more = None
-    if fallback.sampling.thinking and about.thinking_budget == "continue":  # it has thought before
+    if fallback.sampling.thinking and about.thinking_budget == "continue":  # the turn has its thought already
         messages.append({"role": "assistant", "content": closed_thought()})
         more = CONTINUED
     prompt = Prompt(lm, messages, _sampling(about, fallback.sampling, wanted), more, about)
@@ -67,7 +67,7 @@ def asked_again(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
 
 
 def answered(signature: type[dspy.Signature], reading: Reading, text: str, fate: FormatFate) -> Reading:
-    """A reading with what a reply to such a request says; one that was not held to its form is read like any other."""
+    """A reading completed by the reply to such a request; a reply that was not constrained is parsed as usual."""
     names = to_ask_for(signature, reading)
     found = structured(signature, names).read(text)
     if fate == "held" or found:
@@ -85,4 +85,4 @@ def _sampling(about: Capabilities, sampling: Sampling, wanted: Structured) -> Sa
     thought = min(sampling.thinking, _THOUGHT) if about.thinking_budget == "server" else 0
     cap = min(wanted.longest or JSON_TOKENS, JSON_TOKENS)
     form = OutputFormat(schema=wanted.schema, name="fields")
-    return Sampling(cap + thought, 0.0, 1.0, thought, form)  # it is a reading of what was sampled, not another draw
+    return Sampling(cap + thought, 0.0, 1.0, thought, form)  # it reads the sampled turn and samples nothing new

@@ -1,8 +1,8 @@
-"""Requests with an output format, to servers that may refuse it or pay it no heed.
+"""Requests with an output format, to servers that may refuse or ignore it.
 
-A server that refuses a form is asked without it, now and from then on: what it refused is noted on the LM (of an
-endpoint, on what its copies share), never elsewhere. The key of a request keeps its form, so that a replay finds what
-was answered then.
+If a server refuses a format, the request is sent without it, now and from then on. The refusal is noted on the LM (for
+an endpoint, in the state that its copies share) and nowhere else. The key of a request keeps its format, so that a
+replay finds the completion that was stored then.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from pdr_dspy.calls.request import changed, extended
 logger = logging.getLogger("pdr_dspy")
 
 REFUSALS = (dspy.LMInvalidRequestError, dspy.LMUnsupportedFeatureError)
-"""What a server that takes no such request raises."""
+"""Errors of a server that does not accept such a request."""
 _NAMED = re.compile(r"response.?format|structured.?output|guided|grammar|json.?schema|json.?object|" + OUTPUT, re.I)
-"""What a refusal names that is of the form, in the words of vLLM, llama.cpp, OpenAI and others."""
-_OF_ITS_OWN = re.compile(
+"""Words in a refusal that mean the format, as vLLM, llama.cpp, OpenAI and others write them."""
+_THIS_FORMAT = re.compile(
     r"invalid.{0,20}(schema|grammar|regex)|schema.{0,20}(contains|invalid)|(parse|compile|convert|conversion).{0,40}"
     r"(schema|grammar)|(schema|grammar).{0,20}(error|conversion|failed|too)|xgrammar|outlines|guidance",
     re.I,
 )
-"""What a refusal says of this one form, where the server can hold completions to others."""
+"""Words in a refusal of this one format by a server that supports others."""
 
 
 class Formatted(NamedTuple):
-    """What became of a request that may have a form."""
+    """The outcome of a request that may have a format."""
 
     sent: Sent
     refused: bool
-    """The server takes no such form; it was asked without."""
+    """The server refused the format; the request was sent without it."""
     before: Tries
-    """Of the request that was refused just now."""
+    """Tries of the refused request, if any."""
 
     def fate(self, output_format: OutputFormat | None, text: str, finish: str) -> FormatFate:
-        """What became of the form, given the text after any thought."""
+        """The fate of the format, given the text after any thought."""
         return fate_of(output_format, text, finish, refused=self.refused)
 
     @property
     def tries(self) -> Tries:
-        """How often it was sent, without its form included."""
+        """How often the request was sent, with and without its format."""
         own = Tries() if self.sent.reused else tries_of(self.sent.response)
         return Tries(self.before.tries + own.tries, self.before.unsettled + own.unsettled)
 
@@ -59,8 +59,8 @@ _NONE = Tries(0, 0)
 
 
 async def send(lm: dspy.BaseLM, request: Request, output_format: OutputFormat | None) -> Formatted:
-    """Send a request that was written for this form, without it where the server refuses it. Raises the errors of
-    `dspy.LMError`'s family."""
+    """Send a request that was written for this format, without it if the server refuses it. Raises `dspy.LMError` and
+    its subclasses."""
     before = _NONE
     if output_format is not None and not is_refused(lm, output_format):
         try:
@@ -75,7 +75,7 @@ async def send(lm: dspy.BaseLM, request: Request, output_format: OutputFormat | 
 
 
 def fate_of(output_format: OutputFormat | None, text: str, finish: str, *, refused: bool) -> FormatFate:
-    """What became of a form, given the text after any thought."""
+    """The fate of a format, given the text after any thought."""
     if output_format is None:
         return ""
     if refused:
@@ -84,27 +84,27 @@ def fate_of(output_format: OutputFormat | None, text: str, finish: str, *, refus
 
 
 def is_refused(lm: dspy.BaseLM, output_format: OutputFormat) -> bool:
-    """Whether the server of an LM has refused this form, or forms of its kind."""
+    """Whether an LM's server has refused this format, or all formats of its kind."""
     return not {output_format.kind, output_format.key}.isdisjoint(_refused(lm))
 
 
 def note(lm: dspy.BaseLM, output_format: OutputFormat, error: BaseException) -> bool:
-    """Note that a request was refused for its form; False, and nothing noted, where it was refused for something
-    else."""
-    said = " ".join(str(error).split())
-    if isinstance(error, dspy.ContextWindowExceededError) or not _NAMED.search(said):
+    """Note that a request was refused for its format; return False, and note nothing, if it was refused for another
+    reason."""
+    message = " ".join(str(error).split())
+    if isinstance(error, dspy.ContextWindowExceededError) or not _NAMED.search(message):
         return False
-    own = _OF_ITS_OWN.search(said) is not None
+    own = _THIS_FORMAT.search(message) is not None
     refused, what = _refused(lm), output_format.key if own else output_format.kind
     if what not in refused:
         refused.add(what)
         which = repr(output_format) if own else f"output formats of the kind {output_format.kind!r}"
-        logger.warning("%s refuses %s, and is asked without from now on: %s", lm.model, which, said[:300])
+        logger.warning("%s refuses %s; later requests are sent without: %s", lm.model, which, message[:300])
     return True
 
 
 def with_format(lm: dspy.BaseLM, request: Request, output_format: OutputFormat) -> Request:
-    """A request that has no form, with one that the LM can hold a completion to."""
+    """Add a format that the LM can enforce to a request without one."""
     if isinstance(lm, ServedModel):
         return extended(request, **{OUTPUT: output_format.wire})
     schema = {"type": "json_schema", **output_format.response_format["json_schema"]}
@@ -112,14 +112,14 @@ def with_format(lm: dspy.BaseLM, request: Request, output_format: OutputFormat) 
 
 
 def without_format(request: Request) -> Request:
-    """A request that has a form, without it."""
+    """The request without its format."""
     config = request.config
     extensions = {name: value for name, value in (config.extensions or {}).items() if name != OUTPUT}
     return changed(request, config=changed(config, response_format=None, extensions=extensions or None))
 
 
 def _refused(lm: dspy.BaseLM) -> set[str]:
-    """Kinds and keys of the forms that the server of an LM has refused. An endpoint's own, shared by its copies; of any
-    other LM, on the object."""
+    """Kinds and keys of the formats that an LM's server has refused: shared by all copies of an endpoint, otherwise
+    kept on the LM object."""
     own = getattr(lm, "refused_formats", None)
     return own if isinstance(own, set) else vars(lm).setdefault("_pdr_refused_formats", set())

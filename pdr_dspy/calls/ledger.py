@@ -1,8 +1,8 @@
-"""What calls cost: usage, one record per call, the ledger over them, and limits that are checked before spending.
+"""The cost of calls: usage, one record per call, and the ledger over them.
 
 Two figures matter (arXiv 2510.01123, section 3). Sequential tokens, B_seq, are the input and output tokens of the calls
-on the accepted path: what a user waits for. Total tokens, B_total, are those of every call, failed ones included: what
-the run costs. Unknown is None, never 0.
+on the accepted path: they determine the user's wait. Total tokens, B_total, are those of every call, failed ones
+included: they determine the cost of the run. Unknown is None, never 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ N = TypeVar("N", int, float)
 
 
 class Phase(StrEnum):
-    """What a call was for."""
+    """The purpose of a call."""
 
     DRAFT = "draft"
     REFINE = "refine"
@@ -32,26 +32,27 @@ class Phase(StrEnum):
 
 
 FormatFate = Literal["", "held", "refused", "ignored"]
-"""What became of the form of a request: it had none, the completion has it, the server refused it and was asked
-without, or the server took it and paid it no heed."""
+"""The fate of a request's output format: it had none, the completion has it, the server refused it and the request was
+sent without, or the server accepted and ignored it."""
 JSON_PART = 2
-"""`Call.part` of a request for the JSON of fields that could not be read out of the turn before it."""
+"""`Call.part` of a request for the JSON of fields that could not be read from the turn before it."""
 
 
 class Usage(BaseModel):
-    """Tokens of one call or of several. None means that the server did not say."""
+    """Tokens of one call or of several. None means that the server did not report them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input: int | None = None
-    """Prompt tokens of this call. Where n siblings are one request to a server that reads and counts their prompt once,
-    as llama.cpp does, only the first carries them; vLLM counts it for each of them, and so does each."""
+    """Prompt tokens of this call. If n siblings are one request and the server reads and counts their prompt once, as
+    llama.cpp does, only the first sibling carries them; vLLM counts the prompt for each sibling, and each carries
+    it."""
     output: int | None = None
     """Generated tokens, thinking included."""
     reasoning: int | None = None
-    """The part of `output` that was thinking, where the server reports it."""
+    """The thinking tokens within `output`, where the server reports them."""
     cached: int | None = None
-    """The part of `input` that came out of the server's prefix cache, where the server reports it."""
+    """The tokens of `input` read from the server's prefix cache, where the server reports them."""
 
     @property
     def tokens(self) -> int | None:
@@ -71,7 +72,7 @@ class Usage(BaseModel):
 
 
 class Call(BaseModel):
-    """One model call, as it went."""
+    """The record of one model call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,80 +82,81 @@ class Call(BaseModel):
     index: int = 0
     """From 0, within its phase and round."""
     part: int = 0
-    """1 for a request that went on with the turn of the one before it, which had been cut in or after its thought, and
-    2 for one that asked for the JSON of what could not be read out of the turn (`Schedule.json_fallback`): all of a
-    turn are one step of the path."""
+    """0 for the first request of a turn, 1 for the request that continues a turn truncated in or after its thought, 2
+    for the request for the JSON of fields that could not be read (`Schedule.json_fallback`). All requests of a turn
+    are one step of the path."""
     operator: str = ""
-    """In a program with several operators: the path of the one that made it, and after a colon which of its runs where
-    it ran more than once ("solve", "solve:2"). Empty where the program is the operator, or none made it."""
+    """In a program with several operators: the path of the operator that made the call, with the number of its run
+    after a colon if it ran more than once ("solve", "solve:2"). Empty if the program is the operator, or no operator
+    made the call."""
     wave: int = 0
-    """Of a check that asks in waves, each of which waits for the one before it: which; waves add up along the path."""
+    """The wave of a check that calls in waves, each of which waits for the one before; waves add up along the path."""
     model: str = ""
     seed: int | None = None
     cap: int | None = None
-    """The most output tokens that were asked for."""
+    """The requested maximum of output tokens."""
     usage: Usage = Usage()
     finish: str = "stop"
-    """The server's reason: stop, length, content_filter, ...; "error" when there was no answer; "continued" when its
-    cap ended it and a second request went on with the turn; "cancelled" when its round ended without it and the
-    connection was closed. A cancelled call has not failed: its `failure` is None."""
+    """The server's reason: stop, length, content_filter, ...; "error" without a reply; "continued" if its cap ended it
+    and a second request continued the turn; "cancelled" if its round ended first and the connection was closed. A
+    cancelled call has not failed: its `failure` is None."""
     failure: str | None = None
-    """Why nothing usable came back, in one sentence; None for a call that worked."""
+    """The reason for a call without a usable result, in one sentence; None for a successful call."""
     seconds: float = 0.0
-    """From sending to the last byte; 0 for a call that was replayed from the store."""
+    """From sending to the last byte; 0 for a call replayed from the store."""
     reused: bool = False
-    """Replayed from the rollout store, or out of DSPy's own cache: nothing was sent and nothing was paid now."""
+    """Replayed from the rollout store or DSPy's cache: nothing was sent and nothing was paid now."""
     estimated: bool = False
-    """The server did not report usage; `usage` is an estimate. Of a cancelled call it is how long it ran at the rate at
-    which its finished siblings wrote, at most its cap, and its prompt; exactly 0 when it was never sent."""
+    """The server did not report usage; `usage` is an estimate. For a cancelled call: its prompt, and its duration at
+    the rate of its finished siblings, at most its cap; exactly 0 if it was never sent."""
     fate: Literal["", "taken", "left"] = ""
-    """In a round that may end before all its drafts are there (`Schedule.quorum`, `Schedule.agree`): whether the round
-    went on with this one or left it, finished or cancelled. Empty for every other call."""
+    """In a round that may end before all its drafts have finished (`Schedule.quorum`, `Schedule.agree`): whether the
+    round continued with this draft or left it, finished or cancelled. Empty for every other call."""
     tries: int = 1
-    """How often the request was sent, the last time included; siblings that shared one request have its tries, each."""
+    """How often the request was sent, the last time included; each sibling that shared a request has its tries."""
     unsettled: int = 0
-    """Those tries that the server may have served and counted without its answer coming through: a connection lost
-    after sending, a time-out, a 5xx other than 503. `usage` knows nothing of them."""
+    """Tries that the server may have served and counted although the reply was lost: a connection lost after sending, a
+    timeout, a 5xx other than 503. `usage` does not include them."""
     format: FormatFate = ""
-    """What became of its output format, where it had one."""
+    """The fate of its output format, if it had one."""
     note: str = ""
-    """What was made of a reply that fell short, in one sentence; the call itself worked."""
+    """How an incomplete reply was used, in one sentence; the call itself worked."""
     key: str = ""
     """The content address of the request in the rollout store."""
     prompt: str = ""
-    """Of the request without its seed: siblings have the same."""
+    """The address of the request without its seed: equal for siblings."""
     price: Price | None = None
-    """What a token of the model costs, in the user's unit; None where that is not known."""
+    """The model's price per token, in the user's unit; None if it is unknown."""
     same_as: int | None = None
-    """The index of the sibling whose completion this is too: at temperature 0 all are equal, so that one was asked for.
-    The tokens are that one's."""
+    """The index of the sibling that shares this completion: at temperature 0 all are equal, so only one was requested.
+    The tokens are counted with that sibling."""
 
     @property
     def truncated(self) -> bool:
-        """Whether something ended the completion before its own end: the cap, a content filter, or the server."""
+        """Whether the cap, a content filter or the server ended the completion early."""
         return self.finish in ("length", "content_filter") or (self.finish == "error" and self.failure is None)
 
     @property
     def cancelled(self) -> bool:
-        """Whether its round ended without it while it ran."""
+        """Whether its round ended while the call still ran."""
         return self.finish == "cancelled"
 
     @property
     def tokens(self) -> int:
-        """Input plus output tokens; what the server did not report counts 0 here and is marked on the ledger."""
+        """Input plus output tokens; an unreported figure counts 0 here and is marked on the ledger."""
         return (self.usage.input or 0) + (self.usage.output or 0)
 
     @property
     def cost(self) -> float | None:
-        """What its tokens cost, in the unit of the price; None without one. What the server did not report costs
-        nothing here and is marked on the ledger (`exact`)."""
+        """The cost of its tokens, in the unit of the price; None without one. Unreported tokens cost nothing here and
+        are marked on the ledger (`exact`)."""
         if self.price is None:
             return None
         return self.price.input * (self.usage.input or 0) + self.price.output * (self.usage.output or 0)
 
 
 class Ledger(BaseModel):
-    """All calls of a program, in the order in which their stages ran. Immutable: adding gives a new one."""
+    """All calls of a program, in the order of their stages. Immutable: addition returns a new ledger."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -184,23 +186,23 @@ class Ledger(BaseModel):
 
     @property
     def sequential(self) -> int:
-        """B_seq: for each stage of a round the dearest of its siblings, summed along the path.
+        """B_seq: the most expensive sibling of each stage of a round, summed along the path.
 
-        The drafts of a round are one stage, whether they read a workspace or start afresh: they run side by side.
-        Operators of one program, and several runs of one, count as if each waited for the one before it: where some run
-        side by side this is more than is waited for. A sibling reads its prompt, whichever of them it was reported
-        with. Judging is not on the path to the answer, nor is a draft that its round did not wait for: they count in
-        `total` only.
+        The drafts of a round are one stage, whether or not they read a workspace: they run concurrently. Operators of
+        one program, and several runs of one operator, count as if each waited for the one before it: if some run
+        concurrently this exceeds the actual wait. Every sibling counts the prompt, whichever of them reported it.
+        Judging is not on the path to the answer, nor is a draft that its round did not wait for: both count in `total`
+        only.
         """
-        return sum(_dearest(stage) for stage in self._stages())
+        return sum(_most_expensive(stage) for stage in self._stages())
 
     def as_one_run(self, *, prompt_once: bool) -> int:
-        """B_total as a run that reuses nothing would pay it.
+        """B_total of a run that replays nothing.
 
-        `total` has what the calls did cost when they were made. With `prompt_once` (the endpoint sends drafts of one
-        prompt as one request, and its server counts their prompt once), drafts that are asked for together pay for it
-        once; those that were asked for at different times, as a wider schedule asks for its further drafts, paid for
-        it more than once. Drafts of a round that may end early are single requests, and pay for it each. Without, it
+        `total` is what the calls cost when they were made. With `prompt_once` (the endpoint sends drafts of one prompt
+        as one request, and its server counts their prompt once), drafts requested together pay for it once; drafts
+        requested at different times, such as the additional ones of a wider schedule, paid for it more than once.
+        Drafts of a round that may end early are single requests, and each pays for it. Without `prompt_once` the result
         is `total`.
         """
         if not prompt_once:
@@ -244,27 +246,27 @@ class Ledger(BaseModel):
 
     @property
     def sequential_output(self) -> int:
-        """Generated tokens along the accepted path: what bounds latency when prompts are cheap."""
+        """Generated tokens along the accepted path: they bound the latency when prompts are cheap."""
         return sum(max(_turns(stage, lambda call: call.usage.output or 0)) for stage in self._stages())
 
     @property
     def paid(self) -> int:
-        """Tokens of the calls that were really sent, replayed ones left out."""
+        """Tokens of the calls that were actually sent, without replayed ones."""
         return sum(call.tokens for call in self.calls if not call.reused)
 
     @property
     def failed(self) -> int:
-        """How many calls gave nothing usable."""
+        """How many calls gave no usable result."""
         return sum(call.failure is not None for call in self.calls)
 
     @property
     def cancelled(self) -> int:
-        """How many calls were cancelled because their round ended without them."""
+        """How many calls were cancelled because their round had ended."""
         return sum(call.cancelled for call in self.calls)
 
     @property
     def truncated(self) -> int:
-        """How many calls were ended by their cap, a content filter or the server."""
+        """How many calls the cap, a content filter or the server ended early."""
         return sum(call.truncated for call in self.calls)
 
     @property
@@ -274,31 +276,31 @@ class Ledger(BaseModel):
 
     @property
     def exact(self) -> bool:
-        """Whether every figure was reported by the server. False with a failed call that it said nothing of, and with
-        one that was sent again when its first try may have been served too."""
+        """Whether the server reported every figure. False with a failed call without usage, and with a call that was
+        sent again after a try that may have been served too."""
         return all(call.usage.tokens is not None and not call.estimated and not call.unsettled for call in self.calls)
 
     @property
     def tries(self) -> int:
-        """How often requests of these calls were sent, retries included; replayed calls were not."""
+        """How often requests of these calls were sent, retries included; replayed calls count 0."""
         return sum(call.tries for call in self.calls if not call.reused)
 
     @property
     def seconds(self) -> float:
-        """Seconds along the accepted path, from the calls themselves."""
+        """Seconds along the accepted path, from the calls' own durations."""
         return sum(max(_turns(stage, lambda call: call.seconds)) for stage in self._stages())
 
     def _stages(self) -> list[list[Call]]:
         stages: dict[tuple[str, int, Phase, int], list[Call]] = {}
         for call in self.calls:
-            if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # no program waits for them
+            if call.phase not in (Phase.JUDGE, Phase.PROPOSE) and call.fate != "left":  # not on the path of a program
                 phase = Phase.DRAFT if call.phase is Phase.REFINE else call.phase
                 stages.setdefault((call.operator, call.round, phase, call.wave), []).append(call)
         return list(stages.values())
 
 
-def _dearest(stage: list[Call]) -> int:
-    """Tokens of the call of a stage that reads and writes most."""
+def _most_expensive(stage: list[Call]) -> int:
+    """Tokens of the most expensive call of a stage."""
     prompts: dict[str, int] = {}
     for call in stage:
         prompts[call.prompt] = max(prompts.get(call.prompt, 0), call.usage.input or 0)
@@ -310,7 +312,7 @@ def _dearest(stage: list[Call]) -> int:
 
 
 def _turns(stage: list[Call], cost: Callable[[Call], N]) -> list[N]:
-    """What each turn of a stage cost: a call, together with the one that went on with it."""
+    """The cost of each turn of a stage: a call together with those that continue it."""
     more: dict[tuple[Phase, int], N] = {}
     for call in stage:
         if call.part:

@@ -1,4 +1,4 @@
-"""The form that a completion must have, for servers that hold a model to it while it writes."""
+"""The format that a completion must have, for servers that constrain decoding to it."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from pdr_dspy.errors import ConfigError
 
 FormatKind = Literal["schema", "choices", "regex"]
 OUTPUT = "pdr_output"
-"""Extension key of a request to a `ServedModel` that has an output format: `OutputFormat.wire`."""
+"""Extension key of a request to a `ServedModel` with an output format: its value is `OutputFormat.wire`."""
 
 
 class OutputFormat:
-    """A frozen form of a completion: JSON after a schema, one of some texts, or what a regular expression matches.
+    """A frozen format of a completion: JSON that follows a schema, one of some texts, or a match of a regular
+    expression.
 
     >>> OutputFormat(choices=["yes", "no"]).kind
     'choices'
 
-    A stage of calls takes one as `Sampling(..., output_format=...)`. It is a part of the key of each request. It holds
-    for all of the text after a thought: never give one to a call that is to reason in its text.
+    A stage of calls takes it as `Sampling(..., output_format=...)`. It is part of the key of each request. It applies
+    to all of the text after a thought: do not use it for a call that should reason in its text.
 
-    Ask `(await capabilities(lm)).constrains(output_format)` first: a request that the LM cannot hold to its form is
-    refused with ConfigError before anything is sent.
+    Check `(await capabilities(lm)).constrains(output_format)` first: if the LM cannot enforce the format, ConfigError
+    is raised before anything is sent.
     """
 
     __slots__ = ("_choices", "_name", "_regex", "_written")
@@ -39,16 +40,16 @@ class OutputFormat:
         regex: str | None = None,
         name: str = "output",
     ) -> None:
-        """Exactly one of the first three.
+        """Takes exactly one of `schema`, `choices` and `regex`.
 
         Args:
-            schema: a JSON schema, or the pydantic model that has one. Most servers want an object at the top.
+            schema: a JSON schema, or a pydantic model that has one. Most servers require an object at the top.
             choices: the completion is one of these texts.
-            regex: the completion is matched by all of this, from its start to its end.
-            name: what a schema is called where a server wants a name.
+            regex: the completion matches this expression in full, from its start to its end.
+            name: the name of the schema, for servers that require one.
 
         Raises:
-            ConfigError: for none or several of them, and for a value that cannot work.
+            ConfigError: none or several of them are given, or a value that cannot work.
         """
         given = [kind for kind, value in (("schema", schema), ("choices", choices), ("regex", regex)) if value]
         if len(given) != 1:
@@ -61,37 +62,37 @@ class OutputFormat:
         self._name = name
         self._choices = _checked_choices(choices) if choices else ()
         self._regex = _checked_regex(regex) if regex else ""
-        # As text, in the order in which it was given: that is the order in which a model writes the fields.
+        # Kept as text, in the given order: a model writes the fields in that order.
         self._written = _written_schema(schema) if schema else ""
 
     @property
     def kind(self) -> FormatKind:
-        """Which of the three it is."""
+        """Which of schema, choices and regex it is."""
         return "schema" if self._written else "choices" if self._choices else "regex"
 
     @property
     def name(self) -> str:
-        """What a schema is called."""
+        """The name of the schema."""
         return self._name
 
     @property
     def schema(self) -> dict[str, Any]:
-        """A copy of the JSON schema; empty for another kind."""
+        """A copy of the JSON schema; empty for the other kinds."""
         return json.loads(self._written) if self._written else {}
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The texts to choose from; empty for another kind."""
+        """The allowed texts; empty for the other kinds."""
         return self._choices
 
     @property
     def regex(self) -> str:
-        """The regular expression, without anchors at its ends; empty for another kind."""
+        """The regular expression, without anchors at its ends; empty for the other kinds."""
         return self._regex
 
     @property
     def key(self) -> str:
-        """What stands for it in the key of a request."""
+        """Its part of the key of a request."""
         return json.dumps({self.kind: self._written or list(self._choices) or self._regex})
 
     @property
@@ -104,16 +105,16 @@ class OutputFormat:
 
     @property
     def response_format(self) -> dict[str, Any]:
-        """OpenAI's `response_format` of a schema, strict where the schema names every field of every object. Empty for
-        another kind, which it has no words for."""
+        """OpenAI's `response_format` of a schema, strict if the schema requires every field of every object. Empty for
+        the other kinds, which it does not support."""
         if self.kind != "schema":
             return {}
         strict = {"strict": True} if _closed(self.schema) else {}
         return {"type": "json_schema", "json_schema": {"name": self.name, "schema": self.schema, **strict}}
 
     def fits(self, text: str) -> bool:
-        """Whether a completion has the form, as far as is easily seen: of a schema, that it is JSON of the right kind,
-        with the fields that it must have and no others."""
+        """Whether a completion has the format, as far as a cheap check can tell: for a schema, that it is JSON of the
+        right kind with all required fields and no others."""
         text = text.strip()
         if self.kind == "choices":
             return text in {choice.strip() for choice in self._choices}
@@ -131,11 +132,11 @@ class OutputFormat:
 
     @classmethod
     def of_wire(cls, wire: Mapping[str, Any]) -> OutputFormat:
-        """The format that `wire` gave."""
+        """The inverse of `wire`."""
         return cls(**wire)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(self, "_written"):  # the last one that __init__ sets
+        if hasattr(self, "_written"):  # the last attribute that __init__ sets
             raise AttributeError(f"OutputFormat is frozen: `{name}` cannot be set")
         object.__setattr__(self, name, value)
 
@@ -152,7 +153,8 @@ class OutputFormat:
 
 
 def _closed(schema: Any) -> bool:
-    """Whether every object in a schema requires all its fields and takes no other, as OpenAI's strict mode wants."""
+    """Whether every object in a schema requires all its fields and allows no others, as OpenAI's strict mode
+    requires."""
     if isinstance(schema, list):
         return all(_closed(each) for each in schema)
     if not isinstance(schema, dict):
@@ -171,7 +173,7 @@ def _checked_choices(choices: Sequence[str]) -> tuple[str, ...]:
     if isinstance(choices, str) or not all(isinstance(each, str) and each for each in choices):
         raise ConfigError(f"`OutputFormat(choices={choices!r})` takes a list of texts, none of them empty")
     if len(set(choices)) < len(choices):
-        raise ConfigError(f"`OutputFormat(choices={list(choices)!r})` has a text twice")
+        raise ConfigError(f"`OutputFormat(choices={list(choices)!r})` has a duplicate text")
     return tuple(choices)
 
 
@@ -179,14 +181,14 @@ def _checked_regex(regex: str) -> str:
     try:
         re.compile(regex)
     except (re.error, TypeError) as error:
-        raise ConfigError(f"`OutputFormat(regex={regex!r})` is no regular expression: {error}") from error
+        raise ConfigError(f"`OutputFormat(regex={regex!r})` is not a regular expression: {error}") from error
     inner = regex.removeprefix("^")
     if inner.endswith("$") and not re.search(r"(?<!\\)(\\\\)*\\\$$", inner):
         inner = inner[:-1]
-    if "|" in inner and inner != regex:  # `^a|b$` are two anchored halves, not `^(a|b)$`
-        raise ConfigError(f"`OutputFormat(regex={regex!r})` always holds from start to end: leave `^` and `$` out")
+    if "|" in inner and inner != regex:  # `^a|b$` means two anchored halves, not `^(a|b)$`
+        raise ConfigError(f"`OutputFormat(regex={regex!r})` always matches from start to end: leave `^` and `$` out")
     if not inner:
-        raise ConfigError(f"`OutputFormat(regex={regex!r})` matches nothing but the empty text")
+        raise ConfigError(f"`OutputFormat(regex={regex!r})` matches only the empty text")
     return inner
 
 
@@ -200,4 +202,4 @@ def _written_schema(schema: Mapping[str, Any] | type[BaseModel]) -> str:
     try:
         return json.dumps(schema, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"`OutputFormat(schema=...)` is no JSON: {error}") from error
+        raise ConfigError(f"`OutputFormat(schema=...)` is not JSON: {error}") from error

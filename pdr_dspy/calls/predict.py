@@ -1,8 +1,8 @@
-"""Predictor calls side by side: seeded, bounded in flight, replayed from the store, recorded.
+"""Concurrent predictor calls: seeded, bounded in flight, replayed from the store, recorded.
 
-`ask` is the only place where a program talks to a model. It sends `dspy.lm15.Request`s through the predictor's own
-`dspy.LM`, so history, callbacks and usage tracking of DSPy work as ever, and every answer carries its finish reason and
-usage. Traces are written in the order of the indices, whatever the order in which the answers came.
+`ask` is the only place where a program calls a model. It sends `dspy.lm15.Request`s through the predictor's own
+`dspy.LM`, so DSPy's history, callbacks and usage tracking work as usual, and every reply carries its finish reason and
+usage. Traces are written in the order of the indices, whatever the order in which the replies came.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from pdr_dspy.calls.request import Fallback, Job, Prompt, Sampling
 from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import address
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.parse import Reading, read
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import signature_of
 
 CUT_THOUGHT = "the cap ended it inside its thought"
-"""The failure of a call that never came to its solution."""
+"""The failure of a call that never reached its solution."""
 
 
 class Reply(NamedTuple):
-    """One turn and what was read out of it."""
+    """One turn and the fields parsed from it."""
 
     call: Call
-    """The one that decided how the turn ended."""
+    """The call that determined how the turn ended."""
     text: str
-    """After any thought; empty when the call failed."""
+    """The text after any thought; empty when the call failed."""
     reading: Reading
     others: tuple[Call, ...] = ()
-    """Where the turn took several requests, the other ones."""
+    """The other calls of a turn with several requests."""
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        """What goes on the ledger, in the order in which it was sent."""
+        """The calls for the ledger, in the order in which they were sent."""
         return tuple(sorted((self.call, *self.others), key=lambda call: call.part))
 
 
 def identity(inputs: Mapping[str, Any]) -> str:
-    """A name for a question: the hash of its inputs."""
-    return address({"inputs": {key: told(value) for key, value in inputs.items()}})[:16]
+    """The identity of a question: the hash of its inputs."""
+    return address({"inputs": {key: distinct_text(value) for key, value in inputs.items()}})[:16]
 
 
 def serving(predictor: dspy.Predict) -> dspy.LM:
-    """The LM that a predictor would use: its schedule's choice, its own, or DSPy's. Raises ConfigError for none."""
+    """The LM that a predictor uses: its schedule's choice, its own, or DSPy's. Raises ConfigError if there is none."""
     lm = current().serves.get(id(predictor)) or predictor.lm or dspy.settings.lm
     if not isinstance(lm, dspy.BaseLM):
         raise ConfigError(
@@ -78,16 +78,17 @@ async def ask(
     sampling: Sampling,
     streamed: Literal["", "listeners", "final"] = "",
 ) -> list[Reply]:
-    """Make one call for each of `inputs`, side by side, and return the replies in that order.
+    """Make one call for each of `inputs`, concurrently, and return the replies in that order.
 
-    Failures of a call (the server's, the network's, an empty completion) are recorded in its `Call`, never raised.
+    The failure of a call (of the server or network, or an empty completion) is recorded in its `Call`, never raised.
 
     Args:
         predictor: holds signature, demonstrations and, optionally, its own LM.
         inputs: the input fields of each call.
-        site: what the calls are for, in which round of which question and run; it decides their seeds.
-        sampling: cap in output tokens, temperature, top-p, and the form of the completion, if it has one.
-        streamed: whether a single call goes to the listeners of `dspy.streamify`, and whether it writes the answer.
+        site: the purpose, round, question and run of the calls; it determines their seeds.
+        sampling: cap in output tokens, temperature, top-p, and the output format, if any.
+        streamed: whether a single call is streamed to the listeners of `dspy.streamify`, and whether it writes the
+            answer.
     """
     now = current()
     lm, jobs = await prepare(predictor, inputs, site=site, sampling=sampling)
@@ -107,10 +108,10 @@ async def ask(
 async def prepare(
     predictor: dspy.Predict, inputs: Sequence[Mapping[str, Any]], *, site: CallSite, sampling: Sampling
 ) -> tuple[dspy.LM, list[Job]]:
-    """The requests that `ask` makes of its arguments, and who is asked. No request is sent, but the LM's server may be
-    asked who it is: that is a part of their keys.
+    """The requests that `ask` makes of its arguments, and the LM they go to. No completion is requested, but the LM's
+    server may be queried for its identity, which is part of the requests' keys.
 
-    Raises ConfigError for what cannot be sent, EndpointError where another model answers than before.
+    Raises ConfigError for arguments that cannot be sent, EndpointError if the server now serves another model.
     """
     lm = serving(predictor)
     about = await capabilities(lm)
@@ -120,7 +121,7 @@ async def prepare(
     jobs: list[Job] = []
     for index, values in enumerate(inputs):
         same = tuple((name, id(value)) for name, value in values.items())
-        if same not in prompts:  # siblings share one prompt: it is formatted once
+        if same not in prompts:  # siblings share one prompt, formatted once
             messages = render(signature_of(predictor), predictor.demos, values)
             prompts[same] = Prompt(lm, messages, sampling, capabilities=about)
             fallbacks[same] = fallback_of(signature_of(predictor), about, sampling, prompts[same])
@@ -130,8 +131,8 @@ async def prepare(
 
 
 def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: Session) -> None:
-    """Pass a finished call on: to the session's listener, and to DSPy's trace when an answer could be read out of what
-    the model wrote freely. What it was asked for again is in no trace: optimizers train on those."""
+    """Report a finished call: to the session's listener, and to DSPy's trace if an answer could be read from the text
+    that the model wrote freely. Fallback requests are in no trace: optimizers train on traces."""
     if now.on_call is not None:
         for call in reply.calls:
             now.on_call(call)
@@ -146,7 +147,7 @@ def tell(predictor: dspy.Predict, inputs: Mapping[str, Any], reply: Reply, now: 
 
 
 def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> Reply:
-    """The call as it goes on the ledger, or all calls of the turn, with what could be read out of the completion."""
+    """The record of the call, or of all calls of the turn, with the fields that could be read from the completion."""
     signature = signature_of(predictor)
     call = _call_of(lm, job, result)
     text = "" if result.rollout is None else result.rollout.text
@@ -156,12 +157,12 @@ def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> 
         rest_job, rest = following
         following = rest.rest
         last = _call_of(lm, rest_job, rest)
-        if rest.rollout is None:  # what the first request gave is all there is
+        if rest.rollout is None:  # only the first request gave a completion
             if call.failure is not None:
-                call = call.model_copy(update={"failure": f"{call.failure}, and going on failed: {last.failure}"})
+                call = call.model_copy(update={"failure": f"{call.failure}, continuation failed: {last.failure}"})
             others = (last,)
         else:
-            begun = "" if rest_job.output_format is not None else text.lstrip()  # a form has all of an answer in it
+            begun = "" if rest_job.output_format is not None else text.lstrip()  # a format contains the whole answer
             text = begun + rest.rollout.text
             others = (call.model_copy(update={"finish": "continued", "failure": None}),)
             call = last.model_copy(update={"failure": None if text.strip() else "the completion is empty"})
@@ -178,7 +179,7 @@ def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> 
             before = len(reading.missing)
             reading = answered(signature, reading, rollout.text, again.format)
             if len(reading.missing) == before:
-                again = again.model_copy(update={"failure": "its JSON has none of the fields that it was asked for"})
+                again = again.model_copy(update={"failure": "its JSON has none of the requested fields"})
         others = (*others, again)
     return Reply(call, text.strip(), reading, others)
 

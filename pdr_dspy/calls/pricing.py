@@ -1,7 +1,7 @@
-"""What a model's tokens cost, and models by name: what a schedule means by `draft_model="small"`.
+"""Prices of models' tokens, and models by name, as used in `draft_model="small"` of a schedule.
 
 A price is in any unit that all models of a program share: dollars, or floating-point operations. Unknown is None and
-never 0: a ledger with a call whose price is not known has no cost.
+never 0: a ledger with a call of unknown price has no cost.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from pdr_dspy.errors import ConfigError
 
 
 class Price(NamedTuple):
-    """Of one token, in a unit of the user's."""
+    """Prices per token, in the user's unit."""
 
     input: float
-    """Of a token of a prompt."""
+    """Price of a prompt token."""
     output: float
-    """Of a generated token."""
+    """Price of a generated token."""
 
 
 @dataclass(frozen=True)
 class Priced:
-    """A model and what its tokens cost.
+    """A model with its prices per token.
 
     >>> models = {"small": Priced(small, input=0.1e-6, output=0.4e-6), "large": Priced(large, input=2e-6, output=8e-6)}
 
-    Raises ConfigError for a price that is no number of at least 0; a model that costs nothing has the price 0, and one
-    whose price is not known is given without `Priced`.
+    Raises ConfigError for a price that is not a number of at least 0; a model without cost has the price 0, and one of
+    unknown price is given without `Priced`.
     """
 
     lm: dspy.LM
     input: float
-    """Of a token of a prompt."""
+    """Price of a prompt token."""
     output: float
-    """Of a generated token."""
+    """Price of a generated token."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.lm, dspy.BaseLM):
@@ -50,37 +50,37 @@ class Priced:
             if not number or not math.isfinite(value) or value < 0:
                 raise ConfigError(
                     f"`Priced({name}={value!r})` must be the price of one token, at least 0; leave `Priced` out for a "
-                    "model whose price is not known"
+                    "model of unknown price"
                 )
 
     @classmethod
     def by_size(cls, lm: dspy.LM, parameters: float) -> Self:
         """Priced in floating-point operations: 2 for each parameter and token, read or written (Kaplan et al. 2020,
-        arXiv 2001.08361, table 1), which leaves out attention over long prompts.
+        arXiv 2001.08361, table 1), without attention over long prompts.
 
         Args:
             lm: the model.
-            parameters: how many it has, those that are active for a token.
+            parameters: the number of parameters that are active for a token.
         """
         return cls(lm, input=2.0 * parameters, output=2.0 * parameters)
 
     @property
     def price(self) -> Price:
-        """Of its tokens."""
+        """Its prices."""
         return Price(self.input, self.output)
 
 
 class Models(Mapping[str, dspy.LM]):
-    """Models by name, which a schedule chooses by. Copies of a program share them.
+    """Models by name, for schedules. Copies of a program share them.
 
-    Raises ConfigError for what is no mapping of names to models, each a `dspy.LM` or `Priced`.
+    Raises ConfigError unless it is a mapping of names to models, each a `dspy.LM` or `Priced`.
     """
 
     def __init__(self, given: Mapping[str, dspy.LM | Priced] | None = None, *, called: str = "models") -> None:
         """
         Args:
             given: models, or models with their prices, by name.
-            called: the argument that they were given in.
+            called: the name of the argument, for error messages.
         """
         if given is not None and not isinstance(given, Mapping):
             raise ConfigError(f'`{called}={given!r}` must map names to models: {{"small": lm, "large": lm}}')
@@ -115,13 +115,13 @@ class Models(Mapping[str, dspy.LM]):
         return both
 
     def price(self, name: str) -> Price | None:
-        """Of the tokens of a model; None where it is not known."""
+        """The prices of a model's tokens; None if they are unknown."""
         return self._prices[name]
 
     @property
     def prices(self) -> dict[int | str, Price]:
-        """Those that are known, by the identity of the LM object, and by `lm.model` where all of that name have the
-        same: of a program that was copied, the LMs may have been."""
+        """The known prices, by the `id` of the LM object, and by `lm.model` if all models of that name have the same:
+        the LMs of a copied program may be copies too."""
         prices: dict[int | str, Price] = {}
         by_name: dict[str, set[Price | None]] = {}
         for name, lm in self._lms.items():

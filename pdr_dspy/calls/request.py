@@ -1,4 +1,4 @@
-"""One prompt as requests that differ in their seed alone: what siblings share is built, written and hashed once."""
+"""One prompt as requests that differ only in their seed: the shared part is built, serialized and hashed once."""
 
 from __future__ import annotations
 
@@ -24,36 +24,35 @@ T = TypeVar("T", Config, Request)
 
 
 class Sampling(NamedTuple):
-    """How the calls of one stage are sampled."""
+    """The sampling settings of a stage's calls."""
 
     cap: int
-    """Most output tokens, thinking included."""
+    """Maximum output tokens, thinking included."""
     temperature: float
     top_p: float = 1.0
     thinking: int = 0
-    """The part of `cap` that is room for a thought alone, where the endpoint can end one
-    (`Capabilities.thinking_budget`)."""
+    """The part of `cap` reserved for a thought, where the endpoint can end one (`Capabilities.thinking_budget`)."""
     output_format: OutputFormat | None = None
-    """The form that the text after a thought is held to; None leaves it free."""
+    """The format that the text after a thought must have; None for free text."""
     json_fallback: bool = False
-    """Whether fields of a closed form that cannot be read out of the text are asked for in a request of their own, as
-    JSON, where the server can hold a completion to that."""
+    """Whether fields of a closed form that cannot be read from the text are requested separately, as JSON, where the
+    server can constrain a completion to it."""
 
     def most(self, prompt: int, *, continued: bool, fallback: int = 0) -> int:
-        """The most tokens that a call with a prompt of so many can cost.
+        """The maximum tokens that a call with a prompt of this size can cost.
 
         Args:
             prompt: tokens.
-            continued: it may take two requests, of which the second reads the prompt again and what the first wrote.
-            fallback: tokens that a request for JSON adds to what it reads again, its own output included; 0 where there
-                will be none.
+            continued: it may take two requests; the second reads the prompt again and the text that the first wrote.
+            fallback: tokens that a request for JSON adds to the text it reads again, its own output included; 0 if
+                there will be none.
         """
         again = prompt + self.thinking + CLOSING_TOKENS if continued and self.thinking else 0
         return prompt + self.cap + again + (prompt + self.cap + fallback if fallback else 0)
 
 
 class Job(NamedTuple):
-    """One request, ready to be sent."""
+    """One request, ready to send."""
 
     request: Request
     key: str
@@ -62,34 +61,34 @@ class Job(NamedTuple):
     """Address of everything but the seed: jobs with equal prompts may be siblings."""
     messages: list[dict[str, Any]]
     cap: int
-    """Most output tokens of this request."""
+    """Maximum output tokens of this request."""
     rest: Sampling | None = None
-    """How the turn goes on in a second request when this one is cut; None: it does not."""
+    """The sampling of a second request that continues this turn if it is truncated; None for no continuation."""
     part: int = 0
-    """1 for such a second request."""
+    """1 for such a continuation."""
     place: tuple[Phase, int, int] = (Phase.DRAFT, 1, 0)
-    """What it is for: phase, round and index, as on its `Call`."""
+    """Phase, round and index, as on its `Call`."""
     capabilities: Capabilities | None = None
-    """Of the LM when the request was written."""
+    """Capabilities of the LM when the request was built."""
     output_format: OutputFormat | None = None
-    """The form that its completion is held to."""
+    """The format of its completion."""
     fallback: Fallback | None = None
-    """For asking again for what cannot be read out of the turn; None: nobody asks."""
+    """For a further request for fields that cannot be read from the turn; None for no such request."""
 
 
 class Fallback(NamedTuple):
-    """What it takes to ask again for what could not be read out of a turn."""
+    """The parts of a request for the fields that could not be read from a turn."""
 
     signature: type[dspy.Signature]
     messages: list[dict[str, Any]]
-    """Of the turn's first request."""
+    """Prompt of the turn's first request."""
     sampling: Sampling
     written: str = ""
-    """Of the turn, before the request that goes on with it."""
+    """Text of the turn before the request that continues it."""
 
 
 class Prompt:
-    """What the calls of one stage over the same messages have in common."""
+    """The part that the calls of one stage with the same messages share."""
 
     def __init__(
         self,
@@ -99,11 +98,11 @@ class Prompt:
         more: Mapping[str, Any] | None = None,
         capabilities: Capabilities | None = None,
     ) -> None:
-        """Write the request of `messages` (OpenAI-shaped) to `lm`, but for its seed; `more` are fields that only some
-        servers know. Without `capabilities` the LM can do what its settings say.
+        """Build the request of `messages` (OpenAI-shaped) to `lm`, without its seed; `more` are fields that only some
+        servers support. Without `capabilities` they are derived from the LM's settings.
 
-        Raises ConfigError when a setting of the LM, or a message, cannot be sent, and when its output format is one
-        that the LM cannot hold a completion to.
+        Raises ConfigError if a setting of the LM or a message cannot be sent, or if the LM cannot enforce the output
+        format.
         """
         self.capabilities = about = configured(lm) if capabilities is None else capabilities
         self.messages = [_cleaned(message) for message in messages]
@@ -112,7 +111,7 @@ class Prompt:
         settings = _settings(lm, self.sampling)
         addressed = {"model": about.identity, "messages": self.messages, **settings, **extensions}
         where = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
-        if where:  # two servers may have different weights under one name
+        if where:  # two servers may serve different weights under one name
             addressed["api_base"] = where
         if self.sampling.output_format is not None:
             addressed["output_format"] = self.sampling.output_format.key
@@ -148,11 +147,12 @@ class Prompt:
 
 
 def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
-    """The request that goes on with a turn that its cap has cut; None when it was not cut, or has nothing left.
+    """The request that continues a turn truncated by its cap; None if it was not truncated, or nothing of the cap is
+    left.
 
-    A thought that was cut is closed, as if the model had come to its end, and the solution has all of its cap. A
-    solution that was cut goes on where it is, with what is left of its cap: its tokens so far are its share of the
-    characters, where the server does not tell thinking apart.
+    A truncated thought is closed, as if the model had ended it, and the solution gets its whole cap. A truncated
+    solution continues where it stopped, with the rest of its cap: where the server does not count thinking separately,
+    the tokens written so far are estimated by their share of the characters.
     """
     if job.rest is None or rollout.finish != "length":
         return None
@@ -174,34 +174,34 @@ def continuation(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
 
 
 def closed_thought(thought: str = "") -> str:
-    """How the turn of a model begins whose thought is over."""
+    """The beginning of a model's turn whose thought has ended."""
     return f"<think>\n{thought}\n</think>\n\n"
 
 
 CONTINUED = {"add_generation_prompt": False, "continue_final_message": True}
-"""vLLM's fields; llama.cpp goes on with a last message of the assistant's by itself."""
+"""vLLM's fields; llama.cpp continues a last message of the assistant without any."""
 CLOSING_TOKENS = 16
-"""Room for the tags around a thought."""
+"""Tokens reserved for the tags around a thought."""
 
 
 def _divided(about: Capabilities, sampling: Sampling) -> tuple[Sampling, Sampling | None, dict[str, Any]]:
-    """The sampling of the first request, that of the rest of its turn if there may be one, and more of its fields."""
+    """The sampling of the first request, that of a possible continuation, and additional fields of the request."""
     how = about.thinking_budget if sampling.thinking else None
     if how == "server":
         return sampling, None, {"thinking_token_budget": sampling.thinking}
-    if how == "continue":  # a form leaves no room for a thought in the text: it is for what goes on behind one
+    if how == "continue":  # a format rules out a thought within the text: it applies after one
         rest = sampling._replace(cap=sampling.cap - sampling.thinking, thinking=0)
         return sampling._replace(cap=sampling.thinking, output_format=None), rest, {}
     return sampling, None, {}
 
 
 def _formatted(lm: dspy.LM, about: Capabilities, output_format: OutputFormat) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings and the extensions with which a request asks for its form: a `ServedModel` writes it in the words of
-    its server, DSPy's own LMs take a JSON schema."""
+    """The settings and extensions with which a request carries its format: a `ServedModel` translates it for its
+    server, DSPy's own LMs take a JSON schema."""
     if not about.constrains(output_format):
         can = ", ".join(sorted(about.output_formats)) or "no form"
         raise ConfigError(
-            f"`{output_format!r}`: {lm.model} cannot hold a completion to it, but to {can}; ask "
+            f"`{output_format!r}`: {lm.model} cannot constrain a completion to it (it supports {can}); check "
             "`(await capabilities(lm)).constrains(output_format)` first"
         )
     if isinstance(lm, ServedModel):
@@ -210,14 +210,14 @@ def _formatted(lm: dspy.LM, about: Capabilities, output_format: OutputFormat) ->
 
 
 def extended(request: Request, **extensions: Any) -> Request:
-    """The request with more extension fields."""
+    """The request with additional extension fields."""
     config = request.config
     return changed(request, config=changed(config, extensions={**(config.extensions or {}), **extensions}))
 
 
 def changed(value: T, **changes: Any) -> T:
-    """A copy of an lm15 value with some fields replaced, as they are: unlike `dataclasses.replace` it does not check
-    all the others again, which took longer than the rest of a call here. For values that this library has made."""
+    """A copy of an lm15 value with some fields replaced and not validated: `dataclasses.replace` would validate all
+    fields again, which took longer than the rest of a call. Only for values built by this library."""
     copied = object.__new__(type(value))
     for name in _FIELDS[type(value)]:
         object.__setattr__(copied, name, changes[name] if name in changes else getattr(value, name))
@@ -226,7 +226,7 @@ def changed(value: T, **changes: Any) -> T:
 
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request)}
 _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
-"""Settings of an LM that are DSPy's or replaced here; where and how it connects are left out too."""
+"""Settings of an LM that belong to DSPy or are replaced here, and connection settings; none are part of a request."""
 
 
 def _settings(lm: dspy.LM, sampling: Sampling) -> dict[str, Any]:
@@ -253,13 +253,13 @@ def _cleaned(message: Mapping[str, Any]) -> dict[str, Any]:
 def _cleaned_block(block: Mapping[str, Any]) -> dict[str, Any]:
     if block.get("type") == "text":
         return {**block, "text": clean(block["text"], surrogate="?")}
-    if isinstance(block.get("file"), Mapping):  # a canonical request has no room for a file's name
+    if isinstance(block.get("file"), Mapping):  # a canonical request has no field for a file's name
         return {**block, "file": {key: value for key, value in block["file"].items() if key != "filename"}}
     return dict(block)
 
 
 def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> Request:
-    """The request with seed 0. Plain messages go past lm15's reading of OpenAI's many forms of one."""
+    """The request with seed 0. Plain messages bypass lm15's parsing of OpenAI's many message formats."""
     plain = all(message.keys() == _PLAIN and isinstance(message["content"], str) for message in messages)
     if not (plain and messages and all(message["content"] for message in messages)):
         return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
@@ -267,8 +267,8 @@ def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mappin
     rest = messages if system is None else messages[1:]
     if not rest or not {message["role"] for message in rest} <= {"user", "assistant"}:
         return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
-    said = tuple(Message(role=message["role"], parts=(TextPart(message["content"]),)) for message in rest)
-    return Request(model=model, messages=said, system=system, config=_config(model, settings))
+    turns = tuple(Message(role=message["role"], parts=(TextPart(message["content"]),)) for message in rest)
+    return Request(model=model, messages=turns, system=system, config=_config(model, settings))
 
 
 _PLAIN = {"role", "content"}
@@ -277,11 +277,11 @@ _PLAIN = {"role", "content"}
 def _config(model: str, settings: Mapping[str, Any]) -> Config:
     try:
         return _written_config(json.dumps([model, settings]))
-    except TypeError:  # a setting that is no JSON
+    except TypeError:  # a setting that is not JSON
         return _read_config(model, settings)
 
 
-@lru_cache(maxsize=64)  # a program has a few, and asks for them once for each stage
+@lru_cache(maxsize=64)  # a program has a few, each used once per stage
 def _written_config(written: str) -> Config:
     return _read_config(*json.loads(written))
 

@@ -1,13 +1,12 @@
-"""Records in a folder that many processes write and all read: lines in append-only files, found by their key.
+"""Records in a folder that many processes write and all read: lines in append-only files, looked up by key.
 
-Each process appends to a segment of its own, so no two ever write one file and no lock is needed: kills, full disks and
-network file systems can spoil the end of one segment and nothing else. A record is one line of JSON with its `key`. A
-process keeps in memory where each record is (about 40 bytes), and reads a record when it is asked for.
+Each process appends to its own segment, so no two processes write one file and no lock is needed: a kill, a full disk
+or a network file system can damage the end of one segment and nothing else. A record is one line of JSON with its
+`key`. A process keeps the location of each record in memory (about 40 bytes), and reads a record when it is needed.
 
-Where the records of a large segment are is also written down beside it, in an index, so that opening a folder does not
-read all of its texts. The index is a hint: what it does not cover is read from the segment itself, and a record is
-believed only when its line has the checksum that the index has for it. An index that is lost, cut off or damaged costs
-time and nothing else.
+The locations of a large segment's records are also stored beside it, in an index, so that opening a folder does not
+read all of its texts. The index is only a hint: lines beyond it are read from the segment itself, and a record counts
+only if its line has the checksum in the index. A lost, truncated or damaged index costs nothing but time.
 """
 
 from __future__ import annotations
@@ -38,52 +37,52 @@ from pdr_dspy.runtime.atomic_write import Lines, whole_lines, write_whole
 
 VERSION = 1
 INDEXED_FROM = 2**20
-"""Bytes from which on a segment has an index; a smaller one is read faster than it takes to look for one."""
+"""Bytes from which a segment has an index; a smaller one is faster to read without."""
 UNINDEXED = 4 * 2**20
-"""Bytes of a segment beyond its index, or without one, from which on who reads them writes an index."""
+"""Unindexed bytes of a segment from which its reader writes an index."""
 OPEN_FILES = 64
-"""Segments that are kept open for reading, at most."""
+"""Maximum number of segments kept open for reading."""
 ENTRY = np.dtype([("high", "<u8"), ("low", "<u8"), ("offset", "<u8"), ("length", "<u4"), ("sum", "<u4")])
-"""Of an index: the key's digest, where the line begins, its bytes without the end, and their CRC-32. A digest of zero
-stands for a line that is no record."""
+"""Fields of an index entry: the key's digest, offset of the line, its bytes without the line end, and their CRC-32. A
+digest of zero marks a line that is not a record."""
 HEAD = b"pdr-dspy rollout index 1".ljust(ENTRY.itemsize - 1) + b"\n"
 logger = logging.getLogger("pdr_dspy")
 
 KeyOf = Callable[[bytes], str | None]
-"""The key of the record that a line holds; None for a line that is none."""
+"""Returns the key of the record in a line; None for a line that is not a record."""
 
 
 class Place(NamedTuple):
-    """Where a record is."""
+    """The location of a record."""
 
     offset: int
     length: int
-    """Bytes, without the end of the line."""
+    """Bytes, without the line end."""
     sum: int
     """CRC-32 of those."""
     file: int
 
 
 class Segments:
-    """The records of a folder. Safe to use from several threads; a forked copy of the process writes its own file."""
+    """The records of a folder. Thread-safe; a forked copy of the process writes its own file."""
 
     def __init__(self, folder: Path, key_of: KeyOf) -> None:
-        """Raises StoreError when the folder cannot be made or written."""
+        """Raises StoreError if the folder cannot be created or written."""
         self.folder = folder
         self.torn = 0
-        """Lines that were no records, so far."""
+        """Lines so far that were not records."""
         self._key_of = key_of
         self._places = Places()
         self._names: list[str] = []
         self._numbers: dict[str, int] = {}
         self._read_to: dict[str, int] = {}
         self._written: set[str] = set()
-        """Segments of this process, which are not read back."""
+        """Segments of this process, which are not read again."""
         self._open: OrderedDict[int, int] = OrderedDict()
-        """Segments that are open for reading, by their numbers; the latest used last."""
+        """Segments open for reading, by their numbers, in order of last use."""
         weakref.finalize(self, _close_all, self._open)
         self._damaged: set[int] = set()
-        """Segments that were read a second time."""
+        """Segments that were already read a second time."""
         self._segment: _Segment | None = None
         self._process = os.getpid()
         self._lock = threading.RLock()
@@ -102,7 +101,7 @@ class Segments:
             return self._places.find(digest(key)) is not None
 
     def __iter__(self) -> Iterator[bytes]:
-        """The lines of all records, in the order in which they lie in each segment."""
+        """The lines of all records, in the order within each segment."""
         with self._lock:
             places = self._places.all()
         for place in places:
@@ -111,7 +110,7 @@ class Segments:
                 yield line
 
     def find(self, key: str) -> bytes | None:
-        """The line of a record; None when there is none that can be read. Raises StoreError when the disk fails."""
+        """The line of a record; None if there is no readable one. Raises StoreError when the disk fails."""
         name = digest(key)
         for again in (True, False):
             with self._lock:
@@ -125,15 +124,15 @@ class Segments:
         return None
 
     def drop(self, key: str) -> None:
-        """Forget a record whose line turned out to be damaged, so that it can be put again."""
+        """Forget a record whose line is damaged, so that it can be put again."""
         with self._lock:
             if self._places.drop(digest(key)):
-                self._tell_torn(1)
+                self._warn_torn(1)
 
     def put(self, key: str, line: bytes) -> None:
-        """Append a record, unless there is one with its key. The line is given without its end.
+        """Append a record unless its key is present. The line is given without its end.
 
-        It is with the system when this returns, and on the disk within `files.SYNC_SECONDS`. Raises StoreError.
+        The operating system has it when this returns, the disk within `files.SYNC_SECONDS`. Raises StoreError.
         """
         name = digest(key)
         with self._lock:
@@ -148,7 +147,7 @@ class Segments:
             self._places.add(name, place)
 
     def refresh(self) -> int:
-        """Take in what others have added; returns how many records are new. Raises StoreError."""
+        """Read the records that other processes have added; return how many are new. Raises StoreError."""
         try:
             with os.scandir(self.folder) as entries:
                 sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".jsonl")}
@@ -157,13 +156,13 @@ class Segments:
         new = torn = 0
         for name in sorted(sizes.keys() - self._written):
             if sizes[name] > self._read_to.get(name, 0):
-                more, bad = self._take_in(name)
+                more, bad = self._read_on(name)
                 new, torn = new + more, torn + bad
-        self._tell_torn(torn)
+        self._warn_torn(torn)
         return new
 
     def sync(self) -> None:
-        """Return when every record that this process has put is on the disk. Raises StoreError."""
+        """Return when all records put by this process are on the disk. Raises StoreError."""
         with self._lock:
             segment = self._segment if self._process == os.getpid() else None
         if segment is not None:
@@ -173,7 +172,7 @@ class Segments:
                 self._fail(error)
 
     def close(self) -> None:
-        """`sync`, and let go of all files; used again, it opens others."""
+        """`sync`, and close all files; they are opened again when needed."""
         with self._lock:
             segment, self._segment = self._segment, None
             _close_all(self._open)
@@ -183,7 +182,7 @@ class Segments:
             except OSError as error:
                 self._fail(error)
 
-    # --- own records ---
+    # --- segments of this process ---
 
     def _append(self, name: bytes, line: bytes) -> Place:
         try:
@@ -191,7 +190,7 @@ class Segments:
                 self._segment = self._begin()
             return self._segment.append(name, line)
         except OSError as error:
-            # Half a line may be at its end: the next record opens a new segment.
+            # The segment may end in half a line: the next record opens a new one.
             segment, self._segment = self._segment, None
             if segment is not None:
                 with suppress(OSError):
@@ -206,14 +205,14 @@ class Segments:
         return _Segment(self.folder / name, self._number(name))
 
     def _number(self, name: str) -> int:
-        """By which places name a segment."""
+        """The number by which a place refers to a segment."""
         number = self._numbers.setdefault(name, len(self._names))
         if number == len(self._names):
             self._names.append(name)
         return number
 
     def _after_fork(self) -> None:
-        """The segment is the parent's: it is read from here on, as any other."""
+        """The segment belongs to the parent: read it from here on like any other."""
         if self._segment is not None:
             name = self._segment.lines.path.name
             self._written.discard(name)
@@ -224,11 +223,11 @@ class Segments:
     def _fail(self, error: OSError) -> NoReturn:
         raise StoreError(f"the rollout store {self.folder} cannot be written: {error.strerror or error}") from error
 
-    # --- the records of others ---
+    # --- segments of other processes ---
 
-    def _take_in(self, name: str) -> tuple[int, int]:
-        """Read a segment on from where the last look ended; returns how many records are new, and how many lines were
-        none."""
+    def _read_on(self, name: str) -> tuple[int, int]:
+        """Read a segment from where the last read ended; return how many records are new, and how many lines were not
+        records."""
         path = self.folder / name
         try:
             first = name not in self._read_to
@@ -239,7 +238,7 @@ class Segments:
             trusted = known if len(known) and _holds(path, known[-1]) else known[:0]
             end = _end(trusted, start)
             read = np.concatenate([np.empty(0, ENTRY), *self._scan(path, end)])
-            found = np.concatenate([trusted, _unspoilt(read, known)])
+            found = np.concatenate([trusted, _undamaged(read, known)])
             with self._lock:
                 new = self._places.extend(found, self._number(name))
             self._read_to[name] = _end(found, start)
@@ -252,7 +251,7 @@ class Segments:
         return new, int(_none(found).sum())
 
     def _read_again(self, file: int) -> bool:
-        """Read a whole segment, in which something is not where it was, once; returns whether it was done."""
+        """Read a whole segment again, at most once, after a record was not at its place; return whether it was read."""
         path = self.folder / self._names[file]
         with self._lock:
             if file in self._damaged:
@@ -269,36 +268,36 @@ class Segments:
             return False
         except OSError as error:
             raise StoreError(f"the rollout segment {path} cannot be read: {error.strerror}") from error
-        found = _unspoilt(read, known)
+        found = _undamaged(read, known)
         with self._lock:
             there = len(self._places)
             self._places.forget(file)
             self._places.extend(found, file)
             gone = there - len(self._places)
-        self._tell_torn(max(gone, 0))
+        self._warn_torn(max(gone, 0))
         if self._names[file] not in self._written and _end(found, 0) >= INDEXED_FROM:
             _write_index(path, found)
         return True
 
-    def _tell_torn(self, count: int) -> None:
+    def _warn_torn(self, count: int) -> None:
         if count:
             with self._lock:
                 self.torn += count
             logger.warning(
-                "%s: %d line%s could not be read and %s skipped; what is missing is made again when it is needed",
+                "%s: %d line%s could not be read and %s skipped; the missing records are made again when needed",
                 *(self.folder, count, *(("s", "were") if count > 1 else ("", "was"))),
             )
 
     def _scan(self, path: Path, start: int) -> Iterator[NDArray[Any]]:
-        """The entries of the whole lines from byte `start` on, some thousands at a time."""
+        """Entries of the whole lines from byte `start` on, some thousands at a time."""
         lines = whole_lines(path, start)
         while some := list(itertools.islice(lines, 10_000)):
             yield np.array([_entry(self._key_of(line), offset, line) for offset, line in some], ENTRY)
 
     def _line(self, place: Place) -> bytes | None:
-        """What lies at a place; None when that is not what was there, or the segment is gone."""
+        """The bytes at a place; None if they have changed or the segment is missing."""
         try:
-            with self._lock:  # or another thread might close the file, or read elsewhere in it
+            with self._lock:  # another thread might close the file or move its position
                 line = _read_at(self._reader(place.file), place)
         except FileNotFoundError:
             return None
@@ -316,12 +315,12 @@ class Segments:
         return self._open[file]
 
 
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would change the ends of lines
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would convert line ends
 
 
 def _read_at(file: int, place: Place) -> bytes:
-    """What lies at a place; less where the file ends before."""
-    if hasattr(os, "pread"):  # a forked copy shares the place at which a file is read
+    """The bytes at a place; fewer if the file ends before."""
+    if hasattr(os, "pread"):  # a forked copy shares the file's position
         return os.pread(file, place.length, place.offset)
     os.lseek(file, place.offset, os.SEEK_SET)
     return os.read(file, place.length)
@@ -341,7 +340,7 @@ class _Segment:
         self._index = index_of(path)
         self._begun = False
         self._entries: list[bytes] = []
-        """Those that are not in the index yet."""
+        """Entries that are not in the index yet."""
         self._lock = threading.Lock()
         try:
             self.lines.append(json.dumps({"rollouts": VERSION}).encode())
@@ -364,7 +363,7 @@ class _Segment:
         self.lines.close()
 
     def _write_index(self) -> None:
-        """What the disk has by now; the index itself is not waited for."""
+        """Index the part that is on the disk by now; the index itself is not synced."""
         if self.lines.size < INDEXED_FROM:
             return
         with self._lock:
@@ -375,22 +374,22 @@ class _Segment:
 
 
 class Places:
-    """Where records are, by the digest of their key; about 40 bytes for each. Not safe for several threads.
+    """Locations of records, by the digest of their key; about 40 bytes each. Not thread-safe.
 
-    The latest are in a dictionary; the others, sorted by their digests, in arrays.
+    The latest are in a dictionary; the others, sorted by digest, in arrays.
     """
 
     def __init__(self) -> None:
         self._sorted = {field: np.empty(0, kind) for field, kind in _FIELDS.items()}
         self._latest: dict[bytes, bytes] = {}
         self._count = 0
-        self._look_into()
+        self._make_views()
 
     def __len__(self) -> int:
         return self._count
 
     def find(self, name: bytes) -> Place | None:
-        """The place of a record; None when there is none."""
+        """The place of a record; None if there is none."""
         packed = self._latest.get(name)
         if packed is not None:
             return Place(*_PLACE.unpack(packed))
@@ -398,7 +397,7 @@ class Places:
         return None if row is None else Place(*(column[row] for column in self._columns))
 
     def add(self, name: bytes, place: Place) -> bool:
-        """Keep the place of a record; False, and nothing done, when it has one."""
+        """Add the place of a record; return False, and change nothing, if it has one."""
         if self.find(name) is not None:
             return False
         self._latest[name] = _PLACE.pack(*place)
@@ -408,7 +407,7 @@ class Places:
         return True
 
     def drop(self, name: bytes) -> bool:
-        """Forget a record; False when it was not there."""
+        """Remove a record; return False if there was none."""
         if self._latest.pop(name, None) is None:
             row = self._row(name)
             if row is None:
@@ -418,7 +417,7 @@ class Places:
         return True
 
     def extend(self, entries: NDArray[Any], file: int) -> int:
-        """Keep the places of the records of a segment that have none; returns how many those are."""
+        """Add the places of a segment's new records; return how many there were."""
         before = self._count
         entries = entries[~_none(entries)]
         if len(entries) < 1000:
@@ -429,7 +428,7 @@ class Places:
         return self._count - before
 
     def of(self, file: int) -> NDArray[Any]:
-        """The entries of one segment, in the order in which they lie there."""
+        """The entries of one segment, in the order of their lines."""
         self._settle(np.empty(0, ENTRY), 0)
         there = self._sorted["file"] == file
         found = np.empty(int(there.sum()), ENTRY)
@@ -438,7 +437,7 @@ class Places:
         return found[np.argsort(found["offset"])]
 
     def forget(self, file: int) -> None:
-        """Forget every record of one segment."""
+        """Remove every record of one segment."""
         self._settle(np.empty(0, ENTRY), 0)
         for row in np.flatnonzero(self._sorted["file"] == file).tolist():
             self._there[row] = 0
@@ -462,7 +461,7 @@ class Places:
         return None
 
     def _settle(self, entries: NDArray[Any], file: int) -> None:
-        """Sort the latest records, and those of a segment, among the others; the first of equal ones stays."""
+        """Merge the latest records and those of a segment into the sorted arrays; the first of equal ones stays."""
         latest = np.frombuffer(b"".join(name + packed for name, packed in self._latest.items()), [*_FIELDS.items()])
         there = np.frombuffer(self._there, bool)
         whole = {
@@ -475,31 +474,31 @@ class Places:
             )
             for field, kind in _FIELDS.items()
         }
-        order = np.lexsort((whole["low"], whole["high"]))  # which keeps the order of equal ones
+        order = np.lexsort((whole["low"], whole["high"]))  # a stable sort
         high, low = whole["high"][order], whole["low"][order]
         first = np.ones(len(order), bool)
         first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
         self._sorted = {field: values[order[first]] for field, values in whole.items()}
         self._latest = {}
         self._count = int(first.sum())
-        self._look_into()
+        self._make_views()
 
-    def _look_into(self) -> None:
-        """Views of the arrays in which a single row is found without numpy, which is slow for one."""
+    def _make_views(self) -> None:
+        """Views of the arrays for looking up a single row without numpy, which is slow for one."""
         self._high, self._low, *self._columns = (memoryview(values.data) for values in self._sorted.values())
         self._there = bytearray(b"\1" * len(self._high))
-        """0 for a record that was dropped."""
+        """0 for a dropped record."""
 
 
 _PAIR = struct.Struct("<QQ")
 _REST = struct.Struct("<QII")
 _PLACE = struct.Struct("<QIII")
 _FIELDS = {**{name: ENTRY[name].str for name in ENTRY.names or ()}, "file": "<u4"}
-"""Of a place, with its key's digest, as they are packed together."""
+"""Packed form of a place with its key's digest."""
 
 
 def digest(key: str) -> bytes:
-    """What a key is found by: 16 bytes, of which no two keys ever share all, and that are never all zero."""
+    """The lookup digest of a key: 16 bytes, unique in practice and never all zero."""
     return hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
@@ -509,13 +508,13 @@ def index_of(segment: Path) -> Path:
 
 
 def read_index(segment: Path, start: int) -> NDArray[Any]:
-    """The entries of a segment's index, as far as each begins where the one before it ends and all are in the segment.
+    """The entries of a segment's index, as long as each starts where the one before it ends and all are in the segment.
 
     Args:
         segment: the file with the records.
-        start: where its first record begins.
+        start: offset of its first record.
 
-    Raises OSError for a segment that cannot be looked at; an index that is missing or damaged has no entries.
+    Raises OSError if the segment cannot be read; a missing or damaged index gives no entries.
     """
     size = segment.stat().st_size
     if size < INDEXED_FROM:
@@ -539,18 +538,18 @@ def _entry(key: str | None, offset: int, line: bytes) -> tuple[int, int, int, in
 
 
 def _none(entries: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which entries are of lines that are no records."""
+    """Which entries belong to lines that are not records."""
     return (entries["high"] == 0) & (entries["low"] == 0)
 
 
 def _end(entries: NDArray[Any], start: int) -> int:
-    """Where the line after the last entry begins."""
+    """Offset of the line after the last entry."""
     return int(entries["offset"][-1]) + int(entries["length"][-1]) + 1 if len(entries) else start
 
 
-def _unspoilt(found: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
-    """The entries of lines as they are now, without those that had another sum before: of these something is damaged
-    that is still a record."""
+def _undamaged(found: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
+    """The current entries without those whose checksum has changed: these lines are damaged although they still
+    parse."""
     if len(found) and len(before):
         row = np.minimum(np.searchsorted(before["offset"], found["offset"]), len(before) - 1)
         same = np.ones(len(found), bool)
@@ -562,7 +561,7 @@ def _unspoilt(found: NDArray[Any], before: NDArray[Any]) -> NDArray[Any]:
 
 
 def _holds(segment: Path, entry: Any) -> bool:
-    """Whether a line is where its entry says: where any before it has become longer or shorter, the last is not."""
+    """Whether a line is at its entry's offset: false for the last entry if any line before it changed its length."""
     with segment.open("rb") as file:
         file.seek(int(entry["offset"]))
         return zlib.crc32(file.read(int(entry["length"]))) == int(entry["sum"])
@@ -574,7 +573,7 @@ def _write_index(segment: Path, entries: NDArray[Any]) -> None:
 
 
 def _after_head(path: Path) -> int | None:
-    """Where the first record of a segment begins; None while its first line is being written.
+    """Offset of a segment's first record; None while its first line is being written.
 
     Raises StoreError for a segment of another version.
     """
@@ -583,7 +582,7 @@ def _after_head(path: Path) -> int | None:
     version: Any = None
     with suppress(ValueError, AttributeError, RecursionError):
         version = json.loads(line).get("rollouts")
-    if version is None:  # a record, or what is none
+    if version is None:  # a record, or no record at all
         return 0 if line.endswith(b"\n") or len(line) == 64 else None
     if version != VERSION:
         raise StoreError(
@@ -593,9 +592,9 @@ def _after_head(path: Path) -> int | None:
 
 
 class Spool:
-    """Records that lie elsewhere, as this process knows them: in a temporary file that is gone with it.
+    """A local copy of records stored elsewhere, in a temporary file of this process.
 
-    Not safe for several threads. Every method raises OSError where the temporary folder fails.
+    Not thread-safe. Every method raises OSError when the temporary folder fails.
     """
 
     def __init__(self) -> None:
@@ -612,12 +611,12 @@ class Spool:
             yield _read_at(self._file.fileno(), place)
 
     def find(self, key: str) -> bytes | None:
-        """The line of a record; None when it is not known."""
+        """The line of a record; None if it is unknown."""
         place = self._places.find(digest(key))
         return None if place is None else _read_at(self._file.fileno(), place)
 
     def add(self, key: str, line: bytes) -> bool:
-        """Keep a record; False, and nothing done, when it is known."""
+        """Add a record; return False, and change nothing, if it is known."""
         if key in self:
             return False
         left, begins = memoryview(line), self._end
@@ -628,7 +627,7 @@ class Spool:
         return self._places.add(digest(key), Place(begins, len(line), 0, 0))
 
     def renewed(self) -> bool:
-        """In a forked copy, which shares the file with its parent: begin an empty one. Returns whether it did."""
+        """In a forked copy, which shares the file with its parent, begin an empty file. Returns whether it did."""
         if self._process == os.getpid():
             return False
         self._release()

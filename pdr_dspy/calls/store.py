@@ -1,14 +1,14 @@
-"""The rollout store: every finished model call, found again by the content of its request.
+"""The rollout store: every finished model call, looked up by the content of its request.
 
 The address of a call is the hash of model, messages, sampling settings and seed, so draft i of a question is the same
-record in every trial that asks for it in the same way: a wider schedule pays only for the drafts that are new, a killed
-run goes on where it was, and a replay sends nothing.
+record in every trial that requests it in the same way: a wider schedule pays only for its new drafts, a killed run
+resumes where it was, and a replay sends nothing.
 
 On disk a store is a folder of append-only JSONL segments, one per writing process (`segments.py`). A line is written
-whole before the call counts as finished, and outlives the process from then on; what the machine itself can lose is
-what was finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and
-counted when it is met. Texts stay on the disk: a process knows where each is, and reads the ones that it is asked for.
-For workers on several machines the same records are rows of a table in PostgreSQL, of which each keeps a local copy.
+completely before the call counts as finished, and survives the end of the process; a crash of the machine can lose the
+calls finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and counted
+when it is read. Texts stay on the disk: a process knows the location of each, and reads those it needs.
+For workers on several machines the same records are rows of a PostgreSQL table, of which each machine keeps a copy.
 """
 
 from __future__ import annotations
@@ -43,34 +43,34 @@ TABLES = postgres.Tables(
 
 
 class Rollout(BaseModel):
-    """One finished completion, with what it cost when it was made."""
+    """One finished completion, with its cost when it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     text: str
-    """After any thought."""
+    """The text after any thought."""
     thought: str = ""
     finish: str = "stop"
     usage: Usage = Usage()
     estimated: bool = False
     unsettled: int = 0
-    """Tries before it that the server may have served and counted too."""
+    """Earlier tries that the server may have served and counted too."""
     seconds: float = 0.0
     format: FormatFate = ""
-    """What became of the request's output format."""
+    """The fate of the request's output format."""
 
 
 def address(request: Mapping[str, Any]) -> str:
-    """The content address of a request: model, messages, sampling and seed, in any order of keys."""
+    """The content address of a request: model, messages, sampling and seed, independent of the order of keys."""
     return _shortened(hashlib.sha256(_CANONICAL.encode(request).encode()))
 
 
 class Addresses:
-    """The addresses of requests that differ in their seed alone; what they share is written and hashed once."""
+    """The addresses of requests that differ only in their seed; the shared part is serialized and hashed once."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
-        """Take a request without its seed, its keys all strings."""
+        """Take a request without its seed; all keys are strings."""
         written = {key: f"{_CANONICAL.encode(key)}:{_CANONICAL.encode(request[key])}" for key in sorted(request)}
         before = "".join(f"{text}," for key, text in written.items() if key < "seed")
         after = "".join(f",{text}" for key, text in written.items() if key > "seed")
@@ -97,30 +97,30 @@ def _shortened(digest: hashlib._Hash) -> str:
 class Rollouts:
     """A store in memory, in a folder that several processes may write, or in PostgreSQL.
 
-    Safe to use from several threads. Only finished completions enter: a failed call is asked again next time.
+    Thread-safe. Only finished completions are stored: a failed call is sent again next time.
     """
 
     keeps = True
-    """Whether completions are found again."""
+    """Whether completions can be looked up again."""
 
     def __init__(self, storage: str | Path | None = None, *, patience: float = postgres.PATIENCE) -> None:
-        """Open or make the store.
+        """Open or create the store.
 
         Args:
-            storage: a folder for the segments; a PostgreSQL URL (`postgresql://user@host/database`), whose rollouts are
-                one store, whatever study they were made for; None keeps everything in memory.
-            patience: seconds for which a lost connection to a database is tried again.
+            storage: a folder for the segments; a PostgreSQL URL (`postgresql://user@host/database`), whose rollouts
+                form one store for all studies; None keeps everything in memory.
+            patience: seconds for which a lost database connection is retried.
 
         Raises:
             ConfigError: the storage is a URL of another kind.
-            MissingExtra: PostgreSQL is asked for and psycopg is not installed.
-            StoreError: the folder cannot be made, read or written, the database cannot be used, or either was written
-                by another version.
+            MissingExtra: the storage is PostgreSQL and psycopg is not installed.
+            StoreError: the folder cannot be created, read or written, the database cannot be used, or either was
+                written by another version.
         """
         self.storage = storage
-        """As it was given, for others who open it too."""
+        """The storage as given, for other processes that open it too."""
         self.folder: Path | None = None
-        self._place: _Place | None = None
+        self._place: _Backend | None = None
         if postgres.is_url(storage):
             self._place = _Table(str(storage), patience)
         elif "://" in str(storage):
@@ -131,22 +131,22 @@ class Rollouts:
             self.folder = local_path(storage)
             self._place = Segments(self.folder, _key_of)
         self._records: dict[str, Rollout] = {}
-        """What is in memory alone: everything, or what could not be written."""
+        """Completions held in memory only: all of them, or those that could not be written."""
         self._lock = threading.RLock()
         self._refreshing = threading.Lock()
         self.hits = 0
         self.pending: dict[tuple[str, int], Any] = {}
-        """Requests under way, as futures by address, so that programs side by side send equal ones once."""
+        """Pending requests, as futures by address, so that concurrent programs send equal requests once."""
         self.refresh()
 
     @property
     def torn(self) -> int:
-        """Lines that could not be read, so far."""
+        """Lines so far that could not be read."""
         return 0 if self._place is None else self._place.torn
 
     def get(self, key: str) -> Rollout | None:
-        """The completion at this address, or None. Looks at what is known here: `refresh` fetches what others have
-        added. Raises StoreError when it cannot be read because the disk fails."""
+        """The completion at this address, or None. Searches the records known to this process: `refresh` reads those
+        that others have added. Raises StoreError when the disk fails."""
         found = self._records.get(key)
         if found is None and self._place is not None:
             line = self._place.find(key)
@@ -161,14 +161,14 @@ class Rollouts:
 
     @property
     def slow(self) -> bool:
-        """Whether `put` waits for another machine; a folder or memory takes less time than a change of threads."""
+        """Whether `put` waits for another machine; a folder or memory takes less time than a thread switch."""
         return isinstance(self._place, _Table)
 
     def put(self, rollout: Rollout) -> None:
-        """Keep a completion; written before this returns. One that is already there is left as it is.
+        """Store a completion; it is written when this returns. An existing one is left unchanged.
 
-        Raises StoreError when the disk is full or not writable, or the database stays away. The completion is then
-        still kept in memory.
+        Raises StoreError when the disk is full or not writable, or the database is unreachable. The completion is then
+        still held in memory.
         """
         if self._place is None:
             with self._lock:
@@ -182,14 +182,14 @@ class Rollouts:
             raise
 
     def refresh(self) -> int:
-        """Take in what other processes have added since the last look. Returns how many records are new."""
+        """Read the records that other processes have added since the last call. Returns how many are new."""
         if self._place is None:
             return 0
-        with self._refreshing:  # and not the lock: calls go on meanwhile
+        with self._refreshing:  # not the lock: calls proceed meanwhile
             return self._place.refresh()
 
     def sync(self) -> None:
-        """Return when everything that was put here would outlive the machine; without it, that takes a second.
+        """Return when everything put here would survive a crash of the machine; without it, that takes a second.
 
         Raises StoreError when the disk fails.
         """
@@ -197,7 +197,7 @@ class Rollouts:
             self._place.sync()
 
     def close(self) -> None:
-        """`sync`, and let go of files and connections; the store can be used on, which opens others."""
+        """`sync`, and close files and connections; the store opens them again when it is used."""
         if self._place is not None:
             self._place.close()
 
@@ -225,16 +225,16 @@ def _line(rollout: Rollout) -> bytes:
     """A record as one line of JSON, without its end."""
     try:
         return rollout.model_dump_json(exclude_defaults=True).encode()
-    except ValueError:  # half of a surrogate pair, which UTF-8 cannot hold
+    except ValueError:  # a lone surrogate, which UTF-8 cannot encode
         return json.dumps(rollout.model_dump(exclude_defaults=True)).encode()
 
 
 def _rollout(line: bytes) -> Rollout | None:
-    """The record that a line holds; None when it holds none."""
+    """The record in a line; None if there is none."""
     try:
         return Rollout.model_validate_json(line)
     except ValidationError:
-        pass  # or half of a surrogate pair
+        pass  # or a lone surrogate
     try:
         return Rollout.model_validate(json.loads(line))
     except (ValueError, ValidationError, TypeError, RecursionError):
@@ -246,26 +246,26 @@ def _key_of(line: bytes) -> str | None:
     return None if rollout is None else rollout.key
 
 
-class _Place(Protocol):
-    """Where records are kept beyond the memory of this process, as lines by their key."""
+class _Backend(Protocol):
+    """A storage of records outside this process's memory, as lines by key."""
 
     torn: int
-    """Lines that were no records, so far."""
+    """Lines so far that were not records."""
 
     def find(self, key: str) -> bytes | None:
-        """What is known here."""
+        """The line of a record known to this process; None if it is unknown."""
         ...
 
     def drop(self, key: str) -> None:
-        """Forget a line that turned out to be no record."""
+        """Forget a line that is not a record."""
         ...
 
     def put(self, key: str, line: bytes) -> None:
-        """Returns when it is written; nothing is done when the key is known."""
+        """Return when the line is written; do nothing if the key is known."""
         ...
 
     def refresh(self) -> int:
-        """Take in what others added; how much of it is new."""
+        """Read the records that others added; return how many are new."""
         ...
 
     def sync(self) -> None: ...
@@ -280,11 +280,11 @@ class _Place(Protocol):
 
 
 FETCHED = 500
-"""Rows of the table that are fetched at a time."""
+"""Rows fetched from the table at a time."""
 
 
 class _Table:
-    """The rollouts of a PostgreSQL database, with a copy of what is known of them on the local disk."""
+    """The rollouts of a PostgreSQL database, with a copy of the known ones on the local disk."""
 
     def __init__(self, url: str, patience: float) -> None:
         self.torn = 0
@@ -294,7 +294,7 @@ class _Table:
         self._queue: list[_Waiting] = []
         self._queueing = threading.Lock()
         self._lock = threading.Lock()
-        """Of the local copy."""
+        """Guards the local copy."""
         try:
             self._known = Spool()
         except OSError as error:
@@ -308,10 +308,10 @@ class _Table:
             self._fail(error)
 
     def drop(self, key: str) -> None:
-        """A database does not give back other rows than it was given."""
+        """Nothing to do: a database returns rows as they were written."""
 
     def put(self, key: str, line: bytes) -> None:
-        """Threads that come while another writes are written together, by the first of them."""
+        """Records of threads that arrive during a write are written together, by the first of these threads."""
         if not self._keep(key, line):
             return
         mine = _Waiting(key, line)
@@ -332,7 +332,7 @@ class _Table:
             raise StoreError(str(mine.error)) from mine.error
 
     def refresh(self) -> int:
-        # Ids of transactions tell what is new; all below the oldest that was running had been seen by then.
+        # New rows have newer transaction ids; every row below the oldest transaction then running was already read.
         query = (
             "SELECT record, pg_snapshot_xmin(pg_current_snapshot())::text FROM pdr_rollouts WHERE written >= %s::xid8"
         )
@@ -372,7 +372,7 @@ class _Table:
         return iter(self._known)
 
     def _keep(self, key: str, line: bytes) -> bool:
-        """Add a record to the local copy; False when it is there."""
+        """Add a record to the local copy; return False if it is there."""
         try:
             with self._lock:
                 if self._known.renewed():
@@ -383,8 +383,8 @@ class _Table:
 
     def _fail(self, error: OSError) -> NoReturn:
         raise StoreError(
-            f"the copy of the rollouts in the temporary folder cannot be used: {error.strerror or error}; let TMPDIR "
-            "name a folder with more room"
+            f"the temporary copy of the rollouts cannot be used: {error.strerror or error}; set TMPDIR to a folder "
+            "with more space"
         ) from error
 
     def _write(self, batch: list[_Waiting]) -> None:
@@ -401,7 +401,7 @@ class _Table:
 
 
 class _Waiting:
-    """A record on its way into the table."""
+    """A record waiting to be written to the table."""
 
     def __init__(self, key: str, line: bytes) -> None:
         self.key = key

@@ -1,11 +1,10 @@
-"""The text of a call as it comes, for `dspy.streamify` and its listeners.
+"""The text of a call as it arrives, for `dspy.streamify` and its listeners.
 
-A listener follows one field of one predictor, by the markers of DSPy's adapters. Our own form of a reply has none, so
-they are put in: what stands before the first label is the solution, and what follows a label is that field. A stream
-shows what is written as it is written; which statement of a field counts, the prediction says.
+A listener follows one field of one predictor, by the markers of DSPy's adapters. This library's reply format has none,
+so they are inserted: the text before the first label is the solution, the text after a label is that field. A stream
+shows the text as it is written; if a field is stated several times, the prediction decides which statement counts.
 
-Only a call that is alone in its stage is streamed: of drafts that run side by side no listener could tell the pieces
-apart.
+Only a call that is alone in its stage is streamed: a listener could not separate the chunks of concurrent drafts.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from pdr_dspy.text.reasoning import solution_span
 
 @asynccontextmanager
 async def streamed(predictor: dspy.Predict, *, final: bool) -> AsyncIterator[None]:
-    """Around the only call of a stage: its text goes to the listeners of its predictor. Where `dspy.streamify` has no
+    """Around the only call of a stage: stream its text to the listeners of its predictor. If `dspy.streamify` has no
     listeners, the call that writes the answer (`final`) is streamed."""
     stream, listeners = dspy.settings.send_stream, dspy.settings.stream_listeners
     heard = any(listener.predict is predictor for listener in listeners) if listeners else final
@@ -39,8 +38,8 @@ async def streamed(predictor: dspy.Predict, *, final: bool) -> AsyncIterator[Non
 
 
 class _Pieces:
-    """Passes a reply on as it is, a few words at a time: a listener takes a reply that comes at once for a cached one,
-    and gives none of it."""
+    """Passes a reply on unchanged, a few words at a time: a listener takes a reply in one chunk for a cached one and
+    yields nothing of it."""
 
     def __init__(self, stream: Any, predictor: dspy.Predict) -> None:
         self.stream = stream
@@ -48,7 +47,7 @@ class _Pieces:
         self.model = ""
 
     async def send(self, chunk: Any) -> None:
-        """A chunk of DSPy's."""
+        """Take one of DSPy's chunks."""
         text = dspy_bridge.text_of(chunk)
         self.model = getattr(chunk, "model", None) or self.model
         if text:
@@ -57,12 +56,12 @@ class _Pieces:
             await self.stream.send(chunk)
 
     async def text(self, text: str) -> None:
-        """A part of a reply."""
+        """Take a part of a reply."""
         for piece in _PIECE.findall(text):
             await self.stream.send(dspy_bridge.chunk_of(piece, self.model, self.predictor))
 
     async def end(self) -> None:
-        """The request has ended; another one may go on with its turn."""
+        """The request has ended; another one may continue its turn."""
 
     async def close(self) -> None:
         """The turn has ended."""
@@ -72,7 +71,8 @@ _PIECE = re.compile(r"\s*(?:\S+\s*){1,4}|\s+")
 
 
 class _Fields(_Pieces):
-    """Marks the fields of a reply in our own form as `dspy.ChatAdapter` does, which is what listeners look for."""
+    """Marks the fields of a reply in this library's format with `dspy.ChatAdapter`'s markers, which listeners look
+    for."""
 
     def __init__(self, stream: Any, predictor: dspy.Predict) -> None:
         super().__init__(stream, predictor)
@@ -81,14 +81,14 @@ class _Fields(_Pieces):
         self.longest = 48 + max(map(len, self.names), default=0)
         """Characters after which a line can no longer begin with a label."""
         self.held = ""
-        """What may still become a thought, or a label."""
+        """Text that may still become a thought or a label."""
         self.begun = False
-        """Past any thought."""
+        """Whether any thought has ended."""
         self.inside = False
-        """Within a line that has begun to go out."""
+        """Whether the beginning of the current line was already sent."""
 
     async def text(self, text: str) -> None:
-        """A part of a reply."""
+        """Take a part of a reply."""
         self.held += text
         if not self.begun and not await self.begin(text):
             return
@@ -108,11 +108,11 @@ class _Fields(_Pieces):
             self.inside = not whole
 
     async def begin(self, new: str) -> bool:
-        """Whether the solution has begun; leaves what there is of it in `held`."""
+        """Whether the solution has begun; leaves its text so far in `held`."""
         text = self.held.lstrip()
         if not text or (text.startswith("<") and ">" not in text and len(text) < 24):
             return False
-        if ">" not in new and text.startswith("<"):  # no tag has been closed since the last look
+        if ">" not in new and text.startswith("<"):  # no tag was closed since the last check
             return False
         span = solution_span(self.held)
         if span is None or span[0] == len(self.held):
@@ -131,7 +131,7 @@ class _Fields(_Pieces):
         await self.stream.send(dspy_bridge.chunk_of(marker, self.model, self.predictor))
 
     async def end(self) -> None:
-        """The request has ended; a thought that it has not finished is over."""
+        """The request has ended; an unfinished thought ends with it."""
         if not self.begun:
             unfinished = bool(self.held.strip()) and solution_span(self.held) is None
             if not unfinished:

@@ -3,15 +3,15 @@
     from opentelemetry import trace
     trace.set_tracer_provider(provider)     # the application's; any exporter
 
-That is all: where a tracer provider is set, spans go to it. Where none is, nothing of OpenTelemetry is imported here,
-and a call pays for one look into `sys.modules`. Names follow the semantic conventions for generative AI (version 1.41,
-in development); what they have no name for begins with `pdr.`. A call that was replayed from the store sent nothing and
-has no span of its own; it counts in the figures of its round.
+No other setup is needed: if a tracer provider is set, spans go to it. If none is, nothing of OpenTelemetry is imported
+here, and a call costs one look-up in `sys.modules`. Names follow the semantic conventions for generative AI (version
+1.41, in development); names that are not in them begin with `pdr.`. A call replayed from the store sent nothing and has
+no span; it counts in the figures of its round.
 
-Texts are recorded only where `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` asks for them in spans: `span_only`,
-`span_and_event`, or `true` as earlier conventions have it. Then a request has the messages that were sent and what came
-back, its thought apart; a run its inputs and its solution; a round the workspaces that were made of it. Messages are
-JSON of the conventions' form; what is no text, such as an image, is named and not recorded.
+Texts are recorded only if `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` enables them in spans: `span_only`,
+`span_and_event`, or `true` as in earlier conventions. A request's span then has the messages sent and the reply, with
+its thought separate; a run's span its inputs and its solution; a round's span the workspaces made from it. Messages are
+JSON in the conventions' format; content other than text, such as an image, is named but not recorded.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The environment variable of the conventions."""
 
 
-class Told(Protocol):
-    """Told what became of a request."""
+class Report(Protocol):
+    """Takes the outcome of a request."""
 
     def __call__(
         self, usage: Usage, finish: str, failure: str | None, tries: int, text: str = "", thought: str = ""
     ) -> None:
-        """Tokens, the finish reason, why it failed, how often it was sent, and what came back."""
+        """Tokens, the finish reason, the failure, the number of tries, and the reply."""
         ...
 
 
 def program(
     name: str, schedule: str, ledger: Callable[[], Ledger], inputs: Mapping[str, Any]
 ) -> AbstractContextManager[Callable[[str, str], None]]:
-    """Around one run of a program; what it returns is told how the run stopped, and its solution.
+    """Around one run of a program; yields a function that takes the run's stop reason and its solution.
 
-    `ledger` gives the calls that were made by the time the span ends; so does an error with an attribute `ledger`.
+    `ledger` returns the calls made by the time the span ends; an error with an attribute `ledger` provides them too.
     `inputs` are the task's.
     """
     tracer = _tracer()
@@ -72,15 +72,15 @@ def program(
 def round_(
     number: int, drafts: int, ledger: Callable[[], Ledger]
 ) -> AbstractContextManager[Callable[[Sequence[str]], None]]:
-    """Around one round: its drafts, and the calls that distil them; what it returns is told the workspaces."""
+    """Around one round: its drafts, and the calls that distil them; yields a function that takes the workspaces."""
     tracer = _tracer()
     if tracer is None:
         return _SILENT
     return _round(tracer, f"round {number}", {"pdr.round": number, "pdr.drafts": drafts}, ledger)
 
 
-def call(model: str, job: Job) -> AbstractContextManager[Told]:
-    """Around one request, its retries included; what it returns is told what became of it."""
+def call(model: str, job: Job) -> AbstractContextManager[Report]:
+    """Around one request, its retries included; yields a function that takes its outcome."""
     tracer = _tracer()
     return _SILENT if tracer is None else _call(tracer, model, job)
 
@@ -89,12 +89,12 @@ _SILENT: AbstractContextManager[Callable[..., None]] = nullcontext(lambda *_: No
 
 
 def captured() -> bool:
-    """Whether texts are wanted in spans."""
+    """Whether texts are recorded in spans."""
     return os.environ.get(CAPTURE, "").strip().lower() in ("true", "1", "span_only", "span_and_event")
 
 
 def _tracer() -> Tracer | None:
-    """The tracer of the provider that the application has set; None when it has set none."""
+    """The tracer of the provider that the application has set; None if it has set none."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return None
@@ -113,8 +113,8 @@ def _program(
         def ended(stop: str, solution: str) -> None:
             span.set_attribute("pdr.stop", stop)
             if captured():
-                said = _message("assistant", solution)
-                span.set_attribute("gen_ai.output.messages", _json([{**said, "finish_reason": "stop"}]))
+                message = _message("assistant", solution)
+                span.set_attribute("gen_ai.output.messages", _json([{**message, "finish_reason": "stop"}]))
 
         yield ended
 
@@ -163,7 +163,7 @@ def figures(calls: Iterable[Call]) -> dict[str, int | bool]:
 
 
 @contextmanager
-def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
+def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Report]:
     trace = sys.modules["opentelemetry.trace"]
     kind: SpanKind = trace.SpanKind.CLIENT
     config = job.request.config
@@ -185,7 +185,9 @@ def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
     }
     with tracer.start_as_current_span(f"chat {model}", kind=kind, attributes=_known(attributes)) as span:
 
-        def told(usage: Usage, finish: str, failure: str | None, tries: int, text: str = "", thought: str = "") -> None:
+        def report(
+            usage: Usage, finish: str, failure: str | None, tries: int, text: str = "", thought: str = ""
+        ) -> None:
             span.set_attributes(
                 _known(
                     {
@@ -204,11 +206,11 @@ def _call(tracer: Tracer, model: str, job: Job) -> Iterator[Told]:
             elif captured():
                 span.set_attribute("gen_ai.output.messages", _json([_reply(text, thought, finish)]))
 
-        yield told
+        yield report
 
 
 def _sent(messages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The messages of a request, its system messages apart."""
+    """The messages of a request, system messages separate."""
     system = [part for one in messages if one["role"] == "system" for part in _parts(one["content"])]
     rest = [{"role": one["role"], "parts": _parts(one["content"])} for one in messages if one["role"] != "system"]
     return {**({"gen_ai.system_instructions": _json(system)} if system else {}), "gen_ai.input.messages": _json(rest)}

@@ -1,7 +1,7 @@
-"""Calls whose answer is a value, not a text: the score of a served model, or how likely it finds each of a few words.
+"""Calls whose result is a value, not a text: the score of a served model, or its probabilities of some words.
 
-They are calls like any other: named in the store by who answers and what was asked, joined to an equal one under way,
-bounded in flight, retried by the endpoint, told to the session's listener, and recorded with their tokens.
+They are calls like any other: keyed in the store by model and request, joined to an equal pending request, bounded in
+flight, retried by the endpoint, reported to the session's listener, and recorded with their tokens.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from pdr_dspy.text import clean
 from pdr_dspy.text.reasoning import split_thought
 
 ALTERNATIVES = (20, 5)
-"""Words whose log-probability is asked for at each place: as many as vLLM and OpenAI give, else as others do."""
+"""Log-probabilities requested at each position: first as many as vLLM and OpenAI give, then as others do."""
 
 WORD_TOKENS = 16
-"""A cap on the answer in one word; a larger one is for a model that thinks first."""
+"""Cap of an answer of one word; a larger cap is for a model that thinks first."""
 
 
 class Valued(NamedTuple):
-    """A value, and the call that gave it."""
+    """A value and the call that produced it."""
 
     value: Any
     """Plain JSON."""
@@ -56,7 +56,7 @@ class _Answer(NamedTuple):
 
 
 class _Unreadable(Exception):
-    """The server answered, at a price, and not with what was asked for."""
+    """The server replied, at a cost, but not with the expected value."""
 
     def __init__(self, why: str, answer: _Answer) -> None:
         super().__init__(why)
@@ -71,22 +71,22 @@ async def post(
     *,
     phase: Phase = Phase.CHECK,
 ) -> Valued:
-    """Ask an endpoint that is no completion, such as vLLM's /classify.
+    """Call an endpoint other than completions, such as vLLM's /classify.
 
     Args:
         lm: made by `serving.connect`.
-        path: beside the API base's /v1.
+        path: relative to the API base's /v1.
         body: the request without the model's name.
-        read: makes the value, plain JSON, of the answer; raises ValueError, in a sentence, for one of another shape.
-        phase: what the call is for.
+        read: parses the reply into the value, plain JSON; raises ValueError, with a sentence, for a malformed reply.
+        phase: the purpose of the call.
 
     Raises:
-        ConfigError: the LM cannot be asked in this way.
-        CallError: the call failed or its answer is of another shape; `error.call` has what it cost.
+        ConfigError: the LM does not support such calls.
+        CallError: the call failed or its reply is malformed; `error.call` has its cost.
     """
     if not hasattr(lm, "post"):
         raise ConfigError(
-            f"`{lm.model}` cannot be asked at {path}: give an LM of `serving.connect(model, api_base)`, or of a "
+            f"`{lm.model}` cannot be called at {path}: give an LM of `serving.connect(model, api_base)`, or of a "
             "server's `connect()`"
         )
     about = await capabilities(lm)
@@ -114,19 +114,19 @@ async def weigh(
     phase: Phase = Phase.CHECK,
     words: Sequence[str] = (),
 ) -> Valued:
-    """Ask a model for a word, at temperature 0, and read how likely it finds each.
+    """Request one word from a model, at temperature 0, and read the probabilities that it gives each candidate.
 
     Args:
-        lm: any model; one that gives no log-probabilities is asked for the word alone.
+        lm: any model; a model without log-probabilities is asked only for the word.
         messages: OpenAI-shaped.
-        read: makes the value, plain JSON, of the log-probabilities (none where there are none) and the text; raises
-            ValueError, in a sentence, where it finds no word that it knows.
+        read: computes the value, plain JSON, from the log-probabilities (empty if there are none) and the text; raises
+            ValueError, with a sentence, if it finds no word that it knows.
         cap: output tokens; a model that thinks first needs thousands.
-        phase: what the call is for.
-        words: the only ones that it may say, where the server can hold it to them; none leaves it free. A cap above
-            `WORD_TOKENS` leaves room for a thought, which a form would cut away where nobody tells it apart.
+        phase: the purpose of the call.
+        words: the allowed words, where the server can constrain its output to them; empty allows any. A cap above
+            `WORD_TOKENS` leaves room for a thought, which a format would cut away if nothing separates it.
 
-    Raises CallError: the call failed, or said something else; `error.call` has what it cost.
+    Raises CallError: the call failed, or its reply is malformed; `error.call` has its cost.
     """
     about = await capabilities(lm)
     form = OutputFormat(choices=words) if words else None
@@ -138,12 +138,12 @@ async def weigh(
         came = await _with_logprobs(lm, job)
         response, reused = came.sent
         text = clean("".join(part.text for part in response.message.parts if part.type == "text"))
-        said = response.usage
+        reported = response.usage
         usage = Usage(
-            input=said.input_tokens,
-            output=said.output_tokens,
-            reasoning=said.reasoning_tokens,
-            cached=said.cache_read_tokens,
+            input=reported.input_tokens,
+            output=reported.output_tokens,
+            reasoning=reported.reasoning_tokens,
+            cached=reported.cache_read_tokens,
         )
         estimated = usage.tokens is None
         if estimated:
@@ -162,7 +162,7 @@ async def weigh(
 
 
 async def _with_logprobs(lm: dspy.BaseLM, job: Job) -> formats.Formatted:
-    """Send a request for as many log-probabilities as the server gives, which may be none."""
+    """Send a request for as many log-probabilities as the server gives, possibly none."""
     request = job.request
     for alternatives in ALTERNATIVES:
         try:
@@ -173,14 +173,14 @@ async def _with_logprobs(lm: dspy.BaseLM, job: Job) -> formats.Formatted:
         except dspy.LMUnsupportedFeatureError:
             break
         except dspy.LMInvalidRequestError:
-            continue  # it may be the number
+            continue  # the requested number may be the reason
     return await formats.send(lm, request, job.output_format)
 
 
 async def _kept(
     lm: dspy.BaseLM, job: Job, key: str, exchange: Callable[[], Awaitable[_Answer]], place: Mapping[str, Any]
 ) -> Valued:
-    """The value of a request: from the store, from an equal one under way, or sent for and kept."""
+    """The value of a request: from the store, from an equal pending request, or sent and stored."""
     now = current()
     server = same_answerer(lm, job.capabilities or configured(lm))
     while True:
@@ -191,7 +191,7 @@ async def _kept(
                 break
             found = await asyncio.shield(under_way)
         if found is not None:
-            return _told(now, json.loads(found.text), _call_of(lm, place, found, reused=True))
+            return _reported(now, json.loads(found.text), _call_of(lm, place, found, reused=True))
     own = now.store.pending[key, server] = asyncio.get_running_loop().create_future()
     try:
         if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
@@ -200,7 +200,7 @@ async def _kept(
             return await _sent(now, lm, job, key, exchange, place, own)
     finally:
         if not own.done():
-            own.set_result(None)  # who waits for it has to ask himself
+            own.set_result(None)  # each waiter sends its own request
         if now.store.pending.get((key, server)) is own:
             del now.store.pending[key, server]
 
@@ -215,7 +215,7 @@ async def _sent(
     own: asyncio.Future[Rollout | None],
 ) -> Valued:
     started = time.perf_counter()
-    with telemetry.call(lm.model, job) as told:
+    with telemetry.call(lm.model, job) as report:
         try:
             answer, failure = await exchange(), None
         except _Unreadable as error:
@@ -223,13 +223,13 @@ async def _sent(
         except (dspy.LMError, OSError, TimeoutError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             tries = tries_of(error)
-            told(Usage(), "error", why, tries.tries)
+            report(Usage(), "error", why, tries.tries)
             seconds = round(time.perf_counter() - started, 4)
             call = Call(
                 **place, model=lm.model, finish="error", failure=why, seconds=seconds, key=key, **tries._asdict()
             )
-            raise CallError(f"{lm.model} did not answer: {why}", _told(now, None, call).call) from error
-        told(answer.usage, answer.finish, failure, answer.tries.tries)
+            raise CallError(f"{lm.model} did not answer: {why}", _reported(now, None, call).call) from error
+        report(answer.usage, answer.finish, failure, answer.tries.tries)
     rollout = Rollout(
         key=key,
         text=json.dumps(answer.value),
@@ -242,13 +242,13 @@ async def _sent(
     )
     call = _call_of(lm, place, rollout, reused=answer.reused, tries=answer.tries.tries, failure=failure)
     if failure is not None:
-        raise CallError(f"{lm.model} did not give a value: {failure}", _told(now, None, call).call)
+        raise CallError(f"{lm.model} did not give a value: {failure}", _reported(now, None, call).call)
     if now.store.slow:
         await asyncio.to_thread(now.store.put, rollout)
     else:
         now.store.put(rollout)
     own.set_result(rollout)
-    return _told(now, answer.value, call)
+    return _reported(now, answer.value, call)
 
 
 def _call_of(
@@ -277,16 +277,16 @@ def _call_of(
     )
 
 
-def _told(now: Session, value: Any, call: Call) -> Valued:
+def _reported(now: Session, value: Any, call: Call) -> Valued:
     if now.on_call is not None:
         now.on_call(call)
     return Valued(value, call)
 
 
-def _pooled_usage(said: Any) -> Usage:
-    """Tokens that a pooling model read; it writes none. None where the server does not say."""
+def _pooled_usage(usage: Any) -> Usage:
+    """Tokens that a pooling model read; it writes none. None where the server does not report them."""
     read, wrote = (
-        said.get(name) if isinstance(said, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
+        usage.get(name) if isinstance(usage, Mapping) else None for name in ("prompt_tokens", "completion_tokens")
     )
     if isinstance(read, bool) or not isinstance(read, int) or read < 0:
         return Usage()

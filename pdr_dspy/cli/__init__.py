@@ -1,3 +1,3 @@
-"""The command line `pdr`: `app` declares the commands and their options, and one file has what each does. Modules that
-need DSPy are imported when a command runs, so that `pdr --help` answers at once.
+"""The command line `pdr`: `app` declares the commands and their options; one file implements each command. Modules that
+need DSPy are imported when a command runs, so that `pdr --help` is fast.
 """

@@ -1,8 +1,8 @@
 """The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
 
-Imports stand inside each command, so that `pdr --help` answers at once. Results go to stdout, progress to stderr. Exit
-codes: 0 done, 1 something failed on the way (the same command goes on from there), 2 bad input, 130 interrupted, 143
-terminated (129 when its terminal went away): a model server that it started is stopped, and what is finished is kept.
+Imports are inside each command, so that `pdr --help` is fast. Results go to stdout, progress to stderr. Exit codes: 0
+success, 1 a failure during the run (the same command resumes), 2 invalid input, 130 interrupted, 143 terminated (129
+when its terminal was closed): a model server that the command started is stopped, and finished results are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 
 def _home(path: Path | None) -> Path | None:
-    """A path with the user's home for `~`, which a shell leaves alone in `--run-dir=~/runs`."""
+    """A path with `~` expanded, which a shell leaves unexpanded in `--run-dir=~/runs`."""
     return None if path is None else path.expanduser()
 
 
@@ -58,39 +58,39 @@ Trusted = Annotated[
     bool,
     typer.Option(
         "--trusted",
-        help="Import what the saved program names where it is not known here: this runs that module's code.",
+        help="Import modules that the saved program names and that are not registered here: this runs their code.",
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="Another data set: a name of `pdr datasets`, hub:owner/name, or a local file."),
+    typer.Option("--data", help="Another data set: a name from `pdr datasets`, hub:owner/name, or a local file."),
 ]
 Grader = Annotated[
     str | None,
     typer.Option(
-        "--verifier", help="With --data: NAME[:KEY=VALUE,...] with a name of `pdr verifiers`; else the set's own."
+        "--verifier", help="With --data: NAME[:KEY=VALUE,...], a name from `pdr verifiers`; by default the set's own."
     ),
 ]
 JudgeBase = Annotated[
-    str | None, typer.Option("--judge-base", help="The server of the model that --verifier asks, such as a judge.")
+    str | None, typer.Option("--judge-base", help="The server of the model that --verifier calls, such as a judge.")
 ]
 JudgeModel = Annotated[
     str | None, typer.Option("--judge-model", help="The model served there; left out when it has only one.")
 ]
 Split = Annotated[
-    str | None, typer.Option("--split", help="Which part of the data: train, dev or test (the default) of a program's.")
+    str | None, typer.Option("--split", help="Part of the data: train, dev or test (the program's default).")
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many examples.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of examples.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all sampling; equal seeds make equal requests.")]
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="Runs of each example.")]
 RunDir = Annotated[
     Path | None,
-    typer.Option("--run-dir", callback=_home, help="Keeps what is finished, to go on from; one is chosen under runs/."),
+    typer.Option("--run-dir", callback=_home, help="Keeps finished results for resuming; default: under runs/."),
 ]
 Texts = Annotated[
     int | None,
     typer.Option(
-        "--texts", min=0, help="Keep at most so many MB of questions, drafts and workspaces to look at; 64. 0: none."
+        "--texts", min=0, help="Maximum MB of kept questions, drafts and workspaces; default 64, 0 keeps none."
     ),
 ]
 BudgetSeq = Annotated[
@@ -110,8 +110,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Told(KeyboardInterrupt):
-    """The process was told to end by a signal; what is under way ends as it does at Ctrl-C."""
+class Terminated(KeyboardInterrupt):
+    """A signal asked the process to end; running work ends as with Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -119,52 +119,52 @@ class Told(KeyboardInterrupt):
 
 
 SIGNALS = {"SIGINT": "stopped", "SIGTERM": "terminated", "SIGHUP": "its terminal is gone"}
-"""What ends a command in an orderly way, and what it says then."""
+"""Signals that end a command cleanly, and the message for each."""
 
 
 @contextmanager
-def told_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP raise `Told` in the main thread, once: the clean-up that follows is not cut off by
-    another. Signals that somebody else sees to, or ignores as `nohup` does, are left alone."""
+def terminated_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Terminated` in the main thread, once: a second signal does not interrupt the
+    clean-up. Signals that another handler takes, or that are ignored as with `nohup`, are left alone."""
     before: dict[int, Any] = {}
 
-    def told(number: int, _: Any) -> None:
+    def handler(number: int, _: Any) -> None:
         for known in before:
             signal.signal(known, signal.SIG_IGN)
-        raise Told(number)
+        raise Terminated(number)
 
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                before[number] = signal.signal(number, told)
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def guarded(command: Command) -> Command:
-    """Errors of ours become one sentence and an exit code; an interrupt says how to go on."""
+    """Turn this library's errors into one sentence and an exit code; an interrupt says how to resume."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
         from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
 
         try:
-            with told_by_signals():
+            with terminated_by_signals():
                 return command(*args, **options)
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
             sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
-        except OSError as error:  # a full or unwritable disk, where nobody closer to it said more
+        except OSError as error:  # a full or unwritable disk without a more specific message
             where = f"{error.filename}: " if error.filename else ""
             typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
             sys.exit(1)
-        except KeyboardInterrupt as told:
-            number = told.number if isinstance(told, Told) else signal.SIGINT
-            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command goes on", err=True)
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Terminated) else signal.SIGINT
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command resumes", err=True)
             sys.exit(128 + number)
 
     return run  # type: ignore[return-value]
@@ -193,11 +193,11 @@ def run(
     target: TargetArg,
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT where there is only one."),
+        typer.Option("--input", "-i", help="NAME=TEXT for each input, or TEXT if there is only one."),
     ] = None,
     jsonl: Annotated[
         Path | None,
-        typer.Option("--jsonl", callback=_home, help="One JSON object of inputs a line; - is stdin. Answers likewise."),
+        typer.Option("--jsonl", callback=_home, help="A JSON object of inputs per line; - is stdin. Answers likewise."),
     ] = None,
     api_base: ApiBase = None,
     model: ModelName = None,
@@ -271,7 +271,7 @@ def evaluate(
 def compare(
     target: TargetArg,
     against: Annotated[
-        list[str] | None, typer.Option("--with", help="Another program or saved program to put into the table.")
+        list[str] | None, typer.Option("--with", help="Another program or saved program to include in the table.")
     ] = None,
     api_base: ApiBase = None,
     model: ModelName = None,
@@ -292,7 +292,7 @@ def compare(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Hold a program against one pass, SR and majority voting at its own B_seq and B_total."""
+    """Compare a program with one pass, SR and majority voting at its own B_seq and B_total."""
     from pdr_dspy.cli import compare, evaluate
 
     compare.compare(
@@ -318,8 +318,8 @@ def optimize(
     task: TaskFile = None,
     trusted: Trusted = False,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many training examples.")] = None,
-    confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="At most so many dev examples.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of training examples.")] = None,
+    confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="Maximum number of dev examples.")] = None,
     repeats: Repeats = 1,
     seed: Seed = 0,
     run_dir: RunDir = None,
@@ -337,16 +337,16 @@ def optimize(
     ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="End the search after so many paid tokens.")
+        int | None, typer.Option("--max-tokens", min=1, help="End the search after this many paid tokens.")
     ] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after so long.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after this time.")] = None,
     finalists: Annotated[int, typer.Option("--finalists", min=1, help="Programs that run again on fresh seeds.")] = 4,
     accept: Annotated[
         str,
-        typer.Option("--accept", help="When the winner is kept: `confident` that it is better, or only did `better`."),
+        typer.Option("--accept", help="When to keep the winner: `confident` that it is better, or merely `better`."),
     ] = "confident",
     prompts: Annotated[
-        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role, to try.")
+        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role.")
     ] = 0,
     axis: Annotated[
         list[str] | None,
@@ -364,7 +364,7 @@ def optimize(
     texts: Texts = None,
     ray: Ray = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell how many tokens it would cost; no call is made.")
+        bool, typer.Option("--dry-run", help="Only print the estimated tokens; no call is made.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -406,7 +406,7 @@ def optimize(
 def worker(
     target: TargetArg,
     storage: Annotated[
-        str, typer.Option("--storage", help="Where the search is: its run folder, its --storage folder, or its URL.")
+        str, typer.Option("--storage", help="The search: its run folder, its --storage folder, or its URL.")
     ],
     study: Study = "pdr",
     api_base: ApiBase = None,
@@ -416,7 +416,7 @@ def worker(
     trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
-    """Help with a search that `pdr optimize` started, from this or another machine, until it has ended."""
+    """Join a search that `pdr optimize` started, from this or another machine, until it has ended."""
     from pdr_dspy.cli import optimize
 
     optimize.work(
@@ -437,15 +437,15 @@ def report(
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", callback=_home, help="Where to write; report.html in the folder.")
+        Path | None, typer.Option("--out", callback=_home, help="The file; by default report.html in the folder.")
     ] = None,
 ) -> None:
     """Write one self-contained HTML page about a run."""
     from pdr_dspy.cli import report
 
     typer.echo(str(report.write(run_dir, out)))
-    if (told := report.told(run_dir)) is not None:
-        typer.echo(told, err=True)
+    if (line := report.check_line(run_dir)) is not None:
+        typer.echo(line, err=True)
 
 
 Logs = Annotated[
@@ -455,7 +455,7 @@ Logs = Annotated[
     ),
 ]
 Plain = Annotated[
-    bool, typer.Option("--plain", help="Show what models wrote as plain text, without markdown, links or images.")
+    bool, typer.Option("--plain", help="Show models' texts as plain text, without markdown, links or images.")
 ]
 
 
@@ -470,7 +470,7 @@ def view(
     plain: Plain = False,
     quiet: Quiet = False,
 ) -> None:
-    """Look at a run in a browser: a lane for each round, its drafts, checks and workspaces (Inspect's viewer)."""
+    """View a run in a browser: a lane for each round, its drafts, checks and workspaces (Inspect's viewer)."""
     from pdr_dspy.cli import view
 
     view.view(run_dir, port, out, plain=plain, display=_display(quiet))
@@ -506,12 +506,12 @@ def train(
     config: Annotated[
         Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
     ],
-    output: Annotated[Path, typer.Option("--output", help="The run's folder; the same command goes on in it.")],
+    output: Annotated[Path, typer.Option("--output", help="The run folder; the same command resumes in it.")],
     task: TaskFile = None,
     trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on long traces and on a program's calls; the model lies in OUTPUT/model."""
+    """Train a model on long traces and on a program's calls; writes the model to OUTPUT/model."""
     from pdr_dspy.cli import train
 
     train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
@@ -524,7 +524,7 @@ def export_sft(
     out: Annotated[Path, typer.Option("--out", help="The chat dataset to write, a .jsonl file.")],
     program: Annotated[
         str | None,
-        typer.Option("--program", help="What was evaluated, where the folder's name does not say."),
+        typer.Option("--program", help="The evaluated program, if the folder's name does not tell."),
     ] = None,
     task: TaskFile = None,
     trusted: Trusted = False,
@@ -536,7 +536,7 @@ def export_sft(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write what an evaluation got right (traces, workspaces, refinements) as a chat dataset."""
+    """Write the right answers of an evaluation (traces, workspaces, refinements) as a chat dataset."""
     from pdr_dspy.cli import train
 
     train.export(
@@ -549,43 +549,43 @@ def export_sft(
 @guarded
 def serve(
     targets: Annotated[
-        list[str], typer.Argument(help="Saved programs (.json), each a model by its file's name; or program files.")
+        list[str], typer.Argument(help="Saved programs (.json), each a model named after its file; or program files.")
     ],
     api_base: ApiBase = None,
     model: ModelName = None,
     embedded: Embedded = None,
     task: TaskFile = None,
     trusted: Trusted = False,
-    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option("--host", help="Where to listen; 0.0.0.0 accepts other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")] = 8080,
     workers: Annotated[
         int, typer.Option("--workers", min=1, help="Processes behind the port, which share out the limits; 1.")
     ] = 1,
     keys: Annotated[
         Path | None,
-        typer.Option("--keys", callback=_home, help="Bearer keys, one a line; or PDR_SERVE_KEYS in the environment."),
+        typer.Option("--keys", callback=_home, help="Bearer keys, one per line; or PDR_SERVE_KEYS in the environment."),
     ] = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Let everybody in who reaches the --host.")
+        bool, typer.Option("--without-keys", help="Serve every client that can reach the --host, without keys.")
     ] = False,
     budget_seq: BudgetSeq = None,
     budget_total: BudgetTotal = None,
     deadline: Annotated[
-        float | None, typer.Option("--deadline", min=0.1, help="Seconds from a request to its answer; 600.")
+        float | None, typer.Option("--deadline", min=0.1, help="Seconds from a request to its answer; default 600.")
     ] = None,
-    running: Annotated[int | None, typer.Option("--running", min=1, help="Programs that run at once; 64.")] = None,
-    queued: Annotated[int | None, typer.Option("--queued", min=0, help="Runs that may wait; then 429. 256.")] = None,
+    running: Annotated[int | None, typer.Option("--running", min=1, help="Concurrent runs; default 64.")] = None,
+    queued: Annotated[int | None, typer.Option("--queued", min=0, help="Waiting runs, then 429; default 256.")] = None,
     in_flight: Annotated[
-        int | None, typer.Option("--in-flight", min=1, help="Requests to the model server at once.")
+        int | None, typer.Option("--in-flight", min=1, help="Concurrent requests to the model server.")
     ] = None,
     drain: Annotated[
-        float | None, typer.Option("--drain", min=1, help="Seconds that requests may take after SIGTERM; 120.")
+        float | None, typer.Option("--drain", min=1, help="Seconds for active requests after SIGTERM; default 120.")
     ] = None,
     certificate: Annotated[
         Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
     ] = None,
     private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
-    log_texts: Annotated[bool, typer.Option("--log-texts", help="Write inputs and answers to the log.")] = False,
+    log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Serve programs as models of an OpenAI-compatible API, until Ctrl-C or SIGTERM."""
@@ -620,16 +620,16 @@ def serve(
 @guarded
 def serve_model(
     name: Annotated[
-        str, typer.Argument(help="A name of `pdr models`, a GGUF file, or with --vllm a model of the hub.")
+        str, typer.Argument(help="A name from `pdr models`, a GGUF file, or with --vllm a model of the hub.")
     ],
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    slots: Annotated[int, typer.Option("--slots", min=1, help="Completions side by side (embedded engine).")] = 16,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free port.")] = 8000,
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Concurrent completions (embedded engine).")] = 16,
     context: Annotated[int, typer.Option("--context", min=64, help="Tokens of prompt and completion together.")] = 2048,
     vllm: Annotated[bool, typer.Option("--vllm", help="Serve with vLLM on the local GPUs.")] = False,
-    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs a replica (vLLM).")] = 1,
+    tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs per replica (vLLM).")] = 1,
     data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
 ) -> None:
-    """Keep a model server up for other terminals, until Ctrl-C."""
+    """Run a model server for other terminals, until Ctrl-C."""
     from pdr_dspy.cli import serve
 
     serve.serve(
@@ -645,7 +645,7 @@ def serve_model(
 @app.command("models")
 @guarded
 def models(api_base: ApiBase = None) -> None:
-    """List the models that can be served here, or that a running server has."""
+    """List the models that can be served here, or those of a running server."""
     from pdr_dspy.cli import serve
 
     serve.models(api_base, _display(False))
@@ -654,7 +654,7 @@ def models(api_base: ApiBase = None) -> None:
 @app.command("doctor")
 @guarded
 def doctor(api_base: ApiBase = None) -> None:
-    """Say what is installed, what is reachable, and what to do about the rest."""
+    """Show what is installed, what is reachable, and how to fix the rest."""
     from pdr_dspy.cli import doctor
 
     raise typer.Exit(doctor.doctor(api_base, _display(False)))
@@ -663,7 +663,7 @@ def doctor(api_base: ApiBase = None) -> None:
 @app.command("distillers")
 @guarded
 def distillers() -> None:
-    """List the distillers known by name, those of installed packages too."""
+    """List the registered distillers, including those of installed packages."""
     from pdr_dspy.cli import list_parts
 
     list_parts.distillers(_display(False))
@@ -672,7 +672,7 @@ def distillers() -> None:
 @app.command("axes")
 @guarded
 def axes() -> None:
-    """List the axes that `--axis` of `pdr optimize` knows, those of installed packages too."""
+    """List the axes for `--axis` of `pdr optimize`, including those of installed packages."""
     from pdr_dspy.cli import list_parts
 
     list_parts.axes(_display(False))
@@ -681,7 +681,7 @@ def axes() -> None:
 @app.command("verifiers")
 @guarded
 def verifiers() -> None:
-    """List the verifiers known by name, those of installed packages too, and their settings."""
+    """List the registered verifiers with their settings, including those of installed packages."""
     from pdr_dspy.cli import list_parts
 
     list_parts.verifiers(_display(False))
@@ -690,7 +690,7 @@ def verifiers() -> None:
 @app.command("checks")
 @guarded
 def checks() -> None:
-    """List the checks registered by name, those of installed packages too: `check="name"` of a program finds them."""
+    """List the registered checks, including those of installed packages; a program takes them as `check="name"`."""
     from pdr_dspy.cli import list_parts
 
     list_parts.checks(_display(False))
@@ -699,11 +699,9 @@ def checks() -> None:
 @app.command("datasets")
 @guarded
 def datasets(
-    name: Annotated[
-        str | None, typer.Argument(help="Tell all about one set, or `rg` to list the procedural ones.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Details of one set, or `rg` to list the procedural ones.")] = None,
 ) -> None:
-    """List the data sets known by name."""
+    """List the registered data sets."""
     from pdr_dspy.cli import list_datasets
 
     list_datasets.datasets(name, _display(False))

@@ -1,4 +1,4 @@
-"""`--axis NAME=V1,V2`: the candidates of one axis of a space, in a line; `--axis solve.NAME=...` of one operator's."""
+"""`--axis NAME=V1,V2`: the candidates of one axis of a space; `--axis solve.NAME=...` for one operator's axis."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.search import AXES, Space, Spaces
 
 PROMPTS = ("instructions", "demos", "fixed", "axes")
-"""Fields of a space that are no list of short values."""
+"""Fields of a space that are not lists of short values."""
 MONOTONE = "monotone"
 WORDS: dict[str, Any] = {"none": None, "true": True, "false": False}
 
 
 def space_around(program: dspy.Module, axes: Sequence[str] = ()) -> Space | Spaces:
-    """What to tune a program in: around the schedule of its first operator; where an axis names one of several
-    operators (`solve.widths=1,4`), a space for each around its own. Axes without a path are all operators'.
+    """The search space of a program: around the schedule of its first operator; if an axis names one of several
+    operators (`solve.widths=1,4`), a separate space for each around its own schedule. Axes without a path apply to all.
 
-    Raises ConfigError as `with_axes`, and where there is no operator.
+    Raises ConfigError as `with_axes`, and if there is no operator.
     """
     operators = operators_of(program, type(program).__name__)
     named: dict[str, list[str]] = {place: [] for place in operators}
@@ -47,17 +47,17 @@ def with_axes(space: Space, axes: Sequence[str]) -> Space:
     """The space with exactly the given candidates on the named axes.
 
     Args:
-        space: what to start from.
-        axes: such as "widths=1,4,8", "monotone=false" or "refine_tokens=none,512"; a registered axis may stand alone,
-            as "effort", and has all its candidates then.
+        space: the space to change.
+        axes: such as "widths=1,4,8", "monotone=false" or "refine_tokens=none,512"; a registered axis may be given
+            alone, as "effort", and has all its candidates then.
 
-    Raises ConfigError for an axis that is unknown, named twice or without values, and as `Space` does.
+    Raises ConfigError for an unknown axis, one named twice or without values, and as `Space` does.
     """
     given: dict[str, Any] = {}
     for text in axes:
         name, equals, listed = (part.strip() for part in text.partition("="))
         if name in PROMPTS:
-            raise ConfigError(f"`--axis {text}`: {name} are no short values; give them in Python, or use `--prompts`")
+            raise ConfigError(f"`--axis {text}`: {name} are not short values; give them in Python, or use `--prompts`")
         if name != MONOTONE and name not in AXES:
             known = ", ".join((*AXES.names(), MONOTONE))
             raise ConfigError(f"`--axis {text}`: there is no axis {name!r}; the axes are {known}")
@@ -67,15 +67,15 @@ def with_axes(space: Space, axes: Sequence[str]) -> Space:
         elif not equals or not values:
             raise ConfigError(f"`--axis {text}` names no values; write `--axis {name}=V1,V2`")
         if name in given:
-            raise ConfigError(f"`--axis {name}=...` is there twice; list all its values in one")
+            raise ConfigError(f"`--axis {name}=...` is given twice; list all its values in one option")
         if name == MONOTONE and len(values) > 1:
-            raise ConfigError(f"`--axis {text}`: monotone is one of true and false")
+            raise ConfigError(f"`--axis {text}`: monotone must be true or false")
         given[name] = values[0] if name == MONOTONE else tuple(values)
     return Space(**{**{name: getattr(space, name) for name in Space.model_fields}, **given})
 
 
 def read_value(text: str) -> Any:
-    """The value that a word on the command line means: none, true, false, a number, or the word itself."""
+    """The value of a word on the command line: none, true, false, a number, or the word itself."""
     if text.lower() in WORDS:
         return WORDS[text.lower()]
     for kind in (int, float):

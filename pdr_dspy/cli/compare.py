@@ -1,10 +1,10 @@
-"""`pdr compare`: a program against the baselines, at the tokens that it spends itself.
+"""`pdr compare`: a program against the baselines, at its own tokens.
 
-Matched B_total: majority voting over as many single passes as cost what the program costs, the best of so many by each
+Matched B_total: majority voting over as many single passes as cost the same as the program, the best of as many by each
 of the program's checks, and SR with as many rounds.
-Matched B_seq: SR with as many rounds as cost what the program's critical path costs. A single pass ends where it ends.
-All share seeds and one store: the single pass is the program's first draft, the vote is over its first-round drafts and
-more of them, so differences are not those of luck, and what two of them ask is asked once.
+Matched B_seq: SR with as many rounds as cost the same as the program's critical path. A single pass is not matched.
+All share seeds and one store: the single pass is the program's first draft, and the vote is over its first-round drafts
+and further ones, so that differences are not due to sampling, and shared calls are made once.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Line(NamedTuple):
 
     report: Report
     folder: str
-    """Where its rows are, below the run folder."""
+    """The folder of its rows, below the run folder."""
     matched: str = ""
-    """What it has in common with the first line: B_seq, B_total or nothing."""
+    """The cost that matches the first line: B_seq, B_total or nothing."""
 
 
 COLUMNS = ("program", "matched", "score", "95 % interval", "B_seq", "B_total", "calls", "first minus this", "p")
@@ -72,7 +72,7 @@ def table(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[list[str]]]:
 
 
 def summary(lines: Sequence[Line]) -> dict[str, Any]:
-    """The same as JSON."""
+    """The table as JSON."""
     return {"command": "compare", "lines": [_plain(line, lines[0]) for line in lines]}
 
 
@@ -115,8 +115,8 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
 
 
 def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
-    """So many passes side by side that they cost about what the program costs. A server that reads a shared prompt once
-    makes further passes cheaper than the first, so what a pass costs is measured, not taken from the single one."""
+    """As many concurrent passes as cost about the same as the program. A server that reads a shared prompt once makes
+    further passes cheaper than the first, so the cost of a pass is measured, not derived from the single one."""
     target, first = main.report.total, single.report.total
     passes = round(target / max(first, 1.0))
     found: list[Line] = []
@@ -134,7 +134,7 @@ def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]
 
 
 def rounds_for(probe: Report, tokens: float) -> int:
-    """How many rounds of SR cost about `tokens`, from what its first and its later rounds cost in `probe`."""
+    """How many rounds of SR cost about `tokens`, from the costs of its first and its later rounds in `probe`."""
     calls = [call for row in probe.rows for call in row.calls]
     first = _per_turn([call for call in calls if call.phase is Phase.DRAFT])
     later = _per_turn([call for call in calls if call.phase is not Phase.DRAFT])
@@ -145,22 +145,22 @@ def rounds_for(probe: Report, tokens: float) -> int:
 
 
 def _per_turn(calls: Sequence[Call]) -> float:
-    """Mean tokens of a turn, all its requests together; 0 without one."""
+    """Mean tokens of a turn, all its requests together; 0 if there is none."""
     turns = sum(not call.part for call in calls)
     return sum(call.tokens for call in calls) / turns if turns else 0.0
 
 
 def over_drafts(single: Report, wide: Report) -> Report:
-    """One pass, scored over all first-round drafts of another program on the same questions instead of its own one.
+    """A single pass, scored over all first-round drafts of another program on the same questions instead of its own.
 
-    Each of them is what one pass would have answered at another seed, so that the mean is the same and its noise less,
-    at no token: with 8 drafts a difference from one pass is about as sure as with twice the questions. Costs are those
-    of the single pass.
+    Each of these drafts is the answer of a single pass at another seed, so that the mean is the same with less noise,
+    at no extra tokens: with 8 drafts a difference from one pass is about as certain as with twice the questions. Costs
+    are those of the single pass.
 
     Args:
-        single: of one pass.
-        wide: of a program whose first rounds are wide. Where a draft was not graded, or some are missing since a round
-            ended early, `single` is returned as it is: those that are left would not be a fair sample.
+        single: report of one pass.
+        wide: report of a program whose first rounds are wide. If a draft was not scored, or some are missing since a
+            round ended early, `single` is returned unchanged: the others would be a biased sample.
     """
     drafts = {(row.id, row.repeat): row.rounds[0].drafts for row in wide.rows if row.rounds and row.error is None}
     width = _drafts_of(wide)
@@ -176,7 +176,7 @@ def over_drafts(single: Report, wide: Report) -> Report:
 
 
 def _over_drafts(single: Line, wide: Report, run_dir: Path) -> Line:
-    """`over_drafts`, with a folder of its own, from which the report is made."""
+    """`over_drafts`, with a separate folder, which the report reads."""
     report = over_drafts(single.report, wide)
     if report is single.report:
         return single
@@ -189,7 +189,7 @@ def _over_drafts(single: Line, wide: Report, run_dir: Path) -> Line:
 
 
 def _drafts_of(report: Report) -> int:
-    """Drafts in the first round of every run; 0 where runs differ, or drafts were cancelled."""
+    """Drafts in the first round of every run; 0 if runs differ, or drafts were cancelled."""
     widths = {
         len(row.rounds[0].drafts) if row.rounds and not any(call.cancelled for call in row.calls) else 0
         for row in report.rows
@@ -236,7 +236,7 @@ def _refining(program: Operator, rounds: int) -> Operator:
 
 
 def _plainly(program: Operator, **shape: Any) -> Operator:
-    """The program under a schedule of this shape, without a check unless it names one."""
+    """The program under a schedule of this shape, without a check unless the shape names one."""
     plain = {"distiller": "last", "critique": False, "final": "refine", "check": None, "keep": False, "stop_at": None}
     return program.with_schedule(program.schedule.replace(**plain | shape))
 

@@ -1,4 +1,4 @@
-"""What a command shows while it works: live bars on a terminal, plain lines everywhere else. All of it on stderr."""
+"""Progress display of a command: live bars on a terminal, plain lines everywhere else. Everything goes to stderr."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 MINUTE = 60.0
-"""Seconds without a line, where there is no terminal, after which one is due."""
+"""Seconds after the last line, without a terminal, until another line is due."""
 BEAT = 5.0
-"""Seconds between looks at whether one is."""
+"""Seconds between checks whether a line is due."""
 
 
 class Display:
@@ -53,9 +53,9 @@ class Display:
         self._doing = ""
         self._status: Status | None = None
         self._clock = clock
-        self._told = 0.0
+        self._last_line = 0.0
         self._sent = 0
-        """Tokens of the responses that came so far."""
+        """Tokens of the responses received so far."""
         self._refresh: Callable[[], None] = _nothing
 
     def say(self, text: str) -> None:
@@ -63,14 +63,14 @@ class Display:
         self.err.print(text, markup=False, soft_wrap=True)
 
     def show(self, text: str) -> None:
-        """A result in words, on stdout."""
+        """A textual result, on stdout."""
         self.out.print(text, markup=False, soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, text: int = 1) -> None:
         """A table on stdout; the first `text` columns are text, the others figures."""
         table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for number, column in enumerate(columns):
-            if number < text:  # names give way in a narrow window, figures never
+            if number < text:  # names are shortened in a narrow window, figures never
                 table.add_column(column, no_wrap=not self.out.is_terminal, overflow="fold")
             else:
                 least = max(len(cell) for cell in (column, *(row[number] for row in rows)))
@@ -81,7 +81,7 @@ class Display:
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
-        """Something that takes a moment."""
+        """Show the status of a short task."""
         self._doing = text
         if self.live:
             with self.err.status(_plain(text)) as self._status:
@@ -92,7 +92,7 @@ class Display:
             yield
 
     def counted(self, usage: Usage) -> None:
-        """A response came, for `calls.session(on_response=...)`: what is shown counts on from there."""
+        """Count a response, for `calls.session(on_response=...)`: displayed tokens include it at once."""
         self._sent += (usage.input or 0) + (usage.output or 0)
         self._refresh()
 
@@ -100,7 +100,7 @@ class Display:
     def rows(self, name: str, count: int) -> Iterator[Callable[[Row, int, int], None]]:
         """A callback for `evaluate(progress=...)`: the score so far, tokens paid and saved, the time left.
 
-        Tokens are those of finished rows, or of the responses that `counted` was told of meanwhile, if those are more.
+        Tokens are those of finished rows, or those counted by `counted` meanwhile, if they are more.
         """
         seen = scored = paid = saved = 0.0
         done, before = 0, self._sent
@@ -121,8 +121,8 @@ class Display:
 
     @contextmanager
     def bar(self, name: str, count: int | None) -> Iterator[Callable[[int, str], None]]:
-        """A callback (done, note) that draws a bar, or prints a line now and then: for each quarter, and once a minute
-        in which it is called."""
+        """A callback (done, note) that draws a bar, or prints a line now and then: at each quarter, and at most once a
+        minute in between."""
         if not self.live:
             shown = [self._clock(), -1.0]
 
@@ -146,9 +146,9 @@ class Display:
 
     @contextmanager
     def search(self) -> Iterator[Callable[[SearchProgress], None]]:
-        """A callback for `PDROptimizer(progress=...)`: what runs, the best so far, tokens and time.
+        """A callback for `PDROptimizer(progress=...)`: the current step, the best so far, tokens and time.
 
-        A search counts what it paid when a block of runs is over; `counted` fills in what came meanwhile.
+        A search counts paid tokens when a block of runs has ended; `counted` adds those received meanwhile.
         """
         known: list[SearchProgress] = []
         paid, sent = -1, self._sent
@@ -169,8 +169,8 @@ class Display:
                 self._search_line(live(now))
 
             def minute() -> None:
-                if known and self._clock() - max(self._told, began) >= MINUTE and known[0].event != "done":
-                    self._told = self._clock()
+                if known and self._clock() - max(self._last_line, began) >= MINUTE and known[0].event != "done":
+                    self._last_line = self._clock()
                     now = live(known[0])
                     runs = f": {now.rows[0]} of {now.rows[1]}" if now.rows[1] else ""
                     self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}")
@@ -206,8 +206,8 @@ class Display:
 
     @contextmanager
     def _refreshed_by(self, show: Callable[[], None]) -> Iterator[None]:
-        """Inside, `show` is called for every response, and where there is no terminal every few seconds besides: a line
-        is due after a minute though nothing came in it."""
+        """Inside, `show` is called for every response, and without a terminal also every few seconds: a line is due
+        after a minute even if no response came."""
         before, self._refresh = self._refresh, show
         ended = threading.Event()
 
@@ -229,23 +229,23 @@ class Display:
     def _search_line(self, now: SearchProgress) -> None:
         if now.event == "finished" and now.trial is not None:
             count = now.trials + now.trials_left
-            self._told = self._clock()
+            self._last_line = self._clock()
             self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
         elif now.event == "row":
-            if self._clock() - self._told >= 20:
-                self._told = self._clock()
+            if self._clock() - self._last_line >= 20:
+                self._last_line = self._clock()
                 self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
-        elif now.event != "confirmed":  # the command tells of that, with the figures
-            self._told = self._clock()
+        elif now.event != "confirmed":  # the command reports that, with the figures
+            self._last_line = self._clock()
             self.say(_stage(now))
 
     def download(self, what: str, done: int, total: int) -> None:
-        """Progress of `serving.locate`, in bytes, beside what is under way."""
+        """Progress of `serving.locate`, in bytes, beside the current task."""
         note = f"{self._doing}: {what}, {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         if self._status is not None:
             self._status.update(_plain(note))
-        elif self._clock() - self._told >= 10:
-            self._told = self._clock()
+        elif self._clock() - self._last_line >= 10:
+            self._last_line = self._clock()
             self.say(note)
 
 
@@ -254,17 +254,18 @@ def _nothing() -> None:
 
 
 class _Bars(Progress):
-    """Live bars, each with a name and a count, and below them notes, a line each: beside the bars they would not fit
-    into 80 columns. In a window that is too narrow it is the bar that gives way."""
+    """Live bars, each with a name and a count, and notes below them, one per line: beside the bars they would not fit
+    into 80 columns. In a narrow window the bar is shortened."""
 
     def __init__(self, *further: ProgressColumn, console: Console) -> None:
         self.notes: list[str] = []
-        room = max(8, console.width - 48)  # beside a count, a time and a bar of some length
+        room = max(8, console.width - 48)  # leaves space for a count, a time and a bar
         name = Column(no_wrap=True, overflow="ellipsis", max_width=room)
         count = MofNCompleteColumn(table_column=Column(no_wrap=True))
         columns = (SpinnerColumn(), TextColumn("{task.description}", table_column=name), BarColumn(bar_width=24))
         columns = (*columns, count, *further)
-        # A row may take minutes: a shorter memory than this would hold no two of them, and give no time left.
+        # A row may take minutes: with a shorter window there would be no two rows in it, and no estimate of the time
+        # left.
         super().__init__(*columns, console=console, speed_estimate_period=3600)
 
     def get_renderables(self) -> Iterator[RenderableType]:
@@ -274,10 +275,10 @@ class _Bars(Progress):
 
 
 class _Time(ProgressColumn):
-    """About how long is left; how long it took so far while that is not known, and at the end."""
+    """About how long is left; the time so far while that is unknown, and at the end."""
 
     def render(self, task: Task) -> Text:
-        """What to show now."""
+        """The current text."""
         taken = _minutes(task.finished_time if task.finished_time is not None else task.elapsed or 0)
         if task.finished:
             return Text(taken)
@@ -310,7 +311,7 @@ REPORT_COLUMNS = ("program", "score", "95 % interval", "B_seq", "B_total", "call
 
 
 def _scored(trial: TrialRecord) -> str:
-    """The estimate from all that is known, with two standard deviations on both sides."""
+    """The estimate from all available data, with two standard deviations on both sides."""
     low, high = max(0.0, trial.pooled - 2 * trial.pooled_sd), min(1.0, trial.pooled + 2 * trial.pooled_sd)
     return f"{trial.pooled:.2f} [{low:.2f}, {high:.2f}] {trial.candidate}"
 
@@ -342,7 +343,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which nothing is read as markup."""
+    """Text without markup."""
     from rich.markup import escape
 
     return escape(text)

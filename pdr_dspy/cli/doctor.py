@@ -1,4 +1,4 @@
-"""`pdr doctor`: what is installed, what is reachable, and what to do about the rest."""
+"""`pdr doctor`: shows what is installed, what is reachable, and how to fix the rest."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ PURPOSE = {
     "view": "`pdr view`",
     "dashboard": "optuna-dashboard",
 }
-"""What each extra is for."""
+"""The purpose of each extra."""
 
 
 class Finding(NamedTuple):
     """One line of the report."""
 
     state: Literal["ok", "off", "wrong"]
-    """"off" is something optional that is not there; "wrong" has to be mended."""
+    """"off" is a missing optional part; "wrong" needs a fix."""
     what: str
     found: str
     remedy: str = ""
 
 
 def doctor(api_base: Sequence[str] | None, display: Display) -> int:
-    """Print what was found; returns the exit code: 1 where something has to be mended, else 0."""
+    """Print the findings; return the exit code: 1 if something needs a fix, else 0."""
     findings = list(examine(api_base))
     marks = {"ok": "ok", "off": "- ", "wrong": "!!"}
     wide = max(len(one.what) for one in findings)
@@ -54,12 +54,12 @@ def doctor(api_base: Sequence[str] | None, display: Display) -> int:
         display.show(f"{marks[one.state]}  {one.what:{wide}}  {one.found}{f' -> {one.remedy}' if one.remedy else ''}")
     wrong = [one for one in findings if one.state == "wrong"]
     if wrong:
-        display.say(f"{len(wrong)} to mend: {', '.join(one.what for one in wrong)}")
+        display.say(f"{len(wrong)} to fix: {', '.join(one.what for one in wrong)}")
     return 1 if wrong else 0
 
 
 def examine(api_base: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Every finding. A server is asked for its models and nothing else; nothing is downloaded or started."""
+    """All findings. A server is queried only for its models; nothing is downloaded or started."""
     yield _python()
     yield from _packages()
     yield from _sandboxes()
@@ -101,7 +101,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _lacks(requirement: Requirement) -> str | None:
-    """What is wrong with a requirement's package here; None for nothing."""
+    """The problem with a requirement's package here; None if there is none."""
     version = _version(requirement.name)
     if version is None:
         return f"no {requirement.name}"
@@ -116,19 +116,19 @@ def _version(name: str) -> str | None:
 
 
 def _sandboxes() -> Iterator[Finding]:
-    """What can isolate a program."""
+    """The available sandboxes for programs."""
     for name, why in sandbox.isolations().items():
         remedy = "" if why is None else "code is run only where one of the two works; see `CodeCheck`"
         yield Finding("ok" if why is None else "off", f"sandbox {name}", why or "works", remedy)
 
 
 def _weights() -> Iterator[Finding]:
-    """The cache of weights, and what is in it."""
+    """The cache of weights and its content."""
     folder = cache_folder()
     there = [name for name in CATALOGUE if (folder / f"{name}.gguf").is_file()]
     parent = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     if not os.access(parent, os.W_OK):
-        yield Finding("wrong", "weights", f"{folder} cannot be written", "set PDR_DSPY_CACHE to a folder of yours")
+        yield Finding("wrong", "weights", f"{folder} cannot be written", "set PDR_DSPY_CACHE to a writable folder")
         return
     free = shutil.disk_usage(parent).free / 1e9
     found = f"{', '.join(there) or 'none yet'}; {free:.0f} GB free in {folder}"
@@ -136,7 +136,7 @@ def _weights() -> Iterator[Finding]:
 
 
 def _servers(api_base: Sequence[str] | None) -> Iterator[Finding]:
-    """Whether each server answers, and with which models."""
+    """Whether each server answers, and its models."""
     for where in api_base or ():
         try:
             yield Finding("ok", f"server {where}", ", ".join(discover(where)))

@@ -1,4 +1,4 @@
-"""`pdr eval`, and what the other commands share with it: the job, its examples, its run folder."""
+"""`pdr eval`, and the parts shared with other commands: the job, its examples, its run folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """A program, the examples it is tried on, and how."""
+    """A program, its examples, and the settings of its evaluation."""
 
     target: Target
     examples: list[dspy.Example]
@@ -53,13 +53,13 @@ class Job:
     budget: Budget | None
     run_dir: Path
     judge: EndpointLM | None = None
-    """The model that the verifier asks."""
+    """The model that the verifier calls."""
     texts: int = MAX_TEXT_BYTES
-    """Bytes of questions, drafts and workspaces that are kept for people to look at."""
+    """Maximum bytes of questions, drafts and workspaces kept for people."""
     ray: str | None = None
     """The Ray cluster whose machines run the rows; None is this process."""
     executor: Executor | None = None
-    """The same once it was joined."""
+    """The executor of that cluster, once it was joined."""
 
     @classmethod
     def of(
@@ -83,7 +83,7 @@ class Job:
         texts: int | None = None,
         ray: str | None = None,
     ) -> Job:
-        """Everything that can be checked before a model is started, checked."""
+        """The job, after all checks that are possible before a model is started."""
         check_reachable(model, ray)
         found = find(target, task=task, trusted=trusted)
         own = None if verifier is None else grader_of(verifier, judge_base=judge_base, judge_model=judge_model)
@@ -101,7 +101,7 @@ class Job:
 
     @contextmanager
     def serving(self, display: Display) -> Iterator[None]:
-        """The program's model is there inside, and so is the judge's where the verifier asks one; both are checked."""
+        """Inside, the program's model is available, and the judge's if the verifier calls one; both are checked."""
         with self.model.serving(operator_of(self.target.program).schedule, display):
             if self.judge is None:
                 yield
@@ -122,7 +122,7 @@ class Job:
         repeats: int | None = None,
         run_dir: Path | None = None,
     ) -> Report:
-        """Evaluate `program` as this job says."""
+        """Evaluate `program` with the settings of this job."""
         repeats = repeats or self.repeats
         with (
             display.rows(name, len(self.examples) * repeats) as progress,
@@ -144,11 +144,11 @@ class Job:
                 executor=self.executor,
             )
         if report.stopped is not None:
-            raise ServerError(f"{report.stopped}. What is finished is kept in {self.run_dir}; the same command goes on")
+            raise ServerError(f"{report.stopped}. Finished rows are kept in {self.run_dir}; the same command resumes")
         return report
 
     def check_folder(self, kind: Kind) -> None:
-        """Check the run folder before a model is started; what depends on the model is checked after."""
+        """Check the run folder before a model is started; the parts that depend on the model are checked later."""
         config = describe(
             self.target.program,
             self.examples,
@@ -162,7 +162,7 @@ class Job:
         check_folder(self.run_dir, kind, config={key: value for key, value in config.items() if key not in later})
 
     def wait(self, folder: Path, display: Display) -> None:
-        """Return when nobody is at work in a folder: a model that were started now would only wait."""
+        """Return when no process works in a folder: a model started now would only wait."""
         try:
             wait_for(folder / LOCK, on_wait=display.say)
         except OSError as error:
@@ -197,7 +197,7 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
         display.say(f"calls {', '.join(f'{what}: {share:.1%}' for what, share in shares.items() if share)}")
     if report.unlabelled:
         others = ", ".join(f"{how} {count}" for how, count in report.how.items() if how != "label")
-        display.say(f"answers found otherwise than by their label: {report.unlabelled:.1%} ({others})")
+        display.say(f"answers found by other means than their label: {report.unlabelled:.1%} ({others})")
     if report.unclear:
         display.say(f"answers that were stated and could not be read: {report.unclear}")
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")

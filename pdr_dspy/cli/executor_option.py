@@ -1,4 +1,4 @@
-"""`--ray auto|local|HOST:PORT`: the machines of a Ray cluster, which run what this process would run."""
+"""`--ray auto|local|HOST:PORT`: runs rows on the machines of a Ray cluster instead of in this process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pdr_dspy.evaluation.executors import Executor, RayExecutor
 
 
 def check_reachable(model: Model, ray: str | None) -> None:
-    """Raise ConfigError for a model that is there for this process alone."""
+    """Raise ConfigError for a model that only this process can reach."""
     if ray is not None and not model.servers:
         raise ConfigError(
-            f"`--ray {ray}` needs a server that all machines of the cluster reach: add `--api-base`. A model that is "
+            f"`--ray {ray}` needs a server that all machines of the cluster can reach: add `--api-base`. A model "
             "started here serves this machine alone"
         )
 
 
 @contextmanager
 def executor_of(ray: str | None) -> Iterator[Executor | None]:
-    """Where rows are run inside; None is this process.
+    """Inside, the executor of rows; None is this process.
 
-    Raises MissingExtra or ExecutorError, each in one sentence, where there is no cluster.
+    Raises MissingExtra or ExecutorError, each in one sentence, if there is no cluster.
     """
     if ray is None:
         yield None

@@ -8,7 +8,7 @@ from pdr_dspy.errors import ConfigError
 
 
 def datasets(name: str | None, display: Display) -> None:
-    """All sets known by name, the procedural ones, or everything about one."""
+    """All registered sets, the procedural ones, or the details of one."""
     if name == "rg":
         display.out.print("\n".join(sets.names(procedural=True)), markup=False)
         return
@@ -21,7 +21,7 @@ def datasets(name: str | None, display: Display) -> None:
     for known in sets.names():
         try:
             about = sets.info(known)
-        except ConfigError as error:  # another package's fault; the list goes on
+        except ConfigError as error:  # an error in another package; the list continues
             display.say(str(error))
             continue
         rows.append([known, str(about.size or ""), about.split, about.verifier, about.licence])

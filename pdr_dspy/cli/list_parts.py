@@ -1,4 +1,4 @@
-"""`pdr distillers`, `pdr verifiers`, `pdr checks` and `pdr axes`: parts known by name here, users' own among them."""
+"""`pdr distillers`, `pdr verifiers`, `pdr checks` and `pdr axes`: the registered parts, including users' own."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def axes(display: Display) -> None:
 
     def about(name: str, part: Axis) -> list[str]:
         values = ", ".join(str(part.none or "as it is") if value is None else str(value) for value in part.default)
-        return [part.description, f"applies: {part.when}", f"candidates where none are named: {values}"]
+        return [part.description, f"applies: {part.when}", f"default candidates: {values}"]
 
     _list(AXES, about, display)
 
 
 def checks(display: Display) -> None:
-    """All checks that have a name: those registered here, and those of installed packages."""
+    """All registered checks, including those of installed packages."""
 
     def about(name: str, part: Any) -> list[str]:
         text = " ".join((type(part).__doc__ or "").split()).partition(". ")[0].rstrip(".")
@@ -64,7 +64,7 @@ def _list(registry: Registry, about: Callable[[str, Any], list[str]], display: D
         home = registry.package(name) or registry.origin(name)
         try:
             lines = about(name, registry.find(name))
-        except ConfigError as error:  # another package's fault; the list goes on
+        except ConfigError as error:  # an error in another package; the list continues
             lines = [str(error)]
         display.show(f"{name}{f'  (from {home})' if home else ''}")
         for line in filter(None, lines):

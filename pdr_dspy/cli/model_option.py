@@ -1,4 +1,4 @@
-"""The model of a command: a server that runs already, or the embedded one, started for as long as the command runs."""
+"""The model of a command: on a running server, or the embedded one, started for the duration of the command."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 DEFAULT = "qwen2.5-coder-0.5b"
 PROMPT_ROOM = 640
-"""Tokens kept free for the task's own prompt in an embedded model's slot."""
+"""Tokens reserved for the task's own prompt in an embedded model's slot."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Where the tokens come from."""
+    """The model that a command uses."""
 
     api_base: str | Sequence[str] | None = None
-    """Of one server, or of replicas with the same model."""
+    """The address of one server, or of replicas with the same model."""
     name: str | None = None
     embedded: str | None = None
     sources: Sequence[str | Source] | None = None
-    """Where weights of the embedded engine are looked for; None is everywhere that `pdr_dspy.serving.locate` does."""
+    """Where to search for weights of the embedded engine; None searches everywhere that `pdr_dspy.serving.locate`
+    does."""
 
     def __post_init__(self) -> None:
         if self.api_base and self.embedded:
@@ -46,8 +47,8 @@ class Model:
         return f"{self.embedded or DEFAULT} (embedded)"
 
     def answering(self) -> str:
-        """What answers, for the name of a run folder: a server that runs already is asked, so that another model on its
-        port gets a folder of its own. Raises EndpointError where that is dead or no API."""
+        """The model's identity, for the name of a run folder: a running server is queried, so that another model on its
+        port gets a separate folder. Raises EndpointError if it is down or not an API."""
         if not self.api_base:
             return str(self)
         from pdr_dspy.serving import connect
@@ -61,17 +62,17 @@ class Model:
 
     @property
     def in_flight(self) -> int:
-        """Requests that may be open at once: a GPU server batches many, two cores do not."""
+        """Maximum requests in flight: a GPU server batches many, two cores do not."""
         return 64 * len(self.servers) or 8
 
     @property
     def servers(self) -> tuple[str, ...]:
-        """The API bases of the servers that run already."""
+        """The API bases of running servers."""
         return (self.api_base,) if isinstance(self.api_base, str) else tuple(self.api_base or ())
 
     @contextmanager
     def serving(self, schedule: Schedule, display: Display, *, slots: int | None = None) -> Iterator[EndpointLM]:
-        """Connect, or start the embedded server with room for `schedule`; the LM is DSPy's default inside.
+        """Connect, or start the embedded server with enough context for `schedule`; the LM is DSPy's default inside.
 
         Raises EndpointError, ServerStartError, WeightsError or MissingExtra, each in one sentence.
         """
@@ -106,7 +107,7 @@ class Model:
 
 
 def room(schedule: Schedule) -> int:
-    """Tokens that one call of a schedule may take, rounded up to 256."""
+    """Maximum tokens of one call of a schedule, rounded up to 256."""
     caps = (
         max(schedule.draft_tokens, schedule.kappa + max(schedule.refine_cap, schedule.distill_cap))
         + schedule.thinking_tokens

@@ -54,7 +54,7 @@ def optimize(
         trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
     space = space_around(found.program, axes)
     if run_dir is None:
-        ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search goes on from the shorter one
+        ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search resumes the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
         about = [
             found.name,
@@ -94,21 +94,21 @@ def study(
     ray: str | None = None,
     **settings: Any,
 ) -> dspy.Module | None:
-    """Tune a task's program, print what came of it and how to use it, and return it.
+    """Tune a task's program, print the result and how to use it, and return it.
 
     Args:
         task: the program, its verifier and its name.
         trainset: questions to search on.
         valset: questions for the confirmation and the comparison.
-        model: what to serve or connect to.
-        run_dir: keeps everything; the same study goes on from there.
-        display: where progress and results are shown.
-        student: what to tune; None is the task's own program.
-        space: what to choose from; None is a space around the student's schedule.
-        compare: also hold the result against one pass, SR, majority voting and the student, at matched tokens.
-        dry_run: only say what it would cost, and return None. A running server is looked at, nothing else is sent, and
-            an embedded model is not started.
-        ray: the Ray cluster whose machines make the runs; None is this process.
+        model: the model to serve or connect to.
+        run_dir: keeps everything; the same study resumes from there.
+        display: shows progress and results.
+        student: the program to tune; None is the task's own program.
+        space: the choices; None is a space around the student's schedule.
+        compare: also compare the result with one pass, SR, majority voting and the student, at matched tokens.
+        dry_run: only print the estimated cost, and return None. A running server is queried for its model, nothing else
+            is sent, and an embedded model is not started.
+        ray: the Ray cluster that makes the runs; None is this process.
         settings: other arguments of PDROptimizer.
     """
     check_folder(run_dir, "optimize")
@@ -117,7 +117,7 @@ def study(
     optimizer = PDROptimizer(task.verifier(), space=space, run_dir=run_dir, max_in_flight=model.in_flight, **settings)
     if dry_run:
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
-            _tell_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
+            _show_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
     with executor_of(ray) as executor, model.serving(space.widest(), display):
         optimizer.executor = executor
@@ -131,13 +131,13 @@ def study(
     return tuned
 
 
-def _tell_cost(cost: Estimate, display: Display) -> None:
+def _show_cost(cost: Estimate, display: Display) -> None:
     if not cost.left and not cost.high:
-        display.show(f"all {cost.done} trials are done and confirmed: the search costs nothing again")
+        display.show(f"all {cost.done} trials are done and confirmed: the search costs nothing more")
         return
-    known = "what calls cost so far" if cost.known else "prompts and caps, since no call was measured yet"
+    known = "what calls cost so far" if cost.known else "prompts and caps, since no call has been measured yet"
     display.show(
-        f"{cost.done} trials are done and cost nothing again; {cost.left} are left\n"
+        f"{cost.done} trials are done and cost nothing more; {cost.left} are left\n"
         f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
         f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
     )
@@ -182,9 +182,9 @@ def _compare(
     model: Model,
     display: Display,
 ) -> None:
-    """The table. Questions and seeds are the confirmation's: what that paid for is not paid for again."""
+    """The comparison table. Questions and seeds are the confirmation's: its calls are not paid for again."""
     assert optimizer.result is not None
-    # A longer search may find another program, a next one be confirmed on other questions: each has rows of its own.
+    # A longer search may find another program, a later one may use other questions: each has separate rows.
     compared = address({"program": fingerprint(tuned), "questions": datasets.fingerprint(valset)})[:8]
     job = Job(
         target=Target(f"tuned: {operator_of(tuned).schedule}", tuned, task),
@@ -202,20 +202,20 @@ def _compare(
         lines = compare.measure(job, others, store, display)
     lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
     save_json(job.run_dir.parent / "report.json", compare.summary(lines))
-    display.table(f"{len(valset)} questions that the search has not seen", *compare.table(lines), text=2)
+    display.table(f"{len(valset)} questions unseen by the search", *compare.table(lines), text=2)
 
 
 def _finish(
     task: Task, tuned: dspy.Module, result: SearchResult, optimizer: PDROptimizer, run_dir: Path, display: Display
 ) -> None:
-    """What was confirmed, where it is, how to use it."""
+    """Print the confirmed result, its file, and how to use it."""
     confirmation = result.confirmation
     figures = [confirmation.student] if confirmation.kept == "student" else [confirmation.winner, confirmation.student]
-    seen = "questions that the search has not seen" if confirmation.untouched else "the search's questions, fresh seeds"
+    seen = "questions unseen by the search" if confirmation.untouched else "the search's questions, fresh seeds"
     display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
-    display.say(f"{result.paid:,} tokens paid, {result.saved:,} found in the store instead")
-    # As the search wrote it, and with the task's name, so that `pdr eval best.json` finds its data.
+    display.say(f"{result.paid:,} tokens paid, {result.saved:,} replayed from the store")
+    # As written by the search, with the task's name, so that `pdr eval best.json` finds its data.
     best = artifact.save(
         tuned,
         run_dir / "best.json",
@@ -242,7 +242,7 @@ def _finish(
 
 
 def _trials(optimizer: PDROptimizer) -> str:
-    """Where `optuna-dashboard` finds the trials of a search."""
+    """The storage of a search's trials, for `optuna-dashboard`."""
     options = optimizer.options
     if postgres.is_url(options.storage):
         return f'"{postgres.shown(postgres.sqlalchemy_url(str(options.storage)))}"'

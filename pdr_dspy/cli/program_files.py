@@ -1,4 +1,4 @@
-"""What a command is pointed at: a program file, a program's name, or a saved artifact."""
+"""The target of a command: a program file, a program's name, or a saved artifact."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Target:
-    """What `pdr run`, `pdr eval` and the others work on."""
+    """The program that `pdr run`, `pdr eval` and other commands work on."""
 
     name: str
     program: dspy.Module
     task: Task | None
-    """None for an artifact without a program file beside it."""
+    """None for an artifact without its program file."""
     artifact: Path | None = None
 
 
@@ -51,7 +51,7 @@ def find(target: str, *, task: str | None = None, trusted: bool = False) -> Targ
     `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
     that of `pdr_dspy.load`.
 
-    Raises ConfigError for a name that leads nowhere or a file that is not a program, ArtifactError for a bad artifact.
+    Raises ConfigError for an unknown name or a file that is not a program, ArtifactError for a bad artifact.
     """
     beside = None if task is None else find_task(task)
     if target.endswith(".json"):
@@ -61,7 +61,7 @@ def find(target: str, *, task: str | None = None, trusted: bool = False) -> Targ
 
 
 def build(task: Task) -> dspy.Module:
-    """The program of a program file. Raises ConfigError when its `build()` does not give one."""
+    """The program of a program file. Raises ConfigError if its `build()` does not return one."""
     with program_file(f"`build()` of {task.name}"):
         program = task.build()
     if not isinstance(program, dspy.Module):
@@ -71,7 +71,7 @@ def build(task: Task) -> dspy.Module:
 
 @contextmanager
 def program_file(what: str) -> Iterator[None]:
-    """Code of the user's runs inside; what it raises becomes one sentence with the line that it came from."""
+    """Runs the user's code inside; its errors become one sentence with the line that raised it."""
     try:
         yield
     except PDRError:
@@ -84,7 +84,7 @@ def program_file(what: str) -> Iterator[None]:
 
 
 def find_task(target: str) -> Task:
-    """The program file that `target`, a path or a name, leads to."""
+    """The program file for `target`, a path or a name."""
     module = _module(target)
     missing = [part for part in PARTS if not callable(getattr(module, part, None))]
     if missing:
@@ -102,12 +102,12 @@ def find_task(target: str) -> Task:
 
 
 def operator_of(program: dspy.Module) -> Operator:
-    """The first operator inside a program. Raises ConfigError when there is none."""
+    """The first operator inside a program. Raises ConfigError if there is none."""
     return next(iter(operators_of(program, type(program).__name__).values()))
 
 
 def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
-    """A saved program, with the program file that it was tuned for where that is still in programs/."""
+    """A saved program, with the program file that it was tuned for if that is still in programs/."""
     from pdr_dspy import artifact
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""`pdr report`, and the page that other commands write at their end."""
+"""`pdr report`, and the page that other commands write when they end."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pdr_dspy.reporting import evaluation_tables, search_tables
 from pdr_dspy.reporting.page import write_report
 
 DEPTH = 3
-"""Levels below a folder that are looked through for runs."""
+"""Levels below a folder that are searched for runs."""
 MOST_FOLDERS = 2000
-"""Folders that are looked at, so that `pdr report /` ends."""
+"""Maximum folders that are searched, so that `pdr report /` ends."""
 NAMED = 8
-"""Runs that are named."""
+"""Maximum runs that are named."""
 
 
 def write(run_dir: Path, path: Path | None) -> Path:
-    """One page about a run folder, whichever command wrote it.
+    """Write a page about a run folder, whichever command created it.
 
-    Raises StoreError when no finished run is in it, with the folders below that hold one, and when the page cannot be
+    Raises StoreError if it holds no finished run, naming the folders below that hold one, and if the page cannot be
     written.
     """
     found = what(run_dir)
     if found is None:
         raise StoreError(_nothing(run_dir))
     if found.endswith(UNFINISHED):
-        raise StoreError(f"{run_dir} holds {found}; the same command again goes on and writes its report")
+        raise StoreError(f"{run_dir} holds {found}; run the same command again to resume and write its report")
     target = path or run_dir / "report.html"
     compared = read(run_dir)
     if compared:
@@ -44,8 +44,8 @@ def write(run_dir: Path, path: Path | None) -> Path:
     return write_report(run_dir, target, programs=read(run_dir / "compare"))
 
 
-def told(run_dir: Path) -> str | None:
-    """What the drafts of a run say of its check, in a line; None where there is nothing to say.
+def check_line(run_dir: Path) -> str | None:
+    """The calibration of a run's check on its drafts, in a line; None if there is none.
 
     Raises StoreError as `write`.
     """
@@ -59,7 +59,7 @@ def told(run_dir: Path) -> str | None:
 
 
 def write_page(run_dir: Path, path: Path | None, display: Display) -> Path | None:
-    """`write`; None, and a sentence, where the page cannot be written: the run itself is whole."""
+    """`write`; None, with a message, if the page cannot be written: the run itself is complete."""
     try:
         return write(run_dir, path)
     except StoreError as error:
@@ -68,7 +68,7 @@ def write_page(run_dir: Path, path: Path | None, display: Display) -> Path | Non
 
 
 def read(folder: Path) -> list[Report]:
-    """The evaluations of a comparison that `compare` or a study wrote below `folder`; none where there are none."""
+    """The evaluations of a comparison that `compare` or a study wrote below `folder`; empty if there are none."""
     try:
         facts = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         if facts.get("command") != "compare":
@@ -78,7 +78,7 @@ def read(folder: Path) -> list[Report]:
         return []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
-            f"{folder / 'report.json'} is damaged, or not of this version ({error}); what wrote it writes it again"
+            f"{folder / 'report.json'} is damaged, or not of this version ({error}); the same command rewrites it"
         ) from error
 
 
@@ -86,7 +86,7 @@ UNFINISHED = "that is not finished"
 
 
 def what(folder: Path) -> str | None:
-    """What a folder holds, in words; None for nothing that a page could be about."""
+    """The content of a folder, in words; None if there is nothing to report."""
     try:
         kind = holds(folder)
     except (StoreError, OSError):
@@ -110,7 +110,7 @@ def _nothing(folder: Path) -> str:
 
 
 def _below(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Folders that hold something, without those inside of one; the first found are the nearest by name."""
+    """Folders with a run, without those inside of one; the first found are the nearest by name."""
     for seen, (place, names, _) in enumerate(os.walk(folder)):
         here = Path(place)
         depth = len(here.relative_to(folder).parts)

@@ -95,7 +95,7 @@ def read_questions(path: Path) -> Iterator[dict[str, Any]]:
 async def _stream(
     program: dspy.Module, operator: Operator, questions: Sequence[dict[str, Any]], settings: dict[str, Any], width: int
 ) -> int:
-    """Answers in the order of the questions, each printed as soon as all before it are."""
+    """Answer the questions, and print each answer as soon as all before it are printed."""
     gate = asyncio.Semaphore(width)
     wanted = set(operator.task.input_fields)
 
@@ -115,7 +115,7 @@ async def _stream(
             failed += "error" in record
             sys.stdout.write(json.dumps(record, ensure_ascii=False) + "\n")
             sys.stdout.flush()
-    finally:  # an interrupt ends them all
+    finally:  # an interrupt cancels all
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The run folder of a command, checked before a model is started: it holds one run, of one kind."""
+"""The run folder of a command, checked before a model is started: it holds one run of one kind."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _RUNS: dict[Kind, str] = {"eval": "an evaluation", "compare": "a comparison", "o
 
 
 def check_folder(folder: Path, kind: Kind, *, config: Mapping[str, Any] | None = None) -> None:
-    """Check that a run of this kind can begin or go on in `folder`, which need not exist. Writes nothing.
+    """Check that a run of this kind can begin or resume in `folder`, which need not exist. Writes nothing.
 
     Args:
         folder: the run folder.
         kind: the command that will write there.
-        config: what the folder's evaluation must be of, as `evaluation.describe` gives it, as far as it is known.
+        config: the required description of the folder's evaluation (see `evaluation.describe`), as far as it is known.
 
     Raises:
         ConfigError: the folder holds a run of another kind.
@@ -46,10 +46,10 @@ def check_folder(folder: Path, kind: Kind, *, config: Mapping[str, Any] | None =
 
 
 def holds(folder: Path) -> Kind | None:
-    """Which kind of run a folder holds, finished or not; None for none. What is derived and damaged says nothing."""
+    """The kind of run in a folder, finished or not; None for none. Damaged derived files are ignored."""
     if (folder / "search.json").exists() or (folder / "board").is_dir():
         return "optimize"
-    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a report that is damaged is written again
+    with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a damaged report is written again
         facts = json.loads((folder / "report.json").read_bytes())
         if isinstance(facts, dict) and facts.get("command") in ("eval", "compare"):
             return facts["command"]

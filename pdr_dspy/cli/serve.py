@@ -30,7 +30,7 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
             "Ctrl-C stops it"
         )
         try:
-            while not ended.wait(1.0):  # a signal that another thread was given wakes no wait without an end
+            while not ended.wait(1.0):  # without a timeout, a signal delivered to another thread would not end the wait
                 pass
         except KeyboardInterrupt:
             display.say("stopping")
@@ -40,7 +40,7 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
 
 
 def models(api_base: Sequence[str] | None, display: Display) -> None:
-    """What a server serves, or the catalogue of weights."""
+    """The models of a server, or the catalogue of weights."""
     if api_base:
         for name in discover(api_base):
             display.out.print(name, markup=False)

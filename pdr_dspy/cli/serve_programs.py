@@ -34,13 +34,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served, and how; each worker is given the same."""
+    """The served programs and settings; the same for each worker."""
 
     targets: Sequence[str]
     task: str | None
     trusted: bool
     limits: Limits
-    """Of all workers together."""
+    """Limits of all workers together."""
     keys: Keys | None
     certificate: str | None
     private_key: str | None
@@ -68,13 +68,13 @@ def serve(
     known = Keys.read(keys)
     if not known and not is_loopback(host) and not without_keys:
         raise ConfigError(
-            f"`--host {host}` lets other machines in, and there are no keys: give `--keys FILE` or PDR_SERVE_KEYS, or "
+            f"`--host {host}` accepts other machines, and there are no keys:  give `--keys FILE` or PDR_SERVE_KEYS, or "
             "say `--without-keys`"
         )
     given = {name: value for name, value in limits.items() if value is not None}
     if is_loopback(host) and not known:
         given["hosts"] = (*LOOPBACK, host.lower())
-    if not model.api_base:  # a GPU server says itself when it has enough
+    if not model.api_base:  # a GPU server refuses requests itself when it is full
         given = {"in_flight": max(model.in_flight, workers), **given}
     serving = Serving(
         targets,
@@ -127,7 +127,7 @@ def _watch(
 def serve_as_worker(
     number: int, listener: socket, pulse: Pulse, serving: Serving, server: EndpointSettings, workers: int
 ) -> None:
-    """What one of several processes does."""
+    """The work of one of several processes."""
     _log_to_stderr()
     mine = replace(serving, limits=serving.limits.share(number, workers))
     _, programs, _ = _programs(mine)
@@ -149,7 +149,7 @@ def _run(
     pulse: Pulse | None = None,
 ) -> None:
     """Serve in this process."""
-    with suppress(KeyboardInterrupt):  # told again after everything was drained
+    with suppress(KeyboardInterrupt):  # raised again after draining
         run(
             app(programs, lm=lm, limits=serving.limits, keys=serving.keys),
             listener,
@@ -162,18 +162,18 @@ def _run(
 
 
 def _programs(serving: Serving) -> tuple[list[str], dict[str, Any], Schedule]:
-    """Their names, what `app` is given for each, and the schedule that takes the most room."""
+    """The programs' names, the arguments for `app`, and the schedule that needs the most context."""
     found = [find(target, task=serving.task, trusted=serving.trusted) for target in serving.targets]
     programs = [_program(target, serving.trusted) for target in found]
     names = [name for name, _, _ in programs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"two programs are called {twice!r}; a program has its file's name: rename one")
+        raise ConfigError(f"two programs are called {twice!r}; programs are named after their files: rename one")
     schedules = [operator.schedule for name, _, one in programs for operator in operators_of(one, name).values()]
     return names, {name: one for name, one, _ in programs}, max(schedules, key=room)
 
 
 def _program(target: Target, trusted: bool) -> tuple[str, Any, Any]:
-    """A name, what `app` is given for it, and the program as it is now."""
+    """A name, the argument for `app`, and the program in its current state."""
     if target.artifact is None:
         return target.name, target.program, target.program
     own = None if target.task is None else build(target.task)
@@ -181,7 +181,7 @@ def _program(target: Target, trusted: bool) -> tuple[str, Any, Any]:
 
 
 def _log_to_stderr() -> None:
-    """Lines of the endpoint and of uvicorn's faults; whoever has set up logging keeps his own."""
+    """Log the endpoint and uvicorn's errors to stderr, unless the application has configured logging."""
     levels = {"pdr_dspy.endpoint": logging.INFO, WATCHING: logging.INFO, "uvicorn.error": logging.WARNING}
     for name, level in levels.items():
         logger = logging.getLogger(name)

@@ -17,7 +17,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.operator import Operator
 
 SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "loss")
-"""What a line of progress tells of a step, where it was logged."""
+"""The figures in the progress line of a step, if they were logged."""
 
 
 def train(
@@ -39,12 +39,12 @@ def train(
     with program_file(f"`data()` or `verifier()` of {found.task.name}"):
         examples, verifier = found.task.data("train", limit=settings.limit), found.task.verifier()
 
-    def tell(step: int, figures: Mapping[str, float]) -> None:
-        said = ", ".join(f"{name} {figures[name]:.3g}" for name in SHOWN if name in figures)
-        display.say(f"step {step} of {settings.steps}: {said}")
+    def report(step: int, figures: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{name} {figures[name]:.3g}" for name in SHOWN if name in figures)
+        display.say(f"step {step} of {settings.steps}: {shown}")
 
     display.say(f"training {settings.model} on {len(examples)} questions of {found.name} ...")
-    made = train.train(found.program, examples, verifier, settings, output, progress=tell)
+    made = train.train(found.program, examples, verifier, settings, output, progress=report)
     display.say(f"figures of each step: {output / 'log.jsonl'}")
     display.say(f"to evaluate it: pdr serve-model {made} --vllm, then pdr eval {target} --api-base ...")
     display.show(str(made))
@@ -65,7 +65,7 @@ def export(
     judge_base: str | None = None,
     judge_model: str | None = None,
 ) -> None:
-    """Write what a finished evaluation got right as a chat dataset."""
+    """Write the right answers of a finished evaluation as a chat dataset."""
     from pdr_dspy.training import export_sft
 
     if not run_dir.is_dir() or holds(run_dir) is None:
@@ -82,13 +82,13 @@ def export(
     if as_json:
         typer.echo(json.dumps(found.counts))
     else:
-        told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())
-        display.show(f"{out}: {len(found.samples)} samples ({told})")
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in found.counts.items())
+        display.show(f"{out}: {len(found.samples)} samples ({counts})")
 
 
 def _named(run_dir: Path) -> str:
-    """The program of a folder that `pdr eval` has named: eval-NAME-DIGEST."""
+    """The program in a folder name that `pdr eval` chose: eval-NAME-DIGEST."""
     name = run_dir.resolve().name.removeprefix("eval-").rpartition("-")[0]
     if not name or not run_dir.resolve().name.startswith("eval-"):
-        raise ConfigError(f"`pdr export-sft {run_dir}` does not say of which program: add `--program`")
+        raise ConfigError(f"`pdr export-sft {run_dir}` does not report the program: add `--program`")
     return name

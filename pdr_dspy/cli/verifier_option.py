@@ -1,4 +1,4 @@
-"""`--verifier NAME[:KEY=VALUE,...]`: a verifier of any kind, with its settings, in a line."""
+"""`--verifier NAME[:KEY=VALUE,...]`: a verifier of any kind with its settings, on the command line."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Grader(NamedTuple):
-    """A verifier, and the model that it asks, to be closed after use; None for one that asks none."""
+    """A verifier, and the model that it calls, to be closed after use; None if it calls none."""
 
     verifier: Verifier
     lm: EndpointLM | None = None
 
 
 def grader_of(text: str, *, judge_base: str | None = None, judge_model: str | None = None) -> Grader:
-    """The verifier that `--verifier` names. Nothing is sent yet.
+    """The verifier that `--verifier` names. Sends nothing yet.
 
     Args:
         text: such as "number", "number:tolerance=0.01" or "choice:options=choices".
-        judge_base: of the server whose model a verifier asks, such as http://127.0.0.1:8000/v1.
-        judge_model: the model served there; None where it has only one.
+        judge_base: the server of the model that a verifier calls, such as http://127.0.0.1:8000/v1.
+        judge_model: the model served there; None if it has only one.
 
-    Raises ConfigError for a verifier or setting that is not known, and where a judge's server is missing or too many.
+    Raises ConfigError for an unknown verifier or setting, and for a missing or superfluous judge's server.
     """
     name, _, listed = text.partition(":")
     settings: dict[str, Any] = {"kind": name}
@@ -42,10 +42,10 @@ def grader_of(text: str, *, judge_base: str | None = None, judge_model: str | No
     lm = None
     if asks_model(name):
         if judge_base is None:
-            raise ConfigError(f"`--verifier {name}` asks a model: add `--judge-base` with the API base of its server")
+            raise ConfigError(f"`--verifier {name}` calls a model: add `--judge-base` with the API base of its server")
         from pdr_dspy.serving import connect
 
         lm = connect(judge_model or "auto", judge_base)
     elif judge_base is not None:
-        raise ConfigError(f"`--judge-base` goes with a verifier that asks a model, and {name} asks none")
+        raise ConfigError(f"`--judge-base` needs a verifier that calls a model, and {name} calls none")
     return Grader(load_verifier(settings, lm=lm), lm)

@@ -20,12 +20,13 @@ FORMATS = ("inspect", "remom")
 
 
 def export(run_dir: Path, to: str, out: Path | None, *, plain: bool, display: Display) -> list[Path]:
-    """Write a run, or for "remom" a saved program, in another tool's format; the files.
+    """Write a run, or for "remom" a saved program, in another tool's format; return the files.
 
-    Raises ConfigError for a format that is not known or cannot say it, StoreError for a folder without a run.
+    Raises ConfigError for a format that is unknown or cannot express the program, StoreError for a folder without a
+    run.
     """
     if to not in FORMATS:
-        raise ConfigError(f"`--to {to}` is not a format that is known; there is: {', '.join(FORMATS)}")
+        raise ConfigError(f"`--to {to}` is not a known format; there is: {', '.join(FORMATS)}")
     if to == "remom":
         return [_remom(run_dir, out)]
     with display.status(f"writing logs of {run_dir}"):
@@ -45,7 +46,7 @@ def _remom(saved: Path, out: Path | None) -> Path:
 def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Display) -> None:
     """Write a run's logs and show them on the loopback interface until Ctrl-C.
 
-    Raises ConfigError where the port is taken.
+    Raises ConfigError if the port is taken.
     """
     _check_free(port)
     logs = export(run_dir, "inspect", out, plain=plain, display=display)
@@ -56,7 +57,7 @@ def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Di
     folder = out or run_dir / FOLDER
     try:
         view(str(folder), host=HOST, port=port, trust_content=False if plain else None)
-    except BaseExceptionGroup as group:  # of the server's tasks; a signal that ended them is told as it is elsewhere
+    except BaseExceptionGroup as group:  # of the server's tasks; a signal is handled as elsewhere
         raise _interrupt_in(group) or group from None
 
 

@@ -1,10 +1,10 @@
 """Compiled programs behind an OpenAI-compatible HTTP API, with budgets that hold.
 
 `app` makes an ASGI application of programs, to run by itself (`serve`, or `pdr serve`) or to mount in another one.
-`limits` says what clients may ask for, `catalogue` which programs there are, `messages` how a chat feeds a signature,
-`requests` what a request may say, `work` runs a program for one, `admission` decides whose turn it is, `answers` writes
-completions and chunks, `streaming` sends them while the client is there, `journal` tells log and metrics, and `keys`,
-`schema` and `server` do what they are called. Needs the extra `serve`.
+`limits` are the server's bounds on requests, `catalogue` the served programs, `messages` maps a chat to a signature,
+`requests` validates requests, `work` runs a program for a request, `admission` queues runs, `answers` writes
+completions and chunks, `streaming` sends them while the client is connected, `journal` writes log and metrics; `keys`,
+`schema` and `server` are what their names say. Needs the extra `serve`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whose turn it is: so many runs at once, a bounded queue, and a fair share for each client.
+"""Admission of runs: a bound on concurrent runs, a bounded queue, and a fair share for each client.
 
-A free place goes to the waiting client with the fewest runs under way, of several to the one that waited longest since
-its last turn. A full queue turns away the newest run of the client that has most waiting, be it the one that asks: a
-client that floods the server fills its own share of the queue, and another still gets in.
+A free place goes to the waiting client with the fewest active runs; among equals, to the one whose last turn was the
+longest ago. A full queue rejects the newest run of the client with the most waiting runs, possibly the requesting one:
+a client that floods the server fills its own share of the queue, and others still get in.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Admission:
     def __init__(self, running: int, queued: int) -> None:
         """
         Args:
-            running: runs at once.
-            queued: runs that may wait.
+            running: maximum of concurrent runs.
+            queued: maximum of waiting runs.
         """
         self.limit = running
         self.queue_limit = queued
@@ -31,9 +31,9 @@ class Admission:
         self.by_client: dict[str, int] = {}
         """Runs under way."""
         self.waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """By client, the one that had its turn longest ago first."""
+        """By client, the one whose last turn was the longest ago first."""
         self.seconds = 1.0
-        """A moving average of how long a run takes, for Retry-After."""
+        """A moving average of the duration of a run, for Retry-After."""
         self.changed: Callable[[Admission], None] = lambda admission: None
         """Called after every change of `running` and `queued`."""
 
@@ -44,7 +44,7 @@ class Admission:
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[None]:
-        """A place for one run of `client`; waits for it. Raises Refused (429) when the queue is full."""
+        """A place for one run of `client`; waits for it. Raises Refused (429) if the queue is full."""
         if self.running >= self.limit or self.waiting:
             await self._wait(client)
         else:
@@ -57,11 +57,11 @@ class Admission:
             self._give_back(client)
 
     def refusal(self) -> Refused:
-        """What a run is told that finds the queue full, with the seconds after which about half of it will be gone."""
+        """The error for a run that finds the queue full, with the seconds after which about half of it will be done."""
         wait = max(1, math.ceil(self.seconds * (self.queued / 2 + 1) / self.limit))
         return Refused(
             429,
-            f"{self.running} runs are under way and {self.queued} wait; try again in {wait} s",
+            f"{self.running} runs are active and {self.queued} wait; try again in {wait} s",
             code="queue_full",
             headers={"Retry-After": str(wait)},
         )
@@ -81,7 +81,7 @@ class Admission:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._give_back(client)  # it was given a place at that moment
+                self._give_back(client)  # it had just been given a place
             else:
                 self._forget(client, turn)
             raise
@@ -105,7 +105,7 @@ class Admission:
         if not self.by_client[client]:
             del self.by_client[client]
         while self.waiting and self.running < self.limit:
-            next_one = min(self.waiting, key=lambda name: self.by_client.get(name, 0))  # of equals the first
+            next_one = min(self.waiting, key=lambda name: self.by_client.get(name, 0))  # the first among equals
             line = self.waiting[next_one]
             turn = line.popleft()
             if line:

@@ -1,4 +1,4 @@
-"""Completions and chunks, as OpenAI's API writes them."""
+"""Completions and chunks in the format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Writer:
         self.left_out = list(left_out)
         field = "reasoning" if request.pdr is None else request.pdr.reasoning
         self.reasoning = None if field == "none" else field
-        """The field that progress is told in."""
+        """The field for progress messages."""
         self.usage_apart = request.stream_options is not None and request.stream_options.include_usage
 
     def content(self, answer: Answer) -> str:
-        """The text of an answer; empty where there is none."""
+        """The text of an answer; empty if there is none."""
         if not answer.readable:
             return ""
         as_json = self.request.response_format is not None and self.request.response_format.type == "json_object"
@@ -41,17 +41,17 @@ class Writer:
         return text[: min(ends)] if ends else text
 
     def completion(self, answers: Sequence[Answer], reasoning: Sequence[str]) -> dict[str, Any]:
-        """The whole answer of a request that is not streamed."""
+        """The complete response to a request without streaming."""
         choices = []
-        for index, (answer, told) in enumerate(zip(answers, reasoning, strict=True)):
+        for index, (answer, progress) in enumerate(zip(answers, reasoning, strict=True)):
             message: dict[str, Any] = {"role": "assistant", "content": self.content(answer), "refusal": None}
             if self.reasoning is not None:
-                message[self.reasoning] = told
+                message[self.reasoning] = progress
             choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": answer.finish})
         return {**self._head("chat.completion"), "choices": choices, **self._costs(answers)}
 
-    def told(self, index: int, text: str) -> bytes:
-        """A chunk with progress; nothing where none is wanted."""
+    def progress(self, index: int, text: str) -> bytes:
+        """A chunk with progress; empty if progress was not requested."""
         return b"" if self.reasoning is None else self._chunk(index, {self.reasoning: text})
 
     def begun(self, index: int) -> bytes:
@@ -59,8 +59,8 @@ class Writer:
         return self._chunk(index, {"role": "assistant", "content": ""})
 
     def answered(self, index: int, answer: Answer, every: Sequence[Answer] | None) -> bytes:
-        """The chunks with the answer and the end of a choice. `every` has all answers where this is the last of them:
-        its last chunk then has what they cost, unless the client wants that in a chunk without choices."""
+        """The chunks with the answer and the end of a choice. `every` has all answers if this is the last of them: the
+        last chunk then carries their usage, unless the client requested that in a chunk without choices."""
         text = self.content(answer)
         written = self._chunk(index, {"content": text}) if text else b""
         if every is None or self.usage_apart:
@@ -68,7 +68,7 @@ class Writer:
         return written + self._chunk(index, {}, finish=answer.finish, more=self._costs(every))
 
     def ended(self, answers: Sequence[Answer]) -> bytes:
-        """What closes a stream."""
+        """The end of a stream."""
         if not self.usage_apart:
             return DONE
         return event({**self._head("chat.completion.chunk"), "choices": [], **self._costs(answers)}) + DONE
@@ -94,7 +94,7 @@ def usage_of(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def facts_of(answers: Sequence[Answer], left_out: Sequence[str]) -> dict[str, Any]:
-    """The `pdr` object; of several choices their sums, the longest of each path, and each by itself in `choices`."""
+    """The `pdr` object; for several choices their sums, the longest path, and each choice in `choices`."""
     each = [answer.facts for answer in answers]
     facts = dict(each[0])
     if len(each) > 1:

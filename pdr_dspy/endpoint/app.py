@@ -1,4 +1,4 @@
-"""The ASGI application: its routes, and how a request becomes runs of a program."""
+"""The ASGI application: its routes, and the handling of requests as runs of a program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pdr_dspy.endpoint.admission import Admission
 from pdr_dspy.endpoint.answers import Writer, facts_of, usage_of
 from pdr_dspy.endpoint.catalogue import Catalogue, ProgramFile, Served
 from pdr_dspy.endpoint.errors import ClientGone, Refused, wrong
-from pdr_dspy.endpoint.journal import Asked, Journal
+from pdr_dspy.endpoint.journal import ActiveRequest, Journal
 from pdr_dspy.endpoint.keys import Keys
 from pdr_dspy.endpoint.limits import Limits
 from pdr_dspy.endpoint.messages import checked, inputs_of
@@ -52,15 +52,15 @@ def app(
 
     Args:
         programs: a program, the path of a saved one, several paths, or either by name. A program is an operator, or a
-            module that holds some and has a `signature` of what it takes and gives. A saved program is called by its
-            file's name, and read again when the file changes; another is called "program" where no name is given.
-        lm: what the programs call; DSPy's current one where it is left out.
-        limits: what clients may have.
-        keys: who is let in; everybody where it is left out.
+            module that contains some and has a `signature` of its inputs and outputs. A saved program has its file's
+            name and is loaded again when the file changes; any other program without a name is called "program".
+        lm: the language model of the programs; DSPy's current one by default.
+        limits: bounds on requests.
+        keys: the accepted keys; by default no key is required.
 
     Raises:
-        ConfigError: there is no program or two of one name, or one that cannot be served: a module without a
-            `signature` or an `aforward`, or with predictors that no budget holds; an input that JSON cannot feed.
+        ConfigError: there is no program, two have one name, or one cannot be served: a module without a `signature` or
+            an `aforward`, or with predictors that no budget limits; an input that JSON cannot provide.
         ArtifactError: a file cannot be loaded.
     """
     given: dict[str, dspy.Module] = {}
@@ -84,7 +84,7 @@ def _listed(programs: Programs) -> list[tuple[str, Any]]:
 
 
 class Endpoint:
-    """The application. It serves one event loop, the one that its first request comes on."""
+    """The application. It serves one event loop, that of its first request."""
 
     def __init__(self, catalogue: Catalogue, lm: dspy.LM | None, limits: Limits, keys: Keys | None) -> None:
         if lm is None and any(predictor.lm is None for one in catalogue for predictor in one.program.predictors()):
@@ -114,33 +114,33 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._routes(scope, receive, send)
 
-    # --- what every request goes through ---
+    # --- common to all requests ---
 
     def _route(
         self,
         path: str,
-        handle: Callable[[Asked], Awaitable[Response]],
+        handle: Callable[[ActiveRequest], Awaitable[Response]],
         *,
         method: str = "GET",
         open_to_all: bool = False,
     ) -> Route:
         async def endpoint(request: Request) -> Response:
-            asked = Asked(request, path)
+            active = ActiveRequest(request, path)
             try:
-                self._let_in(asked, open_to_all)
+                self._let_in(active, open_to_all)
                 await self._refresh()
-                response = await handle(asked)
+                response = await handle(active)
             except Refused as refused:
-                response = self.journal.refused(asked, refused)
+                response = self.journal.refused(active, refused)
             except (ClientGone, ClientDisconnect):
-                self.journal.gone(asked)
-                response = Response(status_code=499)  # nobody reads it
+                self.journal.gone(active)
+                response = Response(status_code=499)  # not read by anybody
             except Exception as error:
-                response = self.journal.fault(asked, error)
+                response = self.journal.fault(active, error)
             if not isinstance(response, Stream):
-                asked.status = response.status_code if asked.status == 0 else asked.status
-                self.journal.done(asked)
-            response.headers["x-request-id"] = asked.id
+                active.status = response.status_code if active.status == 0 else active.status
+                self.journal.done(active)
+            response.headers["x-request-id"] = active.id
             return response
 
         return Route(path, endpoint, methods=[method])
@@ -150,54 +150,54 @@ class Endpoint:
         self.metrics.reloads.set(self.catalogue.reloads)
         self.metrics.broken.set(len(self.catalogue.failures))
 
-    def _let_in(self, asked: Asked, open_to_all: bool) -> None:
-        """Who asks. Raises Refused for a wrong host or key."""
-        headers = asked.request.headers
+    def _let_in(self, active: ActiveRequest, open_to_all: bool) -> None:
+        """Authenticate the client. Raises Refused for a wrong host or key."""
+        headers = active.request.headers
         if self.limits.hosts:
             host = headers.get("host", "")
             name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
             if name.lower() not in self.limits.hosts:
-                raise Refused(403, "this server does not answer to that Host", code="wrong_host")
+                raise Refused(403, "this server does not serve this Host", code="wrong_host")
         if self.keys is None:
-            client = asked.request.client
-            asked.client = client.host if client else "unknown"
+            client = active.request.client
+            active.client = client.host if client else "unknown"
         elif not open_to_all:
             found = self.keys.client(headers.get("authorization"))
             if found is None:
                 raise Refused(401, "the key is missing or wrong", code="invalid_api_key", headers=_BEARER)
-            asked.client = found
+            active.client = found
 
-    # --- what is served ---
+    # --- information ---
 
-    async def _health(self, asked: Asked) -> Response:
-        told = {
+    async def _health(self, active: ActiveRequest) -> Response:
+        health = {
             "status": "ok",
             "running": self.admission.running,
             "queued": self.admission.queued,
             "process": os.getpid(),
         }
         return JSONResponse(
-            told | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
+            health | ({"files_not_taken_over": sorted(broken)} if (broken := self.catalogue.failures) else {})
         )
 
-    async def _metrics(self, asked: Asked) -> Response:
+    async def _metrics(self, active: ActiveRequest) -> Response:
         return Response(self.metrics.text(), headers={"content-type": self.metrics.content_type})
 
-    async def _openapi(self, asked: Asked) -> Response:
+    async def _openapi(self, active: ActiveRequest) -> Response:
         return JSONResponse(schema.document(self.catalogue, "1"))
 
-    async def _models(self, asked: Asked) -> Response:
+    async def _models(self, active: ActiveRequest) -> Response:
         return JSONResponse({"object": "list", "data": [schema.listing(served) for served in self.catalogue]})
 
-    async def _model(self, asked: Asked) -> Response:
-        return JSONResponse(schema.listing(self._served(asked, asked.request.path_params["name"], None)))
+    async def _model(self, active: ActiveRequest) -> Response:
+        return JSONResponse(schema.listing(self._served(active, active.request.path_params["name"], None)))
 
     # --- runs ---
 
-    async def _chat(self, asked: Asked) -> Response:
-        data = requests.read_body(await self._body(asked))
+    async def _chat(self, active: ActiveRequest) -> Response:
+        data = requests.read_body(await self._body(active))
         chat, ignored = requests.read_chat(data)
-        served = self._served(asked, chat.model, chat.reasoning_effort)
+        served = self._served(active, chat.model, chat.reasoning_effort)
         task = served.task
         inputs, left_out = inputs_of(task, chat.messages)
         n = chat.n or 1
@@ -212,27 +212,27 @@ class Endpoint:
         writer = Writer(chat, plan.task, served.version, [*left_out, *ignored, *plan.left_out])
         if chat.stream:
             return Stream(
-                self.journal, asked, writer, self._events(asked, plan, inputs, n), self.limits.keepalive_seconds
+                self.journal, active, writer, self._events(active, plan, inputs, n), self.limits.keepalive_seconds
             )
-        answers, told = await self._whole(asked, plan, inputs, n)
+        answers, reasoning = await self._whole(active, plan, inputs, n)
         if self.limits.log_texts:
-            asked.note += f" inputs={inputs!r} answers={[writer.content(answer) for answer in answers]!r}"
-        return JSONResponse(writer.completion(answers, told))
+            active.note += f" inputs={inputs!r} answers={[writer.content(answer) for answer in answers]!r}"
+        return JSONResponse(writer.completion(answers, reasoning))
 
-    async def _program(self, asked: Asked) -> Response:
-        name = asked.request.path_params["name"]
-        self._served(asked, name, None)
-        body = requests.read_program(requests.read_body(await self._body(asked)))
-        served = self._served(asked, name, body.reasoning_effort)
+    async def _program(self, active: ActiveRequest) -> Response:
+        name = active.request.path_params["name"]
+        self._served(active, name, None)
+        body = requests.read_program(requests.read_body(await self._body(active)))
+        served = self._served(active, name, body.reasoning_effort)
         inputs = checked(served.task, body.inputs, "inputs")
         plan = requests.plan(served.program, body.pdr, self.limits, cap=body.max_completion_tokens, seed=None)
-        answers, _ = await self._whole(asked, plan, inputs, 1)
+        answers, _ = await self._whole(active, plan, inputs, 1)
         (answer,) = answers
         if self.limits.log_texts:
-            asked.note += f" inputs={inputs!r} outputs={answer.outputs!r}"
+            active.note += f" inputs={inputs!r} outputs={answer.outputs!r}"
         return JSONResponse(
             {
-                "id": asked.id,
+                "id": active.id,
                 "model": served.name,
                 "outputs": {field: json_data(value) for field, value in answer.outputs.items()},
                 "finish_reason": answer.finish,
@@ -241,14 +241,14 @@ class Endpoint:
             }
         )
 
-    def _served(self, asked: Asked, name: str, effort: str | None) -> Served:
+    def _served(self, active: ActiveRequest, name: str, effort: str | None) -> Served:
         served = self.catalogue.get(name)
         if served is None:
             names = ", ".join(one.name for one in self.catalogue)
             raise Refused(
                 404, f"there is no model {name[:80]!r}; there are {names}", code="model_not_found", param="model"
             )
-        asked.model = served.name
+        active.model = served.name
         if effort is None:
             return served
         efforts = self.catalogue.efforts(served.base)
@@ -256,17 +256,17 @@ class Endpoint:
             why = f"{served.name!r} was saved without a front; leave `reasoning_effort` out"
             raise wrong(why, "reasoning_effort", "unsupported")
         if effort not in efforts:
-            why = f"`reasoning_effort={effort[:40]!r}` is none of {', '.join(efforts)}"
+            why = f"`reasoning_effort={effort[:40]!r}` must be one of {', '.join(efforts)}"
             raise wrong(why, "reasoning_effort")
         chosen = efforts[effort]
-        asked.model = chosen.name
+        active.model = chosen.name
         return chosen
 
-    async def _body(self, asked: Asked) -> bytes:
+    async def _body(self, active: ActiveRequest) -> bytes:
         """The body, within its limits."""
-        request, limits = asked.request, self.limits
+        request, limits = active.request, self.limits
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # a web page can send others to a server of another origin without asking
+        if kind != "application/json":  # web pages may send other types to another origin without a preflight request
             raise Refused(415, "the body must be application/json", code="unsupported_media_type")
         too_large = Refused(413, f"the body is above {limits.body_bytes} bytes", code="body_too_large")
         length = request.headers.get("content-length", "")
@@ -282,38 +282,38 @@ class Endpoint:
                     if size > limits.body_bytes:
                         raise too_large
         except TimeoutError:
-            why = f"the body did not come within {limits.body_seconds:g} s"
+            why = f"the body was not received within {limits.body_seconds:g} s"
             raise Refused(408, why, code="body_too_slow", headers={"Connection": "close"}) from None
         return b"".join(parts)
 
     async def _whole(
-        self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], n: int
+        self, active: ActiveRequest, plan: Plan, inputs: Mapping[str, Any], n: int
     ) -> tuple[list[Answer], list[str]]:
-        """All answers of a request and what was told meanwhile; everything is cancelled when its client goes away."""
+        """All answers of a request and their progress messages; everything is cancelled when its client disconnects."""
         answers: dict[int, Answer] = {}
-        told: dict[int, str] = dict.fromkeys(range(n), "")
+        reasoning: dict[int, str] = dict.fromkeys(range(n), "")
 
         async def collect() -> None:
-            async with aclosing(self._events(asked, plan, inputs, n)) as events:
+            async with aclosing(self._events(active, plan, inputs, n)) as events:
                 async for index, news in events:
                     if isinstance(news, Answer):
                         answers[index] = news
                     else:
-                        told[index] += news
+                        reasoning[index] += news
 
-        await while_there(asked.request.receive, collect())
-        return [answers[index] for index in range(n)], [told[index] for index in range(n)]
+        await while_there(active.request.receive, collect())
+        return [answers[index] for index in range(n)], [reasoning[index] for index in range(n)]
 
-    async def _events(self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], n: int) -> News:
-        """What `n` runs tell, as it comes: the index of a choice with a text or its answer. Closing it cancels all."""
+    async def _events(self, active: ActiveRequest, plan: Plan, inputs: Mapping[str, Any], n: int) -> News:
+        """Events of `n` runs as they occur: the index of a choice with a text or its answer. Closing it cancels all."""
         news: asyncio.Queue[tuple[int, str | Answer | BaseException]] = asyncio.Queue()
 
         async def one(index: int) -> None:
-            def tell(progress: Progress) -> None:
+            def report(progress: Progress) -> None:
                 news.put_nowait((index, progress_text(progress, named=not isinstance(plan.program, Operator))))
 
             try:
-                answer = await self._run(asked, plan, inputs, index, tell)
+                answer = await self._run(active, plan, inputs, index, report)
                 news.put_nowait((index, answer))
             except Exception as error:
                 news.put_nowait((index, error))
@@ -333,14 +333,19 @@ class Endpoint:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(
-        self, asked: Asked, plan: Plan, inputs: Mapping[str, Any], index: int, tell: Callable[[Progress], None]
+        self,
+        active: ActiveRequest,
+        plan: Plan,
+        inputs: Mapping[str, Any],
+        index: int,
+        report: Callable[[Progress], None],
     ) -> Answer:
-        """One run, once there is a place for it."""
+        """One run, once a place is free for it."""
         waiting = asyncio.timeout(plan.deadline - time.monotonic())
         try:
-            async with waiting, self.admission.place(asked.client):
+            async with waiting, self.admission.place(active.client):
                 waiting.reschedule(None)
-                answer = await run(plan, inputs, index, self.lm, self.in_flight, tell)
+                answer = await run(plan, inputs, index, self.lm, self.in_flight, report)
         except TimeoutError:
             if not waiting.expired():
                 raise
@@ -349,9 +354,9 @@ class Endpoint:
             raise Refused(429, why, code="queue_timeout", headers=refused.headers) from None
         except Refused as refused:
             if "usage" in refused.more:
-                self.metrics.stops.labels(asked.model, refused.code).inc()
+                self.metrics.stops.labels(active.model, refused.code).inc()
             raise
-        self.journal.ran(asked, answer)
+        self.journal.ran(active, answer)
         return answer
 
 
@@ -360,7 +365,7 @@ _BEARER = {"WWW-Authenticate": "Bearer"}
 
 async def _not_found(request: Request, error: Any) -> Response:
     status = error.status_code
-    why = "there is nothing here" if status == 404 else f"{request.method} is not answered here"
+    why = "there is no such path" if status == 404 else f"{request.method} is not supported here"
     refused = Refused(status, why, code="not_found" if status == 404 else "method_not_allowed", headers=error.headers)
     return JSONResponse(refused.body, status, refused.headers)
 

@@ -1,4 +1,4 @@
-"""The programs that are served, by name; those of files are read again when the file has changed and is good."""
+"""The served programs, by name; saved programs are loaded again when their file has changed and is valid."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from pdr_dspy.errors import ConfigError, PDRError
 log = logging.getLogger("pdr_dspy.endpoint")
 
 EFFORTS = {"low": "fast", "medium": "balanced", "high": "best"}
-"""Which point of a front a `reasoning_effort` is."""
+"""The point of a front for each `reasoning_effort`."""
 
 
 @dataclass(frozen=True)
 class ProgramFile:
-    """A saved program. It is read as `pdr_dspy.load(path, program, trusted=trusted)` reads it."""
+    """A saved program, loaded as by `pdr_dspy.load(path, program, trusted=trusted)`."""
 
     path: Path
     program: dspy.Module | None = None
-    """For signatures with types of the user's."""
+    """A program with the signature, for signatures with the user's types."""
     trusted: bool = False
     given_name: str = ""
-    """Instead of the file's."""
+    """The name, if not the file's."""
 
     @property
     def name(self) -> str:
-        """What its clients call it."""
+        """The name for clients."""
         return self.given_name or self.path.stem
 
     def called(self, name: str) -> ProgramFile:
-        """The same under another name."""
+        """The same file under another name."""
         return replace(self, given_name=name)
 
     @property
     def stamp(self) -> tuple[int, int, int] | None:
-        """Differs where the file was written again; None while there is none."""
+        """Changes when the file is written again; None if there is none."""
         try:
             found = self.path.stat()
         except OSError:
@@ -54,7 +54,7 @@ class ProgramFile:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
     def programs(self) -> dict[str, Served]:
-        """The program and its points by name. Raises ArtifactError or ConfigError for what cannot be served."""
+        """The program and its points by name. Raises ArtifactError or ConfigError if they cannot be served."""
         content = read(self.path)
         version = hashlib.sha256(self.path.read_bytes()).hexdigest()
         names = {"": self.name, **{point: f"{self.name}:{point}" for point in content.get("points") or {}}}
@@ -71,23 +71,23 @@ class ProgramFile:
 
 @dataclass(frozen=True)
 class Served:
-    """A program under its name."""
+    """A program with its name."""
 
     name: str
     program: dspy.Module
     """An operator, or a module that holds some."""
     point: str = ""
-    """Its place on the front; empty for the program itself."""
+    """Its position on the front; empty for the program itself."""
     figure: Mapping[str, Any] | None = None
-    """How it did where it was tuned."""
+    """Its score when it was tuned."""
     notes: str | None = None
     version: str = ""
-    """Of the file: its SHA-256; empty for a program that was given as an object."""
+    """The SHA-256 of the file; empty for a program given as an object."""
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
     def task(self) -> type[dspy.Signature]:
-        """What it takes and gives."""
+        """The signature of its inputs and outputs."""
         return task_of(self.program)
 
     @property
@@ -97,10 +97,10 @@ class Served:
 
 
 def served(name: str, program: Any, *, point: str = "", version: str = "") -> Served:
-    """A program that can be served. Raises ConfigError for one that cannot."""
+    """The record of a program. Raises ConfigError if it cannot be served."""
     check_served(name, program)
     if not name or not name.isprintable() or "/" in name:
-        raise ConfigError(f"`app({name!r}: ...)`: a name has printable characters and no slash")
+        raise ConfigError(f"`app({name!r}: ...)`: a name needs printable characters without a slash")
     messages.check(task_of(program), name)
     facts = getattr(program, "artifact", None) or {}
     figures = facts.get("figures") or [None]
@@ -109,7 +109,7 @@ def served(name: str, program: Any, *, point: str = "", version: str = "") -> Se
 
 
 class Catalogue:
-    """What is served now."""
+    """The programs that are currently served."""
 
     def __init__(self, programs: Mapping[str, dspy.Module], files: Sequence[ProgramFile]) -> None:
         """Raises ConfigError for two programs of one name, and as `served` and `ProgramFile.programs` do."""
@@ -124,15 +124,15 @@ class Catalogue:
         if not self._names:
             raise ConfigError("`app()` was given no program")
         self.failures: dict[str, str] = {}
-        """By file, why its last change was not taken over."""
+        """By file, why its last change was rejected."""
         self.reloads = 0
-        """Changes that were."""
+        """The number of accepted changes."""
 
     def __iter__(self) -> Any:
         return iter(self._names.values())
 
     def get(self, name: str) -> Served | None:
-        """The program of a name."""
+        """The program with a name."""
         return self._names.get(name)
 
     def points(self, base: str) -> dict[str, Served]:
@@ -140,12 +140,12 @@ class Catalogue:
         return {each.point: each for each in self._names.values() if each.point and each.base == base}
 
     def efforts(self, base: str) -> dict[str, Served]:
-        """What each `reasoning_effort` means for a program: a point of its front, where it has that one."""
+        """The program for each `reasoning_effort`: a point of its front, if it has that one."""
         points = self.points(base)
         return {effort: points[point] for effort, point in EFFORTS.items() if point in points}
 
     async def refresh(self) -> None:
-        """Read files again that have changed. What cannot be served is told in the log, and the old one stays."""
+        """Load changed files again. A file that cannot be served is logged, and its old program stays."""
         if not any(file.stamp != stamp for file, stamp in zip(self._files, self._stamps, strict=True)):
             return
         async with self._lock:
@@ -160,12 +160,12 @@ class Catalogue:
                     self._names = self._together(changed)
                 except (PDRError, OSError) as error:
                     self.failures[file.name] = str(error)
-                    log.error("%s was changed and is not taken over: %s", file.name, error)
+                    log.error("%s was changed and cannot be served; the old version stays: %s", file.name, error)
                 else:
                     self._of_file = changed
                     self.failures.pop(file.name, None)
                     self.reloads += 1
-                    log.info("%s was changed; the new one is served", file.name)
+                    log.info("%s was changed; the new version is served", file.name)
 
     def _together(self, of_file: Sequence[Mapping[str, Served]]) -> dict[str, Served]:
         names = dict(self._given)

@@ -1,4 +1,4 @@
-"""Refusals and failures, in the shape in which OpenAI's API tells them."""
+"""Refusals and failures, in the error format of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Refused(Exception):
-    """A request that gets an error for an answer."""
+    """A request that is answered with an error."""
 
     def __init__(
         self,
@@ -25,11 +25,11 @@ class Refused(Exception):
         self.param = param
         self.headers = dict(headers or {})
         self.more = dict(more or {})
-        """Fields beside "error", such as the usage of a run that failed."""
+        """Fields besides "error", such as the usage of a failed run."""
 
     @property
     def body(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """The JSON of the response."""
         kinds = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
         kind = kinds.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
@@ -37,9 +37,9 @@ class Refused(Exception):
 
 
 def wrong(message: str, param: str | None, code: str = "invalid_value") -> Refused:
-    """A request that cannot be served as it is (400)."""
+    """An invalid request (400)."""
     return Refused(400, message, code=code, param=param)
 
 
 class ClientGone(Exception):
-    """Whoever asked has closed the connection."""
+    """The client has closed the connection."""

@@ -12,16 +12,16 @@ from pathlib import Path
 from pdr_dspy.errors import ConfigError
 
 VARIABLE = "PDR_SERVE_KEYS"
-"""The environment's: keys, with commas or white space between them."""
+"""The environment variable: keys, separated by commas or white space."""
 LEAST = 16
-"""Characters of a key."""
+"""Minimum characters of a key."""
 
 
 class Keys:
-    """The keys that are let in; only their digests are kept. It prints without them."""
+    """The accepted keys; only their digests are stored, and its repr shows none."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        """Raises ConfigError for a key that is too short or cannot stand in a header."""
+        """Raises ConfigError for a key that is too short or not valid in a header."""
         self._digests: list[bytes] = []
         for number, key in enumerate(keys, start=1):
             if len(key) < LEAST or not re.fullmatch(r"[\x21-\x7e]+", key):
@@ -33,9 +33,9 @@ class Keys:
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Keys:
-        """The keys of a file, one a line (`#` begins a comment), or of the environment's `PDR_SERVE_KEYS`.
+        """The keys in a file, one per line (`#` begins a comment), or in the environment variable `PDR_SERVE_KEYS`.
 
-        Raises ConfigError when the file cannot be read or has none.
+        Raises ConfigError if the file cannot be read or has no key.
         """
         if path is None:
             return cls(filter(None, re.split(r"[,\s]+", os.environ.get(VARIABLE, ""))))
@@ -45,7 +45,7 @@ class Keys:
             raise ConfigError(f"`--keys {path}` cannot be read: {error}") from None
         keys = cls(text for line in lines if (text := line.partition("#")[0].strip()))
         if not keys:
-            raise ConfigError(f"`--keys {path}` has no key; write one a line")
+            raise ConfigError(f"`--keys {path}` has no key; write one per line")
         return keys
 
     def __len__(self) -> int:
@@ -55,9 +55,9 @@ class Keys:
         return f"<Keys: {len(self)}>"
 
     def client(self, authorization: str | None) -> str | None:
-        """A name for whoever has sent this Authorization header; None when its key is none of these.
+        """A name for the client that sent this Authorization header; None if its key is not accepted.
 
-        Every key is looked at, whichever fits, so that the time says nothing.
+        Every key is compared, whichever matches, so that the time reveals nothing.
         """
         scheme, _, key = (authorization or "").partition(" ")
         given = _digest(key.strip()) if scheme.lower() == "bearer" else b"\0" * 32

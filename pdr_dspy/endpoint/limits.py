@@ -1,4 +1,4 @@
-"""What the endpoint lets its clients have."""
+"""The endpoint's limits for its clients."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.settings import Settings
 
 SHARED = ("running", "queued", "in_flight", "connections")
-"""What several workers have together."""
+"""The limits that several workers share."""
 
 
 class Limits(Settings):
-    """The server's own limits. What a client asks for is held against them: budgets and deadlines are lowered to them,
-    anything else that is above them is refused."""
+    """The server's own limits. A client's budgets and deadlines are lowered to them; other requests above them are
+    refused."""
 
     budget_total: int | None = None
     """Tokens of all calls of a request (B_total); None is no limit."""
     budget_seq: int | None = None
     """Sequential tokens of a run (B_seq); None is no limit."""
     seconds: float = 600.0
-    """From the end of a request's body to its answer, its wait for a place included."""
+    """Seconds from the end of a request's body to its answer, waiting for a place included."""
     choices: int = 8
     """The largest `n`."""
     calls: int = 256
-    """Model calls of a run under a schedule that the client chose."""
+    """Maximum model calls of a run under a schedule chosen by the client."""
     call_tokens: int = 32768
-    """The largest cap, kappa or room for a thought in such a schedule, in tokens."""
+    """Maximum cap, kappa or thinking tokens in such a schedule."""
     running: int = 64
-    """Programs that run at once."""
+    """Maximum of concurrent runs."""
     queued: int = 256
-    """Runs that may wait for a place; beyond it a request is refused with 429."""
+    """Maximum of waiting runs; further requests are refused with 429."""
     in_flight: int | None = None
-    """Requests to the model server at once, of all runs together; None leaves it to `running` and the schedules."""
+    """Maximum of requests to the model server at once, over all runs; None leaves it to `running` and the schedules."""
     body_bytes: int = 4 * 2**20
-    """A larger body is refused with 413."""
+    """Maximum bytes of a body; a larger one is refused with 413."""
     body_seconds: float = 30.0
-    """A slower body is refused with 408."""
+    """Maximum seconds for receiving a body; a slower one is refused with 408."""
     header_bytes: int = 32 * 2**10
-    """Larger headers are refused with 400; `serve` holds this one and the next three."""
+    """Maximum bytes of headers; larger ones are refused with 400. `serve` enforces this limit and the next three."""
     header_seconds: float = 10.0
-    """A connection is closed when a request's headers take longer."""
+    """Maximum seconds for receiving headers; then the connection is closed."""
     connections: int = 4096
-    """Open connections; beyond it a request is refused with 503."""
+    """Maximum of open connections; further requests are refused with 503."""
     drain_seconds: float = 120.0
-    """After SIGTERM: how long requests under way may take before they are cancelled."""
+    """Seconds after SIGTERM until active requests are cancelled."""
     keepalive_seconds: float = 15.0
-    """A stream that has nothing to say sends a comment after so long, which keeps proxies from closing it."""
+    """Seconds of silence after which a stream sends a comment, which keeps proxies from closing it."""
     hosts: tuple[str, ...] = ()
-    """Values of the Host header, without a port, that are answered; empty takes any. It keeps a web page that resolves
-    its own name to the loopback address from asking a server without keys."""
+    """Accepted values of the Host header, without a port; empty accepts any. It keeps a web page that resolves its own
+    name to the loopback address from using a server without keys."""
     log_texts: bool = False
-    """Write inputs, answers and errors in full to the log."""
+    """Log inputs, answers and errors in full."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,10 +65,10 @@ class Limits(Settings):
         return self
 
     def share(self, number: int, workers: int) -> Limits:
-        """What worker `number`, from 0, of several has: its part of `running`, `queued`, `in_flight` and `connections`,
-        which all of them together do not exceed.
+        """The limits of worker `number`, from 0: its share of `running`, `queued`, `in_flight` and `connections`, which
+        all workers together do not exceed.
 
-        Raises ConfigError where there is less than one for each.
+        Raises ConfigError if a limit is smaller than the number of workers.
         """
         parts: dict[str, int] = {}
         for name in SHARED:

@@ -1,12 +1,12 @@
-"""How the messages of a chat feed the inputs of a signature, and outputs become the text of an answer.
+"""Maps the messages of a chat to the inputs of a signature, and outputs to the text of an answer.
 
 - An input of type `dspy.History` gets the turns before the last user message.
 - A text input called `system` gets the text of the system and developer messages.
 - An input of type `dspy.Image` (or a list of them) gets the images of the last user message.
-- The only other input gets the text of the last user message. Where there are several, that text is one JSON object of
-  them, or has a part for each that begins with `name:` on a line of its own or of its own content part.
+- The only other input gets the text of the last user message. If there are several, that text is one JSON object of
+  them, or has a part for each that begins with `name:` on a line of its own or in its own content part.
 
-What has no place in the signature (system messages, earlier turns) is left out, and the answer says so.
+Messages without a matching input (system messages, earlier turns) are left out, and the response says so.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.prompts.shapes import is_history
 
 SYSTEM = "system"
-"""The name of the input that system messages feed."""
+"""The name of the input for system messages."""
 
 
 def check(task: type[dspy.Signature], name: str) -> None:
-    """Raise ConfigError for a signature whose inputs no chat and no JSON can feed."""
+    """Raise ConfigError for a signature with an input that neither a chat nor JSON can provide."""
     for field, info in task.input_fields.items():
         kinds = set(_kinds(info.annotation))
         if kinds & {dspy.Audio, dspy.File}:
             raise ConfigError(f"the program {name!r} cannot be served: its input {field!r} is audio or a file")
         try:
             adapter_of(info)
-        except Exception as error:  # whatever pydantic has against a type of the user's
+        except Exception as error:  # any pydantic error about a user's type
             raise ConfigError(
-                f"the program {name!r} cannot be served: its input {field!r} has a type that JSON cannot feed "
+                f"the program {name!r} cannot be served: its input {field!r} has a type that JSON cannot represent "
                 f"({type(error).__name__})"
             ) from error
 
 
 def adapter_of(field: Any) -> TypeAdapter[Any]:
-    """What turns JSON data into a value of a field."""
+    """The converter from JSON data to a value of a field."""
     kind = field.annotation
     return TypeAdapter(Annotated[(kind, *field.metadata)] if field.metadata else kind)  # type: ignore[index]
 
 
 def roles_of(task: type[dspy.Signature]) -> dict[str, str]:
-    """What feeds each input: "history", "system", "images" or "text"."""
+    """The source of each input: "history", "system", "images" or "text"."""
     feeds: dict[str, str] = {}
     for name, field in task.input_fields.items():
         if is_history(field.annotation):
@@ -69,7 +69,7 @@ def roles_of(task: type[dspy.Signature]) -> dict[str, str]:
 
 
 def described(task: type[dspy.Signature]) -> dict[str, Any]:
-    """The same in words, for `/v1/models`."""
+    """The sources in words, for `/v1/models`."""
     feeds = roles_of(task)
     texts = [name for name, kind in feeds.items() if kind == "text"]
     words = {
@@ -95,7 +95,7 @@ def described(task: type[dspy.Signature]) -> dict[str, Any]:
 
 
 def inputs_of(task: type[dspy.Signature], messages: Sequence[Message]) -> tuple[dict[str, Any], list[str]]:
-    """The inputs that a chat gives, checked, and what of it was left out. Raises Refused (400)."""
+    """The validated inputs from a chat, and the parts of it that were left out. Raises Refused (400)."""
     *before, last = messages
     if last.role != "user":
         raise wrong(f"the last message is the {last.role}'s; it must be the user's", "messages")
@@ -136,7 +136,7 @@ _SYSTEMS = ("system", "developer")
 
 
 def checked(task: type[dspy.Signature], raw: Mapping[str, Any], param: str) -> dict[str, Any]:
-    """JSON data as values of the inputs' types. Raises Refused (400) naming the input."""
+    """JSON data as values of the inputs' types. Raises Refused (400), naming the input."""
     values: dict[str, Any] = {}
     fields = task.input_fields
     for name, value in raw.items():
@@ -164,14 +164,14 @@ def checked(task: type[dspy.Signature], raw: Mapping[str, Any], param: str) -> d
 
 
 def answer_of(task: type[dspy.Signature], outputs: Mapping[str, Any], *, as_json: bool) -> str:
-    """Outputs as the content of a message: the text of the only one, or a JSON object."""
+    """Outputs as the content of a message: the text of a single output, or a JSON object."""
     if len(task.output_fields) == 1 and not as_json:
         return text_of(next(iter(outputs.values())))
     return orjson.dumps({name: json_data(value) for name, value in outputs.items()}).decode()
 
 
 def _texts(task: type[dspy.Signature], names: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    """The inputs that texts give: all of them for the only one, else named parts."""
+    """The inputs from texts: all of them for a single input, otherwise named parts."""
     if not names:
         return {}
     together = "\n\n".join(texts)
@@ -187,7 +187,7 @@ def _texts(task: type[dspy.Signature], names: Sequence[str], texts: Sequence[str
 
 
 def _named(names: Sequence[str], text: str) -> dict[str, str]:
-    """Parts of a text that begin with the name of an input and a colon. Raises Refused when there are none."""
+    """Parts of a text that begin with the name of an input and a colon. Raises Refused if there are none."""
     options = "|".join(re.escape(name).replace("_", "[ _]") for name in sorted(names, key=len, reverse=True))
     marks = list(re.finditer(rf"^[ \t]*({options})[ \t]*:[ \t]*", text, re.MULTILINE | re.IGNORECASE))
     if not marks or text[: marks[0].start()].strip():
@@ -208,7 +208,7 @@ def _named(names: Sequence[str], text: str) -> dict[str, str]:
 
 
 def _value(field: Any, text: str) -> Any:
-    """A text as data for a field: as it stands where that is a text, else as JSON where that fits."""
+    """A text as data for a field: unchanged if that is valid, otherwise as JSON if that is."""
     kind = field.annotation
     if kind is str or (get_origin(kind) in (Union, UnionType) and str in get_args(kind)):
         return text
@@ -281,20 +281,20 @@ def _parts(message: Message, place: int) -> tuple[list[str], list[str]]:
 
 
 def _turns(task: type[dspy.Signature], feeds: Mapping[str, str], turns: Sequence[Message]) -> list[dict[str, str]]:
-    """Earlier turns as DSPy's history has them: of each the input and the output, as texts."""
-    asked = [name for name, kind in feeds.items() if kind == "text"]
-    said = list(task.output_fields)
-    if len(asked) != 1 or len(said) != 1:
+    """Earlier turns as DSPy's history: the input and the output of each, as texts."""
+    inputs = [name for name, kind in feeds.items() if kind == "text"]
+    outputs = list(task.output_fields)
+    if len(inputs) != 1 or len(outputs) != 1:
         raise wrong("earlier turns can only be read for a program of one text input and one output", "messages")
     history: list[dict[str, str]] = []
     for place, message in enumerate(turns):
         text = _text(message, place)
         if message.role == "user":
-            history.append({asked[0]: text})
-        elif history and said[0] not in history[-1]:
-            history[-1][said[0]] = text
+            history.append({inputs[0]: text})
+        elif history and outputs[0] not in history[-1]:
+            history[-1][outputs[0]] = text
         else:
-            raise wrong("an assistant's turn follows no user's", "messages")
+            raise wrong("an assistant's turn must follow a user's", "messages")
     return history
 
 
@@ -321,7 +321,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _pictures(value: Any) -> Any:
-    """Data URLs in the form in which DSPy takes an image as data."""
+    """Replaces data URLs by DSPy's data form of an image."""
     if isinstance(value, str):
         return {"url": value}
     return [_pictures(inner) for inner in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Figures for Prometheus, in a registry of their own for each application.
+"""Figures for Prometheus, in a separate registry for each application.
 
-Where the environment names a folder in PROMETHEUS_MULTIPROC_DIR, prometheus-client keeps figures in its files, and each
-of the processes that share it tells those of all.
+If the environment variable PROMETHEUS_MULTIPROC_DIR names a folder, prometheus-client keeps the figures in its files,
+and each of the processes that share it reports those of all.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 
 
 
 class Metrics:
-    """What `/metrics` tells."""
+    """The figures of `/metrics`."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         kept: Any = {"registry": self.registry}
-        self.requests = Counter("pdr_requests", "Requests by what they got", ["route", "model", "status"], **kept)
-        self.refusals = Counter("pdr_refusals", "Requests that got an error, by its code", ["code"], **kept)
+        self.requests = Counter("pdr_requests", "Requests by status", ["route", "model", "status"], **kept)
+        self.refusals = Counter("pdr_refusals", "Requests answered with an error, by its code", ["code"], **kept)
         self.stops = Counter("pdr_runs", "Runs of programs by how they ended", ["model", "stop"], **kept)
-        self.rounds = Counter("pdr_rounds", "Rounds that were made", ["model"], **kept)
-        self.calls = Counter("pdr_calls", "Model calls by what became of them", ["model", "outcome"], **kept)
+        self.rounds = Counter("pdr_rounds", "Completed rounds", ["model"], **kept)
+        self.calls = Counter("pdr_calls", "Model calls by outcome", ["model", "outcome"], **kept)
         self.tokens = Counter("pdr_tokens", "Tokens of all calls", ["model", "kind"], **kept)
         self.sequential = Histogram("pdr_b_seq_tokens", "B_seq of a run", ["model"], buckets=TOKENS, **kept)
         self.total = Histogram("pdr_b_total_tokens", "B_total of a run", ["model"], buckets=TOKENS, **kept)
         self.seconds = Histogram("pdr_run_seconds", "Seconds of a run", ["model"], buckets=SECONDS, **kept)
         self.gone = Counter("pdr_clients_gone", "Requests whose client closed the connection", ["model"], **kept)
-        most: Any = {"multiprocess_mode": "livemax", **kept}  # of the processes: each reads the files itself
-        self.reloads = Gauge("pdr_reloads", "Changed files that were taken over", **most)
-        self.broken = Gauge("pdr_files_broken", "Changed files that cannot be taken over", **most)
+        most: Any = {"multiprocess_mode": "livemax", **kept}  # every process reads the files itself
+        self.reloads = Gauge("pdr_reloads", "Changed files that were accepted", **most)
+        self.broken = Gauge("pdr_files_broken", "Changed files that cannot be served", **most)
         together: Any = {"multiprocess_mode": "livesum", **kept}
         self._running = Gauge("pdr_running", "Runs under way", **together)
         self._queued = Gauge("pdr_queued", "Runs that wait for a place", **together)
 
     def follow(self, admission: Admission) -> None:
-        """Take the figures of the queue from here."""
+        """Read the figures of the queue from here."""
 
         def follow(changed: Admission) -> None:
             self._running.set(changed.running)

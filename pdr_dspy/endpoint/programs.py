@@ -1,4 +1,4 @@
-"""What a served program is: an operator, or a module of the user's that holds some and says what it takes and gives."""
+"""Programs that can be served: an operator, or a user's module that contains operators and declares a signature."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def task_of(program: dspy.Module) -> type[dspy.Signature]:
 
 
 def schedules_of(program: dspy.Module) -> str:
-    """Its schedule, or that of each operator in it by its place."""
+    """Its schedule, or that of each operator in it with the operator's path."""
     return "; ".join(f"{place}: {one.schedule}" if place else str(one.schedule) for place, one in _inside(program))
 
 
@@ -29,7 +29,7 @@ def calls_of(program: dspy.Module) -> int | None:
 
 
 def check_served(name: str, program: Any) -> None:
-    """Raise ConfigError for a program that cannot be served with budgets that hold, saying what to change."""
+    """Raise ConfigError, with a remedy, for a program whose budgets cannot be enforced."""
     if isinstance(program, Operator):
         return
     called = f"`app({name!r}: {type(program).__name__}())`"

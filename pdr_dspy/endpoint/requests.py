@@ -1,4 +1,4 @@
-"""What a request may say, read strictly: whatever is not supported is refused by its name, never quietly dropped."""
+"""Validation of requests: an unsupported parameter is refused by name, never silently dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pdr_dspy.operators import DISTILLERS, Operator, Schedule
 
 
 def _whole(value: Any) -> Any:
-    """JSON has one kind of numbers: 7.0 is the whole number 7, as far as a float is exact."""
+    """Accept floats that are whole numbers: JSON does not distinguish 7.0 from 7."""
     exact = isinstance(value, float) and value.is_integer() and abs(value) <= 2**53
     return int(value) if exact else value
 
@@ -35,7 +35,7 @@ IGNORED = (
     *("user", "metadata", "store", "service_tier", "verbosity", "prompt_cache_key", "prompt_cache_retention"),
     *("safety_identifier", "prediction"),
 )
-"""Taken and without an effect, which the answer says: the sampling of a tuned program is its schedule's."""
+"""Accepted without effect, which the response says: a tuned program's schedule determines the sampling."""
 REFUSED = {
     "tools": "tools are not supported",
     "functions": "functions are not supported",
@@ -62,7 +62,7 @@ class Message(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """Of OpenAI's API."""
+    """A field of OpenAI's API."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -78,7 +78,7 @@ class ResponseFormat(BaseModel):
 
 
 class ScheduleChanges(_Strict):
-    """Fields of the program's schedule that this request has otherwise."""
+    """Fields of the program's schedule that this request changes."""
 
     widths: list[Count] | None = Field(None, min_length=1, max_length=64)
     kappa: Count | None = None
@@ -101,7 +101,7 @@ class ScheduleChanges(_Strict):
 
 
 class Options(_Strict):
-    """What a request says of its run; `extra_body={"pdr": {...}}` of OpenAI's client."""
+    """A request's options for its run; `extra_body={"pdr": {...}}` of OpenAI's client."""
 
     budget_total: Count | None = None
     """Tokens of all calls, of all `n` choices together."""
@@ -112,7 +112,7 @@ class Options(_Strict):
     seed: Seed | None = None
     schedule: ScheduleChanges | None = None
     reasoning: Literal["reasoning", "reasoning_content", "none"] = "reasoning"
-    """The field that the progress of rounds is told in."""
+    """The field for progress messages."""
 
 
 class ProgramRequest(_Strict):
@@ -125,7 +125,7 @@ class ProgramRequest(_Strict):
 
 
 class ChatRequest(_Strict):
-    """The body of `POST /v1/chat/completions`, of the parameters that have an effect."""
+    """The body of `POST /v1/chat/completions`: the parameters with an effect."""
 
     model: str
     messages: list[Message] = Field(min_length=1, max_length=1000)
@@ -155,7 +155,7 @@ def read_body(raw: bytes) -> dict[str, Any]:
 
 
 def read_chat(data: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
-    """A chat request, and the parameters that have no effect. Raises Refused (400)."""
+    """A chat request, and its parameters without effect. Raises Refused (400)."""
     ignored = [name for name in IGNORED if data.get(name) is not None]
     for name, why in REFUSED.items():
         value = data.get(name)
@@ -169,7 +169,7 @@ def read_chat(data: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
 
 
 def read_program(data: dict[str, Any]) -> ProgramRequest:
-    """A request to a program by its signature. Raises Refused (400)."""
+    """A request to a program by its signature's fields. Raises Refused (400)."""
     return _model(ProgramRequest, data)
 
 
@@ -186,18 +186,18 @@ def _model(kind: Any, data: dict[str, Any]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How one request is run."""
+    """The settings for running one request."""
 
     program: dspy.Module
     task: type[dspy.Signature]
     budget: Budget
-    """Of each choice."""
+    """The budget of each choice."""
     seed: int
-    """Of the first choice; the others follow it."""
+    """Seed of the first choice; the others count up from it."""
     deadline: float
-    """Of `time.monotonic()`."""
+    """Deadline, by `time.monotonic()`."""
     seconds: float
-    """From the request to the deadline."""
+    """Seconds from the request to the deadline."""
     left_out: tuple[str, ...] = ()
     """Parameters that have no effect on this program."""
 
@@ -205,14 +205,14 @@ class Plan:
 def plan(
     program: dspy.Module, options: Options | None, limits: Limits, *, cap: int | None, seed: int | None, n: int = 1
 ) -> Plan:
-    """What a request asks for, within the server's limits. Raises Refused (400) for what is beyond them.
+    """The settings that a request asks for, within the server's limits. Raises Refused (400) for those beyond them.
 
     Args:
-        program: as it is served.
+        program: the served program.
         options: the request's.
         limits: the server's.
-        cap: the most tokens of the answer.
-        seed: of the request itself, where its options have none.
+        cap: maximum tokens of the answer.
+        seed: of the request itself, used if its options have none.
         n: choices.
     """
     options = options or Options()
@@ -235,20 +235,20 @@ def plan(
                 f"`budget_total={options.budget_total}` is below one token for each of {n} choices", "pdr.budget_total"
             )
     seconds = min(options.deadline or limits.seconds, limits.seconds)
-    asked = options.seed if options.seed is not None else seed
+    requested = options.seed if options.seed is not None else seed
     return Plan(
         program,
         task_of(program),
         Budget(total=total, sequential=sequential),
-        secrets.randbelow(2**31) if asked is None else asked,
+        secrets.randbelow(2**31) if requested is None else requested,
         time.monotonic() + seconds,
         seconds,
         left_out,
     )
 
 
-def _least(asked: int | None, limit: int | None) -> int | None:
-    known = [value for value in (asked, limit) if value is not None]
+def _least(requested: int | None, limit: int | None) -> int | None:
+    known = [value for value in (requested, limit) if value is not None]
     return min(known, default=None)
 
 
@@ -257,7 +257,7 @@ def _changed(program: Operator, changes: ScheduleChanges, limits: Limits) -> Ope
     distiller = given.get("distiller")
     foreign = distiller not in DISTILLERS or DISTILLERS.origin(distiller or "") is not None
     if distiller not in (None, program.schedule.distiller) and (foreign or distiller.startswith("oracle")):
-        raise wrong(f"`distiller={distiller[:40]!r}` is none of the library's own", "pdr.schedule.distiller")
+        raise wrong(f"`distiller={distiller[:40]!r}` is not one of the library's own", "pdr.schedule.distiller")
     if "widths" in given:
         given["widths"] = tuple(given["widths"])
     try:

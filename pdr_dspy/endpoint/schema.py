@@ -1,4 +1,4 @@
-"""The OpenAPI document of what is served: the chat API, and each program by its signature."""
+"""The OpenAPI document: the chat API, and each program by its signature."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def document(catalogue: Catalogue, version: str) -> dict[str, Any]:
     schemas: dict[str, Any] = {"Error": ERROR}
     chat = _model(ChatRequest, schemas)
     chat["properties"]["model"] = {"enum": [served.name for served in catalogue]}
-    chat["properties"] |= {name: {"description": "taken and without an effect"} for name in IGNORED}
+    chat["properties"] |= {name: {"description": "accepted without effect"} for name in IGNORED}
     schemas["ChatRequest"] = chat
     schemas["Options"] = _model(Options, schemas)
     paths: dict[str, Any] = {
@@ -82,7 +82,7 @@ def document(catalogue: Catalogue, version: str) -> dict[str, Any]:
 
 
 def request_schema(served: Served, efforts: Iterable[str], schemas: dict[str, Any]) -> dict[str, Any]:
-    """The body of `/v1/programs/{name}`; definitions go into `schemas`. `efforts` are those that its front has."""
+    """The body of `/v1/programs/{name}`; definitions go into `schemas`. `efforts` are the available ones."""
     task = served.task
     inputs = {name: _field(field, schemas) for name, field in task.input_fields.items()}
     required = list(needed_inputs(task))
@@ -101,7 +101,7 @@ def request_schema(served: Served, efforts: Iterable[str], schemas: dict[str, An
 
 
 def answer_schema(served: Served, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The answer of `/v1/programs/{name}`."""
+    """The response of `/v1/programs/{name}`."""
     task = served.task
     outputs = {
         name: {"anyOf": [_field(field, schemas, mode="serialization"), {"type": "null"}]}
@@ -120,7 +120,7 @@ def answer_schema(served: Served, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def listing(served: Served) -> dict[str, Any]:
-    """A program as `/v1/models` tells it."""
+    """A program's entry in `/v1/models`."""
     program = served.program
     return {
         "id": served.name,
@@ -148,11 +148,11 @@ def _field(field: Any, schemas: dict[str, Any], mode: Any = "validation") -> dic
         try:
             adapter = adapter_of(field)
             schema = adapter.json_schema(mode=mode, ref_template="#/components/schemas/{model}")
-        except Exception:  # a type of the user's that pydantic has no schema of
+        except Exception:  # a user's type without a pydantic schema
             schema = {}
     schemas |= schema.pop("$defs", {})
-    told = (field.json_schema_extra or {}).get("desc")
-    return {**schema, "description": told} if told and not told.startswith("${") else schema
+    description = (field.json_schema_extra or {}).get("desc")
+    return {**schema, "description": description} if description and not description.startswith("${") else schema
 
 
 def _model(kind: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _model(kind: type[BaseModel], schemas: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _json(told: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": told, "content": {"application/json": {"schema": schema}}}
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _body(schema: dict[str, Any]) -> dict[str, Any]:
@@ -171,4 +171,4 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _responses(good: dict[str, Any]) -> dict[str, Any]:
     error = {"$ref": "#/components/schemas/Error"}
-    return {"200": good, **{status: _json(told, error) for status, told in STATUSES.items()}}
+    return {"200": good, **{status: _json(description, error) for status, description in STATUSES.items()}}

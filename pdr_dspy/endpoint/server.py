@@ -1,4 +1,4 @@
-"""Running the application with uvicorn: loopback unless told, headers within their limits, drained when it ends."""
+"""Runs the application with uvicorn: on loopback by default, with limited headers, and drained at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ServerStartError when the address cannot be had."""
+    """A listening socket. Raises ServerStartError if the address is not available."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -40,7 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
-        raise ServerStartError(f"`--host {host} --port {port}` cannot be had: {error.strerror or error}") from error
+        raise ServerStartError(f"`--host {host} --port {port}` cannot be used: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener
 
@@ -55,15 +55,15 @@ def serve(
     ready: Callable[[], None] | None = None,
     pulse: Pulse | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then finish what is under way, for at most `limits.drain_seconds`.
+    """Serve until SIGTERM or SIGINT, then finish active requests, for at most `limits.drain_seconds`.
 
     Args:
-        app: what `app(...)` made.
-        listener: as `bind` gives it; it is closed.
-        limits: those of headers, connections and draining are held here.
+        app: the application from `app(...)`.
+        listener: a socket from `bind`; it will be closed.
+        limits: those of headers, connections and draining are enforced here.
         certificate, private_key: PEM files, for TLS.
-        ready: called when it takes requests.
-        pulse: of a worker that shares the listener with others.
+        ready: called when the server accepts requests.
+        pulse: the heartbeat of a worker that shares the listener with others.
 
     Raises ConfigError for a certificate that cannot be used.
     """
@@ -81,7 +81,7 @@ def make(
     private_key: str | None = None,
     shared: bool = False,
 ) -> _Server:
-    """The server of an application, for those who run it on a loop of their own. `shared`: other processes take
+    """The server of an application, for running it on an existing event loop. `shared`: other processes accept
     connections from the same socket."""
 
     class Protocol(_Protocol):
@@ -94,9 +94,9 @@ def make(
         lifespan="off",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # an address that a client may choose decides nothing here
+        proxy_headers=False,  # an address that a client can choose is not trusted
         server_header=False,
-        backlog=1 if shared else BACKLOG,  # how many connections it takes at a time: a crowd is spread over all
+        backlog=1 if shared else BACKLOG,  # connections accepted at a time: a burst is spread over all processes
         h11_max_incomplete_event_size=limits.header_bytes,
         limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """Closes a connection whose headers do not come."""
+    """Closes a connection whose headers do not arrive in time."""
 
     header_seconds = 10.0
     _late: asyncio.TimerHandle | None = None
@@ -144,24 +144,24 @@ class _Protocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._came()
+            self._headers_received()
         elif self._late is None:  # the first bytes of the next request
             self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._came()
+        self._headers_received()
         super().connection_lost(exc)
 
     def _expect(self) -> None:
-        self._came()
-        self._late = self.loop.call_later(self.header_seconds, self._give_up)
+        self._headers_received()
+        self._late = self.loop.call_later(self.header_seconds, self._time_out)
 
-    def _came(self) -> None:
+    def _headers_received(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._late = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()

@@ -1,4 +1,4 @@
-"""Answers as server-sent events, and work that ends when its client goes away."""
+"""Responses as server-sent events, and work that is cancelled when its client disconnects."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from starlette.types import Receive, Scope, Send
 
 from pdr_dspy.endpoint.answers import DONE, Writer
 from pdr_dspy.endpoint.errors import ClientGone, Refused
-from pdr_dspy.endpoint.journal import Asked, Journal
+from pdr_dspy.endpoint.journal import ActiveRequest, Journal
 from pdr_dspy.endpoint.work import Answer
 
 T = TypeVar("T")
 News = AsyncGenerator[tuple[int, str | Answer], None]
-"""What runs tell: the index of a choice with a text about its progress, or with its answer. Closing it cancels them."""
+"""Events of runs: the index of a choice with a progress text or with its answer. Closing it cancels them."""
 
 
 class Stream(Response):
-    """Server-sent events. Until the first of them is there, an error is an ordinary answer with its status."""
+    """Server-sent events. Before the first of them, an error is an ordinary response with its status."""
 
-    def __init__(self, journal: Journal, asked: Asked, writer: Writer, news: News, keepalive: float) -> None:
+    def __init__(self, journal: Journal, active: ActiveRequest, writer: Writer, news: News, keepalive: float) -> None:
         """`keepalive`: seconds of silence after which a comment is sent."""
         super().__init__(headers={"content-type": "text/event-stream", "cache-control": "no-store"})
         del self.headers["content-length"]
-        self.journal, self.asked, self.writer, self.news, self.keepalive = journal, asked, writer, news, keepalive
+        self.journal, self.active, self.writer, self.news, self.keepalive = journal, active, writer, news, keepalive
         self.begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        asked = self.asked
-        asked.status = 200
+        active = self.active
+        active.status = 200
         try:
             await while_there(receive, self._all(scope, receive, send))
-        except (ClientGone, OSError):  # some servers tell it by the one, some by the other
-            self.journal.gone(asked)
+        except (ClientGone, OSError):  # depends on the server
+            self.journal.gone(active)
         finally:
-            self.journal.done(asked)
+            self.journal.done(active)
 
     async def _all(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -47,10 +47,10 @@ class Stream(Response):
             if isinstance(error, OSError):
                 raise
             known = isinstance(error, Refused)
-            response = self.journal.refused(self.asked, error) if known else self.journal.fault(self.asked, error)
-            self.asked.status = response.status_code
+            response = self.journal.refused(self.active, error) if known else self.journal.fault(self.active, error)
+            self.active.status = response.status_code
             if not self.begun:
-                response.headers["x-request-id"] = self.asked.id
+                response.headers["x-request-id"] = self.active.id
                 await response(scope, receive, send)
                 return
             await _write(send, b"data: " + bytes(response.body) + b"\n\n" + DONE)
@@ -77,8 +77,8 @@ class Stream(Response):
                     answers[index] = news
                     every = [answers[place] for place in range(n)] if len(answers) == n else None
                     await _write(send, self.writer.answered(index, news, every))
-                elif told := self.writer.told(index, news):
-                    await _write(send, told)
+                elif chunk := self.writer.progress(index, news):
+                    await _write(send, chunk)
         await _write(send, self.writer.ended([answers[place] for place in range(n)]))
 
 
@@ -89,7 +89,7 @@ async def _write(send: Send, data: bytes, *, more: bool = True) -> None:
 async def _kept_alive(
     events: AsyncGenerator[tuple[int, T], None], seconds: float
 ) -> AsyncGenerator[tuple[int, T | None], None]:
-    """The same, and (0, None) whenever there was nothing for so long."""
+    """The events, and (0, None) after each silence of this duration."""
     async with aclosing(events):
         coming: asyncio.Future[tuple[int, T]] | None = None
         try:
@@ -112,7 +112,7 @@ async def _kept_alive(
 
 
 async def while_there(receive: Receive, work: Any) -> None:
-    """Do some work as long as the client is there. Raises ClientGone, once the work is cancelled, when it goes."""
+    """Do some work while the client is connected. Raises ClientGone, after the work is cancelled, if it disconnects."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -1,4 +1,4 @@
-"""One run of a program for a request: what it is told while it runs, what came of it, and what that cost."""
+"""One run of a program for a request: its progress, its result, and its cost."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pdr_dspy.operators.consensus import vote
 from pdr_dspy.prompts.shapes import allows_none
 
 GOOD = (Stop.DONE, Stop.CHECKED)
-"""Stops of a program that came to its own end."""
+"""Stop reasons of a program that finished normally."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What runs cost, by their ledgers."""
+    """The cost of runs, by their ledgers."""
 
     prompt: int
     completion: int
     reasoning: int
-    """Of `completion`, what is not the text of the draft that answers: other drafts, distilling, thoughts."""
+    """The part of `completion` other than the answer's text: other drafts, distilling, thoughts."""
 
     @property
     def usage(self) -> dict[str, Any]:
-        """As OpenAI's API has it."""
+        """The usage in OpenAI's format."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -48,16 +48,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a run."""
+    """The result of a run."""
 
     outputs: Mapping[str, Any]
-    """Every output of the task; None for what could not be read."""
+    """Every output of the task; None if it could not be read."""
     readable: bool
     finish: str
-    """OpenAI's finish reason: "stop" of a program that came to its own end, "length" of one that was cut short."""
+    """OpenAI's finish reason: "stop" for a program that finished normally, "length" for one that was cut short."""
     ledger: Ledger
     sequential: int
-    """B_seq; of a module's runs their sum."""
+    """B_seq; for a module the sum over its runs."""
     stop: Stop
     rounds: int
     seed: int
@@ -66,7 +66,7 @@ class Answer:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The `pdr` object of an answer."""
+        """The `pdr` object of a response."""
         return {
             **spent(self.ledger, self.sequential),
             "rounds": self.rounds,
@@ -77,7 +77,7 @@ class Answer:
 
 
 def spent(ledger: Ledger, sequential: int) -> dict[str, Any]:
-    """What a ledger says: tokens, calls, and whether every figure was reported by the model server."""
+    """Tokens and calls of a ledger, and whether the model server reported every figure."""
     return {
         "B_seq": sequential,
         "B_total": ledger.total,
@@ -94,7 +94,7 @@ async def run(
     number: int,
     lm: dspy.LM | None,
     in_flight: Any,
-    told: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> Answer:
     """Run a program once.
 
@@ -102,11 +102,11 @@ async def run(
         plan: its program, budget, deadline and seed.
         inputs: of the signature.
         number: of the choice, from 0.
-        lm: what it calls where its predictors have none.
-        in_flight: bounds requests to the model server; None does not.
-        told: is told where it is.
+        lm: the language model of predictors without their own.
+        in_flight: bounds requests to the model server; None for no bound.
+        on_progress: called with the program's progress.
 
-    Raises Refused for what a client has to hear: a budget below the first round (400), a prompt that is too long (400),
+    Raises Refused with an error for the client: a budget below the first round (400), a prompt that is too long (400),
     a model server that failed (502), a deadline that passed too soon (504).
     """
     seed = plan.seed + number
@@ -117,7 +117,7 @@ async def run(
     shared: dict[str, Any] = {} if in_flight is None else {"in_flight": in_flight}
     account = Account(plan.budget)
     shared |= {"account": account, "deadline": plan.deadline, "seed": seed}
-    with dspy.context(**settings), calls.session(on_progress=told, **shared):
+    with dspy.context(**settings), calls.session(on_progress=on_progress, **shared):
         try:
             prediction = await plan.program.acall(**inputs)
         except BudgetTooSmall as error:
@@ -127,7 +127,7 @@ async def run(
         except RoundFailed as error:
             raise _failed(502, "model_server_failed", _why(error.ledger), account, seed) from error
         except DeadlinePassed as error:
-            why = f"the deadline of {plan.seconds:g} s passed before the first round was there"
+            why = f"the deadline of {plan.seconds:g} s passed before the first round had finished"
             raise _failed(504, "deadline_exceeded", why, account, seed) from error
     seconds = time.monotonic() - started
     if isinstance(plan.program, Operator):
@@ -136,8 +136,8 @@ async def run(
 
 
 def _answer_of_module(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int, seconds: float) -> Answer:
-    """What a module made of the runs inside it. It is whole where all of them are, and its answer counts as written by
-    the last of them."""
+    """The answer of a module from the runs inside it. It is complete if all of them are, and its answer counts as
+    written by the last of them."""
     outputs = {name: prediction.get(name) for name in plan.task.output_fields}
     ends = [run.result for run in account.runs if run.result is not None]
     readable = not any(
@@ -176,7 +176,7 @@ def _answer(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int
     readable = draft is not None and all(name in draft.outputs for name in outputs)
     cut = draft is None or draft.truncated or any(each.truncated for each in rounds[-1].drafts)
     if not readable and stop in (Stop.NO_ANSWER, *GOOD) and not cut:
-        why = "the drafts were made, and no answer could be read out of any of them"
+        why = "no answer could be read from any of the drafts"
         raise _failed(502, "no_answer", why, account, seed)
     whole = stop in GOOD and readable and draft is not None and not draft.truncated
     writer = None if draft is None else _writer(ledger, draft)
@@ -195,21 +195,21 @@ def _answer(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int
 
 
 def cost(ledger: Ledger, writer: Call | None = None) -> Cost:
-    """What a ledger says; `writer` is the call that wrote the answer."""
+    """The cost in a ledger; `writer` is the call that wrote the answer."""
     prompt = sum(call.usage.input or 0 for call in ledger.calls)
     shown = 0 if writer is None else max((writer.usage.output or 0) - (writer.usage.reasoning or 0), 0)
     return Cost(prompt, ledger.output, ledger.output - shown)
 
 
 def _taken(rounds: Sequence[Any], solution: str, outputs: Mapping[str, Any]) -> Draft | None:
-    """The draft that is the answer."""
+    """The draft that was taken as the answer."""
     drafts = [draft for round_ in reversed(rounds) for draft in round_.drafts if draft.solution == solution]
     same = [draft for draft in drafts if {name: draft.outputs.get(name) for name in outputs} == dict(outputs)]
     return next(iter(same or drafts), None)
 
 
 def _writer(ledger: Ledger, draft: Draft) -> Call | None:
-    """The call that wrote a draft, the last one where its turn took two; not one that asked again for a field."""
+    """The call that wrote a draft: the last one if its turn took two, but not a fallback request for a field."""
     phases = ("draft", "refine")
     made = [call for call in ledger.calls if call.round == draft.round and str(call.phase) in phases]
     own = [call for call in made if call.index == draft.index and call.part != JSON_PART]
@@ -217,11 +217,11 @@ def _writer(ledger: Ledger, draft: Draft) -> Call | None:
 
 
 _STOPS = {"model_server_failed": "failed", "no_answer": str(Stop.NO_ANSWER), "deadline_exceeded": str(Stop.DEADLINE)}
-"""`pdr.stop` of a run that gave no answer, by the code of its error."""
+"""`pdr.stop` of a run without an answer, by the code of its error."""
 
 
 def _refused(why: str, param: str, code: str, account: Account, seed: int) -> Refused:
-    """A request that cannot be served as it is; a module may have spent something before that was known."""
+    """An invalid request; a module may have spent tokens before that was known."""
     refused = wrong(why, param, code)
     if len(account.ledger):
         refused.more |= _spent(account, "refused", seed)
@@ -240,26 +240,26 @@ def _failed(status: int, code: str, why: str, account: Account, seed: int) -> Re
 
 
 def _why(ledger: Ledger) -> str:
-    """What failed, without what the model server said: that may hold its address, or texts of a prompt."""
+    """The failures, without the model server's messages: they may contain its address or texts of a prompt."""
     kinds = {str(call.failure).partition(":")[0][:60] for call in ledger.calls if call.failure is not None}
     named = sorted(kind for kind in kinds if kind.isidentifier())
     return f"every draft of a round failed at the model server{f' ({chr(44).join(named)})' if named else ''}"
 
 
 def progress_text(progress: Progress, *, named: bool) -> str:
-    """A line for people who wait. `named`: say which outputs it is about, for programs of several steps."""
+    """A progress line for people. `named`: begin with the names of the outputs, for programs of several steps."""
     fields = progress.outputs
     place = f"{', '.join(fields)}: " if named else ""
     place += f"Round {progress.round} of {progress.rounds}"
     if progress.step == "drafting":
-        return f"{place}: {_count(progress.width, 'draft')} under way\n"
+        return f"{place}: {_count(progress.width, 'draft')} running\n"
     if progress.step == "ended":
         tokens = max((workspace.tokens for workspace in progress.workspaces), default=0)
         if not progress.workspaces:
-            return f"{place}: the budget does not reach for another round\n"
+            return f"{place}: the budget does not allow another round\n"
         return f"{place}: distilled into {tokens} tokens\n"
     usable = [draft for draft in progress.drafts if all(name in draft.outputs for name in fields)]
-    line = f"{place}: {_count(len(progress.drafts), 'draft')} there, {len(usable)} with an answer"
+    line = f"{place}: {_count(len(progress.drafts), 'draft')} done, {len(usable)} with an answer"
     votes: dict[Any, list[Draft]] = {}
     for draft in usable:
         votes.setdefault(vote(draft.outputs, fields), []).append(draft)

@@ -1,5 +1,5 @@
-"""How good a program is and what it costs: `evaluate` runs it over examples and resumes, `records` are the rows and
-the report, `runner` runs one example, `executors` say on which machine, `calibration` finds the threshold of a check,
+"""Measures a program's quality and cost: `evaluate` runs it over examples and resumes, `records` are the rows and the
+report, `runner` runs one example, `executors` determine on which machine, `calibration` finds the threshold of a check,
 and `statistics` has the intervals, clustered by question.
 """
 

@@ -1,7 +1,7 @@
-"""Which score of a check is enough: a threshold from training questions, and how far it can be trusted.
+"""Finds a check's threshold from training questions, and how reliable it is.
 
-A check's scores are in [0, 1], and no probabilities: a reward of 0.8 may be right one time in three. `calibrate` holds
-them against a verifier that knows the gold answers.
+A check's scores are in [0, 1] but not probabilities: a reward of 0.8 may be right one time in three. `calibrate`
+compares them with a verifier that reads the gold answers.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from pdr_dspy.verifiers.function import as_verifier
 
 _DRAWS = 2000
 _POINTS = 101
-"""Most points of a curve that is kept."""
+"""Maximum number of stored points of a curve."""
 _SIDE_BY_SIDE = 16
-"""Questions at a time."""
+"""Questions that run at the same time."""
 
 
 class Judged(NamedTuple):
-    """One answer, as a check and a verifier see it."""
+    """One answer with its score and verdict."""
 
     question: str
-    """Answers to one question are not independent: they stay together in folds and intervals."""
+    """Answers to one question are dependent: they stay together in folds and intervals."""
     score: float | None
-    """The check's; None where it had none."""
+    """The check's score; None if it gave none."""
     right: bool
 
 
@@ -58,21 +58,23 @@ def calibrate(
 
     Args:
         check: a check, a registered name, or a reward function.
-        program: makes the answers; all drafts of all its rounds count, so a wide one such as `SelfConsistency` says
-            most for its tokens. Its calls are made inside the present `calls.session`, and so replayed from a store.
-        trainset: questions with gold answers, not those that the program is tested with; fifty or more.
-        verifier: what knows right from wrong.
-        precision: the fraction of passing answers that are to be right: the lowest threshold that reaches it on the
-            training answers, or comes closest. None takes the threshold that tells right from wrong best.
-        folds: of the cross-validation, which splits questions.
+        program: makes the answers; all drafts of all its rounds count, so a wide program such as `SelfConsistency` is
+            most informative for its tokens. Its calls are made inside the current `calls.session`, and so replayed from
+            a store.
+        trainset: questions with gold answers, other than the program's test questions; fifty or more.
+        verifier: decides which answers are right.
+        precision: the required fraction of right answers among the passing ones: the lowest threshold that reaches it
+            on the training answers, or comes closest, is chosen. None chooses the threshold that best separates right
+            from wrong answers.
+        folds: number of folds of the cross-validation, which splits questions.
         seed: of the folds, the intervals and the program.
 
     Returns:
-        The check with its `calibration`, to be given to a program in its place.
+        The check with its `calibration`, for use in a program in place of the check.
 
     Raises:
-        ConfigError: an argument cannot work.
-        DataError: there is nothing to learn from: no answer that is right, or none that is wrong.
+        ConfigError: an argument is invalid.
+        DataError: there is nothing to learn from: no right answer, or no wrong one.
     """
     return event_loop.run(
         lambda: acalibrate(check, program, trainset, verifier, precision=precision, folds=folds, seed=seed)
@@ -89,7 +91,7 @@ async def acalibrate(
     folds: int = 5,
     seed: int = 0,
 ) -> CalibratedCheck:
-    """`calibrate`, on the caller's event loop."""
+    """`calibrate` on the caller's event loop."""
     chosen, grader = as_check(check), as_verifier(verifier)
     _check_arguments(precision, folds)
     places = asyncio.Semaphore(_SIDE_BY_SIDE)
@@ -108,7 +110,7 @@ async def acalibrate(
 async def _judged(
     check: Any, program: dspy.Module, name: str, example: dspy.Example, verifier: Verifier
 ) -> list[Judged]:
-    """The drafts of a program for one question; equal ones are asked about once, and count each."""
+    """The drafts of a program for one question; equal ones are checked once, and each counts."""
     prediction = await program.acall(**inputs_of(program, example))
     inputs = inputs_of(program, example)
     drafts = [
@@ -122,14 +124,14 @@ async def _judged(
     whole = getattr(check, "reads_solution", False)
     fields = [one if whole else {key: value for key, value in one.items() if key != "solution"} for one in drafts]
     distinct = {calls.identity(one): one for one in fields}
-    asked = list(distinct.values())
+    n_questions = list(distinct.values())
     scores: list[Any]
-    if not asked:
+    if not n_questions:
         return []
     if hasattr(check, "acheck_all"):
-        scores = list(await check.acheck_all(inputs, asked))
+        scores = list(await check.acheck_all(inputs, n_questions))
     else:
-        scores = await calls.together([_scored(check, inputs, one) for one in asked])
+        scores = await calls.together([_scored(check, inputs, one) for one in n_questions])
     known = dict(zip(distinct, scores, strict=True))
     rows = []
     averify: Any = getattr(verifier, "averify", None)
@@ -154,7 +156,7 @@ async def _scored(check: AsyncCheck, inputs: Mapping[str, Any], outputs: Mapping
 def calibration_of(
     judged: Iterable[Judged], *, precision: float | None = None, folds: int = 5, seed: int = 0
 ) -> Calibration:
-    """The same from answers that are there. Raises as `calibrate` does."""
+    """The calibration from existing answers. Raises as `calibrate` does."""
     _check_arguments(precision, folds)
     everything = list(judged)
     rows = [row for row in everything if row.score is not None]
@@ -162,8 +164,8 @@ def calibration_of(
     if not right or right == len(rows):
         what = "is right" if not right else "is wrong"
         raise DataError(
-            f"none of the {len(rows)} answers that the check could score {what}: there is nothing to tell apart; give "
-            "more questions, or others"
+            f"none of the {len(rows)} answers that the check could score {what}: right and wrong cannot be "
+            "compared; give more questions, or others"
         )
     names = sorted({row.question for row in rows})
     random.Random(seed).shuffle(names)
@@ -199,9 +201,9 @@ def calibration_of(
 def calibration_of_rows(
     rows: Iterable[Row], *, precision: float | None = None, folds: int = 5, seed: int = 0
 ) -> Calibration | None:
-    """The same from the rows of an evaluation, at no cost: from their drafts that were both checked and graded.
+    """The calibration from the rows of an evaluation, at no cost: from their drafts that were both checked and scored.
 
-    None where no draft was, or where all of them are right, or wrong: there is nothing to tell apart.
+    None without such drafts, or if all of them are right, or all wrong.
     """
     drafts = [(row.id, draft) for row in rows for round_ in row.rounds for draft in round_.drafts]
     judged = [
@@ -222,14 +224,14 @@ def _check_arguments(precision: float | None, folds: int) -> None:
 
 
 def _passing(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The distinct scores from the highest down, and how many right and wrong answers have at least each."""
+    """The distinct scores in descending order, and how many right and wrong answers have at least each."""
     levels, places = np.unique(scores, return_inverse=True)
     right, wrong = (np.bincount(places, side, minlength=len(levels))[::-1].cumsum() for side in (truth, ~truth))
     return levels[::-1], right, wrong
 
 
 def _threshold(scores: NDArray[np.float64], truth: NDArray[np.bool_], target: float | None) -> float:
-    """A threshold halfway to the next score below, so that a score a little lower than any that was seen passes."""
+    """A threshold halfway to the next lower score, so that a score slightly below every observed one passes."""
     levels, right, wrong = _passing(scores, truth)
     if target is None:
         place = int(np.argmax(right / max(truth.sum(), 1) - wrong / max((~truth).sum(), 1)))
@@ -244,13 +246,13 @@ def _threshold(scores: NDArray[np.float64], truth: NDArray[np.bool_], target: fl
 def _precision(
     truth: NDArray[np.bool_], passes: NDArray[np.bool_], questions: NDArray[Any], count: int, seed: int
 ) -> tuple[float | None, Interval]:
-    """How many of the answers that pass are right: a ratio over questions, by the bootstrap of questions."""
+    """The fraction of right answers among the passing ones: a ratio over questions, by the bootstrap of questions."""
     if not passes.any():
         return None, Interval(0.0, 1.0)
     value = float(truth[passes].mean())
-    asked = len(set(questions[passes].tolist()))
-    widest = wilson(value * asked, asked)
-    if value in (0.0, 1.0) or asked < 10:  # too few to draw from: as if each question were one answer
+    n_questions = len(set(questions[passes].tolist()))
+    widest = wilson(value * n_questions, n_questions)
+    if value in (0.0, 1.0) or n_questions < 10:  # too few for a bootstrap: each question counts as one answer
         return value, widest
     good = np.bincount(questions, truth & passes, minlength=count)
     all_ = np.bincount(questions, passes, minlength=count)
@@ -261,7 +263,7 @@ def _precision(
 
 
 def _auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """The chance that a right answer scores above a wrong one, ties counting half (Mann and Whitney)."""
+    """The probability that a right answer scores above a wrong one, ties counting half (Mann and Whitney)."""
     wrong = np.sort(scores[~truth])
     above = np.searchsorted(wrong, scores[truth], side="left") + np.searchsorted(wrong, scores[truth], side="right")
     return float(above.sum() / 2 / (len(wrong) * int(truth.sum())))
@@ -270,7 +272,7 @@ def _auc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
 def _auc_interval(
     scores: NDArray[np.float64], truth: NDArray[np.bool_], questions: NDArray[Any], count: int, seed: int
 ) -> Interval:
-    """By the bootstrap of questions: each draw weighs the pairs of every two questions by how often it has them."""
+    """By the bootstrap of questions: each draw weights the pairs of two questions by how often it contains them."""
     if count < 10:
         return Interval(0.0, 1.0)
     wins = np.zeros((count, count))
@@ -285,7 +287,7 @@ def _auc_interval(
     pairs = (times @ right) * (times @ other)
     found = (((times @ wins) * times).sum(axis=1)[pairs > 0]) / pairs[pairs > 0]
     low, high = (float(edge) for edge in np.quantile(found, [0.025, 0.975]))
-    return wilson(low * count, count) if low == high else Interval(low, high)  # few may agree by chance
+    return wilson(low * count, count) if low == high else Interval(low, high)  # a few may agree by chance
 
 
 def _roc(scores: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[tuple[float, float, float], ...]:

@@ -1,7 +1,7 @@
-"""Program x examples x repeats under a verifier: one row each, appended to a file as it ends, resumable.
+"""Program x examples x repeats under a verifier: one row each, appended to a file when it is finished, resumable.
 
-No barrier between examples: each runs its rounds as soon as its own inputs are there, so a slow sample holds up nobody
-else. A row of a failed run is kept as failed and is tried again when the same evaluation is started again.
+There is no barrier between examples: each runs its rounds as soon as its own inputs are ready, so a slow sample delays
+no other. A failed run is kept as a failed row and is tried again when the same evaluation is started again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES, TEXTS, Room, RowTexts, TextFile
 from pdr_dspy.operators.nested import served_in
 from pdr_dspy.operators.operator import Operator
-from pdr_dspy.prompts.content import told
+from pdr_dspy.prompts.content import distinct_text
 from pdr_dspy.prompts.roles import needed_inputs
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
@@ -42,7 +42,7 @@ VERSION = 1
 
 
 Progress = Callable[[Row, int, int], None]
-"""Told of each finished row, how many are done, and how many there are."""
+"""Called with each finished row, the number of finished rows, and the number of all rows."""
 
 
 def evaluate(
@@ -62,38 +62,36 @@ def evaluate(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Report:
-    """Run `program` on every example `repeats` times and grade what comes out.
+    """Run `program` on every example `repeats` times and grade its answers.
 
     Args:
         program: an operator, or any DSPy module.
-        examples: with the inputs that the program takes and the gold fields that the verifier reads; their `id` field
-            names them (else their position).
-        verifier: gives a score in [0, 1]: a verifier, or a metric, see `verifiers.as_verifier`.
+        examples: with the program's inputs and the gold fields that the verifier reads; named by their `id` field, else
+            by their position.
+        verifier: returns a score in [0, 1]: a verifier, or a metric, see `verifiers.as_verifier`.
         repeats: k of avg@k; repeat i has its own run seed.
         seed: the evaluation's seed; equal seeds give equal requests.
         budget: limits, in tokens, on each run of an operator.
-        store: replays calls that were made before and keeps new ones; with `run_dir` and no store,
-            `run_dir/rollouts` is used.
-        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. Who finds another process
-            at work there waits for its end, says so in a warning, and then runs what is missing. None keeps all in
-            memory.
-        max_in_flight: most requests on the wire at one time, of each process that runs rows.
-        max_failures: the evaluation stops, keeping what is finished, after this many failed rows in a row; questions
-            that do not fit the budget or the context are not counted. Whatever the program or the verifier raises for
-            one example fails that row only.
-        max_text_bytes: how large `run_dir/texts.jsonl` may grow, where the questions, drafts, checks' feedback and
-            workspaces of the rows are kept for people to look at; the texts of further rows are left out. 0 keeps none.
+        store: replays earlier calls and keeps new ones; with `run_dir` and no store, `run_dir/rollouts` is used.
+        run_dir: rows are appended to `run_dir/rows.jsonl`; finished ones are not run again. If another process is at
+            work there, a warning is logged, and the missing rows are run after that process has ended. None keeps all
+            in memory.
+        max_in_flight: maximum requests in flight, of each process that runs rows.
+        max_failures: the evaluation stops, keeping finished rows, after this many consecutive failed rows; questions
+            that exceed the budget or the context are not counted. An error of the program or the verifier on one
+            example fails only that row.
+        max_text_bytes: maximum size of `run_dir/texts.jsonl`, which keeps the questions, drafts, checks' feedback and
+            workspaces of the rows for people to read; the texts of further rows are left out. 0 keeps none.
         name: of the report.
-        progress: told of every finished row.
+        progress: called after every finished row.
         executor: where rows are run; None is this process, a `RayExecutor` the machines of a cluster. The rows are the
-            same wherever that is.
+            same everywhere.
 
     Raises:
-        ConfigError, DataError: an argument, an example or a gold answer that cannot work; before a token is spent.
-            BudgetTooSmall and a prompt beyond the model's context are raised when they hold for every example, else
-            they fail the rows of theirs.
+        ConfigError, DataError: an invalid argument, example or gold answer; before a token is spent. BudgetTooSmall and
+            a prompt beyond the model's context are raised if they affect every example, otherwise they fail their rows.
         StoreError: the run folder belongs to another evaluation, or cannot be written.
-        ExecutorError: the executor's processes are gone; what is finished is kept.
+        ExecutorError: the executor's processes are gone; finished rows are kept.
     """
     return event_loop.run(
         lambda: aevaluate(
@@ -146,10 +144,10 @@ async def aevaluate(
     ids = check_examples(program, examples, verifier)
     predictors = program.predictors()
     with calls.session(serves=served_in(program)):
-        models = await calls.identities(predictors)  # every server is asked anew who it is
+        models = await calls.identities(predictors)  # every server's identity is queried again
         if not models and predictors:
             calls.serving(predictors[0])
-    if isinstance(program, Operator):  # what does not hold for the shortest question holds for none
+    if isinstance(program, Operator):  # if the shortest question does not fit, none does
         shortest = min((inputs_of(program, example) for example in examples), key=lambda inputs: len(str(inputs)))
         await program.preflight(shortest, budget)
     config = describe(program, examples, ids, verifier, repeats=repeats, seed=seed, budget=budget, models=models)
@@ -162,7 +160,7 @@ async def aevaluate(
             if store is None:
                 store = life.enter_context(Rollouts(folder.folder / "rollouts"))
             else:
-                store.refresh()  # what who was waited for has asked
+                store.refresh()  # calls of the process that was waited for
         finished = dict(before)
         todo = [
             (place, repeat)
@@ -206,10 +204,10 @@ async def aevaluate(
 
 
 def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric) -> list[str]:
-    """The ids of the examples, after everything that can be checked without a model was checked.
+    """The ids of the examples, after all checks that need no model.
 
-    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier`
-    cannot read, ConfigError for a metric that gives no score.
+    Raises DataError for an empty set, a repeated id, a missing input field or a gold answer that `verifier` cannot
+    read, ConfigError for a metric that returns no score.
     """
     verifier = as_verifier(verifier)
     if not examples:
@@ -223,7 +221,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
         )
     for name, example in zip(ids, examples, strict=True):
         if not inputs_marked(example) and not isinstance(program, Operator):
-            raise DataError(f'example {name!r} does not say what its inputs are; use `example.with_inputs("...")`')
+            raise DataError(f'example {name!r} does not declare its inputs; use `example.with_inputs("...")`')
         given = example.inputs() if inputs_marked(example) else example
         missing = [field for field in needed if field not in given]
         if missing:
@@ -239,7 +237,7 @@ def check_examples(program: dspy.Module, examples: Sequence[dspy.Example], verif
 
 
 def ids_of(examples: Sequence[dspy.Example]) -> list[str]:
-    """The name of each example: its `id`, else its position, marked where that is another's id."""
+    """The id of each example: its `id` field, else its position, marked if that is another example's id."""
     given = [None if example.get("id") in (None, "") else str(example["id"]) for example in examples]
     taken = set(given)
     names = []
@@ -262,15 +260,19 @@ def describe(
     budget: Budget | None,
     models: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What an evaluation is of, as JSON; two that are equal here would make the same calls and give the same rows.
+    """The description of an evaluation as JSON; equal descriptions mean equal calls and equal rows.
 
-    `models` is what answers, as `calls.identities` says.
+    `models` are the identities that `calls.identities` returns.
     """
     return {
         "version": VERSION,
         "program": fingerprint(program),
         "examples": address(
-            {"examples": [[i, sorted((k, told(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)]}
+            {
+                "examples": [
+                    [i, sorted((k, distinct_text(v)) for k, v in e.items())] for i, e in zip(ids, examples, strict=True)
+                ]
+            }
         ),
         "verifier": as_verifier(verifier).describe(),
         "models": list(models),
@@ -285,7 +287,7 @@ def _keep_texts(file: TextFile, evaluation: str, texts: RowTexts) -> None:
 
 
 class _Work:
-    """Runs rows side by side and keeps each as it ends."""
+    """Runs rows concurrently and keeps each when it is finished."""
 
     def __init__(
         self,
@@ -319,7 +321,7 @@ class _Work:
                 row = await self.runner.row(self.examples[place], self.ids[place], repeat)
                 self.keep(lean(row.model_copy(update={"evaluation": self.identity})))
                 if (row.id, row.repeat) in self.runner.refused:
-                    continue  # a question that does not fit says nothing about the server
+                    continue  # a question that does not fit is not a fault of the server
                 self.failures = self.failures + 1 if row.error is not None else 0
                 if self.failures >= max_failures and self.stopped is None:
                     self.stopped = f"{self.failures} rows failed in a row, the last with: {row.error}"

@@ -1,4 +1,4 @@
-"""What tells two programs apart."""
+"""The identity of a program."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pdr_dspy.prompts.types import describe_options
 
 
 def fingerprint(program: dspy.Module) -> str:
-    """A hash of everything that decides a program's calls and what is read of them: signatures with their types, limits
-    and defaults, demonstrations, schedules, checks, and the public attributes of its modules that are plain data (the
-    `N` of a `dspy.BestOfN`), describe themselves, or are functions, which count by name."""
+    """A hash of everything that determines a program's calls and how they are parsed: signatures with their types,
+    limits and defaults, demonstrations, schedules, checks, and the public attributes of its modules that are plain data
+    (the `N` of a `dspy.BestOfN`), have a `describe` method, or are functions, which count by name."""
     state = {name: _prompt_state(parameter) for name, parameter in program.named_parameters()}
-    types = {  # the state that DSPy saves leaves them out
+    types = {  # the state that DSPy saves lacks them
         name: {field: repr(info.annotation) for field, info in signature_of(predictor).fields.items()}
         for name, predictor in program.named_predictors()
     }
@@ -35,7 +35,7 @@ def fingerprint(program: dspy.Module) -> str:
 
 
 def _prompt_state(parameter: Any) -> Any:
-    """A parameter's state without its language model, which may not be able to describe itself."""
+    """A parameter's state without its language model, which may not be serializable."""
     if not isinstance(parameter, dspy.Predict):
         return parameter.dump_state()
     demos = [dict(demo) for demo in parameter.demos]
@@ -43,31 +43,31 @@ def _prompt_state(parameter: Any) -> Any:
 
 
 def _attributes(program: dspy.Module) -> dict[str, Any]:
-    """The public attributes of a program's modules that can be told apart, by path."""
+    """The public attributes of a program's modules that can be compared, by path."""
     found: dict[str, Any] = {}
     for path, module in program.named_sub_modules():
-        if isinstance(module, dspy.Module) and not isinstance(module, dspy.Predict):  # those are its parameters
+        if isinstance(module, dspy.Module) and not isinstance(module, dspy.Predict):  # predictors count as parameters
             for name, value in vars(module).items():
-                known = _UNKNOWN if name.startswith("_") or name in _RECORDS else _told_apart(value)
+                known = _UNKNOWN if name.startswith("_") or name in _RECORDS else _comparable(value)
                 if known is not _UNKNOWN:
                     found[f"{path}.{name}"] = known
     return found
 
 
 _RECORDS = frozenset(("history", "callbacks", "artifact"))
-"""Attributes of a module that say what it did, or where it came from, and not what it does."""
+"""Attributes of a module that record its history or origin and do not affect its behaviour."""
 _UNKNOWN = object()
 
 
-def _told_apart(value: Any) -> Any:
-    """A value as plain data that is equal where the values do the same; `_UNKNOWN` for what says nothing of itself."""
+def _comparable(value: Any) -> Any:
+    """A value as plain data that is equal for values of equal behaviour; `_UNKNOWN` if it cannot be compared."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Mapping):
-        parts = {str(key): known for key, one in value.items() if (known := _told_apart(one)) is not _UNKNOWN}
+        parts = {str(key): known for key, one in value.items() if (known := _comparable(one)) is not _UNKNOWN}
         return parts or _UNKNOWN
     if isinstance(value, list | tuple):
-        items = [known for one in value if (known := _told_apart(one)) is not _UNKNOWN]
+        items = [known for one in value if (known := _comparable(one)) is not _UNKNOWN]
         return items or _UNKNOWN
     if isinstance(value, FunctionType):
         return f"{value.__module__}.{value.__qualname__}"

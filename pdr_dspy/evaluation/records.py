@@ -1,4 +1,4 @@
-"""What an evaluation gives: one row for each example and repeat, and a report over the rows."""
+"""The results of an evaluation: one row for each example and repeat, and a report over the rows."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ logger = logging.getLogger("pdr_dspy")
 
 
 class DraftRow(BaseModel):
-    """One draft of a row: what it answered and how the verifier judged that."""
+    """One draft of a row: its answer and the verifier's score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     answer: str | None = None
-    """The output fields as one text; None when they could not be read."""
+    """The output fields as one text; None if they could not be read."""
     score: float | None = None
-    """None where judging drafts would cost tokens."""
+    """None if scoring drafts would cost tokens."""
     check: float | None = None
-    """What the program's check gave it, a fraction; None where it was not checked."""
+    """The score of the program's check, a fraction; None if it was not checked."""
     how: dict[str, How] = {}
-    """In which form each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
+    """How each output field was found: by its label, in a box, ...; see `pdr_dspy.text.statements.How`."""
     unclear: dict[str, str] = {}
-    """Of fields that were stated and could not be read: the beginning of what was stated."""
+    """For fields that were stated but unreadable: the beginning of the statement."""
     truncated: bool = False
     failure: str | None = None
 
@@ -49,14 +49,14 @@ class RoundRow(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drafts: tuple[DraftRow, ...]
-    """Those that the round went on with."""
+    """Drafts that the round continued with."""
     workspace_tokens: tuple[int, ...] = ()
     sources: tuple[tuple[int, ...], ...] = ()
-    """Positions in `drafts` of those that each workspace was made of."""
+    """For each workspace, the positions in `drafts` of the drafts that it was made from."""
 
 
 class Row(BaseModel):
-    """One example, once."""
+    """One run of one example."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,21 +75,21 @@ class Row(BaseModel):
     output: int = 0
     """Generated tokens of every call."""
     cost: float | None = None
-    """Of every call, in the unit of the models' prices; None where one is not known."""
+    """Cost of every call, in the unit of the models' prices; None if a price is unknown."""
     paid: int = 0
-    """Tokens of the calls that were really sent when the row was run."""
+    """Tokens of the calls actually sent when the row was run."""
     seconds: float = 0.0
-    """Wall time of the program, waiting for a place included."""
+    """Wall time of the program, waiting for the bound on requests in flight included."""
     calls: tuple[Call, ...] = ()
     rounds: tuple[RoundRow, ...] = ()
     error: str | None = None
-    """Why the program gave no answer at all; such a row scores 0 and is tried again on resume."""
+    """Why the program gave no answer; such a row scores 0 and is tried again on resume."""
     evaluation: str = ""
-    """A digest of what the evaluation is of, its number of repeats left out; empty for a run of a search."""
+    """A digest of the evaluation's description without its number of repeats; empty for a run of a search."""
 
 
 class Report(BaseModel):
-    """The rows of an evaluation and what they say."""
+    """The rows of an evaluation and their summary."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,15 +97,15 @@ class Report(BaseModel):
     name: str = ""
     config: dict[str, Any] = {}
     stopped: str | None = None
-    """Why the evaluation ended before all rows were there; None when it did not."""
+    """Why the evaluation ended early; None if it did not."""
     paid_before: int = 0
-    """Tokens that earlier runs spent on those rows that this one found finished in its run folder."""
+    """Tokens that earlier runs spent on the rows that were already finished in the run folder."""
     damaged: int = 0
-    """Lines of the run folder's rows that could not be read and were skipped; what they held was run again."""
+    """Lines of the run folder's rows that were unreadable and skipped; their rows were run again."""
 
     @property
     def by_question(self) -> dict[str, list[Row]]:
-        """Rows of each question in the order of their repeats, questions in the order of their first row's id."""
+        """Rows by question, in the order of their repeats; questions in the order of their first row's id."""
         grouped: dict[str, list[Row]] = {}
         for row in sorted(self.rows, key=lambda row: (row.id, row.repeat)):
             grouped.setdefault(row.id, []).append(row)
@@ -127,16 +127,17 @@ class Report(BaseModel):
         return score_interval(self.per_question)
 
     def pass_at(self, k: int) -> float:
-        """Mean chance that k of the repeats hold a right one (score of at least 0.5); nan with fewer than k rows."""
+        """Mean probability that k of the repeats contain a right answer (score of at least 0.5); nan with fewer than k
+        rows."""
         grouped = list(self.by_question.values())
         if not grouped:
             return math.nan
         return fmean(pass_at_k(len(rows), sum(row.score >= RIGHT for row in rows), k) for rows in grouped)
 
     def majority_at(self, k: int) -> float:
-        """Share of questions whose most common answer among the first k repeats is right; ties share the credit.
+        """Fraction of questions whose most common answer among the first k repeats is right; ties share the credit.
 
-        nan where a question has fewer than k rows.
+        nan if a question has fewer than k rows.
         """
         grouped = list(self.by_question.values())
         if not grouped or k < 1 or any(len(rows) < k for rows in grouped):
@@ -168,31 +169,31 @@ class Report(BaseModel):
 
     @property
     def paid(self) -> int:
-        """Tokens that this evaluation really spent: 0 when it found every row in its run folder, or every call in the
-        store. Of a report that was read from a folder, what all its runs spent on these rows."""
+        """Tokens that this evaluation actually spent: 0 if every row was in its run folder, or every call in the store.
+        For a report read from a folder: the tokens that all its runs spent on these rows."""
         return sum(row.paid for row in self.rows) - self.paid_before
 
     @property
     def reused(self) -> float:
-        """Share of calls that came out of the store, a fraction."""
+        """Fraction of calls replayed from the store."""
         count = sum(len(row.calls) for row in self.rows)
         return sum(call.reused for row in self.rows for call in row.calls) / count if count else 0.0
 
     @property
     def how(self) -> dict[How, int]:
-        """How many output fields of all drafts were found in each form, the most common first."""
+        """How many output fields of all drafts were found in each way, the most common first."""
         counts = Counter(how for draft in self._drafts() for how in draft.how.values())
         return dict(counts.most_common())  # type: ignore[return-value]
 
     @property
     def unlabelled(self) -> float | None:
-        """Share of the fields in `how` that were not found by their label, a fraction; None where nothing is known."""
+        """Fraction of the fields in `how` that were not found by their label; None if nothing is known."""
         counts = self.how
         return 1 - counts.get("label", 0) / sum(counts.values()) if counts else None
 
     @property
     def unclear(self) -> int:
-        """Output fields of all drafts that were stated and could not be read."""
+        """Output fields of all drafts that were stated but unreadable."""
         return sum(len(draft.unclear) for draft in self._drafts())
 
     def _drafts(self) -> Iterator[DraftRow]:
@@ -213,27 +214,27 @@ class Report(BaseModel):
 
 
 class RowsRead(NamedTuple):
-    """What a file of rows holds."""
+    """The content of a file of rows."""
 
     rows: dict[tuple[str, int], Row]
     """By (id, repeat)."""
     damaged: int
-    """Lines that are no rows."""
+    """Lines that are not rows."""
     foreign: int | None
-    """The first line that is a JSON object and no row, from 1; None without one."""
+    """The number, from 1, of the first line that is a JSON object but not a row; None if there is none."""
 
 
 def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
-    """Read a file of rows, some of it at a time; without a torn last line, which may be one that is being written.
+    """Read a file of rows in blocks; a torn last line, which may still be being written, is left out.
 
-    Failed rows, which are to be run again, are left out, unless `failed`: then those are there that were not repeated.
-    Raises OSError; a file that is not there has no rows.
+    Failed rows, which will be run again, are left out, unless `failed`: then those without a later success are
+    included. Raises OSError; a missing file has no rows.
     """
     rows: dict[tuple[str, int], Row] = {}
     damaged, foreign = 0, None
     try:
         for number, (_, line) in enumerate(whole_lines(path), start=1):
-            if not line.strip():  # the end of a torn line that was whole but for it
+            if not line.strip():  # the end of a line that was complete without it
                 continue
             try:
                 row = Row.model_validate_json(line)
@@ -249,10 +250,10 @@ def scan_rows(path: Path, *, failed: bool = False) -> RowsRead:
 
 
 def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]:
-    """The finished rows of a file by (id, repeat). Lines that cannot be read are skipped, and a warning is logged.
+    """The finished rows of a file by (id, repeat). Unreadable lines are skipped, and a warning is logged.
 
-    Failed rows are left out, unless `failed`: then those are there that were not repeated. Raises OSError; StoreError
-    for a file in which there are lines and none is a row of this version.
+    Failed rows are left out, unless `failed`: then those without a later success are included. Raises OSError;
+    StoreError for a file with lines none of which is a row of this version.
     """
     read = scan_rows(path, failed=True)
     if read.foreign is not None and not read.rows:
@@ -263,17 +264,17 @@ def read_rows(path: Path, *, failed: bool = False) -> dict[tuple[str, int], Row]
 
 
 def lean(row: Row) -> Row:
-    """The same row, with what is equal in many rows there once: it takes half the memory.
+    """The same row, sharing values that are equal in many rows: it takes half the memory.
 
-    Short texts (addresses, names, answers) are interned. What pydantic notes of each model, which of its fields were
-    given, is the same for most calls and drafts; a frozen model never changes it.
+    Short texts (addresses, names, answers) are interned. Pydantic's set of explicitly given fields is the same for most
+    calls and drafts; a frozen model never changes it.
     """
     _share(row)
     return row
 
 
 def _share(model: BaseModel) -> None:
-    values: Any = model.__dict__  # frozen for its users, not for what reads it
+    values: Any = model.__dict__  # frozen for users, not for this module
     for name, value in values.items():
         if type(value) is str:
             if len(value) < SHORT:

@@ -1,16 +1,16 @@
-"""The run folder of an evaluation: what it is of, its finished rows, and the one process at a time that adds to them.
+"""The run folder of an evaluation: its description, its finished rows, and a lock for the one process that adds rows.
 
-    config.json   what the evaluation is of
+    config.json   the evaluation's description
     rows.jsonl    a line for each finished row
-    texts.jsonl   what was asked and said, for people; see `texts.py`
-    rows.lock     held by who is at work
-    rollouts/     the calls, where no other store was given
+    texts.jsonl   questions and replies, for people; see `texts.py`
+    rows.lock     held by the working process
+    rollouts/     the calls, if no other store was given
 
-A second process waits until the first has ended, and then runs what is missing: no row is run or paid twice. See
-`locks.py` for where that holds.
+A second process waits until the first has ended, and then runs the missing rows: no row is run or paid for twice. See
+`locks.py` for the file systems on which that holds.
 
-A damaged line costs its row and nothing else, and that row's calls are in the store. Every row says which evaluation it
-is of, so that they can be told from others' when `config.json` is damaged.
+A damaged line loses only its row, and that row's calls are in the store. Every row names its evaluation, so that rows
+can be attributed when `config.json` is damaged.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ CONFIG = "config.json"
 ROWS = "rows.jsonl"
 LOCK = "rows.lock"
 MAY_CHANGE = "repeats"
-"""More repeats of the same evaluation only add rows."""
+"""Fields that may change: more repeats of the same evaluation only add rows."""
 BLANK = b"\0 \r\n\t"
-"""What an emptied file may consist of."""
+"""The bytes of a file that was truncated to nothing."""
 logger = logging.getLogger("pdr_dspy")
 
 
@@ -46,26 +46,26 @@ class RunFolder:
         """
         Args:
             folder: need not exist.
-            config: what the evaluation is of, as `evaluation.describe` gives it.
+            config: the description of the evaluation, as `evaluation.describe` returns it.
         """
         self.folder = folder
         self.config = json.loads(json.dumps(config, default=str))
         self.identity = identity(config)
-        """What rows of this evaluation say they are of."""
+        """The digest in rows of this evaluation."""
         self.damaged = 0
-        """Lines that were skipped."""
+        """Skipped lines."""
         self._rows = Lines(folder / ROWS)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[dict[tuple[str, int], Row]]:
-        """The finished rows by (id, repeat), with nobody else at work in the folder while inside.
+        """The finished rows by (id, repeat); no other process works in the folder inside this context.
 
-        Raises StoreError when the folder is of another evaluation or cannot be used, or when the caller is itself
+        Raises StoreError if the folder belongs to another evaluation or cannot be used, or if the caller is itself
         inside an evaluation in it.
         """
         async with AsyncExitStack() as life:
             try:
-                self._check()  # before there is a lock in a folder of somebody else
+                self._check()  # before a lock file is created in another evaluation's folder
                 self.folder.mkdir(parents=True, exist_ok=True)
                 await life.enter_async_context(alone(self.folder / LOCK, on_wait=logger.warning))
                 life.callback(self._close)
@@ -76,7 +76,8 @@ class RunFolder:
             yield finished
 
     def keep(self, row: Row) -> None:
-        """Append a finished row. It outlives the process at once, and the machine within `files.SYNC_SECONDS`.
+        """Append a finished row. It survives the process at once, and a crash of the machine within
+        `files.SYNC_SECONDS`.
 
         Raises StoreError.
         """
@@ -111,12 +112,12 @@ class RunFolder:
         self.damaged = read.damaged + len(read.rows) - len(own)
         if before == {}:
             logger.warning(
-                "%s was damaged and is written again; %d rows say that they are of this evaluation",
+                "%s was damaged and is written again; %d rows belong to this evaluation",
                 *(self.folder / CONFIG, len(own)),
             )
         if self.damaged:
             logger.warning(
-                "%s: skipped %d line%s that could not be read; what is missing is run again",
+                "%s: skipped %d line%s that could not be read; the missing rows are run again",
                 *(self.folder / ROWS, self.damaged, "s" * (self.damaged > 1)),
             )
         if before != self.config:
@@ -127,25 +128,25 @@ class RunFolder:
         check_config(self.folder, self.config, named=f"`run_dir={str(self.folder)!r}`")
 
     def _check_foreign(self, before: Mapping[str, Any] | None, read: RowsRead) -> None:
-        """Refuse what is not ours: no line may be added to it, and it may not be replaced."""
+        """Refuse a folder of another evaluation: no line may be added to it, and it may not be replaced."""
         path = self.folder / ROWS
         if read.foreign is not None:
             raise StoreError(f"{path}, line {read.foreign}, is not a row of this version; use another folder")
         if not before and (read.rows or read.damaged):
             what = "is missing" if before is None else "is damaged"
             raise StoreError(
-                f"{self.folder / CONFIG} {what} and no row of {path} says that it is of this evaluation; use another "
-                "folder, or move that file away: what its rows asked for is in the rollouts and not paid again"
+                f"{self.folder / CONFIG} {what} and no row of {path} belongs to this evaluation; use another "
+                "folder, or move that file away: the calls of its rows are in the rollouts and not paid again"
             )
 
 
 def identity(config: Mapping[str, Any]) -> str:
-    """What rows of an evaluation say they are of: a digest of its description, without what may change."""
+    """The digest of an evaluation in its rows: a hash of its description, without the fields that may change."""
     return address({key: value for key, value in config.items() if key != MAY_CHANGE})[:16]
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """What `folder` says its evaluation is of: None where it says nothing, {} where that cannot be read.
+    """The description of the evaluation in `folder`: None if it has none, {} if that cannot be read.
 
     Raises OSError.
     """
@@ -161,17 +162,17 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def check_config(folder: Path, now: Mapping[str, Any], *, named: str) -> None:
-    """Raise StoreError when a folder is of another evaluation, naming what differs; OSError when it cannot be read.
+    """Raise StoreError, naming the difference, if a folder belongs to another evaluation; OSError if it cannot be read.
 
     Args:
         folder: need not exist.
-        now: what its evaluation must be of, as far as that is known.
-        named: what a sentence calls the folder.
+        now: the required description, as far as it is known.
+        named: the name of the folder in the message.
     """
     before = read_config(folder)
     if before is None:
         return
-    if not before:  # what is damaged is told from the rows, as far as it is ours
+    if not before:  # a damaged description of this evaluation is restored from the rows
         if (folder / CONFIG).read_bytes().strip(BLANK) not in (b"", b"{}") and not _is_ours(folder):
             raise StoreError(f"{folder / CONFIG} is not the record of an evaluation; use another folder")
         return
@@ -180,10 +181,10 @@ def check_config(folder: Path, now: Mapping[str, Any], *, named: str) -> None:
     if changed:
         raise StoreError(
             f"{named} holds another evaluation: {difference(changed[0], before.get(changed[0]), now[changed[0]])}; use "
-            "another folder, or the same arguments to go on"
+            "another folder, or the same arguments to resume"
         )
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether an evaluation was begun here, by what else there is."""
+    """Whether an evaluation began here, judged by the other files."""
     return (folder / ROWS).exists() or (folder / "rollouts").is_dir()

@@ -1,4 +1,4 @@
-"""One example through a program and its verifier: a row."""
+"""Runs one example through a program and its verifier: a row."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 
 class Runner:
-    """Runs a program on single examples: what `evaluate` does for each of its rows.
+    """Runs a program on single examples, as `evaluate` does for each of its rows.
 
-    Use it inside `calls.session(...)`, which says where calls are kept and how many are in flight, and `close` it.
+    Use it inside `calls.session(...)`, which holds the store and the bound on requests in flight, and `close` it.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class Runner:
         """
         Args:
             program: an operator, or any DSPy module.
-            verifier: gives a score in [0, 1].
+            verifier: returns a score in [0, 1].
             seed: the evaluation's seed.
             budget: limits, in tokens, on each run of an operator.
-            threads: most synchronous programs and verifiers that run side by side.
-            on_texts: given the texts of each run, before `row` returns its row; None where nobody keeps them.
+            threads: maximum of synchronous programs and verifiers that run concurrently.
+            on_texts: called with the texts of each run, before `row` returns its row; None if they are not kept.
         """
         self.program = program
         self.places = {id(operator): place for place, operator in operators_in(program).items()}
@@ -64,34 +64,34 @@ class Runner:
         self.budget = budget
         self.on_texts = on_texts
         self.misconfigured: ConfigError | None = None
-        """The first sentence about a program that cannot run on an example, such as one beyond the model's context."""
+        """The first error of a program that cannot run on an example, such as one beyond the model's context."""
         self.refused: set[tuple[str, int]] = set()
         """(id, repeat) of such rows."""
-        # Synchronous programs and verifiers wait in threads of their own. The event loop's default pool is small, and
+        # Synchronous programs and verifiers have their own threads. The event loop's default pool is small, and
         # requests pass through it: programs that filled it would wait for their own calls for ever.
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pdr-dspy-row")
 
     async def settle(self) -> None:
-        """Nothing: the calls are in the session's store, which is its owner's to settle."""
+        """Nothing to do: the calls are in the session's store, which its owner syncs."""
 
     def close(self) -> None:
-        """Let go of the threads; those that still run are not waited for."""
+        """Release the threads without waiting for those that still run."""
         self.threads.shutdown(wait=False, cancel_futures=True)
 
     async def in_thread(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Call a function that may take its time, in this context, off the event loop."""
+        """Call a function that may be slow, in this context, off the event loop."""
         context = copy_context()
         return await asyncio.get_running_loop().run_in_executor(
             self.threads, partial(context.run, function, *args, **kwargs)
         )
 
     async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
-        """Run one example once. Whatever program or verifier raise fails the row, except a StoreError.
+        """Run one example once. An error of the program or verifier fails the row, except a StoreError.
 
         Args:
             example: with the program's inputs and the verifier's gold fields.
             name: the example's id.
-            repeat: from 0; it decides the run seed.
+            repeat: from 0; it determines the run seed.
         """
         seed = run_seed(self.seed, repeat)
         gold = self.gold(example)
@@ -124,7 +124,7 @@ class Runner:
             else:
                 score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
             ledger = ledger + score.calls if score.calls else ledger
-            self.tell_texts(example, name, repeat, prediction)
+            self.report_texts(example, name, repeat, prediction)
             return Row(
                 **identity,
                 score=float(score),
@@ -137,16 +137,16 @@ class Runner:
             )
         except StoreError:
             raise
-        except Exception as error:  # one poisonous example, or a program or metric of the user's, spoils only its row
+        except Exception as error:  # an error in an example or in the user's code fails only its row
             if isinstance(error, ConfigError):
                 self.misconfigured = self.misconfigured or error
                 self.refused.add((name, repeat))
             ledger = Ledger(calls=tuple(spent))
-            if isinstance(error, RoundFailed) and isinstance(self.program, Operator):  # in the order of its stages
+            if isinstance(error, RoundFailed) and isinstance(self.program, Operator):  # ordered by stage
                 ledger = error.ledger
-            if isinstance(error, CallError) and error.call is not None:  # the judge's
+            if isinstance(error, CallError) and error.call is not None:  # the judge's call
                 ledger += (error.call,)
-            self.tell_texts(example, name, repeat, None)
+            self.report_texts(example, name, repeat, None)
             return Row(
                 **identity,
                 score=0.0,
@@ -156,21 +156,22 @@ class Runner:
             )
 
     def naming(self) -> Callable[[Any], str] | None:
-        """Names the runs of a program's operators for the ledger; None where the program is the operator."""
+        """A function that names the runs of a program's operators for the ledger; None if the program is the
+        operator."""
         if isinstance(self.program, Operator):
             return None
         runs: Counter[str] = Counter()
 
         def name_of(operator: Any) -> str:
-            place = self.places.get(id(operator), "")  # a copy of one, as `dspy.BestOfN` makes, is at no place
+            place = self.places.get(id(operator), "")  # a copy, such as those of `dspy.BestOfN`, has no path
             runs[place] += 1
             return place if runs[place] == 1 else f"{place}:{runs[place]}"
 
         return name_of
 
-    def tell_texts(self, example: dspy.Example, name: str, repeat: int, prediction: dspy.Prediction | None) -> None:
+    def report_texts(self, example: dspy.Example, name: str, repeat: int, prediction: dspy.Prediction | None) -> None:
         if self.on_texts is not None:
-            with suppress(Exception):  # a value that cannot be written down spoils no row
+            with suppress(Exception):  # a value that cannot be serialized must not fail the row
                 self.on_texts(texts_of(name, repeat, inputs_of(self.program, example), prediction))
 
     async def predict(self, example: dspy.Example) -> dspy.Prediction:
@@ -191,7 +192,7 @@ class Runner:
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None, score: Score
     ) -> dict[str, float] | None:
         """The scores of a prediction, whose outputs are `answer` as text, and of its drafts, by their outputs as text;
-        None where a verdict costs tokens."""
+        None if scoring costs tokens."""
         if not getattr(self.verifier, "grades_drafts", False):
             return None
         known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
@@ -207,17 +208,18 @@ class Runner:
     def verdicts(
         self, example: dspy.Example, prediction: dspy.Prediction, answer: str | None
     ) -> tuple[Score, tuple[RoundRow, ...]]:
-        """The score of a prediction, whose outputs are `answer` as text, and those of its drafts."""
+        """The score of a prediction, whose outputs are `answer` as text, and the rounds with the scores of its
+        drafts."""
         score = _score(self.verifier(example, prediction))
-        # An operator's answer is one of its drafts', and a verdict depends on nothing but the outputs.
+        # An operator's answer is one of its drafts', and a verdict depends only on the outputs.
         known = {answer: float(score)} if answer is not None and isinstance(self.program, Operator) else {}
         return score, self.rounds(example, prediction, known)
 
     def rounds(
         self, example: dspy.Example, prediction: dspy.Prediction, known: dict[str, float] | None = None
     ) -> tuple[RoundRow, ...]:
-        """The rounds of a prediction. With `known`, the scores of some answers, every draft is graded too, which
-        analyses of rounds are made of; without, where that would cost tokens, none is."""
+        """The rounds of a prediction. With `known`, the scores of some answers, every draft is scored too, for analyses
+        of rounds; without it, no draft is, because that would cost tokens."""
         rows = []
         for round_ in prediction.get("rounds") or ():
             drafts = []
@@ -250,8 +252,8 @@ class Runner:
         return tuple(rows)
 
     def gold(self, example: dspy.Example) -> str | None:
-        """The gold answer as one text: of the verifier's field; for a metric of the user's, of the fields that the
-        program gives."""
+        """The gold answer as one text: the verifier's field; for a user's metric, the fields that the program
+        outputs."""
         name = getattr(self.verifier, "gold", None)
         if name is not None:
             value = example.get(name)
@@ -274,7 +276,7 @@ def run_seed(seed: int, repeat: int) -> int:
 
 
 def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
-    """What a program is called with for an example: the fields that an operator takes, else all that are inputs."""
+    """The inputs of a program from an example: the fields that an operator takes, else all input fields."""
     if not isinstance(program, Operator):
         return dict(example.inputs())
     given = example.inputs() if inputs_marked(example) else example
@@ -282,12 +284,12 @@ def inputs_of(program: dspy.Module, example: dspy.Example) -> dict[str, Any]:
 
 
 def _score(verdict: Any) -> Score:
-    """What a verifier, or a DSPy metric, said."""
+    """The verdict of a verifier or a DSPy metric as a score."""
     return verdict if isinstance(verdict, Score) else Score(float(verdict))
 
 
 def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
-    """Output fields as one text, None where there is none; with `none`, None is itself a value."""
+    """Output fields as one text; None if there is none; with `none`, None is itself a value."""
     present = {name: value for name, value in outputs.items() if none or value is not None}
     if not present:
         return None
@@ -297,10 +299,10 @@ def _answer(outputs: Mapping[str, Any], *, none: bool = False) -> str | None:
 
 
 def _broken(prediction: dspy.Prediction) -> str:
-    """Why there is no answer, where one was read that breaks a limit of its field."""
+    """Why there is no answer, if one was read that breaks a limit of its field."""
     drafts = prediction.rounds[-1].drafts if isinstance(prediction.get("stop"), Stop) else ()
-    told = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
-    return f" ({'; '.join(told)})" if told else ""
+    broken = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
+    return f" ({'; '.join(broken)})" if broken else ""
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:
@@ -315,8 +317,8 @@ def _costs(ledger: Ledger) -> dict[str, Any]:
 
 
 def _tracked(tracker: Any, spent: Sequence[Call]) -> Ledger:
-    """What DSPy counted beside our own calls `spent`, for a program with predictors of its own: one entry a model, its
-    calls not told apart."""
+    """DSPy's usage besides this library's own calls `spent`, for a program with further predictors: one entry per
+    model, without separate calls."""
     others = []
     for model, usage in tracker.get_total_tokens().items():
         own = [call for call in spent if call.model == model and not call.reused and not call.estimated]

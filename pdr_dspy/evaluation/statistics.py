@@ -1,4 +1,4 @@
-"""Small-sample statistics of scores: pure functions over numbers, no model, no file.
+"""Small-sample statistics of scores: pure functions over numbers, without models or files.
 
 The unit is the question: repeats of one question are not independent, so intervals are clustered by question
 (Miller 2024, arXiv 2411.00640).
@@ -21,7 +21,7 @@ from pdr_dspy.text.wrapping import tidy
 
 
 class Interval(NamedTuple):
-    """A confidence interval, in the unit of what it is of."""
+    """A confidence interval, in the unit of the estimated quantity."""
 
     low: float
     high: float
@@ -30,9 +30,9 @@ class Interval(NamedTuple):
 def score_interval(per_question: Sequence[float], *, level: float = 0.95) -> Interval:
     """Interval of a mean score in [0, 1], given each question's mean over its repeats.
 
-    Student's t with N - 1 degrees of freedom over questions; Wilson's interval where every question is all right or
-    all wrong, and its counterpart where all questions have the same score, since t has no width there. One question or
-    none says nothing: (0, 1).
+    Student's t with N - 1 degrees of freedom over questions; Wilson's interval if every question is entirely right or
+    entirely wrong, and its counterpart if all questions have the same score, where t has no width. With fewer than two
+    questions: (0, 1).
     """
     n = len(per_question)
     if n < 2:
@@ -56,7 +56,7 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
 
 
 def _unvaried(value: float, n: int, *, lowest: float, level: float) -> Interval:
-    """Interval of a mean in [lowest, 1] after n equal values: as many others as Wilson allows for, anywhere."""
+    """Interval of a mean in [lowest, 1] after n equal values: as many different values as Wilson's interval allows."""
     others = wilson(0, n, level=level).high
     return Interval(value - others * (value - lowest), value + others * (1.0 - value))
 
@@ -107,7 +107,7 @@ def t_cdf(t: float, df: int) -> float:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Chance that k of n samples, drawn without replacement, hold a correct one; nan when n < k (Chen 2021)."""
+    """Probability that k of n samples, drawn without replacement, contain a correct one; nan if n < k (Chen 2021)."""
     if n < k or k < 1:
         return math.nan
     if n - correct < k:
@@ -116,7 +116,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 class Paired(NamedTuple):
-    """A difference of two programs on the same questions."""
+    """The difference of two programs on the same questions."""
 
     difference: float
     """Mean score of the first minus that of the second."""
@@ -126,11 +126,11 @@ class Paired(NamedTuple):
 
 
 def voted_score(ballots: Sequence[tuple[str | None, float]]) -> float:
-    """The score of the most common answer, that of equally common ones averaged; 0 when nothing was answered.
+    """The score of the most common answer, averaged over equally common ones; 0 without an answer.
 
     Args:
-        ballots: answer and score of each vote, None for one that has no answer. Answers that are equal but for what
-            wraps them are one answer, and have equal scores.
+        ballots: answer and score of each vote, None for a vote without an answer. Answers that differ only in their
+            wrapping are one answer, and have equal scores.
     """
     answered = [(tidy(answer), score) for answer, score in ballots if answer is not None]
     if not answered:
@@ -153,7 +153,7 @@ def paired(first: Sequence[float], second: Sequence[float], *, level: float = 0.
     mean = fmean(differences)
     wins, losses = sum(value > 0 for value in differences), sum(value < 0 for value in differences)
     spread = math.sqrt(variance(differences) / n)
-    if spread < 1e-12:  # all the same but for rounding: t would be certain of it, however few they are
+    if spread < 1e-12:  # equal except for rounding: t would be certain even with few
         return Paired(mean, _unvaried(mean, n, lowest=-1.0, level=level), sign_test(wins, losses))
     low, high = mean_interval(differences, level=level)
     interval = Interval(max(-1.0, low), min(1.0, high))
@@ -176,17 +176,17 @@ def worse(differences: ArrayLike, *, questions: Sequence[Hashable] | None = None
 
     `differences` are first minus second, one for each question on which both ran, where more is better; nan, where one
     of them did not run, is left out. `questions` names the question of each difference: several of one question are
-    averaged first, for they are not independent.
+    averaged first, since they are not independent.
 
-    The p-value is the share of sign patterns whose mean is no higher than the one seen (Fisher's paired permutation
-    test), so 1.0 when nothing differs, and never below a half to the power of the questions that differ. Where all
-    that differ do so by the same amount, as for 0/1 scores, that is the exact binomial test on discordant pairs. It is
-    exact wherever the differences are whole multiples of some step, as means over equally many repeats are, and for up
-    to 24 others. Beyond, as for many log costs, it is Lugannani and Rice's saddlepoint formula (1980): on 28 and 32
-    differences p-values under 0.1 were off by 2 % (root mean square), and by 14 % at most, where a few differences
-    dwarf the rest. Student's t is not used: with the ties of scores its p-values come out a third too small.
+    The p-value is the fraction of sign patterns whose mean is no higher than the observed one (Fisher's paired
+    permutation test), so 1.0 when nothing differs, and at least a half to the power of the number of questions that
+    differ. If all of these differ by the same amount, as for 0/1 scores, it is the exact binomial test on discordant
+    pairs. It is exact if the differences are whole multiples of some step, as means over equally many repeats are, and
+    for up to 24 others. For more, such as many log costs, it is Lugannani and Rice's saddlepoint formula (1980): on 28
+    and 32 differences p-values under 0.1 were off by 2 % (root mean square), and by 14 % at most, where a few
+    differences dwarf the rest. Student's t is not used: with the ties of scores its p-values are a third too small.
 
-    Raises ConfigError when a difference is infinite, or `questions` has another length.
+    Raises ConfigError if a difference is infinite, or `questions` has another length.
     """
     values = _by_question(np.asarray(differences, dtype=float).ravel(), questions)
     sizes = np.abs(values)
@@ -202,14 +202,14 @@ def worse(differences: ArrayLike, *, questions: Sequence[Hashable] | None = None
 
 
 TINY = 1e-12
-"""Differences below it are rounding."""
+"""Smaller differences are rounding errors."""
 
 
 def _by_question(values: NDArray[np.float64], questions: Sequence[Hashable] | None) -> NDArray[np.float64]:
-    """Finite differences, one a question."""
+    """Finite differences, one per question."""
     if np.isinf(values).any():
         raise ConfigError(
-            "`worse(differences=...)`: a difference is infinite; leave out what failed, or give it as nan"
+            "`worse(differences=...)`: a difference is infinite; leave failed runs out, or give them as nan"
         )
     known = ~np.isnan(values)
     if questions is None:
@@ -226,9 +226,9 @@ def _by_question(values: NDArray[np.float64], questions: Sequence[Hashable] | No
 
 
 def _steps(sizes: NDArray[np.float64], most: int = 240) -> NDArray[np.int64] | None:
-    """Sizes, the largest 1, as whole multiples of the largest step that divides them all; None when there is none.
+    """Sizes, the largest 1, as whole multiples of the largest step that divides them all; None if there is none.
 
-    240 parts have room for means over unequal numbers of repeats, such as 3, 4, 5 and 16, and are still cheap.
+    240 parts suffice for means over unequal numbers of repeats, such as 3, 4, 5 and 16, and are still cheap.
     """
     parts = np.arange(1, most + 1)[:, None] * sizes
     whole = np.abs(parts - np.rint(parts)).max(axis=1) < 1e-6
@@ -238,9 +238,9 @@ def _steps(sizes: NDArray[np.float64], most: int = 240) -> NDArray[np.int64] | N
 
 
 def _lattice_tail(steps: NDArray[np.int64], observed: int) -> float:
-    """P(sum of randomly signed steps <= observed), exactly: one convolution a step."""
+    """P(sum of randomly signed steps <= observed), exactly: one convolution per step."""
     reach = int(steps.sum())
-    below = np.zeros(reach + 1)  # in how many of the patterns the negative steps add up to the place
+    below = np.zeros(reach + 1)  # number of patterns whose negative steps add up to the index
     below[0] = 1.0
     for step in steps.tolist():
         below[step:] += below[:-step].copy()
@@ -250,7 +250,7 @@ def _lattice_tail(steps: NDArray[np.int64], observed: int) -> float:
 
 
 def _every_pattern(sizes: NDArray[np.float64], observed: float) -> float:
-    """P(sum of randomly signed sizes <= observed), from the sums of either half."""
+    """P(sum of randomly signed sizes <= observed), from the sums of both halves."""
     half = len(sizes) // 2
     left, right = (_signed_sums(part) for part in (sizes[:half], sizes[half:]))
     room = observed + 1e-9 * sizes.sum() - right
@@ -265,7 +265,7 @@ def _signed_sums(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _saddlepoint(sizes: NDArray[np.float64], observed: float) -> float:
-    """Approximately P(sum of randomly signed sizes <= observed), for sizes that are on no lattice."""
+    """Approximately P(sum of randomly signed sizes <= observed), for sizes on no lattice."""
     normal, spread = NormalDist(), math.sqrt(float((sizes**2).sum()))
     if observed > 0:
         return 1.0 - _saddlepoint(sizes, -observed)
@@ -292,15 +292,15 @@ SpendingKind = Literal["pocock", "obrien-fleming"]
 
 
 def spend(alpha: float, information: Sequence[float], kind: SpendingKind = "pocock") -> tuple[float, ...]:
-    """For each look at growing data, the level that a one-sided p-value is held against, so that they err at most
-    `alpha` of the time together.
+    """For each look at growing data, the level for a one-sided p-value, such that all looks together err with
+    probability at most `alpha`.
 
-    `information` is the share of all questions seen at each look, increasing in (0, 1]: (8/30, 16/30, 1.0). Lan and
-    DeMets (1983): "pocock" spends about evenly, "obrien-fleming" hardly anything early. The levels take account of the
-    looks having questions in common (recursive integration of Armitage, McPherson and Rowe, 1969), which leaves each
-    more than its share of alpha. They are exact for normal means of independent questions.
+    `information` is the fraction of all questions seen at each look, increasing in (0, 1]: (8/30, 16/30, 1.0). Lan and
+    DeMets (1983): "pocock" spends about evenly, "obrien-fleming" hardly anything early. The levels take into account
+    that the looks share questions (recursive integration of Armitage, McPherson and Rowe, 1969), which leaves each more
+    than its share of alpha. They are exact for normal means of independent questions.
 
-    Raises ConfigError for an alpha outside (0, 0.5], for shares that do not increase in (0, 1], and for another kind.
+    Raises ConfigError for an alpha outside (0, 0.5], fractions that do not increase in (0, 1], and an unknown kind.
     """
     shares = tuple(float(share) for share in information)
     if not 0.0 < alpha <= 0.5:
@@ -313,7 +313,7 @@ def spend(alpha: float, information: Sequence[float], kind: SpendingKind = "poco
 
 
 def _spent(alpha: float, share: float, kind: SpendingKind) -> float:
-    """How much of alpha may be gone once this share of the information is in."""
+    """The part of alpha that may be spent at this fraction of the information."""
     if kind == "pocock":
         return alpha * math.log1p((math.e - 1) * share)
     return math.erfc(-NormalDist().inv_cdf(alpha / 2) / math.sqrt(2 * share))
@@ -321,10 +321,10 @@ def _spent(alpha: float, share: float, kind: SpendingKind) -> float:
 
 @lru_cache(maxsize=256)
 def _levels(alpha: float, shares: tuple[float, ...], kind: SpendingKind) -> tuple[float, ...]:
-    """Nominal levels, by following the density of the sum of those not yet stopped from look to look."""
+    """Nominal levels, by integrating the density of the sums not yet stopped from look to look."""
     nodes, weights = np.polynomial.legendre.leggauss(64)
     levels: list[float] = []
-    places, masses = np.zeros(1), np.ones(1)  # where the sum stands, and how probable that is
+    places, masses = np.zeros(1), np.ones(1)  # values of the sum, and their probabilities
     before, spent = 0.0, 0.0
     for share in shares:
         now = _spent(alpha, share, kind)
@@ -349,10 +349,10 @@ def _upper(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def resamples(n_questions: int, count: int, seed: int) -> NDArray[np.intp]:
-    """`count` bootstrap draws of `n_questions` questions with replacement: indices, one row a draw.
+    """`count` bootstrap draws of `n_questions` questions with replacement: indices, one row per draw.
 
-    Take a question with all of its repeats, and the same draws for every program, so that what is compared is paired.
-    Raises ConfigError when there is nothing to draw.
+    Draw questions with all of their repeats, and use the same draws for every program, so that comparisons are paired.
+    Raises ConfigError if there is nothing to draw.
     """
     if n_questions < 1 or count < 1:
         raise ConfigError(f"`resamples(n_questions={n_questions}, count={count})`: both must be at least 1")
@@ -360,25 +360,25 @@ def resamples(n_questions: int, count: int, seed: int) -> NDArray[np.intp]:
 
 
 class Shrunk(NamedTuple):
-    """What an arm's own mean and the pool of all arms say together."""
+    """The combination of an arm's own mean with the pool of all arms."""
 
     mean: float
     variance: float
     weight: float
-    """The share of the arm's own mean in it, in [0, 1]; the rest is the pool's mean."""
+    """The weight of the arm's own mean, in [0, 1]; the rest is that of the pool's mean."""
 
 
 def shrink(means: Sequence[float], variances: Sequence[float]) -> list[Shrunk]:
-    """Empirical Bayes estimates of the true means of arms, from their measured means and the variances of these.
+    """Empirical Bayes estimates of the arms' true means, from their measured means and the variances of these.
 
-    The highest of many measured means is high by luck too; drawn toward the pool by what noise explains, it is not.
-    The spread of true means is DerSimonian and Laird's (1986). Variances below a quarter of the pool's mean variance
-    are raised to it, for an arm that is right on every question is not known without error. The variance of an
-    estimate follows Morris (1983), with (k - 1)/(k + 1) for his (k - 3)/(k - 1) so that it holds from two arms on:
-    simulated 95 % intervals cover in 93 to 99 %. One arm alone, and arms that all have variance 0, come back unchanged.
+    The highest of many measured means is partly luck; shrinking it toward the pool by the share of noise removes that
+    bias. The spread of true means is DerSimonian and Laird's (1986). Variances below a quarter of the pool's mean
+    variance are raised to it, since an arm that is right on every question still has an unknown error. The variance of
+    an estimate follows Morris (1983), with (k - 1)/(k + 1) for his (k - 3)/(k - 1) so that it holds from two arms on:
+    simulated 95 % intervals cover in 93 to 99 %. A single arm, and arms that all have variance 0, are unchanged.
 
-    Give variances of what sets arms apart: on the same questions, of the deviations from the questions' means
-    (`search.uncertainty.shrunk` does that). Raises ConfigError when the lengths differ, a mean is not finite, or a
+    Give the variances of the arms' differences: on the same questions, of the deviations from the questions' means
+    (`search.uncertainty.shrunk` does that). Raises ConfigError if the lengths differ, a mean is not finite, or a
     variance is negative or not finite.
     """
     y, v = np.asarray(means, dtype=float), np.asarray(variances, dtype=float)

@@ -1,8 +1,8 @@
-"""The texts of evaluated runs, beside their rows: what was asked, each draft, what its check said, each workspace.
+"""The texts of evaluated runs, beside their rows: questions, drafts, checks' feedback, workspaces.
 
-Rows hold figures and are read whole; texts are large, and are read by what shows them. They are a help and no result:
-a line that is damaged or left out for its size costs what is shown of one run, and a disk that takes no texts costs no
-row. The file is bounded, and so is each text in it.
+Rows hold figures and are read whole; texts are large, and are read only for display. They are not results: a damaged or
+omitted line affects the display of one run, and a disk that takes no texts loses no row. The file has a size limit, and
+so has each text in it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pdr_dspy.text import clean
 
 TEXTS = "texts.jsonl"
 MAX_TEXT_BYTES = 64 * 2**20
-"""Of one run folder: some thousand runs of a small program."""
+"""Maximum bytes of one run folder: some thousand runs of a small program."""
 LONGEST = 24_000
-"""Characters that are kept of one text; of a longer one its beginning and, where the answer is, its end."""
+"""Maximum characters of one text; of a longer text its beginning and its end, with the answer, are kept."""
 logger = logging.getLogger("pdr_dspy")
 
 
 class DraftTexts(BaseModel):
-    """What one draft said, and what its check said of it."""
+    """The text of one draft, and the feedback of its check."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class DraftTexts(BaseModel):
 
 
 class RoundTexts(BaseModel):
-    """One round, its drafts in the order of the row's."""
+    """One round, with its drafts in the order of the row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -56,11 +56,11 @@ class RowTexts(BaseModel):
     id: str
     repeat: int
     evaluation: str = ""
-    """As the row has it."""
+    """The digest of the evaluation, as in the row."""
     inputs: dict[str, str] = {}
-    """What the program was asked, by field."""
+    """The program's inputs, by field."""
     solution: str = ""
-    """The text with the answer; of a program that is no operator, its reasoning."""
+    """The text with the answer; for a program that is not an operator, its reasoning."""
     rounds: tuple[RoundTexts, ...] = ()
 
     def belongs_to(self, row: Row) -> bool:
@@ -77,9 +77,9 @@ def texts_of(
     Args:
         name: the example's id.
         repeat: from 0.
-        inputs: what the program was called with.
-        prediction: what it returned; None where it failed.
-        evaluation: what the row is of.
+        inputs: the program's inputs.
+        prediction: the program's result; None if it failed.
+        evaluation: the digest of the evaluation.
     """
     given: dict[str, Any] = {} if prediction is None else dict(prediction.items())
     return RowTexts(
@@ -101,7 +101,7 @@ def texts_of(
 
 
 def clipped(text: str, most: int = LONGEST) -> str:
-    """A text as it can be stored, its middle left out where it is longer than `most` characters."""
+    """A storable text, with its middle left out if it is longer than `most` characters."""
     text = clean(text)
     if len(text) <= most:
         return text
@@ -112,25 +112,25 @@ def clipped(text: str, most: int = LONGEST) -> str:
 def _checked(check: Checked | None) -> Checked | None:
     if check is None:
         return None
-    told = {name: clipped(getattr(check, name)) for name in ("detail", "feedback")}
-    return check.model_copy(update={**told, "failure": None if check.failure is None else clean(check.failure)})
+    shortened = {name: clipped(getattr(check, name)) for name in ("detail", "feedback")}
+    return check.model_copy(update={**shortened, "failure": None if check.failure is None else clean(check.failure)})
 
 
 class Room:
-    """How many bytes of texts may still be kept, in one file or in several."""
+    """The remaining bytes for texts, in one file or in several."""
 
     def __init__(self, folder: Path, most: int) -> None:
         """
         Args:
-            folder: texts that are at or below it count.
-            most: bytes of all of them.
+            folder: counts the texts in it and below.
+            most: maximum bytes of all of them.
         """
         self.folder = folder
         self.most = most
         self._left: int | None = None
 
     def take(self, size: int) -> bool:
-        """Whether there is room for so many bytes; if so, it is taken. Raises OSError."""
+        """Whether this many bytes still fit; if so, they are reserved. Raises OSError."""
         if self._left is None:
             files = (path for depth in _DEPTHS for path in self.folder.glob(depth + TEXTS))
             self._left = self.most - sum(path.stat().st_size for path in files)
@@ -144,25 +144,25 @@ _DEPTHS = ("", "*/", "*/*/", "*/*/*/")
 
 
 class TextFile:
-    """A file of texts to append to. A line of another process between two others does no harm."""
+    """A file of texts to append to. Interleaved lines of another process do no harm."""
 
     def __init__(self, path: Path, room: Room) -> None:
         """
         Args:
-            path: the file, made by the first `keep`.
-            room: for what is appended; what does not fit is left out.
+            path: the file, created by the first `keep`.
+            room: limits the appended texts; those that do not fit are left out.
         """
         self.room = room
         self.left_out = 0
-        """Rows whose texts were not kept."""
+        """Rows whose texts were left out."""
         self._lines = Lines(path)
 
     def keep(self, texts: RowTexts) -> None:
-        """Append the texts of a row, or leave them out. Raises nothing: a full disk ends no evaluation for these."""
+        """Append the texts of a row, or leave them out. Never raises: a full disk must not end an evaluation."""
         line = texts.model_dump_json(exclude_defaults=True).encode("utf-8", "backslashreplace")
         try:
-            if not self.room.take(len(line) + 2):  # its end, and that of a torn line before it
-                self._leave_out(f"there are {self.room.most} bytes for them (`max_text_bytes`)")
+            if not self.room.take(len(line) + 2):  # its line end, and that of a torn line before it
+                self._leave_out(f"they are limited to {self.room.most} bytes (`max_text_bytes`)")
                 return
             self._lines.path.parent.mkdir(parents=True, exist_ok=True)
             self._lines.append(line)
@@ -170,7 +170,7 @@ class TextFile:
             self._leave_out(error.strerror or str(error))
 
     def close(self) -> None:
-        """Let go of the file; a later `keep` opens it again."""
+        """Close the file; a later `keep` opens it again."""
         try:
             self._lines.close()
         except OSError as error:
@@ -183,9 +183,9 @@ class TextFile:
 
 
 def read_texts(path: Path, rows: Iterable[Row]) -> dict[tuple[str, int], RowTexts]:
-    """The texts of those of `rows` that have some in a file, by (id, repeat); the last where there are several.
+    """The texts in a file that belong to `rows`, by (id, repeat); the last one if there are several.
 
-    What is damaged, or of other rows, is skipped; without the file there are none.
+    Damaged lines and texts of other rows are skipped; a missing file has none.
     """
     wanted = {(row.id, row.repeat): row for row in rows}
     found: dict[tuple[str, int], RowTexts] = {}

@@ -1,8 +1,8 @@
 """The strategies of the paper and around it, as DSPy modules over any task signature.
 
-`schedule` says how many drafts, rounds and tokens; `loop` drafts, distills and refines by it; `distillers` make the
-workspace of the next round; `consensus` compares answers and `final` picks one; `question` knows how long prompts are;
-`operator` is the DSPy module, `strategies` its named constructors, and `nested` finds operators in a user's program.
+`schedule` defines widths, rounds and token limits; `loop` drafts, distills and refines; `distillers` make the workspace
+of the next round; `consensus` compares answers and `final` selects one; `question` computes prompt sizes; `operator` is
+the DSPy module, `strategies` its named constructors, and `nested` finds operators in a user's program.
 """
 
 from __future__ import annotations

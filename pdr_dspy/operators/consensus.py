@@ -1,4 +1,4 @@
-"""When drafts agree: answers as votes, and how sure it is that the leading one stays ahead.
+"""Agreement of drafts: answers as votes, and the probability that the leading answer stays ahead.
 
 Pure functions. Stopping when a Beta posterior says that the majority is settled is Adaptive-Consistency (Aggarwal et
 al., 2023, "Let's Sample Step by Step", arXiv 2305.11860).
@@ -16,19 +16,19 @@ from pdr_dspy.text.wrapping import tidy
 
 
 class Done(NamedTuple):
-    """A finished draft, as far as it matters for when its round ends."""
+    """The properties of a finished draft that determine when its round ends."""
 
     ok: bool
-    """There is text to work with."""
+    """Whether it has text."""
     vote: str | None
-    """What it answers; None when that could not be read."""
+    """Its answer; None if it could not be read."""
     passed: bool = False
-    """Its check reached `Schedule.stop_at`."""
+    """Whether its check reached `Schedule.stop_at`."""
 
 
 def vote(outputs: Mapping[str, Any], fields: Sequence[str]) -> str | None:
-    """The output fields as one text that is equal for equal answers, but for case and for what wraps a text (bold type,
-    `$`, a full stop); None when one is missing."""
+    """The output fields as one text that is equal for equal answers, ignoring case and the wrapping of a text (bold
+    type, `$`, a full stop); None if one is missing."""
     if any(name not in outputs for name in fields):
         return None
     values = [tidy(value) if isinstance(value, str) else value for value in (outputs[name] for name in fields)]
@@ -40,7 +40,7 @@ def _plain(value: Any) -> Any:
 
 
 def stays(leader: int, runner_up: int) -> float:
-    """The probability that the leading answer is the more common of the two in the long run.
+    """The probability that the leading answer is the more frequent of the two in the long run.
 
     With `leader` votes against `runner_up` and a uniform prior, Beta(1, 1), on the leader's share of the two, the
     posterior is Beta(leader + 1, runner_up + 1), and the probability that the share is above one half is
@@ -52,8 +52,8 @@ def stays(leader: int, runner_up: int) -> float:
 
 
 def agreed(votes: Sequence[str | None], probability: float) -> int | None:
-    """How many of the first votes are enough: the fewest, at least two that answer, after which the leader `stays`
-    ahead of the runner-up with at least this probability. None when all of them are not enough."""
+    """How many of the first votes suffice: the smallest number, with at least two answers, after which the leader
+    `stays` ahead of the runner-up with at least this probability. None if all of them do not suffice."""
     counts: Counter[str] = Counter()
     for number, answer in enumerate(votes, start=1):
         if answer is None:
@@ -67,7 +67,7 @@ def agreed(votes: Sequence[str | None], probability: float) -> int | None:
 
 
 def fewest(probability: float) -> int:
-    """The fewest drafts that can agree with this probability: all of them with one answer."""
+    """The smallest number of drafts that can agree with this probability: all of them with one answer."""
     number = 2
     while stays(number, 0) < probability:
         number += 1
@@ -75,12 +75,12 @@ def fewest(probability: float) -> int:
 
 
 def needed(width: int, quorum: float) -> int:
-    """How many of `width` drafts a quorum is: rounded up, at least one."""
+    """The number of drafts that a quorum of `width` requires: rounded up, at least one."""
     return max(1, math.ceil(round(quorum * width, 9)))
 
 
 def ended(done: Sequence[Done | None], *, quorum: float = 1.0, agree: float | None = None) -> tuple[int, ...] | None:
-    """Which drafts a round goes on with, by index; None while it is to be waited for more.
+    """The indices of the drafts that a round continues with; None while it must wait for more.
 
     Args:
         done: each draft of the round in the order of the indices, None for one that still runs.

@@ -1,4 +1,4 @@
-"""Which draft is the answer: votes, checks, or both.
+"""Selection of the answer among the drafts: by votes, by checks, or both.
 
 Pure functions over the drafts of a round. Self-consistency is the plurality (Wang et al., 2022, arXiv 2203.11171);
 best-of-N is the draft with the highest check.
@@ -14,7 +14,7 @@ from pdr_dspy.operators.workspace import Draft
 
 
 def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
-    """The first draft of the most common answer; of equally common ones, the one that came up first."""
+    """The first draft of the most common answer; among equally common answers, of the one that came up first."""
     answers = [consensus.vote(draft.outputs, fields) for draft in drafts]
     votes = Counter(answers)
     return max(zip(drafts, answers, strict=True), key=lambda draft: votes[draft[1]])[0]
@@ -23,7 +23,7 @@ def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
 def weighted(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
     """The best-checked draft of the answer with the most votes, each weighted by its draft's check.
 
-    A draft that could not be checked weighs nothing. Where no draft weighs anything the plurality decides.
+    A draft that could not be checked has weight 0. If all weights are 0 the plurality decides.
     """
     weights: Counter[str | None] = Counter()
     for draft in drafts:
@@ -35,10 +35,10 @@ def weighted(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
 
 
 def best(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
-    """The draft with the highest check; of equally high ones the most common answer, then the one that came first."""
+    """The draft with the highest check; among equally high ones the most common answer, then the first."""
     scores = [-1.0 if draft.score is None else draft.score for draft in drafts]
     return plurality([draft for draft, score in zip(drafts, scores, strict=True) if score == max(scores)], fields)
 
 
 BY_NAME = {"vote": plurality, "weighted": weighted, "best": best}
-"""What `Schedule.final` names, beside "refine"."""
+"""The selections named by `Schedule.final`, besides "refine"."""

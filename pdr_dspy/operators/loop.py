@@ -2,8 +2,8 @@
 
     C(0) = {};  for r = 1..R:  S(r) = { s_i <- M(x, C(r-1)) }, i = 1..M_r;   C(r) <- D(x, S(r)), |C(r)| <= kappa
 
-(arXiv 2510.01123, section 3.) Beyond the paper, a check may score each draft without the gold answer: what it finds is
-shown to the next round, picks the answer, and ends the loop once a draft passes.
+(arXiv 2510.01123, section 3.) Beyond the paper, a check may score each draft without the gold answer: its result is
+shown to the next round, selects the answer, and ends the loop once a draft passes.
 """
 
 from __future__ import annotations
@@ -42,22 +42,22 @@ from pdr_dspy.verifiers.checks import AsyncCheck as Check
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
-"""The limit in a server's refusal; vLLM, llama.cpp and OpenAI name it in their own words."""
+"""The context length in a server's refusal, as vLLM, llama.cpp and OpenAI write it."""
 
 
 class Stop(StrEnum):
-    """How a program came to its answer."""
+    """The reason why a program stopped."""
 
     DONE = "done"
-    """The last round was made, and the answer is its draft, or the one that `Schedule.final` picks."""
+    """The last round has finished, and the answer is its draft, or the one that `Schedule.final` selects."""
     CHECKED = "checked"
     """A draft reached `Schedule.stop_at` before the last round; it is the answer."""
     BUDGET = "budget"
-    """The next stage did not fit the budget; the answer is picked from the last finished round."""
+    """The next stage did not fit the budget; the answer comes from the last finished round."""
     DEADLINE = "deadline"
-    """The session's deadline passed, and what still ran was cancelled; the answer is picked from what was there."""
+    """The session's deadline passed, and pending calls were cancelled; the answer comes from the finished drafts."""
     FELL_BACK = "fell back"
-    """No answer could be read out of the last round; it is picked from the latest round that has one."""
+    """No answer could be read from the last round; it comes from the latest round that has one."""
     NO_ANSWER = "no answer"
     """No draft of any round has a readable answer; the output fields are None."""
 
@@ -71,37 +71,38 @@ class Round(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     drafts: tuple[Draft, ...]
-    """Those that the round went on with: all of them, unless it ended early (`Schedule.quorum`, `Schedule.agree`,
-    `Schedule.stop_at`)."""
+    """The drafts that the round continued with: all of them, unless it ended early (`Schedule.quorum`,
+    `Schedule.agree`, `Schedule.stop_at`)."""
     workspaces: tuple[Workspace, ...] = ()
-    """What each draft of the next round reads; empty for the last round."""
+    """The workspace of each draft of the next round; empty for the last round."""
 
 
 class Progress(NamedTuple):
-    """Where a run is; `calls.session(on_progress=...)` is told."""
+    """The progress of a run; `calls.session(on_progress=...)` receives it."""
 
     step: Literal["drafting", "drafted", "ended"]
-    """The drafts of a round go out, or are there (and checked), or the round has ended and its workspaces are there."""
+    """The drafts of a round are being sent, or have finished (and were checked), or the round has ended with
+    workspaces."""
     round: int
     """From 1."""
     rounds: int
-    """As planned; a run may end earlier."""
+    """The planned number of rounds; a run may end earlier."""
     width: int
-    """Drafts that the round asked for."""
+    """The number of drafts that the round requested."""
     drafts: tuple[Draft, ...]
-    """Those that the round goes on with; none yet while it is drafting."""
+    """The drafts that the round continues with; empty while it is drafting."""
     workspaces: tuple[Workspace, ...]
     ledger: Ledger
-    """What was spent until here."""
+    """All calls so far."""
     outputs: tuple[str, ...] = ()
     """The names of the task's output fields."""
 
 
 class Outcome(NamedTuple):
-    """What the loop returns."""
+    """The result of the loop."""
 
     outputs: dict[str, Any]
-    """All of the task's output fields; None is one that could not be read."""
+    """All of the task's output fields; None for one that could not be read."""
     solution: str
     ledger: Ledger
     rounds: tuple[Round, ...]
@@ -122,17 +123,17 @@ async def improve(
 
     Args:
         task: the user's signature.
-        schedule: widths, kappa, distiller, caps, and what the check is used for.
-        predictors: of every role that the schedule calls.
+        schedule: widths, kappa, distiller, caps, and the uses of the check.
+        predictors: for every role that the schedule calls.
         inputs: the task's input fields.
-        budget: limits in tokens, looked at before each stage.
+        budget: limits in tokens, checked before each stage.
         seed: the run seed; None takes the session's.
-        check: scores drafts; the schedule says what for.
+        check: scores drafts; the schedule determines its use.
 
     Raises:
         ConfigError: no language model is set, or the caps, kappa and the prompt do not fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
-        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        RoundFailed: every draft of a round failed; `error.ledger` has all calls until then.
         DeadlinePassed: the session's deadline passed before there was a draft; `error.ledger` likewise.
     """
     run_seed = calls.current().seed if seed is None else seed
@@ -152,7 +153,7 @@ async def improve(
 
 
 async def preflight(question: Question, budget: Budget) -> None:
-    """Check what can be known of a run before its first call: that it fits the model's context and the budget.
+    """Check the parts of a run that are known before its first call: the model's context and the budget.
 
     Raises ConfigError or BudgetTooSmall, as the run itself would.
     """
@@ -160,12 +161,12 @@ async def preflight(question: Question, budget: Budget) -> None:
 
 
 async def _rounds(run: _Run) -> Outcome:
-    """The rounds, until the session's deadline."""
+    """Run the rounds, until the session's deadline."""
     rounds: list[Round] = []
     deadline = calls.current().deadline
     left = None if deadline is None else deadline - time.monotonic()
     if left is not None and left <= 0:
-        raise DeadlinePassed("the deadline passed before the first round was begun", run.ledger)
+        raise DeadlinePassed("the deadline passed before the first round began", run.ledger)
     clock = asyncio.timeout(left)
     try:
         async with clock:
@@ -173,25 +174,25 @@ async def _rounds(run: _Run) -> Outcome:
     except TimeoutError:
         if not clock.expired():
             raise
-    run.give_up()
-    if run.drafted:  # its workspaces were under way
+    run.record_cancelled()
+    if run.drafted:  # its workspaces were being made
         rounds.append(Round(drafts=run.drafted))
     if not rounds:
-        raise DeadlinePassed("the deadline passed before the first round was there", run.ledger)
+        raise DeadlinePassed("the deadline passed before the first round had finished", run.ledger)
     return run.stopped(rounds, Stop.DEADLINE)
 
 
 async def _made(run: _Run, rounds: list[Round]) -> Outcome:
-    """Make the rounds that the schedule and the budget allow; `rounds` holds those that are finished."""
+    """Make the rounds that the schedule and the budget allow; finished ones are added to `rounds`."""
     schedule = run.schedule
     workspaces: tuple[Workspace, ...] = ()
     for number, planned in enumerate(schedule.widths, start=1):
-        width = len(workspaces) or planned  # a round may have been given drafts that the one before it saved
+        width = len(workspaces) or planned  # a round may have additional drafts, saved by the one before it
         with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
             if rounds and not await run.affords(stage, waves=run.waves(width)):
                 return run.stopped(rounds, Stop.BUDGET)
-            run.tell("drafting", number, width)
+            run.report("drafting", number, width)
             drafts = await run.drafts(number, stage)
             if all(not draft.ok for draft in drafts):
                 ((reason, _),) = Counter(draft.failure for draft in drafts).most_common(1)
@@ -201,7 +202,7 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
                     f"all {len(drafts)} drafts of round {number} failed, most often with: {reason}{remedy}", run.ledger
                 )
             run.drafted = drafts
-            run.tell("drafted", number, width, drafts)
+            run.report("drafted", number, width, drafts)
             last = number == schedule.rounds
             passed = run.passed(drafts)
             if last or passed is not None:
@@ -214,7 +215,7 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
             distilled = await run.distill(number, drafts, min(schedule.widths[number] + saved, MAX_WIDTH))
             run.drafted = ()
             rounds.append(Round(drafts=drafts, workspaces=distilled or ()))
-            run.tell("ended", number, width, drafts, distilled or ())
+            run.report("ended", number, width, drafts, distilled or ())
             if distilled is None:
                 return run.stopped(rounds, Stop.BUDGET)
             workspaces = distilled
@@ -223,8 +224,8 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
 
 
 def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
-    """What a check came to, and the calls it made. A failure leaves the draft unchecked and says why: it may be a
-    user's reward function, or a server. What concerns all drafts is raised."""
+    """The result of a check, and the calls it made. A failure (of a user's reward function, or a server) leaves the
+    draft unchecked, with the reason. Errors that concern all drafts are raised."""
     if isinstance(score, (ConfigError, StoreError)):
         raise score
     if isinstance(score, Exception):
@@ -235,12 +236,12 @@ def _checked(score: Score | Exception) -> tuple[Checked, tuple[Call, ...]]:
 
 
 def _calls_of(task: asyncio.Task[tuple[Checked, tuple[Call, ...]]]) -> tuple[Call, ...]:
-    """Calls that a check has made, where it is done."""
+    """The calls that a finished check has made."""
     return task.result()[1] if task.done() and not task.cancelled() and task.exception() is None else ()
 
 
 def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
-    """The drafts of a stage by their role: where in it they stand, and what they read."""
+    """The drafts of a stage by their role: their positions in the stage, and their inputs."""
     parts = []
     for role, phase in _DRAFTING:
         places = [place for place, (own, _) in enumerate(stage) if own is role]
@@ -250,7 +251,7 @@ def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[st
 
 
 class _Run:
-    """The state of one pass through the loop: what was spent so far, and how to ask."""
+    """The state of one run of the loop: the calls so far, and how to make further ones."""
 
     def __init__(self, question: Question, run_seed: int, budget: Budget, check: Check | None) -> None:
         self.question = question
@@ -260,35 +261,35 @@ class _Run:
         self.check = check
         self.ledger = Ledger()
         self.share: Share | None = None
-        """Of the session's account."""
+        """The run's share of the session's account."""
         self.flaws = ""
         self.worst = 0
         self.results: dict[str, asyncio.Task[tuple[Checked, tuple[Call, ...]]]] = {}
-        """Of the check, by the outputs that it was asked about: equal answers are checked once."""
+        """Checks by the outputs that they score: equal answers are checked once."""
         self.charged: set[str] = set()
-        """Those whose calls are on the ledger."""
+        """Checks whose calls are on the ledger."""
         self.rounds_checked: list[asyncio.Task[list[tuple[Checked, tuple[Call, ...]]]]] = []
-        """Checks of whole rounds, which have the results of several."""
+        """Checks of whole rounds, each with the results of several drafts."""
         self.drafted: tuple[Draft, ...] = ()
-        """Of the round whose workspaces are under way."""
+        """Drafts of the round whose workspaces are being made."""
         self.under_way: list[Call] = []
-        """Calls that are not on the ledger yet, as they are recorded should the deadline cancel them: what they cost is
-        not known."""
+        """Calls that are not on the ledger yet, recorded in case the deadline cancels them: their cost is then
+        unknown."""
 
     def close(self, outcome: Outcome | None) -> None:
-        """End checks that still run, for a run that was cancelled or raised, and settle with the session's account."""
+        """Cancel checks that still run, for a run that was cancelled or raised, and settle the session's account."""
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
-        self.give_up()
+        self.record_cancelled()
         if self.share is not None:
             self.share.close(self.ledger, outcome)
 
-    def give_up(self) -> None:
-        """Put on the ledger what was cancelled under way."""
+    def record_cancelled(self) -> None:
+        """Put the cancelled pending calls on the ledger."""
         self.ledger += self.under_way
         self.under_way = []
 
-    def tell(
+    def report(
         self,
         step: Literal["drafting", "drafted", "ended"],
         number: int,
@@ -296,7 +297,7 @@ class _Run:
         drafts: tuple[Draft, ...] = (),
         workspaces: tuple[Workspace, ...] = (),
     ) -> None:
-        """Pass on where the run is."""
+        """Report the run's progress."""
         listener = calls.current().on_progress
         if listener is not None:
             fields = tuple(self.question.fields)
@@ -304,7 +305,7 @@ class _Run:
 
     @contextmanager
     def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
-        """Around calls that go out side by side: `under_way` has them until they are on the ledger or have failed."""
+        """Around concurrent calls: `under_way` holds them until they are on the ledger or have failed."""
         index: Counter[Phase] = Counter()
         out: list[Call] = []
         for role, phase in asked:
@@ -319,11 +320,11 @@ class _Run:
         self.under_way = before
 
     def site(self, phase: Phase, number: int) -> calls.CallSite:
-        """Where the calls of a phase of a round stand."""
+        """The site of the calls of a phase of a round."""
         return calls.CallSite(phase, number, self.question.example, self.run_seed)
 
     def reads(self, workspaces: Sequence[Workspace], index: int) -> tuple[Role, dict[str, Any]]:
-        """Which role a draft has, and what it reads beside the task: nothing when its workspace is empty."""
+        """The role of a draft, and its inputs besides the task's: none if its workspace is empty."""
         if not workspaces or workspaces[index].empty:
             return Role.DRAFT, {}
         values = {"workspace": workspaces[index].text}
@@ -349,7 +350,7 @@ class _Run:
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
     async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
-        """A call that the server refused for its length, with what decides that and what to do about it."""
+        """A call that the server refused for its length, with an explanation and a remedy."""
         failure = reply.call.failure
         if failure is None or not failure.startswith(dspy.ContextWindowExceededError.__name__):
             return reply
@@ -368,11 +369,11 @@ class _Run:
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
     def waves(self, width: int) -> int:
-        """In how many waves a round of `width` drafts may be made."""
+        """The maximum number of waves in which a round of `width` drafts may be made."""
         return 1 if self.schedule.first_wave is None or self.schedule.first_wave >= width else 2
 
     async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
-        """Reserve: whether the worst case of a stage fits on top of what was spent."""
+        """Reserve tokens: whether the worst case of a stage fits on top of those spent."""
         shared = None if self.share is None or self.share.account.budget.unlimited else self.share
         if (self.budget.unlimited and shared is None) or not stage:
             return True
@@ -382,7 +383,7 @@ class _Run:
         return self.budget.allows(self.ledger, **most) and (shared is None or shared.allows(self.ledger, **most))
 
     async def preflight(self) -> None:
-        """The context and the worst case of the first round, before anything is spent."""
+        """Check the context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
         width = self.schedule.widths[0]
         if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
@@ -394,12 +395,12 @@ class _Run:
 
     @property
     def total_is_bounded(self) -> bool:
-        """Whether a budget of all tokens holds for this run."""
+        """Whether this run has a limit on total tokens."""
         shared = None if self.share is None else self.share.account.budget.total
         return self.budget.total is not None or shared is not None
 
     def limits(self) -> str:
-        """The budgets that hold for this run, in code form."""
+        """The budgets of this run, as code."""
         own = [] if self.budget.unlimited else [f"`{self.budget!r}`"]
         if self.share is not None and not self.share.account.budget.unlimited:
             others = len(self.share.account.runs) > 1
@@ -407,7 +408,7 @@ class _Run:
         return " or ".join(own)
 
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
-        """Sample the drafts of a round, those that read a workspace and those that start afresh side by side."""
+        """Sample the drafts of a round, those with and without a workspace concurrently."""
         early = self.schedule.may_end_early and len(stage) > 1
         with self.sent([each for part in _by_role(stage) for each in [part[:2]] * len(part[2])], number):
             replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
@@ -437,7 +438,7 @@ class _Run:
         )
 
     async def checked(self, draft: Draft) -> Checked | None:
-        """What the check says of a draft; None where there is no check, or no answer to check."""
+        """The check's result for a draft; None without a check, or without an answer to check."""
         if self.check is None or not self.complete(draft):
             return None
         key = self.checked_as(draft)
@@ -447,7 +448,7 @@ class _Run:
         return result
 
     def check_together(self, drafts: Sequence[Draft]) -> None:
-        """Begin one check of those drafts that were not checked yet, where the check takes a round at a time."""
+        """Start one check of the drafts that were not checked yet, if the check takes a whole round at a time."""
         if not hasattr(self.check, "acheck_all"):
             return
         fresh: dict[str, Draft] = {}
@@ -466,26 +467,26 @@ class _Run:
         self.results.update({key: asyncio.create_task(one(place)) for place, key in enumerate(fresh)})
 
     def shown(self, draft: Draft) -> dict[str, Any]:
-        """What the check is given of a draft."""
+        """The check's view of a draft."""
         whole = getattr(self.check, "reads_solution", False)
         return {**draft.outputs, "solution": draft.solution} if whole else draft.outputs
 
     def checked_as(self, draft: Draft) -> str:
-        """The name of a draft's result: drafts that a check cannot tell apart have one."""
+        """The key of a draft's result: equal for drafts that the check cannot distinguish."""
         compared = getattr(self.check, "relative", False)
         return calls.identity({**self.shown(draft), **({"in round": draft.round} if compared else {})})
 
     def check_calls(self, number: int, drafts: Sequence[Draft]) -> list[Call]:
-        """Calls that the checks of a round made, in the order of its drafts."""
+        """The calls made by the checks of a round, in the order of its drafts."""
         made: list[Call] = []
         for draft in drafts:
             key = self.checked_as(draft)
             task = self.results.get(key)
-            if task is not None and not task.done():  # of a draft that its round did not wait for
+            if task is not None and not task.done():  # the round did not wait for this draft
                 task.cancel()
                 del self.results[key]
                 asked = next((call for other in self.results.values() for call in _calls_of(other)), None)
-                if asked is not None:  # the check asks a model: what it cost until then is not known
+                if asked is not None:  # the check calls a model: its cost until then is unknown
                     place = {"phase": Phase.CHECK, "round": number, "index": draft.index, "price": asked.price}
                     made.append(Call(**place, model=asked.model, finish="cancelled", fate="left"))
                 continue
@@ -497,7 +498,7 @@ class _Run:
         return made
 
     async def run_check(self, draft: Draft) -> tuple[Checked, tuple[Call, ...]]:
-        """The check's result and the calls it made. What it raises is recorded, except for what concerns all drafts."""
+        """The check's result and the calls it made. Its errors are recorded, except those that concern all drafts."""
         assert self.check is not None
         try:
             score: Score | Exception = await self.check.acheck(self.question.inputs, self.shown(draft))
@@ -506,7 +507,7 @@ class _Run:
         return _checked(score)
 
     async def run_check_all(self, drafts: Sequence[Draft]) -> list[tuple[Checked, tuple[Call, ...]]]:
-        """The same of several drafts at once."""
+        """The results of several drafts at once."""
         check: Any = self.check
         try:
             scores = list(await check.acheck_all(self.question.inputs, [self.shown(draft) for draft in drafts]))
@@ -514,11 +515,11 @@ class _Run:
                 raise ValueError(f"`acheck_all` gave {len(scores)} scores for {len(drafts)} drafts")
         except Exception as error:
             first, *others = [_checked(error)] * len(drafts)
-            return [first, *((result, ()) for result, _ in others)]  # its calls are on the ledger once
+            return [first, *((result, ()) for result, _ in others)]  # its calls are recorded once
         return [_checked(score) for score in scores]
 
     def passed(self, drafts: Sequence[Draft]) -> Draft | None:
-        """The best-checked draft, where it reaches `stop_at`."""
+        """The best-checked draft, if it reaches `stop_at`."""
         if self.schedule.stop_at is None:
             return None
         there = [draft for draft in drafts if draft.score is not None and draft.score >= self.schedule.stop_at]
@@ -534,7 +535,7 @@ class _Run:
         return [replies[place] for place in range(len(stage))]
 
     async def until_enough(self, number: int, stage: Stage) -> list[Reply]:
-        """The replies of a round that may end before all its drafts are there."""
+        """The replies of a round that may end before all its drafts have finished."""
         schedule = self.schedule
         parts = []
         for role, phase, places, own in _by_role(stage):
@@ -554,7 +555,7 @@ class _Run:
                     vote = consensus.vote(reply.reading.outputs, self.question.fields)
                     passed = False
                     if schedule.stop_at is not None:
-                        result = await self.checked(self.draft(number, place, reply))  # which was examined
+                        result = await self.checked(self.draft(number, place, reply))  # already examined
                         passed = result is not None and (result.value or 0.0) >= schedule.stop_at
                     known[place] = consensus.Done(reply.call.failure is None, vote, passed)
             done = [known.get(place) for place in range(len(replies))]
@@ -573,10 +574,11 @@ class _Run:
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]
 
     def saved(self, drafts: Sequence[Draft], width: int) -> int:
-        """Drafts of a round of `width` that the next one gets because the first ones agreed.
+        """The number of drafts that a round of `width` did not need because the first ones agreed; the next round gets
+        them.
 
-        Under a limit on total tokens none: a larger budget, which has room for them, might then end in an earlier
-        round.
+        0 under a limit on total tokens: otherwise a run with a larger budget, which has room for them, might end in an
+        earlier round.
         """
         if (
             self.schedule.agree is None
@@ -589,7 +591,7 @@ class _Run:
         return width - len(drafts) if enough else 0
 
     async def distill(self, number: int, drafts: tuple[Draft, ...], next_width: int) -> tuple[Workspace, ...] | None:
-        """The workspaces of the next round; None when the budget does not reach for them."""
+        """The workspaces of the next round; None if the budget does not allow the distill calls."""
         usable = tuple(draft for draft in drafts if draft.ok)
         if not await self.affords(self.distill_stage(number, usable, next_width)):
             return None
@@ -626,18 +628,18 @@ class _Run:
         return distilled.workspaces
 
     async def first_form(self, role: Role, forms: Sequence[OutputFormat]) -> OutputFormat | None:
-        """The first of the forms of a role's reply that the server can hold the model to, best first; None where the
-        predictor writes other fields than they are for, or a thought needs room that a form would not leave."""
+        """The first format for a role's reply that the server can enforce, best first; None if the predictor writes
+        other fields than the formats describe, or a thought needs tokens that a format would not leave."""
         predictor = self.question.predictors[role]
         if not forms or form_of(signature_of(predictor)).labelled != form_of(derive(self.question.task, role)).labelled:
             return None
         about = await calls.capabilities(calls.serving(predictor))
-        if about.thinking_budget == "continue":  # the form is for the request that goes on behind a thought
+        if about.thinking_budget == "continue":  # the format is for the request that follows a thought
             return about.first_of(forms)
         return about.first_of(forms, thinking=self.schedule.thinking_tokens)
 
     def distill_stage(self, number: int, drafts: Sequence[Draft], next_width: int) -> Stage:
-        """The distill calls to come, with all solutions as their candidates: an upper bound of what they will read."""
+        """The distill calls ahead, with all solutions as their candidates: an upper bound of their inputs."""
         role = self.schedule.distill_role
         if role is None:
             return []
@@ -646,8 +648,8 @@ class _Run:
         return [(role, reads)] * self.schedule.distill_calls(number - 1, next_width=next_width)
 
     def stopped(self, rounds: Sequence[Round], stop: Stop) -> Outcome:
-        """Answer from what there is: the pick of the latest round that has a readable answer, or the best-checked
-        draft of all rounds where the schedule keeps it."""
+        """Answer from the finished rounds: the selection from the latest round with a readable answer, or the
+        best-checked draft of all rounds if the schedule keeps it."""
         readable = [[draft for draft in round_.drafts if self.complete(draft)] for round_ in rounds]
         latest = next((drafts for drafts in reversed(readable) if drafts), None)
         if latest is None:
@@ -663,7 +665,7 @@ class _Run:
         return self.outcome(answer, rounds, stop)
 
     def complete(self, draft: Draft) -> bool:
-        """Whether all of the task's outputs could be read out of a draft."""
+        """Whether all of the task's outputs could be read from a draft."""
         return all(name in draft.outputs for name in self.question.fields)
 
     def outcome(self, draft: Draft, rounds: Sequence[Round], stop: Stop) -> Outcome:

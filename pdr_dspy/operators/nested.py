@@ -12,7 +12,8 @@ from pdr_dspy.operators.operator import Operator
 
 
 def operators_in(program: dspy.Module) -> dict[str, Operator]:
-    """The operators in a program by their path ("" for the program itself), each once, in the order of attributes."""
+    """The operators in a program by their path ("" for the program itself), without duplicates, in the order of
+    attributes."""
     if isinstance(program, Operator):
         return {"": program}
     found: dict[str, Operator] = {}
@@ -41,14 +42,14 @@ def operators_in(program: dspy.Module) -> dict[str, Operator]:
 
 
 def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[str, Operator]:
-    """As `operators_in`, of a program that must have some.
+    """`operators_in`, for a program that must contain at least one.
 
     Args:
-        program: what is looked into.
-        called: the call that was given the program, in code form, such as "save(program=Wrapper())".
-        remedy: what to do about it.
+        program: the program to search.
+        called: the call that received the program, as code, such as "save(program=Wrapper())".
+        remedy: the remedy for the error message.
 
-    Raises ConfigError when there is none.
+    Raises ConfigError if there is none.
     """
     found = operators_in(program)
     if not found:
@@ -57,14 +58,14 @@ def operators_of(program: dspy.Module, called: str, remedy: str = "") -> dict[st
 
 
 def served_in(program: dspy.Module) -> dict[int, dspy.LM]:
-    """The models that the schedules of a program's operators name, by the identity of the predictor that each serves:
-    for `calls.session(serves=...)`."""
+    """The models that the schedules of a program's operators name, by the `id` of the predictor that each serves: for
+    `calls.session(serves=...)`."""
     return {key: lm for operator in operators_in(program).values() for key, lm in operator.served.items()}
 
 
 def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) -> dspy.Module:
-    """A copy of a program in which every operator is what `change(path, operator)` returned, or left as it is where
-    that is the operator itself; `program` stays."""
+    """A copy of a program in which every operator is replaced by the result of `change(path, operator)`, unless that is
+    the operator itself; `program` is unchanged."""
     if isinstance(program, Operator):
         return change("", program)
     copy = program.deepcopy()
@@ -74,6 +75,6 @@ def replaced(program: dspy.Module, change: Callable[[str, Operator], Operator]) 
             continue
         for name in [name for name, value in operator.__dict__.items() if isinstance(value, dspy.Predict)]:
             delattr(operator, name)
-        for name, value in new.__dict__.items():  # in place: whoever holds the operator goes on holding it
+        for name, value in new.__dict__.items():  # in place: references to the operator stay valid
             setattr(operator, name, value)
     return copy

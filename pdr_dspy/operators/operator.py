@@ -1,8 +1,8 @@
 """Operator: a task signature under a schedule, as a DSPy module.
 
-One class for every strategy: after tuning, the schedule says what a program is. An operator holds exactly the
-predictors that it calls, as plain attributes, so that every DSPy optimizer tunes what is used and nothing else.
-`forward` never writes to `self`.
+There is one class for every strategy: after tuning, the schedule defines the program. An operator holds exactly the
+predictors that it calls, as plain attributes, so that DSPy optimizers tune only predictors in use. `forward` never
+writes to `self`.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ AnyCheck = Check | str | Callable[..., Any]
 class ScheduleParameter(Parameter):
     """Holds an operator's schedule so that DSPy's `save` and `load` keep it, at any depth.
 
-    Below a parent module DSPy loads each parameter by itself, from a list made before the first: a schedule that calls
-    other roles than the one it replaces finds no predictors there, and is refused.
+    DSPy loads each parameter below a parent module separately, from a list made beforehand: a schedule that calls roles
+    other than those of the one it replaces would find no predictors there, and is refused.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
     def reset(self) -> None:
-        """Nothing: a tuned schedule survives `reset_copy()`, as learned code does in `dspy.Flex`."""
+        """Nothing to do: a tuned schedule survives `reset_copy()`, as learned code does in `dspy.Flex`."""
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         return self.schedule.model_dump(mode="json")
 
     def load_state(self, state: Mapping[str, Any]) -> Self:
-        """Take over a saved schedule. Raises ConfigError when it calls other roles than the present one."""
+        """Take a saved schedule. Raises ConfigError if it calls roles other than those of the present one."""
         saved = Schedule(**state)
         if saved.roles != self.schedule.roles:
             raise ConfigError(
                 f"the saved program's operator {saved} calls {', '.join(saved.roles)}, and the one here "
                 f"({self.schedule}) {', '.join(self.schedule.roles)}; a nested `load` can neither add predictors "
-                "nor take them away. Give the operator the saved schedule first (`with_schedule`), or save the program "
+                "nor remove them. Give the operator the saved schedule first (`with_schedule`), or save the program "
                 "with `pdr_dspy.save(program, path)` and load it with `pdr_dspy.load(path, program=...)`"
             )
         self.schedule = saved
@@ -68,17 +68,17 @@ class ScheduleParameter(Parameter):
 class Operator(dspy.Module):
     """A task signature under a schedule. `LongCoT`, `SelfConsistency`, `BestOfN`, `SR` and `PDR` make one by name.
 
-    Calling it takes the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
-    `dspy.Prediction` with the task's outputs first, then `solution` (the text of the draft that was taken), `ledger`
+    Call it with the task's inputs by keyword, and optionally `budget=Budget(...)` and `seed=int`. It returns a
+    `dspy.Prediction` with the task's outputs first, then `solution` (the text of the selected draft), `ledger`
     (a `Ledger`: `.sequential`, `.total`, `.calls`), `rounds` (a tuple of `Round`) and `stop` (a `Stop`).
 
-    Equal inputs and seed make equal calls: ask again with another `seed` for another sample.
+    Equal inputs and seed make equal calls: use another `seed` for another sample.
 
     Raises:
         ConfigError: an input is missing or unknown, no language model is set, or the caps, kappa and the prompt do not
             fit the model's context.
         BudgetTooSmall: not even the first round fits the budget.
-        RoundFailed: every draft of a round failed; `error.ledger` has what was spent.
+        RoundFailed: every draft of a round failed; `error.ledger` has all calls until then.
         DeadlinePassed: a deadline (`calls.session(deadline=...)`) passed before there was a draft.
     """
 
@@ -92,24 +92,23 @@ class Operator(dspy.Module):
         """
         Args:
             signature: the task.
-            schedule: what the program does.
+            schedule: defines the program.
             check: scores drafts without the gold answer: a check, the name of a registered one, or a DSPy reward
-                function; or several of them by name. A single one is called "check", or as it is registered, and a
-                schedule that names none uses it.
-            models: LMs by name, with `Priced` around those whose price is known; `Schedule.draft_model`,
-                `refine_model` and `distill_model` say which role uses which. Roles for which it names none use the LM
-                that they would use anyway.
+                function; or several of them by name. A single one has the name "check", or its registered name, and a
+                schedule without a check uses it.
+            models: LMs by name, in `Priced` if their price is known; `Schedule.draft_model`, `refine_model` and
+                `distill_model` assign them to roles. Other roles use the LM that they would use without `models`.
         """
         super().__init__()
         self.task = check_task(signature)
         self.checks = _checks(check)
-        """By name; `Schedule.check` says which is used."""
+        """Checks by name; `Schedule.check` selects one."""
         if check is not None and not isinstance(check, Mapping) and schedule.check is None:
             schedule = schedule.replace(check=next(iter(self.checks)))
         self.checks = _with_registered(schedule, self.checks)
         _require_check(schedule, self.checks)
         self.models = Models(models)
-        """By name; `Schedule.draft_model` and the others say which role uses which."""
+        """Models by name; `Schedule.draft_model` and the other fields assign them to roles."""
         _require_models(schedule, self.models)
         self.tuned = ScheduleParameter(schedule)
         for role, role_signature in self.role_signatures(self.task, schedule).items():
@@ -117,7 +116,7 @@ class Operator(dspy.Module):
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule that it runs under."""
+        """The schedule of the program."""
         return self.tuned.schedule
 
     @staticmethod
@@ -138,8 +137,8 @@ class Operator(dspy.Module):
         """A copy that runs under another schedule.
 
         Predictors of roles that both schedules use keep their instructions, demonstrations and LM; Select and Refine
-        only while their default instructions would stay the same or were tuned. `instructions` (role to text) and
-        `demos` (role to demonstrations, each a mapping of fields) replace what is given.
+        only if their default instructions stay the same or were tuned. `instructions` (role to text) and `demos` (role
+        to demonstrations, each a mapping of fields) replace the present ones.
 
         Raises ConfigError for an unknown role in `instructions` or `demos`, and for a check that the program lacks.
         """
@@ -159,7 +158,7 @@ class Operator(dspy.Module):
         new.checks = {**{name: check for name, check in checks.items() if name not in new.checks}, **new.checks}
         for role, signature in self.role_signatures(self.task, schedule).items():
             predictor = dspy.Predict(signature)
-            predictor.lm = old[Role.DRAFT].lm  # a role that is new uses the model that the program was given
+            predictor.lm = old[Role.DRAFT].lm  # a new role uses the model that the program was given
             before = old.get(role.value)
             if before is not None and role in defaults:
                 if signature_of(before).instructions != defaults[role].instructions:
@@ -174,32 +173,31 @@ class Operator(dspy.Module):
         return new
 
     def with_models(self, models: Mapping[str, dspy.LM | Priced]) -> Self:
-        """A copy that has further models; one of a name that it has takes its place."""
+        """A copy with additional models; a model replaces one with the same name."""
         new = copy.deepcopy(self)
         new.models = self.models | models
         return new
 
     @contextmanager
     def bound(self) -> Iterator[None]:
-        """Inside, its predictors are served by the models that its schedule names, and their prices are known."""
+        """Inside, its predictors use the models that its schedule names, with their prices."""
         now = calls.current()
         with calls.session(serves={**now.serves, **self.served}, prices={**now.prices, **self.models.prices}):
             yield
 
     def lm_of(self, role: Role) -> dspy.LM:
-        """The model that answers a role. Raises ConfigError where there is none."""
+        """The model of a role. Raises ConfigError if there is none."""
         with self.bound():
             return calls.serving(self.predictor(role))
 
     @property
     def served(self) -> dict[int, dspy.LM]:
-        """The models that its schedule names, by the identity of the predictor that each serves."""
+        """The models that its schedule names, by the `id` of the predictor that each serves."""
         named = {role: self.schedule.model_of(role) for role in self.schedule.roles}
         return {id(self.predictor(role)): self.models[name] for role, name in named.items() if name is not None}
 
     def price_of(self, name: str | None) -> Price | None:
-        """What a token costs of one of its models by name, or with None of the LM that it uses by itself; None where
-        that is not known."""
+        """The price per token of one of its models by name, or with None of its default LM; None if it is unknown."""
         if name is not None:
             return self.models.price(name)
         with calls.session(prices={**calls.current().prices, **self.models.prices}):
@@ -207,7 +205,7 @@ class Operator(dspy.Module):
             return None if lm is None else calls.price_of(lm)
 
     def save(self, path: Any, save_program: bool = False, modules_to_serialize: Any = None) -> None:
-        """As `dspy.Module.save`; a state file is written whole or not at all."""
+        """As `dspy.Module.save`; a state file is written completely or not at all."""
         place = local_path(path)
         if save_program or place.suffix not in (".json", ".pkl"):
             super().save(path, save_program, modules_to_serialize)
@@ -216,7 +214,7 @@ class Operator(dspy.Module):
             super().save(temporary)
 
     def load_state(self, state: dict[str, Any], **options: Any) -> Any:
-        """As `dspy.Module.load_state`; the predictors follow the schedule that is loaded."""
+        """As `dspy.Module.load_state`; the predictors follow the loaded schedule."""
         if "tuned" in state:
             fresh = self.with_schedule(Schedule(**state["tuned"]))
             for name in [name for name, value in self.__dict__.items() if isinstance(value, dspy.Predict)]:
@@ -267,7 +265,7 @@ class Operator(dspy.Module):
         )
 
     async def preflight(self, inputs: Mapping[str, Any], budget: Budget | None = None) -> None:
-        """Check what can be known of a run before its first call: that it fits the model's context and the budget.
+        """Check the parts of a run that are known before its first call: the model's context and the budget.
 
         Raises ConfigError or BudgetTooSmall, as the run itself would.
         """
@@ -285,11 +283,11 @@ class Operator(dspy.Module):
 
 
 _CHECK = "check"
-"""What a single check of a program is called."""
+"""The name of a program's single check."""
 
 
 def _checks(check: AnyCheck | Mapping[str, AnyCheck] | None) -> dict[str, Check]:
-    """The checks of a program by name. Raises ConfigError for what is none."""
+    """The checks of a program by name. Raises ConfigError for an invalid one."""
     if check is None:
         return {}
     named = check if isinstance(check, Mapping) else {check if isinstance(check, str) else _CHECK: check}
@@ -297,19 +295,19 @@ def _checks(check: AnyCheck | Mapping[str, AnyCheck] | None) -> dict[str, Check]
 
 
 def _with_registered(schedule: Schedule, checks: dict[str, Check]) -> dict[str, Check]:
-    """With the registered check that a schedule names, where the program has no other of that name."""
+    """Adds the registered check that a schedule names, if the program has none of that name."""
     name = schedule.check
     return checks if name is None or name in checks or name not in CHECKS else {**checks, name: as_check(name)}
 
 
 def _require_models(schedule: Schedule, models: Mapping[str, Any]) -> None:
-    """Whether a program has the models that a schedule names."""
+    """Raise ConfigError if a program lacks a model that a schedule names."""
     for name in ("draft_model", "refine_model", "distill_model"):
         value = getattr(schedule, name)
         if value is not None and value not in models:
             raise ConfigError(
-                f"`Schedule({name}={value!r})` is no model of the program; it has: {', '.join(models) or 'none'}. Give "
-                f"it: `{schedule.strategy}(..., models={{{value!r}: lm}})`, or `program.with_models({{{value!r}: lm}})`"
+                f"`Schedule({name}={value!r})` is not a model of the program; it has: {', '.join(models) or 'none'}. "
+                f"Add `{schedule.strategy}(..., models={{{value!r}: lm}})` or `program.with_models({{{value!r}: lm}})`"
             )
 
 
@@ -326,7 +324,7 @@ def _require_check(schedule: Schedule, checks: Mapping[str, Check]) -> None:
         for setting, wanted in (("stop_at", schedule.stop_at is not None), ("keep", schedule.keep)):
             if wanted:
                 raise ConfigError(
-                    f"`Schedule({setting}={getattr(schedule, setting)!r})` holds a score against one of another round, "
+                    f"`Schedule({setting}={getattr(schedule, setting)!r})` compares a score with one of another round, "
                     f"and the check {schedule.check!r} only compares the drafts of a round; leave it out, or take a "
-                    "check that scores each for itself"
+                    "check that scores each draft separately"
                 )

@@ -1,4 +1,4 @@
-"""What a program returns: a `dspy.Prediction` that prints in a few lines and can be written as JSON."""
+"""The result of a program: a `dspy.Prediction` that prints in a few lines and can be written as JSON."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import dspy
 from pdr_dspy.prompts.content import json_data
 
 _SHOWN = 80
-"""Characters of a field in a printed prediction."""
+"""Maximum characters of a field in a printed prediction."""
 
 
 class Prediction(dspy.Prediction):
     """The task's output fields, then `solution`, `ledger`, `rounds` and `stop`.
 
-    It prints short; `prediction.ledger.calls` and `prediction.rounds` have the details. `toDict()` is JSON data, with
-    enums as their values and models as objects, so that `json.dumps` and `dspy.Evaluate(save_as_json=...)` take it.
+    Its repr is short; `prediction.ledger.calls` and `prediction.rounds` have the details. `toDict()` is JSON data, with
+    enums as their values and models as objects, so that `json.dumps` and `dspy.Evaluate(save_as_json=...)` accept it.
     """
 
     def toDict(self) -> dict[str, Any]:  # noqa: N802  (DSPy's name)

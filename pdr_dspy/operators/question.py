@@ -1,7 +1,7 @@
-"""One question, with the schedule and the predictors that answer it: its prompts, how long they are, and their caps.
+"""One question with its schedule and predictors: its prompts, their sizes, and the caps of its calls.
 
-Everything here is known before a call is made. Sizes are bounds: they decide whether a stage fits the model's context
-and the budget before it is sent.
+Everything here is known before a call is made. Sizes are upper bounds: they decide whether a stage fits the model's
+context and the budget before it is sent.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 
 TEMPLATE_TOKENS = 24
-"""Room for a chat template's own tokens around a system and a user message."""
+"""Tokens reserved for a chat template around a system and a user message."""
 MEDIA_TOKENS = 1024
-"""Room for an image or another attachment: about what models take for an image of a million pixels. How much it really
-is, only the server knows."""
+"""Tokens reserved for an image or another attachment: about what models use for an image of a million pixels. Only the
+server knows the exact number."""
 HEADING = "Candidate 100 (unfinished):\n"
 """At least as long as any heading above a candidate."""
 
 Stage = Sequence[tuple[Role, Mapping[str, Any]]]
-"""Calls that are made side by side: a role, and what it reads beside the task's inputs."""
+"""Concurrent calls: the role of each, and its inputs besides the task's."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a program is asked, and how it will ask."""
+    """A question, and the calls that answer it."""
 
     task: type[dspy.Signature]
     schedule: Schedule
     predictors: Mapping[Role, dspy.Predict]
-    """Of every role that the schedule calls."""
+    """The predictor of every role that the schedule calls."""
     inputs: Mapping[str, Any]
 
     @cached_property
     def lm(self) -> dspy.LM:
-        """The model of the drafts. Raises ConfigError when none is set."""
+        """The model of the drafts. Raises ConfigError if none is set."""
         return calls.serving(self.predictors[Role.DRAFT])
 
     @cached_property
@@ -63,7 +63,7 @@ class Question:
 
     @cached_property
     def headings(self) -> tuple[str, ...]:
-        """The labels of the task's inputs, for which no solution may pass."""
+        """The labels of the task's inputs; solutions are quoted so that they cannot pass for one."""
         return tuple(label(name) for name in self.task.input_fields)
 
     def lm_of(self, role: Role) -> dspy.LM:
@@ -71,7 +71,7 @@ class Question:
         return calls.serving(self.predictors[role])
 
     async def context(self, role: Role = Role.DRAFT) -> int | None:
-        """Tokens that the context of a role's model holds; None where its server does not say."""
+        """The context length of a role's model, in tokens; None if its server does not report it."""
         return (await calls.capabilities(self.lm_of(role))).context_length
 
     async def count(self, texts: Sequence[str], role: Role | None = None) -> list[int]:
@@ -101,7 +101,7 @@ class Question:
         )
 
     async def most(self, stage: Stage) -> list[int]:
-        """The most tokens that each call of a stage can cost."""
+        """The maximum tokens that each call of a stage can cost."""
         sizes = await self.prompt_sizes(stage)
         budgets = {role: (await calls.capabilities(self.lm_of(role))).thinking_budget for role, _ in stage}
         fallbacks = {role: await self.fallback(role) for role in {role for role, _ in stage}}
@@ -111,8 +111,8 @@ class Question:
         ]
 
     async def fallback(self, role: Role) -> int:
-        """The most tokens that a request for the JSON of what cannot be read adds to the turn that it reads again; 0
-        where there will be none."""
+        """The maximum tokens that a fallback request for JSON adds to the turn that it reads again; 0 if there will be
+        none."""
         predictor = self.predictors[role]
         about = await calls.capabilities(calls.serving(predictor))
         return fallback.most_tokens(signature_of(predictor), about, self.sampling(role))
@@ -120,7 +120,7 @@ class Question:
     async def prompt_sizes(self, stage: Stage) -> list[int]:
         """Tokens of the prompt of each call of a stage."""
         keys = [(role, tuple(sorted(values.items()))) for role, values in stage]
-        prompts = {key: self._prompt(key[0], dict(key[1])) for key in dict.fromkeys(keys)}  # siblings share theirs
+        prompts = {key: self._prompt(key[0], dict(key[1])) for key in dict.fromkeys(keys)}  # siblings share one
         sizes: dict[Any, int] = {}
         for model in {id(self.lm_of(role)): role for role, _ in prompts}.values():
             own = [key for key in prompts if self.lm_of(key[0]) is self.lm_of(model)]
@@ -129,18 +129,18 @@ class Question:
         return [sizes[key] + TEMPLATE_TOKENS for key in keys]
 
     def most_tokens(self, role: Role, values: Mapping[str, Any]) -> int:
-        """A bound on `prompt_sizes` that asks no server: a token stands for one byte of text or more."""
+        """A bound on `prompt_sizes` without any request: a token stands for at least one byte of text."""
         text, media = self._prompt(role, values)
         return TEMPLATE_TOKENS + MEDIA_TOKENS * media + len(text.encode("utf-8", "replace"))
 
     def _prompt(self, role: Role, values: Mapping[str, Any]) -> tuple[str, int]:
-        """The words of a prompt, and how many images and other attachments it has."""
+        """The text of a prompt, and the number of its images and other attachments."""
         predictor = self.predictors[role]
         messages = render(signature_of(predictor), predictor.demos, {**self.inputs, **values})
         return prompt_text(messages), media_count(messages)
 
     async def room(self, drafts: Sequence[Draft]) -> int | None:
-        """Tokens that the model's context leaves for the candidates of a distill call; None where these fit anyway."""
+        """Tokens that the model's context leaves for the candidates of a distill call; None if they fit anyway."""
         role = self.schedule.distill_by.role
         context = None if role is None else await self.context(role)
         if context is None or role is None:
@@ -154,7 +154,7 @@ class Question:
         return max(context - prompt - self.sampling(role).cap, 0)
 
     async def check_context(self) -> None:
-        """Raise PromptTooLong when caps, kappa and prompt do not fit the context, where the server tells it."""
+        """Raise PromptTooLong if caps, kappa and prompt do not fit the context, where the server reports it."""
         known = {role: await self.context(role) for role in self.predictors if role is not Role.CRITIQUE}
         contexts = {role: context for role, context in known.items() if context is not None}
         roles = list(contexts)
@@ -163,7 +163,7 @@ class Question:
             return
         for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap
-            kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should see at least as much
+            kappa = 0 if role is Role.DRAFT else self.schedule.kappa  # a distiller should read at least as much
             context = contexts[role]
             if prompt + kappa + cap > context:
                 raise PromptTooLong(

@@ -1,8 +1,8 @@
-"""Schedule: everything that decides what a program does and costs, as one frozen value.
+"""Schedule: everything that determines a program's calls and cost, as one frozen value.
 
-A schedule is written by a person to start, written by the search when it ends, and read by `pdr run`: one format, JSON
-both ways. The paper's notation g = [16, 8, 4] lists the widths before the final single call; here the final 1 is
-written out, widths = (16, 8, 4, 1) (arXiv 2510.01123, section 3 and figure 2).
+A schedule is written by a person at first and by the search at its end, and read by `pdr run`: one format, JSON both
+ways. The paper's notation g = [16, 8, 4] lists the widths before the final single call; here the final 1 is written
+out, widths = (16, 8, 4, 1) (arXiv 2510.01123, section 3 and figure 2).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from pdr_dspy.prompts.roles import Role
 from pdr_dspy.settings import Settings
 
 MAX_WIDTH = 256
-"""Drafts of one round: the seeds of stages are this far apart."""
+"""Maximum drafts of one round: the distance between the seeds of stages."""
 MIN_CANDIDATE_TOKENS = 24
-"""A candidate's heading and the line of its answer; with less room than this a workspace says nothing."""
+"""Tokens of a candidate's heading and its answer; a smaller workspace is useless."""
 
 
 DISTILLER_FROM = "distiller_from"
 """In the data of a schedule: where a distiller that is not built in is defined, "module:attribute"."""
 DISTILLER_PACKAGE = "distiller_package"
-"""In the data of a schedule: the installed package that such a distiller came with."""
+"""In the data of a schedule: the installed package that provides such a distiller."""
 
 
 class Nominal(NamedTuple):
-    """Tokens counted as the paper's figures count them: calls times the cap of a call (section 2.4 of the figures)."""
+    """Tokens as the paper's figures count them: calls times the cap of a call (section 2.4 of the figures)."""
 
     sequential: int
     total: int
@@ -45,30 +45,30 @@ _LATER = (
     *("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave"),
     *("draft_model", "refine_model", "distill_model"),
 )
-"""Fields that came later: left out of the data where they are off, which keeps the data of older schedules."""
+"""Fields added later: omitted from the data at their defaults, which keeps the data of older schedules."""
 
 
 class Schedule(Settings):
-    """Widths per round, the workspace's bound, the distiller, and the caps of each call.
+    """Widths per round, the bound of the workspace, the distiller, and the caps of each call.
 
-    Raises ConfigError, naming the field, its value and the remedy, for a schedule that cannot be run.
+    Raises ConfigError, naming the field, its value and the remedy, for an invalid schedule.
     """
 
     widths: tuple[int, ...] = (4, 1)
     """Drafts per round, M_1 .. M_R. (1,) is Long CoT. In the paper the last is 1: its single draft is the answer. With
     another `final` it may be wider."""
     kappa: int = 2048
-    """The most tokens, of the serving model, that a workspace may hold: |C| <= kappa."""
+    """Maximum tokens of a workspace, as the serving model counts them: |C| <= kappa."""
     distiller: str = "summary"
-    """How the solutions of a round become the workspaces of the next: the name of a `Distiller`, built in (`summary`,
+    """Turns the solutions of a round into the workspaces of the next: the name of a `Distiller`, built in (`summary`,
     `topk`, `topk_per_sample`, `random_k`, `checked`, `last`, and for analyses `oracle_correct`, `oracle_incorrect`,
-    `oracle_random`), registered with `@pdr_dspy.distiller`, or of an installed package."""
+    `oracle_random`), registered with `@pdr_dspy.distiller`, or from an installed package."""
     k: int = 2
-    """Solutions that a workspace admits, for distillers that pick some (`Distiller.uses_k`)."""
+    """Number of solutions in a workspace, for distillers that select some (`Distiller.uses_k`)."""
     tally: bool = False
-    """Begin a workspace with a line that says how often each answer came up among all drafts of its round. Not in the
-    paper: a small model that cannot tell right from wrong can still see what its drafts agree on. `distiller="last"`,
-    which hands on one solution, has nothing to count."""
+    """Begin a workspace with a line that states how often each answer came up among all drafts of its round. Not in the
+    paper: a small model that cannot tell right from wrong can still see on which answer its drafts agree.
+    `distiller="last"`, which passes on one solution, has nothing to count."""
     critique: bool = False
     """Only with `distiller="last"`: a call that lists the flaws of the solution before it is refined."""
     draft_tokens: int = 1024
@@ -78,65 +78,66 @@ class Schedule(Settings):
     distill_tokens: int | None = None
     """Cap on a distill, select or critique call; None means the smaller of `kappa` and `draft_tokens`."""
     thinking_tokens: int = 0
-    """Room for a thinking model's thought, on top of each cap above. 0 for a model that does not think apart."""
+    """Additional tokens for a thinking model's thought, on top of each cap above. 0 for a model without separate
+    thinking."""
     temperature: float = 1.0
     """Sampling temperature of drafts and refinements; the paper uses 1.0."""
     distill_temperature: float | None = None
     """Temperature of distill, select and critique calls; None means `temperature`."""
     top_p: float = 1.0
     quorum: float = 1.0
-    """Go on when this fraction of a round's drafts is done, rounded up to whole drafts; the others are cancelled. In
-    (0, 1]; 1.0 waits for all. Failed drafts do not count, unless nothing runs any more. Not in the paper: it trades the
-    slowest drafts for latency. Drafts that can be cancelled go out as single requests, never as one request for n,
-    which llama.cpp serves for less work: on one small machine waiting for all may be faster."""
+    """Continue when this fraction of a round's drafts has finished, rounded up to whole drafts; the others are
+    cancelled. In (0, 1]; 1.0 waits for all. Failed drafts do not count, unless no draft still runs. Not in the paper:
+    it trades the slowest drafts for latency. Drafts that can be cancelled are sent as single requests, never as one
+    request for n, which llama.cpp serves with less work: on one small machine waiting for all may be faster."""
     agree: float | None = None
-    """End a round when its drafts agree: over the first drafts by index, as far as they are done without a gap, the
-    probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 asks for four equal
-    answers in a row). The others are cancelled. As many drafts as were not waited for go to the next round on top of
-    its width, except to the last round, which stays 1, and except under a limit on total tokens. In (0.5, 1); None
-    never ends a round early. Which drafts a round goes on with does not depend on the order in which they finish, so a
-    slow first draft is waited for. Drafts that are handed on are written again: where most were nearly done, a run
-    costs more tokens than without. Not in the paper."""
+    """End a round when its drafts agree: over the first drafts by index that have finished without a gap, the
+    probability that the leading answer stays ahead is at least this (`agreement.stays`; 0.95 needs four equal answers
+    in a row). The others are cancelled. The next round gets as many additional drafts as were not waited for, except
+    the last round, which stays 1, and except under a limit on total tokens. In (0.5, 1); None never ends a round early.
+    The drafts that a round continues with do not depend on the order in which they finish, so a slow first draft is
+    waited for. The additional drafts are new calls: if most cancelled drafts were nearly done, a run costs more tokens
+    than without this setting. Not in the paper."""
     json_fallback: bool = True
-    """Where a Literal, Enum, bool, list or model with fields cannot be read out of a draft that came to its end, ask
-    for it in a short second request: the same messages, the draft, and a question for those fields, the answer to which
-    is held to the schema of their JSON. Only where the server can hold a model to one; what a draft reasons is always
-    free. The request is on the ledger, on the sequential path, and in what budgets reserve. (`dspy.ChatAdapter` has its
-    `use_json_adapter_fallback`, which asks for all of the reply anew.) False takes such a draft for one without an
-    answer. Not in the paper."""
+    """If a Literal, Enum, bool, list or model with fields cannot be read from a complete draft, request it in a short
+    second request: the same messages, the draft, and a question for those fields, whose answer the server constrains to
+    the schema of their JSON. Only if the server can do that; the draft's reasoning is never constrained. The request is
+    on the ledger, on the sequential path, and in the tokens that budgets reserve. (`dspy.ChatAdapter` has its
+    `use_json_adapter_fallback`, which requests the whole reply again.) With False such a draft has no answer. Not in
+    the paper."""
 
     final: Literal["refine", "vote", "weighted", "best"] = "refine"
-    """Which draft of the last round is the answer: its only one ("refine", the paper's), the first of the most common
-    answer ("vote"; self-consistency, arXiv 2203.11171), the same with votes weighted by the check ("weighted"), or the
-    one with the highest check ("best"; best-of-N)."""
+    """Selects the answer among the drafts of the last round: its only draft ("refine", the paper's), the first draft of
+    the most common answer ("vote"; self-consistency, arXiv 2203.11171), the same with votes weighted by the check
+    ("weighted"), or the draft with the highest check ("best"; best-of-N)."""
     check: str | None = None
-    """Which of the program's checks scores each draft, without the gold answer; None uses none. What it finds is shown
-    to the next round with the solution. Not in the paper, as are `keep` and `stop_at`."""
+    """The name of the program's check that scores each draft, without the gold answer; None uses none. Its result is
+    shown to the next round with the solution. Not in the paper, like `keep` and `stop_at`."""
     keep: bool = False
-    """Answer with the best-checked draft of all rounds where that is better than the last round's pick."""
+    """Answer with the best-checked draft of all rounds if that is better than the last round's selection."""
     stop_at: float | None = None
-    """End the program with the first draft, by index, whose check is at least this, a fraction; drafts of its round
-    that still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that
-    can be cancelled go out as single requests, as with `quorum`."""
+    """End the program with the first draft, by index, whose check is at least this fraction; drafts of its round that
+    still run are cancelled at the server. Only questions on which no draft passes pay for more rounds. Drafts that can
+    be cancelled are sent as single requests, as with `quorum`."""
     first_wave: int | None = None
-    """Ask for this many drafts of a round first, and for the others only when those neither reach `stop_at` nor
-    `agree`: an easy question costs the first wave alone, a hard one the tokens of all and the time of two waves. None
-    asks for all at once. Not in the paper: how many samples a question gets by how it goes is Adaptive-Consistency's
-    question (arXiv 2305.11860), here with a check too."""
+    """Make this many drafts of a round first, and the others only if those neither reach `stop_at` nor `agree`: an easy
+    question costs only the first wave, a hard one the tokens of all drafts and the time of two waves. None makes all at
+    once. Not in the paper: adapting the number of samples to a question is Adaptive-Consistency's idea (arXiv
+    2305.11860), here with a check too."""
 
     draft_model: str | None = None
-    """Which of the program's models (`models={"small": lm, "large": lm}`) writes first-round drafts; None is the LM
-    that the program uses anyway."""
+    """The name of the program's model (`models={"small": lm, "large": lm}`) that writes first-round drafts; None is the
+    program's default LM."""
     refine_model: str | None = None
-    """Which of them writes later drafts; None is the one that drafts."""
+    """The name of the model that writes later drafts; None is the one that drafts."""
     distill_model: str | None = None
-    """Which of them distills, selects or criticises; None is the one that drafts. Where several models are used,
+    """The name of the model that distills, selects or criticises; None is the one that drafts. With several models,
     `kappa` counts tokens of the one that refines."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_distiller(cls, data: Any) -> Any:
-        """Data of a schedule with a distiller of somebody's own say where that was defined; see `_as_data`."""
+        """Check a distiller that is not built in: the data contain its origin; see `_as_data`."""
         if not isinstance(data, Mapping) or not {DISTILLER_FROM, DISTILLER_PACKAGE} & set(data):
             return data
         name, origin, package = (data.get(key) for key in ("distiller", DISTILLER_FROM, DISTILLER_PACKAGE))
@@ -159,7 +160,7 @@ class Schedule(Settings):
             )
         if any(width > MAX_WIDTH for width in self.widths):
             raise ValueError(
-                f"`Schedule(widths={self.widths})` has a width above {MAX_WIDTH}, the most that seeds are spaced for"
+                f"`Schedule(widths={self.widths})` has a width above {MAX_WIDTH}, the maximum for the spacing of seeds"
             )
         for name in ("kappa", "k", "draft_tokens", "refine_tokens", "distill_tokens"):
             value = getattr(self, name)
@@ -192,17 +193,17 @@ class Schedule(Settings):
         given = f"`Schedule(first_wave={first})`"
         if not 1 <= first < max(self.widths):
             raise ValueError(
-                f"{given} must be at least 1 and below the widest of `widths={self.widths}`: the others follow it"
+                f"{given} must be at least 1 and below the widest of `widths={self.widths}`: the other drafts follow it"
             )
         if self.stop_at is None and self.agree is None:
             raise ValueError(f"{given} ends a round only with `stop_at` (and a check) or `agree`; set one, or None")
         if self.quorum < 1.0:
             raise ValueError(
-                f"{given} and `quorum={self.quorum:g}` exclude each other: a quorum is of all drafts of a round"
+                f"{given} and `quorum={self.quorum:g}` exclude each other: a quorum counts all drafts of a round"
             )
 
     def _check_distiller(self) -> None:
-        if self.rounds == 1:  # nothing is distilled, so that nothing need be imported either
+        if self.rounds == 1:  # nothing is distilled, so nothing has to be imported
             if self.distiller not in DISTILLERS:
                 raise ValueError(f"`Schedule(distiller={self.distiller!r})`: {DISTILLERS.unknown(self.distiller)}")
             return
@@ -232,8 +233,8 @@ class Schedule(Settings):
 
     @model_serializer(mode="wrap")
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that came later are left out where they are off: the data of older schedules stays as it was. With a
-        distiller that is not built in goes where it is defined, for whoever reads the data without it."""
+        """Omit later fields at their defaults: the data of older schedules stays unchanged. For a distiller that is not
+        built in, add where it is defined, for readers without it."""
         data = handler(self)
         for name in _LATER:
             if name in data and data[name] == type(self).model_fields[name].default:
@@ -247,12 +248,12 @@ class Schedule(Settings):
 
     @property
     def distill_by(self) -> Distiller:
-        """The distiller itself. Raises ConfigError for one that cannot be imported any more."""
+        """The distiller itself. Raises ConfigError if it can no longer be imported."""
         return DISTILLERS.find(self.distiller)
 
     @property
     def needs_check(self) -> str | None:
-        """What of the schedule cannot work without a check, in code form; None when nothing needs one."""
+        """The setting that needs a check, as code; None if none does."""
         if self.final in ("weighted", "best"):
             return f"final={self.final!r}"
         if self.keep:
@@ -263,7 +264,7 @@ class Schedule(Settings):
 
     @property
     def strategy(self) -> str:
-        """The named constructor that a schedule is a setting of."""
+        """The named constructor whose settings this schedule has."""
         if self.rounds == 1:
             if self.widths == (1,):
                 return "LongCoT"
@@ -272,7 +273,7 @@ class Schedule(Settings):
 
     @property
     def may_end_early(self) -> bool:
-        """Whether a round may go on before all its drafts are there."""
+        """Whether a round may continue before all its drafts have finished."""
         if self.stop_at is not None:
             return True
         if self.agree is not None and max(self.widths) > fewest(self.agree):
@@ -296,24 +297,24 @@ class Schedule(Settings):
 
     @property
     def distill_role(self) -> Role | None:
-        """The role that is called between two rounds, a critique included; None where no model is."""
+        """The role that is called between two rounds, including a critique; None if no model is called."""
         if self.rounds == 1:
             return None
         return Role.CRITIQUE if self.critique else self.distill_by.role
 
     def model_of(self, role: Role) -> str | None:
-        """The name of the model that a role's calls go to; None where it is the program's own."""
+        """The name of a role's model; None if it is the program's default."""
         own = {Role.DRAFT: self.draft_model, Role.REFINE: self.refine_model}.get(role, self.distill_model)
         return own or self.draft_model
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The names of the models that a run uses, each once; the program's own has none."""
+        """The names of the models that a run uses, without duplicates; the program's default has none."""
         return tuple(dict.fromkeys(name for role in self.roles if (name := self.model_of(role)) is not None))
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles that a run calls, which are the predictors that its operator holds."""
+        """The roles that a run calls, which are the predictors of its operator."""
         if self.rounds == 1:
             return (Role.DRAFT,)
         between = self.distill_role
@@ -323,8 +324,8 @@ class Schedule(Settings):
         """Model calls made between round `round_index` (from 0) and the next one.
 
         Args:
-            round_index: the round that is distilled.
-            next_width: drafts of the next round, where they are not those of `widths`.
+            round_index: the distilled round.
+            next_width: drafts of the next round, if other than in `widths`.
         """
         if round_index >= self.rounds - 1:
             return 0
@@ -334,8 +335,8 @@ class Schedule(Settings):
 
     @property
     def calls(self) -> int:
-        """Model calls that a run makes when nothing fails, no budget ends it early, no draft is cancelled and none has
-        to be asked again (`json_fallback`)."""
+        """Model calls of a run without failures, early ends by a budget, cancelled drafts and fallback requests
+        (`json_fallback`)."""
         return sum(self.widths) + sum(self.distill_calls(r) for r in range(self.rounds))
 
     @property
@@ -353,11 +354,11 @@ class Schedule(Settings):
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
     def output_bound(self) -> Nominal:
-        """The most output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
-        depend on the task and the server, come on top.
+        """The maximum output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
+        depend on the task and the server, are not included.
 
-        With `agree` that is more in total than the widths say: drafts that are cancelled just before their end cost
-        nearly a cap each, and are drafted again in the next round.
+        With `agree` the total may exceed that of the widths: drafts that are cancelled just before their end cost
+        nearly a cap each, and are made again in the next round.
         """
         widths = self._widest()
         distill_stages = [self.distill_calls(r, next_width=widths[r + 1]) for r in range(self.rounds - 1)]
@@ -369,7 +370,7 @@ class Schedule(Settings):
         return Nominal(sequential, total)
 
     def _widest(self) -> list[int]:
-        """The most drafts of each round: its width, and what earlier rounds may leave it."""
+        """The maximum drafts of each round: its width, and the additional drafts from earlier rounds."""
         widths, left = list(self.widths), 0
         if self.agree is not None:
             for number in range(self.rounds - 1):
@@ -378,7 +379,7 @@ class Schedule(Settings):
         return widths
 
     def replace(self, **changes: Any) -> Schedule:
-        """A copy with some fields changed, checked again."""
+        """A copy with some fields changed, validated again."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return Schedule(**{**values, **changes})
 
@@ -386,7 +387,7 @@ class Schedule(Settings):
         return f"{self._shape()}{self._checks()}{self._models()}"
 
     def _models(self) -> str:
-        """Which models are used: one name where all roles have the same, else one for each role that has another."""
+        """The models in use: one name if all roles have the same, otherwise one for each role with another model."""
         if not self.models:
             return ""
         by_role = {role: self.model_of(role) for role in self.roles}
@@ -395,7 +396,7 @@ class Schedule(Settings):
         return " on " + ", ".join(f"{name or 'its own'} ({role})" for role, name in by_role.items())
 
     def _checks(self) -> str:
-        """How checks and finals are told, each only where it is not the paper's."""
+        """Checks and finals in text form, each only if it differs from the paper's."""
         final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
         stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
         stop_at += "" if self.first_wave is None else f" first_wave={self.first_wave}"
@@ -421,7 +422,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "quality": {"widths": (8, 4, 1), "distiller": "topk_per_sample"},
     "paper": {"widths": (16, 8, 4, 1), "distiller": "topk_per_sample"},
 }
-"""Shapes taken from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
+"""Shapes from the paper's frontier (figure 4): the cheapest good one, two wide rounds, and its best cells."""
 
 
 def preset(name: str, **changes: Any) -> Schedule:

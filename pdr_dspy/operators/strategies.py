@@ -1,6 +1,6 @@
 """The strategies by name: constructors of one class, `Operator`.
 
-Every strategy is a schedule, so they are points of one space: the optimizer may start from any and end at any other.
+Every strategy is a schedule, so all are points of one space: the optimizer may start and end at any of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def LongCoT(signature: Task, *, models: Named = None, **settings: Any) -> Operat
 def SelfConsistency(  # noqa: N802
     signature: Task, *, n: int = 8, models: Named = None, **settings: Any
 ) -> Operator:
-    """`n` drafts side by side; the most common answer is the answer (arXiv 2203.11171).
+    """`n` concurrent drafts; the most common answer is the answer (arXiv 2203.11171).
 
     Args:
         signature: the task.
@@ -55,14 +55,14 @@ def SelfConsistency(  # noqa: N802
 def BestOfN(  # noqa: N802
     signature: Task, *, n: int = 8, check: Checks, models: Named = None, **settings: Any
 ) -> Operator:
-    """`n` drafts side by side; the one that its check scores highest is the answer.
+    """`n` concurrent drafts; the one that its check scores highest is the answer.
 
     Args:
         signature: the task.
         n: drafts, at least 1.
         check: scores a draft without the gold answer: a check, a registered name, or a DSPy reward function.
         models: LMs by name, for `draft_model` and the others; see `Operator`.
-        settings: other fields of `Schedule`; with `stop_at=1.0` the first draft that passes ends the others.
+        settings: other fields of `Schedule`; with `stop_at=1.0` the first draft that passes cancels the others.
     """
     schedule = _schedule(settings, widths=(_count("BestOfN(n=...)", n),), final="best")
     return _checked(signature, schedule, check, models)
@@ -82,8 +82,8 @@ def SR(  # noqa: N802
     Args:
         signature: the task.
         rounds: drafts in all, the first included; at least 1.
-        critique: list the flaws of the solution in a call of its own before each refinement (error analysis).
-        check: scores a draft without the gold answer; the next draft reads what it found.
+        critique: list the flaws of the solution in a separate call before each refinement (error analysis).
+        check: scores a draft without the gold answer; the next draft reads its result.
         models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: other fields of `Schedule`, such as `draft_tokens` or `kappa`.
 

@@ -1,7 +1,7 @@
-"""What passes between rounds: drafts go in, a workspace of at most kappa tokens comes out.
+"""The state between rounds: drafts go in, a workspace of at most kappa tokens comes out.
 
-Only solutions travel: thinking never enters a workspace, and a workspace is built anew each round, never appended to
-(arXiv 2510.01123, section 3). `fit` is the one place where |C| <= kappa is enforced.
+Only solutions are passed on: thinking never enters a workspace, and a workspace is built anew each round, never
+appended to (arXiv 2510.01123, section 3). `fit` is the only place that enforces |C| <= kappa.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Count = Callable[[Sequence[str]], Awaitable[list[int]]]
 """Tokens of each text, as the serving model counts them."""
 
 RESULT = "Check result:"
-"""Begins what a workspace says of a solution's check; a solution that writes it itself is quoted."""
+"""Begins the line of a solution's check in a workspace; a solution that contains it is quoted."""
 CUT = "[...] "
-"""Stands where the beginning of a solution was left out."""
+"""Marks the omitted beginning of a solution."""
 
 
 class Checked(BaseModel):
-    """What a check said of a draft."""
+    """The result of a check for a draft."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float | None = None
-    """In [0, 1]; None when the check itself failed."""
+    """In [0, 1]; None if the check itself failed."""
     detail: str = ""
     """A short reason, for people."""
     feedback: str = ""
-    """What the next draft is shown of it."""
+    """The text shown to the next draft."""
     failure: str | None = None
     """Why there is no value, in one sentence."""
 
 
 class Draft(BaseModel):
-    """One draft of a round, as it ended."""
+    """One draft of a round with its outcome."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,61 +49,61 @@ class Draft(BaseModel):
     solution: str = ""
     """The whole text after any thought; what later rounds may read."""
     outputs: dict[str, Any] = {}
-    """The task's output fields that could be read, each of its declared type; a field that could not is absent."""
+    """The task's output fields that could be read, each of its declared type; unreadable ones are absent."""
     how: dict[str, How] = {}
-    """In which form each of them was found; see `pdr_dspy.text.statements.How`."""
+    """How each of them was found; see `pdr_dspy.text.statements.How`."""
     unclear: dict[str, str] = {}
-    """Of fields that were stated and could not be read: the beginning of what was stated."""
+    """For fields that were stated but unreadable: the beginning of the statement."""
     broken: dict[str, str] = {}
-    """Output fields that were read and break a limit of theirs, such as `le=10`: which. They are not in `outputs`."""
+    """Output fields that were read but break a limit, such as `le=10`, with that limit. They are not in `outputs`."""
     truncated: bool = False
-    """The cap ended it. Its text is usable as a hint, its last number is not an answer."""
+    """Whether the cap truncated it. Its text is usable as a hint, its last number is not an answer."""
     failure: str | None = None
-    """Why there is no text at all; such a draft is counted, and enters no workspace."""
+    """Why there is no text; such a draft is counted, and enters no workspace."""
     check: Checked | None = None
-    """What the program's check said of it; None where it has none, or there was nothing to check."""
+    """The result of the program's check; None without a check, or without an answer to check."""
 
     @property
     def score(self) -> float | None:
-        """The value of its check in [0, 1]; None where it was not checked, or the check failed."""
+        """The value of its check in [0, 1]; None if it was not checked, or the check failed."""
         return None if self.check is None else self.check.value
 
     @property
     def result(self) -> str:
-        """What later rounds are shown of its check; empty where there is nothing to show."""
+        """The check's result as shown to later rounds; empty if there is nothing to show."""
         if self.check is None or self.check.value is None:
             return ""
-        told = f": {self.check.feedback}" if self.check.feedback else ""
-        return f"{RESULT} {self.check.value:.2f} of 1{told}"
+        feedback = f": {self.check.feedback}" if self.check.feedback else ""
+        return f"{RESULT} {self.check.value:.2f} of 1{feedback}"
 
     @property
     def ok(self) -> bool:
-        """Whether there is text to work with."""
+        """Whether it has text."""
         return self.failure is None
 
 
 class Workspace(BaseModel):
-    """The text that the next round reads beside the task, and where it came from."""
+    """The text that the next round reads besides the task, and its origin."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str = ""
     tokens: int = 0
-    """Of `text`, as the serving model counts them (or as estimated, see `Ledger.exact`)."""
+    """Tokens of `text`, as the serving model counts them (or an estimate, see `Ledger.exact`)."""
     sources: tuple[int, ...] = ()
-    """Indices of the drafts that it was made of, in the order in which they were shown."""
+    """Indices of the drafts that it was made from, in the order in which they were shown."""
     cut: bool = False
-    """Whether text had to be left out for kappa."""
+    """Whether text had to be left out because of kappa."""
 
     @property
     def empty(self) -> bool:
-        """Nothing to read: the next draft starts afresh."""
+        """Whether there is nothing to read: the next draft then starts without a workspace."""
         return not self.text
 
 
 def candidates(drafts: Sequence[Draft], headings: Sequence[str] = ()) -> list[str]:
-    """The blocks in which drafts are shown to a distiller or a refiner, numbered from 1: each a solution, and what its
-    check found. See `sheltered` for `headings`."""
+    """The blocks in which drafts are shown to a distiller or a refiner, numbered from 1: each has a solution, and the
+    result of its check. See `sheltered` for `headings`."""
     return [
         f"Candidate {number}{' (unfinished)' if draft.truncated else ''}:\n{shown(draft, headings, among=True)}"
         for number, draft in enumerate(drafts, start=1)
@@ -117,7 +117,7 @@ def shown(draft: Draft, headings: Sequence[str] = (), *, among: bool = False) ->
 
 
 def sheltered_result(draft: Draft, headings: Sequence[str]) -> str:
-    """The result of a draft's check on lines of its own, the feedback quoted: it may hold what a program printed."""
+    """The result of a draft's check on separate lines, the feedback quoted: it may contain a program's output."""
     first, *more = draft.result.splitlines()
     return "\n".join([first, *(f"  {line}" for line in sheltered("\n".join(more), headings, among=True).splitlines())])
 
@@ -127,9 +127,9 @@ async def fit(
 ) -> tuple[str, int, bool]:
     """Join `blocks` into one text of at most `kappa` tokens.
 
-    Short blocks stay whole; the room that is left is shared evenly among the long ones, which are cut at a line or a
-    sentence: `keep="end"` keeps how a solution ends, where its answer is; `keep="start"` how a summary begins. When a
-    block would be cut to nothing the last blocks are left out whole.
+    Short blocks stay complete; the remaining tokens are shared evenly among the long ones, which are cut at a line or a
+    sentence: `keep="end"` keeps the end of a solution, where its answer is; `keep="start"` the beginning of a summary.
+    If a block would be cut to nothing, the last blocks are left out completely.
 
     Returns the text, its tokens, and whether anything was left out.
     """
@@ -174,7 +174,7 @@ _HEADING = re.compile(r"Candidate \d+(?: \(unfinished\))?:\n")
 
 def _cut(block: str, characters: float, keep: Literal["start", "end"]) -> str:
     room = int(characters)
-    # Only a candidate's own heading stays; the first line of a bare solution is part of what may be cut.
+    # Only a candidate's own heading stays; the first line of a bare solution may be cut.
     heading, newline, body = block.partition("\n") if keep == "end" and _HEADING.match(block) else ("", "", block)
     room -= len(heading) + len(newline) + len(CUT)
     if room < 8:

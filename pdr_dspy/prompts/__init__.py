@@ -1,6 +1,6 @@
-"""Prompts out and fields in: the signatures of the five roles, derived from the user's task (`roles`), the form of a
-prompt and its reply (`form`), messages (`render`), what a completion says of each field (`parse`), and field types as
-JSON data (`types`).
+"""Writing prompts and parsing replies: the signatures of the five roles, derived from the user's task (`roles`), the
+form of a prompt and its reply (`form`), messages (`render`), parsing of a completion's fields (`parse`), and field
+types as JSON data (`types`).
 """
 
 from __future__ import annotations

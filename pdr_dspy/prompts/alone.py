@@ -1,6 +1,6 @@
-"""Completions that are only the answer, as models write them that think apart: `42`, `**B**`, a list with bullets.
+"""Completions that are only the answer, as models that think separately write them: `42`, `**B**`, a bulleted list.
 
-A number in running text, the last of several numbers and a sentence are no such answer.
+A number in running text, the last of several numbers and a sentence do not count.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _LATEX_ALONE = re.compile(r"[^\n]{0,200}\\[A-Za-z]+[^\n]{0,200}")
 
 
 def alone(text: str, kind: Any, *, code: bool) -> Any:
-    """The value that is all of a completion, or stands on a line of its own at its end; None where there is none.
+    """The value that is a whole completion, or alone on its last line; None if there is none.
 
     Args:
         text: without special tokens.
         kind: the field's type.
-        code: a block of code that is all of the completion is a text.
+        code: whether a text field's value may be a code block that is the whole completion.
     """
     text = text.strip()
     if not text or len(text) > MAX_ANSWER or has_marks(text):
@@ -70,7 +70,7 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
 
 
 def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
-    """The value of a line that holds nothing else; in a text of several lines more must speak for it."""
+    """The value of a line that holds nothing else; in a text of several lines (not `only`) the rules are stricter."""
     line = re.sub(r"</?[a-z]{1,12}>$|[ \t]*[✓✔✅☑🎉]\ufe0f?$", "", line.strip())
     bold = line.startswith(("**", "$", "\\(", "\\[", "`")) and tidy(line) != line
     plain = re.sub(r"^\(([^()]+)\)$", r"\1", tidy(_LEADING.sub("", tidy(line))))
@@ -107,7 +107,7 @@ def _option_alone(plain: str, options: Mapping[str, Any], *, only: bool) -> Any:
 
 
 def _phrase_alone(line: str, plain: str, *, only: bool, bold: bool) -> str | None:
-    """A few words that are no sentence: `Paris`, `**New York City**`."""
+    """A few words that are not a sentence: `Paris`, `**New York City**`."""
     if not (only or bold) or len(plain) > 60 or len(plain.split()) > 6 or not re.search(r"\w", plain):
         return None
     if re.search(r"[:;?!<>{}\[\]|\\`=#@…\ufffd\x00]|\.\s", plain) or _UNSAID.search(plain):
@@ -118,7 +118,7 @@ def _phrase_alone(line: str, plain: str, *, only: bool, bold: bool) -> str | Non
 
 
 def _structure_alone(text: str, kind: Any) -> Any:
-    """JSON, a list with bullets or numbers, or numbers with nothing around them."""
+    """JSON, a list with bullets or numbers, or bare numbers."""
     held = block(text, 0, len(text))
     if held is not None and held.closed and not text[held.end :].strip():
         text = tidy(held.text)

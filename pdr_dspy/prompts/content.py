@@ -1,7 +1,7 @@
-"""Values of a task's fields in its prompts: texts, JSON, and what has a content of its own, such as an image.
+"""Values of a task's fields in its prompts: texts, JSON, and values with their own content blocks, such as an image.
 
-DSPy 3.4 is the measure: models and lists are JSON, and its own types are what they format themselves as, wherever in a
-value they stand.
+The format is that of DSPy 3.4: models and lists are JSON, and DSPy's own types format themselves, at any depth of a
+value.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import dspy
 from pydantic import BaseModel, TypeAdapter
 
 Content = str | list[dict[str, Any]]
-"""Of a message: a text, or blocks of OpenAI's chat API."""
+"""Content of a message: a text, or blocks of OpenAI's chat API."""
 
 
 def json_data(value: Any) -> Any:
-    """A value as JSON data: models as objects, enums as their values; what JSON has no form for becomes text."""
+    """A value as JSON data: models as objects, enums as their values, values without a JSON form as text."""
     if value is None or isinstance(value, str):
         return value
     try:
         return _ANY.dump_python(value, mode="json", fallback=_foreign)
-    except (ValueError, TypeError, RecursionError):  # bytes that are no text, a value that holds itself
+    except (ValueError, TypeError, RecursionError):  # bytes that are not text, a value that contains itself
         return str(value)
 
 
@@ -34,7 +34,7 @@ _ANY: TypeAdapter[Any] = TypeAdapter(Any)
 
 
 def exact_data(value: Any) -> Any:
-    """A value as JSON data from which its type can be validated again; what JSON has no form for is left as it is."""
+    """A value as JSON data from which its type can be validated again; values without a JSON form are unchanged."""
     if isinstance(value, dspy.Type) or (isinstance(value, BaseModel) and any(True for _ in _media_in(value))):
         return {name: exact_data(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, Mapping):
@@ -48,17 +48,17 @@ def exact_data(value: Any) -> Any:
 
 
 def _foreign(value: Any) -> Any:
-    """What pydantic has no form for."""
+    """Converts a value that pydantic cannot serialize."""
     if isinstance(value, dspy.Example):
         return dict(value.items())
-    for name in ("tolist", "item"):  # numpy's
+    for name in ("tolist", "item"):  # numpy
         if callable(getattr(value, name, None)):
             return getattr(value, name)()
     return str(value)
 
 
 def text_of(value: Any) -> str:
-    """A value as a text of a prompt."""
+    """A value as text for a prompt."""
     if isinstance(value, Enum):
         return str(value.value)
     if isinstance(value, str):
@@ -74,9 +74,9 @@ def text_of(value: Any) -> str:
     return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
 
 
-def told(value: Any) -> str:
-    """A value as a text that differs where it differs, to tell questions apart: `str` of plain data, JSON of what holds
-    models, whose `str` may leave things out (an image's shows the length of its data alone)."""
+def distinct_text(value: Any) -> str:
+    """A text that distinguishes values, for identifying questions: `str` of plain data, JSON of data with models, whose
+    `str` may be incomplete (that of an image shows only the length of its data)."""
     return str(value) if _is_plain(value) else text_of(value)
 
 
@@ -89,10 +89,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def pieces_of(value: Any) -> list[str | dict[str, Any]]:
-    """A value as texts and content blocks: an image, or whatever else of DSPy's types has a content of its own, is its
-    blocks, wherever in the value it stands.
+    """A value as texts and content blocks: an image, or another DSPy type with content blocks, becomes its blocks, at
+    any depth of the value.
 
-    Only what is such a type becomes a block: a text that looks like one stays a text.
+    Only instances of such types become blocks: a text that looks like a block stays a text.
     """
     text = text_of(value)
     if isinstance(value, str):
@@ -102,7 +102,7 @@ def pieces_of(value: Any) -> list[str | dict[str, Any]]:
         content = media.format()
         if not isinstance(content, list):
             continue
-        raw: Any = media.model_dump(mode="json")  # a text: its type writes itself
+        raw: Any = media.model_dump(mode="json")  # a text: the type formats itself
         for written in dict.fromkeys((raw, json.dumps(raw, ensure_ascii=False)[1:-1], json.dumps(raw)[1:-1])):
             pieces = [
                 part
@@ -113,7 +113,7 @@ def pieces_of(value: Any) -> list[str | dict[str, Any]]:
 
 
 def plain_text(value: Any) -> str:
-    """A value as a text for people, in which an image, or what else has a content of its own, is only named."""
+    """A value as text for people, in which an image or other content block appears only as its kind."""
     pieces = pieces_of(value)
     return "".join(piece if isinstance(piece, str) else f"[{piece.get('type', 'content')}]" for piece in pieces)
 
@@ -129,7 +129,7 @@ def _split(text: str, mark: str, content: Sequence[dict[str, Any]]) -> Iterator[
 
 
 def _media_in(value: Any, seen: set[int] | None = None) -> Iterator[dspy.Type]:
-    """The values of DSPy's types within a value, each once."""
+    """The instances of DSPy's types within a value, without duplicates."""
     seen = set() if seen is None else seen
     if value is None or isinstance(value, str | int | float | bytes) or id(value) in seen:
         return
@@ -152,7 +152,7 @@ def _media_in(value: Any, seen: set[int] | None = None) -> Iterator[dspy.Type]:
 
 
 def joined(pieces: Sequence[str | dict[str, Any]]) -> Content:
-    """One message of these pieces: a text where all are texts."""
+    """The content of one message from these pieces: a text if all are texts."""
     texts = [piece for piece in pieces if isinstance(piece, str)]
     if len(texts) == len(pieces):
         return "".join(texts)
@@ -168,7 +168,7 @@ def joined(pieces: Sequence[str | dict[str, Any]]) -> Content:
 
 
 def prompt_text(messages: Iterable[Mapping[str, Any]]) -> str:
-    """The words of messages, to count their tokens; a content block that is no text counts as its kind alone."""
+    """The text of messages, for counting tokens; a content block other than text counts as its kind."""
     return "\n".join(
         content if isinstance(content, str) else "".join(_block_text(block) for block in content or ())
         for content in (message["content"] for message in messages)
@@ -180,6 +180,6 @@ def _block_text(block: Mapping[str, Any]) -> str:
 
 
 def media_count(messages: Iterable[Mapping[str, Any]]) -> int:
-    """How many content blocks of messages are no text: images, recordings, files."""
+    """How many content blocks of messages are not text: images, recordings, files."""
     contents = [message["content"] for message in messages]
     return sum(block.get("type") != "text" for content in contents if isinstance(content, list) for block in content)

@@ -1,7 +1,7 @@
 """Defaults, None and limits of a task's fields.
 
-DSPy 3.4 is the measure: a field that was not stated takes its default, and one that may be None is None. Beyond it, the
-limits of a field are held: a value that breaks them is missing, and the reason is told.
+The rules are those of DSPy 3.4: a field that was not stated takes its default, and an optional one is None. In
+addition, limits are enforced: a value outside its field's limits is missing, and the reason is reported.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pdr_dspy.prompts.shapes import allows_none
 
 NONE: Any = object()
-"""A stated None, where None would mean that nothing was found."""
+"""An explicitly stated None; a plain None means that no value was found."""
 
 
 def default_of(field: Any) -> Any:
-    """What a field is where nobody gives it. For fields that are not required."""
+    """The default of a field that is not required."""
     try:
         return field.get_default(call_default_factory=True)
-    except (TypeError, ValueError):  # a factory that wants the other fields
+    except (TypeError, ValueError):  # a factory that takes the other fields
         return field.get_default(call_default_factory=True, validated_data={})
 
 
 def with_defaults(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of fields, those that were not given with their defaults, in the order of the fields."""
+    """The values of fields in their order, with defaults for missing ones."""
     filled = {
         name: values[name] if name in values else default_of(field)
         for name, field in fields.items()
@@ -37,7 +37,7 @@ def with_defaults(fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[
 
 
 def held(field: Any, value: Any) -> tuple[Any, str]:
-    """A value within its field's limits, and ""; or None, and which limit it breaks."""
+    """A value within its field's limits, and ""; or None, and the limit that it breaks."""
     if not field.metadata:
         return value, ""
     try:
@@ -51,17 +51,17 @@ def held(field: Any, value: Any) -> tuple[Any, str]:
 def settled(
     fields: Mapping[str, Any], outputs: Mapping[str, Any], stated: Mapping[str, Sequence[str]], *, truncated: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What was read out of a reply, within its limits and with the defaults of what it does not state; and, by name,
-    which limits were broken.
+    """The parsed fields of a reply, within their limits and with defaults for unstated ones; and, by name, the limits
+    that were broken.
 
-    A field takes its default where the reply came to its end without stating it. A field that may be None is None where
-    another one was stated: a reply that states nothing has not said that there is none.
+    A field takes its default if the complete reply does not state it. An optional field is None only if another field
+    was stated: a reply that states nothing does not state None.
 
     Args:
-        fields: those that stand behind a label.
-        outputs: what was read, `NONE` for a stated None; other fields are left as they are.
-        stated: the texts behind each label.
-        truncated: the reply may have had more to say.
+        fields: the fields with a label.
+        outputs: the parsed values, `NONE` for a stated None; other fields are unchanged.
+        stated: the texts after each label.
+        truncated: whether the reply may be incomplete.
     """
     values: dict[str, Any] = {}
     broken: dict[str, str] = {}
@@ -90,5 +90,5 @@ def settled(
 
 
 def says_none(text: str) -> bool:
-    """Whether a text says that there is no value."""
+    """Whether a text states that there is no value."""
     return re.fullmatch(r"[\s*_`\"'<(\[]*(?:none|null|nil|n/a|not applicable)[\s*_`\"'>)\].]*", text, re.I) is not None

@@ -1,6 +1,6 @@
-"""The form of a prompt and its reply: how fields are called, and where the answer goes.
+"""The form of a prompt and its reply: the labels of fields, and the place of the answer.
 
-It does not depend on the instructions, so no optimizer can break it.
+It is independent of the instructions, so no optimizer can break it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from pdr_dspy.prompts.shapes import allows_none, described, is_code, is_custom, 
 
 
 def label(name: str) -> str:
-    """How a field is called in a prompt: `final_answer` is `Final answer`."""
+    """The label of a field in a prompt: `Final answer` for `final_answer`."""
     return name.replace("_", " ").strip().capitalize()
 
 
 def _given(signature: type[dspy.Signature]) -> str:
-    """What the task's author wrote about its inputs, and what DSPy's own types say of themselves."""
-    told = [
+    """The author's descriptions of the task's inputs, and the descriptions of DSPy's own types."""
+    lines = [
         f"{label(name)}: {desc}"
         for name, field in signature.input_fields.items()
         if name not in LEFT and (desc := "; ".join(filter(None, (_description(name, field), _of_types(field)))))
     ]
-    return "\n".join(["You are given:", *told]) if told else ""
+    return "\n".join(["You are given:", *lines]) if lines else ""
 
 
 def _of_types(field: Any) -> str:
@@ -43,8 +43,8 @@ def _of_types(field: Any) -> str:
 
 
 def _form(outputs: Mapping[str, Any]) -> str:
-    """Where the answer goes. It stands at the end of the last message: at the end of the instructions, before the
-    question, a small model took it for all it had to write (0.02 right in one pass instead of 0.28, on 8 sums with 4
+    """Instructions for the reply form. They end the last message: placed at the end of the system message, before the
+    question, a small model took them for the whole task (0.02 right in one pass instead of 0.28, on 8 sums with 4
     drafts each by Qwen2.5-Coder-0.5B)."""
     labelled = {name: field for name, field in outputs.items() if name not in FREE}
     if not labelled:
@@ -80,12 +80,12 @@ def _hint(name: str, field: Any) -> str:
     return ", ".join(filter(None, (named, shape)))
 
 
-# --- what all prompts and replies of a signature share ---------------------------------------------------------------
+# --- shared by all prompts and replies of a signature ----------------------------------------------------------------
 
 
 class Form:
-    """What is the same in every prompt and reply of a signature: worked out once, since DSPy searches for its fields
-    whenever it is asked for them."""
+    """The part shared by all prompts and replies of a signature: computed once, since DSPy recomputes a signature's
+    fields on every access."""
 
     def __init__(self, signature: type[dspy.Signature]) -> None:
         inputs, self._outputs = signature.input_fields, signature.output_fields
@@ -93,22 +93,22 @@ class Form:
         self.made_of = _made_of(signature)
         self.system = "\n\n".join(part for part in about if part)
         self.history = next((name for name, field in inputs.items() if is_history(field.annotation)), None)
-        """The input that holds earlier turns, which are shown as turns."""
+        """The input that holds earlier turns, which become messages."""
         self.inputs = {name: label(name) for name in inputs if name != self.history}
         self.needed = tuple(name for name in needed_inputs(signature) if name not in LEFT)
-        """Those without which a demonstration teaches nothing."""
+        """The inputs without which a demonstration is useless."""
         self.outputs = tuple(self._outputs)
         self.free = tuple(name for name in self.outputs if name in FREE)
         self.labelled = {
             name: plain_kind(field.annotation) for name, field in self._outputs.items() if name not in FREE
         }
-        """The fields that stand behind a label, and their types."""
+        """The labelled fields and their types."""
         self.fields = {name: field for name, field in self._outputs.items() if name not in FREE}
-        """The same, with their defaults and limits."""
+        """The labelled fields with their defaults and limits."""
         self.optional = frozenset(name for name, field in self.fields.items() if allows_none(field.annotation))
-        """Those of them that may be None."""
+        """The labelled fields that may be None."""
         self.shown: tuple[list[list[Any]], list[dict[str, Any]]] | None = None
-        """Demonstrations, and their messages."""
+        """The latest demonstrations, and their messages."""
 
     @cached_property
     def ending(self) -> str:
@@ -117,17 +117,17 @@ class Form:
 
     @cached_property
     def label(self) -> re.Pattern[str]:
-        """Where a statement of a labelled field begins."""
+        """Matches the beginning of a labelled field's statement."""
         return _label_pattern(tuple(self.labelled))
 
     @cached_property
     def blanks(self) -> set[str]:
-        """What stands between the brackets of the form, and what a model writes there for it."""
+        """The placeholders of the form, and what models write in their place without filling them in."""
         return _blanks(self._outputs)
 
     @cached_property
     def shapes(self) -> tuple[str, ...]:
-        """The shapes that the form shows of JSON: a line that ends in one repeats the form."""
+        """The JSON shapes that the form shows: a line that ends in one repeats the form."""
         return tuple(shape for kind in self.labelled.values() if (shape := json_shape(kind)))
 
 
@@ -135,7 +135,7 @@ _FORMS: WeakKeyDictionary[type[dspy.Signature], Form] = WeakKeyDictionary()
 
 
 def form_of(signature: type[dspy.Signature]) -> Form:
-    """The form of a signature; the same object as long as nothing of the signature was changed in its place."""
+    """The form of a signature; cached until the signature is modified in place."""
     form = _FORMS.get(signature)
     if form is None or form.made_of != _made_of(signature):
         form = _FORMS[signature] = Form(signature)
@@ -143,7 +143,7 @@ def form_of(signature: type[dspy.Signature]) -> Form:
 
 
 def _made_of(signature: type[dspy.Signature]) -> list[Any]:
-    """What of a signature can be changed in its place: its instructions, and what is said of its fields."""
+    """The parts of a signature that can be modified in place: its instructions, and its fields' descriptions."""
     extras = [field.json_schema_extra for field in signature.model_fields.values()]
     return [signature.__doc__, *(extra.get("desc") if isinstance(extra, dict) else None for extra in extras)]
 

@@ -1,6 +1,6 @@
-r"""Lists as models write them: numbered, with bullets, one item on a line, in brackets of all kinds, in a sentence.
+r"""Lists as models write them: numbered, bulleted, one item per line, in brackets of all kinds, in a sentence.
 
-Every item must be readable, or there is no list: a list that lacks one passes for a whole one. Everything here takes
+Every item must be readable, or there is no list: an incomplete list would pass for a whole one. Everything here takes
 linear time.
 """
 
@@ -16,19 +16,19 @@ MAX_ITEMS = 10_000
 MAX_LINE = 20_000
 
 Item = Callable[[str], Any]
-"""Reads one item; None where it cannot."""
+"""Parses one item; None if it cannot."""
 
 
 def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, decimals: bool = False) -> list[list[str]]:
-    """The items of a list as texts, in each way in which the text may be taken; those who read them take the first in
-    which every item is readable. Nothing where it is no list.
+    """The items of a list as texts, in each possible interpretation of the text; the caller takes the first one in
+    which every item is readable. Empty if the text is not a list.
 
     Args:
-        text: what was stated.
-        numbers: items are numbers: `1,234` may be one, and what stands around them is prose.
-        words: items are free texts, so that a comma may be a part of one.
+        text: the statement.
+        numbers: items are numbers: `1,234` may be one number, and the words around them are prose.
+        words: items are free texts, so that a comma may be part of an item.
         nested: items are lists themselves.
-        decimals: items may be no whole numbers: `3,5` may be one.
+        decimals: items may be decimals: `3,5` may be one number.
     """
     text = text.strip()
     if not text or len(text) > 200_000:
@@ -55,7 +55,7 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
     return [way for way in ways if 0 < len(way) <= MAX_ITEMS and all(item.strip() for item in way)]
 
 
-# ------------------------------------------------------------------------------------------------- on lines
+# ------------------------------------------------------------------------------------------------- one item per line
 
 _BULLET = re.compile(
     r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>-{1,2}>|=>|[-*+•–—·∙‧・‣⁃▪▫◦●○■□◆◇►▶▸▹➢➤➜→⇒✓✔✅☑★☆♦❖⦿◉»]\ufe0f?)"
@@ -67,12 +67,12 @@ _BULLET = re.compile(
 
 
 def is_item(line: str) -> bool:
-    """Whether a line is an item of a list with bullets or numbers."""
+    """Whether a line is an item of a bulleted or numbered list."""
     return _BULLET.fullmatch(line[:MAX_LINE]) is not None
 
 
 def _marked(lines: Sequence[str]) -> list[str] | None:
-    """The items of a list with bullets or numbers; what goes on below an item is a part of it."""
+    """The items of a bulleted or numbered list; lines that continue below an item are part of it."""
     items: list[str] = []
     first: re.Match[str] | None = None
     blank = False
@@ -112,7 +112,7 @@ def _sort(bullet: re.Match[str]) -> str:
 
 
 def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
-    """Whether a numbered item has the number that it should have: `3. 7` and `5. 9` are no items."""
+    """Whether a numbered item has the expected number: `3. 7` and `5. 9` are not items."""
     if bullet["number"]:
         return int(bullet["number"]) in (int(first["number"]) + place, int(first["number"]))
     if bullet["letter"] and first["letter"] and first["letter"].strip("(（.)）") not in "iI":
@@ -121,8 +121,8 @@ def _follows(bullet: re.Match[str], first: re.Match[str], place: int) -> bool:
 
 
 def _paragraph(lines: Sequence[str]) -> list[str]:
-    """The lines of the first paragraph, without one that only introduces the others; all lines where each is a few
-    words; none where such lines and prose cannot be told apart."""
+    """The lines of the first paragraph, without one that only introduces the others; all lines if each is a few words;
+    empty if such lines cannot be distinguished from prose."""
     short = [line for line in lines if line.strip() and len(line.split()) <= 3]
     if len(short) == sum(1 for line in lines if line.strip()):
         return short[1:] if short[0].rstrip(" *_").endswith((":", "：")) else short
@@ -138,7 +138,7 @@ def _paragraph(lines: Sequence[str]) -> list[str]:
     return kept[1:] if len(kept) > 1 and kept[0].rstrip(" *_").endswith((":", "：")) else kept
 
 
-# ------------------------------------------------------------------------------------------------- in a line
+# ------------------------------------------------------------------------------------------------- within a line
 
 _BRACKETS = dict(zip("[({⟨<（［｛〈【", "])}⟩>）］｝〉】", strict=True))
 _CALL = re.compile(r"(?:set|frozenset|tuple|list|array|np\.array|\\left|\\langle)\s{0,3}(?=[(\[{⟨\\])")
@@ -158,7 +158,7 @@ _REFUSAL = re.compile(
     re.I | re.S,
 )
 _REFUSED = re.compile(r"[,;]?\s*\(?(?:but\s+)?not\b[^,;()]*\)?[\s.]*|[^0-9]*", re.I)
-"""A refusal at the end of a list that takes no other item with it: `2 and 5, not 3`."""
+"""A negation at the end of a list that affects no other item: `2 and 5, not 3`."""
 _CLAUSE = re.compile(
     r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
     re.I | re.S,
@@ -168,12 +168,12 @@ _ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?:[0-9]{1,4}\s)?[^\W\d][^()0
 _TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
 _ANDS = "and|or|&|as well as|und|oder|et|ou|och|og|и|или|та|και|ve|và|dan|és|și|और|و|และ|plus"
 _SHORT_ANDS = "y|e|o|u|en|i|ja"
-"""Words for `and` that may be something else between words."""
+"""Words for `and` that may have another meaning between words."""
 _GLUED_ANDS = "和|与|與|及|或|以及|と|や|그리고|및"
 
 
 def _and(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """`and` between two items, and at the head of the last one."""
+    """Matches `and` between two items, and at the head of the last one."""
     latex = r"\\text\{\s*(?:and|or)\s*\}"
     between = re.compile(rf"\s+(?:{words})\s+|\s*(?:{_GLUED_ANDS})\s*|\s*{latex}\s*", re.IGNORECASE)
     return between, re.compile(rf"(?:{words})\s+|(?:{_GLUED_ANDS})\s*|{latex}\s*", re.IGNORECASE)
@@ -231,7 +231,7 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
             break
         text = inner
     if numbers and not nested and not bracketed and _THOUSANDS.fullmatch(text.strip(" $.")):
-        return []  # one number or several
+        return []  # one number or several?
     if decimals and not nested and not bracketed and _COMMA.fullmatch(text.strip(" $.")):
         return []
     if numbers and not nested and not bracketed and _GLUED.search(text) and _LOOSE.search(text):
@@ -245,7 +245,7 @@ _EITHER = re.compile(r"(?<![\w])(?:or|oder|ou|либо|или|或)(?!\w)", re.IG
 
 
 def _alone(text: str) -> str:
-    """The numbers of a sentence without what is said about them, as far as it holds no other number."""
+    """The numbers of a sentence without the words around them, if it holds no other number."""
     stop = _STOP.search(text)
     if stop and not _DIGIT.search(text, stop.end()):
         text = text[: stop.start()]
@@ -292,7 +292,7 @@ def _last(pieces: Sequence[str]) -> str:
 
 
 def _plain(piece: str) -> str:
-    """An item without the quotes or the emphasis that are only around it."""
+    """An item without quotes or emphasis around it."""
     piece = piece.strip()
     for left, right in _AROUND:
         inner = piece[len(left) : -len(right)]
@@ -305,7 +305,7 @@ _AROUND = (("**", "**"), *zip("\"'`“‘«「", "\"'`”’»」", strict=True)
 
 
 def _introduced(text: str, *, words: bool) -> str:
-    """What is left of `the 3 primes are 2, 3 and 5` or `S = {2, 3}` when its beginning is taken off."""
+    """The list without its introduction: of `the 3 primes are 2, 3 and 5` or `S = {2, 3}`."""
     name = _NAME.match(text)
     if name and (text[name.end() : name.end() + 1] in _BRACKETS or "\\{" in text[name.end() : name.end() + 8]):
         return text[name.end() :].strip()
@@ -317,13 +317,13 @@ def _introduced(text: str, *, words: bool) -> str:
     if words:
         headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
         introduces = bool(headed) and len(prose.group().split()) <= 10
-    else:  # a number in front may be a count, and nothing else
+    else:  # only a number that is a count may precede
         introduces = not re.search(r"[0-9](?!\s[^\W\d]{2})", prose.group())
     return text[prose.end() :].strip() if introduces else text
 
 
 def _unwrapped(text: str, *, words: bool) -> tuple[str, bool]:
-    """The text without what is around it, and whether there were brackets among that."""
+    """The text without its wrapping, and whether that included brackets."""
     text = text.strip()
     for _ in range(4):
         before = text
@@ -343,7 +343,7 @@ def _unwrapped(text: str, *, words: bool) -> tuple[str, bool]:
 
 
 def _tidied(text: str, *, words: bool) -> str:
-    """What is in the wrapping; of words, the full stop is theirs."""
+    """The content of the wrapping; with words, a full stop belongs to the content."""
     if not words:
         return tidy(text)
     inner = text.removesuffix(".")
@@ -355,12 +355,12 @@ def _quoted(text: str) -> bool:
 
 
 def in_brackets(text: str) -> bool:
-    """Whether the text begins with a bracket and ends with the one that closes it."""
+    """Whether the text begins with a bracket and ends with its partner."""
     return text[:1] in _BRACKETS and text.endswith(_BRACKETS[text[:1]]) and _closes(text, len(text) - 1)
 
 
 def _closes(text: str, place: int) -> bool:
-    """Whether the bracket at `place` closes the one that the text begins with."""
+    """Whether the bracket at `place` is the partner of the first one."""
     depth = 0
     for at, sign in enumerate(text):
         if sign in _BRACKETS:
@@ -374,7 +374,7 @@ def _closes(text: str, place: int) -> bool:
 
 _CLOSING = frozenset(_BRACKETS.values())
 _OPENS, _CLOSES = frozenset(_BRACKETS) - {"<"}, _CLOSING - {">"}
-"""An arrow or a comparison is no bracket within a line."""
+"""Arrows and comparisons, which are not brackets within a line."""
 
 
 def _top(text: str, sign: str) -> bool:
@@ -382,7 +382,7 @@ def _top(text: str, sign: str) -> bool:
 
 
 def _split(text: str, separators: str) -> list[str]:
-    """The pieces between separators that stand in no brackets and no quotes."""
+    """The pieces between separators outside of brackets and quotes."""
     pieces, depth, start, quote = [], 0, 0, ""
     for place, sign in enumerate(text):
         if quote:

@@ -1,4 +1,4 @@
-"""The JSON objects of a completion, with the small mistakes that models make in them."""
+"""The JSON objects of a completion, tolerating the small mistakes that models make."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import json_repair
 
 _DECODER = json.JSONDecoder(strict=False)
 MOST = 100
-"""Objects that are read."""
+"""Maximum number of objects that are parsed."""
 _TRIED = 100
-"""Open braces at which an object may begin, from the end of a completion; its first one is always tried."""
+"""Maximum number of open braces that are tried, from the end of a completion; its first one is always tried."""
 _OPENED = re.compile(r"\{(?=\s*\")")
 _LIKE_JSON = re.compile(r"\{\s*[\"']?\w[\w \-]{0,60}[\"']?\s*:")
 _ESCAPES = re.compile(
@@ -21,7 +21,7 @@ _ESCAPES = re.compile(
     r"|(?:beta|begin|bigl?|bigr|binom|bar|boxed|bmod|bullet|frac|forall|neq|nu|nabla|neg|nmid|notin|not|right|rho|rangle|rceil"
     r"|rfloor|rightarrow|text(?:bf|rm|it)?|times|theta|tan|tau|to|tfrac|triangle|top|tilde)(?![A-Za-z])))"
 )
-"""Backslashes in JSON: those of LaTeX are not always written twice."""
+"""Backslashes in JSON: models do not always double those of LaTeX."""
 
 
 def objects_in(text: str) -> list[tuple[int, int, dict[str, Any]]]:
@@ -34,7 +34,7 @@ def objects_in(text: str) -> list[tuple[int, int, dict[str, Any]]]:
         if start >= done and len(found) < MOST and (decoded := _decoded(text, start)) is not None:
             done, data = decoded
             found.append((start, done, data))
-    if not found and (like := _LIKE_JSON.search(text)) and (mended := _mended(text, like.start())) is not None:
+    if not found and (like := _LIKE_JSON.search(text)) and (mended := _repaired(text, like.start())) is not None:
         found.append(mended)
     return found
 
@@ -52,7 +52,7 @@ def _decoded(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
 
 
 def _in_latex(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
-    """The object with LaTeX's backslashes written twice, where they were not."""
+    """The object after doubling LaTeX's single backslashes."""
     part = text[start : start + 20_000]
     added: list[int] = []
 
@@ -71,14 +71,14 @@ def _in_latex(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
     return (start + end - before, data) if isinstance(data, dict) else None
 
 
-def _mended(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
-    """The only object of a completion, on lines of its own, its small mistakes mended: `{'answer': 42,}`."""
+def _repaired(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
+    """The only object of a completion, on lines of its own, after repair of small mistakes: `{'answer': 42,}`."""
     end = text.rfind("}") + 1
     before = text[text.rfind("\n", 0, start) + 1 : start]
     if end <= start or before.strip(" \t`json") or text[end:].partition("\n")[0].strip(" \t`.;"):
         return None
     body = text[start:end]
-    if not mendable(body, brackets=300):
+    if not repairable(body, brackets=300):
         return None
     with suppress(ValueError, RecursionError):
         data = json_repair.loads(body)
@@ -87,7 +87,7 @@ def _mended(text: str, start: int) -> tuple[int, int, dict[str, Any]] | None:
     return None
 
 
-def mendable(text: str, *, brackets: int) -> bool:
-    """Whether what mends JSON, here and in DSPy's adapters, will be done soon: its time is quadratic in open brackets,
-    0.5 s for 3,000."""
+def repairable(text: str, *, brackets: int) -> bool:
+    """Whether JSON repair, here and in DSPy's adapters, will be fast: its time is quadratic in open brackets (0.5 s for
+    3,000)."""
     return len(text) <= 100_000 and text.count("[") + text.count("{") <= brackets

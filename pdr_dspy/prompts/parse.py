@@ -1,8 +1,8 @@
-r"""What a completion says of each output field, and how it says it.
+r"""Parses the output fields of a completion.
 
-A field's text is what the model wrote for it, whole. Numbers, options and lists are read as a careful person would read
-them; what is ambiguous names nothing, and `Reading.unclear` says so. The forms of DSPy's three adapters are followed to
-the letter where a model writes them. Where nothing is labelled, a completion that is only the answer counts.
+A text field's value is the model's whole text for it. Numbers, options and lists are read as a careful person would
+read them; an ambiguous statement gives no value, and `Reading.unclear` has it. The formats of DSPy's three adapters are
+followed exactly if a model writes them. Without any label, a completion that is only the answer counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import dspy
 from pdr_dspy.prompts.alone import alone
 from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
-from pdr_dspy.prompts.objects import mendable, objects_in
+from pdr_dspy.prompts.objects import objects_in, repairable
 from pdr_dspy.prompts.typed import unlabelled, without_shapes
 from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
@@ -29,40 +29,41 @@ from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import How, Sought, Statement, statements
 from pdr_dspy.text.template import NEXT_TURN, TURN_END, without_template
 
-# --- reading ---------------------------------------------------------------------------------------------------------
+# --- the result
+# ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What could be read out of a completion. Unpacks as (outputs, missing)."""
+    """The fields parsed from a completion. Unpacks as (outputs, missing)."""
 
     outputs: dict[str, Any]
-    """Fields that were there, each of its declared type."""
+    """Parsed fields, each of its declared type."""
     missing: tuple[str, ...]
-    """Fields that were not, or not readably."""
+    """Fields that are absent or unreadable."""
     broken: Mapping[str, str] = field(default_factory=dict)
-    """Of those, the ones that were read: which limit of its field, such as `le=10`, the value breaks."""
+    """Missing fields that were parsed, with the limit that the value breaks, such as `le=10`."""
     how: dict[str, How] = field(default_factory=dict)
-    """In which form each field was found. Not of fields that are the completion itself, nor of defaults."""
+    """How each field was found. Not for fields that are the completion itself, nor for defaults."""
     unclear: dict[str, str] = field(default_factory=dict)
-    """Of missing fields that were stated: the beginning of what was stated, and could not be read."""
+    """Missing fields that were stated: the beginning of the unreadable statement."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.outputs, self.missing))
 
 
 def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False) -> Reading:
-    """Read the output fields of a completion, as a careful person would; its thoughts never count.
+    """Parse the output fields of a completion as a careful person would read it; its thoughts never count.
 
-    The last statement of a field wins, since models correct themselves. A field may be labelled in any of the forms of
-    `pdr_dspy.text.statements`, boxed, or stand in a JSON object; numbers may have separators and units. Nothing is read
-    out of an unfinished last line, and no number out of running text.
+    The last statement of a field wins, since models correct themselves. A field may be labelled in any form of
+    `pdr_dspy.text.statements`, boxed, or in a JSON object; numbers may have separators and units. Nothing is read from
+    an unfinished last line, and no number from running text.
 
     Args:
-        signature: its output fields are read. A user's own `dspy.configure(adapter=...)` has the first word where its
-            form is its own, and the last one else.
+        signature: defines the output fields. A user's own `dspy.configure(adapter=...)` parses first if its format is
+            its own, otherwise last.
         text: the completion.
-        truncated: it was cut at its cap.
+        truncated: whether it was truncated by its cap.
     """
     form = form_of(signature)
     free: dict[str, Any] = dict.fromkeys(form.free, text.strip()) if text.strip() else {}
@@ -78,7 +79,7 @@ def read(signature: type[dspy.Signature], text: str, *, truncated: bool = False)
 
 
 _READ = 100
-"""Statements of one field that are tried, from the one that counts most."""
+"""Maximum number of a field's statements that are tried, from the one that counts most."""
 
 
 _TURNS = 3
@@ -86,7 +87,7 @@ _TURNS = 3
 
 @lru_cache(maxsize=256)
 def _asking(inputs: tuple[str, ...]) -> re.Pattern[str]:
-    """The head of a next question, of the model's own making."""
+    """The head of a further question that the model invented."""
     names = "|".join(re.escape(name).replace("_", "[_ ]") for name in ("question", "q", "user", "human", *inputs))
     return re.compile(
         rf"^[ \t>*_#]{{0,8}}(?:{names})[ \t]?[0-9]{{0,3}}[*_]{{0,2}}[:：][*_]{{0,2}}", re.IGNORECASE | re.MULTILINE
@@ -105,7 +106,7 @@ class _Reader:
         self.how: dict[str, How] = {}
         self.unclear: dict[str, str] = {}
         self.stated: dict[str, Sequence[str]] = {}
-        """What stands in the statements of each field."""
+        """The statements of each field."""
 
     def run(self) -> None:
         adapter = dspy.settings.adapter
@@ -125,8 +126,8 @@ class _Reader:
             self.by_adapter(adapter)
 
     def own_turn(self, found: Mapping[str, Sequence[Statement]]) -> bool:
-        """Reads the fields from before the end of the turn, or before a next question that the model asks itself, where
-        all of them are stated there. Returns False, with nothing read, where they are not."""
+        """Parse the fields from the text before the end of the turn, or before a question that the model invented, if
+        all of them are stated there. Returns False, with nothing parsed, if they are not."""
         for end in self.ends():
             before = {name: [one for one in own if one.start < end] for name, own in found.items()}
             if any(len(before[name]) < len(found[name]) for name in found):
@@ -141,7 +142,7 @@ class _Reader:
         return False
 
     def ends(self) -> list[int]:
-        """Where the model's own turn may have ended."""
+        """Possible ends of the model's own turn."""
         turns = [match.start() for match in re.finditer(NEXT_TURN, self.text)]
         asked = [match.start() for match in _asking(tuple(self.form.inputs)).finditer(self.text)]
         return sorted([*turns[:_TURNS], *asked[:_TURNS]])
@@ -153,7 +154,7 @@ class _Reader:
                 continue
             value = value_of(statement, kind, blanks=self.form.blanks)
             if name in self.form.optional and says_none(statement.text):
-                option = options_of(kind) is not None and kind is not bool  # "none" itself may be one
+                option = options_of(kind) is not None and kind is not bool  # "none" itself may be an option
                 value = value if option and value is not None else NONE
             if value is not None:
                 self.outputs[name], self.how[name] = value, statement.how
@@ -167,14 +168,14 @@ class _Reader:
     # --- JSON
 
     def objects(self) -> tuple[list[tuple[int, int]], list[Statement]]:
-        """The JSON objects that name fields, or are all that was written, and what they state of each field."""
+        """The JSON objects that name fields, or are the whole completion, and their statement of each field."""
         taken: list[tuple[int, int]] = []
         given: list[Statement] = []
         if "{" not in self.text:
             return taken, given
         for start, end, data in objects_in(self.text):
             if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
-                taken.append((start, end))  # an object in prose, which goes on after it, states nothing
+                taken.append((start, end))  # an object within a sentence states nothing
                 continue
             if self.truncated and "\n" not in self.text[end:]:
                 continue  # it ends on the unfinished line
@@ -183,7 +184,7 @@ class _Reader:
                 first, last = self.text[:start].strip(" \n\t`json"), self.text[end:].strip(" \n\t`")
                 if not first and not last:
                     taken.append((start, end))
-                    self.spoken(data, given)
+                    self.add_stated_in_texts(data, given)
                 continue
             taken.append((start, end))
             for name, value in named.items():
@@ -195,25 +196,25 @@ class _Reader:
         return taken, given
 
     def named(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that an object has, itself or in the only object that it holds."""
+        """The fields that an object has, directly or in the only object inside it."""
         own = {field: value for name, value in data.items() if (field := self.sought.named(str(name))) is not None}
         if own:
             return own
         inner = [value for value in data.values() if isinstance(value, dict)]
         return self.named(inner[0]) if len(inner) == len(data) == 1 else {}
 
-    def spoken(self, data: Mapping[str, Any], given: list[Statement]) -> None:
-        """What an object without the field says in words."""
+    def add_stated_in_texts(self, data: Mapping[str, Any], given: list[Statement]) -> None:
+        """The statements within the texts of an object that lacks the field."""
         if len(self.kinds) != 1:
             return
         (name,) = self.kinds
         prose = "\n".join(value for value in data.values() if isinstance(value, str))
         given += [one._replace(start=0) for one in statements(prose, self.sought)[name]]
 
-    # --- what names nothing
+    # --- completions without labels
 
     def unnamed(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
-        """The only field, of a completion that does not name it."""
+        """Parse the only field from a completion that does not name it."""
         text = self.text.replace(TURN_END, "").strip()
         value, how = None, "json"
         if not found:
@@ -228,8 +229,8 @@ class _Reader:
     # --- the user's own adapter
 
     def by_adapter(self, adapter: Any) -> None:
-        """What the adapter reads, of fields that are not read yet. What it cannot read stays missing."""
-        if self.truncated or not mendable(self.text, brackets=3000):
+        """Let the adapter parse the fields that are still missing. Fields that it cannot parse stay missing."""
+        if self.truncated or not repairable(self.text, brackets=3000):
             return
         with suppress(dspy.AdapterParseError, ValueError, KeyError, RecursionError):
             parsed = adapter.parse(self.signature, self.text)
@@ -241,7 +242,7 @@ class _Reader:
 
 
 def _known(adapter: Any) -> bool:
-    """Whether the adapter reads as one of DSPy's own does: these have the last word, for their forms are read here."""
+    """Whether the adapter's format is one of DSPy's own: such an adapter parses last, since its format is read here."""
     return getattr(type(adapter).parse, "__module__", "").startswith("dspy.")
 
 

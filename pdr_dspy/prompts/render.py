@@ -1,7 +1,7 @@
 """Chat messages of a call.
 
-A prompt puts the instructions first, then the task's inputs, then what earlier rounds left, then the form of the reply:
-drafts of one question and refinements of one question share the longest possible prefix for a server's prefix cache.
+A prompt has the instructions first, then the task's inputs, the result of earlier rounds, and the form of the reply:
+drafts and refinements of one question share the longest possible prefix for a server's prefix cache.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ def render(
 ) -> list[dict[str, Any]]:
     """Chat messages for one call, OpenAI-shaped.
 
-    A `dspy.configure(adapter=...)` of the user's is obeyed. Without one the form is ours: short labels, plain text, the
-    answer on a last line of its own. It costs a small model far fewer tokens and mistakes than field markers do.
-    Images and other values with a content of their own become blocks of the message, and a `dspy.History` its turns.
+    A user's `dspy.configure(adapter=...)` is used if set. Otherwise the form is this library's: short labels, plain
+    text, the answer alone on the last line. It costs a small model far fewer tokens and mistakes than field markers do.
+    Images and other values with content blocks become blocks of the message, and a `dspy.History` its turns.
     """
     adapter = dspy.settings.adapter
     if adapter is not None:
         return adapter.format(signature, [dict(demo) for demo in demos], dict(inputs))
     form = form_of(signature)
-    messages = [{"role": "system", "content": form.system}, *_shown(form, demos)]
+    messages = [{"role": "system", "content": form.system}, *_demonstrations(form, demos)]
     if form.history is not None:
         messages += _turns(form, inputs.get(form.history))
-    messages.append({"role": "user", "content": _asked(form, inputs)})
+    messages.append({"role": "user", "content": _request(form, inputs)})
     return messages
 
 
-def _asked(form: Form, values: Mapping[str, Any]) -> Content:
-    """A user message that asks for a reply."""
+def _request(form: Form, values: Mapping[str, Any]) -> Content:
+    """A user message that requests a reply."""
     return joined([*_inputs(form, values), f"\n\n{form.ending}"])
 
 
-def _shown(form: Form, demos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages of the demonstrations. Those that were written last are kept, as long as they are the same."""
+def _demonstrations(form: Form, demos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of the demonstrations; cached while the demonstrations stay the same."""
     if not demos:
         return []
     names = (*form.inputs, *form.outputs)
@@ -53,27 +53,27 @@ def _shown(form: Form, demos: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     messages: list[dict[str, Any]] = []
     for demo in demos:
         if any(demo.get(name) is None for name in form.needed):
-            continue  # a demonstration without its question teaches nothing
+            continue  # a demonstration without its question is useless
         if not any(demo.get(name) is not None for name in form.outputs):
             continue
         messages.append({"role": "user", "content": joined(_inputs(form, demo))})
         messages.append({"role": "assistant", "content": _outputs(form.free, form.labelled, demo, form.optional)})
-    if texts:  # other values may be changed in their place
+    if texts:  # other values may be modified in place
         form.shown = (values, [dict(message) for message in messages])
     return messages
 
 
 def _turns(form: Form, history: Any) -> list[dict[str, Any]]:
-    """The messages of earlier turns. Each asks as the last message does, so that a conversation that goes on has the
-    prefix of the one before it."""
+    """The messages of earlier turns. Each ends like the last message, so that a continued conversation has the prefix
+    of the one before."""
     turns = history.get("messages") if isinstance(history, Mapping) else getattr(history, "messages", history)
     messages: list[dict[str, Any]] = []
     for turn in turns or ():
         if any(turn.get(name) is not None for name in form.inputs):
-            messages.append({"role": "user", "content": _asked(form, turn)})
-        # Roles other than the drafting ones do not have the task's outputs among their own.
-        said = [name for name in turn if name not in form.inputs and name not in RESERVED and name != form.history]
-        if reply := _outputs(("solution",), said, turn):
+            messages.append({"role": "user", "content": _request(form, turn)})
+        # Signatures of roles other than the drafting ones do not have the task's outputs.
+        answered = [name for name in turn if name not in form.inputs and name not in RESERVED and name != form.history]
+        if reply := _outputs(("solution",), answered, turn):
             messages.append({"role": "assistant", "content": reply})
     return messages
 

@@ -1,6 +1,6 @@
 """The five roles, derived from the user's task signature: their instructions and their fields.
 
-Instructions are the prompts, so they live here, one constant each, and DSPy optimizers may replace them.
+Instructions are the prompts: one constant each, here, and DSPy optimizers may replace them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pdr_dspy.prompts.shapes import allows_none, is_history
 
 
 class Role(StrEnum):
-    """Which predictor a signature belongs to; also its attribute name on an operator."""
+    """The predictor that a signature belongs to; also its attribute name on an operator."""
 
     DRAFT = "draft"
     REFINE = "refine"
@@ -28,11 +28,11 @@ class Role(StrEnum):
 FREE = ("solution", "summary", "flaws")
 """Output fields that are the completion itself."""
 LEFT = ("workspace", "candidates", "flaws_found")
-"""Inputs that earlier calls leave; a demonstration may do without them."""
+"""Inputs produced by earlier calls; a demonstration may lack them."""
 RESERVED = (*FREE, *LEFT, "selected", "ledger", "rounds", "stop")
-"""Field names of ours; a task signature may not use them."""
+"""Field names that this library uses; a task signature may not use them."""
 CALL_KEYWORDS = ("budget", "seed")
-"""Keywords of a program's call; a task may not have inputs of these names."""
+"""Keywords of a program's call; a task may not have inputs with these names."""
 
 DRAFT = "Work through the problem step by step, one short line for each step, and check the result before you state it."
 REFINE = """\
@@ -62,7 +62,7 @@ spoils. If you find none, say so. Do not write a new solution."""
 def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
     """The task as a signature class.
 
-    Raises ConfigError for a signature that cannot be parsed, has no outputs or no inputs, or uses a name of ours.
+    Raises ConfigError for a signature that cannot be parsed, has no outputs or no inputs, or uses a reserved name.
     """
     try:
         task = cast("type[dspy.Signature]", dspy.ensure_signature(signature))
@@ -85,7 +85,7 @@ def check_task(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
 
 
 def needed_inputs(signature: type[dspy.Signature]) -> tuple[str, ...]:
-    """The inputs that have to be given: those without a default that may not be None. A first turn has no history."""
+    """The required inputs: those without a default that may not be None. A first turn has no history."""
     return tuple(
         name
         for name, field in signature.input_fields.items()
@@ -101,7 +101,7 @@ def derive(
     Args:
         task: the user's signature, already checked.
         k: how many candidates Select picks; part of its instructions.
-        last: the workspace is one previous solution (Sequential Refinement), not the distillate of several drafts.
+        last: the workspace is one previous solution (Sequential Refinement), not a distillate of several drafts.
         critique: Refine also reads a list of flaws.
     """
     about = textwrap.dedent(task.instructions).strip()

@@ -1,8 +1,8 @@
-"""What a type looks like, in the words of a prompt: `a whole number, from 0 to 10`, `{"name": text, "age": number}`.
+"""Descriptions of types for a prompt: `a whole number, from 0 to 10`, `{"name": text, "age": number}`.
 
-A model that is shown a JSON schema, and a small one above all, writes the schema back. The shape of a value is what the
-value will look like, with words where its parts go: it is shorter, and no copy of it passes for a value. Of 96 replies
-of Qwen2.5-Coder-0.5B that had to give a person or an order with its items, 93 could be read with shapes and 45 with
+A model that is shown a JSON schema, especially a small one, writes the schema back. A shape looks like the value, with
+words in place of its parts: it is shorter, and a copy of it cannot pass for a value. Of 96 replies of
+Qwen2.5-Coder-0.5B that had to give a person or an order with its items, 93 could be parsed with shapes and 45 with
 schemas; 58 and 22 of them were right, at 144 and 222 tokens a reply.
 """
 
@@ -38,19 +38,19 @@ def plain_kind(annotation: Any) -> Any:
 
 
 def members(kind: Any) -> tuple[Any, ...]:
-    """The types of a union, None left out; a type that is none alone."""
+    """The types of a union without None; any other type by itself."""
     if get_origin(kind) in (Union, UnionType):
         return tuple(plain_kind(option) for option in get_args(kind) if option is not type(None))
     return (kind,)
 
 
 def is_custom(kind: Any) -> bool:
-    """Whether a type is one of DSPy's own, which write and read themselves."""
+    """Whether a type is one of DSPy's own, which format and parse themselves."""
     return isinstance(kind, type) and issubclass(kind, dspy.Type)
 
 
 def is_code(kind: Any) -> bool:
-    """Whether a type is `dspy.Code`, of whatever language."""
+    """Whether a type is `dspy.Code`, of any language."""
     return isinstance(kind, type) and issubclass(kind, dspy.Code)
 
 
@@ -61,7 +61,7 @@ def is_history(annotation: Any) -> bool:
 
 
 def described(annotation: Any, field: Any) -> str:
-    """What a value of a field looks like, its limits and whether it may be left empty; nothing for plain text.
+    """A description of a field's values, their limits and whether the field may be empty; empty for plain text.
 
     Args:
         annotation: the field's type.
@@ -90,24 +90,24 @@ def _words(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "one of " + ", ".join(str(member.value) for member in kind)
     if len(options := members(kind)) > 1:
-        told = ["a text" if option is str else _words(option) for option in options]
-        if all(told) and not any(words.startswith("JSON") for words in told):
-            return " or ".join(told)
+        limits = ["a text" if option is str else _words(option) for option in options]
+        if all(limits) and not any(words.startswith("JSON") for words in limits):
+            return " or ".join(limits)
     return f"JSON, as {shape_of(kind)}"
 
 
 def holds_objects(kind: Any) -> bool:
-    """Whether the JSON of a type has objects in it."""
+    """Whether the JSON of a type contains objects."""
     return "{" in shape_of(kind)
 
 
 def json_shape(kind: Any) -> str:
-    """The shape of a value that is written as JSON; nothing for what is written as words."""
+    """The shape of a value written as JSON; empty for a value written as words."""
     return shape_of(kind) if _words(kind).startswith("JSON") else ""
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The JSON schema of a type; empty where it has none."""
+    """The JSON schema of a type; empty if it has none."""
     try:
         return TypeAdapter(kind).json_schema()
     except PydanticUserError:
@@ -115,7 +115,7 @@ def schema_of(kind: Any) -> dict[str, Any]:
 
 
 def shape_of(kind: Any) -> str:
-    """What the JSON of a type looks like."""
+    """The shape of a type's JSON."""
     schema = schema_of(kind)
     return _shape(schema, schema.get("$defs", {}), ())
 
@@ -123,28 +123,28 @@ def shape_of(kind: Any) -> str:
 def limits_of(schema: Mapping[str, Any]) -> list[str]:
     """The limits of a schema in words."""
     least, most = schema.get("minimum"), schema.get("maximum")
-    told = []
+    limits = []
     if least is not None and most is not None:
-        told.append(f"from {least} to {most}")
+        limits.append(f"from {least} to {most}")
     else:
-        told += [f"at least {least}"] if least is not None else []
-        told += [f"at most {most}"] if most is not None else []
+        limits += [f"at least {least}"] if least is not None else []
+        limits += [f"at most {most}"] if most is not None else []
     for key, words in _BOUNDS.items():
         if schema.get(key) is not None:
-            told.append(f"{words} {schema[key]}")
+            limits.append(f"{words} {schema[key]}")
     for low, high, one, many in _SIZES:
         least, most = schema.get(low), schema.get(high)
         if least is not None and most is not None:
-            told.append(_count(f"{least}" if least == most else f"{least} to {most}", one, many, most))
+            limits.append(_count(f"{least}" if least == most else f"{least} to {most}", one, many, most))
         elif least is not None:
-            told.append(_count(f"at least {least}", one, many, least))
+            limits.append(_count(f"at least {least}", one, many, least))
         elif most is not None:
-            told.append(_count(f"at most {most}", one, many, most))
+            limits.append(_count(f"at most {most}", one, many, most))
     if schema.get("uniqueItems"):
-        told.append("each once")
+        limits.append("each once")
     if schema.get("pattern") is not None:
-        told.append(f"of the pattern {schema['pattern']}")
-    return told
+        limits.append(f"of the pattern {schema['pattern']}")
+    return limits
 
 
 _BOUNDS = {"exclusiveMinimum": "more than", "exclusiveMaximum": "less than", "multipleOf": "a multiple of"}
@@ -215,7 +215,7 @@ def _array(schema: Mapping[str, Any], definitions: Mapping[str, Any], inside: tu
 
 
 def _noted(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...], *, optional: bool = False) -> str:
-    """A part of a value, with its limits and what its author wrote about it."""
+    """A part of a value, with its limits and its author's description."""
     notes: list[str] = []
     if isinstance(schema, dict):
         notes += [] if "prefixItems" in schema else limits_of(schema)

@@ -1,7 +1,7 @@
-"""Fields whose values have a closed form, asked for as JSON: Literal, Enum, bool, lists, and models with fields.
+"""Fields whose values have a closed form, requested as JSON: Literal, Enum, bool, lists, and models with fields.
 
-What a model reasons is free text. Where such a field cannot be read out of it, the field alone can be asked for again,
-in a form that a server holds the model to: the schema of its JSON.
+A model's reasoning is free text. If such a field cannot be read from it, the field alone can be requested again, in a
+format that a server enforces: the schema of its JSON.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pdr_dspy.prompts.shapes import allows_none, json_shape, members, plain_kind
 def closed_fields(signature: type[dspy.Signature]) -> tuple[str, ...]:
     """The output fields of a signature that have a closed form.
 
-    Texts and numbers have none: they are read out of what the model wrote, or not at all. Neither have the types of
-    DSPy, nor what could be any JSON.
+    Texts and numbers have none: they are parsed from the model's text or not at all. Nor have DSPy's own types and
+    types that allow any JSON.
     """
     return _kept(form_of(signature)).closed
 
 
 def to_ask_for(signature: type[dspy.Signature], reading: Reading) -> tuple[str, ...]:
-    """The fields to ask for again after a reading: all that are missing, if each has a closed form, else none.
+    """The fields to request again after a reading: all missing fields if each has a closed form, otherwise none.
 
-    A field that was read, and broke a limit of its own, was answered: it is not asked for.
+    A field that was parsed but broke a limit of its own was answered, and is not requested again.
     """
     closed = closed_fields(signature)
     missing = tuple(name for name in reading.missing if name not in reading.broken)
@@ -45,7 +45,7 @@ class Structured:
     """Some fields of a signature as one JSON object."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
-        """Take them by name, as pydantic's fields."""
+        """Take the fields by name, as pydantic's fields."""
         self.names = tuple(fields)
         kinds = {name: _limited(field) for name, field in fields.items()}
         self._adapters = {name: TypeAdapter(kind) for name, kind in kinds.items()}
@@ -53,25 +53,25 @@ class Structured:
         made: Any = TypedDict("Output", kinds)  # type: ignore[misc]
         made.__pydantic_config__ = ConfigDict(extra="forbid")
         self.schema = schema_of(made)
-        """The JSON schema: every field is required, and there is no other."""
+        """The JSON schema: every field is required, and no other is allowed."""
         self._shape = shape_of(made)
 
     @cached_property
     def question(self) -> str:
-        """The words that ask for them, after a completion in which they could not be read."""
+        """The request for the fields, after a completion from which they could not be parsed."""
         named = [label(name).lower() for name in self.names]
         listed = f"{', '.join(named[:-1])} and {named[-1]}" if len(named) > 1 else named[0]
         return f"Give the {listed} of your reply above as JSON alone, of this shape: {self._shape}"
 
     @cached_property
     def longest(self) -> int | None:
-        """The most bytes that the object takes, and so the most tokens; None where its values have no longest one."""
+        """The maximum bytes of the object, and so its maximum tokens; None if its values have no maximum."""
         sizes = [_longest(kind) for kind in self._parts.values()]
         names = sum(len(json.dumps(name)) + 4 for name in self.names)
         return None if None in sizes else sum(size or 0 for size in sizes) + names + 8
 
     def read(self, text: str) -> dict[str, Any]:
-        """The values that a reply has of them, within their limits; none where it is not of the form."""
+        """The values in a reply, within their limits; empty if the reply has another format."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError):
@@ -87,12 +87,12 @@ class Structured:
 
 
 def structured(signature: type[dspy.Signature], names: Sequence[str]) -> Structured:
-    """These fields as one JSON object; they are among `closed_fields`."""
+    """These fields, all of them among `closed_fields`, as one JSON object."""
     return _kept(form_of(signature)).of(tuple(names))
 
 
 class _Kept:
-    """What was worked out for a form."""
+    """The cache of a form."""
 
     def __init__(self, form: Form) -> None:
         self.fields = form.fields
@@ -132,7 +132,7 @@ def _is_closed(field: Any) -> bool:
 
 
 def _words(kind: Any) -> Sequence[Any] | None:
-    """The values of a type that has a few, as JSON has them; None for any other."""
+    """The values of an enumerated type, as in JSON; None for any other type."""
     if kind is bool:
         return (True, False)
     if get_origin(kind) is Literal:
@@ -153,7 +153,7 @@ def _longest(annotation: Any) -> int | None:
 def completed(
     signature: type[dspy.Signature], reading: Reading, found: Mapping[str, Any], how: Mapping[str, Any]
 ) -> Reading:
-    """A reading with the fields that were found when they were asked for again."""
+    """A reading completed by the fields of a fallback request."""
     outputs = {**reading.outputs, **found}
     return Reading(
         {name: outputs[name] for name in form_of(signature).outputs if name in outputs},

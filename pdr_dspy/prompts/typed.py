@@ -1,4 +1,4 @@
-"""Texts as values of the types that are neither plain nor lists: unions, code, and what else DSPy has of its own."""
+"""Texts as values of types that are neither plain nor lists: unions, code, and DSPy's other own types."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pydantic import TypeAdapter, ValidationError
 from pdr_dspy.prompts.shapes import holds_objects, is_code, is_custom, members
 
 Read = Callable[[str, Any], Any]
-"""Reads a text as a type; None where it is none."""
+"""Parses a text as a type; None if it is not of that type."""
 
 
 def is_special(kind: Any) -> bool:
-    """Whether a type is read here: one of DSPy's own, or a union."""
+    """Whether a type is parsed here: one of DSPy's own, or a union."""
     return is_custom(kind) or len(members(kind)) > 1
 
 
 def special(text: str, kind: Any, *, whole: bool, read: Read) -> Any:
-    """A text as a value of a union, None left out, or of a type of DSPy's.
+    """A text as a value of a union without None, or of a DSPy type.
 
     Args:
-        text: what stands for the field.
+        text: the statement of the field.
         kind: the type.
-        whole: False where the text may not have come to its end.
-        read: reads a text as one of a union's types.
+        whole: whether the text is complete.
+        read: parses a text as one of a union's types.
     """
     if is_custom(kind):
         return _custom(text, kind, whole=whole)
@@ -44,7 +44,7 @@ def special(text: str, kind: Any, *, whole: bool, read: Read) -> Any:
         return TypeAdapter(kind).validate_json(body)
     except (ValidationError, ValueError):
         pass
-    if str in options:  # a text is one as it is
+    if str in options:  # any text is a str
         return read(text, str)
     return next((value for option in options if (value := read(text, option)) is not None), None)
 
@@ -53,7 +53,7 @@ _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 
 def _custom(text: str, kind: Any, *, whole: bool) -> Any:
-    """A type of DSPy's reads itself: from its JSON, or from the text."""
+    """Let a DSPy type parse itself: from its JSON, or from the text."""
     if is_code(kind):
         opened = re.match(r"\s*```[^\n`]*\n", text)
         if opened and "```" not in text[opened.end() :]:
@@ -85,7 +85,7 @@ _CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 
 def _tagged(text: str) -> list[Any] | None:
-    """The calls that a text makes as Hermes and Qwen write them; None where it makes none, or one cannot be read."""
+    """The tool calls in a text, as Hermes and Qwen write them; None if it has none, or one cannot be parsed."""
     try:
         return [json.loads(call) for call in _CALL.findall(text)] or None
     except (ValueError, RecursionError):
@@ -93,18 +93,18 @@ def _tagged(text: str) -> list[Any] | None:
 
 
 def without_shapes(shapes: Sequence[str], text: str) -> str:
-    """A reply without the lines that repeat the form's shape of a value (`Person: {"name": text}`): mended, such a line
-    could pass for one."""
+    """A reply without the lines that repeat the form's shape of a value (`Person: {"name": text}`): after JSON repair,
+    such a line could pass for a value."""
     if not any(shape in text for shape in shapes):
         return text
     return "\n".join(line for line in text.splitlines() if not any(shape in line for shape in shapes))
 
 
 def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
-    """The value of the only field of a reply that does not name it: the last code block, or the last JSON object, that
-    is one; None in a reply that was cut, which may have had more to say.
+    """The value of the only field of a reply that does not name it: the last code block or JSON object with a valid
+    value; None in a truncated reply, which may be incomplete.
 
-    An object counts where its line ends with it: within a sentence it is only talked about.
+    An object counts if its line ends with it: within a sentence it is only mentioned.
     """
     if truncated:
         return None
@@ -129,7 +129,7 @@ def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
 
 
 def _json_in(text: str) -> list[str]:
-    """The objects and lists of a text that stand at the end of their line, outermost ones, in their order."""
+    """The outermost objects and lists of a text that end their line, in order."""
     found: list[str] = []
     decoder, place, tries = json.JSONDecoder(), 0, 0
     while (opened := _OPENED.search(text, place)) and tries < 500 and len(text) <= 100_000:

@@ -25,7 +25,7 @@ _NAMED: dict[str, Any] = {
 
 def describe_type(kind: Any) -> Any:
     """A type as JSON data: a name, or {"list": ...}, {"dict": [...]}, {"tuple": [...]}, {"union": [...]},
-    {"literal": [...]}, {"dspy": "Image"}; {"custom": name} for what cannot be rebuilt from data."""
+    {"literal": [...]}, {"dspy": "Image"}; {"custom": name} for a type that cannot be rebuilt from data."""
     for name, known in _NAMED.items():
         if kind is known:
             return name
@@ -50,12 +50,12 @@ def describe_type(kind: Any) -> Any:
 
 
 _DSPY = ("Audio", "Code", "File", "History", "Image", "Reasoning")
-"""Types of DSPy's that may stand in a file."""
+"""DSPy types that a file may contain."""
 _LANGUAGE = re.compile(r"Code\[([\w+#.-]{1,40})\]")
 
 
 def rebuild_type(description: Any) -> Any:
-    """The type that `describe_type` described. Raises ArtifactError for a custom or unknown one."""
+    """The type for a description by `describe_type`. Raises ArtifactError for a custom or unknown one."""
     if isinstance(description, str) and description in _NAMED:
         return _NAMED[description]
     if isinstance(description, dict) and len(description) == 1:
@@ -71,7 +71,7 @@ def rebuild_type(description: Any) -> Any:
         if form == "dspy" and parts in _DSPY:
             return getattr(dspy, parts)
         if form == "dspy" and isinstance(parts, str) and (code := _LANGUAGE.fullmatch(parts)):
-            return dspy.Code[code[1]]  # type: ignore[index]  (DSPy's own way to write it)
+            return dspy.Code[code[1]]  # type: ignore[index]  (DSPy's notation)
         if form == "union" and parts:
             return functools.reduce(operator.or_, (rebuild_type(part) for part in parts))
     raise ArtifactError(f"the type {json.dumps(description)} cannot be rebuilt from the file")
@@ -83,10 +83,10 @@ _FACTORIES: dict[str, Any] = {"list": list, "dict": dict, "set": set}
 
 def describe_options(field: Any) -> dict[str, Any]:
     """Limits and default of a pydantic field as JSON data: {"limits": {...}, "default": ..., "factory": "list"}, each
-    where there is one.
+    if present.
 
-    A factory that gives the same value each time is kept as that value. What cannot be rebuilt from data, such as a
-    validator or a factory of the user's, is {"own": name}.
+    A factory that always returns the same value is stored as that value. Options that cannot be rebuilt from data, such
+    as a user's validator or factory, are {"own": name}.
     """
     state: dict[str, Any] = {}
     limits: dict[str, Any] = {}
@@ -111,8 +111,8 @@ def describe_options(field: Any) -> dict[str, Any]:
 
 
 def rebuild_options(state: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """What `describe_options` described, as keywords of `dspy.InputField`. Raises ArtifactError for what it could not
-    describe."""
+    """The keywords of `dspy.InputField` for a description by `describe_options`. Raises ArtifactError for an {"own":
+    name}."""
     if "own" in state:
         raise ArtifactError(f"`{state['own']}` cannot be rebuilt from the file")
     options = {name: value for name, value in (state.get("limits") or {}).items() if name in _LIMITS}
@@ -120,7 +120,7 @@ def rebuild_options(state: Mapping[str, Any], kind: Any) -> dict[str, Any]:
         options["default_factory"] = _FACTORIES[state["factory"]]
     if "default" in state:
         default = state["default"]
-        with suppress(ValueError):  # then it was no value of that type when it was saved either
+        with suppress(ValueError):  # then it was not valid when it was saved either
             default = TypeAdapter(kind).validate_python(default)
         options["default"] = default
     return options

@@ -1,4 +1,4 @@
-"""A statement's text as a value of its field's type, or None: nothing is guessed, and nothing is half read."""
+"""A statement's text as a value of its field's type, or None: never guessed, never partly parsed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import json_repair
 from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
-from pdr_dspy.prompts.objects import mendable
+from pdr_dspy.prompts.objects import repairable
 from pdr_dspy.prompts.shapes import members
 from pdr_dspy.prompts.typed import is_special, special
 from pdr_dspy.text.answers import MAX_ANSWER, final_answer, to_number
@@ -35,12 +35,12 @@ _BOOL = (*_YES, "no", "false")
 
 
 def is_text(kind: Any) -> bool:
-    """Whether a field is free text: all that was written for it is its value."""
+    """Whether a field is free text: its value is the whole text written for it."""
     return kind is str or (is_simple(kind) and str in members(kind))
 
 
 def is_simple(kind: Any) -> bool:
-    """Whether a value is no structure: a text, a number, one of several options, or one of these."""
+    """Whether a value is not a structure: a text, a number, one of several options, or a union of these."""
     union = members(kind)
     if len(union) > 1:
         return all(map(is_simple, union))
@@ -48,7 +48,7 @@ def is_simple(kind: Any) -> bool:
 
 
 def options_of(kind: Any) -> dict[str, Any] | None:
-    """The values that a field may have, by how they are written; None where they are not listed."""
+    """The allowed values of a field, by their spelling; None if they are not enumerated."""
     if kind is bool:
         return {word: word in _YES for word in _BOOL}
     if get_origin(kind) is Literal:
@@ -59,12 +59,12 @@ def options_of(kind: Any) -> dict[str, Any] | None:
 
 
 def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -> Any:
-    """The value that a statement gives a field of type `kind`; None where it gives none.
+    """The value that a statement gives a field of type `kind`; None if it gives none.
 
     Args:
-        statement: what was stated.
+        statement: the statement.
         kind: the field's type, without None.
-        blanks: what stands between the brackets of the prompt's form; a statement of that states nothing.
+        blanks: placeholders of the prompt's form; a statement that repeats one gives no value.
     """
     if is_blank(statement.text, blanks):
         return None
@@ -81,7 +81,7 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
 
 
 def _special(statement: Statement, kind: Any) -> Any:
-    """A union, or a type of DSPy's own."""
+    """A value of a union or of a DSPy type."""
     text = statement.text.strip()
     if statement.exact == "tag":
         text = _unescaped(text)
@@ -93,11 +93,11 @@ def _special(statement: Statement, kind: Any) -> Any:
 
 
 def is_blank(text: str, blanks: Collection[str]) -> bool:
-    """Whether a text repeats the form of the prompt (`<answer>`, `[your answer here]`) or leaves it open."""
+    """Whether a text repeats the form of the prompt (`<answer>`, `[your answer here]`) or leaves it blank."""
     plain = text.strip(" \t\r\n*_`.")
     if not plain or plain in ("…", "?", "-", "—"):
         return True
-    plain = plain.partition("\n")[0].rstrip(" \t\r*_`.")  # what follows the form on the next lines is not in it
+    plain = plain.partition("\n")[0].rstrip(" \t\r*_`.")  # the form is only one line
     if len(plain) > 2000 or (plain[0] + plain[-1]) not in ("<>", "[]", "{}", "()"):
         return False
     inner = plain.strip("<>[]{}()").strip().casefold()
@@ -105,8 +105,7 @@ def is_blank(text: str, blanks: Collection[str]) -> bool:
 
 
 def contests(text: str, kind: Any) -> bool:
-    """Whether a statement that cannot be read speaks of values all the same, as `17 or 204` does: then none that was
-    made before it counts."""
+    """Whether an unreadable statement still proposes values, as `17 or 204` does: then no earlier statement counts."""
     options = options_of(kind)
     if options is not None:
         lowered = text.casefold()
@@ -117,16 +116,16 @@ def contests(text: str, kind: Any) -> bool:
 
 
 _MARKS = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Marks that no reader sees: soft hyphens, widths of nothing, the direction of writing."""
+"""Invisible characters: soft hyphens, zero widths, directions of writing."""
 
 
 def has_marks(text: str) -> bool:
-    """Whether a text has marks that no reader sees."""
+    """Whether a text has invisible characters."""
     return not text.isascii() and _MARKS.search(text) is not None
 
 
 def without_marks(text: str) -> str:
-    """The text as it is seen."""
+    """The text without invisible characters."""
     return text if text.isascii() else _MARKS.sub("", text)
 
 
@@ -134,8 +133,8 @@ def without_marks(text: str) -> str:
 
 
 def _text(statement: Statement) -> str | None:
-    """All that was written. In our own form, what a model puts around the whole of it is taken off: one block of code,
-    one box, the brackets of the form, bold type."""
+    """The whole text. In this library's form, a wrapping of the whole text is removed: one code block, one box, the
+    brackets of the form, bold type."""
     text = statement.text.strip()
     if statement.exact == "tag":
         return _unescaped(text) or None
@@ -157,7 +156,7 @@ _AROUND_BOX = re.compile(r"(?:\s|\$|\\[()\[\]]|\\displaystyle|\*\*|[.,;:=])*")
 
 
 def _only_box(text: str) -> str | None:
-    r"""The content of `$\boxed{42}$.`; None where there is more than a box."""
+    r"""The content of `$\boxed{42}$.`; None if there is more than a box."""
     spans = boxes(text)
     if len(spans) != 1:
         return None
@@ -178,7 +177,7 @@ _ELEMENT = re.compile(
 
 
 def _without_brackets(text: str) -> str:
-    """What stands in brackets that a small model copied from the form: `<42>`. An element of HTML is a text."""
+    """The content of brackets that a small model copied from the form: `<42>`. An HTML element is a text."""
     wrapped = re.fullmatch(r"[*_`]*<\s?([^<>/\n][^<>\n]*)>[*_`.]*", text)
     if wrapped and not _ELEMENT.match(wrapped[1]):
         return wrapped[1].strip()
@@ -186,7 +185,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """The text of an element, as DSPy's XMLAdapter reads it; one that is no XML is taken as it stands."""
+    """The text of an element, as DSPy's XMLAdapter reads it; unchanged if it is not XML."""
     if ("&" not in text and "<" not in text) or len(text) > 100_000:
         return text
     try:
@@ -200,7 +199,7 @@ def _unescaped(text: str) -> str:
 
 
 def _simple(text: str, kind: Any) -> Any:
-    """A number or an option: of a text of several lines the first that holds something, or what it states itself."""
+    """A number or an option: the first one in the lines of a text, or in the statements inside it."""
     for candidate in _candidates(text):
         value = _one(candidate, kind)
         if value is not None:
@@ -212,23 +211,23 @@ def _simple(text: str, kind: Any) -> Any:
 
 
 _RETRACTED = re.compile(r"~~[^~\n]{1,400}~~|<(del|s|strike)>[^<>\n]{1,400}</\1>|\\(?:cancel|sout|st)\{[^{}\n]{1,400}\}")
-"""What a model has struck through."""
+"""Text that a model has struck through."""
 
 
 _MARKED = re.compile(r"[ \t]*(?:[✓✔✅☑🎉]\ufe0f?|[│┃║|])[ \t]*$")
-"""A check mark behind a value, or the frame around it."""
+"""A check mark after a value, or the frame around it."""
 _ITEM = re.compile(r"\n[ \t]*(?:[*•·▪●]|>)[ \t]+")
 
 
 _STATES = re.compile(r"[:：=\\<|\n]|(?<=\s)(?:is|ist|est|es|é|è|=)\s|[^\x00-\u024f]", re.IGNORECASE)
-"""Without any of these a text states nothing but itself."""
+"""A text without any of these contains no other candidate."""
 
 
 def _candidates(text: str) -> list[str]:
     if text.startswith("\n"):
         text = _ITEM.sub("", text, count=1)
         if re.match(r"\n[ \t]*-[ \t]+[0-9]", text):
-            return []  # minus 42, or an item
+            return []  # minus 42 or an item?
     text = _copied(_MARKED.sub("", _RETRACTED.sub("", text)))
     if "\n" not in text:
         return [before_token(text)]
@@ -237,7 +236,7 @@ def _candidates(text: str) -> list[str]:
 
 
 def _copied(text: str) -> str:
-    """The content of brackets that were copied from the form, or of an element around the value."""
+    """The content of brackets copied from the form, or of an element around the value."""
     text = text.strip()
     wrapped = re.fullmatch(r"[*_`$]*<(?:(\w+)(?:\s[^<>]*)?>(.*)</\1\s?>|([^<>/][^<>]*)>)[*_`$.]*", text, re.DOTALL)
     return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
@@ -248,7 +247,7 @@ _REASON = re.compile(
     r"|verified|explanation|reason|i\.e\.)\b|<br\s?/?>\s*$",
     re.IGNORECASE,
 )
-"""What follows a number and is said about it: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
+"""A comment after a number: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
 _DOUBT = re.compile(
     r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|instead|but|should)\b|n['’]t\b", re.I
 )
@@ -269,7 +268,7 @@ def _one(text: str, kind: Any) -> Any:
             return None
     options = cast("dict[str, Any]", options_of(kind))
     choice = to_choice(text, list(options))
-    if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy takes a member's name too
+    if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy accepts a member's name too
         names = dict(kind.__members__)
         choice = to_choice(text, list(names))
         return None if choice is None else names[choice]
@@ -292,12 +291,13 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
-    """Lists, objects and the like: JSON, JSON with its small mistakes mended, or a list as people write one.
+    """Lists, objects and the like: JSON, repaired JSON, or a list as people write it.
 
     Args:
-        text: what was stated.
-        kind: the type; what pydantic makes of the text counts.
-        whole: False where the text was cut: then only what closes itself is read, or a list on a line that has ended.
+        text: the statement.
+        kind: the type; the text must be valid for it by pydantic.
+        whole: False for a truncated text: then only a value with a closing bracket is read, or a list on a complete
+        line.
     """
     body = text.strip()
     held = block(body, 0, len(body))
@@ -312,7 +312,7 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    """Whether a value holds no NaN, which equals nothing, and no infinity."""
+    """Whether a value contains neither NaN, which equals nothing, nor infinity."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, Mapping):
@@ -321,13 +321,13 @@ def _finite(value: Any) -> bool:
 
 
 _LEFT_OUT = re.compile(r"(?:^|[\[({,，;、])\s*[\"']?(?:\.{3}|…|\\[lc]?dots(?![A-Za-z]))[\"']?\s*(?:[\])},，;、]|$)")
-"""`[1, 2, ..., 10]` does not say what is left out."""
+"""`[1, 2, ..., 10]` does not state the omitted items."""
 _ZEROS = re.compile(r"(?<=[0-9]),0[0-9]{2}(?![0-9.])")
 """`[1,000]` is one number or two."""
 
 
 def _scalar(text: str, kind: Any) -> Any:
-    """A date, a time, an exact number or an identifier, within whatever is around it. A bare number is no date."""
+    """A date, a time, an exact number or an identifier, without the text around it. A bare number is not a date."""
     plain = tidy(text)
     if kind is not Decimal and kind is not UUID and _BARE.fullmatch(plain):
         return None
@@ -337,12 +337,12 @@ def _scalar(text: str, kind: Any) -> Any:
     if number is None:
         return None
     exact = Decimal(number.numerator) / Decimal(number.denominator)
-    return exact if Fraction(exact) == number else None  # 1/3 is no decimal
+    return exact if Fraction(exact) == number else None  # 1/3 is not a decimal
 
 
 _BARE = re.compile(r"[-+]?[0-9]*\.?[0-9]*")
 SCALARS = (date, datetime, time, timedelta, Decimal, UUID)
-"""Types of one value that pydantic reads out of a text."""
+"""Types of a single value that pydantic parses from a text."""
 
 
 def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
@@ -358,7 +358,7 @@ def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
     if len(body) <= MAX_ANSWER and (_LEFT_OUT.search(body) or (body[:1] in "[{" and _ZEROS.search(body))):
         return None
     if (get_origin(kind) or kind) is dict and body[:1] == "{" and not in_brackets(body):
-        return None  # more of its entries may be lacking
+        return None  # more entries may be missing
     if not whole:
         first, newline, rest = text.lstrip().partition("\n")
         half = (
@@ -367,7 +367,7 @@ def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
             or is_item(rest.lstrip().partition("\n")[0])
         )
         if listed is None or not newline or half or text[:1] == "\n":
-            return None  # a half of a list would pass for the whole
+            return None  # half of a list would pass for the whole
         body = first.strip()
     else:
         mended = _repaired(body) if listed is None or (body[:1] == "[" and in_brackets(body)) else None
@@ -385,7 +385,7 @@ _OBJECT = re.compile(r"\{\s*(?:\"[^\"\n]{0,80}\"|'[^'\n]{0,80}'|\w{1,40})\s*:")
 
 
 def _json_prefix(body: str, adapter: TypeAdapter[Any]) -> Any:
-    """The value that a text begins with, when nothing but a mark follows on its line."""
+    """The value at the beginning of a text, if only a mark follows on its line."""
     try:
         _, end = _DECODER.raw_decode(body)
     except (ValueError, RecursionError):
@@ -402,21 +402,21 @@ _DECODER = json.JSONDecoder(strict=False)
 
 
 def _repaired(body: str) -> Any:
-    """JSON with its small mistakes mended; None where there is nothing to mend."""
-    if body[:1] not in ("[", "{") or not mendable(body, brackets=300):
+    """JSON after repair of small mistakes; None if there is nothing to repair."""
+    if body[:1] not in ("[", "{") or not repairable(body, brackets=300):
         return None
     try:
         value = json_repair.loads(body)
     except (ValueError, RecursionError):
         return None
     if not value and re.search(r"\w", body):
-        return None  # it was not understood
+        return None  # not understood
     return value if isinstance(value, list | dict) else None
 
 
 def member_kinds(kind: Any) -> Sequence[Any] | None:
-    """The types of what a list, a set or a tuple holds: one for all members, then `...`, or one for each. None for what
-    is none of them."""
+    """The types of the items of a list, set or tuple: one type for all items, then `...`, or one for each. None for any
+    other type."""
     origin, arguments = get_origin(kind) or kind, get_args(kind)
     if origin in (list, set, frozenset):
         return (arguments[0] if arguments else str, ...)
@@ -426,7 +426,7 @@ def member_kinds(kind: Any) -> Sequence[Any] | None:
 
 
 def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
-    """A list that is not written as JSON. Every item is read, or there is no list."""
+    """A list that is not written as JSON. Every item is parsed, or there is no list."""
     each, every = members[0], len(members) == 2 and members[1] is ...
     kinds = [each] if every else list(members)
     ways = items_of(
@@ -440,7 +440,7 @@ def _listed(body: str, kind: Any, members: Sequence[Any]) -> Any:
         if not every and len(way) != len(kinds):
             continue
         if every and member_kinds(each) is not None and "\n" not in body and not any(map(_COMPOUND.search, way)):
-            continue  # `[1, 2]` for a list of lists: one of two, or two of one
+            continue  # `[1, 2]` for a list of lists: one list of two or two of one?
         values = [
             _item(item, each if every else own)
             for item, own in zip(way, kinds * len(way) if every else kinds, strict=False)

@@ -1,4 +1,4 @@
-"""What people look at: tables of evaluations and of searches, figures, and the HTML page."""
+"""Reports for people: tables of evaluations and of searches, figures, and the HTML page."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What to do, in one sentence: for people who want to use the program and not read intervals.
+"""Advice in one sentence, for people who want to use the program without reading intervals.
 
-Every sentence follows from the figures below it on the page, by a rule that is written here.
+Every sentence follows from the figures below it on the page, by a rule in this file.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pdr_dspy.search.racing.confirmation import DOUBT
 from pdr_dspy.search.space.candidate import Candidate
 
 WIDE = 0.2
-"""An interval that is wider than this leaves too much open to act on."""
+"""A wider interval is too uncertain to act on."""
 ALIKE = 0.05
-"""Costs that differ by less than this share are told as the same."""
+"""Costs that differ by less than this fraction are reported as equal."""
 
 
 class Advice(NamedTuple):
-    """A sentence on what to do, and one on why."""
+    """A recommendation, and its reason."""
 
     do: str
-    """Without its full stop."""
+    """Without a full stop."""
     why: str = ""
     """Likewise."""
 
 
 def on_search(facts: SearchFacts) -> Advice:
-    """Whether to use what a search found."""
+    """Whether to use the result of a search."""
     student, winner = (called_all(facts.trials[number].candidate) for number in (0, facts.best))
-    told = facts.verdict[:1].upper() + facts.verdict[1:]
+    reason = facts.verdict[:1].upper() + facts.verdict[1:]
     if facts.best == 0:
-        return Advice(f"Keep {student}: nothing better was found", told)
-    if winner == student:  # it differs in its settings or instructions alone
+        return Advice(f"Keep {student}: nothing better was found", reason)
+    if winner == student:  # only its settings or instructions differ
         winner = f"the tuned {student}"
     low, difference = facts.difference.interval.low, facts.difference.difference
     over = {name: not facts.limits.allow(one) for name, one in (("student", facts.student), ("winner", facts.winner))}
@@ -47,13 +47,13 @@ def on_search(facts: SearchFacts) -> Advice:
         elif difference > 0:
             why = "nothing was shown to be better"
             count = len(facts.student.by_question)
-            told = (
+            reason = (
                 f"On {count} questions the best that was found was right on {_points(difference)}, which may be "
-                f"luck: confirm on more questions to know. {told}"
+                f"luck: confirm on more questions to know. {reason}"
             )
         else:
             why = "what looked better in the search did no better on fresh runs"
-        return Advice(f"Keep {student}: {why}", told)
+        return Advice(f"Keep {student}: {why}", reason)
     if over["student"] and not over["winner"]:
         why = f"{student} costs more than your limits allow"
     elif low > 0 and facts.difference.p_value < DOUBT:
@@ -62,14 +62,15 @@ def on_search(facts: SearchFacts) -> Advice:
         why = f"it does as well, {_costs(facts.winner, facts.student)}"
     else:
         why = "it did better, which may be luck, and you asked for it all the same"
-    return Advice(f"Use {winner}: {why}", told)
+    return Advice(f"Use {winner}: {why}", reason)
 
 
 def on_programs(reports: Sequence[Report]) -> Advice:
-    """Which of some programs to use: the cheapest, unless a dearer one was shown to be better than it.
+    """Which of some programs to use: the cheapest, unless a more expensive one was shown to be better.
 
-    Programs are gone through by their B_total. A dearer one takes the place of the one so far where the interval of
-    their difference is above 0 and the exact test agrees, at a probability that is shared among the comparisons.
+    Programs are compared in the order of their B_total. A more expensive one replaces the current choice if the
+    interval of their difference is above 0 and the exact test agrees, at a significance level shared among the
+    comparisons.
     """
     if len(reports) == 1:
         return _on_one(reports[0])
@@ -111,7 +112,7 @@ def _on_one(report: Report) -> Advice:
 
 
 def _difference(first: Report, second: Report) -> tuple[float, float] | None:
-    """The lower end of the difference's interval, and p; None where they share no question."""
+    """The lower end of the difference's interval, and p; None if they share no question."""
     left, right = first.by_question, second.by_question
     common = [question for question in left if question in right]
     if not common:
@@ -124,13 +125,13 @@ def _difference(first: Report, second: Report) -> tuple[float, float] | None:
 
 
 def called_all(candidate: Candidate) -> str:
-    """The same of a candidate, whose operators may have a schedule each."""
+    """A short description of a candidate, whose operators may have different schedules."""
     parts = {place: called(part.schedule) for place, part in candidate.by_operator.items()}
     return parts.get("") or " and ".join(f"{name} at {place}" for place, name in parts.items())
 
 
 def called(schedule: Schedule) -> str:
-    """A program in a few words."""
+    """A short description of a program."""
     if schedule.widths == (1,):
         return "one pass"
     if schedule.strategy == "PDR":
@@ -145,7 +146,7 @@ def _points(difference: float) -> str:
 
 
 def _costs(first: Report, second: Report) -> str:
-    """What the first costs, measured by the second."""
+    """The first program's cost relative to the second's."""
     if not second.total or not second.sequential:
         return "at a cost that is not known"
     total, sequential = first.total / second.total, first.sequential / second.sequential

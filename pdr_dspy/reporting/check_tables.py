@@ -1,4 +1,4 @@
-"""What a check is worth, and what refining adds to it: figures of rows whose drafts were both graded and checked."""
+"""The quality of a check, and the gain from refining: figures of rows whose drafts were both scored and checked."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from pdr_dspy.reporting.evaluation_tables import plurality_score
 from pdr_dspy.verifiers import RIGHT
 
 PASSED = 1.0
-"""A check of at least this passes where nothing else is said: all examples, all rules, a valid answer."""
+"""The default threshold of a check: all examples, all rules, a valid answer."""
 
 
 class CheckQuality(NamedTuple):
-    """How far a check can be believed, over all drafts of all rounds. Shares are fractions, nan where there is none."""
+    """The reliability of a check, over all drafts of all rounds. Figures are fractions, nan if undefined."""
 
     drafts: int
-    """That were graded and checked."""
+    """Drafts that were scored and checked."""
     passed: float
-    """Share of drafts with a check of at least the threshold."""
+    """Fraction of drafts with a check of at least the threshold."""
     precision: float
-    """Share of right drafts among those that passed."""
+    """Fraction of right drafts among those that passed."""
     precision_interval: Interval
-    """95 %, over questions."""
+    """95 % interval, over questions."""
     recall: float
-    """Share of drafts that passed among the right ones."""
+    """Fraction of right drafts that passed."""
     auc: float
-    """Chance that a right draft checks better than a wrong one, equal ones counting half."""
+    """Probability that a right draft has a higher check than a wrong one, equal ones counting half."""
 
 
 class Gap(NamedTuple):
-    """What the answers bring beyond something simpler over the same drafts: the Refinement Gap."""
+    """The gain of the answers over a simpler choice among the same drafts: the Refinement Gap."""
 
     over_vote: Paired | None
-    """Minus the most common answer of the round before the last; None without one."""
+    """Answer minus the most common answer of the round before the last; None without such a round."""
     over_best: Paired | None
-    """Minus the best-checked draft of all rounds before the last; None where no draft was checked."""
+    """Answer minus the best-checked draft of all rounds before the last; None if no draft was checked."""
 
 
 def check_quality(report: Report, *, threshold: float = PASSED) -> CheckQuality | None:
-    """The check's verdicts against the verifier's; None where no draft has both.
+    """The check's verdicts against the verifier's; None if no draft has both.
 
     Args:
         report: an evaluation.
-        threshold: a check of at least this passes, a fraction.
+        threshold: a check of at least this value passes, a fraction.
     """
     known = [(row.id, draft) for row in report.rows for draft in _drafts(row)]
     if not known:
@@ -70,9 +70,9 @@ def check_quality(report: Report, *, threshold: float = PASSED) -> CheckQuality 
 
 
 def gap(report: Report) -> Gap:
-    """The answers against a vote, and against the best-checked draft, of the rounds before the last.
+    """The answers compared with a vote, and with the best-checked draft, of the rounds before the last.
 
-    Runs of one round count with their own answer on both sides: they had nothing to refine.
+    Runs of one round count with their own answer on both sides: there was nothing to refine.
     """
     votes: dict[str, list[tuple[float, float]]] = {}
     bests: dict[str, list[tuple[float, float]]] = {}
@@ -97,7 +97,7 @@ def _paired(pairs: dict[str, list[tuple[float, float]]]) -> Paired | None:
 
 
 def _drafts(row: Row) -> list[DraftRow]:
-    """Drafts that were graded and checked."""
+    """Drafts that were scored and checked."""
     drafts = (draft for round_ in row.rounds for draft in round_.drafts)
     return [draft for draft in drafts if draft.check is not None and draft.score is not None]
 

@@ -1,6 +1,6 @@
-"""Rows as plain tables with intervals: what a report shows and a person would compute by hand.
+"""Rows as plain tables with intervals: the figures of a report.
 
-Every function is pure: evaluations in, lists of named tuples out. Shares and scores are fractions, costs are
+Every function is pure: evaluations in, lists of named tuples out. Scores and other ratios are fractions, costs are
 tokens, intervals are 95 % and clustered by question.
 """
 
@@ -25,7 +25,7 @@ from pdr_dspy.verifiers import RIGHT
 
 logger = logging.getLogger("pdr_dspy")
 MATCHED = 0.1
-"""Two costs are matched when they differ by at most this share of the larger."""
+"""Two costs are matched if they differ by at most this fraction of the larger one."""
 
 
 # --- one program -----------------------------------------------------------------------------------------------------
@@ -44,13 +44,13 @@ class ProgramRow(NamedTuple):
     rows: int
     failed: int
     truncated: float
-    """Share of calls that their cap ended."""
+    """Fraction of calls truncated by their cap."""
     cancelled: float
-    """Share of calls that their round ended without."""
+    """Fraction of calls cancelled because their round had ended."""
     retried: float
-    """Share of calls that were sent more than once."""
+    """Fraction of calls that were sent more than once."""
     cost: float | None = None
-    """Mean cost of a run in the unit of the models' prices; None where one is not known."""
+    """Mean cost of a run in the unit of the models' prices; None if a price is unknown."""
 
 
 def program_row(report: Report, name: str = "") -> ProgramRow:
@@ -74,53 +74,53 @@ def program_row(report: Report, name: str = "") -> ProgramRow:
 
 
 class RoundFlow(NamedTuple):
-    """What one round did, over all runs that reached it."""
+    """One round's figures over all runs that reached it."""
 
     round: int
     runs: int
     drafts: float
-    """Drafts of a run in this round, on average."""
+    """Mean number of drafts of a run in this round."""
     accuracy: float
-    """Share of drafts that are right."""
+    """Fraction of right drafts."""
     interval: Interval
-    """Of `accuracy`."""
+    """Interval of `accuracy`."""
     any_right: float
-    """Share of runs with at least one right draft: pass@M of the round."""
+    """Fraction of runs with at least one right draft: pass@M of the round."""
     majority: float
-    """Share of runs whose most common answer is right; equally common answers share the credit."""
+    """Fraction of runs whose most common answer is right; equally common answers share the credit."""
     unreadable: float
-    """Share of drafts that no answer could be read out of."""
+    """Fraction of drafts without a readable answer."""
     truncated: float
-    """Share of drafts that their cap ended."""
+    """Fraction of drafts truncated by their cap."""
     wrong_to_right: float
-    """Share of runs whose plurality was wrong a round before and is right now; 0 for the first round."""
+    """Fraction of runs whose plurality was wrong in the round before and is right now; 0 for the first round."""
     right_to_wrong: float
-    """Share of runs whose plurality was right a round before and is wrong now; 0 for the first round."""
+    """Fraction of runs whose plurality was right in the round before and is wrong now; 0 for the first round."""
     workspace: float
-    """Mean tokens of the workspaces made of this round; nan when there are none."""
+    """Mean tokens of the workspaces made from this round; nan if there are none."""
 
 
 class Loss(NamedTuple):
-    """Where runs that ended wrong were lost."""
+    """The stage at which runs with a wrong answer went wrong."""
 
     stage: str
-    """"drafts": no draft before the last was right. "distill": one was, and no workspace was made of it. "refine": a
-    right draft was handed on (a summary is made of all) and the answer is wrong. "extraction": no answer could be read
-    out of the last draft, or its cap ended it. "failed": the program gave no answer at all."""
+    """"drafts": no draft before the last was right. "distill": one was, but no workspace was made from it. "refine": a
+    right draft was passed on (a summary is made from all) but the answer is wrong. "extraction": no answer could be
+    read from the last draft, or its cap truncated it. "failed": the program gave no answer."""
     runs: int
     share: float
-    """Of all runs, right ones included."""
+    """Fraction of all runs, right ones included."""
 
 
 class Flow(NamedTuple):
-    """Round by round, and where what is lost was lost."""
+    """The figures of each round, and the stages of losses."""
 
     rounds: tuple[RoundFlow, ...]
     losses: tuple[Loss, ...]
 
 
 def flow(report: Report) -> Flow:
-    """What each round gains and loses. Drafts without a score of their own (a judge would cost tokens) are left out."""
+    """Gains and losses of each round. Drafts without scores of their own (a judge would cost tokens) are left out."""
     depth = max((len(row.rounds) for row in report.rows), default=0)
     rounds = tuple(_round_flow(report, number) for number in range(depth))
     where = Counter(place for row in report.rows if (place := loss_of(row)) is not None)
@@ -130,7 +130,7 @@ def flow(report: Report) -> Flow:
 
 
 def loss_of(row: Row) -> str | None:
-    """The stage at which a wrong run was lost, see `Loss`; None for a right one."""
+    """The stage at which a wrong run went wrong, see `Loss`; None for a right run."""
     if row.score >= RIGHT:
         return None
     if row.error is not None:
@@ -177,7 +177,7 @@ def _round_flow(report: Report, number: int) -> RoundFlow:
 
 
 def plurality_score(round_: RoundRow) -> float | None:
-    """The score of a round's most common answer, equally common ones averaged; None when no draft was graded."""
+    """The score of a round's most common answer, averaged over equally common ones; None if no draft was scored."""
     if all(draft.score is None for draft in round_.drafts):
         return None
     return voted_score([(draft.answer, draft.score or 0.0) for draft in round_.drafts])
@@ -188,7 +188,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class LookAt(NamedTuple):
-    """A row to look into."""
+    """A row worth reading."""
 
     id: str
     repeat: int
@@ -198,13 +198,13 @@ class LookAt(NamedTuple):
     lost_in: str
     detail: str
     kind: str
-    """"had it": wrong, though some draft was right. "failed": the program gave no answer. "cut": wrong, and a cap ended
-    the answer or a draft. "wrong": nothing of these."""
+    """"had it": wrong, although some draft was right. "failed": the program gave no answer. "cut": wrong, and a cap
+    truncated the answer or a draft. "wrong": none of these."""
     row: Row
 
 
 def look_at(report: Report, count: int = 20) -> list[LookAt]:
-    """Wrong rows, those first in which a right draft was thrown away: they say most about prompts and distillers."""
+    """Wrong rows, first those with a discarded right draft: they tell most about prompts and distillers."""
     order = {"refine": 0, "distill": 1, "extraction": 2, "failed": 3, "drafts": 4}
     found = [(order[place], row, place) for row in report.rows if (place := loss_of(row)) is not None]
     found.sort(key=lambda item: (item[0], item[1].id, item[1].repeat))
@@ -224,7 +224,7 @@ def _kind(row: Row) -> str:
 
 
 def shown_drafts(report: Report, number: int) -> float:
-    """How many drafts a workspace of a round is made of, on average; nan where it has none. Rounds count from 0."""
+    """Mean number of drafts that a workspace of a round is made from; nan if it has none. Rounds count from 0."""
     rounds = [row.rounds[number] for row in report.rows if len(row.rounds) > number]
     return _mean([float(len(sources)) for round_ in rounds for sources in round_.sources])
 
@@ -238,7 +238,7 @@ EXAMPLES = {
 
 
 def examples(report: Report, among: Container[tuple[str, int]]) -> list[tuple[str, Row]]:
-    """One run of each kind, with what it is an example of: the first of its kind among those with texts."""
+    """One run of each kind, with a description of the kind: the first one among those with texts."""
     found: dict[str, Row] = {}
     for row in sorted(report.rows, key=lambda row: (row.repeat, row.id)):
         if (row.id, row.repeat) in among and row.rounds:
@@ -257,7 +257,7 @@ def _example(row: Row) -> str:
 
 
 class Comparison(NamedTuple):
-    """Two programs on the questions that both were asked."""
+    """Two programs on their common questions."""
 
     first: str
     second: str
@@ -268,17 +268,17 @@ class Comparison(NamedTuple):
     """Two-sided."""
     questions: int
     sequential: float
-    """B_seq of the first over that of the second."""
+    """The ratio of the first program's B_seq to the second's."""
     total: float
-    """B_total of the first over that of the second."""
+    """The ratio of the first program's B_total to the second's."""
     matched: str
-    """Which costs differ by at most a tenth: "both", "sequential", "total" or "neither"."""
+    """The costs that differ by at most a tenth: "both", "sequential", "total" or "neither"."""
 
 
 def compare(reports: Mapping[str, Report] | Sequence[Report]) -> list[Comparison]:
-    """Every pair of programs, each later one against each earlier one.
+    """Every pair of programs, each later one compared with each earlier one.
 
-    Raises DataError when two share no question.
+    Raises DataError if two share no question.
     """
     known = named(reports)
     return [_compare(b, known[b], a, known[a]) for a, b in itertools.combinations(known, 2)]
@@ -312,7 +312,7 @@ def _compare(first: str, one: Report, second: str, other: Report) -> Comparison:
 
 
 def named(reports: Mapping[str, Report] | Sequence[Report]) -> dict[str, Report]:
-    """Reports by their names, made different where two are the same."""
+    """Reports by name; equal names are made distinct."""
     if isinstance(reports, Mapping):
         return dict(reports)
     known: dict[str, Report] = {}
@@ -329,21 +329,21 @@ class MajorityRow(NamedTuple):
     score: float
     interval: Interval
     sequential: float
-    """Mean of the dearest of n passes: they run side by side."""
+    """Mean of the most expensive of n passes: they run concurrently."""
     total: float
     """n passes."""
     short: bool
-    """There were too few repeats for the budget: n is what there was."""
+    """Whether there were too few repeats for the budget: n is the number available."""
 
 
 SUBSETS = 256
-"""Samples of n out of the repeats, when there are more ways than that; drawn with a fixed seed."""
+"""Maximum number of samples of n repeats, if there are more combinations; drawn with a fixed seed."""
 
 
 def majority(report: Report, n: int) -> MajorityRow:
-    """The vote of n passes, averaged over which n of the repeats are taken.
+    """The vote of n passes, averaged over the choices of n repeats.
 
-    Raises DataError when a question has fewer than n repeats.
+    Raises DataError if a question has fewer than n repeats.
     """
     scores, sequential = [], []
     for question, rows in report.by_question.items():
@@ -356,11 +356,11 @@ def majority(report: Report, n: int) -> MajorityRow:
 
 
 def majority_at_tokens(report: Report, total: float) -> MajorityRow:
-    """The majority vote of as many single passes as `total` tokens of a question buy, at least one.
+    """The majority vote of as many single passes as a question's `total` tokens pay for, at least one.
 
     Args:
         report: LongCoT with repeats.
-        total: B_total to match, in mean tokens of a run.
+        total: the B_total to match, in mean tokens of a run.
     """
     affordable = max(1, int(total / report.total)) if report.total else 1
     there = min((len(rows) for rows in report.by_question.values()), default=0)
@@ -378,10 +378,10 @@ def _subsets(rows: Sequence[Row], n: int) -> list[tuple[Row, ...]]:
 
 
 def read_report(folder: str | Path, name: str = "") -> Report:
-    """The evaluation that wrote `folder`, failed rows with their score of 0.
+    """The evaluation in `folder`, failed rows with their score of 0.
 
-    Lines that are damaged are left out, and a `config.json` that is says nothing; a warning is logged for either.
-    Raises StoreError when there is no evaluation.
+    Damaged lines are left out, and a damaged `config.json` is ignored; a warning is logged for either. Raises
+    StoreError if there is no evaluation.
     """
     place = local_path(folder)
     try:
@@ -394,7 +394,7 @@ def read_report(folder: str | Path, name: str = "") -> Report:
     if not config:
         if not rows:
             raise StoreError(f"{place / 'config.json'} is not the record of an evaluation")
-        logger.warning("%s is damaged: what its rows are of is not known", place / "config.json")
-    repeats = config.get("repeats", math.inf)  # the last time it was run; rows of more repeats stay in the file
+        logger.warning("%s is damaged: the evaluation of its rows is unknown", place / "config.json")
+    repeats = config.get("repeats", math.inf)  # of the last run; rows of further repeats stay in the file
     ordered = sorted((r for r in rows.values() if r.repeat < repeats), key=lambda row: (row.repeat, row.id))
     return Report(rows=tuple(ordered), name=name or place.name, config=config)

@@ -1,8 +1,7 @@
-"""Figures of the report as SVG text: text stays text, colours are the page's, nothing is loaded.
+"""Figures of the report as SVG: text stays text, colours come from the page, nothing is loaded.
 
-Drawn by hand: a page that is opened on a phone wants system fonts, few elements and sizes that survive scaling. Outside
-a page that sets `--accent` and `--soft` the figures have colours of their own. What a point says when it is pointed at
-is escaped.
+Drawn directly: a page on a phone needs system fonts, few elements and sizes that survive scaling. Outside of a page
+that sets `--accent` and `--soft` the figures use colours of their own. Tooltips are escaped.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pdr_dspy.reporting.evaluation_tables import RoundFlow
 
 ACCENT, SOFT, INK = "var(--accent,#3157d5)", "var(--soft,#6b7280)", "currentColor"
 WIDTH = 440.0
-"""Units across a figure: about the pixels of a phone, so that text is as large as the page's own."""
+"""Width of a figure in units: about the pixels of a phone, so that its text is as large as the page's."""
 
 Role = Literal["dropped", "trial", "front", "student", "tuned", "program"]
 
@@ -27,7 +26,7 @@ class Point(NamedTuple):
     """One program in a figure of score against cost."""
 
     letter: str
-    """Written beside it; empty for none."""
+    """Label beside the mark; empty for none."""
     score: float
     interval: Interval | None
     """Drawn as a band; None for none."""
@@ -38,7 +37,7 @@ class Point(NamedTuple):
     ring: bool = False
     """Whether it is a finalist."""
     title: str = ""
-    """What it says when it is pointed at."""
+    """Tooltip."""
 
 
 class Lane(NamedTuple):
@@ -52,7 +51,7 @@ class Lane(NamedTuple):
 
 
 FAR = 8.0
-"""How much dearer than the dearest program a limit is that is not drawn."""
+"""A limit is drawn only up to this multiple of the most expensive program's cost."""
 
 
 def score_against_cost(
@@ -63,8 +62,8 @@ def score_against_cost(
     Args:
         points: programs; later ones are drawn over earlier ones of the same role.
         label: of the cost axis.
-        limit: a limit on the cost, drawn as a line; one that is far from all programs is only told, for it would push
-            them together at the other side.
+        limit: a limit on the cost, drawn as a line; a limit far from all programs is only stated, since it would
+            compress them at the other side.
         line: (cost, score) of the front, the cheapest first; drawn as steps.
     """
     points = [point for point in points if math.isfinite(point.score) and point.cost > 0]
@@ -78,8 +77,8 @@ def score_against_cost(
     x = _Axis.tokens(costs, left=44.0, right=WIDTH - 14.0)
     parts = [_frame(x, y, label)]
     if far and limit is not None:
-        told = f"limit {_short(limit)}, to the right"
-        parts.append(_text(WIDTH - 14.0, y.high - 8, told, anchor="end", size=12, colour=SOFT))
+        text = f"limit {_short(limit)}, to the right"
+        parts.append(_text(WIDTH - 14.0, y.high - 8, text, anchor="end", size=12, colour=SOFT))
     elif limit is not None:
         at = x(limit)
         anchor, shift = ("end", -5) if at > WIDTH * 0.6 else ("start", 5)
@@ -95,7 +94,7 @@ def score_against_cost(
     spots = _apart([_Extent.of(point, x, y) for point in ordered], x)
     for point, at in zip(ordered, spots, strict=True):
         parts.append(_bands(point, at, x, y))
-        if abs(at - x(point.cost)) > 2:  # where it was moved from
+        if abs(at - x(point.cost)) > 2:  # its original position
             b = y(point.score)
             parts.append(_path(f"M{x(point.cost):.1f} {b:.1f}H{at:.1f}", INK, 0.8, opacity=0.5))
             parts.append(_circle(x(point.cost), b, 1.3, fill=INK))
@@ -116,11 +115,11 @@ def score_against_cost(
 
 
 def roc(curve: Sequence[tuple[float, float]], *, at: tuple[float, float]) -> str:
-    """How a check tells right from wrong: the share of right drafts that pass against that of wrong ones.
+    """The ROC curve of a check: the fraction of right drafts that pass against that of wrong ones.
 
     Args:
-        curve: (share of wrong drafts, share of right ones) that pass, from the highest threshold down.
-        at: the same at the threshold that is used.
+        curve: (fraction of wrong drafts, fraction of right ones) that pass, from the highest threshold down.
+        at: the point of the threshold in use.
     """
     x = _Axis(0.0, 1.0, 44.0, 274.0, (0.0, 0.25, 0.5, 0.75, 1.0))
     y = _Axis(0.0, 1.0, 256.0, 26.0, (0.0, 0.25, 0.5, 0.75, 1.0))
@@ -138,13 +137,13 @@ def roc(curve: Sequence[tuple[float, float]], *, at: tuple[float, float]) -> str
 
 
 APART = 12.0
-"""Units between marks with a label that would else cover each other."""
+"""Minimum distance, in units, between marks with labels."""
 BESIDE = 5.0
-"""Units between bands that would."""
+"""Minimum distance, in units, between bands."""
 
 
 class _Extent(NamedTuple):
-    """Where a point is drawn."""
+    """The position at which a point is drawn."""
 
     a: float
     b: float
@@ -160,14 +159,14 @@ class _Extent(NamedTuple):
         return cls(x(point.cost), b, *ends, bool(point.letter))
 
     def room(self, other: _Extent) -> float:
-        """Units that the two need between them, along the axis of cost."""
+        """The distance that the two need along the cost axis, in units."""
         if abs(self.b - other.b) < APART:
             return APART
         return BESIDE if self.high < other.low and other.high < self.low else 0.0
 
 
 def _apart(extents: Sequence[_Extent], x: _Axis) -> list[float]:
-    """Where points stand along the axis: those with a label, and too close to another, moved aside as far as needed."""
+    """Positions of points along the cost axis: labelled points that are too close to another are moved aside."""
     at = [extent.a for extent in extents]
     moved = sorted((place for place, one in enumerate(extents) if one.labelled), key=lambda place: at[place])
     pairs = [
@@ -190,11 +189,11 @@ def _apart(extents: Sequence[_Extent], x: _Axis) -> list[float]:
 
 
 def race(lanes: Sequence[Lane], runs: int) -> str:
-    """How far each trial ran: a line for each, cohort under cohort.
+    """The length of each trial's run: a line each, grouped by cohort.
 
     Args:
         lanes: in their order.
-        runs: of a whole race.
+        runs: of a complete race.
     """
     pitch = 11.0 if len(lanes) <= 40 else 7.0
     groups = [list(group) for _, group in itertools.groupby(lanes, key=lambda lane: lane.cohort)]
@@ -220,7 +219,7 @@ def race(lanes: Sequence[Lane], runs: int) -> str:
             else:
                 parts.append(_mark(lane.role, end, top, lane.title))
             if lane.letter:
-                start = right if top - last < 10.0 and right > end else end + 11  # beside the label above, not on it
+                start = right if top - last < 10.0 and right > end else end + 11  # beside the label above, not over it
                 parts.append(_text(start, top + 4, lane.letter, size=11, bold=lane.role == "tuned"))
                 last, right = top, start + 7.0 * len(lane.letter) + 5
             top += pitch
@@ -254,7 +253,7 @@ def rounds(flow: Sequence[RoundFlow]) -> str:
         )
     start = 6.0
     for number, (name, value, colour, dash) in enumerate(series):
-        aside = _ASIDE * (number - (len(series) - 1) / 2)  # equal shares would hide each other
+        aside = _ASIDE * (number - (len(series) - 1) / 2)  # equal values would hide each other
         spots = [(place + aside, y(value(row))) for place, row in zip(places, flow, strict=True)]
         if len(spots) > 1:
             parts.append(_path("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in spots), colour, 1.8, dash=dash))
@@ -270,7 +269,7 @@ def rounds(flow: Sequence[RoundFlow]) -> str:
 
 
 class _Axis:
-    """From values to places. `low` and `high` are the places of the ends."""
+    """Maps values to positions. `low` and `high` are the positions of the ends."""
 
     def __init__(
         self, first: float, last: float, low: float, high: float, ticks: Sequence[float], *, log: bool = False
@@ -286,7 +285,7 @@ class _Axis:
 
     @classmethod
     def scores(cls, values: Sequence[float], *, top: float, bottom: float) -> _Axis:
-        """A share from the bottom up, wide enough for all values and not much wider."""
+        """A fraction from the bottom up, just wide enough for all values."""
         known = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
         span = max(max(known) - min(known), 0.1)
         step = next(step for step in (0.05, 0.1, 0.2, 0.25) if span / step <= 6 or step == 0.25)
@@ -311,7 +310,7 @@ class _Axis:
 
 
 def _spaced(axis: _Axis, least: float) -> list[float]:
-    """Ticks whose labels do not touch; the last one always."""
+    """Ticks whose labels do not touch; the last one is always included."""
     kept: list[float] = []
     for tick in reversed(axis.ticks):
         if not kept or axis(kept[-1]) - axis(tick) >= least:
@@ -347,7 +346,7 @@ def _short(tokens: float) -> str:
 
 
 def _bands(point: Point, a: float, x: _Axis, y: _Axis) -> str:
-    """The intervals of a mark that stands at `a`."""
+    """The intervals of a mark at position `a`."""
     colour = {"front": ACCENT, "tuned": ACCENT, "trial": SOFT, "dropped": SOFT}.get(point.role, INK)
     parts, b = [], y(point.score)
     if point.interval is not None:
@@ -378,7 +377,7 @@ def _mark(role: Role, a: float, b: float, title: str, *, ring: bool = False) -> 
 def _placed(
     text: str, a: float, b: float, taken: list[tuple[float, float, float, float]], *, bold: bool, left: bool
 ) -> str:
-    """A label beside a mark, where it covers least of what is there already; at its `left` where that is as good."""
+    """A label beside a mark, where it covers least of the other elements; on the `left` if that is as good."""
     wide = 7.4 * len(text)
     near = ((9, -7), (-9 - wide, -7), (9, 15), (-9 - wide, 15), (-wide / 2, -13), (-wide / 2, 21))
     far = ((-wide / 2, -27), (-wide / 2, 34), (14, -22), (-14 - wide, -22), (14, 30), (-14 - wide, 30))

@@ -1,8 +1,8 @@
-"""Runs as logs of Inspect, which its viewer shows: a lane for each round, drafts and workspaces as markdown.
+"""Runs as logs of Inspect for its viewer: a lane for each round, drafts and workspaces as markdown.
 
-Written through the public names of `inspect_ai` (the extra `view`), whose file format is its own affair. Everything
-comes out of the run folder: figures from its rows, texts from `texts.jsonl` where they were kept. A call whose text was
-not kept is shown with its figures. Inputs are shown by field; the prompt that was made of them is in no file.
+Written through the public names of `inspect_ai` (the extra `view`), which defines the file format. Everything comes
+from the run folder: figures from its rows, texts from `texts.jsonl` if they were kept. A call without its text is shown
+with its figures. Inputs are shown by field; the prompt made from them is in no file.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from inspect_ai.log import EvalLog, EvalSample
 
 FOLDER = "inspect"
-"""Where a run's logs go, below it."""
+"""Folder of a run's logs, inside the run folder."""
 DEPTH = 3
-"""Levels below a folder that are looked through for evaluations."""
+"""Levels below a folder that are searched for evaluations."""
 DRAFTING = (Phase.DRAFT, Phase.REFINE)
 UNKEPT = "(its text was not kept)"
 
@@ -42,10 +42,10 @@ def write_inspect_logs(source: str | Path, out: str | Path | None = None, *, mar
     Args:
         source: the run folder.
         out: the folder of the logs; None is `inspect` in the run folder. Logs of the same names are replaced.
-        markdown: False makes the viewer show all texts plainly: for models whose output should not be rendered.
+        markdown: False makes the viewer show all texts as plain text, for models whose output should not be rendered.
 
     Returns:
-        The logs, the evaluation of the folder itself first.
+        The logs, first that of the folder's own evaluation.
 
     Raises:
         MissingExtra: `inspect_ai` is not installed.
@@ -79,7 +79,7 @@ def write_inspect_logs(source: str | Path, out: str | Path | None = None, *, mar
 
 
 def evaluations_in(folder: Path) -> Iterator[Path]:
-    """The folders of evaluations at and below `folder`, by name; hidden folders and those of stores are left out."""
+    """The folders of evaluations at and below `folder`, by name; hidden folders and stores are left out."""
     level = [folder]
     for _ in range(DEPTH + 1):
         for place in level:
@@ -97,7 +97,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _titles(folder: Path) -> dict[str, str]:
-    """The programs of a search's evaluations, by their folders in it; none where it is no finished search."""
+    """The programs of a search's evaluations, by their folders in it; empty if it is not a finished search."""
     if not (folder / "search.json").exists():
         return {}
     facts = search_tables.read_search(folder)
@@ -122,9 +122,9 @@ def inspect_log(
 
     Args:
         report: with rows.
-        texts: those that were kept, by (id, repeat).
+        texts: the kept texts, by (id, repeat).
         name: of the task.
-        title: what the program is, in words.
+        title: a description of the program.
         created: when the rows were written.
         markdown: see `write_inspect_logs`.
     """
@@ -143,7 +143,7 @@ def inspect_log(
     score = TaskSamplesColumn.score
     shown = ["sampleId", "epoch", "input", "target", "answer"]
     columns = [*(TaskSamplesColumn(id=one) for one in shown), *map(score, COLUMNS), TaskSamplesColumn(id="error")]
-    columns += [TaskSamplesColumn(id=one, visible=False) for one in ("sampleStatus", "tokens")]  # B_total says it
+    columns += [TaskSamplesColumn(id=one, visible=False) for one in ("sampleStatus", "tokens")]  # B_total shows it
     samples = [_Sample(row, texts.get((row.id, row.repeat)), created).whole() for row in report.rows]
     low, high = report.interval
     means = {
@@ -197,7 +197,7 @@ COLUMNS = ("score", "B_seq", "B_total")
 
 @dataclass
 class _Sample:
-    """One row on its way to a sample. Its times begin where the log does: rows do not say when they ran."""
+    """Builds a sample from one row. Its times begin with the log's: rows do not record when they ran."""
 
     row: Row
     texts: RowTexts | None
@@ -206,13 +206,13 @@ class _Sample:
     def __post_init__(self) -> None:
         self.events: list[Event] = []
         self.open: list[str] = []
-        """The spans that are open, the innermost last."""
+        """The open spans, the innermost last."""
         self.at = 0.0
         """Seconds since the beginning."""
 
     @property
     def question(self) -> str:
-        """The inputs, by field where there are several."""
+        """The inputs, by field if there are several."""
         given = {} if self.texts is None else self.texts.inputs
         if len(given) == 1:
             return next(iter(given.values()))
@@ -272,10 +272,12 @@ class _Sample:
         )
 
     def round(self, number: int, calls: Sequence[Call], before: Sequence[str]) -> Sequence[str]:
-        """The events of one round, whose drafts read the workspaces `before`; returns those that it made."""
+        """The events of one round, whose drafts read the workspaces `before`; returns the workspaces that it made."""
         from inspect_ai.event import InfoEvent
 
-        told = self.texts.rounds[number - 1] if self.texts is not None and number <= len(self.texts.rounds) else None
+        round_texts = (
+            self.texts.rounds[number - 1] if self.texts is not None and number <= len(self.texts.rounds) else None
+        )
         graded = self.row.rounds[number - 1] if number <= len(self.row.rounds) else None
         drafting = [call for call in calls if call.phase in DRAFTING]
         first = [call for call in drafting if not call.part]
@@ -284,19 +286,19 @@ class _Sample:
         drafts = f"{len(taken)} draft{'s' * (len(taken) != 1)}"
         with self.span(f"round {number}: {drafts}" if drafting else f"round {number}", "agent"):
             begin, end = self.at, self.at
-            for call in drafting:  # side by side
+            for call in drafting:  # concurrent
                 self.at = begin
                 place = places.get((call.phase, call.index))
                 read = before[call.index] if call.index < len(before) else ""
                 with self.span(_named(call), "draft"):
-                    self.draft(call, place, read, told, graded)
+                    self.draft(call, place, read, round_texts, graded)
                 end = max(end, self.at)
             self.at = end
             for call in calls:
                 if call.phase not in DRAFTING:
                     self.call(call, self.question, "")
             sizes = () if graded is None else graded.workspace_tokens
-            kept = () if told is None else told.workspaces
+            kept = () if round_texts is None else round_texts.workspaces
             for place, tokens in enumerate(sizes):
                 sources = graded.sources[place] if graded is not None and place < len(graded.sources) else ()
                 text = kept[place] if place < len(kept) else UNKEPT
@@ -305,12 +307,18 @@ class _Sample:
                 self.add(InfoEvent, source="workspace", data=f"{head}\n\n{text or '(empty)'}")
         return kept
 
-    def draft(self, call: Call, place: int | None, read: str, told: RoundTexts | None, graded: RoundRow | None) -> None:
-        """The events of one draft: its call, what the verifier and the program's check said of it."""
+    def draft(
+        self, call: Call, place: int | None, read: str, round_texts: RoundTexts | None, graded: RoundRow | None
+    ) -> None:
+        """The events of one draft: its call, the verifier's score and the result of the program's check."""
         from inspect_ai.event import InfoEvent, ScoreEvent
         from inspect_ai.scorer import Score
 
-        texts = told.drafts[place] if told is not None and place is not None and place < len(told.drafts) else None
+        texts = (
+            round_texts.drafts[place]
+            if round_texts is not None and place is not None and place < len(round_texts.drafts)
+            else None
+        )
         given = f"{self.question}\n\n**Workspace**\n\n{read}" if read else self.question
         self.call(call, given, texts.text if texts is not None and not call.part else "")
         if call.part or place is None or graded is None or place >= len(graded.drafts):
@@ -331,7 +339,7 @@ class _Sample:
         from inspect_ai.model import ChatMessageUser, GenerateConfig, ModelOutput
 
         begin = self.at
-        self.at += max(call.seconds, 0.001)  # a replayed call took no time, and still has its place
+        self.at += max(call.seconds, 0.001)  # a replayed call takes no time but keeps its position
         output = ModelOutput.from_content(call.model, text or UNKEPT, stop_reason=_stop_reason(call))
         output = output.model_copy(update={"usage": _usage(call), "time": call.seconds})
         self.add(
@@ -362,7 +370,7 @@ class _Sample:
 
     @contextmanager
     def span(self, name: str, kind: str | None = None) -> Iterator[None]:
-        """What is added inside belongs to a span of its own."""
+        """Group the events added inside in a separate span."""
         from inspect_ai.event import SpanBeginEvent, SpanEndEvent
 
         above = self.open[-1] if self.open else None
@@ -374,7 +382,7 @@ class _Sample:
         self.open.pop()
 
     def time(self, seconds: float) -> str:
-        """A time of the sample."""
+        """A time within the sample."""
         return (self.begin + timedelta(seconds=seconds)).isoformat()
 
 

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a search or some evaluations: no network, no scripts, light and dark.
 
-Everything that came from a model or a data set is escaped.
+All texts from a model or a data set are escaped.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def write_report(
     Args:
         source: the run folder of a search or of an evaluation, one or several `Report`s, or a `SearchResult`.
         path: the file; None is `report.html` in the run folder.
-        programs: more evaluations to show beside those of `source`, such as baselines on the same questions.
+        programs: further evaluations to show beside those of `source`, such as baselines on the same questions.
         title: of the page.
-        commands: lines to show as commands; None needed for a run folder, which says how to use its program.
-        rows: most wrong rows to list.
-        texts: of the rows of the first report, by (id, repeat), to show what was said; None reads those of a folder.
+        commands: lines to show as commands; None for those that use the program of a run folder.
+        rows: maximum number of wrong rows to list.
+        texts: texts of the first report's rows, by (id, repeat), to show; None reads those of a folder.
 
     Returns:
         The path.
 
     Raises:
-        ConfigError: nothing to show, or no `path` for a source that is no folder.
+        ConfigError: nothing to show, or no `path` for a source other than a folder.
         StoreError: the folder holds neither a finished search nor an evaluation, or the page cannot be written.
     """
     folder = local_path(source) if isinstance(source, (str, Path)) else None
@@ -81,7 +81,7 @@ def write_report(
 
 
 def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
-    """The search, if it is one; the evaluations to show, the one in focus first; a title."""
+    """The search, if there is one; the evaluations to show, first the one in focus; a title."""
     if isinstance(source, Report):
         return None, [source], source.name or "Evaluation"
     if isinstance(source, SearchResult):
@@ -97,19 +97,19 @@ def _read(source: Any) -> tuple[SearchFacts | None, list[Report], str]:
 
 
 def _focus(folder: Path, search: SearchFacts | None) -> Path:
-    """Where the rows are that the page tells most of."""
+    """The folder of the rows in the page's focus."""
     return folder if search is None else folder / search.places["student" if search.best == 0 else "winner"]
 
 
 def _commands(folder: Path) -> list[tuple[str, str]]:
-    """What to do with a run folder, each with the line that does it."""
+    """Tasks for a run folder, each with its command line."""
     best, own = shlex.quote(str(folder / "best.json")), shlex.quote(str(folder))
     found = []
     if (folder / "best.json").exists():
         found = [
             ("Ask it", f"pdr run {best} --input '...'"),
             ("Measure it", f"pdr eval {best}"),
-            ("Hold it against voting and SR", f"pdr compare {best}"),
+            ("Compare it with voting and SR", f"pdr compare {best}"),
         ]
     if (folder / JOURNAL).exists():
         study, artifacts = shlex.quote(str(folder / JOURNAL)), shlex.quote(str(folder / ARTIFACTS))
@@ -178,7 +178,7 @@ def _advice(search: SearchFacts | None, names: Mapping[str, Report]) -> advice.A
 
 
 def _listed(report: Report, count: int) -> list[evaluation_tables.LookAt]:
-    """The rows to look into: the first of all, but of each kind some, if there are any."""
+    """The rows to list: the first ones, including some of each kind if there are any."""
     looks = evaluation_tables.look_at(report, len(report.rows))
     seen: dict[str, int] = {}
     ahead = []
@@ -202,7 +202,7 @@ _KINDS = {
 
 def _program(search: SearchFacts | None, place: int, name: str, report: Report) -> dict[str, Any]:
     roles = [] if search is None else ["student"] if search.best == 0 else ["tuned", "student"]
-    role = roles[place] if place < len(roles) else "program" if place else "front"  # the first is in focus
+    role = roles[place] if place < len(roles) else "program" if place else "front"  # the first one is in focus
     row = evaluation_tables.program_row(report, name)
     extra = {"letter": LETTERS[place % 26], "role": role, "low": row.interval.low, "high": row.interval.high}
     return {**row._asdict(), **extra}
@@ -232,7 +232,7 @@ def _subtitle(search: SearchFacts | None, shown: Sequence[Report]) -> list[str]:
 
 
 def _calibration(calibration: Calibration, focus: Report, *, searched: bool) -> dict[str, Any]:
-    """What the template shows of a check: its curve and, where it was learned on other questions, how it did on the
+    """The template's values for a check: its curve and, if it was calibrated on other questions, its results on the
     page's own."""
     from markupsafe import Markup
 
@@ -251,7 +251,7 @@ def _calibration(calibration: Calibration, focus: Report, *, searched: bool) -> 
 
 
 def _search(facts: SearchFacts) -> dict[str, Any]:
-    """What the template shows of a search."""
+    """The template's values for a search."""
     from markupsafe import Markup
 
     names = search_tables.labels(facts.trials)
@@ -351,7 +351,8 @@ def _race_figure(facts: SearchFacts, names: dict[int, str]) -> str:
 
 
 def _within(facts: SearchFacts, front: Sequence[Member]) -> list[tuple[str, Member, float]]:
-    """(margins in words, the cheapest of the front within them, what the best costs over what it costs)."""
+    """(margins in words, the cheapest member of the front within them, the ratio of the best member's cost to its
+    cost)."""
     allowed = {member.trial.number: member for member in front if facts.limits.allow(member.trial)}
     if not allowed:
         return []
@@ -370,14 +371,14 @@ def _within(facts: SearchFacts, front: Sequence[Member]) -> list[tuple[str, Memb
 
 
 def _span(facts: SearchFacts) -> tuple[float, float]:
-    """Scores from and to which the finalists' bars go."""
+    """The range of scores of the finalists' bars."""
     ends = [value for one in facts.finalists for value in (*one.interval, one.race, one.fresh) if value == value]
     low, high = max(0.0, min(ends) - 0.02), min(1.0, max(ends) + 0.02)
     return low, high
 
 
 def _comparisons(names: dict[str, Report]) -> list[evaluation_tables.Comparison]:
-    """The first program against each of the others, where they share questions."""
+    """The first program compared with each of the others, if they share questions."""
     (first, report), *others = names.items()
     found = []
     for name, other in others:
@@ -401,7 +402,7 @@ def _share(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    """A share without its sign."""
+    """A fraction as a percentage, without its sign."""
     return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
@@ -431,18 +432,18 @@ def _short(value: str | None, most: int = 160) -> str:
 
 
 def _along(value: float, span: tuple[float, float]) -> str:
-    """Where a score is between two ends, for a style."""
+    """The relative position of a score within a range, for a style."""
     low, high = span
     return _percent((value - low) / (high - low) if high > low else 0.0)
 
 
 def _count(number: float, what: str) -> str:
-    """A number of things, which may be a mean."""
+    """A number of things, possibly a mean."""
     return f"{number:.3g} {what}{'' if number == 1 else 's'}"
 
 
 TEXT = 3000
-"""Characters of a text that the page shows."""
+"""Maximum characters of a text on the page."""
 
 
 _CODE = re.compile(r"`([^`]*)`")

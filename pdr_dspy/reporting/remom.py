@@ -1,8 +1,8 @@
-"""A program's schedule as a ReMoM decision of vLLM's semantic router, where the router can do the same.
+"""Exports a program's schedule as a ReMoM decision of vLLM's semantic router, if the router can express it.
 
 ReMoM (website/docs/tutorials/algorithm/looper/remom.md of vllm-project/semantic-router, version 0.4) makes
-`breadth_schedule` calls side by side in each round, shuffles their answers, keeps the first `max_responses_per_round`,
-shows those to every call of the next round, and ends with one call. Its prompts are its own.
+`breadth_schedule` concurrent calls in each round, shuffles their answers, keeps the first `max_responses_per_round`,
+shows those to every call of the next round, and ends with one call. It uses its own prompts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def as_remom(program: dspy.Module, name: str) -> str:
         program: an operator with one input and one output.
         name: of the decision.
 
-    Raises ConfigError that lists whatever of the program ReMoM cannot say: what it wrote would be another program.
+    Raises ConfigError that lists the parts of the program that ReMoM cannot express: the export would be another
+    program.
     """
     if not isinstance(program, Operator):
         raise ConfigError(f"`--to remom`: {type(program).__name__} is a module of several steps, ReMoM is one")
@@ -60,12 +61,12 @@ def as_remom(program: dspy.Module, name: str) -> str:
 
 
 def _reads(schedule: Schedule) -> int:
-    """How many answers of a round the next one reads."""
+    """The number of answers of a round that the next one reads."""
     return 1 if schedule.distill_by.chain else schedule.k
 
 
 def _beyond(program: Operator) -> Iterator[str]:
-    """What ReMoM has no words for."""
+    """The parts of a program that ReMoM cannot express."""
     schedule = program.schedule
     if schedule.rounds == 1:
         yield f"`widths={schedule.widths}` is one round, and ReMoM ends with a call that reads the others"
@@ -113,7 +114,7 @@ def _beyond(program: Operator) -> Iterator[str]:
 
 
 def _generic(task: type[dspy.Signature]) -> bool:
-    """Whether a task says nothing of its own: DSPy wrote its instructions from the names of the fields."""
+    """Whether a task has no instructions of its own: DSPy generated them from the names of the fields."""
     return task.instructions.startswith("Given the fields ")
 
 

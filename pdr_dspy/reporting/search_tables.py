@@ -1,6 +1,6 @@
-"""A finished search as plain tables: what it found, how it raced, what it cost, which settings mattered.
+"""A finished search as plain tables: its result, its races, its cost, and the importance of settings.
 
-Every function is pure but `read_search`, which reads a run folder. Scores are fractions, costs are tokens.
+Every function is pure except `read_search`, which reads a run folder. Scores are fractions, costs are tokens.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ from pdr_dspy.verifiers.checks import Calibration
 
 
 class SearchFacts(NamedTuple):
-    """What is known of a finished search."""
+    """The facts of a finished search."""
 
     trials: tuple[TrialRecord, ...]
     best: int
-    """The number of the trial that went to the confirmation."""
+    """The number of the trial that was confirmed."""
     finalists: tuple[Finalist, ...]
     student: Report
-    """On the confirmation's questions and seeds."""
+    """Report on the confirmation's questions and seeds."""
     winner: Report
-    """Likewise; the student again where it was the best."""
+    """Likewise; the student again if it was the best."""
     difference: Paired
     """Winner minus student, paired by question."""
     kept: str
     """"winner" or "student"."""
     verdict: str
     untouched: bool
-    """Whether the confirmation's questions took no part in the search."""
+    """Whether the confirmation's questions were not used in the search."""
     stopped: str
     limits: Limits
     paid: int
     """Tokens of all calls, each counted once."""
     saved: int
-    """Tokens of calls that were found in the store instead."""
+    """Tokens of calls that were replayed from the store instead."""
     race: Rows
-    """Runs of each trial in the race; those that are there."""
+    """Runs of each trial in the race, as far as they are available."""
     fresh: Rows
     """Runs of each finalist on fresh seeds."""
     proposals: Proposals | None = None
-    """Instructions that a model wrote for the search; None where none were asked for."""
+    """Instructions that a model wrote for the search; None if none were requested."""
     places: Mapping[str, str] = {}
-    """Where the confirmation's rows are of "student" and "winner", below the run folder; empty where there is none."""
+    """Folders of the confirmation's rows for "student" and "winner", below the run folder; empty if there is none."""
 
     @property
     def calibration(self) -> Calibration | None:
-        """What the training questions say of the check of the program that was kept; None where nothing is."""
+        """The calibration, on the training questions, of the check of the kept program; None without one."""
         return calibration_of_rows(self.runs.get(self.best if self.kept == "winner" else 0, ()))
 
     @property
@@ -105,9 +105,9 @@ def facts_of(result: SearchResult) -> SearchFacts:
 
 
 def read_search(folder: str | Path) -> SearchFacts:
-    """The search that wrote `folder`; without the rows of trials where they are gone.
+    """The search in `folder`; without the rows of trials if they are gone.
 
-    Raises StoreError when there is none that is finished.
+    Raises StoreError if there is no finished search.
     """
     folder = local_path(folder)
     path = folder / "search.json"
@@ -143,12 +143,12 @@ def read_search(folder: str | Path) -> SearchFacts:
         raise StoreError(f"{path} cannot be read: {error.strerror}; is the search finished?") from error
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{path} is damaged, or not of a search of this version ({error}); the same search writes it again"
+            f"{path} is damaged, or not of a search of this version ({error}); run the same search again to rewrite it"
         ) from error
 
 
 def _known(facts: Mapping[str, Any], missing: float | None = None) -> dict[str, Any]:
-    """Facts as they were: JSON has null where a figure was nan."""
+    """Facts with nan restored: JSON has null for it."""
     if missing is None:
         return {key: value for key, value in facts.items() if value is not None}
     return {key: missing if value is None else value for key, value in facts.items()}
@@ -164,11 +164,11 @@ def _named(report: Report, trials: Sequence[TrialRecord], number: int, role: str
     return report.model_copy(update={"name": f"{role}: {label}"})
 
 
-# --- what a program is called ----------------------------------------------------------------------------------------
+# --- names of programs ----------------------------------------------------------------------------------------
 
 
 def labels(trials: Sequence[TrialRecord]) -> dict[int, str]:
-    """A name for each trial's program: its schedule, and the settings in which the programs differ beside its shape."""
+    """A name for each trial's program: its schedule, and the other settings in which the programs differ."""
     named = [(trial.number, trial.candidate.by_operator) for trial in trials]
     found: dict[int, list[str]] = {trial.number: [] for trial in trials}
     for place in dict.fromkeys(place for _, own in named for place in own):
@@ -189,20 +189,20 @@ def labels(trials: Sequence[TrialRecord]) -> dict[int, str]:
 
 
 class Cohort(NamedTuple):
-    """Trials that raced each other."""
+    """Trials of one race."""
 
     number: int
     entered: int
     left: tuple[tuple[int, int], ...]
-    """(runs, trials that were still there after so many), for each length at which some trial ended."""
+    """(runs, number of trials left after that many), for each length at which a trial ended."""
     best: float
-    """The highest pooled score of a whole trial up to this cohort; nan where there is none."""
+    """The highest pooled score of a complete trial up to this cohort; nan if there is none."""
     paid: int
     saved: int
 
 
 def cohorts(trials: Sequence[TrialRecord]) -> list[Cohort]:
-    """How each cohort's race went."""
+    """The course of each cohort's race."""
     found, best = [], math.nan
     ends = sorted({trial.runs for trial in trials})
     for number in sorted({trial.cohort for trial in trials}):
@@ -214,7 +214,7 @@ def cohorts(trials: Sequence[TrialRecord]) -> list[Cohort]:
 
 
 class ReuseRow(NamedTuple):
-    """What the rollout store saved in one trial, or in all (number None)."""
+    """Savings by the rollout store in one trial, or in all (number None)."""
 
     number: int | None
     program: str
@@ -223,11 +223,11 @@ class ReuseRow(NamedTuple):
     saved: int
     """Tokens."""
     share: float
-    """Of tokens: saved over saved and paid."""
+    """Fraction of tokens: saved over saved and paid."""
 
 
 def reuse(trials: Iterable[TrialRecord]) -> list[ReuseRow]:
-    """Tokens paid and saved in the race of each trial, and, last, of all of them."""
+    """Tokens paid and saved in the race of each trial, and, last, of all trials."""
     trials = list(trials)
     paid, saved = sum(t.paid for t in trials), sum(t.saved for t in trials)
     rows = [ReuseRow(t.number, str(t.candidate), t.paid, t.saved, _share(t.saved, t.paid)) for t in trials]
@@ -239,9 +239,9 @@ def _share(saved: int, paid: int) -> float:
 
 
 def optimism(facts: SearchFacts) -> Optimism | None:
-    """By how much the finalists' race scores were above those on fresh seeds; None where no program was chosen by one.
+    """By how much the finalists' race scores exceed those on fresh seeds; None if no program was chosen by score.
 
-    The student is left out: it runs again whatever its score.
+    The student is left out: it runs again regardless of its score.
     """
     chosen = [one for one in facts.finalists if one.number != 0]
     if not chosen:
@@ -259,21 +259,21 @@ def optimism(facts: SearchFacts) -> Optimism | None:
     return resampling.optimism(np.array(race), np.array(fresh))
 
 
-# --- what was proposed -----------------------------------------------------------------------------------------------
+# --- proposals -----------------------------------------------------------------------------------------------
 
 
 class Written(NamedTuple):
-    """An instruction that a model wrote, and how it did."""
+    """An instruction that a model wrote, and its results."""
 
     role: str
     text: str
     tip: str
-    """The advice that its writer was given."""
+    """The advice given to its writer."""
     tokens: int
     trials: int
-    """Trials that ran with it."""
+    """Trials that used it."""
     score: float
-    """The highest pooled score of those that ran their whole race; nan where there is none."""
+    """The highest pooled score of its trials with complete races; nan if there is none."""
 
 
 def _has(candidate: Candidate, one: Proposal) -> bool:
@@ -281,7 +281,7 @@ def _has(candidate: Candidate, one: Proposal) -> bool:
 
 
 def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[Written]:
-    """The proposed instructions, the best of them first, those that no trial ran with last."""
+    """The proposed instructions, the best first, unused ones last."""
     found = []
     for one in proposals.proposals if proposals is not None else ():
         own = [t for t in trials if any(_has(part, one) for part in t.candidate.by_operator.values())]
@@ -291,10 +291,10 @@ def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[
     return sorted(found, key=lambda one: (not one.trials, -one.score if math.isfinite(one.score) else 0.0))
 
 
-# --- which settings mattered -----------------------------------------------------------------------------------------
+# --- importance of settings -----------------------------------------------------------------------------------------
 
 ENOUGH = 20
-"""Trials below which importances say nothing: the best quarter has fewer than five then."""
+"""Minimum number of trials for importances: with fewer, the best quarter has fewer than five."""
 
 
 class Value(NamedTuple):
@@ -307,19 +307,19 @@ class Value(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """How much one setting tells of whether a trial is among the best quarter."""
+    """How well one setting predicts whether a trial is in the best quarter."""
 
     name: str
     share: float
-    """Of all settings' importances; nan with fewer than `ENOUGH` trials."""
+    """Fraction of all settings' importances; nan with fewer than `ENOUGH` trials."""
     values: tuple[Value, ...]
 
 
 def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
     """The settings that differed between trials, the most important first.
 
-    PED-ANOVA (Watanabe 2023, arXiv 2304.10255) on pooled scores: how different the values of the best quarter of the
-    trials are from those of all. A setting that some schedules do not have is judged among those that do.
+    PED-ANOVA (Watanabe 2023, arXiv 2304.10255) on pooled scores: the distance between the values of the best quarter of
+    the trials and those of all. A setting that some schedules lack is judged among those that have it.
     """
     known = [trial for trial in trials if math.isfinite(trial.pooled)]
     settings = [_settings(trial.candidate) for trial in known]
@@ -344,7 +344,7 @@ def importance(trials: Sequence[TrialRecord]) -> list[Importance]:
 
 
 def _settings(candidate: Candidate) -> dict[str, Any]:
-    """The settings that play a part in a program, by parameter, as numbers and texts that can be compared."""
+    """The settings that affect a program, by parameter, as comparable numbers and texts."""
     found = {}
     for place, part in candidate.by_operator.items():
         values = {**settings_of(part.schedule), **part.axes}
@@ -366,7 +366,7 @@ def _readable(name: str, value: Any) -> Any:
 
 
 def _prompts(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
-    """Of each candidate which instructions and demonstrations it has for each role that it calls, numbered."""
+    """For each candidate, the numbered instructions and demonstrations of each role that it calls."""
     found: list[dict[str, str]] = [{} for _ in candidates]
     for place in dict.fromkeys(place for candidate in candidates for place in candidate.by_operator):
         parts = [(own, candidate.by_operator.get(place)) for own, candidate in zip(found, candidates, strict=True)]
@@ -407,7 +407,7 @@ def _ped_anova(
             )
         evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of settings that one or two schedules have: they count for nothing
+            warnings.simplefilter("ignore")  # settings that only one or two schedules have count as 0
             found = evaluator.evaluate(study, params=list(names))
     finally:
         library.setLevel(level)

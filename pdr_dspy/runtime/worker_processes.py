@@ -1,8 +1,8 @@
-"""Several processes that take requests from one listening socket, and the process that watches over them.
+"""Several processes that accept requests from one listening socket, and the process that supervises them.
 
 The socket is bound once and inherited, so that connections wait in its queue while a worker is replaced. Each worker
-says through a pipe that it is ready and, every second, that its event loop runs. One that ends, or is silent for too
-long, is replaced; when the watching process dies, its workers drain and end.
+reports through a pipe that it is ready and, every second, that its event loop runs. A worker that ends, or is silent
+for too long, is replaced; if the supervising process dies, its workers drain and end.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from pdr_dspy.errors import ConfigError, PDRError, ServerStartError
 log = logging.getLogger(__name__)
 
 BEAT = 1.0
-"""Seconds between two signs of life of a worker."""
+"""Seconds between two heartbeats of a worker."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long is waited for workers, in seconds."""
+    """Timeouts for workers, in seconds."""
 
     start: float = 120.0
     """From the start of a worker until it is ready."""
     silent: float = 60.0
-    """Without a sign of life; a process that is stopped or whose event loop hangs is killed and replaced."""
+    """Without a heartbeat; a process that is stopped or whose event loop hangs is killed and replaced."""
     drain: float = 120.0
     """From the order to end until a worker is killed."""
     tries: int = 5
-    """Failed starts in a row after which the whole ends, when no worker is left that serves."""
+    """Consecutive failed starts after which all processes end, if no worker is left that serves."""
 
 
 class Pulse:
-    """What a worker says of itself. A full pipe blocks nothing."""
+    """The heartbeat of a worker. A full pipe does not block."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         os.set_blocking(pipe.fileno(), False)
 
     def ready(self) -> None:
-        """It takes requests."""
+        """The worker accepts requests."""
         self._write(b"r")
 
     def beat(self) -> None:
-        """Its event loop runs."""
+        """The worker's event loop runs."""
         self._write(b".")
 
     def _write(self, sign: bytes) -> None:
-        with suppress(OSError):  # full, or nobody reads it any more
+        with suppress(OSError):  # full, or no longer read
             os.write(self._pipe.fileno(), sign)
 
 
 Worker = Callable[..., None]
 """`worker(number, listener, pulse, *args)`: serves until SIGTERM, then drains and returns. It and its arguments are
-sent to a fresh process, so it is a function of a module."""
+pickled for a new process, so it must be a module-level function."""
 
 
 def supervise(
@@ -81,16 +81,16 @@ def supervise(
     """Keep `count` workers running until SIGTERM or SIGINT, then let all of them drain.
 
     Args:
-        worker: what each of them runs.
+        worker: the function that each of them runs.
         args: its further arguments.
-        listener: the bound socket; it is closed.
-        count: of the workers.
-        patience: how long is waited for them.
-        ready: called once, when all of them take requests.
+        listener: the bound socket; it will be closed.
+        count: number of workers.
+        patience: timeouts for the workers.
+        ready: called once, when all of them accept requests.
         ended: called with the process id of each one that has ended.
 
     Raises:
-        ConfigError: this system cannot hand sockets down.
+        ConfigError: this system cannot pass sockets to other processes.
         ServerStartError: a worker did not start, or none is left and several starts in a row have failed.
     """
     if sys.platform == "win32":
@@ -106,7 +106,7 @@ def supervise(
 
 
 class _Place:
-    """One of the workers, whichever process is it now."""
+    """One of the workers, independent of its current process."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -116,7 +116,7 @@ class _Place:
         self.heard = 0.0
         self.serves = False
         self.failures = 0
-        """Starts in a row that came to nothing."""
+        """Consecutive failed starts."""
         self.next_start = 0.0
 
 
@@ -150,9 +150,9 @@ class _Watch:
                     ready()
 
     def drain(self, told: list[int], wakes: socket.socket) -> None:
-        """Let all end what is under way; a further SIGINT is passed on, which cuts it short."""
+        """Let all workers end their active requests; a further SIGINT is passed on, which ends them early."""
         self.listener.close()
-        self._tell(signal.SIGTERM)
+        self._send_signal(signal.SIGTERM)
         ends, heard = time.monotonic() + self.patience.drain, len(told)
         while any(place.process for place in self.places) and time.monotonic() < ends:
             self._listen(wakes, BEAT)
@@ -160,7 +160,7 @@ class _Watch:
                 if place.process is not None and place.process.exitcode is not None:
                     self._gone(place)
             if len(told) > heard and told[-1] == signal.SIGINT:
-                self._tell(signal.SIGINT)
+                self._send_signal(signal.SIGINT)
             heard = len(told)
 
     def kill(self) -> None:
@@ -169,7 +169,7 @@ class _Watch:
                 place.process.kill()
                 self._gone(place)
 
-    def _tell(self, number: int) -> None:
+    def _send_signal(self, number: int) -> None:
         for place in self.places:
             if place.process is not None and place.process.exitcode is None:
                 os.kill(place.process.pid, number)
@@ -179,7 +179,7 @@ class _Watch:
         process = self.context.Process(
             target=_begin, args=(self.worker, place.number, self.listener, sending, self.args), name="pdr-serve-worker"
         )
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a terminal tells it to the whole group
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a terminal sends it to the whole group
         try:
             process.start()
         finally:
@@ -189,7 +189,7 @@ class _Watch:
         place.started = place.heard = time.monotonic()
 
     def _listen(self, wakes: socket.socket, seconds: float) -> None:
-        """Wait for signs of life, ends and signals."""
+        """Wait for heartbeats, ends and signals."""
         pipes = {place.pipe: place for place in self.places if place.pipe is not None}
         sentinels = [place.process.sentinel for place in self.places if place.process is not None]
         for source in wait([*pipes, *sentinels, wakes], seconds):
@@ -208,7 +208,7 @@ class _Watch:
                     place.serves, place.failures = True, 0
 
     def _reap(self) -> None:
-        """Replace those that have ended, and kill those that are silent."""
+        """Replace workers that have ended, and kill silent ones."""
         now = time.monotonic()
         for place in self.places:
             process = place.process
@@ -243,7 +243,7 @@ class _Watch:
 
 @contextmanager
 def _signals() -> Iterator[tuple[list[int], socket.socket]]:
-    """The signals that told us to end, in a list, and a socket that can be read after each."""
+    """The signals received that end this process, in a list, and a socket that becomes readable after each."""
     told: list[int] = []
     wakes, waker = socket.socketpair()
     wakes.setblocking(False)
@@ -265,7 +265,7 @@ def _signals() -> Iterator[tuple[list[int], socket.socket]]:
 
 
 def _begin(worker: Worker, number: int, listener: socket.socket, pipe: Connection, args: tuple[Any, ...]) -> None:
-    """What a fresh process does."""
+    """The main function of a new process."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -1,8 +1,8 @@
-"""The schedule optimizer: what to choose from, how trials are measured and chosen, and the DSPy teleprompter.
+"""The schedule optimizer: its search space, the measurement and selection of trials, and the DSPy teleprompter.
 
-`space/` has the axes and the space, `proposing/` what proposes candidates, `racing/` how they are compared, `workers/`
-how several processes share a search. `optimizer` is the teleprompter, `problem` and `settings` are the values it works
-on, and `controller` runs a search.
+`space/` has the axes and the space, `proposing/` the sources of candidates, `racing/` their comparison, `workers/` the
+cooperation of several processes. `optimizer` is the teleprompter, `problem` and `settings` are its input values, and
+`controller` runs a search.
 """
 
 from __future__ import annotations

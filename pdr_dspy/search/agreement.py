@@ -1,7 +1,7 @@
-"""What a search says of itself on its board, so that all who work on it mean the same search.
+"""The description of a search on its board, so that all processes that work on it run the same search.
 
-The document `config` has the description that the first process wrote and `ends/` how far later ones extended it. A
-process whose description differs is refused with the first difference.
+The document `config` has the description that the first process wrote, `ends/` the later extensions. A process whose
+description differs is refused with the first difference.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CONFIG = "config"
 """The document with the description."""
 REMEDY = "use another `run_dir` or `study`"
 _ARGUMENTS = {"program": "student", "examples": "trainset", "models": "lm"}
-"""What a user calls the parts of a description."""
+"""Names of a description's parts for the user."""
 
 
 class Ends(Settings):
-    """Where a search ends, and how many questions it has, for those who join it."""
+    """The end of a search, and its numbers of questions, for processes that join it."""
 
     trials: int
     max_tokens: int | None
@@ -36,34 +36,34 @@ class Ends(Settings):
 
 
 class Stored(NamedTuple):
-    """A search as its board describes it."""
+    """A search as described on its board."""
 
     settings: SearchSettings
     ends: Ends
 
 
 def ends_here(problem: Problem, options: RunOptions) -> Ends:
-    """Where this process ends the search."""
+    """The end of the search, as this process sets it."""
     questions = {"train": len(problem.train), "held_out": len(problem.held_out)}
     return Ends(trials=options.trials, max_tokens=options.max_tokens, **questions)
 
 
 def agree(board: Board, problem: Problem, options: RunOptions, *, but: Collection[str] = ()) -> None:
-    """Write the description, or check that the one on the board is the same.
+    """Write the description, or check that the one on the board is equal.
 
     Args:
         board: of the search.
-        problem: whose description is meant.
+        problem: the search's problem.
         options: of this process.
         but: parts of the description that may differ.
 
-    Raises StoreError when the board describes another search, or has lost its description.
+    Raises StoreError if the board describes another search, or its description is damaged.
     """
-    there = board.read("")  # one look: between two, another worker may begin the same search
-    if there and CONFIG not in there:  # or measurements of another search would be taken for ours
+    there = board.read("")  # a single read: between two, another worker may begin the same search
+    if there and CONFIG not in there:  # otherwise measurements of another search could be used
         raise StoreError(
-            f"the description of the search in {options.where} is damaged, so it cannot be told whether what is there "
-            "belongs to this one; remove the folder `board` (its calls are in `rollouts` and not paid again), or "
+            f"the description of the search in {options.where} is damaged, so it cannot be checked whether it "
+            "is this one; remove the folder `board` (its calls are in `rollouts` and not paid again), or "
             f"{REMEDY}"
         )
     ends = ends_here(problem, options).model_dump()
@@ -71,7 +71,7 @@ def agree(board: Board, problem: Problem, options: RunOptions, *, but: Collectio
 
 
 def extend_ends(board: Board, problem: Problem, options: RunOptions) -> None:
-    """Write where the search ends from now on, where that has changed."""
+    """Write the new end of the search, if it has changed."""
     ends = ends_here(problem, options)
     if ends_of(board) != ends:
         board.put(f"ends/{len(board.read('ends/')):04d}", json.dumps(ends.model_dump()))
@@ -80,7 +80,7 @@ def extend_ends(board: Board, problem: Problem, options: RunOptions) -> None:
 def check(text: str, problem: Problem, options: RunOptions, *, but: Collection[str] = ()) -> None:
     """Check that the description of a search is that of `problem`; see `agree`.
 
-    Raises StoreError, naming what differs and both values, when it is not.
+    Raises StoreError, naming the difference and both values, if it is not.
     """
     try:
         before = dict(json.loads(text))
@@ -93,12 +93,12 @@ def check(text: str, problem: Problem, options: RunOptions, *, but: Collection[s
     if changed:
         differs = difference(changed[0], was.get(changed[0]), now[changed[0]])
         raise StoreError(
-            f"{options.where} holds another search: {differs}; {REMEDY}, or the same arguments to continue it"
+            f"{options.where} holds another search: {differs}; {REMEDY}, or the same arguments to resume it"
         )
 
 
 def ends_of(board: Board) -> Ends | None:
-    """Where the search ends, as the last `compile` wrote it; None where there is no search of this version."""
+    """The end of the search, as the last `compile` wrote it; None if there is no search of this version."""
     later, text = list(board.read("ends/").values()), board.get(CONFIG)
     try:
         return Ends(**(json.loads(later[-1]) if later else json.loads(text or "")["ends"]))
@@ -107,7 +107,7 @@ def ends_of(board: Board) -> Ends | None:
 
 
 def read_ends(board: Board, options: RunOptions) -> Ends:
-    """As `ends_of`. Raises StoreError where there is no search of this version."""
+    """`ends_of`; raises StoreError if there is no search of this version."""
     if board.get(CONFIG) is None:
         raise no_search(options)
     ends = ends_of(board)
@@ -121,10 +121,10 @@ def read(board: Board, options: RunOptions, *, sampler: Callable[[int], Any] | N
 
     Args:
         board: of the search.
-        options: where it is, for messages.
-        sampler: what proposes candidates, where the search has a function of somebody's own for it.
+        options: for error messages.
+        sampler: the function that proposes candidates, if the search uses a user's.
 
-    Raises StoreError when there is no search, or one that this process cannot work on.
+    Raises StoreError if there is no search, or this process cannot work on it.
     """
     ends = read_ends(board, options)
     try:
@@ -135,7 +135,7 @@ def read(board: Board, options: RunOptions, *, sampler: Callable[[int], Any] | N
         if stored not in SAMPLERS:
             if sampler is None:
                 raise StoreError(
-                    f"the search in {options.where} has a sampler of its own, {stored!r}, which is not imported from "
+                    f"the search in {options.where} has the sampler {stored!r}, which is not imported from "
                     "there; give it: `PDROptimizer.join(..., sampler=...)`"
                 )
             settings["sampler"] = sampler
@@ -155,14 +155,14 @@ def _check_version(version: Any, options: RunOptions) -> None:
 
 
 def no_search(options: RunOptions) -> StoreError:
-    """The error of a place without a search."""
+    """The error for a location without a search."""
     return StoreError(
         f"there is no search {options.study!r} in {options.where}; start it with `pdr optimize` or `compile`"
     )
 
 
 def _by_argument(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a description by what a user calls them; settings that came later have their defaults."""
+    """The parts of a description by their names for the user; later settings have their defaults."""
     parts = {_ARGUMENTS.get(name, name): description[name] for name in description if name not in ("settings", "ends")}
     for name, value in _completed(SearchSettings().model_dump(mode="json"), description["settings"]).items():
         if isinstance(value, Mapping) and name != "space":
@@ -173,7 +173,7 @@ def _by_argument(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _completed(default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given settings with the default of each that is not there."""
+    """The given settings, completed by defaults."""
     return {
         **default,
         **{

@@ -1,4 +1,4 @@
-"""The candidates of each cohort: baselines first, then presets, then what a sampler proposes from the space."""
+"""The candidates of each cohort: baselines first, then presets, then proposals by a sampler from the space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("pdr_dspy.search")
 
 
 def baselines(problem: Problem) -> list[Proposed]:
-    """What runs first: the untouched student, and one pass, whose costs tell what others will cost."""
+    """The first candidates: the untouched student, and one pass, whose costs allow predictions for others."""
     student = Proposed("student", problem.own)
     passes: dict[str, dict[str, list[Schedule]]] = {}
     for place, operator in _searched(problem).items():
@@ -38,12 +38,12 @@ def baselines(problem: Problem) -> list[Proposed]:
 
 
 def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[Proposed]:
-    """What is tried before a sampler proposes, as far as it is in the space and affordable.
+    """Candidates to try before a sampler proposes, if they are in the space and affordable.
 
-    A vote and the best by each check go first, as wide as may be: a search that has not measured them could return what
-    they beat. Then the same drafts with one refinement by the check, Sequential Refinement, and the presets. Where
-    operators have a space each, each of these is tried at all of them together, as far as they have it, and the first
-    kinds also at each alone.
+    A vote and the best by each check come first, as wide as possible: a search without them could return a worse
+    program. Then the same drafts with one refinement by the check, Sequential Refinement, and the presets. If operators
+    have separate spaces, each of these is tried at all of them together, as far as their spaces contain it, and the
+    first kinds also at each operator separately.
     """
     searched = _searched(problem)
     families = {place: _families(own, problem.space.spaces[place]) for place, own in searched.items()}
@@ -63,15 +63,16 @@ def presets(problem: Problem, affordable: Callable[[Candidate], bool]) -> list[P
 
 
 def _searched(problem: Problem) -> dict[str, Operator]:
-    """The operators that have a space, by path; "" and the first for all that share one."""
+    """The operators that have a space, by path; "" and the first operator if all share one."""
     if isinstance(problem.space, Space):
         return {"": problem.operator}
     return {place: problem.operators[place] for place in problem.space.spaces}
 
 
 def _joint(problem: Problem, schedules: Mapping[str, Sequence[Schedule]]) -> Candidate | None:
-    """The candidate with the first of its schedules at each operator. One that its space has not gives way to one pass,
-    and that to the operator's own schedule; None where no operator is left with what was wanted."""
+    """The candidate with the first possible of its schedules at each operator. A schedule outside of its space is
+    replaced by one pass, and that by the operator's own schedule; None if no operator has any of the given
+    schedules."""
     chosen: dict[str, Schedule] = {}
     wanted = False
     for place, operator in _searched(problem).items():
@@ -94,8 +95,8 @@ def _single(own: Schedule) -> Schedule:
 
 
 def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
-    """A schedule on each model that a space drafts with, all its roles on the same, and what to add to its name; as it
-    is where the space has no other."""
+    """A schedule on each draft model of a space, with the same model for all its roles, and a suffix for its name;
+    unchanged if the space has no other model."""
     if space.draft_model in ((None,), (own.draft_model,)):
         return [("", own)]
     bare = {"refine_model": None, "distill_model": None}
@@ -138,22 +139,22 @@ def _families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]
 
 
 def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
-    """Proposes candidates of a space by the sampler of the settings."""
+    """The proposer of a space's candidates, with the sampler of the settings."""
     settings = problem.settings
     return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
 
 
 def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile) -> list[Proposed]:
-    """New candidates: presets that were not tried, then what the proposer makes of what is known.
+    """New candidates: presets that were not tried, then proposals based on the results so far.
 
     Args:
-        problem: the search's.
-        proposer: of the space as it is now.
-        request: how many are wanted, and what was tried.
-        profile: what calls of each phase cost so far.
+        problem: of the search.
+        proposer: of the current space.
+        request: the number of candidates, and those already tried.
+        profile: the costs of each phase's calls so far.
     """
     affordable = _Affordable(problem, profile)
-    tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is no candidate
+    tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
     for one in presets(problem, affordable):
@@ -170,7 +171,7 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
 
 
 class _Affordable:
-    """Whether a candidate may be within the limits, and whether some question fits the model's context with it."""
+    """Whether a candidate may be within the limits, and some question fits the model's context with it."""
 
     def __init__(self, problem: Problem, profile: Profile) -> None:
         self.problem = problem
@@ -188,7 +189,7 @@ class _Affordable:
         if cost is None:
             return True
         price = predicted_cost(self.problem, candidate, self.profile)
-        if price is None:  # nobody knows
+        if price is None:  # unknown
             limits = limits._replace(cost=None)
         if all(over <= SLACK - 1 for over in limits.excess(*cost, price).values()):
             return True
@@ -196,7 +197,7 @@ class _Affordable:
         return False
 
     def _has_room(self, candidate: Candidate) -> bool:
-        """To know it tokens have to be counted: that is done once for each combination of what it depends on."""
+        """Whether a question fits. Requires counting tokens: done once for each combination of its parameters."""
         if not isinstance(self.problem.student, Operator):
             return True
         schedule = candidate.schedule
@@ -215,13 +216,13 @@ class _Affordable:
 
 
 def predicted(problem: Problem, candidate: Candidate, profile: Profile) -> Nominal | None:
-    """What a run of the program under a candidate will cost on average, in tokens: of all its operators; None knowing
-    nothing."""
+    """The predicted mean cost of a run of the program under a candidate, in tokens, over all its operators; None
+    without any data."""
     return predict_all(_schedules(problem, candidate), profile)
 
 
 def predicted_cost(problem: Problem, candidate: Candidate, profile: Profile) -> float | None:
-    """The same in the unit of the models' prices; None knowing nothing, or where a price is not known."""
+    """The predicted cost in the unit of the models' prices; None without any data, or if a price is unknown."""
     costs = []
     for place, schedule in _schedules(problem, candidate).items():
         operator, own = problem.operators[place], profile_at(profile, place)
@@ -234,7 +235,7 @@ def predicted_cost(problem: Problem, candidate: Candidate, profile: Profile) -> 
 
 
 def _schedules(problem: Problem, candidate: Candidate) -> dict[str, Schedule]:
-    """What every operator runs under a candidate."""
+    """The schedule of every operator under a candidate."""
     return {
         place: operator.schedule if (own := candidate.at(place)) is None else own.schedule
         for place, operator in problem.operators.items()

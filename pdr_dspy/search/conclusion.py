@@ -1,4 +1,4 @@
-"""How a search ends: its confirmation, the program that is returned, and the rows on disk."""
+"""The end of a search: its confirmation, the returned program, and the rows on disk."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ Rows = Callable[[Stage, int], Sequence[Row]]
 
 
 def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, written: Proposals | None) -> SearchResult:
-    """The program that is returned, and all that was found.
+    """The returned program, and all results.
 
     Args:
-        problem: the search's.
-        found: what the plan ended with.
-        rows: of everything that was measured.
+        problem: of the search.
+        found: the result of the plan.
+        rows: of all measurements.
         accept: when the winner is returned instead of the student.
         written: instructions that a model wrote for the search.
 
-    Raises ConfigError when no schedule is within the limits.
+    Raises ConfigError if no schedule is within the limits.
     """
     limits = problem.settings.limits
     trials = at_the_end(found, lambda number: rows(Stage.RACE, number), limits)
@@ -78,7 +78,7 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
 def confirm(
     problem: Problem, best: TrialRecord, rows: Rows, *, accept: Accept, written: Proposals | None
 ) -> Confirmation:
-    """The best trial and the student on the questions of the confirmation, and which of them is returned."""
+    """The best trial and the student on the confirmation's questions, and the decision between them."""
     student = report(problem, rows, Stage.CONFIRM, None, str(problem.own))
     same = best.number == 0
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
@@ -103,7 +103,7 @@ def confirm(
 
 
 def report(problem: Problem, rows: Rows, stage: Stage, trial: TrialRecord | None, name: str) -> Report:
-    """The evaluation of one program in one stage; of the student where `trial` is None."""
+    """The evaluation of one program in one stage; of the student if `trial` is None."""
     own = rows(stage, 0 if trial is None else trial.number)
     config = describe_evaluation(
         problem.student if trial is None else program_of(problem.student, trial),
@@ -119,9 +119,9 @@ def report(problem: Problem, rows: Rows, stage: Stage, trial: TrialRecord | None
 
 
 def write_rows(result: SearchResult, problem: Problem, rows: Rows, folder: Path) -> None:
-    """Write the rows of every trial, finalist and confirmed program, as `evaluate` writes them.
+    """Write the rows of every trial, finalist and confirmed program in the format of `evaluate`.
 
-    Raises StoreError when the folder cannot be written.
+    Raises StoreError if the folder cannot be written.
     """
     student, best = result.trials[0], result.best
     written_of = [(Stage.RACE, trial) for trial in result.trials]

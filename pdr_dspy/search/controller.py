@@ -1,6 +1,6 @@
-"""The controller of a search: it sends the plan's requests to those who answer them, until the search is concluded.
+"""The controller of a search: it dispatches the plan's requests until the search is concluded.
 
-`search` is what `PDROptimizer.compile` does, `work` what `PDROptimizer.work` does. Both run the same plan over the same
+`search` implements `PDROptimizer.compile`, `work` implements `PDROptimizer.work`. Both run the same plan over the same
 board; only the first concludes it.
 """
 
@@ -47,7 +47,7 @@ def search(
         agreement.extend_ends(board, problem, options)
         run = Run(problem, options, board, store, progress, executor=executor)
         found = run.follow()
-        while (claim := board.claim("results")) is None:  # another process of this search is writing the same
+        while (claim := board.claim("results")) is None:  # another process of this search is writing the results
             board.wait(0.5)
         with claim:
             rows = run.worker.rows_of
@@ -61,11 +61,11 @@ def search(
 
 
 def work(problem: Problem, options: RunOptions, progress: Progress | None = None) -> int:
-    """Work for the search of another process until it has ended; returns the runs that were made here.
+    """Work for the search of another process until it has ended; return the number of runs made here.
 
-    A worker need not have the model that writes instructions: it waits for those of one that has.
+    A worker need not have the model that writes instructions: it waits for those of a worker that has it.
 
-    Raises StoreError when there is no such search, or it is another one.
+    Raises StoreError if there is no such search, or it is another one.
     """
     with open_board(options.board, study=options.study) as board, Rollouts(options.rollouts) as store:
         text = board.get(agreement.CONFIG)
@@ -79,7 +79,7 @@ def work(problem: Problem, options: RunOptions, progress: Progress | None = None
 
 
 def drive(steps: Generator[Request, Any, Found], answer: Callable[[Request], Any]) -> Found:
-    """Run a plan to its end: each request gets its answer."""
+    """Run a plan to its end: each request is sent its answer."""
     reply: Any = None
     while True:
         try:
@@ -108,7 +108,7 @@ def worker_of(
     on_row: Callable[[Stage, Row, int, int], None] | None = None,
     executor: Executor | None = None,
 ) -> Worker:
-    """A worker of a search; it sends nothing until it is asked to measure."""
+    """A worker of a search; it sends nothing before its first measurement."""
     return Worker(
         problem.student,
         problem.verifier,
@@ -125,7 +125,7 @@ def worker_of(
 
 
 def cohort_on(board: Board, request: Propose, options: RunOptions) -> list[Proposed] | None:
-    """The candidates of a cohort that are on the board; None where there are none yet.
+    """The candidates of a cohort on the board; None if there are none yet.
 
     Raises StoreError for a document of another search.
     """
@@ -160,7 +160,7 @@ class Run:
     ) -> None:
         """
         Args:
-            problem: the search's.
+            problem: of the search.
             options: of this process.
             board: shared with the other processes.
             store: of calls, likewise.
@@ -178,11 +178,11 @@ class Run:
         self.clock = Clock()
         self.reporter = Reporter(progress, options.trials, options.max_tokens, self.clock)
         self.trials: tuple[TrialRecord, ...] = ()
-        """Those whose race is over."""
+        """The trials whose race has ended."""
         self.written: Proposals | None = None
-        """Instructions that a model wrote; None before that, and where none are wanted."""
+        """Instructions that a model wrote; None before that, and if none are requested."""
         self.space: AnySpace = problem.space
-        """With those instructions, once they are there."""
+        """The space, including those instructions once they exist."""
         self._proposer = candidates.proposer_of(problem, self.space)
         self._measuring = Step("racing", "")
 
@@ -192,7 +192,7 @@ class Run:
         return drive(self.plan.run(candidates.baselines(self.problem)), self.answer)
 
     def report(self, step: Step, trials: tuple[TrialRecord, ...] | None = None) -> None:
-        """Report a step; `trials` are those whose race is over, where they are not `self.trials`."""
+        """Report a step; `trials` are those whose race has ended, if other than `self.trials`."""
         known = self.trials if trials is None else trials
         self.reporter(step, Standing(known, len(self.plan.arms), self.plan.paid, self.plan.saved))
 
@@ -226,7 +226,7 @@ class Run:
         self.report(Step("row", self._measuring.what, (done, count)))
 
     def _propose(self, request: Propose) -> list[Proposed] | str:
-        """The candidates of a cohort: those on the board, else new ones, which are put there."""
+        """The candidates of a cohort: those on the board, otherwise new ones, which are put on it."""
         there = cohort_on(self.board, request, self.options)
         if there is not None:
             return there
@@ -235,15 +235,15 @@ class Run:
         found = candidates.propose(self.problem, self._proposer, request, self.worker.profile())
         described = [{"origin": one.origin, **describe_candidate(one.candidate)} for one in found]
         self.board.put(_cohort_name(request), json.dumps({"candidates": described}))
-        return cohort_on(self.board, request, self.options) or []  # another process may have been first
+        return cohort_on(self.board, request, self.options) or []  # another process may have been faster
 
     def _write(self, request: Write) -> tuple[tuple[str, int], ...] | str:
-        """Let a model write instructions, or read those that are on the board; the space has them from then on."""
+        """Let a model write instructions, or read those on the board; the space then includes them."""
         if self.board.get(shared_instructions.DOCUMENT) is None:
             if (ended := self._out_of_time()) is not None:
                 return ended
             if not self.can_write:
-                logger.info("waiting for the instructions of a model that this worker has not")
+                logger.info("waiting for the instructions of a model that this worker does not have")
         make = (lambda: self._written(request)) if self.can_write else None
         self.written = shared_instructions.agreed(self.board, make)
         logger.info("%s", self.written)
@@ -270,7 +270,7 @@ class Run:
 
     def _out_of_time(self) -> str | None:
         limit, spent = self.options.time_limit, self.clock.seconds
-        return None if limit is None or spent < limit else f"{spent:.0f} seconds went by, `time_limit` is {limit:g}"
+        return None if limit is None or spent < limit else f"{spent:.0f} seconds have passed, `time_limit` is {limit:g}"
 
 
 def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run) -> None:

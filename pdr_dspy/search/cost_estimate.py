@@ -1,4 +1,4 @@
-"""What a search would still cost: its plan is followed as far as the board has answers, and the rest is bounded."""
+"""The remaining cost of a search: its plan is followed as far as the board has answers, and the rest is bounded."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from pdr_dspy.search.workers.coordination import Board, MemoryBoard, open_existi
 from pdr_dspy.search.workers.worker import Worker
 
 WRITING = 200, 4000
-"""Tokens that one call for an instruction costs, at least and at most."""
+"""Minimum and maximum tokens of one call for an instruction."""
 
 
 class Estimate(NamedTuple):
-    """What a search would still cost, in tokens."""
+    """The remaining cost of a search, in tokens."""
 
     known: bool
-    """Whether any call of these programs was measured before; else the lower end has one call of the bare question for
-    a run, and the upper every call at its cap."""
+    """Whether any call of these programs was measured before; otherwise the lower bound assumes one call of the bare
+    question per run, and the upper bound every call at its cap."""
     done: int
-    """Trials whose race is on the board: they cost nothing again."""
+    """Trials whose race is on the board: they cost nothing more."""
     left: int
     """Trials that are still to run, as far as the space has candidates."""
     low: int
-    """As if each new trial made one call of its own on each pair before the first test and were dropped there, and as
-    if the finalists found all their calls but the student's in the store. New trials count nothing under limits and
-    under `time_limit`, which may keep them out."""
+    """The cost if each new trial made one call of its own on each pair before the first test and were dropped there,
+    and the finalists found all their calls except the student's in the store. New trials count 0 under limits and under
+    `time_limit`, which may exclude them."""
     high: int
-    """As if new trials cost what the more expensive half of the schedules does, none were dropped, and no call were
-    found in the store; `max_tokens` ends it."""
+    """The cost if new trials cost as much as the more expensive half of the schedules, none were dropped, and no call
+    were found in the store; at most `max_tokens`."""
 
 
 class Span(NamedTuple):
-    """Tokens, at least and at most."""
+    """Minimum and maximum tokens."""
 
     low: float
     high: float
 
 
 def estimate(problem: Problem, options: RunOptions) -> Estimate:
-    """Follow the plan as far as the board has answers, at no cost; bound the rest by what calls cost, or by their caps.
+    """Follow the plan as far as the board has answers, at no cost; bound the rest by measured costs, or by caps.
 
-    Raises StoreError when the board holds another search, or cannot be used.
+    Raises StoreError if the board holds another search, or cannot be used.
     """
     board = open_existing(options.board, study=options.study) or MemoryBoard()
     with board, _store(options) as store:
         if (text := board.get(agreement.CONFIG)) is not None:
-            agreement.check(text, problem, options, but=("lm",))  # of an embedded model that was not started
+            agreement.check(text, problem, options, but=("lm",))  # the embedded model was not started
         follower = _Follower(problem, options, board, store)
         try:
             drive(follower.plan.run(baselines(problem)), follower.answer)
@@ -72,7 +72,7 @@ def estimate(problem: Problem, options: RunOptions) -> Estimate:
 
 
 def _store(options: RunOptions) -> Rollouts:
-    """The calls of a search; an empty store where there is none yet, since to open it would be to make it."""
+    """The calls of a search; an empty store if there is none yet, since opening it would create it."""
     place = options.rollouts
     there = place is not None and (postgres.is_url(place) or Path(place).exists())
     return Rollouts(place) if there else Rollouts()
@@ -98,10 +98,10 @@ class _Follower:
         self.worker: Worker = worker_of(problem, options, board, store)
         self.proposer: Proposer = proposer_of(problem, problem.space)
         self.written: Proposals | None = None
-        """The instructions on the board, once the plan has come to them."""
+        """The instructions on the board, once the plan has requested them."""
 
     def answer(self, request: Request) -> Any:
-        """What the board says. Raises _Unanswered where it says nothing."""
+        """The board's answer. Raises _Unanswered if it has none."""
         answer: Any
         if isinstance(request, Write):
             answer = None if self.board.get(shared_instructions.DOCUMENT) is None else self._written()
@@ -121,19 +121,19 @@ class _Follower:
         return shared_instructions.cost(self.written)
 
     def _new_trials(self) -> int:
-        """Trials that no cohort has yet: as many as are wanted, or as the space has."""
+        """The number of trials that are in no cohort yet: as many as requested, at most as many as the space has."""
         left = max(self.plan.trials - len(self.plan.arms), 0)
         first = 1 if self.problem.mixed else 0
         untried = self.proposer.untried(arm.candidate.key for arm in self.plan.arms[first:])
         return left if untried is None else min(left, untried)
 
     def bounds(self, request: Request) -> Estimate:
-        """The estimate when `request` is the first that the board does not answer."""
+        """The estimate if `request` is the first one that the board does not answer."""
         racing = not isinstance(request, Measure) or request.stage is Stage.RACE
         instructions = self.problem.settings.instructions.count
         unwritten = racing and instructions > 0 and self.written is None
         new = self._new_trials() if racing else 0
-        if unwritten:  # the instructions that are still to be written make the space larger
+        if unwritten:  # instructions that are not written yet will enlarge the space
             new = max(self.plan.trials - len(self.plan.arms), 0)
         prices = Prices.of(self.problem, self.worker, self.proposer)
         left = _Left(self.problem, self.options, self.plan, self.worker, prices, request, new)
@@ -148,28 +148,28 @@ class _Follower:
         return Estimate(bool(prices.profile), done, running + new, round(low), round(max(low, high)))
 
     def _unused(self) -> int:
-        """Tokens of calls that are in the store and in no row on the board: of runs that were cut off."""
+        """Tokens of calls that are in the store but in no row on the board: those of interrupted runs."""
         used = self.plan.seen | self.worker.call_keys()
         return sum(one.usage.tokens or 0 for one in self.store if one.key not in used)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """Tokens of one run of a program, by what is known."""
+    """Tokens of one run of a program, as far as they are known."""
 
     problem: Problem
     worker: Worker
     profile: Profile
     question: float
-    """Tokens of the shortest question, about."""
+    """Tokens of the shortest question, approximately."""
     call: float
-    """Of a single call, at least."""
+    """Minimum tokens of a single call."""
     expensive: float
-    """Of a run of the more expensive half of the schedules."""
+    """Tokens of a run of the more expensive half of the schedules."""
 
     @classmethod
     def of(cls, problem: Problem, worker: Worker, proposer: Proposer) -> Prices:
-        """What is known of a search."""
+        """The known costs of a search."""
         bare = cls(
             problem,
             worker,
@@ -198,7 +198,7 @@ class Prices:
         )
 
     def predicted(self, candidate: Candidate) -> float:
-        """At most: from what calls cost so far, else the prompt of a draft for each call, and every cap."""
+        """An upper bound: from measured costs, otherwise the prompt of a draft for each call, and every cap."""
         cost = predicted(self.problem, candidate, self.profile)
         return self._bound(candidate) if cost is None else cost.total * SLACK
 
@@ -212,17 +212,17 @@ class Prices:
         return bound
 
     def least(self, arm: Arm) -> float:
-        """A run of a program on other questions and seeds, at least: they cost about what its own did."""
+        """The minimum tokens of a program's run on other questions and seeds: about as many as its previous runs."""
         mean = self._measured(arm)
         return self.call if mean is None else mean / SLACK
 
     def most(self, arm: Arm) -> float:
-        """The same at most."""
+        """The maximum tokens of such a run."""
         mean = self._measured(arm)
         return self.predicted(arm.candidate) if mean is None else mean * SLACK
 
     def most_expensive(self, count: int, arms: Sequence[Arm], new: int) -> float:
-        """So many programs together, out of some arms and `new` trials to come: one run of each."""
+        """The most expensive `count` programs out of some arms and `new` future trials: one run of each."""
         costs = [self.most(arm) for arm in arms] + [self.expensive] * new
         return sum(sorted(costs, reverse=True)[:count])
 
@@ -233,7 +233,7 @@ class Prices:
 
 
 class _Left:
-    """What is left of each stage of a search, at a request that the board does not answer."""
+    """The remaining cost of each stage of a search, at a request that the board does not answer."""
 
     def __init__(
         self,
@@ -252,14 +252,14 @@ class _Left:
         self.prices = prices
         self.new = new
         self.request = request if isinstance(request, Measure) else None
-        """None where a new cohort is next."""
+        """None if a new cohort is next."""
         self.stage = Stage.RACE if self.request is None else self.request.stage
         self.asked = [] if self.request is None else [plan.arms[number] for number in self.request.arms]
         self.missing = 0 if self.request is None else len(worker.missing(self.request))
         """Pairs of the request that are not on the board."""
 
     def cohort(self) -> Span:
-        """The race of the cohort that runs now."""
+        """The race of the current cohort."""
         if self.request is None or self.stage is not Stage.RACE:
             return Span(0.0, 0.0)
         order, prices = self.plan.order, self.prices
@@ -268,10 +268,10 @@ class _Left:
         return Span(low, left * sum(prices.most(arm) for arm in self.asked))
 
     def new_trials(self) -> Span:
-        """The races of the trials that no cohort has yet."""
+        """The races of the trials that are in no cohort yet."""
         race, pairs, prices = self.plan.settings.race, len(self.plan.order), self.prices
         low, high = self.new * min(race.first, pairs) * prices.call, self.new * pairs * prices.expensive
-        if self.options.max_tokens is not None:  # no cohort begins after that
+        if self.options.max_tokens is not None:  # no cohort begins beyond it
             still = max(self.options.max_tokens - self.plan.paid, 0)
             low = min(low, still)
             high = min(high, still + min(race.cohort, self.new) * pairs * prices.expensive)
@@ -303,5 +303,5 @@ class _Left:
         return Span(low, runs * (prices.most(student) + winner))
 
     def _done(self, prefix: str) -> int:
-        """How many pairs the student has on the board, in a stage that runs it beside whichever others."""
+        """How many pairs of the student are on the board, in a stage that runs it beside any other programs."""
         return len({name.rsplit("/", 1)[-1] for name in self.worker.board.read(prefix)})

@@ -1,7 +1,7 @@
-"""What `optuna-dashboard` shows of a mirrored search beside its parameters: notes, files, and the front as a plot.
+"""Additional content of a mirrored search for `optuna-dashboard`: notes, files, and the front as a plot.
 
-All of it goes through the public API of Optuna and of optuna-dashboard. Notes need the extra `dashboard`, the plot
-plotly with it; where they are not installed, the study is without them.
+All of it uses the public API of Optuna and of optuna-dashboard. Notes need the extra `dashboard`, the plot also plotly;
+without them the study has neither.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def describe(
     """Add notes, files and the plot to a study.
 
     Args:
-        study: it has the trials.
-        records: all of them.
-        added: the trials that were added just now, by the number of their record.
-        folder: where files are kept; None keeps none.
+        study: the study with the trials.
+        records: of all trials.
+        added: the newly added trials, by the number of their record.
+        folder: the folder for files; None keeps none.
         files: of the whole search, such as `best.json`.
     """
     by_number = {record.number: record for record in records}
@@ -66,10 +66,10 @@ def note_of(record: TrialRecord) -> str:
         "| | |",
         "|---|---|",
         f"| score | {record.score:.3f}, 95 % {low:.3f} to {high:.3f}, {record.runs} runs |",
-        f"| estimate that choices go by | {record.pooled:.3f} ± {record.pooled_sd:.3f} |",
+        f"| estimate used for all choices | {record.pooled:.3f} ± {record.pooled_sd:.3f} |",
         f"| B_seq, mean | {record.sequential:,.0f} tokens |",
         f"| B_total, mean | {record.total:,.0f} tokens |",
-        f"| paid, found in the store | {record.paid:,} and {record.saved:,} tokens |",
+        f"| paid, replayed from the store | {record.paid:,} and {record.saved:,} tokens |",
         f"| from | {record.origin} |",
     ]
     if record.failed:
@@ -85,7 +85,7 @@ def note_of(record: TrialRecord) -> str:
 
 
 def note_of_search(records: Sequence[TrialRecord]) -> str:
-    """The note of the study: the programs of which none is both better and cheaper than another."""
+    """The note of the study: the programs on the front of score and costs."""
     lines = ["## The front", "", "| trial | program | estimate | B_seq | B_total |", "|---|---|---|---|---|"]
     lines += [
         f"| {record.number} | {record.candidate} | {record.pooled:.3f} ± {record.pooled_sd:.3f} "
@@ -134,14 +134,14 @@ def front_figure(records: Sequence[TrialRecord]) -> Any:
 
 
 def _front(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """By the estimate that choices go by."""
+    """The front by the estimate used for all choices."""
     fit = [record for record in records if record.state == "measured" and record.feasible and not isnan(record.pooled)]
     best = {one.number for one in front(record.model_copy(update={"score": record.pooled}) for record in fit)}
     return [record for record in fit if record.number in best]
 
 
 def keep_record(trial: optuna.Trial, record: TrialRecord, folder: Path) -> None:
-    """The record of a trial as a file of it; before the trial is told, Optuna takes none after that."""
+    """Store the record of a trial as a file; before the trial is finished, because Optuna accepts none later."""
     from optuna.artifacts import upload_artifact
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,7 +151,7 @@ def keep_record(trial: optuna.Trial, record: TrialRecord, folder: Path) -> None:
 
 
 def _keep_files(study: optuna.Study, folder: Path, files: Sequence[Path]) -> None:
-    """Files of the search that the study does not have as they are now."""
+    """Add the files of the search that the study does not have in their current state."""
     from optuna.artifacts import get_all_artifact_meta, upload_artifact
 
     store = _store(folder)

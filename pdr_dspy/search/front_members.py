@@ -1,7 +1,7 @@
-"""The front of a finished search and how sure it is: pure functions over its trials and their rows.
+"""The front of a finished search and its uncertainty: pure functions over its trials and their rows.
 
-What is on the front, and what is cheap enough for its score, goes by the pooled estimates, as every choice of the
-search does. How sure that is comes from the rows, questions drawn again (`uncertainty.py`).
+Membership of the front, and the choice of a cheap program for a score, use the pooled estimates, like every choice of
+the search. The uncertainty is computed from the rows by resampling questions (`uncertainty.py`).
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ class Member(NamedTuple):
 
     trial: TrialRecord
     bands: Bands
-    """95 % intervals over questions like these: of the score, placed around the pooled estimate, and of both mean
-    costs in tokens, placed around the trial's. (0, 1) and (0, inf) where there are no rows."""
+    """95 % intervals over questions like these: of the score, around the pooled estimate, and of both mean costs in
+    tokens, around the trial's. (0, 1) and (0, inf) without rows."""
     nondominated: float
-    """Share of draws of questions in which no other whole trial is as good in everything and better in something; nan
-    where there are no rows."""
+    """Fraction of draws of questions in which no other complete trial is as good in everything and better in something;
+    nan without rows."""
     deficit: float
     """The best pooled score of the front within the limits minus this one's, a fraction; negative beyond the limits."""
     interval: Interval
-    """95 % of the deficit, from the rows, paired by question; (-1, 1) where there are none."""
+    """95 % interval of the deficit, from the rows, paired by question; (-1, 1) without rows."""
     knee: tuple[str, ...]
-    """The costs, of "sequential" and "total", for which a little more score begins to cost a lot here."""
+    """The costs, among "sequential" and "total", for which the knee of the front is here: more score costs much
+    more."""
 
 
 def by_estimate(trial: TrialRecord) -> tuple[float, float, float, int]:
-    """A key that puts the highest pooled estimate first; of equal ones the cheaper."""
+    """A sort key: the highest pooled estimate first; among equal ones the cheaper."""
     return (-trial.pooled, trial.total, trial.sequential, trial.number)
 
 
 def estimated_front(trials: Iterable[TrialRecord], costs: Sequence[str] = COSTS) -> list[TrialRecord]:
-    """Whole trials that no other beats in pooled score and the costs named, the cheapest first."""
+    """Complete trials that no other beats in pooled score and the named costs, the cheapest first."""
     whole = {trial.number: trial for trial in trials if trial.state == "measured"}
     points = [_Point(trial.number, trial.pooled, trial.sequential, trial.total) for trial in whole.values()]
     return [whole[point.number] for point in pareto.front(points, costs)]
 
 
 def cheapest_within(delta: float, trials: Iterable[TrialRecord], limits: Limits = Limits()) -> TrialRecord:  # noqa: B008
-    """The whole trial with the fewest total, then sequential tokens whose pooled score is at most `delta` below the
+    """The complete trial with the fewest total, then sequential tokens whose pooled score is at most `delta` below the
     best within the limits.
 
     Args:
@@ -64,13 +65,13 @@ def cheapest_within(delta: float, trials: Iterable[TrialRecord], limits: Limits 
         trials: of one search.
         limits: on mean tokens of a run.
 
-    Raises ConfigError for a delta outside [0, 1], and when no whole trial is within the limits.
+    Raises ConfigError for a delta outside [0, 1], and if no complete trial is within the limits.
     """
     if not 0.0 <= delta <= 1.0:
         raise ConfigError(f"`cheapest_within(delta={delta!r})`: give a difference of scores in [0, 1]")
     allowed = [trial for trial in estimated_front(trials) if limits.allow(trial)]
     if not allowed:
-        raise ConfigError(f"`cheapest_within(delta={delta!r})`: no whole trial is within {limits}")
+        raise ConfigError(f"`cheapest_within(delta={delta!r})`: no complete trial is within {limits}")
     best = min(allowed, key=by_estimate)
     near = [trial for trial in allowed if best.pooled - trial.pooled <= delta + 1e-9]
     return min(near, key=lambda trial: (trial.total, trial.sequential, -trial.pooled, trial.number))
@@ -81,8 +82,8 @@ def members(trials: Iterable[TrialRecord], rows: Rows, limits: Limits = Limits()
 
     Args:
         trials: of one search.
-        rows: those of whole trials; the more the better. A trial without rows has bands that say nothing.
-        limits: of the search; the best that deficits count from is within them, if any is.
+        rows: those of complete trials, as many as available. A trial without rows has uninformative bands.
+        limits: of the search; deficits are relative to the best trial within them, if there is one.
     """
     trials = [trial for trial in trials if trial.state == "measured"]
     front = estimated_front(trials)
@@ -137,8 +138,8 @@ def _outcomes(programs: Sequence[Mapping[str, Mean]]) -> Outcomes:
 
 
 def _placed(found: Bands | None, trial: TrialRecord, known: Mapping[str, Mean]) -> Bands:
-    """The bands of a program's own means, moved to where the search has its figures: those of the rows differ a little,
-    since a finalist has more of them than its race."""
+    """The bands of a program's own means, shifted to the figures of the search: those of the rows differ slightly,
+    since a finalist has more rows than its race."""
     if found is None:
         return Bands(Interval(0.0, 1.0), Interval(0.0, math.inf), Interval(0.0, math.inf))
     own = Mean(*(fmean(values) for values in zip(*known.values(), strict=True)))

@@ -4,9 +4,9 @@
     program = optimizer.compile(student, trainset=train, valset=held_out)
 
 Candidates race each other on growing blocks of (question, seed); the best few run again on fresh seeds; the best of
-those and the untouched student run on questions that nothing was chosen on. The student is returned unless the winner
-is confidently better there, or as good for fewer tokens. `racing/plan.py` is the method, `workers/worker.py` measures
-for it, and `controller.py` runs the one with the other.
+those and the untouched student run on questions that were not used for any choice. The student is returned unless the
+winner is confidently better there, or as good for fewer tokens. `racing/plan.py` implements the method,
+`workers/worker.py` the measurements, and `controller.py` connects the two.
 """
 
 from __future__ import annotations
@@ -54,22 +54,22 @@ class PDROptimizer(Teleprompter):
         >>> PDROptimizer(NumberVerifier(), SearchSettings(limits=Limits(total=6000)), RunOptions(trials=40))
 
         Args:
-            verifier: gives a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
-            settings: what the search is. A search that is continued has equal settings.
-            options: how this process runs it: how far, where it is stored, how much at one time.
-            models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, with `Priced` around
-                those whose price is known; every operator of the student gets them beside its own.
-            progress: called at every step. What it raises ends the search; what is finished is kept.
-            executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. What is
-                found is the same.
-            keywords: fields of `settings` and `options` as flat keywords, which go before the values: `space`,
+            verifier: returns a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
+            settings: define the search. A resumed search has equal settings.
+            options: for this process: the extent of the search, its storage, its concurrency.
+            models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, in `Priced` if their
+                price is known; every operator of the student gets them in addition to its own.
+            progress: called at every step. Its exceptions end the search; finished results are kept.
+            executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. The
+                results are the same.
+            keywords: fields of `settings` and `options` as flat keywords, which take precedence: `space`,
                 `max_sequential`, `max_total`, `max_cost`, `pareto`, `seed`, `repeats`, `cohort`, `finalists`,
                 `finalist_repeats`, `confirm_repeats`, `sampler`, `prompts`, `prompt_model`, `trials`, `max_tokens`,
                 `time_limit`, `accept`, `storage`, `study`, `run_dir`, `max_in_flight`, `max_text_bytes`.
-                `search.settings.Keywords` says which field each is.
+                `search.settings.Keywords` maps them to fields.
 
         Raises:
-            ConfigError: an argument that cannot work.
+            ConfigError: an invalid argument.
         """
         super().__init__()
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
@@ -78,7 +78,7 @@ class PDROptimizer(Teleprompter):
         self.progress = progress
         self.executor = executor
         self.result: SearchResult | None = None
-        """Of the last `compile`."""
+        """The result of the last `compile`."""
 
     def compile(  # type: ignore[override]
         self,
@@ -92,23 +92,23 @@ class PDROptimizer(Teleprompter):
 
         Args:
             student: an operator, or a module that contains some. All of them get the same schedule, unless `space` maps
-                their paths to a space each. It is not changed.
+                their paths to separate spaces. It is not changed.
             trainset: questions that trials are measured on.
-            teacher: not used; it is there because DSPy's optimizers may be given one.
-            valset: questions for the confirmation. Without one, a quarter of `trainset` is held out for it; from fewer
-                than 8 questions none is, and the confirmation has fresh seeds only, which its verdict says.
+            teacher: not used; DSPy's optimizers accept one.
+            valset: questions for the confirmation. Without it, a quarter of `trainset` is held out; with fewer than 8
+                questions none is, and the confirmation only has fresh seeds, which its verdict states.
 
         Returns:
             A new program. Its attributes: `score` (on the confirmation, a fraction), `candidate_programs` (dicts with
-            "score", "program", "schedule", "sequential", "total", "feasible", and with a space for each operator
-            "schedules"; those within the limits first, the best of them ahead), `trial_logs` (the facts of each trial
-            by its number), `confirmation` and `front`. `optimizer.result` has them typed, and `best_for`.
+            "score", "program", "schedule", "sequential", "total", "feasible", and with separate spaces "schedules";
+            those within the limits first, in descending order), `trial_logs` (the facts of each trial by its number),
+            `confirmation` and `front`. `optimizer.result` has them typed, and `best_for`.
 
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
             DataError: an empty set, or an example that program or verifier cannot use.
             StoreError: run folder or storage hold another search, or cannot be used.
-            EndpointError: the model server does not answer any more; the same command continues from there.
+            EndpointError: the model server no longer answers; the same command resumes.
         """
         del teacher
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
@@ -124,10 +124,10 @@ class PDROptimizer(Teleprompter):
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
     ) -> int:
-        """Work for a search that runs in `storage`, until it has ended; returns the runs that were made here.
+        """Work for a search that runs in `storage`, until it has ended; return the number of runs made here.
 
         Arguments and exceptions as for `compile`; program, questions and settings must be those of the search. Raises
-        StoreError when there is none.
+        StoreError if there is none.
         """
         problem = self._problem(student, trainset, valset)
         return controller.work(problem, self.options, self.progress)
@@ -138,9 +138,9 @@ class PDROptimizer(Teleprompter):
         return prepare(self.settings, self.verifier, student, trainset, valset, models=self.models)
 
     def questions(self) -> tuple[int, int]:
-        """How many training and held-out questions the search in `storage` or `run_dir` has.
+        """The numbers of training and held-out questions of the search in `storage` or `run_dir`.
 
-        Raises StoreError when there is none.
+        Raises StoreError if there is none.
         """
         board = open_existing(self.options.board, study=self.options.study)
         if board is None:
@@ -161,19 +161,19 @@ class PDROptimizer(Teleprompter):
         progress: Progress | None = None,
         **own: Unpack[RunKeywords],
     ) -> Self:
-        """An optimizer with the settings of a search that runs elsewhere, to `work` for it.
+        """An optimizer with the settings of a search that runs elsewhere, for `work`.
 
         Args:
             verifier: the search's.
-            storage: where its workers meet: its run folder, the folder of its `storage`, or a `postgresql://` URL.
+            storage: shared by its workers: its run folder, the folder of its `storage`, or a `postgresql://` URL.
             study: its name there.
-            sampler: the search's, where that is a function and not one of the names; a stored search keeps only where
-                it was defined.
-            models: the search's, where it has some: a stored search keeps their names only.
+            sampler: the search's, if it is a function and not one of the names; a stored search only has its
+                definition's location.
+            models: the search's, if it has some: a stored search only has their names.
             progress: as for `PDROptimizer`.
             own: options of this worker, such as `max_in_flight`.
 
-        Raises StoreError when there is no such search, or it cannot be joined from here.
+        Raises StoreError if there is no such search, or it cannot be joined from here.
         """
         options = RunOptions(storage=storage, study=study)
         folder = None if postgres.is_url(storage) else local_path(storage)
@@ -189,7 +189,7 @@ class PDROptimizer(Teleprompter):
         return cls(verifier, stored.settings, options, models=models, progress=progress, **own)
 
     def rollouts(self) -> Rollouts:
-        """The store of the search's calls, where its workers find it: in `storage`, else in the run folder."""
+        """The store of the search's calls: in `storage`, else in the run folder."""
         return Rollouts(self.options.rollouts)
 
     def estimate(
@@ -199,5 +199,5 @@ class PDROptimizer(Teleprompter):
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
     ) -> Estimate:
-        """What `compile` with the same arguments would still cost, in tokens; nothing is sent or written."""
+        """The remaining cost of `compile` with the same arguments, in tokens; nothing is sent or written."""
         return estimate(self._problem(student, trainset, valset), self.options)

@@ -1,7 +1,7 @@
-"""The trials of a search as an Optuna study, for people and tools that look at one: `optuna-dashboard`, its plots.
+"""The trials of a search as an Optuna study, for people and tools such as `optuna-dashboard` and its plots.
 
-The study follows the search, it does not lead it: what a search is and where it stands is on its board, and its calls
-are in the rollout store. A study that is lost or torn is written again.
+The study is a copy: the search's state is on its board, and its calls are in the rollout store. A lost or damaged study
+is written again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("pdr_dspy.search")
 JOURNAL = "study.journal"
 BEGINNING = b'{"op_code"'
-"""Of a journal's first line, which tells a torn one from a file that is not ours."""
+"""Beginning of a journal's first line; it distinguishes a torn journal from another file."""
 
 
 def mirror(
@@ -41,18 +41,18 @@ def mirror(
     costs: Sequence[str] = (),
     files: Sequence[Path] = (),
 ) -> None:
-    """Add to the study the trials that it does not have yet.
+    """Add the missing trials to the study.
 
     Args:
-        storage: a folder, in which it is the journal `study.journal`, or a database URL.
-        name: the study's.
+        storage: a folder, for the journal `study.journal`, or a database URL.
+        name: of the study.
         records: all finished trials of the search.
-        space: what they are points of; others keep their schedule as attributes only.
+        space: the search's space; trials outside of it keep their schedule as attributes only.
         limits: on mean tokens; written as constraints.
-        costs: "sequential" and "total", if they are objectives beside the score.
-        files: of the whole search, which the study keeps as artifacts where `storage` is a folder.
+        costs: "sequential" and "total", if they are objectives besides the score.
+        files: of the whole search, which the study keeps as artifacts if `storage` is a folder.
 
-    Raises StoreError when the storage cannot be used or its study is of another search.
+    Raises StoreError if the storage cannot be used or its study belongs to another search.
     """
     import optuna
 
@@ -127,7 +127,7 @@ def _journal(folder: Path) -> optuna.storages.BaseStorage:
 
 
 def _database(url: str, stack: ExitStack) -> optuna.storages.BaseStorage:
-    """Its connections are closed with the stack."""
+    """The storage of a database; its connections are closed with the stack."""
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -142,7 +142,7 @@ def _database(url: str, stack: ExitStack) -> optuna.storages.BaseStorage:
 
 
 def _repair(path: Path) -> None:
-    """Drop a torn last line and the lock that a killed process left; put a damaged study aside, to be written again."""
+    """Drop a torn last line and the lock of a killed process; move a damaged study aside, to be written again."""
     with suppress(FileNotFoundError):
         os.unlink(f"{path}.lock")
     if not path.exists():
@@ -156,7 +156,7 @@ def _repair(path: Path) -> None:
         aside = path.with_name(f"{path.name}.damaged-{uuid.uuid4().hex[:8]}")
         path.rename(aside)
         logger.warning(
-            "%s, line %d, is damaged; the study is written again, what was there is %s",
+            "%s, line %d, is damaged; the study is written again, the old one is %s",
             *(path, 1 + ours.index(False), aside.name),
         )
     elif not whole and not data.startswith(BEGINNING[: len(data)]):
@@ -174,12 +174,12 @@ def _is_entry(line: bytes) -> bool:
 
 
 def _foreign(path: Path, number: int) -> StoreError:
-    return StoreError(f"{path}, line {number}, is not of a study; use another `run_dir`, or remove the file")
+    return StoreError(f"{path}, line {number}, does not belong to a study; use another `run_dir`, or remove the file")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna's own line for each trial says less than ours; its warnings stay."""
+    """Hide Optuna's own log line for each trial; its warnings stay."""
     library = logging.getLogger("optuna")
     level = library.level
     library.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""The search problem as one frozen value: program, verifier, questions and settings, checked at no cost."""
+"""The search problem as one frozen value: program, verifier, questions and settings, checked without any cost."""
 
 from __future__ import annotations
 
@@ -37,25 +37,26 @@ from pdr_dspy.search.space.spaces import AnySpace, Space, Spaces
 from pdr_dspy.verifiers.base import Verifier
 
 VERSION = 3
-"""Of the description; a search that was stored with another cannot be continued."""
+"""Version of the description; a search stored with another version cannot be resumed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a search is about. `prepare` makes one."""
+    """The problem of a search. `prepare` creates it."""
 
     settings: SearchSettings
     space: AnySpace
-    """Of the settings, or around the student's schedule; without the instructions that a model writes later."""
+    """From the settings, or around the student's schedule; without instructions that a model writes later."""
     verifier: Verifier
     student: dspy.Module
-    """A copy, without what an earlier search attached."""
+    """A copy of the student, without attributes that an earlier search attached."""
     operator: Operator
-    """The student's first one."""
+    """The student's first operator."""
     operators: Mapping[str, Operator]
-    """All of the student's, by path."""
+    """All operators of the student, by path."""
     mixed: bool
-    """Whether the student's operators differ where a candidate is one schedule for all: none is then the student."""
+    """Whether the student's operators differ although a candidate is one schedule for all: then no candidate equals the
+    student."""
     train: tuple[dspy.Example, ...]
     held_out: tuple[dspy.Example, ...]
     """Questions of the confirmation."""
@@ -64,15 +65,15 @@ class Problem:
     confirmed: frozenset[str]
     """The identities of the confirmation's questions."""
     seen: int
-    """How many questions of the confirmation are among those of the trials."""
+    """How many questions of the confirmation are also questions of the trials."""
     confirmed_in: str
-    """A name for the confirmation's questions: a search may be confirmed on others later."""
+    """A name for the confirmation's questions: a later confirmation of the search may use others."""
     description: Mapping[str, Any]
-    """What may not change while a search is continued, as JSON data."""
+    """The parts that may not change when a search is resumed, as JSON data."""
 
     def candidate(self, change: Callable[[str, Operator, Space], Schedule]) -> Candidate:
-        """The candidate under which each operator runs what `change(path, operator, space)` makes for it: all the same
-        where they share a space, made for the first."""
+        """The candidate under which each operator runs the result of `change(path, operator, space)`; if they share a
+        space, all run that of the first."""
         if isinstance(self.space, Space):
             return Candidate(change("", self.operator, self.space), {})
         own = {place: change(place, self.operators[place], space) for place, space in self.space.spaces.items()}
@@ -80,7 +81,7 @@ class Problem:
 
     @property
     def own(self) -> Candidate:
-        """What the student runs under; of one that is `mixed`, its first operator."""
+        """The student's own candidate; for a `mixed` student, that of its first operator."""
         return self.candidate(lambda place, operator, space: operator.schedule)
 
     @property
@@ -98,18 +99,18 @@ def prepare(
     *,
     models: Mapping[str, dspy.LM | Priced] | None = None,
 ) -> Problem:
-    """Check what can be checked without a call, and put it together.
+    """Check everything that can be checked without a call, and build the problem.
 
     Args:
         settings: of the search.
-        verifier: gives a score in [0, 1].
+        verifier: returns a score in [0, 1].
         student: the program; a copy of it is kept.
         trainset: questions of the trials.
         valset: questions of the confirmation; None or an empty one holds some of `trainset` out.
-        models: LMs by name that every operator of the student is given.
+        models: LMs by name, given to every operator of the student.
 
     Raises:
-        ConfigError: no operator in the student, or settings that do not suit it.
+        ConfigError: no operator in the student, or settings that do not fit it.
         DataError: an empty set, or an example that program or verifier cannot use.
     """
     student = detached(student)
@@ -133,7 +134,7 @@ def prepare(
         if settings.limits.cost is not None:
             _check_prices(operator, own, settings.limits.cost)
     if settings.instructions.count:
-        instructions.operator_of(student)  # raises where the operators have different tasks
+        instructions.operator_of(student)  # raises if the operators have different tasks
         if not shared_instructions.roles_of(space):
             raise ConfigError("`PDROptimizer(prompts=...)`: the space fixes the instructions of every role")
     train, held_out = split(list(trainset), valset or None, settings.seed)
@@ -164,30 +165,30 @@ def prepare(
 
 
 def _check_checks(operator: Operator, space: Space) -> None:
-    """Whether an operator has the checks that a space names."""
+    """Raise ConfigError if an operator lacks a check that a space names."""
     missing = [name for name in space.check if name is not None and name not in operator.checks]
     if missing:
         there = ", ".join(map(repr, operator.checks)) or "none"
         raise ConfigError(
-            f"`Space(check={space.check})` names {missing[0]!r}, which is no check of the program; it has: {there}. "
+            f"`Space(check={space.check})` names {missing[0]!r}, which is not a check of the program; it has: {there}. "
             f"Give it one: `{operator.schedule.strategy}(..., check={{{missing[0]!r}: ...}})`"
         )
 
 
 def _check_models(operator: Operator, space: Space) -> None:
-    """Whether an operator has the models that a space names."""
+    """Raise ConfigError if an operator lacks a model that a space names."""
     for axis in MODEL_AXES:
         missing = [name for name in space.on(axis) if name is not None and name not in operator.models]
         if missing:
             there = ", ".join(map(repr, operator.models)) or "none"
             raise ConfigError(
-                f"`Space({axis}={space.on(axis)})` names {missing[0]!r}, which is no model of the program; it has: "
+                f"`Space({axis}={space.on(axis)})` names {missing[0]!r}, which is not a model of the program; it has: "
                 f"{there}. Give it: `PDROptimizer(..., models={{{missing[0]!r}: lm}})`"
             )
 
 
 def _check_prices(operator: Operator, space: Space | None, limit: float) -> None:
-    """Whether all models that an operator may use have a price: without, no cost would be known."""
+    """Raise ConfigError if a model of an operator has no price: its cost would be unknown."""
     schedules = [operator.schedule]
     names = {name for one in schedules for role in one.roles for name in (one.model_of(role),)}
     if space is not None:
@@ -195,10 +196,10 @@ def _check_prices(operator: Operator, space: Space | None, limit: float) -> None
         names |= {name for axis in MODEL_AXES[1:] for name in space.on(axis) if name is not None}
     for name in sorted(names, key=str):
         if operator.price_of(name) is None:
-            shown = "the LM that the program uses by itself" if name is None else repr(name)
+            shown = "the program's default LM" if name is None else repr(name)
             key = "own" if name is None else name
             raise ConfigError(
-                f"`max_cost={limit}` needs the price of every model, and that of {shown} is not known; give it: "
+                f"`max_cost={limit}` needs the price of every model, and that of {shown} is unknown; give it: "
                 f"`models={{{key!r}: Priced(lm, input=..., output=...)}}`, per token"
             )
 
@@ -231,9 +232,9 @@ def _description(
 
 
 def preflight(problem: Problem) -> None:
-    """Refuse a student that the model has no room for, and a limit that is below the prompt of one draft.
+    """Refuse a student that does not fit the model's context, and a limit below the prompt of one draft.
 
-    Sends no generation; it may ask the model's server for counts. Raises ConfigError for either.
+    Sends no generation request; may query the model's server for counts. Raises ConfigError for either.
     """
     student, limits = problem.student, problem.settings.limits
     if not isinstance(student, Operator):
@@ -253,6 +254,6 @@ def preflight(problem: Problem) -> None:
     if exact and mean + 1 > min(least):
         raise ConfigError(
             f"`max_sequential={limits.sequential}`, `max_total={limits.total}`: the prompt alone of the cheapest "
-            f"schedule, LongCoT, has {mean:.0f} tokens on average; the least that can do anything is "
+            f"schedule, LongCoT, has {mean:.0f} tokens on average; the minimum is "
             f"{math.ceil(mean) + 1}"
         )

@@ -1,4 +1,4 @@
-"""Progress of a search: each step as a value, its clock, and the `progress` callback and log that are given them."""
+"""Progress of a search: its steps as values, its clock, and the calls of the `progress` callback and the log."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from pdr_dspy.search.result import SearchProgress
 logger = logging.getLogger("pdr_dspy.search")
 
 Progress = Callable[[SearchProgress], None]
-"""Called at each step. What it raises ends the search; what is finished is kept."""
+"""Called at each step. Its exceptions end the search; finished results are kept."""
 
 
 class Step(NamedTuple):
-    """Something that happened, or begins."""
+    """An event, or the beginning of an activity."""
 
     event: str
-    """One of those of `SearchProgress.event`."""
+    """One of the values of `SearchProgress.event`."""
     what: str
-    """The same in words."""
+    """A description of the step."""
     rows: tuple[int, int] = (0, 0)
-    """Pairs done and pairs in all, of what runs now."""
+    """Finished and total pairs of the current activity."""
     trial: TrialRecord | None = None
-    """The trial whose race is over, for "finished"."""
+    """The trial whose race has ended, for "finished"."""
 
 
 class Standing(NamedTuple):
-    """How far a search is."""
+    """The state of a search."""
 
     trials: tuple[TrialRecord, ...]
-    """Those whose race is over."""
+    """Trials whose race has ended."""
     entered: int
     """Trials that have begun."""
     paid: int
@@ -47,7 +47,7 @@ class Standing(NamedTuple):
 
 
 def measuring(request: Measure, plan: Plan, problem: Problem) -> Step:
-    """The step at which a request begins to be measured."""
+    """The step at which the measurement of a request begins."""
     count = len(request.arms)
     rows = (0, len(request.pairs))
     if request.stage is Stage.CONFIRM:
@@ -64,7 +64,7 @@ def measuring(request: Measure, plan: Plan, problem: Problem) -> Step:
 
 
 def finished(trial: TrialRecord) -> Step:
-    """The step at which the race of a trial is over; it is logged."""
+    """The step at which the race of a trial has ended; it is logged."""
     logger.info(
         "trial %d: %s; %d tokens paid, %d saved%s",
         *(trial.number, trial, trial.paid, trial.saved, f"; {trial.dropped}" if trial.dropped else ""),
@@ -73,32 +73,33 @@ def finished(trial: TrialRecord) -> Step:
 
 
 class Clock:
-    """How long a search has run, and how long it may still run."""
+    """Elapsed and remaining time of a search."""
 
     def __init__(self) -> None:
         self.started = self.cohort_began = time.monotonic()
         self.cohorts: list[float] = []
-        """Seconds for each trial, of every cohort that is over."""
+        """Seconds per trial, of every cohort that has ended."""
 
     @property
     def seconds(self) -> float:
-        """Since the search was started in this process."""
+        """Seconds since the search started in this process."""
         return time.monotonic() - self.started
 
     def begin_cohort(self) -> None:
-        """A cohort begins to run now."""
+        """Called when a cohort begins to run."""
         self.cohort_began = time.monotonic()
 
     def end_cohort(self, trials: int) -> None:
-        """The cohort that runs is over, and had so many trials."""
+        """Called when the current cohort of `trials` has ended."""
         self.cohorts.append((time.monotonic() - self.cohort_began) / max(trials, 1))
 
     def seconds_left(self, left: int, running: int) -> float | None:
-        """For the trials that are left, from those that this process ran; None before the first cohort is over.
+        """The estimated time for the remaining trials, from those that this process ran; None before the end of the
+        first cohort.
 
         Args:
-            left: trials that are still to end.
-            running: how many of them run now.
+            left: trials that have not ended.
+            running: how many of them are running.
         """
         if not self.cohorts:
             return None
@@ -116,12 +117,12 @@ class Reporter:
 
     progress: Progress | None
     trials: int
-    """Of the search."""
+    """Number of trials of the search."""
     max_tokens: int | None
     clock: Clock
 
     def __call__(self, step: Step, standing: Standing) -> None:
-        """Call it with a step and with how far the search is then."""
+        """Call it with a step and the state of the search."""
         if self.progress is None:
             return
         done = len(standing.trials)

@@ -1,4 +1,4 @@
-"""The records of a search: the facts of each trial, computed from what the plan and the rows say."""
+"""The records of a search: the facts of each trial, computed from the plan and the rows."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ Estimates = Mapping[int, tuple[float, float]]
 
 
 class TrialRecord(BaseModel):
-    """One trial of a search, as it is stored: facts only."""
+    """The stored facts of one trial of a search."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     origin: str
-    """Where the candidate came from: "student", "LongCoT", "SR", a preset, or "search"."""
+    """The candidate's origin: "student", "LongCoT", "SR", a preset, or "search"."""
     state: str
-    """"measured": it ran the whole race; "dropped": it was confidently worse, or over a limit, before the end."""
+    """"measured": it ran the complete race; "dropped": it was confidently worse, or over a limit, before the end."""
     schedule: Schedule
     instructions: dict[str, str] = {}
     demos: dict[str, DemoSet] = {}
     axes: dict[str, Any] = {}
-    """What was chosen on registered axes, by name."""
+    """The choices on registered axes, by name."""
     parts: dict[str, dict[str, Any]] = {}
-    """Where operators have a space each: what each ran under, by its path, as `describe_candidate` describes it; the
-    fields above are the first one's."""
+    """If operators have separate spaces: the candidate of each, by its path, as described by `describe_candidate`; the
+    fields above are those of the first."""
     score: float = math.nan
     """Mean over the questions that it ran, a fraction."""
     interval: Interval = Interval(0.0, 1.0)
-    """95 % of `score`, clustered by question."""
+    """95 % interval of `score`, clustered by question."""
     pooled: float = math.nan
-    """The estimate that all choices go by: from all runs, fresh seeds included, shrunk towards similar programs."""
+    """The estimate used for all choices: from all runs, fresh seeds included, shrunk towards similar programs."""
     pooled_sd: float = math.nan
     """Its posterior standard deviation."""
     fresh: float = math.nan
@@ -55,7 +55,7 @@ class TrialRecord(BaseModel):
     total: float = math.nan
     """Mean B_total of a run in tokens."""
     cost: float | None = None
-    """Mean cost of a run in the unit of the models' prices; None where one is not known."""
+    """Mean cost of a run in the unit of the models' prices; None if a price is unknown."""
     calls: float = math.nan
     """Mean model calls of a run."""
     paid: int = 0
@@ -63,23 +63,23 @@ class TrialRecord(BaseModel):
     saved: int = 0
     """Tokens of its calls that an earlier trial had made."""
     reused: float = 0.0
-    """`saved` as a share of both."""
+    """`saved` as a fraction of both."""
     failed: int = 0
     """Rows without an answer."""
     questions: int = 0
     runs: int = 0
-    """Runs in the race: fewer than the others' for a trial that was dropped."""
+    """Runs in the race: fewer for a dropped trial."""
     cohort: int = 0
     dropped: str | None = None
-    """Why it was taken out of the race."""
+    """Why it was dropped from the race."""
     seconds: float = 0.0
-    """Of all its calls, added up."""
+    """Usage of all its calls, summed."""
     feasible: bool = True
-    """Within the limits of the search, on average."""
+    """Whether it is within the limits of the search, on average."""
 
     @property
     def candidate(self) -> Candidate:
-        """What was tried."""
+        """The candidate that was tried."""
         parts = {place: read_candidate(part) for place, part in self.parts.items()}
         return Candidate(self.schedule, self.instructions, self.demos, self.axes, parts)
 
@@ -140,13 +140,13 @@ def record(
 def with_cohort(
     before: Sequence[TrialRecord], arms: Sequence[Arm], rows_of: RowsOf, estimates: Estimates, limits: Limits
 ) -> tuple[TrialRecord, ...]:
-    """The records of all arms when the race of a cohort is over.
+    """The records of all arms when the race of a cohort has ended.
 
     Args:
-        before: those of earlier cohorts: of them only the estimates change, with what was measured of others.
+        before: those of earlier cohorts: only their estimates change, with the new measurements of others.
         arms: all of the search so far.
         rows_of: their rows in the race.
-        estimates: the present ones.
+        estimates: the current ones.
         limits: of the search.
     """
     earlier = [
@@ -158,7 +158,7 @@ def with_cohort(
 
 
 def at_the_end(found: Found, rows_of: RowsOf, limits: Limits) -> tuple[TrialRecord, ...]:
-    """The records of a search that is over, with the figures of the finalists on fresh seeds."""
+    """The records of a finished search, with the figures of the finalists on fresh seeds."""
     finalists = {finalist.number: finalist for finalist in found.finalists}
     return tuple(
         record(arm, rows_of(arm.number), found.estimates[arm.number], limits, finalist=finalists.get(arm.number))

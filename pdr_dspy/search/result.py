@@ -1,4 +1,4 @@
-"""What a search reports while it runs, and its result: as a value, on disk, and on the compiled program."""
+"""The progress reports of a search, and its result: as a value, on disk, and on the compiled program."""
 
 from __future__ import annotations
 
@@ -32,76 +32,76 @@ from pdr_dspy.verifiers.checks import Calibration
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """How far a search is; the argument of the `progress` callback."""
+    """The state of a search; the argument of the `progress` callback."""
 
     event: str
     """"racing" for a block of a cohort, "row" for each run of it, "finished" for each trial when its race is over,
     "proposing" while a model writes instructions, "rerunning" for the finalists on fresh seeds, "confirming" and
     "confirmed" on untouched questions, "done" at the end."""
     what: str
-    """What runs, in words."""
+    """A description of the current activity."""
     trial: TrialRecord | None
     """The trial that ended, for "finished"."""
     best: TrialRecord | None
-    """The best within the limits so far, by its pooled estimate."""
+    """The best trial within the limits so far, by its pooled estimate."""
     rows: tuple[int, int]
-    """Pairs done and pairs in all, of what runs now."""
+    """Finished and total pairs of the current activity."""
     trials: int
-    """Trials whose race is over."""
+    """Trials whose race has ended."""
     trials_left: int
     paid: int
     """Tokens spent by the search so far."""
     saved: int
-    """Tokens that trials found in the store instead of paying for them."""
+    """Tokens of the trials' calls that were replayed from the store."""
     seconds: float
-    """Since `compile` was called."""
+    """Seconds since `compile` was called."""
     seconds_left: float | None
-    """An estimate from the trials that this process ran; None before the first."""
+    """Estimated seconds from the trials that this process ran; None before the first."""
     tokens_left: int | None = None
-    """Until `max_tokens` of the search; None without one."""
+    """Tokens until the search's `max_tokens`; None without it."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Everything that a search found."""
+    """The result of a search."""
 
     program: dspy.Module = field(repr=False)
-    """What `compile` returned."""
+    """The program that `compile` returned."""
     student: dspy.Module = field(repr=False)
     """As it was given."""
     trials: tuple[TrialRecord, ...]
-    """In the order in which they were tried."""
+    """All trials in the order in which they were tried."""
     best: TrialRecord
-    """The trial that went to the confirmation: the best within the limits by all that is known of it."""
+    """The confirmed trial: the best within the limits by the pooled estimate."""
     finalists: tuple[Finalist, ...]
-    """The programs that were run again on fresh seeds, `best` first."""
+    """The programs that ran again on fresh seeds, `best` first."""
     front: tuple[TrialRecord, ...]
-    """Whole trials that no other beats in pooled score and both costs, the cheapest first."""
+    """Complete trials that no other beats in pooled score and both costs, the cheapest first."""
     confirmation: Confirmation
     limits: Limits
     stopped: str
-    """Why no more was tried."""
+    """Why no more candidates were tried."""
     paid: int
     """Tokens of all calls of trials, finalists and confirmation, each counted once."""
     saved: int
-    """Tokens of calls that were found in the store instead."""
+    """Tokens of calls that were replayed from the store."""
     proposals: Proposals | None = field(default=None, repr=False)
-    """Instructions that a model wrote for the search, and what that cost; None where none were asked for."""
+    """Instructions that a model wrote for the search, with their cost; None if none were requested."""
     rows: Rows = field(default_factory=dict, repr=False)
-    """Of each trial by its number: its runs on the training questions, in the race and on fresh seeds."""
+    """By trial number: its runs on the training questions, in the race and on fresh seeds."""
 
     @property
     def optimism(self) -> float:
-        """By how much, as a fraction, the scores that chose the finalists are above their scores on fresh seeds, on
-        average. The student, which is among them whatever its score, does not count; nan when it is alone."""
+        """By how much, as a fraction, the race scores of the finalists exceed their scores on fresh seeds, on average.
+        The student, which is a finalist regardless of its score, does not count; nan if there is no other."""
         chosen = [one.race - one.fresh for one in self.finalists if one.number != 0]
         return fmean(chosen) if chosen else math.nan
 
     @cached_property
     def calibrations(self) -> dict[str, Calibration]:
-        """By name, what the runs on the training questions say of the check that the program goes by: its threshold,
-        learned with cross-validation, and how far it can be trusted. Empty where the program has none, where it has
-        operators within it, and where there is nothing to tell apart."""
+        """By check name, the calibration of the program's check on the training questions: its threshold, found with
+        cross-validation, and its reliability. Empty if the program has no check, has nested operators, or if there are
+        not both right and wrong answers."""
         kept = self.best if self.confirmation.kept == "winner" else self.trials[0]
         if not isinstance(self.program, Operator) or self.program.schedule.check is None:
             return {}
@@ -110,7 +110,7 @@ class SearchResult:
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The front with bands, the chance of each to be non-dominated, its deficit to the best, and the knee."""
+        """The front with bands, the probability that each is non-dominated, its deficit to the best, and the knee."""
         return tuple(front_members.members(self.trials, self.rows, self.limits))
 
     def cheapest_within(self, delta: float) -> dspy.Module:
@@ -127,7 +127,7 @@ class SearchResult:
         """The best program of the front within other limits, in mean tokens of a run and in the unit of the models'
         prices. The front itself is one of tokens.
 
-        Raises ConfigError, naming the least, when none is within them.
+        Raises ConfigError, naming the minimum, if none is within them.
         """
         limits = Limits(sequential, total, cost)
         allowed = [trial for trial in self.front if limits.allow(trial)]
@@ -145,7 +145,7 @@ class SearchResult:
 def least_cost(trials: Sequence[TrialRecord]) -> str:
     """The least cost of some trials, for the end of a sentence."""
     known = [trial.cost for trial in trials if trial.cost is not None]
-    return f", and a cost of {min(known):.4g}" if known else ", and no cost, since prices are not known"
+    return f", and a cost of {min(known):.4g}" if known else ", and no cost, since prices are unknown"
 
 
 def program_of(student: dspy.Module, trial: TrialRecord) -> dspy.Module:
@@ -162,7 +162,7 @@ def write(
     verifier: Verifier,
     data: Mapping[str, Any],
 ) -> None:
-    """`search.json` for the report and `best.json` to run. Raises StoreError when they cannot be written."""
+    """`search.json` for the report and `best.json` to run. Raises StoreError if they cannot be written."""
     confirmation = result.confirmation
     facts = {
         "config": config,
@@ -205,8 +205,8 @@ def write(
 
 
 def points(result: SearchResult) -> dict[str, Point]:
-    """Of a front with more than one program: the cheapest in total tokens ("fast"), the one for which a little more
-    score begins to cost a lot ("balanced"), and the one with the highest estimate ("best")."""
+    """For a front of several programs: the cheapest in total tokens ("fast"), the knee, from which more score costs
+    much more ("balanced"), and the one with the highest estimate ("best")."""
     if len(result.front) < 2:
         return {}
     knee = next((member.trial for member in result.members if "total" in member.knee), result.front[0])
@@ -222,11 +222,11 @@ def points(result: SearchResult) -> dict[str, Point]:
 
 
 ATTACHED = ("score", "candidate_programs", "trial_logs", "confirmation", "front")
-"""What a compiled program carries beside its own attributes."""
+"""Attributes of a compiled program besides its own."""
 
 
 def detached(student: dspy.Module) -> dspy.Module:
-    """A copy without what an earlier search attached, which every trial would copy again."""
+    """A copy without the attributes that an earlier search attached, which every trial would copy again."""
     own = student.deepcopy()
     if "candidate_programs" in vars(own):
         for name in ATTACHED:
@@ -236,12 +236,12 @@ def detached(student: dspy.Module) -> dspy.Module:
 
 
 def _is_part(program: dspy.Module, name: str) -> bool:
-    """Whether the program has a module of its own under this name."""
+    """Whether the program has its own module under this name."""
     return isinstance(getattr(program, name, None), dspy.Module)
 
 
 def attach(program: dspy.Module, result: SearchResult) -> None:
-    """What DSPy's users look for on a compiled program. A module of its own that has such a name is left alone."""
+    """Attach the attributes that DSPy's users expect on a compiled program. A module of that name is left unchanged."""
     measured = [trial for trial in result.trials if trial.state == "measured"]
     measured.sort(key=lambda trial: (not trial.feasible, *by_estimate(trial)))
     kept = result.confirmation.winner if result.confirmation.kept == "winner" else result.confirmation.student

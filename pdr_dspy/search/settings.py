@@ -1,9 +1,8 @@
-"""The settings of a search as values: what it is, which a stored search keeps, and how one call of it is run.
+"""The settings of a search as values: its identity, which a stored search keeps, and the options of one run of it.
 
-`SearchSettings` is the identity of a search. It is what lies on the board, and no two processes with different ones
-share a search. `RunOptions` may differ each time that a search is continued: where it is stored, how far it goes and
-how much it does at one time. `PDROptimizer` takes both, or their fields as flat keywords; `from_keywords` is the one
-place that knows which keyword is which field.
+`SearchSettings` is the identity of a search. It is stored on the board, and processes with different settings cannot
+share a search. `RunOptions` may differ each time a search is resumed: its storage, its extent and its concurrency.
+`PDROptimizer` takes both, or their fields as flat keywords; only `from_keywords` maps keywords to fields.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class _Section(Settings):
     """Settings whose counts are whole numbers."""
 
     LEAST: ClassVar[Mapping[str, int | None]] = {}
-    """The smallest that each count may be; None for any."""
+    """The minimum of each count; None for no minimum."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -47,35 +46,35 @@ class _Section(Settings):
 
 
 class Race(_Section):
-    """How candidates race each other: on growing blocks of the same (question, seed) pairs."""
+    """The race of candidates: on growing blocks of the same (question, seed) pairs."""
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"repeats": 1, "cohort": 1, "first": 1}
 
     repeats: int = 1
-    """Runs of each question, at most: a candidate that is confidently worse is dropped earlier."""
+    """Maximum runs of each question: a candidate that is confidently worse is dropped earlier."""
     cohort: int = 8
-    """Candidates that race each other. It is fixed, so that the number of workers changes nothing."""
+    """Candidates that race each other. It is fixed, so that the number of workers has no effect."""
     first: int = 8
     """(question, seed) pairs before the first test."""
     eta: float = Field(default=2.0, gt=1.0)
-    """Growth of the blocks, and 1 over the share of a cohort that each test leaves alone."""
+    """Growth of the blocks, and the reciprocal of the fraction of a cohort that each test exempts."""
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
-    """Probability, over all tests of a race together, that a candidate which is as good is dropped for being worse."""
+    """Probability, over all tests of a race together, that an equally good candidate is dropped as worse."""
 
 
 class Final(_Section):
-    """How the best candidates run again, on fresh seeds."""
+    """The second runs of the best candidates, on fresh seeds."""
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"programs": 1, "repeats": 1}
 
     programs: int = 4
     """Candidates that run again, besides the student."""
     repeats: int = 4
-    """Runs of each question, at most."""
+    """Maximum runs of each question."""
 
 
 class Confirm(_Section):
-    """How the winner and the untouched student are compared on the confirmation's questions."""
+    """The comparison of the winner and the untouched student on the confirmation's questions."""
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"repeats": 1}
 
@@ -90,7 +89,7 @@ class Instructions(_Section):
     LEAST: ClassVar[Mapping[str, int | None]] = {"count": 0}
 
     count: int = 0
-    """Instructions for each role, at most; 0 writes none."""
+    """Maximum instructions for each role; 0 writes none."""
     model: Any = Field(default=None, exclude=True)
     """The LM that writes them; None is the student's own. A stored search keeps its name only."""
 
@@ -103,29 +102,30 @@ class Instructions(_Section):
 
 
 class SearchSettings(_Section):
-    """What a search is. A search that is continued, or joined by a worker, has equal ones.
+    """The identity of a search. A resumed search, or one joined by a worker, has equal settings.
 
-    Raises ConfigError, naming the field and its value, for settings that cannot work.
+    Raises ConfigError, naming the field and its value, for invalid settings.
     """
 
     LEAST: ClassVar[Mapping[str, int | None]] = {"seed": None}
 
     space: AnySpace | None = None
-    """What to choose from: one space for all operators, or a mapping from the paths of several to a space each
+    """The search space: one space for all operators, or a mapping from the paths of several to separate spaces
     (`{"solve": Space(...), "extract": Space(...)}`, see `Spaces`). None is `Space.default_for` the student's schedule
     and checks."""
     limits: Limits = Limits()
-    """The most tokens that a run may cost on average."""
+    """Limits on the mean cost of a run."""
     objective: Objective = "score"
     """"score" for the best program within the limits, "front" for all that no other beats in score and both costs."""
     seed: int = 0
-    """Of the search, its samples, and the split of `trainset` where there is no `valset`."""
+    """Seed of the search, its samples, and the split of `trainset` if there is no `valset`."""
     race: Race = Race()
     final: Final = Final()
     confirm: Confirm = Confirm()
     sampler: SamplerName | Callable[[int], Any] = "tpe"
-    """Which of Optuna's samplers proposes candidates: its name, or a function from a seed to a
-    `optuna.samplers.BaseSampler`. A stored search keeps where the function is defined, and never imports it."""
+    """The Optuna sampler that proposes candidates: its name, or a function from a seed to a
+    `optuna.samplers.BaseSampler`. A stored search keeps the location of the function's definition, and never imports
+    it."""
     instructions: Instructions = Instructions()
 
     @field_validator("limits", mode="before")
@@ -163,7 +163,7 @@ class SearchSettings(_Section):
 
     @field_serializer("limits")
     def _limits_as_data(self, limits: Limits) -> dict[str, Any]:
-        """The limit on cost, which came later, is left out where it is off."""
+        """Omit the limit on cost, a later field, if it is not set."""
         return {name: value for name, value in limits._asdict().items() if name != "cost" or value is not None}
 
     @field_serializer("sampler")
@@ -172,14 +172,14 @@ class SearchSettings(_Section):
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """The costs that are objectives beside the score: both for the front, else none."""
+        """The costs that are objectives besides the score: both for the front, otherwise none."""
         return COSTS if self.objective == "front" else ()
 
 
 class RunOptions(_Section):
-    """How one call of a search is run; it may differ whenever the search is continued.
+    """The options of one run of a search; they may differ whenever the search is resumed.
 
-    Raises ConfigError, naming the field and its value, for options that cannot work.
+    Raises ConfigError, naming the field and its value, for invalid options.
     """
 
     LEAST: ClassVar[Mapping[str, int | None]] = {
@@ -189,24 +189,24 @@ class RunOptions(_Section):
     trials: int = 30
     """Candidates to measure, the student and the baselines included."""
     max_tokens: int | None = None
-    """No new cohort is started after this many paid tokens of the search; None for no end."""
+    """No new cohort is started after this many paid tokens of the search; None for no limit."""
     time_limit: float | None = None
-    """No new cohort is started after this many seconds of this call; None for no end."""
+    """No new cohort is started after this many seconds of this call; None for no limit."""
     accept: Accept = "confident"
     """"confident" returns the winner only if it is confidently better on the confirmation, or as good for fewer tokens;
     "better" whenever it did better there."""
     storage: str | Path | None = None
-    """Where workers meet: a folder of this machine, or a `postgresql://` URL for many machines. None is `run_dir`, or
-    memory without one."""
+    """Shared storage of workers: a folder of this machine, or a `postgresql://` URL for many machines. None is
+    `run_dir`, or memory without one."""
     study: str = "pdr"
     """The search's name in `storage`."""
     run_dir: Path | None = None
-    """Keeps calls, rows and results; a search with the same settings continues from what is there."""
+    """Keeps calls, rows and results; a search with the same settings resumes from there."""
     max_in_flight: int = 64
-    """The most requests on the wire at one time, of each worker."""
+    """Maximum requests in flight, of each worker."""
     max_text_bytes: int = MAX_TEXT_BYTES
-    """How many bytes of questions, drafts, feedback and workspaces are kept in `run_dir` for people to look at; those
-    of further runs are left out, and 0 keeps none."""
+    """Maximum bytes of questions, drafts, feedback and workspaces kept in `run_dir` for people to read; those of
+    further runs are left out, and 0 keeps none."""
 
     @field_validator("time_limit", mode="before")
     @classmethod
@@ -238,20 +238,20 @@ class RunOptions(_Section):
 
     @property
     def board(self) -> str | Path | None:
-        """Where workers meet, as `open_board` takes it: a URL, a folder, or None for memory."""
+        """The shared storage of workers, for `open_board`: a URL, a folder, or None for memory."""
         if self.storage is not None:
             return self.storage
         return None if self.run_dir is None else self.run_dir / "board"
 
     @property
     def where(self) -> str:
-        """The place in a sentence, without a password."""
+        """The storage for messages, without a password."""
         place = self.run_dir if self.storage is None else self.storage
         return "memory" if place is None else f"`{postgres.shown(str(place))}`"
 
     @property
     def rollouts(self) -> str | Path | None:
-        """Where the calls of the search are, as `Rollouts` takes it."""
+        """The storage of the search's calls, for `Rollouts`."""
         place = self.run_dir if self.storage is None else self.storage
         if place is None or "://" in str(place):
             return place
@@ -259,7 +259,7 @@ class RunOptions(_Section):
 
 
 class RunKeywords(TypedDict, total=False):
-    """The fields of `RunOptions`, other than those that say which search is meant, as flat keywords."""
+    """The fields of `RunOptions` as flat keywords, except those that identify the search."""
 
     trials: int
     max_tokens: int | None
@@ -285,18 +285,18 @@ class Keywords(RunKeywords, total=False):
     """Whether `SearchSettings.objective` is "front"."""
     seed: int
     repeats: int
-    """`Race.repeats`: runs of each question in the race, at most."""
+    """`Race.repeats`: maximum runs of each question in the race."""
     cohort: int
     """`Race.cohort`: candidates that race each other."""
     finalists: int
     """`Final.programs`: programs, besides the student, that run again on fresh seeds."""
     finalist_repeats: int
-    """`Final.repeats`: runs of each question for them, at most."""
+    """`Final.repeats`: maximum runs of each question for them."""
     confirm_repeats: int
     """`Confirm.repeats`: runs of each question in the confirmation."""
     sampler: SamplerName | Callable[[int], Any]
     prompts: int
-    """`Instructions.count`: instructions that a model writes for each role, at most."""
+    """`Instructions.count`: maximum instructions that a model writes for each role."""
     prompt_model: Any
     """`Instructions.model`: the LM that writes them."""
     storage: str | Path | None
@@ -304,33 +304,33 @@ class Keywords(RunKeywords, total=False):
     study: str
 
 
-class _Place(NamedTuple):
-    """The field that a flat keyword stands for."""
+class _Field(NamedTuple):
+    """The field of a flat keyword."""
 
     section: str
     """A field of `SearchSettings` that has fields of its own; "" for `SearchSettings`, "options" for `RunOptions`."""
     field: str
 
 
-PLACES: dict[str, _Place] = {
-    **{name: _Place("", name) for name in ("space", "seed", "sampler")},
-    "max_sequential": _Place("limits", "sequential"),
-    "max_total": _Place("limits", "total"),
-    "max_cost": _Place("limits", "cost"),
-    "pareto": _Place("", "objective"),
-    "repeats": _Place("race", "repeats"),
-    "cohort": _Place("race", "cohort"),
-    "finalists": _Place("final", "programs"),
-    "finalist_repeats": _Place("final", "repeats"),
-    "confirm_repeats": _Place("confirm", "repeats"),
-    "prompts": _Place("instructions", "count"),
-    "prompt_model": _Place("instructions", "model"),
-    **{name: _Place("options", name) for name in RunOptions.model_fields},
+PLACES: dict[str, _Field] = {
+    **{name: _Field("", name) for name in ("space", "seed", "sampler")},
+    "max_sequential": _Field("limits", "sequential"),
+    "max_total": _Field("limits", "total"),
+    "max_cost": _Field("limits", "cost"),
+    "pareto": _Field("", "objective"),
+    "repeats": _Field("race", "repeats"),
+    "cohort": _Field("race", "cohort"),
+    "finalists": _Field("final", "programs"),
+    "finalist_repeats": _Field("final", "repeats"),
+    "confirm_repeats": _Field("confirm", "repeats"),
+    "prompts": _Field("instructions", "count"),
+    "prompt_model": _Field("instructions", "model"),
+    **{name: _Field("options", name) for name in RunOptions.model_fields},
 }
 
 
 class Given(NamedTuple):
-    """What `PDROptimizer` was given."""
+    """The settings and options given to `PDROptimizer`."""
 
     settings: SearchSettings
     options: RunOptions
@@ -339,9 +339,9 @@ class Given(NamedTuple):
 def from_keywords(
     keywords: Mapping[str, Any], settings: SearchSettings | None = None, options: RunOptions | None = None
 ) -> Given:
-    """Settings and options with flat keywords put in; a keyword goes before the value's own field.
+    """Settings and options with flat keywords applied; a keyword takes precedence over the value's own field.
 
-    Raises ConfigError, naming the keyword, for one that is unknown or cannot work.
+    Raises ConfigError, naming the keyword, if it is unknown or invalid.
     """
     for name, value, kind in (("settings", settings, SearchSettings), ("options", options, RunOptions)):
         if value is not None and not isinstance(value, kind):
@@ -357,7 +357,7 @@ def from_keywords(
 
 
 def _with(given: Given, name: str, value: Any) -> Given:
-    """One keyword put in."""
+    """Apply one keyword."""
     section, field = PLACES[name]
     if name == "pareto":
         if not isinstance(value, bool):
@@ -378,12 +378,12 @@ def _with(given: Given, name: str, value: Any) -> Given:
 
 
 def _changed(section: Any, field: str, value: Any) -> Any:
-    """A copy of a frozen value with one field changed, checked again."""
+    """A copy of a frozen value with one field changed, validated again."""
     return type(section)(**{**{name: getattr(section, name) for name in type(section).model_fields}, field: value})
 
 
 def keyword_of(path: tuple[str, ...]) -> str:
-    """The flat keyword that is a field of `SearchSettings`, given by its path; the path itself where there is none."""
-    place = _Place("", path[0]) if len(path) == 1 else _Place(*path)
-    same = {known: name for name, known in PLACES.items() if name != "pareto"}  # whose value is another word
+    """The flat keyword for a field of `SearchSettings`, given by its path; the path itself if there is none."""
+    place = _Field("", path[0]) if len(path) == 1 else _Field(*path)
+    same = {known: name for name, known in PLACES.items() if name != "pareto"}  # its value has another type
     return same.get(place, ".".join(path))

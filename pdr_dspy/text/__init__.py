@@ -1,6 +1,6 @@
-"""Reading text, with no model in sight: what a completion states as its answer and in which words, which number or
-choice that is, where a thought ends, which program a completion holds, how a text is quoted inside a prompt, what of it
-can be stored, and how many tokens it may have.
+"""Parsing and quoting of text, without any model: the answers stated in a completion and their wording, the number or
+choice that an answer names, the end of a thought, the programs in a completion, quoting of a text inside a prompt,
+removal of characters that cannot be stored, and an estimate of tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Reading an answer the way a person would: where it stands in a completion, and which number it names.
+"""Reads an answer as a person would: finds it in a completion, and determines the number that it names.
 
-Everything here takes linear time, evaluates no expression, and answers None rather than guess: a list of guesses, an
+Everything here takes linear time, evaluates no expression, and returns None rather than guess: a list of guesses, an
 unfinished thought and a retracted answer name nothing.
 """
 
@@ -19,22 +19,22 @@ from pdr_dspy.text.wrapping import boxes
 from pdr_dspy.text.wrapping import tidy as tidy
 
 MAX_TEXT = 200_000
-"""Characters of a completion that are searched for an answer, from its end."""
+"""How many characters at the end of a completion are searched for an answer."""
 
 
-# ------------------------------------------------------------------------------------------------- where it stands
+# ------------------------------------------------------------------------------------------------- finding the answer
 
 
 def final_answer(text: str, *, truncated: bool = False) -> str | None:
-    r"""Return what a reader would take as the final answer of a free-form completion, or None.
+    r"""Return the final answer that a reader would find in a free-form completion, or None.
 
-    The last one counts of a label at the head of a line (`Answer: 42`, `#### 42`, `Antwort: 42`, `| Answer | 42 |`,
-    `<answer>42</answer>`) and a complete `\boxed{...}`; then a label within a line, then a sentence (`The answer is
-    42.`). Neighbouring boxes joined by `,`, `or` or `and` come back together, so that several guesses stay several.
-    Thoughts, finished or not, never count. With `truncated=True`, the completion was cut off at its cap: only what is
-    certainly complete counts, that is a closed box, or a label whose line has ended.
+    The last of these counts: a label at the head of a line (`Answer: 42`, `#### 42`, `Antwort: 42`, `| Answer | 42 |`,
+    `<answer>42</answer>`) or a complete `\boxed{...}`; without any, a label within a line; without any, a sentence
+    (`The answer is 42.`). Neighbouring boxes joined by `,`, `or` or `and` are returned together, so that several
+    guesses stay several. Thoughts, finished or not, never count. With `truncated=True` the completion was truncated by
+    its cap: only certainly complete answers count, that is a closed box, or a label whose line has ended.
 
-    The answer comes without its wrapping: bold, `$`, `\( \)`, colours, quotes, a final full stop.
+    The answer is returned without its wrapping: bold, `$`, `\( \)`, colours, quotes, a final full stop.
     """
     text = without_template(split_thought(text)[1][-MAX_TEXT:])
     for statement in statements(text, _ANSWER, truncated=truncated)["answer"]:
@@ -49,7 +49,8 @@ _boxes = boxes
 
 
 def unwrapped(text: str) -> str:
-    """A text without what wraps the whole of it: spaces, bold, quotes, code or math marks, a box, a final full stop.
+    """A text without wrapping around the whole of it: spaces, bold, quotes, code or math marks, a box, a final full
+    stop.
 
     Underscores and single stars stay: `__init__`, `_id` and `C*` are names.
     """
@@ -74,7 +75,8 @@ _TEXT_WRAPS = (
 )
 
 
-# ------------------------------------------------------------------------------------------------------- as a number
+# ------------------------------------------------------------------------------------------------------- the answer as
+# a number
 
 
 def to_number(text: str) -> Fraction | None:
@@ -82,11 +84,11 @@ def to_number(text: str) -> Fraction | None:
 
     Reads `1,234`, `1{,}000`, `10,\!080`, `1 000`, `042`, `204.`, `x = 204`, `$3.50`, `75\%` (75: a percent sign is a
     unit), `42 apples`, `204\text{ cm}^2`, `90^\circ`, `3/4`, `\frac{3}{4}`, `2\frac12`, `½`, `6.02 \times 10^{23}`,
-    `5 million`, `2 crore`, `−7`, `**42**`, `\boxed{42}`, `2+3 = 5` (both sides come to 5), `m+n = 204`. Leaves alone
-    whatever would have to be worked out or is not one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`, `17 \ne 25`,
-    `2x = 4`, `12:30`, `2 gross`, `half of 10`, `5‰`, `101_2`.
+    `5 million`, `2 crore`, `−7`, `**42**`, `\boxed{42}`, `2+3 = 5` (both sides equal 5), `m+n = 204`. Returns None for
+    expressions to be evaluated and for anything but one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`,
+    `17 \ne 25`, `2x = 4`, `12:30`, `2 gross`, `half of 10`, `5‰`, `101_2`.
     """
-    if _PLAIN_INTEGER.fullmatch(text):  # what most answers are
+    if _PLAIN_INTEGER.fullmatch(text):  # the most frequent case
         return Fraction(int(text))
     if len(text) > MAX_ANSWER:
         return None

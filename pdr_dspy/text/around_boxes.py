@@ -1,7 +1,7 @@
-r"""Whether a box stands for itself, or is part of a larger value or of a denial.
+r"""Checks whether a box is an answer by itself, or part of a larger value or of a negation.
 
 `-\boxed{4}`, `\sqrt{\boxed{4}}`, `half of \boxed{4}`, `not \boxed{4}`, `\boxed{4} million` and `\boxed{4} or 5` do not
-say 4. Only what stands directly beside a box counts, within its line.
+mean 4. Only the text directly beside a box counts, within its line.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pdr_dspy.text.wrapping import BOX
 
 _OPENS = re.compile(rf"(?:{BOX}\s{{0,9}}(?:\[[^\[\]\n]{{0,60}}\]\s{{0,9}}){{0,2}}\{{?\s{{0,9}})+$")
 _BULLET = re.compile(r"\s*(?:[*+>-]|[0-9]{1,2}[.)])\s+(?:\*\*|\$+|\s)*")
-_LOOKS = re.compile(  # what only changes how a box looks
+_LOOKS = re.compile(  # commands that only change a box's appearance
     r"""(?:\$ | \\[(\[] | \*\* | \\[,;:!\ ] | \\(?:quad|qquad|displaystyle|left|bf|large|Large|huge|Huge)(?![A-Za-z])
     | [\s(\[] | <[a-z]{1,6}> | (?:\\(?:text\w*|math\w*|bm|boldsymbol|underline|ensuremath|emph)\s?
     | \\(?:textcolor|colorbox|color)\s?\{[^{}]{0,40}\} | (?<![A-Za-z_^}\])\s]) | (?<=[=:,]\s)) \{ )+$""",
     re.X,
 )
-_WORKED_INTO = re.compile(  # a sign in front that makes it part of a value or of a relation
+_WORKED_INTO = re.compile(  # signs before a box that make it part of a value or a relation
     r"""(?:(?<=[0-9A-Za-z)\]}])\s?[*+] | (?<=\s)[*+](?=$) | [/^_×·≠≤≥√] | (?<![-=>])[<>] | \{ | [0-9)}]\s?[-−] | !=
     | \\(?:cdot|times|div|neq?|leq?|geq?|lt|gt|pm|mp|not|sqrt|sin|cos|tan|cot|log|ln|cup|cap|setminus|notin|[dt]?frac
     | neg|binom)) $""",
@@ -33,7 +33,7 @@ _DENIED = re.compile(
     re.I | re.X,
 )
 _CLOSES = re.compile(r"(?:[\s$*]|\\\)|\\\]|\\[,;:! ]|\\text\w*\s?\{)*")
-_GLUED = re.compile(  # directly behind the brace
+_GLUED = re.compile(  # directly after the brace
     r"""[\^_](?!\s?\{?\s?\\?(?:circ|degree)) | [0-9]|[A-Za-z](?![A-Za-z]) | \{,\} | ,\s?\\! | \.[0-9] | !\s?[!=+*/^]
     | \\(?:sqrt|pi|[dt]?frac|infty)(?![A-Za-z]) | \([a-z0-9]""",
     re.X,
@@ -51,7 +51,7 @@ _WORKED_ON = re.compile(
 
 
 def stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether the box (or the row of boxes) whose content is text[start:end] stands for itself."""
+    """Whether the box (or the row of boxes) with the content text[start:end] is an answer by itself."""
     line = text[max(0, start - 200) : start].rpartition("\n")[2]
     opened = _OPENS.search(line)
     if opened is None:
@@ -76,7 +76,7 @@ def _closed(behind: str) -> int:
 
 
 def unboxed(text: str, start: int, end: int) -> str:
-    """The text with what stands in the box in its place: `-\\boxed{4}` as `-4`."""
+    """The text with the box replaced by its content: `-\\boxed{4}` as `-4`."""
     before, content, behind = text[:start], text[start:end], text[end:]
     opened = _OPENS.search(before[-200:])
     if opened is None:

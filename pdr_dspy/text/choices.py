@@ -1,7 +1,7 @@
-"""Which of several options an answer names: a letter, an option's text, or a sentence that states one of them.
+"""Determines which of several options an answer names: by a letter, an option's text, or a sentence that states one.
 
-An option that a text only mentions (`A through D`, `the opposite of A`, `A might work`) is not named by it. Everything
-here takes linear time.
+An option that is only mentioned (`A through D`, `the opposite of A`, `A might work`) is not named. Everything here
+takes linear time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
 
     Case, quotes, emphasis and a full stop do not matter, nor does a letter in front: `(B)`, `B.`, `**B**`, `B) Paris`
     and `Option B` name the option `B`; `B) Paris` also names the option `Paris`, and `B` the option `B) Paris`. An
-    option that stands first is named whatever its reason mentions: `A because B is wrong`, `A over B`, `A, not B`. A
+    option at the beginning is named, whatever its reason mentions: `A because B is wrong`, `A over B`, `A, not B`. A
     short sentence names the only option that it mentions, unless it negates or rejects something. A letter with the
     text of another option (`A) London` where B is London) names nothing.
     """
@@ -59,7 +59,7 @@ _REJECTS = re.compile(
     r"|değil|yanlış|не|ни|неверно|неправильно|bukan|salah)\b|n['’]t\b|不|非|没|沒|错|錯|誤|ない|なく|아니|아닌|틀|ليس|غير|خطأ",
     re.I,
 )
-_REASON = re.compile(  # what may follow the option that was chosen; the rest only says why
+_REASON = re.compile(  # may follow the chosen option; the rest is its reason
     r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as(?! well)|for (?:the|it|this)|due to|owing to|given|considering"
     r"|in (?:view|light|place|favou?r) of|despite|even though|after (?:eliminating|ruling|excluding)|on account of"
     r"|seeing that|according to|per\b|is (?:better|more likely) than"
@@ -106,7 +106,7 @@ _ARTICLE = re.compile(
     r"|u|ni|pero|sino"
     r"|ma|non|mas|en|of|maar|niet|och|eller|og|men|lub|albo|oraz|ani|ve|veya|ya|atau|dan|ja|tai|vagy)\b)[a-z]"
 )
-_STATING = re.compile(  # directly before an option that a sentence states
+_STATING = re.compile(  # directly before an option stated by a sentence
     r"""(?: ^ | [:：=→⇒,] | -> | => | [—–]\s
     | \bc['’]est | \b(?:is|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|label|class|number
       | (?:must|should|would|will|has\sto|have\sto|ought\sto|gotta|got\sto|can\sonly)\s(?:only\s)?be
@@ -133,7 +133,7 @@ _PREDICATE = (
     r"|correct[ao]|verdader[ao]"
     r"|cert[ao]|giust[ao]|juist|rätt|riktigt?|prawidłow[aey]|poprawn[aey])\b"
 )
-_STATED_BEHIND = re.compile(  # directly behind it
+_STATED_BEHIND = re.compile(  # directly after such an option
     rf"""["'”’*_`$)\]]*(?:,?\s*(?:i\s(?:think|guess|believe|suppose|would\ssay) | it\sis(?:\s*[.!]?$)
     | (?:is|was|ist|est|es|é|è|är|er|jest|would\sbe|must\sbe|has\sto\sbe|should\sbe|seems|looks
       |appears)\s(?:to\sbe\s)?{_PREDICATE}
@@ -206,7 +206,7 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
             return agreed[0] if len(agreed) == 1 else None
         if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
             rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
-            return None if rejected or _taken_back(rest) else by_letter[0]
+            return None if rejected or _retracted(rest) else by_letter[0]
     return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
 
 
@@ -216,7 +216,7 @@ def _option_key(option: str) -> str:
 
 
 def _joined(key: str) -> str:
-    """`not_entailment` and `not entailment` are one name."""
+    """Makes `not_entailment` and `not entailment` equal."""
     return re.sub(r"(?<=\w)[ _-](?=\w)", " ", key)
 
 
@@ -233,24 +233,24 @@ def _content(option: str) -> str:
     return _key(tag[2]) if tag and tag[2].strip() else _key(option)
 
 
-def _taken_back(rest: str) -> bool:
+def _retracted(rest: str) -> bool:
     return _TAKEN_BACK.search(rest) is not None
 
 
 def _gives_reason(behind: str, options: Sequence[str]) -> bool:
-    """Whether what stands behind an option only says why it was chosen, or which was not."""
+    """Whether the text after an option only gives the reason for it or against another."""
     reason = _REASON.match(behind)
     if reason is None:
         return False
     following = behind[reason.end() :].lstrip(" ,*_(\"'").casefold()
-    if reason.group().casefold().endswith(("not", "nicht")):  # `A, not B`; `A not certain` says nothing
+    if reason.group().casefold().endswith(("not", "nicht")):  # `A, not B`; `A not certain` gives no reason
         names = {name for option in options for name in (option.casefold(), _label(option), _content(option)) if name}
         return any(following.startswith(name) and not following[len(name) :][:1].isalnum() for name in names)
     return not (reason.group().casefold().endswith(("which", "where")) and _REJECTS.search(following[:30]))
 
 
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
-    """Whether what follows `B)` offers another option beside it; a reason does not, nor `Vitamin C` as its text."""
+    """Whether the text after `B)` offers a second option; a reason does not, nor does `Vitamin C` as B's own text."""
     if _gives_reason(rest, options):
         return False
     labels = {_label(option) for option in options} - {letter.casefold(), None}
@@ -266,7 +266,7 @@ def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
 
 
 def _chosen(text: str, options: Sequence[str]) -> str | None:
-    """The option that a sentence opens with and then only defends."""
+    """The option at the beginning of a sentence that only defends it."""
     stated = _STATED.match(text)
     for start in dict.fromkeys((stated.end() if stated else 0, 0)):
         rest = text[start:].lstrip("*_\"'( ")
@@ -278,16 +278,16 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
             behind = rest[len(name) :].lstrip("*_\"')")
             if behind[:1].isalnum() or (name == "i" and _PRONOUN.match(behind)):
                 continue
-            if _gives_reason(behind, options) and not _taken_back(behind):
+            if _gives_reason(behind, options) and not _retracted(behind):
                 return names[name]
             break
     return None
 
 
 def _concluded(text: str, options: Sequence[str]) -> str | None:
-    """The option that all before it leads to (`A is wrong, so B`, `Eliminate A and B. C is the answer.`), and which is
-    all that the conclusion says."""
-    if len(text) > 400 or "?" in text or _taken_back(text):
+    """The option that follows from the text before it (`A is wrong, so B`, `Eliminate A and B. C is the answer.`) and
+    is the whole conclusion."""
+    if len(text) > 400 or "?" in text or _retracted(text):
         return None
     drawn = max((found.end() for found in _CONCLUSION.finditer(text) if found.start()), default=0)
     sentence = max((found.end() for found in _SENTENCE_ENDS.finditer(text.rstrip(" .!"))), default=0)
@@ -315,13 +315,13 @@ _LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
 
 
 _SPACELESS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
-"""Scripts that put no space between a word and a letter of another script."""
+"""Scripts without spaces between a word and a letter of another script."""
 _no_letter_before = rf"(?<![^\W{_SPACELESS}])"
 _no_letter_behind = rf"(?![^\W{_SPACELESS}])"
 
 
 def _whole_number(option: str, before: str, behind: str) -> bool:
-    """Whether an option that is a number stands alone: not in `2.5`, `-2`, `2%`."""
+    """Whether an option that is a number is a number of its own: not part of `2.5`, `-2`, `2%`."""
     if not option[-1].isdigit() and not option[0].isdigit():
         return True
     split_before = option[0].isdigit() and re.search(r"[0-9][.,:/^]$|(?:^|[\s(=])[-−–+]$|[/^*×]\s?$", before)
@@ -348,7 +348,7 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
     for option in options:
         if not option:
             continue
-        # One letter is also an article or a pronoun, so it must be written as the option is.
+        # A single letter may also be an article or a pronoun, so its case must be that of the option.
         flags = re.I if len(option) > 1 else 0
         for spot in re.finditer(rf"{_no_letter_before}{re.escape(option)}{_no_letter_behind}", text, flags):
             behind = text[spot.end() :]
@@ -358,7 +358,7 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
                 return None
             if option in ("A", "a") and _ARTICLE.match(behind):
                 if re.search(r"(?:\b(?:and|or|than|over|not|of)|[,/])\s*$", text[: spot.start()]):
-                    return None  # `B or A looks right`: perhaps an option, perhaps an article
+                    return None  # `B or A looks right`: an option or an article
                 continue
             before = text[: spot.start()]
             lead = _BULLET.sub("", before).strip("*_\"'( ")
@@ -367,7 +367,7 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
             if len(option) > 1 and _MODIFIED.search(before):
                 return None  # `dark red`
             if len(option) == 1 and (_OTHERS.search(text) or not (alone or stated or _STATED_BEHIND.match(behind))):
-                return None  # `A through D`, `the opposite of A`: what is said of it is not known
+                return None  # `A through D`, `the opposite of A`: the statement about it is not understood
             found.append((spot.start(), spot.end(), option))
     if not found and len(stated_small := _small_letters(text, options)) == 1:
         return stated_small.pop()

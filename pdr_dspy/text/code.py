@@ -1,7 +1,7 @@
-"""Python in a text: the program that a completion holds, and the examples that a task gives.
+"""Python code in a text: the programs in a completion, and the examples of a task.
 
-Texts are read line by line; whether something is Python is found out where it runs. So a completion leads to several
-readings, the likeliest first.
+Texts are read line by line; only execution shows whether something is Python. A completion therefore has several
+readings, the most likely first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pdr_dspy.text.reasoning import split_thought
 
 MAX_CODE = 200_000
-"""Characters of a completion beyond which no program is looked for."""
+"""Maximum characters of a completion that are searched for a program."""
 
 
 # ----------------------------------------------------------------------------------------------------------- programs
@@ -33,15 +33,15 @@ _FUTURE = re.compile(r"^from[ \t]+__future__[ \t]+import[^\n]*\n?", re.M)
 
 
 def programs(completion: str, prompt: str = "", entry: str | None = None) -> tuple[str, ...]:
-    """The programs that a completion may stand for, the likeliest first; none where it holds no code.
+    """The possible programs of a completion, the most likely first; empty if it holds no code.
 
-    It may be fenced or not, in one block or several, repeat the task's beginning or continue it, or be only the body of
-    the function, with or without its indentation.
+    The code may be fenced or not, in one block or several; it may repeat the task's beginning or continue it, or be
+    only the body of the function, with or without its indentation.
 
     Args:
-        completion: what the model wrote.
-        prompt: the task; where it is the beginning of a Python file, its imports and whole functions come first.
-        entry: the function or class that is wanted, or `Class.method`.
+        completion: the model's text.
+        prompt: the task; if it is the beginning of a Python file, its imports and whole functions come first.
+        entry: the requested function or class, or `Class.method`.
     """
     text = completion.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
     if len(text) > MAX_CODE:
@@ -58,10 +58,10 @@ def programs(completion: str, prompt: str = "", entry: str | None = None) -> tup
 
 
 def _readings(text: str, name: str | None) -> Iterator[str]:
-    """Pieces of a completion that may be the code, the likeliest first."""
+    """Pieces of a completion that may be the code, the most likely first."""
     first = next((line for line in text.split("\n") if line.strip()), "")
     if _OPENS.match(first) and "```" in text and _defines(text, name):
-        yield text.strip("\n")  # code whose texts hold fences
+        yield text.strip("\n")  # code with fences inside its strings
     blocks = [code for language, code in _blocks(text) if _PYTHON.fullmatch(language) and code.strip()]
     whole = [code for code in blocks if _defines(code, name)]
     chosen = whole[-1] if whole else None
@@ -94,7 +94,7 @@ def _bare(text: str, name: str | None) -> Iterator[str]:
         yield _definitions("\n".join(code))
         return
     yield "\n".join(lines)
-    # A completion of a file goes on after the function; its body ends at the first line that is not indented.
+    # The completion of a file continues after the function; its body ends at the first line without indentation.
     first = next((place for place, line in enumerate(lines) if line.strip()), 0)
     later = [place for place, line in enumerate(lines) if place > first and line[:1].strip()]
     if later:
@@ -107,7 +107,7 @@ def _bare(text: str, name: str | None) -> Iterator[str]:
 
 
 def _prose(lines: list[str]) -> int:
-    """Where code ends and a sentence begins."""
+    """The line at which code ends and prose begins."""
     for place, line in enumerate(lines):
         if line[:1].strip() and not _STATEMENT.match(line):
             return place
@@ -115,7 +115,7 @@ def _prose(lines: list[str]) -> int:
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
-    """Fenced blocks with their languages; the last one may lack its end."""
+    """Fenced blocks with their languages; the last one may be unclosed."""
     found: list[tuple[str, str]] = []
     marks = language = ""
     indent, body, before = 0, [], []
@@ -161,7 +161,7 @@ def _defines(code: str, name: str | None) -> bool:
 
 
 def _chunks(code: str) -> Iterator[str]:
-    """Statements at the left margin with what is indented below them."""
+    """Statements at the left margin, each with the indented lines below it."""
     chunk: list[str] = []
     quote = ""
     depth = 0
@@ -178,7 +178,7 @@ def _chunks(code: str) -> Iterator[str]:
 
 
 def _inside(line: str, quote: str, depth: int) -> tuple[str, int]:
-    """Whether the next line still belongs to a triple-quoted text, and to how many brackets."""
+    """The triple quote that is still open after a line, and the number of open brackets."""
     place = 0
     while place < len(line):
         three = line[place : place + 3]
@@ -212,12 +212,13 @@ def _string_end(line: str, start: int) -> int:
 
 
 def _definitions(code: str) -> str:
-    """Of a block, what defines something and does nothing."""
+    """The definitions in a block, without statements that run."""
     return "\n".join(chunk for chunk in _chunks(code) if _OPENS.match(chunk))
 
 
 def _completed(code: str, prompt: str, name: str | None) -> list[str]:
-    """The code with what the task brings along, or set into the function that the task begins."""
+    """The code combined with the imports and helpers of the task, or inserted into the function that the task
+    begins."""
     if not _defines(prompt, name) or name is None:
         return [code]
     if _defines(code, name):
@@ -233,7 +234,7 @@ def _completed(code: str, prompt: str, name: str | None) -> list[str]:
     first = next((line for line in lines if line.strip()), "")
     if first[:1] in (" ", "\t"):
         return [f"{begun}{code.strip(chr(10))}\n", f"{begun}{textwrap.indent(textwrap.dedent(code), unit)}\n"]
-    if _definitions(code).strip() == code.strip():  # other functions than the one that is wanted, and no body
+    if _definitions(code).strip() == code.strip():  # only functions other than the requested one, and no body
         return [code]
     body = textwrap.indent(code.strip("\n"), unit)
     return [f"{begun}{body}\n", f"{begun}{unit}{code.strip(chr(10))}\n"]
@@ -244,7 +245,7 @@ def _is_prose(chunk: str) -> bool:
 
 
 def _indentation(prompt: str, name: str) -> str:
-    """That of the body of the function which the task begins."""
+    """The indentation of the body of the function that the task begins."""
     lines = prompt.split("\n")
     place = max(place for place, line in enumerate(lines) if _defines(line, name))
     after = next((line for line in lines[place + 1 :] if line.strip() and line[0] in " \t"), "    ")
@@ -256,7 +257,7 @@ def _indentation(prompt: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class CodeExample:
-    """One example of a task: statements, and what the last one shows. Without `want` it only prepares the next."""
+    """One example of a task: statements, and the output of the last one. Without `want` it only prepares the next."""
 
     source: str
     want: str | None
@@ -282,20 +283,20 @@ _LEAD = re.compile(
     r"\b[\s.:,)#`-]*){0,3}",
     re.I,
 )
-"""What may stand on a line before the call of an example."""
+"""May precede the call of an example on its line."""
 _LONGEST = 2000
 _CALLS = 200
 _WORDS = {"true": "True", "false": "False", "null": "None", "none": "None", "nil": "None"}
 
 
 def code_examples(prompt: str, entry: str | None = None) -> tuple[CodeExample, ...]:
-    """The examples of a task that can be read with certainty: `>>>` of a docstring, calls with an arrow, `==` or a verb
-    and a literal behind it, `For x = 3 the output should be 4`, `Input:` and `Output:`, and `assert f(3) == 4`.
+    """The examples of a task that can be read with certainty: `>>>` in a docstring, calls followed by an arrow, `==` or
+    a verb and a literal, `For x = 3 the output should be 4`, `Input:` and `Output:`, and `assert f(3) == 4`.
 
-    Where a text could mean two things (a result in prose, a name where a value should be) there is no example.
+    Ambiguous texts (a result in prose, a name in place of a value) give no example.
 
     Args:
-        prompt: the task, a beginning of a Python file or prose.
+        prompt: the task, the beginning of a Python file or prose.
         entry: the function that the examples call; None reads only `>>>` and assertions.
     """
     prompt = prompt.replace("\r\n", "\n")
@@ -329,7 +330,7 @@ def _start(prompt: str, name: str | None) -> int:
 
 
 def _docstring(prefix: str, marks: str, body: str) -> str:
-    """The text of a docstring; as it stands in the file where its escapes break the examples inside it."""
+    """The text of a docstring; the raw text of the file if its escapes would break the examples in it."""
     try:
         text = ast.literal_eval(f"{prefix}{marks}{body}{marks}")
     except (SyntaxError, ValueError):
@@ -392,7 +393,7 @@ def _sessions(text: str) -> tuple[list[CodeExample], list[str]]:
 
 
 def _stated(lines: list[str], name: str | None, parameters: list[str]) -> Iterator[tuple[bool, CodeExample]]:
-    """Examples in other forms, and whether their form leaves no doubt."""
+    """Examples in other forms, and whether their form is unambiguous."""
     text = "\n".join(lines)
     for place, line in enumerate(lines):
         if line.strip().startswith("assert ") and _assertion(line.strip()):
@@ -440,7 +441,7 @@ def _assertion(line: str) -> bool:
 
 
 def _closing(text: str, opening: int) -> int | None:
-    """Where a bracket closes; quotes are respected."""
+    """The position of a bracket's closing partner, outside of quotes."""
     depth, place = 0, opening
     while place < min(len(text), opening + _LONGEST):
         if text[place] in "\"'":
@@ -456,7 +457,7 @@ def _closing(text: str, opening: int) -> int | None:
 
 
 def _literal_call(call: str) -> bool:
-    """Whether a call's arguments are all values."""
+    """Whether all arguments of a call are literals."""
     try:
         match ast.parse(call.replace("\n", " "), mode="eval").body:
             case ast.Call(args=args, keywords=keywords):
@@ -469,7 +470,7 @@ def _literal_call(call: str) -> bool:
 
 
 def _with_names(given: str, name: str, parameters: list[str]) -> str | None:
-    """`lst = [1], k = 2` as a call, where these are the function's own parameters."""
+    """`lst = [1], k = 2` as a call, if these are the function's parameters."""
     call = f"{name}({given.strip().rstrip('.')})"
     if not _literal_call(call):
         return None
@@ -478,22 +479,22 @@ def _with_names(given: str, name: str, parameters: list[str]) -> str | None:
 
 
 def _literal(text: str) -> str | None:
-    """A value at the beginning of a text with nothing but a remark behind it; None for anything else."""
+    """A literal at the beginning of a text that only a remark may follow; None for anything else."""
     text = text.strip()[:_LONGEST]
     for candidate in (_without_remark(text), text):
-        for shown in (candidate.rstrip(".,;").strip(), candidate):  # 2. ends a sentence; as a float it is equal
+        for shown in (candidate.rstrip(".,;").strip(), candidate):  # `2.` ends a sentence; the float is equal
             shown = _WORDS.get(shown, shown)
             try:
                 value = ast.literal_eval(shown)
             except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
                 continue
-            # ("a") may be meant as a tuple: it leaves a doubt.
+            # ("a") may be meant as a tuple: ambiguous.
             return None if shown.startswith("(") and not isinstance(value, tuple) else shown
     return None
 
 
 def _without_remark(text: str) -> str:
-    """The text up to a comment, or to a remark in brackets behind a blank."""
+    """The text up to a comment, or up to a remark in brackets after a space."""
     place = 0
     while place < len(text):
         if text[place] in "\"'":

@@ -1,8 +1,8 @@
-r"""How an answer is announced: a small table of languages, and the patterns that are made of it and of field names.
+r"""Labels of an answer: a table of languages, and the patterns made from it and from field names.
 
-`Answer: 42`, `**Final answer** → 42`, `### Ergebnis`, `La réponse est 42.`, `最终答案：24`. Labels are data: what is
-added to `LANGUAGES` is read at the head of a line, within one, as a tag (`<antwort>`), in a table and as the key of a
-JSON object. The patterns are applied to the `shadow` of a text, in which full-width forms are plain ones.
+`Answer: 42`, `**Final answer** → 42`, `### Ergebnis`, `La réponse est 42.`, `最终答案：24`. Labels are data: an entry
+of `LANGUAGES` is recognised at the head of a line, within a line, as a tag (`<antwort>`), in a table and as the key of
+a JSON object. The patterns are applied to the `shadow` of a text, in which full-width forms are plain ones.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from typing import NamedTuple
 
 
 class Language(NamedTuple):
-    """The words of one language, each written as in the middle of a sentence; several are separated by a bar."""
+    """The words of one language, each written as within a sentence; several are separated by a bar."""
 
     nouns: str
-    """What an answer is called."""
+    """Nouns for an answer."""
     results: str = ""
-    """What a step on the way may be called too: these count with a word of `before` or `after`, or where nothing else
-    does."""
+    """Nouns for an intermediate result too: these count together with a word of `before` or `after`, or if no other
+    noun does."""
     before: str = ""
-    """Words that may stand in front of a noun."""
+    """Words that may precede a noun."""
     after: str = ""
-    """Words that may stand behind a noun."""
+    """Words that may follow a noun."""
     verbs: str = ""
-    """What stands between a noun and the answer in a sentence."""
+    """Verbs between a noun and the answer in a sentence."""
     endings: str = ""
-    """What closes such a sentence, behind the answer."""
+    """Endings of such a sentence, after the answer."""
     spaced: bool = True
     """Whether words are separated by spaces."""
 
@@ -125,12 +125,12 @@ LANGUAGES = (
         spaced=False,
     ),
 )
-"""Nouns of one letter, as Chinese has them, count at the head of a line alone."""
+"""Nouns of one letter, as in Chinese, count only at the head of a line."""
 ARTICLES = (
     "the|my|our|your|its|a|an|die|der|das|mein|meine|unser|la|le|les|l['’]|el|il|lo|o|as|os|het|de|den|det|mijn|az"
     "|η|το|мой|наш|ang|我的|私の|내|결국|所以|因此|故|则|那么|よって|したがって|따라서"
 )
-"""What may stand in front of all that, at the head of a line."""
+"""Words that may precede all of these at the head of a line."""
 OPENINGS = (
     "so|thus|hence|therefore|finally|and|then|also|consequently|in conclusion|in summary|overall|ok|okay|well|sure"
     "|certainly|of course|absolutely|great|here is|here are|here['’]s|this is"
@@ -148,7 +148,7 @@ _SHADOW = str.maketrans(
 
 
 def shadow(text: str) -> str:
-    """The text with full-width letters, digits and signs as plain ones, each in its place: to look for marks in."""
+    """The text with full-width letters, digits and signs as plain ones at equal positions, for searching marks."""
     return text if text.isascii() else text.translate(_SHADOW)
 
 
@@ -160,41 +160,41 @@ _DECORATION = (
     r"|noindent|item|quad|qquad|Huge|huge|LARGE)(?![A-Za-z])\*?[ \t]{0,3}\{?"
     r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd)(?:\s[^<>\n]{0,80})?/?>|[ \t])"
 )
-"""What may surround a label without being part of it: emphasis, marks of mail and headings, emoji, LaTeX, HTML."""
+"""Decoration around a label: emphasis, marks of mail and headings, emoji, LaTeX, HTML."""
 HEAD = rf"^(?P<lead>{_DECORATION}{{0,16}}(?:[0-9]{{1,2}}[.)][ \t]{_DECORATION}{{0,8}})?)"
-"""From the beginning of a line to its label."""
+"""Matches from the beginning of a line to its label."""
 GAP = (
     r"(?P<gap>[ \t]{0,9}[*_`\"'’”)\]}】〗」』»>$]{0,6}(?:</(?:b|strong|em|i|u|span|mark|font)>)?[ \t]{0,9}"
     r"(?:[(（][^()（）\n]{0,60}[)）][ \t]{0,9})?[*_`]{0,3}[ \t]{0,9})"
 )
-"""From a label to its sign."""
+"""Matches from a label to its sign."""
 _ARROWS = r"-{1,3}>|=>|→|⇒|⟶|⟹|⟼|↦|➜|➔|➡\ufe0f?|⮕|➤|▶\ufe0f?|►|▸|⇨|➝|»"
 SIGN = rf"(?:::?=?|=(?!=)>?|{_ARROWS}|(?<=[ \t])[—–-]{{1,2}}(?=[ \t])|[—–](?=[^\s—–-])|\|(?!\|)|\t)"
-"""What stands between a label and its value."""
+"""Signs between a label and its value."""
 
 
 class Words(NamedTuple):
-    """Alternatives of regular expressions, for the languages that a text may be in."""
+    """Alternatives of regular expressions for the languages in a text."""
 
     nouns: str
     results: str
     line_nouns: str
-    """Also those of one letter."""
+    """Nouns, including those of one letter."""
     qualified: str
-    """A noun or a result that says of itself that it is the last word."""
+    """A noun or a result with a word that marks it as final."""
     verbs: str
     endings: str
 
 
 def languages_in(lowered: str) -> tuple[int, ...]:
-    """Which languages' nouns stand in a text in lower case: for most texts English alone."""
+    """The languages whose nouns occur in a text in lower case: for most texts only English."""
     nouns = _ASCII_NOUNS if lowered.isascii() else _NOUNS
     return tuple(place for place, own in enumerate(nouns) if any(noun in lowered for noun in own))
 
 
 @lru_cache(maxsize=256)
 def noun(languages: tuple[int, ...]) -> re.Pattern[str]:
-    """A noun or a result of some languages, or a part of one, in a text in lower case: to pass over most lines."""
+    """A noun or a result of some languages, or a part of one, in a text in lower case: to skip most lines."""
     needles = sorted(set().union(*(_NOUNS[place] for place in languages)))
     return re.compile("|".join(map(re.escape, needles)) or "(?!)")
 
@@ -223,7 +223,7 @@ def words(languages: tuple[int, ...]) -> Words:
 
 
 def either(phrases: Sequence[str]) -> str:
-    """The alternatives of a pattern, the longest first; words of a phrase may be joined by a space, `_` or `-`."""
+    """An alternation with the longest phrase first; words of a phrase may be joined by a space, `_` or `-`."""
     spelt = {each for phrase in phrases for each in _spellings(phrase)}
     ordered = sorted(spelt, key=lambda phrase: (-len(phrase), phrase))
     return "|".join(r"[ \t_-]{1,3}".join(map(re.escape, re.split(r"[ _]+", phrase))) for phrase in ordered) or "(?!)"
@@ -242,7 +242,7 @@ def inline_label(languages: tuple[int, ...]) -> re.Pattern[str]:
 
 @lru_cache(maxsize=256)
 def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
-    """`the answer is 42`; what follows is the answer, to the end of the sentence."""
+    """`the answer is 42`; the answer follows, up to the end of the sentence."""
     said = words(languages)
     article = rf"(?:{START}(?:the|our|my|your|{ARTICLES})[ \t]{{1,9}})"
     noun = rf"(?:{START}(?:{said.qualified})|{article}?{START}(?:{said.nouns}|{said.results})){END}"
@@ -257,12 +257,12 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
 
 
 START = r"(?:(?<!\w)|(?<=[^\x00-\u052f]))"
-"""A word begins; where words are not separated by spaces, anywhere."""
+"""The beginning of a word; any position where words are not separated by spaces."""
 END = r"(?:(?![^\W_])|(?<=[^\x00-\u052f]))"
 
 
 def key(name: str) -> str:
-    """A name as it is looked up: tags, keys of JSON objects and cells of tables are compared by it."""
+    """A name in normalised form, for comparing tags, keys of JSON objects and cells of tables."""
     plain = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_\-]+", " ", plain.strip(" \t\r\n*_`:\"'#[](){}<>|.")).strip()
 
@@ -272,12 +272,12 @@ def _split(phrases: str) -> list[str]:
 
 
 def _spellings(phrase: str) -> set[str]:
-    """A phrase with its accents composed and apart."""
+    """A phrase with composed and with decomposed accents."""
     return {phrase, unicodedata.normalize("NFC", phrase), unicodedata.normalize("NFD", phrase)}
 
 
 NOUNS = frozenset(key(noun) for each in LANGUAGES for noun in _split(each.nouns))
-"""What an answer is called when nothing more is said of it."""
+"""Plain names of an answer, without further words."""
 ANSWER_KEYS = frozenset(
     NOUNS
     | {
@@ -290,10 +290,10 @@ ANSWER_KEYS = frozenset(
         ]
     }
 )
-"""Everything that a tag, key or cell may be called that holds an answer."""
+"""All names of a tag, key or cell that holds an answer."""
 _NOUNS = [
     {each for noun in _split(language.nouns) + _split(language.results) for each in _spellings(noun.casefold())}
     for language in LANGUAGES
 ]
-_NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each, for the one that is looked for most
+_NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each noun: fast for the most frequent language
 _ASCII_NOUNS = [{noun for noun in nouns if noun.isascii()} for nouns in _NOUNS]

@@ -1,6 +1,6 @@
-"""The words that stand around numbers: which multiply, which are units, and which make the number no plain value.
+"""Words around numbers: multipliers, units, and words that leave no plain value.
 
-Data, not grammar: `numbers.py` reads plain text with it, `verifiers/mathematics` reads LaTeX with it.
+Data, not grammar: `numbers.py` uses it for plain text, `verifiers/mathematics` for LaTeX.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ SCALES = {
     **{"quadrillion": 10**15, "quintillion": 10**18, "lakh": 10**5, "lac": 10**5, "crore": 10**7},
     **{"mn": 10**6, "mln": 10**6, "mio": 10**6, "bn": 10**9, "bln": 10**9, "mrd": 10**9, "dozen": 12},
 }
-"""Words behind a number that multiply it, in the singular. Billion and above are those of the short scale."""
+"""Words after a number that multiply it, in the singular. Billion and above are those of the short scale."""
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a table that is written as text."""
+    """The words of a table written as text."""
     return frozenset(text.split())
 
 
@@ -37,7 +37,7 @@ DOZENS = words(
     sixes sevens eights nines tens elevens twelves twenties thirties forties fifties sixties seventies eighties nineties
     reams fortnights"""
 )
-"""Words behind a number that are a unit to some and a factor to others: `2 gross` names neither 2 nor 288."""
+"""Words after a number that may mean a unit or a factor: `2 gross` names neither 2 nor 288."""
 
 NOT_PLAIN = words(
     """not or nor neither never cannot unable unknown unsure undefined wrong incorrect false impossible infinite
@@ -52,7 +52,7 @@ NOT_PLAIN = words(
     mitad metà metade hälfte halb halbe doppelt doble dobro doppio drittel viertel tiers tercio cuadrado carré
     quadrat oder ou aut nicht kein keine nie jamais nunca"""
 ) - {""}
-"""Words that leave no plain value, wherever in the text they stand."""
+"""Words that leave no plain value, anywhere in the text."""
 
 BEFORE = words(
     """over under above below beyond exceeding exceeds nearly almost within plus minus times less versus vs per off
@@ -61,20 +61,20 @@ BEFORE = words(
     third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths cube square power unter über fast
     plus moins menos menor mayor"""
 )
-"""Words that change or take away a value when they stand directly before the number."""
+"""Words that change or remove a value directly before the number."""
 
 AFTER = words(
     """and plus minus over under above below negative choose to through until till out point half third thirds fourths
     quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh
     elevenths twelfth twelfths hundredth hundredths thousandth thousandths millionth millionths und et"""
 )
-"""Words that change a value when they stand directly behind the number: `2 thirds`, `3 and a half`."""
+"""Words that change a value directly after the number: `2 thirds`, `3 and a half`."""
 
 PARTS = re.compile(
     r"\b(?:half|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|thousandth|percent)s?\s+of\b",
     re.I,
 )
-"""`a third of 12`, wherever it stands."""
+"""`a third of 12`, anywhere in the text."""
 DERIVED = re.compile(
     r"\b(?:square|cube|power|multiple|factor|fraction|opposite|negative|complement|sum|product|difference|quotient"
     r"|remainder|logarithm|successor|predecessor|digits?|divisors?)s?\s+of\b|\bof\s+$",
@@ -82,7 +82,7 @@ DERIVED = re.compile(
 )
 """`the square of 5`; `of` directly before a number unless it is `a total of 5`. `The sum of the digits is 5` is 5."""
 STATES = re.compile(r"(?:\b(?:is|are|was|were|equals?|gives|get|makes|have|has)|[:=≈])\s*$", re.I)
-SAYS_MORE = re.compile(  # what is said of a number, unless that it is the answer
+SAYS_MORE = re.compile(  # a statement about a number, except that it is the answer
     r"\s?,?\s?(?:is|was|are|were|seems|looks|would be|may be|might be|could be)\b(?!\s?[=:])"
     r"(?!(?:\s(?:the|my|our|a|an|indeed|therefore|thus|clearly|also|only|final|correct|right|total|required"
     r"|desired|minimum"
@@ -146,7 +146,7 @@ _UNIT_NAMES = {
     "m/s": "m/s m/sec",
 }
 UNITS = {name: unit for unit, names in _UNIT_NAMES.items() for name in names.split()}
-"""Names of units, in the singular; two different units are not the same quantity."""
+"""Names of units, in the singular; two different units are different quantities."""
 
 _METRES = {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000"}
 _FEET = {"in": "1/12", "ft": "1", "yd": "3", "mi": "5280"}
@@ -158,7 +158,7 @@ _MONEY = {"cent": "1/100", "dollar": "1"}
 
 
 def ratio_of(unit: str, other: str) -> Fraction | None:
-    """How many of the `other` unit one `unit` is, exactly (`cm`, `mm`: 10); None for units of other kinds."""
+    """How many of the `other` unit one `unit` is, exactly (`cm`, `mm`: 10); None for units of different kinds."""
     (name, _, power), (known, _, other_power) = unit.partition("^"), other.partition("^")
     if power != other_power:
         return None
@@ -174,7 +174,7 @@ GLUED = re.compile(  # units that may follow their number without a space
     re.I,
 )
 LETTERS = frozenset("mgshlLNJWV")
-"""Units of one letter, behind a space."""
+"""Units of one letter, after a space."""
 SHORT_NOUNS = words(
     """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens
     car cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs
@@ -186,7 +186,7 @@ SHORT_NOUNS = words(
     cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
     get got etc pm am us uk due via if"""
 ) - words("two six ten if")
-"""Words of up to three letters that may stand around a number: other letters are variables, not words."""
+"""Words of up to three letters that may surround a number: other short letter groups are variables, not words."""
 
 
 def singular(word: str) -> str:
@@ -197,7 +197,7 @@ def singular(word: str) -> str:
 
 
 def unit_named(phrase: str) -> str | None:
-    """The canonical name of the unit that a phrase names (`square feet` is `ft^2`), None where it is not known."""
+    """The canonical name of a unit (`square feet` is `ft^2`); None if it is unknown."""
     phrase = phrase.replace("²", "^2").replace("³", "^3").strip(" .")
     power = 1
     match = re.fullmatch(r"(.*?)\s?\^\s?\{?([2-9])\}?", phrase)
@@ -236,7 +236,7 @@ NUMERALS = frozenset(_SMALL) | frozenset(_TENS)
 
 
 def spelled(text: str) -> int | None:
-    """The whole number that English words spell out (`minus forty-two`), None where they are anything else."""
+    """The whole number that English words spell out (`minus forty-two`); None for any other text."""
     parts = text.lower().replace("-", " ").replace(",", " ").split()
     negative = bool(parts) and parts[0] in ("minus", "negative")
     parts = parts[1:] if negative else parts

@@ -1,7 +1,7 @@
 r"""The one number that plain text names, exactly.
 
-What is not understood names no number: a word that multiplies (`2 dozen`), a relation (`x > 5`), a second number, an
-expression that would have to be worked out. Everything here takes linear time.
+A text that is not understood names no number: a multiplying word (`2 dozen`), a relation (`x > 5`), a second number, an
+expression to be evaluated. Everything here takes linear time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from fractions import Fraction
 from pdr_dspy.text import number_words as tables
 
 MAX_DIGITS = 1_000
-"""Digits of one number, and the largest power of ten; a longer one is not read."""
+"""Maximum digits of one number, and maximum power of ten; a longer number is not read."""
 
 _ZEROS = (0xFF10, 0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0x1040, 0x17E0)
 """Full-width digits, and those of Arabic, Persian, the scripts of India, Thai, Lao, Burmese and Khmer."""
@@ -36,7 +36,7 @@ _UNIT_POWER = re.compile(
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
-_THOUSANDS = re.compile(  # separators that can be nothing else: `1{,}000`, `10,\!080`, `1\,000`, `1'000`
+_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `1\,000`, `1'000`
     r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,\s?\\!|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?(?:\\!)?"
     r"(?=[0-9]{3}(?![0-9]))"
 )
@@ -56,14 +56,14 @@ _SPACES = re.compile(r"\s+")
 
 
 def signs(text: str) -> str:
-    """The text with typographic signs, spaces and digits as plain ones, in one line."""
+    """The text in one line, with typographic signs, spaces and digits replaced by plain ones."""
     return _SPACES.sub(" ", text.translate(_SIGNS))
 
 
 def read_number(text: str) -> Fraction | None:
-    """The one number that a text of one line (see `signs`) names, None if it names none or several.
+    """The one number that a text of one line (see `signs`) names; None if it names none or several.
 
-    Of an equation the last side counts, and only where the others are names (`m+n = 204`) or come to the same
+    Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
     plain = _plain(text)
@@ -82,7 +82,7 @@ def read_number(text: str) -> Fraction | None:
                 return None
         elif not _is_quantity(side, zero=value == 0):
             other = _one_number(side)
-            other = _worked_out(side) if other is None else other
+            other = _evaluated(side) if other is None else other
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
                 return None
     return value
@@ -94,12 +94,12 @@ def is_date(text: str) -> bool:
 
 
 def is_percentage(text: str) -> bool:
-    """Whether the number in a text stands for hundredths."""
+    """Whether the number in a text is a percentage."""
     return "%" in text or "％" in text or tables.PERCENT.search(text) is not None
 
 
 def unit_of(text: str) -> str | None:
-    """The unit behind (or the currency before) the only number of a text, None where none is known."""
+    """The unit after (or the currency before) the only number of a text; None if none is known."""
     text = signs(text).strip(" .*_`")
     text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
     text = text.replace("$$", "")
@@ -128,7 +128,7 @@ def _plain(text: str) -> str:
     text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")
     text = re.sub(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])", "", text)
     text = re.sub(r"\bhalf[- ]hour", "halfhour", re.sub(r"^\{([^{}]*)\}$", r"\1", text))
-    text = _TWICE_SAID.sub(_said_once, text)
+    text = _IN_WORDS_TOO.sub(_without_words, text)
     for _ in range(3):
         text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
     text = tables.PERCENT.sub("%", text)
@@ -151,16 +151,16 @@ def _repeating(decimal: re.Match[str]) -> str:
     return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
 
 
-_TWICE_SAID = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-9,]{1,20})\)")
+_IN_WORDS_TOO = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-9,]{1,20})\)")
 
 
-def _said_once(twice: re.Match[str]) -> str:
+def _without_words(twice: re.Match[str]) -> str:
     """`five (5)` as `5`."""
     return twice[2] if str(tables.spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
 
 
 def _as_unit(words: str) -> str:
-    """Words set in upright type are never variables: `m` becomes a word that is not one letter."""
+    """Words in upright type are never variables: `m` becomes a word of more than one letter."""
     return re.sub(r"(?<![A-Za-z])([a-z]{1,3})(?![A-Za-z])", _upright, words)
 
 
@@ -170,7 +170,7 @@ def _upright(word: re.Match[str]) -> str:
 
 
 def _unsigned_ratio(over: str, under: str) -> str:
-    """`-3`, `4` as `-3/4`; the sign goes first, a double one cancels later as unreadable."""
+    """`-3`, `4` as `-3/4`: the sign moves to the front; a double sign is rejected later as unreadable."""
     if under.startswith("-"):
         over, under = (over[1:] if over.startswith("-") else f"-{over}"), under[1:]
     return f"{over}/{under.lstrip('+')}"
@@ -190,7 +190,7 @@ _NUMBER = re.compile(
 _SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞⌊⌋⌈⌉∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
 _WORD = re.compile(r"[^\W\d_]+")
 _LETTER = re.compile(r"(?<![A-Za-z'])[A-Za-z](?![A-Za-z'])")
-# `There are 5 cases. We take the first` mentions a number on its way elsewhere; `5 sq. ft` does not.
+# `There are 5 cases. We take the first` mentions a number in passing; `5 sq. ft` does not.
 _CLOCK = re.compile(r"(?<![0-9])[0-9]{1,2}\.[0-5][0-9]\s?(?:[ap]\.?m\b|o'clock|Uhr\b)", re.I)
 _MONTHS = (
     r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
@@ -208,7 +208,7 @@ def _one_number(text: str) -> Fraction | None:
     if _CLOCK.search(text) or is_date(text):
         return None
     values: list[Fraction] = []
-    rest: list[str] = []  # what stands around the numbers: one piece more than there are numbers
+    rest: list[str] = []  # the pieces around the numbers: one more than numbers
     position = 0
     for match in _NUMBER.finditer(text):
         value = _value(match)
@@ -229,19 +229,19 @@ def _one_number(text: str) -> Fraction | None:
     if any(not _SAME_AGAIN.fullmatch(piece) for piece in rest[1:-1]):
         return None  # `5:5`, `(3, 3)`, `5 plus 5`: the same number twice is not one number
     rest[-1] = _without_repetition(rest[-1], values[0])
-    if any(_spoils(piece, before=place < len(values), after=place > 0) for place, piece in enumerate(rest)):
+    if any(_changes_value(piece, before=place < len(values), after=place > 0) for place, piece in enumerate(rest)):
         return None
     return values[0]
 
 
 def _without_repetition(piece: str, value: Fraction) -> str:
-    """`42 (forty-two)` says the same number twice."""
+    """Recognises that `42 (forty-two)` states the same number twice."""
     again = re.fullmatch(r"\s?\(([A-Za-z, -]{2,80})\)(.*)", piece)
     return again[2] if again and tables.spelled(again[1]) == value else piece
 
 
-def _spoils(piece: str, *, before: bool, after: bool) -> bool:
-    """Whether the words on one side of a number make it something else than a plain value with a unit."""
+def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
+    """Whether the words on one side of a number change it from a plain value with a unit."""
     if not piece or piece.isspace():
         return False
     if _SYMBOLS.search(piece) or tables.PHRASES.search(piece) or any(char in piece for char in tables.FOREIGN_DIGITS):
@@ -251,7 +251,7 @@ def _spoils(piece: str, *, before: bool, after: bool) -> bool:
         return True
     if any(word in tables.NUMERALS and word != "one" for word in found):
         return True
-    if after and _spoils_behind(piece, found):
+    if after and _changes_value_after(piece, found):
         return True
     if before and ((found and found[-1] in tables.BEFORE | tables.DOZENS) or _part_of(piece)):
         return True
@@ -262,14 +262,14 @@ def _spoils(piece: str, *, before: bool, after: bool) -> bool:
 
 
 def _is_word(word: str) -> bool:
-    """Whether two or three letters are a word and not variables."""
+    """Whether two or three letters are a word, not variables."""
     return word in tables.SHORT_NOUNS or word in _ORDINAL or _glued(word)
 
 
 _ORDINAL = ("th", "st", "nd", "rd")
 
 
-def _spoils_behind(piece: str, found: list[str]) -> bool:
+def _changes_value_after(piece: str, found: list[str]) -> bool:
     glued = re.match(r"(-?)([^\W\d_]+)(.*)", piece, re.S)
     if glued and not glued[1]:
         word = glued[2]
@@ -354,10 +354,10 @@ _NOT_A_FUNCTION = frozenset("abcdeiklmnorstuvwxyz")
 
 
 def _is_quantity(side: str, *, zero: bool) -> bool:
-    """Whether one side of an equation only says what the other is the value of.
+    """Whether one side of an equation only names the quantity on the other side.
 
-    A name does (`x`, `f(2)`, `AB`, `Total cost`), and so does an expression in several names (`m+n`, `100m+n`), which
-    gives the value of none of them; of `a + 3z = 0` that is no value but an equation. `2x = 4` does not say 4.
+    A name does (`x`, `f(2)`, `AB`, `Total cost`), and so does an expression in several names (`m+n`, `100m+n`), whose
+    value determines none of them; `a + 3z = 0` states no value but an equation. `2x = 4` does not state 4.
     """
     side = side.strip()
     while opening := _OPENING.match(side):
@@ -401,8 +401,8 @@ def _is_quantity(side: str, *, zero: bool) -> bool:
 _TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×^-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")
 
 
-def _worked_out(side: str) -> Fraction | None:
-    """The value of plain arithmetic (`3 * $5 + 2 eggs`): numbers, + - * / and parentheses; units do not count."""
+def _evaluated(side: str) -> Fraction | None:
+    """The value of plain arithmetic (`3 * $5 + 2 eggs`): numbers, + - * / and parentheses; units are ignored."""
     if len(side) > 300:
         return None
     tokens: list[Fraction | str] = []
@@ -422,7 +422,7 @@ def _worked_out(side: str) -> Fraction | None:
             tokens
             and isinstance(tokens[-1], Fraction)
             and len(token[4]) > 1
-            and not _spoils(f" {token[4]}", before=False, after=True)
+            and not _changes_value(f" {token[4]}", before=False, after=True)
         ):
             return None
     try:

@@ -1,4 +1,4 @@
-"""Text of a model's inside a prompt, where it must not pass for the prompt's own headings."""
+"""Quoting of a model's text inside a prompt, so that it cannot pass for the prompt's own headings."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 
 def sheltered(text: str, headings: Sequence[str] = (), *, among: bool = False) -> str:
-    """What a model wrote, so that it can stand inside a prompt without passing for a part of the prompt itself.
+    """Quote a model's text so that no part of it can pass for a part of the prompt around it.
 
-    Lines that begin as a heading of the prompt does are quoted (`> Workspace:`): those of what earlier rounds left, of
-    a tally, of the form of the reply, `headings`, which are the labels of the task's inputs, and, for a text `among`
-    candidates, those of another candidate. Marks of chat templates are spelled apart (`< |im_end|>`), for servers read
-    them in the text of a message too.
+    Lines that begin like a heading of the prompt are quoted (`> Workspace:`): the headings of workspaces and tallies,
+    the reply form, and `headings`, the labels of the task's inputs; for a text `among` candidates, also those of other
+    candidates. Chat-template tokens are broken up (`< |im_end|>`), because servers parse them inside a message's text
+    too.
     """
     names = "|".join(re.escape(name) for name in ("candidates", "workspace", "flaws found", *headings))
     own = f"{_CANDIDATE}|{_OWN}" if among else _OWN

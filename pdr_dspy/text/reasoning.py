@@ -1,10 +1,10 @@
-"""Where a completion's thought ends and its solution begins, for servers that do not keep the two apart.
+"""Finds the end of a completion's thought and the start of its solution, for servers that do not separate the two.
 
 Known forms: `<think>...</think>` (also `thinking`, `thought` and `seed:think`, in any case), `[THINK]...[/THINK]`,
-`<|begin_of_thought|>...<|end_of_thought|>` and their like, and the channels of gpt-oss's harmony
-format, `<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>`. A thought
-stands at the beginning of a completion, or the completion begins inside one that the chat template has opened. Tags
-further on, and tags in backticks, are only talked about. Everything here takes linear time.
+`<|begin_of_thought|>...<|end_of_thought|>` and similar, and the channels of gpt-oss's harmony format,
+`<|channel|>analysis<|message|>...<|end|><|start|>assistant<|channel|>final<|message|>...<|return|>`. A thought is at
+the beginning of a completion, or the completion begins inside a thought that the chat template has opened. Later tags,
+and tags in backticks, are only mentioned. Everything here takes linear time.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 
 def split_thought(text: str) -> tuple[str, str, bool]:
-    """Split a completion into (thought, solution, whether the thought was left unfinished).
+    """Split a completion into (thought, solution, whether the thought is unfinished).
 
-    The solution of an unfinished thought is empty. A completion without a thought comes back as it is.
+    The solution of an unfinished thought is empty. A completion without a thought is returned unchanged.
     """
     span = solution_span(text)
     if span is None:
@@ -28,7 +28,7 @@ def split_thought(text: str) -> tuple[str, str, bool]:
 
 
 def solution_span(text: str) -> tuple[int, int] | None:
-    """Where the solution stands in a completion, as (start, end); None when a thought is left unfinished."""
+    """The span (start, end) of the solution in a completion; None if a thought is unfinished."""
     start, end = 0, len(text)
     if "<" not in text and "THINK]" not in text and "think▷" not in text:
         return start, end
@@ -49,7 +49,7 @@ def _span(text: str) -> tuple[int, int] | None:
     if (special := text.find("<|")) >= 0 and _HARMONY.match(text, special) and _begins(text, special):
         return _final_channel(text)
     start = 0
-    while True:  # what follows a thought may begin with another one
+    while True:  # another thought may follow
         if opener := _OPENER.match(text, start):
             closer = next((tag for tag in _tags(text, opener.end()) if _closes(tag)), None)
             if closer is None:
@@ -66,8 +66,7 @@ def _closes(tag: re.Match[str]) -> bool:
 
 
 def _tags(text: str, start: int) -> Iterator[re.Match[str]]:
-    """Tags from `start` on that are not quoted: `5`</think> ends a thought, a tag with a backtick on both sides does
-    not."""
+    """Unquoted tags from `start` on: `5`</think> ends a thought, a tag with a backtick on both sides does not."""
     for tag in _TAG.finditer(text, start):
         quoted = text[tag.start() - 1 : tag.start()] == "`" and text.startswith("`", tag.end())
         if not quoted or text.startswith("``", tag.end()):
@@ -75,8 +74,8 @@ def _tags(text: str, start: int) -> Iterator[re.Match[str]]:
 
 
 def _begins(text: str, special: int) -> bool:
-    """Whether the first special token may be that of a completion: a channel at its beginning, or the end of a message
-    that the chat template has opened."""
+    """Whether the first special token can begin a completion: a channel at its start, or the end of a message that the
+    chat template has opened."""
     return text.startswith("<|end|>", special) or not text[:special].strip()
 
 
@@ -88,7 +87,7 @@ _TAG = re.compile(
     rf"(?i:<(?P<slash>/)?{_NAMES}>)|\[(?P<mistral>/)?THINK\]|◁(?P<kimi>/)?think▷"
     r"|<\|(?:begin|(?P<sky>end))_of_thought\|>|<\|(?:START|(?P<command>END))_THINKING\|>"
 )
-"""Also those of Magistral, Kimi, Sky-T1 and OpenThinker, and Command A."""
+"""Includes the tags of Magistral, Kimi, Sky-T1 and OpenThinker, and Command A."""
 _HEADER = r"<\|channel\|>\s*(?P<channel>\w+)[^\n]{0,200}?<\|message\|>"
 _MESSAGE = re.compile(_HEADER)
 _HARMONY = re.compile(r"(?:<\|start\|>\s*\w+\s*)?<\|channel\|>|<\|end\|>\s*<\|start\|>")

@@ -1,8 +1,7 @@
-r"""Where a completion states its answers, and in which words: labels, markers, tags, table rows, boxes, sentences.
+r"""Finds the answers stated in a completion and their wording: labels, markers, tags, table rows, boxes, sentences.
 
-A statement is found by its form alone; whether its text can be read as what is wanted is for others to say. What stands
-inside of a statement that says itself where it ends (a tag, a marker's section, a block of code) states nothing else.
-Everything here takes linear time.
+A statement is found by its form alone; its value is parsed elsewhere. Text inside a statement with an explicit end (a
+tag, a marker's section, a block of code) contains no other statement. Everything here takes linear time.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import Block, block, boxes
 
 How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
-"""How an answer was found: behind a label of its own (a marker, a tag and a table's row are such), in a box, under its
-name in a JSON object, as all that was written, by a constrained request, or in a sentence about it."""
+"""How an answer was found: after a label (also a marker, a tag or a table's row), in a box, under its name in a JSON
+object, as the whole completion, by a constrained request, or in a sentence."""
 
 MAX_ANSWER = 10_000
-"""Characters of an answer; a longer one is not read."""
+"""Maximum characters of an answer; a longer one is not read."""
 
 
 @dataclass(frozen=True)
 class Sought:
-    """What is looked for in a text."""
+    """The fields to find in a text."""
 
     fields: tuple[str, ...]
     texts: frozenset[str] = frozenset()
-    """Fields that are texts: their statements may take several lines."""
+    """Text fields: their statements may take several lines."""
     structured: frozenset[str] = frozenset()
-    """Fields that are lists, objects and the like: so may theirs, and they are closed by what they are written in."""
+    """Lists, objects and the like: their statements may take several lines and end with their own syntax."""
     answer: str | None = None
-    """The one of them that an unnamed answer is for: what is boxed, or called by any language's word for it."""
+    """The field of an unnamed answer: one in a box, or under a generic name of an answer in any language."""
     bounds: tuple[str, ...] = ()
-    """Names of what else a completion may set labels on; a text ends there."""
+    """Other labels that a completion may have; a text ends there."""
 
     @cached_property
     def keys(self) -> dict[str, str]:
-        """Which field a tag, a key or a cell of a table names."""
+        """The fields by the names of tags, keys and cells."""
         known = {} if self.answer is None else dict.fromkeys(labels.ANSWER_KEYS, self.answer)
         return known | {labels.key(name): name for name in self.fields}
 
@@ -59,7 +58,7 @@ class Sought:
 
     @cached_property
     def short(self) -> frozenset[str]:
-        """Texts that are called an answer, of which one line may be all."""
+        """Text fields with a generic name of an answer, which may be a single line."""
         return frozenset(name for name in self.texts if labels.key(name) in labels.ANSWER_KEYS)
 
 
@@ -69,16 +68,16 @@ class Statement(NamedTuple):
     field: str
     start: int
     text: str
-    """As it stands behind its label; it begins with a line feed where it stands below."""
+    """The text after the label; it begins with a line feed if it starts on the next line."""
     how: How
     rank: int
-    """0 is the surest; among equals the last one in the text counts."""
+    """0 is the most reliable; among equal ranks the last one in the text counts."""
     exact: Literal["marker", "tag", "json"] | None = None
-    """Which of the forms of DSPy's adapters it has; they leave nothing to guess."""
+    """The form of DSPy's adapters that it has, if any; such forms are unambiguous."""
     whole: bool = True
-    """False where a text that was cut at its cap may have been going on."""
+    """False if a truncated text may have continued it."""
     generic: bool = False
-    """It is called the answer, and not by the field's own name."""
+    """Whether it has a generic name of an answer instead of the field's name."""
 
 
 def statements(
@@ -92,12 +91,12 @@ def statements(
     """The statements of each field, the one that counts first.
 
     Args:
-        text: after any thought, and after `without_template`.
-        sought: what is looked for.
-        truncated: the text was cut at its cap: what stands on its unfinished last line is left out, unless it says
-            itself where it ends.
-        taken: spans that were read already, such as JSON objects; nothing in them is a statement.
-        given: the statements that were read there.
+        text: without any thought, and after `without_template`.
+        sought: the fields to find.
+        truncated: the text was truncated by its cap: a statement on its unfinished last line is left out unless it has
+            an explicit end.
+        taken: spans that were already parsed, such as JSON objects; they contain no further statement.
+        given: the statements found in these spans.
     """
     return _Search(text, sought, truncated, taken, given).run()
 
@@ -106,7 +105,7 @@ def statements(
 
 
 class _Spans:
-    """Parts of a text, to ask whether a place lies in one."""
+    """Spans of a text, for testing whether a position lies in one."""
 
     def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
         self.spans: list[tuple[int, int]] = []
@@ -126,7 +125,7 @@ _FENCE = re.compile(r"^[ \t>]{0,8}(`{3,}|~{3,})[^`\n]{0,80}$", re.MULTILINE)
 
 
 def fences(text: str) -> list[tuple[int, int]]:
-    """Spans of the closed blocks of code of a text, their fences included."""
+    """Spans of the closed code blocks of a text, fences included."""
     found = []
     opened: re.Match[str] | None = None
     for fence in _FENCE.finditer(text):
@@ -142,19 +141,19 @@ def fences(text: str) -> list[tuple[int, int]]:
 
 
 class _Mark(NamedTuple):
-    """Where something is announced."""
+    """The position of a label."""
 
     start: int
     value: int
-    """Where what it announces begins."""
+    """Start of the labelled text."""
     field: str | None
-    """None for what only bounds others."""
+    """None for a mark that only ends other statements."""
     strong: bool = True
-    """It also ends a text that is being written; a weak one (`answer = 3`, `the answer is`) does not."""
+    """Whether it also ends an open text statement; a weak mark (`answer = 3`, `the answer is`) does not."""
     section: bool = False
-    """It is a marker of the ChatAdapter's."""
+    """Whether it is a marker of the ChatAdapter."""
     lead: str = ""
-    """What stands before it in its line."""
+    """The text before it in its line."""
     generic: bool = False
     how: How = "label"
     rank: int = 0
@@ -171,12 +170,12 @@ class _Search:
         self.languages = labels.languages_in(self.lowered)
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
-        """Where the unfinished last line begins."""
+        """Start of the unfinished last line."""
         self.taken = list(taken)
-        """Spans that say themselves where they end: nothing in them is a statement of its own."""
+        """Spans with an explicit end: they contain no further statement."""
         self.found = list(given)
         self.extents: list[tuple[int, int]] = []
-        """Of labelled statements: boxes and sentences in them are theirs."""
+        """Spans of labelled statements: boxes and sentences in them belong to these."""
         self.code = _Spans(fences(text) if "```" in text or "~~~" in text else ())
 
     def run(self) -> dict[str, list[Statement]]:
@@ -192,8 +191,8 @@ class _Search:
         return {name: self.ordered(name, own) for name, own in by_field.items()}
 
     def ordered(self, name: str, own: list[Statement]) -> list[Statement]:
-        """The statement that counts first. What is only called the answer counts for a text of another name where
-        nothing carries its name; a label within a line counts as much as a box where no label heads a line."""
+        """The statement that counts first. One with a generic name counts for a text field only if none carries the
+        field's name; a label within a line counts as much as a box if no label is at the head of a line."""
         if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
             own = [one for one in own if not one.generic]
         headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
@@ -207,10 +206,10 @@ class _Search:
         end = self.text.find("\n", place)
         return len(self.text) if end < 0 else end
 
-    # --- where something is announced
+    # --- labels
 
     def tags(self) -> list[_Mark]:
-        """Finds the elements that are called as a field is. Returns the last one that is never closed."""
+        """Find the elements with a field's name. Returns the last one that is never closed."""
         if "<" not in self.text:
             return []
         opened: dict[str, re.Match[str]] = {}
@@ -223,7 +222,7 @@ class _Search:
                     self.holder(name, tag, opened)
                 continue
             if not tag["slash"]:
-                opened[name] = tag  # of nested ones the innermost
+                opened[name] = tag  # the innermost of nested ones
             elif begun := opened.pop(name, None):
                 mark = _Mark(begun.start(), begun.end(), field, generic=labels.key(field) != name)
                 self.add(mark, self.text[begun.end() : tag.start()], exact="tag")
@@ -245,7 +244,7 @@ class _Search:
         return marks
 
     def holder(self, name: str, tag: re.Match[str], opened: dict[str, re.Match[str]]) -> None:
-        """Finds `<final>42</final>`: a short element of a name that may also hold a solution or an example."""
+        """Find `<final>42</final>`: a short element whose name may also be that of a solution or an example."""
         if not tag["slash"]:
             opened[name] = tag
         elif begun := opened.pop(name, None):
@@ -255,7 +254,7 @@ class _Search:
                 self.add(mark, held)
 
     def markers(self) -> list[_Mark]:
-        """Finds the sections of DSPy's ChatAdapter. The last one may end at something else than a marker."""
+        """Find the sections of DSPy's ChatAdapter. The last one may end without a marker."""
         if "[[" not in self.text:
             return []
         found = list(_MARKER.finditer(self.text))
@@ -272,7 +271,7 @@ class _Search:
         return marks
 
     def rows(self) -> None:
-        """Finds `| Answer | 42 |` in tables, and columns that are called as fields are, above one row of values."""
+        """Find `| Answer | 42 |` in tables, and columns headed by a field's name above one row of values."""
         if "|" not in self.shadow:
             return
         lines = [(match.start(), match.group()) for match in _ROW.finditer(self.shadow)]
@@ -303,7 +302,7 @@ class _Search:
     def lines(self) -> Iterator[_Mark]:
         """Labels at the head of a line."""
         for match in _line_pattern(self.sought, self.languages).finditer(self.shadow):
-            if mark := self.line(match):  # on an unfinished line it still ends what stands before it
+            if mark := self.line(match):  # on an unfinished line it still ends the statement before it
                 yield mark if mark.start < self.last else mark._replace(field=None)
 
     def line(self, match: re.Match[str]) -> _Mark | None:
@@ -322,13 +321,13 @@ class _Search:
         if field is None:
             return None
         said = labels.key(self.shadow[match.start("which") : match.start("gap")])
-        if match["verb"]:  # what is called an answer is looked for in all sentences
+        if match["verb"]:  # generic names are searched in all sentences
             known = field == self.sought.answer and said in labels.ANSWER_KEYS
             return None if known else mark._replace(strong=False, how="sentence", rank=2)
         if _bracketed(lead, gap):
             return mark
         rest = self.shadow[match.end() : self.line_end(match.end())].strip(" \t*_=~#-")
-        if not rest:  # alone in its line, which may be ruled: `=== Poem ===`
+        if not rest:  # alone in its line, possibly ruled: `=== Poem ===`
             mark = mark._replace(value=self.line_end(match.end()))
             return mark if self.heads(match.end(), field, said) and not match["result"] else None
         rest = self.shadow[match.start("gap") : self.line_end(match.end())]
@@ -337,21 +336,21 @@ class _Search:
         return None
 
     def heads(self, end: int, field: str, said: str) -> bool:
-        """Whether a label that is all of its line heads its value. `### Answer` may head an explanation, where the
-        answer is a text; `### Final answer` heads the answer."""
+        """Whether a label alone in its line heads its value. `### Answer` may head an explanation if the answer is a
+        text; `### Final answer` heads the answer."""
         if self.line_end(end) >= min(self.last, len(self.text)):
             return False
         return field not in self.sought.texts or said not in labels.NOUNS
 
-    # --- what of that counts
+    # --- selection of statements
 
     def accepted(self, marks: Sequence[_Mark]) -> list[_Mark]:
-        """The marks at which statements begin or end: not those inside of statements that say where they end, nor in a
-        text's block of code."""
+        """The marks at which statements begin or end: not those inside statements with an explicit end, nor in a text's
+        code block."""
         taken = _Spans(self.taken)
         kept: list[_Mark] = []
-        writing: _Mark | None = None  # the text that may still go on
-        begun = 0  # where it has its first word
+        writing: _Mark | None = None  # the open text statement
+        begun = 0  # position of its first word
         for mark in marks:
             if not mark.section:
                 if (inside := taken.around(mark.start)) and inside[0] != mark.start:
@@ -378,7 +377,7 @@ class _Search:
         return kept
 
     def read(self, marks: Sequence[_Mark]) -> None:
-        """The statements behind the marks."""
+        """Read the statements after the marks."""
         for place, mark in enumerate(marks):
             self.extents.append((mark.start, max(mark.value, mark.start + 1)))
             if mark.field is None:
@@ -386,7 +385,7 @@ class _Search:
             limit = marks[place + 1].start if place + 1 < len(marks) else len(self.text)
             turn = self.text.find(TURN_END, mark.value, limit)
             limit = limit if turn < 0 else turn
-            if fence := self.code.around(mark.start):  # all of the form stands in one block of code
+            if fence := self.code.around(mark.start):  # the whole form is in one code block
                 limit = min(limit, max(self.text.rfind("\n", 0, fence[1]), mark.value))
             start, close = self.past_closing(mark)
             held = block(self.text, start, limit)
@@ -398,12 +397,12 @@ class _Search:
                 text = held.text if held.closed else _unclosed(held.text, close)
                 text = _sentence(text) if mark.how == "sentence" else text
                 if self.text[start : held.end].lstrip(" \t*_").startswith("\n"):
-                    text = "\n" + text  # below its label: `- 42` may be an item there
+                    text = "\n" + text  # on the line below its label `- 42` may be an item
                 self.add(mark, text, exact="marker" if mark.section else None)
                 self.extents.append((mark.start, held.end))
 
     def past_closing(self, mark: _Mark) -> tuple[int, tuple[str, ...]]:
-        """Where the value begins when what surrounds its label is closed first, and what may still be closed behind the
+        """Where the value begins once marks around its label are closed, and the closing marks that may follow the
         value: `**Answer:** 42`, `**Answer: 42**`."""
         start, end = mark.value, self.line_end(mark.value)
         if mark.section or not mark.lead.strip():
@@ -425,8 +424,8 @@ class _Search:
         return start, tuple(still)
 
     def read_text(self, mark: _Mark, start: int, limit: int, held: Block, close: tuple[str, ...]) -> None:
-        """A field that may take several lines: all that was written for it, of a text that was cut up to its unfinished
-        last line."""
+        """Read a field that may take several lines: its whole text; of a truncated text, up to its unfinished last
+        line."""
         end, going_on = limit, self.truncated and limit == len(self.text)
         if held.closed and self.text[start : held.end].lstrip().startswith(("```", "~~~")) and going_on:
             end, going_on = held.end, False
@@ -445,8 +444,8 @@ class _Search:
         self.extents.append((mark.start, end))
 
     def line_of(self, field: str | None, start: int, limit: int, held: Block) -> int | None:
-        """Where a text ends of which one line, or one display, is all, while what follows is said about it. None where
-        the lines belong together."""
+        """The end of a text that is a single line or display, when the lines after it only comment on it. None if the
+        lines belong together."""
         first, rest = self.text[start : held.end].strip(), self.text[held.end : limit]
         bare = held.closed or (len(first) <= 80 and len(first.split()) <= 6 and first[-1:] not in ",;:([{!?…")
         if not bare:
@@ -454,19 +453,19 @@ class _Search:
         if field not in self.sought.short:
             return held.end if _EXPLAINED.match(rest) else None
         if self.truncated and limit == len(self.text) and not rest[: max(self.last - held.end, 0)].strip():
-            return held.end if held.end < self.last else None  # only the line after it was cut
+            return held.end if held.end < self.last else None  # only the line after it was truncated
         if _ABOUT.match(rest):
             return held.end
         paragraph = _PARAGRAPH.match(rest)
         words = len(paragraph[1].split()) if paragraph else 0
         if first[-1:] in ".。" and not _FIGURES.fullmatch(first):
-            return None  # a sentence, which others may follow
+            return None  # a sentence that others may follow
         return held.end if words >= 8 or (words >= 4 and _FIGURES.fullmatch(first)) else None
 
-    # --- what names no field
+    # --- answers without a field's name
 
     def unnamed(self, field: str) -> None:
-        """Boxes, and labels and sentences within lines."""
+        """Find boxes, and labels and sentences within lines."""
         taken = _Spans([*self.taken, *self.extents])
         if "\\" in self.text and (spans := self.boxed(field, taken)):
             taken = _Spans([*taken.spans, *spans])
@@ -480,18 +479,18 @@ class _Search:
             return
         said = labels.words(self.languages)
         for match in self.in_lines(labels.inline_label(self.languages)):
-            if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
+            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
         for match in self.in_lines(labels.sentence(self.languages)):
-            if not self.somebody(match.start(), taken) and (value := self.behind(match.end())):
+            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 value = _sentence(value, said.endings)
                 if value.strip():
                     self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
 
     def in_lines(self, pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
-        """The last matches of a pattern of nouns, for what was said before them does not count anyway. Only the lines
-        that hold a noun are searched."""
-        if len(self.lowered) != len(self.shadow):  # a letter that is two in lower case
+        """The last matches of a pattern of nouns (earlier ones do not count anyway). Only lines with a noun are
+        searched."""
+        if len(self.lowered) != len(self.shadow):  # a letter that becomes two in lower case
             return deque(pattern.finditer(self.shadow), maxlen=_LAST)
         found: deque[re.Match[str]] = deque(maxlen=_LAST)
         noun, place = labels.noun(self.languages), 0
@@ -500,19 +499,19 @@ class _Search:
             found.extend(pattern.finditer(self.shadow, start, place))
         return found
 
-    def somebody(self, start: int, taken: _Spans) -> bool:
-        """Whether a label stands in a statement, or names the answer of somebody else, or none."""
+    def is_foreign(self, start: int, taken: _Spans) -> bool:
+        """Whether a label is inside a statement, or belongs to another person's answer or to none."""
         return taken.around(start) is not None or bool(_SOMEBODY.search(self.shadow, max(start - 40, 0), start))
 
     def behind(self, start: int) -> str | None:
-        """What stands behind a label: the rest of its line, or the next line where there is none."""
+        """The text after a label: the rest of its line, or the next line if that is empty."""
         held = block(self.text, start, min(len(self.text), start + MAX_ANSWER))
         if held is None or (self.truncated and not held.closed and held.end >= self.last):
             return None
         return _even(held.text.partition(TURN_END)[0])
 
     def boxed(self, field: str, taken: _Spans) -> list[tuple[int, int]]:
-        """Finds boxes, and returns where they are. Neighbouring ones come together: several guesses stay several."""
+        """Find boxes, and return their spans. Neighbouring ones are joined: several guesses stay several."""
         found, start, end = "", -1, -1
         spans = [span for span in boxes(self.text) if not taken.around(span[0])]
         for begin, stop in spans:
@@ -546,7 +545,7 @@ _TAG = re.compile(
     r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][^<>\n=\"'/]{0,60}?)[ \t]{0,3}(?:[ \t][\w:\-]{1,40}=[^<>\n]{0,200})?>"
 )
 _HALF_CLOSED = re.compile(r"</[ \t]?([\w \t-]{1,60})\Z")
-"""A closing tag that lacks its end, with which a text ends."""
+"""A closing tag without its end, at the end of a text."""
 _HOLDERS = frozenset(
     {"final", "solution", "result", "output", "response", "finalanswer", "final result", "final output"}
 )
@@ -563,7 +562,7 @@ _OPENED = re.compile(
     r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]"
     r"|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
 )
-"""What is opened in front of a label; emphasis only where no space follows, for a star may be a bullet."""
+"""Marks opened before a label; emphasis only if no space follows, because a star may be a bullet."""
 _PAIRS = (
     ("(", ")"),
     ("（", "）"),
@@ -580,7 +579,7 @@ _VALUE_ALONE = re.compile(
     r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?"
     r"|\(?[A-J]\)?\.?"
 )
-"""What may stand behind a label without a sign between them: `Answer 42`."""
+"""Values that may follow a label without a sign: `Answer 42`."""
 _FIGURES = re.compile(r"[\W_]*[0-9][\W\d_]*(?:[^\W\d_]{1,3})?[.。]?|[$\\].*")
 _JOINT = re.compile(
     r"(?:\s|\$|,|;|、|(?:or|and|also|either|oder|und|ou|et|y)\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed"
@@ -598,7 +597,7 @@ _HEADING = re.compile(
     r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
 )
 _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
-_SOMEBODY = re.compile(  # whose answer it is, where it is not this completion's
+_SOMEBODY = re.compile(  # answers of others than this completion
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
     r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
     r"|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
@@ -610,7 +609,7 @@ _COMMENT = (
     r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
     r"|пояснение|объяснение"
 )
-_ABOUT = re.compile(  # what follows an answer and is said about it
+_ABOUT = re.compile(  # comments that may follow an answer
     r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:"
     rf"(?:{_COMMENT})[ \t*_)]{{0,4}}[:：]|-{{3,}}[ \t]*(?:\n|$)"
     r"|(?:this|that|it|which) (?:is because|is since|is the (?:final )?answer|follows|can be (?:seen|checked))\b"
@@ -629,7 +628,7 @@ _PARAGRAPH = re.compile(
 
 
 def _even(value: str) -> str:
-    """A value without a mark of bold type whose partner stands in front of it: `**The answer is** 42`."""
+    """A value without a bold mark whose partner is before the value: `**The answer is** 42`."""
     plain = value.strip()
     if plain.count("**") % 2:
         return plain.removeprefix("**") if plain.startswith("**") else plain.removesuffix("**")
@@ -637,14 +636,14 @@ def _even(value: str) -> str:
 
 
 def _sentence(value: str, endings: str = "(?!)") -> str:
-    """The value of a sentence, without what closes it."""
+    """The value of a sentence, without the words that end it."""
     stop = _SENTENCE_END.search(value)
     value = value[: stop.start()] if stop else value
     return re.sub(rf"(?:{endings})[ \t]*$", "", value) if endings != "(?!)" else value
 
 
 def _unclosed(text: str, close: Sequence[str]) -> str:
-    """The value without the marks that were opened around it and its label: `**Answer: 42**`."""
+    """The value without the closing marks of pairs opened before its label: `**Answer: 42**`."""
     for mark in close:
         stripped = text.rstrip()
         for stop in ("", ".", "。"):
@@ -655,7 +654,7 @@ def _unclosed(text: str, close: Sequence[str]) -> str:
 
 
 def _closing(opened: re.Match[str]) -> str:
-    """What closes what was opened in front of a label."""
+    """The closing partner of a mark opened before a label."""
     if opened["tag"]:
         return f"</{opened['tag']}>"
     return _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
@@ -666,14 +665,14 @@ def _cells(line: str) -> list[re.Match[str]]:
 
 
 def _bracketed(lead: str, gap: str) -> bool:
-    """Whether a label stands in brackets of its own, and needs no sign: `【答案】42`."""
+    """Whether a label is in brackets, and needs no sign: `【答案】42`."""
     return any(left in lead and right in gap for left, right in _PAIRS[2:7])
 
 
 @lru_cache(maxsize=256)
 def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]:
-    """A label at the head of a line: what may stand in front of it, its name, what may stand behind the name, and its
-    sign, which may be lacking."""
+    """A label at the head of a line: words that may precede it, its name, words that may follow the name, and its
+    optional sign."""
     said = labels.words(languages)
     names = sorted(enumerate(sought.fields), key=lambda each: -len(each[1]))
     own = [rf"(?P<own{place}>{labels.either(_spellings(name))})" for place, name in names]
@@ -685,7 +684,7 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
     opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
     which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
     about = r"(?P<about>[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
-    # Without a sign: a label in brackets, one that is all of its line, or one before what can only be a value.
+    # Without a sign: a label in brackets, one alone in its line, or one before an unambiguous value.
     unsigned = r"(?<=[】〗」』\])])|(?=[ \t*_=~#\-]*$)|(?=\$|\\|\*\*|[-+−]?[0-9]|\(?[A-J]\)?\.?[ \t]*$)"
     verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
     sign = rf"(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN}"

@@ -9,7 +9,7 @@ _UNSAFE = re.compile("[\x00\ud800-\udfff]")
 
 
 def clean(text: str, *, surrogate: str = MARK) -> str:
-    """Text without what UTF-8 or a database cannot hold: NUL becomes U+FFFD, a lone surrogate `surrogate`."""
+    """Text without characters that UTF-8 or a database rejects: NUL becomes U+FFFD, a lone surrogate `surrogate`."""
     if "\x00" not in text:
         try:
             text.encode()

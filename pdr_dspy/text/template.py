@@ -1,13 +1,13 @@
-"""Special tokens of chat templates that a server let through into the text of a completion."""
+"""Special tokens of chat templates that a server left in the text of a completion."""
 
 from __future__ import annotations
 
 import re
 
 TURN_END = "\x1e"
-"""Stands for a token at which a turn ends, see `without_template`."""
+"""Replaces a token that ends a turn, see `without_template`."""
 NEXT_TURN = TURN_END * 2
-"""Stands for tokens with which the model begins one more turn of its own."""
+"""Replaces tokens with which the model begins a further turn."""
 
 _BAR = "[|｜]"
 _OPENS = rf"<{_BAR}(?:im_start|start_header_id|start|START_OF_TURN_TOKEN){_BAR}>|<start_of_turn>"
@@ -24,7 +24,7 @@ _OTHERS = re.compile(
     rf"(?:{_OPENS})(?:user|human|system|tool|ipython|observation|environment)\b"
     rf"|<{_BAR}(?:user|system|observation|User|USER_TOKEN|SYSTEM_TOKEN|System|Human){_BAR}>"
 )
-"""The beginning of somebody else's turn."""
+"""The beginning of another speaker's turn."""
 _BEGINNING = re.compile(
     rf"\s*(?:(?:<s>|<bos>|<{_BAR}(?:begin_of_text|begin▁of▁sentence|startoftext|bos){_BAR}>)[ \t]*)+"
 )
@@ -39,10 +39,10 @@ _BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 
 
 def without_template(text: str) -> str:
-    """The text with special tokens taken for what they are: the ends of lines and, as `TURN_END`, of turns.
+    """The text with its special tokens interpreted: ends of lines and, as `TURN_END`, ends of turns.
 
-    What a model wrote beyond its own turn, in the name of somebody else, is left out. Within a line a token is only
-    talked about, and stays. The box tokens of GLM become a box.
+    Text that a model wrote beyond its own turn, as another speaker, is removed. A token within a line is only
+    mentioned, and stays. The box tokens of GLM become a box.
     """
     if "<" not in text and "[" not in text:
         return text
@@ -54,7 +54,7 @@ def without_template(text: str) -> str:
         text = f"{text[: others.start()]}{TURN_END}\n"
     if not _ANY.search(text):
         return text
-    if "</s>" in text and _STRUCK.search(text):  # HTML's, of what is struck through
+    if "</s>" in text and _STRUCK.search(text):  # HTML's strike-through element
         return text
     if beginning := _BEGINNING.match(text):
         text = text[beginning.end() :]
@@ -69,6 +69,6 @@ def without_template(text: str) -> str:
 
 
 def before_token(text: str) -> str:
-    """The part of a line before the first special token in it."""
+    """The part of a line before its first special token."""
     token = _ANY.search(text) if "<" in text or "[" in text else None
     return text[: token.start()] if token else text

@@ -1,4 +1,4 @@
-r"""What may surround an answer without being part of it: boxes, emphasis, math delimiters, displays, code blocks.
+r"""Wrapping around an answer that is not part of it: boxes, emphasis, math delimiters, displays, code blocks.
 
 Everything here takes linear time.
 """
@@ -22,9 +22,9 @@ _BOX_TOKEN = re.compile(
 def boxes(text: str) -> list[tuple[int, int]]:
     r"""Spans of the contents of complete, non-empty boxes, by their start; of nested boxes only the innermost.
 
-    A box without braces holds the number, letter or group behind it: `\boxed 42`, `\boxed\text{B}`.
+    A box without braces holds the number, letter or group that follows: `\boxed 42`, `\boxed\text{B}`.
     """
-    open_: list[int] = []  # where the content of each open brace starts; -1 where it is not a box
+    open_: list[int] = []  # start of each open brace's content; -1 if it is not a box
     found: list[tuple[int, int]] = []
     for token in _BOX_TOKEN.finditer(text):
         kind = token.group()
@@ -60,7 +60,7 @@ _WRAPS = (
     *(("*", "*"), ("_", "_")),
 )
 _NAME = re.compile(r"\w+")
-_INSIDE = re.compile(  # commands and elements that only change how their content looks
+_INSIDE = re.compile(  # commands and elements that only change their content's appearance
     r"(?:\\(?:textcolor|colorbox)\s?\{[^{}]{0,60}\}\s?\{(?P<coloured>.*)\}"
     r"|\\color\s?\{[^{}]{0,60}\}\s?\{(?P<painted>.*)\}"
     r"|\{?\s?\\color\s?\{[^{}]{0,60}\}\s?(?P<after>[^{}]*)\}?"
@@ -73,8 +73,8 @@ _INSIDE = re.compile(  # commands and elements that only change how their conten
 
 
 def tidy(answer: str) -> str:
-    """Strip what wraps an answer without being part of it: spaces, emphasis, math delimiters, quotes, colours, a full
-    stop. For the readers of numbers, choices and mathematics; a name such as `__init__`, `_id` or `C*` stays whole."""
+    """Strip the wrapping of an answer: spaces, emphasis, math delimiters, quotes, colours, a full stop. For the readers
+    of numbers, choices and mathematics; a name such as `__init__`, `_id` or `C*` stays unchanged."""
     answer = answer.strip()
     for _ in range(8):
         before = answer
@@ -83,7 +83,7 @@ def tidy(answer: str) -> str:
             inner = answer[len(left) : -len(right)]
             if not (inner.strip() and answer.startswith(left) and answer.endswith(right) and right not in inner):
                 continue
-            if left[0] != "_" or not _NAME.fullmatch(inner):  # `__init__` is a name before it is emphasis
+            if left[0] != "_" or not _NAME.fullmatch(inner):  # `__init__` is a name, not emphasis
                 answer = inner.strip()
         if answer[:1] in ("\\", "{", "<") and (set_in := _INSIDE.fullmatch(answer)):
             inner = next(part for name, part in set_in.groupdict().items() if part is not None and name != "tag")
@@ -91,7 +91,7 @@ def tidy(answer: str) -> str:
                 answer = inner.strip()
         if answer.endswith((".", "。", ";", "．")) and not answer.endswith(("..", "\\;")):
             answer = answer[:-1].rstrip()
-        for mark in ("**", "$$", "$"):  # an opening or closing mark whose partner stands outside of the line
+        for mark in ("**", "$$", "$"):  # an opening or closing mark whose partner is outside of the line
             if answer.count(mark) == 1 and (answer.startswith(mark) or answer.endswith(mark)):
                 answer = answer.removeprefix(mark).removesuffix(mark).strip() if answer != mark else ""
         if answer.endswith("}") and "{" not in answer and not answer.endswith("\\}"):
@@ -115,13 +115,13 @@ def _balanced(text: str) -> bool:
 
 
 class Block(NamedTuple):
-    """What one statement may hold: a line, a display or a block of code."""
+    """The text of one statement: a line, a display or a code block."""
 
     text: str
     end: int
-    """Where it ends in its text."""
+    """End position in its text."""
     closed: bool
-    """Whether it says itself where it ends."""
+    """Whether it has an explicit end."""
 
 
 _BLANK = re.compile(r"[ \t>]*(?:\*\*|__|-{3,}|={3,}|\*{3,})?[ \t]*\n")
@@ -133,7 +133,7 @@ _CLOSING = {"\\[": "\\]", "\\(": "\\)", "$$": "$$", "$": "$", "```": "```"}
 
 
 def block(text: str, start: int, limit: int) -> Block | None:
-    """What stands from `start` on, blank lines and lines of nothing but a mark passed over; None for nothing."""
+    """The block from `start` on, after blank lines and lines that hold only a mark; None if there is none."""
     position = start
     for _ in range(6):
         blank = _BLANK.match(text, position, limit)
@@ -154,7 +154,7 @@ def block(text: str, start: int, limit: int) -> Block | None:
             line = text.find("\n", end, limit)
             line = limit if line < 0 else line
             tail = text[end + len(closing) : line]
-            if not tail.strip(" \t.,;*_"):  # else the display is a part of a sentence
+            if not tail.strip(" \t.,;*_"):  # otherwise the display is part of a sentence
                 first = opened.start("open")
                 return Block(text[first : end + len(closing)], line, True)
         elif not text[opened.end() : limit].partition("\n")[0].strip():

@@ -1,4 +1,4 @@
-"""The same one of several options."""
+"""Grades the choice of one of several options."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LETTERS = tuple("ABCDEFGHIJ")
 
 @dataclass(frozen=True)
 class ChoiceVerifier(Fields):
-    """Scores 1 where the answer names the gold option and no other (see `pdr_dspy.text.choices.to_choice`), else 0.
+    """Scores 1 if the answer names the gold option and no other (see `pdr_dspy.text.choices.to_choice`), else 0.
 
     `options` are the options themselves, or the name of the example's field that holds them. Without it, a gold answer
-    of one letter is one of A to J, and any other gold answer must be given as it is, apart from case and wrapping.
+    of one letter is one of A to J, and any other gold answer must be repeated exactly, apart from case and wrapping.
     """
 
     options: tuple[str, ...] | str = ()
@@ -39,14 +39,14 @@ class ChoiceVerifier(Fields):
         if answer is None:
             return unanswered(prediction, self.field)
         if len(options) == 1 and len(answer) > len(gold) + 12:
-            return Score(0, f"{short(answer)} is not {short(gold)}")  # other options that it may name are not known
+            return Score(0, f"{short(answer)} is not {short(gold)}")  # the other options are unknown
         choice = to_choice(answer, options)
         if choice is None:
             return Score(0, f"{short(answer)} does not name one option")
         return Score(1, "the same option") if choice == gold else Score(0, f"{short(choice)} is not {short(gold)}")
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Raise DataError if the gold answer is none of the options."""
+        """Raise DataError if the gold answer is not one of the options."""
         self._read(example)
 
     def describe(self) -> dict[str, Any]:
@@ -66,5 +66,5 @@ class ChoiceVerifier(Fields):
             options = self.options or (_LETTERS if letter in _LETTERS else (gold,))
         choice = to_choice(gold, options)
         if choice is None:
-            raise DataError(f"{called(example)} has the gold answer {short(gold)!r}, which is none of {list(options)}")
+            raise DataError(f"{called(example)} has the gold answer {short(gold)!r}, not one of {list(options)}")
         return options, choice

@@ -1,4 +1,4 @@
-"""What the verifiers share: their common settings, reading fields, comparing numbers."""
+"""The common base of verifiers: settings, reading fields, comparing numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RAW = re.compile(r"</?th(?:ink|ought)|<\||\\boxed|\n|\banswer\b|####", re.I)
 
 @dataclass(frozen=True)
 class Fields:
-    """Where a verifier finds what it compares."""
+    """The fields that a verifier compares."""
 
     gold: str = "answer"
     """The example's field with the gold answer."""
@@ -38,25 +38,25 @@ class Fields:
                 raise ConfigError(f"`{type(self).__name__}({name}={value!r})` must be the name of a field")
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:
-        """Return the score of `prediction` for `example`. `trace` is DSPy's and changes nothing."""
+        """Return the score of `prediction` for `example`. `trace` is DSPy's and has no effect."""
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Return the JSON-serialisable settings, with the name that `load_verifier` knows it by under "kind"."""
+        """Return the JSON-serialisable settings, with the verifier's registered name under "kind"."""
         return {"kind": getattr(self, "kind", type(self).__name__), **asdict(self)}
 
 
 def lookup(record: Any, name: str) -> Any:
-    """A field of an example or a prediction, None where there is none."""
+    """A field of an example or a prediction; None if there is none."""
     return record.get(name) if hasattr(record, "get") else getattr(record, name, None)
 
 
 def gold_text(example: dspy.Example, name: str) -> str:
-    """The gold answer as text. Raises DataError where it is missing or empty."""
+    """The gold answer as text. Raises DataError if it is missing or empty."""
     value = lookup(example, name)
     text = as_text(value)
     if text is None and value is not None:
-        raise DataError(f"{called(example)} has the gold answer {_shown(value)}; drop the example or give its answer")
+        raise DataError(f"{called(example)} has the gold answer {_printed(value)}; drop the example or give its answer")
     if text is None or not text.strip():
         held = ", ".join(str(key) for key in example) if hasattr(example, "keys") else type(example).__name__
         raise DataError(f"{called(example)} has no gold answer in the field {name!r}; its fields are {held}")
@@ -67,7 +67,7 @@ _SOLUTION = re.compile(r"####(?!#)\s*(.+?)\s*$", re.S)
 
 
 def gold_answer(example: dspy.Example, name: str) -> str:
-    r"""The gold answer as text, without the solution before it: what stands behind `####`, or in the last `\boxed`."""
+    r"""The gold answer as text, without the solution before it: the text after `####`, or in the last `\boxed`."""
     text = gold_text(example, name)
     marked = _SOLUTION.search(text.rpartition("####")[1] + text.rpartition("####")[2]) if "####" in text else None
     if marked:
@@ -75,34 +75,34 @@ def gold_answer(example: dspy.Example, name: str) -> str:
     return (final_answer(text) or text) if "\\boxed" in text else text
 
 
-def _shown(value: Any) -> str:
+def _printed(value: Any) -> str:
     if isinstance(value, int):
-        return f"a whole number of about {int(value.bit_length() * 0.30103):,} digits, which is not compared"
+        return f"a whole number of about {int(value.bit_length() * 0.30103):,} digits, which is too long to compare"
     return repr(value)
 
 
 def unanswered(prediction: dspy.Prediction, name: str) -> Score:
-    """The score of a prediction without an answer that can be read."""
+    """The score of a prediction without a readable answer."""
     value = lookup(prediction, name)
     if value is not None and as_text(value) is None:
-        return Score(0, f"{_shown(value)} is no answer" if not isinstance(value, int) else _shown(value))
+        return Score(0, f"{_printed(value)} is not an answer" if not isinstance(value, int) else _printed(value))
     return Score(0, "no answer")
 
 
 def called(example: Any) -> str:
-    """A name for an example in messages."""
+    """A name of an example for messages."""
     known = lookup(example, "id")
     try:
         return f"The example {known!r}" if known is not None else f"The example {str(example)[:120]}"
-    except ValueError:  # a whole number longer than Python writes out
+    except ValueError:  # an integer with too many digits for Python to print
         return "An example"
 
 
 def answer_text(prediction: dspy.Prediction, name: str) -> str | None:
-    """The answer as text, None where there is none.
+    """The answer as text; None if there is none.
 
-    A field normally holds what the program read out of the completion. Where it holds a whole completion instead, the
-    final answer is read out of it here; an unfinished thought is no answer.
+    A field normally holds the answer parsed from the completion. If it holds a whole completion instead, the final
+    answer is parsed from it here; an unfinished thought is not an answer.
     """
     text = as_text(lookup(prediction, name))
     if text is None or not text.strip():
@@ -124,12 +124,12 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 3000:
-        return None  # longer than Python writes out, and than anything that is compared here
+        return None  # too many digits for Python to print
     return str(value)
 
 
 def _is_nan(value: Any) -> bool:
-    """Whether a float, a Decimal or a number of numpy's is not a number."""
+    """Whether a float, a Decimal or a numpy number is NaN."""
     try:
         return bool(value != value)
     except Exception:
@@ -137,16 +137,16 @@ def _is_nan(value: Any) -> bool:
 
 
 def short(text: str | None, limit: int = 60) -> str:
-    """For a verdict's detail."""
+    """Shortened text for a verdict's detail."""
     text = "nothing" if text is None else " ".join(text[: 4 * limit].split())
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def same_number(gold: str, answer: str, *, within: Fraction = Fraction(0)) -> bool | None:
-    """Whether both texts name the same number, up to `within`; None where one of them does not name a number.
+    """Whether both texts name the same number, up to `within`; None if one of them does not name a number.
 
-    A percentage equals the same number without its sign and the fraction that it stands for. Of two units of
-    one kind one is converted (`50 mm` is `5 cm`), others are never the same; a unit beside none is.
+    A percentage equals the same number without its sign and the corresponding fraction. Different units of one kind are
+    converted (`50 mm` is `5 cm`), units of different kinds are never equal; a unit on one side only is ignored.
     """
     want, have = to_number(gold), to_number(answer)
     factor = in_unit_of(gold, answer)
@@ -163,8 +163,8 @@ def same_number(gold: str, answer: str, *, within: Fraction = Fraction(0)) -> bo
 
 
 def in_unit_of(gold: str, answer: str) -> Fraction | None:
-    """What a number of the answer is multiplied by to be one of the gold answer: 1/10 for mm where that has cm, 1 where
-    not both name a unit; None for units of other kinds."""
+    """The factor that converts a number of the answer into the gold answer's unit: 1/10 for mm if the gold answer has
+    cm, 1 unless both name a unit; None for units of different kinds."""
     if gold == answer:
         return Fraction(1)
     want, have = unit_of(gold), unit_of(answer)

@@ -1,4 +1,4 @@
-"""The same mathematical value: fractions, roots, polynomials, intervals, sets, tuples, matrices, equations, words."""
+"""Grades mathematical values: fractions, roots, polynomials, intervals, sets, tuples, matrices, equations, words."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ _log = logging.getLogger("pdr_dspy.verifiers")
 
 @dataclass(frozen=True)
 class MathVerifier(Fields):
-    r"""Scores 1 where the answer is mathematically the gold answer, else 0.
+    r"""Scores 1 if the answer is mathematically equal to the gold answer, else 0.
 
-    An answer is compared as the structure that it is: relations, alternatives (`x = 1 or x = 2`), lists, tuples,
-    intervals, sets, inequalities, families (`2n\pi, n \in \mathbb Z`), cases and matrices, around values that are
-    compared exactly. `17 != 25`, `2x = 4` and `x = 17 or y = 25` name none of their numbers, and an answer with a part
-    that is not understood scores 0. An assignment names its value (`x = 5`), so does an equation whose other side is an
-    expression in several letters (`m+n = 204`) or comes to the same (`6 \cdot 7 = 42`).
+    An answer is compared by its structure: relations, alternatives (`x = 1 or x = 2`), lists, tuples, intervals, sets,
+    inequalities, families (`2n\pi, n \in \mathbb Z`), cases and matrices, around values that are compared exactly.
+    `17 != 25`, `2x = 4` and `x = 17 or y = 25` name none of their numbers, and an answer with an unreadable part scores
+    0. An assignment names its value (`x = 5`), and so does an equation whose other side is an expression in several
+    letters (`m+n = 204`) or has the same value (`6 \cdot 7 = 42`).
 
-    A decimal counts for an exact value without a finite decimal (1/3, √2, π) where it is right to one part in 100,000,
-    for a finite decimal where it is that or that rounded to six or more significant digits, for a whole number only
-    where it is that, inside of tuples and polynomials too. A percentage is the number before its sign and the fraction
-    that it stands for; units do not count unless both sides name one, degrees are also radians.
+    A decimal counts as an exact value without a finite decimal (1/3, √2, π) if it is right to one part in 100,000; as a
+    finite decimal if it is equal to it, or to it rounded to six or more significant digits; as a whole number only if
+    equal, inside of tuples and polynomials too. A percentage equals the number before its sign and the corresponding
+    fraction; units are ignored unless both sides have one; degrees equal their radians.
 
-    Plain numbers, the same LaTeX and words are decided at once. Everything else is read and compared with sympy in a
-    separate process, within `timeout` seconds and `memory` MB for the item; an answer that exceeds them scores 0 and
-    says so.
+    Plain numbers, equal LaTeX and words are graded at once. Everything else is parsed and compared with sympy in a
+    separate process, within `timeout` seconds and `memory` MB per item; an answer that exceeds them scores 0, with the
+    reason in its detail.
     """
 
     timeout: float = 2.0
@@ -73,16 +73,16 @@ class MathVerifier(Fields):
             return decided
         statement = _statement(answer)
         if statement is None:
-            return Score(0, f"{short(answer)} says more than a value")
+            return Score(0, f"{short(answer)} states more than a value")
         reply = self._ask(_statement(gold) or gold, statement)
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
         if "gold" in (reply.get("unreadable"), reply.get("large")):
             raise DataError(_unreadable(example, gold))
         if reply.get("unreadable") == "answer":
-            return Score(0, f"{short(answer)} is not understood ({reply['detail']})")
+            return Score(0, f"{short(answer)} cannot be read ({reply['detail']})")
         if reply.get("large") == "answer":
-            return Score(0, f"{short(answer)} is too large to work out")
+            return Score(0, f"{short(answer)} is too large to compute")
         detail = self._trouble(reply)
         _log.warning("MathVerifier: %s on %s", detail, short(answer))
         return Score(0, detail)
@@ -121,7 +121,7 @@ def _unreadable(example: Any, gold: str) -> str:
 
 
 def _typed(value: Any) -> str | None:
-    """A list, tuple or set of a typed field as mathematics, None for any other value."""
+    """A list, tuple or set of a typed field in mathematical notation; None for any other value."""
     if isinstance(value, complex) and value == value:
         return f"{value.real!r} + ({value.imag!r})i"
     if not isinstance(value, (list, tuple, set, frozenset)) or not value:
@@ -191,7 +191,7 @@ _CAPITALS = re.compile("[A-Z]{2,4}")
 
 
 def _words(gold: str) -> str | None:
-    r"""The gold answer if it is words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
+    r"""The gold answer if it consists of words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
     plain = tidy(_UPRIGHT.sub(r"\1", gold))
     upright = plain != tidy(gold) and not _ONE_LETTER.fullmatch(tidy(gold))
     if _PROSE.fullmatch(plain) and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS):
@@ -204,13 +204,13 @@ _WHOLE_TEXT = re.compile(r"\\(?:text|textrm|mbox)\s?\{([^{}]*[A-Za-z]{2}[^{}]*)\
 
 
 def _upright_text(gold: str) -> str | None:
-    r"""A gold answer that is text as a whole (`\text{3:30 pm}`, `\text{July 4, 1776}`), for comparing; else None."""
+    r"""A gold answer that is entirely text (`\text{3:30 pm}`, `\text{July 4, 1776}`), for comparison; else None."""
     whole = _WHOLE_TEXT.fullmatch(gold.strip(" $."))
     return _loosely(whole[1]) if whole else None
 
 
 def _loosely(text: str) -> str:
-    """Words and figures without case, spaces, the points of `p.m.` and the comma of a date."""
+    """Words and digits without case, spaces, the points of `p.m.` and the comma of a date."""
     text = " ".join(tidy(_UPRIGHT.sub(r"\1", text)).casefold().split())
     return re.sub(
         r"(?<=[a-z])\.|,(?= )|\s",
@@ -232,7 +232,7 @@ _FRAME = re.compile(
 
 
 def _says(answer: str, words: str) -> bool:
-    """Whether an answer is these words, alone or with a reason behind them."""
+    """Whether an answer is these words, alone or followed by a reason."""
     plain = " ".join(tidy(_UPRIGHT.sub(r"\1", answer)).split())
     frame = _FRAME.match(plain)
     for text in (plain, plain[frame.end() :] if frame else plain):
@@ -267,7 +267,7 @@ _SOLUTIONS = re.compile(
 
 
 def _statement(text: str) -> str | None:
-    """The mathematics that a sentence states; None where the words around it may say more than a unit."""
+    """The mathematics that a sentence states; None if the words around it may be more than a unit."""
     text = tidy(text)
     if (frame := _SOLUTIONS.match(text)) and not _changes(frame.group()):
         text = tidy(text[frame.end() :])
@@ -295,7 +295,7 @@ def _statement(text: str) -> str | None:
 
 
 def _changes(words: str) -> bool:
-    """Whether words before a value make it another one, or deny it."""
+    """Whether words before a value change or negate it."""
     found = re.findall(r"[^\W\d_]+", words.lower())
     return bool(PHRASES.search(words)) or any(
         word in NOT_PLAIN
@@ -322,7 +322,7 @@ _CANON = (
 
 
 def _canonical(text: str) -> str:
-    """Spelling differences that never change a value, gone; for comparing letter by letter."""
+    """The text without spelling differences that never change a value, for comparison letter by letter."""
     text = tidy(text)
     for pattern, replacement in _CANON:
         text = pattern.sub(replacement, text)

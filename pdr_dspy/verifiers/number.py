@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NumberVerifier(Fields):
-    """Scores 1 where the answer names the gold number, compared exactly, else 0.
+    """Scores 1 if the answer names the gold number, compared exactly, else 0.
 
-    Leading zeros, thousands separators, units and `x = ...` do not count (see `pdr_dspy.text.answers.to_number`); a
-    list of guesses names no number. The answer may differ by `tolerance`, or by the fraction `relative` of the gold
-    number, whichever allows more.
+    Leading zeros, thousands separators, units and `x = ...` are ignored (see `pdr_dspy.text.answers.to_number`); a list
+    of guesses names no number. The answer may differ by `tolerance`, or by the fraction `relative` of the gold number,
+    whichever is larger.
     """
 
     tolerance: float = 0.0
@@ -41,7 +41,7 @@ class NumberVerifier(Fields):
         answer = answer_text(prediction, self.field)
         if answer is None:
             return unanswered(prediction, self.field)
-        # A tolerance is the decimal that was written, not the binary fraction nearest to it.
+        # A tolerance is the decimal as written, not the nearest binary fraction.
         within = max(Fraction(str(self.tolerance)), Fraction(str(self.relative)) * abs(number))
         same = same_number(gold, answer, within=within)
         if same is None:

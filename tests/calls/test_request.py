@@ -202,7 +202,7 @@ def test_a_server_that_does_not_go_on_leaves_the_draft_as_it_was() -> None:
     refusal = (400, {}, {"error": {"message": "the last message must be the user's"}})
     with MockServer(thinker(), kind="vllm") as server, dspy.context(lm=at(server)):
         server.faults = [{"choices": [{"message": {"content": "<think>hm"}, "finish_reason": "length"}]}, refusal]
-        with pytest.raises(RoundFailed, match=r"inside its thought, and going on failed.*must be the user's") as failed:
+        with pytest.raises(RoundFailed, match=r"inside its thought, continuation failed.*must be the user's") as failed:
             LongCoT("question -> answer", **THINKING)(question="q")
         assert parts(failed.value.ledger)[1][0] == 1
         partly = {"message": {"content": "<think>hm</think>So far"}, "finish_reason": "length"}

@@ -91,7 +91,7 @@ def test_the_round_that_writes_the_answer_is_heard() -> None:
 )
 def test_who_would_hear_nothing_is_told_so_before_anything_is_sent(program: Operator, role: str, message: str) -> None:
     lm = scripted_lm(lambda _: REPLY)
-    with dspy.context(lm=lm), pytest.raises(ConfigError, match="calls several times side by side") as error:
+    with dspy.context(lm=lm), pytest.raises(ConfigError, match="calls several times concurrently") as error:
         streamed(program, listen("answer", predict=getattr(program, role)))
     assert message in str(error.value)
     assert lm.served.calls == 0

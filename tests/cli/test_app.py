@@ -172,7 +172,7 @@ def test_eval_says_how_answers_were_found(folder: Path, pdr: Callable[..., Resul
 
     with MockServer(boxed, kind="vllm") as server:
         done = pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out")
-        assert re.search(r"answers found otherwise than by their label: [0-9.]+% \(box [0-9]+\)", done.stderr)
+        assert re.search(r"answers found by other means than their label: [0-9.]+% \(box [0-9]+\)", done.stderr)
         summary = json.loads(
             pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json").stdout
         )
@@ -303,7 +303,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
     monkeypatch.setattr(evaluate, "evaluate", interrupted)
     done = pdr("eval", "addition")
     assert done.exit_code == 130
-    assert "the same command goes on" in done.stderr
+    assert "the same command resumes" in done.stderr
 
 
 def test_models_of_a_server_and_of_the_catalogue(server: MockServer, pdr: Callable[..., Result]) -> None:
@@ -412,7 +412,7 @@ def test_dry_run_tells_the_cost_before_and_after(folder: Path, server: MockServe
     assert pdr(*command).exit_code == 0
     sent = len(server.requests)
     after = pdr(*command, "--dry-run")
-    assert "all 3 trials are done and confirmed: the search costs nothing again" in after.stdout
+    assert "all 3 trials are done and confirmed: the search costs nothing more" in after.stdout
     assert "are left" in pdr(*command[:2], "--trials", "5", *command[4:], "--dry-run").stdout
     changed = pdr(*command, "--dry-run", "--finalists", "2")
     assert changed.exit_code == 1
@@ -427,7 +427,7 @@ def test_dry_run_starts_no_model(folder: Path, pdr: Callable[..., Result], monke
     monkeypatch.setattr("pdr_dspy.serving.LlamaCppServer", start)
     done = pdr("optimize", "addition", "--trials", "3", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "since no call was measured yet" in done.stdout
+    assert "since no call has been measured yet" in done.stdout
     assert not (folder / "runs").exists()
 
 
@@ -463,10 +463,10 @@ def test_optimize_within_axes_and_with_proposed_instructions(
         ("widths", "names no values; write `--axis widths=V1,V2`"),
         ("widths=", "names no values"),
         ("widths=0", "widths"),
-        ("widths=2,2", "has a candidate twice"),
+        ("widths=2,2", "has a duplicate candidate"),
         ("kappa=many", "kappa"),
         ("distiller=best", "distiller"),
-        ("monotone=true,false", "monotone is one of"),
+        ("monotone=true,false", "monotone must be"),
         ("instructions=x", "use `--prompts`"),
     ],
 )

@@ -53,7 +53,7 @@ def test_a_missing_package_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert (library.state, library.found) == ("wrong", "optuna 1.0")
     done = CliRunner().invoke(cli.app, ["doctor"])
     assert done.exit_code == 1
-    assert "1 to mend: library" in done.stderr
+    assert "1 to fix: library" in done.stderr
 
 
 def test_a_dead_server_and_a_closed_cache_are_to_be_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

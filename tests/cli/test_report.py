@@ -72,7 +72,7 @@ def test_nothing_anywhere_no_folder_and_an_unfinished_run(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="is not a folder"):
         report.write(tmp_path / "file", None)
-    with pytest.raises(StoreError, match="holds a search that is not finished; the same command again"):
+    with pytest.raises(StoreError, match="holds a search that is not finished; run the same command again"):
         report.write(search_under_way(tmp_path / "half"), None)
     (tmp_path / "pair" / "program").mkdir(parents=True)
     (tmp_path / "pair" / "program" / "config.json").write_text("{}")

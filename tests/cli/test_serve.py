@@ -112,7 +112,7 @@ def test_it_answers_to_its_own_host_and_keys_only(model: MockServer, tmp_path: P
         (("--host", "0.0.0.0"), "there are no keys"),
         (("--keys", "none"), "cannot be read"),
         (("--certificate", "c.pem"), "belong together"),
-        (("--host", "256.0.0.1", "--without-keys"), "cannot be had"),
+        (("--host", "256.0.0.1", "--without-keys"), "cannot be used"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_model_is_asked(

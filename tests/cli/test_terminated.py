@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WORDS = {
-    signal.SIGTERM: (143, "terminated; the same command goes on"),
-    signal.SIGHUP: (129, "its terminal is gone; the same command goes on"),
-    signal.SIGINT: (130, "stopped; the same command goes on"),
+    signal.SIGTERM: (143, "terminated; the same command resumes"),
+    signal.SIGHUP: (129, "its terminal is gone; the same command resumes"),
+    signal.SIGINT: (130, "stopped; the same command resumes"),
 }
 
 
@@ -174,7 +174,7 @@ def test_no_server_and_no_port_outlive_it_and_what_is_finished_is_kept(folder: P
     evaluation = ("eval", "addition", "--repeats", "2", "--run-dir", "out")
     code, said, port, group = command(folder, 17, signal.SIGTERM, *evaluation)
     assert code == 143
-    assert said.endswith("terminated; the same command goes on\n")
+    assert said.endswith("terminated; the same command resumes\n")
     assert "Traceback" not in said
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pdr_dspy.cli.app import Told, app
+from pdr_dspy.cli.app import Terminated, app
 from tests.evaluation.test_evaluator import run
 
 
@@ -60,7 +60,7 @@ def test_a_signal_that_ends_the_viewer_is_told_in_a_sentence(evaluated: Path, mo
     inspect_ai = pytest.importorskip("inspect_ai", reason="the extra `view` is not installed")
 
     def ended(*_: Any, **__: Any) -> None:
-        raise BaseExceptionGroup("tasks", [BaseExceptionGroup("inner", [Told(15)])])
+        raise BaseExceptionGroup("tasks", [BaseExceptionGroup("inner", [Terminated(15)])])
 
     monkeypatch.setattr(inspect_ai, "view", ended)
     done = call("view", evaluated, "--port", str(free_port()))

@@ -72,7 +72,7 @@ def test_a_stream_tells_its_rounds_then_the_answer_then_the_usage(start: Start, 
     *pieces, last = chunks
     deltas = [chunk.choices[0].delta.to_dict() for chunk in pieces]
     told = [str(delta["reasoning"]) for delta in deltas if "reasoning" in delta]
-    assert "Round 1 of 2: 3 drafts there, 3 with an answer; 3 of 3 for 42\n" in told
+    assert "Round 1 of 2: 3 drafts done, 3 with an answer; 3 of 3 for 42\n" in told
     assert deltas[0] == {"content": "", "role": "assistant"}
     assert [delta["content"] for delta in deltas if "content" in delta] == ["", "42"]
     assert [chunk.choices[0].finish_reason for chunk in pieces] == [None] * (len(pieces) - 1) + ["stop"]

@@ -94,7 +94,7 @@ REFUSED: list[tuple[str, list[Message], str]] = [
      "data URL"),
     ("picture: dspy.Image -> answer", chat(("user", [{"type": "image_url", "image_url": PICTURE}] * 2)), "one image"),
     ("picture: dspy.Image -> answer", chat(("user", "What?")), "'picture' is missing"),
-    ("history: dspy.History, question -> answer", chat(("assistant", "Hello"), ("user", "Why?")), "follows no user"),
+    ("history: dspy.History, question -> answer", chat(("assistant", "Hello"), ("user", "Why?")), "must follow a user"),
     ("question -> answer", chat(("function", "1"), ("user", "Why?")), "tools are not supported"),
 ]  # fmt: skip
 

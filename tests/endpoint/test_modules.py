@@ -105,8 +105,8 @@ def test_a_stream_says_which_step_it_is_at(start: Start) -> None:
                 told += choice["delta"].get("reasoning") or ""
                 content += choice["delta"].get("content") or ""
     lines = told.splitlines()
-    assert lines[0] == "answer: Round 1 of 2: 3 drafts under way"
-    assert lines[-1].startswith("result: Round 1 of 1: 1 draft there, 1 with an answer")
+    assert lines[0] == "answer: Round 1 of 2: 3 drafts running"
+    assert lines[-1].startswith("result: Round 1 of 1: 1 draft done, 1 with an answer")
     assert json.loads(content) == {"answer": 42, "first": 41}
 
 

@@ -90,7 +90,7 @@ def test_names_are_unique_and_there_is_one(tmp_path: Path) -> None:
     for nothing in ([], {}):
         with pytest.raises(ConfigError, match="no program"):
             pdr_dspy.app(nothing, lm=lm)
-    with pytest.raises(ConfigError, match="no slash"):
+    with pytest.raises(ConfigError, match="without a slash"):
         pdr_dspy.app({"a/b": pdr()}, lm=lm)
 
 

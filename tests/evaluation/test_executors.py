@@ -120,7 +120,7 @@ def test_another_folder_of_that_name_is_refused(parcels: Parcels, tmp_path: Path
     assert asyncio.run(Actor([]).row(same, one, "e", 0, False)).row is not None
     reply = asyncio.run(Actor([]).row(other, one, "e", 0, False))
     assert reply.row is None
-    assert "is another one on" in (reply.store or "")
+    assert "is a different one on" in (reply.store or "")
 
 
 def test_why_a_question_does_not_fit_comes_back_as_it_was(parcels: Parcels) -> None:

@@ -94,7 +94,7 @@ def test_many_damaged_lines_are_counted(tmp_path: Path, whole: Any, caplog: pyte
     spoilt = [line[: len(line) // 2] if place % 2 else line for place, line in enumerate(lines)]
     (tmp_path / ROWS).write_bytes(b"\n".join(spoilt) + b"\n")
     again(tmp_path, whole, ran=COUNT // 2, damaged=COUNT // 2)
-    assert "skipped 3 lines that could not be read; what is missing is run again" in caplog.text
+    assert "skipped 3 lines that could not be read; the missing rows are run again" in caplog.text
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, -1])
@@ -148,7 +148,7 @@ def test_a_description_that_is_emptied_or_damaged_is_written_again(
     before = (tmp_path / CONFIG).read_text()
     (tmp_path / CONFIG).write_bytes(config)
     again(tmp_path, whole, ran=0, damaged=0)
-    assert f"{CONFIG} was damaged and is written again; 6 rows say that they are of this evaluation" in caplog.text
+    assert f"{CONFIG} was damaged and is written again; 6 rows belong to this evaluation" in caplog.text
     assert (tmp_path / CONFIG).read_text() == before
 
 
@@ -159,7 +159,7 @@ def test_rows_of_another_evaluation_are_told_by_what_they_say(tmp_path: Path, wh
     if config is not None:
         (tmp_path / CONFIG).write_bytes(config)
     lm = engine()
-    with pytest.raises(StoreError, match=r"no row of .*rows\.jsonl says that it is of this evaluation.*not paid again"):
+    with pytest.raises(StoreError, match=r"no row of .*rows\.jsonl belongs to this evaluation.*not paid again"):
         run(lm=lm, run_dir=tmp_path, seed=9)
     assert lm.served.calls == 0
     assert (tmp_path / ROWS).read_bytes() == rows

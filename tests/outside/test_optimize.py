@@ -57,7 +57,7 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
         quickstart.main(model=model, train=6, dev=6, trials=5)
         assert len(server.requests) == sent
         quickstart.main(model=model, train=6, dev=7, trials=6)  # confirmed and compared anew, beside what is there
-        assert "7 questions that the search has not seen" in capsys.readouterr().out
+        assert "7 questions unseen by the search" in capsys.readouterr().out
     for line in ("one pass, mean of 4", "majority of", "best of", "SR x", "untuned"):
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
     assert "pdr run runs/quickstart/best.json" in shown.err

@@ -147,7 +147,7 @@ def test_the_command_line_names_a_registered_axis(registered: Axis) -> None:
     ("values", "message"),
     [
         ({"room": ()}, r"`Space\(room=\(\)\)` is empty"),
-        ({"room": ("short", "short")}, "a candidate twice"),
+        ({"room": ("short", "short")}, "a duplicate candidate"),
         ({"room": "short"}, "must be a list"),
         ({"room": ("wide",)}, r"'wide' is refused by the axis \(KeyError"),
         ({"room": ((1, 2),)}, "must be a text, a number, a boolean or None"),
@@ -269,7 +269,7 @@ def test_what_goes_by_a_check_is_chosen_where_there_is_one() -> None:
 )
 def test_what_goes_by_a_check_without_one_is_refused(values: dict[str, Any]) -> None:
     (name,) = values
-    with pytest.raises(ConfigError, match=rf"`Space\({name}=...\)` has .*goes by a check"):
+    with pytest.raises(ConfigError, match=rf"`Space\({name}=...\)` has .*uses a check"):
         Space(**values)
     if name == "final":
         with pytest.raises(ConfigError, match="take None out of `check`"):
@@ -282,7 +282,7 @@ def test_what_goes_by_a_check_without_one_is_refused(values: dict[str, Any]) -> 
 def test_a_check_that_the_program_lacks_is_refused_before_a_call() -> None:
     lm = scripted_lm(reasoner)
     optimizer = PDROptimizer(Exact(), space=SMALL.extend(check=("units",)))
-    with dspy.context(lm=lm), pytest.raises(ConfigError, match="names 'units', which is no check of the program"):
+    with dspy.context(lm=lm), pytest.raises(ConfigError, match="names 'units', which is not a check of the program"):
         optimizer.compile(student(), trainset=questions(4), valset=questions(4, 100))
     assert lm.served.calls == 0
 

@@ -158,7 +158,7 @@ def test_whoever_asks_second_gets_what_the_first_put_on_the_board() -> None:
 
 def test_a_clock_that_has_run_out_ends_the_search_and_is_not_put_on_the_board() -> None:
     asked = Asked(time_limit=1e-9)
-    assert asked.proposed() == "0 seconds went by, `time_limit` is 1e-09"
+    assert asked.proposed() == "0 seconds have passed, `time_limit` is 1e-09"
     assert not asked.board.read("propose/")
 
 

@@ -62,7 +62,7 @@ def test_the_cheapest_within_a_margin_of_the_best() -> None:
     for delta in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="difference of scores"):
             cheapest_within(delta, TRIALS)
-    with pytest.raises(ConfigError, match="no whole trial is within"):
+    with pytest.raises(ConfigError, match="no complete trial is within"):
         cheapest_within(0.1, TRIALS, Limits(sequential=5))
 
 

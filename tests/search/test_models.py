@@ -117,7 +117,7 @@ def test_a_model_that_is_not_there_is_told_with_the_remedy() -> None:
     program = PDR("question -> answer", **CAPS)
     with pytest.raises(ConfigError, match=r"refine_model='large'.*it has: none"):
         program.with_schedule(program.schedule.replace(refine_model="large"))
-    with pytest.raises(ConfigError, match=r"names 'tiny', which is no model of the program"):
+    with pytest.raises(ConfigError, match=r"names 'tiny', which is not a model of the program"):
         PDROptimizer(Exact(), space=SMALL.fix(draft_model="tiny"), models=models).compile(
             program, trainset=questions(4), valset=questions(4, 100)
         )
@@ -325,7 +325,7 @@ def test_a_limit_on_cost_needs_every_price() -> None:
     models = {"small": Priced(named("small"), 1, 2), "large": named("large")}
     for own, message in (
         (models["small"].lm, r"that of 'large' is not known"),
-        (named("own"), r"LM that the program uses"),
+        (named("own"), r"the program's default LM"),
     ):  # type: ignore[union-attr]
         with dspy.context(lm=own), pytest.raises(ConfigError, match=message):
             PDROptimizer(Exact(), models=models, max_cost=10.0).compile(  # type: ignore[arg-type]

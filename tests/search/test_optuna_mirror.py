@@ -151,7 +151,9 @@ def test_a_lock_that_a_killed_process_left_is_taken_away(tmp_path: Path) -> None
 @pytest.mark.parametrize("content", [b"id,score\n1,2\n", b"hello", b"[1]\n", b"\xff\xfe\n\0", b'{"a": 1}\n', b"\0"])
 def test_a_file_that_is_no_study_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / JOURNAL).write_bytes(content)
-    with pytest.raises(StoreError, match=r"study\.journal, line 1, is not of a study; use another `run_dir`") as raised:
+    with pytest.raises(
+        StoreError, match=r"study\.journal, line 1, does not belong to a study; use another `run_dir`"
+    ) as raised:
         mirrored(tmp_path)
     assert str(tmp_path / JOURNAL) in str(raised.value)
     assert (tmp_path / JOURNAL).read_bytes() == content

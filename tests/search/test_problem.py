@@ -121,7 +121,7 @@ def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
     with pytest.raises(StoreError, match=rf"`{name}(\.\w+)*` was .* and is now ") as refused:
         other.agree(board)
     assert str(tmp_path) in str(refused.value)
-    assert "use another `run_dir` or `study`, or the same arguments to continue it" in str(refused.value)
+    assert "use another `run_dir` or `study`, or the same arguments to resume it" in str(refused.value)
     assert board.read("") == before
     other.check(before["config"], name)  # that, and nothing else, differs
 
@@ -258,7 +258,7 @@ def test_the_least_limit_that_is_not_refused_is_the_one_that_is_named() -> None:
     least = int(str(refused.value).split()[-1])
     for name in ("max_sequential", "max_total"):
         check_limits(lm, **{name: least})
-        with pytest.raises(ConfigError, match=f"the least that can do anything is {least}"):
+        with pytest.raises(ConfigError, match=f"the minimum is {least}"):
             check_limits(lm, **{name: least - 1})
     check_limits(lm)
     check_limits(lm, mixed(), max_total=1)  # what a program around operators sends is not known

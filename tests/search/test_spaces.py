@@ -119,18 +119,18 @@ def test_what_is_left_alone_never_changes() -> None:
     [
         (
             {"solve": TINY, "extrct": TINY},
-            r"`space=\{'extrct': ...\}` is no operator of the program.*'solve', 'extract'",
+            r"`space=\{'extrct': ...\}` is not an operator of the program.*'solve', 'extract'",
         ),
-        ({"solve": TINY}, r"says nothing of the operator 'extract'; give it a space.*or None to leave it as it is"),
-        ({"solve.draft": TINY, "extract": None}, r"'solve.draft'.*is no operator"),
-        ({"": TINY}, r"is no operator of the program"),
+        ({"solve": TINY}, r"has no entry for the operator 'extract'; give it a space.*or None to leave it unchanged"),
+        ({"solve.draft": TINY, "extract": None}, r"'solve.draft'.*is not an operator"),
+        ({"": TINY}, r"is not an operator of the program"),
         ({"solve": None, "extract": None}, r"has no space: there is nothing to choose"),
         ({}, r"has no space"),
         ({"solve": TINY, "self.solve": TINY, "extract": None}, r"names the operator 'solve' twice"),
         ({"solve": TINY, "extract": 3}, r"'extract': 3.*must be a `Space\(...\)`, or None"),
         ({1: TINY}, r"must map paths of operators to spaces"),
         (7, r"space=7.*must be a `Space\(...\)`, spaces by the paths of their operators"),
-        ({"solve": Space(check=("tests",), rounds=(1,)), "extract": None}, r"names 'tests', which is no check"),
+        ({"solve": Space(check=("tests",), rounds=(1,)), "extract": None}, r"names 'tests', which is not a check"),
     ],
 )
 def test_bad_names_are_told_with_the_remedy(space: Any, message: str) -> None:
@@ -170,7 +170,7 @@ def test_json_both_ways() -> None:
     settings = SearchSettings(space=space)
     assert SearchSettings(**json.loads(settings.model_dump_json())) == settings
     assert "solve:" in str(space)
-    assert "stays as it is" in str(space)
+    assert "unchanged" in str(space)
 
 
 def test_distance_adds_up_over_the_operators() -> None:

@@ -185,7 +185,7 @@ class Dying:
 
 def test_a_dead_server_ends_the_search_and_keeps_what_is_finished(tmp_path: Path) -> None:
     with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
-        with pytest.raises(EndpointError, match=r"answers nothing.*connection refused.*the same command goes on"):
+        with pytest.raises(EndpointError, match=r"answers nothing.*connection refused.*the same command resumes"):
             measured(worker(board, store), lm=scripted_lm(Dying(20)))
         kept, done = len(store), board.read("")
         assert kept == 20

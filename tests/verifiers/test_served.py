@@ -426,7 +426,7 @@ def test_a_server_that_has_no_such_endpoint_says_so(server: MockServer, lm: Endp
     server.scores = None
     with pytest.raises(CallError, match="404"):
         score(RewardModel(lm), GOOD)
-    with pytest.raises(ConfigError, match=r"cannot be asked at /classify.*serving\.connect"):
+    with pytest.raises(ConfigError, match=r"cannot be called at /classify.*serving\.connect"):
         RewardModel(dspy.LM("openai/some", api_key="x")).check(INPUTS, GOOD)
 
 

@@ -118,7 +118,7 @@ def test_choice() -> None:
     assert grade(ChoiceVerifier(), "Paris", "Paris or London or Rome") == 0
     assert grade(ChoiceVerifier(options=("yes", "no")), "yes", "Yes, it is") == 1
     assert grade(ChoiceVerifier(options="choices"), "B) London", "B", choices=["A) Paris", "B) London"]) == 1
-    with pytest.raises(DataError, match="none of"):
+    with pytest.raises(DataError, match="not one of"):
         ChoiceVerifier(options=("yes", "no")).check_gold(dspy.Example(answer="maybe"))
     with pytest.raises(DataError, match="'choices'"):
         ChoiceVerifier(options="choices").check_gold(dspy.Example(answer="A"))

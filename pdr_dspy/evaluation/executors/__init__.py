@@ -1,5 +1,5 @@
-"""Where rows are run: `Local`, in this process, or `RayExecutor`, on the machines of a Ray cluster. Whoever asks for
-rows holds the plan and is the only one who writes them down, so results do not depend on where they were run.
+"""Where rows are run: `Local`, in this process, or `RayExecutor`, on the machines of a Ray cluster. Only the calling
+process plans and writes rows, so results do not depend on where they were run.
 """
 
 from __future__ import annotations

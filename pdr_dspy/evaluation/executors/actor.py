@@ -1,7 +1,7 @@
-"""What runs in each process of a Ray cluster: rows of whatever programs it is sent, and nothing that is written down.
+"""The code that runs in each process of a Ray cluster: it runs rows of any program and writes no files but the store.
 
-An actor holds programs, verifiers and connections as long as rows of theirs are asked for, and the store, in which it
-appends its own calls. It may die at any time: a restarted one is sent the same again.
+An actor holds programs, verifiers and connections as long as their rows are requested, and the store, to which it
+appends its own calls. It may die at any time: a restarted actor is sent the same again.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from pdr_dspy.runtime.postgres import is_url
 
 
 class Parcel(NamedTuple):
-    """What is sent to an actor once."""
+    """Objects that are sent to an actor once."""
 
     program: dspy.Module
     verifier: Any
     settings: Mapping[str, Any]
-    """Of DSPy, such as its language model and adapter."""
+    """DSPy's settings, such as its language model and adapter."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is sent with every row: what it is a row of."""
+    """The description that is sent with every row."""
 
     key: str
     parcel: tuple[Any, ...]
     """A reference to the `Parcel`; inside a tuple, so that Ray does not fetch it again for every row."""
     secrets: Mapping[str, Any] = field(repr=False)
-    """Of what is in the parcel. They are in no file, environment or display of the cluster, only in the memory of its
-    processes."""
+    """Secrets of the parcel's objects. They are in no file, environment or display of the cluster, only in the memory
+    of its processes."""
     seed: int
     budget: Budget | None
     threads: int
@@ -55,12 +55,12 @@ class Order:
     storage: str | None
     """A folder or URL; None keeps no calls."""
     mark: str | None
-    """A file that is in the folder, if it is the same folder."""
+    """A file in the folder, which proves that it is the same folder on every machine."""
     sharing: bool
 
 
 class Reply(NamedTuple):
-    """What came of a row."""
+    """The outcome of a row."""
 
     row: Row | None
     texts: RowTexts | None = None
@@ -83,7 +83,8 @@ class Actor:
     """One process of the cluster. Its methods are called by `on_ray`, through Ray."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        """Take the driver's `sys.path`, as far as it is here too: the user's modules are found as they are there."""
+        """Take the driver's `sys.path` entries that exist here too, so that the user's modules are importable as
+        there."""
         sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
         self._kept: dict[str, asyncio.Future[_Kept]] = {}
         self._stores: dict[str, Rollouts] = {}
@@ -91,7 +92,7 @@ class Actor:
         self._places: dict[int, asyncio.Semaphore] = {}
 
     async def hello(self) -> str:
-        """Where this is, in words."""
+        """The location of this process, in words."""
         return f"process {os.getpid()} on {socket.gethostname()}"
 
     async def row(self, order: Order, example: dspy.Example, name: str, repeat: int, again: bool) -> Reply:
@@ -116,11 +117,11 @@ class Actor:
             return Reply(None, store=str(error))
         finally:
             texts = kept.texts.pop((name, repeat), None)
-        told = runner.misconfigured if (name, repeat) in runner.refused else None
-        return Reply(row, texts, None if told is None else (type(told), str(told)))
+        error = runner.misconfigured if (name, repeat) in runner.refused else None
+        return Reply(row, texts, None if error is None else (type(error), str(error)))
 
     async def settle(self, order: Order) -> str | None:
-        """Return when the calls that were made here are on the disk; else why they are not."""
+        """Return when the calls made here are on the disk; otherwise why they are not."""
         store = None if order.storage is None else self._stores.get(order.storage)
         try:
             if store is not None:
@@ -130,7 +131,7 @@ class Actor:
         return None
 
     async def forget(self, key: str) -> None:
-        """Let go of a program."""
+        """Release a program."""
         kept = self._kept.pop(key, None)
         if kept is not None and kept.done() and not kept.cancelled() and kept.exception() is None:
             kept.result().runner.close()
@@ -138,15 +139,15 @@ class Actor:
     async def _keep(self, order: Order) -> _Kept:
         if order.key not in self._kept:
             self._kept[order.key] = asyncio.ensure_future(asyncio.to_thread(self._open, order))
-        # Rows share it: one that is cancelled while it is fetched leaves it to the others.
+        # Rows share this task: if one is cancelled, the others still wait for it.
         return await asyncio.shield(self._kept[order.key])
 
     def _open(self, order: Order) -> _Kept:
         parcel = fetched(order, self._known)
         texts: dict[tuple[str, int], RowTexts] = {}
 
-        def keep(told: RowTexts) -> None:
-            texts[told.id, told.repeat] = told
+        def keep(found: RowTexts) -> None:
+            texts[found.id, found.repeat] = found
 
         runner = Runner(
             parcel.program,
@@ -163,7 +164,7 @@ class Actor:
             return None
         if order.mark is not None and not (Path(order.storage) / order.mark).exists():
             raise StoreError(
-                f"the rollouts' folder {order.storage} is another one on {socket.gethostname()}: put it where all "
+                f"the rollouts' folder {order.storage} is a different one on {socket.gethostname()}: put it where all "
                 'machines of the cluster see it, or use `Rollouts("postgresql://user@host/database")`'
             )
         if order.storage not in self._stores:
@@ -173,11 +174,11 @@ class Actor:
 
 
 def fetched(order: Order, known: dict[str, Any]) -> Parcel:
-    """What an order is of, with its secrets; language models of one server share the connections that are `known`."""
+    """The parcel of an order, with its secrets; language models of one server share the connections in `known`."""
     import ray
 
     near = frozenset({"127.0.0.1", "localhost", socket.gethostname(), ray.util.get_node_ip_address()})
-    # Ray notes in the actor's log that this blocks the event loop; it does not, in a thread. Awaited instead, the
-    # parcel would be unpacked in a thread of Ray's, without its luggage.
+    # Ray logs that this blocks the event loop; it runs in a thread and does not. With await, the parcel would be
+    # unpacked in one of Ray's threads, without its luggage.
     with luggage.unpacked(order.secrets, near, known):
         return ray.get(order.parcel[0])

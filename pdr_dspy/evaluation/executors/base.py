@@ -1,4 +1,4 @@
-"""What an executor is, and the one that runs rows in this process."""
+"""The protocol of executors, and the executor that runs rows in this process."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ OnTexts = Callable[[RowTexts], None]
 
 
 class Rows(Protocol):
-    """The rows of one program under one verifier. `Runner` is one, in this process."""
+    """The rows of one program under one verifier. `Runner` implements it in this process."""
 
     misconfigured: ConfigError | None
-    """The first sentence about a program that cannot run on an example."""
+    """The first error of a program that cannot run on an example."""
     refused: set[tuple[str, int]]
     """(id, repeat) of such rows."""
 
     async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
-        """Run one example once; see `Runner.row`. Raises StoreError; ExecutorError where nothing can run it."""
+        """Run one example once; see `Runner.row`. Raises StoreError; ExecutorError if no process can run it."""
         ...
 
     async def settle(self) -> None:
-        """Return when the calls of all rows would outlive the machines that made them."""
+        """Return when the calls of all rows would survive a crash of the machines that made them."""
         ...
 
     def close(self) -> None:
-        """Let go of the program."""
+        """Release the program."""
         ...
 
 
@@ -53,24 +53,23 @@ class Executor(Protocol):
         in_flight: int = 64,
         sharing: bool = False,
     ) -> Rows:
-        """The rows of a program, to be run where the executor runs them, and kept in the store of the session.
+        """The rows of a program, run where the executor runs them, and kept in the session's store.
 
         Args:
             program: an operator, or any DSPy module.
-            verifier: gives a score in [0, 1].
+            verifier: returns a score in [0, 1].
             seed: the evaluation's seed.
             budget: limits, in tokens, on each run of an operator.
-            threads: most synchronous programs and verifiers that run side by side in one process.
-            on_texts: given the texts of each run, before its row is returned.
-            in_flight: most requests of one process that are on the wire at one time. For rows in this process the
-                session says it.
-            sharing: other rows ask for some of the same calls: each looks for what was made elsewhere before it
-                begins, and its own calls are on the disk when it ends.
+            threads: maximum of synchronous programs and verifiers that run concurrently in one process.
+            on_texts: called with the texts of each run, before its row is returned.
+            in_flight: maximum requests in flight of one process. For rows in this process the session determines it.
+            sharing: other rows make some of the same calls: each reads calls made elsewhere before it begins, and its
+                own calls are on the disk when it ends.
         """
         ...
 
     def side_by_side(self, rows: int) -> int:
-        """How many rows are to be under way at one time, where `rows` keep one process busy."""
+        """How many rows should run at a time, if `rows` keep one process busy."""
         ...
 
 

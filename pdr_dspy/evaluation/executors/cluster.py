@@ -1,4 +1,4 @@
-"""What `on_ray` knows of a cluster: how to join it, one actor in it, and what Ray raises when one is gone."""
+"""The connection of `on_ray` to a cluster: joining it, one actor in it, and Ray's errors for a lost actor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Seat:
-    """An actor and what it has under way."""
+    """An actor and its running rows."""
 
     def __init__(self, handle: Any, node: str, heard: Callable[[], None]) -> None:
         self.handle = handle
@@ -25,7 +25,7 @@ class Seat:
         self._heard = heard
         self.rows = 0
         self.life = 0
-        """How often it was seen to die."""
+        """How often it has died."""
         self.hello: Future[str] = self._ask()
 
     def _ask(self) -> Future[str]:
@@ -39,18 +39,18 @@ class Seat:
 
     @property
     def lost(self) -> BaseException | None:
-        """Why it never comes back; None while it may."""
+        """Why it will never return; None while it may."""
         return self.hello.exception() if self.hello.done() else None
 
     def died(self, life: int) -> None:
-        """A row of its `life` found it dead: it is asked again once it has been restarted."""
+        """A row of its `life` found it dead: check it again after its restart."""
         if life == self.life:
             self.life += 1
             self.hello = self._ask()
 
 
 def join(address: str) -> bool:
-    """Connect this process to the cluster, unless it is; whether it was done here."""
+    """Connect this process to the cluster unless it is connected; return whether it was connected here."""
     try:
         import ray
     except ImportError as error:
@@ -71,7 +71,7 @@ def join(address: str) -> bool:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """Ray puts a handler of its own in the place of whoever handles SIGTERM."""
+    """Keep the SIGTERM handler, which Ray replaces by its own."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
@@ -82,7 +82,7 @@ def _signals_kept() -> Iterator[None]:
 
 
 def lost_errors() -> tuple[type[RayError], ...]:
-    """What Ray raises when whoever ran something, or has what came of it, is gone."""
+    """Ray's errors for an actor, or a result, that is gone."""
     from ray import exceptions
 
     return (
@@ -95,6 +95,6 @@ def lost_errors() -> tuple[type[RayError], ...]:
 
 
 def in_a_line(error: BaseException | None) -> str:
-    """An error in a line; what Ray hands on is a whole traceback, whose last line says what happened."""
+    """An error in one line; Ray passes on a whole traceback, whose last line has the message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:400]}" if lines else type(error).__name__

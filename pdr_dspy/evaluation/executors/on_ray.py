@@ -1,13 +1,13 @@
-"""Rows on the machines of a Ray cluster: an asynchronous actor on each node runs many of them side by side.
+"""Rows on the machines of a Ray cluster: an asynchronous actor on each node runs many of them concurrently.
 
-This process, the driver, chooses who runs what. A row goes to the actor with the fewest rows under way; rows of one
-question and repeat that are under way at one time go to the same actor, where equal calls are sent once. A row whose
-actor died is run again by another one: what its calls had finished is in the store, so that only those in flight are
-asked again. Ray restarts the actor, on another node where its own is gone, and it takes part again. Ray would run such
-a row again too (`max_task_retries`), but only where it was, once that is back; so here its retries are for `hello`.
+This process, the driver, assigns rows to actors. A row goes to the actor with the fewest running rows; concurrent rows
+of one question and repeat go to the same actor, where equal calls are sent once. A row whose actor died is run again by
+another one: its finished calls are in the store, so that only those in flight are sent again. Ray restarts the actor,
+on another node if its own is gone, and it takes new rows. Ray could repeat such a row itself (`max_task_retries`), but
+only on the same actor after its restart; here its retries are used for `hello` only.
 
-A store in a folder must be on a file system that all nodes share, which is checked; PostgreSQL is reached from
-anywhere. Requests go to the servers on the actor's own node where the language model has some there.
+A store in a folder must be on a file system that all nodes share, which is checked; PostgreSQL is reachable from
+anywhere. Requests go to servers on the actor's own node if the language model has some there.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from pdr_dspy.settings import whole_number
 from pdr_dspy.verifiers.base import Verifier
 
 LIVES = 8
-"""Actors that may die under one row before it is taken for what kills them."""
+"""Actors that may die under one row before the row is taken for the cause."""
 STARTING = 30.0
-"""Seconds after which it is said that no actor runs yet; each of them imports this library first."""
+"""Seconds after which a warning says that no actor runs yet; each of them imports this library first."""
 LOSSES = 3
-"""Actors that may end for good on a node, such as by an import that fails there, before it is left alone."""
+"""Actors that may end for good on a node, such as by a failing import, before the node is no longer used."""
 LOOK = 5.0
-"""Seconds between two looks for nodes that have joined."""
+"""Seconds between two checks for new nodes."""
 SETTINGS = (
     "lm",
     "adapter",
@@ -57,7 +57,8 @@ SETTINGS = (
     "warn_on_type_mismatch",
     "interpreter_factory",
 )
-"""Settings of DSPy that go along: what decides a program's calls. Callbacks and traces are the driver's."""
+"""DSPy settings that are sent along: those that determine a program's calls. Callbacks and traces stay in the
+driver."""
 logger = logging.getLogger("pdr_dspy")
 
 
@@ -68,26 +69,26 @@ class RayExecutor:
     ...     report = evaluate(program, examples, verifier, run_dir="/shared/run", executor=executor)
 
     The cluster's Python, Ray and this library must be those of the driver, which runs in the cluster itself
-    (`ray job submit`). Ray's own serialisation takes programs, verifiers and language models to the actors: what is
-    defined in a module must be importable there. The key and headers of an LM of `connect` go along apart from it: they
-    are in the memory of the cluster's processes alone, never in its object store, its files or its dashboard. Other LMs
-    hold their keys as they do.
+    (`ray job submit`). Ray serialises programs, verifiers and language models to the actors: modules that define them
+    must be importable there. The key and headers of an LM of `connect` are sent separately: they are only in the memory
+    of the cluster's processes, never in its object store, its files or its dashboard. Other LMs carry their keys
+    themselves.
     """
 
     def __init__(self, address: str = "auto", *, actors_per_node: int = 1, cpus: float = 1.0) -> None:
-        """Join a cluster; one that this process has joined already (`ray.init`) is used, whatever the address.
+        """Join a cluster; one that this process has already joined (`ray.init`) is used, whatever the address.
 
         Args:
             address: "auto" for the cluster that `RAY_ADDRESS` names or that runs on this machine, "local" to start one
-                of this machine alone, or HOST:PORT of its head.
+                on this machine only, or HOST:PORT of its head.
             actors_per_node: processes on each node that has the CPUs for them; one keeps as many requests in flight as
-                `evaluate` in a process does. More of them help where verifiers or programs take much time in Python.
-            cpus: of each actor, as Ray counts them: 0 is allowed.
+                `evaluate` in a process does. More of them help if verifiers or programs take much time in Python.
+            cpus: of each actor, in Ray's count: 0 is allowed.
 
         Raises:
-            ConfigError: an argument that cannot work.
+            ConfigError: an invalid argument.
             MissingExtra: Ray is not installed.
-            ExecutorError: there is no cluster there, or none of its nodes has a CPU for an actor.
+            ExecutorError: there is no cluster at the address, or none of its nodes has a CPU for an actor.
         """
         self.actors_per_node = whole_number("RayExecutor(", "actors_per_node", actors_per_node)
         if isinstance(cpus, bool) or not isinstance(cpus, (int, float)) or not 0 <= cpus < float("inf"):
@@ -102,16 +103,16 @@ class RayExecutor:
         self._lock = threading.RLock()
         self._seats: list[Seat] = []
         self._together: dict[tuple[str, int], tuple[Seat, int]] = {}
-        """Who runs the rows of a question and repeat, and how many of them."""
+        """The actor of each running question and repeat, and the number of its rows."""
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._looked = -LOOK
         self._losses: Counter[str] = Counter()
-        """Actors that ended for good, by node."""
+        """How many actors ended for good, by node."""
         self._why: BaseException | None = None
         self._warned = False
         self._closed = False
         try:
-            self._look()
+            self._check_nodes()
             if not self._seats:
                 raise ExecutorError(
                     f"`RayExecutor(address={address!r})`: no node of the cluster has {self.cpus:g} CPUs for an actor"
@@ -127,7 +128,7 @@ class RayExecutor:
         self.close()
 
     def close(self) -> None:
-        """End the actors, and a cluster that was started here. A second time does nothing."""
+        """End the actors, and a cluster that was started here. Further calls do nothing."""
         import ray
 
         with self._lock:
@@ -135,26 +136,26 @@ class RayExecutor:
         if closed or not ray.is_initialized():
             return
         for seat in seats:
-            with suppress(Exception):  # it is gone already
+            with suppress(Exception):  # already gone
                 ray.kill(seat.handle)
         if self._own:
             ray.shutdown()
 
     @property
     def actors(self) -> int:
-        """How many there are, those that are being restarted included."""
+        """The number of actors, including those that are being restarted."""
         return len(self._seats)
 
     def places(self) -> list[str]:
-        """Where each actor runs, as "process 17 on node-3"; waits for those that are being started.
+        """Where each actor runs, as "process 17 on node-3"; waits for actors that are being started.
 
-        Raises ExecutorError when there is none.
+        Raises ExecutorError if there is none.
         """
         found = []
         for seat in list(self._seats):
             with suppress(*lost_errors()):
                 found.append(seat.hello.result())
-        self._look()
+        self._check_nodes()
         return found
 
     def side_by_side(self, rows: int) -> int:
@@ -176,8 +177,7 @@ class RayExecutor:
         """See `Executor`.
 
         Raises:
-            ConfigError: the session's store is in memory, or something of the program cannot be sent to another
-                process.
+            ConfigError: the session's store is in memory, or a part of the program cannot be sent to another process.
             StoreError: the store's folder cannot be written.
         """
         import ray
@@ -185,7 +185,7 @@ class RayExecutor:
         store = calls.current().store
         if store.storage is None and store.keeps:
             raise ConfigError(
-                "`executor=RayExecutor(...)` with calls in memory, which no cluster can share: give a `run_dir` (or "
+                "`executor=RayExecutor(...)` with calls in memory, which a cluster cannot share: give a `run_dir` (or "
                 '`store=Rollouts(...)`) in a folder that all its machines see, or `Rollouts("postgresql://...")`'
             )
         settings = {name: dspy.settings.get(name) for name in SETTINGS if name in dspy.settings}
@@ -220,17 +220,17 @@ class RayExecutor:
         )
         return _RemoteRows(self, order, on_texts)
 
-    # --- who runs what ---
+    # --- assignment of rows ---
 
     async def take(self, together: tuple[str, int], most: int) -> Seat:
-        """A seat for a row, once one has room: at most `most` rows each, and more of rows that belong together.
+        """A seat for a row, once one has room: at most `most` rows each, more for rows that belong together.
 
-        Raises ExecutorError when there is none any more.
+        Raises ExecutorError if there is none any more.
         """
         began = time.monotonic()
         while True:
             with self._lock:
-                self._look()
+                self._check_nodes()
                 seat = self._choose(together, most)
                 if seat is not None:
                     seat.rows += 1
@@ -245,15 +245,15 @@ class RayExecutor:
                 if not came and idle and not self._warned and time.monotonic() - began > STARTING:
                     self._warned = True
                     logger.warning(
-                        "no actor runs yet: they wait for a node with %g free CPUs; `ray status` says what the cluster "
-                        "has", self.cpus
+                        "no actor runs yet: they wait for a node with %g free CPUs; `ray status` shows what the "
+                        "cluster has", self.cpus
                     )  # fmt: skip
             finally:
                 with self._lock:
                     self._waiting = [entry for entry in self._waiting if entry[1] is not freed]
 
     def give(self, seat: Seat, together: tuple[str, int]) -> None:
-        """A row of a seat is over."""
+        """A row of a seat has ended."""
         with self._lock:
             seat.rows -= 1
             own, count = self._together[together]
@@ -264,10 +264,10 @@ class RayExecutor:
         self._wake()
 
     def _wake(self) -> None:
-        """Let those look again who wait for a seat."""
+        """Wake the waiters for a seat."""
         with self._lock:
             for loop, freed in self._waiting:
-                with suppress(RuntimeError):  # that loop has ended
+                with suppress(RuntimeError):  # its loop has ended
                     loop.call_soon_threadsafe(_done, freed)
 
     def died(self, seat: Seat, life: int, error: BaseException) -> None:
@@ -278,7 +278,7 @@ class RayExecutor:
                 seat.died(life)
 
     def seats(self) -> list[Seat]:
-        """Those that answer."""
+        """The seats whose actors answer."""
         with self._lock:
             return [seat for seat in self._seats if seat.ready]
 
@@ -289,8 +289,8 @@ class RayExecutor:
         ready = [seat for seat in self._seats if seat.ready and seat.rows < most]
         return min(ready, key=lambda seat: seat.rows) if ready else None
 
-    def _look(self) -> None:
-        """Drop seats that are lost for good; put actors on nodes that have none yet."""
+    def _check_nodes(self) -> None:
+        """Drop seats that are lost for good; start actors on nodes that have none yet."""
         import ray
 
         if self._closed or not ray.is_initialized():
@@ -309,7 +309,7 @@ class RayExecutor:
                     for _ in range(min(self.actors_per_node, able) - there):
                         self._seats.append(self._start(node["NodeID"]))
         if not self._seats and self._why is not None:
-            raise ExecutorError(f"no actor of the cluster is left; of the last one Ray says: {in_a_line(self._why)}")
+            raise ExecutorError(f"no actor of the cluster is left; Ray on the last one: {in_a_line(self._why)}")
 
     def _start(self, node: str) -> Seat:
         import ray
@@ -341,7 +341,7 @@ class _RemoteRows:
 
     async def row(self, example: dspy.Example, name: str, repeat: int) -> Row:
         """See `Rows`."""
-        reply = await self._ask(example, name, repeat)
+        reply = await self._request(example, name, repeat)
         if reply.store is not None:
             raise StoreError(reply.store)
         if reply.unusable is not None:
@@ -350,20 +350,20 @@ class _RemoteRows:
                 "all its machines: install it there, or submit it with `ray job submit --working-dir`"
             )
         if reply.texts is not None and self.on_texts is not None:
-            with suppress(Exception):  # as in this process: it spoils no row
+            with suppress(Exception):  # as in this process: must not fail the row
                 self.on_texts(reply.texts)
         if reply.refused is not None:
             self.refused.add((name, repeat))
             self.misconfigured = self.misconfigured or _again(*reply.refused)
         assert reply.row is not None
-        told = calls.current().on_response
-        if told is not None:
+        on_response = calls.current().on_response
+        if on_response is not None:
             for call in reply.row.calls:
                 if not call.reused:
-                    told(call.usage)
+                    on_response(call.usage)
         return reply.row
 
-    async def _ask(self, example: dspy.Example, name: str, repeat: int) -> Reply:
+    async def _request(self, example: dspy.Example, name: str, repeat: int) -> Reply:
         import ray
 
         together, last = (name, repeat), None
@@ -389,7 +389,7 @@ class _RemoteRows:
         )
 
     async def settle(self) -> None:
-        """See `Rows`. An actor that is gone left its calls with the system when they were made."""
+        """See `Rows`. A dead actor's calls were passed to the operating system when they were made."""
         asked = [seat.handle.settle.remote(self.order) for seat in self.executor.seats()]
         for one in asked:
             with suppress(*lost_errors()):
@@ -408,10 +408,10 @@ class _RemoteRows:
 
 
 def _again(kind: type[Exception], text: str) -> ConfigError:
-    """An error of an actor's, as one of this process."""
+    """An actor's error as one of this process."""
     if not issubclass(kind, ConfigError):
         return ConfigError(text)
-    error: ConfigError = kind.__new__(kind, text)  # some take other arguments than their message
+    error: ConfigError = kind.__new__(kind, text)  # some take arguments other than their message
     return error
 
 

@@ -1,6 +1,6 @@
-"""How the solutions of a round become the workspaces of the next (arXiv 2510.01123, section 3 and figure 2b): one file
-a distiller. `base` has what they are given and return, and `Distiller`, the record that says all that the rest of the
-library knows of one; `registry` finds them by name, those of users and of other packages too.
+"""Distillers: they turn the solutions of a round into the workspaces of the next (arXiv 2510.01123, section 3 and
+figure 2b), one file each. `base` has their input and output types, and `Distiller`, the record of a distiller's
+properties; `registry` finds them by name, including those of users and other packages.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a distiller is, what it is given and what it returns (arXiv 2510.01123, section 3 and figure 2b).
+"""The definition of a distiller, its input and its output (arXiv 2510.01123, section 3 and figure 2b).
 
-A distiller is given the drafts of a round and how many drafts the next one has, and returns that many workspaces (the
-same object where they are shared). Candidates are shuffled with the stage's seed, so neither the order in which drafts
-finished nor their indices can matter. kappa is enforced by `workspace.fit`.
+A distiller takes the drafts of a round and the number of drafts of the next one, and returns that many workspaces (the
+same object if they are shared). Candidates are shuffled with the stage's seed, so neither the order in which drafts
+finished nor their indices matter. kappa is enforced by `workspace.fit`.
 """
 
 from __future__ import annotations
@@ -27,65 +27,65 @@ ROLES = (Role.DISTILL, Role.SELECT)
 
 
 class Distilled(NamedTuple):
-    """What a distiller returns."""
+    """The output of a distiller."""
 
     workspaces: tuple[Workspace, ...]
-    """One for each draft of the next round."""
+    """One workspace for each draft of the next round."""
     calls: tuple[Call, ...] = ()
-    """The calls that were made, where the distiller has something to add to their record, such as a failure that only
-    it can see; empty leaves them as they were recorded."""
+    """The calls made, if the distiller changes their records, for example to add a failure that only it can detect;
+    empty leaves them as recorded."""
 
 
 class Ask(Protocol):
     """Calls the model of the distiller's role."""
 
     async def __call__(self, values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
-        """One call for each mapping, side by side.
+        """Make one call for each mapping, concurrently.
 
         Args:
-            values: the inputs of each call beside the task's own, such as `{"candidates": text}`.
-            forms: the forms that a reply may have, best first, for replies with no reasoning in them: the first one
-                that the server can hold the model to is taken. They hold for the fields that the library gave the role;
-                a predictor whose outputs were changed is left free.
+            values: the inputs of each call besides the task's own, such as `{"candidates": text}`.
+            forms: allowed formats of a reply, best first, for replies without reasoning: the first one that the server
+                can enforce is used. They apply to the fields that the library gave the role; a predictor with changed
+                outputs is not constrained.
 
-        Returns the replies, in order. A call that fails is one whose `call.failure` says why.
+        Returns the replies, in order. The reply of a failed call has the reason in `call.failure`.
         """
         ...
 
 
 @dataclass(frozen=True)
 class DistillerInput:
-    """What a distiller works on."""
+    """The input of a distiller."""
 
     drafts: tuple[Draft, ...]
-    """Those of the round that have text, in the order of their indices; at least one."""
+    """The drafts of the round with text, in the order of their indices; at least one."""
     next_width: int
-    """Drafts of the next round."""
+    """Number of drafts of the next round."""
     k: int
     """`Schedule.k`."""
     kappa: int
-    """`Schedule.kappa`: the most tokens of a workspace."""
+    """`Schedule.kappa`: maximum tokens of a workspace."""
     tally: bool
-    """`Schedule.tally`; `workspace` and `admit` heed it."""
+    """`Schedule.tally`; `workspace` and `admit` apply it."""
     seed: int
     ask: Ask
-    """Calls the model; at most once for each round, as many calls as the distiller's `calls` says."""
+    """Calls the model; at most once for each round, with as many calls as the distiller's `calls` declares."""
     count: Count
     """Tokens of each text, as the serving model counts them."""
     room: int | None = None
-    """Tokens that the model's context leaves for candidates in a distill call; None where it is not known."""
+    """Tokens that the model's context leaves for candidates in a distill call; None if unknown."""
     oracle: Callable[[Mapping[str, Any]], float] | None = None
     """Scores the outputs of a draft by the gold answer, in [0, 1]; None outside of an evaluation, and for a distiller
     that does not need it."""
     headings: tuple[str, ...] = ()
-    """Labels of the task's inputs, for which no solution may pass."""
+    """Labels of the task's inputs; solutions are quoted so that they cannot pass for one."""
 
     def rng(self, purpose: str) -> random.Random:
-        """A generator of its own for each purpose, the same in every run with this seed."""
+        """A separate generator for each purpose, the same in every run with this seed."""
         return random.Random(hashlib.sha256(f"{self.seed}|{purpose}".encode()).digest())
 
     def shuffled(self, purpose: str) -> list[Draft]:
-        """The drafts in an order that says nothing about how they came."""
+        """The drafts in an order that is independent of the order in which they finished."""
         order = list(self.drafts)
         self.rng(purpose).shuffle(order)
         return order
@@ -93,17 +93,17 @@ class DistillerInput:
     async def score(self, draft: Draft) -> float:
         """The score of a draft's outputs by the gold answer, in [0, 1]; graded in a thread.
 
-        Raises ConfigError where there is no gold answer to look at; `Distiller.needs_gold` asks for it.
+        Raises ConfigError if there is no gold answer; `Distiller.needs_gold` requests it.
         """
         if self.oracle is None:
             raise ConfigError(
-                "there is no gold answer to look at: declare the distiller with `needs_gold=True`, and run it with "
+                "there is no gold answer: declare the distiller with `needs_gold=True`, and run it with "
                 "`evaluate(program, examples, verifier)`"
             )
         return await asyncio.to_thread(self.oracle, draft.outputs)
 
     async def shown(self, order: Sequence[Draft]) -> str:
-        """All solutions as a distill call reads them: whole, unless the model's context is too small for them."""
+        """All solutions as a distill call reads them: complete, unless the model's context is too small for them."""
         blocks = candidates(order, self.headings)
         if self.room is None:
             return "\n\n".join(blocks)
@@ -111,20 +111,20 @@ class DistillerInput:
         return text
 
     async def admit(self, drafts: Sequence[Draft]) -> Workspace:
-        """A workspace of these solutions, cut to kappa; empty when there are none."""
+        """A workspace of these solutions, cut to kappa; empty if there are none."""
         blocks = candidates(drafts, self.headings)
         return await self.workspace(blocks, drafts, keep="end")
 
     async def workspace(
         self, blocks: Sequence[str], drafts: Sequence[Draft], *, keep: Literal["start", "end"]
     ) -> Workspace:
-        """Texts made of these drafts as a workspace, cut to kappa; a tally of the whole round, where the schedule wants
-        one, comes first and stays whole if it fits."""
+        """Texts derived from these drafts as a workspace, cut to kappa; a tally of the whole round, if the schedule
+        requests one, comes first and stays complete if it fits."""
         kappa, head = self.kappa, tally(self.drafts) if self.tally else ""
         text, tokens, cut = await fit(blocks, kappa, self.count, keep=keep)
         if head and text:
             (room,) = await self.count([f"{head}\n\n"])
-            while room < kappa:  # two texts together may count for more than both alone
+            while room < kappa:  # two texts together may have more tokens than both separately
                 body, _, cut = await fit(blocks, kappa - room, self.count, keep=keep)
                 joined = f"{head}\n\n{body}" if body else head
                 (counted,) = await self.count([joined])
@@ -141,43 +141,43 @@ Run = Callable[[DistillerInput], Awaitable[Distilled]]
 
 
 def no_calls(next_width: int) -> int:
-    """Of a distiller that calls no model."""
+    """For a distiller that calls no model."""
     return 0
 
 
 def one_call(next_width: int) -> int:
-    """Of a distiller whose one call serves all drafts of the next round."""
+    """For a distiller whose one call serves all drafts of the next round."""
     return 1
 
 
 def a_call_each(next_width: int) -> int:
-    """Of a distiller that calls the model for each draft of the next round."""
+    """For a distiller that calls the model for each draft of the next round."""
     return next_width
 
 
 @dataclass(frozen=True)
 class Distiller:
-    """All that schedule, loop, cost model, space, training and command line know of a distiller.
+    """The properties of a distiller that schedule, loop, cost model, space, training and command line use.
 
     Raises ConfigError for settings that cannot work together.
     """
 
     name: str
-    """What a schedule calls it."""
+    """Its name in a schedule."""
     run: Run
     role: Role | None = None
     """The role whose predictor it calls, `Role.DISTILL` or `Role.SELECT`; None for one that calls no model."""
     calls: Callable[[int], int] = no_calls
-    """Model calls of a round, made side by side, given how many drafts the next round has. Budgets reserve so many."""
+    """Concurrent model calls of a round, given the number of drafts of the next round. Budgets reserve this many."""
     uses_k: bool = False
-    """A workspace admits `Schedule.k` solutions, so that no round that it distills may be narrower than k."""
+    """Whether a workspace admits `Schedule.k` solutions, so that no distilled round may be narrower than k."""
     needs_gold: bool = False
-    """It looks at the gold answer: for analyses by `evaluate`, never part of a search."""
+    """Whether it uses the gold answer: for analyses by `evaluate`, never part of a search."""
     needs_check: bool = False
-    """It goes by what the program's check said of each draft (`Schedule.check`)."""
+    """Whether it uses the result of the program's check for each draft (`Schedule.check`)."""
     chain: bool = False
-    """It hands on one solution as the state of a chain of single drafts, as Sequential Refinement does: all widths are
-    1, a critique may be asked for, and there is nothing to tally."""
+    """Whether it passes on one solution as the state of a chain of single drafts, as Sequential Refinement does: all
+    widths are 1, a critique is allowed, and there is nothing to tally."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -198,7 +198,7 @@ class Distiller:
 
     @property
     def phase(self) -> Phase | None:
-        """The phase of its calls on the ledger; None where it makes none."""
+        """The phase of its calls on the ledger; None if it makes none."""
         return None if self.role is None else Phase(self.role.value)
 
     @property
@@ -208,32 +208,32 @@ class Distiller:
         return text.partition(". ")[0].rstrip(".")
 
     def solutions(self, k: int) -> int:
-        """How many solutions a workspace holds about, for estimates of its size."""
+        """The approximate number of solutions in a workspace, for estimates of its size."""
         return k if self.uses_k or self.needs_gold else 1
 
     async def __call__(self, given: DistillerInput) -> Distilled:
-        """Distill, and hold what came back against what was declared.
+        """Distill, and compare the result with the declared properties.
 
-        Raises ConfigError where the gold answer is needed and not there, and for a distiller that asks more often than
-        it says, or returns anything but a workspace of at most kappa tokens for each draft of the next round.
+        Raises ConfigError if the gold answer is needed and not available, and for a distiller that makes more calls
+        than it declares, or returns anything but a workspace of at most kappa tokens for each draft of the next round.
         """
         if self.needs_gold and given.oracle is None:
             raise ConfigError(
                 f'`Schedule(distiller="{self.name}")` needs the gold answer: run it with '
-                "`evaluate(program, examples, verifier)`, which lets it look"
+                "`evaluate(program, examples, verifier)`, which provides it"
             )
         made: list[Call] = []
-        asked = 0
+        n_made = 0
 
         async def ask(values: Sequence[Mapping[str, Any]], forms: Sequence[OutputFormat] = ()) -> list[Reply]:
-            nonlocal asked
+            nonlocal n_made
             most = self.calls(given.next_width)
-            if asked or len(values) > most:
+            if n_made or len(values) > most:
                 raise ConfigError(
-                    f"the distiller {self.name!r} asks for {asked + len(values)} calls{' in turn' if asked else ''}, "
-                    f"but says that it makes {most} side by side for {given.next_width} drafts; see `Distiller.calls`"
+                    f"the distiller {self.name!r} makes {n_made + len(values)} calls{' in turn' if n_made else ''}, "
+                    f"but declares {most} concurrent ones for {given.next_width} drafts; see `Distiller.calls`"
                 )
-            asked += len(values)
+            n_made += len(values)
             replies = await (given.ask(values, forms) if forms else given.ask(values))
             made.extend(call for reply in replies for call in reply.calls)
             return replies
@@ -251,7 +251,7 @@ class Distiller:
         if most > given.kappa:
             raise ConfigError(
                 f"the distiller {self.name!r} returned a workspace of {most} tokens, above `kappa={given.kappa}`; make "
-                "it with `given.admit` or `given.workspace`, which cut"
+                "it with `given.admit` or `given.workspace`, which cut it"
             )
         calls = distilled.calls or tuple(made)
         if len(calls) != len(made):

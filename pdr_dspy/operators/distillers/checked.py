@@ -9,8 +9,8 @@ from pdr_dspy.operators.distillers.base import Distilled, Distiller, DistillerIn
 async def checked(given: DistillerInput) -> Distilled:
     """The k different candidates that their check scored highest, each with its result, for all next drafts; no call.
 
-    Candidates with equal answers are one. Not in the paper: where something can be verified without the gold answer,
-    this is the oracle of its figure 6 as far as the check is right.
+    Candidates with equal answers are one. Not in the paper: if answers can be verified without the gold answer, this is
+    the oracle of its figure 6, as far as the check is right.
     """
     order = given.shuffled("checked")
     order.sort(key=lambda draft: -1.0 if draft.score is None else draft.score, reverse=True)

@@ -1,4 +1,4 @@
-"""Analyses that look at the gold answer (figure 6): only right drafts, only wrong ones, or as many drawn at random."""
+"""Analyses that use the gold answer (figure 6): only right drafts, only wrong ones, or as many drawn at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What the distillers that let the model pick share: the form of a Select reply, and the drafts that it names."""
+"""Shared parts of the distillers that let the model pick: the format of a Select reply, and the drafts that it
+names."""
 
 from __future__ import annotations
 
@@ -15,20 +16,20 @@ from pdr_dspy.operators.distillers.base import DistillerInput
 from pdr_dspy.operators.workspace import Draft
 
 MOST_CHOICES = 1000
-"""Selections that a form spells out."""
+"""Maximum number of selections that a format lists."""
 
 
 @lru_cache(maxsize=64)
 def selections(k: int, count: int) -> tuple[OutputFormat, ...]:
-    """The forms of a Select reply, k different numbers of 1 to `count`, best first.
+    """The formats of a Select reply, k different numbers from 1 to `count`, best first.
 
-    No server holds a model to `uniqueItems`, so the first form spells all selections out: in any order while there are
-    at most `MOST_CHOICES` (2 of 32, 3 of 11, 4 of 6), since a model that is held to ascending numbers and begins with
-    its best cannot name a smaller one after it; beyond that in ascending order (3 of 19, 4 of 13, 6 of 12). Sent to
-    llama.cpp, 2 of 4 are 0.3 kB, 2 of 16 are 5.8 kB, and 6 of 12, the largest, 34 kB; a schema is 0.2 kB.
+    No server enforces `uniqueItems`, so the first format lists all selections: in any order while there are at most
+    `MOST_CHOICES` (2 of 32, 3 of 11, 4 of 6), since a model constrained to ascending numbers that begins with its best
+    cannot name a smaller one after it; beyond that in ascending order (3 of 19, 4 of 13, 6 of 12). Sent to llama.cpp,
+    2 of 4 are 0.3 kB, 2 of 16 are 5.8 kB, and 6 of 12, the largest, 34 kB; a schema is 0.2 kB.
 
-    The second is a schema, for longer lists and for servers that take nothing else: a number may stand there twice, and
-    `picked` sees to that.
+    The second is a schema, for longer lists and for servers that support nothing else: it allows a number twice, which
+    `picked` handles.
     """
     k = min(k, count)
     forms: list[OutputFormat] = []
@@ -43,20 +44,20 @@ def selections(k: int, count: int) -> tuple[OutputFormat, ...]:
 
 
 def picked(given: DistillerInput, reply: Reply, order: Sequence[Draft]) -> tuple[list[Draft], tuple[Call, ...]]:
-    """The drafts that a Select reply names; a random k, and a failure on the record, when it names none.
+    """The drafts that a Select reply names; a random k, with a failure on the record, if it names none.
 
-    A reply that was held to k numbers and names one twice is filled up with others, at random, and a note on the record
-    says so: it had no room to say what it wanted. A free reply that names fewer wants fewer.
+    If a reply constrained to k numbers names one twice, it is filled up with others at random, with a note on the
+    record: its format left no other choice. An unconstrained reply that names fewer selects fewer.
     """
     k = min(given.k, len(order))
     named = reply.reading.outputs.get("selected")
     if not named and reply.text and not reply.call.truncated:
-        bare = re.fullmatch(r"[\[\](){}\s\d,;.&]+", reply.text)  # nothing but the numbers
+        bare = re.fullmatch(r"[\[\](){}\s\d,;.&]+", reply.text)  # only the numbers
         form = r"\b(\d{1,3})\b" if bare else r"(?i)candidates?\s*#?\s*(\d{1,3})\b"
         named = [int(number) for number in re.findall(form, reply.text)]
     numbers = list(dict.fromkeys(n for n in named or () if 1 <= n <= len(order)))[:k]
     if not numbers:
-        failure = reply.call.failure or "it named no candidate; a random choice stands in"
+        failure = reply.call.failure or "it named no candidate; a random choice is used"
         subset = given.rng(f"fallback {reply.call.index}").sample(list(order), k)
         return subset, reply._replace(call=reply.call.model_copy(update={"failure": failure})).calls
     missing = k - len(numbers)

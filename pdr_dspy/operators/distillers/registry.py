@@ -32,7 +32,7 @@ DISTILLERS: Registry[Distiller] = Registry(
     group="pdr_dspy.distillers",
     built_in={part.name: part for part in BUILT_IN},
     check=_check,
-    hint='Register one of your own with `@pdr_dspy.distiller("name")`, or install the package that has it',
+    hint='Register your own with `@pdr_dspy.distiller("name")`, or install the package that has it',
 )
 """All distillers."""
 
@@ -56,15 +56,15 @@ def distiller(
     ...     return Distilled((await given.admit([chosen]),) * given.next_width)
 
     Args:
-        name: what a schedule calls it.
-        role: "distill" or "select" where it calls the model; its predictor then belongs to the program.
-        calls: calls of a round given the width of the next one; one where there is a role, else none.
-        uses_k: as `Distiller.uses_k`; so are `needs_gold`, `needs_check` and `chain`.
+        name: its name in a schedule.
+        role: "distill" or "select" if it calls the model; its predictor then belongs to the program.
+        calls: calls of a round given the width of the next one; by default one with a role, otherwise none.
+        uses_k: as `Distiller.uses_k`; likewise `needs_gold`, `needs_check` and `chain`.
 
     Returns:
-        A decorator that makes a `Distiller` of an async function from `DistillerInput` to `Distilled`.
+        A decorator that makes a `Distiller` from an async function that maps `DistillerInput` to `Distilled`.
 
-    Raises ConfigError for a name that is taken and for settings that cannot work together.
+    Raises ConfigError for a registered name and for settings that cannot work together.
     """
     if role is not None and role not in set(Role):
         raise ConfigError(f'`distiller(role={role!r})` must be "distill" or "select", or None')

@@ -10,7 +10,7 @@ from pdr_dspy.text.quoting import sheltered
 async def summary(given: DistillerInput) -> Distilled:
     """D^S: one call writes a summary of all solutions, shared by all drafts of the next round.
 
-    A summary that the model could not write leaves the solutions themselves, cut to kappa.
+    If the model could not write a summary, the solutions themselves are used, cut to kappa.
     """
     order = given.shuffled("summary")
     (reply,) = await given.ask([{"candidates": await given.shown(order)}])

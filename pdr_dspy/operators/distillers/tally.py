@@ -11,25 +11,25 @@ from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.text.wrapping import tidy
 
 ANSWERS = 8
-"""Different answers that a tally lists."""
+"""Maximum number of different answers in a tally."""
 LONGEST = 80
-"""Characters of an answer in a tally."""
+"""Maximum characters of an answer in a tally."""
 
 
 def tally(drafts: Sequence[Draft]) -> str:
-    """How often each answer came up, the most common first; texts that are equal but for case, spaces and what wraps
-    them are one answer."""
-    said: dict[str, str] = {}
+    """How often each answer came up, the most common first; texts that differ only in case, spaces and wrapping are one
+    answer."""
+    wording: dict[str, str] = {}
     votes: Counter[str] = Counter()
     for draft in drafts:
         values = [tidy(str(value)) for value in draft.outputs.values()]
         answer = "" if draft.truncated else _COUNTED.sub("", " ".join(" | ".join(values).split()))[:LONGEST].strip()
         shown = sheltered(answer) or "no answer"
         votes[shown.casefold()] += 1
-        said.setdefault(shown.casefold(), shown)
-    listed = [f"{said[key]} ({count} of {len(drafts)})" for key, count in votes.most_common(ANSWERS)]
+        wording.setdefault(shown.casefold(), shown)
+    listed = [f"{wording[key]} ({count} of {len(drafts)})" for key, count in votes.most_common(ANSWERS)]
     return f"Answers of all attempts: {', '.join(listed)}"
 
 
 _COUNTED = re.compile(r"\(\d+ of \d+\)")
-"""A count that an answer brings with it would be one of the tally's."""
+"""A count within an answer, which could pass for one of the tally's."""

@@ -1,1 +1,1 @@
-"""Where candidates come from: samplers of schedules, and instructions that a model writes from failures."""
+"""Sources of candidates: samplers of schedules, and instructions that a model writes from failures."""

@@ -1,4 +1,4 @@
-"""Where a program went wrong, as a writer of instructions can use it: the question, the answer, and what misled it."""
+"""Failures of a program, for a writer of instructions: the question, the answer, and the misleading workspace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
 
 RIGHT = 0.5
-"""A row or draft counts as right from this score on."""
+"""Score from which a row or draft counts as right."""
 
 
 class Failure(BaseModel):
@@ -29,18 +29,18 @@ class Failure(BaseModel):
     question: str
     """The task's inputs as text."""
     answered: str | None = None
-    """None when no answer could be read."""
+    """None if no answer could be read."""
     gold: str | None = None
     workspace: str = ""
-    """What the last draft read beside the question; empty for a single pass, and where it is not known."""
+    """The workspace of the last draft; empty for a single pass, and if it is unknown."""
     right: int | None = None
-    """Right drafts of the round before the last; None where there is none, or they were not judged."""
+    """Right drafts of the round before the last; None without such a round, or if they were not scored."""
     drafts: int | None = None
-    """Drafts of that round."""
+    """Number of drafts of that round."""
     detail: str = ""
-    """The verifier's words, or why there was no answer."""
+    """The verifier's detail, or why there was no answer."""
     id: str = ""
-    """The question's identity (`calls.identity`), so that it is known what was shown."""
+    """The question's identity (`calls.identity`), which records the questions that were shown."""
 
     def describe(self, *, workspace: bool = True) -> str:
         """A few lines for the writer; long texts are cut, the workspace to its end, where its answer is."""
@@ -70,15 +70,15 @@ def failures_of(
     """The wrong rows of an evaluation, at most one for each question.
 
     Args:
-        program: what was evaluated.
-        examples: what it was evaluated on, in the same order.
+        program: the evaluated program.
+        examples: the evaluated examples, in the same order.
         report: its evaluation.
-        store: holds the evaluation's calls. With it the workspaces are there too, at no cost: a row of which every
-            call is stored is replayed. Rows keep no workspaces themselves.
-        limit: the most failures, those with right drafts that came to nothing first, then in the order of their ids.
+        store: holds the evaluation's calls. With it the workspaces are included, at no cost: a row whose calls are all
+            stored is replayed. Rows contain no workspaces.
+        limit: the maximum number of failures, first those with unused right drafts, then in the order of their ids.
 
     Raises:
-        DataError: a row of the report is of none of the examples.
+        DataError: a row of the report belongs to none of the examples.
     """
     known = dict(zip(ids_of(examples), examples, strict=True))
     wrong: dict[str, Row] = {}
@@ -119,7 +119,7 @@ def _failure(program: dspy.Module, example: dspy.Example, row: Row, store: Rollo
 
 
 def _workspace(program: dspy.Module, inputs: dict[str, Any], row: Row, store: Rollouts | None) -> str:
-    """What the last draft read, by running the row again out of the store; "" where that would send a call."""
+    """The workspace of the last draft, by replaying the row from the store; "" if that would send a call."""
     if store is None or not isinstance(program, Operator) or len(row.rounds) < 2 or row.stop == Stop.BUDGET:
         return ""
     if program.schedule.distill_by.needs_gold or any(
@@ -138,7 +138,7 @@ def _workspace(program: dspy.Module, inputs: dict[str, Any], row: Row, store: Ro
 
 
 def _offline(program: Operator) -> Operator:
-    """A copy whose language models send nothing: another model's calls, say, are not in the store."""
+    """A copy whose language models send nothing: for example, calls of another model are not in the store."""
 
     async def refuse(*_: Any, **__: Any) -> Any:
         raise ConnectionError("this call is not in the store")
@@ -151,10 +151,10 @@ def _offline(program: Operator) -> Operator:
 
 
 def start_of(text: str, most: int) -> str:
-    """The text, cut to at most so many characters."""
+    """The beginning of a text, at most this many characters."""
     return text if len(text) <= most else f"{text[: most - 6]} [...]"
 
 
 def end_of(text: str, most: int) -> str:
-    """The end of the text, of at most so many characters."""
+    """The end of a text, at most this many characters."""
     return text if len(text) <= most else f"[...] {text[6 - most :]}"

@@ -1,4 +1,4 @@
-"""Why a proposed text cannot be an instruction: it is too long, no prose, a copy, or it gives answers away."""
+"""Checks of a proposed instruction: length, prose, copies, and answers that it reveals."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pdr_dspy.calls.ledger import Call
 from pdr_dspy.prompts.render import render
 
 RUN, SHORT = 8, 4
-"""So many words of a question in a row are a copy of it; of a shorter question all its words, from `SHORT` on."""
+"""This many consecutive words of a question count as a copy; of a shorter question all its words, from `SHORT` on."""
 OVERLAP = 0.8
-"""Two texts are nearly the same from this share of common words on (of the words of both, each counted once)."""
+"""Fraction of common words from which two texts count as nearly equal (of all words, each counted once)."""
 SHARED = 0.1
-"""A gold answer that more than this share of the questions have, and more than one, is a label and no secret."""
+"""A gold answer shared by more than this fraction of the questions, and by more than one, is a label and not secret."""
 LEAST = 5
-"""Words of the shortest text that counts as an instruction."""
+"""Minimum words of an instruction."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What must not turn up in an instruction."""
+    """Texts that an instruction must not contain."""
 
     golds: tuple[str, ...]
-    """Gold answers that few questions have."""
+    """Gold answers of few questions."""
     runs: frozenset[tuple[str, ...]]
-    """Runs of words that one question has and no other."""
+    """Runs of words that occur in exactly one question."""
 
     @classmethod
     def of(
@@ -40,7 +40,8 @@ class Known:
         questions: Sequence[Mapping[str, Any]],
         task: type[dspy.Signature],
     ) -> Self:
-        """Out of the training examples, their inputs, and the task, whose types say which answers are all known."""
+        """Derive them from the training examples, their inputs, and the task, whose types tell which answers are
+        public."""
         golds: Counter[str] = Counter()
         for example, inputs in zip(examples, questions, strict=True):
             others = set(example.keys()) - set(inputs) - {"id"}
@@ -70,17 +71,17 @@ def refusal(
     own: str,
     others: Sequence[str],
 ) -> str | None:
-    """Why `text` is not kept, in a few words; None when it can be.
+    """Why `text` is rejected, in a few words; None if it is accepted.
 
     Args:
         text: the reply, tidied.
-        call: how it came.
+        call: the call that produced it.
         tokens: of the text.
-        max_tokens: the most it may have.
-        form: lines that the program adds by itself, see `form_of`.
-        known: answers and questions that must not be in it.
-        own: the student's instructions, which may hold what they hold.
-        others: texts for the same role that were kept.
+        max_tokens: the maximum.
+        form: lines that the program adds itself, see `form_of`.
+        known: answers and questions that it must not contain.
+        own: the student's instructions; their content is allowed.
+        others: accepted texts for the same role.
     """
     if call.failure is not None:
         return f"the call failed: {call.failure}"
@@ -112,7 +113,7 @@ def refusal(
 
 
 def tidied(reply: str) -> str:
-    """The instruction out of a reply: without words to the asker, a fence, a heading, or quotation marks around it."""
+    """The instruction in a reply: without introductory words, a code fence, a heading, or enclosing quotation marks."""
     text = re.sub(
         r"\A(?:sure|certainly|of course|okay|here)\b[^\n]{0,200}:\s*\n", "", reply.strip(), flags=re.IGNORECASE
     )
@@ -126,7 +127,8 @@ def tidied(reply: str) -> str:
 
 
 def form_of(signature: type[dspy.Signature]) -> list[str]:
-    """What `signatures.render` adds to a prompt of this signature: where the answer goes, and the lines to fill in."""
+    """The lines that `signatures.render` adds to a prompt of this signature: where the answer goes, and the lines to
+    fill in."""
     with dspy.context(adapter=None):
         last = render(signature, [], {})[-1]["content"]
     lines = [_plain(line) for line in str(last).splitlines()]
@@ -138,7 +140,7 @@ def form_of(signature: type[dspy.Signature]) -> list[str]:
 
 
 def overlap(one: str, other: str) -> float:
-    """Words that two texts have in common, as a share of the words of both; each word counts once."""
+    """The fraction of common words of two texts; each word counts once."""
     a, b = set(_words(one)), set(_words(other))
     return len(a & b) / len(a | b) if a | b else 1.0
 
@@ -150,7 +152,7 @@ def _given_away(text: str, plain: str, words: Sequence[str], known: Known, own: 
             return f"it copies a training question: {' '.join(min(copied))!r}"
     for gold in known.golds:
         pattern = rf"(?<![\w.]){re.escape(gold)}(?![\w]|\.\d)"
-        if len(gold) < 3:  # a small number may stand anywhere; as an answer it is one
+        if len(gold) < 3:  # a small number may occur anywhere; only as an answer it counts
             pattern = rf"(?:\banswers?\b(?: is| are)?|=) *[:=]? *[\"'(<]*{pattern}"
         if re.search(pattern, plain) and not re.search(pattern, _plain(own)):
             return f"it gives away the answer of a training question: {gold!r}"
@@ -158,7 +160,7 @@ def _given_away(text: str, plain: str, words: Sequence[str], known: Known, own: 
 
 
 def _plain(text: str) -> str:
-    """In lower case, with single spaces, and no separators within numbers."""
+    """The text in lower case, with single spaces, and no separators within numbers."""
     return " ".join(re.sub(r"(?<=\d),(?=\d{3})", "", text.casefold()).split())
 
 
@@ -171,7 +173,7 @@ def _runs(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def _closed(annotation: Any) -> bool:
-    """Whether all answers of this type are known anyway."""
+    """Whether all answers of this type are public anyway."""
     return (
         annotation is bool
         or get_origin(annotation) is Literal

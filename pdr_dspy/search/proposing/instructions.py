@@ -1,14 +1,14 @@
-"""Instruction candidates for the roles of a program, written by a model that is shown the task, the role and failures.
+"""Instruction candidates for the roles of a program, written by a model that reads the task, the role and failures.
 
     proposals = propose(student, trainset, failures=failures_of(student, trainset, report), lm=lm)
     space = space.extend(instructions=proposals.instructions)
 
-Why not DSPy's `GroundedProposer` (3.4.1, tried on a PDR of three roles): it takes no failures, only scores of earlier
-instructions; it knows a role by the source code of the program's class, which for an operator is a constructor that
-says nothing of workspaces and rounds; its summary of the data set reads training questions with their answers, in
-calls of its own that no ledger sees (22 calls for 6 texts and 30 questions); and it bounds, compares and checks nothing
-that comes back. MIPROv2 and COPRO, which write their texts that way, and GEPA, which does reflect on failures, run on
-operators as they are: `feedback` makes a verifier the metric that GEPA wants.
+Reasons against DSPy's `GroundedProposer` (3.4.1, tried on a PDR of three roles): it takes no failures, only scores of
+earlier instructions; it describes a role by the source code of the program's class, which for an operator is a
+constructor without any information on workspaces and rounds; its summary of the data set reads training questions with
+their answers, in calls of its own that no ledger records (22 calls for 6 texts and 30 questions); and it neither bounds
+nor compares nor checks its results. MIPROv2 and COPRO, which write their texts that way, and GEPA, which does reflect
+on failures, run on operators unchanged: `feedback` turns a verifier into GEPA's metric.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pdr_dspy.search.proposing.instruction_checks import Known, form_of, refusal
 from pdr_dspy.verifiers.function import as_verifier
 
 QUESTIONS, FAILURES = 3, 3
-"""Training questions and failures that one call is shown; fewer where the model's context is short."""
+"""Training questions and failures in one call's prompt; fewer if the model's context is short."""
 
 TIPS = {
     "plain": "Write what you would want to be told if you had to do this work well.",
@@ -50,7 +50,7 @@ TIPS = {
     "pitfalls": "Warn of the mistakes that are typical here, and say what to do instead.",
     "doubt": "Say when to trust what is given, when to doubt it, and how to tell.",
 }
-"""One for each call, for variety."""
+"""One tip for each call, for variety."""
 
 WRITER = """\
 You improve the instructions that a language model works by. A program solves a task in several calls. Each call has a
@@ -70,7 +70,7 @@ WORK = {
     Role.CRITIQUE: "It reads the problem and one solution, and lists the flaws for the call that will revise it. It "
     "writes no new solution.",
 }
-"""What each role does in the loop, for somebody who does not know the loop."""
+"""The work of each role in the loop, for a reader without knowledge of it."""
 
 
 class Proposal(BaseModel):
@@ -81,40 +81,40 @@ class Proposal(BaseModel):
     role: Role
     text: str
     tokens: int
-    """Of `text`, as the model that will read it counts them."""
+    """Tokens of `text`, as the model that will read it counts them."""
     tip: str
-    """The key of the advice in `TIPS` that the writer was given."""
+    """The key in `TIPS` of the writer's tip."""
 
 
 class Refused(BaseModel):
-    """A reply that gave no candidate."""
+    """A reply without a usable candidate."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     role: Role
     reason: str
     text: str = ""
-    """How the reply began."""
+    """The beginning of the reply."""
     tip: str
 
 
 class Proposals(BaseModel):
-    """What a model proposed, and what it cost; JSON both ways, so that it can be kept with a study."""
+    """The proposals of a model, with their cost; JSON both ways, for storing them with a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     proposals: tuple[Proposal, ...] = ()
     refused: tuple[Refused, ...] = ()
     ledger: Ledger = Ledger()
-    """The writer's calls, as `Phase.PROPOSE`: no program waits for them."""
+    """The writer's calls, as `Phase.PROPOSE`: they are not on the path of any program."""
     model: str = ""
     seed: int = 0
     shown: tuple[str, ...] = ()
-    """Identities of the questions that the writer saw: do not confirm a search on them."""
+    """Identities of the questions that the writer saw: do not use them to confirm a search."""
 
     @property
     def instructions(self) -> dict[str, tuple[str, ...]]:
-        """Role to texts, as `Space(instructions=...)` and `Space.extend(instructions=...)` take them."""
+        """Role to texts, as taken by `Space(instructions=...)` and `Space.extend(instructions=...)`."""
         roles = dict.fromkeys(proposal.role for proposal in self.proposals)
         return {role.value: tuple(own.text for own in self.proposals if own.role is role) for role in roles}
 
@@ -143,32 +143,32 @@ def propose(
     held_out: Sequence[dspy.Example] = (),
     seed: int = 0,
 ) -> Proposals:
-    """Ask `lm` for instructions, `count` calls for each role, and keep those that can be used.
+    """Request instructions from `lm`, `count` calls for each role, and keep the usable ones.
 
-    Each call is shown the task's fields and the current instructions, what the role does, a few training questions
-    without their answers, a few failures and one tip. A reply is refused, with its reason, when the call failed, when
-    it is cut or too long, is no prose, repeats the form of the reply that `signatures.render` adds, copies a training
-    question or gives an answer away, or is nearly the same as another or as the student's own. There are no second
-    tries. Equal arguments make equal calls; inside `calls.session(store=...)` they are replayed.
+    The prompt of each call has the task's fields and the current instructions, the work of the role, a few training
+    questions without their answers, a few failures and one tip. A reply is refused, with a reason, if the call failed,
+    if it is truncated or too long, is not prose, repeats the reply form that `signatures.render` adds, copies a
+    training question or reveals an answer, or is nearly equal to another or to the student's own. There are no retries.
+    Equal arguments make equal calls; inside `calls.session(store=...)` they are replayed.
 
     Args:
         student: an operator, or a module whose operators have one task. It is not changed.
-        trainset: the questions of the search's trials. When `PDROptimizer` is to split it, split it first (see
+        trainset: the questions of the search's trials. If `PDROptimizer` is to split it, split it first (see
             `search.confirmation.split`), so that no question of the confirmation is shown.
         failures: of the student; see `failures_of`.
         lm: the writer.
-        roles: which to write for; None is those that the student's schedule calls.
+        roles: the roles to write for; None is those that the student's schedule calls.
         count: calls for each role.
-        max_tokens: the longest text that is kept, in tokens of the model that will read it.
-        thinking_tokens: room for a thinking writer's thought, in tokens, on top.
+        max_tokens: the maximum length of a text, in tokens of the model that will read it.
+        thinking_tokens: additional tokens for a thinking writer's thought.
         temperature: of the writer.
-        held_out: questions that must not be shown; failures at them are left out.
-        seed: of the samples, and of which questions, failures and tips go together.
+        held_out: questions that must not be shown; failures on them are left out.
+        seed: of the samples, and of the combinations of questions, failures and tips.
 
     Raises:
-        ConfigError: an argument that cannot work, or a context too short for the shortest prompt.
+        ConfigError: an invalid argument, or a context too short for the shortest prompt.
         DataError: `trainset` is empty, or shares a question with `held_out`.
-        EndpointError: not one call came back.
+        EndpointError: every call failed.
     """
     operator = operator_of(student)
     chosen = _roles(operator, roles)
@@ -178,7 +178,7 @@ def propose(
     if not isinstance(lm, dspy.BaseLM):
         raise ConfigError(f"`propose(lm={lm!r})` must be a dspy.LM, e.g. `serving.connect(model, api_base)`")
     if not trainset:
-        raise DataError("`propose(trainset=[])` is empty; there is nothing to show to the writer")
+        raise DataError("`propose(trainset=[])` is empty; the writer needs questions")
     hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
     questions = [inputs_of(student, example) for example in trainset]
     if any(calls.identity(inputs) in hidden for inputs in questions):
@@ -190,7 +190,7 @@ def propose(
 
     async def write() -> tuple[list[Reply], list[int]]:
         prompts = await writer.prompts(jobs, sampling.cap)
-        with dspy.context(adapter=None):  # the form of the prompt is ours, whatever the user's programs use
+        with dspy.context(adapter=None):  # this library's prompt form, independent of the user's adapter
             replies = await calls.ask(
                 writer.predictor,
                 prompts,
@@ -202,7 +202,7 @@ def propose(
 
     replies, sizes = event_loop.run(write)
     if all(reply.call.finish == "error" for reply in replies):
-        raise EndpointError(f"no call of `propose` came back from {lm.model}: {replies[0].call.failure}")
+        raise EndpointError(f"every call of `propose` failed at {lm.model}: {replies[0].call.failure}")
     known = Known.of(trainset, questions, operator.task)
     kept: list[Proposal] = []
     refused: list[Refused] = []
@@ -234,10 +234,10 @@ def propose(
 
 
 def feedback(verifier: Any) -> Any:
-    """A verifier as the metric that `dspy.GEPA` wants: five arguments, and words beside the score.
+    """A verifier as the metric of `dspy.GEPA`: five arguments, and a text besides the score.
 
-    The words are the verdict, the gold answer, and for a role that reads a workspace or candidates that these are
-    earlier attempts. For `dspy.BetterTogether(metric=...)` give the verifier itself.
+    The text has the verdict, the gold answer, and for a role that reads a workspace or candidates the hint that these
+    are earlier attempts. For `dspy.BetterTogether(metric=...)` use the verifier itself.
     """
 
     verifier = as_verifier(verifier)
@@ -264,7 +264,7 @@ def feedback(verifier: Any) -> Any:
 
 
 def operator_of(student: dspy.Module) -> Operator:
-    """The operator whose task instructions are written for. Raises ConfigError for none, or for different tasks."""
+    """The operator whose task the instructions are for. Raises ConfigError for none, or for different tasks."""
     found = operators_in(student) if isinstance(student, dspy.Module) else {}
     if not found:
         raise ConfigError(f"`propose(student={type(student).__name__}())` holds no LongCoT, SR or PDR")
@@ -272,7 +272,7 @@ def operator_of(student: dspy.Module) -> Operator:
     if any(not operator.task.equals(first.task) for operator in found.values()):
         raise ConfigError(
             f"`propose(student={type(student).__name__}())` has operators with different tasks ({', '.join(found)}), "
-            "and instructions would be given to all of them; propose for each operator apart"
+            "and instructions would be given to all of them; propose for each operator separately"
         )
     return first
 
@@ -287,7 +287,7 @@ def _roles(operator: Operator, roles: Sequence[str] | None) -> list[Role]:
 
 
 def _signature(operator: Operator, role: Role) -> type[dspy.Signature]:
-    """The signature of a role; its default where the operator's schedule does not call it."""
+    """The signature of a role; its default if the operator's schedule does not call it."""
     found = operator.__dict__.get(role.value)
     schedule = operator.schedule
     last = schedule.rounds > 1 and schedule.distill_by.chain
@@ -320,14 +320,14 @@ class _Writer:
         self.reader: dspy.LM = own if isinstance(own, dspy.LM) else lm
 
     def tips(self, count: int) -> list[str]:
-        """As many tips as calls, in an order of the seed's, each as often as any other."""
+        """As many tips as calls, in an order given by the seed, each equally often."""
         names: list[str] = []
         while len(names) < count:
             names += self.draw.sample(list(TIPS), len(TIPS))
         return names[:count]
 
     async def prompts(self, jobs: Sequence[tuple[Role, str]], cap: int) -> list[dict[str, str]]:
-        """The writer's inputs for each call, with fewer questions and failures where the context is short."""
+        """The writer's inputs for each call, with fewer questions and failures if the context is short."""
         drawn = [(role, tip, self._sample(self.questions, QUESTIONS), self._failures(role)) for role, tip in jobs]
         context = (await calls.capabilities(self.lm)).context_length
         for most in range(max(QUESTIONS, FAILURES), -1, -1):
@@ -356,7 +356,7 @@ class _Writer:
         return self.draw.sample(list(items), min(most, len(items)))
 
     def _failures(self, role: Role) -> list[Failure]:
-        """For roles after the first draft, failures at which an attempt had been right come first."""
+        """For roles after the first draft, failures with a right earlier attempt come first."""
         drawn = self._sample(self.failures, len(self.failures))
         if role is not Role.DRAFT:
             drawn.sort(key=lambda failure: not failure.right)

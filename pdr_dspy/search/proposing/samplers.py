@@ -1,7 +1,7 @@
-"""What to try next: candidates that one of Optuna's samplers proposes.
+"""Proposals of candidates by one of Optuna's samplers.
 
-The sampler sees pooled estimates, which a short race cannot raise by luck, and the cost of each candidate as a
-constraint. A proposal depends on the seed, the cohort and the candidates tried so far, and on nothing else.
+The sampler sees pooled estimates, which luck in a short race hardly affects, and the cost of each candidate as a
+constraint. A proposal depends only on the seed, the cohort and the candidates tried so far.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import optuna
 
 ENUMERABLE = 5_000
-"""Spaces up to this size are searched to their end."""
+"""Spaces up to this size are searched exhaustively."""
 DRAWS = 2_000
-"""Candidates drawn from a larger one in search of a new one."""
+"""Maximum candidates drawn from a larger space to find a new one."""
 PATIENCE = 3
-"""Suggestions in a row that were tried before or cost too much, before a new candidate is drawn at random."""
+"""Consecutive suggestions that were tried before or cost too much, before a new candidate is drawn at random."""
 
 _FILTERS = threading.Lock()
-"""The filters of `warnings` belong to the process: two searches in two threads would undo each other's."""
+"""Serializes changes of the `warnings` filters, which belong to the process: concurrent searches would undo them."""
 
 
 class Proposer:
-    """Candidates of a space that were not tried yet, the promising ones first."""
+    """Untried candidates of a space, the promising ones first."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class Proposer:
     ) -> None:
         """
         Args:
-            space: what to choose from.
-            limits: on mean tokens; a constraint to the sampler.
-            costs: "sequential" and "total", if they are objectives beside the score.
+            space: the search space.
+            limits: on mean tokens; a constraint for the sampler.
+            costs: "sequential" and "total", if they are objectives besides the score.
             seed: of the search.
             sampler: one of Optuna's, by name or as a function from a seed to the sampler.
         """
@@ -64,15 +64,15 @@ class Proposer:
         self.enumerable = len(self.pool) <= ENUMERABLE
 
     def some(self, count: int) -> list[Candidate]:
-        """Candidates of the whole space, drawn by the seed; all of a space that has no more than `count`."""
+        """Candidates of the whole space, drawn by the seed; all of a space with no more than `count`."""
         draw = random.Random(self.seed)
         if self.enumerable:
             return draw.sample(self.pool, min(count, len(self.pool)))
-        drawn = (self._suggested(_Drawn(draw)) for _ in range(2 * count))  # the pool has the small shapes only
+        drawn = (self._suggested(_Drawn(draw)) for _ in range(2 * count))  # the pool only has the small shapes
         return list(itertools.islice((one for one in drawn if one is not None), count))
 
     def untried(self, keys: Iterable[str]) -> int | None:
-        """How many candidates have none of these keys; None for a space that is too large to list."""
+        """The number of candidates with none of these keys; None for a space that is too large to list."""
         return len({one.key for one in self.pool}.difference(keys)) if self.enumerable else None
 
     def propose(
@@ -83,13 +83,13 @@ class Proposer:
         cohort: int,
         too_expensive: Callable[[Candidate], bool] = lambda _: False,
     ) -> list[Proposed]:
-        """Up to `count` new candidates; fewer when the space has no more that are worth trying.
+        """Up to `count` new candidates; fewer if the space has no more affordable ones.
 
         Args:
-            tried: what was measured; the sampler does not see candidates outside the space.
-            count: how many to propose.
+            tried: the measured candidates; the sampler does not see those outside the space.
+            count: the number of proposals.
             cohort: a number that differs each time.
-            too_expensive: whether a candidate would certainly be over the limits; such ones are not proposed.
+            too_expensive: whether a candidate would certainly exceed the limits; such candidates are not proposed.
         """
         seen = {known.candidate.key for known in tried}
         study = self._study(tried, cohort)
@@ -113,14 +113,14 @@ class Proposer:
         return found
 
     def _suggested(self, trial: Suggests) -> Candidate | None:
-        """The candidate of a trial; None where a registered axis refuses what was chosen before it."""
+        """The candidate of a trial; None if a registered axis refuses the choices before it."""
         try:
             return self.space.suggest(trial)
         except ConfigError:
             return None
 
     def _new(self, draw: random.Random, seen: set[str], too_expensive: Callable[[Candidate], bool]) -> Candidate | None:
-        """A candidate that was not tried and may be within the limits, drawn by the seed; None when there is none."""
+        """An untried candidate that may be within the limits, drawn by the seed; None if there is none."""
 
         def fits(candidate: Candidate | None) -> bool:
             return candidate is not None and candidate.key not in seen and not too_expensive(candidate)
@@ -136,12 +136,12 @@ class Proposer:
         seed = random.Random(f"{self.seed}|sampler|{cohort}").randrange(2**31)
         directions = ["maximize", *(["minimize"] * len(self.costs))]
         before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna logs every study that is made in memory
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # Optuna logs every study created in memory
         try:
             study = optuna.create_study(directions=directions)  # type: ignore[arg-type]
         finally:
             optuna.logging.set_verbosity(before)
-        study.sampler = optuna.samplers.RandomSampler(seed=0)  # asked of nothing: known trials are only replayed
+        study.sampler = optuna.samplers.RandomSampler(seed=0)  # never used: known trials are only replayed
         for known in tried:
             params = self.space.params_of(known.candidate)
             if params is None:
@@ -150,7 +150,7 @@ class Proposer:
             trial = study.ask()
             self.space.suggest(trial)
             if known.score != known.score:
-                continue  # it has not run yet: to the sampler it is running
+                continue  # not run yet: the sampler sees it as running
             for name, excess in self.limits.excess(known.sequential, known.total, known.cost).items():
                 trial.set_constraint(name, excess)
             study.tell(trial, [known.score, *(getattr(known, cost) for cost in self.costs)])
@@ -173,7 +173,7 @@ class Proposer:
 
 
 class _Drawn:
-    """A trial that answers at random."""
+    """A trial that chooses at random."""
 
     def __init__(self, draw: random.Random) -> None:
         self.draw = draw

@@ -1,4 +1,4 @@
-"""Instructions that a search asks a model for: once, after its first cohort, and the same for all its workers."""
+"""Instructions that a search requests from a model: once, after its first cohort, shared by all its workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pdr_dspy.search.workers.coordination import Board
 DOCUMENT = "prompts"
 """Of the board."""
 LONGEST = 512
-"""Tokens of a text; an eighth of the writer's context where that is less."""
+"""Maximum tokens of a text; an eighth of the writer's context if that is less."""
 
 
 def write(
@@ -40,16 +40,16 @@ def write(
     """Up to `count` texts for each role of `roles_of(space)`.
 
     Args:
-        student: as it ran.
-        trainset: what it ran on; the writer is shown the questions that are not held out, too.
-        report: the student's runs, whose failures the writer is shown.
-        space: what the search chooses from.
+        student: the program that ran.
+        trainset: the questions that it ran on; the writer is also shown those that are not held out.
+        report: the student's runs; the writer is shown their failures.
+        space: of the search.
         lm: the writer.
         count: calls for each role.
-        thinking_tokens: room for a thinking writer's thought, in tokens.
+        thinking_tokens: additional tokens for a thinking writer's thought.
         held_out: questions of the confirmation. They are not shown, unless they are those of the trials.
         seed: of the search.
-        store: where calls are; what was asked before is not paid again.
+        store: of the calls; stored calls are not paid for again.
 
     Raises as `propose`.
     """
@@ -74,13 +74,13 @@ def write(
 
 
 def agreed(board: Board, make: Callable[[], Proposals] | None) -> Proposals:
-    """The proposals on the board, made and put there if there are none yet.
+    """The proposals on the board; made and put there if there are none yet.
 
     Args:
         board: of the search.
         make: makes them; None waits for a worker that can.
 
-    Raises StoreError for a document that holds none.
+    Raises StoreError for a malformed document.
     """
     while (text := board.get(DOCUMENT)) is None:
         claim = None if make is None else board.claim(DOCUMENT)
@@ -96,17 +96,17 @@ def agreed(board: Board, make: Callable[[], Proposals] | None) -> Proposals:
 
 
 def extended(space: AnySpace, proposals: Proposals) -> AnySpace:
-    """The space with the proposed texts as further instructions, of every operator."""
+    """The space with the proposed texts as additional instructions of every operator."""
     return space.extend(instructions=proposals.instructions) if proposals.proposals else space
 
 
 def roles_of(space: AnySpace) -> list[str]:
-    """The roles that some schedule of a space calls, but for those whose instructions are fixed."""
+    """The roles that some schedule of a space calls, except those with fixed instructions."""
     spaces = space.spaces.values()
     free = {role for own in spaces for role in own.roles if f"{role}_instructions" not in own.fixed}
     return [role.value for role in space.roles if role in free]
 
 
 def cost(proposals: Proposals) -> tuple[tuple[str, int], ...]:
-    """The address and the tokens of each call of the writer."""
+    """The address and the tokens of each of the writer's calls."""
     return tuple((call.key or f"{DOCUMENT}/{place}", call.tokens) for place, call in enumerate(proposals.ledger.calls))

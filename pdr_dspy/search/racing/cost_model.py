@@ -1,4 +1,4 @@
-"""What a schedule will cost before it is tried."""
+"""Predicts the cost of a schedule before it is tried."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pdr_dspy.operators.schedule import Nominal, Schedule
 from pdr_dspy.prompts.roles import Role
 
 SLACK = 1.1
-"""A schedule is rejected unseen when its predicted cost is over a limit by more than this factor: predictions are of
-means, and shorter workspaces or answers may bring a schedule under its limit."""
+"""A schedule is rejected untried if its predicted cost exceeds a limit by more than this factor: predictions are means,
+and shorter workspaces or answers may bring a schedule under its limit."""
 
 
 class PhaseCost(BaseModel):
-    """Tokens that were measured in the calls of one phase, summed."""
+    """Measured tokens of the calls of one phase, summed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,11 +36,11 @@ class PhaseCost(BaseModel):
 
 
 Profile = dict[str, PhaseCost]
-"""By phase; of a program with several operators by "path/phase"."""
+"""By phase; for a program with several operators by "path/phase"."""
 
 
 def profile_of(rows: Iterable[Row]) -> Profile:
-    """What the calls of each phase cost in some runs."""
+    """The costs of each phase's calls in some runs."""
     tally = Tally()
     for row in rows:
         tally.add(row)
@@ -48,20 +48,20 @@ def profile_of(rows: Iterable[Row]) -> Profile:
 
 
 class Tally:
-    """What the calls of each phase cost, as runs come in."""
+    """Accumulates the costs of each phase's calls, run by run."""
 
     def __init__(self) -> None:
         self._sums: dict[str, dict[str, int]] = {}
 
     def add(self, row: Row) -> None:
-        """Count the calls of a run."""
+        """Add the calls of a run."""
         stages: dict[tuple[str, int, Phase], list[Call]] = {}
         for call in row.calls:
             stages.setdefault((call.operator, call.round, call.phase), []).append(call)
         for (operator, _, phase), made in stages.items():
-            stage = [call for call in made if call.fate != "left"] or made  # the others ended before their time
+            stage = [call for call in made if call.fate != "left"] or made  # the others were cancelled early
             inputs, outputs = _turns(stage)
-            place = operator.partition(":")[0]  # of all its runs
+            place = operator.partition(":")[0]  # for all its runs
             name = f"{place}/{phase.value}" if place else phase.value
             sums = self._sums.setdefault(name, dict.fromkeys(PhaseCost.model_fields, 0))
             sums["calls"] += len(inputs)
@@ -72,12 +72,12 @@ class Tally:
             sums["longest"] += max(outputs)
 
     def profile(self) -> Profile:
-        """What was counted so far."""
+        """The costs so far."""
         return {phase: PhaseCost(**sums) for phase, sums in self._sums.items()}
 
 
 def _turns(stage: Sequence[Call]) -> tuple[list[int], list[int]]:
-    """Input and output tokens of each turn: of a call, with the further requests of its turn."""
+    """Input and output tokens of each turn: of a call together with the further requests of its turn."""
     inputs: list[int] = []
     outputs: list[int] = []
     place: dict[int, int] = {}
@@ -93,30 +93,28 @@ def _turns(stage: Sequence[Call]) -> tuple[list[int], list[int]]:
 
 
 def predict_all(schedules: Mapping[str, Schedule], profile: Mapping[str, PhaseCost]) -> Nominal | None:
-    """What a program costs whose operators run these schedules, by their paths, once each: the sum of theirs. Where the
-    calls of one were never seen, as of one that only runs on some questions, it counts as nothing; None knowing
-    nothing."""
+    """The cost of a program whose operators run these schedules, by their paths, once each: the sum over operators. An
+    operator without measured calls, such as one that only runs on some questions, counts 0; None without any data."""
     known = [predict(schedule, profile_at(profile, place)) for place, schedule in schedules.items()]
     costs = [cost for cost in known if cost is not None]
     return Nominal(sum(c.sequential for c in costs), sum(c.total for c in costs)) if costs else None
 
 
 def profile_at(profile: Mapping[str, PhaseCost], place: str) -> Profile:
-    """What the calls of one operator cost, by phase; what calls cost that no operator is named for, where it is not
-    named."""
+    """The costs of one operator's calls, by phase; those of calls without an operator, if it is not named."""
     own = {name.removeprefix(f"{place}/"): cost for name, cost in profile.items() if name.startswith(f"{place}/")}
     return own or {name: cost for name, cost in profile.items() if "/" not in name}
 
 
 def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | None:
-    """What a run of `schedule` will cost on average, in tokens, given what calls cost so far; None knowing nothing.
+    """The predicted mean cost of a run of `schedule`, in tokens, given measured calls; None without any data.
 
-    Calls of a kind that was never seen are made of drafts: a refinement writes as much as one and reads the prompt and
+    Unmeasured kinds of calls are derived from drafts: a refinement writes as much as a draft and reads the prompt and
     the candidates that kappa admits, a distiller reads all candidates.
 
-    With a `quorum` the lengths of drafts are taken to be spread evenly about their mean: a round lasts as long as the
-    last draft that is waited for, and those that are cancelled have written as much as that one. How often drafts
-    `agree` is not known from costs: such a schedule is taken to wait for all.
+    With a `quorum` the lengths of drafts are assumed to be uniform around their mean: a round lasts until the last
+    draft that is waited for, and cancelled drafts have written as much as that one. How often drafts `agree` cannot be
+    derived from costs: such a schedule is assumed to wait for all.
     """
     if Phase.DRAFT.value not in profile:
         return None
@@ -130,9 +128,9 @@ def predict(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Nominal | N
 def predict_cost(
     schedule: Schedule, profile: Mapping[str, PhaseCost], price_of: Callable[[Role], Price | None]
 ) -> float | None:
-    """The same in the unit of the models' prices; None knowing nothing, or where a role's price is not known.
+    """The predicted cost in the unit of the models' prices; None without any data, or if a role's price is unknown.
 
-    Models are taken to write about as much as each other in the same role.
+    All models are assumed to write about equally much in the same role.
     """
     if Phase.DRAFT.value not in profile:
         return None
@@ -146,7 +144,7 @@ def predict_cost(
 
 
 def _stages(schedule: Schedule, profile: Mapping[str, PhaseCost]) -> Iterator[tuple[Role, int, _Typical]]:
-    """Role, calls and what one costs, of each stage of a run."""
+    """Role, number of calls and cost of one call, for each stage of a run."""
     for index, width in enumerate(schedule.widths):
         drafts = _typical(Phase.REFINE if index else Phase.DRAFT, schedule, width, profile)
         yield Role.REFINE if index else Role.DRAFT, width, _fastest(drafts, width, needed(width, schedule.quorum))
@@ -184,7 +182,7 @@ def _typical(phase: Phase, schedule: Schedule, width: int, profile: Mapping[str,
 
 
 def _fastest(typical: _Typical, width: int, count: int) -> _Typical:
-    """Of a stage that ends with the `count`-th of its calls."""
+    """The costs for a stage that ends with the `count`-th of its calls."""
     if count == width:
         return typical
     half = max(typical.longest - typical.output, 0.0)  # from the mean to either end

@@ -19,25 +19,25 @@ class Costed(Protocol):
 
 
 class Limits(NamedTuple):
-    """The most that a run may cost on average, in tokens and in the unit of the models' prices; None is no limit."""
+    """Limits on the mean cost of a run, in tokens and in the unit of the models' prices; None is no limit."""
 
     sequential: int | None = None
     """Input and output tokens along the accepted path (B_seq)."""
     total: int | None = None
     """Input and output tokens of every call."""
     cost: float | None = None
-    """Of every call, in the unit of the models' prices."""
+    """The cost of every call, in the unit of the models' prices."""
 
     def excess(self, sequential: float, total: float, cost: float | None = None) -> dict[str, float]:
-        """For each limit that is set, how far a cost is over it, as a share of the limit; at most 0 when it is not. One
-        that is not known is infinitely far over it."""
+        """For each limit that is set, the excess of the cost as a fraction of the limit; at most 0 within it. An
+        unknown cost has an infinite excess."""
         costs = {"sequential": sequential, "total": total, "cost": math.inf if cost is None else cost}
         return {
             name: costs[name] / limit - 1 for name, limit in zip(self._fields, self, strict=True) if limit is not None
         }
 
     def allow(self, item: Costed) -> bool:
-        """Whether a program is within all limits. What has a cost in the unit of the prices has it under `cost`."""
+        """Whether a program is within all limits. A cost in the unit of the prices is read from `cost`."""
         cost = getattr(item, "cost", None)
         return all(value <= 0 for value in self.excess(item.sequential, item.total, cost).values())
 

@@ -1,13 +1,13 @@
-"""The search itself, as a generator: it yields requests, and is sent their answers.
+"""The search method, as a generator: it yields requests, and is sent their answers.
 
     cohorts:    propose some candidates, race them over growing blocks of (question, seed), drop those that are
                 confidently worse, and repeat until the trials or the tokens are used up; after the first cohort, let a
-                model write instructions where that is wanted
+                model write instructions if requested
     finalists:  the best few and the untouched student run again on fresh seeds
-    confirm:    the best of those, and the student, run on questions that nothing was chosen on
+    confirm:    the best of those, and the student, run on questions that were not used for any choice
 
-The plan knows no model, no file and no other worker. All of its decisions follow from the settings and the answers:
-with equal answers they are equal, in one go or after a kill, in one process or in many.
+The plan is independent of models, files and other workers. All of its decisions follow from the settings and the
+answers: with equal answers they are equal, uninterrupted or after a kill, in one process or in many.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pdr_dspy.search.space.candidate import Candidate
 
 
 class Stage(StrEnum):
-    """What a measurement is for; each stage has questions or seeds of its own."""
+    """The purpose of a measurement; each stage has separate questions or seeds."""
 
     RACE = "race"
     FINAL = "final"
@@ -40,7 +40,7 @@ class Pair(NamedTuple):
     """One question under one seed: the unit of work."""
 
     question: int
-    """Its place in the training questions, or in the confirmation's."""
+    """Its index in the training questions, or in the confirmation's."""
     repeat: int = 0
 
 
@@ -54,20 +54,20 @@ class Cell(NamedTuple):
     """Tokens."""
     failed: bool = False
     calls: tuple[tuple[str, int], ...] = ()
-    """Address and tokens of every call, in their order: what is paid once is not paid again."""
+    """Address and tokens of every call, in order: a call that was paid for once is not paid for again."""
     cost: float | None = None
-    """In the unit of the models' prices; None where one is not known."""
+    """In the unit of the models' prices; None if a price is unknown."""
 
 
 class Proposed(NamedTuple):
-    """A candidate, and where it came from."""
+    """A candidate and its origin."""
 
     origin: str
     candidate: Candidate
 
 
 class Tried(NamedTuple):
-    """What is known of a candidate when others are proposed."""
+    """The results of a candidate, for proposals of others."""
 
     candidate: Candidate
     score: float
@@ -79,7 +79,7 @@ class Tried(NamedTuple):
 
 
 class Propose(NamedTuple):
-    """Asks for up to `wanted` new candidates. The answer is a sequence of `Proposed`, or a text that says why the
+    """Requests up to `wanted` new candidates. The answer is a sequence of `Proposed`, or the reason for which the
     search ends."""
 
     cohort: int
@@ -88,15 +88,15 @@ class Propose(NamedTuple):
 
 
 class Write(NamedTuple):
-    """Asks for instructions that a model writes. The answer is what its calls cost, as in `Cell.calls`, or a text that
-    says why the search ends."""
+    """Requests instructions that a model writes. The answer is the cost of its calls, as in `Cell.calls`, or the reason
+    for which the search ends."""
 
     each: int
-    """How many for each role, at most."""
+    """Maximum number for each role."""
 
 
 class Measure(NamedTuple):
-    """Asks for cells. The answer is a mapping (arm, pair) -> Cell that has all of them."""
+    """Requests cells. The answer is a mapping (arm, pair) -> Cell with all of them."""
 
     stage: Stage
     cohort: int
@@ -120,18 +120,18 @@ class Arm:
     race: dict[Pair, Cell] = field(default_factory=dict)
     final: dict[Pair, Cell] = field(default_factory=dict)
     dropped: str | None = None
-    """Why it was taken out of the race; None for one that ran the whole race."""
+    """Why it was dropped from the race; None if it ran the complete race."""
     paid: int = 0
     """Tokens of its calls in the race that no earlier program had made."""
     saved: int = 0
-    """Tokens of those that one had."""
+    """Tokens of its calls in the race that an earlier program had made."""
 
     _means: tuple[int, tuple[float, float, float]] = field(default=(-1, (0.0, 0.0, 0.0)), repr=False, compare=False)
-    """Of so many cells: a choice among all programs asks for them again and again."""
+    """Means for a number of cells, cached: a choice among all programs reads them again and again."""
 
     @property
     def score(self) -> float:
-        """Mean over the pairs that it ran, a fraction."""
+        """Mean score over the pairs that it ran, a fraction."""
         return self._mean()[0]
 
     @property
@@ -146,13 +146,13 @@ class Arm:
 
     @property
     def cost(self) -> float | None:
-        """Mean cost in the unit of the models' prices; None where one is not known."""
+        """Mean cost in the unit of the models' prices; None if a price is unknown."""
         costs = [cell.cost for cell in self.race.values()]
         known = [cost for cost in costs if cost is not None]
         return fmean(known) if known and len(known) == len(costs) else None
 
     def _mean(self) -> tuple[float, float, float]:
-        if self._means[0] != len(self.race):  # cells come, and never change
+        if self._means[0] != len(self.race):  # cells are added, and never change
             cells = self.race.values()
             found = (fmean(c.score for c in cells), fmean(c.sequential for c in cells), fmean(c.total for c in cells))
             self._means = (len(self.race), found)
@@ -164,31 +164,31 @@ class Finalist(NamedTuple):
 
     number: int
     race: float
-    """The score that it was chosen by, a fraction: the luckiest are chosen, so it is on the high side."""
+    """The score by which it was selected, a fraction: biased upwards, since the luckiest are selected."""
     fresh: float
     """Its score on the same questions with fresh seeds."""
     pooled: float
-    """The estimate from both, drawn towards the other programs: what the choice among finalists goes by."""
+    """The estimate from both, shrunk towards the other programs: used for the choice among finalists."""
     interval: Interval
-    """95 %, of `pooled`."""
+    """95 % interval of `pooled`."""
     sequential: float
     total: float
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the search ends with."""
+    """The result of the search."""
 
     arms: tuple[Arm, ...]
-    """In the order of their numbers; the student first."""
+    """All arms in the order of their numbers; the student first."""
     estimates: Mapping[int, tuple[float, float]]
     """Pooled score and its standard deviation, by number."""
     finalists: tuple[Finalist, ...]
-    """The chosen first; the student's fresh runs are among them."""
+    """The chosen one first; includes the student's fresh runs."""
     chosen: int | None
-    """The number of the program that went to the confirmation; None when none is within the limits."""
+    """The number of the confirmed program; None if none is within the limits."""
     confirmation: Mapping[int, Mapping[Pair, Cell]]
-    """Cells on the held-out questions, of the chosen and of the student."""
+    """Cells on the held-out questions, for the chosen program and the student."""
     stopped: str
     """Why no more candidates were tried."""
     paid: int
@@ -198,7 +198,7 @@ class Found:
 
 
 class Plan:
-    """One search. `run` is the generator; the attributes say how far it is."""
+    """One search. `run` is the generator; the attributes are its state."""
 
     def __init__(
         self,
@@ -211,9 +211,9 @@ class Plan:
     ) -> None:
         """
         Args:
-            settings: of the search; its space is not looked at.
-            questions: how many training questions there are.
-            held_out: how many questions of the confirmation there are.
+            settings: of the search; its space is not used.
+            questions: number of training questions.
+            held_out: number of questions of the confirmation.
             trials: candidates to measure, the student and the baselines included.
             max_tokens: no cohort is started after this many paid tokens.
         """
@@ -236,9 +236,9 @@ class Plan:
         self.looks = elimination.looks(len(self.order), settings.race.first, settings.race.eta)
 
     def run(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, Found]:
-        """Search. `baselines` race first, the untouched student ahead of all.
+        """Search. `baselines` race first, beginning with the untouched student.
 
-        Yields `Propose` and `Measure` requests and is sent what they name; returns what was found.
+        Yields requests and is sent their answers; returns the result.
         """
         stopped = yield from self.explore(baselines)
         finalists = yield from self.rerun()
@@ -258,7 +258,7 @@ class Plan:
     # --- the race ---
 
     def explore(self, baselines: Sequence[Proposed]) -> Generator[Request, Any, str]:
-        """The cohorts; returns why there are no more."""
+        """Run the cohorts; return why there are no more."""
         yield from self.race(0, self.enter(0, baselines))
         for cohort in range(1, self.trials):
             count = min(self.settings.race.cohort, self.trials - len(self.arms))
@@ -299,7 +299,7 @@ class Plan:
                 self.drop(alive, self.order[:end], level)
 
     def take(self, arms: Sequence[Arm], pairs: Sequence[Pair], cells: Cells) -> None:
-        """Keep the cells of a block, and count each call for the first program that made it."""
+        """Keep the cells of a block, and attribute each call to the first program that made it."""
         for arm in arms:
             for pair in pairs:
                 cell = cells[arm.number, pair]
@@ -309,7 +309,7 @@ class Plan:
                 arm.saved += saved
 
     def count(self, calls: Iterable[tuple[str, int]]) -> tuple[int, int]:
-        """Tokens of those calls that nothing before had made, and of those that something had."""
+        """Tokens of the calls that had not been made before, and of those that had."""
         paid = saved = 0
         for address, tokens in calls:
             if address in self.seen:
@@ -322,7 +322,7 @@ class Plan:
         return paid, saved
 
     def drop(self, alive: Sequence[Arm], pairs: Sequence[Pair], level: float) -> None:
-        """Take arms out of the race by what ran on these pairs."""
+        """Drop arms from the race by their results on these pairs."""
         settings = self.settings
         runs = {arm.number: elimination.Run([arm.race[pair] for pair in pairs]) for arm in alive}
         for arm in alive:
@@ -336,7 +336,7 @@ class Plan:
             for arm in self.arms
             if arm.dropped is None and arm.number not in runs and self.allowed(arm)
         }
-        # The leader by the pooled estimate: the best on these pairs would be the luckiest of many.
+        # The leader is chosen by the pooled estimate: the best on these pairs would be the luckiest of many.
         leader = next((arm.number for arm in self.best(self.arms) if arm.number in rivals), None)
         for number, rival in elimination.beaten(
             {arm.number: runs[arm.number] for arm in left},
@@ -354,10 +354,10 @@ class Plan:
         """Whether an arm is within the limits, on average."""
         return self.settings.limits.allow(arm)
 
-    # --- what is known ---
+    # --- estimates ---
 
     def tried(self) -> tuple[Tried, ...]:
-        """All arms, for those who propose others."""
+        """All arms, for the proposal of others."""
         estimates = self.estimates()
         return tuple(
             Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race), arm.cost)
@@ -380,7 +380,7 @@ class Plan:
         return self._pooled[1]
 
     def _pool(self) -> Surface:
-        offset = self.settings.race.repeats  # fresh seeds are further repeats of the same questions
+        offset = self.settings.race.repeats  # fresh seeds count as further repeats of the same questions
         scores = [
             {
                 **{(pair.question, pair.repeat): cell.score for pair, cell in arm.race.items()},
@@ -391,15 +391,15 @@ class Plan:
         return pool(scores, [arm.candidate for arm in self.arms])
 
     def best(self, arms: Iterable[Arm]) -> list[Arm]:
-        """Those within the limits, the best first."""
+        """The arms within the limits, the best first."""
         estimates = self.estimates()
         allowed = [arm for arm in arms if self.allowed(arm)]
         return sorted(allowed, key=lambda arm: (-estimates[arm.number][0], arm.total, arm.sequential, arm.number))
 
-    # --- finalists, and the one that is confirmed ---
+    # --- finalists and confirmation ---
 
     def rerun(self) -> Generator[Request, Any, list[Arm]]:
-        """The best few on fresh seeds, the student always among them."""
+        """Run the best few on fresh seeds, always including the student."""
         repeats = self.settings.final.repeats
         finalists = self.finalists()
         entered = list(finalists)
@@ -430,17 +430,17 @@ class Plan:
             chosen.sort(key=lambda arm: -estimates[arm.number][0])
         else:
             chosen = [arm for arm in self.arms if arm.dropped is None]
-        ordered = [*self.best(chosen), *self.best(self.arms)]  # dropped ones only where there are too few others
+        ordered = [*self.best(chosen), *self.best(self.arms)]  # dropped ones only if there are too few others
         picked = list(dict.fromkeys(arm.number for arm in ordered if arm.number != 0))[: self.settings.final.programs]
         return [self.arms[0], *(self.arms[number] for number in picked)]
 
     def choose(self, finalists: Sequence[Arm]) -> int | None:
-        """The best of the finalists by all that is known of them; None when none is within the limits."""
+        """The best finalist by the pooled estimate; None if none is within the limits."""
         ordered = self.best(finalists)
         return ordered[0].number if ordered else None
 
     def describe(self, finalists: Sequence[Arm], chosen: int | None) -> tuple[Finalist, ...]:
-        """The finalists as they are reported, the chosen one first."""
+        """The finalists for the report, the chosen one first."""
         estimates = self.estimates()
         ordered = sorted(finalists, key=lambda arm: (arm.number != chosen, -estimates[arm.number][0], arm.number))
         found = []
@@ -454,7 +454,7 @@ class Plan:
         return tuple(found)
 
     def confirm(self, chosen: int | None) -> Generator[Request, Any, dict[int, dict[Pair, Cell]]]:
-        """The chosen arm and the student on the confirmation's questions."""
+        """Run the chosen arm and the student on the confirmation's questions."""
         if chosen is None:
             return {}
         arms = {number: self.arms[number].candidate for number in dict.fromkeys((0, chosen))}

@@ -1,10 +1,10 @@
-"""One estimate for every program of a search, from all that was measured of all of them.
+"""Estimates of the scores of all programs of a search, from all measurements together.
 
-Programs run on the same questions, some on fewer than others, and similar schedules have similar scores. So a score is
-taken apart as `program + question + noise`, and the programs' part is given a Gaussian process over their schedules as
-its prior: an estimate leans on its neighbours as much as they agree in fact. The highest of many raw means is high by
-luck; the posterior mean is not, as far as the prior holds (empirical Bayes; Efron and Morris 1973, and Rasmussen and
-Williams 2006, chapter 5, for the marginal likelihood that sets the prior's width).
+Programs run on the same questions, some on fewer than others, and similar schedules have similar scores. A score is
+therefore decomposed as `program + question + noise`, and the program's part has a Gaussian process over schedules as
+its prior: an estimate is influenced by its neighbours as much as they actually agree. The highest of many raw means is
+biased upwards; the posterior mean is not, as far as the prior holds (empirical Bayes; Efron and Morris 1973, and
+Rasmussen and Williams 2006, chapter 5, for the marginal likelihood that sets the prior's width).
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from pdr_dspy.search.space.candidate import Candidate
 Array = NDArray[np.float64]
 
 SPREADS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.3)
-"""Prior standard deviations of a program's score that are tried, as fractions."""
+"""Candidates for the prior standard deviation of a program's score, as fractions."""
 SHARES = (0.0, 0.5, 0.9, 0.99)
-"""Shares of that variance that neighbours have in common."""
+"""Candidates for the fraction of that variance that neighbours share."""
 LENGTHS = (0.7, 1.5, 3.0)
-"""Distances, in steps of an axis, over which they do."""
+"""Candidates for the distance, in steps of an axis, over which they share it."""
 ENOUGH = 8
-"""Runs beyond the first of a question by the same program from which it is told how much runs differ."""
+"""Minimum number of repeated runs of a question by the same program for estimating the variance between runs."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """The posterior of the programs' scores, in the order in which they were given."""
+    """The posterior of the programs' scores, in the given order."""
 
     mean: Array
     """Posterior mean of each program's score, a fraction."""
     sd: Array
     """Its posterior standard deviation."""
     adjusted: Array
-    """The programs' own means without the differences between the questions that they ran on: what is shrunk."""
+    """The programs' own means without the differences between their questions: the values before shrinkage."""
     noise: Array
-    """Standard errors of those."""
+    """Standard errors of the raw means."""
     spread: float
     """Prior standard deviation of a program's score."""
     share: float
-    """Share of that variance that neighbours have in common."""
+    """Fraction of that variance that neighbours share."""
     length: float
-    """Distance over which they do, in steps."""
+    """Distance over which they share it, in steps."""
 
 
 def one_thread() -> AbstractContextManager[Any]:
-    """Inside, BLAS uses one thread. From a matrix of 100 x 100 on it takes all cores for microseconds of work, and on
-    cores that have something else to do its threads wait for each other a hundred times as long as they compute."""
+    """Inside, BLAS uses one thread. From matrices of 100 x 100 on it uses all cores for microseconds of work, and on
+    busy cores its threads wait for each other a hundred times as long as they compute."""
     blas = _blas()
     return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
 
@@ -65,7 +65,7 @@ def one_thread() -> AbstractContextManager[Any]:
 def _blas() -> Any:
     try:
         from threadpoolctl import ThreadpoolController  # pyright: ignore[reportMissingImports]
-    except ImportError:  # it is only slower
+    except ImportError:  # only slower
         return None
     return ThreadpoolController()
 
@@ -92,7 +92,7 @@ def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequenc
         for length in LENGTHS if share else LENGTHS[:1]:
             prior = spread**2 * ((1 - share) * own + share * near[length])
             likelihood, mean, sd = _posterior(adjusted, noise**2, prior)
-            # A weak preference for a middling spread and for neighbours: two programs alone say nothing of either.
+            # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
             value = likelihood - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
             if best is None or value > best[0]:
                 best = (value, mean, sd, (spread, share, length))
@@ -101,7 +101,7 @@ def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequenc
 
 
 def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
-    """Log marginal likelihood, posterior mean and standard deviation, with a common mean fitted along."""
+    """Log marginal likelihood, posterior mean and standard deviation, with a fitted common mean."""
     total = prior + np.diag(noise)
     factor = np.linalg.cholesky(total)
     inverse = np.linalg.inv(factor)
@@ -120,12 +120,12 @@ def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array,
 
 
 def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
-    """Each program's mean with the questions' own difficulty taken out, and its standard error.
+    """Each program's mean without the difficulty of its questions, and its standard error.
 
-    Least squares of `program + question` over the means of each program's runs of each question. Two variances stand
-    behind the error of such a mean: what a program has of its own on a question, which no further run of that question
-    removes, and the difference from one run of it to the next, over the number of runs. The second is known where
-    a question ran more than once; it makes the error of a program that ran again on fresh seeds smaller.
+    Least squares of `program + question` over the means of each program's runs of each question. The error of such a
+    mean has two variances: the program's own deviation on a question, which further runs of that question do not
+    reduce, and the variance between runs, divided by their number. The second is known if a question ran more than
+    once; it makes the error of a program that ran again on fresh seeds smaller.
     """
     places: dict[int, int] = {}
     for own in scores:
@@ -138,30 +138,31 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
             runs[row, places[question]] += 1
             squares += value**2
     there = (runs > 0).astype(float)
-    share = there / np.maximum(runs, 1)  # of one run in its mean
+    share = there / np.maximum(runs, 1)  # weight of one run in its mean
     means, counts, cells = sums * share, there.sum(1), float(there.sum())
     level = float(means.sum()) / cells
     rest = np.where(there, means - level, 0.0)
     each = there / there.sum(0)
-    # The questions' part is solved for in terms of the programs'; where programs share none, the shortest solution.
+    # The questions' part is eliminated in terms of the programs'; if programs share none, the shortest solution is
+    # taken.
     normal = np.diag(counts) - there @ each.T
     effect = np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ (rest.sum(1) - there @ (each * rest).sum(0))
     question = (each * (rest - effect[:, None])).sum(0)
     left = np.where(there, rest - effect[:, None] - question, 0.0)
-    free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # what the fit used up
-    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # a few equal scores prove nothing
+    free = max(cells - len(scores) - len(places) + 1, 0.25 * cells, 1.0)  # minus the degrees of freedom of the fit
+    variance = max(float(np.square(left).sum()) / free, 0.25 / max(cells, 4.0))  # a lower bound, for a few equal scores
     between, again = 0.0, float((runs - there).sum())
     if again >= ENOUGH:
         usual = float(share.sum()) / cells
         between = min((squares - float((sums * means).sum())) / again, variance / usual)
         variance -= between * usual
-    program = level + effect + question.mean()  # on all the questions, whichever of them it ran on
+    program = level + effect + question.mean()  # over all questions, including those it did not run on
     return program, np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
-    """How far programs are apart, in steps, over every axis of a schedule and every prompt; see `Axis.position`. A
-    doubling of a width, a cap or kappa is about one; so is another distiller or another prompt.
+    """Distances between programs, in steps, over every axis of a schedule and every prompt; see `Axis.position`. A
+    doubling of a width, a cap or kappa is about one step; so is another distiller or another prompt.
 
     Args:
         first: rows.
@@ -179,7 +180,7 @@ def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = N
 
 
 def _squared(first: Sequence[float | str], second: Sequence[float | str]) -> Array:
-    """Squared distances along one axis: of numbers by their difference, of texts 1 where they differ."""
+    """Squared distances along one axis: of numbers by their difference, of texts 1 if they differ."""
     if all(isinstance(value, float) for value in (*first, *second)):
         return np.subtract.outer(np.array(first, dtype=float), np.array(second, dtype=float)) ** 2
     codes: dict[float | str, int] = {0.0: 0, "": 0}

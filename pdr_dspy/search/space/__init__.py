@@ -1,1 +1,1 @@
-"""What a search chooses from: axes of schedules and prompts, and a candidate as a value."""
+"""The search space: axes of schedules and prompts, and a candidate as a value."""

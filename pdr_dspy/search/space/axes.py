@@ -1,9 +1,9 @@
-"""Axes: all that a search knows of each thing that it may choose, in one table.
+"""Axes: the properties of everything that a search may choose, in one table.
 
 An axis is a named way to change a schedule. `TABLE` has one for each field of `Schedule` (`rounds` and `widths` share
 one field) in the order in which they are chosen, since whether an axis applies depends on those before it. The space,
-the samplers, the surrogate, `--axis` and the report derive from the table what they know of an axis. `AXES` finds axes
-by name, those of users and of other packages too: see `axis`.
+the samplers, the surrogate, `--axis` and the report derive from the table everything they need to know of an axis.
+`AXES` finds axes by name, including those of users and other packages: see `axis`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime.registry import Registry, origin_of
 
 PLAIN = (str, int, float, bool, type(None))
-"""Types of candidates of a registered axis: what JSON and the command line can hold."""
+"""Types of candidates of a registered axis: values that JSON and the command line support."""
 
 
 def _always(schedule: Schedule) -> bool:
@@ -38,41 +38,41 @@ def _keep(schedule: Schedule, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that a search may choose. Raises ConfigError for an axis without candidates."""
+    """One choice of a search. Raises ConfigError for an axis without candidates."""
 
     name: str
-    """What a space, a sampler and the command line call it; of a built-in axis also the schedule's field."""
+    """Its name in a space, a sampler and on the command line; for a built-in axis also the schedule's field."""
     default: tuple[Any, ...]
-    """Candidates where a space names none."""
+    """Candidates of a space that names none."""
     applies: Callable[[Schedule], bool] = _always
-    """Whether it plays a part in a schedule, by what the axes before it have chosen: two schedules that differ on axes
+    """Whether it affects a schedule, given the choices on the axes before it: two schedules that differ only on axes
     that do not apply are the same program."""
     when: str = "always"
     """`applies` in words, for the table of a space."""
     position: Callable[[Any], float | str] = _text
-    """Where a value stands, in steps, for the distance between two programs: numbers count by their difference, texts
-    that differ are one step apart. 0 and "" are where a schedule stands to which the axis does not apply."""
+    """The position of a value, in steps, for the distance between two programs: numbers differ by their difference,
+    texts that differ are one step apart. 0 and "" are the positions of schedules to which the axis does not apply."""
     none: str | None = None
-    """What None stands for, in words; None where it is no candidate."""
+    """The meaning of None, in words; None if None is not a candidate."""
     in_force: Callable[[Schedule], Any] | None = None
-    """The value by which a schedule runs; None is the field itself. It differs where the field is None."""
+    """The effective value in a schedule; None is the field itself. It differs where the field is None."""
     around: Callable[[Schedule], tuple[Any, ...]] | None = None
-    """Candidates of a space around a schedule; None is the schedule's own value alone."""
+    """Candidates of a space around a schedule; None is only the schedule's own value."""
     checked: tuple[Any, ...] = ()
-    """Further candidates of a space around a program that has checks."""
+    """Additional candidates of a space around a program with checks."""
     fit: Callable[[Schedule, Any], Any] = _keep
-    """The value that a schedule can have instead of one that it cannot."""
+    """The valid value of a schedule that replaces an invalid one."""
     beside: Mapping[str, Any] | None = None
-    """Fields beside which each candidate can be checked alone; None is a wide round that random_k distills."""
+    """Fields with which each candidate can be validated alone; None is a wide round with random_k."""
     title: str | None = None
-    """What the report calls it; None is the name in words."""
+    """Its title in reports; None is the name in words."""
     label: str | None = None
-    """How the name of a program says a value, such as "T={:g}"; None where the schedule's own text does."""
+    """The format of a value in a program's name, such as "T={:g}"; None if the schedule's own text has it."""
     later: bool = False
-    """Whether the data of a space leaves it out where it has its default: it came after the first searches."""
+    """Whether the data of a space omits it at its default: it was added after the first searches."""
     change: Callable[[Schedule, Any], Schedule] | None = None
-    """The schedule under a value, for an axis that is no field of the schedule. It is never called with None, which
-    leaves the schedule as it is."""
+    """The schedule under a value, for an axis that is not a field of the schedule. It is never called with None, which
+    leaves the schedule unchanged."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.default, tuple) or not self.default:
@@ -80,12 +80,12 @@ class Axis:
 
     @property
     def description(self) -> str:
-        """The first sentence of what a registered axis says of itself, for lists; "" for the library's."""
+        """The first sentence of a registered axis's docstring, for lists; "" for the library's."""
         text = " ".join(((self.change and self.change.__doc__) or "").split())
         return text.partition(". ")[0].rstrip(".")
 
     def settings(self, schedule: Schedule) -> dict[str, Any]:
-        """The values in force under their parameter names; empty where the axis does not apply."""
+        """The effective values under their parameter names; empty if the axis does not apply."""
         if not self.applies(schedule):
             return {}
         if self.name == "widths":
@@ -95,11 +95,12 @@ class Axis:
         return {self.name: self.value(schedule)}
 
     def value(self, schedule: Schedule) -> Any:
-        """The value in force."""
+        """The effective value."""
         return getattr(schedule, self.name) if self.in_force is None else self.in_force(schedule)
 
     def changed(self, schedule: Schedule, value: Any) -> Schedule:
-        """The schedule under a candidate. Raises ConfigError where it is none, or the axis returns no schedule."""
+        """The schedule under a candidate. Raises ConfigError if it is not a candidate, or the axis returns no
+        schedule."""
         if self.change is None:
             return schedule.replace(**{self.name: value})
         made = schedule if value is None else self.change(schedule, value)
@@ -109,11 +110,11 @@ class Axis:
 
 
 LAST = "width_last"
-"""The parameter that is the width of the last round, where several drafts of it can be the answer."""
+"""The parameter for the width of the last round, if several of its drafts can be the answer."""
 
 
 def width_of(number: int) -> str:
-    """The parameter that is the width of a round, counted from 1."""
+    """The parameter for the width of a round, counted from 1."""
     return f"width_{number}"
 
 
@@ -188,16 +189,16 @@ def _distillers_around(schedule: Schedule) -> tuple[str, ...]:
     return (*default, own.name) if fits else default
 
 
-# --- where a value stands --------------------------------------------------------------------------------------------
+# --- positions of values --------------------------------------------------------------------------------------------
 
 
 def _doublings(weight: float, unit: float = 1.0) -> Callable[[Any], float]:
-    """So many steps for each doubling of a value."""
+    """A number of steps for each doubling of a value."""
     return lambda value: weight * math.log2(value / unit)
 
 
 def _agreement(value: float) -> float:
-    """A step for 0.95, and half a step more for each time that the doubt is doubled."""
+    """One step for 0.95, and half a step more for each doubling of the doubt."""
     return 0.0 if value >= 1.0 else 1.0 + 0.5 * math.log2((1.0 - value) / 0.05)
 
 
@@ -206,7 +207,7 @@ def _named(value: str | None) -> str:
 
 
 NEVER = "never"
-"""Where `stop_at` stands when it is None."""
+"""The position of `stop_at` when it is None."""
 
 
 def _narrowest(schedule: Schedule, k: int) -> int:
@@ -257,7 +258,7 @@ FINAL = Axis(
     later=True,
 )
 SHAPE = (ROUNDS, WIDTHS, DISTILLER, CHECK, FINAL)
-"""The axes that decide what a schedule is made of; `Space` chooses them together."""
+"""The axes that determine the shape of a schedule; `Space` chooses them together."""
 FIELDS = (
     Axis("draft_tokens", default=(1024,), position=_doublings(1.0, 1024), label="draft≤{}"),
     Axis(
@@ -412,7 +413,8 @@ TABLE = (*SHAPE, *FIELDS)
 """Every axis of the library, in the order in which they are chosen."""
 
 
-# --- axes of users ---------------------------------------------------------------------------------------------------
+# --- registered axes
+# ---------------------------------------------------------------------------------------------------
 
 
 def _check(name: str, found: Any) -> Axis:
@@ -428,11 +430,11 @@ AXES: Registry[Axis] = Registry(
     group="pdr_dspy.axes",
     built_in={one.name: one for one in TABLE},
     check=_check,
-    hint='Register one of your own with `@pdr_dspy.axis("name", values=(...))`, or install the package that has it',
+    hint='Register your own with `@pdr_dspy.axis("name", values=(...))`, or install the package that has it',
 )
 """All axes."""
 _RESERVED = re.compile("monotone|fixed|axes|axes_from|width_.*|(.*_)?(instructions|demos)")
-"""What a space has beside axes, and names of its other parameters."""
+"""Fields of a space that are not axes, and names of its other parameters."""
 
 
 def axis(
@@ -442,7 +444,7 @@ def axis(
     applies: Callable[[Schedule], bool] = _always,
     when: str = "always",
 ) -> Callable[[Callable[[Schedule, Any], Schedule]], Axis]:
-    """Register a function as an axis: `Space(name=values)` searches it from then on, and so does `--axis name=...`.
+    """Register a function as an axis: `Space(name=values)` and `--axis name=...` then search it.
 
     >>> @pdr_dspy.axis("effort", values=(None, "low", "high"))
     ... def effort(schedule, value):
@@ -450,21 +452,21 @@ def axis(
     ...     room = {"low": 512, "high": 4096}[value]
     ...     return schedule.replace(thinking_tokens=room, draft_tokens=room // 4)
 
-    A candidate's schedule is what the function returns, so what was chosen is saved and loaded like any schedule. Axes
-    of users are applied after the library's, in the order in which a space names them. The function sets fields: of a
-    schedule that it made for a value it makes the same again.
+    A candidate's schedule is the function's result, so the choice is saved and loaded like any schedule. Registered
+    axes are applied after the library's, in the order in which a space names them. The function must be idempotent:
+    applied again with the same value, it must not change its result.
 
     Args:
-        name: what a space and the command line call it.
-        values: candidates where a space names none: texts, numbers, booleans, or None, which leaves the schedule as it
-            is.
-        applies: whether it plays a part in a schedule.
+        name: its name in a space and on the command line.
+        values: candidates of a space that names none: texts, numbers, booleans, or None, which leaves the schedule
+            unchanged.
+        applies: whether it affects a schedule.
         when: `applies` in words, for the table of a space.
 
     Returns:
-        A decorator that makes an `Axis` of a function from a schedule and a value to a schedule.
+        A decorator that makes an `Axis` from a function that maps a schedule and a value to a schedule.
 
-    Raises ConfigError for a name that is taken and for values that cannot be candidates.
+    Raises ConfigError for a registered name and for invalid candidates.
     """
     listed = not isinstance(values, str) and isinstance(values, Sequence) and bool(values)
     if not listed or not all(isinstance(value, PLAIN) for value in values) or len(set(values)) < len(values):
@@ -479,11 +481,11 @@ def axis(
     return register
 
 
-# --- what the table says of a schedule -------------------------------------------------------------------------------
+# --- schedules in terms of the table -------------------------------------------------------------------------------
 
 
 def canonical(schedule: Schedule) -> Schedule:
-    """The schedule with every field that plays no part at its default: equal for schedules that make the same calls."""
+    """The schedule with every field that has no effect at its default: equal for schedules that make the same calls."""
     return _canonical(schedule)  # type: ignore[arg-type]  (frozen models are hashable, which pyright does not see)
 
 
@@ -499,12 +501,12 @@ def _canonical(schedule: Schedule) -> Schedule:
 
 
 def settings_of(schedule: Schedule) -> dict[str, Any]:
-    """The values in force of all parameters that play a part, by name, such as "width_1" and "kappa"."""
+    """The effective values of all parameters that apply, by name, such as "width_1" and "kappa"."""
     return {name: value for one in TABLE for name, value in one.settings(schedule).items()}
 
 
 def positions_of(schedule: Schedule) -> Iterator[tuple[str, float | str]]:
-    """Where a schedule stands on each axis that applies, by parameter; see `Axis.position`."""
+    """The position of a schedule on each axis that applies, by parameter; see `Axis.position`."""
     schedule = canonical(schedule)
     for one in TABLE:
         for name, value in one.settings(schedule).items():
@@ -513,20 +515,20 @@ def positions_of(schedule: Schedule) -> Iterator[tuple[str, float | str]]:
 
 
 def difference(one: Schedule, other: Schedule) -> str | None:
-    """The first setting in which two schedules differ, with both values; None where they make the same calls."""
+    """The first setting in which two schedules differ, with both values; None if they make the same calls."""
     first, second = (canonical(schedule).model_dump() for schedule in (one, other))
     name = next((name for name in first if first[name] != second[name]), None)
     return None if name is None else f"{name}={first[name]!r} and then {name}={second[name]!r}"
 
 
 def axis_of(parameter: str) -> Axis | None:
-    """The built-in axis that a parameter such as "width_1" belongs to; None for any other name."""
+    """The built-in axis of a parameter such as "width_1"; None for any other name."""
     name = WIDTHS.name if parameter.startswith("width_") else parameter
     return next((one for one in TABLE if one.name == name), None)
 
 
 def title_of(parameter: str) -> str:
-    """What the report calls a parameter."""
+    """The title of a parameter in reports."""
     if parameter == LAST:
         return "width, last round"
     if parameter.startswith("width_"):

@@ -20,23 +20,23 @@ class Candidate(NamedTuple):
     """One point of a space."""
 
     schedule: Schedule
-    """What runs: registered axes have changed it already. With `parts`, the first one's."""
+    """The schedule that runs, with registered axes already applied. With `parts`, that of the first operator."""
     instructions: dict[str, str]
-    """Role to text; a role that is not there keeps the student's own."""
-    demos: dict[str, DemoSet] = {}  # noqa: RUF012  (nobody writes to it)
-    """Role to demonstrations; a role that is not there keeps the student's own."""
+    """Role to text; roles that are not in it keep the student's own."""
+    demos: dict[str, DemoSet] = {}  # noqa: RUF012  (never modified)
+    """Role to demonstrations; roles that are not in it keep the student's own."""
     axes: dict[str, Any] = {}  # noqa: RUF012
-    """What was chosen on registered axes, by name; for reports, since the schedule has it."""
+    """The choices on registered axes, by name; for reports, since the schedule includes them."""
     parts: dict[str, Candidate] = {}  # noqa: RUF012
-    """Where operators have a space each: what each of those runs under, by its path. Empty where all run the same."""
+    """If operators have separate spaces: the candidate of each, by its path. Empty if all run the same."""
 
     @property
     def by_operator(self) -> dict[str, Candidate]:
-        """What runs at each path that has its own; "" is every operator."""
+        """The candidate at each path that has its own; "" is every operator."""
         return self.parts or {"": self}
 
     def at(self, place: str) -> Candidate | None:
-        """What the operator at a path runs under; None for one that stays as it is."""
+        """The candidate of the operator at a path; None if it stays unchanged."""
         return self.parts.get(place) if self.parts else self
 
     @property
@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
 
     @property
     def positions(self) -> dict[str, float | str]:
-        """Where it stands on each axis that applies, prompts included; see `Axis.position`."""
+        """Its position on each axis that applies, prompts included; see `Axis.position`."""
         if self.parts:
             own = ((place, part.positions.items()) for place, part in self.parts.items())
             return {under(place, name): value for place, positions in own for name, value in positions}
@@ -65,20 +65,21 @@ class Candidate(NamedTuple):
 
 
 def under(place: str, name: str) -> str:
-    """A parameter of the operator at a path, such as "solve.kappa"; the name itself where it is of all operators."""
+    """The name of a parameter of the operator at a path, such as "solve.kappa"; the plain name if it is of all
+    operators."""
     return f"{place}.{name}" if place else name
 
 
 def joint(parts: Mapping[str, Candidate]) -> Candidate:
-    """The candidate under which each of several operators runs what is its own, by path."""
+    """The candidate under which each of several operators runs its own candidate, by path."""
     first = next(iter(parts.values()))
     return first._replace(parts=dict(parts))
 
 
 def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
-    """A copy of the student whose operators run under a candidate; the student itself is not changed.
+    """A copy of the student whose operators run under a candidate; the student itself is unchanged.
 
-    Raises ConfigError when there is no operator in it, and when a demonstration does not suit the task.
+    Raises ConfigError if it contains no operator, and if a demonstration does not fit the task.
     """
     if not operators_in(student):
         raise ConfigError(
@@ -105,7 +106,7 @@ def describe_candidate(candidate: Candidate) -> dict[str, Any]:
 
 
 def read_candidate(facts: Mapping[str, Any]) -> Candidate:
-    """The candidate that `describe_candidate` described. Raises KeyError, TypeError or ConfigError for other facts."""
+    """The inverse of `describe_candidate`. Raises KeyError, TypeError or ConfigError for other data."""
     if "operators" in facts:
         return joint({place: read_candidate(part) for place, part in facts["operators"].items()})
     demos = {role: tuple(dict(demo) for demo in chosen) for role, chosen in facts.get("demos", {}).items()}

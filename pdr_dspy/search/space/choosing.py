@@ -1,4 +1,4 @@
-"""Choices: how a function of choices gets its answers, from a trial or each series of them once."""
+"""Sources of choices for a function that makes choices: a trial, or an enumeration of all series of choices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Suggests(Protocol):
-    """What a trial must be able to do; `optuna.trial.BaseTrial` can."""
+    """The interface of a trial; `optuna.trial.BaseTrial` has it."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of `choices`."""
@@ -26,12 +26,12 @@ class Pick(Protocol):
     def __call__(
         self, name: str, values: Sequence[Any], fit: Callable[[Any], Any] = same, *, small_first: bool = False
     ) -> Any:
-        """The chosen value, as `fit` makes it one that can be."""
+        """The chosen value; `fit` maps an invalid value to a valid one."""
         ...
 
 
 class Asked:
-    """Choices that a trial makes. A parameter always has the same choices, as Optuna demands; hence `fit`."""
+    """Choices by a trial. A parameter always has the same choices, as Optuna demands; hence `fit`."""
 
     def __init__(self, trial: Suggests) -> None:
         self.trial = trial
@@ -44,15 +44,16 @@ class Asked:
 
 
 class Every:
-    """Each series of choices once: the same function of choices runs again and again, the last choice changing first.
+    """Enumerates every series of choices once: the function of choices runs again and again, the last choice varying
+    fastest.
 
-    A series is made again for each candidate, which is cheap beside checking it; in return what a space may choose is
-    said once, for suggestions and lists alike.
+    Each candidate repeats its series of choices, which is cheap compared with validating it; in return, the choices of
+    a space are defined once, for suggestions and enumeration alike.
     """
 
     def __init__(self) -> None:
         self.left: list[deque[Any]] = []
-        """Of each choice of the present series the value, and those that come after it."""
+        """For each choice of the current series its value, and the remaining ones."""
         self.depth = 0
 
     def __call__(
@@ -65,7 +66,7 @@ class Every:
         return self.left[self.depth - 1][0]
 
     def advance(self) -> bool:
-        """Go to the next series of choices; False when there is none."""
+        """Advance to the next series of choices; False if there is none."""
         self.depth = 0
         while self.left and len(self.left[-1]) == 1:
             self.left.pop()

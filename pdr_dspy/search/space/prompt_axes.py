@@ -1,4 +1,4 @@
-"""Instructions and demonstrations as axes of a space: what may stand on them, and how it is named and shown."""
+"""Instructions and demonstrations as axes of a space: validation of their candidates, their names and their display."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DemoSet: TypeAlias = tuple[dict[str, Any], ...]
 """Demonstrations that a predictor shows together, each the plain fields of one call. () shows none."""
 
 PROMPTS = ("instructions", "demos")
-"""The axes that have candidates for each role."""
+"""The axes with candidates for each role."""
 
 
 def check_demos(task: type[dspy.Signature], demos: Mapping[str, Iterable[DemoSet]]) -> None:
-    """Whether every demonstration can be shown to a role of this task.
+    """Check that every demonstration can be shown to a role of this task.
 
     Raises ConfigError, naming the role and the field, for one that lacks an input of the task or has no output: it
     would be left out of the prompt.
@@ -42,15 +42,15 @@ def check_demos(task: type[dspy.Signature], demos: Mapping[str, Iterable[DemoSet
 
 
 def demos_of(program: dspy.Module) -> dict[str, tuple[DemoSet, ...]]:
-    """The demonstrations that a program carries, one set for each role: candidates for `Space.extend(demos=...)`.
+    """The demonstrations of a program, one set for each role: candidates for `Space.extend(demos=...)`.
 
     >>> tuned = BootstrapFewShot(metric=verifier).compile(student, trainset=others)
     >>> space = space.extend(demos=demos_of(tuned))
 
-    Let the optimizer that makes them have questions of their own (`others`): a trial on a question that its
-    demonstrations answer says nothing. `questions_in` tells which those are. Of several operators the first is read.
+    Use separate questions (`others`) for the optimizer that makes them: a trial on a question that its demonstrations
+    answer is meaningless. `questions_in` lists those questions. With several operators the first is read.
 
-    Raises ConfigError when there is no operator in the program, or a demonstration is no plain JSON data.
+    Raises ConfigError if the program contains no operator, or a demonstration is not plain JSON data.
     """
     found = operators_in(program)
     if not found:
@@ -61,13 +61,13 @@ def demos_of(program: dspy.Module) -> dict[str, tuple[DemoSet, ...]]:
 
 
 def questions_in(task: type[dspy.Signature], demos: Mapping[str, Iterable[DemoSet]]) -> set[str]:
-    """Identities (`calls.identity`) of the questions that demonstrations show."""
+    """Identities (`calls.identity`) of the questions in demonstrations."""
     every = itertools.chain.from_iterable(itertools.chain.from_iterable(demos.values()))
     return {calls.identity({name: demo[name] for name in task.input_fields if name in demo}) for demo in every}
 
 
 def shown(value: str | DemoSet) -> str:
-    """A text by how it begins, a set of demonstrations by its size."""
+    """The display of a text by its beginning, of a set of demonstrations by its size."""
     if isinstance(value, str):
         text = " ".join(value.split())
         return f'"{text if len(text) <= 32 else text[:28].rstrip() + " ..."}"'
@@ -75,12 +75,12 @@ def shown(value: str | DemoSet) -> str:
 
 
 def key_of(value: Any) -> str:
-    """Equal for equal texts, and for sets of demonstrations that hold the same."""
+    """A key that is equal for equal texts, and for equal sets of demonstrations."""
     return json.dumps(value, sort_keys=True)
 
 
 def only(kind: str, there: Mapping[str, Sequence[Any]], chosen: Any) -> dict[str, tuple[Any, ...]]:
-    """The one text or set of each named role, () for a role that keeps the student's own; None names every role."""
+    """The given text or set of each named role, () for a role that keeps the student's own; None names every role."""
     named = dict.fromkeys(there) if not chosen else _by_role("fix", kind, chosen)
     return {
         role: () if one is None else _candidates(f"Space.fix({kind}={{{role!r}: ...}})", kind, (one,))
@@ -89,19 +89,19 @@ def only(kind: str, there: Mapping[str, Sequence[Any]], chosen: Any) -> dict[str
 
 
 def fewer(kind: str, there: Mapping[str, Sequence[Any]], kept: Any) -> dict[str, Any]:
-    """The axis with fewer candidates for the named roles. Raises ConfigError for one that was not there."""
+    """The axis with fewer candidates for the named roles. Raises ConfigError for a candidate that is not in it."""
     changed: dict[str, Any] = dict(there)
     for role, values in _by_role("narrow", kind, kept).items():
         where = f"Space.narrow({kind}={{{role!r}: ...}})"
         changed[role] = _candidates(where, kind, values)
         known = {key_of(value) for value in there.get(role, ())}
         if any(key_of(value) not in known for value in changed[role]):
-            raise ConfigError(f"`{where}` has a candidate that is not there; use `extend`")
+            raise ConfigError(f"`{where}` has a candidate that is not in the space; use `extend`")
     return changed
 
 
 def more(kind: str, there: Mapping[str, Sequence[Any]], added: Any, *, method: str = "Space.extend") -> dict[str, Any]:
-    """The axis with more candidates for the named roles, each once."""
+    """The axis with additional candidates for the named roles, without duplicates."""
     changed: dict[str, Any] = dict(there)
     for role, values in _by_role("extend", kind, added).items():
         new = _candidates(f"{method}({kind}={{{role!r}: ...}})", kind, values)
@@ -110,9 +110,9 @@ def more(kind: str, there: Mapping[str, Sequence[Any]], added: Any, *, method: s
 
 
 def listed(where: str, values: Any) -> tuple[Any, ...]:
-    """Several candidates. A text would be taken apart, and a single number fail far from here."""
+    """Several candidates. Rejects a text, which would be split, and a single number, which would fail later."""
     if isinstance(values, (str, Mapping, dspy.Example)) or not isinstance(values, Iterable):
-        raise ConfigError(f"`{where}` must be a list of candidates, also where there is only one")
+        raise ConfigError(f"`{where}` must be a list of candidates, even for a single one")
     return tuple(values)
 
 
@@ -129,7 +129,7 @@ def _candidates(where: str, kind: str, values: Any) -> tuple[Any, ...]:
         return tuple(_plain(where, demos) for demos in several)
     for text in several:
         if not isinstance(text, str):
-            raise ConfigError(f"`{where}` has {text!r}, which is no text")
+            raise ConfigError(f"`{where}` has {text!r}, which is not a text")
     return several
 
 
@@ -139,4 +139,4 @@ def _plain(where: str, demos: Any) -> DemoSet:
     try:
         return tuple(json.loads(json.dumps(dict(demo), allow_nan=False)) for demo in demos)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"`{where}` has a demonstration that is no mapping of plain JSON data: {error}") from error
+        raise ConfigError(f"`{where}` has a demonstration that is not a mapping of plain JSON data: {error}") from error

@@ -1,7 +1,7 @@
 """The schedules, instructions and demonstrations that a search may choose from, as one frozen value.
 
-Every axis is a tuple of candidates. What a search knows of an axis is in `axes.py`: a parameter exists only where its
-axis applies, as kappa does from two rounds on. LongCoT (one round) and SR (all widths 1) are points of the same space
+Every axis is a tuple of candidates. The properties of an axis are in `axes.py`: a parameter exists only if its axis
+applies, as kappa does with two or more rounds. LongCoT (one round) and SR (all widths 1) are points of the same space
 as PDR.
 """
 
@@ -48,37 +48,37 @@ from pdr_dspy.search.space.prompt_axes import PROMPTS, DemoSet, fewer, key_of, l
 from pdr_dspy.settings import Settings
 
 OWN = 0
-"""The choice of a prompt parameter that stands for the student's own instructions or demonstrations."""
+"""The choice of a prompt parameter for the student's own instructions or demonstrations."""
 _WHOLE = ("monotone", *PROMPTS, "fixed", "axes")
-"""Fields that are one value rather than an axis of candidates."""
+"""Fields that are a single value rather than an axis of candidates."""
 _DEFINED = "axes_from"
 """In the data of a space: where a registered axis is defined, "module:attribute"."""
 
 
 class Space(Settings):
-    """Candidates for each part of a program. Make one around a schedule with `Space.default_for(schedule)`.
+    """Candidates for each part of a program. Create one around a schedule with `Space.default_for(schedule)`.
 
     >>> space = Space.default_for(program.schedule).fix(kappa=512).narrow(rounds=(1, 2))
     >>> space = space.extend(instructions={"draft": ("Solve it backwards.",)})
 
-    An axis that was registered with `@pdr_dspy.axis` is a keyword too: `Space(effort=("low", "high"))`.
+    An axis registered with `@pdr_dspy.axis` is a keyword too: `Space(effort=("low", "high"))`.
 
     `print(space)` is a table of its axes. Raises ConfigError for an empty axis or a value that no schedule can have.
     """
 
     rounds: tuple[int, ...] = ROUNDS.default
-    """Rounds, the last one included. 1 is Long CoT."""
+    """Numbers of rounds, the last one included. 1 is Long CoT."""
     widths: tuple[int, ...] = WIDTHS.default
-    """Drafts of each round before the last, and of the last where `final` lets it be wide. All 1 is Sequential
+    """Drafts of each round before the last, and of the last if `final` lets it be wide. All 1 is Sequential
     Refinement."""
     monotone: bool = True
-    """No round is wider than the one before it."""
+    """Whether no round may be wider than the one before it."""
     kappa: tuple[int, ...] = (2048,)
     """Bounds on the workspace, in tokens."""
     distiller: tuple[str, ...] = DISTILLER.default
-    """For rounds that are wider than 1; chains of single drafts always hand on the last solution."""
+    """For rounds wider than 1; chains of single drafts always pass on the last solution."""
     k: tuple[int, ...] = (2,)
-    """Solutions that are admitted; at most the narrowest distilled round."""
+    """Numbers of solutions in a workspace; at most the narrowest distilled round."""
     draft_tokens: tuple[int, ...] = (1024,)
     """Caps of first-round drafts, in tokens."""
     refine_tokens: tuple[int | None, ...] = (None,)
@@ -90,27 +90,28 @@ class Space(Settings):
     distill_temperature: tuple[float | None, ...] = (None,)
     top_p: tuple[float, ...] = (1.0,)
     tally: tuple[bool, ...] = (False,)
-    """For rounds that are wider than 1."""
+    """For rounds wider than 1."""
     quorum: tuple[float, ...] = (1.0,)
-    """For rounds that are wider than 1: the share of a round's drafts that is waited for."""
+    """For rounds wider than 1: the fraction of a round's drafts that is waited for."""
     agree: tuple[float | None, ...] = (None,)
-    """For rounds that are wider than 1: how sure it must be that the drafts agree before their round ends early."""
+    """For rounds wider than 1: the required probability of agreement before a round ends early."""
     json_fallback: tuple[bool, ...] = (True,)
-    """Whether outputs of a closed form that cannot be read are asked for again."""
+    """Whether unreadable outputs of a closed form are requested again."""
     critique: tuple[bool, ...] = (False,)
     """For chains of single drafts."""
     check: tuple[str | None, ...] = CHECK.default
     """Names of the program's checks; None uses none."""
     final: tuple[str, ...] = FINAL.default
-    """Which draft of the last round is the answer. All but "refine" let the last round be as wide as `widths` says."""
+    """Which draft of the last round is the answer. All but "refine" let the last round be as wide as `widths`
+    allows."""
     keep: tuple[bool, ...] = (False,)
     """With a check: whether the best-checked draft of all rounds is the answer."""
     stop_at: tuple[float | None, ...] = (None,)
-    """With a check: the score from which a draft ends the program."""
+    """With a check: the score at which a draft ends the program."""
     first_wave: tuple[int | None, ...] = (None,)
-    """With `stop_at` or `agree`: how many drafts of a round are asked for before the others."""
+    """With `stop_at` or `agree`: how many drafts of a round are made before the others."""
     draft_model: tuple[str | None, ...] = (None,)
-    """Names of the program's models for first-round drafts; None is the LM that it uses anyway."""
+    """Names of the program's models for first-round drafts; None is its default LM."""
     refine_model: tuple[str | None, ...] = (None,)
     """For later drafts; None is the one that drafts."""
     distill_model: tuple[str | None, ...] = (None,)
@@ -121,9 +122,9 @@ class Space(Settings):
     """Texts for a role (`draft`, `refine`, `distill`, `select`, `critique`), besides the student's own."""
     demos: dict[str, tuple[DemoSet, ...]] = Field(default_factory=dict)
     """Sets of demonstrations for a role, besides the student's own: mappings (or `dspy.Example`s) of plain JSON data,
-    from the names of the role's fields to values. Take them from other questions than the trials'; see `demos_of`."""
+    from the names of the role's fields to values. Take them from questions other than the trials'; see `demos_of`."""
     fixed: tuple[str, ...] = ()
-    """Prompt parameters, such as `draft_instructions`, that leave the student's own out. `fix` writes it."""
+    """Prompt parameters, such as `draft_instructions`, without the student's own as a candidate. Set by `fix`."""
 
     def __init__(self, **values: Any) -> None:  # candidates may be lists and ranges too
         defined = values.pop(_DEFINED, {})
@@ -138,7 +139,7 @@ class Space(Settings):
 
     @model_serializer(mode="wrap")
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Axes that came later are left out where they are off. Beside a registered one stands where it is defined."""
+        """Omit later axes at their defaults. For a registered axis, add where it is defined."""
         data = handler(self)
         for axis in TABLE:
             if axis.later and tuple(data.get(axis.name, ())) == axis.default:
@@ -168,7 +169,7 @@ class Space(Settings):
             if not values:
                 raise ValueError(f"`Space({name}=())` is empty; give at least one candidate")
             if len(set(values)) != len(values):
-                raise ValueError(f"`Space({name}={values})` has a candidate twice")
+                raise ValueError(f"`Space({name}={values})` has a duplicate candidate")
         if min(self.rounds) < 1 or max(self.rounds) > 16:
             raise ValueError(f"`Space(rounds={self.rounds})` must be from 1 to 16")
         self._check_distillers()
@@ -178,7 +179,7 @@ class Space(Settings):
                 self._check_alone(axis)
         if None in self.check and len(self.check) > 1 and all(map(_final_needs_check, self.final)):
             raise ValueError(
-                f"`Space(final={self.final})` goes by a check, and `check={self.check}` may use none; take None out of "
+                f"`Space(final={self.final})` uses a check, and `check={self.check}` may use none; take None out of "
                 '`check`, or add "refine" or "vote" to `final`'
             )
         for name in self.axes:
@@ -192,11 +193,11 @@ class Space(Settings):
             raise ValueError(f"`Space(distiller={self.distiller})`: {error}") from error
         looks = [part.name for part in parts if part.needs_gold]
         if looks:
-            raise ValueError(f"`Space(distiller=...)` has {looks[0]!r}, which looks at the gold answers; take it out")
+            raise ValueError(f"`Space(distiller=...)` has {looks[0]!r}, which uses the gold answers; take it out")
         chains = [part.name for part in parts if part.chain]
         if chains and len(self.distiller) > 1:
             raise ValueError(
-                f'`Space(distiller=...)` has "{chains[0]}" beside others; leave it out: all widths 1 always '
+                f'`Space(distiller=...)` has "{chains[0]}" with others; leave it out: all widths 1 always '
                 "hand on the last"
             )
         if chains and max(self.widths) > 1:
@@ -207,7 +208,7 @@ class Space(Settings):
             raise ValueError(f"`Space(kappa={self.kappa})` goes below the {least} tokens that `k={self.k}` needs")
 
     def _check_alone(self, axis: Axis) -> None:
-        """Each candidate alone, in a schedule that can have it, and with a check where it goes by one."""
+        """Validate each candidate alone, in a schedule that can have it, and with a check if it uses one."""
         for value in self.on(axis.name):
             beside = {"widths": (256, 1), "distiller": "random_k", "k": 1} if axis.beside is None else axis.beside
             own = {"widths": (value, 1)} if axis is WIDTHS else {axis.name: value}
@@ -217,12 +218,12 @@ class Space(Settings):
                 raise ValueError(f"`Space({axis.name}={self.on(axis.name)})`: {error}") from None
             if schedule.needs_check and not any(self.check):
                 raise ValueError(
-                    f"`Space({axis.name}=...)` has {value!r}, which goes by a check, and `check={self.check}` names "
+                    f"`Space({axis.name}=...)` has {value!r}, which uses a check, and `check={self.check}` names "
                     'none; name one of the program\'s, such as `check=("check",)`'
                 )
 
     def _check_registered(self, name: str) -> None:
-        """A registered axis can be imported, and can take each candidate."""
+        """Check that a registered axis can be imported, and accepts each candidate."""
         try:
             axis = AXES.find(name)
         except ConfigError as error:
@@ -235,9 +236,9 @@ class Space(Settings):
             try:
                 made = axis.changed(schedule, value) if axis.applies(schedule) else schedule
                 again = axis.changed(made, value) if axis.applies(made) else made
-            except Exception as error:  # whatever the function raises for a value that it does not know
+            except Exception as error:  # any error of the function for an unknown value
                 raise ValueError(f"{where} is refused by the axis ({type(error).__name__}: {error})") from error
-            if differs := difference(made, again):  # or a sampler could not tell what a candidate was made of
+            if differs := difference(made, again):  # otherwise a candidate's parameters would be ambiguous
                 raise ValueError(f"{where} makes {differs} when it is applied again: set fields, do not scale them")
 
     def _check_prompts(self) -> None:
@@ -247,7 +248,7 @@ class Space(Settings):
                     raise ValueError(f"`Space({kind}=...)` names the role {role!r}; the roles are {', '.join(Role)}")
                 keys = [key_of(value) for value in values]
                 if len(set(keys)) != len(keys):
-                    raise ValueError(f"`Space({kind}={{{role!r}: ...}})` has a candidate twice")
+                    raise ValueError(f"`Space({kind}={{{role!r}: ...}})` has a duplicate candidate")
         blank = [role for role, texts in self.instructions.items() if not all(text.strip() for text in texts)]
         if blank:
             raise ValueError(f"`Space(instructions={{{blank[0]!r}: ...}})` has an empty text; take it out")
@@ -256,15 +257,15 @@ class Space(Settings):
             if kind not in PROMPTS or not getattr(self, kind).get(role):
                 raise ValueError(f"`Space(fixed=...)` names {name!r}, for which there is no candidate")
 
-    # --- its axes ---
+    # --- axes ---
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """Itself, for every operator (""); see `Spaces`, which has one for each."""
+        """Itself, for every operator (""); `Spaces` has one for each."""
         return {"": self}
 
     def at(self, place: str) -> Space | None:
-        """What an operator's schedule is chosen from, whichever it is."""
+        """The space of an operator; the same for all."""
         del place
         return self
 
@@ -274,10 +275,10 @@ class Space(Settings):
         return (*(axis.name for axis in TABLE), *self.axes)
 
     def on(self, name: str) -> tuple[Any, ...]:
-        """The candidates on an axis, in the order in which they were given."""
+        """The candidates on an axis, in the given order."""
         return self.axes[name] if name in self.axes else getattr(self, name)
 
-    # --- making one ---
+    # --- construction ---
 
     @classmethod
     def default_for(cls, schedule: Schedule, checks: Iterable[str] = (), models: Iterable[str] = ()) -> Space:
@@ -285,10 +286,11 @@ class Space(Settings):
 
         Args:
             schedule: of the program.
-            checks: names of the program's checks (`Operator.checks`). With some the space has them, the `checked`
-                distiller, the best-checked draft as the answer, `keep`, and an end at the first draft that passes.
-            models: names of the program's models (`Operator.models`). With some the space drafts and refines with each
-                of them, and distills with the one that drafts.
+            checks: names of the program's checks (`Operator.checks`). With checks the space includes them, the
+                `checked` distiller, the best-checked draft as the answer, `keep`, and an end at the first draft that
+                passes.
+            models: names of the program's models (`Operator.models`). With models the space drafts and refines with
+                each of them, and distills with the one that drafts.
         """
         kept = {axis.name: axis.around(schedule) if axis.around else (getattr(schedule, axis.name),) for axis in TABLE}
         if names := tuple(checks):
@@ -301,12 +303,12 @@ class Space(Settings):
     def fix(self, **values: Any) -> Space:
         """A copy in which each of the named axes has the one given value.
 
-        Of `instructions` and `demos` each named role has the one given text or set, and None is the student's own; for
-        all roles at once it is `instructions=None`.
+        For `instructions` and `demos` each named role has the one given text or set, and None is the student's own; for
+        all roles at once use `instructions=None`.
 
         >>> space.fix(kappa=512, temperature=0.7, instructions={"draft": "Solve it backwards.", "refine": None})
 
-        Raises ConfigError for several values where one is wanted, and as `Space` does.
+        Raises ConfigError for several values in place of one, and as `Space` does.
         """
         self._known(values)
         changed: dict[str, Any] = {}
@@ -326,11 +328,12 @@ class Space(Settings):
         return self._replace({"fixed": tuple(sorted(fixed)), **changed})
 
     def narrow(self, **values: Any) -> Space:
-        """A copy with fewer candidates on the named axes; of `instructions` and `demos`, for the named roles.
+        """A copy with fewer candidates on the named axes; for `instructions` and `demos`, of the named roles.
 
         >>> space.narrow(widths=(1, 2), instructions={"draft": ()})
 
-        The student's own instructions and demonstrations stay. Raises ConfigError for a candidate that was not there.
+        The student's own instructions and demonstrations stay. Raises ConfigError for a candidate that is not in the
+        space.
         """
         self._known(values)
         changed: dict[str, Any] = {}
@@ -353,7 +356,7 @@ class Space(Settings):
         return self._replace({"fixed": tuple(name for name in self.fixed if name not in gone), **changed})
 
     def extend(self, **values: Any) -> Space:
-        """A copy with more candidates on the named axes; of `instructions` and `demos`, for the named roles.
+        """A copy with additional candidates on the named axes; for `instructions` and `demos`, of the named roles.
 
         >>> space.extend(kappa=(4096,), instructions=proposals.instructions)
         """
@@ -372,7 +375,7 @@ class Space(Settings):
         return self._replace(changed)
 
     def _there(self, name: str) -> tuple[Any, ...]:
-        """The candidates on an axis; none on a registered one that the space has not."""
+        """The candidates on an axis; empty for a registered one that the space does not have."""
         return self.on(name) if name in self.names else ()
 
     def _known(self, values: Mapping[str, Any]) -> None:
@@ -384,12 +387,12 @@ class Space(Settings):
     def _replace(self, changes: Mapping[str, Any]) -> Space:
         return Space(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
-    # --- choosing from it ---
+    # --- choice of candidates ---
 
     def suggest(self, trial: Suggests) -> Candidate:
-        """One candidate, asked of an Optuna trial parameter by parameter. Axes with one value are not asked for.
+        """One candidate, suggested by an Optuna trial parameter by parameter. Axes with one value have no parameter.
 
-        Raises ConfigError where a registered axis cannot change the schedule that was chosen so far.
+        Raises ConfigError if a registered axis cannot change the schedule chosen so far.
         """
         pick = Asked(trial)
         made = self._choose(pick)
@@ -401,7 +404,7 @@ class Space(Settings):
         return Candidate(made.schedule, **chosen, axes=made.axes)
 
     def params_of(self, candidate: Candidate) -> dict[str, Any] | None:
-        """The parameters for which `suggest` gives `candidate`, or None when it is not in this space."""
+        """The parameters for which `suggest` gives `candidate`; None if it is not in this space."""
         wanted = candidate._replace(schedule=canonical(candidate.schedule))
         named = {
             name: (candidate.axes[name],) if candidate.axes.get(name, ...) in values else values
@@ -423,7 +426,7 @@ class Space(Settings):
         return isinstance(item, Candidate) and self.params_of(item) is not None
 
     def candidates(self) -> Iterator[Candidate]:
-        """Every candidate once, small shapes first."""
+        """All candidates without duplicates, small shapes first."""
         seen: set[str] = set()
         for made in self._every():
             prompts = self._prompts(made.schedule)
@@ -438,12 +441,12 @@ class Space(Settings):
                     yield candidate
 
     def schedules(self) -> Iterator[Schedule]:
-        """Every schedule once, small shapes first."""
+        """All schedules without duplicates, small shapes first."""
         return (made.schedule for made in self._every())
 
     @property
     def size(self) -> int:
-        """How many different candidates there are."""
+        """The number of different candidates."""
         schedules = set(map(canonical, self.schedules()))
         return sum(
             math.prod(len(self._choices(kind, role)) for kind, role in self._prompts(schedule))
@@ -452,7 +455,7 @@ class Space(Settings):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles that some schedule of it calls."""
+        """The roles that some schedule of the space calls."""
         called = {Role.DRAFT}
         if max(self.rounds) > 1:
             called.add(Role.REFINE)
@@ -463,7 +466,7 @@ class Space(Settings):
         return tuple(role for role in Role if role in called)
 
     def widest(self) -> Schedule:
-        """A schedule that needs as much context of a model, and as many requests at once, as any of it."""
+        """A schedule that needs at least as much context, and as many concurrent requests, as any in the space."""
         draft = max(self.draft_tokens)
         largest = Schedule(
             widths=(1,),
@@ -501,7 +504,7 @@ class Space(Settings):
         return _Made(schedule, axes)
 
     def _choose_shape(self, pick: Pick) -> Schedule:
-        """Rounds, widths, distiller, check and final: what it takes to know which other axes apply. Not validated."""
+        """Rounds, widths, distiller, check and final: they determine which other axes apply. Not validated."""
         rounds = pick("rounds", self.rounds, small_first=True)
         widths: list[int] = []
         for number in range(1, rounds):
@@ -525,11 +528,11 @@ class Space(Settings):
         return shape
 
     def _below(self, widths: Sequence[int]) -> Callable[[int], int]:
-        """Cuts a width to that of the round before, where no round may be wider."""
+        """Limits a width to that of the round before, if no round may be wider."""
         return functools.partial(min, widths[-1]) if self.monotone and widths else same
 
     def _every(self) -> Iterator[_Made]:
-        """Every schedule once; combinations that a registered axis refuses are left out."""
+        """All schedules without duplicates; combinations that a registered axis refuses are left out."""
         pick = Every()
         while True:
             try:
@@ -542,7 +545,7 @@ class Space(Settings):
                 return
 
     def _prompts(self, schedule: Schedule) -> list[tuple[str, str]]:
-        """(kind, role) of the prompt parameters that a schedule has."""
+        """(kind, role) of the prompt parameters that apply to a schedule."""
         called = [role for role in Role if role in schedule.roles]
         return [(kind, role.value) for kind in PROMPTS for role in called if getattr(self, kind).get(role)]
 
@@ -550,7 +553,7 @@ class Space(Settings):
         first = 1 if f"{role}_{kind}" in self.fixed else OWN
         return tuple(range(first, len(getattr(self, kind)[role]) + 1))
 
-    # --- reading it ---
+    # --- display ---
 
     def describe(self) -> str:
         """A table for people: each axis, its candidates, and when it applies."""
@@ -587,14 +590,14 @@ _CALLED = {
 
 
 class _Made(NamedTuple):
-    """A schedule, and what was chosen for it on registered axes."""
+    """A schedule, and the choices on registered axes for it."""
 
     schedule: Schedule
     axes: dict[str, Any]
 
 
 class _Recorded:
-    """A trial that answers with the parts of a given candidate, and keeps what it answered."""
+    """A trial that answers with the parts of a given candidate, and records its answers."""
 
     def __init__(self, space: Space, candidate: Candidate, axes: Mapping[str, Any]) -> None:
         self.space = space
@@ -606,13 +609,13 @@ class _Recorded:
         value = self._value(name)
         axis = axis_of(name)
         if value is None and None not in choices and axis is not None and axis.in_force is not None:
-            value = axis.value(self.candidate.schedule)  # None stands for it
-        if name == "k" and value not in choices:  # k is cut to the narrowest round: any larger one gives the same
+            value = axis.value(self.candidate.schedule)  # None has the same effect
+        if name == "k" and value not in choices:  # k is limited to the narrowest round: any larger one gives the same
             value = next((choice for choice in choices if choice >= value), value)
         if value not in choices:
             if not self.axes:
                 raise LookupError(name)
-            value = choices[0]  # a registered axis may change it again; what comes of all of it is compared
+            value = choices[0]  # a registered axis may change it again; the final result is compared
         self.given[name] = value
         return value
 
@@ -635,12 +638,12 @@ class _Recorded:
 
 
 def _with(schedule: Schedule, **changes: Any) -> Schedule:
-    """A copy that is not validated: what comes of all choices is."""
+    """A copy that is not validated: the result of all choices is."""
     return schedule.model_copy(update=changes)
 
 
 def _among(values: Sequence[Any]) -> Callable[[Any], Any]:
-    """Replaces a value that is not among those that can be by the first of them."""
+    """Replaces an invalid value by the first valid one."""
     return lambda value: value if value in values or not values else values[0]
 
 

@@ -1,9 +1,9 @@
-"""Several operators with a space each, as one frozen value: what is chosen for them is chosen together.
+"""Separate spaces for several operators, as one frozen value: their choices are made together.
 
     PDROptimizer(verifier, space={"solve": Space(...), "extract": Space(...)})
 
-A candidate of it has a part for each operator (`Candidate.parts`), and a parameter of it is named after its operator,
-such as `solve.kappa`. All else that a search knows of a space it asks of the spaces in it.
+A candidate has a part for each operator (`Candidate.parts`), and its parameters are prefixed with the operator, such as
+`solve.kappa`. Everything else is delegated to the spaces in it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from pdr_dspy.settings import Settings
 
 
 class Spaces(Settings):
-    """A space for each operator of a program. Raises ConfigError where there is none, or what is there is no space."""
+    """A space for each operator of a program. Raises ConfigError if there is none, or for a value that is not a
+    space."""
 
     operators: dict[str, Space | None]
-    """By the path of the operator in its program, as `named_sub_modules()` of DSPy has it ("solve", "steps[0]"; the
-    "self." in front may be left out). None leaves an operator as it is: its schedule, its prompts, its demonstrations.
-    """
+    """By the path of the operator in its program, as in DSPy's `named_sub_modules()` ("solve", "steps[0]"; without the
+    leading "self."). None leaves an operator unchanged: its schedule, its prompts, its demonstrations."""
 
     @field_validator("operators", mode="before")
     @classmethod
@@ -42,7 +42,7 @@ class Spaces(Settings):
         wrong = next((p for p, s in operators.items() if not (s is None or isinstance(s, (Space, Mapping)))), None)
         if wrong is not None:
             raise ValueError(
-                f"`space={{{wrong!r}: {operators[wrong]!r}}}` must be a `Space(...)`, or None to leave it as it is"
+                f"`space={{{wrong!r}: {operators[wrong]!r}}}` must be a `Space(...)`, or None to leave it unchanged"
             )
         named = [(_path(place), space) for place, space in operators.items()]
         twice = next((place for place, _ in named if [p for p, _ in named].count(place) > 1), None)
@@ -59,47 +59,48 @@ class Spaces(Settings):
             )
         return self
 
-    # --- which operators ---
+    # --- operators ---
 
     @property
     def spaces(self) -> dict[str, Space]:
-        """The spaces, by path; operators that stay as they are left out."""
+        """The spaces, by path; unchanged operators are left out."""
         return {place: space for place, space in self.operators.items() if space is not None}
 
     def at(self, place: str) -> Space | None:
-        """What an operator's schedule is chosen from; None for one that stays as it is."""
+        """The space of an operator; None if it stays unchanged."""
         return self.operators[place]
 
     def suited(self, operators: Mapping[str, Operator]) -> Space | Spaces:
-        """The same for the operators of a program, in their order; the space itself where there is only one.
+        """The spaces for the operators of a program, in their order; the space itself if there is only one operator.
 
-        Raises ConfigError, naming it, for a path that is no operator of the program, and for an operator without one.
+        Raises ConfigError, naming it, for a path that is not an operator of the program, and for an operator without an
+        entry.
         """
         there = ", ".join(repr(place) if place else "'' (the program itself)" for place in operators)
         unknown = next((place for place in self.operators if place not in operators), None)
         if unknown is not None:
             raise ConfigError(
-                f"`space={{{unknown!r}: ...}}` is no operator of the program; its operators are {there} (paths as in "
+                f"`space={{{unknown!r}: ...}}` is not an operator of the program; it has {there} (paths as in "
                 "`program.named_sub_modules()`)"
             )
         missing = next((place for place in operators if place not in self.operators), None)
         if missing is not None:
             raise ConfigError(
-                f"`space={{...}}` says nothing of the operator {missing!r}; give it a space, "
-                f"`{{{missing!r}: Space.default_for(program.{missing}.schedule)}}`, or None to leave it as it is"
+                f"`space={{...}}` has no entry for the operator {missing!r}; give it a space, "
+                f"`{{{missing!r}: Space.default_for(program.{missing}.schedule)}}`, or None to leave it unchanged"
             )
         if len(operators) == 1:
             return next(iter(self.spaces.values()))
         return Spaces(operators={place: self.operators[place] for place in operators})
 
-    # --- choosing ---
+    # --- choice of candidates ---
 
     def suggest(self, trial: Suggests) -> Candidate:
-        """One candidate, asked of an Optuna trial parameter by parameter; raises as `Space.suggest`."""
+        """One candidate, suggested by an Optuna trial parameter by parameter; raises as `Space.suggest`."""
         return joint({place: space.suggest(_Under(trial, place)) for place, space in self.spaces.items()})
 
     def params_of(self, candidate: Candidate) -> dict[str, Any] | None:
-        """The parameters for which `suggest` gives `candidate`, or None when it is not in this space."""
+        """The parameters for which `suggest` gives `candidate`; None if it is not in this space."""
         if candidate.parts.keys() != self.spaces.keys():
             return None
         found: dict[str, Any] = {}
@@ -114,18 +115,18 @@ class Spaces(Settings):
         return isinstance(item, Candidate) and self.params_of(item) is not None
 
     def candidates(self) -> Iterator[Candidate]:
-        """Every candidate once, small shapes of all operators first."""
+        """All candidates without duplicates, small shapes of all operators first."""
         places = list(self.spaces)
         for parts in _together([space.candidates() for space in self.spaces.values()]):
             yield joint(dict(zip(places, parts, strict=True)))
 
     @property
     def size(self) -> int:
-        """How many different candidates there are."""
+        """The number of different candidates."""
         return math.prod(space.size for space in self.spaces.values())
 
     def extend(self, **values: Any) -> Spaces:
-        """A copy with more candidates on the named axes of every space in it; see `Space.extend`."""
+        """A copy with additional candidates on the named axes of every space in it; see `Space.extend`."""
         return Spaces(
             operators={p: None if space is None else space.extend(**values) for p, space in self.operators.items()}
         )
@@ -137,14 +138,13 @@ class Spaces(Settings):
         return tuple(role for role in Role if role in called)
 
     def widest(self) -> Schedule:
-        """A schedule that needs as much context of a model, and as many requests at once, as any of it."""
+        """A schedule that needs at least as much context, and as many concurrent requests, as any of it."""
         return functools.reduce(larger, (space.widest() for space in self.spaces.values()))
 
     def describe(self) -> str:
         """A table for people of each operator's space."""
         return "\n\n".join(
-            f"{place}:\n{'stays as it is' if space is None else space.describe()}"
-            for place, space in self.operators.items()
+            f"{place}:\n{'unchanged' if space is None else space.describe()}" for place, space in self.operators.items()
         )
 
     def __str__(self) -> str:
@@ -156,9 +156,10 @@ AnySpace = Space | Spaces
 
 
 def read_space(given: Any) -> AnySpace:
-    """A space as it is given or stored: a `Space` or `Spaces`, the data of either, or spaces by their operators' paths.
+    """A space in any given or stored form: a `Space` or `Spaces`, the data of either, or spaces by their operators'
+    paths.
 
-    Raises ConfigError for what is none, and as `Space` does.
+    Raises ConfigError for any other value, and as `Space` does.
     """
     if isinstance(given, (Space, Spaces)):
         return given
@@ -174,12 +175,12 @@ def read_space(given: Any) -> AnySpace:
 
 
 def _path(place: str) -> str:
-    """A path without DSPy's name for the program itself."""
+    """A path without DSPy's prefix for the program itself."""
     return "" if place == "self" else place.removeprefix("self.")
 
 
 class _Under:
-    """A trial that is asked for the parameters of one operator."""
+    """A trial with the parameters of one operator."""
 
     def __init__(self, trial: Suggests, place: str) -> None:
         self.trial = trial
@@ -190,7 +191,8 @@ class _Under:
 
 
 def _together(series: Sequence[Iterator[Candidate]]) -> Iterator[tuple[Candidate, ...]]:
-    """Every combination of one of each series, by the sum of their places: no series need come to its end first."""
+    """Every combination of one item of each series, by the sum of their indices: no series has to be exhausted
+    first."""
     drawn: list[list[Candidate]] = [[] for _ in series]
     ended = [False] * len(series)
 

@@ -1,1 +1,1 @@
-"""Several processes on one search: what they share, and where."""
+"""Several processes on one search: their shared state and its storage."""

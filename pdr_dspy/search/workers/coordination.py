@@ -1,8 +1,8 @@
-"""The board that the workers of one search share: named documents that are written once, and claims on those to come.
+"""The board that the workers of one search share: named documents that are written once, and claims on future ones.
 
-Every worker runs the same deterministic search. What it needs to know next is a document; the worker that claims it
-first works it out, the others read it. A document never changes once it is there, so the outcome does not depend on how
-many workers there are, on which of them did what, or on how many died.
+Every worker runs the same deterministic search. The next piece of information that it needs is a document; the worker
+that claims it first computes it, the others read it. A document never changes once it is written, so the outcome does
+not depend on the number of workers, on their division of work, or on how many died.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ __all__ = ["Board", "Claim", "FolderBoard", "MemoryBoard", "PostgresBoard", "ope
 
 
 class Board(Protocol):
-    """Safe to use from several threads. Every method raises StoreError when the place cannot be read or written."""
+    """Thread-safe. Every method raises StoreError if the storage cannot be read or written."""
 
     def get(self, name: str) -> str | None:
-        """The document of this name; None while there is none."""
+        """The document of this name; None if there is none."""
         ...
 
     def read(self, prefix: str) -> dict[str, str]:
-        """All documents whose names start with `prefix`, in the order of their names. Only what is new is fetched."""
+        """All documents whose names start with `prefix`, in the order of their names. Only new ones are fetched."""
         ...
 
     def put(self, name: str, text: str) -> str:
-        """Write a document; it survives anything once this returns.
+        """Write a document; it is durable once this returns.
 
-        Returns what is on the board now: the text of the first writer, which may be another's. Raises ConfigError for a
-        name that is empty, longer than 200 characters or not printable.
+        Returns the document on the board: the text of the first writer, which may be another worker's. Raises
+        ConfigError for a name that is empty, longer than 200 characters or not printable.
         """
         ...
 
     def claim(self, name: str) -> Claim | None:
-        """The right to work a document out; None while a live worker holds it, or when it is there already."""
+        """The right to compute a document; None while a live worker holds it, or if the document exists."""
         ...
 
     def wait(self, seconds: float) -> None:
-        """Return after `seconds` at most, earlier when something may have changed."""
+        """Return after at most `seconds`, earlier if something may have changed."""
         ...
 
     def close(self) -> None:
-        """Give back all claims and let go of files and connections."""
+        """Release all claims, and close files and connections."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -57,16 +57,16 @@ class Board(Protocol):
 
 
 def open_board(storage: str | Path | None, *, study: str) -> Board:
-    """Open or make the board of a study.
+    """Open or create the board of a study.
 
     Args:
         storage: None for a board in memory; a folder, for workers on one machine; or a PostgreSQL URL
             (`postgresql://user@host/database`, also spelt `postgresql+psycopg://`), for workers anywhere.
-        study: tells studies in one storage apart.
+        study: distinguishes studies in one storage.
 
     Raises:
         ConfigError: the storage is of another kind.
-        MissingExtra: PostgreSQL is asked for and psycopg is not installed.
+        MissingExtra: the storage is PostgreSQL and psycopg is not installed.
         StoreError: the storage cannot be used.
     """
     if storage is None:
@@ -82,7 +82,7 @@ def open_board(storage: str | Path | None, *, study: str) -> Board:
 
 
 def open_existing(storage: str | Path | None, *, study: str) -> Board | None:
-    """As `open_board`, of a study that is there; None where there is none, and nothing is made."""
+    """`open_board` for an existing study; None if there is none, and nothing is created."""
     if storage is None:
         return None
     if "://" not in str(storage) and not FolderBoard.is_at(storage):
@@ -91,7 +91,7 @@ def open_existing(storage: str | Path | None, *, study: str) -> Board | None:
 
 
 class MemoryBoard:
-    """For the threads of one process; gone with it."""
+    """For the threads of one process; lost with it."""
 
     LONGEST_WAIT = 0.5
 

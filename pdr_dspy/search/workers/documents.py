@@ -1,4 +1,4 @@
-"""What all boards are made of: a claim, the documents known so far, and what may be a name."""
+"""The common parts of all boards: a claim, the known documents, and the check of names."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Claim:
 
     @property
     def lost(self) -> bool:
-        """Whether another worker may hold it by now: nothing that this one puts is needed any more."""
+        """Whether another worker may hold it by now: documents of this worker are then no longer needed."""
         return self._held and self._lost()
 
     def release(self) -> None:
-        """Give it back. A second time does nothing."""
+        """Release it. Further calls do nothing."""
         if self._held:
             self._held = False
             self._release()
@@ -39,14 +39,14 @@ class Claim:
 
 
 class Documents:
-    """Documents by name. Not safe for several threads: its board locks."""
+    """Documents by name. Not thread-safe: its board locks."""
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
         self._names: list[str] = []
 
     def add(self, name: str, text: str) -> str:
-        """Keep `text` unless the name is taken; returns what is kept."""
+        """Keep `text` unless the name exists; return the kept text."""
         kept = self.texts.setdefault(name, text)
         if len(self.texts) > len(self._names):
             insort(self._names, name)
@@ -64,7 +64,7 @@ class Documents:
 
 
 def check_name(name: str) -> str:
-    """Returns a name that every board can keep. Raises ConfigError for any other."""
+    """Return a name that every board supports. Raises ConfigError for any other."""
     if not 0 < len(name) <= LONGEST or not name.isprintable():
         raise ConfigError(f"`name={name[: LONGEST + 1]!r}`: a document's name has 1 to {LONGEST} printable characters")
     return name

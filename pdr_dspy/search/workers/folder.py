@@ -1,13 +1,12 @@
 """A board in a folder, for workers on one machine: an append-only journal of documents, and a locked file per claim.
 
-The journal's first line says what it is. Each further line is a document: the CRC-32 of the rest, a space, and
-`[name, text]` as JSON. Lines are appended under a lock; one that was cut off, by a kill, a full disk or a power
-failure, can only be the last, and the next writer drops it. Its `put` never returned: nothing finished is lost by that.
-A line before others that is damaged is skipped and counted: its document is worked out anew, from calls that are in the
-rollout store.
+The journal's first line identifies it. Each further line is a document: the CRC-32 of the rest, a space, and `[name,
+text]` as JSON. Lines are appended under a lock; a torn line, after a kill, a full disk or a power failure, can only be
+the last, and the next writer drops it. Its `put` never returned: no finished document is lost. A damaged line before
+others is skipped and counted: its document is computed again, from calls in the rollout store.
 
-A claim is a lock on a file, which the kernel gives back the instant that its process ends, however it ends. Such locks
-hold between the processes of one machine; on network file systems they may not, and machines may see each other's lines
+A claim is a lock on a file, which the kernel releases as soon as its process ends, for whatever reason. Such locks work
+between the processes of one machine; on network file systems they may not, and machines may see each other's lines
 late: workers on several machines need PostgreSQL.
 """
 
@@ -34,21 +33,21 @@ from pdr_dspy.search.workers.documents import Claim, Documents, check_name
 VERSION = 1
 JOURNAL = "board.journal"
 LOCKED_FOR = 30.0
-"""Seconds after which a journal that another process keeps locked is an error: a line takes microseconds."""
+"""Seconds after which another process's lock on the journal is an error: writing a line takes microseconds."""
 LONGEST_WAIT = 0.5
-"""Seconds: what else changes in a folder is not told."""
+"""Seconds between checks of a folder, whose changes send no notification."""
 logger = logging.getLogger("pdr_dspy.search")
 
 
 class FolderBoard:
-    """A board in a folder. See `coordination.Board`. A forked copy of the process finds it closed and opens its own."""
+    """A board in a folder. See `coordination.Board`. In a forked process it is closed and opened again."""
 
     def __init__(self, folder: str | Path, study: str = "pdr") -> None:
-        """Open or make it.
+        """Open or create it.
 
         Args:
-            folder: where `board.journal`, `board.lock` and `claims/` lie.
-            study: what the journal is for; it is refused under another name.
+            folder: contains `board.journal`, `board.lock` and `claims/`.
+            study: the study of the journal; another name is refused.
 
         Raises:
             StoreError: the folder cannot be used, or its journal is not a board, is empty, or is of another study or
@@ -58,12 +57,12 @@ class FolderBoard:
         self.folder = local_path(folder)
         self.path = self.folder / JOURNAL
         self.damaged = 0
-        """Lines that were skipped, so far."""
+        """Skipped lines so far."""
         self._documents = Documents()
         self._lock = threading.RLock()
         self._held: dict[int, Path] = {}
         self._refused: set[Path] = set()
-        """Claims that others held since the last wait."""
+        """Claims held by others since the last wait."""
         try:
             (self.folder / "claims").mkdir(parents=True, exist_ok=True)
             self._guard = os.open(self.folder / "board.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -77,7 +76,7 @@ class FolderBoard:
                     settle(self.folder)
                 self._journal = os.open(self.path, os.O_RDWR | os.O_APPEND)
                 self._read_to = self._header(study)
-                self._take_in(repair=True)
+                self._read_on(repair=True)
         except OSError as error:
             self.close()
             raise self._error("cannot be opened", error) from error
@@ -90,7 +89,7 @@ class FolderBoard:
 
     @staticmethod
     def is_at(folder: str | Path) -> bool:
-        """Whether a board is in a folder, or something that keeps one from being made there; nothing is made."""
+        """Whether a folder has a board, or a file that prevents one from being created; creates nothing."""
         place = Path(folder)
         return (place / JOURNAL).exists() or place.is_file() or place.parent.is_file()
 
@@ -98,28 +97,28 @@ class FolderBoard:
         """See `coordination.Board`."""
         with self._lock:
             if name not in self._documents.texts:
-                self._look()
+                self._read_new()
             return self._documents.texts.get(name)
 
     def read(self, prefix: str) -> dict[str, str]:
         """See `coordination.Board`."""
         with self._lock:
-            self._look()
+            self._read_new()
             return self._documents.under(prefix)
 
     def put(self, name: str, text: str) -> str:
-        """See `coordination.Board`. A put that a full disk stops leaves nothing behind."""
+        """See `coordination.Board`. A put that fails on a full disk leaves nothing behind."""
         line = _line(check_name(name), text)
         with self._lock:
             with self._alone():
-                self._take_in(repair=True)
+                self._read_on(repair=True)
                 there = self._documents.texts.get(name)
                 if there is None:
                     self._append(line)
                     self._documents.add(name, text)
             try:
-                # Without the lock, so that others append meanwhile. Also for a document that is there: its writer may
-                # not have come to this yet.
+                # Without the lock, so that others append meanwhile. Also for an existing document: its writer may not
+                # have synced it yet.
                 os.fsync(self._journal)
             except OSError as error:
                 raise self._error("cannot be written", error) from error
@@ -145,13 +144,13 @@ class FolderBoard:
                 release=lambda: self._release(file),
                 lost=lambda: file not in self._held or not same_file(file, path),
             )
-            if self.get(name) is not None:  # put just before its worker gave the claim back
+            if self.get(name) is not None:  # put just before its worker released the claim
                 claim.release()
                 return None
         return claim
 
     def wait(self, seconds: float) -> None:
-        """See `coordination.Board`. Returns also when a claim that was refused is free, or after half a second."""
+        """See `coordination.Board`. Also returns when a refused claim is free, or after half a second."""
         end = time.monotonic() + min(seconds, LONGEST_WAIT)
         pause = 0.002
         with self._lock:
@@ -180,7 +179,7 @@ class FolderBoard:
             if path is None:
                 return
             with suppress(OSError):
-                if same_file(file, path):  # unlinked while it is locked: nobody else can have taken this one
+                if same_file(file, path):  # unlinked while locked: no other process can have taken it
                     os.unlink(path)
             os.close(file)
 
@@ -201,19 +200,19 @@ class FolderBoard:
         finally:
             unlock(self._guard)
 
-    def _look(self) -> None:
-        """Take in what others wrote. Half a line is left for later, and what looks damaged is judged under the lock."""
+    def _read_new(self) -> None:
+        """Read the lines of other processes. Half a line is left for later; damaged ones are checked under the lock."""
         if self._journal < 0:
             raise StoreError(f"the board {self.folder} is closed")
         try:
-            if os.fstat(self._journal).st_size != self._read_to and not self._take_in(repair=False):
+            if os.fstat(self._journal).st_size != self._read_to and not self._read_on(repair=False):
                 with self._alone():
-                    self._take_in(repair=True)
+                    self._read_on(repair=True)
         except OSError as error:
             raise self._error("cannot be read", error) from error
 
-    def _take_in(self, *, repair: bool) -> bool:
-        """Read on from where the last look ended; False when a line is damaged and `repair` was not asked for.
+    def _read_on(self, *, repair: bool) -> bool:
+        """Read on from the end of the last read; False if a line is damaged and `repair` is not set.
 
         `repair` needs the lock: no writer is in the middle of a line then.
         """
@@ -235,7 +234,7 @@ class FolderBoard:
                         break
                     self.damaged += 1
                     logger.warning(
-                        "%s is damaged at byte %d: skipped a document, which is worked out anew",
+                        "%s is damaged at byte %d: skipped a document, which is computed again",
                         *(self.path, self._read_to),
                     )
                 else:
@@ -243,7 +242,7 @@ class FolderBoard:
                 start += len(line)
                 self._read_to += len(line)
             if repair and start < len(data):
-                logger.warning("%s: dropped %d bytes of a line that was cut off", self.path, len(data) - start)
+                logger.warning("%s: dropped %d bytes of a torn line", self.path, len(data) - start)
                 os.ftruncate(self._journal, self._read_to)
         except OSError as error:
             raise self._error("cannot be read", error) from error
@@ -252,16 +251,16 @@ class FolderBoard:
     def _append(self, line: bytes) -> None:
         try:
             left = memoryview(line)
-            while left:  # a write takes only a part of it when the disk fills up, without an error
+            while left:  # on a full disk a write may be partial without an error
                 left = left[os.write(self._journal, left) :]
         except OSError as error:
-            with suppress(OSError):  # else the next writer does it
+            with suppress(OSError):  # otherwise the next writer does it
                 os.ftruncate(self._journal, self._read_to)
             raise self._error("cannot be written", error) from error
         self._read_to += len(line)
 
     def _header(self, study: str) -> int:
-        """Check the first line; returns its length in bytes."""
+        """Check the first line; return its length in bytes."""
         first = os.pread(self._journal, 4096, 0).partition(b"\n")
         try:
             header = json.loads(first[0]) if first[1] else None
@@ -272,7 +271,7 @@ class FolderBoard:
             what = "is empty" if empty else "is not the journal of a board"
             raise StoreError(f"{self.path} {what}; remove it to begin anew, or use another folder")
         if header["board"] != VERSION:
-            raise StoreError(f"{self.path} is of version {header['board']}, this library reads {VERSION}")
+            raise StoreError(f"{self.path} has version {header['board']}, this library reads {VERSION}")
         if header.get("study") != study:
             raise StoreError(f"{self.path} is the board of the study {header.get('study')!r}, not of {study!r}")
         return len(first[0]) + 1
@@ -289,7 +288,7 @@ class FolderBoard:
 
 
 def _read(file: int, start: int, end: int) -> bytes:
-    """The bytes from `start` to `end`: one read may give fewer, and a writer may have dropped a torn line meanwhile."""
+    """The bytes from `start` to `end`; fewer if a read is partial, or a writer has dropped a torn line meanwhile."""
     parts: list[bytes] = []
     while start < end:
         part = os.pread(file, end - start, start)
@@ -306,7 +305,7 @@ def _line(name: str, text: str) -> bytes:
 
 
 def _document(line: bytes) -> tuple[str, str] | None:
-    """Name and text of a whole line; None when it is damaged."""
+    """Name and text of a complete line; None if it is damaged."""
     content = line[9:-1]
     try:
         if int(line[:8], 16) != zlib.crc32(content):
@@ -318,7 +317,7 @@ def _document(line: bytes) -> tuple[str, str] | None:
 
 
 def _lock_new(path: Path) -> int | None:
-    """The claim's file, made if need be and locked; None while another holds it."""
+    """The claim's file, created if necessary and locked; None while another process holds it."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not flock(file):
@@ -330,7 +329,7 @@ def _lock_new(path: Path) -> int | None:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether nobody holds a claim. Who asks for it in this instant is refused, and finds it free when it waits."""
+    """Whether no process holds a claim. A concurrent claim is refused during the check, and succeeds after a wait."""
     try:
         file = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -342,7 +341,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _forget(board: FolderBoard | None) -> None:
-    """In a forked copy, which shares the locks of its parent: hold nothing, or a claim would outlive the parent."""
+    """In a forked process, which shares its parent's locks: release everything, or a claim would outlive the parent."""
     if board is not None:
         board._lock = threading.RLock()
         for file in (*board._held, board._journal, board._guard):

@@ -1,8 +1,8 @@
 """A board in PostgreSQL, for workers on any number of machines.
 
-A claim is a lease on the server's clock, which a thread renews three times in its length. A worker that dies stops
-renewing, and the document is free again when the lease has run out; one that was cut off from the server long enough to
-lose a lease finds `lost` set on its claim. Waiters are told of new documents by LISTEN and NOTIFY.
+A claim is a lease on the server's clock, which a thread renews three times per lease. A worker that dies stops
+renewing, and the document is free again when the lease has expired; a worker that was disconnected long enough to lose
+a lease finds `lost` set on its claim. LISTEN and NOTIFY announce new documents to waiting workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TABLES = Tables(
     "documents",
     1,
     (
-        # Content is bytes: PostgreSQL's own text holds no NUL. `written` tells what is new, see `_look`.
+        # Content is bytes: PostgreSQL's own text holds no NUL. `written` identifies new documents, see `_read_new`.
         """CREATE TABLE IF NOT EXISTS pdr_documents (
             study text, name text, content bytea NOT NULL, written xid8 NOT NULL DEFAULT pg_current_xact_id(),
             PRIMARY KEY (study, name))""",
@@ -62,18 +62,18 @@ class PostgresBoard:
     """A board in PostgreSQL. See `coordination.Board`."""
 
     def __init__(self, url: str, study: str, *, lease: float = LEASE, patience: float = PATIENCE) -> None:
-        """Connect, and make the tables that are missing.
+        """Connect, and create missing tables.
 
         Args:
             url: `postgresql://user:password@host:port/database`, or the same with `postgresql+psycopg`.
-            study: tells the documents of studies in one database apart.
-            lease: seconds after which a worker that is not heard of loses its claims.
-            patience: seconds for which a lost connection is tried again.
+            study: distinguishes the documents of studies in one database.
+            lease: seconds after which a silent worker loses its claims.
+            patience: seconds for which a lost connection is retried.
 
         Raises:
             ConfigError: the URL cannot be read, or `lease` is not above 0.
             MissingExtra: psycopg is not installed.
-            StoreError: the server does not answer refuses, or has tables of another version.
+            StoreError: the server does not answer, refuses, or has tables of another version.
         """
         if not lease > 0:
             raise ConfigError(f"`lease={lease!r}` must be above 0 s")
@@ -88,7 +88,7 @@ class PostgresBoard:
         self._lock = threading.RLock()
         self._listening = threading.Lock()
         self._deadlines: dict[str, float] = {}
-        """Of the claims that are held, by holder: when they may have run out, on this process's clock."""
+        """For the held claims, by holder: when they may have expired, on this process's clock."""
         self._closed = threading.Event()
         self._renewer: threading.Thread | None = None
         self._process = os.getpid()
@@ -97,13 +97,13 @@ class PostgresBoard:
         """See `coordination.Board`."""
         with self._lock:
             if name not in self._documents.texts:
-                self._look()
+                self._read_new()
             return self._documents.texts.get(name)
 
     def read(self, prefix: str) -> dict[str, str]:
         """See `coordination.Board`."""
         with self._lock:
-            self._look()
+            self._read_new()
             return self._documents.under(prefix)
 
     def put(self, name: str, text: str) -> str:
@@ -145,13 +145,13 @@ class PostgresBoard:
                 self._renewer = threading.Thread(target=self._renew, name="pdr-leases", daemon=True)
                 self._renewer.start()
         claim = Claim(name, release=lambda: self._release([holder]), lost=lambda: self._is_lost(holder))
-        if self.get(name) is not None:  # put just before its worker gave the claim back
+        if self.get(name) is not None:  # put just before its worker released the claim
             claim.release()
             return None
         return claim
 
     def wait(self, seconds: float) -> None:
-        """See `coordination.Board`. Returns also when the lease of another worker may have run out."""
+        """See `coordination.Board`. Also returns when the lease of another worker may have expired."""
         if not self._listening.acquire(timeout=seconds):
             return
         try:
@@ -162,12 +162,12 @@ class PostgresBoard:
                 if self._heard is not connection:
                     connection.execute(f'LISTEN "{self._channel}"'.encode())
                     self._heard = connection
-                    return  # something may have been put before
+                    return  # a document may have been put before
                 row = connection.execute(_NEXT_EXPIRY, (self.study, list(self._deadlines))).fetchone()
                 left = seconds if row is None or row[0] is None else min(seconds, max(0.01, float(row[0])))
                 for _ in connection.notifies(timeout=left, stop_after=1):
                     pass
-                for _ in connection.notifies(timeout=0):  # the rest tells nothing new
+                for _ in connection.notifies(timeout=0):  # further notifications are redundant
                     pass
 
             self._ears.run(listen)
@@ -188,11 +188,11 @@ class PostgresBoard:
         if self._ears is not None:
             self._ears.close()
 
-    def _look(self) -> None:
-        """Take in what was written since the last look.
+    def _read_new(self) -> None:
+        """Read the documents written since the last read.
 
-        Transactions commit in any order, so "what is new" is told by their ids and not by a counter: all ids below the
-        oldest that was running at the last look had been seen by then.
+        Transactions commit in any order, so new documents are identified by transaction ids and not by a counter: all
+        ids below the oldest one running at the last read were read then.
         """
         query: LiteralString = """
             SELECT name, content, pg_snapshot_xmin(pg_current_snapshot())::text FROM pdr_documents
@@ -203,7 +203,7 @@ class PostgresBoard:
             self._mark = mark
 
     def _renew(self) -> None:
-        """In a thread of its own: keep the leases that are held."""
+        """In a separate thread: renew the held leases."""
         while not self._closed.wait(self.lease / 3):
             with self._lock:
                 holders = list(self._deadlines)
@@ -214,7 +214,7 @@ class PostgresBoard:
             try:
                 rows = self._database.run(lambda connection: connection.execute(_RENEW, values).fetchall())  # noqa: B023
             except StoreError:
-                continue  # the deadlines pass, and the claims are lost
+                continue  # the leases expire, and the claims are lost
             kept = {holder for (holder,) in rows}
             with self._lock:
                 for holder in holders:
@@ -229,11 +229,11 @@ class PostgresBoard:
             for holder in holders:
                 self._deadlines.pop(holder, None)
         values = (self.study, holders, self._channel)
-        with suppress(StoreError):  # the server is gone: the lease runs out by itself
+        with suppress(StoreError):  # the server is unreachable: the lease expires by itself
             self._database.run(lambda connection: connection.execute(_RELEASE, values))
 
     def _forget_parent(self) -> None:
-        """In a forked copy: its parent's claims and thread are not its own."""
+        """In a forked process: forget the parent's claims and thread."""
         if self._process != os.getpid():
             self._process = os.getpid()
             self._deadlines.clear()

@@ -1,8 +1,8 @@
-"""One worker of a search: answers what the plan asks, from the board where it is there, else by running programs.
+"""One worker of a search: answers the plan's requests from the board if possible, otherwise by running programs.
 
-Any number of workers run the same plan over one board and one rollout store. What one of them has measured the others
-read; what nobody holds, a worker claims, measures and puts on the board. A worker that dies gives its claims back, and
-the calls that it had finished are in the store: they are not paid again.
+Any number of workers run the same plan over one board and one rollout store. Each reads the measurements of the others;
+a measurement that no worker holds is claimed, made and put on the board. If a worker dies, its claims are released, and
+its finished calls are in the store: they are not paid for again.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from pdr_dspy.search.workers.documents import Claim
 from pdr_dspy.verifiers.base import Verifier
 
 FINAL_SEED = 15_485_863
-"""Added to the search's seed for the finalists: none of its samples took part in choosing them."""
+"""Added to the search's seed for the finalists: none of its samples were used in choosing them."""
 CONFIRMATION_SEED = 104_729
 """Added to the search's seed for the confirmation."""
 SEEDS = {Stage.RACE: 0, Stage.FINAL: FINAL_SEED, Stage.CONFIRM: CONFIRMATION_SEED}
 ATTEMPTS = 3
-"""Times that a unit is run before a failure of the server's is taken for the program's; before the last of them the
-server must have answered something else."""
+"""How often a unit is run before a failure of the server counts as the program's; before the last time the server must
+have answered another request."""
 PROBES = 3
-"""Other questions that a server is asked before it is taken for gone: one may be more than it can take."""
+"""Other questions that a server is tried with before it counts as down: a single one may be too much for it."""
 
 OnRow = Callable[[Stage, Row, int, int], None]
-"""Called with each row, how many pairs of the request are done, and how many there are."""
+"""Called with each row, the number of finished pairs of the request, and their total."""
 
 
 class Worker:
@@ -65,16 +65,16 @@ class Worker:
     ) -> None:
         """
         Args:
-            student: runs as it is under the number 0; candidates are put on copies of it.
-            verifier: gives a score in [0, 1].
+            student: runs unchanged under the number 0; candidates are applied to copies of it.
+            verifier: returns a score in [0, 1].
             sets: (id, example) of each question of each stage.
-            board: where measurements are shared.
-            store: where calls are.
+            board: shares measurements.
+            store: of the calls.
             seed: of the search.
-            max_in_flight: most requests on the wire at one time, of this worker.
-            confirmed_in: a name for the held-out questions: a search may be confirmed on others later.
+            max_in_flight: maximum requests in flight, of this worker.
+            confirmed_in: a name for the held-out questions: a later confirmation of the search may use others.
             on_row: called after every row that this worker ran.
-            texts_in: where the texts of the rows that this worker runs are kept for people to look at; None keeps none.
+            texts_in: where the texts of this worker's rows are kept for people to read; None keeps none.
             executor: where rows are run; None is this process.
         """
         self.executor = Local() if executor is None else executor
@@ -89,20 +89,20 @@ class Worker:
         self.on_row = on_row
         self.texts_in = texts_in
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
-        """Everything that was measured so far, by whichever worker."""
+        """All measurements so far, by any worker."""
         self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
         self._taken: set[str] = set()
-        """Documents that were taken in."""
+        """Documents that were read."""
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
         self.made = 0
-        """Runs that this worker made."""
+        """Runs made by this worker."""
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         """All cells of a request, once every one of them is on the board.
 
         Raises:
-            EndpointError: the model server went away; what is finished is kept.
+            EndpointError: the model server is down; finished measurements are kept.
             StoreError: board or store cannot be used.
         """
         return event_loop.run(lambda: self._measure(request))
@@ -112,7 +112,7 @@ class Worker:
         return None if self.missing(request) else self._cells(request)
 
     def missing(self, request: Measure) -> list[Pair]:
-        """The pairs of a request that are not on the board, at no cost; what is there is taken in."""
+        """The pairs of a request that are not on the board, at no cost; those on the board are read."""
         there = self.board.read(self._prefix(request))
         names = {self._name(request, pair): pair for pair in request.pairs}
         for name in names.keys() & there.keys():
@@ -144,9 +144,9 @@ class Worker:
         return self._cells(request)
 
     async def _fill(self, request: Measure, missing: Mapping[str, Pair], done: int) -> bool:
-        """Run the units that nobody holds; returns whether there were any."""
+        """Run the units that no worker holds; return whether there were any."""
         queue = deque(missing.items())
-        # Enough units to fill the wire, and no more: the rest is for the other workers.
+        # Enough units to fill the connections, and no more: the rest is for other workers.
         side_by_side = self.executor.side_by_side(max(1, -(-self.max_in_flight // (4 * len(request.arms)))))
         texts = self._text_files(request)
         runners = {
@@ -169,7 +169,8 @@ class Worker:
                 if claim is None:
                     continue
                 with claim:
-                    # What others paid for is not paid again: they, too, who held this very claim until they died.
+                    # Calls paid for by others are not paid for again, nor those of an earlier holder of this claim that
+                    # died.
                     await asyncio.to_thread(self.store.refresh)
                     rows = await self._unit(request.stage, runners, pair)
                     text = _Unit(rows=rows).model_dump_json(exclude_defaults=True)
@@ -191,7 +192,8 @@ class Worker:
         return count[1] > 0
 
     def _text_files(self, request: Measure) -> dict[int, TextFile]:
-        """Where the texts of each program of a request go: beside the rows that are written when the search ends."""
+        """The files for the texts of each program of a request: beside the rows that are written when the search
+        ends."""
         room = self.texts_in
         if room is None:
             return {}
@@ -199,7 +201,7 @@ class Worker:
         return {arm: TextFile(room.folder / place / TEXTS, room) for arm, place in places.items()}
 
     async def _claim(self, name: str) -> Claim | None:
-        """Claim a document. A claim that comes after this was cancelled is given back: nobody would ever release it."""
+        """Claim a document. A claim granted after a cancellation is released, since no other code would."""
         asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
         try:
             return await asyncio.shield(asked)
@@ -213,7 +215,7 @@ class Worker:
         return self._programs[arm]
 
     async def _unit(self, stage: Stage, runners: Mapping[int, Rows], pair: Pair) -> dict[int, Row]:
-        """All programs of a request on one pair; again where the server failed, since what came back is stored."""
+        """Run all programs of a request on one pair; again after a failure of the server, since results are stored."""
         name, example = self.sets[stage][pair.question]
         rows: dict[int, Row] = {}
         for attempt in range(ATTEMPTS):
@@ -229,9 +231,10 @@ class Worker:
         return rows
 
     async def _probe(self, stage: Stage, failing: int, row: Row) -> None:
-        """Run the student on other questions, to no account, until the server answers; else raise EndpointError.
+        """Run the student on other questions, without recording the results, until the server answers; raise
+        EndpointError if it does not.
 
-        What a dead server failed would otherwise go down as the programs' failures, for good.
+        Otherwise failures of a dead server would be recorded permanently as failures of the programs.
         """
         answered = {
             pair.question for (where, _, pair), known in self.rows.items() if where is stage and not known.error
@@ -248,11 +251,11 @@ class Worker:
                 runner.close()
         raise EndpointError(
             f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
-            "kept, the same command goes on"
+            "kept, the same command resumes"
         )
 
     async def _as_one_run(self, row: Row) -> Row:
-        """A row that costs what its program costs, whichever of its calls were in the store."""
+        """A row with the cost of the program itself, independent of which calls were in the store."""
         predictors = self.student.predictors()
         with calls.session(serves=served_in(self.student)):
             once = bool(predictors) and (await calls.capabilities(calls.serving(predictors[0]))).prompt_once
@@ -261,12 +264,13 @@ class Worker:
         return row.model_copy(update=costs)
 
     def _publish(self, name: str, text: str) -> str:
-        """Put a document on the board, and its calls on the disk before: it says that they are finished."""
+        """Put a document on the board, after syncing its calls to the disk: the document states that they are
+        finished."""
         self.store.sync()
         return self.board.put(name, text)
 
     def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
-        """Take in a document of the board. Raises StoreError for one that is not of this search."""
+        """Read a document of the board. Raises StoreError for one of another search."""
         if name in self._taken:
             return
         found = _rows_in(name, text)
@@ -286,7 +290,7 @@ class Worker:
     def _prefix(self, request: Measure) -> str:
         if request.stage is Stage.RACE:
             return f"{request.stage}/{request.cohort:03d}/"
-        # A longer search may end with other finalists: they are measured side by side anew, from the store.
+        # A longer search may end with other finalists: they are measured again together, from the store.
         place = self.confirmed_in if request.stage is Stage.CONFIRM else f"{request.stage}/{request.cohort:03d}"
         return f"{place}-{'-'.join(map(str, request.arms))}/"
 
@@ -294,7 +298,7 @@ class Worker:
         return f"{self._prefix(request)}{pair.question:05d}-{pair.repeat:03d}"
 
     def profile(self) -> Profile:
-        """What calls of each phase cost so far."""
+        """The measured costs of each phase's calls so far."""
         return self._tally.profile()
 
     def rows_of(self, stage: Stage, arm: int) -> list[Row]:
@@ -303,9 +307,9 @@ class Worker:
         return sorted(found.values(), key=lambda row: (row.repeat, row.id))
 
     def call_keys(self) -> set[str]:
-        """The keys of all calls in the board's documents, those that were not taken in included.
+        """The keys of all calls in the board's documents, including those that were not read before.
 
-        Raises StoreError for a document that is not of this search.
+        Raises StoreError for a document of another search.
         """
         rows = [row for own in self._by_arm.values() for row in own.values()]
         for stage in Stage:
@@ -316,7 +320,7 @@ class Worker:
 
 
 def place_of(stage: Stage, number: int, confirmed_in: str) -> str:
-    """Where in a run folder the rows of a trial are, of one stage."""
+    """The place of a trial's rows of one stage within a run folder."""
     if stage is Stage.CONFIRM:
         return f"{confirmed_in}/{f'{number:04d}' if number else 'student'}"
     return f"{'trials' if stage is Stage.RACE else 'final'}/{number:04d}"
@@ -346,17 +350,17 @@ def _foreign(name: str, why: str) -> StoreError:
 
 
 def transient(row: Row) -> bool:
-    """Whether a run failed because the server did: another attempt may go well."""
+    """Whether a run failed because of the server: another attempt may succeed."""
     return row.error is not None and any(call.finish == "error" for call in row.calls)
 
 
 def cell(row: Row, arm: int, pair: Pair) -> Cell:
-    """A row as the plan sees it. A call that was cancelled is not the call that ran to its end, and one that a replay
-    leaves out as it was left out before was not paid again."""
+    """A row as the plan sees it. A cancelled call counts as another call than the finished one, and one that a replay
+    leaves out again was not paid for again."""
     made = tuple(
         ((call.key or f"{arm}/{pair.question}/{pair.repeat}/{place}") + "/cancelled" * call.cancelled, call.tokens)
         for place, call in enumerate(row.calls)
         if not (call.cancelled and call.reused)
     )
-    cost = 0.0 if not row.calls else row.cost  # of a run that failed before its first call
+    cost = 0.0 if not row.calls else row.cost  # the run failed before its first call
     return Cell(row.score, row.sequential, row.total, row.error is not None, made, cost)

@@ -1,3 +1,4 @@
-"""The HTTP client of `connect`: requests out (`encode`), replies in (`decode`), retries, a bound on requests in flight
-(`concurrency`), replicas (`balancer`), and siblings as one request (`batching`). `engine` puts them together.
+"""The HTTP client of `connect`: encoding of requests (`encode`), decoding of replies (`decode`), retries, a bound on
+requests in flight (`concurrency`), replicas (`balancer`), and siblings as one request (`batching`). `engine` combines
+them.
 """

@@ -1,10 +1,10 @@
-"""The servers behind one endpoint, and the queue in front of them: who takes the next request of this event loop.
+"""The servers behind one endpoint, and the queue in front of them: which replica takes the next request.
 
-One server or several with the same model. A request goes where the fewest are in flight; requests that begin alike go
-to the same replica while it is hardly busier than the others, because its prefix cache is warm there. A replica that
-cannot be reached, or fails several times in a row, is left out for a while and then tried with one request. Where some
-are near, on the machine of this process, the others are asked only while those are full or left out. For prefix-aware
-routing over many machines put a router in front and connect to that.
+An endpoint is one server, or several with the same model. A request goes to the replica with the fewest in flight;
+requests with equal beginnings go to the same replica while it is hardly busier than the others, because its prefix
+cache is warm. A replica that cannot be reached, or fails several times in a row, is left out for a while and then tried
+with one request. If some replicas are on the machine of this process, the others are used only while those are full or
+left out. For prefix-aware routing over many machines, connect to a router in front of them.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pdr_dspy.serving.client.concurrency import Pace, Sent
 from pdr_dspy.serving.client.failures import Outcome
 
 IN_A_ROW = 3
-"""Failures in a row after which a replica is left out."""
+"""Consecutive failures after which a replica is left out."""
 REST, LONGEST_REST = 1.0, 30.0
-"""Seconds that a replica is left out: at first, and at most, doubling each time that it fails again."""
+"""Seconds that a replica is left out: initially, and at most; doubled after each further failure."""
 LEAN = 8
-"""How many more requests than the idlest replica's one may have, and a quarter, to keep those that begin alike."""
+"""How many more requests than the least busy replica one may have, plus a quarter, and still get its prefixes."""
 
 
 class Replica:
-    """One server, as one event loop sees it."""
+    """One server, as seen by one event loop."""
 
     def __init__(self, api_base: str, near: Collection[str] = ()) -> None:
         self.api_base = api_base
@@ -38,19 +38,19 @@ class Replica:
         self.pace = Pace()
         self.failures = 0
         self.rest = 0.0
-        """Seconds of the latest rest; 0 once it has answered."""
+        """Seconds of the latest pause; 0 once it has answered."""
         self.until = 0.0
-        """End of the rest, by the monotonic clock."""
+        """End of the pause, by the monotonic clock."""
 
     @property
     def in_flight(self) -> int:
-        """Requests that are open at it."""
+        """Its open requests."""
         return self.pace.in_flight
 
 
 @dataclass(eq=False)
 class Place:
-    """The permission to have one request open at a replica."""
+    """The permission for one open request at a replica."""
 
     replica: Replica
     sent: Sent
@@ -62,24 +62,25 @@ class Replicas:
     def __init__(self, api_bases: Sequence[str], bound: int | None = None, near: Collection[str] = ()) -> None:
         """
         Args:
-            api_bases: of the servers.
-            bound: most requests that are open over all of them; None for no bound.
-            near: hosts whose servers take all requests while one of them has room and has not failed.
+            api_bases: addresses of the servers.
+            bound: maximum of open requests over all of them; None for no bound.
+            near: hosts whose servers take all requests while one of them has a free place and has not failed.
         """
         self.all = [Replica(api_base, near) for api_base in api_bases]
         self.served = 0
-        """Requests that were answered so far."""
+        """Requests answered so far."""
         self._bound = bound
         self._in_flight = 0
         self._tickets = itertools.count()
         self._waiting: list[tuple[int, int, _Waiter]] = []
 
     def ticket(self) -> int:
-        """A number that orders the queue: who has the lower one goes first, also after a refusal."""
+        """A number that orders the queue: the request with the lowest goes first, also after a refusal."""
         return next(self._tickets)
 
     async def take(self, ticket: int, prefix: int, failed: Collection[Replica] = ()) -> Place:
-        """Wait for a place. `prefix` is equal for requests that begin alike; replicas in `failed` are a last resort."""
+        """Wait for a place. `prefix` is equal for requests with equal beginnings; replicas in `failed` are a last
+        resort."""
         waiter = _Waiter(prefix, failed)
         if not self._waiting:
             place = self._place(waiter)
@@ -99,7 +100,7 @@ class Replicas:
             raise
 
     def give(self, place: Place, outcome: Outcome) -> None:
-        """Give a place back, with what came of it."""
+        """Return a place, with the outcome of its request."""
         replica, pace = place.replica, place.replica.pace
         self._in_flight -= 1
         if outcome in (Outcome.SERVED, Outcome.REFUSED):  # it is alive
@@ -132,7 +133,8 @@ class Replicas:
             replica.until = now + replica.rest
 
     def _open(self) -> list[Replica]:
-        """Replicas that do not rest; one that has just rested takes a single request. All, when all of them rest."""
+        """Replicas that are not left out; one whose pause has just ended takes a single request. All if all are left
+        out."""
         now = time.monotonic()
         return [r for r in self.all if now >= r.until and not (r.rest and r.in_flight)] or self.all
 
@@ -157,7 +159,7 @@ class Replicas:
         return home if home in ready and home.in_flight <= 1.25 * idlest.in_flight + LEAN else idlest
 
     def _admit(self) -> None:
-        """Give the places that are free to those who wait, in order."""
+        """Give the free places to the waiters, in order."""
         while self._waiting:
             waiter = self._waiting[0][2]
             if waiter.future is None or waiter.future.done():

@@ -2,8 +2,8 @@
 
 One request for n completions reads the prompt once and decodes the n samples in one batch; on llama.cpp that is about
 a third of the work of n requests. Both llama.cpp and vLLM give child i of a request with seed s the sampling seed
-s + i, so the i-th choice is the draft that a single request with seed s + i asks for. On llama.cpp the two agree
-token for token until rounding, which depends on what else is in the batch, tips a close call.
+s + i, so the i-th choice is the draft of a single request with seed s + i. On llama.cpp the two agree token for token
+until rounding, which depends on the rest of the batch, decides between two nearly equal tokens.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pdr_dspy.serving.client.encode import Wire
 
 PATIENCE = 0.25
-"""Seconds after the latest arrival at which a group goes out without the members that never came."""
+"""Seconds after the latest arrival until a group is sent without its missing members."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class _Group:
 class Gatherer:
     """Holds requests of one event loop until their group is complete, then sends each run of seeds at once.
 
-    `send(wires)` gets wires whose seeds are consecutive and ascending, at most `limit` of them, and returns one
+    `send(wires)` takes wires whose seeds are consecutive and ascending, at most `limit` of them, and returns one
     result for each, in order.
     """
 
@@ -40,7 +40,7 @@ class Gatherer:
         self._tasks: set[asyncio.Task] = set()
 
     async def submit(self, wire: Wire) -> Any:
-        """Return the result of `wire`; waits for its siblings, but not for those that were cancelled or never came."""
+        """Return the result of `wire`; waits for its siblings, but not for cancelled or missing ones."""
         assert wire.group is not None
         loop = asyncio.get_running_loop()
         group = self._groups.setdefault(wire.group, _Group(wire.size))
@@ -84,7 +84,7 @@ class Gatherer:
             for _, future in run:
                 future.cancel()
             raise
-        except Exception as error:  # handed to every waiter, which raises it
+        except Exception as error:  # raised by every waiter
             for _, future in run:
                 if not future.done():
                     future.set_exception(error)

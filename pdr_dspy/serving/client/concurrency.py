@@ -1,12 +1,12 @@
-"""How many requests one server is sent at once: all of them until it refuses some, then as many as it was seen to take.
+"""Requests in flight at one server: unlimited until it refuses some, then as many as it was seen to take.
 
-A request's level is the number of requests in flight when it was sent, itself included. When a request is refused, what
-is still in flight is what the server took, and that becomes the limit: a burst of thousands against a server that takes
-W settles on W in a single go, where halving would take several. Two things keep faults that strike at random from
-narrowing it: a refusal at a level at which requests have just been served only weakens the memory of that, and a first
-limit takes more than a few refusals in a row. Answers raise the limit by one for each limit-ful of them, by twice as
-much after each further limit-ful without a setback, so a server that has grown is found again; a limit that is met at
-the same place again and again is tried less often, down to one request too many for eight limit-fuls.
+A request's level is the number of requests in flight when it was sent, itself included. When a request is refused, the
+others still in flight are what the server can take, and their number becomes the limit: a burst of thousands against a
+server that takes W settles on W at once, where halving would take several steps. Two rules keep random faults from
+lowering it: a refusal at a level that has just been served only weakens the memory of that level, and the first limit
+needs more than a few consecutive refusals. Answers raise the limit by one per limit-ful of them, and by twice as much
+after each further limit-ful without a setback, so that a server with more capacity is noticed; a limit confirmed again
+and again at the same level is tested less often, down to one extra request per eight limit-fuls.
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ from dataclasses import dataclass
 
 _FORGET = 0.75
 _DOUBTS, _SHARE = 3, 0.05
-"""Refusals in a row, and the share of the requests in flight, that make the first limit."""
+"""Consecutive refusals, and their share of the requests in flight, that set the first limit."""
 _SLOWEST = 1 / 8
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Sent:
-    """One request in flight, as the pace sees it."""
+    """One request in flight, for the pace."""
 
     level: int
     setbacks: int
 
 
 class Pace:
-    """The limit of one server, for one event loop. begin() and one of the others enclose each request."""
+    """The limit of one server, for one event loop. begin() and one of the other methods enclose each request."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.limit = math.inf
-        """At most this many requests at once; a part of one counts as none."""
+        """At most this many requests at once; a fraction counts as none."""
         self._proven = 0.0
         self._doubts = 0
         self._setbacks = 0
         self._narrowest = math.inf
         self._start = 1.0
         self._step = 1.0
-        """What a limit-ful of answers adds to the limit: at first after a setback, and now."""
+        """The increase of the limit per limit-ful of answers: initially after a setback, and now."""
         self._since = 0
 
     @property
     def room(self) -> bool:
-        """Whether one more request may be sent now; always when none is in flight."""
+        """Whether one more request may be sent now; always true when none is in flight."""
         return self.in_flight + 1 <= self.limit or not self.in_flight
 
     def begin(self) -> Sent:
-        """A request is sent."""
+        """Called when a request is sent."""
         self.in_flight += 1
         return Sent(self.in_flight, self._setbacks)
 
     def end(self, sent: Sent) -> None:
-        """A request has ended, and says nothing about the server's width."""
+        """Called when a request has ended without information on the server's capacity."""
         self.in_flight -= 1
 
     def served(self, sent: Sent) -> None:
-        """A request has ended with an answer."""
+        """Called when a request was answered."""
         in_use = self.in_flight * 2 >= self.limit
         self.in_flight -= 1
         self._doubts = 0
         self._proven = max(self._proven, sent.level)
-        if self.limit == math.inf or not in_use:  # a limit that is not used need not grow
+        if self.limit == math.inf or not in_use:  # an unused limit does not grow
             return
         self.limit += self._step / self.limit
         self._since += 1
@@ -73,12 +73,12 @@ class Pace:
             self._step = min(2 * self._step, self.limit)
 
     def refused(self, sent: Sent) -> None:
-        """The server would not take a request: what is in flight besides is what it takes."""
+        """Called when the server refused a request: the others in flight are what it takes."""
         self.in_flight -= 1
         self._narrow(sent, self.in_flight)
 
     def late(self, sent: Sent) -> None:
-        """A request was not answered in time. Those that were sent side by side halve the width once, not each."""
+        """Called when a request timed out. Concurrent timeouts halve the limit once, not each."""
         self.in_flight -= 1
         if sent.setbacks == self._setbacks:
             self._narrow(sent, (self.in_flight + 1) / 2)

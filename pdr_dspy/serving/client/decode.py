@@ -1,6 +1,6 @@
-"""What an OpenAI-compatible server answered, as DSPy's canonical response.
+"""The reply of an OpenAI-compatible server as DSPy's canonical response.
 
-Nothing that a server sends raises anything but an lm15 error here, and what it did not say stays None.
+No server output raises anything but an lm15 error here, and values that it did not report stay None.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pdr_dspy.serving.client.failures import Foreign
 from pdr_dspy.text import clean
 
 EXTENSION = "pdr"
-"""Key of `lm15.Response.provider_data` under which this client says what it knows of the exchange."""
+"""Key of `lm15.Response.provider_data` for this client's notes on the exchange."""
 _SHARED = "prompt_is_another's"
-"""Of a further choice of a request for n: its prompt is counted with the first."""
+"""Marks a further choice of a request for n: its prompt is counted with the first."""
 _ENDS = (
     *("stop", "end", "eos", "eos_token", "eos_token_id", "end_turn", "end_of_turn", "end_of_text", "endoftext"),
     *("stop_sequence", "stop_token", "stop_word", "stopped", "complete", "completed", "finished", "done", "normal"),
@@ -41,7 +41,7 @@ _FINISHES = {
     **dict.fromkeys(_FILTERS, "content_filter"),
     **dict.fromkeys(("tool_calls", "tool_call", "tool_use", "function_call"), "tool_call"),
 }
-"""What servers call the end of a completion, in lower case. Whatever else they say is not known to be an end."""
+"""Servers' names of a completion's end, in lower case. Any other name does not count as an end."""
 _ERROR_KINDS = (
     (re.compile(r"rate.?limit|too.?many|quota", re.I), 429),
     (re.compile(r"overload|unavailable|busy|capacity|loading", re.I), 503),
@@ -49,21 +49,21 @@ _ERROR_KINDS = (
     (re.compile(r"auth|permission|api.?key", re.I), 401),
     (re.compile(r"invalid|bad.?request|context.?length|unsupported", re.I), 400),
 )
-"""What the words of an error in an answer of status 200 mean as a status."""
+"""HTTP statuses of the error names in a reply of status 200."""
 _MAPPED = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "index", "message", "logprobs", "finish_reason"}
 )
 
 
 _EVENTS = re.compile(rb"\s*(?:\xef\xbb\xbf)?(?:data|event|id|retry)?:")
-"""How server-sent events begin; no JSON does."""
+"""The beginnings of server-sent events; JSON never begins so."""
 
 
 def read_body(raw: bytes, where: str) -> dict[str, Any]:
     """Return the chat completion of a response body.
 
-    Raises lm15.TransportError for one that was cut off, the server's error if it holds one, and Foreign (final) for
-    anything else that is no JSON object.
+    Raises lm15.TransportError for a truncated body, the server's error if it holds one, and Foreign (final) for
+    anything else that is not a JSON object.
     """
     if _EVENTS.match(raw):
         return read_stream(raw, where, asked=False)
@@ -71,8 +71,8 @@ def read_body(raw: bytes, where: str) -> dict[str, Any]:
         data = _loads(raw)
     except ValueError as error:
         if raw.lstrip()[:1] in (b"{", b""):
-            raise lm15.TransportError(f"{where} ended its answer early, after {len(raw)} bytes") from error
-        raise Foreign(f"{where} is not OpenAI-compatible: its answer is not JSON") from error
+            raise lm15.TransportError(f"{where} ended its reply early, after {len(raw)} bytes") from error
+        raise Foreign(f"{where} is not OpenAI-compatible: its reply is not JSON") from error
     return _completion(data, raw, where)
 
 
@@ -80,11 +80,11 @@ def read_stream(raw: bytes, where: str, *, asked: bool = True) -> dict[str, Any]
     """Fold the server-sent events of one request into a chat completion.
 
     Each choice carries the usage chunk that came with its finish chunk or directly after it under "usage": llama.cpp
-    sends one per choice. Where there is one for several choices, it is that of all of them. A server that ignores
-    `stream` and sends its completion whole is understood too.
+    sends one per choice. A single usage chunk after several choices counts for all of them. A completion sent whole, by
+    a server that ignores `stream`, is accepted too.
 
-    Raises as read_body() does; a stream without its end mark was cut off. Of one that was not `asked` for, whose server
-    may have no such mark, it is enough that each choice came to its end.
+    Raises as read_body() does; a stream without its end mark was truncated. If the client did not request a stream
+    (`asked`), its server may use no such mark, and it is enough that each choice has ended.
     """
     if raw.lstrip()[:1] == b"{":
         return read_body(raw, where)
@@ -95,7 +95,7 @@ def read_stream(raw: bytes, where: str, *, asked: bool = True) -> dict[str, Any]
 
 
 def finished_choices(raw: bytes, where: str) -> dict[int, dict[str, Any]]:
-    """By index, the choices that had ended when a stream broke off; none where nothing can be read out of it."""
+    """By index, the choices that had ended when a stream broke off; empty if nothing can be parsed."""
     try:
         data, _ = _folded(raw[: raw.rfind(b"\n") + 1], where)
     except lm15.LM15Error:
@@ -110,7 +110,7 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
     usages: list[Any] = []
     latest: int | None = None
     last: int | None = None
-    """The choice behind which a usage came that may be that of all, as no choice went on after it."""
+    """The choice before a usage chunk that counts for all choices if none continues after it."""
     complete = False
     for line in raw.removeprefix(b"\xef\xbb\xbf").splitlines():
         field, _, value = line.partition(b":")
@@ -129,7 +129,7 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
         head = head or {"id": chunk.get("id"), "model": chunk.get("model")}
         for part in _dicts(chunk.get("choices")):
             if part.get("error"):
-                raise _told(part["error"], json.dumps(part["error"], default=str), where)
+                raise _error_of(part["error"], json.dumps(part["error"], default=str), where)
             index = part.get("index")
             latest, last = index if type(index) is int else 0, None
             _add_delta(choices.setdefault(latest, _empty_choice(latest)), part)
@@ -145,9 +145,9 @@ def _folded(raw: bytes, where: str) -> tuple[dict[str, Any], bool]:
 
 
 def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    """The choices of a completion in the order of their index; see `failure_of` for an error in the place of one.
+    """The choices of a completion in the order of their index; `failure_of` gives the error in place of a choice.
 
-    Raises lm15.ServerError, which is tried again, for an empty list, and Foreign for what is no choice.
+    Raises lm15.ServerError, which is retried, for an empty list, and Foreign for a malformed choice.
     """
     choices = data.get("choices")
     if choices == []:
@@ -156,7 +156,7 @@ def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         raise Foreign(f"{where} answered without a completion (`choices` is {str(choices)[:200]!r})")
     for choice in choices:
         if choice.get("message") is None and _finish(choice.get("finish_reason")) == "content_filter":
-            choice["message"] = {"role": "assistant", "content": ""}  # nothing is left of it
+            choice["message"] = {"role": "assistant", "content": ""}  # its content is lost
     failures = [failure_of(choice, where) for choice in choices]
     if all(failures):
         raise next(failure for failure in failures if failure is not None)
@@ -168,16 +168,16 @@ def choices_of(data: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
 
 
 def failure_of(choice: Mapping[str, Any], where: str) -> lm15.LM15Error | None:
-    """The error that a server put into the place of one choice; None for a completion."""
+    """The error that a server sent in place of one choice; None for a completion."""
     error = choice.get("error")
-    return _told(error, json.dumps(error, default=str), where) if error else None
+    return _error_of(error, json.dumps(error, default=str), where) if error else None
 
 
 def by_place(choices: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any] | None]:
-    """The choices of a request for so many, each at its index; None where one is missing. Choices whose indices say
-    nothing are taken in their order."""
-    told = [choice.get("index") for choice in choices]
-    indices = [index for index in told if type(index) is int and 0 <= index < count]
+    """The choices of a request for `count` completions, each at its index; None where one is missing. Choices without
+    usable indices are taken in their order."""
+    given = [choice.get("index") for choice in choices]
+    indices = [index for index in given if type(index) is int and 0 <= index < count]
     if len(set(indices)) < len(choices):
         indices = list(range(len(choices)))
     placed: list[dict[str, Any] | None] = [None] * count
@@ -195,13 +195,12 @@ def read_choice(
     *,
     cap: int | None = None,
 ) -> lm15.Response:
-    """Return the response that one choice of a completion makes.
+    """Return the response for one choice of a completion.
 
-    `usage` is what the server said about this choice, in its own words; counters that it left out, or that are no
-    counts, are None in the response. NUL and lone surrogates in the text become U+FFFD: no file, database or later
-    request could carry them. A completion that came without a finish reason and has all the tokens of its `cap` was cut
-    by it. `notes` go into `provider_data` under EXTENSION, beside the fields that have no place in a
-    canonical response.
+    `usage` is the server's usage record of this choice; counters that are missing or malformed are None in the
+    response. NUL and lone surrogates in the text become U+FFFD: no file, database or later request could carry them. A
+    completion without a finish reason that has all the tokens of its `cap` was truncated by it. `notes` go into
+    `provider_data` under EXTENSION, beside the fields that a canonical response lacks.
     """
     message = choice["message"]
     parts: list[Any] = []
@@ -232,14 +231,14 @@ def read_choice(
     )
 
 
-def _finish(said: Any) -> Any:
-    """The server's reason in canonical words. None says that it ended by itself; a reason that nobody knows is no end:
-    the completion counts as unfinished."""
-    if said is None or said == "":
+def _finish(value: Any) -> Any:
+    """The server's finish reason in canonical words. None means that the completion ended by itself; with an unknown
+    reason it counts as unfinished."""
+    if value is None or value == "":
         return "stop"
-    if not isinstance(said, str):
+    if not isinstance(value, str):
         return "error"
-    words = re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", said.strip())).casefold()
+    words = re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.strip())).casefold()
     return _FINISHES.get(re.sub(r"^finish_?reason_", "", words), "error")
 
 
@@ -248,21 +247,21 @@ def split_usage(
 ) -> list[dict[str, Any]]:
     """Give each choice its own output tokens, and the prompt, which the server read once, to the first choice.
 
-    With `prompt_each` all carry the prompt, for a server that counts it so; how much of it was cached is told of the
-    first alone. A choice whose output tokens the server does not tell apart keeps them unknown, and so do all of them
-    where what is told of each does not add up to the total.
+    With `prompt_each` every choice carries the prompt, for a server that counts it so; cached tokens are reported with
+    the first alone. Choices whose output tokens the server does not report separately keep them unknown; all choices do
+    if the separate figures do not add up to the total.
     """
     own = [_dict(choice.get("usage")) for choice in choices]
     total = _dict(data.get("usage")) or own[0]
     if not count(total.get("prompt_tokens")):
-        total = {**total, "prompt_tokens": None}  # no prompt has none: it was not counted
+        total = {**total, "prompt_tokens": None}  # a prompt of 0 tokens is impossible: it was not counted
     if not count(total.get("completion_tokens")):
         total = {**total, "completion_tokens": None}
     counts = [count(each.get("completion_tokens")) for each in own]
     if not any(own):
         counts = [len(ids) if isinstance(ids := choice.get("token_ids"), list) else None for choice in choices]
-        said = count(total.get("completion_tokens"))
-        if said is not None and None not in counts and said != sum(each or 0 for each in counts):
+        counted = count(total.get("completion_tokens"))
+        if counted is not None and None not in counts and counted != sum(each or 0 for each in counts):
             counts = [None] * len(counts)
     prompt = count(total.get("prompt_tokens"))
     shares: list[dict[str, Any]] = [
@@ -279,7 +278,8 @@ def split_usage(
 
 
 def count(value: Any) -> int | None:
-    """A number of tokens, or None for what is none: JSON's true, text, fractions, numbers below 0 or beyond reason."""
+    """A number of tokens; None for anything else: JSON's true, text, fractions, numbers below 0 or implausibly
+    large."""
     if type(value) is float and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value < 2**53 else None
@@ -287,27 +287,27 @@ def count(value: Any) -> int | None:
 
 def _completion(data: Any, raw: bytes, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise Foreign(f"{where} is not OpenAI-compatible: its answer is not an object")
+        raise Foreign(f"{where} is not OpenAI-compatible: its reply is not an object")
     error = data.get("error")
     if not error and not data.get("choices"):
-        if data.get("object") == "error":  # as older vLLM says it
+        if data.get("object") == "error":  # older vLLM
             error = data
-        elif data.get("detail"):  # FastAPI's word for a request that it does not take
+        elif data.get("detail"):  # FastAPI's field for a rejected request
             raise error_for_status(400, raw.decode("utf-8", "replace"), where=where)
-    if error:  # with status 200, as some proxies do
-        raise _told(error, raw.decode("utf-8", "replace"), where)
+    if error:  # with status 200, as some proxies send it
+        raise _error_of(error, raw.decode("utf-8", "replace"), where)
     return data
 
 
-def _told(error: Any, text: str, where: str) -> lm15.LM15Error:
-    """The error that a server put into an answer of status 200."""
-    said = error if isinstance(error, dict) else {}
+def _error_of(error: Any, text: str, where: str) -> lm15.LM15Error:
+    """The error in a reply of status 200."""
+    fields = error if isinstance(error, dict) else {}
     for name in ("code", "status", "status_code", "http_status"):
-        code = said.get(name)
+        code = fields.get(name)
         code = int(code) if isinstance(code, str) and code.isdecimal() and len(code) == 3 else code
         if type(code) is int and 400 <= code < 600:
             return error_for_status(code, text, where=where)
-    words = " ".join(value for name in ("type", "code", "status") if isinstance(value := said.get(name), str))
+    words = " ".join(value for name in ("type", "code", "status") if isinstance(value := fields.get(name), str))
     status = next((status for pattern, status in _ERROR_KINDS if pattern.search(words)), 500)
     return error_for_status(status, text, where=where)
 
@@ -315,7 +315,7 @@ def _told(error: Any, text: str, where: str) -> lm15.LM15Error:
 def _loads(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
-    except ValueError:  # orjson takes no lone surrogates, no broken UTF-8 and no NaN; servers send them
+    except ValueError:  # orjson rejects lone surrogates, broken UTF-8 and NaN; servers send them
         text = raw.decode("utf-8", "replace").lstrip("\ufeff")
     try:
         return json.loads(text, parse_constant=lambda _: None)
@@ -323,22 +323,22 @@ def _loads(raw: bytes) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def _usage(said: Any, *, wrote: bool) -> lm15.Usage:
-    """What a server said of tokens. A prompt of none, or none for a text that was `wrote`: it did not count them."""
-    said = _dict(said)
-    if not said:
+def _usage(value: Any, *, wrote: bool) -> lm15.Usage:
+    """A server's token counts. 0 for a prompt, or for a text that was `wrote`, means that it did not count."""
+    value = _dict(value)
+    if not value:
         return lm15.Usage()
-    if count(said.get("prompt_tokens")) == 0 and not said.get(_SHARED):
-        said = {**said, "prompt_tokens": None, "total_tokens": None}
-    if count(said.get("completion_tokens")) == 0 and wrote:
-        said = {**said, "completion_tokens": None, "total_tokens": None}
-    if count(said.get("total_tokens")) == 0:
-        said = {**said, "total_tokens": None}
-    prompt, completion = _dict(said.get("prompt_tokens_details")), _dict(said.get("completion_tokens_details"))
+    if count(value.get("prompt_tokens")) == 0 and not value.get(_SHARED):
+        value = {**value, "prompt_tokens": None, "total_tokens": None}
+    if count(value.get("completion_tokens")) == 0 and wrote:
+        value = {**value, "completion_tokens": None, "total_tokens": None}
+    if count(value.get("total_tokens")) == 0:
+        value = {**value, "total_tokens": None}
+    prompt, completion = _dict(value.get("prompt_tokens_details")), _dict(value.get("completion_tokens_details"))
     return lm15.Usage(
-        input_tokens=count(said.get("prompt_tokens")),
-        output_tokens=count(said.get("completion_tokens")),
-        total_tokens=count(said.get("total_tokens")),
+        input_tokens=count(value.get("prompt_tokens")),
+        output_tokens=count(value.get("completion_tokens")),
+        total_tokens=count(value.get("total_tokens")),
         reasoning_tokens=count(completion.get("reasoning_tokens")),
         cache_read_tokens=count(prompt.get("cached_tokens")),
     )
@@ -351,9 +351,9 @@ def _text(content: Any) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _logprobs(said: Any) -> tuple[lm15.TokenLogprob, ...] | None:
+def _logprobs(value: Any) -> tuple[lm15.TokenLogprob, ...] | None:
     tokens = []
-    for entry in _dicts(_dict(said).get("content")):
+    for entry in _dicts(_dict(value).get("content")):
         tops = [lm15.TopLogprob(**each) for top in _dicts(entry.get("top_logprobs")) if (each := _token(top))]
         if each := _token(entry):
             tokens.append(lm15.TokenLogprob(**each, top=tuple(tops)))
@@ -370,7 +370,7 @@ def _token(entry: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _rest(data: Mapping[str, Any], choice: Mapping[str, Any], notes: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the server said beyond the canonical fields, and the notes; None when there is neither."""
+    """The fields beyond the canonical ones, and the notes; None if there are neither."""
     rest = {name: value for name, value in data.items() if value is not None and name not in _MAPPED}
     rest |= {name: value for name, value in choice.items() if value is not None and name not in _MAPPED}
     try:
@@ -381,7 +381,7 @@ def _rest(data: Mapping[str, Any], choice: Mapping[str, Any], notes: Mapping[str
 
 
 def _plain(value: Any) -> Any:
-    """JSON as lm15 checks it: no infinities, no text that cannot be encoded."""
+    """JSON that passes lm15's checks: no infinities, no text that cannot be encoded."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""DSPy's canonical requests as the OpenAI chat wire has them, and a server's error as the lm15 error that it means."""
+"""DSPy's canonical requests in OpenAI's chat format, and a server's error as the corresponding lm15 error."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SIBLINGS = "pdr_siblings"
 
 _EXECUTION_KEYS = {"n", "stream", "stream_options", "model", "messages"}
 _BEGINNING = 512
-"""Characters of the last message: the question, and not yet the workspace that follows it."""
+"""Characters of the last message: the question, without the workspace that follows it."""
 _CONTEXT_WORDS = re.compile(r"context (length|size|window)|maximum context|exceed_context_size|too many tokens", re.I)
 
 
 @dataclass(frozen=True)
 class Wire:
-    """One request as it goes out: the JSON body without `n`, and the sibling group it belongs to, if any."""
+    """One request as it is sent: the JSON body without `n`, and the sibling group it belongs to, if any."""
 
     body: dict[str, Any]
     group: str | None = None
@@ -33,22 +33,22 @@ class Wire:
 
     @property
     def seed(self) -> int | None:
-        """The sampling seed of this request, None when the server may choose one."""
+        """The sampling seed of this request; None if the server chooses one."""
         return self.body.get("seed")
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken each time, so that the seed decides nothing."""
+        """Whether the most likely token is taken each time, so that the seed has no effect."""
         return self.body.get("temperature") == 0
 
     @property
     def cap(self) -> int | None:
-        """The most tokens that may be generated."""
+        """The maximum number of generated tokens."""
         return self.body.get("max_tokens", self.body.get("max_completion_tokens"))
 
     @property
     def prefix(self) -> int:
-        """A number that requests about the same question have in common."""
+        """A number that is equal for requests about the same question."""
         content = self.body["messages"][-1]["content"]
         if not isinstance(content, str):  # the question may be in its images
             texts = "".join(block["text"] for block in content if block["type"] == "text")
@@ -60,11 +60,11 @@ class Wire:
 def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_tokens", kind: str = "other") -> Wire:
     """Return the OpenAI chat body of `request` for the `model` of a `kind` of server ("vllm", "llama.cpp", "other").
 
-    Raises lm15.UnsupportedFeatureError for tools, and for attachments that this wire has no form for, before anything
-    is sent.
+    Raises lm15.UnsupportedFeatureError for tools, and for attachments that this format cannot carry, before anything is
+    sent.
     """
     if request.tools:
-        raise _unsupported("tools", "this endpoint carries no tool calls; use an adapter that writes fields as text")
+        raise _unsupported("tools", "this endpoint supports no tool calls; use an adapter that writes fields as text")
     config = request.config
     body: dict[str, Any] = {"model": model, "messages": _messages(request)}
     for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "frequency_penalty", "presence_penalty"):
@@ -89,7 +89,9 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
     if isinstance(output_format, dict):
         body.update(_held_to(OutputFormat.of_wire(output_format), kind))
     if refused := _EXECUTION_KEYS & extensions.keys():
-        raise _unsupported("config.extensions", f"{sorted(refused)} are set by the endpoint, not by a request")
+        raise _unsupported(
+            "config.extensions", f"{sorted(refused)} are set by the endpoint; remove them from the request"
+        )
     body.update(extensions)
     if not isinstance(siblings, dict) or body.get("seed") is None:
         return Wire(body)
@@ -97,8 +99,7 @@ def wire_request(request: lm15.Request, model: str, *, token_field: str = "max_t
 
 
 def formats_of(kind: str, *, constrained: bool | None) -> frozenset[FormatKind]:
-    """The kinds of output format that a kind of server is asked to hold completions to; see
-    `EndpointSettings.constrained`."""
+    """The kinds of output format that a kind of server is asked to enforce; see `EndpointSettings.constrained`."""
     if constrained is False:
         return frozenset()
     formats: dict[str, tuple[FormatKind, ...]] = {
@@ -109,9 +110,10 @@ def formats_of(kind: str, *, constrained: bool | None) -> frozenset[FormatKind]:
 
 
 def _held_to(output_format: OutputFormat, kind: str) -> dict[str, Any]:
-    """The fields that hold a completion to a form, in the words of the server. (vLLM's `guided_*` went with 0.12.)"""
+    """The fields that constrain a completion to a format, as this server names them. (vLLM dropped `guided_*` in
+    0.12.)"""
     if output_format.kind not in formats_of(kind, constrained=True):
-        raise _unsupported(OUTPUT, f"a server of the kind {kind!r} cannot hold a completion to {output_format!r}")
+        raise _unsupported(OUTPUT, f"a server of the kind {kind!r} cannot constrain a completion to {output_format!r}")
     if kind == "vllm":
         words = {"schema": "json", "choices": "choice", "regex": "regex"}
         value = {"schema": output_format.schema, "choices": list(output_format.choices), "regex": output_format.regex}
@@ -141,7 +143,7 @@ def error_for_status(status: int, text: str, *, retry_after: float | None = None
     sentence = _sentence(text) or f"HTTP {status}"
     message = f"{where} answered {status}: {sentence}" if where else sentence
     kwargs: dict[str, Any] = {"status": status, "retry_after": retry_after}
-    if status == 402 or (status in (403, 429) and _QUOTA.search(text)):  # waiting does not mend it
+    if status == 402 or (status in (403, 429) and _QUOTA.search(text)):  # waiting does not help
         return lm15.BillingError(message, **kwargs)
     if status in (401, 403):
         return lm15.AuthError(message, credential_hint="pass `api_key=` to connect()", **kwargs)
@@ -169,13 +171,13 @@ def _messages(request: lm15.Request) -> list[dict[str, Any]]:
     for message in request.messages:
         role = "system" if message.role == "developer" else message.role
         if role == "tool":
-            raise _unsupported("messages", "this endpoint carries no tool results")
+            raise _unsupported("messages", "this endpoint supports no tool results")
         messages.append({"role": role, "content": _content(message.parts)})
     return messages
 
 
 def _content(parts: Any) -> str | list[dict[str, Any]]:
-    """Parts as one text, or as blocks where one of them is an image, a recording or a file."""
+    """Parts as one text, or as blocks if one of them is an image, a recording or a file."""
     if all(isinstance(part, lm15.TextPart | lm15.ThinkingPart) for part in parts):
         return _text(parts)
     return [_block(part) for part in parts if not isinstance(part, lm15.ThinkingPart)]
@@ -189,14 +191,14 @@ def _block(part: Any) -> dict[str, Any]:
     if isinstance(part, lm15.ImagePart) and (part.url or uri):
         detail = {} if part.detail is None else {"detail": part.detail}
         return {"type": "image_url", "image_url": {"url": part.url or uri, **detail}}
-    if isinstance(part, lm15.VideoPart) and (part.url or uri):  # vLLM's
+    if isinstance(part, lm15.VideoPart) and (part.url or uri):  # vLLM's format
         return {"type": "video_url", "video_url": {"url": part.url or uri}}
     if isinstance(part, lm15.AudioPart) and data is not None:
         kind = part.media_type.rpartition("/")[2]
         return {"type": "input_audio", "input_audio": {"data": data, "format": _SOUNDS.get(kind, kind)}}
     if isinstance(part, lm15.DocumentPart) and (uri or part.file_id):
         return {"type": "file", "file": {"file_data": uri} if uri else {"file_id": part.file_id}}
-    raise _unsupported(f"{part.type} parts", "this endpoint carries text, images, recordings and files only")
+    raise _unsupported(f"{part.type} parts", "this endpoint supports text, images, recordings and files only")
 
 
 _SOUNDS = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav"}
@@ -208,7 +210,7 @@ def _text(parts: Any) -> str:
         if isinstance(part, lm15.TextPart):
             texts.append(part.text)
         elif not isinstance(part, lm15.ThinkingPart):  # earlier thoughts are not sent back
-            raise _unsupported(f"{part.type} parts", "this endpoint carries text only")
+            raise _unsupported(f"{part.type} parts", "this endpoint supports text only")
     return "\n".join(texts)
 
 
@@ -222,7 +224,7 @@ def _response_format(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(text: str) -> str:
-    """The words of an error body: OpenAI's envelope, FastAPI's `detail`, or the start of whatever it is."""
+    """The message of an error body: OpenAI's envelope, FastAPI's `detail`, or the beginning of any other body."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
 """The asynchronous DSPy engine of an OpenAI-compatible endpoint, on aiohttp.
 
 DSPy's own HTTP path sends `n` completions as n requests one after the other, keeps at most 100 connections, and looks
-an unpriced model up in a price list on every call. An engine object avoids all three: pooling, retries and
-siblings are decided here, and capability flags are what the caller stated.
+an unpriced model up in a price list on every call. An engine object avoids all three: it does its own pooling, retries
+and sibling requests, and its capability flags are those that the caller gave.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ from pdr_dspy.serving.settings import EndpointSettings
 
 T = TypeVar("T")
 SESSION = "X-Session-ID"
-"""Header that is equal for requests about one question; a router in front of replicas keeps them together by it."""
+"""Header that is equal for requests about one question, so that a router sends them to one replica."""
 CONNECTING = 10.0
-"""Seconds until a connection must be made."""
+"""Seconds for opening a connection."""
 _KEPT = 4.0
-"""Seconds that an idle connection is kept: vLLM and llama.cpp close it after 5, and ours is given up before."""
+"""Seconds that an idle connection is kept: less than the 5 after which vLLM and llama.cpp close it."""
 
 FRESH = 30.0
-"""Seconds of silence after which the server is asked anew who it is, before the next stage of calls."""
+"""Seconds of silence after which the server's identity is queried again, before the next stage of calls."""
 _GIVEN_UP = 2.0
-"""Seconds for which a server that could not be asked is not asked again by those who can do without."""
+"""Seconds for which a failed query of the server is not repeated by callers that can do without it."""
 logger = logging.getLogger("pdr_dspy")
 
 
 @dataclass
 class _LoopState:
-    """What belongs to one event loop: its connections, its queue, and the sibling groups that wait in it."""
+    """The state of one event loop: its connections, its queue, and the waiting sibling groups."""
 
     session: aiohttp.ClientSession
     closer: AsyncGenerator[None, None]
@@ -99,26 +99,26 @@ class AsyncOpenAIEngine:
         self.model = settings.model
         self.api_bases = settings.api_base
         self.near: frozenset[str] = frozenset()
-        """Hosts whose replicas go first; set before the first request."""
+        """Hosts whose replicas are preferred; set before the first request."""
         self.siblings = settings.siblings
         self.server: Server | None = None
-        """What all replicas that could be asked have in common."""
+        """The properties that all replicas reached so far have in common."""
         self._unheard: lm15.LM15Error | None = None
-        """Why the server could not be asked, the last time."""
+        """The error of the last failed query."""
         self._silent = False
-        """Whether the server answers, and says nothing of itself."""
+        """Whether the server answers but does not describe itself."""
         self._identity: str | None = settings.identity
-        """Once it is settled."""
-        self._told: dict[str, Server] = {}
-        """What each replica said of itself."""
+        """The identity, once it is known."""
+        self._descriptions: dict[str, Server] = {}
+        """The description that each replica gave."""
         self._failed = -math.inf
-        """When it could last not be asked, by the monotonic clock."""
+        """Time of the last failed query, by the monotonic clock."""
         self._doubted = False
-        """Whether a connection failed since the server was last asked what it is: another may answer now."""
+        """Whether a connection has failed since the last query of the identity: another server may answer now."""
         self._heard = 0.0
-        """When the server last answered, by the monotonic clock."""
+        """Time of the server's last answer, by the monotonic clock."""
         self._unknown = uuid4().hex
-        """In the place of an identity while there is none, so that nothing is found under it in a store."""
+        """Replaces an unknown identity, so that no store has completions under it."""
         self._limits = aiohttp.ClientTimeout(
             total=settings.timeout, sock_connect=min(settings.timeout, CONNECTING), sock_read=settings.first_byte
         )
@@ -129,7 +129,7 @@ class AsyncOpenAIEngine:
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
         self._lock = threading.Lock()
         self._random = random.Random()
-        self._told_equal = False
+        self._logged_equal = False
         self.refused_formats: set[str] = set()
         """Kinds and keys of the output formats that the server has refused."""
 
@@ -145,7 +145,7 @@ class AsyncOpenAIEngine:
 
     @property
     def where(self) -> str:
-        """The endpoint in a sentence: its addresses."""
+        """The endpoint's addresses, for messages."""
         return ", ".join(self.api_bases)
 
     @property
@@ -155,15 +155,15 @@ class AsyncOpenAIEngine:
 
     @property
     def identity(self) -> str | None:
-        """What answers here; None until the server has said it."""
+        """The identity of the endpoint's model; None until the server has given it."""
         return self._identity
 
     async def identify(self, *, surely: bool = False) -> str | None:
-        """Ask the server which model it serves and what that is made of; return the identity, None while it does not
-        answer. `surely` asks also where that has just failed.
+        """Query which model the server serves and from which weights; return the identity, None while it does not
+        answer. With `surely`, query even after a recent failure.
 
-        It is asked once. A connection that failed since, or a long silence, raises doubts: it is asked again, and
-        Exchanged is raised when it has become another one, so that its replies do not pass for those of the first.
+        The result is kept. After a failed connection or a long silence it is queried again, and Exchanged is raised if
+        it has changed, so that replies of another model do not count as those of the first.
         """
         if self.settings.identity is not None:
             return self._identity
@@ -174,9 +174,9 @@ class AsyncOpenAIEngine:
         async with state.probing:
             quiet = self._heard and time.monotonic() - self._heard > FRESH
             if self._identity is not None and not (self._doubted or quiet):
-                return self._identity  # settled by who held the lock
+                return self._identity  # settled by the previous holder of the lock
             if self._may_say(surely=surely):
-                self._settle(self._heard_of(await self._survey()))
+                self._settle(self._described(await self._survey()))
             if self._silent:
                 self._doubted, self._heard = False, time.monotonic()
                 if self._identity is None and self.model != "auto":
@@ -184,127 +184,128 @@ class AsyncOpenAIEngine:
         return self._identity
 
     async def survey(self) -> dict[str, Server | Exception]:
-        """Ask every replica who it is: what it says, or why it says nothing."""
+        """Query every replica's description; the error in place of one that gives none."""
         state = await self._state()
         async with state.probing:
             return await self._survey()
 
     async def take(self, servers: Mapping[str, Server]) -> None:
-        """Take the replicas for what they are now, whatever they were. Raises Exchanged when they are not one thing."""
+        """Accept the replicas as they are now. Raises Exchanged if they differ from each other."""
         state = await self._state()
         async with state.probing:
-            self._told = {}
+            self._descriptions = {}
             if self.settings.identity is None:
                 self._identity = None
             self.model = self.settings.model
             self._settle(servers)
 
     def _settle(self, servers: Mapping[str, Server]) -> None:
-        """Name what answers after what the replicas said. Raises Exchanged when it is another thing than before, or
-        when the replicas are not one."""
+        """Derive the identity from the replicas' descriptions. Raises Exchanged if it has changed, or if the replicas
+        differ."""
         if not servers:
             return
         found = list(servers.values())
         server = in_common(found)
         model = (server.only or "auto") if self.model == "auto" else self.model
         for base, now in servers.items():
-            before = self._told.get(base)
+            before = self._descriptions.get(base)
             if before is not None and before.exchanged(now, model):
                 raise Exchanged(
-                    f"{base} serves something else than before: it was {before.shown(model)} and is now "
-                    f"{now.shown(model)}. Its replies would be mixed with those of the model before; "
-                    "`await lm.check()` takes it as it is now"
+                    f"{base} serves another model than before: it was {before.shown(model)} and is now "
+                    f"{now.shown(model)}. Replies of both models would be mixed; "
+                    "`await lm.check()` accepts the new one"
                 )
-        told = {**self._told, **servers}
-        different = None if self.settings.identity is not None else differ(list(told.values()), model)
+        replies = {**self._descriptions, **servers}
+        different = None if self.settings.identity is not None else differ(list(replies.values()), model)
         if different is not None:
             raise Exchanged(
-                f"the replicas {self.where} serve {model!r} out of different weights ({different[0]}; {different[1]}): "
-                "give each its own `connect`, or say with `identity=` that they are one"
+                f"the replicas {self.where} serve {model!r} from different weights ({different[0]}; {different[1]}): "
+                "give each its own `connect`, or declare them equal with `identity=`"
             )
-        self._told = told
+        self._descriptions = replies
         self.model = model
         if self._identity is None and model != "auto":
             served = server.model(model)
-            mixed = len({each.kind for each in told.values()}) > 1
+            mixed = len({each.kind for each in replies.values()}) > 1
             made_of = "" if mixed else server.made_of(served)
             self._identity = self.settings.named(model, made_of, None if mixed else server.weights.get(served))
         self._doubted, self._heard = False, time.monotonic()
         self.remember(found)
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
-        """Return the response to `request`; raises the lm15 errors, which DSPy turns into its own."""
+        """Return the response to `request`; raises lm15 errors, which DSPy converts into its own."""
         if self.model == "auto":
             await self.resolve()
         if OUTPUT in (request.config.extensions or {}):
-            await self.probe()  # each kind of server has its own words for a form
+            await self.probe()  # each kind of server has its own fields for a format
         wire = wire_request(request, self.model, token_field=self.settings.token_field, kind=self.kind)
         if wire.group is not None and wire.size > 1 and self.siblings:
             return await (await self._state()).gatherer.submit(wire)
         return await self._alone(wire)
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
-        """Yield the finished response as stream events, so that dspy.streamify works; nothing arrives early."""
+        """Yield the finished response as stream events, as dspy.streamify requires; nothing arrives early."""
         for event in lm15.response_to_events(await self.complete(request)):
             yield event
 
     async def probe(self) -> Server | None:
-        """Return what the server says about itself, asked once; None when it does not say. Never raises.
+        """Return the server's description of itself, queried once; None if it gives none. Never raises.
 
-        Of several replicas, those that answer are asked.
+        With several replicas, the description combines those that answer.
         """
         if self.server is None and self._may_say():
             state = await self._state()
             async with state.probing:
                 if self.server is None and self._may_say():
-                    servers = self._heard_of(await self._survey())
+                    servers = self._described(await self._survey())
                     if servers:
                         self.remember(list(servers.values()))
         return self.server
 
     def _may_say(self, *, surely: bool = False) -> bool:
-        """Whether asking the server who it is may bring anything."""
+        """Whether a query of the server may succeed."""
         if self._silent and self.model != "auto":
             return False
         return surely or time.monotonic() - self._failed > _GIVEN_UP
 
     async def _survey(self) -> dict[str, Server | Exception]:
-        """Ask every replica, under the lock of `probing`."""
-        told = await asyncio.gather(*map(self.listing, self.api_bases), return_exceptions=True)
-        for each in told:
+        """Query every replica, under the lock of `probing`."""
+        replies = await asyncio.gather(*map(self.listing, self.api_bases), return_exceptions=True)
+        for each in replies:
             if not isinstance(each, (Server, lm15.LM15Error, ValueError)):
                 raise each
-        self._unheard = next((each for each in told if isinstance(each, lm15.LM15Error)), None)
-        later = any(isinstance(each, lm15.LM15Error) and judge(each) in AGAIN for each in told)
-        nobody = not any(isinstance(each, Server) for each in told)
-        self._silent = nobody and not later  # it answers, but tells nothing of itself
+        self._unheard = next((each for each in replies if isinstance(each, lm15.LM15Error)), None)
+        later = any(isinstance(each, lm15.LM15Error) and judge(each) in AGAIN for each in replies)
+        nobody = not any(isinstance(each, Server) for each in replies)
+        self._silent = nobody and not later  # it answers, but does not describe itself
         if nobody:
             self._failed = time.monotonic()
         if self._silent and self.siblings is None:
             self.siblings = False
-        return dict(zip(self.api_bases, told, strict=True))  # type: ignore[arg-type]
+        return dict(zip(self.api_bases, replies, strict=True))  # type: ignore[arg-type]
 
     @staticmethod
-    def _heard_of(told: Mapping[str, Server | Exception]) -> dict[str, Server]:
-        return {base: each for base, each in told.items() if isinstance(each, Server)}
+    def _described(replies: Mapping[str, Server | Exception]) -> dict[str, Server]:
+        return {base: each for base, each in replies.items() if isinstance(each, Server)}
 
     async def resolve(self) -> None:
-        """Replace the model name "auto" by the only served one; raises lm15.UnsupportedModelError otherwise."""
+        """Replace the model name "auto" by the only served model; raises lm15.UnsupportedModelError if there is not
+        one."""
         await self.identify(surely=True)
         if self.model != "auto":
             return
         server = await self.probe()
         if server is None and self._unheard is not None:
-            raise self._unheard  # dead, or the key is refused: that is the reason, and may be tried again
+            raise self._unheard  # unreachable, or the key is refused; may be retried
         if server is None or server.only is None:
-            served = ", ".join(server.models) if server else "nothing that could be read"
+            served = ", ".join(server.models) if server else "no readable list of models"
             raise lm15.UnsupportedModelError(f'model="auto" needs exactly one served model; {self.where} has {served}')
         self.model = server.only
 
     async def listing(self, api_base: str) -> Server:
-        """What one replica says about itself; ValueError when it says nothing that is a listing.
+        """One replica's description of itself; raises ValueError for a malformed one.
 
-        A server that loads its model is waited for, within the time-out; nothing else is asked twice.
+        Waits for a server that is loading its model, within the timeout; no other failure is retried.
         """
         until = time.monotonic() + self._timeout
         while True:
@@ -334,14 +335,14 @@ class AsyncOpenAIEngine:
         return server
 
     def remember(self, servers: Sequence[Server]) -> Server:
-        """Keep what the replicas have in common."""
+        """Keep the properties that the replicas have in common."""
         self.server = in_common(servers)
         if self.siblings is None:
             self.siblings = self.server.kind in ("llama.cpp", "vllm")
         return self.server
 
     async def capabilities(self) -> Capabilities:
-        """What answers here and what it can do. Raises Exchanged as `identify` does."""
+        """The endpoint's capabilities. Raises Exchanged as `identify` does."""
         settings = self.settings
         identity = await self.identify()
         server = await self.probe()
@@ -361,14 +362,15 @@ class AsyncOpenAIEngine:
         )
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
-        """POST `body` to `path` beside the API base's /v1, with the retries of a completion; ValueError if not JSON."""
+        """POST `body` to `path` relative to the API base's /v1, with the retries of a completion; ValueError if not
+        JSON."""
         return json.loads((await self.exchange(path, body, lambda raw, where: raw))[0])
 
     async def exchange(self, path: str, body: Mapping[str, Any], read: Callable[[bytes, str], T]) -> tuple[T, Tally]:
-        """POST `body` to `path` beside the API base's /v1, with the retries of a completion, and what that took.
+        """POST `body` to `path` relative to the API base's /v1, with the retries of a completion; return the reply and
+        its tries.
 
-        `read(raw, where)` makes the answer of its bytes; what it raises of the lm15 errors is tried again as others
-        are.
+        `read(raw, where)` parses the reply's bytes; the lm15 errors that it raises are retried like others.
         """
         payload = _dumps(body)
 
@@ -402,7 +404,7 @@ class AsyncOpenAIEngine:
             if here:
                 loop.create_task(_finish(state.closer))
             elif loop.is_running():
-                with suppress(TimeoutError, RuntimeError):  # a loop that stops meanwhile closes its generators itself
+                with suppress(TimeoutError, RuntimeError):  # a loop that is stopping closes its generators itself
                     asyncio.run_coroutine_threadsafe(_finish(state.closer), loop).result(timeout=5)
 
     async def _state(self) -> _LoopState:
@@ -413,18 +415,18 @@ class AsyncOpenAIEngine:
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT, ssl=self._certificates()),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Answers come uncompressed: over loopback or a local network compression costs more than it saves.
+            # Replies are uncompressed: over loopback or a local network compression costs more than it saves.
             skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent"),
             headers=self._headers,
             timeout=self._limits,
-            trust_env=False,  # of the environment only the proxies, below, and no passwords of ~/.netrc
+            trust_env=False,  # only proxies come from the environment, see below; ~/.netrc is not used
             raise_for_status=False,
         )
         # asyncio.run() finishes open generators before it closes its loop; nothing else runs then, so the generator
-        # is what closes the sockets of a loop whose user never calls aclose().
+        # closes the sockets of a loop whose user never calls aclose().
         closer = _closing(session)
         await closer.__anext__()
-        # A loop may outlive an LM that was dropped and never closed: its connections go with the LM.
+        # A loop may outlive an LM that was dropped without closing: its connections are closed with the LM.
         forgotten = weakref.finalize(self, _finish_in, loop, closer)
         forgotten.atexit = False
         replicas = Replicas(self.api_bases, self.settings.max_in_flight, self.near)
@@ -445,16 +447,16 @@ class AsyncOpenAIEngine:
         return trusted
 
     async def _complete(self, wires: list[Wire]) -> list[lm15.Response | lm15.LM15Error]:
-        """Send one HTTP request for wires of consecutive seeds and return a response for each, or its error.
+        """Send one HTTP request for wires of consecutive seeds and return a response or an error for each.
 
-        One for n that is refused for its n or that times out is made again one by one, each with a time-out of its own:
-        what hangs costs its own draft.
+        A request for n that is refused for its n, or that times out, is repeated as n requests, each with its own
+        timeout: a hanging draft costs only itself.
         """
         if len(wires) == 1:
             return [await self._alone(wires[0])]
-        if wires[0].greedy:  # vLLM refuses n > 1 at temperature 0, where all are equal
+        if wires[0].greedy:  # vLLM refuses n > 1 at temperature 0; all would be equal
             response = await self._alone(wires[0])
-            self._say_equal(len(wires))
+            self._log_equal(len(wires))
             return [response, *(_again(response, wires[0].seed) for _ in wires[1:])]
         try:
             return await self._together(wires)
@@ -468,21 +470,21 @@ class AsyncOpenAIEngine:
     async def _alone(
         self, wire: Wire, before: Tally | None = None, elsewhere_than: Collection[Replica] = ()
     ) -> lm15.Response:
-        """One completion; the tries `before` it count in its notes."""
+        """One completion; its notes include the tries `before` it."""
         data, tally = await self._exchange(wire, wire.body, before=before, elsewhere_than=elsewhere_than)
         return read_choice(data, data["choices"][0], data.get("usage"), _notes(tally), cap=wire.cap)
 
     async def _together(self, wires: list[Wire]) -> list[lm15.Response | lm15.LM15Error]:
-        """Send one request for all."""
+        """Send one request for all wires."""
         server = await self.probe()
         kind = server.kind if server else "other"
         body = {**wires[0].body, "n": len(wires)}
         if kind == "llama.cpp":
-            # Its usage for n > 1 counts one choice only; as a stream, each choice brings its own.
+            # Its usage for n > 1 counts one choice only; in a stream, each choice has its own.
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         elif kind == "vllm":
-            # Its usage has all outputs together, which the ids tell apart, and the prompt once; its own counters have
-            # the prompt for each choice, as for n single requests.
+            # Its usage has the sum of all outputs, separable by the token ids, and the prompt once; its own counters
+            # have the prompt for each choice, as for n single requests.
             body["return_token_ids"] = True
         data, tally = await self._exchange(wires[0], body, again=AGAIN - {Outcome.LATE})
         where = self.where
@@ -490,7 +492,7 @@ class AsyncOpenAIEngine:
             None if choice is None or failure_of(choice, where) else choice
             for choice in by_place(data["choices"], len(wires))
         ]
-        if len(data["choices"]) == 1:  # a server that ignores `n` answers once
+        if len(data["choices"]) == 1:  # a server that ignores `n` returns one choice
             self.siblings = False
         return await self._one_by_one(wires, _responses(data, placed, wires, tally, self._prompt_each), None)
 
@@ -502,7 +504,7 @@ class AsyncOpenAIEngine:
     async def _one_by_one(
         self, wires: list[Wire], done: list[lm15.Response | None], error: lm15.LM15Error | None
     ) -> list[lm15.Response | lm15.LM15Error]:
-        """Ask singly for what is missing after a request for all, which failed with `error` if it did."""
+        """Send single requests for the choices missing after a request for all, which failed with `error` if given."""
         before: Tally | None = getattr(error, "tally", None)
         failed: Collection[Replica] = getattr(error, "failed", ())
         missing = [place for place, response in enumerate(done) if response is None]
@@ -518,12 +520,12 @@ class AsyncOpenAIEngine:
             results[place] = one
         return results
 
-    def _say_equal(self, count: int) -> None:
-        """Say once that completions at temperature 0 are equal."""
-        if not self._told_equal:
-            self._told_equal = True
+    def _log_equal(self, count: int) -> None:
+        """Log once that completions at temperature 0 are equal."""
+        if not self._logged_equal:
+            self._logged_equal = True
             logger.warning(
-                "temperature 0: the %d drafts of a prompt are one and the same, so one request is sent for all of them",
+                "temperature 0: the %d drafts of a prompt are equal, so one request is sent for all of them",
                 count,
             )
 
@@ -536,7 +538,7 @@ class AsyncOpenAIEngine:
         before: Tally | None = None,
         elsewhere_than: Collection[Replica] = (),
     ) -> tuple[dict[str, Any], Tally]:
-        """POST a completion request, and again where that can help; its answer has at least one choice."""
+        """POST a completion request, with retries; its reply has at least one choice."""
         payload = _dumps(body)
         streamed = bool(body.get("stream"))
         read = read_stream if streamed else read_body
@@ -581,7 +583,7 @@ class AsyncOpenAIEngine:
         *,
         streamed: bool = False,
     ) -> bytes:
-        """One try. Raises lm15 errors only; that of a stream which broke off has what came as `came`."""
+        """One try. Raises lm15 errors only; the error of a broken stream has the bytes received so far as `came`."""
         where = replica.api_base
         limits = self._limits
         if left < self._timeout:
@@ -646,7 +648,7 @@ async def _finish(closer: AsyncGenerator[None, None]) -> None:
 
 
 def _finish_in(loop: asyncio.AbstractEventLoop, closer: AsyncGenerator[None, None]) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and closed its generators
+    with suppress(RuntimeError):  # the loop is closed and has closed its generators
         loop.call_soon_threadsafe(lambda: loop.create_task(_finish(closer)))
 
 
@@ -658,7 +660,7 @@ async def _closing(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]
 
 
 def _refusal(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15Error:
-    """The error of an answer whose status is no success."""
+    """The error for a reply with a status other than success."""
     if reply.status < 400:
         return Foreign(f"{where} {_elsewhere(reply)}", status=reply.status)
     return error_for_status(
@@ -670,14 +672,14 @@ def _refusal(where: str, reply: aiohttp.ClientResponse, raw: bytes) -> lm15.LM15
 
 
 def _elsewhere(reply: aiohttp.ClientResponse) -> str:
-    """What a redirection means, in a sentence: nothing is sent on to another address, with prompts and key, unasked."""
+    """Explains a redirection: prompts and key are never sent on to another address unasked."""
     given = reply.headers.get("Location", "")
     target = str(reply.url.join(URL(given))) if given else "nowhere"
     for method in ("/chat/completions", "/models"):
         if target.rstrip("/").endswith(method):
             base = target.rstrip("/").removesuffix(method)
-            return f"sends elsewhere, to {target}: use `api_base={base!r}` if that is yours"
-    return f"sends elsewhere, to {target}, which is no API: use the address of the API itself as `api_base`"
+            return f"redirects to {target}: use `api_base={base!r}` if that is your server"
+    return f"redirects to {target}, which is not an API: use the address of the API itself as `api_base`"
 
 
 _N_REFUSED = re.compile(
@@ -692,12 +694,12 @@ def _responses(
     tally: Tally,
     prompt_each: bool,
 ) -> list[lm15.Response | None]:
-    """The responses of those choices of a request for n that are there."""
+    """The responses of a request for n, for the choices that are present."""
     choices = [choice for choice in placed if choice is not None]
     if not choices:
         return [None for _ in placed]
     shares = iter(split_usage(data, choices, prompt_each=prompt_each))
-    if "return_token_ids" not in wires[0].body:  # nobody else asked for them, and they are long
+    if "return_token_ids" not in wires[0].body:  # requested for this purpose only, and long
         data = {name: value for name, value in data.items() if name not in _IDS}
         placed = [choice and {name: choice[name] for name in choice if name not in _IDS} for choice in placed]
     notes = _notes(tally)
@@ -711,22 +713,22 @@ _IDS = frozenset({"token_ids", "prompt_token_ids"})
 
 
 def _finished(error: lm15.LM15Error, wires: Sequence[Wire], prompt_each: bool) -> list[lm15.Response | None]:
-    """The responses of those choices of a stream that had ended when it broke off."""
+    """The responses of the choices that had ended when a stream broke off."""
     choices = finished_choices(getattr(error, "came", b""), "")
     placed = [choices.get(place) for place in range(len(wires))]
     return _responses({}, placed, wires, getattr(error, "tally", Tally(1)), prompt_each)
 
 
 def _again(response: lm15.Response, seed: int | None) -> lm15.Response:
-    """A sibling whose completion is the same because its request is: it cost nothing more."""
+    """A sibling's response for an equal request: the same completion at no further cost."""
     usage = lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
     return replace(response, usage=usage, provider_data={**(response.provider_data or {}), "pdr": {"shared": seed}})
 
 
 async def _sha256_here(api_base: str, path: Any) -> str | None:
-    """The sha256 of the file that a server on this machine says it serves; None where that cannot be known.
+    """The sha256 of the file that a server on this machine reports; None if it cannot be determined.
 
-    A tunnel to another machine on which that path exists too is not seen through: give such an endpoint an `identity`.
+    A tunnel to another machine that also has this path is not detected: give such an endpoint an `identity`.
     """
     if not isinstance(path, str) or not is_loopback(api_base):
         return None
@@ -737,8 +739,8 @@ async def _sha256_here(api_base: str, path: Any) -> str | None:
 
 
 async def _with_folders_here(server: Server, name: str, api_base: str) -> Server:
-    """The same with the state of the folders on this machine that a vLLM on it serves a model and its adapter from: a
-    training run may have written the next checkpoint over the last."""
+    """The server with the state of the local folders from which a vLLM on this machine serves a model and its adapter:
+    a training run may have overwritten the last checkpoint with the next."""
     facts = server.facts.get(name, {})
     states = {}
     for key in ("root", "parent_root") if is_loopback(api_base) else ():

@@ -1,4 +1,4 @@
-"""What one try at a request came to, and what that says about trying again and about tokens that nobody reported."""
+"""Outcomes of one try, and what they imply for retries and for tokens that were never reported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dspy import lm15
 
 
 class Outcome(Enum):
-    """What one try came to."""
+    """The outcome of one try."""
 
     SERVED = "an answer, or an error that is the request's own fault"
     REFUSED = "the server is too busy, and did nothing"
@@ -25,9 +25,9 @@ class Outcome(Enum):
 
 
 AGAIN = frozenset({Outcome.REFUSED, Outcome.LOADING, Outcome.LATE, Outcome.BROKEN, Outcome.UNREACHABLE})
-"""What another try can mend."""
+"""Outcomes that another try may avoid."""
 UNSETTLED = frozenset({Outcome.LATE, Outcome.BROKEN, Outcome.FOREIGN})
-"""What the server may have generated, and charged, tokens for that nobody was told of."""
+"""Outcomes after which the server may have generated, and charged, tokens that were never reported."""
 _BUSY = (429, 503, 529)
 _SLOW = (408, 504)
 _FOR_GOOD = (501, 505)
@@ -38,9 +38,9 @@ _LOADS = re.compile(
     r"initiali[sz]|no (?:available |live |healthy )?(?:server|backend|upstream|endpoint|replica)s?\b",
     re.I,
 )
-"""What servers and the gateways in front of them say with a 503 while a model is not there yet."""
+"""Words that servers and gateways send with a 503 while a model is loading."""
 _LOADS_ITS_MODEL = re.compile(r"loading (?:the )?model|model (?:\S+ )?is (?:currently |still )?loading", re.I)
-"""What some say with another 5xx."""
+"""Words that some send with another 5xx."""
 
 
 class Unreachable(lm15.TransportError):
@@ -48,30 +48,30 @@ class Unreachable(lm15.TransportError):
 
 
 class Late(lm15.TimeoutError):
-    """A try was given up because nothing came back."""
+    """A try was given up because no reply came."""
 
 
 class Foreign(lm15.ServerError):
-    """The answer is no completion."""
+    """The reply is not a completion."""
 
 
 class Exchanged(lm15.ServerError):
-    """Another model answers than before; nothing was sent to it."""
+    """The server now serves another model; nothing was sent to it."""
 
 
 def unreached(where: str, error: Exception) -> lm15.LM15Error:
-    """What the failure of a connection means: Unreachable where nothing was sent."""
+    """The error for a failed connection: Unreachable if nothing was sent."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return Unreachable(
             f"the certificate of {where} is not trusted ({error.certificate_error}): pass `connect(ca_file=...)` with "
-            "the one that signed it"
+            "the certificate that signed it"
         )
     if isinstance(error, aiohttp.ClientSSLError):
         return Unreachable(f"{where} does not speak https ({error.os_error or error}): is it an http:// address?")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return Unreachable(f"the proxy before {where} cannot be reached ({error.os_error.strerror or error.os_error})")
+        return Unreachable(f"the proxy for {where} cannot be reached ({error.os_error.strerror or error.os_error})")
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return Unreachable(f"the proxy before {where} refuses (HTTP {error.status}: {error.message})")
+        return Unreachable(f"the proxy for {where} refuses (HTTP {error.status}: {error.message})")
     if isinstance(error, (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError)):
         why = error.os_error.strerror if isinstance(error, aiohttp.ClientConnectorError) else None
         return Unreachable(f"no server answers at {where}: {why or error}")
@@ -79,7 +79,7 @@ def unreached(where: str, error: Exception) -> lm15.LM15Error:
 
 
 def judge(error: lm15.LM15Error) -> Outcome:
-    """What the failure of one try says about the server and about trying again."""
+    """The outcome that an error of one try stands for."""
     if isinstance(error, Unreachable):
         return Outcome.UNREACHABLE
     if isinstance(error, Foreign):
@@ -102,7 +102,7 @@ def judge(error: lm15.LM15Error) -> Outcome:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or as an HTTP date; None for what is neither."""
+    """Seconds in a Retry-After header, given as a number or an HTTP date; None for anything else."""
     if value is None:
         return None
     try:

@@ -1,5 +1,5 @@
-"""What a server says about itself, read once: GET /v1/models, llama.cpp's /props and /lora-adapters, and where SGLang,
-Ollama, LM Studio and TGI say which weights they serve."""
+"""A server's description of itself, read once: GET /v1/models, llama.cpp's /props and /lora-adapters, and the endpoints
+where SGLang, Ollama, LM Studio and TGI report which weights they serve."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _ASKED = {
     "library": ("/api/tags",),
     "organization_owner": ("/api/v0/models",),
 }
-"""By what the listing calls the owner of a model: SGLang, Ollama, LM Studio."""
+"""By the `owned_by` of a listed model: SGLang, Ollama, LM Studio."""
 _WEIGHTS = ("model_path", "weight_version", "digest", "model_id", "model_sha", "publisher", "arch", "quantization")
 WEIGHTS_TAG = "sha256:"
-"""The tag of a model that says which file it is, on servers that this library started."""
+"""The tag of a model that gives its file, on servers started by this library."""
 _SAMPLERS = ("top_k", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat")
 
 
@@ -29,43 +29,44 @@ class Server:
     models: tuple[str, ...]
     context: Mapping[str, int]
     facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """What each model is made of, as far as the server says: vLLM its `root`, and of an adapter the `parent` with its
-    root; llama.cpp the file, its size and shape, template, samplers and adapters."""
+    """Facts on each model's weights, as the server reports them: vLLM's `root`, and for an adapter its `parent` with
+    that model's root; for llama.cpp the file, its size and shape, template, samplers and adapters."""
     weights: Mapping[str, str] = field(default_factory=dict)
-    """The sha256 of a model's file, shortened, where that is known, and a digest of what else it is served with: then
-    these answer, wherever they are."""
+    """The shortened sha256 of a model's file, if known, with a digest of its serving settings: these identify the model
+    on any machine."""
     parents: Mapping[str, str] = field(default_factory=dict)
     """The model that an adapter belongs to."""
     asked: tuple[str, ...] = ()
-    """Where else the server says what it serves: paths below its root, of which the first that answers counts."""
+    """Further endpoints with facts on the model: paths below the server's root; the first that answers counts."""
 
     @property
     def only(self) -> str | None:
-        """The one model that is served, adapters and further names of the same model aside; None for several."""
+        """The only served model, not counting adapters and further names of the same model; None if there are
+        several."""
         whole = [name for name in self.models if name not in self.parents] or list(self.models)
         same = len({self.made_of(name) or name for name in whole}) == 1
         return whole[0] if whole and same else None
 
     def model(self, name: str) -> str:
-        """Which of the served models answers to a name: llama.cpp has one, and answers to any."""
+        """The served model that a name selects: llama.cpp serves one, under any name."""
         return self.models[0] if self.kind == "llama.cpp" and len(self.models) == 1 else name
 
     def made_of(self, name: str) -> str:
-        """The facts of a model in one line; empty where the server says nothing."""
+        """The facts of a model in one line; empty if the server reports none."""
         return " ".join(f"{key}={value}" for key, value in self.facts.get(name, {}).items())
 
     def shown(self, name: str) -> str:
-        """A model and its facts, or all models where that one is not there."""
+        """A model and its facts; all models if the server does not serve this one."""
         served = self.model(name)
         return f"{served} {self.made_of(served)}".strip() if served in self.models else ", ".join(self.models)
 
     def with_facts(self, name: str, facts: Mapping[str, str]) -> Server:
-        """The same with more facts of a model."""
+        """The description with further facts of a model."""
         return replace(self, facts={**self.facts, name: {**facts, **self.facts.get(name, {})}})
 
     def exchanged(self, now: Server, name: str) -> bool:
-        """Whether the server is another one `now`: of another kind, without the model, or with one of other weights.
-        What it says at one time alone proves nothing."""
+        """Whether the server is now another one: of another kind, without the model, or with other weights for it. A
+        fact that only one of the two descriptions has proves nothing."""
         before, after = self.model(name), now.model(name)
         if self.kind != now.kind or (before in self.models and after not in now.models):
             return True
@@ -74,23 +75,23 @@ class Server:
         old, new = self.facts.get(before, {}), now.facts.get(after, {})
         return any(old[key] != new[key] for key in old.keys() & new.keys())
 
-    def with_weights(self, name: str, said: Any) -> Server:
-        """The same with what one of the paths of `asked` answered."""
-        rows = [said, *(row for key in ("models", "data") for row in _list(_dict(said).get(key)))]
+    def with_weights(self, name: str, reply: Any) -> Server:
+        """The description with the reply of one of the paths of `asked`."""
+        rows = [reply, *(row for key in ("models", "data") for row in _list(_dict(reply).get(key)))]
         own = {name, f"{name}:latest"}
         facts: dict[str, str] = {}
         for row in map(_dict, rows):
-            if row is said or own & {str(row.get(key)) for key in ("id", "name", "model")}:
+            if row is reply or own & {str(row.get(key)) for key in ("id", "name", "model")}:
                 facts |= {key: str(row[key]) for key in _WEIGHTS if isinstance(row.get(key), str) and row[key]}
         return self.with_facts(name, facts) if facts else self
 
     def with_props(self, name: str, props: Any, adapters: Any, weights: str | None) -> Server:
-        """The same with what llama.cpp's /props and /lora-adapters say of a model, and the sha256 of its file."""
-        said = props if isinstance(props, dict) else {}
-        params = _dict(_dict(said.get("default_generation_settings")).get("params"))
+        """The description with llama.cpp's /props and /lora-adapters of a model, and the sha256 of its file."""
+        fields = props if isinstance(props, dict) else {}
+        params = _dict(_dict(fields.get("default_generation_settings")).get("params"))
         facts = {
-            "path": said.get("model_path"),
-            "template": _short(said.get("chat_template")),
+            "path": fields.get("model_path"),
+            "template": _short(fields.get("chat_template")),
             "samplers": _short({each: params[each] for each in _SAMPLERS if each in params}),
             "adapters": _short([each for each in adapters if isinstance(each, dict) and each.get("scale")])
             if isinstance(adapters, list)
@@ -103,7 +104,7 @@ class Server:
 
 
 def read_listing(listing: Any) -> Server:
-    """What the body of GET /models says. Raises ValueError when it is no list of models."""
+    """The description in the body of GET /models. Raises ValueError if it is not a list of models."""
     rows = listing.get("data") if isinstance(listing, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("id") for row in rows):
         raise ValueError("not a model list")
@@ -128,7 +129,7 @@ def read_listing(listing: Any) -> Server:
 
 def _asked(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     for row in rows:
-        if row.get("owned_by") == row["id"]:  # as TGI says it
+        if row.get("owned_by") == row["id"]:  # TGI
             return ("/info",)
         if paths := _ASKED.get(str(row.get("owned_by"))):
             return paths
@@ -136,7 +137,7 @@ def _asked(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def _facts(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """What a row of the listing says that its model is made of."""
+    """The facts on a model's weights in its row of the listing."""
     facts = {name: str(row[name]) for name in ("root", "parent", "digest") if row.get(name)}
     parent = rows.get(str(row.get("parent")), {})
     if parent is not row and parent.get("root"):
@@ -154,8 +155,8 @@ def _tagged(row: Mapping[str, Any]) -> str | None:
 
 
 def in_common(servers: Sequence[Server]) -> Server:
-    """What replicas have in common: their kind ("other" when they differ), the models of all, the shortest context, and
-    all that they say their models are made of."""
+    """The common description of replicas: their kind ("other" if they differ), the models that all serve, the shortest
+    context, and all facts on the models."""
     if len(servers) == 1:
         return servers[0]
     kinds = {server.kind for server in servers}
@@ -165,8 +166,8 @@ def in_common(servers: Sequence[Server]) -> Server:
         lengths = [server.context[name] for server in servers if name in server.context]
         if lengths:
             context[name] = min(lengths)
-        said = [server.facts.get(name, {}) for server in servers]
-        facts[name] = {key: value for key, value in said[0].items() if all(each.get(key) == value for each in said)}
+        known = [server.facts.get(name, {}) for server in servers]
+        facts[name] = {key: value for key, value in known[0].items() if all(each.get(key) == value for each in known)}
         files = {server.weights.get(name) for server in servers}
         if len(files) == 1 and (file := files.pop()):
             weights[name] = file
@@ -175,16 +176,16 @@ def in_common(servers: Sequence[Server]) -> Server:
 
 
 def differ(servers: Sequence[Server], model: str) -> tuple[str, str] | None:
-    """What two servers of one kind say that a model is made of, where they do not say the same. llama.cpp's paths may
-    differ where its files are the same."""
+    """The facts of two servers of one kind on a model, if they differ. llama.cpp's paths may differ if its files are
+    equal."""
     seen: dict[str, tuple[str, str]] = {}
     for server in servers:
         name = server.model(model)
-        told = server.weights.get(name) or server.made_of(name)
-        if told:
-            before, shown = seen.setdefault(server.kind, (told, server.made_of(name) or told))
-            if before != told:
-                return shown, server.made_of(name) or told
+        weights = server.weights.get(name) or server.made_of(name)
+        if weights:
+            before, shown = seen.setdefault(server.kind, (weights, server.made_of(name) or weights))
+            if before != weights:
+                return shown, server.made_of(name) or weights
     return None
 
 
@@ -197,7 +198,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _short(value: Any) -> str | None:
-    """A digest of something long; None for nothing."""
+    """A digest of a long value; None for an empty one."""
     if not value:
         return None
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

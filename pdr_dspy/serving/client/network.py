@@ -1,4 +1,4 @@
-"""The way to a server: which proxy, and whether it is on this machine."""
+"""The route to a server: its proxy, and whether it is on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is of this machine."""
+    """Whether an address belongs to this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -19,8 +19,8 @@ def is_loopback(url: str) -> bool:
 
 
 def proxy_for(url: str, setting: str | None) -> str | None:
-    """The proxy of requests to an address: the given one, or with "env" what the environment says. Never that of the
-    environment for this machine: it would ask itself."""
+    """The proxy for requests to an address: the given one, or with "env" the environment's. The environment's proxy is
+    never used for this machine: it would connect to itself."""
     if setting != "env":
         return setting
     parts = urlsplit(url)

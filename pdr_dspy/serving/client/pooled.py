@@ -1,4 +1,4 @@
-"""Endpoints beside the completions, such as those of vLLM's pooling models: /classify, /pooling, /score, /rerank."""
+"""Endpoints other than completions, such as those of vLLM's pooling models: /classify, /pooling, /score, /rerank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pdr_dspy.serving.client.failures import Foreign
 
 
 async def post(engine: AsyncOpenAIEngine, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, int]]:
-    """POST `body` and the model's name; the object that is answered, and the tries that it took.
+    """POST `body` with the model's name; return the reply's JSON object and its tries.
 
     Raises lm15 errors only.
     """
@@ -25,16 +25,16 @@ async def post(engine: AsyncOpenAIEngine, path: str, body: Mapping[str, Any]) ->
 
 
 def read_object(raw: bytes, where: str) -> dict[str, Any]:
-    """The JSON object of a response body; NaN and Infinity, which Python's own servers write, are read.
+    """The JSON object of a response body; NaN and Infinity, which Python servers write, are accepted.
 
-    Raises lm15.TransportError for one that was cut off, Foreign (final) for anything else that is no object.
+    Raises lm15.TransportError for a truncated body, Foreign (final) for anything else that is not an object.
     """
     try:
         data = json.loads(raw)
     except (ValueError, RecursionError) as error:
         if raw.lstrip()[:1] in (b"{", b""):
-            raise lm15.TransportError(f"{where} ended its answer early, after {len(raw)} bytes") from error
-        raise Foreign(f"{where} answered what is no JSON") from error
+            raise lm15.TransportError(f"{where} ended its reply early, after {len(raw)} bytes") from error
+        raise Foreign(f"{where} sent a reply that is not JSON") from error
     if not isinstance(data, dict):
-        raise Foreign(f"{where} answered JSON that is no object")
+        raise Foreign(f"{where} sent JSON that is not an object")
     return data

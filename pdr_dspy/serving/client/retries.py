@@ -1,6 +1,6 @@
-"""The one retry layer: how long to wait after a failure, where to go next, and when to give up.
+"""The only retry layer: how long to wait after a failure, which replica to try next, and when to give up.
 
-DSPy's own retries are off (`num_retries=0`), and nothing above or below this file sends a request again.
+DSPy's own retries are off (`num_retries=0`), and no other module sends a request again.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pdr_dspy.serving.client.failures import AGAIN, UNSETTLED, Outcome, judge
 
 T = TypeVar("T")
 TRIES = 4
-"""At most this many tries at one request, the first included; persist() says which ones do not count."""
+"""Maximum tries of one request, the first included; persist() tells which ones do not count."""
 SHORTEST, LONGEST = 0.05, 0.2
 """Seconds between two tries."""
 LOADING = 0.5
-"""Seconds until a server that loads its model is asked again, for as long as the time-out allows."""
+"""Seconds between queries of a server that is loading its model, as long as the timeout allows."""
 
 
 @dataclass
 class Tally:
-    """What a request took: tries, the last included, and how many of them may have been served without an answer."""
+    """The tries of a request, the last included, and how many of them may have been served although no reply came."""
 
     tries: int = 0
     unsettled: int = 0
@@ -45,17 +45,17 @@ async def persist(
     source: random.Random,
     sleep: Callable[[float], Awaitable[None]],
 ) -> tuple[T, Tally]:
-    """Call `send(replica, seconds left)` until it returns, and return that with the tries it took.
+    """Call `send(replica, seconds left)` until it returns, and return its value with the tries.
 
-    Tries and the pauses between them may take `seconds` in all; waiting for a place does not count, it is this
-    client's own queue. A try does not count towards TRIES when the server refused it while it was at work on others of
-    ours (there will be a place), or when no connection could be made and another replica is there to take the request.
+    Tries and the pauses between them may take `seconds` in all; waiting for a place in this client's own queue does not
+    count. A try does not count towards TRIES if the server refused it while serving other requests of this client (a
+    place will become free), or if no connection could be made and another replica can take the request.
 
-    `again` are the outcomes that another try can mend. A request that is made again in another form counts the tries
-    `before` it in its tally, and does not go where that one failed if it can.
+    `again` lists the outcomes that are retried. A request that is repeated in another form counts the tries `before` it
+    in its tally, and avoids the replica where that one failed if it can.
 
-    Raises the last error, with its Tally as the attribute `tally` and the replicas that failed as `failed`, when it
-    cannot be mended, when the tries are used up, or when the time that is left is shorter than the pause.
+    Raises the last error, with its Tally as the attribute `tally` and the replicas that failed as `failed`, if it
+    cannot be retried, the tries are used up, or the remaining time is shorter than the pause.
     """
     tally = Tally() if before is None else replace(before)
     counted = 0
@@ -96,9 +96,9 @@ async def persist(
 
 
 def pause_after(before: float, source: random.Random) -> float:
-    """The next pause in seconds, by decorrelated jitter: uniform from the shortest to three times the one before.
+    """The next pause in seconds, by decorrelated jitter: uniform from the shortest to three times the previous one.
 
-    The first call takes SHORTEST as `before`. Pauses grow, and clients that failed together do not come back together
-    (M. Brooker, "Exponential Backoff And Jitter", 2015).
+    The first call takes SHORTEST as `before`. Pauses grow, and clients that failed together do not retry together (M.
+    Brooker, "Exponential Backoff And Jitter", 2015).
     """
     return min(LONGEST, source.uniform(SHORTEST, before * 3))

@@ -1,4 +1,4 @@
-"""The synchronous DSPy engine of an endpoint: the asynchronous one, on the library's event loop."""
+"""The synchronous DSPy engine of an endpoint: wraps the asynchronous one and runs it on the library's event loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARAMS = frozenset(
 
 
 class OpenAIEngine:
-    """The synchronous face of an AsyncOpenAIEngine: its calls run on the event loop of synchronous callers."""
+    """The synchronous interface of an AsyncOpenAIEngine: its calls run on the event loop for synchronous callers."""
 
     def __init__(self, engine: AsyncOpenAIEngine, *, reasoning: bool, response_schema: bool) -> None:
         self.asynchronous = engine
@@ -36,8 +36,8 @@ class OpenAIEngine:
         return self
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Return the response to `request`; may be called from any thread, also under a running event loop of the
-        caller's. RuntimeError on the library's own, which would wait for itself: there a call is awaited."""
+        """Return the response to `request`; may be called from any thread, also under the caller's running event loop.
+        Raises RuntimeError on the library's own event loop, where it would wait for itself: await the call there."""
         return event_loop.run(lambda: self.asynchronous.complete(request))
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:

@@ -1,13 +1,13 @@
-"""Mathematical answers: read into structures of exact values, and compared as such.
+"""Mathematical answers: parsed into structures of exact values, and compared as such.
 
-    tokens        LaTeX, or what people type, as tokens
+    tokens        LaTeX, or typed text, as tokens
     expressions   tokens as one exact sympy expression
     structures    alternatives, relations, tuples, intervals, sets, families, cases around expressions
-    equality      whether two expressions are the same, exactly
+    equality      exact equality of two expressions
     regions       subsets of the real line
-    comparison    whether two structures say the same
+    comparison    equality of two structures
 
-An answer is read by one grammar, and what the grammar does not know names nothing: no part of an answer is ignored, and
+One grammar parses every answer, and text outside of the grammar has no value: no part of an answer is ignored, and
 nothing is guessed. All of it runs in the killable processes of `grading_pool`, which import nothing else of pdr_dspy.
 """
 

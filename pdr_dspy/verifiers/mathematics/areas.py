@@ -25,7 +25,7 @@ from pdr_dspy.verifiers.mathematics.structures import (
 
 
 def area_of(answer: Answer) -> tuple[str | None, Region] | None:
-    """An answer as a subset of the real line, with the name of its variable; None where it is none."""
+    """An answer as a subset of the real line, with the name of its variable; None if it is not one."""
     try:
         return _region(answer)
     except (TypeError, ValueError, NotImplementedError, AttributeError):
@@ -33,7 +33,7 @@ def area_of(answer: Answer) -> tuple[str | None, Region] | None:
 
 
 def lists_sets(answer: Answer) -> bool:
-    r"""Whether an answer is several values of which some are finite sets: `\{1\}, \{2\}` is not `\{1, 2\}`."""
+    r"""Whether an answer is several values, some of them finite sets: `\{1\}, \{2\}` is not `\{1, 2\}`."""
     return len(answer.options) > 1 and any(
         isinstance(item, Braces) or (isinstance(item, Named) and item.name == "empty")
         for option in answer.options
@@ -98,7 +98,7 @@ def _value_region(value: Value) -> Region | None:
         if regions.compare(ends[0], ends[1]) >= 0:
             return None
         if (ends[0].is_infinite and not kinds[value.opening]) or (ends[1].is_infinite and value.closing == "]"):
-            return None  # [0, \infty] is no set of real numbers
+            return None  # [0, \infty] is not a set of real numbers
         return regions.interval(ends[0], kinds[value.opening], ends[1], value.closing != "]")
     if isinstance(value, Named):
         return _NAMED.get(value.name)
@@ -141,7 +141,7 @@ def _such_that_region(value: SuchThat) -> Region | None:
 
 
 def _relation_region(relation: Relation) -> tuple[str | None, Region] | None:
-    """Where a relation in one variable holds."""
+    """The set on which a relation in one variable holds."""
     if relation.modulus is not None:
         return None
     if relation.signs in (("in",), ("notin",)):

@@ -1,4 +1,4 @@
-"""Whether two structures say the same."""
+"""Equality of two structures."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from pdr_dspy.verifiers.mathematics.tokens import Unreadable
 
 
 def grade(gold: str, answer: str | None) -> dict[str, Any]:
-    """The verdict as JSON: {"equal": bool}, or {"readable": True} without an answer; {"unreadable": side,
-    "detail": why} or {"large": side} where there is none."""
+    """The verdict as JSON: {"equal": bool}, or {"readable": True} without an answer; without a verdict {"unreadable":
+    side, "detail": why} or {"large": side}."""
     found = []
     for side, text in (("gold", gold), ("answer", answer)):
         if text is None:
@@ -53,7 +53,7 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
             return {"large": side}
         except MemoryError:
             raise
-        except Exception as error:  # sympy's own, such as of a domain
+        except Exception as error:  # raised by sympy, such as a domain error
             return {"unreadable": side, "detail": type(error).__name__}
     try:
         return {"equal": any(same(*pair) for pair in itertools.product(*found))}
@@ -64,7 +64,7 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
 
 
 def same(gold: Answer, answer: Answer) -> bool:
-    """Whether an answer says what the gold answer says."""
+    """Whether an answer is equal to the gold answer."""
     gold, answer = _unfolded(gold), _unfolded(answer)
     want, have = _points(gold, is_gold=True), _points(answer, is_gold=False)
     if want is not None and have is not None and _same_points(want, have):
@@ -73,17 +73,17 @@ def same(gold: Answer, answer: Answer) -> bool:
     if first is not None and second is not None:
         if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
             return True
-        if _letters_do_not_matter(gold) and _letters_do_not_matter(answer) and regions.same(first[1], second[1]):
+        if _ignores_letters(gold) and _ignores_letters(answer) and regions.same(first[1], second[1]):
             return True
     return _same_formula(gold, answer)
 
 
-def _letters_do_not_matter(answer: Answer) -> bool:
+def _ignores_letters(answer: Answer) -> bool:
     return isinstance(only(answer), SuchThat)
 
 
 def _unfolded(answer: Answer) -> Answer:
-    """The relations of a system (`\\begin{cases} x = 2 \\\\ y = 3 \\end{cases}`) in place of it."""
+    """A system of equations replaced by its relations (`\\begin{cases} x = 2 \\\\ y = 3 \\end{cases}`)."""
     value = only(answer)
     if isinstance(value, SuchThat) and value.member is value.condition:
         return value.member
@@ -94,7 +94,7 @@ def _unfolded(answer: Answer) -> Answer:
 
 
 def same_values(gold: Value, answer: Value) -> bool:
-    """Whether two values are the same, as values: tuples by place, sets by members."""
+    """Whether two values are equal: tuples by position, sets by members."""
     if isinstance(gold, Scalar) and isinstance(answer, Scalar):
         return same_scalars(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
@@ -160,7 +160,7 @@ def _in_order(gold: Iterable[Value], answer: Iterable[Value]) -> bool:
 
 
 def _matched(gold: Iterable[Any], answer: Iterable[Any], alike: Callable[[Any, Any], bool]) -> bool:
-    """Whether members can be paired, one by one."""
+    """Whether the members can be paired one to one."""
     left = list(answer)
     want = list(gold)
     if len(left) != len(want):
@@ -174,7 +174,7 @@ def _matched(gold: Iterable[Any], answer: Iterable[Any], alike: Callable[[Any, A
 
 
 def _same_member(gold: Answer, answer: Answer) -> bool:
-    """Whether two members of sets are the same; here 1 is not {1}."""
+    """Whether two members of sets are equal; here 1 is not {1}."""
     kinds = [isinstance(only(one), Braces) for one in (gold, answer)]
     return kinds[0] == kinds[1] and same(gold, answer)
 
@@ -209,7 +209,7 @@ def _value(one: Any) -> Value:
 
 
 def _vector(value: Value) -> tuple[str, list[Any]] | None:
-    """A point or vector: how it was written, and its members."""
+    """A point or vector: its notation, and its members."""
     if isinstance(value, Sequence) and (value.opening, value.closing) in (("(", ")"), ("<", ">")):
         return ("tuple" if value.opening == "(" else "angle"), list(value.items)
     if isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase) and 1 in value.expression.shape:
@@ -219,7 +219,7 @@ def _vector(value: Value) -> tuple[str, list[Any]] | None:
 
 
 def same_scalars(gold: Scalar, answer: Scalar) -> bool:
-    """Whether two expressions are the same, with the rules of decimals, percentages, degrees, units and bases."""
+    """Whether two expressions are equal, with the rules of decimals, percentages, degrees, units and bases."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
         factor = number_words.ratio_of(answer.unit, gold.unit)
         if factor is None or _is_matrix(gold) or _is_matrix(answer):
@@ -254,7 +254,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
 
 
 def _same_constant(gold: Any, answer: Any) -> Any:
-    """The answer with the constant of an integral written as the gold answer writes it: `x^2 + c` as `x^2 + C`."""
+    """The answer with its constant of integration spelt as in the gold answer: `x^2 + c` as `x^2 + C`."""
     for upper, lower in (("C", "c"), ("c", "C")):
         here, there = ({one.name: one for one in value.free_symbols} for value in (gold, answer))
         if upper in here and lower in there and lower not in here and upper not in there:
@@ -284,7 +284,7 @@ def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: b
 
 def _same_cases(gold: Cases, answer: Cases) -> bool:
     def complete(cases: Cases) -> list[tuple[Answer, Answer | Region | None]]:
-        """Where `otherwise` is, found out from the other conditions."""
+        """The cases with the condition of `otherwise` computed from the other conditions."""
         known = [area_of(condition) for _, condition in cases.rows if condition is not None]
         if any(one is None for one in known):
             return list(cases.rows)
@@ -331,7 +331,7 @@ def _family(member: Answer, condition: Answer) -> Points | None:
 
 @dataclass
 class Points:
-    """Alternatives that are values: of the names, in their order, under conditions."""
+    """Alternatives that are tuples of values, one value per name, under conditions."""
 
     names: tuple[str, ...] | None
     points: list[tuple[Value, ...]]
@@ -339,7 +339,7 @@ class Points:
 
 
 def _points(answer: Answer, *, is_gold: bool) -> Points | None:
-    """An answer as alternatives of values; None where it says something else."""
+    """An answer as alternatives of values; None if it has another form."""
     names: tuple[str, ...] | None = None
     points: list[tuple[Value, ...]] = []
     conditions: list[Item] | None = None
@@ -400,7 +400,7 @@ def _option_points(
 
 
 def _members(value: Value) -> list[Value]:
-    """The members of a finite set; the empty set has none, any other value is one."""
+    """The members of a finite set; the empty set has none, and any other value is its only member."""
     if isinstance(value, Braces):
         return [_value(item) for item in _distinct(value.items)]
     if isinstance(value, Named) and value.name == "empty":
@@ -441,8 +441,8 @@ def _integers_between(value: SuchThat) -> list[int] | None:
 
 
 def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple[str | None, Value]] | None:
-    r"""What a relation assigns to which names: `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`,
-    `x \in \{1, 2\}`, and to no name `6 \cdot 7 = 42`."""
+    r"""The names and values that a relation assigns: `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`,
+    `x \in \{1, 2\}`; without a name for `6 \cdot 7 = 42`."""
     if relation.modulus is not None:
         return None
     if relation.signs == ("in",):
@@ -503,7 +503,7 @@ def _sum_of_names(value: Value) -> bool:
 
 
 def _is_number(value: Value) -> bool:
-    """Whether a value has no letters."""
+    """Whether a value contains no letters."""
     if isinstance(value, Scalar):
         return not value.expression.free_symbols and not value.expression.atoms(sympy.core.function.AppliedUndef)
     if isinstance(value, Ratio):
@@ -528,7 +528,7 @@ def _same_points(gold: Points, answer: Points) -> bool:
 
 
 def _roots(points: Points, names: tuple[str, ...] | None) -> Points:
-    """`x_1 = 1, x_2 = 2` as two values of `x`, where that is the only name on the other side."""
+    """`x_1 = 1, x_2 = 2` as two values of `x`, if that is the only name on the other side."""
     if names is None or points.names is None or len(names) != 1 or len(points.names) < 2 or len(points.points) != 1:
         return points
     letters = {re.sub(r"_.*", "", re.sub(r"^Symbol\('", "", name)) for name in points.names}
@@ -538,7 +538,7 @@ def _roots(points: Points, names: tuple[str, ...] | None) -> Points:
 
 
 def _lined_up(gold: Points, answer: Points) -> tuple[Points, Points] | None:
-    """Points of which only one side has names, side by side: `x = 1, y = 2` and `(1, 2)`."""
+    """Aligns named points with unnamed ones: `x = 1, y = 2` and `(1, 2)`."""
     named, bare = (gold, answer) if gold.names is not None else (answer, gold)
     assert named.names is not None
     count = len(named.names)
@@ -561,10 +561,10 @@ def _lined_up(gold: Points, answer: Points) -> tuple[Points, Points] | None:
 
 
 def _same_families(gold: Points, answer: Points) -> bool:
-    r"""Values with a parameter: `2n\pi, n \in \mathbb Z`, whatever the parameter is called."""
+    r"""Whether values with a parameter are equal (`2n\pi, n \in \mathbb Z`), under any name of the parameter."""
     if not gold.conditions or not answer.conditions:
         left = gold.conditions or answer.conditions
-        return all(_says_only_what_kind(one) for one in left) and _matched(gold.points, answer.points, _in_order)
+        return all(_is_set_membership(one) for one in left) and _matched(gold.points, answer.points, _in_order)
     first, second = _parameters(gold.conditions), _parameters(answer.conditions)
     if first is None or second is None or sorted(first.values()) != sorted(second.values()) or len(first) > 3:
         return len(gold.conditions) == len(answer.conditions) and (
@@ -584,14 +584,14 @@ def _same_families(gold: Points, answer: Points) -> bool:
     return False
 
 
-def _says_only_what_kind(item: Item) -> bool:
+def _is_set_membership(item: Item) -> bool:
     return isinstance(item, Relation) and item.signs == ("in",) and isinstance(item.sides[1], Named)
 
 
 def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
     found: dict[Any, str] = {}
     for item in conditions:
-        if not (isinstance(item, Relation) and _says_only_what_kind(item)):
+        if not (isinstance(item, Relation) and _is_set_membership(item)):
             return None
         letter, kind = item.sides
         if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol) and isinstance(kind, Named)):
@@ -648,7 +648,7 @@ def _in_radians(value: Scalar) -> Scalar:
 
 
 def _same_formula(gold: Answer, answer: Answer) -> bool:
-    """Whether the alternatives of both can be paired, and what holds together in each."""
+    """Whether the alternatives of both can be paired, with equal items in each."""
 
     def alike(one: tuple[Item, ...], other: tuple[Item, ...]) -> bool:
         return _matched(_pairwise(one), _pairwise(other), _same_items)
@@ -657,7 +657,7 @@ def _same_formula(gold: Answer, answer: Answer) -> bool:
 
 
 def _pairwise(option: tuple[Item, ...]) -> list[Item]:
-    """`a < b < c` as `a < b` and `b < c`; with > and >= turned round."""
+    """`a < b < c` as `a < b` and `b < c`; > and >= are reversed."""
     found: list[Item] = []
     turned = {">": "<", ">=": "<="}
     for item in option:

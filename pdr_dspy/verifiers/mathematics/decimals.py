@@ -1,13 +1,13 @@
-"""When a decimal stands for an exact value. Plain fractions, no sympy."""
+"""When a decimal counts as an exact value. Plain fractions, no sympy."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
 RELATIVE = 100_000
-"""A decimal stands for a value that has no finite decimal where it is right to one part in so many."""
+"""A decimal counts as a value without a finite decimal if it is right to one part in this many."""
 _DIGITS = 6
-"""Significant digits that a decimal must have to stand for a longer finite one."""
+"""Minimum significant digits of a decimal that counts as a longer finite one."""
 
 
 def rounded_to(want: Fraction, have: Fraction) -> bool:
@@ -21,7 +21,7 @@ def rounded_to(want: Fraction, have: Fraction) -> bool:
 
 
 def places(value: Fraction) -> int | None:
-    """Digits behind the point of a finite decimal, None where there is no end."""
+    """Digits after the point of a finite decimal; None if it is infinite."""
     rest, found = value.denominator, 0
     while rest % 10 == 0:
         rest, found = rest // 10, found + 1

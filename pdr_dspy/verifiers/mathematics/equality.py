@@ -1,7 +1,7 @@
-"""Whether two expressions are the same, exactly.
+"""Exact equality of two expressions.
 
-Rational numbers are compared as such, rational functions by their values modulo large primes drawn at the start of the
-process, everything else by its values to many more digits than its numbers have, so that `(2^1000+1) sin x` is not
+Rational numbers are compared exactly, rational functions by their values modulo large primes drawn at the start of the
+process, all others by their values to many more digits than their numbers have, so that `(2^1000+1) sin x` is not
 `2^1000 sin x`. Letters take values of both signs at which all roots and logarithms are real.
 """
 
@@ -36,7 +36,7 @@ class _Undefined(Exception):
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two expressions have the same value, for all values of their letters. Raises TooLarge."""
+    """Whether two expressions have equal values for all values of their letters. Raises TooLarge."""
     if first == second:
         return True
     if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
@@ -70,10 +70,10 @@ def vanishes(expression: Any) -> bool:
 
 
 def close(exact: Any, decimal: Any) -> bool:
-    """Whether a decimal stands for an exact value: the rule of decimals.
+    """Whether a decimal counts as an exact value: the rule of decimals.
 
-    A value without a finite decimal (1/3, pi) is met to one part in `RELATIVE`. A finite decimal is met by itself, or
-    by itself rounded to six or more significant digits; a whole number only by itself.
+    A value without a finite decimal (1/3, pi) needs a decimal that is right to one part in `RELATIVE`. A finite decimal
+    equals only itself, or itself rounded to six or more significant digits; a whole number equals only itself.
     """
     if exact == decimal:
         return True
@@ -94,7 +94,7 @@ def is_finite_decimal(value: Any) -> bool:
 
 
 def proportional(first: Any, second: Any, *, positive: bool) -> bool:
-    """Whether two expressions differ by a constant factor that is not 0, and above 0 where it must be `positive`."""
+    """Whether two expressions differ by a non-zero constant factor, which must be above 0 if `positive`."""
     letters = sorted(first.free_symbols | second.free_symbols, key=str)
     if not letters or first.free_symbols != second.free_symbols:
         return False
@@ -170,7 +170,7 @@ def _inverse(value: int, prime: int) -> int:
 
 
 def _digits_of(value: Any) -> int:
-    """How many digits the numbers of an expression have, powers of theirs included."""
+    """How many digits the numbers of an expression have, including its powers of numbers."""
     digits = 0
     part: Any
     for part in sympy.preorder_traversal(value):
@@ -228,7 +228,7 @@ def _near(values: _Values, first: Any, second: Any, digits: int) -> bool:
 
 
 def _points(letters: list[Any]) -> Iterator[dict[Any, Any]]:
-    """Values of letters: all negative, all positive, of mixed signs, above 1."""
+    """Values for the letters: all negative, all positive, of mixed signs, above 1."""
     draw = random.Random(20_251_003)
     for turn in range(_TURNS):
         point = {}
@@ -242,7 +242,7 @@ def _points(letters: list[Any]) -> Iterator[dict[Any, Any]]:
 
 
 class _Values:
-    """Values of expressions at one point; notes whether all were real, and how large sums on the way became."""
+    """Values of expressions at one point; records whether all were real, and the largest intermediate sum."""
 
     def __init__(self, point: dict[Any, Any], digits: int) -> None:
         self.point, self.digits = point, digits
@@ -297,7 +297,7 @@ class _Values:
         return base ** self.at(exponent)
 
     def _called(self, value: Any) -> Any:
-        """A function that nobody defined: an arbitrary number for each of its arguments."""
+        """An undefined function: an arbitrary number for each of its arguments."""
         rounded = [mp.nstr(self.at(part), min(60, self.digits // 2)) for part in value.args]
         draw = random.Random(f"{value.func.__name__}({rounded})")
         return mp.mpf(draw.randint(10**60, 10**61)) / 10**60

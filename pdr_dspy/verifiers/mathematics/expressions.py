@@ -1,7 +1,7 @@
-r"""One exact sympy expression from tokens.
+r"""Parses tokens into one exact sympy expression.
 
-Numbers are fractions, decimals too. Whatever can be read in two ways is not read: `1/2x`, `2^3^2`, `e^2x`, `2 3`.
-Nothing is worked out beyond what sympy does on its own, and no number grows beyond `MAX_BITS`.
+Numbers are fractions, decimals too. Ambiguous notation is rejected: `1/2x`, `2^3^2`, `e^2x`, `2 3`. Nothing is
+evaluated beyond what sympy does automatically, and no number grows beyond `MAX_BITS`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sympy import Integer, Rational, Symbol
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, matching, split
 
 MAX_BITS = 400_000
-"""Size of one number."""
+"""Maximum bits of one number."""
 MAX_FACTORIAL = 5_000
 MAX_DEPTH = 40
 DEGREE = Symbol("degree sign", positive=True)
 LOG_BASE = Symbol("base of log", positive=True)
-r"""The base of a `\log` that does not say it: 10 to some, e to others."""
+r"""The base of a `\log` without one: ambiguous, 10 or e."""
 _FUNCTION_NAMES = frozenset("fghFGHPQW")
 _TRIGONOMETRIC = {
     **{"sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc},
@@ -57,11 +57,11 @@ _MATRICES = frozenset(f"env:{name}" for name in ("pmatrix", "bmatrix", "matrix",
 
 
 class TooLarge(Exception):
-    """A number that is not worked out."""
+    """A number that is too large to compute."""
 
 
 def read_expression(tokens: list[Token]) -> tuple[Any, bool]:
-    """The expression and whether a decimal is in it. Raises Unreadable, TooLarge."""
+    """The expression and whether it contains a decimal. Raises Unreadable, TooLarge."""
     reader = _Reader(tokens)
     value = reader.sum()
     if reader.place != len(tokens):
@@ -72,7 +72,7 @@ def read_expression(tokens: list[Token]) -> tuple[Any, bool]:
 
 
 def checked(value: Any) -> Any:
-    """The value, unless it is none: a division by zero."""
+    """The value; raises Unreadable for a division by zero."""
     if not isinstance(value, sympy.Expr) or value.has(sympy.nan, sympy.zoo):
         raise Unreadable("no value")
     return value
@@ -117,7 +117,7 @@ class _Reader:
         self.place = 0
         self.decimal = False
 
-    # --- walking
+    # --- tokens
 
     def peek(self, ahead: int = 0) -> Token | None:
         place = self.place + ahead
@@ -130,12 +130,12 @@ class _Reader:
     def take(self) -> Token:
         token = self.peek()
         if token is None:
-            raise Unreadable("an end where something should be")
+            raise Unreadable("an unexpected end")
         self.place += 1
         return token
 
     def inner(self, tokens: list[Token], *, bars: bool = False) -> Any:
-        """The value of tokens of their own."""
+        """The value of a separate list of tokens."""
         reader = _Reader(tokens, self.depth + 1, bars)
         value = reader.sum()
         if reader.place != len(tokens):
@@ -144,7 +144,7 @@ class _Reader:
         return value
 
     def enclosed(self) -> list[Token]:
-        """The tokens inside of the bracket that opens here, which is taken."""
+        """The tokens inside of the next bracket, which is consumed."""
         start, end = self.place, self.pairs[self.place]
         self.place = end + 1
         return self.tokens[start + 1 : end]
@@ -208,12 +208,12 @@ class _Reader:
                 if following is not None and self.starts_factor(following):
                     constant = following[:2] in (("cmd", "pi"), ("cmd", "sqrt"), ("cmd", "root"), ("cmd", "infty"))
                     if not (number and plain and (constant or following.space)):
-                        raise Unreadable("what stands under a slash")
+                        raise Unreadable("an ambiguous denominator after a slash")
             elif token[:2] == ("cmd", "mod"):
                 raise Unreadable("mod")
             elif self.starts_factor(token):
                 if token.kind == "num" and self.tokens[self.place - 1][:2] != ("op", "!"):
-                    raise Unreadable("a number behind a factor")
+                    raise Unreadable("a number after a factor")
                 value = self.times(value, self.factor())
             else:
                 return value
@@ -222,7 +222,7 @@ class _Reader:
         return all(token.kind == "num" or token.text in ("-", "+") for token in self.tokens[start:end])
 
     def signed(self) -> Any:
-        """A factor that may have a sign of its own, behind `*` and `/`."""
+        """A factor that may have its own sign, after `*` and `/`."""
         sign = 1
         while self.at("op", "+", "-"):
             sign = -sign if self.take().text == "-" else sign
@@ -240,7 +240,7 @@ class _Reader:
         return token.kind == "cmd" and token.text not in ("cup", "cap", "minus", "mod", "pmod", "bmod", "choose")
 
     def mixed(self) -> Any:
-        r"""A mixed number, `2\frac12` or `2 1/2`, where one comes next."""
+        r"""A mixed number, `2\frac12` or `2 1/2`, if one is next."""
         tokens = self.tokens[self.place : self.place + 9]
         if not tokens or tokens[0].kind != "num" or not tokens[0].text.isdigit():
             return None
@@ -343,7 +343,7 @@ class _Reader:
             value = self.number()
             following = self.peek()
             if euler and following is not None and not following.space and self.starts_factor(following):
-                raise Unreadable("what stands in the exponent")  # e^2x
+                raise Unreadable("an ambiguous exponent")  # e^2x
         elif token.kind == "sym":
             value = self.letter()
         elif token[:2] in (("cmd", "frac"), ("cmd", "pi"), ("cmd", "sqrt"), ("cmd", "infty")):
@@ -353,7 +353,7 @@ class _Reader:
         return -value if sign < 0 else value
 
     def argument_tokens(self) -> list[Token]:
-        """What a command is applied to: a group, a digit, a letter, a command with its own."""
+        """The tokens of a command's argument: a group, a digit, a letter, or a command with its own argument."""
         token = self.peek()
         if token is None:
             raise Unreadable("a command without its argument")
@@ -384,7 +384,7 @@ class _Reader:
     def atom(self) -> Any:
         token = self.peek()
         if token is None:
-            raise Unreadable("an end where a value should be")
+            raise Unreadable("a missing value at the end")
         if token.kind == "sym":
             return self.letter(call=True)
         if token.kind == "fun":
@@ -506,7 +506,7 @@ class _Reader:
             self.take()
             raised = self.exponent()
             if self.at("op", "_"):
-                raise Unreadable("a base behind a power")
+                raise Unreadable("a base after a power")
         if name in _MANY or name == "det":
             return self.many(name)
         argument = self.function_argument(name)
@@ -534,7 +534,7 @@ class _Reader:
         if name in ("log", "lg"):
             base = Integer(10) if name == "lg" else LOG_BASE if base is None else base
             if base == 1 or base == 0:
-                raise Unreadable("a base of a logarithm")
+                raise Unreadable("an invalid base of a logarithm")
             return sympy.log(argument) / sympy.log(base)
         if name == "exp":
             return power(sympy.E, argument)
@@ -647,7 +647,7 @@ class _Reader:
         token = self.peek()
         if token is not None and token.kind == "num":
             if name == "sqrt" and len(token.text) > 1 and not token.space and "." not in token.text:
-                raise Unreadable("how far a root reaches")  # \sqrt23
+                raise Unreadable("an ambiguous argument of a root")  # \sqrt23
             inside = self.number()
         elif token is not None and token[:2] == ("open", "("):
             inside = self.inner(self.enclosed())
@@ -685,7 +685,7 @@ class _Reader:
         series = sympy.Sum if name == "sum" else sympy.Product
         value = series(body, (index, start, end)).doit()
         if value.has(sympy.Sum, sympy.Product):
-            raise Unreadable("a sum that has no closed form")
+            raise Unreadable("a sum without a closed form")
         return value
 
     def integral(self) -> Any:
@@ -703,7 +703,7 @@ class _Reader:
         self.place += ends[0] + 2
         value = sympy.integrate(body, (variable, self.inner(below), self.inner(above)))
         if value.has(sympy.Integral):
-            raise Unreadable("an integral that has no closed form")
+            raise Unreadable("an integral without a closed form")
         return value
 
     def limit(self) -> Any:
@@ -723,7 +723,7 @@ class _Reader:
 
 
 def symbol(name: str) -> Any:
-    """A variable; real, as letters in answers are."""
+    """A variable; assumed to be real, like letters in answers."""
     return Symbol(name, real=True)
 
 

@@ -12,7 +12,7 @@ from pdr_dspy.verifiers.mathematics import equality
 
 
 class Interval(NamedTuple):
-    """From `low` to `high`; an open end does not belong to it."""
+    """From `low` to `high`; an open end is not included."""
 
     low: Any
     low_open: bool
@@ -26,7 +26,7 @@ NOTHING: Region = ()
 
 
 def compare(first: Any, second: Any) -> int:
-    """-1, 0 or 1 as the first number is below, at or above the second."""
+    """-1, 0 or 1 if the first number is below, equal to or above the second."""
     if first == second or (first.is_finite and second.is_finite and equality.same(first, second)):
         return 0
     if sympy.oo in (second, -first) or -sympy.oo in (first, -second):
@@ -39,7 +39,7 @@ def compare(first: Any, second: Any) -> int:
 
 
 def interval(low: Any, low_open: bool, high: Any, high_open: bool) -> Region:
-    """The interval as a region, empty where it is."""
+    """The interval as a region, possibly empty."""
     low_open, high_open = low_open or low.is_infinite, high_open or high.is_infinite
     order = compare(low, high)
     if order > 0 or (order == 0 and (low_open or high_open)):
@@ -53,7 +53,7 @@ def point(value: Any) -> Region:
 
 
 def union(*regions: Region) -> Region:
-    """What belongs to any of them."""
+    """The numbers in any of the regions."""
     parts = sorted(
         (one for region in regions for one in region),
         key=cmp_to_key(lambda a, b: compare(a.low, b.low) or a.low_open - b.low_open),
@@ -75,7 +75,7 @@ def union(*regions: Region) -> Region:
 
 
 def intersection(first: Region, second: Region) -> Region:
-    """What belongs to both."""
+    """The numbers in both regions."""
     found: Region = ()
     for one in first:
         for other in second:
@@ -92,7 +92,7 @@ def intersection(first: Region, second: Region) -> Region:
 
 
 def complement(region: Region) -> Region:
-    """The real numbers outside."""
+    """The real numbers outside of the region."""
     found: Region = ()
     low, low_open = -sympy.oo, True
     for one in union(region):
@@ -102,7 +102,7 @@ def complement(region: Region) -> Region:
 
 
 def same(first: Region, second: Region) -> bool:
-    """Whether two regions are the same set."""
+    """Whether two regions are equal sets."""
     first, second = union(first), union(second)
     return len(first) == len(second) and all(
         (one.low_open, one.high_open) == (other.low_open, other.high_open)
@@ -113,7 +113,7 @@ def same(first: Region, second: Region) -> bool:
 
 
 def from_sympy(found: Any) -> Region | None:
-    """A set of sympy's as a region, None where it is none."""
+    """A sympy set as a region; None if it is not one."""
     if found is sympy.S.Reals:
         return EVERYTHING
     if found is sympy.S.EmptySet:
@@ -129,7 +129,7 @@ def from_sympy(found: Any) -> Region | None:
 
 
 def where(expression: Any, sign: str, letter: Any) -> Region | None:
-    """Where `expression` is `sign` 0, as `letter` runs over the real numbers; None where that is not found out."""
+    """The real values of `letter` for which `expression` is `sign` 0; None if they cannot be determined."""
     if not expression.has(letter):
         return None
     slope = sympy.diff(expression, letter) if expression.is_polynomial(letter) else None

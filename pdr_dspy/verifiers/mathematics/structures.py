@@ -1,7 +1,8 @@
-r"""What an answer says: alternatives, each of them values and relations that hold together.
+r"""The structure of an answer: alternatives, each with values and relations that hold together.
 
 `x = 1 or x = 2`, `x = 1, 2` and `x \in \{1, 2\}` are two alternatives of one relation; `x = 2, y = 3` is one
-alternative of two; `1, 2` two alternatives of a value each; `2n\pi, n \in \mathbb Z` one of a value and a condition.
+alternative of two relations; `1, 2` two alternatives of one value; `2n\pi, n \in \mathbb Z` one of a value and a
+condition.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ MAX_DEPTH = 12
 
 @dataclass(frozen=True)
 class Scalar:
-    """An expression, and what stood around it."""
+    """An expression with its notation."""
 
     expression: Any
     decimal: bool = False
-    """Whether a decimal is in it."""
+    """Whether it contains a decimal."""
     percent: bool = False
-    """Whether it was a percentage; the expression is the number before the sign."""
+    """Whether it is a percentage; the expression is the number before the sign."""
     degrees: bool = False
     unit: str | None = None
     digits: str | None = None
-    """The digits of a number that was written in another base than ten."""
+    """The digits of a number written in a base other than ten."""
     base: int | None = None
 
 
@@ -61,7 +62,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Combined:
-    """Sets put together: cup, cap or minus."""
+    """A combination of sets: cup, cap or minus."""
 
     operation: str
     parts: tuple[Value, ...]
@@ -69,7 +70,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class SuchThat:
-    """A set by what its members are and what holds for them."""
+    """A set given by the form of its members and their conditions."""
 
     member: Answer
     condition: Answer
@@ -77,7 +78,7 @@ class SuchThat:
 
 @dataclass(frozen=True)
 class Cases:
-    """A function by cases: values and where they hold (None: otherwise)."""
+    """A function by cases: values and their conditions (None: otherwise)."""
 
     rows: tuple[tuple[Answer, Answer | None], ...]
 
@@ -101,7 +102,7 @@ Value = Scalar | Sequence | Braces | Named | Combined | SuchThat | Cases | Ratio
 
 @dataclass(frozen=True)
 class Relation:
-    """Sides and the relations between neighbours."""
+    """Sides and the relations between neighbouring sides."""
 
     sides: tuple[Value, ...]
     signs: tuple[str, ...]
@@ -113,15 +114,15 @@ Item = Value | Relation
 
 @dataclass(frozen=True)
 class Answer:
-    """Alternatives, each a list of what holds together. No alternative at all is never read."""
+    """Alternatives, each a list of items that hold together. There is always at least one."""
 
     options: tuple[tuple[Item, ...], ...]
     listed: bool = field(default=False)
-    """Whether the alternatives are a list of values (`1, 2`), in the order in which they were written."""
+    """Whether the alternatives are a list of values (`1, 2`), in their written order."""
 
 
 def read(text: str) -> list[Answer]:
-    """The readings of a text: one, or of an approximation (`1/3 ≈ 0.333`) the exact and the rounded.
+    """The possible readings of a text: one, or for an approximation (`1/3 ≈ 0.333`) the exact and the rounded value.
 
     Raises Unreadable, TooLarge.
     """
@@ -134,7 +135,7 @@ def read(text: str) -> list[Answer]:
 
 
 def _approximate(answer: Answer, *, keep: int) -> Answer:
-    """The answer with what stands before (keep=0) or behind (keep=-1) the sign of an approximation."""
+    """The answer with only the side before (keep=0) or after (keep=-1) the sign of an approximation."""
 
     def cut(item: Item) -> Item:
         if not isinstance(item, Relation) or "approx" not in item.signs:
@@ -145,11 +146,11 @@ def _approximate(answer: Answer, *, keep: int) -> Answer:
         numbers = [side for side in item.sides if isinstance(side, Scalar) and side.expression.is_number]
         last = item.sides[-1]
         if not (isinstance(last, Scalar) and last in numbers):
-            raise Unreadable("an approximation of no number")
+            raise Unreadable("an approximation of something other than a number")
         for number in numbers:
             want, have = complex(number.expression.evalf()), complex(last.expression.evalf())
             if abs(want - have) * 50 > abs(want):
-                raise Unreadable("an approximation that is none")
+                raise Unreadable("an incorrect approximation")
         names = [side for side in item.sides[: place + 1] if side not in numbers]
         exact = [side for side in item.sides[: place + 1] if side in numbers]
         sides = (*names, exact[-1] if exact and keep == 0 else last)
@@ -204,7 +205,7 @@ def _groups(tokens: list[Token], depth: int) -> Answer:
 
 
 def _together(tokens: list[Token], depth: int) -> Answer:
-    """Items between commas, `and` and the words of conditions."""
+    """Items separated by commas, `and` and the words of conditions."""
     tokens = _condition_in_brackets(_stripped(tokens))
     pieces: list[list[Token]] = [[]]
     pairs = matching(tokens)
@@ -223,7 +224,7 @@ def _together(tokens: list[Token], depth: int) -> Answer:
             pieces.append([])
         elif token[:2] in (("op", ","), ("op", "\\\\")):
             if token.text == "," and previous == ("op", ","):
-                raise Unreadable("a member that is missing")
+                raise Unreadable("a missing member")
             pieces.append([])
         elif token.kind == "join":
             raise Unreadable(token.text)
@@ -263,7 +264,7 @@ def _both_signs(tokens: list[Token]) -> list[list[Token]]:
     if not signs or _in_braces_only(tokens):
         return [tokens]
     if signs.count("pm") > 1:
-        raise Unreadable("two signs of two values")
+        raise Unreadable("several independent double signs")
     found = []
     for plus, minus in (("+", "-"), ("-", "+")):
         turned = {"pm": plus, "mp": minus}
@@ -274,7 +275,7 @@ def _both_signs(tokens: list[Token]) -> list[list[Token]]:
 
 
 def _in_braces_only(tokens: list[Token]) -> bool:
-    """Whether every sign of two values stands inside of a set, whose members it doubles."""
+    """Whether every double sign (±) is inside of a set, whose members it doubles."""
     inside: set[int] = set()
     for start, end in matching(tokens).items():
         if tokens[start].text == "\\{":
@@ -292,7 +293,7 @@ def assigned_name(item: Item) -> str | None:
 
 
 def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
-    """Items as alternatives, or as one of things that hold together."""
+    """Items as several alternatives, or as one alternative of items that hold together."""
     relations = [isinstance(item, Relation) for item in items]
     names = [assigned_name(item) for item in items]
     if groups is not None and any(size > 1 for size in groups):
@@ -318,7 +319,7 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
         return Answer(tuple(tuple(items[at : at + period]) for at in range(0, len(items), period)))
     values = relations.index(True)
     if any(not one for one in relations[values:]):
-        raise Unreadable("a value behind a condition")
+        raise Unreadable("a value after a condition")
     conditions = tuple(items[values:])
     if values:
         return Answer(tuple((item, *conditions) for item in items[:values]), listed=True)
@@ -335,7 +336,7 @@ def _item(tokens: list[Token], depth: int) -> Item:
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
         sides, signs = sides[1:], signs[1:]
     if modulus is not None and not signs:
-        raise Unreadable("a remainder that equals nothing")
+        raise Unreadable("a modulus without a congruence")
     if any(not side for side in sides):
         raise Unreadable("a relation without a side")
     values = tuple(_side(side, depth) for side in sides)
@@ -411,7 +412,7 @@ _SUFFIXES = {
     **dict.fromkeys(("^*", "_!=0", "^!=0"), "*"),
     **{"_0": "0", "^2": "^2", "^3": "^3", "^n": "^n", "_5": "_5", "_7": "_7"},
 }
-"""What may stand behind the letter of a set: positive, negative, with 0, without 0, pairs."""
+"""Suffixes of a set's letter: positive, negative, with 0, without 0, pairs."""
 
 
 def _enclosed(tokens: list[Token], depth: int) -> Value | None:
@@ -443,7 +444,7 @@ def _enclosed(tokens: list[Token], depth: int) -> Value | None:
     items, separators = split(inside, "op", ",", ";")
     if separators:
         if any(not item for item in items):
-            raise Unreadable("a member that is missing")
+            raise Unreadable("a missing member")
         members = tuple(_answer(item, depth + 1) for item in items)
         if any(len(member.options) != 1 or len(member.options[0]) != 1 for member in members):
             raise Unreadable("a member that is a list")
@@ -546,7 +547,7 @@ def _scalar(tokens: list[Token]) -> Value:
 
 
 def _is_number(tokens: list[Token]) -> bool:
-    """Whether tokens are one number, perhaps a fraction: what a percent sign may apply to as a whole."""
+    """Whether tokens are one number, possibly a fraction, to which a percent sign may apply as a whole."""
     return all(token.kind == "num" or token.text in ("frac", "{", "}", "/", "-") for token in tokens) and not any(
         token.text == "-" for token in tokens[1:]
     )
@@ -596,7 +597,7 @@ _POWERS = re.compile(r"[23]")
 
 
 def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
-    """The tokens without the unit behind them, the unit, and the factor that a word such as `million` is."""
+    """The tokens without the unit after them, the unit, and the factor of a word such as `million`."""
     end = len(tokens)
     power = ""
     if end > 2 and tokens[end - 2][:2] == ("op", "^") and tokens[end - 1].kind == "num":
@@ -623,7 +624,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
 
 
 def harmless(phrase: str) -> bool:
-    """Whether words behind a value leave it as it is: a unit, or a thing that is counted."""
+    """Whether words after a value leave it unchanged: a unit, or the things counted."""
     found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
     spoilt = number_words.NOT_PLAIN - {"squared", "cubed"} | number_words.FOREIGN_SCALES | number_words.DOZENS
     if re.fullmatch(r"(?:squared|cubed|square|cube)", phrase.strip().lower()):
@@ -646,7 +647,7 @@ def harmless(phrase: str) -> bool:
 
 
 def name_of(value: Value) -> str | None:
-    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `Area`, `(x, y)`; None for what is none."""
+    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `Area`, `(x, y)`; None for anything else."""
     if isinstance(value, Words):
         return None if re.search(r"[0-9]", value.text) or not harmless(value.text) else value.text.casefold()
     if isinstance(value, Sequence):
@@ -676,7 +677,7 @@ def _segment(expression: Any) -> bool:
 
 
 def is_quantity(value: Value) -> bool:
-    """Whether a side names what another side is the value of: a name, or an expression in several letters (`m+n`)."""
+    """Whether a side only names the quantity on the other side: a name, or an expression in several letters (`m+n`)."""
     if name_of(value) is not None:
         return True
     if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
@@ -685,7 +686,7 @@ def is_quantity(value: Value) -> bool:
 
 
 def only(answer: Answer) -> Value | None:
-    """The single value that an answer is, None where it is more than that."""
+    """The single value that an answer consists of; None if it is more than that."""
     if len(answer.options) == 1 and len(answer.options[0]) == 1 and not isinstance(answer.options[0][0], Relation):
         return answer.options[0][0]
     return None

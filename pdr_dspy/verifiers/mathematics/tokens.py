@@ -1,4 +1,4 @@
-r"""LaTeX and typed mathematics as tokens: signs, fonts, spacing and separators of thousands are gone after this.
+r"""Tokenises LaTeX and typed mathematics; normalises signs, fonts, spacing and thousands separators.
 
 kind    text                                 of
 num     digits, perhaps with a point         12  0.5  10,\!080
@@ -21,11 +21,11 @@ from pdr_dspy.verifiers.mathematics import vocabulary
 
 
 class Unreadable(Exception):
-    """Something that the grammar does not know."""
+    """Text outside of the grammar."""
 
 
 class Token(NamedTuple):
-    """One token; `space` says whether white space stood before it."""
+    """One token; `space` tells whether white space preceded it."""
 
     kind: str
     text: str
@@ -78,7 +78,7 @@ _INTEGERS = (
 
 
 _IN_WORDS = (
-    (  # a system behind one brace
+    (  # a system after one brace
         re.compile(
             r"\\left\s?\\\{\s*\\begin\s?\{(array|aligned|matrix)\}(?:\s?\{[lcr| ]*\})?(.*?)"
             r"\\end\s?\{\1\}\s*\\right\s?\.?\s*$",
@@ -112,10 +112,10 @@ _IN_WORDS = (
 
 
 def clean(text: str) -> str:
-    """The text with signs, separators of thousands and phrases in one spelling."""
+    """The text with uniform signs, thousands separators and phrases."""
     text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUB.sub(lambda base: "_{" + base.group().translate(_SUBSCRIPTS) + "}", text)
-    text = _ENDLESS.sub(_endless, text)
+    text = _ENDLESS.sub(_infinite, text)
     text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ")
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
@@ -130,8 +130,8 @@ def clean(text: str) -> str:
     return _REPEATING.sub(_ratio, text)
 
 
-def _endless(decimal: re.Match[str]) -> str:
-    r"""`0.333...` as `0.\overline{3}`; digits that do not repeat (`3.14159...`) as the decimal that they are."""
+def _infinite(decimal: re.Match[str]) -> str:
+    r"""`0.333...` as `0.\overline{3}`; digits that do not repeat (`3.14159...`) as the written decimal."""
     whole, digits = decimal[1] or "0", decimal[2]
     if period := _PERIOD.fullmatch(digits):
         return rf"{whole}.{period[1]}\overline{{{period[2]}}}"
@@ -225,12 +225,12 @@ class _Lexer:
             raise Unreadable(f"\\{sign}")
 
     def group(self) -> str:
-        """The raw content of the braces that come next, or the next sign or command."""
+        """The raw content of the next braces, or the next sign or command."""
         text = self.text
         while self.place < len(text) and text[self.place].isspace():
             self.place += 1
         if self.place >= len(text):
-            raise Unreadable("an end where a group should be")
+            raise Unreadable("a missing group at the end")
         if text[self.place] != "{":
             match = _LEX.match(text, self.place)
             assert match is not None
@@ -244,10 +244,10 @@ class _Lexer:
                 if depth == 0:
                     self.place = place + 1
                     return text[start:place]
-        raise Unreadable("a brace that does not close")
+        raise Unreadable("an unclosed brace")
 
     def inline(self, text: str) -> None:
-        """Read a piece of text as if it stood here."""
+        """Tokenise a text at this position."""
         self.text = text + " " + self.text[self.place :]
         self.place = 0
 
@@ -410,7 +410,7 @@ _NOTHING_MORE = re.compile(r"\s*(?:\^\s?\{?[23]\}?)?[\s.,;$]*$")
 
 
 def _merged(tokens: list[Token]) -> list[Token]:
-    r"""Thousands behind plain commas, where no list is open; negated relations; `^\circ`; words behind each other."""
+    r"""Merges thousands after plain commas outside of lists, negated relations, `^\circ`, and adjacent words."""
     out: list[Token] = []
     lists = place = 0
     while place < len(tokens):
@@ -443,7 +443,7 @@ def _merged(tokens: list[Token]) -> list[Token]:
 
 
 def _thousands(tokens: list[Token], place: int) -> int:
-    """Where a number with commas for its thousands ends that starts here; `place` where none does."""
+    """The end of a number with thousands commas that starts here; `place` if there is none."""
     token = tokens[place]
     if token.kind != "num" or not re.fullmatch("[1-9][0-9]{0,2}", token.text):
         return place
@@ -463,7 +463,7 @@ def _thousands(tokens: list[Token], place: int) -> int:
 
 
 def _raised(tokens: list[Token], place: int) -> tuple[list[Token], int] | None:
-    """Degrees and primes that are written as exponents, and where they end; None for a true exponent."""
+    """Degrees and primes written as exponents, and their end; None for a true exponent."""
     braced = [one[:2] for one in tokens[place + 1 : place + 2]] == [("open", "{")]
     start = end = place + 1 + braced
     while end < len(tokens) and tokens[end][:2] in (("op", "'"), ("cmd", "circ"), ("op", "deg")):
@@ -475,7 +475,7 @@ def _raised(tokens: list[Token], place: int) -> tuple[list[Token], int] | None:
 
 
 def _closes(tokens: list[Token], place: int, opened: str) -> bool:
-    """Whether a `[` that comes behind a comma closes an interval: `]0, 1[`, and `[0, 1[` at its end."""
+    """Whether a `[` after a comma closes an interval: `]0, 1[`, and `[0, 1[` at its end."""
     if opened == "]":
         return True
     following = tokens[place + 1] if place + 1 < len(tokens) else None
@@ -484,7 +484,8 @@ def _closes(tokens: list[Token], place: int, opened: str) -> bool:
 
 
 def matching(tokens: list[Token]) -> dict[int, int]:
-    """Where each bracket closes. Brackets of intervals may differ (`[0, 1)`, `]0, 1[`). Raises Unreadable."""
+    """The position of each bracket's partner. Brackets of intervals may differ (`[0, 1)`, `]0, 1[`). Raises
+    Unreadable."""
     pairs: dict[int, int] = {}
     stack: list[tuple[int, str, bool]] = []
     for place, token in enumerate(tokens):
@@ -501,14 +502,14 @@ def matching(tokens: list[Token]) -> dict[int, int]:
                 stack.append((place, "]", False))
                 continue
             if not stack:
-                raise Unreadable(f"{token.text} closes nothing")
+                raise Unreadable(f"{token.text} without an opening bracket")
             start, opened, _ = stack.pop()
             loose = opened in ("(", "[", "]") and token.text in (")", "]")
             if not (loose or token.text == vocabulary.OPENERS.get(opened, opened)):
                 raise Unreadable(f"{opened} ... {token.text}")
             pairs[start] = place
     if stack:
-        raise Unreadable(f"{stack[-1][1]} does not close")
+        raise Unreadable(f"{stack[-1][1]} is not closed")
     return pairs
 
 

@@ -1,4 +1,4 @@
-"""The names and signs of mathematics, and what they are written as here: data of `tokens`."""
+"""Names and signs of mathematics, and their normalised form: the data of `tokens`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SKIPPED = words(
     bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm therefore blacksquare qed checkmark hfill hline allowbreak
     nobreak rm bf it sf mathstrut strut"""
 )
-"""Commands that change the looks alone."""
+"""Commands that only change the appearance."""
 PROSE = words("text textbf textit textrm textnormal textup textsf mbox hbox emph")
 FONTS = PROSE | words("mathrm mathbf mathit mathsf operatorname boldsymbol bm mathop mathbb mathds mathcal mathscr Bbb")
 WRAPPERS = words("boxed fbox underline mathord mathbin mathopen mathclose mathinner ensuremath")
@@ -28,7 +28,7 @@ ALIGNMENTS = words("aligned align split gathered gather equation displaymath mat
 DECORATIONS = words("overline bar hat vec tilde dot ddot overrightarrow widehat")
 
 TYPED_UNITS = words("cm mm km kg mg ft lb lbs oz mph kph hr hrs sec rad deg yd")
-"""Units of a few letters that are read as such behind a space at the end of a value; other letters are variables."""
+"""Units of a few letters that are recognised after a space at the end of a value; other letters are variables."""
 
 RELATIONS = {
     **dict.fromkeys(("=", "==", ":="), "="),
@@ -96,12 +96,12 @@ COMMANDS = {
     **{name: ("cmd", name) for name in ("circ", "angle", "triangle", "choose")},
     **{"pod": ("cmd", "pmod"), "reals": ("cmd", "set:R")},
 }
-"""What a command is as a token."""
+"""The token of a command."""
 OPENERS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "<": ">", "floor": "floor", "ceil": "ceil", "|": "|"}
 
 
 def _columns(text: str, count: int) -> list[list[str]]:
-    """The rows of a table that is written as text."""
+    """The rows of a table written as text."""
     cells = text.split()
     return [cells[place : place + count] for place in range(0, len(cells), count)]
 
@@ -129,7 +129,7 @@ UNICODE = {
     **{sign: rf"\{name} " for sign, name in _columns(_SIGNS + " " + _GREEK_LETTERS, 2)},
     **{sign: rf"{{\frac{{{over}}}{{{under}}}}}" for sign, over, under in _columns(_VULGAR, 3)},
 }
-"""Signs as LaTeX or plain characters."""
+"""Signs in LaTeX or plain characters."""
 PHRASES = {
     **dict.fromkeys(("empty set", "the empty set", "no solution", "no solutions", "no real solution"), r"\emptyset"),
     **dict.fromkeys(("no real solutions", "there is no solution", "there are no solutions"), r"\emptyset"),
@@ -137,4 +137,4 @@ PHRASES = {
     **dict.fromkeys(("all real x", "every real number", "the real numbers"), r"\mathbb{R}"),
     **dict.fromkeys(("all integers", "any integer", "every integer", "the integers"), r"\mathbb{Z}"),
 }
-"""Words that are mathematics."""
+"""Phrases with a mathematical meaning."""
