@@ -56,7 +56,7 @@ class Foreign(lm15.ServerError):
 
 
 class Exchanged(lm15.ServerError):
-    """Another model answers than before; nothing was sent to it."""
+    """Another model answers than before; what it said is not taken."""
 
 
 def unreached(where: str, error: Exception) -> lm15.LM15Error:
