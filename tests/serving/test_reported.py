@@ -66,7 +66,10 @@ def test_rows_fail_with_its_sentence_and_send_nothing_more() -> None:
         with dspy.context(lm=connect("mock", server.api_base)):
             report = evaluate(SR(QA, rounds=3), examples, ExactVerifier(), max_in_flight=1)
         assert len(server.requests) <= 8  # those of the round that was under way
-    assert all("another model took its place" in str(row.error) for row in report.rows)
+    failed = [row for row in report.rows if row.error is not None]
+    assert len(failed) >= 3
+    assert all("another model took its place" in str(row.error) for row in failed)
+    assert all(row.answer == "1" for row in report.rows if row.error is None)
 
 
 def test_the_listing_is_asked_and_says_what_it_was_and_is() -> None:
@@ -96,8 +99,8 @@ def test_another_fingerprint_of_the_same_weights_is_nothing(caplog: pytest.LogCa
 def test_a_router_names_its_deployments_in_turn_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     with says("1") as server, caplog.at_level(logging.WARNING, "pdr_dspy"):
         lm = connect("mock", server.api_base)
-        for turn in range(40):
-            server.answers_as = f"vendor/model-{turn % 20}"
+        for turn in range(14):
+            server.answers_as = f"vendor/model-{turn % 10}"
             assert ask(lm, f"q{turn}") == "1"
     (record,) = caplog.records
     assert "as 'vendor/model-1' now, and answered as 'vendor/model-0' before" in record.getMessage()
