@@ -28,6 +28,8 @@ from pdr_dspy.text.token_estimate import estimate_tokens
 T = TypeVar("T")
 BEGUN: ContextVar[Callable[[], None] | None] = ContextVar("pdr_dspy_begun", default=None)
 """Called when a request made in this context is sent, after its wait for the bound on requests in flight."""
+FOLLOWED: ContextVar[Callable[[Job, Result], None] | None] = ContextVar("pdr_dspy_followed", default=None)
+"""Called with a request made in this context that has ended, when another request of its turn follows."""
 
 
 class Result(NamedTuple):
@@ -68,16 +70,26 @@ def replayed(lm: dspy.LM, job: Job, store: Rollouts) -> Result | None:
     if rollout is None:
         return None
     result = Result(rollout, True, None, 0.0)
-    job_of_rest = _next(lm, job, rollout)
+    job_of_rest = following(lm, job, rollout)
     if job_of_rest is None:
         return result
     rest = replayed(lm, job_of_rest, store)
     return None if rest is None else result._replace(rest=(job_of_rest, rest))
 
 
-def _next(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
+def following(lm: dspy.LM, job: Job, rollout: Rollout) -> Job | None:
     """The next request of a turn after this completion; None if the turn is complete."""
     return continuation(lm, job, rollout) or asked_again(lm, job, rollout)
+
+
+def ended_requests(lm: dspy.LM, job: Job, store: Rollouts, count: int) -> list[tuple[Job, Result]]:
+    """The first so many requests of a turn, out of the store; fewer where it has not all of them."""
+    found: list[tuple[Job, Result]] = []
+    following_it: Job | None = job
+    while following_it is not None and len(found) < count and (rollout := store.get(following_it.key)) is not None:
+        found.append((following_it, Result(rollout, True, None, 0.0)))
+        following_it = following(lm, following_it, rollout)
+    return found
 
 
 async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
@@ -154,9 +166,11 @@ class _Sending:
         waits for the bound on requests in flight."""
 
         async def continue_turn(job: Job, result: Result) -> Result:
-            rest = None if result.rollout is None else _next(self.lm, job, result.rollout)
+            rest = None if result.rollout is None else following(self.lm, job, result.rollout)
             if rest is None:
                 return result
+            if (followed := FOLLOWED.get()) is not None:
+                followed(job, result)
             if rest.part == JSON_PART:  # not for the turn's stream listeners
                 with dspy_bridge.heard(None):
                     (came,) = await send(self.lm, [rest], self.now)
@@ -251,9 +265,8 @@ async def count_tokens(lm: dspy.LM, texts: Sequence[str]) -> tuple[list[int], bo
 
 async def _exchange(lm: dspy.LM, job: Job, request: Request) -> Result:
     started = time.perf_counter()
-    begun = BEGUN.get()
-    if begun is not None and not job.part:
-        begun()
+    if (told := BEGUN.get()) is not None:
+        told()
     try:
         came = await formats.send(lm, request, job.output_format)
     except (dspy.LMError, OSError, TimeoutError) as error:

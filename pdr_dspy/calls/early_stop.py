@@ -25,7 +25,7 @@ from pdr_dspy.calls import dispatch
 from pdr_dspy.calls.context import Session
 from pdr_dspy.calls.dispatch import Result
 from pdr_dspy.calls.ledger import Call, Usage
-from pdr_dspy.calls.predict import Reply
+from pdr_dspy.calls.predict import Reply, ended_calls
 from pdr_dspy.calls.request import Job, Sampling
 from pdr_dspy.calls.site import CallSite
 from pdr_dspy.calls.store import Rollout, address
@@ -111,8 +111,10 @@ class _Place:
         self.result: Result | None = None
         self.reply: Reply | None = None
         self.begun: float | None = None
-        """When it was sent, after its wait for the bound on requests in flight."""
+        """When its latest request was sent, after its wait for the bound on requests in flight."""
         self.ended = 0.0
+        self.before: list[tuple[Job, Result]] = []
+        """Requests of its turn that have ended, when another one followed."""
         self.ready = False
         """Whether the rule may see its reply."""
 
@@ -128,16 +130,18 @@ class _Place:
         self.reply = self.reply._replace(call=self.reply.call.model_copy(update=fate), others=others)
 
     def cancel(self, usage: Usage, seconds: float, *, reused: bool, estimated: bool = True) -> None:
-        """Record the call as cancelled, with its cost until then."""
+        """Record the call as cancelled, with the cost of its latest request until then."""
         self.result = None
-        phase, round_number, index = self.job.place
+        job = self.latest
+        phase, round_number, index = job.place
         call = Call(
             phase=phase,
             round=round_number,
             index=index,
+            part=job.part,
             model=self.lm.model,
-            seed=self.job.seed,
-            cap=self.part.sampling.cap,
+            seed=job.seed,
+            cap=job.cap if job.part else self.part.sampling.cap,
             usage=usage,
             finish="cancelled",
             seconds=0.0 if reused else round(seconds, 4),
@@ -145,11 +149,30 @@ class _Place:
             estimated=estimated,
             tries=int(estimated),
             fate="left",
-            key=self.job.key,
-            prompt=self.job.prompt[:12],
+            key=job.key,
+            prompt=job.prompt[:12],
             price=calls.price_of(self.lm),
         )
-        self.reply = Reply(call, "", Reading({}, tuple(signature_of(self.part.predictor).output_fields)))
+        ended = [each.model_copy(update={"fate": "left"}) for each in ended_calls(self.lm, self.before, job)]
+        missing = tuple(signature_of(self.part.predictor).output_fields)
+        self.reply = Reply(call, "", Reading({}, missing), tuple(ended))
+
+    @property
+    def latest(self) -> Job:
+        """The request of its turn that is under way."""
+        if not self.before:
+            return self.job
+        job, result = self.before[-1]
+        following = None if result.rollout is None else dispatch.following(self.lm, job, result.rollout)
+        assert following is not None
+        return following
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """The completions of its turn, as far as there are any."""
+        if self.result is not None:
+            return self.result.rollouts
+        return [result.rollout for _, result in self.before if result.rollout is not None]
 
     @property
     def seconds(self) -> float:
@@ -281,11 +304,17 @@ class _Stage:
         def begun() -> None:
             place.begun = time.perf_counter()
 
-        dispatch.BEGUN.set(begun)
+        def followed(job: Job, result: Result) -> None:
+            place.before.append((job, result))
+            place.begun = None
+
+        tokens = dispatch.BEGUN.set(begun), dispatch.FOLLOWED.set(followed)
         try:
             (result,) = await dispatch.send(place.lm, [place.job], self.now)
         finally:
             place.ended = time.perf_counter()
+            dispatch.BEGUN.reset(tokens[0])
+            dispatch.FOLLOWED.reset(tokens[1])
         return result
 
     async def _settle(self) -> None:
@@ -293,7 +322,7 @@ class _Stage:
         assert self.taken is not None
         for number in self.taken:
             self.places[number].judge(taken=True)
-        rate = _rate([rollout for place in self.places if place.result for rollout in place.result.rollouts])
+        rate = _rate([rollout for place in self.places for rollout in place.rollouts])
         for place in self.places:
             old = self.stored.get(place.number)
             if place.number in self.taken:
@@ -313,7 +342,7 @@ class _Stage:
                 place.cancel(Usage(input=0, output=0), 0.0, reused=False, estimated=False)
             else:
                 seconds = place.ended - place.begun if place.begun is not None else longest
-                cap = place.part.sampling.cap
+                cap = place.latest.cap if place.before else place.part.sampling.cap
                 output = cap if rate is None else min(cap, round(rate * seconds))
                 usage = Usage(input=await self._prompt(place), output=output)
                 place.cancel(usage, seconds, reused=not self.sent)
@@ -322,12 +351,13 @@ class _Stage:
         return [self.places[number] for number in self.taken or ()]
 
     async def _prompt(self, place: _Place) -> int:
-        """Prompt tokens of a call: as reported for a finished sibling, otherwise counted."""
-        siblings = [other.result for other in self.places if other.job.prompt == place.job.prompt]
-        reported = [result.rollout.usage.input or 0 for result in siblings if result and result.rollout]
+        """Prompt tokens of a call's latest request: as reported for a finished sibling, otherwise counted."""
+        job = place.latest
+        siblings = [other.rollouts[:1] for other in self.places if other.job.prompt == job.prompt]
+        reported = [rollout.usage.input or 0 for first in siblings for rollout in first]
         if max(reported, default=0) > 0:
             return max(reported)
-        prompt = prompt_text(place.job.messages)
+        prompt = prompt_text(job.messages)
         (counted,), _ = await dispatch.count_tokens(place.lm, [prompt])
         return counted
 
@@ -341,7 +371,8 @@ class _Stage:
             assert place.reply is not None
             call = place.reply.call
             if call.cancelled:
-                entries.append([call.usage.input, call.usage.output, call.seconds, call.estimated])
+                ended = [len(place.before)] if place.before else []
+                entries.append([call.usage.input, call.usage.output, call.seconds, call.estimated, *ended])
             elif place.result is None or not place.result.whole:
                 return
             else:
@@ -361,12 +392,19 @@ class _Stage:
         finished = {place for place, entry in enumerate(entries) if isinstance(entry, str)}
         if not finished <= self.stored.keys():
             return False
+        before = []
+        for place, entry in zip(self.places, entries, strict=True):
+            ended = entry[4] if isinstance(entry, list) and len(entry) > 4 else 0
+            before.append(dispatch.ended_requests(place.lm, place.job, self.now.store, ended))
+            if len(before[-1]) < ended:
+                return False
         for place, entry in zip(self.places, entries, strict=True):
             if isinstance(entry, str):
                 place.finish(self.stored[place.number])
                 place.judge(taken=entry == "taken")
             else:
-                inputs, outputs, seconds, estimated = entry
+                inputs, outputs, seconds, estimated = entry[:4]
+                place.before = before[place.number]
                 place.cancel(Usage(input=inputs, output=outputs), seconds, reused=True, estimated=estimated)
         return True
 

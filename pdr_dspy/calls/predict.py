@@ -184,6 +184,16 @@ def reply_of(predictor: dspy.Predict, lm: dspy.LM, job: Job, result: Result) -> 
     return Reply(call, text.strip(), reading, others)
 
 
+def ended_calls(lm: dspy.LM, ended: Sequence[tuple[Job, Result]], last: Job) -> list[Call]:
+    """The calls of a turn that was left while its request `last` was under way: those that had ended before it."""
+    following = [*(job for job, _ in ended), last][1:]
+    found = []
+    for (job, result), after in zip(ended, following, strict=True):
+        went_on = {} if after.part == JSON_PART else {"finish": "continued", "failure": None}
+        found.append(_call_of(lm, job, result).model_copy(update=went_on))
+    return found
+
+
 def _call_of(lm: dspy.LM, job: Job, result: Result) -> Call:
     phase, round_number, index = job.place
     rollout = result.rollout

@@ -73,7 +73,8 @@ class Priced:
 class Models(Mapping[str, dspy.LM]):
     """Models by name, for schedules. Copies of a program share them.
 
-    Raises ConfigError unless it is a mapping of names to models, each a `dspy.LM` or `Priced`.
+    Raises ConfigError unless it is a mapping of names to models, each a `dspy.LM` or `Priced`, and no LM object has two
+    prices.
     """
 
     def __init__(self, given: Mapping[str, dspy.LM | Priced] | None = None, *, called: str = "models") -> None:
@@ -95,6 +96,7 @@ class Models(Mapping[str, dspy.LM]):
             self._lms[name] = lm  # type: ignore[assignment]
             price = value.price if isinstance(value, Priced) else None
             self._prices[name] = given.price(name) if isinstance(given, Models) else price
+        self._check_prices(called)
 
     def __getitem__(self, name: str) -> dspy.LM:
         return self._lms[name]
@@ -112,7 +114,22 @@ class Models(Mapping[str, dspy.LM]):
         more, both = Models(other), Models(self)
         both._lms.update(more._lms)
         both._prices.update(more._prices)
+        both._check_prices("models")
         return both
+
+    def _check_prices(self, called: str) -> None:
+        """A call is priced by the LM that made it, which so has one price."""
+        first: dict[int, str] = {}
+        for name, lm in self._lms.items():
+            price = self._prices[name]
+            if price is None:
+                continue
+            other = first.setdefault(id(lm), name)
+            if self._prices[other] != price:
+                raise ConfigError(
+                    f"`{called}={{{other!r}: ..., {name!r}: ...}}` are one LM at two prices, {self._prices[other]} and "
+                    f"{price}; give it one, or a copy of it (`lm.copy()`) where they are two deployments"
+                )
 
     def price(self, name: str) -> Price | None:
         """The prices of a model's tokens; None if they are unknown."""

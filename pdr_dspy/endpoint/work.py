@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from pdr_dspy.calls import Account, DeadlinePassed, Ledger, RoundFailed
 from pdr_dspy.calls.ledger import JSON_PART, Call
 from pdr_dspy.endpoint.errors import Refused, wrong
 from pdr_dspy.endpoint.requests import Plan
-from pdr_dspy.errors import BudgetTooSmall, PromptTooLong
+from pdr_dspy.errors import BudgetTooSmall, EndpointError, PromptTooLong
 from pdr_dspy.operators import Draft, Operator, Progress, Stop
 from pdr_dspy.operators.consensus import vote
+from pdr_dspy.operators.nested import served_in
 from pdr_dspy.prompts.shapes import allows_none
 
 GOOD = (Stop.DONE, Stop.CHECKED)
@@ -107,7 +109,7 @@ async def run(
         on_progress: called with the program's progress.
 
     Raises Refused with an error for the client: a budget below the first round (400), a prompt that is too long (400),
-    a model server that failed (502), a deadline that passed too soon (504).
+    a model server that failed or was exchanged (502), a deadline that passed too soon (504).
     """
     seed = plan.seed + number
     started = time.monotonic()
@@ -126,6 +128,10 @@ async def run(
             raise _refused(str(error), "messages", "context_length_exceeded", account, seed) from error
         except RoundFailed as error:
             raise _failed(502, "model_server_failed", _why(error.ledger), account, seed) from error
+        except EndpointError as error:  # it may hold addresses
+            await _take_anew(plan.program)
+            why = "the model server is another one than before, or does not answer; ask again"
+            raise _failed(502, "model_server_failed", why, account, seed) from error
         except DeadlinePassed as error:
             why = f"the deadline of {plan.seconds:g} s passed before the first round had finished"
             raise _failed(504, "deadline_exceeded", why, account, seed) from error
@@ -133,6 +139,13 @@ async def run(
     if isinstance(plan.program, Operator):
         return _answer(plan, prediction, account, seed, seconds)
     return _answer_of_module(plan, prediction, account, seed, seconds)
+
+
+async def _take_anew(program: dspy.Module) -> None:
+    """Take the model servers of a program as they are now: nothing that their predecessors said is kept here, so that
+    the next run need not fail too."""
+    with suppress(EndpointError), calls.session(serves=served_in(program)):
+        await calls.identities(program.predictors())
 
 
 def _answer_of_module(plan: Plan, prediction: dspy.Prediction, account: Account, seed: int, seconds: float) -> Answer:

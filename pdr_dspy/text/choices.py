@@ -206,7 +206,7 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
             return agreed[0] if len(agreed) == 1 else None
         if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
             rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
-            return None if rejected or _retracted(rest) else by_letter[0]
+            return None if rejected or _retracted(rest) or _lists(text, rest, tag[1], options) else by_letter[0]
     return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
 
 
@@ -247,6 +247,23 @@ def _gives_reason(behind: str, options: Sequence[str]) -> bool:
         names = {name for option in options for name in (option.casefold(), _label(option), _content(option)) if name}
         return any(following.startswith(name) and not following[len(name) :][:1].isalnum() for name in names)
     return not (reason.group().casefold().endswith(("which", "where")) and _REJECTS.search(following[:30]))
+
+
+_LISTED = re.compile(r"[ \t>*_(\[•·–-]{0,8}([A-Za-z0-9]{1,2})(?:[*_]{0,2}[.):\]][*_]{0,2}|\s[-–—=→])\s{1,3}\S")
+_LISTED_INSIDE = re.compile(r"(?<=\s)([A-Z])[.:]\s{1,3}\S")
+
+
+def _lists(text: str, rest: str, letter: str, options: Sequence[str]) -> bool:
+    """Whether `A. Paris` is the first line of a list of options, and no answer; others that are rejected may follow."""
+    labels = {_label(option) for option in options} - {letter.casefold(), None}
+    lines = [
+        line
+        for line in text.strip().splitlines()[1:]
+        if (found := _LISTED.match(line)) and found[1].casefold() in labels
+    ]
+    if any(not _REJECTS.search(line) for line in lines):
+        return True
+    return len({found[1].casefold() for found in _LISTED_INSIDE.finditer(rest)} & labels) > 1 and not lines
 
 
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:

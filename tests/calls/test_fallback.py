@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, Reply, ScriptedLM, ScriptedRequest, scripted_lm
+from pdr_dspy.testing.scripted import count_words
 from pdr_dspy.training.export_sft import export
 from pdr_dspy.training.rollout import Episodes
 from pdr_dspy.verifiers import ExactVerifier
@@ -379,6 +381,61 @@ def test_how_a_round_ended_without_does_not_decide_how_it_ends_with(tmp_path: Pa
         return len(said.rounds[0].drafts)
 
     assert [run(False), run(True), run(False), run(True)] == [8, 3, 8, 3]
+
+
+# --- a turn that is left between its requests ---
+
+
+@pytest.mark.parametrize("first", ["sent", "stored"])
+def test_what_a_turn_had_cost_before_it_was_left_is_on_the_ledger_as_it_was_reported(
+    tmp_path: Path, first: str
+) -> None:
+    """Draft 0 is long, cannot be read, and is asked again for ever; the others answer and end the round."""
+    words = f"{UNCLEAR} " * 5
+
+    def reply(request: ScriptedRequest) -> str | Completion:
+        if request.output_format is not None:
+            return Completion('{"mood": "sad"}', delay=math.inf)
+        return words if request.seed % 4 == first_seed % 4 else Completion("Mood: sad", delay=2)
+
+    plain = SelfConsistency(MOOD, n=4, json_fallback=False)
+    first_seed = ask(plain, scripted(replying("Mood: sad"))).ledger.calls[0].seed or 0
+    program = SelfConsistency(MOOD, n=4, quorum=0.75)
+    runs = []
+    with calls.Rollouts(tmp_path) as store, calls.session(store=store):
+        if first == "stored":
+            ask(SelfConsistency(MOOD, n=4, json_fallback=False), scripted(reply, directly=True))
+        for _ in range(2):
+            lm = scripted(reply, directly=True)
+            runs.append((ask(program, lm), lm.served))
+    (said, served), (again, resent) = runs
+    turn = [call for call in said.ledger.calls if call.index == 0]
+    assert [(call.part, call.finish, call.fate) for call in turn] == [(0, "stop", "left"), (2, "cancelled", "left")]
+    assert turn[0].usage.output == count_words(words)
+    assert not turn[0].estimated
+    assert turn[1].estimated
+    assert (turn[1].usage.input or 0) >= count_words(words)  # it reads the turn again
+    assert said.ledger.total >= served.input + served.output
+    assert said.ledger.sequential <= said.ledger.total
+    assert resent.calls == 0
+    assert [(call.key, call.usage, call.fate) for call in again.ledger.calls] == [
+        (call.key, call.usage, call.fate) for call in said.ledger.calls
+    ]
+
+
+def test_a_thought_that_was_cut_before_its_turn_was_left_is_on_the_ledger_too() -> None:
+    def reply(request: ScriptedRequest) -> str | Completion:
+        if request.request.messages[-1].role == "assistant":
+            return Completion("Mood: sad", delay=math.inf)
+        return Completion("", thought="Hm. " * 200) if request.seed % 2 else Completion("Mood: sad", delay=2)
+
+    lm = scripted(reply, directly=True)
+    lm.thinking_budget = "continue"
+    ledger = ask(SelfConsistency(MOOD, n=4, quorum=0.5, thinking_tokens=50, draft_tokens=60), lm).ledger
+    left = [(call.part, call.finish) for call in ledger.calls if call.fate == "left"]
+    assert sorted(left) == [(0, "continued")] * 2 + [(1, "cancelled")] * 2
+    assert ledger.failed == 0
+    assert ledger.total >= lm.served.input + lm.served.output
 
 
 # --- training ---

@@ -342,3 +342,17 @@ def test_parts_of_several_operators_add_their_costs() -> None:
     candidate = joint({"solve": Candidate(Schedule(widths=(1,), draft_tokens=60, draft_model="large"), {})})
     with dspy.context(lm=models["small"].lm):
         assert predicted_cost(problem, candidate, {"solve/draft": one, "extract/draft": one}) == 700 + 70
+
+
+def test_one_lm_has_one_price() -> None:
+    lm = scripted_lm(lambda request: "Answer: 1")
+    twice = {"small": Priced(lm, input=1, output=1), "large": Priced(lm, input=2, output=2)}
+    with pytest.raises(ConfigError, match=r"`models=\{'small': ..., 'large': ...\}` are one LM at two prices"):
+        LongCoT("question -> answer", models=twice)
+    program = LongCoT("question -> answer", models={"small": twice["small"]}, draft_model="small")
+    with pytest.raises(ConfigError, match="one LM at two prices"):
+        program.with_models({"large": twice["large"]})
+    copied = program.with_models({"large": Priced(lm.copy(), input=2, output=2)})
+    assert copied(question="q").ledger.cost == copied(question="q").ledger.total
+    same = {"small": twice["small"], "again": Priced(lm, input=1, output=1), "free": lm}
+    assert LongCoT("question -> answer", models=same, draft_model="free")(question="q").ledger.cost is not None

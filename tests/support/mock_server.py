@@ -65,6 +65,10 @@ class MockServer:
         """Fields of a completion request that are refused (400), each with what is said of it."""
         self.width: int | None = None
         """With more than this many in flight, a request is refused (429)."""
+        self.answers_as: str | None = None
+        """The model that completions name; None for the one that was asked for."""
+        self.fingerprint: str | None = None
+        """The `system_fingerprint` of completions."""
         self.root: str | None = None
         """What the listing says that the models are made of."""
         self.work = 0.0
@@ -287,7 +291,8 @@ class MockServer:
         lengths = [len((choice["message"].get("content") or "").split()) for choice in choices]
         # As the real ones do: llama.cpp counts one choice only, vLLM all of them.
         completion = lengths[0] if self.kind == "llama.cpp" else sum(lengths)
-        head = {"id": "chatcmpl-1", "object": "chat.completion", "model": body["model"]}
+        head = {"id": "chatcmpl-1", "object": "chat.completion", "model": self.answers_as or body["model"]}
+        head |= {"system_fingerprint": self.fingerprint} if self.fingerprint else {}
         if body.get("stream"):
             return await self._stream(request, head, choices, lengths, prompt)
         if body.get("return_token_ids"):

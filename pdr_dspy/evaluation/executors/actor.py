@@ -52,8 +52,8 @@ class Order:
     threads: int
     in_flight: int
     texts: bool
-    storage: str | None
-    """A folder or URL; None keeps no calls."""
+    storage: str | None = field(repr=False)
+    """A folder or URL, which may hold a password; None keeps no calls."""
     mark: str | None
     """A file in the folder, which proves that it is the same folder on every machine."""
     sharing: bool

@@ -59,6 +59,7 @@ from pdr_dspy.serving.client.failures import (
 )
 from pdr_dspy.serving.client.models import Server, differ, in_common, read_listing
 from pdr_dspy.serving.client.network import is_loopback, proxy_for
+from pdr_dspy.serving.client.reported import OWN_NAMES, Reported
 from pdr_dspy.serving.client.retries import Tally, persist
 from pdr_dspy.serving.settings import EndpointSettings
 
@@ -117,6 +118,9 @@ class AsyncOpenAIEngine:
         """Whether a connection has failed since the last query of the identity: another server may answer now."""
         self._heard = 0.0
         """Time of the server's last answer, by the monotonic clock."""
+        self._reported = Reported()
+        self._replaced = ""
+        """The evidence that another server answers now; empty if there is none."""
         self._unknown = uuid4().hex
         """Replaces an unknown identity, so that no store has completions under it."""
         self._limits = aiohttp.ClientTimeout(
@@ -130,6 +134,7 @@ class AsyncOpenAIEngine:
         self._lock = threading.Lock()
         self._random = random.Random()
         self._logged_equal = False
+        self._logged_names = False
         self.refused_formats: set[str] = set()
         """Kinds and keys of the output formats that the server has refused."""
 
@@ -167,6 +172,8 @@ class AsyncOpenAIEngine:
         """
         if self.settings.identity is not None:
             return self._identity
+        if self._replaced:
+            raise Exchanged(self._replaced)
         quiet = self._heard and time.monotonic() - self._heard > FRESH
         if self._identity is not None and not (self._doubted or quiet):
             return self._identity
@@ -193,7 +200,8 @@ class AsyncOpenAIEngine:
         """Accept the replicas as they are now. Raises Exchanged if they differ from each other."""
         state = await self._state()
         async with state.probing:
-            self._descriptions = {}
+            self._descriptions, self._replaced = {}, ""
+            self._reported.forget()
             if self.settings.identity is None:
                 self._identity = None
             self.model = self.settings.model
@@ -556,10 +564,41 @@ class AsyncOpenAIEngine:
             )
             data = read(raw, where)
             data["choices"] = choices_of(data, where)
+            await self._who_answered(where, data)
             return data
 
         state = await self._state()
         return await self._persist(state, send, prefix, again=again, before=before, elsewhere_than=elsewhere_than)
+
+    async def _who_answered(self, api_base: str, data: Mapping[str, Any]) -> None:
+        """Look at the names under which a replica answered. Raises Exchanged where they show that it was exchanged."""
+        if self.settings.identity is not None:
+            return  # whoever answers is one, as the user says
+        asked = self.model
+        news = self._reported.news(api_base, asked, data)
+        if news is None:
+            return
+        if news.field == "model" or self.kind in OWN_NAMES:  # hosted services change their fingerprint at any time
+            self._doubted = True
+            await self.identify(surely=True)
+            if self._doubted:
+                raise self._unheard or Unreachable(f"no server answers at {api_base}")
+        if news.field == "model":
+            became = f"{api_base} answers requests for {asked!r} as {news.now!r} now, and answered as {news.before!r}"
+            if self.kind in OWN_NAMES:
+                self._replaced = (
+                    f"{became} before: another model took its place, and its replies would be mixed with those of the "
+                    "model before; `await lm.check()` takes it as it is now, and `identity=` says that both are one"
+                )
+                raise Exchanged(self._replaced)
+            if not self._logged_names:
+                self._logged_names = True
+                logger.warning(
+                    "%s before. If another model took its place, its replies are mixed with those of the model before; "
+                    "where a router or a proxy names its deployments in turn, say with `identity=` that they are one",
+                    became,
+                )
+        self._reported.accept(api_base, asked, data)
 
     async def _persist(self, state: _LoopState, send: Any, prefix: int = 0, **how: Any) -> Any:
         return await persist(

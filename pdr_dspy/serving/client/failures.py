@@ -56,7 +56,7 @@ class Foreign(lm15.ServerError):
 
 
 class Exchanged(lm15.ServerError):
-    """The server now serves another model; nothing was sent to it."""
+    """The server now serves another model; its response is not used."""
 
 
 def unreached(where: str, error: Exception) -> lm15.LM15Error:
