@@ -345,7 +345,7 @@ def test_what_optimize_says_to_run_next_runs(folder: Path, server: MockServer, p
     commands = [shlex.split(line.removeprefix("use it:")) for line in done.stderr.splitlines() if " pdr " in line]
     assert [command[1] for command in commands] == ["run", "compare"]
     for command in commands:
-        said = pdr(*command[1:])
+        said = pdr(*("What is 8 + 1?" if word == "..." else word for word in command[1:]))
         assert said.exit_code == 0, said.stderr
 
 
