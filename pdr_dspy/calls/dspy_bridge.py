@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import inspect
 import logging
 import os
@@ -340,15 +341,22 @@ class _Relay(NamedTuple):
 def _own_way(lm: dspy.BaseLM) -> Literal["sync", "async"] | None:
     """How an LM answers that has its own `forward`, `aforward` or `__call__`; None for one that takes a Request."""
 
-    def own(name: str) -> bool:
-        definer = next(cls for cls in type(lm).__mro__ if name in vars(cls))
-        return name in vars(lm) or definer.__module__.partition(".")[0] != "dspy"
-
-    if own("acall"):
+    own = _own_methods(type(lm)) | (vars(lm).keys() & _ROADS)
+    if "acall" in own:
         return None
-    if own("aforward"):
+    if "aforward" in own:
         return "async"
-    return "sync" if own("forward") or own("__call__") else None
+    return "sync" if own & {"forward", "__call__"} else None
+
+
+_ROADS = frozenset({"acall", "aforward", "forward", "__call__"})
+
+
+@functools.lru_cache(maxsize=256)
+def _own_methods(lm_class: type[dspy.BaseLM]) -> frozenset[str]:
+    """The methods of `_ROADS` that a class does not have from DSPy. Looked up once: every call asks."""
+    definers = {name: next(cls for cls in lm_class.__mro__ if name in vars(cls)) for name in _ROADS}
+    return frozenset(name for name, cls in definers.items() if cls.__module__.partition(".")[0] != "dspy")
 
 
 def _ask_legacy(lm: dspy.BaseLM, request: Request) -> Response:
