@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pdr_dspy.artifact import load, save
     from pdr_dspy.calls import Budget, Call, Ledger, Phase, Price, Priced, Rollouts, Usage, session
     from pdr_dspy.datasets import dataset
-    from pdr_dspy.endpoint import app
+    from pdr_dspy.endpoint import app as app
     from pdr_dspy.errors import PDRError
     from pdr_dspy.evaluation.evaluator import aevaluate, evaluate
     from pdr_dspy.evaluation.records import Report, Row
@@ -91,7 +91,6 @@ __all__ = [
     "Verifier",
     "Workspace",
     "aevaluate",
-    "app",
     "as_verifier",
     "axis",
     "connect",
@@ -121,4 +120,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "app"])  # which needs an extra: `import *` has to work without it

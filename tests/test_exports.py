@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -39,3 +41,21 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_the_version_is_that_of_the_package() -> None:
     stated = tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"]
     assert importlib.import_module("pdr_dspy").__version__ == stated
+
+
+def test_without_the_extra_all_is_imported_and_app_says_what_it_needs() -> None:
+    code = """
+import sys
+sys.modules["starlette"] = None
+from pdr_dspy import *
+import pdr_dspy
+from pdr_dspy.errors import MissingExtra
+print(PDR.__name__)
+try:
+    pdr_dspy.app
+except MissingExtra as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told = 'An endpoint (`pdr serve`, `pdr_dspy.app`) needs the package `starlette`: pip install "pdr-dspy[serve]"'
+    assert done.stdout.splitlines() == ["PDR", told]

@@ -127,7 +127,7 @@ def study(
         assert optimizer.result is not None
         if compare:
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
-    _finish(task, tuned, optimizer.result, optimizer, run_dir, display)
+    _finish(task, tuned, optimizer.result, optimizer, run_dir, model, display)
     return tuned
 
 
@@ -206,7 +206,13 @@ def _compare(
 
 
 def _finish(
-    task: Task, tuned: dspy.Module, result: SearchResult, optimizer: PDROptimizer, run_dir: Path, display: Display
+    task: Task,
+    tuned: dspy.Module,
+    result: SearchResult,
+    optimizer: PDROptimizer,
+    run_dir: Path,
+    model: Model,
+    display: Display,
 ) -> None:
     """Print the confirmed result, its file, and how to use it."""
     confirmation = result.confirmation
@@ -232,9 +238,10 @@ def _finish(
     given = '--input "..."' if len(inputs) == 1 else " ".join(f'--input {name}="..."' for name in inputs)
     called = ", ".join(f'{name}="..."' for name in inputs)
     where = _trials(optimizer)
+    served = f" --api-base {model.servers[0]}" if model.api_base else ""
     display.say(
-        f"use it:  pdr run {best} {given}\n"
-        f"         pdr compare {best}\n"
+        f"use it:  pdr run {best} {given}{served}\n"
+        f"         pdr compare {best}{task.option}{served}\n"
         f'         program = pdr_dspy.load("{best}"); program({called})'
         + (f"\nreport:  {page}" if page else "")
         + f"\ntrials:  optuna-dashboard {where}"

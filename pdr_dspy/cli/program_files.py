@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,6 +34,16 @@ class Task:
     build: Callable[[], dspy.Module]
     data: Callable[..., list[dspy.Example]]
     verifier: Callable[[], Verifier]
+    file: Path | None = None
+    """None where it was not found by `find_task`."""
+
+    @property
+    def option(self) -> str:
+        """What a command about a saved program of it needs beside the program's path; "" where its name is enough."""
+        beside = Path("programs") / f"{self.name}.py"
+        if self.file is None or (beside.is_file() and beside.resolve() == self.file.resolve()):
+            return ""
+        return f" --task {shlex.quote(os.path.relpath(self.file))}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,7 @@ def find_task(target: str) -> Task:
         build=module.build,  # type: ignore[attr-defined]
         data=module.data,  # type: ignore[attr-defined]
         verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
+        file=None if module.__file__ is None else Path(module.__file__),
     )
 
 
@@ -122,6 +135,8 @@ def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
 
 def _module(target: str) -> ModuleType:
     path = local_path(target)
+    if path.suffix in (".jsonl", ".csv", ".parquet"):
+        raise ConfigError(f"{target} is data, not a program; a program takes it: `pdr eval PROGRAM --data {target}`")
     if path.suffix == ".py" or (path.exists() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"{target} does not exist")
@@ -131,7 +146,12 @@ def _module(target: str) -> ModuleType:
         return _import(beside.resolve())
     known = sorted(file.stem for file in Path("programs").glob("*.py") if _is_program(file))
     near = difflib.get_close_matches(target, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; programs here: {', '.join(known)}" if known else ""
+    if near:
+        hint = f"; did you mean {near[0]!r}?"
+    elif known:
+        hint = f"; programs here: {', '.join(known)}"
+    else:
+        hint = ", which is not in this folder; write a file with build(), data() and verifier(), and give its path"
     raise ConfigError(f"`{target}` is neither a .json artifact, nor a program file, nor a name in programs/{hint}")
 
 

@@ -25,7 +25,7 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
             server.start()
         display.out.print(f"serving {server.model} at {server.api_base}")
         display.say(
-            f"connect: pdr eval arithmetic --api-base {server.api_base}\n"
+            f"connect: pdr eval mine.py --api-base {server.api_base}   # or best.json, or a name in programs/\n"
             f'         pdr_dspy.serving.connect("{server.model}", "{server.api_base}")\n'
             "Ctrl-C stops it"
         )

@@ -11,7 +11,7 @@ import typer
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import find, program_file
+from pdr_dspy.cli.program_files import find, find_task, program_file
 from pdr_dspy.cli.run_folders import holds
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.operator import Operator
@@ -73,6 +73,11 @@ def export(
     if holds(run_dir) != "eval":
         raise StoreError(f"{run_dir} holds a run of `pdr {holds(run_dir)}`; give a folder that `pdr eval` wrote")
     target = program or _named(run_dir)
+    if program is None and not target.endswith(".json"):
+        try:
+            find_task(target)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; `--program` names what {run_dir} evaluated, such as {target}.py") from error
     job = Job.of(
         target, task=task, data=data, verifier=verifier, split=split, limit=None, repeats=1, seed=0, model=Model(),
         budget=None, run_dir=run_dir, kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,

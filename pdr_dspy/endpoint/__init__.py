@@ -9,10 +9,16 @@ completions and chunks, `streaming` sends them while the client is connected, `j
 
 from __future__ import annotations
 
-from pdr_dspy.endpoint.app import app
-from pdr_dspy.endpoint.catalogue import ProgramFile
-from pdr_dspy.endpoint.keys import Keys
-from pdr_dspy.endpoint.limits import Limits
-from pdr_dspy.endpoint.server import serve
+from pdr_dspy.errors import MissingExtra
+
+try:
+    from pdr_dspy.endpoint.app import app
+    from pdr_dspy.endpoint.catalogue import ProgramFile
+    from pdr_dspy.endpoint.keys import Keys
+    from pdr_dspy.endpoint.limits import Limits
+    from pdr_dspy.endpoint.server import serve
+except ModuleNotFoundError as error:
+    package = str(error.name).partition(".")[0].replace("_", "-")
+    raise MissingExtra(package, "serve", "An endpoint (`pdr serve`, `pdr_dspy.app`)") from error
 
 __all__ = ["Keys", "Limits", "ProgramFile", "app", "serve"]

@@ -237,7 +237,10 @@ class Operator(dspy.Module):
         if unknown or missing:
             raise ConfigError(
                 f"`{self.schedule.strategy}` takes the inputs {', '.join(taken)}; "
-                + (f"{missing[0]!r} is missing" if missing else f"{unknown[0]!r} is not one of them")
+                + " and ".join(
+                    [f"{name!r} is missing" for name in missing[:1]]
+                    + [f"{name!r} is not one of them" for name in unknown[:1]]
+                )
             )
         if budget is not None and not isinstance(budget, Budget):
             raise ConfigError(

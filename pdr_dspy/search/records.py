@@ -85,8 +85,10 @@ class TrialRecord(BaseModel):
 
     def __str__(self) -> str:
         low, high = self.interval
+        shown = str(self.candidate)
+        named = shown if shown.startswith(self.origin) else f"{self.origin} {shown}"  # LongCoT, SR, a vote say it
         return (
-            f"{self.origin} {self.candidate}: {self.score:.3f} [{low:.3f}, {high:.3f}], "
+            f"{named}: {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}"
             f"{'' if self.cost is None else f', cost {self.cost:.4g}'}"
         )

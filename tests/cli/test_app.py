@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -258,6 +259,7 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
         (("eval", "addition", "--verifier", "exact"), 2, "`--verifier` goes with `--data`"),
         (("eval", "addition", "--data", "rg:nothing"), 2, "has no task 'nothing'"),
         (("datasets", "aime9"), 2, "is not a known data set"),
+        (("eval", "bad.jsonl"), 2, "`pdr eval PROGRAM --data bad.jsonl`"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -333,6 +335,18 @@ def test_optimize_writes_a_program_that_runs(folder: Path, server: MockServer, p
     sent = len(server.requests)
     assert pdr(*command).exit_code == 0
     assert len(server.requests) == sent
+
+
+def test_what_optimize_says_to_run_next_runs(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    (folder / "my sums.py").write_text(PROGRAM)
+    served = ("--api-base", server.api_base)
+    done = pdr("optimize", "my sums.py", "--trials", "2", *served, "--run-dir", "out")
+    assert done.exit_code == 0, done.stderr
+    commands = [shlex.split(line.removeprefix("use it:")) for line in done.stderr.splitlines() if " pdr " in line]
+    assert [command[1] for command in commands] == ["run", "compare"]
+    for command in commands:
+        said = pdr(*("What is 8 + 1?" if word == "..." else word for word in command[1:]))
+        assert said.exit_code == 0, said.stderr
 
 
 def test_optimize_refuses_a_limit_that_nothing_keeps(

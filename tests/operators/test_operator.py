@@ -68,7 +68,7 @@ def test_what_cannot_work_is_refused_when_it_is_built(make: Any, message: str) -
     ("inputs", "message"),
     [
         ({"question": "q", "hint": "h"}, "'hint' is not one of them"),
-        ({"query": "q"}, "'question' is missing"),
+        ({"query": "q"}, "'question' is missing and 'query' is not one of them"),
         ({"question": "q", "budget": 500}, r"budget=500.*in tokens"),
     ],
 )

@@ -191,6 +191,10 @@ def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(Path("out.jsonl").read_text().splitlines()) == 7
     counted = pdr_export("other", "--program", "programs/doubling_for_sft.py", "--json")
     assert json.loads(counted.stdout)["refinements"] == 2
+    Path("programs/doubling_for_sft.py").rename("doubling_for_sft.py")
+    moved = pdr_export("runs/eval-doubling_for_sft-0123abcd")
+    assert moved.exit_code == 2
+    assert "`--program` names what" in moved.output
     assert pdr_export("other").exit_code == 2
     assert "--program" in pdr_export("other").output
     assert pdr_export("programs").exit_code == 1

@@ -94,7 +94,7 @@ def judge(
     kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
     count = len(student.by_question)
     if seen == count:
-        why += "; the questions are those of the search, only the seeds are fresh: give others to confirm on"
+        why += "; the questions are those of the search, only the seeds are fresh: confirm on others, given as `valset`"
     elif seen:
         why += f"; {seen} of the {count} questions took part in the search, there only the seeds are fresh"
     if prompted:
