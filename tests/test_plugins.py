@@ -276,4 +276,4 @@ def test_the_command_line_grades_with_a_judge_on_a_server_of_its_own(
         assert json.loads(done.stdout)["score"] == 1.0
         assert len(judge.requests) == 1
         refused = CliRunner().invoke(cli.app, [*command[:5], "number", "--judge-base", judge.api_base])
-        assert "number asks none" in refused.output
+        assert "number calls none" in refused.output

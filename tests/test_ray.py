@@ -73,9 +73,11 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(missing)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     made = Cluster()
+    before = signal.getsignal(signal.SIGTERM)  # Ray's driver takes it, and leaves it so
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
+    signal.signal(signal.SIGTERM, before)
     made.cluster.shutdown()
     del made
     with warnings.catch_warnings():  # of files that Ray leaves to the garbage collector

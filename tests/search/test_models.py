@@ -324,7 +324,7 @@ def test_a_search_keeps_within_a_limit_on_cost(tmp_path: Path) -> None:
 def test_a_limit_on_cost_needs_every_price() -> None:
     models = {"small": Priced(named("small"), 1, 2), "large": named("large")}
     for own, message in (
-        (models["small"].lm, r"that of 'large' is not known"),
+        (models["small"].lm, r"that of 'large' is unknown"),
         (named("own"), r"the program's default LM"),
     ):  # type: ignore[union-attr]
         with dspy.context(lm=own), pytest.raises(ConfigError, match=message):

@@ -253,7 +253,7 @@ def check_limits(lm: ScriptedLM, program: Any = None, **settings: Any) -> None:
 
 def test_the_least_limit_that_is_not_refused_is_the_one_that_is_named() -> None:
     lm = scripted_lm(reasoner)
-    with pytest.raises(ConfigError, match=r"`max_sequential=5`, `max_total=None`: .* do anything is \d+$") as refused:
+    with pytest.raises(ConfigError, match=r"`max_sequential=5`, `max_total=None`: .* the minimum is \d+$") as refused:
         check_limits(lm, max_sequential=5)
     least = int(str(refused.value).split()[-1])
     for name in ("max_sequential", "max_total"):
