@@ -72,13 +72,13 @@ def cluster() -> Iterator[Cluster]:
             pytest.fail(missing)
         pytest.skip(missing)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)  # Ray takes it, and leaves it so
     made = Cluster()
-    before = signal.getsignal(signal.SIGTERM)  # Ray's driver takes it, and leaves it so
     ray.init(address=made.address, log_to_driver=False)
     yield made
     ray.shutdown()
-    signal.signal(signal.SIGTERM, before)
     made.cluster.shutdown()
+    signal.signal(signal.SIGTERM, before)
     del made
     with warnings.catch_warnings():  # of files that Ray leaves to the garbage collector
         warnings.simplefilter("ignore")
