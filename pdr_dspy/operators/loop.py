@@ -190,7 +190,7 @@ async def _made(run: _Run, rounds: list[Round]) -> Outcome:
         width = len(workspaces) or planned  # a round may have additional drafts, saved by the one before it
         with telemetry.round_(number, width, lambda: run.ledger) as made:
             stage = [run.reads(workspaces, index) for index in range(width)]
-            if rounds and not await run.affords(stage, waves=run.waves(width)):
+            if rounds and not await run.affords(stage, waves=schedule.waves(width)):
                 return run.stopped(rounds, Stop.BUDGET)
             run.report("drafting", number, width)
             drafts = await run.drafts(number, stage)
@@ -368,10 +368,6 @@ class _Run:
         )
         return reply._replace(call=reply.call.model_copy(update={"failure": why}))
 
-    def waves(self, width: int) -> int:
-        """The maximum number of waves in which a round of `width` drafts may be made."""
-        return 1 if self.schedule.first_wave is None or self.schedule.first_wave >= width else 2
-
     async def affords(self, stage: Stage, *, waves: int = 1) -> bool:
         """Reserve tokens: whether the worst case of a stage fits on top of those spent."""
         shared = None if self.share is None or self.share.account.budget.unlimited else self.share
@@ -386,7 +382,7 @@ class _Run:
         """Check the context and the worst case of the first round, before anything is spent."""
         await self.question.check_context()
         width = self.schedule.widths[0]
-        if not await self.affords([(Role.DRAFT, {})] * width, waves=self.waves(width)):
+        if not await self.affords([(Role.DRAFT, {})] * width, waves=self.schedule.waves(width)):
             asked_again = " or set `json_fallback=False`," if await self.question.fallback(Role.DRAFT) else ""
             raise BudgetTooSmall(
                 f"{self.limits()} is below the worst case of the first round of {self.schedule}: {self.worst} "

@@ -353,6 +353,10 @@ class Schedule(Settings):
         charged = sum(self.widths[r] for r in range(self.rounds) if self.distill_calls(r))
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
+    def waves(self, width: int) -> int:
+        """The maximum number of waves in which a round of `width` drafts is made; see `first_wave`."""
+        return 1 if self.first_wave is None or self.first_wave >= width else 2
+
     def output_bound(self) -> Nominal:
         """The maximum output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
         depend on the task and the server, are not included.
@@ -364,7 +368,7 @@ class Schedule(Settings):
         distill_stages = [self.distill_calls(r, next_width=widths[r + 1]) for r in range(self.rounds - 1)]
         distill_cap = self.distill_cap + self.thinking_tokens
         first, later = self.draft_tokens + self.thinking_tokens, self.refine_cap + self.thinking_tokens
-        waves = [1 if self.first_wave is None or self.first_wave >= width else 2 for width in widths]
+        waves = [self.waves(width) for width in widths]
         sequential = first * waves[0] + sum(waves[1:]) * later + sum(1 for n in distill_stages if n) * distill_cap
         total = widths[0] * first + sum(widths[1:]) * later + sum(distill_stages) * distill_cap
         return Nominal(sequential, total)

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import dspy
 
-from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.nested import operators_in, replaced
+from pdr_dspy.operators.nested import operators_of, replaced
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.space.axes import canonical, positions_of
@@ -81,10 +80,7 @@ def program_with(student: dspy.Module, candidate: Candidate) -> dspy.Module:
 
     Raises ConfigError if it contains no operator, and if a demonstration does not fit the task.
     """
-    if not operators_in(student):
-        raise ConfigError(
-            f"`compile(student={type(student).__name__}())` holds no LongCoT, SR or PDR; there is no schedule to tune"
-        )
+    operators_of(student, f"compile(student={type(student).__name__}())", "there is no schedule to tune")
 
     def changed(place: str, operator: Operator) -> Operator:
         own = candidate.at(place)

@@ -11,7 +11,7 @@ import dspy
 
 from pdr_dspy import calls
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.nested import operators_in
+from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.prompts.roles import Role, derive
 
 DemoSet: TypeAlias = tuple[dict[str, Any], ...]
@@ -52,9 +52,7 @@ def demos_of(program: dspy.Module) -> dict[str, tuple[DemoSet, ...]]:
 
     Raises ConfigError if the program contains no operator, or a demonstration is not plain JSON data.
     """
-    found = operators_in(program)
-    if not found:
-        raise ConfigError(f"`demos_of({type(program).__name__}())` holds no LongCoT, SR or PDR")
+    found = operators_of(program, f"demos_of({type(program).__name__}())")
     own = {role.value: next(iter(found.values())).__dict__.get(role.value) for role in Role}
     sets = {role: (_plain(f"demos_of(...)[{role!r}]", one.demos),) for role, one in own.items() if one is not None}
     return {role: given for role, given in sets.items() if given[0]}
