@@ -5,7 +5,6 @@ The check is P(yes) of the same model when it is asked whether an answer is righ
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers.checks import JudgeCheck
 from programs import arithmetic
-from studies.study import Study, eight_drafts, go
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go
 
 BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
 LIMIT = 40
@@ -40,10 +39,10 @@ def study(limit: int = LIMIT, seed: int = 0) -> Study:
 @guarded
 def main(
     limit: Annotated[int, typer.Option(help="Sums, at most 100.")] = LIMIT,
-    embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
-    api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
-    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
+    embedded: Embedded = DEFAULT,
+    api_base: ApiBase = None,
+    run_dir: RunDir = None,
+    lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
     go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +16,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import countdown
-from studies.study import Study, eight_drafts, go
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, eight_drafts, go
 
 BASE = Schedule(widths=(1,), kappa=512, draft_tokens=128, refine_tokens=128, temperature=0.8)
 LEVELS = {
@@ -59,10 +58,10 @@ def main(
     limit: Annotated[int, typer.Option(help="Puzzles.")] = LIMIT,
     level: Annotated[str, typer.Option(help=f"One of {', '.join(LEVELS)}.")] = LEVEL,
     run_pilot: Annotated[bool, typer.Option("--pilot", help="Choose the level: ten puzzles of each.")] = False,
-    embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
-    api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
-    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
+    embedded: Embedded = DEFAULT,
+    api_base: ApiBase = None,
+    run_dir: RunDir = None,
+    lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
     for one in [pilot(name) for name in LEVELS] if run_pilot else [study(limit, level)]:

@@ -6,7 +6,6 @@ stopped. `--limit 24` is a first look.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
 from programs import humaneval
-from studies.study import Study, go
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, go
 
 BASE = Schedule(widths=(1,), kappa=1024, draft_tokens=256, refine_tokens=256, temperature=0.8)
 CHECKED = {"check": "check", "distiller": "checked", "k": 2}
@@ -57,10 +56,10 @@ def study(limit: int | None = None, seed: int = 0) -> Study:
 @guarded
 def main(
     limit: Annotated[int | None, typer.Option(help="Problems; all 121 unless given.")] = None,
-    embedded: Annotated[str, typer.Option(help="Name of the embedded model.")] = DEFAULT,
-    api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")] = None,
-    lines_only: Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")] = False,
+    embedded: Embedded = DEFAULT,
+    api_base: ApiBase = None,
+    run_dir: RunDir = None,
+    lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
     go(study(limit), embedded, api_base, run_dir, lines_only=lines_only)

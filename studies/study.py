@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import dspy
+import typer
 
 from optimize.wheel_weights import SOURCES
 from pdr_dspy.calls.store import Rollouts
@@ -25,6 +26,11 @@ from pdr_dspy.verifiers import Verifier
 ROOT = Path(__file__).parent
 ROWS = ROOT / "rows"
 """One file for each study and model, in the repository."""
+
+Embedded = Annotated[str, typer.Option(help="Name of the embedded model.")]
+ApiBase = Annotated[str | None, typer.Option(help="Address of a server that runs already.")]
+RunDir = Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")]
+LinesOnly = Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")]
 
 
 @dataclass(frozen=True)
