@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 """Seconds after the last line, without a terminal, until another line is due."""
+ENOUGH = 8
+"""Responses before a command's end is forecast."""
 BEAT = 5.0
 """Seconds between checks whether a line is due."""
 
@@ -55,7 +57,9 @@ class Display:
         self._clock = clock
         self._last_line = 0.0
         self._sent = 0
-        """Tokens of the responses received so far."""
+        self._responses = 0
+        self._expected: tuple[int, int, float] | None = None
+        """Responses that the command expects, those before it expected them, and the time of that."""
         self._refresh: Callable[[], None] = _nothing
 
     def say(self, text: str) -> None:
@@ -94,7 +98,28 @@ class Display:
     def counted(self, usage: Usage) -> None:
         """Count a response, for `calls.session(on_response=...)`: displayed tokens include it at once."""
         self._sent += (usage.input or 0) + (usage.output or 0)
+        self._responses += 1
         self._refresh()
+
+    @property
+    def sent(self) -> int:
+        """Tokens of the responses received so far."""
+        return self._sent
+
+    def expect(self, responses: int) -> None:
+        """Expect about so many responses from now on, over all steps of a command: with some of them received, every
+        step says how long the whole command still takes."""
+        self._expected = (responses, self._responses, self._clock())
+
+    def _ahead(self) -> str:
+        """The forecast of the command's end, as the end of a line; "" without one."""
+        if self._expected is None:
+            return ""
+        expected, before, began = self._expected
+        done = self._responses - before
+        if done < ENOUGH or done >= expected:
+            return ""
+        return f"; about {_minutes((self._clock() - began) / done * (expected - done))} left in all"
 
     @contextmanager
     def rows(self, name: str, count: int) -> Iterator[Callable[[Row, int, int], None]]:
@@ -108,6 +133,7 @@ class Display:
 
             def show() -> None:
                 tokens = f"{max(paid, self._sent - before):,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
+                tokens += self._ahead()
                 update(done, f"score {scored / seen:.2f}  {tokens}" if seen else tokens)
 
             def progress(row: Row, now_done: int, total: int) -> None:
@@ -173,7 +199,7 @@ class Display:
                     self._last_line = self._clock()
                     now = live(known[0])
                     runs = f": {now.rows[0]} of {now.rows[1]}" if now.rows[1] else ""
-                    self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}")
+                    self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}{self._ahead()}")
 
             with self._refreshed_by(minute):
                 yield step
@@ -188,7 +214,7 @@ class Display:
                     return
                 now = live(known[0])
                 bars.notes = [stage, *([f"best {_scored(now.best)}"] if now.best is not None else [])]
-                bars.notes += [_spent(now), _clock(now)]
+                bars.notes += [_spent(now), _clock(now) + self._ahead()]
                 bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
                 bars.update(rows, completed=now.rows[0], total=now.rows[1] or None, visible=now.rows[1] > 0)
 
@@ -230,11 +256,12 @@ class Display:
         if now.event == "finished" and now.trial is not None:
             count = now.trials + now.trials_left
             self._last_line = self._clock()
-            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
+            time = f"{_clock(now)}{self._ahead()}"
+            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {time}")
         elif now.event == "row":
             if self._clock() - self._last_line >= 20:
                 self._last_line = self._clock()
-                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
+                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}{self._ahead()}")
         elif now.event != "confirmed":  # the command reports that, with the figures
             self._last_line = self._clock()
             self.say(_stage(now))

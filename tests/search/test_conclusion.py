@@ -112,7 +112,8 @@ def test_the_confirmation_is_paired_by_question_on_what_nothing_was_chosen_on(fo
     names = {example.id for example in questions(30, 100)}
     for report in (confirmation.winner, confirmation.student):
         assert set(report.by_question) == names
-        assert len(report.rows) == 60
+    assert len(confirmation.winner.rows) == 60
+    assert len(confirmation.student.rows) == 60 * confirmation.over
     again = paired(confirmation.winner.per_question, confirmation.student.per_question)
     assert confirmation.difference == again
     assert again.interval.low <= again.difference <= again.interval.high
@@ -193,7 +194,7 @@ def test_the_rows_on_disk_are_those_of_the_result_and_can_be_read_as_evaluations
         rows += read_report(again).rows if again.exists() else ()
         assert sorted(rows, key=str) == sorted(result.rows[trial.number], key=str)
     (confirmed,) = (folder / "confirm").iterdir()
-    assert read_report(confirmed / "student").rows == result.confirmation.student.rows
+    assert read_report(confirmed / result.confirmation.place).rows == result.confirmation.student.rows
     assert read_report(confirmed / f"{result.best.number:04d}").rows == result.confirmation.winner.rows
     configs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*/config.json"))]
     assert len({json.dumps(config["examples"]) for config in configs}) == 1  # all on the training questions

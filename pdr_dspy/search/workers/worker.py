@@ -18,6 +18,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
 from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
@@ -363,4 +364,5 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
         if not (call.cancelled and call.reused)
     )
     cost = 0.0 if not row.calls else row.cost  # the run failed before its first call
-    return Cell(row.score, row.sequential, row.total, row.error is not None, made, cost)
+    failed, one_pass, drafts = row.error is not None, pass_prompt(row), drafts_in(row)
+    return Cell(row.score, row.sequential, row.total, failed, made, cost, one_pass, drafts)
