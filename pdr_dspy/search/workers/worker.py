@@ -150,6 +150,8 @@ class Worker:
         # Enough units to fill the connections, and no more: the rest is for other workers.
         side_by_side = self.executor.side_by_side(max(1, -(-self.max_in_flight // (4 * len(request.arms)))))
         texts = self._text_files(request)
+        # The widest starts first: its drafts are one request, which the others join, and the prompt is read once.
+        widest_first = sorted(request.arms.items(), key=lambda one: -one[1].schedule.widths[0])
         runners = {
             arm: self.executor.rows(
                 self._program(arm, candidate),
@@ -159,7 +161,7 @@ class Worker:
                 in_flight=self.max_in_flight,
                 sharing=True,
             )
-            for arm, candidate in request.arms.items()
+            for arm, candidate in widest_first
         }
         count = [done, 0]
 
