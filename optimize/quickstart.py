@@ -1,8 +1,9 @@
 """Tune a program that writes code, on two cores: `make optimize`, or `python -m optimize.quickstart`.
 
 Serves Qwen2.5-Coder-0.5B from an embedded llama.cpp server, on HumanEval's problems whose docstrings have examples. The
-examples are the check inside the loop; hidden tests grade. Starts from one pass; tries a vote, best-of-N and SR; confirms the winner on problems that the search has not seen; and
-compares it with all of these, and with the paper's PDR, which refines from random drafts.
+examples are the check inside the loop; hidden tests grade. Starts from one pass; tries a vote, best-of-N and SR;
+confirms the winner on problems that the search has not seen; and compares it with all of these, and with the paper's
+PDR, which refines from random drafts.
 Cost: about a quarter of an hour on 2 cores, 2 GB of memory. A second run reuses the paid calls in runs/quickstart.
 
 Most tokens are drafts, and all programs share them: one pass is the first of four, and is scored over all four. So the

@@ -13,8 +13,8 @@ import dspy
 from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
-from pdr_dspy.cli.compare import MOST_PASSES, MOST_ROUNDS
 from pdr_dspy.cli.axis_option import space_around
+from pdr_dspy.cli.compare import MOST_PASSES, MOST_ROUNDS
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.executor_option import check_reachable, executor_of

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.evaluation.drafts import Drafts
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Cell, Found, Measure, Pair, Plan, Propose, Proposed, Stage, Write, scores_of
 from pdr_dspy.search.settings import from_keywords
 from pdr_dspy.search.space.candidate import Candidate
