@@ -26,7 +26,7 @@ from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.evaluation.drafts import over_drafts
 from pdr_dspy.evaluation.records import Report
-from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_whole
 
@@ -85,6 +85,7 @@ def measure(
     *,
     most_passes: int = MOST_PASSES,
     most_rounds: int = MOST_ROUNDS,
+    few: int | None = None,
 ) -> list[Line]:
     """The program first, then its baselines, then `others`. Uses DSPy's current LM.
 
@@ -95,6 +96,8 @@ def measure(
         display: shows progress.
         most_passes: limit on the passes that a vote or best-of-N may use to match the program's tokens.
         most_rounds: likewise for the rounds of SR.
+        few: only so many questions, the first ones, for SR and `others`, whose calls nothing else shares; their names
+            say so, and their differences are those on these questions. None is all.
     """
     operator = operator_of(job.target.program)
     base = operator_of(job.target.task.build()) if job.target.task is not None else operator
@@ -102,6 +105,12 @@ def measure(
     def run(program: dspy.Module, name: str, folder: str, matched: str = "") -> Line:
         report = job.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store)
         return Line(report, folder, matched)
+
+    def run_few(program: dspy.Module, name: str, folder: str) -> Line:
+        if few is None or few >= len(job.examples):
+            return run(program, name, folder)
+        name, folder, part = f"{name}, {few} questions", f"{folder}_of_{few}", job.replace(examples=job.examples[:few])
+        return Line(part.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store), folder)
 
     main = run(job.target.program, job.target.name, "program")
     single = run(_single(base), "one pass", "one_pass")
@@ -120,7 +129,7 @@ def measure(
     for kind in kinds:
         lines += _several(kind, main, single, width, most_passes)
     probe_rounds = max(2, operator.schedule.rounds)
-    probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
+    probe = run_few(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
     matched: dict[int, list[str]] = {}
     for limit, tokens in (("B_seq", main.report.sequential), ("B_total", main.report.total)):
@@ -128,10 +137,10 @@ def measure(
         rounds = min(wanted, max(most_rounds, probe_rounds))
         matched.setdefault(rounds, []).extend([limit] if rounds == wanted else [])
         if rounds not in done:
-            done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
+            done[rounds] = run_few(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
     lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
     lines[1] = _over_drafts(single, lines, job.run_dir)
-    return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
+    return [*lines, *(run_few(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
 
 
 def _several(run: Callable[[int], Line], main: Line, single: Line, passes: int | None, most: int) -> list[Line]:
@@ -194,15 +203,22 @@ def _row(line: Line, first: Line, *, priced: bool) -> list[str]:
     cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", *([cost] if priced else []), f"{report.calls:.1f}"]
     if line is first:
         return [*cells, "", ""]
-    difference = paired(first.report.per_question, report.per_question)
+    difference = _difference(first.report, report)
     low, high = difference.interval
     return [*cells, f"{difference.difference:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.p_value:.3f}"]
+
+
+def _difference(first: Report, second: Report) -> Paired:
+    """First minus second, paired by question, on the questions of the second."""
+    there = second.by_question
+    common = first.model_copy(update={"rows": tuple(row for row in first.rows if row.id in there)})
+    return paired(common.per_question, second.per_question)
 
 
 def _plain(line: Line, first: Line) -> dict[str, Any]:
     plain = {**summarise(line.report), "folder": line.folder, "matched": line.matched}
     if line is not first:
-        difference = paired(first.report.per_question, line.report.per_question)
+        difference = _difference(first.report, line.report)
         plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
         plain["p_value"] = difference.p_value
     return plain

@@ -94,6 +94,7 @@ def study(
     against: Mapping[str, dspy.Module] | None = None,
     most_passes: int = MOST_PASSES,
     most_rounds: int = MOST_ROUNDS,
+    few: int | None = None,
     calls_ahead: int | None = None,
     dry_run: bool = False,
     ray: str | None = None,
@@ -113,6 +114,7 @@ def study(
         compare: also compare the result with one pass, SR, majority voting and the student, at matched tokens.
         against: further programs of that comparison, by name.
         most_passes: limit on the passes of a vote or best-of-N in that comparison; most_rounds: likewise for SR.
+        few: questions of that comparison for SR and `against`; None is all.
         calls_ahead: about how many model calls the whole command makes, for a forecast of its end; None shows none.
         dry_run: only print the estimated cost, and return None. A running server is queried for its model, nothing else
             is sent, and an embedded model is not started.
@@ -137,7 +139,7 @@ def study(
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
         assert optimizer.result is not None
         if compare:
-            limits = {"most_passes": most_passes, "most_rounds": most_rounds}
+            limits: dict[str, Any] = {"most_passes": most_passes, "most_rounds": most_rounds, "few": few}
             _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display, against or {}, **limits)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, model, display)
     return tuned
@@ -194,7 +196,7 @@ def _compare(
     model: Model,
     display: Display,
     against: Mapping[str, dspy.Module],
-    **limits: int,
+    **limits: Any,
 ) -> None:
     """The comparison table. Questions and seeds are the confirmation's: its calls are not paid for again."""
     assert optimizer.result is not None
