@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def server() -> Iterator[MockServer]:
         yield running
 
 
-def compared(server: MockServer, run_dir: Path, schedule: Schedule, **limits: int) -> dict[str, compare.Line]:
+def compared(server: MockServer, run_dir: Path, schedule: Schedule, **limits: Any) -> dict[str, compare.Line]:
     """The lines of a comparison of `addition` under a schedule, by name."""
     found = find("addition", task=None, trusted=False)
     assert found.task is not None
@@ -75,3 +76,23 @@ def test_passes_and_rounds_are_limited_and_no_longer_called_matched(
     assert list(votes) == ([] if passes is None else [f"majority of {passes}"])
     rounds = [name for name in lines if name.startswith("SR x")]
     assert rounds == ["SR x3"], "no more than the program itself has"
+
+
+@pytest.mark.parametrize(("few", "said", "count"), [(2, ", 2 questions", 2), (4, "", 4), (9, "", 4), (None, "", 4)])
+def test_what_shares_no_calls_may_have_fewer_questions_and_says_so(
+    folder: Path, server: MockServer, few: int | None, said: str, count: int
+) -> None:
+    lines = compared(
+        server, folder / "out", Schedule(widths=(4,), final="vote", draft_tokens=64), few=few, most_rounds=2
+    )
+    rows = {name: len(line.report.by_question) for name, line in lines.items()}
+    assert rows == {"tuned": 4, "one pass, mean of 4 drafts": 4, "majority of 4": 4, f"SR x2{said}": count}
+    *_, refined = compare.summary(list(lines.values()))["lines"]
+    questions = list(lines["tuned"].report.by_question)[:count]
+    assert list(lines[f"SR x2{said}"].report.by_question) == questions
+    ours, theirs = (
+        [row.score for row in line.report.rows if row.id in questions]
+        for line in (lines["tuned"], [*lines.values()][-1])
+    )
+    assert refined["difference"] == (sum(ours) - sum(theirs)) / count
+    assert f"SR x2{said}" in [row[0] for row in compare.table(list(lines.values()))[1]]

@@ -52,7 +52,7 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
     monkeypatch.chdir(tmp_path)
     with MockServer(write, kind="vllm", context=8192) as server:
         model = Model(api_base=server.api_base)
-        quickstart.main(model=model, train=6, dev=8, trials=4)
+        quickstart.main(model=model, train=6, dev=8, trials=3)
         shown = capsys.readouterr()
         sent = len(server.requests)
         drafts: Counter[str] = Counter()
@@ -63,9 +63,9 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
         # One pass, the vote, best-of-N, SR and PDR have the same four drafts of each problem, and none is made twice.
         assert set(drafts.values()) == {4}
         assert len(drafts) == 6 + 8
-        quickstart.main(model=model, train=6, dev=8, trials=4)
+        quickstart.main(model=model, train=6, dev=8, trials=3)
         assert len(server.requests) == sent
-        quickstart.main(model=model, train=6, dev=9, trials=5)  # confirmed and compared anew, beside what is there
+        quickstart.main(model=model, train=6, dev=9, trials=4)  # confirmed and compared anew, beside what is there
         assert "9 questions unseen by the search" in capsys.readouterr().out
     for line in (
         "tuned: best of 4",
@@ -76,6 +76,8 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
         "untuned PDR",
     ):
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
+    for line in ("SR x2", "untuned PDR 2-1"):
+        assert f"{line}, 2 questions " in shown.out
     single = re.search(r"^one pass, mean of 4 drafts.* \+\d\.\d+ \[\+\d", shown.out, re.MULTILINE)
     assert single is not None, "the tuned program is better than one pass, and the interval excludes 0"
     assert "confidently better" in shown.err
