@@ -13,7 +13,8 @@ lines say so. The number of problems was chosen before any run, from the rows of
 mean, with a standard deviation of 0.26, so that the interval of the difference excludes 0 in 92 % of samples of 20
 problems, in 97 % of 24 and in 99 % of 28; with one pass scored over a single draft, in 38 %, 52 % and 65 %. Eight
 drafts of half as many problems are worth less (12 problems: 73 %). In the search, best-of-N is above one pass in 97 %
-of samples of 8 problems. The problems are the first of the splits of `programs/humaneval.py`, which a fixed seed shuffles.
+of samples of 8 problems. The problems are the first of the splits of `programs/humaneval.py`, which a fixed seed
+shuffles.
 """
 
 from __future__ import annotations
