@@ -60,8 +60,8 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
             text = body["messages"][-1]["content"]
             drafts[text] += 0 if "Workspace" in text else body.get("n", 1)
         drafts = +drafts
-        # One pass, the vote, best-of-N, SR and PDR have the same four drafts of each problem, and none is made twice.
-        assert set(drafts.values()) == {4}
+        # One pass, the vote, best-of-N, SR and PDR have the same five drafts of each problem, and none is made twice.
+        assert set(drafts.values()) == {5}
         assert len(drafts) == 6 + 8
         quickstart.main(model=model, train=6, dev=8, trials=3)
         assert len(server.requests) == sent
@@ -78,7 +78,7 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
     for line in ("SR x2", "untuned PDR 2-1"):
         assert f"{line}, 2 questions " in shown.out
-    single = re.search(r"^one pass, mean of 4 drafts.* \+\d\.\d+ \[\+\d", shown.out, re.MULTILINE)
+    single = re.search(r"^one pass, mean of 5 drafts.* \+\d\.\d+ \[\+\d", shown.out, re.MULTILINE)
     assert single is not None, "the tuned program is better than one pass, and the interval excludes 0"
     assert "confidently better" in shown.err
     assert "pdr run runs/quickstart/best.json" in shown.err
