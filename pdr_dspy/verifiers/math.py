@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
-from pdr_dspy.text.numbers import is_date
+from pdr_dspy.text.numbers import in_words, is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
     Fields,
@@ -71,10 +71,10 @@ class MathVerifier(Fields):
         decided = _at_once(gold, answer)
         if decided is not None:
             return decided
-        statement = _statement(answer)
+        statement = _statement(in_words(tidy(answer)) or answer)
         if statement is None:
             return Score(0, f"{short(answer)} states more than a value")
-        reply = self._ask(_statement(gold) or gold, statement)
+        reply = self._ask(in_words(gold) or _statement(gold) or gold, statement)
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
         if "gold" in (reply.get("unreadable"), reply.get("large")):
@@ -146,7 +146,7 @@ def _at_once(gold: str, answer: str) -> Score | None:
     if is_date(plain := tidy(_UPRIGHT.sub(r"\1", gold))):
         same = _loosely(plain) == _loosely(answer)
         return Score(1, "the same day") if same else Score(0, f"{short(answer)} is not {short(gold)}")
-    words = _words(gold)
+    words = None if in_words(gold) else _words(gold)
     if words is not None:
         return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
     if _TIME.fullmatch(gold):

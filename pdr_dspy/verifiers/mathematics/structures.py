@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 
 from pdr_dspy.text import number_words
+from pdr_dspy.text.spelled import NUMERALS
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
 
@@ -634,7 +635,7 @@ def harmless(phrase: str) -> bool:
     for word in found:
         if word in spoilt or word in number_words.SCALES or number_words.singular(word) in number_words.SCALES:
             return False
-        if word in number_words.NUMERALS:
+        if word in NUMERALS:
             return False
     if number_words.PHRASES.search(phrase) or number_words.PARTS.search(phrase):
         return False
