@@ -89,6 +89,8 @@ class Ratio:
     """3:4, 10:30"""
 
     items: tuple[Value, ...]
+    clock: bool = False
+    """Whether it may be a time of day."""
 
 
 @dataclass(frozen=True)
@@ -375,6 +377,9 @@ def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
     return tokens, None
 
 
+_CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-4])(?::[0-5][0-9]){1,2}")
+
+
 def _side(tokens: list[Token], depth: int) -> Value:
     if depth > MAX_DEPTH:
         raise Unreadable("too deep")
@@ -389,7 +394,8 @@ def _side(tokens: list[Token], depth: int) -> Value:
     if found:
         if any(not part for part in ratio):
             raise Unreadable(":")
-        return Ratio(tuple(_side(part, depth + 1) for part in ratio))
+        digits = ":".join(token.text if token.kind == "num" else "?" for part in ratio for token in part)
+        return Ratio(tuple(_side(part, depth + 1) for part in ratio), _CLOCK.fullmatch(digits) is not None)
     return _enclosed(tokens, depth) or _scalar(tokens)
 
 
