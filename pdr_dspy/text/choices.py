@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pdr_dspy.text.answers import MAX_TEXT, STRUCK, final_answer
+from pdr_dspy.text.answers import MAX_TEXT, final_answer
 from pdr_dspy.text.labels import shadow
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER
-from pdr_dspy.text.wrapping import tidy
+from pdr_dspy.text.wrapping import STRUCK, tidy
 
 
 def to_choice(text: str, options: Sequence[str]) -> str | None:

@@ -92,7 +92,7 @@ def read_number(text: str) -> Fraction | None:
 _FIGURES = r"[-+]?\$?[0-9][0-9.,]{0,40}%?"
 _INSTEAD_OF = re.compile(  # `42, not 41`, `42 (previously 41)`
     r"(?:(?<=[0-9%)])\s?|,\s|\s(?=\())\(?(?:(?:and|but)\s)?(?:not|rather than|instead of|previously|formerly|was"
-    rf"|corrected from)\s{_FIGURES}(?:\)|(?<![.,]))$",
+    rf"|corrected from|(?<=\()(?:i )?(?:first|initially|originally|earlier) [a-z]{{3,9}})\s{_FIGURES}(?:\)|(?<![.,]))$",
     re.I,
 )
 _NOT_BUT = re.compile(rf"^not\s{_FIGURES},?\sbut\s(?:rather\s)?(?=\$?[-+]?[0-9])", re.I)

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from pdr_dspy.text.number_words import SCALES, unit_named
 
+
 def _numbered(text: str, start: int, step: int) -> dict[str, int]:
     return {word: start + step * place for place, word in enumerate(text.split())}
 
@@ -74,7 +75,9 @@ def spelled_number(text: str) -> Fraction | None:
 
 
 _SPELLED = re.compile(r"(?i:[a-z]+)(?:[ -](?i:[a-z]+))*")
-_COUNTED = re.compile(r"(?!times|pairs|couples|scores|sets\b)(?:[a-z]{2,20} )?(?:[a-z]{2,20}[^s\W]s|people|men|women|children)", re.I)
+_COUNTED = re.compile(
+    r"(?!times|pairs|couples|scores|sets\b)(?:[a-z]{2,20} )?(?:[a-z]{2,20}[^s\W]s|people|men|women|children)", re.I
+)
 
 
 def in_digits(text: str) -> str | None:
