@@ -22,12 +22,28 @@ class Correction(NamedTuple):
     """Whether the answer before it is said to be wrong; otherwise it still counts if the value is unreadable."""
 
 
-_HINT = re.compile(
-    r"wait|hold on|actually|oops|sorry|apolog|mistake|my bad|(?:scratch|strike) that|\bno\b|nope|hmm|second thought"
-    r"|correct|corrigend|errat|\bedit|update|revis|amend|typo|\bfix|meant|\bi mean|wrong|error|disregard"
-    r"|ignore|make that|\bmis(?:read|sp|ca|co|to|un)",
-    re.I,
+_HINTS = (
+    *("wait", "hold on", "actually", "oops", "sorry", "apolog", "mistake", "my bad", "scratch that", "strike that"),
+    *(
+        "no,",
+        "no.",
+        "no:",
+        "no;",
+        "no!",
+        "no…",
+        "no -",
+        "no –",
+        "no —",
+        "no—",
+        "nope",
+        "no wait",
+        "hmm",
+        "second thought",
+    ),
+    *("correct", "corrigend", "errat", "edit", "update", "revis", "amend", "typo", "fix", "meant", "i mean", "wrong"),
+    *("error", "slip", "disregard", "ignore", "make that", "i mis"),
 )
+"""One of these is in every correction: a search for words is much faster than the patterns."""
 _MARKS = r"[ \t>*_#(\[]{0,8}"
 _LABEL = re.compile(
     rf"^{_MARKS}(?:(?P<sure>correct(?:ion|ed)|corrigend(?:um|a)|errat(?:um|a))|revis(?:ion|ed)|amend(?:ment|ed)"
@@ -93,7 +109,8 @@ def corrections(text: str, start: int, end: int, *, answer: str, words: bool) ->
         answer: the answer before them.
         words: whether the answer may be any text, so that only an answer that is said to be wrong is corrected.
     """
-    if _HINT.search(text, start, end) is None:
+    part = text[start:end].lower()
+    if not any(hint in part for hint in _HINTS):
         return
     for label in _LABEL.finditer(text, start, end):
         if value := _after_label(text, label.end(), end, sure=label["sure"] is not None, words=words):

@@ -14,7 +14,7 @@ import dspy
 import pytest
 
 from pdr_dspy import LongCoT, calls, evaluate
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError, EndpointError, StoreError
 from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.serving.client import engine, retries
@@ -86,7 +86,7 @@ def test_a_restart_with_other_weights_in_a_short_silence_is_noticed(monkeypatch:
         server.root = "/weights/step-200"
         assert identity(lm) == first  # nothing was sent since
         silence = 6.0
-        with pytest.raises(engine.Exchanged, match="step-200"):
+        with pytest.raises(EndpointError, match="step-200"):
             identity(lm)
 
 
