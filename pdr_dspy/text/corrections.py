@@ -143,14 +143,15 @@ def _in_sentence(text: str, start: int, end: int, *, answer: str, words: bool, f
         at_once = opening is not None or (first and not (denial.start() or words or _NEGATIVE.match(answer)))
         if not at_once or _NEXT.search(line, opening.end() if opening else 0, denial.start()):
             denial = None  # of a claim, of another person's answer
-    if opening is None and denial is None:
+    mark = denial or opening
+    if mark is None:
         return None
     said = denial is not None or (opening is not None and opening["said"] is not None)
     said = said or (opening is not None and _denies_value(behind, answer))
     denies = said or (opening is not None and opening["denies"] is not None)
     value = None
     if denies or not words:
-        value = _value_in(text, start + (denial or opening).end() if denial or opening else start, min(end, stop + 200))
+        value = _value_in(text, start + mark.end(), min(end, stop + 200))
         if value is None and opening is not None and (direct := _HELD.match(behind) or _DIRECT.match(behind)):
             value = _short(direct["value"], most=3)
             value = None if value and _FIRST_WORD.match(value) and not words else value
