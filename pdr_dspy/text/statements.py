@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
 from pdr_dspy.text.around_boxes import stands_alone
+from pdr_dspy.text.corrections import corrections
 from pdr_dspy.text.template import TURN_END
-from pdr_dspy.text.wrapping import Block, block, boxes
+from pdr_dspy.text.wrapping import STRUCK, Block, block, boxes
 
 How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
 """How an answer was found: after a label (also a marker, a tag or a table's row), in a box, under its name in a JSON
@@ -171,7 +172,8 @@ class _Search:
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
         """Start of the unfinished last line."""
-        self.taken = list(taken)
+        self.struck = _Spans([found.span() for found in STRUCK.finditer(text)] if "~~" in text else ())
+        self.taken = [*taken, *self.struck.spans]
         """Spans with an explicit end: they contain no further statement."""
         self.found = list(given)
         self.extents: list[tuple[int, int]] = []
@@ -185,6 +187,7 @@ class _Search:
         self.read(self.accepted(sorted(marks, key=lambda mark: mark[:2])))
         if self.sought.answer is not None:
             self.unnamed(self.sought.answer)
+            self.correct(self.sought.answer)
         by_field: dict[str, list[Statement]] = {name: [] for name in self.sought.fields}
         for one in self.found:
             by_field[one.field].append(one)
@@ -301,9 +304,27 @@ class _Search:
 
     def lines(self) -> Iterator[_Mark]:
         """Labels at the head of a line."""
-        for match in _line_pattern(self.sought, self.languages).finditer(self.shadow):
-            if mark := self.line(match):  # on an unfinished line it still ends the statement before it
-                yield mark if mark.start < self.last else mark._replace(field=None)
+        pattern = _line_pattern(self.sought, self.languages)
+        for start, end in self.lines_with(_needles(self.sought, self.languages)):
+            for match in pattern.finditer(self.shadow, start, end):
+                if self.struck.around(match.end()):
+                    continue
+                if mark := self.line(match):  # on an unfinished line it still ends the statement before it
+                    yield mark if mark.start < self.last else mark._replace(field=None)
+
+    def lines_with(self, needles: Sequence[str]) -> list[tuple[int, int]]:
+        """The spans of the lines that contain one of some words in lower case; the whole text if a letter becomes two
+        in lower case. Most lines contain none, and a search for words is much faster than a pattern of labels."""
+        if len(self.lowered) != len(self.shadow):
+            return [(0, len(self.text))]
+        found: dict[int, int] = {}
+        for needle in needles:
+            at = self.lowered.find(needle)
+            while at >= 0:
+                end = self.line_end(at)
+                found[self.text.rfind("\n", 0, at) + 1] = end
+                at = self.lowered.find(needle, end)
+        return sorted(found.items())
 
     def line(self, match: re.Match[str]) -> _Mark | None:
         index = next((i for i in range(len(self.sought.fields)) if match[f"own{i}"] is not None), None)
@@ -478,25 +499,21 @@ class _Search:
         if not self.languages:
             return
         said = labels.words(self.languages)
-        for match in self.in_lines(labels.inline_label(self.languages)):
+        lines = self.lines_with(labels.needles(self.languages))
+        for match in self.last_in(lines, labels.inline_label(self.languages)):
             if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
-        for match in self.in_lines(labels.sentence(self.languages)):
+        for match in self.last_in(lines, labels.sentence(self.languages)):
             if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 value = _sentence(value, said.endings)
                 if value.strip():
                     self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
 
-    def in_lines(self, pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
-        """The last matches of a pattern of nouns (earlier ones do not count anyway). Only lines with a noun are
-        searched."""
-        if len(self.lowered) != len(self.shadow):  # a letter that becomes two in lower case
-            return deque(pattern.finditer(self.shadow), maxlen=_LAST)
+    def last_in(self, lines: Sequence[tuple[int, int]], pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
+        """The last matches of a pattern in some lines; earlier ones do not count anyway."""
         found: deque[re.Match[str]] = deque(maxlen=_LAST)
-        noun, place = labels.noun(self.languages), 0
-        while at := noun.search(self.lowered, place):
-            start, place = self.text.rfind("\n", 0, at.start()) + 1, self.line_end(at.end())
-            found.extend(pattern.finditer(self.shadow, start, place))
+        for start, end in lines:
+            found.extend(pattern.finditer(self.shadow, start, end))
         return found
 
     def is_foreign(self, start: int, taken: _Spans) -> bool:
@@ -535,9 +552,36 @@ class _Search:
             if match.end() < self.last and not taken.around(match.start()) and not _HEADING.match(match[1]):
                 self.found.append(Statement(field, match.start(), match[1], "label", 0, generic=True))
 
+    # --- corrections
+
+    def correct(self, field: str) -> None:
+        """Replace what is corrected behind a statement of an unnamed answer."""
+        if field in self.sought.texts - self.sought.short:
+            return
+        words, taken = field in self.sought.texts, _Spans(self.taken)
+        own = sorted((one for one in self.found if one.field == field), key=lambda one: one.start)[-_LAST:]
+        for place, one in enumerate(own):
+            held, given = one.text.strip(), taken.around(one.start)
+            begin = given[1] if given else max(self.text.find(held[:20], one.start), one.start) + 1
+            follows = own[place + 1].start if place + 1 < len(own) else len(self.text)
+            end = self.text.find(TURN_END, begin, self.line_end(follows))
+            end = self.line_end(follows) if end < 0 else end
+            for found in corrections(self.text, begin, end, answer=held, words=words):
+                if taken.around(found.start) or (words and len(self.text[begin - 1 : found.start].split()) > _FEW):
+                    continue
+                if found.start >= follows:
+                    break
+                if found.denies:
+                    self.found = [one for one in self.found if one.field != field or one.start >= found.start]
+                last = place + 1 == len(own) or follows <= found.end  # `Update: the answer is 42` is one statement
+                if last and found.value is not None and found.end < self.last:
+                    self.found.append(Statement(field, found.start, found.value, "sentence", 0, generic=True))
+
 
 # ------------------------------------------------------------------------------------------------- patterns
 
+_FEW = 8
+"""Maximum words of a text that is corrected like a value."""
 _LAST = 100
 _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
@@ -694,6 +738,19 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
         rf"(?:(?P<sign>{sign})|(?P<verb>(?:is|are|was)(?=[ \t]))|{unsigned})",
         re.MULTILINE | re.IGNORECASE,
     )
+
+
+@lru_cache(maxsize=256)
+def _needles(sought: Sought, languages: tuple[int, ...]) -> tuple[str, ...]:
+    """Words in lower case of which a line has one if it has a label."""
+    named = [
+        each
+        for name in (*sought.fields, *sought.bounds)
+        for spelt in _spellings(name)
+        for each in labels.spellings(spelt)
+    ]
+    own = {max(re.split(r"[ _]+", each.lower()), key=len) for each in named}
+    return tuple(sorted(own.union(labels.needles(languages) if sought.answer is not None else ())))
 
 
 def _spellings(name: str) -> tuple[str, ...]:
