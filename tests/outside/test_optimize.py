@@ -68,10 +68,10 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
         quickstart.main(model=model, train=6, dev=9, trials=4)  # confirmed and compared anew, beside what is there
         assert "9 questions unseen by the search" in capsys.readouterr().out
     for line in (
-        "tuned: best of 4",
-        "one pass, mean of 4 drafts",
-        "majority of 4",
-        "best of 4",
+        "tuned: best of 5",
+        "one pass, mean of 5 drafts",
+        "majority of 5",
+        "best of 5",
         "SR x2",
         "untuned PDR",
     ):
