@@ -6,6 +6,7 @@ A moment is the nth request that reaches the model's server: no clock is involve
 from __future__ import annotations
 
 import gc
+import json
 import os
 import random
 import re
@@ -23,15 +24,17 @@ from typing import Any
 
 import dspy
 import pytest
+from typer.testing import CliRunner
 
 from pdr_dspy import PDR, connect, evaluate
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, ExecutorError
 from pdr_dspy.evaluation.executors import RayExecutor
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.search import PDROptimizer
-from tests.cli.test_app import PROGRAM
+from tests.cli.test_app import PROGRAM, add_one
 from tests.evaluation.test_evaluator import Exact, examples
 from tests.search import test_optimizer as searching
 from tests.support.mock_server import MockServer
@@ -55,6 +58,10 @@ class Cluster:
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
         self.address = str(self.cluster.address)
+        self.add_node()
+
+    def add_node(self) -> None:
+        """Add the node that `lose_node` takes away."""
         self.spare = self.cluster.add_node(num_cpus=1)
 
     def lose_node(self) -> None:
@@ -92,18 +99,23 @@ def executor(cluster: Cluster) -> Iterator[RayExecutor]:
         yield made
 
 
-class Server(MockServer):
-    """Answers by the seed; does something at chosen requests; counts what it was asked."""
+def by_seed(body: dict[str, Any], seed: int) -> str:
+    return f"Notes of seed {seed}.\nAnswer: {seed % 3}"
 
-    def __init__(self) -> None:
+
+class Server(MockServer):
+    """Answers, by the seed if not told otherwise; does something at chosen requests; counts what it was asked."""
+
+    def __init__(self, says: Callable[[dict[str, Any], int], str] = by_seed) -> None:
         super().__init__(self.answer)
+        self.says = says
         self.moments: dict[int, Callable[[], None]] = {}
 
     def answer(self, body: dict[str, Any], seed: int) -> str:
         moment = self.moments.pop(len(self.requests), None)
         if moment is not None:
             moment()
-        return f"Notes of seed {seed}.\nAnswer: {seed % 3}"
+        return self.says(body, seed)
 
     @property
     def repeated(self) -> int:
@@ -265,6 +277,48 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
         rows = read_rows(tmp_path / "run" / "rows.jsonl")
         assert len(rows) == 4 * 40
         assert server.repeated <= 2 * 64  # what the actor of each driver had in flight
+
+
+def test_the_command_line_optimizes_and_makes_sft_data_on_a_cluster_that_loses_nodes(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "addition", raising=False)
+    draw = random.Random(7)
+
+    def pdr(*arguments: object) -> None:
+        done = CliRunner().invoke(app, [*map(str, arguments), "--quiet"])
+        assert done.exit_code == 0, done.stderr
+
+    def ran(command: str, folder: str, *more: str) -> int:
+        """Run a command here, then on the cluster, which loses a node at a random request; repeated requests there."""
+        with Server(add_one) as alone, Server(add_one) as server:
+            pdr(command, "addition", *more, "--api-base", alone.api_base, "--run-dir", f"{folder}-here")
+            cluster.add_node()
+            loses = threading.Thread(target=cluster.lose_node)
+            server.moments[draw.randrange(10, len(alone.requests) - 10)] = loses.start
+            pdr(command, "addition", *more, "--api-base", server.api_base, "--run-dir", folder, "--ray", "auto")
+            loses.join()
+            return server.repeated
+
+    assert ran("optimize", "search", "--trials", "4", "--repeats", "2") <= 64  # what was in flight
+    here, there = (json.loads(Path(folder, "search.json").read_text()) for folder in ("search-here", "search"))
+    keys = ("number", "origin", "schedule", "score", "sequential", "total", "dropped")
+    assert [{key: trial[key] for key in keys} for trial in there["trials"]] == [
+        {key: trial[key] for key in keys} for trial in here["trials"]
+    ]
+    assert (there["paid"], there["confirmation"]["verdict"]) == (here["paid"], here["confirmation"]["verdict"])
+
+    assert ran("eval", "sft", "--split", "train", "--repeats", "20") <= 64
+    for folder in ("sft-here", "sft"):
+        pdr("export-sft", folder, "--program", "addition", "--split", "train", "--out", f"{folder}.jsonl")
+    lines = Path("sft.jsonl").read_text().splitlines()
+    assert sorted(lines) == sorted(Path("sft-here.jsonl").read_text().splitlines())
+    assert len(lines) > 4
 
 
 def actors() -> list[int]:

@@ -1,5 +1,5 @@
-"""The controller of a search, which implements `PDROptimizer.compile`: it answers the plan's requests, from the journal as
-far as that goes, and writes the results."""
+"""The controller of a search, which implements `PDROptimizer.compile`: it answers the plan's requests and writes the
+results."""
 
 from __future__ import annotations
 
