@@ -34,6 +34,7 @@ from pdr_dspy.evaluation.executors import RayExecutor
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.search import PDROptimizer
+from pdr_dspy.training.export_sft import export
 from tests.cli.test_app import PROGRAM, add_one
 from tests.evaluation.test_evaluator import Exact, examples
 from tests.search import test_optimizer as searching
@@ -42,6 +43,7 @@ from tests.support.mock_server import MockServer
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("ray"),
+    pytest.mark.timeout(900),  # each process of a cluster imports the library
     pytest.mark.filterwarnings("default"),  # Ray's own: of its processes, sockets and of what it will change
 ]
 IN_FLIGHT = 4
@@ -279,7 +281,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
         assert server.repeated <= 2 * 64  # what the actor of each driver had in flight
 
 
-def test_the_command_line_optimizes_and_makes_sft_data_on_a_cluster_that_loses_nodes(
+def test_the_command_line_optimizes_on_a_cluster_that_loses_a_node(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "programs").mkdir()
@@ -288,37 +290,48 @@ def test_the_command_line_optimizes_and_makes_sft_data_on_a_cluster_that_loses_n
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "addition", raising=False)
-    draw = random.Random(7)
+    line = ["optimize", "addition", "--trials", "4", "--finalists", "1", "--quiet"]
 
-    def pdr(*arguments: object) -> None:
-        done = CliRunner().invoke(app, [*map(str, arguments), "--quiet"])
+    def pdr(server: Server, folder: str, *more: str) -> Any:
+        done = CliRunner().invoke(app, [*line, "--api-base", server.api_base, "--run-dir", folder, *more])
         assert done.exit_code == 0, done.stderr
+        return json.loads(Path(folder, "search.json").read_text())
 
-    def ran(command: str, folder: str, *more: str) -> int:
-        """Run a command here, then on the cluster, which loses a node at a random request; repeated requests there."""
-        with Server(add_one) as alone, Server(add_one) as server:
-            pdr(command, "addition", *more, "--api-base", alone.api_base, "--run-dir", f"{folder}-here")
-            cluster.add_node()
-            loses = threading.Thread(target=cluster.lose_node)
-            server.moments[draw.randrange(10, len(alone.requests) - 10)] = loses.start
-            pdr(command, "addition", *more, "--api-base", server.api_base, "--run-dir", folder, "--ray", "auto")
-            loses.join()
-            return server.repeated
-
-    assert ran("optimize", "search", "--trials", "4", "--repeats", "2") <= 64  # what was in flight
-    here, there = (json.loads(Path(folder, "search.json").read_text()) for folder in ("search-here", "search"))
+    with Server(add_one) as alone, Server(add_one) as server:
+        here = pdr(alone, "here")
+        cluster.add_node()
+        loses = threading.Thread(target=cluster.lose_node)
+        server.moments[random.Random(7).randrange(10, len(alone.requests) - 10)] = loses.start
+        there = pdr(server, "there", "--ray", "auto")
+        loses.join()
+        assert server.repeated <= 64  # what was in flight
+        sent = len(server.requests)
+        assert pdr(server, "there")["paid"] == there["paid"]  # the journal and the calls are the driver's
+        assert len(server.requests) == sent
     keys = ("number", "origin", "schedule", "score", "sequential", "total", "dropped")
-    assert [{key: trial[key] for key in keys} for trial in there["trials"]] == [
-        {key: trial[key] for key in keys} for trial in here["trials"]
+    assert [[trial[key] for key in keys] for trial in there["trials"]] == [
+        [trial[key] for key in keys] for trial in here["trials"]
     ]
-    assert (there["paid"], there["confirmation"]["verdict"]) == (here["paid"], here["confirmation"]["verdict"])
+    assert (there["paid"], there["saved"]) == (here["paid"], here["saved"])
 
-    assert ran("eval", "sft", "--split", "train", "--repeats", "20") <= 64
-    for folder in ("sft-here", "sft"):
-        pdr("export-sft", folder, "--program", "addition", "--split", "train", "--out", f"{folder}.jsonl")
-    lines = Path("sft.jsonl").read_text().splitlines()
-    assert sorted(lines) == sorted(Path("sft-here.jsonl").read_text().splitlines())
-    assert len(lines) > 4
+
+def test_data_for_sft_made_on_a_cluster_are_those_of_this_process(
+    server: Server, executor: RayExecutor, tmp_path: Path
+) -> None:
+    victim = pids(executor)[0]
+    found = []
+    for name, where in (("here", None), ("there", executor)):
+        server.requests.clear()
+        if where is not None:
+            server.moments[random.Random(4).randrange(20, 150)] = lambda: kill(victim)
+        run(server, tmp_path / name, where)
+        with closing(server.lm()) as lm, dspy.context(lm=lm):
+            found.append(export(tmp_path / name, program(), examples(24), Exact()))
+    assert not server.moments
+    here, there = found
+    assert there.counts == here.counts
+    assert sorted(map(repr, there.samples)) == sorted(map(repr, here.samples))
+    assert {sample.kind for sample in there.samples} == {"draft", "workspace", "refinement"}
 
 
 def actors() -> list[int]:

@@ -26,6 +26,7 @@ from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
 from pdr_dspy.search.dashboard import ARTIFACTS
+from pdr_dspy.search.driver.journal import check_not_driven
 from pdr_dspy.search.driver.measurements import CONFIRMATION_SEED
 from pdr_dspy.search.optuna_mirror import JOURNAL
 
@@ -119,6 +120,7 @@ def study(
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _show_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
+    check_not_driven(run_dir)  # before a model is started
     with executor_of(ray) as executor, model.serving(space.widest(), display):
         optimizer.executor = executor
         with display.search() as progress, calls.session(on_response=display.counted):

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pdr_dspy.errors import StoreError
-from pdr_dspy.search.driver.journal import JOURNAL, LOCK, Journal, open_journal, read_journal
+from pdr_dspy.search.driver.journal import JOURNAL, LOCK, Journal, check_not_driven, open_journal, read_journal
 
 ROOT = Path(__file__).parents[2]
 SEARCH = {"version": 3, "settings": {"seed": 0}}
@@ -86,7 +86,11 @@ def test_a_reader_sees_what_a_driver_has_written_and_writes_nothing(tmp_path: Pa
 
 
 def test_a_second_driver_is_refused_with_the_remedy_until_the_first_has_ended(tmp_path: Path) -> None:
+    check_not_driven(tmp_path / "new")
+    assert not list(tmp_path.iterdir())
     with opened(tmp_path) as first:
+        with pytest.raises(StoreError, match="is driven by"):
+            check_not_driven(tmp_path)
         first.put("a", "1")
         before = (tmp_path / JOURNAL).read_bytes()
         with pytest.raises(StoreError) as refused:
@@ -98,6 +102,7 @@ def test_a_second_driver_is_refused_with_the_remedy_until_the_first_has_ended(tm
         assert "\n" not in message
         first.put("b", "2")  # not disturbed
         assert (tmp_path / JOURNAL).read_bytes().startswith(before)
+    check_not_driven(tmp_path)
     with opened(tmp_path) as second:
         assert entries(second) == {"a": "1", "b": "2"}
         second.close()
@@ -288,6 +293,7 @@ def test_a_full_disk_is_one_error_and_what_was_put_is_kept(tmp_path: Path, room:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert "b" not in journal
         journal.put("b", "2")
+        assert journal.get("b") == "2"
     with opened(tmp_path) as again:
         assert entries(again) == {"a": "1", "b": "2"}
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -126,13 +126,7 @@ def open_journal(folder: Path | None, description: Mapping[str, Any]) -> Journal
     with ExitStack() as life:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = life.enter_context(Lock(folder / LOCK))
-            if not lock.acquire():
-                raise StoreError(
-                    f"the search in {folder} is driven by {lock.holder() or 'another process'}: wait for its end or "
-                    "stop it, then the same command resumes; to search on several machines give the one driver a Ray "
-                    "cluster (`--ray`, `executor=RayExecutor(...)`)"
-                )
+            life.enter_context(_locked(folder))
             if not path.exists():
                 write_whole(path, json.dumps({"journal": VERSION, "search": description}) + "\n")
             journal = Journal(_header(path))
@@ -149,6 +143,26 @@ def open_journal(folder: Path | None, description: Mapping[str, Any]) -> Journal
             *(path, journal.damaged, "s" * (journal.damaged > 1)),
         )
     return journal
+
+
+def check_not_driven(folder: Path) -> None:
+    """Raise StoreError, as `open_journal` does, if another process drives the search of a folder; it need not exist."""
+    if (folder / LOCK).exists():
+        with suppress(OSError), _locked(folder):
+            pass
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder's driver. Raises StoreError if another process does; OSError."""
+    with Lock(folder / LOCK) as lock:
+        if not lock.acquire():
+            raise StoreError(
+                f"the search in {folder} is driven by {lock.holder() or 'another process'}: wait for its end or stop "
+                "it, then the same command resumes; to search on several machines give the one driver a Ray cluster "
+                "(`--ray`, `executor=RayExecutor(...)`)"
+            )
+        yield
 
 
 def read_journal(folder: Path) -> Journal | None:
