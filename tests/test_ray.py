@@ -43,7 +43,7 @@ from tests.support.mock_server import MockServer
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("ray"),
-    pytest.mark.timeout(900),  # each process of a cluster imports the library
+    pytest.mark.timeout(1800),  # each process of a cluster imports the library
     pytest.mark.filterwarnings("default"),  # Ray's own: of its processes, sockets and of what it will change
 ]
 IN_FLIGHT = 4
@@ -262,7 +262,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
                 [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
             )
             try:
-                _, said = driver.communicate(timeout=240)
+                _, said = driver.communicate(timeout=600)
             finally:
                 driver.kill()
             assert not server.moments, said
