@@ -1,4 +1,4 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
+"""The command line: `pdr run | eval | compare | optimize | report | view | serve | train | ...`.
 
 Imports are inside each command, so that `pdr --help` is fast. Results go to stdout, progress to stderr. Exit codes: 0
 success, 1 a failure during the run (the same command resumes), 2 invalid input, 130 interrupted, 143 terminated (129
@@ -103,7 +103,7 @@ Ray = Annotated[
     str | None,
     typer.Option("--ray", help="Run on a Ray cluster: auto (the one that runs here), local (start one), or HOST:PORT."),
 ]
-Study = Annotated[str, typer.Option("--study", help="The search's name in --storage.")]
+Study = Annotated[str, typer.Option("--study", help="The name of the trials' study in --storage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -358,7 +358,10 @@ def optimize(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
+        typer.Option(
+            "--storage",
+            help="Keeps calls and trials for several searches or machines: a folder, or postgresql://user@host/database.",
+        ),
     ] = None,
     study: Study = "pdr",
     texts: Texts = None,
@@ -398,35 +401,6 @@ def optimize(
         trusted=trusted,
         ray=ray,
         **({} if texts is None else {"max_text_bytes": texts * 2**20}),
-    )
-
-
-@app.command("worker")
-@guarded
-def worker(
-    target: TargetArg,
-    storage: Annotated[
-        str, typer.Option("--storage", help="The search: its run folder, its --storage folder, or its URL.")
-    ],
-    study: Study = "pdr",
-    api_base: ApiBase = None,
-    model: ModelName = None,
-    embedded: Embedded = None,
-    task: TaskFile = None,
-    trusted: Trusted = False,
-    quiet: Quiet = False,
-) -> None:
-    """Join a search that `pdr optimize` started, from this or another machine, until it has ended."""
-    from pdr_dspy.cli import optimize
-
-    optimize.work(
-        target,
-        task=task,
-        model=_model(api_base, model, embedded),
-        storage=storage,
-        study=study,
-        display=_display(quiet),
-        trusted=trusted,
     )
 
 

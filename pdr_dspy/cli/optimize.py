@@ -26,8 +26,9 @@ from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
 from pdr_dspy.search.dashboard import ARTIFACTS
+from pdr_dspy.search.driver.journal import check_not_driven
+from pdr_dspy.search.driver.measurements import CONFIRMATION_SEED
 from pdr_dspy.search.optuna_mirror import JOURNAL
-from pdr_dspy.search.workers.worker import CONFIRMATION_SEED
 
 
 def optimize(
@@ -119,6 +120,7 @@ def study(
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _show_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
+    check_not_driven(run_dir)  # before a model is started
     with executor_of(ray) as executor, model.serving(space.widest(), display):
         optimizer.executor = executor
         with display.search() as progress, calls.session(on_response=display.counted):
@@ -141,35 +143,6 @@ def _show_cost(cost: Estimate, display: Display) -> None:
         f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
         f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
     )
-
-
-def work(
-    target: str,
-    *,
-    task: str | None,
-    model: Model,
-    storage: str,
-    study: str,
-    display: Display,
-    trusted: bool = False,
-) -> None:
-    """Help with a search that was started elsewhere, until it has ended."""
-    found = find(target, task=task, trusted=trusted)
-    if found.task is None:
-        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
-    optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)
-    train, held_out = optimizer.questions()
-    with program_file(f"`data()` of {found.task.name}"):
-        trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
-    assert optimizer.settings.space is not None
-    with (
-        model.serving(optimizer.settings.space.widest(), display),
-        display.search() as progress,
-        calls.session(on_response=display.counted),
-    ):
-        optimizer.progress = progress
-        runs = optimizer.work(found.program, trainset=trainset, valset=valset)
-    display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")
 
 
 def _compare(

@@ -22,7 +22,7 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
-from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
+from pdr_dspy.evaluation.executors.base import Executor, Local, Rows, RowSettings
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
@@ -177,15 +177,8 @@ async def aevaluate(
             on_texts = partial(_keep_texts, texts, own)
         where = Local() if executor is None else executor
         with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
-            runner = where.rows(
-                program,
-                verifier,
-                seed=seed,
-                budget=budget,
-                threads=min(64, count),
-                on_texts=on_texts,
-                in_flight=max_in_flight,
-            )
+            how = RowSettings(seed=seed, budget=budget, threads=min(64, count), in_flight=max_in_flight)
+            runner = where.rows(program, verifier, how, on_texts=on_texts)
             work = _Work(runner, examples, ids, own, folder, finished, count, progress)
             stopped = await work.run(todo, workers=where.side_by_side(max_in_flight), max_failures=max_failures)
         if store is not None:

@@ -91,7 +91,6 @@ def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
         "eval",
         "compare",
         "optimize",
-        "worker",
         "report",
         "serve",
         "view",
@@ -494,41 +493,45 @@ def test_an_axis_that_cannot_be_is_one_sentence(
     assert len(done.stderr) < 600
 
 
-@pytest.mark.parametrize("storage", ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
-def test_optimize_and_two_workers_as_processes(
+@pytest.mark.parametrize(
+    "storage", ["none", "folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]
+)
+def test_optimize_has_one_driver_and_goes_on_after_a_kill(
     folder: Path, server: MockServer, pdr: Callable[..., Result], storage: str, request: pytest.FixtureRequest
 ) -> None:
-    place = request.getfixturevalue("postgres").database() if storage == "postgres" else "shared"
-    where = ("--api-base", server.api_base, "--storage", place)
-    none = pdr("worker", "addition", *where)
-    assert none.exit_code == 1
-    assert "; start it with `pdr optimize`" in none.stderr
-    command = ("optimize", "addition", "--run-dir", "out", *where, "--trials")
-    assert pdr(*command, "2").exit_code == 0
-    alone = pdr("optimize", "addition", "--run-dir", "alone", "--trials", "7", *where[:2])
+    place = {"none": [], "folder": ["--storage", "shared"]}.get(storage)
+    if place is None:
+        place = ["--storage", request.getfixturevalue("postgres").database()]
+    line = ("optimize", "addition", "--api-base", server.api_base, "--trials", "7", "--run-dir")
+    alone = pdr(*line, "alone")
     assert alone.exit_code == 0, alone.stderr
-    server.gate = threading.Event()  # nobody gets an answer before all have started
+    needed = len(server.requests)
+    command = (*line, "out", *place)
+    server.gate = threading.Event()  # nobody gets an answer yet
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        line = [sys.executable, "-m", "pdr_dspy", *arguments]
-        return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
-
-    sent = len(server.requests)
-    started = [start(*command, "7")]
-    while len(server.requests) == sent and started[0].poll() is None:
-        server.gate.wait(0.05)
-    started += [start("worker", "addition", *where) for _ in range(2)]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "pdr_dspy", *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(server.requests) == needed and driver.poll() is None:
+            server.gate.wait(0.05)
+        other = pdr(*command)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert other.exit_code == 1
+    assert f"is driven by process {driver.pid} on " in other.stderr
+    assert "wait for its end or stop it" in other.stderr
     server.gate.set()
-    shown = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], shown
-    assert all("the search has ended" in text for text in shown[1:])
+    done = pdr(*command)
+    assert done.exit_code == 0, done.stderr
     shared, single = (json.loads((folder / name / "search.json").read_text()) for name in ("out", "alone"))
     keys = ("number", "origin", "schedule", "score", "pooled", "sequential", "total", "dropped")
     assert [[trial[key] for key in keys] for trial in shared["trials"]] == [
         [trial[key] for key in keys] for trial in single["trials"]
     ]
     assert shared["paid"] == single["paid"]
-    again = len(server.requests)
-    assert pdr("worker", "addition", *where).exit_code == 0  # comes too late, and finds nothing to do
-    assert len(server.requests) == again
+    sent = len(server.requests)
+    assert sent <= 2 * needed + 64  # what was in flight at the kill
+    assert pdr(*command).exit_code == 0
+    assert len(server.requests) == sent

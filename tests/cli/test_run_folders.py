@@ -13,7 +13,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 
 KINDS: dict[str, Kind] = {
     "search.json": "optimize",
-    "board/board.journal": "optimize",
+    "journal.jsonl": "optimize",
     "config.json": "eval",
     "program/config.json": "compare",
 }

@@ -12,7 +12,7 @@ import pytest
 
 from pdr_dspy import evaluate
 from pdr_dspy.errors import ConfigError, MissingExtra, PromptTooLong
-from pdr_dspy.evaluation.executors import Local, RayExecutor
+from pdr_dspy.evaluation.executors import Local, RayExecutor, RowSettings
 from pdr_dspy.evaluation.executors import actor as actors
 from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel
 from pdr_dspy.operators.strategies import PDR
@@ -81,8 +81,8 @@ def parcels(monkeypatch: pytest.MonkeyPatch) -> Parcels:
 
 def order(parcel: Any, **more: Any) -> Order:
     given: dict[str, Any] = {
-        "key": "k", "parcel": (parcel,), "secrets": {}, "seed": 0, "budget": None, "threads": 2, "in_flight": 4,
-        "texts": False, "storage": None, "mark": None, "sharing": False,
+        "key": "k", "parcel": (parcel,), "secrets": {}, "settings": RowSettings(threads=2, in_flight=4),
+        "texts": False, "storage": None, "mark": None,
     }  # fmt: skip
     return Order(**{**given, **more})
 

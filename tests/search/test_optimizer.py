@@ -8,7 +8,6 @@ import math
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -404,15 +403,14 @@ def test_whole_numbers_may_be_of_any_type() -> None:
     ]
 
 
-@pytest.mark.parametrize("where", ["storage", "run_dir"])
-def test_a_search_may_lie_at_home(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("where", "file"), [("storage", "*.jsonl"), ("run_dir", "journal.jsonl")])
+def test_a_search_may_lie_at_home(where: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     here: dict[str, Any] = {where: "~/x"}
     compiled(scripted_lm(reasoner), trials=2, **here)
-    assert list((tmp_path / "x").rglob("board.journal"))
+    assert list((tmp_path / "x").rglob(file))
     assert not (tmp_path / "~").exists()
-    assert PDROptimizer.join(Exact(), "~/x").options.trials == 2
     lm = scripted_lm(reasoner)
     compiled(lm, trials=2, **dict[str, Any]({where: Path("~/x")}))
     assert lm.served.calls == 0
@@ -450,15 +448,15 @@ def test_a_long_difference_is_shown_where_it_is(tmp_path: Path) -> None:
 
 def test_measurements_without_the_description_of_their_search_are_refused(tmp_path: Path) -> None:
     compiled(scripted_lm(reasoner), trials=2, run_dir=tmp_path)
-    journal = tmp_path / "board" / "board.journal"
+    journal = tmp_path / "journal.jsonl"
     lines = journal.read_bytes().split(b"\n")
-    assert b'"config"' in lines[1]
-    lines[1] = lines[1].replace(b'"config"', b'"c0nfig"')
+    assert lines[0].startswith(b'{"journal": 1, "search": {')
+    lines[0] = lines[0].replace(b'"search"', b'"s3arch"')
     journal.write_bytes(b"\n".join(lines))
     lm = scripted_lm(reasoner)
-    with pytest.raises(StoreError, match=r"description of the search .* is damaged.*remove the folder `board`"):
+    with pytest.raises(StoreError, match=r"cannot be checked which search its folder holds; remove it to begin again"):
         compiled(lm, trials=2, run_dir=tmp_path, seed=5)
-    shutil.rmtree(tmp_path / "board")
+    journal.unlink()
     compiled(lm, trials=2, run_dir=tmp_path)
     assert lm.served.calls == 0
 

@@ -6,8 +6,8 @@
     finalists:  the best few and the untouched student run again on fresh seeds
     confirm:    the best of those, and the student, run on questions that were not used for any choice
 
-The plan is independent of models, files and other workers. All of its decisions follow from the settings and the
-answers: with equal answers they are equal, uninterrupted or after a kill, in one process or in many.
+The plan is independent of models, files and executors. All of its decisions follow from the settings and the
+answers: with equal answers they are equal, uninterrupted or after a kill, on one machine or on many.
 """
 
 from __future__ import annotations
