@@ -533,15 +533,34 @@ def export_sft(
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
     split: Split = None,
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="right: traces, drafts, workspaces and refinements; or for a distiller alone: summaries whose "
+            "refinement was right, picks or verdicts of who saw the gold answer, which the prompts do not have.",
+        ),
+    ] = "right",
+    teacher: Annotated[
+        bool,
+        typer.Option("--teacher", help="Picks and verdicts by the model below, which reads the gold answer."),
+    ] = False,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", min=1, help="Picks: prompts for each run, in other orders of candidates.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the right answers of an evaluation (traces, workspaces, refinements) as a chat dataset."""
+    """Write calls of an evaluation as a chat dataset: what it got right, or what a distiller should say."""
     from pdr_dspy.cli import train
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model, what=what,
+        teacher=_model(api_base, model, embedded) if teacher else None, orders=orders,
     )  # fmt: skip
 
 

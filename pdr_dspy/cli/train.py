@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import typer
@@ -11,13 +12,17 @@ import typer
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.evaluate import Job
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import find, find_task, program_file
+from pdr_dspy.cli.program_files import find, find_task, operator_of, program_file
 from pdr_dspy.cli.run_folders import holds
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.operator import Operator
 
 SHOWN = ("trace/reward", "operator/reward", "trace/length", "operator/length", "loss")
 """The figures in the progress line of a step, if they were logged."""
+
+
+WHAT = ("right", "summaries", "picks", "verdicts")
+"""What `pdr export-sft` writes."""
 
 
 def train(
@@ -64,9 +69,20 @@ def export(
     trusted: bool = False,
     judge_base: str | None = None,
     judge_model: str | None = None,
+    what: str = "right",
+    teacher: Model | None = None,
+    orders: int | None = None,
 ) -> None:
-    """Write the right answers of a finished evaluation as a chat dataset."""
-    from pdr_dspy.training import export_sft
+    """Write calls of a finished evaluation as a chat dataset: `what` it got right, or what a distiller should say."""
+    from pdr_dspy.training import export_sft, export_verdicts
+
+    if what not in WHAT:
+        raise ConfigError(f"`--what {what}` must be one of {', '.join(WHAT)}")
+    seen = what in ("picks", "verdicts")
+    if teacher is not None and not seen:
+        raise ConfigError(f"a teacher (`--teacher`) makes picks and verdicts, and none of `--what {what}`")
+    if orders is not None and what != "picks":
+        raise ConfigError(f"`--orders {orders}` is for `--what picks`, got `--what {what}`")
 
     if not run_dir.is_dir() or holds(run_dir) is None:
         raise StoreError(f"{run_dir} holds no run; give a folder that `pdr eval` wrote")
@@ -82,7 +98,17 @@ def export(
         target, task=task, data=data, verifier=verifier, split=split, limit=None, repeats=1, seed=0, model=Model(),
         budget=None, run_dir=run_dir, kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model,
     )  # fmt: skip
-    found = export_sft.export(run_dir, job.target.program, job.examples, job.verifier)
+    asked = (run_dir, job.target.program, job.examples, job.verifier)
+    with ExitStack() as stack:
+        lm = None
+        if teacher is not None:
+            lm = stack.enter_context(teacher.serving(operator_of(job.target.program).schedule, display))
+        if what == "picks":
+            found = export_verdicts.export_picks(*asked, teacher=lm, orders=orders)
+        elif what == "verdicts":
+            found = export_verdicts.export_verdicts(*asked, teacher=lm)
+        else:
+            found = export_sft.export(*asked, what="summaries" if what == "summaries" else "right")
     export_sft.write(out, found.samples)
     if as_json:
         typer.echo(json.dumps(found.counts))

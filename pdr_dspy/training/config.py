@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.settings import Settings
-from pdr_dspy.training.rollout import TrainCalls
+from pdr_dspy.training.types import DISTILLER_CALLS, TrainCalls
 
 
 class Lora(BaseModel):
@@ -53,6 +53,7 @@ class TrainingConfig(Settings):
     operator_share: float | str = "1:1"
     """Share of operator prompts in every batch: a fraction, or trace:operator such as "1:3"."""
     train_calls: TrainCalls = "all"
+    """With "distill" or "select" there are no long traces: `operator_share` is 1."""
     starts: float = Field(default=0.0, ge=0, le=1)
     """Share of the operator groups that start from a non-empty workspace."""
     process_rewards: bool = False
@@ -79,8 +80,27 @@ class TrainingConfig(Settings):
     trl: dict[str, Any] = Field(default_factory=dict)
     """Other fields of `OperatorConfig`, passed on unchanged."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_traces(cls, given: Any) -> Any:
+        """Long traces have no call of a distiller to train."""
+        if isinstance(given, dict) and given.get("train_calls") in DISTILLER_CALLS:
+            return {"operator_share": 1.0, **given}
+        return given
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.train_calls in DISTILLER_CALLS:
+            if self.operator_share not in (1, "0:1"):
+                raise ValueError(
+                    f"`TrainingConfig(operator_share={self.operator_share!r})`: a long trace has no {self.train_calls} "
+                    f'call to train; leave `operator_share` out with `train_calls="{self.train_calls}"`'
+                )
+            if self.lora is not None and self.vllm is not None:
+                raise ValueError(
+                    f'`TrainingConfig(vllm={self.vllm!r}, train_calls="{self.train_calls}")`: drafts are samples of '
+                    "the base model, and TRL's vLLM holds its weights with the adapter merged in; leave `vllm` out"
+                )
         if self.groups * self.rows % (self.rows_per_pass or self.rows):
             raise ValueError(
                 f"`TrainingConfig(rows_per_pass={self.rows_per_pass})` does not divide the {self.groups * self.rows} "
