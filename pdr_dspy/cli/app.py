@@ -502,19 +502,25 @@ def export(
 @app.command("train")
 @guarded
 def train(
-    target: TargetArg,
     config: Annotated[
         Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
     ],
     output: Annotated[Path, typer.Option("--output", help="The run folder; the same command resumes in it.")],
+    target: Annotated[
+        str | None, typer.Argument(help="The program to train on: a saved one, a file, or a name in programs/.")
+    ] = None,
+    sft: Annotated[
+        Path | None,
+        typer.Option("--sft", callback=_home, help="Imitate these chat samples of `pdr export-sft` instead."),
+    ] = None,
     task: TaskFile = None,
     trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on long traces and on a program's calls; writes the model to OUTPUT/model."""
+    """Train a model on a program's calls, or on samples; writes OUTPUT/model, and OUTPUT/adapter with LoRA."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted, sft=sft)
 
 
 @app.command("export-sft")

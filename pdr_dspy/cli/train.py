@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -26,12 +27,25 @@ WHAT = ("right", "summaries", "picks", "verdicts")
 
 
 def train(
-    target: str, config: Path, output: Path, *, task: str | None, display: Display, trusted: bool = False
+    target: str | None,
+    config: Path,
+    output: Path,
+    *,
+    task: str | None,
+    display: Display,
+    trusted: bool = False,
+    sft: Path | None = None,
 ) -> None:
-    """Train a model on long traces and on the calls of a program; prints the folder of the trained model."""
+    """Train a model on long traces and on the calls of a program, or on a file of chat samples; prints the folder of
+    the trained model."""
     from pdr_dspy.training import train
-    from pdr_dspy.training.config import read_config
+    from pdr_dspy.training.config import TrainingConfig, read_config
 
+    if (target is None) == (sft is None):
+        raise ConfigError("`pdr train` needs a program, to train on its calls, or `--sft FILE` with chat samples")
+    if target is None:
+        _imitate(sft, config, output, display)
+        return
     found = find(target, task=task, trusted=trusted)
     if found.task is None:
         raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
@@ -40,7 +54,7 @@ def train(
             f"`build()` of {found.task.name} gives `{type(found.program).__name__}`, and training takes an operator, "
             "such as `PDR(signature, schedule)`"
         )
-    settings = read_config(config)
+    settings = read_config(config, TrainingConfig)
     with program_file(f"`data()` or `verifier()` of {found.task.name}"):
         examples, verifier = found.task.data("train", limit=settings.limit), found.task.verifier()
 
@@ -53,6 +67,26 @@ def train(
     display.say(f"figures of each step: {output / 'log.jsonl'}")
     display.say(f"to evaluate it: pdr serve-model {made} --vllm, then pdr eval {target} --api-base ...")
     display.show(str(made))
+
+
+def _imitate(sft: Any, config: Path, output: Path, display: Display) -> None:
+    """Train on a file of chat samples."""
+    from pdr_dspy.training.config import ImitationConfig, read_config
+    from pdr_dspy.training.sft import imitate
+
+    settings = read_config(config, ImitationConfig)
+
+    def report(step: int, figures: Mapping[str, float]) -> None:
+        shown = ", ".join(f"{name} {figures[name]:.3g}" for name in ("loss", "mean_token_accuracy") if name in figures)
+        display.say(f"step {step}: {shown}")
+
+    display.say(f"training {settings.model} on the samples of {sft} ...")
+    made = imitate(sft, settings, output, progress=report)
+    display.say(f"figures of each step: {output / 'log.jsonl'}")
+    adapter = output / "adapter"
+    if settings.lora is not None:
+        display.say(f"beside the base model: vllm serve {settings.model} --enable-lora --lora-modules NAME={adapter}")
+    display.show(str(adapter if settings.lora is not None else made))
 
 
 def export(

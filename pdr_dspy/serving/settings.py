@@ -53,6 +53,12 @@ class EndpointSettings(Settings):
     api_base: Annotated[tuple[str, ...], BeforeValidator(_bases)]
     """One address, such as "http://127.0.0.1:8000/v1", or several replicas of the same model. Each request goes to the
     replica with the fewest requests in flight; a replica that is down is skipped for a while."""
+    adapter: str | None = None
+    """The name of a LoRA adapter that the server has beside the model: on vLLM and SGLang as in `--lora-modules
+    NAME=PATH`, on llama.cpp the stem of the file given with `--lora` (and `--lora-init-without-apply`, so that requests
+    without an adapter are those of the model alone)."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """By the name of an adapter, what identifies its weights beside `identity`, for stores that outlive the server."""
     api_key: str | None = Field(default=None, repr=False)
     """Sent as a bearer token. Never saved with a program."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -112,6 +118,8 @@ class EndpointSettings(Settings):
     def _check(self) -> Self:
         if not self.model:
             raise ValueError('`connect(model=...)` must name a served model, or be "auto"')
+        if self.adapter is not None and not self.adapter.strip():
+            raise ValueError(f"`connect(adapter={self.adapter!r})` must name an adapter, or be None")
         if not self.timeout > 0:
             raise ValueError(f"`connect(timeout={self.timeout!r})` must be above 0")
         if self.first_byte is not None and not self.first_byte > 0:
@@ -167,6 +175,7 @@ class EndpointSettings(Settings):
         For a file of known sha256 (`weights`) name and digest suffice: it is the same on every server."""
         if self.identity is not None:
             return self.identity
+        model = model if self.adapter is None else f"{model}:{self.adapter}"
         if weights is not None:
             return f"{model}:{weights}"
         mark = f" #{self.seal}" if self.seal else ""

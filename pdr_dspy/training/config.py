@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,8 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.settings import Settings
 from pdr_dspy.training.types import DISTILLER_CALLS, TrainCalls
+
+C = TypeVar("C", "TrainingConfig", "ImitationConfig")
 
 
 class Lora(BaseModel):
@@ -109,7 +111,48 @@ class TrainingConfig(Settings):
         return self
 
 
-def read_config(path: str | Path) -> TrainingConfig:
+class ImitationConfig(Settings):
+    """All settings of supervised training apart from its samples (`sft.imitate`); read and saved as JSON."""
+
+    model: str
+    """A model folder in the format of transformers, or a name on the hub."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the samples; see `steps`."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; None derives them from `epochs`."""
+    batch: int = Field(default=16, ge=1)
+    """Samples of an optimizer step, over all processes."""
+    rows_per_pass: int | None = Field(default=None, ge=1)
+    """Samples of one forward and backward pass on one device; None means `batch`."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Learning rate, falling to 0 along a cosine after `warmup` steps. Full training needs about a tenth of it."""
+    warmup: int = Field(default=0, ge=0)
+    lora: Lora | None = Lora()
+    """The adapter; None trains all weights."""
+    max_tokens: int | None = Field(default=None, ge=2)
+    """Samples with more tokens are left out; None means the model's context."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of the chat template, such as {"enable_thinking": false}."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Data type of the weights. With float32 a GPU still computes in bfloat16 if it supports it."""
+    save_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints; the last two are kept."""
+    loggers: tuple[str, ...] = ()
+    """TRL's log targets beside log.jsonl."""
+    seed: int = Field(default=0, ge=0)
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Other fields of TRL's `SFTConfig`, passed on unchanged."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.batch % (self.rows_per_pass or self.batch):
+            raise ValueError(
+                f"`ImitationConfig(rows_per_pass={self.rows_per_pass})` does not divide `batch={self.batch}`"
+            )
+        return self
+
+
+def read_config(path: str | Path, kind: type[C]) -> C:
     """Read the config of a JSON file. Raises ConfigError for a file that is missing, not JSON, or not a config."""
     try:
         values = json.loads(local_path(path).read_text(encoding="utf-8"))
@@ -118,5 +161,5 @@ def read_config(path: str | Path) -> TrainingConfig:
     except ValueError as error:
         raise ConfigError(f"`--config {path}` is not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"`--config {path}` must hold one JSON object with at least `model` and `rows`")
-    return TrainingConfig(**values)
+        raise ConfigError(f"`--config {path}` must hold one JSON object with at least `model`")
+    return kind(**values)

@@ -30,7 +30,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
-from pdr_dspy.training.replay import ReplayLM, evaluation_config
+from pdr_dspy.training.replay import NAMED_MODELS, ReplayLM, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Verifier, as_verifier
 
 Kind = Literal["trace", "draft", "workspace", "refinement", "summary", "pick", "verdict"]
@@ -107,7 +107,7 @@ def export(
     budget = Budget(**config["budget"]) if config.get("budget") else None
     models = config.get("models") or ["replay/model"]
     with Rollouts(folder / "rollouts") as store:
-        collected = _Collected(program, as_verifier(verifier), budget, store, str(models[0]), what)
+        collected = _Collected(program, as_verifier(verifier), budget, store, models, what)
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 collected.add(row, known[row.id])
@@ -139,12 +139,17 @@ def _refined(row: Row) -> bool:
 
 class _Collected:
     def __init__(
-        self, program: Operator, verifier: Verifier, budget: Budget | None, store: Rollouts, model: str, what: str
+        self,
+        program: Operator,
+        verifier: Verifier,
+        budget: Budget | None,
+        store: Rollouts,
+        models: Sequence[str],
+        what: str,
     ) -> None:
         self.what = what
-        self.lm = ReplayLM(model)
-        self.program = program.deepcopy()
-        self.program.set_lm(self.lm)
+        self.program = program.with_schedule(program.schedule.replace(**NAMED_MODELS))
+        self.lms = [ReplayLM(str(model)) for model in models]
         self.verifier = verifier
         self.budget = budget
         self.store = store
@@ -203,8 +208,16 @@ class _Collected:
         return "trace" if self.program.schedule.rounds == 1 else "draft"
 
     def _replay(self, row: Row, example: dspy.Example) -> dict[str, list[dict[str, str]]]:
-        """The prompts of a row's calls as the program renders them, by the address of the request."""
-        self.lm.begin(row, self.store)
+        """The prompts of a row's calls as the program renders them, by the address of the request. An address names the
+        model; of a program with several each call has one of them."""
+        prompts: dict[str, list[dict[str, str]]] = {}
+        for lm in self.lms:
+            prompts |= self._replay_on(lm, row, example)
+        return prompts
+
+    def _replay_on(self, lm: ReplayLM, row: Row, example: dspy.Example) -> dict[str, list[dict[str, str]]]:
+        lm.begin(row, self.store)
+        self.program.set_lm(lm)
         replayed: list[Call] = []
         inputs = inputs_of(self.program, example) | ({} if self.budget is None else {"budget": self.budget})
 
@@ -214,7 +227,7 @@ class _Collected:
         same = calls.session(store=None, seed=row.seed, on_call=replayed.append, oracle=oracle)
         with same, dspy.context(trace=None), suppress(RoundFailed):
             self.program(**inputs)
-        return {call.key: self.lm.prompts[call.seed] for call in replayed if call.seed in self.lm.prompts}
+        return {call.key: lm.prompts[call.seed] for call in replayed if call.seed in lm.prompts}
 
     def _keep(self, kind: Kind, row: Row, call: Call, messages: Sequence[dict[str, str]], rollout: Rollout) -> None:
         answer = {"role": "assistant", "content": rollout.text.strip()}

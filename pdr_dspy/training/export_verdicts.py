@@ -38,7 +38,7 @@ from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.export_sft import Exported, Sample
-from pdr_dspy.training.replay import Replay, Replayed, evaluation_config
+from pdr_dspy.training.replay import NAMED_MODELS, Replay, Replayed, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Score, Verifier, as_verifier
 from pdr_dspy.verifiers.checks import CalibratedCheck, JudgeCheck
 from pdr_dspy.verifiers.words import weights_of
@@ -180,10 +180,9 @@ class _Picks:
         first = schedule.widths[0]
         per_sample = {} if orders is None else {"distiller": "topk_per_sample"}
         plain = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "final": "refine", "keep": False}
-        models = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
         widths = (first, max(first, self.orders), 1) if first < MAX_WIDTH else (first, first, 1)
         self.program = program.with_schedule(
-            schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **models)
+            schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **NAMED_MODELS)
         )
 
     def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:
@@ -249,9 +248,8 @@ class _Verdicts:
         self.shown = _Shown(self.judge.reads_solution)
         first = program.schedule.widths[0]
         one = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "keep": False, "distiller": "summary"}
-        models = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
         final = {"final": "vote" if first > 1 else "refine", "critique": False, "check": name}
-        self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **models))
+        self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **NAMED_MODELS))
         self.program.checks = {name: self.shown}
 
     def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:

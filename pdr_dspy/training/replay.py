@@ -114,6 +114,10 @@ class NoAsyncEngine:
 _EVERYBODY = f"Selected: {list(range(1, MAX_WIDTH + 1))}"
 
 
+NAMED_MODELS = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
+"""Changes to a schedule after which every role uses the LM that its predictor has."""
+
+
 class Replayed(NamedTuple):
     """The first round of a row, run again."""
 

@@ -98,7 +98,9 @@ class Episodes:
         self.context_length: int | None = None
         """Tokens that prompt and completion may take together; None if unknown. Longer schedules are refused."""
         # Every call of an episode is a row and a sample of the policy: none is cancelled or constrained.
-        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False)
+        # Roles with a model of their own are the policy's too.
+        models = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
+        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False, **models)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()

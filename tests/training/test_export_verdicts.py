@@ -275,6 +275,19 @@ def test_summaries_whose_refinement_was_right(tmp_path: Path) -> None:
         export(tmp_path, topk(), QUESTIONS, Secret(), what="summaries")
 
 
+def test_a_program_of_two_models_is_exported_whole(tmp_path: Path) -> None:
+    schedule = topk().schedule.replace(distill_model="picker")
+    program = Operator(
+        "question -> answer", schedule, models={"picker": scripted_lm(reply, model="scripted/model:picker")}
+    )
+    run(tmp_path, program)
+    found = export(tmp_path, program, QUESTIONS, Secret())
+    assert found.counts["other_prompt"] == 0
+    assert found.counts["workspaces"] > 0
+    assert found.counts["drafts"] > 0
+    assert export_picks(tmp_path, program, QUESTIONS, Secret()).counts["picks"] == 5
+
+
 # ---- what is refused
 
 

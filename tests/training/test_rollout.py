@@ -11,6 +11,7 @@ import dspy
 import pytest
 
 from pdr_dspy import calls
+from pdr_dspy.calls import Adapter
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
@@ -310,6 +311,13 @@ def test_nothing_to_pick_from_is_no_reward() -> None:
     episodes = Episodes(pdr(distiller="topk", k=1), NumberVerifier(), train_calls="select", process_rewards=True)
     (rows,) = episodes([group(2)], policy)
     assert rewards(rows) == [None, None]
+
+
+def test_a_model_of_its_own_is_not_called() -> None:
+    models = {"picker": Adapter("picker")}
+    program = Operator("question -> answer", Schedule(widths=(3, 1), distill_model="picker"), models=models)
+    (rows,) = Episodes(program, NumberVerifier(), train_calls="distill")([group(2)], solver("1", "2", "3"))
+    assert rewards(rows) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("widths", [(3, 1), (3, 2, 1)])

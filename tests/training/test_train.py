@@ -30,7 +30,8 @@ from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.runtime import locks
 from pdr_dspy.training.config import Lora, TrainingConfig, read_config
 from pdr_dspy.training.dataset import mode_rows
-from pdr_dspy.training.train import read_log, train
+from pdr_dspy.training.run_folder import read_log
+from pdr_dspy.training.train import train
 from pdr_dspy.training.trainer import OperatorTrainer
 from pdr_dspy.training.trl_config import OperatorConfig
 from pdr_dspy.verifiers import Score
@@ -271,15 +272,15 @@ def test_long_traces_alone_need_no_pdr_program(model: str, tmp_path: Path) -> No
 def test_a_config_is_a_json_file(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"model": "m", "rows": 10, "lora": {"rank": 4}, "schedule": {"widths": [4, 1]}}))
-    found = read_config(path)
+    found = read_config(path, TrainingConfig)
     assert (found.lora, found.rows) == (Lora(rank=4), 10)
     assert TrainingConfig(**json.loads(found.model_dump_json())) == found
     for text, sentence in (("{", "is not JSON"), ("[]", "one JSON object"), ('{"rows": 4}', "model")):
         path.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
-            read_config(path)
+            read_config(path, TrainingConfig)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "none.json")
+        read_config(tmp_path / "none.json", TrainingConfig)
 
 
 PROGRAM = """
