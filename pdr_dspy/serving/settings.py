@@ -53,12 +53,6 @@ class EndpointSettings(Settings):
     api_base: Annotated[tuple[str, ...], BeforeValidator(_bases)]
     """One address, such as "http://127.0.0.1:8000/v1", or several replicas of the same model. Each request goes to the
     replica with the fewest requests in flight; a replica that is down is skipped for a while."""
-    adapter: str | None = None
-    """The name of a LoRA adapter that the server has beside the model: on vLLM and SGLang as in `--lora-modules
-    NAME=PATH`, on llama.cpp the stem of the file given with `--lora` (and `--lora-init-without-apply`, so that requests
-    without an adapter are those of the model alone)."""
-    adapters: dict[str, str] = Field(default_factory=dict)
-    """By the name of an adapter, what identifies its weights beside `identity`, for stores that outlive the server."""
     api_key: str | None = Field(default=None, repr=False)
     """Sent as a bearer token. Never saved with a program."""
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
@@ -113,6 +107,12 @@ class EndpointSettings(Settings):
     identity: str | None = None
     """The identity of the served model, for stores that outlive the server. None: composed of the model's name, what
     the server reports of its weights, the address, and a digest of headers and key."""
+    adapter: str | None = None
+    """The name of a LoRA adapter that the server has beside the model: on vLLM and SGLang as in `--lora-modules
+    NAME=PATH`, on llama.cpp the stem of the file given with `--lora` (and `--lora-init-without-apply`, so that requests
+    without an adapter are those of the model alone)."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """By the name of an adapter, what identifies its weights beside `identity`, for stores that outlive the server."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -276,14 +276,16 @@ def test_summaries_whose_refinement_was_right(tmp_path: Path) -> None:
 
 
 def test_a_program_of_two_models_is_exported_whole(tmp_path: Path) -> None:
+    def refining(request: ScriptedRequest) -> str:
+        n = int(request.user.split("Question:")[1].split()[0])
+        return f"Refined. Answer: {2 * n}" if "Workspace:" in request.user else reply(request)
+
     schedule = topk().schedule.replace(distill_model="picker")
-    program = Operator(
-        "question -> answer", schedule, models={"picker": scripted_lm(reply, model="scripted/model:picker")}
-    )
-    run(tmp_path, program)
+    picker = scripted_lm(refining, model="scripted/model:picker")
+    run(tmp_path, program := Operator("question -> answer", schedule, models={"picker": picker}), refining)
+    assert {"Candidates:" in request.user for request in picker.served.requests} == {True}
     found = export(tmp_path, program, QUESTIONS, Secret())
-    assert found.counts["other_prompt"] == 0
-    assert found.counts["workspaces"] > 0
+    assert (found.counts["workspaces"], found.counts["refinements"], found.counts["other_prompt"]) == (6, 6, 0)
     assert found.counts["drafts"] > 0
     assert export_picks(tmp_path, program, QUESTIONS, Secret()).counts["picks"] == 5
 
