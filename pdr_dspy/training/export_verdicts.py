@@ -33,6 +33,7 @@ from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import MAX_WIDTH
 from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.prompts.form import label
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
@@ -41,6 +42,7 @@ from pdr_dspy.training.export_sft import Exported, Sample
 from pdr_dspy.training.replay import NAMED_MODELS, Replay, Replayed, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Score, Verifier, as_verifier
 from pdr_dspy.verifiers.checks import CalibratedCheck, JudgeCheck
+from pdr_dspy.verifiers.checks.served import ModelCheck
 from pdr_dspy.verifiers.words import weights_of
 
 
@@ -76,16 +78,43 @@ def export_picks(
         StoreError: the folder holds no evaluation, or none of these examples.
         DataError: a teacher needs a gold answer, and an example has none.
     """
-    operator = _operator(program, "export_picks")
-    if operator.schedule.distill_role is not Role.SELECT:
-        raise ConfigError(
-            f"`export_picks(program=...)` needs a program that makes select calls, such as "
-            f'`Schedule(distiller="topk")`, got {operator.schedule}'
-        )
-    if orders is not None and not 1 <= orders <= MAX_WIDTH:
-        raise ConfigError(f"`export_picks(orders={orders!r})` must be from 1 to {MAX_WIDTH}, or None")
-    picks = _Picks(operator, as_verifier(verifier), teacher, orders, seed)
-    return _exported(run_dir, operator, examples, picks)
+    return _exported(run_dir, examples, _picks(program, verifier, teacher, orders, seed))
+
+
+class Asked(NamedTuple):
+    """One select call with something to pick: some of its candidates are right and some are not."""
+
+    id: str
+    """The id of the question."""
+    repeat: int
+    messages: list[dict[str, Any]]
+    right: frozenset[int]
+    """The places of the right candidates, from 1."""
+    replies: tuple[str, ...]
+    """For each candidate, the turn that picks it alone."""
+
+
+def asked_picks(
+    run_dir: str | Path,
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier | Metric,
+    *,
+    orders: int | None = None,
+) -> tuple[Asked, ...]:
+    """The select calls of `program` over the first-round drafts of an evaluation, with the right candidates of each, to
+    measure a picker. Arguments and errors are those of `export_picks`."""
+    picks = _picks(program, verifier, None, orders, 0)
+    found: list[Asked] = []
+    for row, example, replayed in _replays(run_dir, examples, picks):
+        for wanted in () if isinstance(replayed, str) else picks.wanted(row, example, replayed):
+            if isinstance(wanted, _Wanted):
+                predictor = picks.asking.predictor(Role.SELECT)
+                places = range(1, wanted.count + 1)
+                replies = tuple(_written(predictor, wanted.inputs, {"selected": [place]}) for place in places)
+                messages = _prompt(predictor, wanted.inputs)
+                found.append(Asked(row.id, row.repeat, messages, frozenset(wanted.good), replies))
+    return tuple(found)
 
 
 def export_verdicts(
@@ -103,7 +132,7 @@ def export_verdicts(
     Arguments and errors are those of `export_picks`; the program needs a `JudgeCheck`.
     """
     operator = _operator(program, "export_verdicts")
-    return _exported(run_dir, operator, examples, _Verdicts(operator, as_verifier(verifier), teacher))
+    return _exported(run_dir, examples, _Verdicts(operator, as_verifier(verifier), teacher))
 
 
 _COUNTED = ("rows", "no_choice", "duplicates", "not_stored", "other_prompt", "disagreed", "leaked", "failed")
@@ -126,9 +155,22 @@ class _Turn(NamedTuple):
     """Why there is no turn: a name of `_COUNTED`."""
 
 
-def _exported(
-    run_dir: str | Path, program: Operator, examples: Sequence[dspy.Example], maker: _Picks | _Verdicts
-) -> Exported:
+class _Wanted(NamedTuple):
+    """A select call."""
+
+    inputs: dict[str, Any]
+    numbers: list[int]
+    """The places to pick."""
+    good: set[int]
+    """The places of the right candidates."""
+    count: int
+    """Candidates."""
+
+
+def _replays(
+    run_dir: str | Path, examples: Sequence[dspy.Example], maker: _Picks | _Verdicts
+) -> Iterator[tuple[Row, dspy.Example, Replayed | str]]:
+    """The rows of these examples, each with its first round run again, or the count of why it was not."""
     folder = local_path(run_dir)
     config = evaluation_config(folder)
     known = dict(zip(ids_of(examples), examples, strict=True))
@@ -137,30 +179,54 @@ def _exported(
         raise StoreError(
             f"{folder} has no finished row for these {len(known)} examples; give the data of its evaluation"
         )
-    counts: Counter[str] = Counter(dict.fromkeys((f"{maker.kind}s", *_COUNTED), 0))
-    samples: list[Sample] = []
-    seen: set[str] = set()
     with Rollouts(folder / "rollouts") as store:
         replay = Replay(maker.program, store, config.get("models") or ["replay/model"])
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
-            if row.id not in known:
+            if row.id in known:
+                yield row, known[row.id], replay.run(row, inputs_of(maker.program, known[row.id]))
+
+
+def _exported(run_dir: str | Path, examples: Sequence[dspy.Example], maker: _Picks | _Verdicts) -> Exported:
+    counts: Counter[str] = Counter(dict.fromkeys((f"{maker.kind}s", *_COUNTED), 0))
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for row, example, replayed in _replays(run_dir, examples, maker):
+        counts["rows"] += 1
+        if isinstance(replayed, str):
+            counts[replayed] += 1
+            continue
+        for turn in maker.turns(row, example, replayed):
+            if turn.text is None:
+                counts[turn.reason] += 1
                 continue
-            counts["rows"] += 1
-            replayed = replay.run(row, inputs_of(program, known[row.id]))
-            if isinstance(replayed, str):
-                counts[replayed] += 1
-                continue
-            for turn in maker.turns(row, known[row.id], replayed):
-                if turn.text is None:
-                    counts[turn.reason] += 1
-                    continue
-                messages = (*turn.messages, {"role": "assistant", "content": turn.text})
-                content = json.dumps(messages, sort_keys=True)
-                counts["duplicates" if content in seen else f"{maker.kind}s"] += 1
-                if content not in seen:
-                    samples.append(Sample(maker.kind, messages, row.id, row.repeat, 1))
-                seen.add(content)
+            messages = (*turn.messages, {"role": "assistant", "content": turn.text})
+            content = json.dumps(messages, sort_keys=True)
+            counts["duplicates" if content in seen else f"{maker.kind}s"] += 1
+            if content not in seen:
+                samples.append(Sample(maker.kind, messages, row.id, row.repeat, 1))
+            seen.add(content)
     return Exported(tuple(samples), dict(counts))
+
+
+def _picks(
+    program: dspy.Module, verifier: Verifier | Metric, teacher: dspy.LM | None, orders: int | None, seed: int
+) -> _Picks:
+    operator = _operator(program, "export_picks")
+    schedule = operator.schedule
+    if schedule.distill_role is not Role.SELECT:
+        raise ConfigError(
+            f"`export_picks(program=...)` needs a program that makes select calls, such as "
+            f'`Schedule(distiller="topk")`, got {schedule}'
+        )
+    if orders is not None and not 1 <= orders <= MAX_WIDTH:
+        raise ConfigError(f"`export_picks(orders={orders!r})` must be from 1 to {MAX_WIDTH}, or None")
+    check = operator.checks[schedule.check] if schedule.check else None
+    if isinstance(check.base if isinstance(check, CalibratedCheck) else check, ModelCheck):
+        raise ConfigError(
+            f"`export_picks(program=...)` shows candidates with the results of the check {schedule.check!r}, which asks "
+            "a model; an export asks none: give a program without that check"
+        )
+    return _Picks(operator, as_verifier(verifier), teacher, orders, seed)
 
 
 class _Picks:
@@ -180,42 +246,45 @@ class _Picks:
         first = schedule.widths[0]
         per_sample = {} if orders is None else {"distiller": "topk_per_sample"}
         plain = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "final": "refine", "keep": False}
-        widths = (first, max(first, self.orders), 1) if first < MAX_WIDTH else (first, first, 1)
+        widths = (first, max(first, self.orders), 1)
         self.program = program.with_schedule(
             schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **NAMED_MODELS)
         )
 
-    def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:
-        """The select calls of a row."""
+    def wanted(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Wanted | None]:
+        """The select calls of a row; None for one that has nothing to pick."""
         right = self.labels.right(row, example, replayed.round.drafts)
-        predictor = self.asking.predictor(Role.SELECT)
-        wanted: list[tuple[dict[str, Any], list[int], set[int]]] = []
         for number, inputs in enumerate(replayed.asked[: self.orders]):
             order = replayed.round.workspaces[number].sources
             good = {place for place, index in enumerate(order, start=1) if index in right}
             k = min(self.asking.schedule.k, len(order))
             if not good or len(good) == len(order) or k == len(order):
-                yield _Turn([], None, "no_choice")
+                yield None
                 continue
             source = random.Random(f"{self.seed}|{row.id}|{row.repeat}|{number}")
             chosen = sorted(source.sample(sorted(good), min(k, len(good))))
             others = [place for place in range(1, len(order) + 1) if place not in good]
-            wanted.append((inputs, [*chosen, *sorted(source.sample(others, k - len(chosen)))], good))
-        texts: list[_Turn]
-        if self.teacher is None:
-            texts = [_Turn([], _written(predictor, inputs, {"selected": numbers})) for inputs, numbers, _ in wanted]
-        else:
-            texts = self._taught(row, example, wanted) if wanted else []
-        for (inputs, _, _), turn in zip(wanted, texts, strict=True):
-            yield turn._replace(messages=_prompt(predictor, inputs))
+            numbers = [*chosen, *sorted(source.sample(others, k - len(chosen)))]
+            yield _Wanted(inputs, numbers, good, len(order))
 
-    def _taught(
-        self, row: Row, example: dspy.Example, wanted: Sequence[tuple[dict[str, Any], list[int], set[int]]]
-    ) -> list[_Turn]:
+    def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:
+        """The select calls of a row, as turns to learn."""
+        predictor = self.asking.predictor(Role.SELECT)
+        asked = list(self.wanted(row, example, replayed))
+        wanted = [each for each in asked if each is not None]
+        yield from [_Turn([], None, "no_choice")] * (len(asked) - len(wanted))
+        if self.teacher is None:
+            turns = [_Turn([], _written(predictor, each.inputs, {"selected": each.numbers})) for each in wanted]
+        else:
+            turns = self._taught(row, example, wanted) if wanted else []
+        for each, turn in zip(wanted, turns, strict=True):
+            yield turn._replace(messages=_prompt(predictor, each.inputs))
+
+    def _taught(self, row: Row, example: dspy.Example, wanted: Sequence[_Wanted]) -> list[_Turn]:
         """The teacher's turns."""
         predictor, gold, schedule = self.teacher, self.labels.gold(example), self.asking.schedule
         assert predictor is not None
-        values = [{**inputs, _REFERENCE: gold} for inputs, _, _ in wanted]
+        values = [{**each.inputs, _REFERENCE: gold} for each in wanted]
         site = calls.CallSite(Phase.SELECT, 1, calls.identity(inputs_of(self.asking, example)), row.seed)
         temperature = schedule.temperature if schedule.distill_temperature is None else schedule.distill_temperature
         thinking = schedule.thinking_tokens
@@ -223,7 +292,7 @@ class _Picks:
         with dspy.context(trace=None):
             replies = event_loop.run(lambda: calls.ask(predictor, values, site=site, sampling=sampling))
         turns = []
-        for reply, (inputs, numbers, good) in zip(replies, wanted, strict=True):
+        for reply, (inputs, numbers, good, _) in zip(replies, wanted, strict=True):
             named = list(dict.fromkeys(reply.reading.outputs.get("selected") or ()))
             if reply.call.failure is not None or reply.call.truncated:
                 turns.append(_Turn([], None, "failed"))
@@ -382,9 +451,11 @@ def _prompt(predictor: dspy.Predict, inputs: Mapping[str, Any]) -> list[dict[str
 
 
 def _written(predictor: dspy.Predict, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """A turn of the assistant as the program's prompts show one."""
+    """A turn of the assistant as the program's prompts show one; in this library's form if a user's adapter shows
+    none."""
     shown = render(signature_of(predictor), [{**inputs, **outputs}], inputs)
-    return str(next(message["content"] for message in reversed(shown) if message["role"] == "assistant"))
+    own = "\n".join(f"{label(name)}: {value}" for name, value in outputs.items())
+    return str(next((message["content"] for message in reversed(shown) if message["role"] == "assistant"), own))
 
 
 def _tells(text: str, gold: str, prompt: str) -> bool:

@@ -17,7 +17,7 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, LongCoT, SelfConsistency
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.training.export_sft import Exported, export
-from pdr_dspy.training.export_verdicts import export_picks, export_verdicts
+from pdr_dspy.training.export_verdicts import asked_picks, export_picks, export_verdicts
 from pdr_dspy.verifiers import NumberVerifier, Score
 from pdr_dspy.verifiers.checks import JudgeCheck
 
@@ -133,6 +133,17 @@ def test_more_orders_than_the_program_asks_for(tmp_path: Path) -> None:
     assert set(places) == {1, 2, 3, 4}, "no place is preferred"
     again = export_picks(tmp_path, topk(), QUESTIONS, Secret(), orders=12)
     assert again == found
+
+
+def test_calls_to_measure_a_picker_with(tmp_path: Path) -> None:
+    requests = run(tmp_path, topk())
+    asked = asked_picks(tmp_path, topk(), QUESTIONS, Secret())
+    assert [each.id for each in asked] == ["q1", "q2", "q3", "q5", "q6"]
+    for each in asked:
+        system, user = each.messages
+        assert (system["content"], user["content"]) in sent(requests, "Selected: <")
+        assert each.right == set(right_places(user["content"]))
+        assert each.replies == tuple(f"Selected: [{place}]" for place in (1, 2, 3, 4))
 
 
 def test_other_drafts_are_not_this_programs(tmp_path: Path) -> None:
@@ -296,6 +307,8 @@ def test_a_program_of_two_models_is_exported_whole(tmp_path: Path) -> None:
 def test_what_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="makes select calls"):
         export_picks(tmp_path, LongCoT("question -> answer"), QUESTIONS, Secret())
+    with pytest.raises(ConfigError, match="the check 'check', which asks a model"):
+        export_picks(tmp_path, topk(check=JudgeCheck()), QUESTIONS, Secret())
     with pytest.raises(ConfigError, match="needs a program with a JudgeCheck"):
         export_verdicts(tmp_path, topk(), QUESTIONS, Secret())
     with pytest.raises(ConfigError, match="must be an operator"):
