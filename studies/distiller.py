@@ -124,7 +124,7 @@ class Scored(NamedTuple):
 
 
 def measure(task: Task, folder: Path, weights: str, adapters: Sequence[Path]) -> list[Scored]:
-    """What any draft, the vote, the base and each adapter score on the held-out questions; what was measured is kept."""
+    """What any draft, the vote, the base and each adapter score on held-out questions; what was measured is kept."""
     from pdr_dspy.training.export_verdicts import asked_picks
 
     asked = asked_picks(folder / HELD_OUT, task.picking, task.held_out, task.verifier, orders=MEASURED)
@@ -240,14 +240,15 @@ def table(path: Path) -> str:
         text += f"| {name} | {' | '.join(cells)} |\n"
     each_seed = ", ".join(f"{fmean(one.scores[name] for one in scored):.3f}" for name in trained)
     facts = "; ".join(f"{key}: {value}" for key, value in about.items())
-    return f"{len(scored)} held-out questions with right and wrong drafts. {facts}.\n\n{text}\nTrained, by seed: {each_seed}.\n"
+    head = f"{len(scored)} held-out questions with right and wrong drafts. {facts}."
+    return f"{head}\n\n{text}\nTrained, by seed: {each_seed}.\n"
 
 
 HEAD = """# A distiller that is trained
 
 An adapter that learnt to pick one of the drafts, from picks that saw the gold answer, and picks without it; on held-out
-questions with something to pick. Plan: `studies/plans/distiller.md`. Repeat: `python -m studies.distiller`. Intervals are
-95 % over questions.
+questions with something to pick. Plan: `studies/plans/distiller.md`. Repeat: `python -m studies.distiller`. Intervals
+are 95 % over questions.
 """
 
 

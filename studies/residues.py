@@ -1,10 +1,10 @@
 """A toy for `studies.distiller`: which of four numbers has the remainder that is asked for?
 
 Drafts are made by chance, a third of them right, and the picker is a transformer of 100,000 random weights that has
-learnt nothing: it cannot know what a number's remainder is but from the picks that it imitates. So the toy shows whether
+learnt nothing: what a number's remainder is, it can only know from the picks that it imitates. So the toy shows whether
 the machinery learns (export, adapter, held-out picks), and nothing about any model.
 
-    Remainder: 2                         reads  |1) 17|2) 4|3) 9|4) 20|remainder 2|pick|   writes |Selected: [4]|<end>|
+    Remainder: 2                         reads  |1) 17|2) 4|3) 9|4) 20|remainder 2|   writes |Selected: [4]|<end>|
     Candidate 1:
     answer: 17 ...
 
@@ -31,17 +31,14 @@ from pdr_dspy.verifiers import Score
 from studies import distiller
 
 NUMBERS, WIDTH, REMAINDERS = 30, 4, 3
-PAD, END, PICK = "<pad>", "<end>", "pick\n"
-TEMPLATE = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}pick\n{{ m.content }}<end>{% else %}{{ m.content }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}pick\n{% endif %}"
-)
+PAD, END = "<pad>", "<end>"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<end>{% endif %}{% endfor %}"
 SETTINGS = {
-    "steps": 300,
+    "steps": 400,
     "batch": 32,
-    "learning_rate": 8e-3,
+    "learning_rate": 5e-3,
     "lora": {"rank": 16, "alpha": 32},
-    "save_every": 300,
+    "save_every": 400,
 }
 """Of the training; found by hand on other questions than those of `task`."""
 
@@ -117,7 +114,7 @@ def drafter() -> Iterator[None]:
 
 def untrained(folder: Path, seed: int = 0) -> str:
     """A folder with a random model; returns its path."""
-    lines = [PAD, END, PICK, *(f"remainder {r}\n" for r in range(REMAINDERS))]
+    lines = [PAD, END, *(f"remainder {r}\n" for r in range(REMAINDERS))]
     lines += [f"{place}) {number}\n" for place in range(1, WIDTH + 1) for number in range(NUMBERS)]
     lines += [f"Selected: [{place}]" for place in range(1, WIDTH + 1)]
     inner = Tokenizer(models.WordLevel({line: place for place, line in enumerate(lines)}, unk_token=PAD))
@@ -142,7 +139,7 @@ def untrained(folder: Path, seed: int = 0) -> str:
                 num_attention_heads=4,
                 num_key_value_heads=4,
                 max_position_embeddings=64,
-                initializer_range=0.1,
+                initializer_range=0.2,
                 pad_token_id=0,
                 eos_token_id=1,
                 bos_token_id=None,

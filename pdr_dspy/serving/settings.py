@@ -109,8 +109,8 @@ class EndpointSettings(Settings):
     the server reports of its weights, the address, and a digest of headers and key."""
     adapter: str | None = None
     """The name of a LoRA adapter that the server has beside the model: on vLLM and SGLang as in `--lora-modules
-    NAME=PATH`, on llama.cpp the stem of the file given with `--lora` (and `--lora-init-without-apply`, so that requests
-    without an adapter are those of the model alone)."""
+    NAME=PATH`, on llama.cpp the stem of its file. Start llama.cpp with `--lora-scaled FILE:0`: at another scale the
+    adapter is part of the model for all requests that name none."""
     adapters: dict[str, str] = Field(default_factory=dict)
     """By the name of an adapter, what identifies its weights beside `identity`, for stores that outlive the server."""
 

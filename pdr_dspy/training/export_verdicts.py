@@ -223,8 +223,8 @@ def _picks(
     check = operator.checks[schedule.check] if schedule.check else None
     if isinstance(check.base if isinstance(check, CalibratedCheck) else check, ModelCheck):
         raise ConfigError(
-            f"`export_picks(program=...)` shows candidates with the results of the check {schedule.check!r}, which asks "
-            "a model; an export asks none: give a program without that check"
+            f"`export_picks(program=...)` shows candidates with results of the check {schedule.check!r}, which asks a "
+            "model; an export asks none: give a program without that check"
         )
     return _Picks(operator, as_verifier(verifier), teacher, orders, seed)
 

@@ -225,7 +225,7 @@ def _settings(config: ImitationConfig, folder: Path, steps: int) -> Any:
         "bf16": gpu and torch.cuda.is_bf16_supported(),
         "use_cpu": not gpu,
         "dataloader_pin_memory": gpu,
-        "gradient_checkpointing": gpu,
+        "activation_checkpointing": gpu,
         "save_total_limit": 2,
         "disable_tqdm": True,
         "model_init_kwargs": {"dtype": config.precision},

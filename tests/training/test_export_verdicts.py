@@ -307,7 +307,7 @@ def test_a_program_of_two_models_is_exported_whole(tmp_path: Path) -> None:
 def test_what_cannot_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="makes select calls"):
         export_picks(tmp_path, LongCoT("question -> answer"), QUESTIONS, Secret())
-    with pytest.raises(ConfigError, match="the check 'check', which asks a model"):
+    with pytest.raises(ConfigError, match="results of the check 'check', which asks a model"):
         export_picks(tmp_path, topk(check=JudgeCheck()), QUESTIONS, Secret())
     with pytest.raises(ConfigError, match="needs a program with a JudgeCheck"):
         export_verdicts(tmp_path, topk(), QUESTIONS, Secret())

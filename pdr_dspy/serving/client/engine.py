@@ -250,17 +250,20 @@ class AsyncOpenAIEngine:
         return f"{facts} lora={file.path}" + (f" lora_files={file.sha256[:12]}" if file.sha256 else ""), both
 
     async def _adapted(self, wire: Wire) -> Wire:
-        """The request with the adapter, as this kind of server names it. Raises UnsupportedModelError if the server
-        says that it has no such adapter."""
+        """The request with the adapter, or without any, in the words of this kind of server.
+
+        Raises UnsupportedModelError if the server says that it has no such adapter.
+        """
         adapter = self.settings.adapter
+        server = await self.probe() if adapter is not None or self.settings.adapters else self.server
+        if server is not None and server.kind == "llama.cpp" and server.adapters and adapter is None:
+            return replace(wire, body={**wire.body, "lora": server.scales(None)})
         if adapter is None:
             return wire
-        server = await self.probe()
         if server is not None and server.kind in ("llama.cpp", "vllm") and not server.has(adapter):
             raise lm15.UnsupportedModelError(f"{self.where} has no adapter {adapter!r}; {_adapters_of(server)}")
         if server is not None and server.kind == "llama.cpp":
-            lora = [{"id": server.adapters[adapter].id, "scale": 1.0}]
-            return replace(wire, body={**wire.body, "lora": lora})
+            return replace(wire, body={**wire.body, "lora": server.scales(adapter)})
         # vLLM serves an adapter under its own name; SGLang as one of its model.
         model = adapter if server is not None and server.has(adapter) else f"{self.model}:{adapter}"
         return replace(wire, body={**wire.body, "model": model})
@@ -797,7 +800,7 @@ def _again(response: lm15.Response, seed: int | None) -> lm15.Response:
 
 def _adapters_of(server: Server) -> str:
     names = ", ".join(map(repr, server.adapter_names)) or "none"
-    remedy = "`--lora FILE --lora-init-without-apply`" if server.kind == "llama.cpp" else "`--lora-modules NAME=PATH`"
+    remedy = "`--lora-scaled FILE:0`" if server.kind == "llama.cpp" else "`--lora-modules NAME=PATH`"
     return f"it has {names}; start it with {remedy}"
 
 

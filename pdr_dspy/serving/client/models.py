@@ -28,6 +28,8 @@ class LoraFile(NamedTuple):
     id: int
     """Its number in requests."""
     path: str
+    scale: float = 0.0
+    """Of requests that name no adapter."""
     sha256: str | None = None
     """Of the file, if it could be read here."""
 
@@ -71,6 +73,14 @@ class Server:
     def has(self, adapter: str) -> bool:
         """Whether the server has an adapter."""
         return adapter in (self.adapters if self.kind == "llama.cpp" else self.models)
+
+    def scales(self, adapter: str | None) -> list[dict[str, float]]:
+        """llama.cpp's `lora` of a request: every adapter with its scale. A request without it would have the right
+        scales, and might read a cached prompt that was computed with other ones."""
+        return [
+            {"id": file.id, "scale": file.scale if adapter is None else float(name == adapter)}
+            for name, file in self.adapters.items()
+        ]
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
@@ -124,9 +134,12 @@ class Server:
             else None,
         }
         files = {
-            Path(str(each["path"])).stem: LoraFile(each["id"], str(each["path"]))
+            Path(str(each["path"])).stem: LoraFile(each["id"], str(each["path"]), float(each.get("scale") or 0.0))
             for each in (adapters if isinstance(adapters, list) else ())
-            if isinstance(each, dict) and type(each.get("id")) is int and each.get("path")
+            if isinstance(each, dict)
+            and type(each.get("id")) is int
+            and each.get("path")
+            and isinstance(each.get("scale", 0.0), int | float)
         }
         known = dict(self.weights)
         if weights and name not in known:
