@@ -250,11 +250,22 @@ An adapter that learnt to pick one of the drafts, from picks that saw the gold a
 questions with something to pick. Plan: `studies/plans/distiller.md`. Repeat: `python -m studies.distiller`. Intervals
 are 95 % over questions.
 """
+NOTES = {
+    "residues-toy": "The toy of `studies/residues.py`: which of four numbers, drawn by chance, has the remainder that is "
+    "asked for? The base is a transformer of 100,000 random weights, so that its picks are chance, and what the adapters "
+    "know they know from the picks alone. It shows that the machinery learns, and says nothing about a language model. "
+    "Repeat: `python -m studies.distiller --task residues`."
+}
+"""What a reader must know of a file of scores."""
 
 
 def page() -> str:
     """Of all files of scores."""
-    return HEAD + "".join(f"\n## {path.stem}\n\n{table(path)}" for path in sorted(PICKS.glob("*.jsonl")))
+    text = HEAD
+    for path in sorted(PICKS.glob("*.jsonl")):
+        note = f"{NOTES[path.stem]}\n\n" if path.stem in NOTES else ""
+        text += f"\n## {path.stem}\n\n{note}{table(path)}"
+    return text
 
 
 def run(

@@ -215,12 +215,14 @@ class Operator(dspy.Module):
         """The models that its schedule names, by the `id` of the predictor that each serves; adapters as the model that
         has them, if one is set."""
         named = {role: self.schedule.model_of(role) for role in self.schedule.roles}
-        served: dict[int, dspy.LM] = {}
-        for role, name in named.items():
-            if name is not None:
-                lm, base = self.models[name], self._base_of(role)
-                served[id(self.predictor(role))] = lm.on(base) if isinstance(lm, Adapter) and base is not None else lm
-        return served
+        return {
+            id(self.predictor(role)): self.model_named(name, role) for role, name in named.items() if name is not None
+        }
+
+    def model_named(self, name: str, role: Role = Role.DRAFT) -> dspy.LM:
+        """One of its models; an adapter as the model that has it, if one is set for the role."""
+        lm, base = self.models[name], self._base_of(role)
+        return lm.on(base) if isinstance(lm, Adapter) and base is not None else lm
 
     def price_of(self, name: str | None) -> Price | None:
         """The price per token of one of its models by name, or with None of its default LM; None if it is unknown."""
