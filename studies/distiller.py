@@ -251,10 +251,12 @@ questions with something to pick. Plan: `studies/plans/distiller.md`. Repeat: `p
 are 95 % over questions.
 """
 NOTES = {
-    "residues-toy": "The toy of `studies/residues.py`: which of four numbers, drawn by chance, has the remainder that is "
-    "asked for? The base is a transformer of 100,000 random weights, so that its picks are chance, and what the adapters "
-    "know they know from the picks alone. It shows that the machinery learns, and says nothing about a language model. "
-    "Repeat: `python -m studies.distiller --task residues`."
+    "residues-toy": (
+        "The toy of `studies/residues.py`: which of four numbers, drawn by chance, has the wanted remainder? "
+        "The base is a transformer of 100,000 random weights: its picks are chance, and what the adapters know is from "
+        "the picks alone. It shows that the machinery learns, and says nothing about a language model. Repeat: "
+        "`python -m studies.distiller --task residues`."
+    )
 }
 """What a reader must know of a file of scores."""
 

@@ -653,6 +653,12 @@ def serve_model(
     vllm: Annotated[bool, typer.Option("--vllm", help="Serve with vLLM on the local GPUs.")] = False,
     tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs per replica (vLLM).")] = 1,
     data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", help="NAME=FOLDER of a LoRA adapter (vLLM), or a GGUF file named after it; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Run a model server for other terminals, until Ctrl-C."""
     from pdr_dspy.cli import serve
@@ -663,6 +669,7 @@ def serve_model(
         slots=slots,
         context=context,
         vllm={"tensor_parallel": tensor_parallel, "data_parallel": data_parallel} if vllm else None,
+        adapters=adapter or (),
         display=_display(False),
     )
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import dspy
 import pytest
+from typer.testing import CliRunner
 
 import pdr_dspy
 from pdr_dspy import calls
 from pdr_dspy.calls import Adapter, Priced, Rollouts
+from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, EndpointError
 from pdr_dspy.evaluation import evaluate
 from pdr_dspy.operators.operator import Operator
@@ -281,3 +283,22 @@ def test_llamas_files_are_checked_before_a_start(tmp_path: Path) -> None:
         (tmp_path / folder / "picker.gguf").write_bytes(b"")
     with pytest.raises(ConfigError, match="two files of one name"):
         LlamaCppServer("smollm2-135m", adapters=[tmp_path / folder / "picker.gguf" for folder in ("a", "b")])
+
+
+def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm.VLLMServer, "_check_machine", lambda self: None)
+    started: list[list[str]] = []
+
+    def start(self: VLLMServer) -> None:
+        started.append(self.command(1))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(vllm.VLLMServer, "start", start)
+    folder = adapter(tmp_path / "adapter", 16)
+    runner = CliRunner()
+    runner.invoke(app, ["serve-model", "some/model", "--vllm", "--adapter", f"picker={folder}"])
+    assert started[0][-4:] == ["--max-lora-rank", "16", "--lora-modules", f"picker={folder}"]
+    refused = runner.invoke(app, ["serve-model", "some/model", "--vllm", "--adapter", str(folder)])
+    assert (refused.exit_code, "must be NAME=FOLDER" in refused.output) == (2, True)
+    refused = runner.invoke(app, ["serve-model", "smollm2-135m", "--adapter", str(tmp_path / "picker.gguf")])
+    assert (refused.exit_code, "has no file" in refused.output) == (2, True)
