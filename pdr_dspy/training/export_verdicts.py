@@ -180,7 +180,7 @@ def _replays(
             f"{folder} has no finished row for these {len(known)} examples; give the data of its evaluation"
         )
     with Rollouts(folder / "rollouts") as store:
-        replay = Replay(maker.program, store, config.get("models") or ["replay/model"])
+        replay = Replay(maker.program, store, config.get("models") or ["replay/model"], begin=maker.begin)
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 yield row, known[row.id], replay.run(row, inputs_of(maker.program, known[row.id]))
@@ -250,6 +250,9 @@ class _Picks:
         self.program = program.with_schedule(
             schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **NAMED_MODELS)
         )
+
+    def begin(self) -> None:
+        """Nothing is kept of a replay."""
 
     def wanted(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Wanted | None]:
         """The select calls of a row; None for one that has nothing to pick."""
@@ -321,10 +324,13 @@ class _Verdicts:
         self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **NAMED_MODELS))
         self.program.checks = {name: self.shown}
 
+    def begin(self) -> None:
+        """Forget what was shown before."""
+        self.shown.seen = []
+
     def turns(self, row: Row, example: dspy.Example, replayed: Replayed) -> Iterator[_Turn]:
         """The verdicts on the drafts of a row."""
-        seen, self.shown.seen = self.shown.seen, []
-        for inputs, outputs in seen:
+        for inputs, outputs in self.shown.seen:
             messages = self.judge.messages(inputs, outputs)
             answer = {name: value for name, value in outputs.items() if name in self.labels.fields}
             if messages is None:

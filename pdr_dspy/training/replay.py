@@ -7,7 +7,7 @@ runs again, and renders its prompts as it does at inference.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -129,8 +129,16 @@ class Replayed(NamedTuple):
 class Replay:
     """Runs a program again over the stored first-round drafts of rows; every select call names all candidates."""
 
-    def __init__(self, program: Operator, store: Rollouts, models: Sequence[str]) -> None:
+    def __init__(self, program: Operator, store: Rollouts, models: Sequence[str], *, begin: Callable[[], None]) -> None:
+        """
+        Args:
+            program: the program.
+            store: has the drafts.
+            models: identities of which one is that of the model that drafted.
+            begin: called before each run of the program.
+        """
         self.store = store
+        self.begin = begin
         self.lms = [ReplayLM(str(name)) for name in models]
         self.programs = [self._on(program, lm) for lm in self.lms]
 
@@ -149,6 +157,7 @@ class Replay:
             return "not_stored"
         known = {call.key for call in row.calls}
         for program, lm in zip(self.programs, self.lms, strict=True):  # the model that drafted is one of them
+            self.begin()
             lm.begin(row, self.store)
             made: list[Call] = []
             trace: list[Any] = []

@@ -248,6 +248,21 @@ def test_verdicts_are_those_of_the_programs_judge(tmp_path: Path, field: str | N
     assert found.counts["verdicts"] == (24 if field is None else sum(4 - max(many - 1, 0) for many in right.values()))
 
 
+def test_what_another_models_replay_was_shown_is_forgotten(tmp_path: Path) -> None:
+    run(tmp_path, judged())
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    expected = export_verdicts(tmp_path, judged(), QUESTIONS, Secret())
+    path.write_text(json.dumps({**config, "models": ["another/model", *config["models"], "third/model"]}))
+    assert export_verdicts(tmp_path, judged(), QUESTIONS, Secret()) == expected
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+    wrong = [line.replace('"key":"', '"key":"x') if '"q1"' in line else line for line in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(wrong) + "\n")
+    less = export_verdicts(tmp_path, judged(), QUESTIONS, Secret())
+    assert less.counts["not_stored"] == 1
+    assert less.samples == tuple(sample for sample in expected.samples if sample.id != "q1")
+
+
 def test_a_teachers_verdict_is_kept_if_the_verifier_agrees(tmp_path: Path) -> None:
     program = judged()
     requests = run(tmp_path, program)

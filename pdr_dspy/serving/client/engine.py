@@ -265,7 +265,7 @@ class AsyncOpenAIEngine:
         if server is not None and server.kind == "llama.cpp":
             return replace(wire, body={**wire.body, "lora": server.scales(adapter)})
         # vLLM serves an adapter under its own name; SGLang as one of its model.
-        model = adapter if server is not None and server.has(adapter) else f"{self.model}:{adapter}"
+        model = adapter if server is not None and server.kind == "vllm" else f"{self.model}:{adapter}"
         return replace(wire, body={**wire.body, "model": model})
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
