@@ -197,7 +197,7 @@ class Operator(dspy.Module):
         base = self._base_of(role)
         return None if base is None else prices.get(id(base), prices.get(str(base.model)))
 
-    def _base_of(self, role: Role) -> dspy.LM | None:
+    def _base_of(self, role: Role) -> dspy.BaseLM | None:
         """The model whose adapter a role may use: that of the drafts; None if none is set."""
         name = self.schedule.draft_model
         drafts = None if name is None else self.models[name]

@@ -41,7 +41,7 @@ from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.training.export_sft import Exported, Sample
 from pdr_dspy.training.replay import NAMED_MODELS, Replay, Replayed, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Score, Verifier, as_verifier
-from pdr_dspy.verifiers.checks import CalibratedCheck, JudgeCheck
+from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, JudgeCheck
 from pdr_dspy.verifiers.checks.served import ModelCheck
 from pdr_dspy.verifiers.words import weights_of
 
@@ -110,7 +110,7 @@ def asked_picks(
         for wanted in () if isinstance(replayed, str) else picks.wanted(row, example, replayed):
             if isinstance(wanted, _Wanted):
                 predictor = picks.asking.predictor(Role.SELECT)
-                places = range(1, wanted.count + 1)
+                places = range(1, wanted.candidates + 1)
                 replies = tuple(_written(predictor, wanted.inputs, {"selected": [place]}) for place in places)
                 messages = _prompt(predictor, wanted.inputs)
                 found.append(Asked(row.id, row.repeat, messages, frozenset(wanted.good), replies))
@@ -163,8 +163,8 @@ class _Wanted(NamedTuple):
     """The places to pick."""
     good: set[int]
     """The places of the right candidates."""
-    count: int
-    """Candidates."""
+    candidates: int
+    """How many there are."""
 
 
 def _replays(
@@ -322,7 +322,7 @@ class _Verdicts:
         one = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "keep": False, "distiller": "summary"}
         final = {"final": "vote" if first > 1 else "refine", "critique": False, "check": name}
         self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **NAMED_MODELS))
-        self.program.checks = {name: self.shown}
+        self.program.checks = dict[str, AsyncCheck]({name: self.shown})
 
     def begin(self) -> None:
         """Forget what was shown before."""

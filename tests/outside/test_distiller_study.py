@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,12 +85,14 @@ def test_chances_are_those_of_the_token_that_differs(tmp_path: Path) -> None:
 
 def test_a_table_of_known_scores(tmp_path: Path) -> None:
     scored = [
-        Scored(str(n), {"any draft": 0.5, "vote": n % 2, "base": 0.5, "trained 0": 1.0, "trained 1": 0.5})
+        Scored(str(n), {"any draft": 0.5, "vote": float(n % 2), "base": 0.5, "trained 0": 1.0, "trained 1": 0.5})
         for n in range(10)
     ]
     text = distiller.table(distiller.write_scores("made", scored, {"questions": 12}, tmp_path))
     assert "10 held-out questions with right and wrong drafts. questions: 12." in text
-    assert "| trained | 0.750 [0.75, 0.75] | +0.250 [+0.250, +0.250] |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| trained |")]
+    assert re.findall(r"\S+(?= \[)", line) == ["0.750", "+0.250", "+0.250", "+0.250"]
+    assert "| vote | 0.500" in text
     assert "Trained, by seed: 1.000, 0.500." in text
 
 

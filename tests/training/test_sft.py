@@ -57,6 +57,10 @@ def sample(question: str, answer: str) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
 
 
+def written(tokenizer: Any, ids: list[int]) -> str:
+    return tokenizer.decode(ids).replace(" ", "")
+
+
 def write(path: Path, samples: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(each) + "\n" for each in samples))
     return path
@@ -70,15 +74,15 @@ def test_only_the_answer_and_the_end_of_its_turn_are_learnt() -> None:
     tokenizer = letters()
     (messages,) = [sample("q1", "xyz")["messages"]]
     plain = tokenized(tokenizer, messages)
-    assert tokenizer.decode(plain.ids[plain.prompt :]).replace(" ", "") == "xyz<end>"
+    assert written(tokenizer, plain.ids[plain.prompt :]) == "xyz<end>"
     tokenizer.chat_template = TEMPLATE
     read = tokenized(tokenizer, messages)
-    assert tokenizer.decode(read.ids).replace(" ", "") == "uq1axyz<end>", "nothing after the end of the turn"
+    assert written(tokenizer, read.ids) == "uq1axyz<end>", "nothing after the end of the turn"
     assert read.ids[: read.prompt] == prompt_ids(tokenizer, messages[:-1]), "as the prompt is at inference"
     assert read.labels == [-100] * 4 + read.ids[4:]
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}0{{ messages | length }}{% endfor %}"
     other = tokenized(tokenizer, messages)
-    assert tokenizer.decode(other.ids[other.prompt :]).replace(" ", "") == "xyz<end>"
+    assert written(tokenizer, other.ids[other.prompt :]) == "xyz<end>"
 
 
 def test_the_loss_is_that_of_the_answers(model: str, tmp_path: Path) -> None:

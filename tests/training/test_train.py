@@ -193,7 +193,7 @@ def test_the_base_answers_without_the_adapter(model: str, tmp_path: Path) -> Non
         "plain": OperatorTrainer(model, lambda groups, policy: [], args, rows, processing_class=tokenizer),
         "adapted": OperatorTrainer(
             model, lambda groups, policy: [], args, rows, processing_class=tokenizer,
-            peft_config=LoraConfig(8, lora_alpha=256, target_modules="all-linear", init_lora_weights=False),
+            peft_config=LoraConfig(r=8, lora_alpha=256, target_modules="all-linear", init_lora_weights=False),
         ),
     }  # fmt: skip
     asked: Any = ([[40, 41, 42], [50]], [8, 8], 0.0)
