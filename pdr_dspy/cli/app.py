@@ -476,19 +476,25 @@ def export(
 @app.command("train")
 @guarded
 def train(
-    target: TargetArg,
     config: Annotated[
         Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
     ],
     output: Annotated[Path, typer.Option("--output", help="The run folder; the same command resumes in it.")],
+    target: Annotated[
+        str | None, typer.Argument(help="The program to train on: a saved one, a file, or a name in programs/.")
+    ] = None,
+    sft: Annotated[
+        Path | None,
+        typer.Option("--sft", callback=_home, help="Imitate these chat samples of `pdr export-sft` instead."),
+    ] = None,
     task: TaskFile = None,
     trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on long traces and on a program's calls; writes the model to OUTPUT/model."""
+    """Train a model on a program's calls, or on samples; writes OUTPUT/model, and OUTPUT/adapter with LoRA."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted, sft=sft)
 
 
 @app.command("export-sft")
@@ -507,15 +513,34 @@ def export_sft(
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
     split: Split = None,
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="right: traces, drafts, workspaces and refinements; or for a distiller alone: summaries whose "
+            "refinement was right, picks or verdicts of who saw the gold answer, which the prompts do not have.",
+        ),
+    ] = "right",
+    teacher: Annotated[
+        bool,
+        typer.Option("--teacher", help="Picks and verdicts by the model below, which reads the gold answer."),
+    ] = False,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", min=1, help="Picks: prompts for each run, in other orders of candidates.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the right answers of an evaluation (traces, workspaces, refinements) as a chat dataset."""
+    """Write calls of an evaluation as a chat dataset: what it got right, or what a distiller should say."""
     from pdr_dspy.cli import train
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model, what=what,
+        teacher=_model(api_base, model, embedded) if teacher else None, orders=orders,
     )  # fmt: skip
 
 
@@ -602,6 +627,12 @@ def serve_model(
     vllm: Annotated[bool, typer.Option("--vllm", help="Serve with vLLM on the local GPUs.")] = False,
     tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs per replica (vLLM).")] = 1,
     data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", help="NAME=FOLDER of a LoRA adapter (vLLM), or a GGUF file named after it; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Run a model server for other terminals, until Ctrl-C."""
     from pdr_dspy.cli import serve
@@ -612,6 +643,7 @@ def serve_model(
         slots=slots,
         context=context,
         vllm={"tensor_parallel": tensor_parallel, "data_parallel": data_parallel} if vllm else None,
+        adapters=adapter or (),
         display=_display(False),
     )
 

@@ -225,7 +225,10 @@ def _description(
     named = {name: operator for operator in operators_in(student).values() for name in operator.models}
     if named:
         parts["named_models"] = {
-            name: [*event_loop.run(partial(calls.identities, (), [operator.models[name]])), operator.models.price(name)]
+            name: [
+                *event_loop.run(partial(calls.identities, (), [operator.model_named(name)])),
+                operator.models.price(name),
+            ]
             for name, operator in named.items()
         }
     return json.loads(json.dumps(parts, default=str))
