@@ -23,6 +23,7 @@ from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
 from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
+from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
@@ -309,6 +310,7 @@ class _Work:
         self.count = count
         self.progress = progress
         self.failures = 0
+        self.first_failures = FirstFailures()
         self.stopped: str | None = None
 
     async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
@@ -335,6 +337,7 @@ class _Work:
 
     def keep(self, row: Row) -> None:
         self.finished[row.id, row.repeat] = row
+        self.first_failures.see(row)
         if self.folder is not None:
             self.folder.keep(row)
         if self.progress is not None:

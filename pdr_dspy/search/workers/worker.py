@@ -19,6 +19,7 @@ from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
+from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
 from pdr_dspy.operators.nested import served_in
@@ -95,6 +96,7 @@ class Worker:
         """Documents that were read."""
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
+        self.first_failures = FirstFailures()
         self.made = 0
         """Runs made by this worker."""
 
@@ -226,6 +228,7 @@ class Worker:
                 await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
+                self.first_failures.see(row)
                 rows[arm] = await self._as_one_run(row)
                 self.made += 1
         return rows
