@@ -71,14 +71,13 @@ def run(program: dspy.Module, **options: Any) -> Report:
     [
         (BestOfN(QA, n=4, check=reads_gold, **SMALL), "'check' failed on 4 of 4 drafts, with KeyError: 'gold'"),
         (PDR(QA, check=reads_gold, **SHAPE), "'check' failed on 3 of 3 drafts, with KeyError: 'gold'"),
-        (PDR(QA, check={"mine": reads_gold}, **SHAPE), None),  # it has a check, and does not use it
         (
             BestOfN(QA, n=2, check=Batch(), **SMALL),
             "'check' failed on 2 of 2 drafts, with ConnectionError: the scorer is away",
         ),
         (BestOfN(QA, n=2, check=lambda args, pred: 1.0, **SMALL), None),
     ],
-    ids=["best of n", "two rounds", "unused", "whole round", "sound"],
+    ids=["best of n", "two rounds", "whole round", "sound"],
 )
 def test_a_run_whose_check_fails_logs_one_warning(
     program: Operator, said: str | None, caplog: pytest.LogCaptureFixture
