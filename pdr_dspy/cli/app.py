@@ -1,13 +1,16 @@
 """The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
 
 Imports are inside each command, so that `pdr --help` is fast. Results go to stdout, progress to stderr. Exit codes: 0
-success, 1 a failure during the run (the same command resumes), 2 invalid input, 130 interrupted, 143 terminated (129
-when its terminal was closed): a model server that the command started is stopped, and finished results are kept.
+success, 1 a failure during the run, 2 invalid input, 130 interrupted, 141 nobody reads its output any more, 143
+terminated (129 when its terminal was closed): a model server that the command started is stopped, and finished results
+are kept. `guarded` names the commands that resume.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import select
 import signal
 import sys
 import threading
@@ -145,29 +148,54 @@ def terminated_by_signals() -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def guarded(command: Command) -> Command:
-    """Turn this library's errors into one sentence and an exit code; an interrupt says how to resume."""
+RESUMES = "the same command resumes"
+JOINS = "the search goes on without it, and the same command joins it again"
 
-    @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> Any:
-        from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
 
-        try:
-            with terminated_by_signals():
-                return command(*args, **options)
-        except PDRError as error:
-            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-            sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
-        except OSError as error:  # a full or unwritable disk without a more specific message
-            where = f"{error.filename}: " if error.filename else ""
-            typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
-            sys.exit(1)
-        except KeyboardInterrupt as error:
-            number = error.number if isinstance(error, Terminated) else signal.SIGINT
-            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command resumes", err=True)
-            sys.exit(128 + number)
+def guarded(after: str = "") -> Callable[[Command], Command]:
+    """Turn this library's errors into one sentence and an exit code.
 
-    return run  # type: ignore[return-value]
+    Args:
+        after: what an interrupted command says about how to continue; nothing for commands that keep no results.
+    """
+
+    def guard(command: Command) -> Command:
+        @functools.wraps(command)
+        def run(*args: Any, **options: Any) -> Any:
+            from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
+
+            try:
+                with terminated_by_signals():
+                    return command(*args, **options)
+            except PDRError as error:
+                typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+                sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
+            except OSError as error:
+                if isinstance(error, BrokenPipeError) and any(map(has_no_reader, (sys.stdout, sys.stderr))):
+                    raise  # `main` ends quietly
+                # a full or unwritable disk without a more specific message
+                where = f"{error.filename}: " if error.filename else ""
+                typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
+                sys.exit(1)
+            except KeyboardInterrupt as error:
+                number = error.number if isinstance(error, Terminated) else signal.SIGINT
+                how = f"; {after}" if after and not options.get("dry_run") else ""
+                typer.secho(f"{SIGNALS[signal.Signals(number).name]}{how}", err=True)
+                sys.exit(128 + number)
+
+        return run  # type: ignore[return-value]
+
+    return guard
+
+
+def has_no_reader(stream: Any) -> bool:
+    """Whether a stream is a pipe whose reader has gone, such as `head`."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows has no `poll`; a replaced stream may have no descriptor
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _version(asked: bool) -> None:
@@ -188,7 +216,7 @@ def _options(
 
 
 @app.command("run")
-@guarded
+@guarded()
 def run(
     target: TargetArg,
     inputs: Annotated[
@@ -228,7 +256,7 @@ def run(
 
 
 @app.command("eval")
-@guarded
+@guarded(RESUMES)
 def evaluate(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -267,7 +295,7 @@ def evaluate(
 
 
 @app.command("compare")
-@guarded
+@guarded(RESUMES)
 def compare(
     target: TargetArg,
     against: Annotated[
@@ -309,7 +337,7 @@ def compare(
 
 
 @app.command("optimize")
-@guarded
+@guarded(RESUMES)
 def optimize(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -402,7 +430,7 @@ def optimize(
 
 
 @app.command("worker")
-@guarded
+@guarded(JOINS)
 def worker(
     target: TargetArg,
     storage: Annotated[
@@ -431,7 +459,7 @@ def worker(
 
 
 @app.command("report")
-@guarded
+@guarded()
 def report(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
@@ -460,7 +488,7 @@ Plain = Annotated[
 
 
 @app.command("view")
-@guarded
+@guarded()
 def view(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
@@ -477,7 +505,7 @@ def view(
 
 
 @app.command("export")
-@guarded
+@guarded()
 def export(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote; a program.")
@@ -500,7 +528,7 @@ def export(
 
 
 @app.command("train")
-@guarded
+@guarded(RESUMES)
 def train(
     target: TargetArg,
     config: Annotated[
@@ -518,7 +546,7 @@ def train(
 
 
 @app.command("export-sft")
-@guarded
+@guarded()
 def export_sft(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The chat dataset to write, a .jsonl file.")],
@@ -546,7 +574,7 @@ def export_sft(
 
 
 @app.command("serve")
-@guarded
+@guarded()
 def serve(
     targets: Annotated[
         list[str], typer.Argument(help="Saved programs (.json), each a model named after its file; or program files.")
@@ -617,7 +645,7 @@ def serve(
 
 
 @app.command("serve-model")
-@guarded
+@guarded()
 def serve_model(
     name: Annotated[
         str, typer.Argument(help="A name from `pdr models`, a GGUF file, or with --vllm a model of the hub.")
@@ -643,7 +671,7 @@ def serve_model(
 
 
 @app.command("models")
-@guarded
+@guarded()
 def models(api_base: ApiBase = None) -> None:
     """List the models that can be served here, or those of a running server."""
     from pdr_dspy.cli import serve
@@ -652,7 +680,7 @@ def models(api_base: ApiBase = None) -> None:
 
 
 @app.command("doctor")
-@guarded
+@guarded()
 def doctor(api_base: ApiBase = None) -> None:
     """Show what is installed, what is reachable, and how to fix the rest."""
     from pdr_dspy.cli import doctor
@@ -661,7 +689,7 @@ def doctor(api_base: ApiBase = None) -> None:
 
 
 @app.command("distillers")
-@guarded
+@guarded()
 def distillers() -> None:
     """List the registered distillers, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -670,7 +698,7 @@ def distillers() -> None:
 
 
 @app.command("axes")
-@guarded
+@guarded()
 def axes() -> None:
     """List the axes for `--axis` of `pdr optimize`, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -679,7 +707,7 @@ def axes() -> None:
 
 
 @app.command("verifiers")
-@guarded
+@guarded()
 def verifiers() -> None:
     """List the registered verifiers with their settings, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -688,7 +716,7 @@ def verifiers() -> None:
 
 
 @app.command("checks")
-@guarded
+@guarded()
 def checks() -> None:
     """List the registered checks, including those of installed packages; a program takes them as `check="name"`."""
     from pdr_dspy.cli import list_parts
@@ -697,7 +725,7 @@ def checks() -> None:
 
 
 @app.command("datasets")
-@guarded
+@guarded()
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Details of one set, or `rg` to list the procedural ones.")] = None,
 ) -> None:
@@ -708,8 +736,28 @@ def datasets(
 
 
 def main() -> None:
-    """The `pdr` command."""
-    app()
+    """The `pdr` command. If nobody reads its output any more, as behind `| head`, it ends quietly, with the exit code
+    that a shell reports for SIGPIPE."""
+    streams = (sys.stdout, sys.stderr)
+    try:
+        app()
+    except SystemExit:
+        unread = [stream for stream in streams if _cannot_be_flushed(stream)]
+        if unread or (sys.stdout, sys.stderr) != streams:  # typer replaces them after a broken pipe
+            sys.exit(128 + getattr(signal, "SIGPIPE", 13))
+        raise
+
+
+def _cannot_be_flushed(stream: Any) -> bool:
+    """Whether nobody reads a stream any more; what is still in its buffer is then dropped, also at exit."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False
 
 
 def _model(api_base: list[str] | None, name: str | None, embedded: str | None) -> Any:

@@ -22,6 +22,7 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
+from pdr_dspy.evaluation.display import OnRow, check_progress, rows_shown
 from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
 from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.fingerprint import fingerprint
@@ -42,10 +43,6 @@ from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 VERSION = 1
 
 
-Progress = Callable[[Row, int, int], None]
-"""Called with each finished row, the number of finished rows, and the number of all rows."""
-
-
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -60,7 +57,7 @@ def evaluate(
     max_failures: int = 8,
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
-    progress: Progress | None = None,
+    progress: OnRow | bool | None = None,
     executor: Executor | None = None,
 ) -> Report:
     """Run `program` on every example `repeats` times and grade its answers.
@@ -84,7 +81,9 @@ def evaluate(
         max_text_bytes: maximum size of `run_dir/texts.jsonl`, which keeps the questions, drafts, checks' feedback and
             workspaces of the rows for people to read; the texts of further rows are left out. 0 keeps none.
         name: of the report.
-        progress: called after every finished row.
+        progress: True shows the score so far, tokens and the time left on stderr: bars on a terminal, lines in a
+            notebook and elsewhere. None does so on a terminal and in a notebook, and elsewhere only writes a line a
+            minute to stderr. False shows nothing. A function is called after every finished row instead.
         executor: where rows are run; None is this process, a `RayExecutor` the machines of a cluster. The rows are the
             same everywhere.
 
@@ -128,10 +127,11 @@ async def aevaluate(
     max_failures: int = 8,
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
-    progress: Progress | None = None,
+    progress: OnRow | bool | None = None,
     executor: Executor | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
+    check_progress(progress, "evaluate")
     repeats = whole_number("evaluate(", "repeats", repeats)
     max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
     max_failures = whole_number("evaluate(", "max_failures", max_failures)
@@ -177,7 +177,10 @@ async def aevaluate(
             life.callback(texts.close)
             on_texts = partial(_keep_texts, texts, own)
         where = Local() if executor is None else executor
-        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
+        with (
+            rows_shown(progress if todo else False, name, count) as on_row,
+            calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)),
+        ):
             runner = where.rows(
                 program,
                 verifier,
@@ -187,7 +190,7 @@ async def aevaluate(
                 on_texts=on_texts,
                 in_flight=max_in_flight,
             )
-            work = _Work(runner, examples, ids, own, folder, finished, count, progress)
+            work = _Work(runner, examples, ids, own, folder, finished, count, on_row)
             stopped = await work.run(todo, workers=where.side_by_side(max_in_flight), max_failures=max_failures)
         if store is not None:
             store.sync()
@@ -299,7 +302,7 @@ class _Work:
         folder: RunFolder | None,
         finished: dict[tuple[str, int], Row],
         count: int,
-        progress: Progress | None,
+        progress: OnRow | None,
     ) -> None:
         self.runner = runner
         self.examples = examples
