@@ -613,6 +613,10 @@ def serve(
         Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
     ] = None,
     private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
+    ignore_tools: Annotated[
+        bool,
+        typer.Option("--ignore-tools", help="Answer requests that offer tools, such as open-webui's, without a call."),
+    ] = False,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -639,6 +643,7 @@ def serve(
         limits={
             "budget_seq": budget_seq, "budget_total": budget_total, "seconds": deadline, "running": running,
             "queued": queued, "in_flight": in_flight, "drain_seconds": drain, "log_texts": log_texts,
+            "ignore_tools": ignore_tools,
         },
         display=_display(quiet),
     )  # fmt: skip
