@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import dspy
-import openai
 import litellm
+import openai
 import pytest
 from litellm.exceptions import BadRequestError, NotFoundError
 
@@ -165,13 +165,13 @@ def test_a_call_that_a_client_relies_on_is_refused_even_if_tools_are_ignored(
     start: Start, body: dict[str, Any], param: str
 ) -> None:
     server = start(limits=Limits(ignore_tools=True))
-    with openai.OpenAI(base_url=server.api_base, api_key="none", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError) as refused:
-            client.post("/chat/completions", body={"model": "solver", "messages": QUESTION, **body}, cast_to=object)
+    client = openai.OpenAI(base_url=server.api_base, api_key="none", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError) as refused:
+        client.post("/chat/completions", body={"model": "solver", "messages": QUESTION, **body}, cast_to=object)
     assert refused.value.param == param
 
 
 def test_the_refusal_of_tools_names_the_option(start: Start) -> None:
-    with openai.OpenAI(base_url=start().api_base, api_key="none", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError, match="--ignore-tools"):
-            client.chat.completions.create(model="solver", messages=QUESTION, tools=TOOLS)  # type: ignore[arg-type]
+    client = openai.OpenAI(base_url=start().api_base, api_key="none", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError, match="--ignore-tools"):
+        client.chat.completions.create(model="solver", messages=QUESTION, tools=TOOLS)  # type: ignore[arg-type]
