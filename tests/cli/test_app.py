@@ -137,7 +137,7 @@ def test_run_keeps_going_past_a_question_that_fails(
     assert second["answer"] == 3
 
 
-def test_eval_prints_the_score_and_goes_on_where_it_was(
+def test_eval_prints_the_score_and_resumes_where_it_was(
     folder: Path, server: MockServer, pdr: Callable[..., Result]
 ) -> None:
     command = ("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
@@ -294,7 +294,7 @@ def test_a_disk_that_fails_anywhere_is_one_sentence(
     assert done.stderr.endswith("error: study.journal: No space left on device\n")
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(
+def test_an_interrupt_says_that_the_same_command_resumes(
     folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pdr_dspy.cli import evaluate

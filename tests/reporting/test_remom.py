@@ -63,7 +63,7 @@ def remom(program: dspy.Module) -> dict[str, Any]:
         (SR("question -> answer", rounds=3, draft_tokens=100, kappa=200), {"breadth_schedule": [1, 1]}),
     ],
 )
-def test_what_remom_can_do_is_said(program: Operator, said: dict[str, Any]) -> None:
+def test_what_remom_can_do_is_reported(program: Operator, said: dict[str, Any]) -> None:
     got = remom(program)
     assert said.items() <= got.items()
     assert set(got) - set(said) <= {

@@ -341,7 +341,7 @@ def test_a_file_that_is_no_board_is_named_and_left_alone(tmp_path: Path, content
     assert journal(tmp_path).read_bytes() == content
 
 
-def test_a_journal_that_vanished_or_shrank_while_in_use_is_said(tmp_path: Path) -> None:
+def test_a_journal_that_vanished_or_shrank_while_in_use_is_reported(tmp_path: Path) -> None:
     with FolderBoard(tmp_path) as board:
         board.put("a", "x")
         os.truncate(journal(tmp_path), 30)
@@ -353,7 +353,7 @@ def test_a_journal_that_vanished_or_shrank_while_in_use_is_said(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("room", [0, 1, 9, 40])
-def test_a_full_disk_is_said_and_leaves_no_half_line(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_is_reported_and_leaves_no_half_line(tmp_path: Path, room: int) -> None:
     with FolderBoard(tmp_path) as board, FolderBoard(tmp_path) as other:
         board.put("a", "x")
         before = journal(tmp_path).read_bytes()
@@ -370,7 +370,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_line(tmp_path: Path, room: int) 
         assert board.put("b", "y") == "later"
 
 
-def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
         FolderBoard(tmp_path / "file")
@@ -603,13 +603,13 @@ def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> 
     assert "s3cret" not in str(error.value)
 
 
-def test_a_server_that_is_not_there_is_said_at_once_without_the_password(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_is_reported_at_once_without_the_password(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be used: .*No such file") as error:
         open_board(f"postgresql://u:s3cret@/db?host={tmp_path}&password=s3cret2", study="s")
     assert "s3cret" not in str(error.value)
 
 
-def test_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_to_install_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(MissingExtra, match=r'pip install "pdr-dspy\[postgres\]"'):
         open_board("postgresql://u@h/db", study="s")
