@@ -64,8 +64,11 @@ def main(
     lines_only: LinesOnly = False,
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
-    for one in [pilot(name) for name in LEVELS] if run_pilot else [study(limit, level)]:
-        go(one, embedded, api_base, run_dir, lines_only=lines_only, keep_lines=not run_pilot)
+    if not run_pilot:
+        return go(study(limit, level), embedded, api_base, run_dir, lines_only=lines_only)
+    for name in LEVELS:
+        place = None if run_dir is None else run_dir / name
+        go(pilot(name), embedded, api_base, place, lines_only=lines_only, keep_lines=False)
 
 
 if __name__ == "__main__":

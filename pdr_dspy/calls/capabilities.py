@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from functools import lru_cache
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import dspy
 
@@ -152,8 +153,18 @@ def same_answerer(lm: dspy.BaseLM, about: Capabilities) -> int:
     return 0 if about.known else dspy_bridge.same_server(lm)
 
 
+def is_served(lm: dspy.BaseLM) -> TypeGuard[ServedModel]:
+    """Whether an LM has the methods of `ServedModel`, as `isinstance` says, which takes longer than reading a reply."""
+    return _has_methods(type(lm)) or isinstance(lm, ServedModel)
+
+
+@lru_cache(maxsize=64)
+def _has_methods(kind: type[dspy.BaseLM]) -> bool:
+    return issubclass(kind, ServedModel)
+
+
 def _served(lm: dspy.BaseLM) -> ServedModel | None:
-    if isinstance(lm, ServedModel):
+    if is_served(lm):
         return lm
     if callable(getattr(type(lm), "capabilities", None)):
         missing: Any = [name for name in ("count_tokens", "check") if not callable(getattr(lm, name, None))]

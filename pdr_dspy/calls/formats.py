@@ -15,7 +15,7 @@ import dspy
 from dspy.lm15 import Request
 
 from pdr_dspy.calls import dspy_bridge
-from pdr_dspy.calls.capabilities import ServedModel
+from pdr_dspy.calls.capabilities import is_served
 from pdr_dspy.calls.dspy_bridge import Sent, Tries, tries_of
 from pdr_dspy.calls.ledger import FormatFate
 from pdr_dspy.calls.output_format import OUTPUT, OutputFormat
@@ -105,7 +105,7 @@ def note(lm: dspy.BaseLM, output_format: OutputFormat, error: BaseException) -> 
 
 def with_format(lm: dspy.BaseLM, request: Request, output_format: OutputFormat) -> Request:
     """Add a format that the LM can enforce to a request without one."""
-    if isinstance(lm, ServedModel):
+    if is_served(lm):
         return extended(request, **{OUTPUT: output_format.wire})
     schema = {"type": "json_schema", **output_format.response_format["json_schema"]}
     return changed(request, config=changed(request.config, response_format=schema))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import dspy
 from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
 
-from pdr_dspy.calls.capabilities import Capabilities, ServedModel, configured
+from pdr_dspy.calls.capabilities import Capabilities, configured, is_served
 from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.output_format import OUTPUT, OutputFormat
@@ -204,7 +204,7 @@ def _formatted(lm: dspy.LM, about: Capabilities, output_format: OutputFormat) ->
             f"`{output_format!r}`: {lm.model} cannot constrain a completion to it (it supports {can}); check "
             "`(await capabilities(lm)).constrains(output_format)` first"
         )
-    if isinstance(lm, ServedModel):
+    if is_served(lm):
         return {}, {OUTPUT: output_format.wire}
     return {"response_format": output_format.response_format}, {}
 

@@ -280,9 +280,9 @@ class _Run:
         """Those that it failed on, by the reason, unless the session takes them."""
         self.drafted: tuple[Draft, ...] = ()
         """Drafts of the round whose workspaces are being made."""
-        self.under_way: list[Call] = []
-        """Calls that are not on the ledger yet, recorded in case the deadline cancels them: their cost is then
-        unknown."""
+        self.under_way: list[tuple[Sequence[tuple[Role, Phase]], int]] = []
+        """Role and phase of the calls that are not on the ledger yet, with their round: recorded in case the deadline
+        cancels them; their cost is then unknown."""
 
     def close(self, outcome: Outcome | None) -> None:
         """Cancel checks that still run, for a run that was cancelled or raised, and settle the session's account."""
@@ -307,7 +307,15 @@ class _Run:
 
     def record_cancelled(self) -> None:
         """Put the cancelled pending calls on the ledger."""
-        self.ledger += self.under_way
+        cancelled: list[Call] = []
+        for asked, number in self.under_way:
+            index: Counter[Phase] = Counter()
+            for role, phase in asked:
+                lm, cap = calls.serving(self.question.predictors[role]), self.question.sampling(role).cap
+                place = {"phase": phase, "round": number, "index": index[phase], "price": calls.price_of(lm)}
+                cancelled.append(Call(**place, model=lm.model, cap=cap, finish="cancelled", fate="left"))
+                index[phase] += 1
+        self.ledger += cancelled
         self.under_way = []
 
     def report(
@@ -327,16 +335,8 @@ class _Run:
     @contextmanager
     def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
         """Around concurrent calls: `under_way` holds them until they are on the ledger or have failed."""
-        index: Counter[Phase] = Counter()
-        out: list[Call] = []
-        for role, phase in asked:
-            lm, sampling = calls.serving(self.question.predictors[role]), self.question.sampling(role)
-            place = {"phase": phase, "round": number, "index": index[phase]}
-            price = calls.price_of(lm)
-            out.append(Call(**place, model=lm.model, cap=sampling.cap, finish="cancelled", fate="left", price=price))
-            index[phase] += 1
         before = self.under_way
-        self.under_way = [*before, *out]
+        self.under_way = [*before, (asked, number)]
         yield
         self.under_way = before
 
@@ -432,6 +432,8 @@ class _Run:
         self.ledger += [call for reply in replies for call in reply.calls]
         taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
         drafts = [self.draft(number, place, reply) for place, reply in taken]
+        if self.check is None:
+            return tuple(drafts)
         self.check_together(drafts)
         results = await calls.together([self.checked(draft) for draft in drafts])
         self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])

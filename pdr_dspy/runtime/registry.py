@@ -13,11 +13,20 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pdr_dspy.errors import ConfigError
 
+
+class Named(Protocol):
+    """A part with a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
 T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]*")
 _ORIGIN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -192,6 +201,25 @@ class Registry(Generic[T]):
             return self._check(name, found)
         except ConfigError as error:
             raise ConfigError(f"{what} is no {self.kind}: {error}") from None
+
+
+def instance_of(kind: type[N], made_with: str) -> Callable[[str, Any], N]:
+    """The `check` of a registry whose parts are of one class and have a `name`.
+
+    Args:
+        kind: the class of the parts.
+        made_with: the decorator that makes one, with `{}` for the name as code.
+    """
+
+    def check(name: str, found: Any) -> N:
+        if not isinstance(found, kind):
+            made = made_with.format(repr(name))
+            raise ConfigError(f"it is of the type {type(found).__name__}; make one with `{made}`")
+        if found.name != name:
+            raise ConfigError(f"it is the {kind.__name__.lower()} {found.name!r}")
+        return found
+
+    return check
 
 
 def origin_of(part: Any) -> str | None:

@@ -158,7 +158,7 @@ _DECORATION = (
     r"(?:[^\w\s\\<{\"']|_|\\[\[\](),;:! ]"
     r"|\\(?:text(?:bf|it|rm|sf|tt)?|mathbf|mathrm|mathsf|emph|underline|bf|(?:sub){0,2}section|paragraph|large|Large"
     r"|noindent|item|quad|qquad|Huge|huge|LARGE)(?![A-Za-z])\*?[ \t]{0,3}\{?"
-    r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd)(?:\s[^<>\n]{0,80})?/?>|[ \t])"
+    r"|</?(?:b|strong|em|i|u|p|br|h[1-6]|div|span|mark|li|ul|ol|font|center|big|dt|dd)(?:[ \t][^<>\n]{0,80})?/?>|[ \t])"
 )
 """Decoration around a label: emphasis, marks of mail and headings, emoji, LaTeX, HTML."""
 HEAD = rf"^(?P<lead>{_DECORATION}{{0,16}}(?:[0-9]{{1,2}}[.)][ \t]{_DECORATION}{{0,8}})?)"
@@ -188,15 +188,18 @@ class Words(NamedTuple):
 
 def languages_in(lowered: str) -> tuple[int, ...]:
     """The languages whose nouns occur in a text in lower case: for most texts only English."""
-    nouns = _ASCII_NOUNS if lowered.isascii() else _NOUNS
-    return tuple(place for place, own in enumerate(nouns) if any(noun in lowered for noun in own))
+    said = set(lowered.encode("ascii", "replace").translate(_APART).split())
+    found = {place for word in said.intersection(_WORDS) for place in _WORDS[word]}
+    if not lowered.isascii():
+        for letter in set(lowered).intersection(_LETTERS):
+            found.update(place for noun, place in _LETTERS[letter] if noun in lowered)
+    return tuple(sorted(found))
 
 
 @lru_cache(maxsize=256)
-def noun(languages: tuple[int, ...]) -> re.Pattern[str]:
-    """A noun or a result of some languages, or a part of one, in a text in lower case: to skip most lines."""
-    needles = sorted(set().union(*(_NOUNS[place] for place in languages)))
-    return re.compile("|".join(map(re.escape, needles)) or "(?!)")
+def needles(languages: tuple[int, ...]) -> tuple[str, ...]:
+    """The nouns and results of some languages, or a part of each, in lower case: a line without one has no label."""
+    return tuple(sorted(set().union(*(_NOUNS[place] for place in languages))))
 
 
 @lru_cache(maxsize=256)
@@ -224,7 +227,7 @@ def words(languages: tuple[int, ...]) -> Words:
 
 def either(phrases: Sequence[str]) -> str:
     """An alternation with the longest phrase first; words of a phrase may be joined by a space, `_` or `-`."""
-    spelt = {each for phrase in phrases for each in _spellings(phrase)}
+    spelt = {each for phrase in phrases for each in spellings(phrase)}
     ordered = sorted(spelt, key=lambda phrase: (-len(phrase), phrase))
     return "|".join(r"[ \t_-]{1,3}".join(map(re.escape, re.split(r"[ _]+", phrase))) for phrase in ordered) or "(?!)"
 
@@ -271,7 +274,7 @@ def _split(phrases: str) -> list[str]:
     return [phrase for phrase in phrases.split("|") if phrase]
 
 
-def _spellings(phrase: str) -> set[str]:
+def spellings(phrase: str) -> set[str]:
     """A phrase with composed and with decomposed accents."""
     return {phrase, unicodedata.normalize("NFC", phrase), unicodedata.normalize("NFD", phrase)}
 
@@ -292,8 +295,28 @@ ANSWER_KEYS = frozenset(
 )
 """All names of a tag, key or cell that holds an answer."""
 _NOUNS = [
-    {each for noun in _split(language.nouns) + _split(language.results) for each in _spellings(noun.casefold())}
+    {each for noun in _split(language.nouns) + _split(language.results) for each in spellings(noun.casefold())}
     for language in LANGUAGES
 ]
 _NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each noun: fast for the most frequent language
-_ASCII_NOUNS = [{noun for noun in nouns if noun.isascii()} for nouns in _NOUNS]
+_APART = bytes(code if chr(code).isalnum() and code < 128 else ord(" ") for code in range(256))
+"""Separates the words of a text in ASCII."""
+
+
+def _by_spelling() -> tuple[dict[bytes, list[int]], dict[str, list[tuple[str, int]]]]:
+    """The places of languages by the first word of each noun in ASCII; the other nouns with their places, by their
+    first letter that is not in ASCII."""
+    words: dict[bytes, list[int]] = {}
+    letters: dict[str, list[tuple[str, int]]] = {}
+    for place, language in enumerate(LANGUAGES):
+        for phrase in _split(language.nouns) + _split(language.results):
+            for noun in spellings(phrase.casefold()):
+                if noun.isascii():
+                    words.setdefault(noun.split()[0].encode(), []).append(place)
+                else:
+                    letter = next(letter for letter in noun if not letter.isascii())
+                    letters.setdefault(letter, []).append((noun, place))
+    return words, letters
+
+
+_WORDS, _LETTERS = _by_spelling()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 
 def sheltered(text: str, headings: Sequence[str] = (), *, among: bool = False) -> str:
@@ -14,10 +15,15 @@ def sheltered(text: str, headings: Sequence[str] = (), *, among: bool = False) -
     candidates. Chat-template tokens are broken up (`< |im_end|>`), because servers parse them inside a message's text
     too.
     """
+    return _MARK.sub(lambda mark: f"{mark[0]} ", _heading(tuple(headings), among).sub("> ", text))
+
+
+@lru_cache(maxsize=256)
+def _heading(headings: tuple[str, ...], among: bool) -> re.Pattern[str]:
+    """The beginning of a line that begins like a heading of the prompt."""
     names = "|".join(re.escape(name) for name in ("candidates", "workspace", "flaws found", *headings))
     own = f"{_CANDIDATE}|{_OWN}" if among else _OWN
-    heading = re.compile(rf"{_LINE}(?=[ \t*_#\-]{{0,8}}(?:{own}|(?:{names})[ \t*_]{{0,4}}(?::|$)))", re.I | re.M)
-    return _MARK.sub(lambda mark: f"{mark[0]} ", heading.sub("> ", text))
+    return re.compile(rf"{_LINE}(?=[ \t*_#\-]{{0,8}}(?:{own}|(?:{names})[ \t*_]{{0,4}}(?::|$)))", re.I | re.M)
 
 
 _LINE = "(?:^|(?<=[\r\x0b\x0c\x85\u2028\u2029]))"

@@ -301,9 +301,25 @@ class _Search:
 
     def lines(self) -> Iterator[_Mark]:
         """Labels at the head of a line."""
-        for match in _line_pattern(self.sought, self.languages).finditer(self.shadow):
-            if mark := self.line(match):  # on an unfinished line it still ends the statement before it
-                yield mark if mark.start < self.last else mark._replace(field=None)
+        pattern = _line_pattern(self.sought, self.languages)
+        for start, end in self.lines_with(_needles(self.sought, self.languages)):
+            for match in pattern.finditer(self.shadow, start, end):
+                if mark := self.line(match):  # on an unfinished line it still ends the statement before it
+                    yield mark if mark.start < self.last else mark._replace(field=None)
+
+    def lines_with(self, needles: Sequence[str]) -> list[tuple[int, int]]:
+        """The spans of the lines that contain one of some words in lower case; the whole text if a letter becomes two
+        in lower case. Most lines contain none, and a search for words is much faster than a pattern of labels."""
+        if len(self.lowered) != len(self.shadow):
+            return [(0, len(self.text))]
+        found: dict[int, int] = {}
+        for needle in needles:
+            at = self.lowered.find(needle)
+            while at >= 0:
+                end = self.line_end(at)
+                found[self.text.rfind("\n", 0, at) + 1] = end
+                at = self.lowered.find(needle, end)
+        return sorted(found.items())
 
     def line(self, match: re.Match[str]) -> _Mark | None:
         index = next((i for i in range(len(self.sought.fields)) if match[f"own{i}"] is not None), None)
@@ -478,25 +494,21 @@ class _Search:
         if not self.languages:
             return
         said = labels.words(self.languages)
-        for match in self.in_lines(labels.inline_label(self.languages)):
+        lines = self.lines_with(labels.needles(self.languages))
+        for match in self.last_in(lines, labels.inline_label(self.languages)):
             if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
-        for match in self.in_lines(labels.sentence(self.languages)):
+        for match in self.last_in(lines, labels.sentence(self.languages)):
             if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
                 value = _sentence(value, said.endings)
                 if value.strip():
                     self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
 
-    def in_lines(self, pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
-        """The last matches of a pattern of nouns (earlier ones do not count anyway). Only lines with a noun are
-        searched."""
-        if len(self.lowered) != len(self.shadow):  # a letter that becomes two in lower case
-            return deque(pattern.finditer(self.shadow), maxlen=_LAST)
+    def last_in(self, lines: Sequence[tuple[int, int]], pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
+        """The last matches of a pattern in some lines; earlier ones do not count anyway."""
         found: deque[re.Match[str]] = deque(maxlen=_LAST)
-        noun, place = labels.noun(self.languages), 0
-        while at := noun.search(self.lowered, place):
-            start, place = self.text.rfind("\n", 0, at.start()) + 1, self.line_end(at.end())
-            found.extend(pattern.finditer(self.shadow, start, place))
+        for start, end in lines:
+            found.extend(pattern.finditer(self.shadow, start, end))
         return found
 
     def is_foreign(self, start: int, taken: _Spans) -> bool:
@@ -694,6 +706,19 @@ def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]
         rf"(?:(?P<sign>{sign})|(?P<verb>(?:is|are|was)(?=[ \t]))|{unsigned})",
         re.MULTILINE | re.IGNORECASE,
     )
+
+
+@lru_cache(maxsize=256)
+def _needles(sought: Sought, languages: tuple[int, ...]) -> tuple[str, ...]:
+    """Words in lower case of which a line has one if it has a label."""
+    named = [
+        each
+        for name in (*sought.fields, *sought.bounds)
+        for spelt in _spellings(name)
+        for each in labels.spellings(spelt)
+    ]
+    own = {max(re.split(r"[ _]+", each.lower()), key=len) for each in named}
+    return tuple(sorted(own.union(labels.needles(languages) if sought.answer is not None else ())))
 
 
 def _spellings(name: str) -> tuple[str, ...]:

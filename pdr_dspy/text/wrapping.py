@@ -11,6 +11,7 @@ from typing import NamedTuple
 # ------------------------------------------------------------------------------------------------- boxes
 
 BOX = r"\\(?:boxed|fbox|framebox|Boxed|bbox|tcbox|ovalbox|doublebox)(?![A-Za-z])"
+_BOX = re.compile(BOX)
 _BOX_TOKEN = re.compile(
     rf"(?P<box>{BOX}\s{{0,9}}(?:\[[^\[\]\n]{{0,60}}\]\s{{0,9}}){{0,2}})(?:(?P<brace>\{{)|(?P<bare>"
     r"\\(?:text(?:bf|rm|it)?|mathrm|mathbf|d?frac|sqrt|math(?:bb|cal|sf))\s{0,3}\{|\$?[-+]?[0-9][0-9.,]{0,40}|[A-Za-z](?![A-Za-z])"
@@ -24,6 +25,8 @@ def boxes(text: str) -> list[tuple[int, int]]:
 
     A box without braces holds the number, letter or group that follows: `\boxed 42`, `\boxed\text{B}`.
     """
+    if not _BOX.search(text):  # text full of other commands and braces
+        return []
     open_: list[int] = []  # start of each open brace's content; -1 if it is not a box
     found: list[tuple[int, int]] = []
     for token in _BOX_TOKEN.finditer(text):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers.base import Distiller, Run, no_calls, one_call
@@ -14,24 +13,16 @@ from pdr_dspy.operators.distillers.random_k import RANDOM_K
 from pdr_dspy.operators.distillers.summary import SUMMARY
 from pdr_dspy.operators.distillers.topk import TOPK, TOPK_PER_SAMPLE
 from pdr_dspy.prompts.roles import Role
-from pdr_dspy.runtime.registry import Registry, origin_of
+from pdr_dspy.runtime.registry import Registry, instance_of, origin_of
 
 BUILT_IN = (SUMMARY, TOPK, TOPK_PER_SAMPLE, RANDOM_K, CHECKED, LAST, ORACLE_CORRECT, ORACLE_INCORRECT, ORACLE_RANDOM)
-
-
-def _check(name: str, found: Any) -> Distiller:
-    if not isinstance(found, Distiller):
-        raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.distiller({name!r})`")
-    if found.name != name:
-        raise ConfigError(f"it is the distiller {found.name!r}")
-    return found
 
 
 DISTILLERS: Registry[Distiller] = Registry(
     "distiller",
     group="pdr_dspy.distillers",
     built_in={part.name: part for part in BUILT_IN},
-    check=_check,
+    check=instance_of(Distiller, "@pdr_dspy.distiller({})"),
     hint='Register your own with `@pdr_dspy.distiller("name")`, or install the package that has it',
 )
 """All distillers."""

@@ -10,33 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from pdr_dspy.evaluation.statistics import spend, worse
-from pdr_dspy.search.racing.pareto import COSTS, Limits, dominates
+from pdr_dspy.search.racing.pareto import COSTS, Costed, Limits, dominates
 from pdr_dspy.search.racing.resampling import Outcomes, confidently_dominated
 
 CERTAIN = 2.5
 """Standard errors by which a mean cost must exceed a limit before a program is dropped for it."""
 
 
-class Measured(Protocol):
-    """The result of one program on one pair."""
-
-    @property
-    def score(self) -> float: ...
-    @property
-    def sequential(self) -> float: ...
-    @property
-    def total(self) -> float: ...
-
-
 class Run(NamedTuple):
     """The results of a program on the pairs of the race so far, in their order."""
 
-    cells: Sequence[Measured]
+    cells: Sequence[Costed]
 
     @property
     def score(self) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import MAX_WIDTH, MIN_CANDIDATE_TOKENS, Schedule
 from pdr_dspy.prompts.roles import Role
-from pdr_dspy.runtime.registry import Registry, origin_of
+from pdr_dspy.runtime.registry import Registry, instance_of, origin_of
 
 PLAIN = (str, int, float, bool, type(None))
 """Types of candidates of a registered axis: values that JSON and the command line support."""
@@ -417,19 +417,11 @@ TABLE = (*SHAPE, *FIELDS)
 # ---------------------------------------------------------------------------------------------------
 
 
-def _check(name: str, found: Any) -> Axis:
-    if not isinstance(found, Axis):
-        raise ConfigError(f"it is of the type {type(found).__name__}; make one with `@pdr_dspy.axis({name!r}, ...)`")
-    if found.name != name:
-        raise ConfigError(f"it is the axis {found.name!r}")
-    return found
-
-
 AXES: Registry[Axis] = Registry(
     "axis",
     group="pdr_dspy.axes",
     built_in={one.name: one for one in TABLE},
-    check=_check,
+    check=instance_of(Axis, "@pdr_dspy.axis({}, ...)"),
     hint='Register your own with `@pdr_dspy.axis("name", values=(...))`, or install the package that has it',
 )
 """All axes."""
