@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -74,6 +74,12 @@ class ProgressDisplay:
         self._sent = 0
         """Tokens of the responses received so far."""
         self._refresh: Callable[[], None] = _nothing
+
+    @classmethod
+    def of(cls, progress: bool | None, *, clock: Callable[[], float] = time.monotonic) -> Self:
+        """The display for `progress=`: None shows bars on a terminal, lines in a notebook, and a line a minute
+        elsewhere; True shows bars or lines everywhere, False nothing."""
+        return cls(quiet=progress is False, sparse=progress is None and not _in_notebook(), clock=clock)
 
     def say(self, text: str) -> None:
         """One line for people, on stderr."""
@@ -173,12 +179,6 @@ class ProgressDisplay:
             self._refresh = before
 
 
-def display_for(progress: bool | None) -> dict[str, bool]:
-    """The settings of the display for `progress=`: None shows bars on a terminal, lines in a notebook, and a line a
-    minute elsewhere; True shows bars or lines everywhere, False nothing."""
-    return {"quiet": progress is False, "sparse": progress is None and not _in_notebook()}
-
-
 def check_progress(progress: object, argument: str) -> None:
     """Raise ConfigError for anything but None, a bool or a function."""
     if progress is not None and not isinstance(progress, bool) and not callable(progress):
@@ -194,7 +194,7 @@ def rows_shown(progress: OnRow | bool | None, name: str, count: int) -> Iterator
     if progress is False or callable(progress):
         yield progress or None
         return
-    display = ProgressDisplay(**display_for(progress))
+    display = ProgressDisplay.of(progress)
     with display.rows(name or "evaluation", count) as on_row, display.counting():
         yield on_row
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pdr_dspy.evaluation.display import MINUTE, Bars, ProgressDisplay, alone_on_screen, display_for, in_minutes, plain
+from pdr_dspy.evaluation.display import MINUTE, Bars, ProgressDisplay, alone_on_screen, in_minutes, plain
 from pdr_dspy.search.progress import Progress
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.result import SearchProgress
@@ -97,7 +97,7 @@ def search_shown(progress: Progress | bool | None) -> Iterator[Progress | None]:
     if progress is False or callable(progress):
         yield progress or None
         return
-    display = SearchDisplay(**display_for(progress))
+    display = SearchDisplay.of(progress)
     with display.search() as on_step, display.counting():
         yield on_step
 

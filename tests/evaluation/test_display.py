@@ -16,7 +16,7 @@ import pytest
 from pdr_dspy.calls import Rollouts
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import Row, evaluate
-from pdr_dspy.evaluation.display import MINUTE, ProgressDisplay, display_for
+from pdr_dspy.evaluation.display import MINUTE, ProgressDisplay
 from pdr_dspy.operators import PDR, LongCoT
 from pdr_dspy.search import PDROptimizer, SearchProgress
 from pdr_dspy.testing import scripted_lm
@@ -118,7 +118,7 @@ class Time:
 
 def test_elsewhere_a_long_evaluation_shows_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Time()
-    display = ProgressDisplay(**display_for(None), clock=clock)
+    display = ProgressDisplay.of(None, clock=clock)
     row = Row(id="a", repeat=0, seed=0, score=1.0, total=10, paid=10)
     with display.rows("mine", 4) as on_row:
         for done in (1, 2):
@@ -141,8 +141,8 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "IPython", IPython)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "ipykernel", IPython)  # type: ignore[arg-type]
-    assert display_for(None) == {"quiet": False, "sparse": False}
-    assert not ProgressDisplay(**display_for(None)).live
+    display = ProgressDisplay.of(None)
+    assert (display.quiet, display.sparse, display.live) == (False, False, False)
 
 
 def test_a_function_is_called_and_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
