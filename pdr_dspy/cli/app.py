@@ -3,7 +3,7 @@
 Imports are inside each command, so that `pdr --help` is fast. Results go to stdout, progress to stderr. Exit codes: 0
 success, 1 a failure during the run, 2 invalid input, 130 interrupted, 141 nobody reads its output any more, 143
 terminated (129 when its terminal was closed): a model server that the command started is stopped, and finished results
-are kept. `guarded` names the commands that resume.
+are kept; commands that are `resuming` say so.
 """
 
 from __future__ import annotations
@@ -148,44 +148,48 @@ def terminated_by_signals() -> Iterator[None]:
             signal.signal(number, previous)
 
 
-RESUMES = "the same command resumes"
-JOINS = "the search goes on without it, and the same command joins it again"
-
-
-def guarded(after: str = "") -> Callable[[Command], Command]:
+def guarded(command: Command, *, after: str = "") -> Command:
     """Turn this library's errors into one sentence and an exit code.
 
     Args:
-        after: what an interrupted command says about how to continue; nothing for commands that keep no results.
+        command: the command.
+        after: what it says about how to continue when it is interrupted; nothing for commands that keep no results.
     """
 
-    def guard(command: Command) -> Command:
-        @functools.wraps(command)
-        def run(*args: Any, **options: Any) -> Any:
-            from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> Any:
+        from pdr_dspy.errors import ArtifactError, ConfigError, DataError, PDRError
 
-            try:
-                with terminated_by_signals():
-                    return command(*args, **options)
-            except PDRError as error:
-                typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-                sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
-            except OSError as error:
-                if isinstance(error, BrokenPipeError) and any(map(has_no_reader, (sys.stdout, sys.stderr))):
-                    raise  # `main` ends quietly
-                # a full or unwritable disk without a more specific message
-                where = f"{error.filename}: " if error.filename else ""
-                typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
-                sys.exit(1)
-            except KeyboardInterrupt as error:
-                number = error.number if isinstance(error, Terminated) else signal.SIGINT
-                how = f"; {after}" if after and not options.get("dry_run") else ""
-                typer.secho(f"{SIGNALS[signal.Signals(number).name]}{how}", err=True)
-                sys.exit(128 + number)
+        try:
+            with terminated_by_signals():
+                return command(*args, **options)
+        except PDRError as error:
+            typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+            sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and any(map(has_no_reader, (sys.stdout, sys.stderr))):
+                raise  # `main` ends quietly
+            # a full or unwritable disk without a more specific message
+            where = f"{error.filename}: " if error.filename else ""
+            typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
+            sys.exit(1)
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Terminated) else signal.SIGINT
+            how = f"; {after}" if after and not options.get("dry_run") else ""
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}{how}", err=True)
+            sys.exit(128 + number)
 
-        return run  # type: ignore[return-value]
+    return run  # type: ignore[return-value]
 
-    return guard
+
+def resuming(command: Command) -> Command:
+    """`guarded`, for a command that resumes in its run folder."""
+    return guarded(command, after="the same command resumes")
+
+
+def joining(command: Command) -> Command:
+    """`guarded`, for a worker of a search."""
+    return guarded(command, after="the search goes on without it, and the same command joins it again")
 
 
 def has_no_reader(stream: Any) -> bool:
@@ -216,7 +220,7 @@ def _options(
 
 
 @app.command("run")
-@guarded()
+@guarded
 def run(
     target: TargetArg,
     inputs: Annotated[
@@ -256,7 +260,7 @@ def run(
 
 
 @app.command("eval")
-@guarded(RESUMES)
+@resuming
 def evaluate(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -295,7 +299,7 @@ def evaluate(
 
 
 @app.command("compare")
-@guarded(RESUMES)
+@resuming
 def compare(
     target: TargetArg,
     against: Annotated[
@@ -337,7 +341,7 @@ def compare(
 
 
 @app.command("optimize")
-@guarded(RESUMES)
+@resuming
 def optimize(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -430,7 +434,7 @@ def optimize(
 
 
 @app.command("worker")
-@guarded(JOINS)
+@joining
 def worker(
     target: TargetArg,
     storage: Annotated[
@@ -459,7 +463,7 @@ def worker(
 
 
 @app.command("report")
-@guarded()
+@guarded
 def report(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
@@ -488,7 +492,7 @@ Plain = Annotated[
 
 
 @app.command("view")
-@guarded()
+@guarded
 def view(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote.")
@@ -505,7 +509,7 @@ def view(
 
 
 @app.command("export")
-@guarded()
+@guarded
 def export(
     run_dir: Annotated[
         Path, typer.Argument(callback=_home, help="A folder that `pdr eval`, `compare` or `optimize` wrote; a program.")
@@ -528,7 +532,7 @@ def export(
 
 
 @app.command("train")
-@guarded(RESUMES)
+@resuming
 def train(
     target: TargetArg,
     config: Annotated[
@@ -546,7 +550,7 @@ def train(
 
 
 @app.command("export-sft")
-@guarded()
+@guarded
 def export_sft(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval` wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The chat dataset to write, a .jsonl file.")],
@@ -574,7 +578,7 @@ def export_sft(
 
 
 @app.command("serve")
-@guarded()
+@guarded
 def serve(
     targets: Annotated[
         list[str], typer.Argument(help="Saved programs (.json), each a model named after its file; or program files.")
@@ -650,7 +654,7 @@ def serve(
 
 
 @app.command("serve-model")
-@guarded()
+@guarded
 def serve_model(
     name: Annotated[
         str, typer.Argument(help="A name from `pdr models`, a GGUF file, or with --vllm a model of the hub.")
@@ -676,7 +680,7 @@ def serve_model(
 
 
 @app.command("models")
-@guarded()
+@guarded
 def models(api_base: ApiBase = None) -> None:
     """List the models that can be served here, or those of a running server."""
     from pdr_dspy.cli import serve
@@ -685,7 +689,7 @@ def models(api_base: ApiBase = None) -> None:
 
 
 @app.command("doctor")
-@guarded()
+@guarded
 def doctor(api_base: ApiBase = None) -> None:
     """Show what is installed, what is reachable, and how to fix the rest."""
     from pdr_dspy.cli import doctor
@@ -694,7 +698,7 @@ def doctor(api_base: ApiBase = None) -> None:
 
 
 @app.command("distillers")
-@guarded()
+@guarded
 def distillers() -> None:
     """List the registered distillers, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -703,7 +707,7 @@ def distillers() -> None:
 
 
 @app.command("axes")
-@guarded()
+@guarded
 def axes() -> None:
     """List the axes for `--axis` of `pdr optimize`, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -712,7 +716,7 @@ def axes() -> None:
 
 
 @app.command("verifiers")
-@guarded()
+@guarded
 def verifiers() -> None:
     """List the registered verifiers with their settings, including those of installed packages."""
     from pdr_dspy.cli import list_parts
@@ -721,7 +725,7 @@ def verifiers() -> None:
 
 
 @app.command("checks")
-@guarded()
+@guarded
 def checks() -> None:
     """List the registered checks, including those of installed packages; a program takes them as `check="name"`."""
     from pdr_dspy.cli import list_parts
@@ -730,7 +734,7 @@ def checks() -> None:
 
 
 @app.command("datasets")
-@guarded()
+@guarded
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Details of one set, or `rg` to list the procedural ones.")] = None,
 ) -> None:
