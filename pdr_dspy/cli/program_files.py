@@ -98,20 +98,34 @@ def program_file(what: str) -> Iterator[None]:
 def find_task(target: str) -> Task:
     """The program file for `target`, a path or a name."""
     module = _module(target)
-    missing = [part for part in PARTS if not callable(getattr(module, part, None))]
-    if missing:
-        raise ConfigError(
-            f"{module.__file__} has no function `{missing[0]}()`; a program file has build(), data(split, limit=, "
-            "seed=) and verifier()"
-        )
-    made = module.verifier  # type: ignore[attr-defined]
+    build, data, verifier = (getattr(module, part, None) for part in PARTS)
+    if not callable(build):
+        raise _lacks(module, "build")
     return Task(
         module.__name__.rpartition(".")[2],
-        build=module.build,  # type: ignore[attr-defined]
-        data=module.data,  # type: ignore[attr-defined]
-        verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
+        build=build,
+        data=data if callable(data) else _raising(_lacks(module, "data")),
+        verifier=(lambda: as_verifier(verifier(), argument="verifier() -> ..."))
+        if callable(verifier)
+        else _raising(_lacks(module, "verifier")),
         file=None if module.__file__ is None else Path(module.__file__),
     )
+
+
+def _lacks(module: ModuleType, part: str) -> ConfigError:
+    return ConfigError(
+        f"{module.__file__} has no function `{part}()`; a program file has build(), and for commands other than `pdr run` "
+        "and `pdr serve` data(split, limit=, seed=) and verifier()"
+    )
+
+
+def _raising(error: ConfigError) -> Callable[..., Any]:
+    """A part that a program file lacks: commands that do not use it work."""
+
+    def part(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return part
 
 
 def operator_of(program: dspy.Module) -> Operator:

@@ -45,6 +45,14 @@ def build():
 """
 
 
+BUILD = """
+from pdr_dspy import PDR
+
+def build():
+    return PDR("question -> answer: int", widths=(3, 1), distiller="random_k", k=2, draft_tokens=64, kappa=200)
+"""
+
+
 def add_one(body: dict[str, Any], seed: int) -> str:
     """Right for even questions; for odd ones only where there is a workspace to read."""
     text = body["messages"][-1]["content"]
@@ -109,6 +117,12 @@ def test_run_answers_one_question(folder: Path, server: MockServer, pdr: Callabl
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "answer: 5\n"
     assert "4 calls" in done.stderr
+
+
+def test_run_needs_only_a_program(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    (folder / "single.py").write_text(BUILD)
+    done = pdr("run", "single.py", "-i", "What is 4 + 1?", "--api-base", server.api_base)
+    assert (done.exit_code, done.stdout) == (0, "answer: 5\n"), done.stderr
 
 
 def test_run_prints_json(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
@@ -246,6 +260,8 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
         (("run", "gone.py", "-i", "x"), 2, "gone.py does not exist"),
         (("run", "addition"), 2, "give either `--input` (inputs: question) or `--jsonl`"),
         (("run", "empty.py", "-i", "x"), 2, "has no function `build()`"),
+        (("eval", "only.py"), 2, "has no function `data()`"),
+        (("optimize", "only.py"), 2, "has no function `data()`"),
         (("run", "broken.py", "-i", "x"), 2, "line 1, is not Python"),
         (("run", "raises.py", "-i", "x"), 2, "raises.py failed: NameError: name 'unknown' is not defined"),
         (("run", "builds.py", "-i", "x"), 2, "`build()` of builds failed: KeyError: 'a' ("),
@@ -266,12 +282,13 @@ def test_bad_input_is_one_sentence(
     folder: Path, pdr: Callable[..., Result], arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     (folder / "empty.py").write_text("")
+    (folder / "only.py").write_text(BUILD)
     (folder / "broken.py").write_text("def (")
     (folder / "raises.py").write_text("unknown()")
     (folder / "builds.py").write_text(PROGRAM + "def build(): return {}['a']")
     (folder / "gives.py").write_text(PROGRAM + "def build(): return 3")
     (folder / "reads.py").write_text(PROGRAM + "def data(*_, **__): 1 / 0")
-    for name in ("raises", "builds", "gives", "reads"):
+    for name in ("raises", "builds", "gives", "reads", "only"):
         sys.modules.pop(name, None)
     (folder / "bad.jsonl").write_text('{"question": "q"}\n{"question"\n')
     done = pdr(*arguments)
