@@ -114,8 +114,8 @@ def find_task(target: str) -> Task:
 
 def _lacks(module: ModuleType, part: str) -> ConfigError:
     return ConfigError(
-        f"{module.__file__} has no function `{part}()`; a program file has build(), and for commands other than `pdr run` "
-        "and `pdr serve` data(split, limit=, seed=) and verifier()"
+        f"{module.__file__} has no function `{part}()`; a program file has build(), and for commands other than "
+        "`pdr run` and `pdr serve` data(split, limit=, seed=) and verifier()"
     )
 
 
