@@ -372,7 +372,9 @@ def optimize(
         int | None, typer.Option("--max-tokens", min=1, help="End the search after this many paid tokens.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after this time.")] = None,
-    finalists: Annotated[int, typer.Option("--finalists", min=1, help="Programs that run again on fresh seeds.")] = 4,
+    finalists: Annotated[
+        int, typer.Option("--finalists", min=1, help="Programs, besides the student, that run again on fresh seeds.")
+    ] = 4,
     accept: Annotated[
         str,
         typer.Option("--accept", help="When to keep the winner: `confident` that it is better, or merely `better`."),
