@@ -98,7 +98,8 @@ def program_file(what: str) -> Iterator[None]:
 def find_task(target: str) -> Task:
     """The program file for `target`, a path or a name."""
     module = _module(target)
-    build, data, verifier = (getattr(module, part, None) for part in PARTS)
+    parts: dict[str, Any] = {part: getattr(module, part, None) for part in PARTS}
+    build, data, verifier = parts.values()
     if not callable(build):
         raise _lacks(module, "build")
     return Task(
