@@ -23,8 +23,6 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import Verifier, as_verifier
 
-PARTS = ("build", "data", "verifier")
-
 
 @dataclass(frozen=True)
 class Task:
@@ -98,17 +96,14 @@ def program_file(what: str) -> Iterator[None]:
 def find_task(target: str) -> Task:
     """The program file for `target`, a path or a name."""
     module = _module(target)
-    parts: dict[str, Any] = {part: getattr(module, part, None) for part in PARTS}
-    build, data, verifier = parts.values()
-    if not callable(build):
+    if not callable(getattr(module, "build", None)):
         raise _lacks(module, "build")
+    made = _part(module, "verifier")
     return Task(
         module.__name__.rpartition(".")[2],
-        build=build,
-        data=data if callable(data) else _raising(_lacks(module, "data")),
-        verifier=(lambda: as_verifier(verifier(), argument="verifier() -> ..."))
-        if callable(verifier)
-        else _raising(_lacks(module, "verifier")),
+        build=_part(module, "build"),
+        data=_part(module, "data"),
+        verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
         file=None if module.__file__ is None else Path(module.__file__),
     )
 
@@ -120,13 +115,16 @@ def _lacks(module: ModuleType, part: str) -> ConfigError:
     )
 
 
-def _raising(error: ConfigError) -> Callable[..., Any]:
-    """A part that a program file lacks: commands that do not use it work."""
+def _part(module: ModuleType, name: str) -> Any:
+    """A function of a program file; if it lacks one, a function that raises: commands that do not use it work."""
+    found = getattr(module, name, None)
+    if callable(found):
+        return found
 
-    def part(*_: Any, **__: Any) -> Any:
-        raise error
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise _lacks(module, name)
 
-    return part
+    return lacking
 
 
 def operator_of(program: dspy.Module) -> Operator:
