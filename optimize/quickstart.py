@@ -13,7 +13,7 @@ from pathlib import Path
 
 from optimize.wheel_weights import SOURCES
 from pdr_dspy import Schedule
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study
@@ -43,7 +43,7 @@ def build() -> Operator:
     return Operator(humaneval.Complete, UNTUNED, {"check": humaneval.check()})
 
 
-@guarded
+@resuming
 def main(*, model: Model | None = None, train: int = 6, dev: int = 20, trials: int = 6) -> None:
     """Search on `train` problems; confirm and compare on `dev` other problems."""
     study(

@@ -237,7 +237,9 @@ def test_a_search_finds_what_it_finds_in_this_process(executor: RayExecutor, tmp
     assert {n: plain(rows) for n, rows in there.rows.items()} == {n: plain(rows) for n, rows in here.rows.items()}
 
 
-def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_continues(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
@@ -359,7 +361,7 @@ def ended(pid: int) -> bool:
         os.close(file)
 
 
-def test_what_cannot_work_is_said(executor: RayExecutor, tmp_path: Path) -> None:
+def test_what_cannot_work_is_reported(executor: RayExecutor, tmp_path: Path) -> None:
     lm = searching.scripted_lm(searching.reasoner)
     with dspy.context(lm=lm), pytest.raises(ConfigError, match="calls in memory"):
         evaluate(program(), examples(1), Exact(), store=Rollouts(), executor=executor)

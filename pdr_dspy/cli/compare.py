@@ -24,6 +24,7 @@ from pdr_dspy.cli.evaluate import Job, save_json, summarise
 from pdr_dspy.cli.executor_option import executor_of
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.operator import Operator
@@ -60,6 +61,9 @@ def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, d
         typer.echo(json.dumps(facts["lines"]))
     else:
         display.table("", *table(lines), text=2)
+    for line in lines:
+        for failed in failures_in_words(line.report.rows):
+            display.say(f"{line.report.name}: {failed}")
     page = write_page(job.run_dir, None, display)
     display.say(f"rows: {job.run_dir}/*/rows.jsonl" + (f"; report: {page}" if page else ""))
 

@@ -22,6 +22,7 @@ from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
@@ -194,6 +195,8 @@ def _finish(
     display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
     display.say(f"{result.paid:,} tokens paid, {result.saved:,} replayed from the store")
+    for failed in failures_in_words([row for rows in result.rows.values() for row in rows]):
+        display.say(f"in the trials, {failed}")
     # As written by the search, with the task's name, so that `pdr eval best.json` finds its data.
     best = artifact.save(
         tuned,

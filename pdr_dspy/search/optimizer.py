@@ -20,8 +20,10 @@ from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.display import check_progress
 from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.search.cost_estimate import Estimate, estimate
+from pdr_dspy.search.display import search_shown
 from pdr_dspy.search.driver import controller
 from pdr_dspy.search.problem import Problem, prepare
 from pdr_dspy.search.progress import Progress
@@ -41,7 +43,7 @@ class PDROptimizer(Teleprompter):
         options: RunOptions | None = None,
         *,
         models: Mapping[str, dspy.LM | Priced] | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         executor: Executor | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
@@ -55,7 +57,10 @@ class PDROptimizer(Teleprompter):
             options: for this run: the extent of the search, its storage, its concurrency.
             models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, in `Priced` if their
                 price is known; every operator of the student gets them in addition to its own.
-            progress: called at every step. Its exceptions end the search; finished results are kept.
+            progress: True shows trials, the best so far, tokens and the time left on stderr: bars on a terminal, lines
+                in a notebook and elsewhere. None does so on a terminal and in a notebook, and elsewhere only writes a
+                line a minute to stderr. False shows nothing. A function is called at every step instead; its
+                exceptions end the search, and finished results are kept.
             executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. The
                 results are the same.
             keywords: fields of `settings` and `options` as flat keywords, which take precedence: `space`,
@@ -71,6 +76,7 @@ class PDROptimizer(Teleprompter):
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
         self.settings, self.options = from_keywords(keywords, settings, options)
         self.models = Models(models, called="PDROptimizer(models=...)")
+        check_progress(progress, "PDROptimizer")
         self.progress = progress
         self.executor = executor
         self.result: SearchResult | None = None
@@ -110,7 +116,8 @@ class PDROptimizer(Teleprompter):
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
             check_can_be_saved(student)
         problem = self._problem(student, trainset, valset)
-        self.result = controller.search(problem, self.options, self.progress, self.executor)
+        with search_shown(self.progress) as on_step:
+            self.result = controller.search(problem, self.options, on_step, self.executor)
         return self.result.program
 
     def _problem(

@@ -69,7 +69,7 @@ TAKEN, LEFT, CUT = ("taken", "stop"), ("left", "stop"), ("left", "cancelled")
 # --- a quorum
 
 
-def test_a_quorum_goes_on_without_the_slowest_and_the_server_is_told() -> None:
+def test_a_quorum_continues_without_the_slowest_and_the_server_is_reported() -> None:
     lm = model(delays={1: NEVER, 4: NEVER})
     prediction = ask(lm, quorum=0.6)
     assert fates(prediction) == [TAKEN, CUT, TAKEN, TAKEN, CUT, TAKEN]

@@ -45,6 +45,14 @@ def build():
 """
 
 
+BUILD = """
+from pdr_dspy import PDR
+
+def build():
+    return PDR("question -> answer: int", widths=(3, 1), distiller="random_k", k=2, draft_tokens=64, kappa=200)
+"""
+
+
 def add_one(body: dict[str, Any], seed: int) -> str:
     """Right for even questions; for odd ones only where there is a workspace to read."""
     text = body["messages"][-1]["content"]
@@ -110,6 +118,12 @@ def test_run_answers_one_question(folder: Path, server: MockServer, pdr: Callabl
     assert "4 calls" in done.stderr
 
 
+def test_run_needs_only_a_program(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    (folder / "single.py").write_text(BUILD)
+    done = pdr("run", "single.py", "-i", "What is 4 + 1?", "--api-base", server.api_base)
+    assert (done.exit_code, done.stdout) == (0, "answer: 5\n"), done.stderr
+
+
 def test_run_prints_json(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     done = pdr("run", "addition", "-i", "question=What is 7 + 1?", "--api-base", server.api_base, "--json")
     record = json.loads(done.stdout)
@@ -136,7 +150,7 @@ def test_run_keeps_going_past_a_question_that_fails(
     assert second["answer"] == 3
 
 
-def test_eval_prints_the_score_and_goes_on_where_it_was(
+def test_eval_prints_the_score_and_resumes_where_it_was(
     folder: Path, server: MockServer, pdr: Callable[..., Result]
 ) -> None:
     command = ("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
@@ -245,6 +259,8 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
         (("run", "gone.py", "-i", "x"), 2, "gone.py does not exist"),
         (("run", "addition"), 2, "give either `--input` (inputs: question) or `--jsonl`"),
         (("run", "empty.py", "-i", "x"), 2, "has no function `build()`"),
+        (("eval", "only.py"), 2, "has no function `data()`"),
+        (("optimize", "only.py"), 2, "has no function `data()`"),
         (("run", "broken.py", "-i", "x"), 2, "line 1, is not Python"),
         (("run", "raises.py", "-i", "x"), 2, "raises.py failed: NameError: name 'unknown' is not defined"),
         (("run", "builds.py", "-i", "x"), 2, "`build()` of builds failed: KeyError: 'a' ("),
@@ -265,12 +281,13 @@ def test_bad_input_is_one_sentence(
     folder: Path, pdr: Callable[..., Result], arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     (folder / "empty.py").write_text("")
+    (folder / "only.py").write_text(BUILD)
     (folder / "broken.py").write_text("def (")
     (folder / "raises.py").write_text("unknown()")
     (folder / "builds.py").write_text(PROGRAM + "def build(): return {}['a']")
     (folder / "gives.py").write_text(PROGRAM + "def build(): return 3")
     (folder / "reads.py").write_text(PROGRAM + "def data(*_, **__): 1 / 0")
-    for name in ("raises", "builds", "gives", "reads"):
+    for name in ("raises", "builds", "gives", "reads", "only"):
         sys.modules.pop(name, None)
     (folder / "bad.jsonl").write_text('{"question": "q"}\n{"question"\n')
     done = pdr(*arguments)
@@ -293,7 +310,7 @@ def test_a_disk_that_fails_anywhere_is_one_sentence(
     assert done.stderr.endswith("error: study.journal: No space left on device\n")
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(
+def test_an_interrupt_says_that_the_same_command_resumes(
     folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pdr_dspy.cli import evaluate

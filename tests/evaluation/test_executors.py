@@ -104,7 +104,7 @@ def test_a_parcel_is_fetched_once_for_all_rows(parcels: Parcels) -> None:
     assert parcels.fetches == 1
 
 
-def test_a_program_that_cannot_be_unpacked_is_told(parcels: Parcels) -> None:
+def test_a_program_that_cannot_be_unpacked_is_reported(parcels: Parcels) -> None:
     one = examples(1)[0]
     reply = asyncio.run(Actor([]).row(order(ModuleNotFoundError("no mine")), one, "e", 0, False))
     assert reply.row is None

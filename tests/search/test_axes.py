@@ -60,7 +60,7 @@ def test_what_came_later_is_left_out_of_the_data_where_it_is_off() -> None:
 
 
 @pytest.mark.parametrize("part", TABLE, ids=lambda part: part.name)
-def test_the_librarys_axes_keep_the_laws_of_one(part: Axis) -> None:
+def test_the_librarys_axes_pass_conformance_of_one(part: Axis) -> None:
     check_axis(part)
 
 
@@ -80,7 +80,7 @@ def test_a_registered_axis_keeps_them_too(registered: Axis) -> None:
         (lambda schedule, value: "LongCoT", "no value changes any schedule"),
     ],
 )
-def test_an_axis_that_breaks_a_law_is_named(change: Any, message: str) -> None:
+def test_an_axis_that_violates_a_rule_names_the_rule(change: Any, message: str) -> None:
     try:
         with pytest.raises(AssertionError, match=message):
             check_axis(axis("broken", values=("a",))(change))

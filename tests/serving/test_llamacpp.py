@@ -57,7 +57,7 @@ def test_a_file_that_is_no_model_shows_the_servers_log(tmp_path: Path):
         LlamaCppServer(path).start()
 
 
-def test_a_port_in_use_is_told(tmp_path: Path):
+def test_a_port_in_use_is_reported(tmp_path: Path):
     path = tmp_path / "never_read.gguf"
     path.write_bytes(b"GGUF")
     with MockServer() as other, pytest.raises(ServerStartError, match=f"`port={other.port}` cannot be used"):

@@ -111,7 +111,7 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_gives_a_folder_that_transformers_loads_and_goes_on(model: str, tmp_path: Path) -> None:
+def test_a_run_gives_a_folder_that_transformers_loads_and_continues(model: str, tmp_path: Path) -> None:
     output, told = tmp_path / "run", []
     made = train(program(), questions(), Early(), config(model), output, progress=lambda step, _: told.append(step))
     assert made == output / "model"
@@ -138,7 +138,7 @@ def test_a_run_gives_a_folder_that_transformers_loads_and_goes_on(model: str, tm
     assert not differ(resumed, weights(tmp_path / "at once" / "model"))
 
 
-def test_a_second_run_waits_for_who_is_at_work(
+def test_a_second_run_waits_for_the_first(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "POLL", (0.0, 0.0))
@@ -244,7 +244,7 @@ def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
         ({"draft_tokens": 5000}, "example '0': .* context is 4096"),
     ],
 )
-def test_what_cannot_work_is_said_before_the_model_is_loaded(
+def test_what_cannot_work_is_reported_before_the_model_is_loaded(
     model: str, tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     own = {key: change.pop(key) for key in ("draft_tokens",) if key in change}

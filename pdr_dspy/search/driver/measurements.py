@@ -18,6 +18,7 @@ from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation.executors import Executor, Local, Rows, RowSettings
+from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
 from pdr_dspy.operators.nested import served_in
@@ -93,6 +94,7 @@ class Measurements:
         """Entries of the journal whose rows are known."""
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
+        self.first_failures = FirstFailures()
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         """All cells of a request: from the journal, or run now and put there.
@@ -195,6 +197,7 @@ class Measurements:
                 await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
+                self.first_failures.see(row)
                 rows[arm] = await self._as_one_run(row)
         return rows
 
