@@ -72,7 +72,6 @@ ENDS = {
     "compare": (["mine.py"], "; the same command resumes"),
     "optimize": (["mine.py"], "; the same command resumes"),
     "optimize --dry-run": (["mine.py"], ""),
-    "worker": (["mine.py", "--storage", RUN], "; the search goes on without it, and the same command joins it again"),
     "report": ([RUN], ""),
     "view": ([RUN], ""),
     "export": ([RUN, "--to", "inspect"], ""),

@@ -257,13 +257,15 @@ def joined(folder: str) -> None:
     compiled(scripted_lm(reasoner), trials=8, run_dir=folder)
 
 
-def test_processes_that_run_the_same_search_share_it(tmp_path: Path) -> None:
+def test_one_process_at_a_time_drives_a_search_and_the_others_are_refused(tmp_path: Path) -> None:
     whole = compiled(scripted_lm(reasoner), trials=8, run_dir=tmp_path / "whole")
     folder = tmp_path / "shared"
     code = f"import tests.search.test_optimizer as t; t.joined({str(folder)!r})"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     others = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
-    assert [other.wait() for other in others] == [0, 0, 0]
+    ended = [other.wait() for other in others]
+    assert 0 in ended
+    assert set(ended) <= {0, 1}  # one that began after the first had ended finds everything done
     last = compiled(lm := scripted_lm(reasoner), trials=8, run_dir=folder)
     assert shape(last) == shape(whole)
     assert lm.served.calls == 0
@@ -559,6 +561,6 @@ def test_a_storage_folder_may_be_apart_from_the_results(tmp_path: Path) -> None:
     assert result is not None
     assert (tmp_path / "study" / "study.journal").exists()
     assert (tmp_path / "run" / "best.json").exists()
-    assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "where workers find the calls"
-    with pytest.raises(StoreError, match="`seed` was 0 and is now 1; use another `run_dir` or `study`"):
-        compiled(scripted_lm(reasoner), storage=tmp_path / "study", seed=1)
+    assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "calls of other searches"
+    with pytest.raises(StoreError, match="another search"):
+        compiled(scripted_lm(reasoner), storage=tmp_path / "study", run_dir=tmp_path / "other", seed=1)
