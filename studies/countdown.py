@@ -65,7 +65,8 @@ def main(
 ) -> None:
     """Run what is missing of the study, and write its lines to studies/rows."""
     if not run_pilot:
-        return go(study(limit, level), embedded, api_base, run_dir, lines_only=lines_only)
+        go(study(limit, level), embedded, api_base, run_dir, lines_only=lines_only)
+        return
     for name in LEVELS:
         place = None if run_dir is None else run_dir / name
         go(pilot(name), embedded, api_base, place, lines_only=lines_only, keep_lines=False)

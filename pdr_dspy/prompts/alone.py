@@ -16,6 +16,7 @@ from pdr_dspy.prompts.lists import in_brackets, items_of
 from pdr_dspy.prompts.values import SCALARS, has_marks, is_simple, member_kinds, options_of, structured
 from pdr_dspy.text.answers import MAX_ANSWER, to_number
 from pdr_dspy.text.choices import to_choice
+from pdr_dspy.text.numbers import in_words
 from pdr_dspy.text.wrapping import block, tidy
 
 _DECODER = json.JSONDecoder()
@@ -81,6 +82,7 @@ def _line_alone(line: str, kind: Any, *, only: bool) -> Any:
         plain = re.sub(r"^\*\*([^*]+)\*\*(?=[.:)])", r"\1", plain)  # `**B**. Paris`
         return _option_alone(plain, options, only=only)
     named = _NUMBER_ALONE.fullmatch(plain) or plain.startswith("\\") or (only and _EQUATION.fullmatch(plain))
+    named = named or (only and kind is not str and in_words(plain))  # `twenty-one`
     number = to_number(plain) if named else None
     if kind is str:
         if number is not None or (bold and _LATEX_ALONE.fullmatch(plain)):

@@ -15,7 +15,7 @@ from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
 from pdr_dspy.text.template import before_token, without_template
-from pdr_dspy.text.wrapping import boxes
+from pdr_dspy.text.wrapping import STRUCK, boxes
 from pdr_dspy.text.wrapping import tidy as tidy
 
 MAX_TEXT = 200_000
@@ -37,14 +37,18 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
     The answer is returned without its wrapping: bold, `$`, `\( \)`, colours, quotes, a final full stop.
     """
     text = without_template(split_thought(text)[1][-MAX_TEXT:])
-    for statement in statements(text, _ANSWER, truncated=truncated)["answer"]:
+    found = statements(text, _ANSWER, truncated=truncated)["answer"]
+    for statement in found:
         answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
+        if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _A_VALUE.search(answer):
+            continue  # `Actually, it is easy.` corrects no number
         if answer and (answer != "null" or statement.how == "box"):
             return answer
     return None
 
 
 _ANSWER = Sought(("answer",), answer="answer")
+_A_VALUE = re.compile(r"[0-9\\$]|^\(?[A-Z]\)?$")
 _boxes = boxes
 
 
@@ -101,6 +105,4 @@ def to_number(text: str) -> Fraction | None:
     return read_number(tidy(signs(text)))
 
 
-STRUCK = re.compile(r"~~(?=\S)[^~\n]{1,200}~~")
-"""Text that its author struck out."""
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")

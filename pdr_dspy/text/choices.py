@@ -10,11 +10,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from pdr_dspy.text.answers import MAX_TEXT, STRUCK, final_answer
+from pdr_dspy.text.answers import MAX_TEXT, final_answer
 from pdr_dspy.text.labels import shadow
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER
-from pdr_dspy.text.wrapping import tidy
+from pdr_dspy.text.wrapping import STRUCK, tidy
 
 
 def to_choice(text: str, options: Sequence[str]) -> str | None:
@@ -82,7 +82,8 @@ _TAKEN_BACK = re.compile(
 _STATED = re.compile(
     r"(?:(?:so|thus|hence|therefore|then|well)[, ]\s*)?(?:the\s)?(?:(?:correct|right|best|final|my)\s)*"
     r"(?:answer|option|choice|letter|one)(?:\sis|\swould be|\smust be|:)\s*(?:option\s|choice\s|letter\s)?"
-    r"|(?:i\s(?:choose|pick|select|say|would (?:choose|pick|say|go with)|go with|think it is|think it's|believe it is)"
+    r"|(?:i\s(?:choose|pick|select|say|prefer|would (?:choose|pick|say|prefer|go with)|go with|think it is"
+    r"|think it's|believe it is)"
     r"|it is"
     r"|(?:the\s|my\s)?(?:option|choice|letter|answer)|it's|it must be|must be"
     r"|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
@@ -97,7 +98,7 @@ _PRONOUN = re.compile(
 )
 _ARTICLE = re.compile(
     r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas"
-    r"|unlike|for|by"
+    r"|unlike|for|by|but|looks|appears|sounds"
     r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs"
     r"|versus|plus"
     r"|minus|into|otherwise|else|unless|until|implies|follows|precedes|equals|contains|includes|contradicts"
@@ -111,7 +112,7 @@ _STATING = re.compile(  # directly before an option stated by a sentence
     | \bc['’]est | \b(?:is|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|label|class|number
       | (?:must|should|would|will|has\sto|have\sto|ought\sto|gotta|got\sto|can\sonly)\s(?:only\s)?be
       | so|hence|thus|therefore|definitely|clearly|probably|certainly|surely|obviously|only|namely|exactly
-      |leaves|leaving
+      |leaves|leaving|(?:left|leaves\sus)\swith
       | (?:amounts|leads|leading|points|pointing|corresponds|equals|comes\sdown|equates|matches|boils\sdown)\s(?:to\s)?
       | (?:go|going|went|gone|stick|sticking|settle|settling|agrees?|end(?:ed|ing)?\sup)\s(?:with|for|on)
       | (?:opt|opting|vote|voting)\sfor | (?:choos|pick|select|favou?r|prefer|conclud|indicat|suggest|think|believ|guess
@@ -153,6 +154,12 @@ _OTHERS = re.compile(
     r"|along with|together with|up to|beside)\b",
     re.I,
 )
+_EMPHASIS = re.compile(
+    r",?\s(?:hands down|(?:no|without|beyond)(?: an?| any)?(?: reasonable)? (?:doubt|question)(?: about it)?"
+    r"|and nothing else)(?=[.!]?$)|^(?:nothing but|(?:no|none) other than)\s(?=\S+$)",
+    re.I,
+)
+_RATHER = re.compile(r"^(?:rather|sooner) (\S.{0,60}?) than (\S.{0,60})$", re.I)
 _BULLET = re.compile(r"^\s*[-–•·*]\s+")
 _MODIFIED = re.compile(
     r"(?<!\w)(?:less|more|dark|light|pale|bright|deep|semi|almost|nearly|partly|partially|half|slightly|barely"
@@ -196,6 +203,10 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
     if same:
         return same[0] if len(same) == 1 else None
     plain = tidy(_SPACES.sub(" ", _WORDS.sub(lambda words: words[1], tidy(text))))
+    if "**" in plain and not any("**" in option for option in options):
+        plain = plain.replace("**", "")  # `**B.** Paris`
+    if (rest := _EMPHASIS.sub("", plain)) != plain or (rest := _RATHER.sub(r"\1 rather than \2", plain)) != plain:
+        return _choice(rest, options) if rest.strip() else None
     tag = _TAG.fullmatch(plain)
     if tag:
         rest = tag[2].strip()
@@ -295,7 +306,10 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
             behind = rest[len(name) :].lstrip("*_\"')")
             if behind[:1].isalnum() or (name == "i" and _PRONOUN.match(behind)):
                 continue
-            if _gives_reason(behind, options) and not _retracted(behind):
+            if _another_holds(behind, names[name], options):
+                break
+            defended = _gives_reason(behind, options) or _about_another(behind, names[name], options)
+            if defended and not _retracted(behind):
                 return names[name]
             break
     return None
@@ -304,12 +318,20 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
 def _concluded(text: str, options: Sequence[str]) -> str | None:
     """The option that follows from the text before it (`A is wrong, so B`, `Eliminate A and B. C is the answer.`) and
     is the whole conclusion."""
-    if len(text) > 400 or "?" in text or _retracted(text):
+    said = _STATED.match(text)
+    if len(text) > 400 or "?" in text or _retracted(text[said.end() if said else 0 :]):
         return None
     drawn = max((found.end() for found in _CONCLUSION.finditer(text) if found.start()), default=0)
     sentence = max((found.end() for found in _SENTENCE_ENDS.finditer(text.rstrip(" .!"))), default=0)
-    start = max(drawn, sentence)
+    contrast = max(_CONTRAST.finditer(text), key=lambda found: found.end(), default=None)
+    turned = contrast is not None and contrast.end() > max(drawn, sentence)
+    start = contrast.end() if contrast is not None and turned else max(drawn, sentence)
     before, conclusion = text[:start], text[start:]
+    clause = text[: contrast.start()] if contrast is not None and turned else before
+    aside = _set_aside(clause, options)
+    if turned and not aside:
+        return None
+    drawn = start if turned or aside else drawn
     if not before or (drawn < sentence and not _REJECTS.search(before)) or _OTHERS.search(conclusion):
         return None
     stated = _STATED.match(conclusion)
@@ -320,11 +342,62 @@ def _concluded(text: str, options: Sequence[str]) -> str | None:
             continue
         key = _key(rest[: holds.start()] if holds else rest)
         named = [option for option in options if key and key in (option.casefold(), _label(option), _content(option))]
-        if len(named) == 1 and _choice(before.rstrip(" ,;:"), options) in (None, named[0]):
+        if len(named) == 1 and turned and named[0] in _options_in(clause, options):
+            return None
+        conceded = turned and _CONCEDED.search(clause) and not _REJECTS.search(clause)
+        if len(named) == 1 and (conceded or _choice(clause.rstrip(" ,;:"), options) in (None, named[0])):
             return named[0]
     return None
 
 
+def _about_another(behind: str, own: str, options: Sequence[str]) -> bool:
+    """Whether a remark in brackets sets another option aside: `C (B is wrong)`."""
+    remark = re.fullmatch(r"\s*\(([^()]{1,200})\)[.!]?", behind)
+    return remark is not None and _set_aside(remark[1], options) and own not in _options_in(remark[1], options)
+
+
+def _another_holds(behind: str, own: str, options: Sequence[str]) -> bool:
+    """Whether another option is said to be right too (`A is right, but C is right`), or follows alone (`A is right;
+    C`)."""
+    last = _key(re.split(r"[;.!]\s", behind)[-1]) if re.search(r"[;.!]\s", behind) else ""
+    if last and any(last in (option.casefold(), _label(option)) for option in options if option != own):
+        return True
+    said = [behind[max(found.start() - 40, 0) : found.start()] for found in _HOLDS.finditer(behind)]
+    return any(_options_in(re.split(r"[,.;]", each)[-1], options) - {own} for each in said)
+
+
+def _set_aside(before: str, options: Sequence[str]) -> bool:
+    """Whether a clause is about options that it rejects (`not A`, `B is wrong`) or only concedes (`A is tempting`)."""
+    if _AFFIRMED.search(before) or not (_REJECTS.search(before) or _CONCEDED.search(before)):
+        return False
+    return bool(_options_in(before, options))
+
+
+def _options_in(text: str, options: Sequence[str]) -> set[str]:
+    """The options that a text mentions by letter or text."""
+    found = set()
+    for option in options:
+        for name in {option, _content(option), (_label(option) or "").upper()} - {""}:
+            flags = 0 if len(name) == 1 else re.I
+            spots = re.finditer(rf"(?<!\w){re.escape(name)}(?![\w'’])", text, flags)
+            if any(
+                name not in "AI" or not (_PRONOUN if name == "I" else _ARTICLE).match(text, one.end()) for one in spots
+            ):
+                found.add(option)
+    return found
+
+
+_CONTRAST = re.compile(r",?\s(?:but(?: rather)?|instead)[,:]?\s|(?<=\w), (?=it(?:['’]s|\sis)\s)", re.I)
+_CONCEDED = re.compile(
+    r"\b(?:close|tempting|plausible|attractive|similar|seems?|seemed|looks?|looked|sounds?|at first|first thought"
+    r"|initially|popular|common)\b",
+    re.I,
+)
+_AFFIRMED = re.compile(
+    r"(?:\bnot|n['’]t) (?:only|just|merely|simply|necessarily|exclusively|sure|certain|wrong|incorrect|false|bad"
+    r"|excluded|ruled out|impossible|eliminated?)\b|\bif\b|\b(?:and|or|both)\s+also\b",
+    re.I,
+)
 _SENTENCE_ENDS = re.compile(r"[.;!]\s+")
 
 

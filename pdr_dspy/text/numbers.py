@@ -10,6 +10,7 @@ import re
 from fractions import Fraction
 
 from pdr_dspy.text import number_words as tables
+from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 
 MAX_DIGITS = 1_000
 """Maximum digits of one number, and maximum power of ten; a longer number is not read."""
@@ -18,7 +19,7 @@ _ZEROS = (0xFF10, 0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xBE6, 0xC66, 0xCE6,
 """Full-width digits, and those of Arabic, Persian, the scripts of India, Thai, Lao, Burmese and Khmer."""
 _SIGNS = str.maketrans(
     {
-        **dict.fromkeys("−–—‒﹣－", "-"),
+        **dict.fromkeys("−–—‒﹣－‐‑", "-"),
         **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
         **{chr(zero + digit): str(digit) for zero in _ZEROS for digit in range(10)},
         **{"٫": ".", "٬": ","},
@@ -66,7 +67,7 @@ def read_number(text: str) -> Fraction | None:
     Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
-    plain = _plain(text)
+    plain = _plain(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
     sides = _EQUALS.split(plain)
     if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
         sides.reverse()
@@ -88,6 +89,21 @@ def read_number(text: str) -> Fraction | None:
     return value
 
 
+_FIGURES = r"[-+]?\$?[0-9][0-9.,]{0,40}%?"
+_INSTEAD_OF = re.compile(  # `42, not 41`, `42 (previously 41)`
+    r"(?:(?<=[0-9%)])\s?|,\s|\s(?=\())\(?(?:(?:and|but)\s)?(?:not|rather than|instead of|previously|formerly|was"
+    rf"|corrected from|(?<=\()(?:i )?(?:first|initially|originally|earlier) [a-z]{{3,9}})\s{_FIGURES}(?:\)|(?<![.,]))$",
+    re.I,
+)
+_NOT_BUT = re.compile(rf"^not\s{_FIGURES},?\sbut\s(?:rather\s)?(?=\$?[-+]?[0-9])", re.I)
+
+
+def in_words(text: str) -> str | None:
+    """A text that is a number in words, with or without a unit, with the number in digits; None for any other."""
+    whole = _WORDS.fullmatch(text)
+    return in_digits(whole[1] if whole else text)
+
+
 def is_date(text: str) -> bool:
     """Whether a text names a day: `June 20`, `4 July 1776`."""
     return _DATE.search(text) is not None
@@ -101,6 +117,7 @@ def is_percentage(text: str) -> bool:
 def unit_of(text: str) -> str | None:
     """The unit after (or the currency before) the only number of a text; None if none is known."""
     text = signs(text).strip(" .*_`")
+    text = in_words(text) or text
     text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
     text = text.replace("$$", "")
     if _DEGREE.search(text):
@@ -156,7 +173,7 @@ _IN_WORDS_TOO = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-
 
 def _without_words(twice: re.Match[str]) -> str:
     """`five (5)` as `5`."""
-    return twice[2] if str(tables.spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
+    return twice[2] if str(spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
 
 
 def _as_unit(words: str) -> str:
@@ -237,7 +254,7 @@ def _one_number(text: str) -> Fraction | None:
 def _without_repetition(piece: str, value: Fraction) -> str:
     """Recognises that `42 (forty-two)` states the same number twice."""
     again = re.fullmatch(r"\s?\(([A-Za-z, -]{2,80})\)(.*)", piece)
-    return again[2] if again and tables.spelled(again[1]) == value else piece
+    return again[2] if again and spelled(again[1]) == value else piece
 
 
 def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
@@ -249,7 +266,7 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
     found = [word.lower() for word in _WORD.findall(piece)]
     if any(word in tables.NOT_PLAIN or word in tables.FOREIGN_SCALES or _is_scale(word) for word in found):
         return True
-    if any(word in tables.NUMERALS and word != "one" for word in found):
+    if any(word in NUMERALS and word != "one" for word in found):
         return True
     if after and _changes_value_after(piece, found):
         return True

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 
 from pdr_dspy.text import labels
 from pdr_dspy.text.around_boxes import stands_alone
+from pdr_dspy.text.corrections import corrections
 from pdr_dspy.text.template import TURN_END
-from pdr_dspy.text.wrapping import Block, block, boxes
+from pdr_dspy.text.wrapping import STRUCK, Block, block, boxes
 
 How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
 """How an answer was found: after a label (also a marker, a tag or a table's row), in a box, under its name in a JSON
@@ -171,7 +172,8 @@ class _Search:
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
         """Start of the unfinished last line."""
-        self.taken = list(taken)
+        self.struck = _Spans([found.span() for found in STRUCK.finditer(text)] if "~~" in text else ())
+        self.taken = [*taken, *self.struck.spans]
         """Spans with an explicit end: they contain no further statement."""
         self.found = list(given)
         self.extents: list[tuple[int, int]] = []
@@ -185,6 +187,7 @@ class _Search:
         self.read(self.accepted(sorted(marks, key=lambda mark: mark[:2])))
         if self.sought.answer is not None:
             self.unnamed(self.sought.answer)
+            self.correct(self.sought.answer)
         by_field: dict[str, list[Statement]] = {name: [] for name in self.sought.fields}
         for one in self.found:
             by_field[one.field].append(one)
@@ -304,6 +307,8 @@ class _Search:
         pattern = _line_pattern(self.sought, self.languages)
         for start, end in self.lines_with(_needles(self.sought, self.languages)):
             for match in pattern.finditer(self.shadow, start, end):
+                if self.struck.around(match.end()):
+                    continue
                 if mark := self.line(match):  # on an unfinished line it still ends the statement before it
                     yield mark if mark.start < self.last else mark._replace(field=None)
 
@@ -547,9 +552,36 @@ class _Search:
             if match.end() < self.last and not taken.around(match.start()) and not _HEADING.match(match[1]):
                 self.found.append(Statement(field, match.start(), match[1], "label", 0, generic=True))
 
+    # --- corrections
+
+    def correct(self, field: str) -> None:
+        """Replace what is corrected behind a statement of an unnamed answer."""
+        if field in self.sought.texts - self.sought.short:
+            return
+        words, taken = field in self.sought.texts, _Spans(self.taken)
+        own = sorted((one for one in self.found if one.field == field), key=lambda one: one.start)[-_LAST:]
+        for place, one in enumerate(own):
+            held, given = one.text.strip(), taken.around(one.start)
+            begin = given[1] if given else max(self.text.find(held[:20], one.start), one.start) + 1
+            follows = own[place + 1].start if place + 1 < len(own) else len(self.text)
+            end = self.text.find(TURN_END, begin, self.line_end(follows))
+            end = self.line_end(follows) if end < 0 else end
+            for found in corrections(self.text, begin, end, answer=held, words=words):
+                if taken.around(found.start) or (words and len(self.text[begin - 1 : found.start].split()) > _FEW):
+                    continue
+                if found.start >= follows:
+                    break
+                if found.denies:
+                    self.found = [one for one in self.found if one.field != field or one.start >= found.start]
+                last = place + 1 == len(own) or follows <= found.end  # `Update: the answer is 42` is one statement
+                if last and found.value is not None and found.end < self.last:
+                    self.found.append(Statement(field, found.start, found.value, "sentence", 0, generic=True))
+
 
 # ------------------------------------------------------------------------------------------------- patterns
 
+_FEW = 8
+"""Maximum words of a text that is corrected like a value."""
 _LAST = 100
 _WORD = re.compile(r"\S")
 _UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
 from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
-from pdr_dspy.text.numbers import is_date
+from pdr_dspy.text.numbers import in_words, is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
     Fields,
@@ -45,7 +45,8 @@ class MathVerifier(Fields):
     A decimal counts as an exact value without a finite decimal (1/3, √2, π) if it is right to one part in 100,000; as a
     finite decimal if it is equal to it, or to it rounded to six or more significant digits; as a whole number only if
     equal, inside of tuples and polynomials too. A percentage equals the number before its sign and the corresponding
-    fraction; units are ignored unless both sides have one; degrees equal their radians.
+    fraction; units are ignored unless both sides have one; degrees equal their radians. A ratio equals the same ratio
+    scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
 
     Plain numbers, equal LaTeX and words are graded at once. Everything else is parsed and compared with sympy in a
     separate process, within `timeout` seconds and `memory` MB per item; an answer that exceeds them scores 0, with the
@@ -71,10 +72,10 @@ class MathVerifier(Fields):
         decided = _at_once(gold, answer)
         if decided is not None:
             return decided
-        statement = _statement(answer)
+        statement = _statement(in_words(tidy(answer)) or answer)
         if statement is None:
             return Score(0, f"{short(answer)} states more than a value")
-        reply = self._ask(_statement(gold) or gold, statement)
+        reply = self._ask(in_words(gold) or _statement(gold) or gold, statement)
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
         if "gold" in (reply.get("unreadable"), reply.get("large")):
@@ -95,7 +96,7 @@ class MathVerifier(Fields):
         if (
             to_number(gold) is not None
             or _words(gold) is not None
-            or _TIME.fullmatch(gold)
+            or _TIME.fullmatch(tidy(gold))
             or is_date(_UPRIGHT.sub(r"\1", gold))
         ):
             return
@@ -132,7 +133,7 @@ def _typed(value: Any) -> str | None:
     return f"({', '.join(items)})" if isinstance(value, tuple) else rf"\{{{', '.join(items)}\}}"
 
 
-_TIME = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
+_TIME = re.compile(r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z\\{])[A-Za-z](?![A-Za-z}])")
 _BRACKETED_LIST = re.compile(r"[(\[{]\s*[0-9]{1,3}(?:,[0-9]{3})+\s*\\?[)\]}]")
 
@@ -146,10 +147,10 @@ def _at_once(gold: str, answer: str) -> Score | None:
     if is_date(plain := tidy(_UPRIGHT.sub(r"\1", gold))):
         same = _loosely(plain) == _loosely(answer)
         return Score(1, "the same day") if same else Score(0, f"{short(answer)} is not {short(gold)}")
-    words = _words(gold)
+    words = None if in_words(gold) else _words(gold)
     if words is not None:
         return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
-    if _TIME.fullmatch(gold):
+    if _TIME.fullmatch(tidy(gold)):
         return Score(0, f"{short(answer)} is not {short(gold)}")
     if (
         "=" in gold

@@ -107,7 +107,7 @@ CASES: list[tuple[Any, str, Any]] = [
     (Decimal, "1.50", Decimal("1.50")),
     (Decimal, "Answer: NaN", MISSING),
     (Decimal, "Answer: 1/3", MISSING),
-    (Decimal, "Answer: ten", MISSING),
+    (Decimal, "Answer: ten", Decimal(10)),
     (UUID, "Answer: 12345678-1234-5678-1234-567812345678", ID),
     (UUID, "Answer: `12345678-1234-5678-1234-567812345678`", ID),
     (UUID, "Answer: 12345678-1234-5678-1234-56781234567", MISSING),

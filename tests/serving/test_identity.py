@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
 import pytest
 
 from pdr_dspy import LongCoT, calls, evaluate
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError, EndpointError, StoreError
 from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
-from pdr_dspy.serving.client import retries
+from pdr_dspy.serving.client import engine, retries
 from pdr_dspy.verifiers import ExactVerifier
 from tests.support.mock_server import MockServer
 
@@ -70,6 +72,22 @@ def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
         server.root = "/weights/step-200"
         assert identity(connect("mock", base)) != first
         assert answer(connect("mock", base), tmp_path) == "2"
+
+
+def test_a_restart_with_other_weights_in_a_short_silence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + silence)
+    monkeypatch.setattr(engine, "time", clock)
+    with says("1", kind="vllm") as server:
+        server.root = "/weights/step-100"
+        lm = connect("mock", server.api_base)
+        first = identity(lm)
+    with says("2", kind="vllm", port=server.port) as server:
+        server.root = "/weights/step-200"
+        assert identity(lm) == first  # nothing was sent since
+        silence = 6.0
+        with pytest.raises(EndpointError, match="step-200"):
+            identity(lm)
 
 
 @pytest.mark.parametrize(

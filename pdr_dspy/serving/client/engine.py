@@ -71,8 +71,10 @@ CONNECTING = 10.0
 _KEPT = 4.0
 """Seconds that an idle connection is kept: less than the 5 after which vLLM and llama.cpp close it."""
 
-FRESH = 30.0
-"""Seconds of silence after which the server's identity is queried again, before the next stage of calls."""
+FRESH = 5.0
+"""Seconds of silence after which the server's identity is queried again, before the next stage of calls: longer than an
+idle connection is kept, shorter than any restart with other weights. Of a shorter one a lost connection tells; vLLM's
+`created` is the time of the query, and its responses name neither weights nor process."""
 _GIVEN_UP = 2.0
 """Seconds for which a failed query of the server is not repeated by callers that can do without it."""
 logger = logging.getLogger("pdr_dspy")

@@ -101,8 +101,8 @@ def same_values(gold: Value, answer: Value) -> bool:
         return _words(gold) is not None and _words(gold) == _words(answer)
     if isinstance(gold, Cases) and isinstance(answer, Cases):
         return _same_cases(gold, answer)
-    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
-        return _in_order(gold.items, answer.items)
+    if isinstance(gold, Ratio):
+        return _same_ratio(gold, answer)
     if _is_matrix(gold) != _is_matrix(answer):
         gold, answer = _by_rows(gold), _by_rows(answer)
         if isinstance(gold, Scalar) and isinstance(answer, Scalar):
@@ -157,6 +157,46 @@ def _by_rows(value: Value) -> Value:
 def _in_order(gold: Iterable[Value], answer: Iterable[Value]) -> bool:
     first, second = tuple(gold), tuple(answer)
     return len(first) == len(second) and all(map(same_values, first, second))
+
+
+def _same_ratio(gold: Ratio, answer: Value) -> bool:
+    """Whether an answer is the same ratio: term by term, with all terms scaled by one factor (`6:8` is `3:4`), or, of a
+    ratio of two terms, as their fraction (`3/4`).
+
+    A decimal or a whole number is none, since it rarely states a ratio; nor is `3:4` the number 3/4 if the gold answer
+    is a number, which may ask for a part of the whole. What may be a time of day (`10:30`) is never scaled.
+    """
+    fraction = isinstance(answer, Scalar) and not answer.decimal and answer.expression.is_Integer is False
+    if fraction and len(gold.items) == 2:
+        answer = Ratio((answer, Scalar(sympy.Integer(1))))
+    if not isinstance(answer, Ratio) or len(gold.items) != len(answer.items):
+        return False
+    if _in_order(gold.items, answer.items):
+        return True
+    if gold.clock:
+        return False
+    first, second = _exact_terms(gold), _exact_terms(answer)
+    if first is None or second is None:
+        return False
+    place = next((place for place, term in enumerate(first) if not equality.vanishes(term)), None)
+    if place is None or equality.vanishes(second[place]):
+        return False
+    return all(
+        equality.same(one * second[place], other * first[place]) for one, other in zip(first, second, strict=True)
+    )
+
+
+def _exact_terms(ratio: Ratio) -> list[Any] | None:
+    """The terms of a ratio that may be scaled: exact numbers without units."""
+    plain = [
+        item.expression
+        for item in ratio.items
+        if isinstance(item, Scalar)
+        and not (item.decimal or item.percent or item.degrees or item.unit or item.base)
+        and not isinstance(item.expression, sympy.MatrixBase)
+        and item.expression.is_number
+    ]
+    return plain if len(plain) == len(ratio.items) else None
 
 
 def _matched(gold: Iterable[Any], answer: Iterable[Any], alike: Callable[[Any, Any], bool]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 import sympy
 
 from pdr_dspy.text import number_words
+from pdr_dspy.text.spelled import NUMERALS
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
 
@@ -88,6 +89,8 @@ class Ratio:
     """3:4, 10:30"""
 
     items: tuple[Value, ...]
+    clock: bool = False
+    """Whether it may be a time of day."""
 
 
 @dataclass(frozen=True)
@@ -374,6 +377,9 @@ def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
     return tokens, None
 
 
+_CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-4])(?::[0-5][0-9]){1,2}")
+
+
 def _side(tokens: list[Token], depth: int) -> Value:
     if depth > MAX_DEPTH:
         raise Unreadable("too deep")
@@ -388,7 +394,8 @@ def _side(tokens: list[Token], depth: int) -> Value:
     if found:
         if any(not part for part in ratio):
             raise Unreadable(":")
-        return Ratio(tuple(_side(part, depth + 1) for part in ratio))
+        digits = ":".join(token.text if token.kind == "num" else "?" for part in ratio for token in part)
+        return Ratio(tuple(_side(part, depth + 1) for part in ratio), _CLOCK.fullmatch(digits) is not None)
     return _enclosed(tokens, depth) or _scalar(tokens)
 
 
@@ -634,7 +641,7 @@ def harmless(phrase: str) -> bool:
     for word in found:
         if word in spoilt or word in number_words.SCALES or number_words.singular(word) in number_words.SCALES:
             return False
-        if word in number_words.NUMERALS:
+        if word in NUMERALS:
             return False
     if number_words.PHRASES.search(phrase) or number_words.PARTS.search(phrase):
         return False
