@@ -1,4 +1,4 @@
-"""Candidates that repeat calls of a measured one: all of its finals and early ends, never a call that it did not make."""
+"""Candidates that repeat calls of a measured one: its finals and early ends, never a call that it did not make."""
 
 from __future__ import annotations
 
