@@ -128,7 +128,7 @@ class _Follower:
 
     def _new_trials(self) -> int:
         """The number of trials that are in no cohort yet: as many as requested, at most as many as the space has."""
-        left = max(self.plan.trials - len(self.plan.arms), 0)
+        left = max(self.plan.trials - self.plan.trials_begun, 0)
         first = 1 if self.problem.mixed else 0
         untried = self.proposer.untried(arm.candidate.key for arm in self.plan.arms[first:])
         return left if untried is None else min(left, untried)
@@ -140,7 +140,7 @@ class _Follower:
         unwritten = racing and instructions > 0 and self.written is None
         new = self._new_trials() if racing else 0
         if unwritten:  # instructions that are not written yet will enlarge the space
-            new = max(self.plan.trials - len(self.plan.arms), 0)
+            new = max(self.plan.trials - self.plan.trials_begun, 0)
         prices = Prices.of(self.problem, self.measurements, self.proposer)
         left = _Left(self.problem, self.options, self.plan, self.measurements, prices, request, new)
         parts = [left.cohort(), left.new_trials(), left.finals(), left.confirmation()]

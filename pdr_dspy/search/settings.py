@@ -54,6 +54,9 @@ class Race(_Section):
     """Maximum runs of each question: a candidate that is confidently worse is dropped earlier."""
     cohort: int = 8
     """Candidates that race each other. It is fixed, so that concurrency has no effect."""
+    free: int = Field(default=8, ge=0)
+    """Maximum candidates that race with a cohort at no tokens: other finals and early ends of the drafts of measured
+    candidates, which are in the store. They are no trials."""
     first: int = 8
     """(question, seed) pairs before the first test."""
     eta: float = Field(default=2.0, gt=1.0)

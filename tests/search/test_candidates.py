@@ -15,7 +15,7 @@ from pdr_dspy.errors import StoreError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Schedule
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN
-from pdr_dspy.search import PDROptimizer
+from pdr_dspy.search import PDROptimizer, Race, SearchSettings
 from pdr_dspy.search.candidates import baselines
 from pdr_dspy.search.driver.controller import Run
 from pdr_dspy.search.driver.journal import Journal
@@ -286,3 +286,17 @@ def test_where_a_check_knows_the_search_returns_a_program_that_goes_by_it(strate
     assert winner.candidate.schedule.check == "check"
     best = next(trial for trial in optimizer.result.trials if trial.origin == "best by check")
     assert winner.score >= best.score - 1e-9
+
+
+def test_other_finals_of_measured_drafts_are_tried_at_no_tokens_and_are_no_trials() -> None:
+    settings: dict[str, Any] = {"space": SPACE.extend(final=("refine", "vote")), "trials": 8, "cohort": 3}
+    result = compiled(scripted_lm(reasoner), **settings).result
+    assert result is not None
+    free = [trial for trial in result.trials if trial.free]
+    assert free
+    assert {trial.origin for trial in free} == {"same calls"}
+    assert [trial.paid for trial in free] == [0] * len(free)
+    assert len(result.trials) - len(free) == 8
+    plain = compiled(scripted_lm(reasoner), **settings, settings=SearchSettings(race=Race(free=0))).result
+    assert plain is not None
+    assert not any(trial.free for trial in plain.trials)

@@ -118,9 +118,11 @@ def cohort_in(journal: Journal, request: Propose, options: RunOptions) -> list[P
         return None
     try:
         described = json.loads(text)["candidates"]
-        return [Proposed(one["origin"], read_candidate(one)) for one in described][: request.wanted]
+        found = [Proposed(one["origin"], read_candidate(one), one.get("free", False)) for one in described]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"the entry {name!r} in {options.where} is not of this search ({error})") from error
+    trials = [one for one in found if not one.free]
+    return found if len(trials) <= request.wanted else trials[: request.wanted]  # their numbers stay as they were
 
 
 def instructions_in(journal: Journal, options: RunOptions) -> Proposals | None:
@@ -187,7 +189,7 @@ class Run:
     def report(self, step: Step, trials: tuple[TrialRecord, ...] | None = None) -> None:
         """Report a step; `trials` are those whose race has ended, if other than `self.trials`."""
         known = self.trials if trials is None else trials
-        self.reporter(step, Standing(known, len(self.plan.arms), self.plan.paid, self.plan.saved))
+        self.reporter(step, Standing(known, self.plan.trials_begun, self.plan.paid, self.plan.saved))
 
     def answer(self, request: Request) -> Any:
         """The answer to a request of the plan: measured, proposed or written now, or read from the journal."""
@@ -211,7 +213,7 @@ class Run:
             self.plan.estimates(),
             self.problem.settings.limits,
         )
-        self.clock.end_cohort(len(self.trials) - before)
+        self.clock.end_cohort(sum(not trial.free for trial in self.trials[before:]))
         for trial in self.trials[before:]:
             self.report(finished(trial))
 
@@ -226,7 +228,10 @@ class Run:
         if (ended := self._out_of_time()) is not None:
             return ended
         found = candidates.propose(self.problem, self._proposer, request, self.measurements.profile())
-        described = [{"origin": one.origin, **describe_candidate(one.candidate)} for one in found]
+        described = [
+            {"origin": one.origin, **({"free": True} if one.free else {}), **describe_candidate(one.candidate)}
+            for one in found
+        ]
         self.journal.put(_cohort_name(request), json.dumps({"candidates": described}))
         return cohort_in(self.journal, request, self.options) or []  # as a resumed search reads them
 
