@@ -24,9 +24,10 @@ from pdr_dspy.cli.evaluate import Job, save_json, summarise
 from pdr_dspy.cli.executor_option import executor_of
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
+from pdr_dspy.evaluation.drafts import over_drafts
 from pdr_dspy.evaluation.failures import failures_in_words
-from pdr_dspy.evaluation.records import Report, Row
-from pdr_dspy.evaluation.statistics import paired
+from pdr_dspy.evaluation.records import Report
+from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime import store_whole
 
@@ -80,8 +81,28 @@ def summary(lines: Sequence[Line]) -> dict[str, Any]:
     return {"command": "compare", "lines": [_plain(line, lines[0]) for line in lines]}
 
 
-def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts, display: Display) -> list[Line]:
-    """The program first, then its baselines, then `others`. Uses DSPy's current LM."""
+def measure(
+    job: Job,
+    others: Sequence[tuple[str, dspy.Module]],
+    store: Rollouts,
+    display: Display,
+    *,
+    most_passes: int = MOST_PASSES,
+    most_rounds: int = MOST_ROUNDS,
+    few: int | None = None,
+) -> list[Line]:
+    """The program first, then its baselines, then `others`. Uses DSPy's current LM.
+
+    Args:
+        job: the program, its questions and its settings.
+        others: further programs and their names.
+        store: of the calls.
+        display: shows progress.
+        most_passes: limit on the passes that a vote or best-of-N may use to match the program's tokens.
+        most_rounds: likewise for the rounds of SR.
+        few: only so many questions, the first ones, for SR and `others`, whose calls nothing else shares; their names
+            say so, and their differences are those on these questions. None is all.
+    """
     operator = operator_of(job.target.program)
     base = operator_of(job.target.task.build()) if job.target.task is not None else operator
 
@@ -89,49 +110,60 @@ def measure(job: Job, others: Sequence[tuple[str, dspy.Module]], store: Rollouts
         report = job.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store)
         return Line(report, folder, matched)
 
+    def run_few(program: dspy.Module, name: str, folder: str) -> Line:
+        if few is None or few >= len(job.examples):
+            return run(program, name, folder)
+        name, folder, part = f"{name}, {few} questions", f"{folder}_of_{few}", job.replace(examples=job.examples[:few])
+        return Line(part.evaluate(program, name, display, run_dir=job.run_dir / folder, store=store), folder)
+
     main = run(job.target.program, job.target.name, "program")
     single = run(_single(base), "one pass", "one_pass")
     lines = [main, single]
-    lines += _several(
-        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total"), main, single
-    )
-    for check in base.checks:
-        lines += _several(
-            lambda drafts, check=check: run(
-                _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
-            ),
-            main,
-            single,
+    kinds: list[Callable[[int], Line]] = [
+        lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total")
+    ]
+    kinds += [
+        lambda drafts, check=check: run(
+            _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
         )
+        for check in base.checks
+    ]
+    # A round of independent drafts is matched by as many passes: no other number has to be tried.
+    width = operator.schedule.widths[0] if operator.schedule.rounds == 1 else None
+    for kind in kinds:
+        lines += _several(kind, main, single, width, most_passes)
     probe_rounds = max(2, operator.schedule.rounds)
-    probe = run(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
+    probe = run_few(_refining(base, probe_rounds), f"SR x{probe_rounds}", f"sr{probe_rounds}")
     done = {probe_rounds: probe}
     matched: dict[int, list[str]] = {}
     for limit, tokens in (("B_seq", main.report.sequential), ("B_total", main.report.total)):
-        rounds = rounds_for(probe.report, tokens)
-        matched.setdefault(rounds, []).append(limit)
+        wanted = rounds_for(probe.report, tokens)
+        rounds = min(wanted, max(most_rounds, probe_rounds))
+        matched.setdefault(rounds, []).extend([limit] if rounds == wanted else [])
         if rounds not in done:
-            done[rounds] = run(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
+            done[rounds] = run_few(_refining(base, rounds), f"SR x{rounds}", f"sr{rounds}")
     lines += [done[rounds]._replace(matched=", ".join(limits)) for rounds, limits in matched.items()]
-    widest = max((line.report for line in lines), key=_drafts_of)
-    lines[1] = _over_drafts(single, widest, job.run_dir)
-    return [*lines, *(run(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
+    lines[1] = _over_drafts(single, lines, job.run_dir)
+    return [*lines, *(run_few(program, name, f"other{position}") for position, (name, program) in enumerate(others))]
 
 
-def _several(run: Callable[[int], Line], main: Line, single: Line) -> list[Line]:
-    """As many concurrent passes as cost about the same as the program. A server that reads a shared prompt once makes
-    further passes cheaper than the first, so the cost of a pass is measured, not derived from the single one."""
+def _several(run: Callable[[int], Line], main: Line, single: Line, passes: int | None, most: int) -> list[Line]:
+    """As many concurrent passes as cost about the same as the program, at most `most`; `passes` is a first guess, None
+    the quotient of both costs. A server that reads a shared prompt once makes further passes cheaper than the first,
+    so the cost of a pass is measured, not derived from the single one."""
     target, first = main.report.total, single.report.total
-    passes = round(target / max(first, 1.0))
+    passes = round(target / max(first, 1.0)) if passes is None else passes
     found: list[Line] = []
     for _ in range(3):
-        passes = min(MOST_PASSES, passes)
+        passes = min(most, passes)
         if passes < 2:
             break
         found = [run(passes)]
         further = (found[0].report.total - first) / (passes - 1)
-        better = min(MOST_PASSES, 1 + round((target - first) / max(further, 1.0)))
-        if better == passes:
+        better = 1 + round((target - first) / max(further, 1.0))
+        if passes == most < better:
+            found = [found[0]._replace(matched="")]
+        if min(most, better) == passes:
             break
         passes = better
     return found
@@ -154,51 +186,17 @@ def _per_turn(calls: Sequence[Call]) -> float:
     return sum(call.tokens for call in calls) / turns if turns else 0.0
 
 
-def over_drafts(single: Report, wide: Report) -> Report:
-    """A single pass, scored over all first-round drafts of another program on the same questions instead of its own.
-
-    Each of these drafts is the answer of a single pass at another seed, so that the mean is the same with less noise,
-    at no extra tokens: with 8 drafts a difference from one pass is about as certain as with twice the questions. Costs
-    are those of the single pass.
-
-    Args:
-        single: report of one pass.
-        wide: report of a program whose first rounds are wide. If a draft was not scored, or some are missing since a
-            round ended early, `single` is returned unchanged: the others would be a biased sample.
-    """
-    drafts = {(row.id, row.repeat): row.rounds[0].drafts for row in wide.rows if row.rounds and row.error is None}
-    width = _drafts_of(wide)
-    rows: list[Row] = []
-    for row in single.rows:
-        there = drafts.get((row.id, row.repeat), ())
-        if len(there) != width or width < 2 or any(draft.score is None for draft in there):
-            return single
-        for place, draft in enumerate(there):
-            score, repeat = draft.score or 0.0, row.repeat * width + place
-            rows.append(row.model_copy(update={"repeat": repeat, "score": score, "answer": draft.answer}))
-    return single.model_copy(update={"rows": tuple(rows), "name": f"{single.name}, mean of {width} drafts"})
-
-
-def _over_drafts(single: Line, wide: Report, run_dir: Path) -> Line:
-    """`over_drafts`, with a separate folder, which the report reads."""
-    report = over_drafts(single.report, wide)
+def _over_drafts(single: Line, lines: Sequence[Line], run_dir: Path) -> Line:
+    """The single pass over as many drafts of other programs as possible, with a separate folder, which the report
+    reads."""
+    report = max((over_drafts(single.report, line.report) for line in lines), key=lambda report: len(report.rows))
     if report is single.report:
         return single
     width = len(report.rows) // len(single.report.rows)
     folder = run_dir / f"{single.folder}_over_{width}"
-    config = {**report.config, "repeats": report.config.get("repeats", 1) * width, "over": width}
     store_whole(folder / "rows.jsonl", "".join(f"{row.model_dump_json()}\n" for row in report.rows))
-    store_whole(folder / "config.json", json.dumps(config, indent=1))
+    store_whole(folder / "config.json", json.dumps(report.config, indent=1))
     return Line(report, folder.name)
-
-
-def _drafts_of(report: Report) -> int:
-    """Drafts in the first round of every run; 0 if runs differ, or drafts were cancelled."""
-    widths = {
-        len(row.rounds[0].drafts) if row.rounds and not any(call.cancelled for call in row.calls) else 0
-        for row in report.rows
-    }
-    return widths.pop() if len(widths) == 1 else 0
 
 
 def _row(line: Line, first: Line, *, priced: bool) -> list[str]:
@@ -209,15 +207,22 @@ def _row(line: Line, first: Line, *, priced: bool) -> list[str]:
     cells += [f"{report.sequential:,.0f}", f"{report.total:,.0f}", *([cost] if priced else []), f"{report.calls:.1f}"]
     if line is first:
         return [*cells, "", ""]
-    difference = paired(first.report.per_question, report.per_question)
+    difference = _difference(first.report, report)
     low, high = difference.interval
     return [*cells, f"{difference.difference:+.3f} [{low:+.3f}, {high:+.3f}]", f"{difference.p_value:.3f}"]
+
+
+def _difference(first: Report, second: Report) -> Paired:
+    """First minus second, paired by question, on the questions of the second."""
+    there = second.by_question
+    common = first.model_copy(update={"rows": tuple(row for row in first.rows if row.id in there)})
+    return paired(common.per_question, second.per_question)
 
 
 def _plain(line: Line, first: Line) -> dict[str, Any]:
     plain = {**summarise(line.report), "folder": line.folder, "matched": line.matched}
     if line is not first:
-        difference = paired(first.report.per_question, line.report.per_question)
+        difference = _difference(first.report, line.report)
         plain |= {"difference": difference.difference, "difference_interval": list(difference.interval)}
         plain["p_value"] = difference.p_value
     return plain

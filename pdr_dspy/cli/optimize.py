@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pdr_dspy import artifact, calls, datasets
 from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import space_around
+from pdr_dspy.cli.compare import MOST_PASSES, MOST_ROUNDS
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
@@ -92,6 +93,11 @@ def study(
     student: dspy.Module | None = None,
     space: Space | Spaces | None = None,
     compare: bool = False,
+    against: Mapping[str, dspy.Module] | None = None,
+    most_passes: int = MOST_PASSES,
+    most_rounds: int = MOST_ROUNDS,
+    few: int | None = None,
+    calls_ahead: int | None = None,
     dry_run: bool = False,
     ray: str | None = None,
     **settings: Any,
@@ -108,6 +114,10 @@ def study(
         student: the program to tune; None is the task's own program.
         space: the choices; None is a space around the student's schedule.
         compare: also compare the result with one pass, SR, majority voting and the student, at matched tokens.
+        against: further programs of that comparison, by name.
+        most_passes: limit on the passes of a vote or best-of-N in that comparison; most_rounds: likewise for SR.
+        few: questions of that comparison for SR and `against`; None is all.
+        calls_ahead: about how many model calls the whole command makes, for a forecast of its end; None shows none.
         dry_run: only print the estimated cost, and return None. A running server is queried for its model, nothing else
             is sent, and an embedded model is not started.
         ray: the Ray cluster that makes the runs; None is this process.
@@ -124,12 +134,16 @@ def study(
     check_not_driven(run_dir)  # before a model is started
     with executor_of(ray) as executor, model.serving(space.widest(), display):
         optimizer.executor = executor
+        if calls_ahead is not None:
+            with optimizer.rollouts() as store:  # what an earlier run has paid for is not sent again
+                display.expect(calls_ahead - len(store))
         with display.search() as progress, calls.session(on_response=display.counted):
             optimizer.progress = progress
             tuned = optimizer.compile(student, trainset=trainset, valset=valset)
         assert optimizer.result is not None
         if compare:
-            _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display)
+            limits: dict[str, Any] = {"most_passes": most_passes, "most_rounds": most_rounds, "few": few}
+            _compare(task, student, tuned, list(valset), optimizer, run_dir, model, display, against or {}, **limits)
     _finish(task, tuned, optimizer.result, optimizer, run_dir, model, display)
     return tuned
 
@@ -155,6 +169,8 @@ def _compare(
     run_dir: Path,
     model: Model,
     display: Display,
+    against: Mapping[str, dspy.Module],
+    **limits: Any,
 ) -> None:
     """The comparison table. Questions and seeds are the confirmation's: its calls are not paid for again."""
     assert optimizer.result is not None
@@ -171,9 +187,10 @@ def _compare(
         run_dir=run_dir / "compare" / compared,
         executor=optimizer.executor,
     )
-    others = [] if optimizer.result.confirmation.kept == "student" else [("untuned", student)]
+    kept, single = optimizer.result.confirmation.kept, operator_of(student).schedule.widths == (1,)
+    others = [] if kept == "student" or single else [("untuned", student)]  # one pass is compared anyway
     with optimizer.rollouts() as store:
-        lines = compare.measure(job, others, store, display)
+        lines = compare.measure(job, [*others, *against.items()], store, display, **limits)
     lines = [line._replace(folder=f"{job.run_dir.name}/{line.folder}") for line in lines]
     save_json(job.run_dir.parent / "report.json", compare.summary(lines))
     display.table(f"{len(valset)} questions unseen by the search", *compare.table(lines), text=2)
@@ -194,7 +211,8 @@ def _finish(
     seen = "questions unseen by the search" if confirmation.untouched else "the search's questions, fresh seeds"
     display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
-    display.say(f"{result.paid:,} tokens paid, {result.saved:,} replayed from the store")
+    display.say(f"{result.paid:,} tokens paid for the search, {result.saved:,} replayed from the store")
+    display.say(f"{display.sent:,} tokens paid by this command, all steps together")
     for failed in failures_in_words([row for rows in result.rows.values() for row in rows]):
         display.say(f"in the trials, {failed}")
     # As written by the search, with the task's name, so that `pdr eval best.json` finds its data.

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MINUTE = 60.0
 """Seconds after the last line, without a terminal, until another line is due."""
+ENOUGH = 8
+"""Responses before a command's end is forecast."""
 BEAT = 5.0
 """Seconds between checks whether a line is due."""
 _ON_SCREEN = threading.Lock()
@@ -72,7 +74,9 @@ class ProgressDisplay:
         self._clock = clock
         self._last_line = 0.0
         self._sent = 0
-        """Tokens of the responses received so far."""
+        self._responses = 0
+        self._expected: tuple[int, int, float] | None = None
+        """Responses that the command expects, those before it expected them, and the time of that."""
         self._refresh: Callable[[], None] = _nothing
 
     @classmethod
@@ -88,7 +92,28 @@ class ProgressDisplay:
     def counted(self, usage: Usage) -> None:
         """Count a response, for `calls.session(on_response=...)`: displayed tokens include it at once."""
         self._sent += (usage.input or 0) + (usage.output or 0)
+        self._responses += 1
         self._refresh()
+
+    @property
+    def sent(self) -> int:
+        """Tokens of the responses received so far."""
+        return self._sent
+
+    def expect(self, responses: int) -> None:
+        """Expect about so many responses from now on, over all steps of a command: with some of them received, every
+        step says how long the whole command still takes."""
+        self._expected = (responses, self._responses, self._clock())
+
+    def ahead(self) -> str:
+        """The forecast of the command's end, as the end of a line; "" without one."""
+        if self._expected is None:
+            return ""
+        expected, before, began = self._expected
+        done = self._responses - before
+        if done < ENOUGH or done >= expected:
+            return ""
+        return f"; about {in_minutes((self._clock() - began) / done * (expected - done))} left in all"
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -115,6 +140,7 @@ class ProgressDisplay:
 
             def show() -> None:
                 tokens = f"{max(paid, self._sent - before):,.0f} tokens" + (f", {saved:,.0f} saved" if saved else "")
+                tokens += self.ahead()
                 update(done, f"score {scored / seen:.2f}  {tokens}" if seen else tokens)
 
             def progress(row: Row, now_done: int, total: int) -> None:

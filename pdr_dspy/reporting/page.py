@@ -280,6 +280,7 @@ def _search(facts: SearchFacts) -> dict[str, Any]:
         "finalist_numbers": finalists,
         "ratio": {cost: _ratio(getattr(facts.winner, cost), getattr(facts.student, cost)) for cost in _COLUMNS},
         "optimism": search_tables.optimism(facts),
+        "reran": any(not math.isnan(one.fresh) for one in facts.finalists),
         "race_paid": reused.paid,
         "dropped": sum(trial.state == "dropped" for trial in facts.trials),
         "runs": sum(trial.runs for trial in facts.trials),

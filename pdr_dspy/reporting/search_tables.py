@@ -239,11 +239,12 @@ def _share(saved: int, paid: int) -> float:
 
 
 def optimism(facts: SearchFacts) -> Optimism | None:
-    """By how much the finalists' race scores exceed those on fresh seeds; None if no program was chosen by score.
+    """By how much the finalists' race scores exceed those on fresh seeds; None if no program was chosen by score, or
+    none ran again.
 
     The student is left out: it runs again regardless of its score.
     """
-    chosen = [one for one in facts.finalists if one.number != 0]
+    chosen = [one for one in facts.finalists if one.number != 0 and not math.isnan(one.fresh)]
     if not chosen:
         return None
     if not all(facts.race.get(one.number) and facts.fresh.get(one.number) for one in chosen):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.evaluation.drafts import over_drafts
 from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import paired
@@ -82,6 +83,8 @@ def confirm(
     student = report(problem, rows, Stage.CONFIRM, None, str(problem.own))
     same = best.number == 0
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
+    single = len(student.rows)
+    student = over_drafts(student, winner)
     difference = paired(winner.per_question, student.per_question)
     shown = {
         question
@@ -99,7 +102,10 @@ def confirm(
         prompted=len(shown & problem.confirmed),
         accept=accept,
     )
-    return Confirmation(winner, student, difference, not problem.seen, kept, verdict)
+    over = len(student.rows) // single
+    if over > 1:
+        verdict += f"; the student is one pass, and its score the mean of {over} drafts of each question"
+    return Confirmation(winner, student, difference, not problem.seen, kept, verdict, over)
 
 
 def report(problem: Problem, rows: Rows, stage: Stage, trial: TrialRecord | None, name: str) -> Report:
@@ -123,13 +129,18 @@ def write_rows(result: SearchResult, problem: Problem, rows: Rows, folder: Path)
 
     Raises StoreError if the folder cannot be written.
     """
-    student, best = result.trials[0], result.best
+    student, best, confirmation = result.trials[0], result.best, result.confirmation
     written_of = [(Stage.RACE, trial) for trial in result.trials]
     written_of += [(Stage.FINAL, result.trials[one.number]) for one in result.finalists]
     written_of += [(Stage.CONFIRM, trial) for trial in ((student, best) if best.number else (student,))]
-    for stage, trial in written_of:
-        place = place_of(stage, trial.number, problem.confirmed_in)
-        written = report(problem, rows, stage, trial if trial.number else None, place)
+    reports = [
+        (place, report(problem, rows, stage, trial if trial.number else None, place))
+        for stage, trial in written_of
+        for place in (place_of(stage, trial.number, problem.confirmed_in),)
+    ]
+    if confirmation.over > 1:
+        reports.append((f"{problem.confirmed_in}/{confirmation.place}", confirmation.student))
+    for place, written in reports:
         try:
             write_whole(folder / place / "config.json", json.dumps(written.config, indent=1))
             write_whole(folder / place / "rows.jsonl", "".join(_line(row) for row in written.rows))

@@ -44,7 +44,7 @@ class SearchDisplay(ProgressDisplay):
                     self._last_line = self._clock()
                     now = live(known[0])
                     runs = f": {now.rows[0]} of {now.rows[1]}" if now.rows[1] else ""
-                    self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}")
+                    self.say(f"  {_stage(now) if now.event != 'row' else now.what}{runs}; {_spent(now)}{self.ahead()}")
 
             with self.refreshed_by(minute):
                 yield step
@@ -59,7 +59,7 @@ class SearchDisplay(ProgressDisplay):
                     return
                 now = live(known[0])
                 bars.notes = [stage, *([f"best {_scored(now.best)}"] if now.best is not None else [])]
-                bars.notes += [_spent(now), _clock(now)]
+                bars.notes += [_spent(now), _clock(now) + self.ahead()]
                 bars.update(trials, total=now.trials + now.trials_left, completed=now.trials)
                 bars.update(rows, completed=now.rows[0], total=now.rows[1] or None, visible=now.rows[1] > 0)
 
@@ -81,11 +81,12 @@ class SearchDisplay(ProgressDisplay):
         if now.event == "finished" and now.trial is not None:
             count = now.trials + now.trials_left
             self._last_line = self._clock()
-            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {_clock(now)}")
+            time = f"{_clock(now)}{self.ahead()}"
+            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {time}")
         elif now.event == "row":
             if self._clock() - self._last_line >= 20:
                 self._last_line = self._clock()
-                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}")
+                self.say(f"  {now.what}: {now.rows[0]} of {now.rows[1]}; {_spent(now)}{self.ahead()}")
         elif now.event != "confirmed":  # the command reports that, with the figures
             self._last_line = self._clock()
             self.say(_stage(now))

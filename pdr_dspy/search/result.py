@@ -93,8 +93,9 @@ class SearchResult:
     @property
     def optimism(self) -> float:
         """By how much, as a fraction, the race scores of the finalists exceed their scores on fresh seeds, on average.
-        The student, which is a finalist regardless of its score, does not count; nan if there is no other."""
-        chosen = [one.race - one.fresh for one in self.finalists if one.number != 0]
+        The student, which is a finalist regardless of its score, does not count; nan if there is no other, or none ran
+        again."""
+        chosen = [one.race - one.fresh for one in self.finalists if one.number != 0 and not math.isnan(one.fresh)]
         return fmean(chosen) if chosen else math.nan
 
     @cached_property
@@ -180,8 +181,8 @@ def write(
             "untouched": confirmation.untouched,
             "difference": [confirmation.difference.difference, *confirmation.difference.interval],
             "folder": confirmed_in,
-            "student": "student",
-            "winner": "student" if result.best.number == 0 else f"{result.best.number:04d}",
+            "student": confirmation.place,
+            "winner": confirmation.place if result.best.number == 0 else f"{result.best.number:04d}",
         },
     }
     path = folder / "search.json"

@@ -68,12 +68,13 @@ class Race(_Section):
 class Final(_Section):
     """The second runs of the best candidates, on fresh seeds."""
 
-    LEAST: ClassVar[Mapping[str, int | None]] = {"programs": 1, "repeats": 1}
+    LEAST: ClassVar[Mapping[str, int | None]] = {"programs": 1, "repeats": 0}
 
     programs: int = 4
     """Candidates that run again, besides the student."""
     repeats: int = 4
-    """Maximum runs of each question."""
+    """Maximum runs of each question. 0 confirms the best of the race at once: with few questions, fresh seeds on them
+    are worth less than more questions in race and confirmation."""
 
 
 class Confirm(_Section):

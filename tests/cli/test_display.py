@@ -187,6 +187,47 @@ def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
+def test_the_end_of_a_command_is_forecast_over_all_its_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """100 calls, two a second: 12 in the search, then some in a comparison."""
+    display, clock = plain()
+    display.expect(100)
+    with display.search() as show:
+        show(progress("racing"))
+        for _ in range(4):
+            display.counted(Usage(input=10))
+        clock.now += 2
+        show(progress("finished"))
+        for _ in range(8):
+            display.counted(Usage(input=10))
+        clock.now += 4
+        show(progress("finished"))
+    few, some = errors(capsys)[-2:]
+    assert "left in all" not in few, "too few calls to tell"
+    assert some.endswith("about 10 min left for the trials; about 44 s left in all")
+    with display.rows("SR", 2) as update:
+        for _ in range(48):
+            display.counted(Usage(input=10))
+        clock.now += 24
+        update(row(), 1, 2)
+        for _ in range(40):
+            display.counted(Usage(input=10))
+        update(row(), 2, 2)
+    half, over = errors(capsys)
+    assert half.endswith("; about 20 s left in all")
+    assert "left in all" not in over, "there were more calls than expected"
+    assert display.sent == 1000
+
+
+def test_a_command_that_expects_nothing_forecasts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    display, clock = plain()
+    with display.rows("SR", 2) as update:
+        for _ in range(48):
+            display.counted(Usage(input=10))
+        clock.now += 24
+        update(row(), 1, 2)
+    assert "left in all" not in capsys.readouterr().err
+
+
 def test_tokens_count_up_while_calls_return_and_no_row_is_done() -> None:
     screen = Screen(80)
     with screen.display.rows("eval", 4):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,35 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_continues(
     monkeypatch.chdir(tmp_path)
     with MockServer(write, kind="vllm", context=8192) as server:
         model = Model(api_base=server.api_base)
-        quickstart.main(model=model, train=6, dev=6, trials=5)
+        quickstart.main(model=model, train=6, dev=8, trials=3)
         shown = capsys.readouterr()
         sent = len(server.requests)
-        quickstart.main(model=model, train=6, dev=6, trials=5)
+        drafts: Counter[str] = Counter()
+        for body in server.requests:
+            text = body["messages"][-1]["content"]
+            drafts[text] += 0 if "Workspace" in text else body.get("n", 1)
+        drafts = +drafts
+        # One pass, the vote, best-of-N, SR and PDR have the same five drafts of each problem, and none is made twice.
+        assert set(drafts.values()) == {5}
+        assert len(drafts) == 6 + 8
+        quickstart.main(model=model, train=6, dev=8, trials=3)
         assert len(server.requests) == sent
-        quickstart.main(model=model, train=6, dev=7, trials=6)  # confirmed and compared anew, beside what is there
-        assert "7 questions unseen by the search" in capsys.readouterr().out
-    for line in ("one pass, mean of 4", "majority of", "best of", "SR x", "untuned"):
+        quickstart.main(model=model, train=6, dev=9, trials=4)  # confirmed and compared anew, beside what is there
+        assert "9 questions unseen by the search" in capsys.readouterr().out
+    for line in (
+        "tuned: best of 4",
+        "one pass, mean of 4 drafts",
+        "majority of 4",
+        "best of 4",
+        "SR x2",
+        "untuned PDR",
+    ):
         assert re.search(rf"^{line}.* \[\d\.\d", shown.out, re.MULTILINE), line
+    for line in ("SR x2", "untuned PDR 2-1"):
+        assert f"{line}, 2 questions " in shown.out
+    single = re.search(r"^one pass, mean of 5 drafts.* \+\d\.\d+ \[\+\d", shown.out, re.MULTILINE)
+    assert single is not None, "the tuned program is better than one pass, and the interval excludes 0"
+    assert "confidently better" in shown.err
     assert "pdr run runs/quickstart/best.json" in shown.err
     page = (tmp_path / "runs" / "quickstart" / "report.html").read_text()
     assert "one pass" in page

@@ -18,6 +18,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.reporting.evaluation_tables import read_report
+from pdr_dspy.reporting.search_tables import read_search
 from pdr_dspy.search import PDROptimizer, SearchResult
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, chance, compiled, questions, reasoner, student
@@ -112,11 +113,36 @@ def test_the_confirmation_is_paired_by_question_on_what_nothing_was_chosen_on(fo
     names = {example.id for example in questions(30, 100)}
     for report in (confirmation.winner, confirmation.student):
         assert set(report.by_question) == names
-        assert len(report.rows) == 60
+    assert len(confirmation.winner.rows) == 60
+    assert len(confirmation.student.rows) == 60 * confirmation.over
     again = paired(confirmation.winner.per_question, confirmation.student.per_question)
     assert confirmation.difference == again
     assert again.interval.low <= again.difference <= again.interval.high
     assert f"{confirmation.winner.score:.3f} against {confirmation.student.score:.3f}" in confirmation.verdict
+
+
+def test_a_student_of_one_pass_is_judged_by_all_drafts_that_the_winner_made(found: tuple[SearchResult, Path]) -> None:
+    result, folder = found
+    confirmation, width = result.confirmation, result.best.schedule.widths[0]
+    assert (result.trials[0].schedule.widths, width > 1) == ((1,), True)
+    assert confirmation.over == width
+    for name, rows in confirmation.winner.by_question.items():
+        drafts = [draft.score for row in rows for draft in row.rounds[0].drafts]
+        assert fmean(row.score for row in confirmation.student.by_question[name]) == fmean(drafts)
+    (place,) = (folder / "confirm").iterdir()
+    single = read_report(place / "student")
+    assert len(single.rows) * width == len(confirmation.student.rows)
+    assert (single.sequential, single.total) == (confirmation.student.sequential, confirmation.student.total)
+    assert f"the student is one pass, and its score the mean of {width} drafts of each question" in confirmation.verdict
+    facts = read_search(folder)
+    assert facts.difference == confirmation.difference
+    assert facts.student.score == confirmation.student.score
+
+
+def test_a_winner_with_other_drafts_is_held_against_the_student_alone() -> None:
+    result = concluded(right, PDR("question -> answer", **WIDE), trials=3)
+    assert result.confirmation.over == 1
+    assert "drafts of each question" not in result.confirmation.verdict
 
 
 def test_the_student_is_not_confirmed_against_itself() -> None:
@@ -193,7 +219,7 @@ def test_the_rows_on_disk_are_those_of_the_result_and_can_be_read_as_evaluations
         rows += read_report(again).rows if again.exists() else ()
         assert sorted(rows, key=str) == sorted(result.rows[trial.number], key=str)
     (confirmed,) = (folder / "confirm").iterdir()
-    assert read_report(confirmed / "student").rows == result.confirmation.student.rows
+    assert read_report(confirmed / result.confirmation.place).rows == result.confirmation.student.rows
     assert read_report(confirmed / f"{result.best.number:04d}").rows == result.confirmation.winner.rows
     configs = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*/config.json"))]
     assert len({json.dumps(config["examples"]) for config in configs}) == 1  # all on the training questions

@@ -17,6 +17,7 @@ from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
 from pdr_dspy.evaluation.executors import Executor, Local, Rows, RowSettings
 from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.records import Row, lean
@@ -160,7 +161,8 @@ class Measurements:
             await asyncio.to_thread(self.store.refresh)  # other searches may share the store
             runners: dict[int, Rows] = {}
             try:
-                for arm, candidate in request.arms.items():
+                # The widest starts first: its drafts are one request, which the others join.
+                for arm, candidate in sorted(request.arms.items(), key=lambda one: -one[1].schedule.widths[0]):
                     keep = texts[arm].keep if arm in texts else None
                     program = self._program(arm, candidate)
                     runners[arm] = self.executor.rows(program, self.verifier, how, on_texts=keep)
@@ -316,4 +318,5 @@ def cell(row: Row, arm: int, pair: Pair) -> Cell:
         if not (call.cancelled and call.reused)
     )
     cost = 0.0 if not row.calls else row.cost  # the run failed before its first call
-    return Cell(row.score, row.sequential, row.total, row.error is not None, made, cost)
+    failed, one_pass, drafts = row.error is not None, pass_prompt(row), drafts_in(row)
+    return Cell(row.score, row.sequential, row.total, failed, made, cost, one_pass, drafts)

@@ -36,6 +36,14 @@ class Confirmation:
     """Which of the two was returned: "winner" or "student"."""
     verdict: str
     """The outcome in one sentence."""
+    over: int = 1
+    """Drafts of each question that the student's score is the mean of. Above 1 if the student is one pass, and the
+    winner made the same draft several times."""
+
+    @property
+    def place(self) -> str:
+        """The folder of the student's rows, beside the winner's."""
+        return "student" if self.over == 1 else f"student_over_{self.over}"
 
     def __deepcopy__(self, memo: dict[int, object]) -> Confirmation:
         """Return itself, because other optimizers copy compiled programs, which contain it, very often."""

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pdr_dspy.evaluation.drafts import Drafts
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.search.racing import elimination, pareto
 from pdr_dspy.search.racing.surrogate import Surface, pool
@@ -57,6 +58,10 @@ class Cell(NamedTuple):
     """Address and tokens of every call, in order: a call that was paid for once is not paid for again."""
     cost: float | None = None
     """In the unit of the models' prices; None if a price is unknown."""
+    one_pass: str = ""
+    """The address of its request without its seed if the program is one pass; "" for any other program."""
+    drafts: Drafts | None = None
+    """The first-round drafts; None if some are unknown."""
 
 
 class Proposed(NamedTuple):
@@ -396,12 +401,13 @@ class Plan:
 
     def _pool(self) -> Surface:
         offset = self.settings.race.repeats  # fresh seeds count as further repeats of the same questions
+        race, final = (scores_of([arm.race for arm in self.arms]), scores_of([arm.final for arm in self.arms]))
         scores = [
             {
-                **{(pair.question, pair.repeat): cell.score for pair, cell in arm.race.items()},
-                **{(pair.question, offset + pair.repeat): cell.score for pair, cell in arm.final.items()},
+                **{(pair.question, pair.repeat): score for pair, score in own.items()},
+                **{(pair.question, offset + pair.repeat): score for pair, score in fresh.items()},
             }
-            for arm in self.arms
+            for own, fresh in zip(race, final, strict=True)
         ]
         return pool(scores, [arm.candidate for arm in self.arms])
 
@@ -418,6 +424,8 @@ class Plan:
         repeats = self.settings.final.repeats
         finalists = self.finalists()
         entered = list(finalists)
+        if not repeats:
+            return entered
         levels = elimination.levels(self.settings.race.alpha, [(repeat + 1) / repeats for repeat in range(repeats)])
         for repeat in range(repeats):
             pairs = tuple(Pair(question, repeat) for question in range(self.questions))
@@ -480,6 +488,24 @@ class Plan:
             for pair in pairs:
                 self.count(cells[number, pair].calls)
         return {number: {pair: cells[number, pair] for pair in pairs} for number in arms}
+
+
+def scores_of(arms: Sequence[Mapping[Pair, Cell]]) -> list[dict[Pair, float]]:
+    """The scores of some programs. That of one pass is the mean over the most drafts that any of them made of the same
+    request on the same pair: the same expectation, with less noise, at no more tokens."""
+    known: dict[tuple[Pair, str], Drafts] = {}
+    for cells in arms:
+        for pair, cell in cells.items():
+            if cell.drafts is not None:
+                place = (pair, cell.drafts.prompt)
+                known[place] = max(known.get(place, cell.drafts), cell.drafts, key=lambda drafts: len(drafts.scores))
+    return [
+        {
+            pair: known[pair, cell.one_pass].mean if (pair, cell.one_pass) in known else cell.score
+            for pair, cell in cells.items()
+        }
+        for cells in arms
+    ]
 
 
 class _Point(NamedTuple):
