@@ -70,7 +70,7 @@ def estimate(problem: Problem, options: RunOptions) -> Estimate:
             drive(follower.plan.run(baselines(problem)), follower.answer)
         except _Unanswered as reached:
             return follower.bounds(reached.request)
-        return Estimate(True, len(follower.plan.arms), 0, 0, 0)
+        return Estimate(True, follower.plan.trials_begun, 0, 0, 0)
 
 
 def _store(options: RunOptions) -> Rollouts:
@@ -149,8 +149,8 @@ class _Follower:
         if unwritten:
             calls = instructions * len(written_instructions.roles_of(self.problem.space))
             low, high = low + calls * WRITING[0], high + calls * WRITING[1]
-        running = len(left.asked) if racing else 0
-        done = len(self.plan.arms) - running
+        running = sum(not arm.free for arm in left.asked) if racing else 0
+        done = self.plan.trials_begun - running
         return Estimate(bool(prices.profile), done, running + new, round(low), round(max(low, high)))
 
     def _unused(self) -> int:
