@@ -36,6 +36,7 @@ PDR = ONE_PASS.replace(widths=(2, 1), distiller="random_k", k=2)
 """It reads two drafts. To make more than it reads would cost more and bring nothing, since it reads any two of them."""
 SPACE = (
     Space.default_for(ONE_PASS, checks=("check",))
+    .extend(widths=(DRAFTS,))
     .fix(kappa=1024, k=2, critique=False, draft_tokens=256)
     .fix(keep=False, stop_at=None)  # an early end would leave drafts out, and one pass is scored over all of them
     .narrow(rounds=(1, 2), widths=(1, DRAFTS), distiller=("checked",), final=("refine", "vote", "best"))
