@@ -252,20 +252,26 @@ def test_foreign_files_and_an_unusable_folder_are_refused(tmp_path: Path) -> Non
         compiled(scripted_lm(reasoner), run_dir=tmp_path / "file")
 
 
-def joined(folder: str) -> None:
-    """One of several processes that run the same search."""
-    compiled(scripted_lm(reasoner), trials=8, run_dir=folder)
+REFUSED = 3
 
 
-def test_one_process_at_a_time_drives_a_search_and_the_others_are_refused(tmp_path: Path) -> None:
+def driven(folder: str) -> None:
+    """One of several processes that begin the same search at once."""
+    try:
+        compiled(scripted_lm(reasoner), trials=8, run_dir=folder)
+    except StoreError as error:
+        sys.exit(REFUSED if "is driven by" in str(error) else 1)
+
+
+def test_of_processes_that_begin_the_same_search_at_once_one_runs_it(tmp_path: Path) -> None:
     whole = compiled(scripted_lm(reasoner), trials=8, run_dir=tmp_path / "whole")
     folder = tmp_path / "shared"
-    code = f"import tests.search.test_optimizer as t; t.joined({str(folder)!r})"
+    code = f"import tests.search.test_optimizer as t; t.driven({str(folder)!r})"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     others = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(3)]
-    ended = [other.wait() for other in others]
-    assert 0 in ended
-    assert set(ended) <= {0, 1}  # one that began after the first had ended finds everything done
+    codes = {other.wait() for other in others}
+    assert 0 in codes
+    assert codes <= {0, REFUSED}  # 0 twice if one began after another had ended
     last = compiled(lm := scripted_lm(reasoner), trials=8, run_dir=folder)
     assert shape(last) == shape(whole)
     assert lm.served.calls == 0
@@ -561,6 +567,9 @@ def test_a_storage_folder_may_be_apart_from_the_results(tmp_path: Path) -> None:
     assert result is not None
     assert (tmp_path / "study" / "study.journal").exists()
     assert (tmp_path / "run" / "best.json").exists()
-    assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "calls of other searches"
-    with pytest.raises(StoreError, match="another search"):
+    assert list((tmp_path / "study" / "rollouts").glob("*.jsonl")), "where other searches find the calls"
+    assert (tmp_path / "run" / "journal.jsonl").exists()
+    with pytest.raises(StoreError, match="`seed` was 0 and is now 1; use another `run_dir`"):
+        compiled(scripted_lm(reasoner), storage=tmp_path / "study", run_dir=tmp_path / "run", seed=1)
+    with pytest.raises(StoreError, match="is of another search; use another `study`"):
         compiled(scripted_lm(reasoner), storage=tmp_path / "study", run_dir=tmp_path / "other", seed=1)
