@@ -9,7 +9,7 @@ Parts, by default all but `kills`:
 - sync: microseconds for each completion put without sync, with one sync for all within a second (the library's
   policy), and with one sync for each
 - search: 200 questions, 25, 50 and 100 trials on a scripted model. CPU time for each run of a program, by cohort, and
-  of the same command again, which reads everything from board and store
+  of the same command again, which reads everything from journal and store
 - kills: `pdr eval` and `pdr optimize` against a mock server are killed (SIGKILL) at random moments and restarted,
   `--moments` times (50). Lost completions, completions paid twice, and differences in the result
 

@@ -12,7 +12,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study
@@ -24,7 +24,7 @@ from programs import aime
 SPACE = Space.default_for(aime.build().schedule).extend(rounds=(4,), widths=(16,)).fix(critique=False)
 
 
-@guarded
+@resuming
 def main(arguments: list[str] | None = None) -> None:
     """Search, confirm, write runs/aime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from optimize.wheel_weights import SOURCES
 from pdr_dspy import Schedule
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study
@@ -48,7 +48,7 @@ def build(schedule: Schedule = ONE_PASS) -> Operator:
     return Operator(humaneval.Complete, schedule, {"check": humaneval.check()})
 
 
-@guarded
+@resuming
 def main(*, model: Model | None = None, train: int = 8, dev: int = 24, trials: int = 3) -> None:
     """Search on `train` problems; confirm and compare on `dev` other problems."""
     few = max(2, dev // 4)

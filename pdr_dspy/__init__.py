@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdr_dspy import datasets, serving, verifiers
     from pdr_dspy.artifact import load, save
-    from pdr_dspy.calls import Budget, Call, Ledger, Phase, Price, Priced, Rollouts, Usage, session
+    from pdr_dspy.calls import Adapter, Budget, Call, Ledger, Phase, Price, Priced, Rollouts, Usage, session
     from pdr_dspy.datasets import dataset
     from pdr_dspy.endpoint import app as app
     from pdr_dspy.errors import PDRError
@@ -47,7 +47,7 @@ __version__ = "0.1.0"
 _HOME = {
     "artifact": ("load", "save"),
     "datasets": ("dataset",),
-    "calls": ("Budget", "Call", "Ledger", "Phase", "Price", "Priced", "Rollouts", "Usage", "session"),
+    "calls": ("Adapter", "Budget", "Call", "Ledger", "Phase", "Price", "Priced", "Rollouts", "Usage", "session"),
     "endpoint": ("app",),
     "errors": ("PDRError",),
     "evaluation": ("Report", "Row", "aevaluate", "evaluate"),
@@ -64,6 +64,7 @@ _MODULES = ("datasets", "serving", "verifiers")
 __all__ = [
     "PDR",
     "SR",
+    "Adapter",
     "BestOfN",
     "Budget",
     "Call",

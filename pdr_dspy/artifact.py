@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import dspy
 from pydantic import TypeAdapter, ValidationError
 
+from pdr_dspy.calls.adapter import NAMED, Adapter
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.errors import ArtifactError, ConfigError
@@ -170,7 +171,8 @@ def load(
         program: a program of the same shape; needed for signatures with custom types and for modules that contain
             operators. It is not changed: a copy with the file's schedule, prompts and demonstrations is returned.
         models: LMs for the names that the schedule chooses by (`draft_model` and the others), beside those of
-            `program`; the file has the names, and what each stood for, and no LM.
+            `program`; the file has the names, and what each stood for, and no LM. An `Adapter` needs none: it is one of
+            the model that the program will use.
         trusted: whether to import the module that the file names for a distiller that is neither built in, nor
             registered, nor an entry point of an installed package. The import runs the module's code.
         point: the name of another setting that was saved with the program.
@@ -407,6 +409,14 @@ def _check_models(path: str | Path, state: Mapping[str, Any], models: Mapping[st
         )
 
 
+def _adapters(state: Mapping[str, Any]) -> Models:
+    """The adapters among a saved program's models: they name no server, and are found at the one that is used."""
+    saved = {name: str(model) for name, model in (state.get("models") or {}).items()}
+    return Models(
+        {name: Adapter(model.removeprefix(NAMED)) for name, model in saved.items() if model.startswith(NAMED)}
+    )
+
+
 def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models) -> Operator:
     if list(states) != [""]:
         raise ArtifactError(
@@ -436,6 +446,7 @@ def _from_file_alone(path: str | Path, states: Mapping[str, Any], models: Models
     task.__name__ = task.__qualname__ = str(signature["name"])
     schedule = Schedule(**state["schedule"])
     checks = _checks_of(path, schedule, {}, state.get("checks") or {})
+    models = _adapters(state) | models
     _check_models(path, state, models)
     return _restored(Operator(check_task(task), schedule, checks or None, models), state)
 
@@ -517,7 +528,7 @@ def _into(
         schedule, saved = Schedule(**states[place]["schedule"]), states[place].get("checks") or {}
         own = copy.copy(operator)
         own.checks = _checks_of(path, schedule, operator.checks, saved)
-        own.models = operator.models | models
+        own.models = _adapters(states[place]) | operator.models | models
         _check_models(path, states[place], own.models)
         return _restored(own.with_schedule(schedule), states[place])
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
@@ -36,7 +36,7 @@ def study(limit: int = LIMIT, seed: int = 0) -> Study:
     return Study("arithmetic", programs(), arithmetic.data("test", limit=limit, seed=seed), arithmetic.verifier())
 
 
-@guarded
+@resuming
 def main(
     limit: Annotated[int, typer.Option(help="Sums, at most 100.")] = LIMIT,
     embedded: Embedded = DEFAULT,

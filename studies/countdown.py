@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pdr_dspy import datasets
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator
@@ -53,7 +53,7 @@ def pilot(level: str) -> Study:
     return Study(f"pilot-countdown-{level}", few, made.examples, made.verifier)
 
 
-@guarded
+@resuming
 def main(
     limit: Annotated[int, typer.Option(help="Puzzles.")] = LIMIT,
     level: Annotated[str, typer.Option(help=f"One of {', '.join(LEVELS)}.")] = LEVEL,

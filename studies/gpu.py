@@ -28,7 +28,7 @@ import typer
 
 from pdr_dspy import datasets
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import Report, evaluate
 from pdr_dspy.operators import Operator
@@ -184,7 +184,7 @@ def serving(
         raise ConfigError("give `--weights`, a folder for vLLM, or the `--api-base` of a server that runs")
 
 
-@guarded
+@resuming
 def main(
     weights: Annotated[Path | None, typer.Option(help="Folder of safetensors, for vLLM.")] = None,
     api_base: Annotated[str | None, typer.Option(help="Address of a server that runs already.")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule
@@ -53,7 +53,7 @@ def study(limit: int | None = None, seed: int = 0) -> Study:
     return Study("humaneval", programs(), order[:limit], humaneval.verifier())
 
 
-@guarded
+@resuming
 def main(
     limit: Annotated[int | None, typer.Option(help="Problems; all 121 unless given.")] = None,
     embedded: Embedded = DEFAULT,

@@ -571,7 +571,7 @@ def test_a_completion_that_was_broken_off_answers_only_in_its_whole_lines(server
         assert ledger.truncated == 1
 
 
-def test_what_the_server_broke_off_is_asked_again() -> None:
+def test_what_the_server_broke_off_is_requested_again() -> None:
     store = Rollouts()
     finish: list[Any] = ["error", "stop"]
     lm = engine(lambda request: Completion("Answer: 42", finish.pop(0)))

@@ -232,7 +232,7 @@ def straggling(request: ScriptedRequest) -> Completion:
 
 @pytest.mark.parametrize("distiller", EVERY)
 @pytest.mark.parametrize("rule", [{"quorum": 0.6}, {"agree": 0.6}, {"quorum": 0.6, "agree": 0.6}])
-def test_rounds_that_end_early_keep_the_laws(rule: dict[str, Any], distiller: str) -> None:
+def test_rounds_that_end_early_pass_conformance(rule: dict[str, Any], distiller: str) -> None:
     program, store = PDR(QA, distiller=distiller, **{**WIDE, "widths": (7, 3, 1)}, **rule), Rollouts()
     lm = engine(straggling if "quorum" in rule else solver, directly=True)
     with calls.session(store=store):
@@ -256,7 +256,7 @@ def test_rounds_that_end_early_keep_the_laws(rule: dict[str, Any], distiller: st
     assert (after.ledger.total, after.ledger.sequential) == (ledger.total, ledger.sequential)
 
 
-def test_what_agreement_goes_on_with_does_not_depend_on_the_order_of_finishing() -> None:
+def test_what_agreement_continues_with_does_not_depend_on_the_order_of_finishing() -> None:
     program = PDR(QA, distiller="random_k", **{**WIDE, "widths": (7, 3, 1)}, agree=0.6)
 
     def late(order: int):

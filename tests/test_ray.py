@@ -6,6 +6,7 @@ A moment is the nth request that reaches the model's server: no clock is involve
 from __future__ import annotations
 
 import gc
+import json
 import os
 import random
 import re
@@ -23,15 +24,18 @@ from typing import Any
 
 import dspy
 import pytest
+from typer.testing import CliRunner
 
 from pdr_dspy import PDR, connect, evaluate
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.app import app
 from pdr_dspy.errors import ConfigError, ExecutorError
 from pdr_dspy.evaluation.executors import RayExecutor
 from pdr_dspy.evaluation.records import Report, Row, read_rows
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.search import PDROptimizer
-from tests.cli.test_app import PROGRAM
+from pdr_dspy.training.export_sft import export
+from tests.cli.test_app import PROGRAM, add_one
 from tests.evaluation.test_evaluator import Exact, examples
 from tests.search import test_optimizer as searching
 from tests.support.mock_server import MockServer
@@ -39,6 +43,7 @@ from tests.support.mock_server import MockServer
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.xdist_group("ray"),
+    pytest.mark.timeout(1800),  # each process of a cluster imports the library
     pytest.mark.filterwarnings("default"),  # Ray's own: of its processes, sockets and of what it will change
 ]
 IN_FLIGHT = 4
@@ -55,6 +60,10 @@ class Cluster:
 
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
         self.address = str(self.cluster.address)
+        self.add_node()
+
+    def add_node(self) -> None:
+        """Add the node that `lose_node` takes away."""
         self.spare = self.cluster.add_node(num_cpus=1)
 
     def lose_node(self) -> None:
@@ -92,18 +101,23 @@ def executor(cluster: Cluster) -> Iterator[RayExecutor]:
         yield made
 
 
-class Server(MockServer):
-    """Answers by the seed; does something at chosen requests; counts what it was asked."""
+def by_seed(body: dict[str, Any], seed: int) -> str:
+    return f"Notes of seed {seed}.\nAnswer: {seed % 3}"
 
-    def __init__(self) -> None:
+
+class Server(MockServer):
+    """Answers, by the seed if not told otherwise; does something at chosen requests; counts what it was asked."""
+
+    def __init__(self, says: Callable[[dict[str, Any], int], str] = by_seed) -> None:
         super().__init__(self.answer)
+        self.says = says
         self.moments: dict[int, Callable[[], None]] = {}
 
     def answer(self, body: dict[str, Any], seed: int) -> str:
         moment = self.moments.pop(len(self.requests), None)
         if moment is not None:
             moment()
-        return f"Notes of seed {seed}.\nAnswer: {seed % 3}"
+        return self.says(body, seed)
 
     @property
     def repeated(self) -> int:
@@ -223,7 +237,9 @@ def test_a_search_finds_what_it_finds_in_this_process(executor: RayExecutor, tmp
     assert {n: plain(rows) for n, rows in there.rows.items()} == {n: plain(rows) for n, rows in here.rows.items()}
 
 
-def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_continues(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     (tmp_path / "programs").mkdir()
     (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
@@ -248,7 +264,7 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
                 [*command, *more], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
             )
             try:
-                _, said = driver.communicate(timeout=240)
+                _, said = driver.communicate(timeout=600)
             finally:
                 driver.kill()
             assert not server.moments, said
@@ -265,6 +281,59 @@ def test_drivers_that_are_killed_leave_nobody_behind_and_the_next_one_goes_on(cl
         rows = read_rows(tmp_path / "run" / "rows.jsonl")
         assert len(rows) == 4 * 40
         assert server.repeated <= 2 * 64  # what the actor of each driver had in flight
+
+
+def test_the_command_line_optimizes_on_a_cluster_that_loses_a_node(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "programs").mkdir()
+    (tmp_path / "programs" / "addition.py").write_text(PROGRAM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "addition", raising=False)
+    line = ["optimize", "addition", "--trials", "4", "--finalists", "1", "--quiet"]
+
+    def pdr(server: Server, folder: str, *more: str) -> Any:
+        done = CliRunner().invoke(app, [*line, "--api-base", server.api_base, "--run-dir", folder, *more])
+        assert done.exit_code == 0, done.stderr
+        return json.loads(Path(folder, "search.json").read_text())
+
+    with Server(add_one) as alone, Server(add_one) as server:
+        here = pdr(alone, "here")
+        cluster.add_node()
+        loses = threading.Thread(target=cluster.lose_node)
+        server.moments[random.Random(7).randrange(10, len(alone.requests) - 10)] = loses.start
+        there = pdr(server, "there", "--ray", "auto")
+        loses.join()
+        assert server.repeated <= 64  # what was in flight
+        sent = len(server.requests)
+        assert pdr(server, "there")["paid"] == there["paid"]  # the journal and the calls are the driver's
+        assert len(server.requests) == sent
+    keys = ("number", "origin", "schedule", "score", "sequential", "total", "dropped")
+    assert [[trial[key] for key in keys] for trial in there["trials"]] == [
+        [trial[key] for key in keys] for trial in here["trials"]
+    ]
+    assert (there["paid"], there["saved"]) == (here["paid"], here["saved"])
+
+
+def test_data_for_sft_made_on_a_cluster_are_those_of_this_process(
+    server: Server, executor: RayExecutor, tmp_path: Path
+) -> None:
+    victim = pids(executor)[0]
+    found = []
+    for name, where in (("here", None), ("there", executor)):
+        server.requests.clear()
+        if where is not None:
+            server.moments[random.Random(4).randrange(20, 150)] = lambda: kill(victim)
+        run(server, tmp_path / name, where)
+        with closing(server.lm()) as lm, dspy.context(lm=lm):
+            found.append(export(tmp_path / name, program(), examples(24), Exact()))
+    assert not server.moments
+    here, there = found
+    assert there.counts == here.counts
+    assert sorted(map(repr, there.samples)) == sorted(map(repr, here.samples))
+    assert {sample.kind for sample in there.samples} == {"draft", "workspace", "refinement"}
 
 
 def actors() -> list[int]:
@@ -292,7 +361,7 @@ def ended(pid: int) -> bool:
         os.close(file)
 
 
-def test_what_cannot_work_is_said(executor: RayExecutor, tmp_path: Path) -> None:
+def test_what_cannot_work_is_reported(executor: RayExecutor, tmp_path: Path) -> None:
     lm = searching.scripted_lm(searching.reasoner)
     with dspy.context(lm=lm), pytest.raises(ConfigError, match="calls in memory"):
         evaluate(program(), examples(1), Exact(), store=Rollouts(), executor=executor)

@@ -9,6 +9,7 @@ is the only module that knows how DSPy makes a call.
 from __future__ import annotations
 
 from pdr_dspy.calls.account import Account
+from pdr_dspy.calls.adapter import Adapter
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.capabilities import (
     Capabilities,
@@ -45,6 +46,7 @@ __all__ = [
     "OUTPUT",
     "SEED_SPACING",
     "Account",
+    "Adapter",
     "Budget",
     "Call",
     "CallError",

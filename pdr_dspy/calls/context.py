@@ -51,6 +51,8 @@ class Session:
     on_response: Callable[[Usage], None] | None = None
     """Called with the tokens of every response as it arrives, while its siblings still run, in that thread; not called
     for replayed calls. For displays: only the ledger has the cost of calls that fail or are cancelled."""
+    on_failed_check: Callable[[str, str], None] | None = None
+    """Called with the check's name and the reason for each draft that a check failed on; None logs one line a run."""
     on_progress: Callable[[Any], None] | None = None
     """Called with a `pdr_dspy.operators.Progress` as a program advances, in the thread that runs the calls."""
     deadline: float | None = None

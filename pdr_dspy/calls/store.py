@@ -8,7 +8,7 @@ On disk a store is a folder of append-only JSONL segments, one per writing proce
 completely before the call counts as finished, and survives the end of the process; a crash of the machine can lose the
 calls finished in its last second (`files.SYNC_SECONDS`). A torn or damaged line, wherever it is, is skipped and counted
 when it is read. Texts stay on the disk: a process knows the location of each, and reads those it needs.
-For workers on several machines the same records are rows of a PostgreSQL table, of which each machine keeps a copy.
+For machines without a common folder the same records are rows of a PostgreSQL table, of which each keeps a copy.
 """
 
 from __future__ import annotations

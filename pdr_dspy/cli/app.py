@@ -1,13 +1,16 @@
-"""The command line: `pdr run | eval | compare | optimize | worker | report | view | serve | train | ...`.
+"""The command line: `pdr run | eval | compare | optimize | report | view | serve | train | ...`.
 
 Imports are inside each command, so that `pdr --help` is fast. Results go to stdout, progress to stderr. Exit codes: 0
-success, 1 a failure during the run (the same command resumes), 2 invalid input, 130 interrupted, 143 terminated (129
-when its terminal was closed): a model server that the command started is stopped, and finished results are kept.
+success, 1 a failure during the run, 2 invalid input, 130 interrupted, 141 nobody reads its output any more, 143
+terminated (129 when its terminal was closed): a model server that the command started is stopped, and finished results
+are kept; commands that are `resuming` say so.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import select
 import signal
 import sys
 import threading
@@ -103,7 +106,7 @@ Ray = Annotated[
     str | None,
     typer.Option("--ray", help="Run on a Ray cluster: auto (the one that runs here), local (start one), or HOST:PORT."),
 ]
-Study = Annotated[str, typer.Option("--study", help="The search's name in --storage.")]
+Study = Annotated[str, typer.Option("--study", help="The name of the trials' study in --storage.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -145,8 +148,13 @@ def terminated_by_signals() -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def guarded(command: Command) -> Command:
-    """Turn this library's errors into one sentence and an exit code; an interrupt says how to resume."""
+def guarded(command: Command, *, after: str = "") -> Command:
+    """Turn this library's errors into one sentence and an exit code.
+
+    Args:
+        command: the command.
+        after: what it says about how to continue when it is interrupted; nothing for commands that keep no results.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> Any:
@@ -158,16 +166,35 @@ def guarded(command: Command) -> Command:
         except PDRError as error:
             typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
             sys.exit(2 if isinstance(error, (ConfigError, DataError, ArtifactError)) else 1)
-        except OSError as error:  # a full or unwritable disk without a more specific message
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and any(map(has_no_reader, (sys.stdout, sys.stderr))):
+                raise  # `main` ends quietly
+            # a full or unwritable disk without a more specific message
             where = f"{error.filename}: " if error.filename else ""
             typer.secho(f"error: {where}{error.strerror or error}", fg=typer.colors.RED, err=True)
             sys.exit(1)
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, Terminated) else signal.SIGINT
-            typer.secho(f"{SIGNALS[signal.Signals(number).name]}; the same command resumes", err=True)
+            how = f"; {after}" if after and not options.get("dry_run") else ""
+            typer.secho(f"{SIGNALS[signal.Signals(number).name]}{how}", err=True)
             sys.exit(128 + number)
 
     return run  # type: ignore[return-value]
+
+
+def resuming(command: Command) -> Command:
+    """`guarded`, for a command that resumes in its run folder."""
+    return guarded(command, after="the same command resumes")
+
+
+def has_no_reader(stream: Any) -> bool:
+    """Whether a stream is a pipe whose reader has gone, such as `head`."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # Windows has no `poll`; a replaced stream may have no descriptor
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _version(asked: bool) -> None:
@@ -228,7 +255,7 @@ def run(
 
 
 @app.command("eval")
-@guarded
+@resuming
 def evaluate(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -267,7 +294,7 @@ def evaluate(
 
 
 @app.command("compare")
-@guarded
+@resuming
 def compare(
     target: TargetArg,
     against: Annotated[
@@ -309,7 +336,7 @@ def compare(
 
 
 @app.command("optimize")
-@guarded
+@resuming
 def optimize(
     target: TargetArg,
     api_base: ApiBase = None,
@@ -340,7 +367,9 @@ def optimize(
         int | None, typer.Option("--max-tokens", min=1, help="End the search after this many paid tokens.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after this time.")] = None,
-    finalists: Annotated[int, typer.Option("--finalists", min=1, help="Programs that run again on fresh seeds.")] = 4,
+    finalists: Annotated[
+        int, typer.Option("--finalists", min=1, help="Programs, besides the student, that run again on fresh seeds.")
+    ] = 4,
     accept: Annotated[
         str,
         typer.Option("--accept", help="When to keep the winner: `confident` that it is better, or merely `better`."),
@@ -358,7 +387,10 @@ def optimize(
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option("--storage", help="Where `pdr worker` joins: a folder, or postgresql://user@host/database."),
+        typer.Option(
+            "--storage",
+            help="Keeps calls and trials for several searches or machines: a folder, or postgresql://user@host/database.",
+        ),
     ] = None,
     study: Study = "pdr",
     texts: Texts = None,
@@ -398,35 +430,6 @@ def optimize(
         trusted=trusted,
         ray=ray,
         **({} if texts is None else {"max_text_bytes": texts * 2**20}),
-    )
-
-
-@app.command("worker")
-@guarded
-def worker(
-    target: TargetArg,
-    storage: Annotated[
-        str, typer.Option("--storage", help="The search: its run folder, its --storage folder, or its URL.")
-    ],
-    study: Study = "pdr",
-    api_base: ApiBase = None,
-    model: ModelName = None,
-    embedded: Embedded = None,
-    task: TaskFile = None,
-    trusted: Trusted = False,
-    quiet: Quiet = False,
-) -> None:
-    """Join a search that `pdr optimize` started, from this or another machine, until it has ended."""
-    from pdr_dspy.cli import optimize
-
-    optimize.work(
-        target,
-        task=task,
-        model=_model(api_base, model, embedded),
-        storage=storage,
-        study=study,
-        display=_display(quiet),
-        trusted=trusted,
     )
 
 
@@ -500,21 +503,27 @@ def export(
 
 
 @app.command("train")
-@guarded
+@resuming
 def train(
-    target: TargetArg,
     config: Annotated[
         Path, typer.Option("--config", help="A JSON file: model, rows, steps, learning_rate, lora, schedule, ...")
     ],
     output: Annotated[Path, typer.Option("--output", help="The run folder; the same command resumes in it.")],
+    target: Annotated[
+        str | None, typer.Argument(help="The program to train on: a saved one, a file, or a name in programs/.")
+    ] = None,
+    sft: Annotated[
+        Path | None,
+        typer.Option("--sft", callback=_home, help="Imitate these chat samples of `pdr export-sft` instead."),
+    ] = None,
     task: TaskFile = None,
     trusted: Trusted = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model on long traces and on a program's calls; writes the model to OUTPUT/model."""
+    """Train a model on a program's calls, or on samples; writes OUTPUT/model, and OUTPUT/adapter with LoRA."""
     from pdr_dspy.cli import train
 
-    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted)
+    train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted, sft=sft)
 
 
 @app.command("export-sft")
@@ -533,15 +542,34 @@ def export_sft(
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
     split: Split = None,
+    what: Annotated[
+        str,
+        typer.Option(
+            "--what",
+            help="right: traces, drafts, workspaces and refinements; or for a distiller alone: summaries whose "
+            "refinement was right, picks or verdicts of who saw the gold answer, which the prompts do not have.",
+        ),
+    ] = "right",
+    teacher: Annotated[
+        bool,
+        typer.Option("--teacher", help="Picks and verdicts by the model below, which reads the gold answer."),
+    ] = False,
+    api_base: ApiBase = None,
+    model: ModelName = None,
+    embedded: Embedded = None,
+    orders: Annotated[
+        int | None, typer.Option("--orders", min=1, help="Picks: prompts for each run, in other orders of candidates.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the right answers of an evaluation (traces, workspaces, refinements) as a chat dataset."""
+    """Write calls of an evaluation as a chat dataset: what it got right, or what a distiller should say."""
     from pdr_dspy.cli import train
 
     train.export(
         run_dir, out, program=program, task=task, data=data, verifier=verifier, split=split, as_json=as_json,
-        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model,
+        display=_display(quiet), trusted=trusted, judge_base=judge_base, judge_model=judge_model, what=what,
+        teacher=_model(api_base, model, embedded) if teacher else None, orders=orders,
     )  # fmt: skip
 
 
@@ -585,6 +613,10 @@ def serve(
         Path | None, typer.Option("--certificate", callback=_home, help="PEM file, for TLS.")
     ] = None,
     private_key: Annotated[Path | None, typer.Option("--private-key", callback=_home, help="Its key.")] = None,
+    ignore_tools: Annotated[
+        bool,
+        typer.Option("--ignore-tools", help="Answer requests that offer tools, such as open-webui's, without a call."),
+    ] = False,
     log_texts: Annotated[bool, typer.Option("--log-texts", help="Log inputs and answers.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -611,6 +643,7 @@ def serve(
         limits={
             "budget_seq": budget_seq, "budget_total": budget_total, "seconds": deadline, "running": running,
             "queued": queued, "in_flight": in_flight, "drain_seconds": drain, "log_texts": log_texts,
+            "ignore_tools": ignore_tools,
         },
         display=_display(quiet),
     )  # fmt: skip
@@ -628,6 +661,12 @@ def serve_model(
     vllm: Annotated[bool, typer.Option("--vllm", help="Serve with vLLM on the local GPUs.")] = False,
     tensor_parallel: Annotated[int, typer.Option("--tensor-parallel", min=1, help="GPUs per replica (vLLM).")] = 1,
     data_parallel: Annotated[int, typer.Option("--data-parallel", min=1, help="Replicas (vLLM).")] = 1,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter", help="NAME=FOLDER of a LoRA adapter (vLLM), or a GGUF file named after it; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Run a model server for other terminals, until Ctrl-C."""
     from pdr_dspy.cli import serve
@@ -638,6 +677,7 @@ def serve_model(
         slots=slots,
         context=context,
         vllm={"tensor_parallel": tensor_parallel, "data_parallel": data_parallel} if vllm else None,
+        adapters=adapter or (),
         display=_display(False),
     )
 
@@ -708,8 +748,28 @@ def datasets(
 
 
 def main() -> None:
-    """The `pdr` command."""
-    app()
+    """The `pdr` command. If nobody reads its output any more, as behind `| head`, it ends quietly, with the exit code
+    that a shell reports for SIGPIPE."""
+    streams = (sys.stdout, sys.stderr)
+    try:
+        app()
+    except SystemExit:
+        unread = [stream for stream in streams if _cannot_be_flushed(stream)]
+        if unread or (sys.stdout, sys.stderr) != streams:  # typer replaces them after a broken pipe
+            sys.exit(128 + getattr(signal, "SIGPIPE", 13))
+        raise
+
+
+def _cannot_be_flushed(stream: Any) -> bool:
+    """Whether nobody reads a stream any more; what is still in its buffer is then dropped, also at exit."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+        return True
+    return False
 
 
 def _model(api_base: list[str] | None, name: str | None, embedded: str | None) -> Any:

@@ -25,6 +25,7 @@ from pdr_dspy.cli.executor_option import executor_of
 from pdr_dspy.cli.program_files import find, operator_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.evaluation.drafts import over_drafts
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.operator import Operator
@@ -61,6 +62,9 @@ def compare(job: Job, against: Sequence[str], *, trusted: bool, as_json: bool, d
         typer.echo(json.dumps(facts["lines"]))
     else:
         display.table("", *table(lines), text=2)
+    for line in lines:
+        for failed in failures_in_words(line.report.rows):
+            display.say(f"{line.report.name}: {failed}")
     page = write_page(job.run_dir, None, display)
     display.say(f"rows: {job.run_dir}/*/rows.jsonl" + (f"; report: {page}" if page else ""))
 

@@ -28,6 +28,7 @@ from pdr_dspy.errors import ConfigError, ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.executors import Executor
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.run_folder import LOCK
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
@@ -201,8 +202,10 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
     if report.unclear:
         display.say(f"answers that were stated and could not be read: {report.unclear}")
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
+    for failed in failures_in_words(report.rows):
+        display.say(failed)
     if report.failed:
-        display.say(f"{report.failed} of {len(report.rows)} rows failed; the same command tries them again")
+        display.say("the same command tries failed rows again")
         raise typer.Exit(1)
 
 
@@ -222,6 +225,7 @@ def summarise(report: Report) -> dict[str, Any]:
         "reused": report.reused,
         "rows": len(report.rows),
         "failed": report.failed,
+        "unchecked": report.unchecked,
         "damaged": report.damaged,
         "truncated": row.truncated,
         "cancelled": row.cancelled,

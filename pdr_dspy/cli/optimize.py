@@ -23,12 +23,14 @@ from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.runtime import postgres
 from pdr_dspy.search import Estimate, PDROptimizer, SearchResult, Space, Spaces
 from pdr_dspy.search.dashboard import ARTIFACTS
+from pdr_dspy.search.driver.journal import check_not_driven
+from pdr_dspy.search.driver.measurements import CONFIRMATION_SEED
 from pdr_dspy.search.optuna_mirror import JOURNAL
-from pdr_dspy.search.workers.worker import CONFIRMATION_SEED
 
 
 def optimize(
@@ -129,6 +131,7 @@ def study(
         with model.serving(space.widest(), display) if model.api_base else dspy.context(lm=dspy.LM(f"openai/{model}")):
             _show_cost(optimizer.estimate(student, trainset=trainset, valset=valset), display)
         return None
+    check_not_driven(run_dir)  # before a model is started
     with executor_of(ray) as executor, model.serving(space.widest(), display):
         optimizer.executor = executor
         if calls_ahead is not None:
@@ -155,35 +158,6 @@ def _show_cost(cost: Estimate, display: Display) -> None:
         f"from {cost.low:,} to {cost.high:,} tokens are still to be paid, finalists and confirmation included "
         f"(by {known}; equal calls of different trials are paid once, which the upper figure leaves out)"
     )
-
-
-def work(
-    target: str,
-    *,
-    task: str | None,
-    model: Model,
-    storage: str,
-    study: str,
-    display: Display,
-    trusted: bool = False,
-) -> None:
-    """Help with a search that was started elsewhere, until it has ended."""
-    found = find(target, task=task, trusted=trusted)
-    if found.task is None:
-        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
-    optimizer = PDROptimizer.join(found.task.verifier(), storage, study=study, max_in_flight=model.in_flight)
-    train, held_out = optimizer.questions()
-    with program_file(f"`data()` of {found.task.name}"):
-        trainset, valset = found.task.data("train", limit=train), found.task.data("dev", limit=held_out)
-    assert optimizer.settings.space is not None
-    with (
-        model.serving(optimizer.settings.space.widest(), display),
-        display.search() as progress,
-        calls.session(on_response=display.counted),
-    ):
-        optimizer.progress = progress
-        runs = optimizer.work(found.program, trainset=trainset, valset=valset)
-    display.say(f"the search has ended; {runs:,} runs were made here; its results are where it was started")
 
 
 def _compare(
@@ -239,6 +213,8 @@ def _finish(
     display.say(f"{result.stopped}; {confirmation.verdict}")
     display.say(f"{result.paid:,} tokens paid for the search, {result.saved:,} replayed from the store")
     display.say(f"{display.sent:,} tokens paid by this command, all steps together")
+    for failed in failures_in_words([row for rows in result.rows.values() for row in rows]):
+        display.say(f"in the trials, {failed}")
     # As written by the search, with the task's name, so that `pdr eval best.json` finds its data.
     best = artifact.save(
         tuned,

@@ -23,8 +23,6 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import Verifier, as_verifier
 
-PARTS = ("build", "data", "verifier")
-
 
 @dataclass(frozen=True)
 class Task:
@@ -98,20 +96,35 @@ def program_file(what: str) -> Iterator[None]:
 def find_task(target: str) -> Task:
     """The program file for `target`, a path or a name."""
     module = _module(target)
-    missing = [part for part in PARTS if not callable(getattr(module, part, None))]
-    if missing:
-        raise ConfigError(
-            f"{module.__file__} has no function `{missing[0]}()`; a program file has build(), data(split, limit=, "
-            "seed=) and verifier()"
-        )
-    made = module.verifier  # type: ignore[attr-defined]
+    if not callable(getattr(module, "build", None)):
+        raise _lacks(module, "build")
+    made = _part(module, "verifier")
     return Task(
         module.__name__.rpartition(".")[2],
-        build=module.build,  # type: ignore[attr-defined]
-        data=module.data,  # type: ignore[attr-defined]
+        build=_part(module, "build"),
+        data=_part(module, "data"),
         verifier=lambda: as_verifier(made(), argument="verifier() -> ..."),
         file=None if module.__file__ is None else Path(module.__file__),
     )
+
+
+def _lacks(module: ModuleType, part: str) -> ConfigError:
+    return ConfigError(
+        f"{module.__file__} has no function `{part}()`; a program file has build(), and for commands other than "
+        "`pdr run` and `pdr serve` data(split, limit=, seed=) and verifier()"
+    )
+
+
+def _part(module: ModuleType, name: str) -> Any:
+    """A function of a program file; if it lacks one, a function that raises: commands that do not use it work."""
+    found = getattr(module, name, None)
+    if callable(found):
+        return found
+
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise _lacks(module, name)
+
+    return lacking
 
 
 def operator_of(program: dspy.Module) -> Operator:

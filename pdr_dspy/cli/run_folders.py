@@ -47,7 +47,7 @@ def check_folder(folder: Path, kind: Kind, *, config: Mapping[str, Any] | None =
 
 def holds(folder: Path) -> Kind | None:
     """The kind of run in a folder, finished or not; None for none. Damaged derived files are ignored."""
-    if (folder / "search.json").exists() or (folder / "board").is_dir():
+    if (folder / "search.json").exists() or (folder / "journal.jsonl").exists():
         return "optimize"
     with suppress(FileNotFoundError, NotADirectoryError, ValueError):  # a damaged report is written again
         facts = json.loads((folder / "report.json").read_bytes())

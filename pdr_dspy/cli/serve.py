@@ -8,17 +8,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from pdr_dspy.cli.display import Display
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.serving import CATALOGUE, LlamaCppServer, VLLMServer, discover
 
 
-def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any] | None, display: Display) -> None:
+def serve(
+    name: str,
+    *,
+    port: int,
+    slots: int,
+    context: int,
+    vllm: dict[str, Any] | None,
+    display: Display,
+    adapters: Sequence[str] = (),
+) -> None:
     """Serve until interrupted or terminated."""
     ended = threading.Event()
     server: Any
     if vllm is None:
-        server = LlamaCppServer(name, slots=slots, context=context, port=port, progress=display.download)
+        server = LlamaCppServer(
+            name, slots=slots, context=context, port=port, progress=display.download, adapters=adapters
+        )
     else:
-        server = VLLMServer(name, max_model_len=context, port=port, **vllm)
+        named = dict(_named_folder(adapter) for adapter in adapters)
+        server = VLLMServer(name, max_model_len=context, port=port, adapters=named, **vllm)
     before = signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
         with display.status(f"starting {name}"):
@@ -37,6 +50,14 @@ def serve(name: str, *, port: int, slots: int, context: int, vllm: dict[str, Any
     finally:
         server.stop()
         signal.signal(signal.SIGTERM, before)
+
+
+def _named_folder(adapter: str) -> tuple[str, str]:
+    """The parts of NAME=FOLDER. Raises ConfigError for anything else."""
+    name, given, folder = adapter.partition("=")
+    if not (name.strip() and given and folder.strip()):
+        raise ConfigError(f"`--adapter {adapter}` must be NAME=FOLDER, such as picker=runs/picker/adapter")
+    return name.strip(), folder.strip()
 
 
 def models(api_base: Sequence[str] | None, display: Display) -> None:

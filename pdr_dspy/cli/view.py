@@ -57,15 +57,16 @@ def view(run_dir: Path, port: int, out: Path | None, *, plain: bool, display: Di
     folder = out or run_dir / FOLDER
     try:
         view(str(folder), host=HOST, port=port, trust_content=False if plain else None)
-    except BaseExceptionGroup as group:  # of the server's tasks; a signal is handled as elsewhere
-        raise _interrupt_in(group) or group from None
+    except BaseExceptionGroup as group:  # of the server's tasks; an end from outside is handled as elsewhere
+        raise _end_in(group) or group from None
 
 
-def _interrupt_in(error: BaseException) -> KeyboardInterrupt | None:
-    if isinstance(error, KeyboardInterrupt):
+def _end_in(error: BaseException) -> BaseException | None:
+    """The interrupt, signal or broken pipe that ended the viewer."""
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return error
     inner = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((found for one in inner if (found := _interrupt_in(one)) is not None), None)
+    return next((found for one in inner if (found := _end_in(one)) is not None), None)
 
 
 def _check_free(port: int) -> None:

@@ -196,7 +196,7 @@ class Endpoint:
 
     async def _chat(self, active: ActiveRequest) -> Response:
         data = requests.read_body(await self._body(active))
-        chat, ignored = requests.read_chat(data)
+        chat, ignored = requests.read_chat(data, ignore_tools=self.limits.ignore_tools)
         served = self._served(active, chat.model, chat.reasoning_effort)
         task = served.task
         inputs, left_out = inputs_of(task, chat.messages)

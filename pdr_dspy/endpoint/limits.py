@@ -52,6 +52,9 @@ class Limits(Settings):
     hosts: tuple[str, ...] = ()
     """Accepted values of the Host header, without a port; empty accepts any. It keeps a web page that resolves its own
     name to the loopback address from using a server without keys."""
+    ignore_tools: bool = False
+    """Answer requests that offer tools without calling any, as a model may that is free to choose; the response says
+    so. Otherwise they are refused, as are requests that force a call in any case."""
     log_texts: bool = False
     """Log inputs, answers and errors in full."""
 

@@ -37,7 +37,7 @@ IGNORED = (
 )
 """Accepted without effect, which the response says: a tuned program's schedule determines the sampling."""
 REFUSED = {
-    "tools": "tools are not supported",
+    "tools": "tools are not supported; `pdr serve --ignore-tools` answers without calling any",
     "functions": "functions are not supported",
     "tool_choice": "tools are not supported",
     "function_call": "functions are not supported",
@@ -154,11 +154,19 @@ def read_body(raw: bytes) -> dict[str, Any]:
     return data
 
 
-def read_chat(data: dict[str, Any]) -> tuple[ChatRequest, list[str]]:
-    """A chat request, and its parameters without effect. Raises Refused (400)."""
+def read_chat(data: dict[str, Any], *, ignore_tools: bool = False) -> tuple[ChatRequest, list[str]]:
+    """A chat request, and its parameters without effect. Raises Refused (400).
+
+    Args:
+        data: the body.
+        ignore_tools: see `Limits.ignore_tools`.
+    """
     ignored = [name for name in IGNORED if data.get(name) is not None]
     for name, why in REFUSED.items():
         value = data.get(name)
+        if ignore_tools and name in ("tools", "functions") and value and isinstance(value, list):
+            ignored.append(name)
+            continue
         harmless = value in (None, False, [], 0) or (
             name in ("tool_choice", "function_call") and value in ("none", "auto")
         )

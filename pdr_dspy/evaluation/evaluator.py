@@ -22,7 +22,9 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.store import Rollouts, address
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.evaluation import run_folder
-from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
+from pdr_dspy.evaluation.display import OnRow, check_progress, rows_shown
+from pdr_dspy.evaluation.executors.base import Executor, Local, Rows, RowSettings
+from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report, Row, lean
 from pdr_dspy.evaluation.run_folder import RunFolder
@@ -41,10 +43,6 @@ from pdr_dspy.verifiers.function import as_verifier, try_on_gold
 VERSION = 1
 
 
-Progress = Callable[[Row, int, int], None]
-"""Called with each finished row, the number of finished rows, and the number of all rows."""
-
-
 def evaluate(
     program: dspy.Module,
     examples: Sequence[dspy.Example],
@@ -59,7 +57,7 @@ def evaluate(
     max_failures: int = 8,
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
-    progress: Progress | None = None,
+    progress: OnRow | bool | None = None,
     executor: Executor | None = None,
 ) -> Report:
     """Run `program` on every example `repeats` times and grade its answers.
@@ -83,7 +81,9 @@ def evaluate(
         max_text_bytes: maximum size of `run_dir/texts.jsonl`, which keeps the questions, drafts, checks' feedback and
             workspaces of the rows for people to read; the texts of further rows are left out. 0 keeps none.
         name: of the report.
-        progress: called after every finished row.
+        progress: True shows the score so far, tokens and the time left on stderr: bars on a terminal, lines in a
+            notebook and elsewhere. None does so on a terminal and in a notebook, and elsewhere only writes a line a
+            minute to stderr. False shows nothing. A function is called after every finished row instead.
         executor: where rows are run; None is this process, a `RayExecutor` the machines of a cluster. The rows are the
             same everywhere.
 
@@ -127,10 +127,11 @@ async def aevaluate(
     max_failures: int = 8,
     max_text_bytes: int = MAX_TEXT_BYTES,
     name: str = "",
-    progress: Progress | None = None,
+    progress: OnRow | bool | None = None,
     executor: Executor | None = None,
 ) -> Report:
     """`evaluate` on the caller's event loop."""
+    check_progress(progress, "evaluate")
     repeats = whole_number("evaluate(", "repeats", repeats)
     max_in_flight = whole_number("evaluate(", "max_in_flight", max_in_flight)
     max_failures = whole_number("evaluate(", "max_failures", max_failures)
@@ -176,17 +177,13 @@ async def aevaluate(
             life.callback(texts.close)
             on_texts = partial(_keep_texts, texts, own)
         where = Local() if executor is None else executor
-        with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
-            runner = where.rows(
-                program,
-                verifier,
-                seed=seed,
-                budget=budget,
-                threads=min(64, count),
-                on_texts=on_texts,
-                in_flight=max_in_flight,
-            )
-            work = _Work(runner, examples, ids, own, folder, finished, count, progress)
+        with (
+            rows_shown(progress if todo else False, name, count) as on_row,
+            calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)),
+        ):
+            how = RowSettings(seed=seed, budget=budget, threads=min(64, count), in_flight=max_in_flight)
+            runner = where.rows(program, verifier, how, on_texts=on_texts)
+            work = _Work(runner, examples, ids, own, folder, finished, count, on_row)
             stopped = await work.run(todo, workers=where.side_by_side(max_in_flight), max_failures=max_failures)
         if store is not None:
             store.sync()
@@ -298,7 +295,7 @@ class _Work:
         folder: RunFolder | None,
         finished: dict[tuple[str, int], Row],
         count: int,
-        progress: Progress | None,
+        progress: OnRow | None,
     ) -> None:
         self.runner = runner
         self.examples = examples
@@ -309,6 +306,7 @@ class _Work:
         self.count = count
         self.progress = progress
         self.failures = 0
+        self.first_failures = FirstFailures()
         self.stopped: str | None = None
 
     async def run(self, todo: Sequence[tuple[int, int]], *, workers: int, max_failures: int) -> str | None:
@@ -335,6 +333,7 @@ class _Work:
 
     def keep(self, row: Row) -> None:
         self.finished[row.id, row.repeat] = row
+        self.first_failures.see(row)
         if self.folder is not None:
             self.folder.keep(row)
         if self.progress is not None:

@@ -43,6 +43,19 @@ class DraftRow(BaseModel):
     failure: str | None = None
 
 
+class FailedCheck(BaseModel):
+    """A check that failed on drafts of a row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    check: str
+    """Its name."""
+    reason: str
+    """The exception, in one line."""
+    drafts: int
+    """Drafts that count as unchecked because of it."""
+
+
 class RoundRow(BaseModel):
     """One round of a row."""
 
@@ -84,6 +97,8 @@ class Row(BaseModel):
     rounds: tuple[RoundRow, ...] = ()
     error: str | None = None
     """Why the program gave no answer; such a row scores 0 and is tried again on resume."""
+    failed_checks: tuple[FailedCheck, ...] = ()
+    """By check and reason, the drafts that the program's checks failed on."""
     evaluation: str = ""
     """A digest of the evaluation's description without its number of repeats; empty for a run of a search."""
 
@@ -204,12 +219,18 @@ class Report(BaseModel):
         """Rows without an answer because the program failed."""
         return sum(row.error is not None for row in self.rows)
 
+    @property
+    def unchecked(self) -> int:
+        """Drafts that a check of the program failed on; `row.failed_checks` has the reasons."""
+        return sum(one.drafts for row in self.rows for one in row.failed_checks)
+
     def __str__(self) -> str:
         low, high = self.interval
         return (
             f"{self.name or 'program'}: score {self.score:.3f} [{low:.3f}, {high:.3f}], "
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}, {self.calls:.1f} calls, "
             f"{len(self.rows)} rows, {self.failed} failed"
+            + (f", {self.unchecked} drafts unchecked since their check failed" if self.unchecked else "")
         )
 
 

@@ -21,11 +21,12 @@ from pdr_dspy.calls.dspy_bridge import inputs_marked
 from pdr_dspy.calls.failures import CallError, RoundFailed
 from pdr_dspy.calls.ledger import Call, Ledger, Phase, Usage
 from pdr_dspy.errors import ConfigError, StoreError
-from pdr_dspy.evaluation.records import DraftRow, RoundRow, Row
+from pdr_dspy.evaluation.records import DraftRow, FailedCheck, RoundRow, Row
 from pdr_dspy.evaluation.texts import RowTexts, texts_of
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.nested import operators_in
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.runtime.raised_by import in_words, raised_by
 from pdr_dspy.text import clean
 from pdr_dspy.verifiers.base import Score, Verifier
 
@@ -103,13 +104,17 @@ class Runner:
         }
         started = time.perf_counter()
         spent: list[Call] = []
+        unchecked: Counter[tuple[str, str]] = Counter()
+
+        def on_failed_check(check: str, reason: str) -> None:
+            unchecked[check, clean(reason)] += 1
 
         def oracle(outputs: Mapping[str, Any]) -> float:
             return float(self.verifier(example, dspy.Prediction(**outputs)))
 
         try:
             told: dict[str, Any] = {"oracle": oracle, "on_call": spent.append, "name_of": self.naming()}
-            with calls.session(seed=seed, **told), dspy.track_usage() as tracker:
+            with calls.session(seed=seed, on_failed_check=on_failed_check, **told), dspy.track_usage() as tracker:
                 prediction = await self.predict(example)
             seconds = time.perf_counter() - started
             if isinstance(self.program, Operator):
@@ -118,11 +123,12 @@ class Runner:
                 ledger = Ledger(calls=tuple(spent)) + _tracked(tracker, spent)
             whole = prediction.get("stop") in (Stop.DONE, Stop.CHECKED, Stop.FELL_BACK)
             answer = _answer(self.outputs(prediction), none=whole)
-            if hasattr(self.verifier, "averify"):
-                score = await self.grade(example, prediction)
-                rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
-            else:
-                score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
+            with raised_by(f"the verifier {self.verifier!r}"):
+                if hasattr(self.verifier, "averify"):
+                    score = await self.grade(example, prediction)
+                    rounds = self.rounds(example, prediction, await self.scores(example, prediction, answer, score))
+                else:
+                    score, rounds = await self.in_thread(self.verdicts, example, prediction, answer)
             ledger = ledger + score.calls if score.calls else ledger
             self.report_texts(example, name, repeat, prediction)
             return Row(
@@ -133,6 +139,7 @@ class Runner:
                 stop=None if prediction.get("stop") is None else str(prediction.stop),
                 seconds=round(seconds, 4),
                 rounds=rounds,
+                failed_checks=_failed_checks(unchecked),
                 **_costs(ledger),
             )
         except StoreError:
@@ -150,7 +157,8 @@ class Runner:
             return Row(
                 **identity,
                 score=0.0,
-                error=clean(f"{type(error).__name__}: {error}"),
+                error=clean(in_words(error)),
+                failed_checks=_failed_checks(unchecked),
                 seconds=round(time.perf_counter() - started, 4),
                 **_costs(ledger),
             )
@@ -303,6 +311,12 @@ def _broken(prediction: dspy.Prediction) -> str:
     drafts = prediction.rounds[-1].drafts if isinstance(prediction.get("stop"), Stop) else ()
     broken = dict.fromkeys(f"{name}: {why}" for draft in drafts for name, why in draft.broken.items())
     return f" ({'; '.join(broken)})" if broken else ""
+
+
+def _failed_checks(unchecked: Mapping[tuple[str, str], int]) -> tuple[FailedCheck, ...]:
+    return tuple(
+        FailedCheck(check=check, reason=reason, drafts=drafts) for (check, reason), drafts in unchecked.items()
+    )
 
 
 def _costs(ledger: Ledger) -> dict[str, Any]:

@@ -9,6 +9,7 @@ shown to the next round, selects the answer, and ends the loop once a draft pass
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import Counter
@@ -36,9 +37,12 @@ from pdr_dspy.operators.schedule import MAX_WIDTH, Schedule
 from pdr_dspy.operators.workspace import Checked, Draft, Workspace, candidates
 from pdr_dspy.prompts.form import form_of
 from pdr_dspy.prompts.roles import Role, derive, signature_of
+from pdr_dspy.runtime.raised_by import raised_by
 from pdr_dspy.text.quoting import sheltered
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks import AsyncCheck as Check
+
+logger = logging.getLogger("pdr_dspy")
 
 _DRAFTING = ((Role.DRAFT, Phase.DRAFT), (Role.REFINE, Phase.REFINE))
 _STATED_CONTEXT = re.compile(r"context (?:length|size|window)\D{0,40}(\d[\d,]*)", re.IGNORECASE)
@@ -270,6 +274,10 @@ class _Run:
         """Checks whose calls are on the ledger."""
         self.rounds_checked: list[asyncio.Task[list[tuple[Checked, tuple[Call, ...]]]]] = []
         """Checks of whole rounds, each with the results of several drafts."""
+        self.asked = 0
+        """Drafts that were given to the check."""
+        self.unchecked: Counter[str] = Counter()
+        """Those that it failed on, by the reason, unless the session takes them."""
         self.drafted: tuple[Draft, ...] = ()
         """Drafts of the round whose workspaces are being made."""
         self.under_way: list[tuple[Sequence[tuple[Role, Phase]], int]] = []
@@ -281,8 +289,21 @@ class _Run:
         for task in [*self.results.values(), *self.rounds_checked]:
             task.cancel()
         self.record_cancelled()
+        if self.unchecked:
+            self.warn_of_check()
         if self.share is not None:
             self.share.close(self.ledger, outcome)
+
+    def warn_of_check(self) -> None:
+        """Log that the check failed on drafts of this run."""
+        (why, _), *others = self.unchecked.most_common()
+        logger.warning(
+            "the check %r failed on %d of %d drafts, %s%s. They count as unchecked: it neither scores, picks nor stops "
+            "there. Call it on such a draft to see where it fails: "
+            "`await program.checks[%r].acheck(inputs, prediction.rounds[0].drafts[0].outputs)`",
+            *(self.schedule.check, self.unchecked.total(), self.asked, "most often with " if others else "with "),
+            *(why, self.schedule.check),
+        )
 
     def record_cancelled(self) -> None:
         """Put the cancelled pending calls on the ledger."""
@@ -416,6 +437,7 @@ class _Run:
         self.check_together(drafts)
         results = await calls.together([self.checked(draft) for draft in drafts])
         self.ledger += self.check_calls(number, [self.draft(number, *each) for each in enumerate(replies)])
+        self.count_failures(results)
         return tuple(
             draft if result is None else draft.model_copy(update={"check": result})
             for draft, result in zip(drafts, results, strict=True)
@@ -444,6 +466,18 @@ class _Run:
             self.results[key] = asyncio.create_task(self.run_check(draft))
         result, _ = await asyncio.shield(self.results[key])
         return result
+
+    def count_failures(self, results: Sequence[Checked | None]) -> None:
+        """Count the drafts that the check failed on, and report them to the session."""
+        on_failed_check = calls.current().on_failed_check
+        for result in results:
+            self.asked += result is not None
+            if result is None or result.failure is None:
+                continue
+            if on_failed_check is None:
+                self.unchecked[result.failure] += 1
+            else:
+                on_failed_check(self.schedule.check or "", result.failure)
 
     def check_together(self, drafts: Sequence[Draft]) -> None:
         """Start one check of the drafts that were not checked yet, if the check takes a whole round at a time."""
@@ -615,7 +649,8 @@ class _Run:
             oracle=calls.current().oracle,
             headings=self.question.headings,
         )
-        distilled = await distiller(given)
+        with raised_by(f"the distiller {self.schedule.distiller!r}"):
+            distilled = await distiller(given)
         self.ledger += distilled.calls
         if self.schedule.critique:
             values = [{"workspace": distilled.workspaces[0].text}]

@@ -15,6 +15,7 @@ from typing import Any, Self
 import dspy
 
 from pdr_dspy import calls
+from pdr_dspy.calls.adapter import Adapter
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.dspy_bridge import Parameter, stream_from_thread
 from pdr_dspy.calls.pricing import Models, Price, Priced
@@ -97,7 +98,8 @@ class Operator(dspy.Module):
                 function; or several of them by name. A single one has the name "check", or its registered name, and a
                 schedule without a check uses it.
             models: LMs by name, in `Priced` if their price is known; `Schedule.draft_model`, `refine_model` and
-                `distill_model` assign them to roles. Other roles use the LM that they would use without `models`.
+                `distill_model` assign them to roles. Other roles use the LM that they would use without `models`. An
+                `Adapter` is one of the model that drafts.
         """
         super().__init__()
         self.task = check_task(signature)
@@ -182,8 +184,26 @@ class Operator(dspy.Module):
     def bound(self) -> Iterator[None]:
         """Inside, its predictors use the models that its schedule names, with their prices."""
         now = calls.current()
-        with calls.session(serves={**now.serves, **self.served}, prices={**now.prices, **self.models.prices}):
+        served, prices = self.served, {**now.prices, **self.models.prices}
+        for role in self.schedule.roles:  # an adapter's tokens cost what its model's do, unless it has its own price
+            name, lm = self.schedule.model_of(role), served.get(id(self.predictor(role)))
+            if name is not None and lm is not None and isinstance(self.models[name], Adapter):
+                price = self.models.price(name) or self._price_of_base(role, prices)
+                prices |= {} if price is None else {id(lm): price}
+        with calls.session(serves={**now.serves, **served}, prices=prices):
             yield
+
+    def _price_of_base(self, role: Role, prices: Mapping[int | str, Price]) -> Price | None:
+        base = self._base_of(role)
+        return None if base is None else prices.get(id(base), prices.get(str(base.model)))
+
+    def _base_of(self, role: Role) -> dspy.BaseLM | None:
+        """The model whose adapter a role may use: that of the drafts; None if none is set."""
+        name = self.schedule.draft_model
+        drafts = None if name is None else self.models[name]
+        if drafts is None or isinstance(drafts, Adapter):
+            drafts = self.predictor(role).lm or dspy.settings.lm
+        return drafts
 
     def lm_of(self, role: Role) -> dspy.LM:
         """The model of a role. Raises ConfigError if there is none."""
@@ -192,9 +212,17 @@ class Operator(dspy.Module):
 
     @property
     def served(self) -> dict[int, dspy.LM]:
-        """The models that its schedule names, by the `id` of the predictor that each serves."""
+        """The models that its schedule names, by the `id` of the predictor that each serves; adapters as the model that
+        has them, if one is set."""
         named = {role: self.schedule.model_of(role) for role in self.schedule.roles}
-        return {id(self.predictor(role)): self.models[name] for role, name in named.items() if name is not None}
+        return {
+            id(self.predictor(role)): self.model_named(name, role) for role, name in named.items() if name is not None
+        }
+
+    def model_named(self, name: str, role: Role = Role.DRAFT) -> dspy.LM:
+        """One of its models; an adapter as the model that has it, if one is set for the role."""
+        lm, base = self.models[name], self._base_of(role)
+        return lm.on(base) if isinstance(lm, Adapter) and base is not None else lm
 
     def price_of(self, name: str | None) -> Price | None:
         """The price per token of one of its models by name, or with None of its default LM; None if it is unknown."""

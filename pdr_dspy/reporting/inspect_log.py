@@ -89,7 +89,7 @@ def evaluations_in(folder: Path) -> Iterator[Path]:
 
 
 def _folders(place: Path) -> list[Path]:
-    skipped = ("rollouts", "board", FOLDER)
+    skipped = ("rollouts", FOLDER)
     try:
         return [one for one in place.iterdir() if one.name[0] != "." and one.name not in skipped and one.is_dir()]
     except OSError:

@@ -16,6 +16,7 @@ from typing import Any
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.calibration import calibration_of_rows
+from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.evaluation.texts import TEXTS, RowTexts, clipped, read_texts
@@ -148,6 +149,7 @@ def _page(
         else [Markup(_programs_figure(programs, cost)) for cost in _AXES],
         priced=any(report.cost is not None for report in shown),
         programs=programs if search is None or len(programs) > 2 else [],
+        failures=_failures(names),
         comparisons=_comparisons(names) if search is None or len(programs) > 2 else [],
         flow=flow,
         flow_of=focus.name,
@@ -169,6 +171,16 @@ def _page(
         commands=commands,
         version=_version(),
     )
+
+
+def _failures(names: Mapping[str, Report]) -> list[str]:
+    """What failed, in sentences; each with its program, where there are several."""
+    several = len(names) > 1
+    return [
+        f"{name}: {failed}" if several else failed
+        for name, report in names.items()
+        for failed in failures_in_words(report.rows)
+    ]
 
 
 def _advice(search: SearchFacts | None, names: Mapping[str, Report]) -> advice.Advice:

@@ -52,7 +52,8 @@ def as_remom(program: dspy.Module, name: str) -> str:
     task = program.task
     if not _generic(task):
         decision["output_contract"] = task.instructions
-    lines = ["routing:", "  decisions:"]
+    lines = ["# Add the models that answer, as `modelRefs`; and `rules`, if it is not for every request."]
+    lines += ["routing:", "  decisions:"]
     for number, (key, value) in enumerate(decision.items()):
         lines.append(f"    {'- ' if number == 0 else '  '}{key}: {_yaml(value)}")
     lines += ["      algorithm:", "        type: remom", "        remom:"]

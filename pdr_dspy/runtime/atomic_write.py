@@ -151,7 +151,8 @@ class Lines:
                 while left:  # a write to a full disk takes a part of the line and raises nothing
                     left = left[file.write(left) :]
             except OSError:
-                self._torn = True
+                before, self.size = self.size, os.fstat(file.fileno()).st_size
+                self._torn = self._torn or self.size > before
                 raise
             self._torn = False
             self.size += len(data)

@@ -1,6 +1,6 @@
 """One connection to PostgreSQL: opened on first use, reopened when lost, never shown with its password.
 
-Needs PostgreSQL 13 or newer, and a session of its own: a pooler in transaction mode loses notifications.
+Needs PostgreSQL 13 or newer.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Database:
                     connection.close()
 
     def _check(self, connection: psycopg.Connection[tuple[Any, ...]], tables: Tables) -> None:
-        """Create the tables if they are missing; a worker may lack the right to create any. Check their version."""
+        """Create the tables if they are missing; a user may lack the right to create any. Check their version."""
         found = _version(connection, tables.name)
         if found is None:
             with connection.transaction():

@@ -1,8 +1,7 @@
 """The schedule optimizer: its search space, the measurement and selection of trials, and the DSPy teleprompter.
 
-`space/` has the axes and the space, `proposing/` the sources of candidates, `racing/` their comparison, `workers/` the
-cooperation of several processes. `optimizer` is the teleprompter, `problem` and `settings` are its input values, and
-`controller` runs a search.
+`space/` has the axes and the space, `proposing/` the sources of candidates, `racing/` their comparison, `driver/` the
+run of a search and its journal. `optimizer` is the teleprompter, `problem` and `settings` are its input values.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
+from pdr_dspy.search.replays import replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space
 
@@ -145,7 +146,8 @@ def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
 
 
 def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile) -> list[Proposed]:
-    """New candidates: presets that were not tried, then proposals based on the results so far.
+    """New candidates: presets that were not tried, then proposals based on the results so far, then those that cost no
+    tokens.
 
     Args:
         problem: of the search.
@@ -155,6 +157,21 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
+    found = _trials(problem, proposer, request, tried, affordable)
+    if isinstance(proposer.space, Space) and request.free:
+        known = {one.candidate.key for one in found}
+        free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
+        found += [Proposed("same calls", candidate, free=True) for candidate in free]
+    return found
+
+
+def _trials(
+    problem: Problem,
+    proposer: Proposer,
+    request: Propose,
+    tried: Sequence[Tried],
+    affordable: Callable[[Candidate], bool],
+) -> list[Proposed]:
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
     for one in presets(problem, affordable):

@@ -13,6 +13,7 @@ from pdr_dspy.evaluation.evaluator import describe as describe_evaluation
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.runtime.atomic_write import write_whole
+from pdr_dspy.search.driver.measurements import SEEDS, place_of
 from pdr_dspy.search.front_members import estimated_front
 from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing.instructions import Proposals
@@ -22,7 +23,6 @@ from pdr_dspy.search.records import TrialRecord, at_the_end
 from pdr_dspy.search.result import SearchResult, least_cost, program_of
 from pdr_dspy.search.settings import Accept
 from pdr_dspy.search.space.prompt_axes import questions_in
-from pdr_dspy.search.workers.worker import SEEDS, place_of
 
 logger = logging.getLogger("pdr_dspy.search")
 

@@ -1,4 +1,4 @@
-"""The remaining cost of a search: its plan is followed as far as the board has answers, and the rest is bounded."""
+"""The remaining cost of a search: its plan is followed as far as the journal goes, and the rest is bounded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.runtime import postgres
-from pdr_dspy.search import agreement
 from pdr_dspy.search.candidates import baselines, predicted, proposer_of
-from pdr_dspy.search.controller import cohort_on, drive, plan_of, worker_of
+from pdr_dspy.search.driver import identity
+from pdr_dspy.search.driver.controller import cohort_in, drive, instructions_in, measurements_of, plan_of
+from pdr_dspy.search.driver.journal import Journal, read_journal
+from pdr_dspy.search.driver.measurements import Measurements
 from pdr_dspy.search.problem import Problem
-from pdr_dspy.search.proposing import shared_instructions
+from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict, profile_at
 from pdr_dspy.search.racing.plan import Arm, Measure, Plan, Propose, Request, Stage, Write
 from pdr_dspy.search.settings import RunOptions
 from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.workers.coordination import Board, MemoryBoard, open_existing
-from pdr_dspy.search.workers.worker import Worker
 
 WRITING = 200, 4000
 """Minimum and maximum tokens of one call for an instruction."""
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
     """Whether any call of these programs was measured before; otherwise the lower bound assumes one call of the bare
     question per run, and the upper bound every call at its cap."""
     done: int
-    """Trials whose race is on the board: they cost nothing more."""
+    """Trials whose race is in the journal: they cost nothing more."""
     left: int
     """Trials that are still to run, as far as the space has candidates."""
     low: int
@@ -55,31 +55,35 @@ class Span(NamedTuple):
 
 
 def estimate(problem: Problem, options: RunOptions) -> Estimate:
-    """Follow the plan as far as the board has answers, at no cost; bound the rest by measured costs, or by caps.
+    """Follow the plan as far as the journal has answers, at no cost; bound the rest by measured costs, or by caps.
 
-    Raises StoreError if the board holds another search, or cannot be used.
+    Raises StoreError if the run folder holds another search, or cannot be read.
     """
-    board = open_existing(options.board, study=options.study) or MemoryBoard()
-    with board, _store(options) as store:
-        if (text := board.get(agreement.CONFIG)) is not None:
-            agreement.check(text, problem, options, but=("lm",))  # the embedded model was not started
-        follower = _Follower(problem, options, board, store)
+    journal = None if options.run_dir is None else read_journal(options.run_dir)
+    if journal is None:
+        journal = Journal(problem.description)
+    else:
+        identity.check(journal.description, problem, options.where, but=("lm",))  # an embedded model was not started
+    with _store(options) as store:
+        follower = _Follower(problem, options, journal, store)
         try:
             drive(follower.plan.run(baselines(problem)), follower.answer)
         except _Unanswered as reached:
             return follower.bounds(reached.request)
-        return Estimate(True, len(follower.plan.arms), 0, 0, 0)
+        return Estimate(True, follower.plan.trials_begun, 0, 0, 0)
 
 
 def _store(options: RunOptions) -> Rollouts:
     """The calls of a search; an empty store if there is none yet, since opening it would create it."""
     place = options.rollouts
-    there = place is not None and (postgres.is_url(place) or Path(place).exists())
+    there = place is not None and (
+        postgres.is_url(place) or Path(place).exists() or Path(place).parent.is_file()  # which is refused
+    )
     return Rollouts(place) if there else Rollouts()
 
 
 class _Unanswered(Exception):
-    """The board has no answer to a request."""
+    """The journal has no answer to a request."""
 
     def __init__(self, request: Request) -> None:
         super().__init__()
@@ -87,69 +91,71 @@ class _Unanswered(Exception):
 
 
 class _Follower:
-    """Answers a plan from the board alone."""
+    """Answers a plan from the journal alone."""
 
-    def __init__(self, problem: Problem, options: RunOptions, board: Board, store: Rollouts) -> None:
+    def __init__(self, problem: Problem, options: RunOptions, journal: Journal, store: Rollouts) -> None:
         self.problem = problem
         self.options = options
-        self.board = board
+        self.journal = journal
         self.store = store
         self.plan: Plan = plan_of(problem, options)
-        self.worker: Worker = worker_of(problem, options, board, store)
+        self.measurements: Measurements = measurements_of(problem, options, journal, store)
         self.proposer: Proposer = proposer_of(problem, problem.space)
         self.written: Proposals | None = None
-        """The instructions on the board, once the plan has requested them."""
+        """The instructions in the journal, once the plan has requested them."""
 
     def answer(self, request: Request) -> Any:
-        """The board's answer. Raises _Unanswered if it has none."""
+        """The journal's answer. Raises _Unanswered if it has none."""
         answer: Any
         if isinstance(request, Write):
-            answer = None if self.board.get(shared_instructions.DOCUMENT) is None else self._written()
+            answer = self._written()
         elif isinstance(request, Propose):
-            answer = cohort_on(self.board, request, self.options)
+            answer = cohort_in(self.journal, request, self.options)
             if answer is None and not self._new_trials():
                 answer = []
         else:
-            answer = self.worker.known(request)
+            answer = self.measurements.known(request)
         if answer is None:
             raise _Unanswered(request)
         return answer
 
-    def _written(self) -> tuple[tuple[str, int], ...]:
-        self.written = shared_instructions.agreed(self.board, None)
-        self.proposer = proposer_of(self.problem, shared_instructions.extended(self.problem.space, self.written))
-        return shared_instructions.cost(self.written)
+    def _written(self) -> tuple[tuple[str, int], ...] | None:
+        self.written = instructions_in(self.journal, self.options)
+        if self.written is None:
+            return None
+        self.proposer = proposer_of(self.problem, written_instructions.extended(self.problem.space, self.written))
+        return written_instructions.cost(self.written)
 
     def _new_trials(self) -> int:
         """The number of trials that are in no cohort yet: as many as requested, at most as many as the space has."""
-        left = max(self.plan.trials - len(self.plan.arms), 0)
+        left = max(self.plan.trials - self.plan.trials_begun, 0)
         first = 1 if self.problem.mixed else 0
         untried = self.proposer.untried(arm.candidate.key for arm in self.plan.arms[first:])
         return left if untried is None else min(left, untried)
 
     def bounds(self, request: Request) -> Estimate:
-        """The estimate if `request` is the first one that the board does not answer."""
+        """The estimate if `request` is the first one that the journal does not answer."""
         racing = not isinstance(request, Measure) or request.stage is Stage.RACE
         instructions = self.problem.settings.instructions.count
         unwritten = racing and instructions > 0 and self.written is None
         new = self._new_trials() if racing else 0
         if unwritten:  # instructions that are not written yet will enlarge the space
-            new = max(self.plan.trials - len(self.plan.arms), 0)
-        prices = Prices.of(self.problem, self.worker, self.proposer)
-        left = _Left(self.problem, self.options, self.plan, self.worker, prices, request, new)
+            new = max(self.plan.trials - self.plan.trials_begun, 0)
+        prices = Prices.of(self.problem, self.measurements, self.proposer)
+        left = _Left(self.problem, self.options, self.plan, self.measurements, prices, request, new)
         parts = [left.cohort(), left.new_trials(), left.finals(), left.confirmation()]
         low, high = (sum(ends) for ends in zip(*parts, strict=True))
         low = max(low - self._unused(), 0.0)
         if unwritten:
-            calls = instructions * len(shared_instructions.roles_of(self.problem.space))
+            calls = instructions * len(written_instructions.roles_of(self.problem.space))
             low, high = low + calls * WRITING[0], high + calls * WRITING[1]
-        running = len(left.asked) if racing else 0
-        done = len(self.plan.arms) - running
+        running = sum(not arm.free for arm in left.asked) if racing else 0
+        done = self.plan.trials_begun - running
         return Estimate(bool(prices.profile), done, running + new, round(low), round(max(low, high)))
 
     def _unused(self) -> int:
-        """Tokens of calls that are in the store but in no row on the board: those of interrupted runs."""
-        used = self.plan.seen | self.worker.call_keys()
+        """Tokens of calls that are in the store but in no row of the journal: those of interrupted runs."""
+        used = self.plan.seen | self.measurements.call_keys()
         return sum(one.usage.tokens or 0 for one in self.store if one.key not in used)
 
 
@@ -158,7 +164,7 @@ class Prices:
     """Tokens of one run of a program, as far as they are known."""
 
     problem: Problem
-    worker: Worker
+    measurements: Measurements
     profile: Profile
     question: float
     """Tokens of the shortest question, approximately."""
@@ -168,12 +174,12 @@ class Prices:
     """Tokens of a run of the more expensive half of the schedules."""
 
     @classmethod
-    def of(cls, problem: Problem, worker: Worker, proposer: Proposer) -> Prices:
+    def of(cls, problem: Problem, measurements: Measurements, proposer: Proposer) -> Prices:
         """The known costs of a search."""
         bare = cls(
             problem,
-            worker,
-            worker.profile(),
+            measurements,
+            measurements.profile(),
             question=len(str(problem.shortest)) / 4,
             call=0.0,
             expensive=0.0,
@@ -190,7 +196,7 @@ class Prices:
         single = predict(least, profile_at(bare.profile, place))
         return cls(
             problem,
-            worker,
+            measurements,
             bare.profile,
             bare.question,
             call=bare.question if single is None else single.total / SLACK,
@@ -228,19 +234,19 @@ class Prices:
 
     def _measured(self, arm: Arm) -> float | None:
         """The mean of its runs; None before the first."""
-        rows = [row.total for stage in Stage for row in self.worker.rows_of(stage, arm.number)]
+        rows = [row.total for stage in Stage for row in self.measurements.rows_of(stage, arm.number)]
         return fmean(rows) if rows else None
 
 
 class _Left:
-    """The remaining cost of each stage of a search, at a request that the board does not answer."""
+    """The remaining cost of each stage of a search, at a request that the journal does not answer."""
 
     def __init__(
         self,
         problem: Problem,
         options: RunOptions,
         plan: Plan,
-        worker: Worker,
+        measurements: Measurements,
         prices: Prices,
         request: Request,
         new: int,
@@ -248,15 +254,15 @@ class _Left:
         self.problem = problem
         self.options = options
         self.plan = plan
-        self.worker = worker
+        self.measurements = measurements
         self.prices = prices
         self.new = new
         self.request = request if isinstance(request, Measure) else None
         """None if a new cohort is next."""
         self.stage = Stage.RACE if self.request is None else self.request.stage
         self.asked = [] if self.request is None else [plan.arms[number] for number in self.request.arms]
-        self.missing = 0 if self.request is None else len(worker.missing(self.request))
-        """Pairs of the request that are not on the board."""
+        self.missing = 0 if self.request is None else len(measurements.missing(self.request))
+        """Pairs of the request that are not in the journal."""
 
     def cohort(self) -> Span:
         """The race of the current cohort."""
@@ -303,5 +309,5 @@ class _Left:
         return Span(low, runs * (prices.most(student) + winner))
 
     def _done(self, prefix: str) -> int:
-        """How many pairs of the student are on the board, in a stage that runs it beside any other programs."""
-        return len({name.rsplit("/", 1)[-1] for name in self.worker.board.read(prefix)})
+        """How many pairs of the student are in the journal, in a stage that runs it beside any other programs."""
+        return len({name.rsplit("/", 1)[-1] for name in self.measurements.journal.names(prefix)})

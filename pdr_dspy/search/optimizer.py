@@ -6,14 +6,13 @@
 Candidates race each other on growing blocks of (question, seed); the best few run again on fresh seeds; the best of
 those and the untouched student run on questions that were not used for any choice. The student is returned unless the
 winner is confidently better there, or as good for fewer tokens. `racing/plan.py` implements the method,
-`workers/worker.py` the measurements, and `controller.py` connects the two.
+`driver/measurements.py` the measurements, and `driver/controller.py` connects the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self, Unpack
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import dspy
 
@@ -21,16 +20,15 @@ from pdr_dspy.artifact import check_can_be_saved
 from pdr_dspy.calls.dspy_bridge import Teleprompter
 from pdr_dspy.calls.pricing import Models, Priced
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.evaluation.display import check_progress
 from pdr_dspy.evaluation.executors import Executor
-from pdr_dspy.runtime import postgres
-from pdr_dspy.runtime.atomic_write import local_path
-from pdr_dspy.search import agreement, controller
 from pdr_dspy.search.cost_estimate import Estimate, estimate
+from pdr_dspy.search.display import search_shown
+from pdr_dspy.search.driver import controller
 from pdr_dspy.search.problem import Problem, prepare
 from pdr_dspy.search.progress import Progress
 from pdr_dspy.search.result import SearchResult
-from pdr_dspy.search.settings import Keywords, RunKeywords, RunOptions, SearchSettings, from_keywords
-from pdr_dspy.search.workers.coordination import open_existing
+from pdr_dspy.search.settings import Keywords, RunOptions, SearchSettings, from_keywords
 from pdr_dspy.verifiers.base import Metric, Verifier
 from pdr_dspy.verifiers.function import as_verifier
 
@@ -45,7 +43,7 @@ class PDROptimizer(Teleprompter):
         options: RunOptions | None = None,
         *,
         models: Mapping[str, dspy.LM | Priced] | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         executor: Executor | None = None,
         **keywords: Unpack[Keywords],
     ) -> None:
@@ -56,10 +54,13 @@ class PDROptimizer(Teleprompter):
         Args:
             verifier: returns a score in [0, 1]: a verifier, or a DSPy metric, see `verifiers.as_verifier`.
             settings: define the search. A resumed search has equal settings.
-            options: for this process: the extent of the search, its storage, its concurrency.
+            options: for this run: the extent of the search, its storage, its concurrency.
             models: LMs by name for the axes `draft_model`, `refine_model` and `distill_model`, in `Priced` if their
                 price is known; every operator of the student gets them in addition to its own.
-            progress: called at every step. Its exceptions end the search; finished results are kept.
+            progress: True shows trials, the best so far, tokens and the time left on stderr: bars on a terminal, lines
+                in a notebook and elsewhere. None does so on a terminal and in a notebook, and elsewhere only writes a
+                line a minute to stderr. False shows nothing. A function is called at every step instead; its
+                exceptions end the search, and finished results are kept.
             executor: where the runs are made; None is this process, a `RayExecutor` the machines of a cluster. The
                 results are the same.
             keywords: fields of `settings` and `options` as flat keywords, which take precedence: `space`,
@@ -75,6 +76,7 @@ class PDROptimizer(Teleprompter):
         self.verifier = as_verifier(verifier, argument="PDROptimizer(verifier=...)")
         self.settings, self.options = from_keywords(keywords, settings, options)
         self.models = Models(models, called="PDROptimizer(models=...)")
+        check_progress(progress, "PDROptimizer")
         self.progress = progress
         self.executor = executor
         self.result: SearchResult | None = None
@@ -107,86 +109,21 @@ class PDROptimizer(Teleprompter):
         Raises:
             ConfigError: no operator in the student, no model, or a limit that no schedule can keep.
             DataError: an empty set, or an example that program or verifier cannot use.
-            StoreError: run folder or storage hold another search, or cannot be used.
+            StoreError: the run folder holds another search or another process drives it, or a storage cannot be used.
             EndpointError: the model server no longer answers; the same command resumes.
         """
         del teacher
         if self.options.run_dir is not None and isinstance(student, dspy.Module):
             check_can_be_saved(student)
         problem = self._problem(student, trainset, valset)
-        self.result = controller.search(problem, self.options, self.progress, self.executor)
+        with search_shown(self.progress) as on_step:
+            self.result = controller.search(problem, self.options, on_step, self.executor)
         return self.result.program
-
-    def work(
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
-    ) -> int:
-        """Work for a search that runs in `storage`, until it has ended; return the number of runs made here.
-
-        Arguments and exceptions as for `compile`; program, questions and settings must be those of the search. Raises
-        StoreError if there is none.
-        """
-        problem = self._problem(student, trainset, valset)
-        return controller.work(problem, self.options, self.progress)
 
     def _problem(
         self, student: dspy.Module, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None
     ) -> Problem:
         return prepare(self.settings, self.verifier, student, trainset, valset, models=self.models)
-
-    def questions(self) -> tuple[int, int]:
-        """The numbers of training and held-out questions of the search in `storage` or `run_dir`.
-
-        Raises StoreError if there is none.
-        """
-        board = open_existing(self.options.board, study=self.options.study)
-        if board is None:
-            raise agreement.no_search(self.options)
-        with board:
-            ends = agreement.read_ends(board, self.options)
-        return ends.train, ends.held_out
-
-    @classmethod
-    def join(
-        cls,
-        verifier: Verifier | Metric,
-        storage: str | Path,
-        *,
-        study: str = "pdr",
-        sampler: Callable[[int], Any] | None = None,
-        models: Mapping[str, dspy.LM | Priced] | None = None,
-        progress: Progress | None = None,
-        **own: Unpack[RunKeywords],
-    ) -> Self:
-        """An optimizer with the settings of a search that runs elsewhere, for `work`.
-
-        Args:
-            verifier: the search's.
-            storage: shared by its workers: its run folder, the folder of its `storage`, or a `postgresql://` URL.
-            study: its name there.
-            sampler: the search's, if it is a function and not one of the names; a stored search only has its
-                definition's location.
-            models: the search's, if it has some: a stored search only has their names.
-            progress: as for `PDROptimizer`.
-            own: options of this worker, such as `max_in_flight`.
-
-        Raises StoreError if there is no such search, or it cannot be joined from here.
-        """
-        options = RunOptions(storage=storage, study=study)
-        folder = None if postgres.is_url(storage) else local_path(storage)
-        if folder is not None and (folder / "board").is_dir():
-            options = RunOptions(run_dir=folder, study=study)
-        board = open_existing(options.board, study=study)
-        if board is None:
-            raise agreement.no_search(options)
-        with board:
-            stored = agreement.read(board, options, sampler=sampler)
-        ends = {"trials": stored.ends.trials, "max_tokens": stored.ends.max_tokens}
-        options = RunOptions(**{**options.model_dump(), **ends})
-        return cls(verifier, stored.settings, options, models=models, progress=progress, **own)
 
     def rollouts(self) -> Rollouts:
         """The store of the search's calls: in `storage`, else in the run folder."""

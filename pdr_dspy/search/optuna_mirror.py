@@ -1,7 +1,7 @@
 """The trials of a search as an Optuna study, for people and tools such as `optuna-dashboard` and its plots.
 
-The study is a copy: the search's state is on its board, and its calls are in the rollout store. A lost or damaged study
-is written again.
+The study is a copy: the search's state is in its journal, and its calls are in the rollout store. A lost or damaged
+study is written again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pdr_dspy.search")
 JOURNAL = "study.journal"
+SEARCH = "search"
+"""The study's attribute that identifies its search."""
 BEGINNING = b'{"op_code"'
 """Beginning of a journal's first line; it distinguishes a torn journal from another file."""
 
@@ -36,6 +38,7 @@ def mirror(
     name: str,
     records: Sequence[TrialRecord],
     *,
+    search: str,
     space: AnySpace,
     limits: Limits,
     costs: Sequence[str] = (),
@@ -47,6 +50,7 @@ def mirror(
         storage: a folder, for the journal `study.journal`, or a database URL.
         name: of the study.
         records: all finished trials of the search.
+        search: identifies the search; the study of another one is refused.
         space: the search's space; trials outside of it keep their schedule as attributes only.
         limits: on mean tokens; written as constraints.
         costs: "sequential" and "total", if they are objectives besides the score.
@@ -54,6 +58,19 @@ def mirror(
 
     Raises StoreError if the storage cannot be used or its study belongs to another search.
     """
+    with opened(storage, name, search=search, costs=costs) as study:
+        there = {
+            trial.user_attrs.get("number") for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()
+        }
+        new = [record for record in records if record.number not in there]
+        folder = None if postgres.is_url(storage) else Path(storage)
+        added = {record.number: _add(study, record, space, limits, costs, folder) for record in new}
+        describe(study, records, added, folder=folder, files=files)
+
+
+@contextmanager
+def opened(storage: str | Path, name: str, *, search: str, costs: Sequence[str] = ()) -> Iterator[optuna.Study]:
+    """The study of a search, created if there is none. Arguments and errors as for `mirror`."""
     import optuna
 
     with _quiet(), ExitStack() as stack:
@@ -65,20 +82,17 @@ def mirror(
                 directions=["maximize", *(["minimize"] * len(costs))],  # type: ignore[arg-type]
                 load_if_exists=True,
             )
+            shown = f"the study {name!r} in {postgres.shown(str(storage))}"
             if len(study.directions) != 1 + len(costs):
                 raise StoreError(
-                    f"the study {name!r} in {postgres.shown(str(storage))} has {len(study.directions)} objectives, "
-                    f"this search has {1 + len(costs)}; use another `study`"
+                    f"{shown} has {len(study.directions)} objectives, this search has {1 + len(costs)}; use another "
+                    "`study`"
                 )
-            there = {
-                trial.user_attrs.get("number")
-                for trial in study.get_trials(deepcopy=False)
-                if trial.state.is_finished()
-            }
-            new = [record for record in records if record.number not in there]
-            folder = None if postgres.is_url(storage) else Path(storage)
-            added = {record.number: _add(study, record, space, limits, costs, folder) for record in new}
-            describe(study, records, added, folder=folder, files=files)
+            if study.user_attrs.get(SEARCH, search) != search:
+                raise StoreError(f"{shown} is of another search; use another `study`")
+            if SEARCH not in study.user_attrs:
+                study.set_user_attr(SEARCH, search)
+            yield study
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AssertionError, optuna.exceptions.OptunaError) as error:

@@ -25,7 +25,7 @@ from pdr_dspy.prompts.content import prompt_text
 from pdr_dspy.prompts.render import render
 from pdr_dspy.prompts.roles import Role, signature_of
 from pdr_dspy.runtime import event_loop
-from pdr_dspy.search.proposing import instructions, shared_instructions
+from pdr_dspy.search.proposing import instructions, written_instructions
 from pdr_dspy.search.racing.confirmation import identities, split
 from pdr_dspy.search.racing.plan import Stage
 from pdr_dspy.search.result import detached
@@ -135,7 +135,7 @@ def prepare(
             _check_prices(operator, own, settings.limits.cost)
     if settings.instructions.count:
         instructions.operator_of(student)  # raises if the operators have different tasks
-        if not shared_instructions.roles_of(space):
+        if not written_instructions.roles_of(space):
             raise ConfigError("`PDROptimizer(prompts=...)`: the space fixes the instructions of every role")
     train, held_out = split(list(trainset), valset or None, settings.seed)
     train_ids, held_ids = (check_examples(student, examples, verifier) for examples in (train, held_out))
@@ -225,7 +225,10 @@ def _description(
     named = {name: operator for operator in operators_in(student).values() for name in operator.models}
     if named:
         parts["named_models"] = {
-            name: [*event_loop.run(partial(calls.identities, (), [operator.models[name]])), operator.models.price(name)]
+            name: [
+                *event_loop.run(partial(calls.identities, (), [operator.model_named(name)])),
+                operator.models.price(name),
+            ]
             for name, operator in named.items()
         }
     return json.loads(json.dumps(parts, default=str))

@@ -125,7 +125,7 @@ class Reporter:
         """Call it with a step and the state of the search."""
         if self.progress is None:
             return
-        done = len(standing.trials)
+        done = sum(not trial.free for trial in standing.trials)
         left = max(self.trials - done, 0)
         self.progress(
             SearchProgress(

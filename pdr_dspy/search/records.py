@@ -29,7 +29,9 @@ class TrialRecord(BaseModel):
 
     number: int
     origin: str
-    """The candidate's origin: "student", "LongCoT", "SR", a preset, or "search"."""
+    """The candidate's origin: "student", "LongCoT", "SR", a preset, "search", or "same calls"."""
+    free: bool = False
+    """Whether it only repeats calls of earlier trials: it does not count as one of `trials`."""
     state: str
     """"measured": it ran the complete race; "dropped": it was confidently worse, or over a limit, before the end."""
     schedule: Schedule
@@ -111,6 +113,7 @@ def record(
     return TrialRecord(
         number=arm.number,
         origin=arm.origin,
+        free=arm.free,
         state="measured" if arm.dropped is None else "dropped",
         schedule=arm.candidate.schedule,
         instructions=arm.candidate.instructions,

@@ -1,7 +1,7 @@
 """The settings of a search as values: its identity, which a stored search keeps, and the options of one run of it.
 
-`SearchSettings` is the identity of a search. It is stored on the board, and processes with different settings cannot
-share a search. `RunOptions` may differ each time a search is resumed: its storage, its extent and its concurrency.
+`SearchSettings` is the identity of a search. It is stored in the journal, and only a search with equal settings resumes
+there. `RunOptions` may differ each time a search is resumed: its storage, its extent and its concurrency.
 `PDROptimizer` takes both, or their fields as flat keywords; only `from_keywords` maps keywords to fields.
 """
 
@@ -53,7 +53,10 @@ class Race(_Section):
     repeats: int = 1
     """Maximum runs of each question: a candidate that is confidently worse is dropped earlier."""
     cohort: int = 8
-    """Candidates that race each other. It is fixed, so that the number of workers has no effect."""
+    """Candidates that race each other. It is fixed, so that concurrency has no effect."""
+    free: int = Field(default=8, ge=0)
+    """Maximum candidates that race with a cohort at no tokens: other finals and early ends of the drafts of measured
+    candidates, which are in the store. They are no trials."""
     first: int = 8
     """(question, seed) pairs before the first test."""
     eta: float = Field(default=2.0, gt=1.0)
@@ -103,7 +106,7 @@ class Instructions(_Section):
 
 
 class SearchSettings(_Section):
-    """The identity of a search. A resumed search, or one joined by a worker, has equal settings.
+    """The identity of a search. A resumed search has equal settings.
 
     Raises ConfigError, naming the field and its value, for invalid settings.
     """
@@ -197,14 +200,15 @@ class RunOptions(_Section):
     """"confident" returns the winner only if it is confidently better on the confirmation, or as good for fewer tokens;
     "better" whenever it did better there."""
     storage: str | Path | None = None
-    """Shared storage of workers: a folder of this machine, or a `postgresql://` URL for many machines. None is
-    `run_dir`, or memory without one."""
+    """Keeps calls and the trials as an Optuna study for several searches and machines: a folder that all of them see,
+    or a `postgresql://` URL. None is `run_dir`, or memory without one."""
     study: str = "pdr"
-    """The search's name in `storage`."""
+    """The name of the Optuna study in `storage`; each search needs its own."""
     run_dir: Path | None = None
-    """Keeps calls, rows and results; a search with the same settings resumes from there."""
+    """Keeps the journal, rows and results; a search with the same settings resumes from there. One process at a time
+    drives the search of a folder."""
     max_in_flight: int = 64
-    """Maximum requests in flight, of each worker."""
+    """Maximum requests in flight, of each process that runs rows."""
     max_text_bytes: int = MAX_TEXT_BYTES
     """Maximum bytes of questions, drafts, feedback and workspaces kept in `run_dir` for people to read; those of
     further runs are left out, and 0 keeps none."""
@@ -224,6 +228,15 @@ class RunOptions(_Section):
             raise ValueError(f'`RunOptions(accept={accept!r})` must be "confident" or "better"')
         return accept
 
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _known_storage(cls, storage: Any) -> Any:
+        text = isinstance(storage, (str, Path)) and str(storage)
+        if storage is not None and (not text or ("://" in text and not postgres.is_url(storage))):
+            shown = postgres.shown(storage) if isinstance(storage, str) else storage
+            raise ValueError(f'`RunOptions(storage={shown!r})` must be a folder or "postgresql://user@host/database"')
+        return storage
+
     @field_validator("study", mode="before")
     @classmethod
     def _is_a_name(cls, study: Any) -> Any:
@@ -238,17 +251,9 @@ class RunOptions(_Section):
         return {**data, **{name: path if "://" in str(path) else local_path(path) for name, path in paths.items()}}
 
     @property
-    def board(self) -> str | Path | None:
-        """The shared storage of workers, for `open_board`: a URL, a folder, or None for memory."""
-        if self.storage is not None:
-            return self.storage
-        return None if self.run_dir is None else self.run_dir / "board"
-
-    @property
     def where(self) -> str:
-        """The storage for messages, without a password."""
-        place = self.run_dir if self.storage is None else self.storage
-        return "memory" if place is None else f"`{postgres.shown(str(place))}`"
+        """The place of the journal, for messages."""
+        return "memory" if self.run_dir is None else f"`{self.run_dir}`"
 
     @property
     def rollouts(self) -> str | Path | None:
@@ -259,19 +264,7 @@ class RunOptions(_Section):
         return Path(place) / "rollouts"
 
 
-class RunKeywords(TypedDict, total=False):
-    """The fields of `RunOptions` as flat keywords, except those that identify the search."""
-
-    trials: int
-    max_tokens: int | None
-    time_limit: float | None
-    accept: Accept
-    run_dir: str | Path | None
-    max_in_flight: int
-    max_text_bytes: int
-
-
-class Keywords(RunKeywords, total=False):
+class Keywords(TypedDict, total=False):
     """The fields of `SearchSettings` and `RunOptions` as flat keywords of `PDROptimizer`."""
 
     space: AnySpace | Mapping[str, Space | None] | None
@@ -300,9 +293,16 @@ class Keywords(RunKeywords, total=False):
     """`Instructions.count`: maximum instructions that a model writes for each role."""
     prompt_model: Any
     """`Instructions.model`: the LM that writes them."""
+    trials: int
+    """As `RunOptions.trials`; so are all that follow."""
+    max_tokens: int | None
+    time_limit: float | None
+    accept: Accept
     storage: str | Path | None
-    """As `RunOptions.storage`; so is `study`."""
     study: str
+    run_dir: str | Path | None
+    max_in_flight: int
+    max_text_bytes: int
 
 
 class _Field(NamedTuple):

@@ -53,6 +53,7 @@ class EndpointLM(dspy.LM, ServedModel):
     _async: AsyncOpenAIEngine
     _counts: OrderedDict[bytes, int]
     _tokenizer: Any
+    _adapted: dict[str, tuple[dict[str, Any], EndpointLM]]
 
     @property
     def api_base(self) -> str:
@@ -121,10 +122,35 @@ class EndpointLM(dspy.LM, ServedModel):
             one = len(engine.api_bases) == 1
             which = f"at {engine.where}, which has" if one else f"by all of {engine.where}; together they have"
             raise EndpointError(f"`model={engine.model!r}` is not served {which} {_listed(common.models)}")
+        adapter = self.settings.adapter
+        if adapter is not None and common.kind in ("llama.cpp", "vllm") and not common.has(adapter):
+            raise EndpointError(
+                f"`adapter={adapter!r}` is not one of {engine.where}, which has {_listed(common.adapter_names)}"
+            )
 
     def check_sync(self) -> None:
         """check() for synchronous code."""
         event_loop.run(self.check)
+
+    def with_adapter(self, name: str) -> EndpointLM:
+        """The LM of an adapter that the server has beside this model (see `EndpointSettings.adapter`), with the same
+        sampling; the same object each time. Opens no connection.
+
+        Raises ConfigError if this LM is already one of an adapter.
+        """
+        if self.settings.adapter is not None:
+            raise ConfigError(f"`with_adapter({name!r})`: {self.model} is already a model with an adapter")
+        known = self._adapted.get(name)
+        if known is None or known[0] != self.kwargs:
+            mark = self.settings.adapters.get(name)
+            whole = (
+                None if self.settings.identity is None or mark is None else f"{self.settings.identity}:{name}:{mark}"
+            )
+            base = {"model": self.served_model, "adapter": name, "identity": whole}
+            lm = _lm(self.settings.model_copy(update=base))
+            lm.kwargs = dict(self.kwargs)
+            known = self._adapted[name] = (dict(self.kwargs), lm)
+        return known[1]
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
         """Return the number of tokens of each text, without special tokens, or None without a tokenizer.
@@ -160,11 +186,15 @@ class EndpointLM(dspy.LM, ServedModel):
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
+        for _, lm in self._adapted.values():
+            await lm.aclose()
         await self._async.aclose()
         await super().aclose()
 
     def close(self) -> None:
         """Close the connections of all synchronous and asynchronous calls."""
+        for _, lm in self._adapted.values():
+            lm.close()
         self._async.close()
         super().close()
 
@@ -244,7 +274,7 @@ def connect(
         more: fields of `EndpointSettings`, documented there: `api_key`, `headers` (or `extra_headers`),
             `proxy`, `ca_file`, `timeout`, `first_byte`, `max_in_flight`, `siblings`, `max_siblings`, `context_length`,
             `tokenizer`, `thinking_budget`, `token_field`, `supports_reasoning`, `supports_schema`, `constrained`,
-            `identity`.
+            `identity`, `adapter`, `adapters`.
 
     Raises:
         ConfigError: an argument is unknown or invalid.
@@ -289,7 +319,7 @@ def _lm(settings: EndpointSettings, **sampling: Any) -> EndpointLM:
         async_engine=asynchronous,
         **sampling,
     )
-    lm._async, lm._counts, lm._tokenizer = asynchronous, OrderedDict(), None
+    lm._async, lm._counts, lm._tokenizer, lm._adapted = asynchronous, OrderedDict(), None, {}
     lm.settings = settings
     return lm
 

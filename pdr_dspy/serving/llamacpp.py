@@ -33,6 +33,8 @@ class LlamaCppServer(LocalServer):
         slots: sequences decoded concurrently; choose at least the largest width, or wide rounds are sent in parts.
         context: tokens of prompt and completion together that each slot may hold. Memory is reserved for
             slots x context tokens (about 12 kB a token for the 0.5B model).
+        adapters: GGUF files of LoRA adapters, as llama.cpp's convert_lora_to_gguf.py writes them, each named after its
+            file; `server.lm.with_adapter(name)` applies one, and other requests are those of the untouched model.
         threads: computing threads; None takes the CPUs that this process may use.
         port: 0 for a free one.
         log_dir: folder that keeps the server's log; None removes the log at stop().
@@ -49,6 +51,7 @@ class LlamaCppServer(LocalServer):
         *,
         slots: int = 16,
         context: int = 1024,
+        adapters: Sequence[str | os.PathLike[str]] = (),
         threads: int | None = None,
         port: int = 0,
         log_dir: str | os.PathLike[str] | None = None,
@@ -67,6 +70,12 @@ class LlamaCppServer(LocalServer):
                 f"`LlamaCppServer(context={context})` is above the {entry.context_length} tokens that {entry.name} "
                 "was trained for"
             )
+        self._adapters = {Path(file).stem: Path(file) for file in adapters}
+        for name, file in self._adapters.items():
+            if not file.is_file():
+                raise ConfigError(f"`LlamaCppServer(adapters=...)`: the adapter {name!r} has no file {str(file)!r}")
+        if len(self._adapters) < len(adapters):
+            raise ConfigError("`LlamaCppServer(adapters=...)` has two files of one name; rename one")
         if importlib.util.find_spec("xllamacpp") is None:
             raise MissingExtra("xllamacpp", "embedded", "`LlamaCppServer`")
         super().__init__(
@@ -91,6 +100,7 @@ class LlamaCppServer(LocalServer):
             "max_siblings": self.slots,
             "context_length": self.context,
             "identity": self._identity,
+            "adapters": {name: file_sha256(file)[:12] for name, file in self._adapters.items()},
         }
 
     def _launch(self) -> ServerProcess:
@@ -100,6 +110,7 @@ class LlamaCppServer(LocalServer):
         self._identity = f"{self.model}:{sha256[:12]}"  # the weights without the port: the same after a restart
         settings = {
             "path": str(path),
+            "adapters": [str(file.resolve()) for file in self._adapters.values()],
             "alias": self.model,
             "port": port,
             "slots": self.slots,

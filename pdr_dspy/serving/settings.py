@@ -107,11 +107,19 @@ class EndpointSettings(Settings):
     identity: str | None = None
     """The identity of the served model, for stores that outlive the server. None: composed of the model's name, what
     the server reports of its weights, the address, and a digest of headers and key."""
+    adapter: str | None = None
+    """The name of a LoRA adapter that the server has beside the model: on vLLM and SGLang as in `--lora-modules
+    NAME=PATH`, on llama.cpp the stem of its file. Start llama.cpp with `--lora-scaled FILE:0`: at another scale the
+    adapter is part of the model for all requests that name none."""
+    adapters: dict[str, str] = Field(default_factory=dict)
+    """By the name of an adapter, what identifies its weights beside `identity`, for stores that outlive the server."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.model:
             raise ValueError('`connect(model=...)` must name a served model, or be "auto"')
+        if self.adapter is not None and not self.adapter.strip():
+            raise ValueError(f"`connect(adapter={self.adapter!r})` must name an adapter, or be None")
         if not self.timeout > 0:
             raise ValueError(f"`connect(timeout={self.timeout!r})` must be above 0")
         if self.first_byte is not None and not self.first_byte > 0:
@@ -167,6 +175,7 @@ class EndpointSettings(Settings):
         For a file of known sha256 (`weights`) name and digest suffice: it is the same on every server."""
         if self.identity is not None:
             return self.identity
+        model = model if self.adapter is None else f"{model}:{self.adapter}"
         if weights is not None:
             return f"{model}:{weights}"
         mark = f" #{self.seal}" if self.seal else ""

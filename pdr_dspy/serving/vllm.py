@@ -58,6 +58,8 @@ class VLLMServer(LocalServer):
         pooling: serve a scoring model instead of a generating one: "classify" for sequence reward models, classifiers
             and cross-encoders (/classify, /score, /rerank), "token_classify" for step reward models (/pooling).
             `RewardModel`, `ScoreModel` and `StepReward` use the LM that its `connect()` returns.
+        adapters: folders of LoRA adapters by the name under which each is served beside the untouched model:
+            `server.lm.with_adapter(name)`.
         extra_args: further arguments of `vllm serve`; they override the generated ones.
         env: further environment variables; they override the generated ones.
         startup_timeout: seconds until the server must be healthy; a first start compiles kernels for minutes.
@@ -84,6 +86,7 @@ class VLLMServer(LocalServer):
         api_base: str | None = None,
         cpu: bool = False,
         pooling: Literal["classify", "token_classify"] | None = None,
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         extra_args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         startup_timeout: float = 900.0,
@@ -116,6 +119,8 @@ class VLLMServer(LocalServer):
         self._tensor_parallel = tensor_parallel
         self._data_parallel = data_parallel
         self._prefix_caching = prefix_caching
+        self._adapters = {name: Path(folder) for name, folder in (adapters or {}).items()}
+        self._rank = max((_rank(name, folder) for name, folder in self._adapters.items()), default=0)
         self._extra_args = tuple(extra_args)
         self._env = dict(env or {})
         self._python = os.fspath(python) if python is not None else sys.executable
@@ -143,6 +148,9 @@ class VLLMServer(LocalServer):
             command += [*_CPU_ARGS, "--max-num-batched-tokens", str(max(_CPU_BATCHED_TOKENS, self._max_model_len or 0))]
         if self._pooling is not None:
             command += ["--runner", "pooling", "--pooler-config", json.dumps({"task": self._pooling})]
+        if self._adapters:
+            command += ["--enable-lora", "--max-loras", str(len(self._adapters)), "--max-lora-rank", str(self._rank)]
+            command += ["--lora-modules", *(f"{name}={folder}" for name, folder in self._adapters.items())]
         return [*command, *self._extra_args]
 
     def environment(self) -> dict[str, str]:
@@ -169,6 +177,7 @@ class VLLMServer(LocalServer):
         if self._attached is None:
             known["identity"] = f"{self.model}:{'cpu-' if self._cpu else ''}{self._dtype}{self._extra_identity()}"
             known["siblings"] = True  # as connect() would learn from the server
+            known["adapters"] = {name: folder_state(folder) for name, folder in self._adapters.items()}
             if any(argument.startswith(_ENDS_THOUGHTS) for argument in self._extra_args):
                 known["thinking_budget"] = "server"
         return known
@@ -203,6 +212,26 @@ class VLLMServer(LocalServer):
             if self._python != sys.executable:
                 raise ConfigError(f"`VLLMServer(python={self._python!r})` has no vllm installed")
             raise MissingExtra("vllm", "vllm", "`VLLMServer`")
+
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks for which vLLM reserves room."""
+
+
+def _rank(name: str, folder: Path) -> int:
+    """The room that vLLM needs for an adapter. Raises ConfigError if the folder holds none, or its rank is too high."""
+    try:
+        rank = int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"`VLLMServer(adapters={{{name!r}: {str(folder)!r}}})` is no folder of a LoRA adapter: {error}; give "
+            "OUTPUT/adapter of `pdr train`"
+        ) from error
+    if rank > _RANKS[-1]:
+        raise ConfigError(
+            f"`VLLMServer(adapters={{{name!r}: ...}})` has the rank {rank}; vLLM takes up to {_RANKS[-1]}"
+        )
+    return min(room for room in _RANKS if room >= rank)
 
 
 _ENDS_THOUGHTS = ("--reasoning-parser", "--reasoning-config")

@@ -11,10 +11,15 @@
     config.py       the settings of a run
     trl_config.py   the settings of the trainer, on top of TRL's
     trainer.py      TRL's GRPO trainer with this rollout and objective; the only file that overrides TRL
+    run_folder.py   the folder of a run: lock, identity, log, checkpoints
+    model_folder.py the model of a run: loaded, adapted, saved
     train.py        a training run: from a program to a model folder
+    replay.py       an evaluated run once more, to render the prompts of its calls
     export_sft.py   the right calls of an evaluation, as a chat data set
+    export_verdicts.py  what a distiller should have said of its drafts, likewise
+    sft.py          supervised training on such a data set
     export_verl.py  the same episodes as an agent loop of verl
 
-`train.train` is the entry point; it names a missing extra. Only `pdr train` and `pdr export-sft` import this package,
-when they run.
+`train.train` and `sft.imitate` are the entry points; they name a missing extra. Only `pdr train` and `pdr export-sft`
+import this package, when they run.
 """

@@ -11,13 +11,10 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import dspy
-from dspy.lm15 import FinishReason, Message, Request, Response
-from dspy.lm15 import Usage as ServedUsage
 
 from pdr_dspy import calls
 from pdr_dspy.calls.budget import Budget
@@ -30,12 +27,13 @@ from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Row, read_rows
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.atomic_write import local_path
-from pdr_dspy.training.policy_lm import messages_of
+from pdr_dspy.training.replay import NAMED_MODELS, ReplayLM, evaluation_config
 from pdr_dspy.verifiers import RIGHT, Metric, Verifier, as_verifier
 
-Kind = Literal["trace", "draft", "workspace", "refinement"]
+Kind = Literal["trace", "draft", "workspace", "refinement", "summary", "pick", "verdict"]
 
 
 class Sample(NamedTuple):
@@ -61,7 +59,12 @@ class Exported(NamedTuple):
 
 
 def export(
-    run_dir: str | Path, program: dspy.Module, examples: Sequence[dspy.Example], verifier: Verifier | Metric
+    run_dir: str | Path,
+    program: dspy.Module,
+    examples: Sequence[dspy.Example],
+    verifier: Verifier | Metric,
+    *,
+    what: Literal["right", "summaries"] = "right",
 ) -> Exported:
     """The right traces, drafts, workspaces and refinements of an evaluation. No model is called.
 
@@ -74,15 +77,22 @@ def export(
         program: the program that was evaluated.
         examples: the evaluated examples, with their ids; others are ignored.
         verifier: the verifier of oracle distillers; nothing is graded again.
+        what: "right" is all of them; "summaries" only the workspaces that the model wrote, each for a distiller to
+            learn, and only those whose refinement was right by its own answer.
 
     Raises:
-        ConfigError: the program is not an operator.
+        ConfigError: the program is not an operator, or writes no summaries.
         StoreError: the folder holds no evaluation, an evaluation of another program, or none of these examples.
     """
     if not isinstance(program, Operator):
         raise ConfigError(f"`export(program=...)` must be an operator, such as PDR, not `{type(program).__name__}`")
+    if what == "summaries" and program.schedule.distill_role is not Role.DISTILL:
+        raise ConfigError(
+            f'`export(what="summaries")` needs a program that makes distill calls, such as '
+            f'`Schedule(distiller="summary")`, got {program.schedule}'
+        )
     folder = local_path(run_dir)
-    config = _config(folder)
+    config = evaluation_config(folder)
     if config["program"] != fingerprint(program):
         raise StoreError(
             f"{folder} holds an evaluation of another program, or of this one with other prompts or another schedule; "
@@ -97,7 +107,7 @@ def export(
     budget = Budget(**config["budget"]) if config.get("budget") else None
     models = config.get("models") or ["replay/model"]
     with Rollouts(folder / "rollouts") as store:
-        collected = _Collected(program, as_verifier(verifier), budget, store, str(models[0]))
+        collected = _Collected(program, as_verifier(verifier), budget, store, models, what)
         for row in sorted(rows, key=lambda row: (row.id, row.repeat)):
             if row.id in known:
                 collected.add(row, known[row.id])
@@ -115,37 +125,37 @@ def write(path: str | Path, samples: Sequence[Sample]) -> None:
     store_whole(local_path(path), "".join(f"{line}\n" for line in lines))
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{folder} holds no evaluation: config.json: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StoreError(f"{folder / 'config.json'} is not readable JSON: {error}") from error
-    if not isinstance(config, dict) or not {"program", "examples", "verifier", "repeats"} <= config.keys():
-        raise StoreError(f"{folder} holds no evaluation; give a folder that `pdr eval` wrote")
-    return config
-
-
 _SOLVING = (Phase.DRAFT, Phase.REFINE)
-_COUNTED = (
-    *("traces", "drafts", "workspaces", "refinements"),
-    *("rows", "right_rows", "duplicates", "truncated", "constrained", "other_prompt", "not_stored"),
-)
+_KINDS = ("traces", "drafts", "workspaces", "refinements")
+_COUNTED = ("rows", "right_rows", "duplicates", "truncated", "constrained", "other_prompt", "not_stored")
+
+
+def _refined(row: Row) -> bool:
+    """Whether the last refinement of a row was right by its own answer, and not only the answer that the row fell back
+    to."""
+    score = row.rounds[-1].drafts[0].score
+    return row.score >= RIGHT and row.stop == "done" and (score is None or score >= RIGHT)
 
 
 class _Collected:
     def __init__(
-        self, program: Operator, verifier: Verifier, budget: Budget | None, store: Rollouts, model: str
+        self,
+        program: Operator,
+        verifier: Verifier,
+        budget: Budget | None,
+        store: Rollouts,
+        models: Sequence[str],
+        what: str,
     ) -> None:
-        self.lm = _ReplayLM(model)
-        self.program = program.deepcopy()
-        self.program.set_lm(self.lm)
+        self.what = what
+        self.program = program.with_schedule(program.schedule.replace(**NAMED_MODELS))
+        self.lms = [ReplayLM(str(model)) for model in models]
         self.verifier = verifier
         self.budget = budget
         self.store = store
         self.samples: list[Sample] = []
-        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
+        kinds = ("summaries",) if what == "summaries" else _KINDS
+        self.counts: Counter[str] = Counter(dict.fromkeys((*kinds, *_COUNTED), 0))
         self._seen: set[str] = set()
 
     def add(self, row: Row, example: dspy.Example) -> None:
@@ -180,6 +190,8 @@ class _Collected:
             return None
         if call.part == JSON_PART:
             return None
+        if self.what == "summaries":
+            return "summary" if call.phase is Phase.DISTILL and _refined(row) else None
         if call.phase not in _SOLVING:
             return "workspace" if row.score >= RIGHT else None
         drafts = row.rounds[call.round - 1].drafts
@@ -196,8 +208,16 @@ class _Collected:
         return "trace" if self.program.schedule.rounds == 1 else "draft"
 
     def _replay(self, row: Row, example: dspy.Example) -> dict[str, list[dict[str, str]]]:
-        """The prompts of a row's calls as the program renders them, by the address of the request."""
-        self.lm.begin(row, self.store)
+        """The prompts of a row's calls as the program renders them, by the address of the request. An address names the
+        model; of a program with several each call has one of them."""
+        prompts: dict[str, list[dict[str, str]]] = {}
+        for lm in self.lms:
+            prompts |= self._replay_on(lm, row, example)
+        return prompts
+
+    def _replay_on(self, lm: ReplayLM, row: Row, example: dspy.Example) -> dict[str, list[dict[str, str]]]:
+        lm.begin(row, self.store)
+        self.program.set_lm(lm)
         replayed: list[Call] = []
         inputs = inputs_of(self.program, example) | ({} if self.budget is None else {"budget": self.budget})
 
@@ -207,7 +227,7 @@ class _Collected:
         same = calls.session(store=None, seed=row.seed, on_call=replayed.append, oracle=oracle)
         with same, dspy.context(trace=None), suppress(RoundFailed):
             self.program(**inputs)
-        return {call.key: self.lm.prompts[call.seed] for call in replayed if call.seed in self.lm.prompts}
+        return {call.key: lm.prompts[call.seed] for call in replayed if call.seed in lm.prompts}
 
     def _keep(self, kind: Kind, row: Row, call: Call, messages: Sequence[dict[str, str]], rollout: Rollout) -> None:
         answer = {"role": "assistant", "content": rollout.text.strip()}
@@ -220,60 +240,4 @@ class _Collected:
             return
         self._seen.add(content)
         self.samples.append(sample)
-        self.counts[f"{kind}s"] += 1
-
-
-class _ReplayLM(dspy.LM, calls.ServedModel):
-    """An LM that answers with a row's stored completions and keeps the prompts of its requests."""
-
-    def __init__(self, model: str) -> None:
-        engine = _NoEngine()
-        super().__init__(model, engine=engine, async_engine=_NoAsyncEngine(), cache=False, num_retries=0)
-        self.prompts: dict[int | None, list[dict[str, str]]] = {}
-        self._answers: dict[int | None, Rollout] = {}
-        self._second: dict[int | None, Rollout] = {}
-        """Completions of second requests for JSON, by the draft's seed."""
-
-    async def capabilities(self) -> calls.Capabilities:
-        """Claims support for schemas if the row has second requests for JSON, so that the replay makes them, too."""
-        return replace(calls.configured(self), output_formats=frozenset(["schema"] if self._second else ()))
-
-    def begin(self, row: Row, store: Rollouts) -> None:
-        """Answer from the records of `row` from now on."""
-        self.prompts = {}
-        found = [(call, store.get(call.key)) for call in row.calls if call.failure is None]
-        kept = [(call, rollout) for call, rollout in found if rollout is not None]
-        self._answers = {call.seed: rollout for call, rollout in kept if call.part != JSON_PART}
-        self._second = {call.seed: rollout for call, rollout in kept if call.part == JSON_PART}
-
-    async def acall(self, prompt: Any = None, **_: Any) -> Any:
-        """The recorded completion. Raises OSError, as a lost connection does, for a call without one."""
-        assert isinstance(prompt, Request)
-        seed = prompt.config.seed
-        second = seed in self._second and calls.OUTPUT in (prompt.config.extensions or {})
-        if not second:
-            self.prompts[seed] = messages_of(prompt)
-        rollout = (self._second if second else self._answers).get(seed)
-        if rollout is None:
-            raise OSError("no completion was recorded")
-        thought = f"<think>{rollout.thought}</think>" if rollout.thought else ""
-        return Response(
-            id=None,
-            model=prompt.model,
-            message=Message.assistant(thought + rollout.text or " "),
-            finish_reason=cast("FinishReason", rollout.finish),
-            usage=ServedUsage(input_tokens=rollout.usage.input, output_tokens=rollout.usage.output),
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ReplayLM:
-        return self
-
-
-class _NoEngine:
-    def complete(self, request: Request) -> Response:
-        raise ConfigError("a replay sends no requests")
-
-
-class _NoAsyncEngine:
-    async def complete(self, request: Request) -> Response:
-        raise ConfigError("a replay sends no requests")
+        self.counts["summaries" if kind == "summary" else f"{kind}s"] += 1

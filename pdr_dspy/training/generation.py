@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -66,14 +67,15 @@ class TrainerPolicy:
         Raises:
             ConfigError: an empty prompt, a cap below 1, or a negative temperature.
         """
-        if len(prompts) != len(caps) or not prompts or not all(prompts) or min(caps) < 1 or temperature < 0:
-            raise ConfigError(
-                "`generate(prompts, caps, temperature)` needs at least one prompt, no empty prompt, as many caps of at "
-                f"least 1, and a temperature of at least 0; got {len(prompts)} prompts "
-                f"({sum(not prompt for prompt in prompts)} empty), {len(caps)} caps from {min(caps, default=0)} and "
-                f"temperature {temperature}"
-            )
-        sampled = self._together(prompts, caps, temperature)
+        return self._counted(prompts, caps, temperature, base=False)
+
+    def generate_base(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        """As `generate`, by the model without its adapter; by the model itself if all its weights are trained."""
+        return self._counted(prompts, caps, temperature, base=True)
+
+    def _counted(self, prompts: list[list[int]], caps: list[int], temperature: float, *, base: bool) -> list[Sampled]:
+        _check(prompts, caps, temperature)
+        sampled = self._together(prompts, caps, temperature, base=base)
         self.calls += len(prompts)
         self.prompt_tokens += sum(map(len, prompts))
         self.tokens += sum(len(each.ids) for each in sampled)
@@ -85,22 +87,26 @@ class TrainerPolicy:
             while self._together([], [], 1.0) is not None:
                 pass
 
-    def _together(self, prompts: list[list[int]], caps: list[int], temperature: float) -> Any:
+    def _together(self, prompts: list[list[int]], caps: list[int], temperature: float, *, base: bool = False) -> Any:
         """Completions for the prompts of this process; None if no process had prompts."""
-        sample = self._by_vllm if self._trainer.use_vllm else self._by_transformers
         if not self.collective:
-            return sample(prompts, caps, temperature)
+            return self._sampled(prompts, caps, temperature, base)
         by_cap = self._trainer.use_vllm  # vLLM takes one cap a call, transformers one for each row
-        kinds = [(temperature, cap if by_cap else 0) for cap in caps]
-        everyone: list[Counter[tuple[float, int]]] = gather_object([Counter(kinds)])
+        kinds = [(temperature, cap if by_cap else 0, base) for cap in caps]
+        everyone: list[Counter[tuple[float, int, bool]]] = gather_object([Counter(kinds)])
         done: dict[int, Sampled] = {}
         for kind in sorted(set().union(*everyone)):
             mine = [i for i, own in enumerate(kinds) if own == kind]
             missing = max(counts[kind] for counts in everyone) - len(mine)
             padded = [prompts[i] for i in mine] + [[self._trainer.eos_token_ids[0]]] * missing
             limits = [caps[i] for i in mine] + [kind[1] or 1] * missing
-            done |= zip(mine, sample(padded, limits, kind[0]), strict=False)
+            done |= zip(mine, self._sampled(padded, limits, kind[0], kind[2]), strict=False)
         return [done[i] for i in range(len(prompts))] if any(everyone) else None
+
+    def _sampled(self, prompts: list[list[int]], caps: list[int], temperature: float, base: bool) -> list[Sampled]:
+        if self._trainer.use_vllm:
+            return self._by_vllm(prompts, caps, temperature)
+        return self._by_transformers(prompts, caps, temperature, base=base)
 
     def _by_vllm(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
         vllm: Any = self._trainer.vllm_generation
@@ -118,7 +124,9 @@ class TrainerPolicy:
             vllm.temperature, vllm.max_completion_length = before
         return [done[i] for i in range(len(prompts))]
 
-    def _by_transformers(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+    def _by_transformers(
+        self, prompts: list[list[int]], caps: list[int], temperature: float, *, base: bool = False
+    ) -> list[Sampled]:
         trainer, args = self._trainer, cast(Any, self._trainer.args)
         settings = self._settings(max(caps), temperature)
         size = self._rows or len(prompts)
@@ -136,6 +144,7 @@ class TrainerPolicy:
             ) as model,
             torch.no_grad(),
             trainer._dist.summon_full_params(trainer.model_wrapped, recurse=False),
+            _without_adapter(model) if base else nullcontext(),
         ):
             for start in range(0, len(prompts), size):
                 part = list(order[start : start + size])
@@ -185,6 +194,22 @@ class TrainerPolicy:
         last = next((i for i, token in enumerate(tokens[:cap]) if token in ends), None)
         size = cap if last is None else last + 1
         return Sampled(tokens[:size], logps[:size], "length" if last is None else "stop")
+
+
+def _check(prompts: list[list[int]], caps: list[int], temperature: float) -> None:
+    """Raise ConfigError for prompts that cannot be sampled from."""
+    if len(prompts) != len(caps) or not prompts or not all(prompts) or min(caps) < 1 or temperature < 0:
+        raise ConfigError(
+            "`generate(prompts, caps, temperature)` needs at least one prompt, no empty prompt, as many caps of at "
+            f"least 1, and a temperature of at least 0; got {len(prompts)} prompts "
+            f"({sum(not prompt for prompt in prompts)} empty), {len(caps)} caps from {min(caps, default=0)} and "
+            f"temperature {temperature}"
+        )
+
+
+def _without_adapter(model: Any) -> Any:
+    """Inside, the model computes without its adapter; nothing changes for one whose own weights are trained."""
+    return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
 
 
 class _Caps(StoppingCriteria):

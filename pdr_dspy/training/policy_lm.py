@@ -8,8 +8,10 @@ are kept as token ids for the trainer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 import dspy
@@ -71,6 +73,9 @@ class PolicyLM(dspy.LM, calls.ServedModel):
         self._waiting: list[_Call] = []
         self._inside = 0
         self._news = asyncio.Event()
+        self.base: dspy.LM = _BaseLM(self)
+        """The same model without its adapter, if the policy trains one; its calls are in the same batches and
+        records."""
 
     async def capabilities(self) -> calls.Capabilities:
         """The context length, if known. The weights change from step to step, so only the object identifies it."""
@@ -84,17 +89,26 @@ class PolicyLM(dspy.LM, calls.ServedModel):
 
     async def acall(self, prompt: Any = None, **options: Any) -> Any:
         """Answer one request in the next batch."""
-        self._inside += 1
-        try:
+        with self.inside():
             if isinstance(prompt, Request):
                 return await self.complete(prompt)
             return await super().acall(prompt, **options)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Around a call, which a batch may wait for."""
+        self._inside += 1
+        try:
+            yield
         finally:
             self._inside -= 1
             self._news.set()
 
-    async def complete(self, request: Request) -> Response:
-        """Wait for the batch and return this request's completion. Raises ConfigError outside of `together`."""
+    async def complete(self, request: Request, *, base: bool = False) -> Response:
+        """Wait for the batch and return this request's completion, with `base` of the model without its adapter.
+
+        Raises ConfigError outside of `together`.
+        """
         episode = _EPISODE.get()
         if episode is None:
             raise ConfigError("`PolicyLM` answers only inside `await lm.together(episodes)`")
@@ -105,6 +119,7 @@ class PolicyLM(dspy.LM, calls.ServedModel):
             messages_of(request),
             config.max_tokens or DEFAULT_CAP,
             1.0 if config.temperature is None else config.temperature,
+            base,
             asyncio.get_running_loop().create_future(),
         )
         self._waiting.append(call)
@@ -158,18 +173,19 @@ class PolicyLM(dspy.LM, calls.ServedModel):
             quiet = 0 if self._news.is_set() else quiet + 1
 
     def _answer(self) -> None:
-        """Sample completions for all waiting calls, one batch for each temperature."""
+        """Sample completions for all waiting calls: one batch for each temperature, with and without the adapter."""
         waiting, self._waiting = sorted(self._waiting, key=lambda call: call.episode), []
         prompts: dict[str, list[int]] = {}
-        for temperature in sorted({call.temperature for call in waiting}, reverse=True):
-            batch = [call for call in waiting if call.temperature == temperature]
+        for temperature, base in sorted({(call.temperature, call.base) for call in waiting}, reverse=True):
+            batch = [call for call in waiting if (call.temperature, call.base) == (temperature, base)]
             for call in batch:
                 if repr(call.messages) not in prompts:  # siblings share one prompt
                     ids = prompt_ids(self.policy.tokenizer, call.messages, **self._options)
                     prompts[repr(call.messages)] = ids
             ids = [list(prompts[repr(call.messages)]) for call in batch]
             caps = [call.cap for call in batch]
-            sampled = self.policy.generate(ids, caps, temperature)
+            sample = getattr(self.policy, "generate_base", self.policy.generate) if base else self.policy.generate
+            sampled = sample(ids, caps, temperature)
             _check(sampled, caps)
             self.batches.append(len(batch))
             for call, own, completion in zip(batch, ids, sampled, strict=True):
@@ -222,6 +238,8 @@ class _Call(NamedTuple):
     messages: list[dict[str, str]]
     cap: int
     temperature: float
+    base: bool
+    """Whether the model answers without its adapter."""
     answer: asyncio.Future[tuple[list[int], Sampled]]
 
 
@@ -248,10 +266,46 @@ def _check(sampled: Sequence[Sampled], caps: Sequence[int]) -> None:
             )
 
 
+class _BaseLM(dspy.LM, calls.ServedModel):
+    """A policy's model without its adapter, in the batches of the policy's own LM."""
+
+    def __init__(self, of: PolicyLM) -> None:
+        super().__init__(
+            f"{of.model}:base", engine=_Refusing(), async_engine=_Waiting(self), cache=False, num_retries=0
+        )
+        self.of = of
+
+    async def capabilities(self) -> calls.Capabilities:
+        """Those of the policy."""
+        return replace(await self.of.capabilities(), identity=self.model)
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """As the policy counts them."""
+        return await self.of.count_tokens(texts)
+
+    async def acall(self, prompt: Any = None, **options: Any) -> Any:
+        """Answer one request in the next batch."""
+        with self.of.inside():
+            if isinstance(prompt, Request):
+                return await self.complete(prompt)
+            return await super().acall(prompt, **options)
+
+    async def complete(self, request: Request) -> Response:
+        """As `PolicyLM.complete`."""
+        return await self.of.complete(request, base=True)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _BaseLM:
+        return self
+
+    def copy(self, **changes: Any) -> _BaseLM:
+        """Return itself, as `PolicyLM` does."""
+        return self
+
+
 class _Waiting:
     """DSPy's asynchronous engine: passes requests to its LM."""
 
-    def __init__(self, lm: PolicyLM) -> None:
+    def __init__(self, lm: PolicyLM | _BaseLM) -> None:
         self.lm = lm
 
     async def complete(self, request: Request) -> Response:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
 import dspy
 
@@ -25,14 +25,11 @@ from pdr_dspy.operators.loop import Round
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.training.policy_lm import PolicyLM, SampledCall
-from pdr_dspy.training.rewards import PENALTY, Grader, Verdict, check_threshold, workspace_reward
-from pdr_dspy.training.types import Group, Mode, Policy, Row, Sampled
+from pdr_dspy.training.rewards import PENALTY, REWARD, Grader, Verdict, check_threshold, workspace_reward
+from pdr_dspy.training.types import DISTILLER_CALLS, Group, Mode, Policy, Row, Sampled, TrainCalls
 from pdr_dspy.verifiers import Metric, Verifier, as_verifier
 
 T = TypeVar("T")
-TrainCalls = Literal["all", "refine", "drafts"]
-"""The calls of an operator episode that are trained. "all": each with the reward of the final answer; "refine": the
-last call only; "drafts": the solutions before the last round, each with the reward of its own answer."""
 TEMPERATURE = 1.0
 """Temperature of every trained call, which the objective's log-probabilities assume."""
 
@@ -65,7 +62,7 @@ class Episodes:
             train_calls: see `TrainCalls`.
             starts: fraction of the operator groups that start from a non-empty workspace.
             process_rewards: reward drafts by their own answers, and distill and select calls by whether the workspace
-                keeps a right answer of a draft; only with `train_calls="all"`.
+                keeps a right answer of a draft; only with `train_calls="all"`, "distill" and "select".
             threshold: the lowest score that counts as right.
             trace_tokens: cap of a long trace's solution, in output tokens; None means the schedule's `draft_tokens`.
             template_options: arguments of the tokenizer's chat template.
@@ -83,11 +80,12 @@ class Episodes:
             raise ConfigError(f"`train_calls={train_calls!r}` must be one of {', '.join(get_args(TrainCalls))}")
         if isinstance(starts, bool) or not isinstance(starts, int | float) or not 0 <= starts <= 1:
             raise ConfigError(f"`starts={starts!r}` must be a fraction in [0, 1]")
-        if process_rewards and train_calls != "all":
+        if process_rewards and train_calls not in ("all", *DISTILLER_CALLS):
             raise ConfigError(
                 f'`process_rewards=True` rewards drafts and distillations, and needs `train_calls="all"`, '
-                f"got {train_calls!r}"
+                f'"distill" or "select", got {train_calls!r}'
             )
+        _check_distiller(program.schedule, train_calls)
         if trace_tokens is not None and trace_tokens < 1:
             raise ConfigError(f"`trace_tokens={trace_tokens!r}` must be at least 1 token, or None")
         _check_sampling(program.schedule, train_calls)
@@ -100,7 +98,9 @@ class Episodes:
         self.context_length: int | None = None
         """Tokens that prompt and completion may take together; None if unknown. Longer schedules are refused."""
         # Every call of an episode is a row and a sample of the policy: none is cancelled or constrained.
-        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False)
+        # Roles with a model of their own are the policy's too.
+        models = dict.fromkeys(("draft_model", "refine_model", "distill_model"))
+        schedule = program.schedule.replace(quorum=1.0, agree=None, json_fallback=False, **models)
         self.trace_tokens = trace_tokens or schedule.draft_tokens
         self.schedule = schedule
         self.counts: Counter[str] = Counter()
@@ -150,7 +150,7 @@ class Episodes:
         lm = PolicyLM(
             _CountingPolicy(tokenizer), template_options=self.template_options, context_length=self.context_length
         )
-        programs = [_on(self._trace, lm), _on(self._operator, lm)]
+        programs = [_on(self._trace, lm, self.train_calls), _on(self._operator, lm, self.train_calls)]
         longest = sorted(examples, key=lambda example: -len(str(inputs_of(self._operator, example))))[:_CHECKED]
 
         async def check() -> None:
@@ -174,7 +174,7 @@ class Episodes:
 
     async def _roll(self, groups: Sequence[Group], policy: Policy) -> list[list[Row]]:
         lm = PolicyLM(policy, template_options=self.template_options, context_length=self.context_length)
-        programs = {mode: _on(program, lm) for mode, program in self._programs().items()}
+        programs = {mode: _on(program, lm, self.train_calls) for mode, program in self._programs().items()}
         runner = Runner(self._operator, self.verifier, threads=16)
         started = self._choose(groups)
         plan = [
@@ -213,7 +213,7 @@ class Episodes:
             number: number of the episode in its group, which decides the seed.
         """
         plan = _Episode(0, group, number, started)
-        programs = {mode: _on(program, lm) for mode, program in self._programs().items()}
+        programs = {mode: _on(program, lm, self.train_calls) for mode, program in self._programs().items()}
         runner = Runner(self._operator, self.verifier, threads=4)
         try:
             with dspy.context(trace=None), calls.session(store=None):
@@ -288,6 +288,8 @@ class Episodes:
     def _is_trained(self, call: Call, length: int, first: int) -> bool:
         if call.round < first:
             return False
+        if self.train_calls in DISTILLER_CALLS:
+            return call.phase == self.train_calls
         if length == 1 or self.train_calls == "all":
             return True
         last = call.round == length
@@ -303,8 +305,12 @@ class Episodes:
                 known = Verdict(PENALTY if call.failure else None, "")
             by_own_answer = self.train_calls == "drafts" or self.process_rewards
             return (known if by_own_answer else final).reward, known.right
+        alone = self.train_calls in DISTILLER_CALLS
         if self.process_rewards and call.phase in _DISTILLING and outcome.rounds is not None:
-            return self._process_reward(call, outcome.rounds[call.round - 1], drafts), final.right
+            reward = self._process_reward(call, outcome.rounds[call.round - 1], drafts)
+            return reward, reward == REWARD if alone else final.right
+        if alone and call.failure is not None:
+            return PENALTY, False  # the failed call did not write the workspace
         return final.reward, final.right
 
     def _process_reward(self, call: Call, round_: Round, drafts: Mapping[tuple[int, int], Verdict]) -> float | None:
@@ -319,6 +325,8 @@ def operator_rows(schedule: Schedule, train_calls: TrainCalls) -> int:
     """Trained calls of one operator episode."""
     if train_calls == "refine":
         return 1
+    if train_calls in DISTILLER_CALLS:
+        return schedule.calls - sum(schedule.widths)
     return schedule.calls if train_calls == "all" else sum(schedule.widths[:-1])
 
 
@@ -397,17 +405,35 @@ def _row(sampled_call: SampledCall, call: Call, reward: float | None, correct: b
     )
 
 
-def _on(program: Operator, lm: Any) -> Operator:
-    """A copy of the program that sends all calls to `lm`."""
+def _on(program: Operator, lm: Any, train_calls: TrainCalls) -> Operator:
+    """A copy of the program that sends all calls to `lm`; where only a distiller's are trained, the other calls to the
+    model without its adapter, if `lm` knows one."""
     copied = program.deepcopy()
     copied.set_lm(lm)
+    for role in copied.schedule.roles:
+        if train_calls in DISTILLER_CALLS and role != train_calls:
+            copied.predictor(role).lm = getattr(lm, "base", lm)
     return copied
 
 
+def _check_distiller(schedule: Schedule, train_calls: TrainCalls) -> None:
+    """Raise ConfigError if a program makes no call of the kind that is trained."""
+    made = schedule.distill_role
+    if train_calls in DISTILLER_CALLS and made != train_calls:
+        other = f'it makes {made} calls, see `train_calls="{made}"`' if made in DISTILLER_CALLS else "it makes none"
+        needed = "topk" if train_calls == "select" else "summary"
+        raise ConfigError(
+            f'`train_calls="{train_calls}"` trains the {train_calls} calls of a program such as '
+            f'`Schedule(distiller="{needed}")`, got {schedule}: {other}'
+        )
+
+
 def _check_sampling(schedule: Schedule, train_calls: TrainCalls) -> None:
-    distills = schedule.distill_temperature not in (None, TEMPERATURE) and train_calls == "all"
+    alone = train_calls in DISTILLER_CALLS
+    distilled = schedule.temperature if schedule.distill_temperature is None else schedule.distill_temperature
+    distills = distilled != TEMPERATURE and (train_calls == "all" or alone)
     for name, value, wrong in (
-        ("temperature", schedule.temperature, schedule.temperature != TEMPERATURE),
+        ("temperature", schedule.temperature, schedule.temperature != TEMPERATURE and not alone),
         ("distill_temperature", schedule.distill_temperature, distills),
         ("top_p", schedule.top_p, schedule.top_p != 1.0),
     ):

@@ -7,15 +7,15 @@ gradient_accumulation_steps, num_generations, vLLM, FSDP, logging, saving), with
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trl.trainer.grpo_config import GRPOConfig
 
 from pdr_dspy.errors import ConfigError
+from pdr_dspy.training.types import TrainCalls
 
 TokenNorm = Literal["prompt", "batch"]
 ZeroVariance = Literal["filter", "keep"]
-TrainCalls = Literal["all", "refine", "drafts"]
 
 _FIXED: dict[str, tuple[Any, str]] = {
     "loss_type": ("cispo", "the objective is J_CISPO + alpha J_SFT"),
@@ -82,7 +82,10 @@ class OperatorConfig(GRPOConfig):
     )
     train_calls: str = field(
         default="all",
-        metadata={"help": "Trained calls of an operator episode: 'all', 'refine', or 'drafts' by their own answers."},
+        metadata={
+            "help": "Trained calls of an operator episode: 'all', 'refine', 'drafts' by their own answers, or only the "
+            "'distill' or the 'select' calls."
+        },
     )
     starts: float = field(default=0.0, metadata={"help": "Share of operator episodes from a non-empty workspace."})
     process_rewards: bool = field(
@@ -118,7 +121,7 @@ class OperatorConfig(GRPOConfig):
         for name, choices in (
             ("token_norm", ("prompt", "batch")),
             ("zero_variance", ("filter", "keep")),
-            ("train_calls", ("all", "refine", "drafts")),
+            ("train_calls", get_args(TrainCalls)),
         ):
             if getattr(self, name) not in choices:
                 raise ConfigError(f"`OperatorConfig({name}={getattr(self, name)!r})` must be one of {choices}")

@@ -14,6 +14,13 @@ import dspy
 
 Mode = Literal["trace", "operator"]
 MODES: tuple[Mode, ...] = ("trace", "operator")
+TrainCalls = Literal["all", "refine", "drafts", "distill", "select"]
+"""The calls of an operator episode that are trained. "all": each with the reward of the final answer; "refine": the
+last call only; "drafts": the solutions before the last round, each with the reward of its own answer; "distill" and
+"select": the calls that write or pick the workspaces, with the reward of the final answer, or with `process_rewards` of
+the workspace. For these two the drafts and refinements are samples of the untouched base model, if the trained weights
+are an adapter."""
+DISTILLER_CALLS: tuple[TrainCalls, ...] = ("distill", "select")
 
 
 class Group(NamedTuple):
@@ -41,7 +48,7 @@ class Row(NamedTuple):
     and carries no gradient."""
     correct: bool
     """Whether it belongs to I+, the rows of the SFT term: a draft by its own answer, distill and refine calls by the
-    episode's."""
+    episode's; where only a distiller's calls are trained, those with the reward +1."""
     phase: str
     """The `pdr_dspy.Phase` of the call."""
     truncated: bool
@@ -62,7 +69,11 @@ class Sampled(NamedTuple):
 
 
 class Policy(Protocol):
-    """The sampling interface of the model that is being trained."""
+    """The sampling interface of the model that is being trained.
+
+    A policy that trains an adapter also has `generate_base`, with the arguments of `generate`: the completions of the
+    model without its adapter, for calls that are not trained (see `TrainCalls`). Without it they are the policy's own.
+    """
 
     @property
     def tokenizer(self) -> Any:

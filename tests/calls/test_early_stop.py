@@ -22,9 +22,9 @@ from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR
+from pdr_dspy.search.driver.measurements import cell
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.racing.plan import Pair
-from pdr_dspy.search.workers.worker import cell
 from pdr_dspy.serving import connect
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest
 from pdr_dspy.verifiers import ExactVerifier
@@ -69,7 +69,7 @@ TAKEN, LEFT, CUT = ("taken", "stop"), ("left", "stop"), ("left", "cancelled")
 # --- a quorum
 
 
-def test_a_quorum_goes_on_without_the_slowest_and_the_server_is_told() -> None:
+def test_a_quorum_continues_without_the_slowest_and_the_server_is_reported() -> None:
     lm = model(delays={1: NEVER, 4: NEVER})
     prediction = ask(lm, quorum=0.6)
     assert fates(prediction) == [TAKEN, CUT, TAKEN, TAKEN, CUT, TAKEN]

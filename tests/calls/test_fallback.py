@@ -273,7 +273,7 @@ def test_a_model_that_thinks_does_not_think_again_where_it_can_be_kept_from_it(b
     assert extensions.get("continue_final_message") == (True if ends else None)
 
 
-def test_what_was_cut_in_its_thought_goes_on_and_is_then_asked_again() -> None:
+def test_what_was_cut_in_its_thought_continues_and_is_then_requested_again() -> None:
     def reply(request: ScriptedRequest) -> str | Completion:
         if request.output_format is not None:
             return '{"mood": "glad"}'
@@ -363,7 +363,9 @@ def test_no_budget_is_exceeded_and_a_larger_one_never_ends_earlier(tokens: int) 
 
 
 @pytest.mark.parametrize("settings", [{"quorum": 0.5}, {"agree": 0.9}])
-def test_a_round_that_ends_early_waits_for_the_answer_of_a_draft_that_is_asked_again(settings: dict[str, Any]) -> None:
+def test_a_round_that_ends_early_waits_for_the_answer_of_a_draft_that_is_requested_again(
+    settings: dict[str, Any],
+) -> None:
     lm = scripted(directly=True)
     said = ask(SelfConsistency(MOOD, n=6, **settings), lm)
     assert said.mood == "sad"
@@ -456,7 +458,7 @@ def exported(folder: Path, reply: Reply) -> tuple[list[str], dict[str, int]]:
     return [sample.messages[-1]["content"] for sample in found.samples], found.counts
 
 
-def test_no_draft_that_was_asked_again_is_exported_and_what_was_asked_neither(tmp_path: Path) -> None:
+def test_no_draft_that_was_requested_again_is_exported_and_what_was_asked_neither(tmp_path: Path) -> None:
     def reply(request: ScriptedRequest) -> str:
         if request.output_format is not None:
             return '{"mood": "sad"}'
@@ -470,7 +472,7 @@ def test_no_draft_that_was_asked_again_is_exported_and_what_was_asked_neither(tm
     assert counts["other_prompt"] == counts["not_stored"] == 0  # the replay came to the same answers
 
 
-def test_what_was_asked_again_is_in_no_trace() -> None:
+def test_what_was_requested_again_is_in_no_trace() -> None:
     with dspy.context(lm=scripted(), trace=[]):
         assert LongCoT(MOOD)(question="How are they?").mood == "sad"
         assert dspy.settings.trace == []
@@ -530,7 +532,7 @@ def test_each_server_is_asked_in_its_own_words(kind: str, settings: dict[str, An
 
 
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp", "other"])
-def test_no_server_is_asked_again_that_is_said_not_to_hold_to_a_form(kind: str) -> None:
+def test_no_server_is_requested_again_that_is_reported_not_to_hold_to_a_form(kind: str) -> None:
     with MockServer(lambda body, seed: UNCLEAR, kind=kind) as server:
         said = ask(LongCoT(MOOD), connect("mock", server.api_base, constrained=False))
     assert (len(server.requests), said.mood) == (1, None)

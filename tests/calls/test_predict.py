@@ -311,7 +311,7 @@ def test_a_thought_apart_or_inline_is_kept_off_the_text() -> None:
     assert next(iter(store)).thought == "Answer: 5"
 
 
-def test_no_model_is_said_in_a_sentence() -> None:
+def test_no_model_is_reported_in_a_sentence() -> None:
     with dspy.context(lm=None), pytest.raises(ConfigError, match="no language model is set"):
         LongCoT("question -> answer")(question="q")
 

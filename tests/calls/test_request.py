@@ -168,7 +168,7 @@ def test_a_turn_that_is_half_in_the_store_is_ended() -> None:
     assert [call.reused for call in prediction.ledger.calls] == [True, False]
 
 
-def test_a_solution_that_the_room_for_thinking_has_cut_goes_on_with_what_is_left() -> None:
+def test_a_solution_that_the_room_for_thinking_has_cut_continues_with_what_is_left() -> None:
     def reply(body: dict[str, Any], seed: int) -> Any:
         if body["messages"][-1]["role"] == "assistant":
             return " b.\nAnswer: 5"

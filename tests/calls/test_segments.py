@@ -140,7 +140,7 @@ def test_an_index_with_another_key_loses_that_record_alone(tmp_path: Path, large
     store.close()
 
 
-def test_a_segment_without_an_index_gets_one_from_who_reads_it(
+def test_a_segment_without_an_index_gets_one_from_its_reader(
     tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segments, "UNINDEXED", 1)
@@ -303,7 +303,7 @@ def test_a_segment_that_is_removed_meanwhile_is_missed_and_no_error(tmp_path: Pa
     again.close()
 
 
-def test_a_folder_that_is_removed_meanwhile_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_is_removed_meanwhile_is_reported(tmp_path: Path) -> None:
     store = opened(tmp_path / "a")
     store.put(*record(1))
     for path in (tmp_path / "a").iterdir():

@@ -111,7 +111,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("room", [0, 1, 25, 60])
-def test_a_full_disk_is_said_and_spoils_nothing_that_was_written(tmp_path: Path, monkeypatch: Any, room: int) -> None:
+def test_a_full_disk_is_reported_and_spoils_nothing_that_was_written(
+    tmp_path: Path, monkeypatch: Any, room: int
+) -> None:
     opened = Path.open
 
     def full(path: Path, *args: Any, **kwargs: Any) -> Any:
@@ -280,7 +282,9 @@ def test_what_was_put_before_a_kill_is_there(kind: str, tmp_path: Path, request:
 
 
 @postgresql
-def test_a_database_that_goes_away_is_said_and_what_was_put_is_still_in_memory(own_postgres: PostgresServer) -> None:
+def test_a_database_that_goes_away_is_reported_and_what_was_put_is_still_in_memory(
+    own_postgres: PostgresServer,
+) -> None:
     url = own_postgres.database()
     with Rollouts(f"{url}&connect_timeout=2", patience=0.1) as store:
         store.put(rollout(1))

@@ -137,7 +137,7 @@ def test_an_endpoint_is_heard() -> None:
     assert heard == {"answer": "42 apples"}
 
 
-def test_a_model_that_cannot_stream_is_heard_when_it_is_done() -> None:
+def test_a_model_that_cannot_stream_is_streamed_when_it_is_done() -> None:
     class Engine:
         def complete(self, request: dspy.lm15.Request) -> dspy.lm15.Response:
             raise NotImplementedError

@@ -45,6 +45,14 @@ def build():
 """
 
 
+BUILD = """
+from pdr_dspy import PDR
+
+def build():
+    return PDR("question -> answer: int", widths=(3, 1), distiller="random_k", k=2, draft_tokens=64, kappa=200)
+"""
+
+
 def add_one(body: dict[str, Any], seed: int) -> str:
     """Right for even questions; for odd ones only where there is a workspace to read."""
     text = body["messages"][-1]["content"]
@@ -91,7 +99,6 @@ def test_help_names_every_command(pdr: Callable[..., Result]) -> None:
         "eval",
         "compare",
         "optimize",
-        "worker",
         "report",
         "serve",
         "view",
@@ -109,6 +116,12 @@ def test_run_answers_one_question(folder: Path, server: MockServer, pdr: Callabl
     assert done.exit_code == 0, done.stderr
     assert done.stdout == "answer: 5\n"
     assert "4 calls" in done.stderr
+
+
+def test_run_needs_only_a_program(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
+    (folder / "single.py").write_text(BUILD)
+    done = pdr("run", "single.py", "-i", "What is 4 + 1?", "--api-base", server.api_base)
+    assert (done.exit_code, done.stdout) == (0, "answer: 5\n"), done.stderr
 
 
 def test_run_prints_json(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
@@ -137,7 +150,7 @@ def test_run_keeps_going_past_a_question_that_fails(
     assert second["answer"] == 3
 
 
-def test_eval_prints_the_score_and_goes_on_where_it_was(
+def test_eval_prints_the_score_and_resumes_where_it_was(
     folder: Path, server: MockServer, pdr: Callable[..., Result]
 ) -> None:
     command = ("eval", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
@@ -246,6 +259,8 @@ def test_a_saved_program_runs_like_the_one_it_was_saved_from(
         (("run", "gone.py", "-i", "x"), 2, "gone.py does not exist"),
         (("run", "addition"), 2, "give either `--input` (inputs: question) or `--jsonl`"),
         (("run", "empty.py", "-i", "x"), 2, "has no function `build()`"),
+        (("eval", "only.py"), 2, "has no function `data()`"),
+        (("optimize", "only.py"), 2, "has no function `data()`"),
         (("run", "broken.py", "-i", "x"), 2, "line 1, is not Python"),
         (("run", "raises.py", "-i", "x"), 2, "raises.py failed: NameError: name 'unknown' is not defined"),
         (("run", "builds.py", "-i", "x"), 2, "`build()` of builds failed: KeyError: 'a' ("),
@@ -266,12 +281,13 @@ def test_bad_input_is_one_sentence(
     folder: Path, pdr: Callable[..., Result], arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     (folder / "empty.py").write_text("")
+    (folder / "only.py").write_text(BUILD)
     (folder / "broken.py").write_text("def (")
     (folder / "raises.py").write_text("unknown()")
     (folder / "builds.py").write_text(PROGRAM + "def build(): return {}['a']")
     (folder / "gives.py").write_text(PROGRAM + "def build(): return 3")
     (folder / "reads.py").write_text(PROGRAM + "def data(*_, **__): 1 / 0")
-    for name in ("raises", "builds", "gives", "reads"):
+    for name in ("raises", "builds", "gives", "reads", "only"):
         sys.modules.pop(name, None)
     (folder / "bad.jsonl").write_text('{"question": "q"}\n{"question"\n')
     done = pdr(*arguments)
@@ -294,7 +310,7 @@ def test_a_disk_that_fails_anywhere_is_one_sentence(
     assert done.stderr.endswith("error: study.journal: No space left on device\n")
 
 
-def test_an_interrupt_says_that_the_same_command_goes_on(
+def test_an_interrupt_says_that_the_same_command_resumes(
     folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pdr_dspy.cli import evaluate
@@ -494,41 +510,45 @@ def test_an_axis_that_cannot_be_is_one_sentence(
     assert len(done.stderr) < 600
 
 
-@pytest.mark.parametrize("storage", ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
-def test_optimize_and_two_workers_as_processes(
+@pytest.mark.parametrize(
+    "storage", ["none", "folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]
+)
+def test_optimize_has_one_driver_and_goes_on_after_a_kill(
     folder: Path, server: MockServer, pdr: Callable[..., Result], storage: str, request: pytest.FixtureRequest
 ) -> None:
-    place = request.getfixturevalue("postgres").database() if storage == "postgres" else "shared"
-    where = ("--api-base", server.api_base, "--storage", place)
-    none = pdr("worker", "addition", *where)
-    assert none.exit_code == 1
-    assert "; start it with `pdr optimize`" in none.stderr
-    command = ("optimize", "addition", "--run-dir", "out", *where, "--trials")
-    assert pdr(*command, "2").exit_code == 0
-    alone = pdr("optimize", "addition", "--run-dir", "alone", "--trials", "7", *where[:2])
+    place = {"none": [], "folder": ["--storage", "shared"]}.get(storage)
+    if place is None:
+        place = ["--storage", request.getfixturevalue("postgres").database()]
+    line = ("optimize", "addition", "--api-base", server.api_base, "--trials", "7", "--run-dir")
+    alone = pdr(*line, "alone")
     assert alone.exit_code == 0, alone.stderr
-    server.gate = threading.Event()  # nobody gets an answer before all have started
+    needed = len(server.requests)
+    command = (*line, "out", *place)
+    server.gate = threading.Event()  # nobody gets an answer yet
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        line = [sys.executable, "-m", "pdr_dspy", *arguments]
-        return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
-
-    sent = len(server.requests)
-    started = [start(*command, "7")]
-    while len(server.requests) == sent and started[0].poll() is None:
-        server.gate.wait(0.05)
-    started += [start("worker", "addition", *where) for _ in range(2)]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "pdr_dspy", *command], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        while len(server.requests) == needed and driver.poll() is None:
+            server.gate.wait(0.05)
+        other = pdr(*command)
+    finally:
+        driver.kill()
+        driver.communicate()
+    assert other.exit_code == 1
+    assert f"is driven by process {driver.pid} on " in other.stderr
+    assert "wait for its end or stop it" in other.stderr
     server.gate.set()
-    shown = [process.communicate()[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], shown
-    assert all("the search has ended" in text for text in shown[1:])
+    done = pdr(*command)
+    assert done.exit_code == 0, done.stderr
     shared, single = (json.loads((folder / name / "search.json").read_text()) for name in ("out", "alone"))
     keys = ("number", "origin", "schedule", "score", "pooled", "sequential", "total", "dropped")
     assert [[trial[key] for key in keys] for trial in shared["trials"]] == [
         [trial[key] for key in keys] for trial in single["trials"]
     ]
     assert shared["paid"] == single["paid"]
-    again = len(server.requests)
-    assert pdr("worker", "addition", *where).exit_code == 0  # comes too late, and finds nothing to do
-    assert len(server.requests) == again
+    sent = len(server.requests)
+    assert sent <= 2 * needed + 64  # what was in flight at the kill
+    assert pdr(*command).exit_code == 0
+    assert len(server.requests) == sent

@@ -276,7 +276,7 @@ def test_a_line_is_due_even_when_nothing_returns(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = threading.Event()
-    monkeypatch.setattr("pdr_dspy.cli.display.BEAT", 0.001)
+    monkeypatch.setattr("pdr_dspy.evaluation.display.BEAT", 0.001)
     display, clock = plain()
     say = display.say
 

@@ -20,7 +20,7 @@ def found(name: str, **settings: Any) -> doctor.Finding:
     return one
 
 
-def test_a_whole_installation_is_said_to_be_whole() -> None:
+def test_a_whole_installation_is_reported_to_be_whole() -> None:
     with MockServer() as server:
         done = CliRunner().invoke(cli.app, ["doctor", "--api-base", server.api_base])
     assert done.exit_code == 0, done.stdout

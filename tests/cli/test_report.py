@@ -24,7 +24,8 @@ def evaluation(folder: Path) -> Path:
 
 
 def search_under_way(folder: Path) -> Path:
-    (folder / "board").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (folder / "journal.jsonl").touch()
     return folder
 
 

@@ -13,7 +13,7 @@ from pdr_dspy.errors import ConfigError, StoreError
 
 KINDS: dict[str, Kind] = {
     "search.json": "optimize",
-    "board/board.journal": "optimize",
+    "journal.jsonl": "optimize",
     "config.json": "eval",
     "program/config.json": "compare",
 }
@@ -60,7 +60,7 @@ def test_a_new_folder_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="is not a folder"):
         check_folder(tmp_path / "file" / "run", "eval")

@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,48 @@ def test_a_signal_ends_a_command_in_a_sentence(
     assert (done.exit_code, done.stderr) == (WORDS[number][0], WORDS[number][1] + "\n")
     assert ended == ["cleaned up"]
     assert [signal.getsignal(one) for one in WORDS] == before
+
+
+RUN = "runs/mine"
+ENDS = {
+    "run": (["mine.py", "-i", "x"], ""),
+    "eval": (["mine.py"], "; the same command resumes"),
+    "compare": (["mine.py"], "; the same command resumes"),
+    "optimize": (["mine.py"], "; the same command resumes"),
+    "optimize --dry-run": (["mine.py"], ""),
+    "report": ([RUN], ""),
+    "view": ([RUN], ""),
+    "export": ([RUN, "--to", "inspect"], ""),
+    "train": (["mine.py", "--config", "c.json", "--output", RUN], "; the same command resumes"),
+    "export-sft": ([RUN, "--out", "o.jsonl"], ""),
+    "serve": (["best.json"], ""),
+    "serve-model": (["small"], ""),
+    "models": ([], ""),
+    "doctor": ([], ""),
+    "distillers": ([], ""),
+    "axes": ([], ""),
+    "verifiers": ([], ""),
+    "checks": ([], ""),
+    "datasets": ([], ""),
+}
+"""By command: arguments, and what it says about how to continue."""
+
+
+@pytest.mark.parametrize("command", ENDS)
+def test_only_a_command_that_resumes_says_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def told() -> Iterator[None]:
+        raise cli.Terminated(signal.SIGTERM)
+        yield
+
+    monkeypatch.setattr(cli, "terminated_by_signals", told)
+    arguments, after = ENDS[command]
+    done = CliRunner().invoke(cli.app, [*command.split(), *arguments])
+    assert (done.exit_code, done.stderr) == (143, f"terminated{after}\n")
+
+
+def test_every_command_is_known_to_these_tests() -> None:
+    assert {one.name for one in cli.app.registered_commands} == {command.split()[0] for command in ENDS}
 
 
 def test_a_signal_that_is_ignored_or_seen_to_is_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,9 @@ def test_view_shows_the_logs_on_the_loopback_interface(
     assert (tmp_path / "logs" / "demo.eval").exists()
 
 
-def test_a_signal_that_ends_the_viewer_is_told_in_a_sentence(evaluated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_ends_the_viewer_is_reported_in_a_sentence(
+    evaluated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inspect_ai = pytest.importorskip("inspect_ai", reason="the extra `view` is not installed")
 
     def ended(*_: Any, **__: Any) -> None:

@@ -46,7 +46,9 @@ async def turns(admission: Admission, asked: Sequence[str]) -> tuple[list[str], 
         (1, 2, "aabb", "aab", "b"),  # with as many as the other nobody gives way
     ],
 )
-def test_a_free_place_goes_to_who_has_fewest(running: int, queued: int, asked: str, served: str, refused: str) -> None:
+def test_a_free_place_goes_to_the_client_with_fewest(
+    running: int, queued: int, asked: str, served: str, refused: str
+) -> None:
     held = asyncio.run(_held(Admission(running, queued), asked))
     assert ("".join(sorted(held[0])), "".join(sorted(held[1]))) == ("".join(sorted(served)), "".join(sorted(refused)))
 
@@ -148,7 +150,7 @@ def test_a_free_server_serves_at_once() -> None:
     assert (served, refused) == (["a"], [])
 
 
-def test_every_change_is_told() -> None:
+def test_every_change_is_reported() -> None:
     async def seen() -> list[tuple[int, int]]:
         admission, gate = Admission(1, 9), asyncio.Event()
         told: list[tuple[int, int]] = []

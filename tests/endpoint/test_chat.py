@@ -90,7 +90,7 @@ def test_without_being_asked_usage_comes_with_the_last_piece(start: Start) -> No
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "none"])
-def test_progress_is_told_in_the_field_that_is_wanted(start: Start, field: str) -> None:
+def test_progress_is_reported_in_the_field_that_is_wanted(start: Start, field: str) -> None:
     options = {"pdr": {"reasoning": field}}
     with client(start()) as asked:
         chunks = list(asked.chat.completions.create(model="solver", messages=QUESTION, stream=True, extra_body=options))
@@ -246,7 +246,7 @@ def test_models_say_how_messages_feed_the_signature(start: Start) -> None:
     assert facts["schedule"] == "PDR 3-1 random_k k=2 κ=200"
 
 
-def test_what_the_signature_has_no_place_for_is_told(start: Start) -> None:
+def test_what_the_signature_has_no_place_for_is_reported(start: Start) -> None:
     before: Any = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello"},

@@ -44,7 +44,7 @@ def status_of(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
-def test_who_goes_away_cancels_every_call_at_the_model_server(
+def test_a_client_that_disconnects_cancels_every_call_at_the_model_server(
     start: Start, model: MockServer, stream: bool, n: int
 ) -> None:
     model.hold_until = 10**6  # nothing is answered
@@ -62,7 +62,7 @@ def test_who_goes_away_cancels_every_call_at_the_model_server(
     assert model.served == 4
 
 
-def test_who_goes_away_after_a_round_cancels_the_next(start: Start, model: MockServer) -> None:
+def test_a_client_that_disconnects_after_a_round_cancels_the_next(start: Start, model: MockServer) -> None:
     server = start()
     original = model._answer
 
@@ -79,7 +79,7 @@ def test_who_goes_away_after_a_round_cancels_the_next(start: Start, model: MockS
     until(lambda: model.aborts == 1 and model.in_flight == 0)
 
 
-def test_who_goes_away_while_he_waits_leaves_the_queue(start: Start, model: MockServer) -> None:
+def test_a_client_that_disconnects_while_it_waits_leaves_the_queue(start: Start, model: MockServer) -> None:
     model.gate = threading.Event()
     server = start(limits=Limits(running=1))
     first = raw(server, json.dumps(BODY).encode())

@@ -25,7 +25,7 @@ def ask(server: EndpointServer) -> str:
         return str(done.choices[0].message.content)
 
 
-def test_the_endpoint_goes_on_with_the_new_model() -> None:
+def test_the_endpoint_continues_with_the_new_model() -> None:
     with MockServer(one_more, kind="vllm") as model:
         lm = connect("mock", model.api_base)
         app = pdr_dspy.app({"solver": pdr()}, lm=lm, limits=Limits())

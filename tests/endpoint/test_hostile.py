@@ -179,7 +179,7 @@ def test_json_that_is_none(app: Any, body: bytes) -> None:
         ("/v1/models/none", "GET", 404),
     ],
 )
-def test_what_is_not_there_is_told_in_the_same_shape(app: Any, path: str, method: str, status: int) -> None:
+def test_what_is_not_there_is_reported_in_the_same_shape(app: Any, path: str, method: str, status: int) -> None:
     found, said = ask(app, path, b"{}", method)
     assert found == status
     assert set(json.loads(said)["error"]) == {"message", "type", "param", "code"}

@@ -153,7 +153,9 @@ def test_who_goes_away_cancels_every_step(start: Start, model: MockServer) -> No
     model.release()
 
 
-def test_a_model_server_that_fails_at_a_later_step_is_told_with_what_was_spent(start: Start, model: MockServer) -> None:
+def test_a_model_server_that_fails_at_a_later_step_is_reported_with_what_was_spent(
+    start: Start, model: MockServer
+) -> None:
     original = model._answer
 
     async def answer(body: dict[str, Any], request: Any) -> Any:
@@ -171,7 +173,7 @@ def test_a_model_server_that_fails_at_a_later_step_is_told_with_what_was_spent(s
     assert told["usage"]["total_tokens"] > 0
 
 
-def test_what_a_module_has_no_place_for_is_told(start: Start) -> None:
+def test_what_a_module_has_no_place_for_is_reported(start: Start) -> None:
     server = start({"solver": Twice()})
     done: Any = create(server, max_completion_tokens=50)
     assert done["pdr"]["left_out"] == ["max_completion_tokens"]
@@ -212,7 +214,7 @@ class Nameless(Asynchronous):
         (Asynchronous(solver=pdr(), deep=Inner(x=dspy.ChainOfThought("a -> b"))), "calls a model by `deep.x.predict`"),
     ],
 )
-def test_a_module_that_cannot_be_served_is_told_what_to_change(program: Any, why: str) -> None:
+def test_a_module_that_cannot_be_served_is_refused_with_the_remedy(program: Any, why: str) -> None:
     import pdr_dspy
 
     with pytest.raises(ConfigError, match=why):

@@ -11,10 +11,11 @@ from typing import Any
 
 import dspy
 import litellm
+import openai
 import pytest
 from litellm.exceptions import BadRequestError, NotFoundError
 
-from pdr_dspy.endpoint import Keys
+from pdr_dspy.endpoint import Keys, Limits
 from tests.support.endpoint_server import EndpointServer
 from tests.support.mock_server import MockServer
 
@@ -100,10 +101,19 @@ def test_a_dspy_program_stands_on_it_with_a_budget(start: Start, model: MockServ
     assert model.served == 4
 
 
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object"}}}
+    for name in ("get_current_timestamp", "calculate_timestamp", "ask_user")
+]
+"""The first of the tools that open-webui 0.12 offers in every chat, unless `Function Calling` is set to `Legacy`."""
 OPEN_WEBUI: list[dict[str, Any]] = [
     {"stream": True, "stream_options": {"include_usage": True}},
+    {"stream": True, "tools": TOOLS},
+    {"stream": False, "tools": TOOLS, "tool_choice": "auto"},
+    {"stream": True, "user": "u", "metadata": {"chat_id": "c", "message_id": "m", "features": {"memory": True}}},
     {"stream": True, "temperature": 0.7, "top_p": 0.9, "max_tokens": 64, "seed": 3, "stop": ["\n\n"]},
-    {"stream": False, "max_completion_tokens": 64},  # titles, tags and queries are asked for so
+    {"stream": False, "max_tokens": 1000},  # titles
+    {"stream": False, "metadata": {"task": "tags_generation", "task_body": {}, "chat_id": None}},
     {"stream": True, "reasoning_effort": None, "frequency_penalty": 0, "logit_bias": {}, "tools": []},
 ]
 
@@ -112,7 +122,7 @@ OPEN_WEBUI: list[dict[str, Any]] = [
 def test_what_open_webui_sends_is_answered(start: Start, more: dict[str, Any]) -> None:
     """A chat with a system prompt and earlier turns, as it is sent to every OpenAI connection, after its look at
     /models, by which it makes its menu."""
-    server = start(keys=Keys([KEY]))
+    server = start(keys=Keys([KEY]), limits=Limits(ignore_tools=True))
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
 
     def ask(path: str, body: dict[str, Any] | None = None) -> str:
@@ -139,3 +149,29 @@ def test_what_open_webui_sends_is_answered(start: Start, more: dict[str, Any]) -
         last = json.loads(said)
         assert last["choices"][0]["message"]["content"] == "42"
     assert {"system messages", "earlier turns"} <= set(last["pdr"]["left_out"])
+    assert ("tools" in last["pdr"]["left_out"]) == bool(more.get("tools"))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "ask_user"}}}, "tool_choice"),
+        ({"tools": "all"}, "tools"),
+        ({"messages": [*QUESTION, {"role": "tool", "content": "7"}]}, "messages"),
+    ],
+)
+def test_a_call_that_a_client_relies_on_is_refused_even_if_tools_are_ignored(
+    start: Start, body: dict[str, Any], param: str
+) -> None:
+    server = start(limits=Limits(ignore_tools=True))
+    client = openai.OpenAI(base_url=server.api_base, api_key="none", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError) as refused:
+        client.post("/chat/completions", body={"model": "solver", "messages": QUESTION, **body}, cast_to=object)
+    assert refused.value.param == param
+
+
+def test_the_refusal_of_tools_names_the_option(start: Start) -> None:
+    client = openai.OpenAI(base_url=start().api_base, api_key="none", max_retries=0)
+    with client, pytest.raises(openai.BadRequestError, match="--ignore-tools"):
+        client.chat.completions.create(model="solver", messages=QUESTION, tools=TOOLS)  # type: ignore[arg-type]

@@ -175,7 +175,7 @@ def test_a_report_without_rows_says_nothing() -> None:
         ({"program": PDR(QA, draft_tokens=500), "lm": engine(context_length=400)}, ConfigError, "context is 400"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_sent(
+def test_what_cannot_work_is_reported_before_anything_is_sent(
     options: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
     lm = options.setdefault("lm", engine())
@@ -220,7 +220,7 @@ def test_a_run_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(store) == 24
 
 
-def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_run_resumes_where_it_was(tmp_path: Path) -> None:
     first, second = engine(), engine()
     before = run(lm=first, run_dir=tmp_path, repeats=2)
     after = run(lm=second, run_dir=tmp_path, repeats=2)
@@ -332,7 +332,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("more", [0, 100])
-def test_a_disk_that_fills_up_ends_it_plainly_and_the_same_command_goes_on(
+def test_a_disk_that_fills_up_ends_it_plainly_and_the_same_command_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: int
 ) -> None:
     with monkeypatch.context() as patched:
@@ -369,7 +369,7 @@ def test_a_failed_append_takes_away_no_row_of_another_writer(tmp_path: Path, mon
     assert (mine / "rows.jsonl").read_bytes().endswith(line)
 
 
-def test_a_dead_server_stops_it_and_a_living_one_goes_on(tmp_path: Path) -> None:
+def test_a_dead_server_stops_it_and_a_living_one_continues(tmp_path: Path) -> None:
     def dies(request: ScriptedRequest) -> str:
         if any(f"q{n}" in request.user for n in range(4, 30)):
             raise dspy.lm15.ServerError("connection refused")

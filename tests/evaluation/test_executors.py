@@ -12,7 +12,7 @@ import pytest
 
 from pdr_dspy import evaluate
 from pdr_dspy.errors import ConfigError, MissingExtra, PromptTooLong
-from pdr_dspy.evaluation.executors import Local, RayExecutor
+from pdr_dspy.evaluation.executors import Local, RayExecutor, RowSettings
 from pdr_dspy.evaluation.executors import actor as actors
 from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel
 from pdr_dspy.operators.strategies import PDR
@@ -81,8 +81,8 @@ def parcels(monkeypatch: pytest.MonkeyPatch) -> Parcels:
 
 def order(parcel: Any, **more: Any) -> Order:
     given: dict[str, Any] = {
-        "key": "k", "parcel": (parcel,), "secrets": {}, "seed": 0, "budget": None, "threads": 2, "in_flight": 4,
-        "texts": False, "storage": None, "mark": None, "sharing": False,
+        "key": "k", "parcel": (parcel,), "secrets": {}, "settings": RowSettings(threads=2, in_flight=4),
+        "texts": False, "storage": None, "mark": None,
     }  # fmt: skip
     return Order(**{**given, **more})
 
@@ -104,7 +104,7 @@ def test_a_parcel_is_fetched_once_for_all_rows(parcels: Parcels) -> None:
     assert parcels.fetches == 1
 
 
-def test_a_program_that_cannot_be_unpacked_is_told(parcels: Parcels) -> None:
+def test_a_program_that_cannot_be_unpacked_is_reported(parcels: Parcels) -> None:
     one = examples(1)[0]
     reply = asyncio.run(Actor([]).row(order(ModuleNotFoundError("no mine")), one, "e", 0, False))
     assert reply.row is None

@@ -193,7 +193,9 @@ def test_a_server_that_says_nothing_of_tokens_is_estimated_and_marked(server: Ha
     assert len(calls) == book["served"]
 
 
-def test_calls_that_run_out_of_time_fail_with_their_reason_and_are_asked_again(server: Handle, tmp_path: Path) -> None:
+def test_calls_that_run_out_of_time_fail_with_their_reason_and_are_requested_again(
+    server: Handle, tmp_path: Path
+) -> None:
     server.reset(faults={"hang": 0.1}, seed=5)
     report = run("sr", client(server, first_byte=None, timeout=2.0), run_dir=tmp_path)
     check_rows(report)

@@ -190,7 +190,7 @@ def test_a_description_is_not_written_over_a_file_of_somebody_else(tmp_path: Pat
     assert (tmp_path / ROWS).read_text() == "id,score\n1,2\n"
 
 
-def test_a_folder_killed_before_its_first_row_goes_on(tmp_path: Path, whole: Any) -> None:
+def test_a_folder_killed_before_its_first_row_continues(tmp_path: Path, whole: Any) -> None:
     (tmp_path / ROWS).unlink()
     (tmp_path / CONFIG).write_text('{"ver')
     again(tmp_path, whole, ran=COUNT, damaged=0)

@@ -150,7 +150,7 @@ def test_texts_of_another_evaluation_or_of_another_try_are_not_taken_for_a_rows(
     assert not read_texts(tmp_path, [row])
 
 
-def test_where_texts_cannot_be_written_the_evaluation_goes_on(tmp_path: Path) -> None:
+def test_where_texts_cannot_be_written_the_evaluation_continues(tmp_path: Path) -> None:
     (tmp_path / TEXTS).mkdir()
     report = run(run_dir=tmp_path)
     assert len(read_rows(tmp_path / ROWS)) == 6

@@ -148,7 +148,7 @@ def test_an_unreadable_last_draft_falls_back_to_the_plurality_before_it() -> Non
     assert prediction.solution == "Answer: 5"
 
 
-def test_without_any_answer_the_outputs_are_none_and_it_is_said() -> None:
+def test_without_any_answer_the_outputs_are_none_and_it_is_reported() -> None:
     lm = answers({"draft": "hm.", "refine": "hm."})
     prediction = ask(PDR("question -> answer: int, unit", widths=(3, 1), distiller="random_k"), lm)
     assert (prediction.answer, prediction.unit, prediction.stop) == (None, None, Stop.NO_ANSWER)
@@ -182,7 +182,7 @@ def test_a_round_in_which_all_drafts_fail_raises_with_what_was_spent() -> None:
     assert failed.value.ledger.total > 0
 
 
-def test_a_thought_that_fills_the_cap_is_said_with_the_remedy() -> None:
+def test_a_thought_that_fills_the_cap_is_reported_with_the_remedy() -> None:
     lm = engine(lambda request: "<think>on and on")
     with pytest.raises(RoundFailed, match=r"inside its thought; raise `thinking_tokens=7`"):
         ask(LongCoT("question -> answer", thinking_tokens=7), lm)
@@ -219,7 +219,7 @@ def test_critique_is_read_by_the_refiner() -> None:
     assert [call.phase for call in prediction.ledger.calls] == [Phase.DRAFT, Phase.CRITIQUE, Phase.REFINE]
 
 
-def test_budget_stops_are_said_and_answered_from_what_there_is() -> None:
+def test_budget_stops_are_reported_and_answered_from_what_there_is() -> None:
     program = PDR(QA, widths=(4, 4, 1), distiller="random_k", draft_tokens=60)
     full = ask(program, engine())
     first = sum(call.tokens for call in full.ledger.calls[:4])

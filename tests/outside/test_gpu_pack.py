@@ -61,7 +61,7 @@ def test_whole_parts_are_run_as_long_as_there_is_time(tmp_path: Path) -> None:
     assert reports["one pass"].score == pytest.approx(1 / 6)
 
 
-def test_it_goes_on_from_where_it_stopped(tmp_path: Path) -> None:
+def test_it_continues_from_where_it_stopped(tmp_path: Path) -> None:
     asked: list[str] = []
     with dspy.context(lm=answering(asked)):
         gpu.run_in_parts(sums(6), tmp_path, until=35.0, part=2, clock=Clock(10.0))

@@ -38,7 +38,7 @@ def solutions() -> dict[str, str]:
     return {problem.prompt.strip(): problem.answer for problem in humaneval.all_problems()}
 
 
-def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_goes_on(
+def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], solutions: dict[str, str]
 ) -> None:
     def write(body: dict[str, Any], seed: int) -> str:

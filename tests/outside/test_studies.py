@@ -51,7 +51,7 @@ def test_the_curve_takes_the_best_of_every_part_of_the_drafts() -> None:
     assert two.total == pytest.approx(200 + (800 - 200) / 3)
 
 
-def test_a_study_runs_goes_on_and_makes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_runs_continues_and_makes_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "ROWS", tmp_path / "rows")
     monkeypatch.setattr(results, "ROWS", tmp_path / "rows")
     monkeypatch.setattr(results, "OUT", tmp_path / "results")

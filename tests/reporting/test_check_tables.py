@@ -63,7 +63,7 @@ def test_auc_is_that_of_counted_pairs() -> None:
 
 
 @pytest.mark.parametrize("drafts", [[(None, 1.0)], [(1.0, None)], []])
-def test_without_both_verdicts_nothing_is_said(drafts: Any) -> None:
+def test_without_both_verdicts_nothing_is_reported(drafts: Any) -> None:
     assert check_quality(Report(rows=(row("a", 1, drafts),))) is None
     assert gap(Report(rows=(row("a", 1, drafts),))).over_best is None
 

@@ -19,6 +19,29 @@ from pdr_dspy.reporting.remom import as_remom
 FITS = {"distiller": "random_k", "draft_tokens": 100, "kappa": 800}
 
 
+SCHEMA: dict[str, type] = {
+    "breadth_schedule": list,
+    "model_distribution": str,
+    "temperature": float,
+    "include_reasoning": bool,
+    "compaction_strategy": str,
+    "compaction_tokens": int,
+    "synthesis_template": str,
+    "synthesis_model": str,
+    "max_concurrent": int,
+    "max_completion_tokens": int,
+    "round_timeout_seconds": int,
+    "min_successful_responses": int,
+    "on_error": str,
+    "shuffle_seed": int,
+    "include_intermediate_responses": bool,
+    "max_responses_per_round": int,
+}
+"""`ReMoMAlgorithmConfig` of the router's configuration schema v0.3 (vllm-sr 0.4.0), which allows no others."""
+DECISION = {"name": str, "description": str, "priority": int, "output_contract": str, "algorithm": dict}
+"""The fields of `Decision` there that an export may use."""
+
+
 def pdr(signature: Any = "question -> answer", **settings: Any) -> Operator:
     return PDR(signature, **{**FITS, **settings})
 
@@ -40,7 +63,7 @@ def remom(program: dspy.Module) -> dict[str, Any]:
         (SR("question -> answer", rounds=3, draft_tokens=100, kappa=200), {"breadth_schedule": [1, 1]}),
     ],
 )
-def test_what_remom_can_do_is_said(program: Operator, said: dict[str, Any]) -> None:
+def test_what_remom_can_do_is_reported(program: Operator, said: dict[str, Any]) -> None:
     got = remom(program)
     assert said.items() <= got.items()
     assert set(got) - set(said) <= {
@@ -48,6 +71,9 @@ def test_what_remom_can_do_is_said(program: Operator, said: dict[str, Any]) -> N
         *("include_intermediate_responses", "on_error"),
     }
     assert sum(got["breadth_schedule"]) + 1 == program.schedule.calls
+    assert all(type(value) is SCHEMA[name] for name, value in got.items())
+    (decision,) = yaml.safe_load(as_remom(program, "best"))["routing"]["decisions"]
+    assert all(type(value) is DECISION[name] for name, value in decision.items())
 
 
 def tuned() -> Operator:

@@ -23,7 +23,7 @@ def test_a_program_can_be_called_inside_a_running_loop() -> None:
     assert wait(notebook()).answer is not None
 
 
-def test_a_program_called_synchronously_on_the_loop_of_calls_is_told_so() -> None:
+def test_a_program_called_synchronously_on_the_loop_of_calls_raises() -> None:
     class Bad(dspy.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -122,7 +122,7 @@ def test_a_forked_copy_lets_go_of_it(tmp_path: Path) -> None:
         os.close(file)
 
 
-def test_what_another_machine_did_not_take_back_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_another_machine_did_not_take_back_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     note = {"process": 7, "host": "elsewhere", "since": "then", "command": "pdr"}
     (tmp_path / "lock").write_text(json.dumps(note))
     with Lock(tmp_path / "lock") as lock:
@@ -130,7 +130,7 @@ def test_what_another_machine_did_not_take_back_is_said(tmp_path: Path, caplog: 
     assert "process 7 on elsewhere (`pdr`, since then), which did not release it" in caplog.text
 
 
-def test_a_file_system_without_locks_is_said(
+def test_a_file_system_without_locks_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def none(file: int, **_: bool) -> bool:
@@ -142,7 +142,7 @@ def test_a_file_system_without_locks_is_said(
     assert "cannot be locked (Operation not supported): make sure that one process at a time" in caplog.text
 
 
-def test_who_waits_says_for_whom_and_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_says_for_whom_and_continues_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "POLL", (0.0, 0.0))
     path = tmp_path / "lock"
     process, told = held_elsewhere(path), list[str]()

@@ -14,15 +14,15 @@ import pytest
 
 from pdr_dspy import load
 from pdr_dspy.cli.axis_option import with_axes
-from pdr_dspy.errors import ConfigError, StoreError
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import LongCoT, SelfConsistency
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.search import AXES, Axis, PDROptimizer, Space, axis
-from pdr_dspy.search.agreement import CONFIG
+from pdr_dspy.search.driver.journal import read_journal
+from pdr_dspy.search.settings import SearchSettings
 from pdr_dspy.search.space.axes import TABLE, canonical, settings_of
 from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.workers.coordination import FolderBoard
 from pdr_dspy.testing import scripted_lm
 from pdr_dspy.testing.conformance import check_axis
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, student
@@ -60,7 +60,7 @@ def test_what_came_later_is_left_out_of_the_data_where_it_is_off() -> None:
 
 
 @pytest.mark.parametrize("part", TABLE, ids=lambda part: part.name)
-def test_the_librarys_axes_keep_the_laws_of_one(part: Axis) -> None:
+def test_the_librarys_axes_pass_conformance_of_one(part: Axis) -> None:
     check_axis(part)
 
 
@@ -80,7 +80,7 @@ def test_a_registered_axis_keeps_them_too(registered: Axis) -> None:
         (lambda schedule, value: "LongCoT", "no value changes any schedule"),
     ],
 )
-def test_an_axis_that_breaks_a_law_is_named(change: Any, message: str) -> None:
+def test_an_axis_that_violates_a_rule_names_the_rule(change: Any, message: str) -> None:
     try:
         with pytest.raises(AssertionError, match=message):
             check_axis(axis("broken", values=("a",))(change))
@@ -222,13 +222,14 @@ def test_an_axis_of_an_installed_package_is_missed_by_name_where_it_is_not(
             PDROptimizer(Exact(), space=space, **settings).compile(
                 student(), trainset=questions(6), valset=questions(6, 100)
             )
-        assert PDROptimizer.join(Exact(), tmp_path / "run").settings.space == space
     AXES.remove("budget")
     sys.modules.pop("pdr_budget", None)
-    with FolderBoard(tmp_path / "run" / "board") as board:
-        assert json.loads(board.get(CONFIG) or "")["settings"]["space"]["axes_from"] == {"budget": "pdr_budget:budget"}
-    with pytest.raises(StoreError, match=r"cannot be joined here: .*no axis 'budget' here.*install `pdr_budget`"):
-        PDROptimizer.join(Exact(), tmp_path / "run")
+    journal = read_journal(tmp_path / "run")
+    assert journal is not None
+    stored = journal.description["settings"]["space"]
+    assert stored["axes_from"] == {"budget": "pdr_budget:budget"}
+    with pytest.raises(ConfigError, match=r"no axis 'budget' here.*install `pdr_budget`"):
+        SearchSettings(space=stored)
 
 
 # --- checks and the choice of the answer -----------------------------------------------------------------------------

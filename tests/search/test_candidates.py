@@ -1,4 +1,4 @@
-"""What a search tries: baselines, presets, then what is drawn; the same whoever asks, new, and never too expensive."""
+"""What a search tries: baselines, presets, then what is drawn; the same each time, new, and never too expensive."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pdr_dspy.errors import StoreError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Schedule
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN
-from pdr_dspy.search import PDROptimizer
+from pdr_dspy.search import PDROptimizer, Race, SearchSettings
 from pdr_dspy.search.candidates import baselines
-from pdr_dspy.search.controller import Run
+from pdr_dspy.search.driver.controller import Run
+from pdr_dspy.search.driver.journal import Journal
+from pdr_dspy.search.driver.measurements import Measurements
 from pdr_dspy.search.problem import prepare
 from pdr_dspy.search.racing.cost_model import predict
 from pdr_dspy.search.racing.plan import Propose, Proposed, Stage
-from pdr_dspy.search.workers.coordination import Board, MemoryBoard
-from pdr_dspy.search.workers.worker import Worker
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from pdr_dspy.verifiers.base import Score
 from tests.search.test_optimizer import SMALL, Exact, another, compiled, mixed, questions, reasoner, student
@@ -37,7 +37,7 @@ class Asked:
 
     def __init__(
         self,
-        board: Board | None = None,
+        journal: Journal | None = None,
         program: dspy.Module | None = None,
         lm: ScriptedLM | None = None,
         **settings: Any,
@@ -45,11 +45,11 @@ class Asked:
         self.lm = lm or scripted_lm(reasoner)
         keywords: dict[str, Any] = {"space": SPACE, "trials": 12, **settings}
         given = PDROptimizer(Exact(), **keywords)
-        self.board: Board = MemoryBoard() if board is None else board
+        self.journal: Journal = Journal({}) if journal is None else journal
         with dspy.context(lm=self.lm):
             problem = prepare(given.settings, given.verifier, program or student(), questions(8), questions(8, 100))
-            self.run = Run(problem, given.options, self.board, Rollouts())
-            self.worker: Worker = self.run.worker
+            self.run = Run(problem, given.options, self.journal, Rollouts())
+            self.measurements: Measurements = self.run.measurements
             steps = self.run.plan.run(baselines(problem))
             reply: Any = None
             while not isinstance(request := steps.send(reply), Propose):
@@ -143,45 +143,45 @@ def test_a_whole_search_tries_the_same_however_many_requests_are_in_flight() -> 
     assert len({cohort for *_, cohort, _ in found[0]}) == 3
 
 
-def test_whoever_asks_second_gets_what_the_first_put_on_the_board() -> None:
-    board = MemoryBoard()
-    first = Asked(board)
+def test_a_resumed_search_gets_the_candidates_of_its_journal() -> None:
+    journal = Journal({})
+    first = Asked(journal)
     proposed = first.proposed()
-    document = board.read("propose/")
-    assert list(document) == ["propose/001"]
-    second = Asked(board, sampler="random", time_limit=1e-9)  # another sampler, and a clock that has run out
+    assert journal.names("propose/") == ["propose/001"]
+    entry = journal.get("propose/001")
+    second = Asked(journal, sampler="random", time_limit=1e-9)  # another sampler, and a clock that has run out
     assert keys(second.proposed()) == keys(proposed)
     assert keys(second.proposed(wanted=2)) == keys(proposed[:2])  # a search that ends sooner
-    assert board.read("propose/") == document
+    assert (journal.names("propose/"), journal.get("propose/001")) == (["propose/001"], entry)
     assert second.lm.served.calls == 0  # nor was anything measured twice
 
 
-def test_a_clock_that_has_run_out_ends_the_search_and_is_not_put_on_the_board() -> None:
+def test_a_clock_that_has_run_out_ends_the_search_and_is_not_in_the_journal() -> None:
     asked = Asked(time_limit=1e-9)
     assert asked.proposed() == "0 seconds have passed, `time_limit` is 1e-09"
-    assert not asked.board.read("propose/")
+    assert not asked.journal.names("propose/")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"candidates": 1}', '{"candidates": [{"origin": "search"}]}'])
-def test_a_document_of_another_search_is_refused_by_name(text: str) -> None:
+def test_an_entry_of_another_search_is_refused_by_name(text: str) -> None:
     asked = Asked()
-    asked.board.put("propose/001", text)
-    with pytest.raises(StoreError, match=r"the document 'propose/001' in .* is not of this search"):
+    asked.journal.put("propose/001", text)
+    with pytest.raises(StoreError, match=r"the entry 'propose/001' in .* is not of this search"):
         asked.proposed()
 
 
-def test_what_the_board_has_reads_as_it_was_proposed() -> None:
+def test_what_the_journal_has_reads_as_it_was_proposed() -> None:
     demos = SPACE.extend(instructions={"draft": ("So.",)}, demos={"draft": ([{"question": "q", "answer": "a"}],)})
-    board = MemoryBoard()
-    proposed = Asked(board, space=demos).proposed()
+    journal = Journal({})
+    proposed = Asked(journal, space=demos).proposed()
     assert {len(one.candidate.instructions) + len(one.candidate.demos) for one in proposed} >= {0, 1}
-    assert json.loads(board.read("")["propose/001"])["candidates"][0]["origin"] == proposed[0].origin
-    assert [one.candidate for one in Asked(board, space=demos).proposed()] == [one.candidate for one in proposed]
+    assert json.loads(journal.get("propose/001") or "")["candidates"][0]["origin"] == proposed[0].origin
+    assert [one.candidate for one in Asked(journal, space=demos).proposed()] == [one.candidate for one in proposed]
 
 
 def test_what_would_surely_cost_more_than_a_limit_is_not_proposed(caplog: pytest.LogCaptureFixture) -> None:
     free = Asked(space=SMALL)
-    profile = free.worker.profile()
+    profile = free.measurements.profile()
     costs = {key: predict(one.candidate.schedule, profile) for one in free.proposed() for _, key in keys([one])}
     totals = sorted(cost.total for cost in costs.values() if cost is not None)
     limit = totals[len(totals) // 2]
@@ -209,7 +209,7 @@ def test_what_the_models_context_has_no_room_for_is_not_proposed(caplog: pytest.
 def test_the_first_of_several_operators_that_differ_is_tried_as_one_schedule_for_all() -> None:
     asked = Asked(program=mixed())
     assert [arm.origin for arm in asked.run.plan.arms] == ["student", "LongCoT"]
-    rows = [asked.worker.rows_of(Stage.RACE, number) for number in (0, 1)]
+    rows = [asked.measurements.rows_of(Stage.RACE, number) for number in (0, 1)]
     assert [len(row[0].calls) for row in rows] == [4, 2]
     single = asked.request.tried[1].candidate.key
     assert single not in {key for _, key in keys(asked.proposed())}
@@ -286,3 +286,17 @@ def test_where_a_check_knows_the_search_returns_a_program_that_goes_by_it(strate
     assert winner.candidate.schedule.check == "check"
     best = next(trial for trial in optimizer.result.trials if trial.origin == "best by check")
     assert winner.score >= best.score - 1e-9
+
+
+def test_other_finals_of_measured_drafts_are_tried_at_no_tokens_and_are_no_trials() -> None:
+    settings: dict[str, Any] = {"space": SPACE.extend(final=("refine", "vote")), "trials": 8, "cohort": 3}
+    result = compiled(scripted_lm(reasoner), **settings).result
+    assert result is not None
+    free = [trial for trial in result.trials if trial.free]
+    assert free
+    assert {trial.origin for trial in free} == {"same calls"}
+    assert [trial.paid for trial in free] == [0] * len(free)
+    assert len(result.trials) - len(free) == 8
+    plain = compiled(scripted_lm(reasoner), **settings, settings=SearchSettings(race=Race(free=0))).result
+    assert plain is not None
+    assert not any(trial.free for trial in plain.trials)

@@ -235,7 +235,7 @@ def test_the_program_that_was_kept_is_on_disk_with_what_was_confirmed(found: tup
     assert again.schedule == result.best.schedule
 
 
-def test_no_schedule_within_the_limits_is_said_with_the_least_that_was_measured() -> None:
+def test_no_schedule_within_the_limits_is_reported_with_the_least_that_was_measured() -> None:
     with pytest.raises(ConfigError) as refused:
         concluded(reasoner, trials=3, max_total=62)  # the prompt fits, with its answer it does not
     message = str(refused.value)

@@ -1,9 +1,8 @@
-"""The controller: a search continues where it was, shares its work, and ends where it was last asked to."""
+"""The controller: a search continues where it was, has one driver, and ends where it was last asked to."""
 
 from __future__ import annotations
 
-import json
-import threading
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +11,8 @@ import pytest
 
 from pdr_dspy.errors import StoreError
 from pdr_dspy.search import PDROptimizer, SearchProgress, SearchResult
-from pdr_dspy.search.controller import drive
-from pdr_dspy.search.workers.coordination import FolderBoard
+from pdr_dspy.search.driver.controller import drive
+from pdr_dspy.search.driver.journal import read_journal
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, reasoner, student
 
@@ -27,7 +26,7 @@ class Ran(NamedTuple):
 
     result: SearchResult
     made: int
-    """Runs that this process made."""
+    """Runs that were made."""
 
 
 def run(lm: ScriptedLM, held_out: int = 6, *, progress: Any = None, **settings: Any) -> Ran:
@@ -46,16 +45,10 @@ def run(lm: ScriptedLM, held_out: int = 6, *, progress: Any = None, **settings: 
     return Ran(optimizer.result, len(made))
 
 
-def helped(lm: ScriptedLM, folder: Path, **own: Any) -> int:
-    """Runs that a worker made which joined the search of a folder."""
-    helper = PDROptimizer.join(Exact(), folder, **own)
-    with dspy.context(lm=lm):
-        return helper.work(student(), trainset=questions(10), valset=questions(6, 100))
-
-
-def documents(folder: Path) -> dict[str, str]:
-    with FolderBoard(folder / "board") as board:
-        return board.read("")
+def entries(folder: Path) -> dict[str, str | None]:
+    journal = read_journal(folder)
+    assert journal is not None
+    return {name: journal.get(name) for name in journal.names()}
 
 
 def test_each_request_of_a_plan_gets_its_answer_and_the_last_value_is_returned() -> None:
@@ -70,9 +63,9 @@ def test_each_request_of_a_plan_gets_its_answer_and_the_last_value_is_returned()
 def test_a_search_that_is_done_is_read_and_a_longer_one_pays_what_is_new(tmp_path: Path) -> None:
     first, again, longer, whole = (scripted_lm(reasoner) for _ in range(4))
     run(first, run_dir=tmp_path)
-    before = documents(tmp_path)
+    before = entries(tmp_path)
     assert run(again, run_dir=tmp_path).made == again.served.calls == 0
-    assert documents(tmp_path) == before
+    assert entries(tmp_path) == before
     one = run(longer, run_dir=tmp_path, trials=6, cohort=8)
     assert longer.served.calls > 0
     assert len(one.result.trials) == 6
@@ -80,91 +73,73 @@ def test_a_search_that_is_done_is_read_and_a_longer_one_pays_what_is_new(tmp_pat
     assert longer.served.calls < whole.served.calls
 
 
-def test_ends_are_put_down_when_they_change_and_only_then(tmp_path: Path) -> None:
-    lm = scripted_lm(reasoner)
-
-    def ends() -> list[Any]:
-        return [json.loads(text) for name, text in documents(tmp_path).items() if name.startswith("ends/")]
-
-    for settings, count in (
-        ({"trials": 1}, 0),
-        ({"trials": 1}, 0),
-        ({"trials": 2}, 1),
-        ({"trials": 2, "max_in_flight": 1}, 1),
-        ({"trials": 2, "max_tokens": 10}, 2),
-        ({"trials": 2}, 3),
-    ):
-        run(lm, run_dir=tmp_path, **settings)
-        assert len(ends()) == count
-    run(lm, held_out=3, run_dir=tmp_path, trials=2)
-    assert ends()[-1] == {"trials": 2, "max_tokens": None, "train": 10, "held_out": 3}
-
-
-def test_a_worker_joins_the_search_as_it_was_last_started(tmp_path: Path) -> None:
+def test_how_far_a_search_goes_may_change_each_time(tmp_path: Path) -> None:
     lm = scripted_lm(reasoner)
     for trials, held_out in ((2, 6), (4, 3), (3, 3)):
-        run(lm, held_out, run_dir=tmp_path, trials=trials)
-        helper = PDROptimizer.join(Exact(), tmp_path)
-        assert helper.options.trials == trials
-        assert helper.questions() == (10, held_out)
+        result = run(lm, held_out, run_dir=tmp_path, trials=trials).result
+        assert len(result.trials) == trials
+        assert len({row.id for row in result.confirmation.student.rows}) == held_out
 
 
-def test_a_worker_needs_a_search_and_has_nothing_to_do_for_one_that_is_done(tmp_path: Path) -> None:
-    lm = scripted_lm(reasoner)
-    helper = PDROptimizer(Exact(), **ENOUGH, run_dir=tmp_path / "new")
-    sets: dict[str, Any] = {"trainset": questions(10), "valset": questions(6, 100)}
-    with dspy.context(lm=lm):
-        with pytest.raises(StoreError, match=r"there is no search 'pdr' in .*; start it with `pdr optimize`"):
-            helper.work(student(), **sets)
-        with pytest.raises(StoreError, match="there is no search"):
-            PDROptimizer.join(Exact(), tmp_path / "nowhere")
-    run(lm, run_dir=tmp_path / "new")
-    assert helped(other := scripted_lm(reasoner), tmp_path / "new") == 0
+def test_a_second_driver_of_a_search_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    refused: list[str] = []
+    other = scripted_lm(reasoner)
+
+    def intrude(progress: SearchProgress) -> None:
+        if progress.event == "rerunning" and not refused:
+            with pytest.raises(StoreError) as error:
+                run(other, run_dir=tmp_path / "shared")
+            refused.append(str(error.value))
+
+    shared, alone = scripted_lm(reasoner), scripted_lm(reasoner)
+    result = run(shared, run_dir=tmp_path / "shared", progress=intrude).result
+    assert f"driven by process {os.getpid()}" in refused[0]
+    assert "--ray" in refused[0]
+    assert other.served.calls == 0
+    assert result.paid == run(alone, run_dir=tmp_path / "alone").result.paid
+    assert shared.served.calls == alone.served.calls
+    assert entries(tmp_path / "shared").keys() == entries(tmp_path / "alone").keys()
+    assert run(other, run_dir=tmp_path / "shared").result.paid == result.paid  # once the first has ended
     assert other.served.calls == 0
 
 
-def test_a_worker_with_other_questions_or_another_program_is_refused(tmp_path: Path) -> None:
-    run(scripted_lm(reasoner), run_dir=tmp_path, trials=1)
-    helper = PDROptimizer.join(Exact(), tmp_path)
-    with dspy.context(lm=scripted_lm(reasoner)):
-        with pytest.raises(StoreError, match="`trainset` was"):
-            helper.work(student(), trainset=questions(9), valset=questions(6, 100))
-        with pytest.raises(StoreError, match="`student` was"):
-            helper.work(student(temperature=0.3), trainset=questions(10), valset=questions(6, 100))
-
-
-def test_a_search_and_its_helper_share_the_runs_and_make_each_once(tmp_path: Path) -> None:
-    lm = scripted_lm(reasoner)
-    alone = run(lm, run_dir=tmp_path / "alone")
-    shared, own = scripted_lm(reasoner), tmp_path / "shared"
-    made: list[int] = []
-    helper = threading.Thread(target=lambda: made.append(helped(shared, own, max_in_flight=4)))
-
-    def joined(progress: SearchProgress) -> None:
-        if progress.event == "racing" and helper.ident is None:
-            helper.start()  # the search is there now, and has not measured anything
-
-    leader = run(shared, run_dir=own, progress=joined, max_in_flight=4)
-    helper.join(120)
-    assert leader.made + made[0] == alone.made
-    assert shared.served.calls == lm.served.calls
-    assert documents(own).keys() == documents(tmp_path / "alone").keys()
-    assert documents(own)["config"] == documents(tmp_path / "alone")["config"]
-
-
-def test_a_helper_finishes_what_was_left_and_leaves_the_conclusion_to_the_search(tmp_path: Path) -> None:
+def test_a_search_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     class Enough(Exception):
         pass
 
-    def end(progress: SearchProgress) -> None:
-        if progress.event == "finished":
-            raise Enough
+    whole = scripted_lm(reasoner)
+    expected = run(whole)
+    for event in ("row", "finished", "rerunning", "confirming", "confirmed"):
 
-    lm = scripted_lm(reasoner)
-    with pytest.raises(Enough):
-        run(lm, run_dir=tmp_path, progress=end)
-    assert helped(lm, tmp_path) > 0
-    assert not (tmp_path / "search.json").exists()
-    last = scripted_lm(reasoner)
-    assert run(last, run_dir=tmp_path).made == last.served.calls == 0
-    assert (tmp_path / "search.json").exists()
+        def end(progress: SearchProgress, event: str = event) -> None:
+            if progress.event == event:
+                raise Enough
+
+        first, last = scripted_lm(reasoner), scripted_lm(reasoner)
+        with pytest.raises(Enough):
+            run(first, run_dir=tmp_path / event, progress=end)
+        assert not (tmp_path / event / "search.json").exists()
+        done = run(last, run_dir=tmp_path / event)
+        assert done.result.confirmation.verdict == expected.result.confirmation.verdict
+        assert done.result.paid == expected.result.paid
+        assert first.served.calls + last.served.calls == whole.served.calls
+        assert (tmp_path / event / "search.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))])
+def test_searches_that_share_a_store_pay_equal_calls_once_and_keep_studies_of_their_own(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    place: Any = request.getfixturevalue("postgres").database() if kind == "postgres" else tmp_path / "store"
+    first, second, third = (scripted_lm(reasoner) for _ in range(3))
+    one = run(first, run_dir=tmp_path / "one", storage=place)
+    two = run(second, run_dir=tmp_path / "two", storage=place, study="two")
+    assert first.served.calls > 0
+    assert second.served.calls == 0
+    assert two.result.paid == one.result.paid  # what it would have cost alone
+    with pytest.raises(StoreError, match=r"the study 'two' in .* is of another search; use another `study`"):
+        run(third, run_dir=tmp_path / "three", storage=place, study="two", seed=1)
+    assert third.served.calls == 0
+    assert not (tmp_path / "one" / "rollouts").exists()
+    run(third, storage=place)  # without a run folder nothing is kept but calls
+    assert third.served.calls == 0

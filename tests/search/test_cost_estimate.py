@@ -13,7 +13,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.search import PDROptimizer, SearchProgress, Space
 from pdr_dspy.search.cost_estimate import WRITING, Estimate
-from pdr_dspy.search.workers.coordination import open_board
+from pdr_dspy.search.driver.journal import open_journal, read_journal
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, InTurn, questions, reasoner, student
 
@@ -113,6 +113,7 @@ def test_the_further_a_search_is_the_less_is_left(tmp_path: Path) -> None:
 
 def test_nothing_is_written_where_there_is_no_search(tmp_path: Path) -> None:
     estimated(run_dir=tmp_path / "run", storage=tmp_path / "storage")
+    estimated(run_dir=tmp_path / "run")
     assert not list(tmp_path.iterdir())
     (tmp_path / "empty").mkdir()
     assert estimated(run_dir=tmp_path / "empty") == estimated(storage=tmp_path / "empty") == estimated()
@@ -122,8 +123,10 @@ def test_nothing_is_written_where_there_is_no_search(tmp_path: Path) -> None:
         estimated(run_dir=tmp_path / "file")
     with pytest.raises(StoreError, match="file"):
         estimated(storage=tmp_path / "file")
-    with pytest.raises(ConfigError, match="cannot be shared by workers"):
-        estimated(storage="sqlite:///search.db")
+    for storage in ("sqlite:///search.db", "mysql://u:s3cret@h/db", 5):
+        with pytest.raises(ConfigError, match=r"storage=.* must be a folder or \"postgresql://") as refused:
+            estimated(storage=storage)
+        assert "s3cret" not in str(refused.value)
 
 
 def test_what_is_done_costs_nothing_again_and_a_longer_search_its_new_trials(tmp_path: Path) -> None:
@@ -178,11 +181,16 @@ def test_the_writer_is_in_both_ends() -> None:
     assert (written.low - without.low, written.high - without.high) == (3 * WRITING[0], 3 * WRITING[1])
 
 
-def test_the_folder_of_another_search_and_a_torn_document_are_named(tmp_path: Path) -> None:
+def test_the_folder_of_another_search_and_a_damaged_entry_are_named(tmp_path: Path) -> None:
     stopped("racing", 3, run_dir=tmp_path)
     with pytest.raises(StoreError, match="`seed` was 0 and is now 1"):
         estimated(run_dir=tmp_path, seed=1)
-    with open_board(tmp_path / "board", study="pdr") as board:
-        board.put("final/000-0-1/00000-000", '{"rows": 1}')
-    with pytest.raises(StoreError, match="document 'final/000-0-1/00000-000' is not of this search"):
+    journal = read_journal(tmp_path)
+    assert journal is not None
+    with open_journal(tmp_path, journal.description) as opened:
+        opened.put("final/000-0-1/00000-000", '{"rows": 1}')
+        estimated_while_driven = "the journal's entry 'final/000-0-1/00000-000' is not of this search"
+        with pytest.raises(StoreError, match=estimated_while_driven):
+            estimated(run_dir=tmp_path)
+    with pytest.raises(StoreError, match="entry 'final/000-0-1/00000-000' is not of this search"):
         estimated(run_dir=tmp_path)

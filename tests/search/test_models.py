@@ -110,7 +110,7 @@ def test_every_strategy_takes_models(program: Any) -> None:
     assert not other
 
 
-def test_a_model_that_is_not_there_is_told_with_the_remedy() -> None:
+def test_a_model_that_is_not_there_is_reported_with_the_remedy() -> None:
     models, _, _ = pair()
     with pytest.raises(ConfigError, match=r"draft_model='tiny'.*it has: small, large.*models=\{'tiny': lm\}"):
         PDR("question -> answer", models=models, draft_model="tiny")

@@ -46,7 +46,7 @@ RECORDS = [
 
 
 def mirrored(folder: str | Path, records: list[TrialRecord] | None = None, **changes: Any) -> None:
-    settings: dict[str, Any] = {"space": SPACE, "limits": Limits(), **changes}
+    settings: dict[str, Any] = {"search": "mine", "space": SPACE, "limits": Limits(), **changes}
     name = settings.pop("name", "pdr")
     mirror(folder, name, RECORDS if records is None else records, **settings)
 
@@ -169,6 +169,16 @@ def test_a_folder_in_its_place_a_study_of_other_objectives_and_a_closed_folder_a
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
         mirrored(tmp_path / "file")
+
+
+def test_a_study_of_another_search_is_refused_and_left_alone(tmp_path: Path) -> None:
+    mirrored(tmp_path, RECORDS[:2])
+    before = facts(study_of(tmp_path))
+    with pytest.raises(StoreError, match=r"the study 'pdr' in .* is of another search; use another `study`"):
+        mirrored(tmp_path, search="yours")
+    assert facts(study_of(tmp_path)) == before
+    mirrored(tmp_path, search="yours", name="other")
+    assert len(facts(study_of(tmp_path, "other"))) == 4
 
 
 def test_studies_of_two_names_lie_in_one_journal(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""The search problem, and what its description on a board may differ in; what is refused before a call."""
+"""The search problem, and what its stored description may differ in; what is refused before a call."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ import pytest
 from pdr_dspy.errors import ConfigError, DataError, StoreError
 from pdr_dspy.operators.strategies import LongCoT
 from pdr_dspy.search import PDROptimizer
-from pdr_dspy.search.agreement import agree, check, ends_here, ends_of, extend_ends
+from pdr_dspy.search.driver.identity import check, digest
 from pdr_dspy.search.problem import Problem, preflight, prepare
 from pdr_dspy.search.racing.plan import Stage
 from pdr_dspy.search.settings import RunOptions
-from pdr_dspy.search.workers.coordination import Board, MemoryBoard
 from pdr_dspy.testing import ScriptedLM, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, mixed, questions, reasoner, student
 
@@ -44,11 +44,13 @@ class Asked:
                 optimizer.settings, optimizer.verifier, program or student(), train, held_out
             )
 
-    def agree(self, board: Board) -> None:
-        agree(board, self.problem, self.options)
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The description as the journal gives it back."""
+        return json.loads(json.dumps(self.problem.description))
 
-    def check(self, text: str, *but: str) -> None:
-        check(text, self.problem, self.options, but=but)
+    def check(self, stored: Any, *but: str) -> None:
+        check(stored, self.problem, self.options.where, but=but)
 
 
 def problem(*given: Any, **keywords: Any) -> Problem:
@@ -79,11 +81,9 @@ class Stricter(Exact):
     ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_how_far_and_how_fast_a_search_runs_may_change(changes: dict[str, Any]) -> None:
-    board = MemoryBoard()
-    Asked().agree(board)
-    before = board.read("")
-    Asked(**changes).agree(board)
-    assert board.read("") == before
+    before, other = Asked().stored, Asked(**changes)
+    other.check(before)
+    assert digest(other.stored) == digest(before)
 
 
 @pytest.mark.parametrize(
@@ -114,74 +114,47 @@ def test_what_a_search_is_of_may_not_change_and_is_named_with_the_remedy(
     tmp_path: Path, key: str, changes: dict[str, Any]
 ) -> None:
     name = {"program": "student", "examples": "trainset", "models": "lm", "limits": next(iter(changes))}.get(key, key)
-    board = MemoryBoard()
-    Asked(run_dir=tmp_path).agree(board)
-    before = board.read("")
+    before = Asked(run_dir=tmp_path).stored
     other = Asked(run_dir=tmp_path, **changes)
     with pytest.raises(StoreError, match=rf"`{name}(\.\w+)*` was .* and is now ") as refused:
-        other.agree(board)
+        other.check(before)
     assert str(tmp_path) in str(refused.value)
-    assert "use another `run_dir` or `study`, or the same arguments to resume it" in str(refused.value)
-    assert board.read("") == before
-    other.check(before["config"], name)  # that, and nothing else, differs
+    assert "use another `run_dir`, or the same arguments to resume it" in str(refused.value)
+    assert digest(other.stored) != digest(before)
+    other.check(before, name)  # that, and nothing else, differs
 
 
-def test_long_values_are_cut_short_and_passwords_are_not_shown() -> None:
-    board = MemoryBoard()
-    secret: dict[str, Any] = {"storage": "postgresql://me:secret@localhost/searches"}
-    Asked(**secret, space=SMALL.extend(instructions={"draft": ("So. " * 1000,)})).agree(board)
+def test_long_values_are_cut_short() -> None:
+    before = Asked(space=SMALL.extend(instructions={"draft": ("So. " * 1000,)})).stored
     wide = SMALL.extend(instructions={"draft": ("So. " * 500 + "But. " + "So. " * 500,)})
     with pytest.raises(
         StoreError, match=r"`space\.instructions\.draft` was .*So\. So.* and is now .*But\. So"
     ) as refused:
-        Asked(**secret, space=wide).agree(board)
-    assert "secret" not in str(refused.value)
+        Asked(space=wide).check(before)
     assert "characters)" in str(refused.value)
     assert len(str(refused.value)) < 700
 
 
-@pytest.mark.parametrize("text", ["", "[]", "1", "{", "null"])
-def test_a_description_that_is_none_is_not_of_this_version(text: str) -> None:
-    with pytest.raises(StoreError, match="is not of a search of this version"):
-        Asked().check(text)
-    board = MemoryBoard()
-    board.put("config", text)
-    assert ends_of(board) is None
+@pytest.mark.parametrize("stored", [{"version": 3}, {"version": 3, "settings": 1}])
+def test_a_description_that_is_none_is_not_of_this_version(stored: Any) -> None:
+    with pytest.raises(StoreError, match=r"holds no search of this version .*; use another `run_dir`"):
+        Asked().check(stored)
 
 
-def test_a_search_of_another_version_is_refused_with_both_versions() -> None:
-    board = MemoryBoard()
-    Asked().agree(board)
-    old = {**json.loads(board.read("")["config"]), "version": 2}
-    with pytest.raises(StoreError, match="its format is 2, that of this version is 3; use another `run_dir`"):
-        Asked().check(json.dumps(old))
+@pytest.mark.parametrize("stored", [{}, {"version": 2}, {"version": "3"}])
+def test_a_search_of_another_version_is_refused_with_both_versions(stored: Any) -> None:
+    old = {**Asked().stored, "version": None, **stored}
+    shown = re.escape(repr(old["version"]))
+    with pytest.raises(StoreError, match=f"its format is {shown}, that of this version is 3; use another `run_dir`"):
+        Asked().check(old)
 
 
 def test_a_search_from_before_there_was_a_setting_has_its_default() -> None:
-    board = MemoryBoard()
-    Asked().agree(board)
-    old = json.loads(board.read("")["config"])
+    old = Asked().stored
     del old["settings"]["instructions"], old["settings"]["race"]["alpha"]
-    Asked().check(json.dumps(old))
+    Asked().check(old)
     with pytest.raises(StoreError, match="`prompts` was 0 and is now 1"):
-        Asked(prompts=1).check(json.dumps(old))
-
-
-def test_the_ends_are_those_that_were_written_last() -> None:
-    board = MemoryBoard()
-    assert ends_of(board) is None
-    one = Asked(trials=5, max_tokens=900)
-    one.agree(board)
-    ends = ends_of(board)
-    assert ends is not None
-    assert ends == ends_here(one.problem, one.options)
-    assert ends.model_dump() == {"trials": 5, "max_tokens": 900, "train": 12, "held_out": 12}
-    for trials in (7, 6, 6):
-        extend_ends(board, one.problem, Asked(trials=trials).options)
-        last = ends_of(board)
-        assert last is not None
-        assert (last.trials, last.max_tokens) == (trials, None)
-    assert len(board.read("ends/")) == 2
+        Asked(prompts=1).check(old)
 
 
 def test_the_trials_and_the_finalists_have_one_set_the_confirmation_another() -> None:

@@ -133,7 +133,7 @@ def test_what_is_left_alone_never_changes() -> None:
         ({"solve": Space(check=("tests",), rounds=(1,)), "extract": None}, r"names 'tests', which is not a check"),
     ],
 )
-def test_bad_names_are_told_with_the_remedy(space: Any, message: str) -> None:
+def test_bad_names_are_reported_with_the_remedy(space: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         problem_of(space)
 

@@ -1,4 +1,4 @@
-"""Searches that are killed, shared, starved of disk, or robbed of their files: all end as the one that was let be.
+"""Searches that are killed, starved of disk, or robbed of their files: all end as the one that was let be.
 
 The searches that are to die run in processes of their own. `Reaper` counts what such a process does to the world, and
 kills it in the middle of the nth thing of one kind; no clock is involved.
@@ -37,9 +37,7 @@ from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
 from pdr_dspy.runtime.postgres import is_url
 from pdr_dspy.search import PDROptimizer
-from pdr_dspy.search.workers.coordination import FolderBoard, PostgresBoard, open_board
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
-from tests.search.board_workers import pass_time
 from tests.search.test_optimizer import SMALL, Exact, chance, questions, student
 
 pytestmark = pytest.mark.slow
@@ -59,7 +57,7 @@ SEARCH: dict[str, Any] = {
 }
 COUNT = 5
 """Questions of the race; as many others are held out."""
-KINDS = {"call": 4, "rollout": 4, "board": 4, "fsync": 2, "release": 2, "rename": 1, "result": 1, "study": 1}
+KINDS = {"call": 4, "rollout": 4, "journal": 4, "fsync": 2, "rename": 1, "result": 1, "study": 1}
 """What a search does, and how often it is to be killed there."""
 
 
@@ -137,7 +135,7 @@ class Reaper:
         """`cut`: the share of the bytes that a write still brings to the disk."""
         self.seen = Counter[str]()
         self.lock = threading.Lock()
-        self.write, self.open = os.write, builtins.open
+        self.open = builtins.open
 
     def due(self, kind: str) -> bool:
         with self.lock:
@@ -149,8 +147,8 @@ class Reaper:
             die()
 
     def watch(self) -> None:
-        """From here on every write, sync, rename and removal of this process counts."""
-        reaper, sync, rename, remove = self, os.fsync, os.replace, os.unlink
+        """From here on every write, sync and rename of this process counts."""
+        reaper, sync, rename = self, os.fsync, os.replace
 
         class File(io.FileIO):
             def write(self, data: Any, /) -> int:
@@ -165,12 +163,6 @@ class Reaper:
             raw = File(file, mode[0])
             return raw if 0 in (*rest[:1], named.get("buffering")) else io.BufferedWriter(raw)
 
-        def write(file: int, data: Any, /) -> int:
-            if reaper.due("board"):
-                self.write(file, bytes(data)[: int(len(data) * reaper.cut)])
-                die()
-            return self.write(file, data)
-
         def before(kind: str, act: Callable[..., Any]) -> Callable[..., Any]:
             def acting(*arguments: Any, **named: Any) -> Any:
                 reaper.step(kind)
@@ -178,18 +170,13 @@ class Reaper:
 
             return acting
 
-        os.write, os.fsync, os.replace, os.unlink = (
-            write,
-            before("fsync", sync),
-            before("rename", rename),
-            before("release", remove),
-        )
+        os.fsync, os.replace = before("fsync", sync), before("rename", rename)
         builtins.open = io.open = opened  # type: ignore[assignment]
 
 
 def kind_of(path: str) -> str:
-    if path.endswith(".journal"):
-        return "study"
+    if path.endswith((".journal", "journal.jsonl")):
+        return "study" if path.endswith(".journal") else "journal"
     return "rollout" if path.endswith(".jsonl") and "rollouts" in path else "result"
 
 
@@ -198,8 +185,8 @@ def die() -> NoReturn:
     raise AssertionError
 
 
-def forked(work: Callable[[], None], reason: str | None = None) -> int:
-    """Start `work` in a copy of this process; returns its id. Its exception is written to the file `reason`."""
+def forked(work: Callable[[], None]) -> int:
+    """Start `work` in a copy of this process; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -207,34 +194,23 @@ def forked(work: Callable[[], None], reason: str | None = None) -> int:
         work()
     except BaseException:
         traceback.print_exc()
-        if reason is not None:
-            Path(reason).write_text(traceback.format_exc())
         os._exit(1)
     os._exit(0)
 
 
-def searched(log: str, out: str, death: list[Any] | None = None, *, only_help: bool = False, **settings: Any) -> None:
+def searched(log: str, out: str, death: list[Any] | None = None, **settings: Any) -> None:
     """Search, each call noted in the file `log` as it begins; the result, and what was done, go to the file `out`."""
     reaper = Reaper(*(death or ()))
     notes = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    note = os.write
 
     def noted(request: ScriptedRequest) -> str:
-        note(notes, f"{os.getpid()} {named(request)}\n".encode())
+        os.write(notes, f"{os.getpid()} {named(request)}\n".encode())
         reaper.step("call")
         return reply(request)
 
     lm = scripted_lm(noted)
     reaper.watch()
-    if only_help:
-        with open_board(settings.get("storage", Path(settings["run_dir"]) / "board"), study="pdr") as board:
-            while board.get("config") is None:
-                board.wait(1.0)
-        with dspy.context(lm=lm):
-            optimizer(**settings).work(student(), trainset=questions(COUNT), valset=questions(COUNT, 100))
-        result = None
-    else:
-        result = search(lm, **settings)
+    result = search(lm, **settings)
     with reaper.open(out, "w") as file:
         json.dump({"result": result, "calls": lm.served.calls, "seen": reaper.seen}, file)
 
@@ -288,61 +264,27 @@ def chain(base: str, kills: int, seed: int) -> dict[str, Any]:
     return {"whole": whole, "ended": ended, "hit": hit, "again": again}
 
 
-def share(base: str, place: str | None, workers: int, deaths: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """`workers` processes run one search; `deaths` says which of them die, and where. The others join after the first
-    death, so that there is one. Returns who was killed, who failed (and of what) and who came to the end."""
-    started: dict[int, int] = {}
+def one_by_one(base: str, place: str, deaths: list[list[Any]]) -> dict[str, Any]:
+    """Kill one search after the other where `deaths` says, in one run folder and one store, then let it end.
 
-    def start(worker: int) -> None:
-        own = deaths.get(str(worker))
-        settings = settings_of(base, place, worker)
-        started[forked(lambda: worked(base, worker, own, settings), f"{base}/failure{worker}")] = worker
-
-    for worker in range(workers):
-        if str(worker) in deaths or not deaths:
-            start(worker)
-    ended: dict[str, list[Any]] = {"killed": [], "failed": [], "finished": []}
-    while started:
-        pid, status = os.wait()
-        kind = "killed" if os.WIFSIGNALED(status) else "failed" if status else "finished"
-        worker = started.pop(pid)
-        ended[kind].append((worker, Path(f"{base}/failure{worker}").read_text()) if kind == "failed" else worker)
-        if kind == "killed" and place is not None:
-            pass_time(place, pid)
-        if deaths and sum(map(len, ended.values())) == 1:
-            for other in range(workers):
-                if str(other) not in deaths:
-                    start(other)
-    return ended
-
-
-def settings_of(base: str, place: str | None, worker: int) -> dict[str, Any]:
-    """Workers on one machine share a run folder; others have one each, and meet in the database."""
-    return {"run_dir": f"{base}/run"} if place is None else {"run_dir": f"{base}/run{worker}", "storage": place}
-
-
-def worked(base: str, worker: int, death: list[Any] | None, settings: dict[str, Any]) -> None:
-    """Search as one of several, every third by `work` alone; each unit that it brought to the board is noted."""
-    board: Any = PostgresBoard if "storage" in settings else FolderBoard
-    put = board.put
-    notes = os.open(f"{base}/units", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    note = os.write
-
-    def noted(self: Any, name: str, text: str) -> str:
-        there = put(self, name, text)
-        if name.split("/")[0] in ("race", "final", "confirm"):
-            note(notes, f"{name}\n".encode())
-        return there
-
-    board.put = noted
-    searched(f"{base}/log", f"{base}/out{worker}", death, only_help=worker % 3 == 2, **settings)
+    Returns what it ended with, who was killed, and what was asked in vain.
+    """
+    out, log, again, killed = f"{base}/out", f"{base}/log", [], []
+    for death in [*deaths, None]:
+        there, before = stored(place), len(begun(log))
+        pid = forked(lambda: searched(log, out, death, run_dir=f"{base}/run", storage=place))  # noqa: B023
+        killed.append(os.WIFSIGNALED(os.waitpid(pid, 0)[1]))
+        again += [name for name in begun(log)[before:] if name in there]
+    names = begun(log)
+    result = json.loads(Path(out).read_text())["result"]
+    return {"result": result, "killed": killed, "again": again, "calls": len(names), "different": len(set(names))}
 
 
 def serve() -> None:
     """Do what the lines of the standard input say, one after the other; each is [name of a function, its arguments]."""
     for line in sys.stdin:
         name, arguments = json.loads(line)
-        print(json.dumps({"chain": chain, "share": share}[name](**arguments)), flush=True)
+        print(json.dumps({"chain": chain, "one_by_one": one_by_one}[name](**arguments)), flush=True)
 
 
 Apart = Callable[..., Any]
@@ -412,67 +354,37 @@ def test_kill_9_at_random_points_changes_nothing_and_costs_the_calls_in_flight(
         assert max(end["lost"], default=0) <= IN_FLIGHT  # at each kill
 
 
-DEATHS = {"0": ["call", 9, 0.0], "3": ["rollout", 5, 0.5], "4": ["board", 2, 0.7], "6": ["fsync", 3, 0.0]}
-PLACES = ["folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]
+DEATHS = [["call", 9, 0.0], ["journal", 3, 0.5], ["call", 30, 0.0], ["fsync", 4, 0.0], ["study", 2, 0.7]]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 8])
-@pytest.mark.parametrize("place", PLACES)
-def test_any_number_of_workers_of_which_some_are_killed_find_the_same(
-    place: str, workers: int, tmp_path: Path, request: pytest.FixtureRequest, apart: Apart, whole: dict[str, Any]
+@pytest.mark.xdist_group("postgres")
+def test_kill_9_with_the_calls_in_a_database(
+    tmp_path: Path, request: pytest.FixtureRequest, apart: Apart, whole: dict[str, Any]
 ) -> None:
-    storage = request.getfixturevalue("postgres").database() if place == "postgres" else None
-    deaths = {worker: death for worker, death in DEATHS.items() if int(worker) < workers and workers > 1}
-    if storage is not None:  # its writes are the database's
-        deaths = {worker: ["call", at, cut] for worker, (_, at, cut) in deaths.items()}
-    ended = apart("share", base=str(tmp_path), place=storage, workers=workers, deaths=deaths)
-    assert not ended["failed"], "\n".join(f"worker {worker}: {reason}" for worker, reason in ended["failed"])
-    assert {str(worker) for worker in ended["killed"]} <= set(deaths)
-    assert bool(ended["killed"]) == bool(deaths)
-    for worker in ended["finished"]:
-        result = json.loads((tmp_path / f"out{worker}").read_text())["result"]
-        assert result == (None if worker % 3 == 2 else whole["result"])
+    deaths = [death for death in DEATHS if death[0] != "study"]  # which is in the database
+    place = request.getfixturevalue("postgres").database()
+    done = apart("one_by_one", base=str(tmp_path), place=place, deaths=deaths)
+    assert done["killed"] == [True] * len(deaths) + [False]
+    assert done["result"] == whole["result"]
+    assert done["again"] == []
+    assert done["different"] == whole["calls"]
+    assert done["calls"] <= whole["calls"] + IN_FLIGHT * len(deaths)
 
-    units = Counter((tmp_path / "units").read_text().split())
-    assert set(units.values()) == {1}  # nobody worked for nothing
-    with open_board(storage or tmp_path / "run" / "board", study="pdr") as board:
-        assert set(units) <= set(board.read(""))
-    names = begun(str(tmp_path / "log"))
-    assert len(set(names)) == whole["calls"]
-    assert len(names) <= whole["calls"] + IN_FLIGHT * len(ended["killed"])
+
+def test_kill_9_with_the_calls_in_a_folder_that_is_shared(tmp_path: Path, apart: Apart, whole: dict[str, Any]) -> None:
+    place = str(tmp_path / "shared")
+    done = apart("one_by_one", base=str(tmp_path), place=place, deaths=DEATHS)
+    assert done["killed"] == [True] * len(DEATHS) + [False]
+    assert done["result"] == whole["result"]
+    assert stored(f"{place}/rollouts")
     lm = scripted_lm(reply)
-    assert search(lm, **settings_of(str(tmp_path), storage, 99)) == whole["result"]
-    assert lm.served.calls == 0
-    if storage is None:
-        journal = (tmp_path / "run" / "board" / "board.journal").read_text().splitlines()[1:]
-        assert len({json.loads(line[9:])[0] for line in journal}) == len(journal)
-
-
-def test_a_search_that_another_worker_begins_meanwhile_is_joined(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: dict[str, Any]
-) -> None:
-    ended: list[dict[str, Any]] = []
-
-    def overtaken(look: Callable[[FolderBoard, str], Any]) -> Callable[[FolderBoard, str], Any]:
-        def looking(self: FolderBoard, name: str) -> Any:
-            seen = look(self, name)
-            if not ended:  # the other does all of it between this look and the next
-                ended.append({})
-                ended[0] = search(scripted_lm(reply), run_dir=tmp_path / "run")
-            return seen
-
-        return looking
-
-    monkeypatch.setattr(FolderBoard, "get", overtaken(FolderBoard.get))
-    monkeypatch.setattr(FolderBoard, "read", overtaken(FolderBoard.read))
-    lm = scripted_lm(reply)
-    assert search(lm, run_dir=tmp_path / "run") == ended[0] == whole["result"]
+    assert search(lm, run_dir=tmp_path / "other", storage=place, study="other") == whole["result"]
     assert lm.served.calls == 0
 
 
 # --- files that are gone, torn, foreign, locked ---
 
-REBUILT = ["study.journal", "search.json", "best.json", "trials", "final", "confirm", "board"]
+REBUILT = ["study.journal", "search.json", "best.json", "trials", "final", "confirm", "journal.jsonl"]
 
 
 def again(run: Path, whole: dict[str, Any]) -> None:
@@ -484,14 +396,14 @@ def again(run: Path, whole: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("gone", [*REBUILT, "everything but the calls"])
-def test_what_is_removed_is_made_again_from_board_and_calls(
+def test_what_is_removed_is_made_again_from_journal_and_calls(
     run: Path, finished: Path, whole: dict[str, Any], gone: str
 ) -> None:
     for name in REBUILT if gone == "everything but the calls" else [gone]:
         path = run / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     again(run, whole)
-    if gone not in ("board", "everything but the calls"):  # what is measured again from the store takes no time
+    if gone not in ("journal.jsonl", "everything but the calls"):  # what is measured again from the store takes no time
         for name in ("search.json", "best.json", "trials/0003/rows.jsonl"):
             assert facts(run / name) == facts(finished / name)
 
@@ -525,6 +437,15 @@ def trials_of(run: Path) -> list[Any]:
     return sorted(found, key=lambda facts: facts[0])
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_what_a_torn_journal_lacks_is_measured_again_from_the_store(
+    run: Path, whole: dict[str, Any], share: float
+) -> None:
+    os.truncate(run / "journal.jsonl", int(share * (run / "journal.jsonl").stat().st_size))
+    again(run, whole)
+    again(run, whole)
+
+
 @pytest.mark.parametrize("name", ["study.journal", "search.json", "best.json"])
 def test_what_is_empty_is_filled(run: Path, finished: Path, whole: dict[str, Any], name: str) -> None:
     (run / name).write_bytes(b"")
@@ -536,7 +457,7 @@ def test_rollout_segments_that_are_torn_empty_or_hold_foreign_lines_lose_only_th
     run: Path, whole: dict[str, Any]
 ) -> None:
     (segment,) = (run / "rollouts").iterdir()
-    shutil.rmtree(run / "board")
+    (run / "journal.jsonl").unlink()
     data = segment.read_bytes()
     segment.write_bytes(data[:-20])
     (run / "rollouts" / "empty.jsonl").write_bytes(b"")
@@ -558,7 +479,7 @@ BAD: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("board/board.journal", kind) for kind in BAD] + [("study.journal", kind) for kind in [*BAD][1:]]
+    ("name", "kind"), [("journal.jsonl", kind) for kind in BAD] + [("study.journal", kind) for kind in [*BAD][1:]]
 )
 def test_a_journal_that_is_not_ours_is_named_and_left_alone(run: Path, kind: str, name: str) -> None:
     (run / name).write_bytes(BAD[kind])
@@ -573,7 +494,7 @@ def test_a_journal_that_is_not_ours_is_named_and_left_alone(run: Path, kind: str
 
 @pytest.mark.parametrize(
     "name",
-    ["rollouts", "rollouts/x.jsonl", "board", "board/board.journal", "study.journal", "search.json", "best.json"],
+    ["rollouts", "rollouts/x.jsonl", "journal.jsonl", "journal.lock", "study.journal", "search.json", "best.json"],
 )
 def test_a_folder_where_a_file_belongs_or_the_reverse_is_named(run: Path, name: str, whole: dict[str, Any]) -> None:
     path = run / name
@@ -595,24 +516,24 @@ def test_a_folder_where_a_file_belongs_or_the_reverse_is_named(run: Path, name: 
     again(run, whole)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "[1]", '"x"', "{}"])
-@pytest.mark.parametrize("name", ["config", "propose/001", "race/000/00000-000"])
-def test_a_document_of_another_kind_is_refused_with_its_place(tmp_path: Path, name: str, text: str) -> None:
-    with FolderBoard(tmp_path / "board") as board:
-        board.put(name, text)
-    lm = scripted_lm(reply)
-    with pytest.raises(StoreError) as raised:
-        search(lm, run_dir=tmp_path)
-    assert str(tmp_path) in str(raised.value) or repr(name) in str(raised.value)
+@pytest.mark.parametrize("text", ["[1]", '"x"', "{}"])
+@pytest.mark.parametrize("name", ["propose/001", "race/000/00000-000"])
+def test_an_entry_of_another_kind_is_refused_by_name(run: Path, name: str, text: str) -> None:
+    header = (run / "journal.jsonl").read_text().splitlines()[0]
+    (run / "journal.jsonl").write_text(f'{header}\n{{"entry": "{name}", "value": {text}}}\n')
+    with pytest.raises(StoreError, match=f"entry '{name}'.* is not of this search") as raised:
+        search(scripted_lm(reply), run_dir=run)
     assert "\n" not in str(raised.value)
 
 
-def test_a_board_that_another_process_keeps_locked_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pdr_dspy.search.workers.folder.LOCKED_FOR", 0.01)
-    with (run / "board" / "board.lock").open() as file:
+def test_a_search_that_another_process_drives_is_refused(run: Path, whole: dict[str, Any]) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with (run / "journal.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StoreError, match=re.escape(str(run / "board"))):
+        with pytest.raises(StoreError, match=re.escape(f"the search in {run} is driven by another process")):
             search(scripted_lm(reply), run_dir=run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    again(run, whole)
 
 
 def test_the_lock_that_a_killed_process_left_on_the_study_is_taken_away(run: Path, whole: dict[str, Any]) -> None:
@@ -625,7 +546,7 @@ def test_the_lock_that_a_killed_process_left_on_the_study_is_taken_away(run: Pat
 
 
 @pytest.mark.parametrize(
-    ("name", "share"), [("rollouts", 0.02), ("rollouts", 0.5), ("board/board.journal", 0.7), ("study.journal", 0.9)]
+    ("name", "share"), [("rollouts", 0.02), ("rollouts", 0.5), ("journal.jsonl", 0.7), ("study.journal", 0.9)]
 )
 def test_a_full_disk_is_one_error_and_nothing_finished_is_lost(
     tmp_path: Path, finished: Path, whole: dict[str, Any], name: str, share: float

@@ -116,7 +116,7 @@ def test_usage_of_zeros_is_unknown():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
-def test_a_body_that_was_cut_is_asked_for_again(share: float):
+def test_a_body_that_was_cut_is_requested_again(share: float):
     raw = json.dumps(answer()).encode()
     with pytest.raises(lm15.TransportError) as caught:
         read(raw[: int(len(raw) * share)])
@@ -242,7 +242,7 @@ def test_a_stream_is_put_together():
     assert (second["message"]["content"], second["finish_reason"], second.get("usage")) == ("one", "length", None)
 
 
-def test_a_stream_that_ends_early_is_asked_for_again():
+def test_a_stream_that_ends_early_is_requested_again():
     with pytest.raises(lm15.TransportError, match="ended its stream early"):
         read_stream(stream(piece("four", 0, "stop"), end=False), WHERE)
     with pytest.raises(lm15.TransportError):

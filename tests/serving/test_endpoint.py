@@ -340,7 +340,7 @@ def test_an_error_says_how_many_tries_it_took(fault: Any, expected: Tries):
     assert tries_of(caught.value) == expected
 
 
-def test_a_first_byte_that_never_comes_is_asked_for_again():
+def test_a_first_byte_that_never_comes_is_requested_again():
     with MockServer() as server:
         server.faults = ["hang", "hang"]
         lm = connect("mock", server.api_base, first_byte=0.2)
@@ -371,7 +371,7 @@ def test_a_compressed_answer_is_read():
 @pytest.mark.parametrize(
     "fault", [b"\x1f\x8bno gzip", b'{"choices": [{"mess', (200, {"Content-Encoding": "gzip"}, b"x")]
 )
-def test_an_answer_that_arrives_damaged_is_asked_for_again(fault: Any):
+def test_an_answer_that_arrives_damaged_is_requested_again(fault: Any):
     with MockServer() as server:
         server.faults = [fault] if isinstance(fault, tuple) or fault[:1] == b"{" else [b'{"choices"' + fault]
         lm = connect("mock", server.api_base)

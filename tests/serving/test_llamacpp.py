@@ -3,12 +3,16 @@ from __future__ import annotations
 import asyncio
 import http.client
 import os
+import random
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
@@ -17,7 +21,7 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from optimize.wheel_weights import SOURCES
 from pdr_dspy.errors import ConfigError, ServerStartError
-from pdr_dspy.serving import EndpointLM, LlamaCppServer
+from pdr_dspy.serving import EndpointLM, LlamaCppServer, connect
 from tests.support.mock_server import MockServer
 
 pytestmark = pytest.mark.slow
@@ -53,7 +57,7 @@ def test_a_file_that_is_no_model_shows_the_servers_log(tmp_path: Path):
         LlamaCppServer(path).start()
 
 
-def test_a_port_in_use_is_told(tmp_path: Path):
+def test_a_port_in_use_is_reported(tmp_path: Path):
     path = tmp_path / "never_read.gguf"
     path.write_bytes(b"GGUF")
     with MockServer() as other, pytest.raises(ServerStartError, match=f"`port={other.port}` cannot be used"):
@@ -190,3 +194,49 @@ def test_a_second_start_keeps_the_server(server: LlamaCppServer):
     assert server.start() is server
     assert server.pid == pid
     assert server.lm is server.lm
+
+
+def lora_file(path: Path, scale: float) -> Path:
+    """A LoRA adapter for smollm2-135m of random weights, as GGUF 3: each layer's last matrix, rank 4."""
+    source = random.Random(0)
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    pairs = [("general.architecture", "llama"), ("general.type", "adapter"), ("adapter.type", "lora")]
+    head = b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in pairs)
+    head += text("adapter.lora.alpha") + struct.pack("<If", 6, 8.0)
+    infos, data = b"", b""
+    for layer in range(30):
+        for name, dims in (("lora_a", (1536, 4)), ("lora_b", (4, 576))):
+            infos += text(f"blk.{layer}.ffn_down.weight.{name}") + struct.pack("<IQQIQ", 2, *dims, 0, len(data))
+            count = dims[0] * dims[1]
+            data += struct.pack(f"<{count}f", *(scale * source.gauss(0, 1) for _ in range(count)))
+    written = b"GGUF" + struct.pack("<IQQ", 3, 60, len(pairs) + 1) + head + infos
+    path.write_bytes(written + bytes(-len(written) % 32) + data)
+    return path
+
+
+@pytest.mark.model
+@pytest.mark.xdist_group("llamacpp")
+def test_an_adapter_is_applied_to_the_requests_that_name_it(server: LlamaCppServer, tmp_path: Path):
+    files = [lora_file(tmp_path / "none.gguf", 0.0), lora_file(tmp_path / "picker.gguf", 0.3)]
+    sampling: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8}
+    plain = server.connect(**sampling)
+    expected, identity = plain("Name three colours."), plain.capabilities_sync().identity
+    with LlamaCppServer(MODEL, slots=4, context=256, sources=SOURCES, adapters=files) as adapted:
+        base = adapted.connect(**sampling)
+        assert base.capabilities_sync().identity == identity
+        assert base("Name three colours.") == expected
+        assert base.with_adapter("none")("Name three colours.") == expected
+        picker = base.with_adapter("picker")
+        own = picker("Name three colours.")
+        assert own != expected
+        assert base("Name three colours.") == expected, "also after a request with the adapter"
+        far = connect(MODEL, adapted.api_base, adapter="picker", **sampling)
+        far.check_sync()
+        assert far("Name three colours.") == own
+        assert re.fullmatch(rf"endpoint/{MODEL}:picker:b179c9523d0e\+\w{{12}}", far.capabilities_sync().identity)
+        siblings = send(picker, request(picker, 3, 2), request(picker, 4, 2))
+        assert len(siblings) == 2
+        far.close()

@@ -199,7 +199,7 @@ def test_a_replay_of_a_run_with_refusals_sends_nothing_and_says_the_same(tmp_pat
         assert sent == 11  # 2 x (3 drafts, selection, refinement), and the selection that was refused
 
 
-def test_a_form_that_is_ignored_is_said_and_the_reply_read_as_any() -> None:
+def test_a_form_that_is_ignored_is_reported_and_the_reply_read_as_any() -> None:
     with MockServer(
         lambda body, seed: "I pick.\nSelected: [2, 3]" if form_of(body) else "Answer: 4", kind="vllm"
     ) as server:
@@ -290,7 +290,7 @@ def test_a_form_never_takes_the_place_of_a_thought(budget: ThinkingBudget, think
     assert select_call(said).failure is None
 
 
-def test_the_request_that_goes_on_behind_a_thought_has_the_form() -> None:
+def test_the_request_that_continues_behind_a_thought_has_the_form() -> None:
     def reply(request: ScriptedRequest) -> str | Completion:
         if "Candidates:" not in request.user:
             return "Answer: 4"

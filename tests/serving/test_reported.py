@@ -96,7 +96,7 @@ def test_another_fingerprint_of_the_same_weights_is_nothing(caplog: pytest.LogCa
     assert not caplog.records
 
 
-def test_a_router_names_its_deployments_in_turn_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_router_names_its_deployments_in_turn_and_that_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     with says("1") as server, caplog.at_level(logging.WARNING, "pdr_dspy"):
         lm = connect("mock", server.api_base)
         for turn in range(14):

@@ -144,7 +144,7 @@ def test_a_server_that_is_never_ready_is_ended(fake: Path, monkeypatch: pytest.M
     assert not fake.exists() or gone(started(fake))
 
 
-def test_a_port_in_use_is_told(fake: Path):
+def test_a_port_in_use_is_reported(fake: Path):
     with MockServer() as other, pytest.raises(ServerStartError, match=f"`port={other.port}` cannot be used"):
         VLLMServer("some/model", cpu=True, port=other.port).start()
 
@@ -182,14 +182,14 @@ def test_attaches_without_starting_or_stopping_anything():
         assert discover(running.api_base) == ["some/model"]
 
 
-def test_no_gpu_is_told_with_the_alternatives(monkeypatch: pytest.MonkeyPatch):
+def test_no_gpu_is_reported_with_the_alternatives(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(vllm, "_has_gpu", lambda: False)
     with pytest.raises(ConfigError, match=r"LlamaCppServer.*cpu=True.*api_base"):
         VLLMServer("some/model")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vllm is installed here")
-def test_missing_vllm_is_told_with_the_install_line():
+def test_missing_vllm_is_reported_with_the_install_line():
     with pytest.raises(MissingExtra, match=r'pip install "pdr-dspy\[vllm\]"'):
         VLLMServer("some/model", cpu=True)
 

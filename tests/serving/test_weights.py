@@ -119,7 +119,7 @@ def test_an_unknown_name_lists_the_catalogue() -> None:
         locate("smollm2-135m", sources=("ftp",))
 
 
-def test_failures_of_every_source_are_told(entry: Weights) -> None:
+def test_failures_of_every_source_are_reported(entry: Weights) -> None:
     with pytest.raises(WeightsError) as caught:
         locate("tiny", progress=lambda what, done, total: None)
     lines = str(caught.value).splitlines()
@@ -176,7 +176,7 @@ def test_a_folder_is_a_mirror_too(entry: Weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on_where_the_server_can(
+def test_a_broken_download_continues_where_the_server_can(
     entry: Weights, shop: Shop, tmp_path: Path, ranges: bool
 ) -> None:
     shop.breaks_after, shop.ranges = 700, ranges
@@ -201,7 +201,7 @@ def test_a_mirrors_other_bytes_are_refused_and_the_next_try_begins_anew(
     assert shop.asked[-1][1] is None
 
 
-def test_what_a_mirror_lacks_is_told(entry: Weights, shop: Shop) -> None:
+def test_what_a_mirror_lacks_is_reported(entry: Weights, shop: Shop) -> None:
     with pytest.raises(WeightsError, match=r"mirror: http://.*/tiny\.gguf/gone: Not Found"):
         locate("tiny", sources=(Mirror(f"{shop.url}/{{file}}/gone"),))
     with pytest.raises(WeightsError, match=r"mirror: http://127\.0\.0\.1:1/tiny\.gguf: .*refused"):
@@ -242,7 +242,7 @@ def test_a_source_of_somebodys_own_is_checked_like_the_others(entry: Weights, tm
     assert left_over(tmp_path) == {"tiny.gguf"}
 
 
-def test_a_full_disk_is_told_before_downloading(
+def test_a_full_disk_is_reported_before_downloading(
     entry: Weights, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
@@ -252,7 +252,7 @@ def test_a_full_disk_is_told_before_downloading(
     assert left_over(tmp_path) == set()
 
 
-def test_an_unusable_cache_folder_is_told(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_cache_folder_is_reported(entry: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PDR_DSPY_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"cannot be written .* PDR_DSPY_CACHE"):

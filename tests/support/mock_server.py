@@ -69,6 +69,9 @@ class MockServer:
         """The model that completions name; None for the one that was asked for."""
         self.fingerprint: str | None = None
         """The `system_fingerprint` of completions."""
+        self.adapters: dict[str, str] = {}
+        """Adapters beside the first model, by name, and what each is made of: vLLM lists them as models with a parent,
+        llama.cpp at /lora-adapters, where each is the stem of its file."""
         self.root: str | None = None
         """What the listing says that the models are made of."""
         self.work = 0.0
@@ -153,10 +156,18 @@ class MockServer:
         }
         told = {**extra.get(self.kind, {}), **({"root": self.root} if self.root else {})}
         rows = [{"id": name, "object": "model", "owned_by": owner, **told} for name in self.models]
+        if self.kind == "vllm":
+            rows += [
+                {"id": name, "object": "model", "owned_by": owner, "root": root, "parent": self.models[0]}
+                for name, root in self.adapters.items()
+            ]
         return web.json_response({"object": "list", "data": rows})
 
     async def _told(self, request: web.Request) -> web.Response:
         self.asked.append(request.path)
+        if request.path == "/lora-adapters" and self.adapters and self.kind == "llama.cpp":
+            files = [{"id": i, "path": path, "scale": 0.0} for i, path in enumerate(self.adapters.values())]
+            return web.json_response(files)
         if request.path not in self.told:
             return web.json_response({"error": "not found"}, status=404)
         return web.json_response(self.told[request.path])

@@ -21,7 +21,7 @@ def named() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", DISTILLERS.names())
-def test_the_librarys_distillers_keep_the_laws(name: str) -> None:
+def test_the_librarys_distillers_pass_conformance(name: str) -> None:
     check_distiller(name)
     check_distiller(DISTILLERS.find(name))
 
@@ -114,7 +114,9 @@ async def _returns_text(given: DistillerInput) -> Any:
         (_returns_text, {}, "returned str, not a `Distilled`"),
     ],
 )
-def test_a_distiller_that_breaks_a_law_is_told_which(named: str, run: Any, settings: dict[str, Any], law: str) -> None:
+def test_a_distiller_that_violates_a_rule_names_the_rule(
+    named: str, run: Any, settings: dict[str, Any], law: str
+) -> None:
     with pytest.raises(AssertionError, match=f"(?s){law}"):
         check_distiller(distiller(named, **settings)(run))
 

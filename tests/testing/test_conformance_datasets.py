@@ -29,7 +29,7 @@ def rows(start: int = 0, count: int = 6) -> list[dict[str, Any]]:
     return [{"question": f"What is {n} + 1?", "answer": str(n + 1), "id": n} for n in range(start, start + count)]
 
 
-def test_a_procedural_set_and_a_file_keep_the_laws(tmp_path: Path) -> None:
+def test_a_procedural_set_and_a_file_pass_conformance(tmp_path: Path) -> None:
     check_dataset("rg:number_sequence", verifier=ExactVerifier())
     path = tmp_path / "sums.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows()))
@@ -93,13 +93,13 @@ def _other_order(split: str) -> list[dict[str, Any]]:
         ),
     ],
 )
-def test_a_set_that_breaks_a_law_is_told_which(named: str, read: Any, settings: dict[str, Any], law: str) -> None:
+def test_a_set_that_violates_a_rule_names_the_rule(named: str, read: Any, settings: dict[str, Any], law: str) -> None:
     dataset(named, **{"verifier": "number", **settings})(read)
     with pytest.raises(AssertionError, match=law):
         check_dataset(named)
 
 
-def test_a_right_answer_that_the_verifier_rejects_is_told(named: str) -> None:
+def test_a_right_answer_that_the_verifier_rejects_is_reported(named: str) -> None:
     dataset(named, verifier="number")(lambda split: rows())
     with pytest.raises(AssertionError, match=r"scores the right answer of 'of-a-test/0' 0 \(7 is not 1\)"):
         check_dataset(named, right=lambda example: dspy.Prediction(answer="7"))

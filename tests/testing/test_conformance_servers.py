@@ -28,7 +28,7 @@ def heeding(body: dict[str, Any], seed: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["vllm", "llama.cpp", "other"])
 @pytest.mark.parametrize("usage", [True, False])
-def test_an_endpoint_keeps_the_laws(kind: str, usage: bool) -> None:
+def test_an_endpoint_passes_conformance(kind: str, usage: bool) -> None:
     with MockServer(heeding, kind=kind, usage=usage) as server:
         if kind != "other":
             server.refuse_long = True
@@ -39,7 +39,7 @@ def test_an_endpoint_keeps_the_laws(kind: str, usage: bool) -> None:
 
 @pytest.mark.model
 @pytest.mark.xdist_group("smollm2")
-def test_the_embedded_server_keeps_the_laws() -> None:
+def test_the_embedded_server_passes_conformance() -> None:
     with LlamaCppServer("smollm2-135m", slots=4, context=512, sources=SOURCES) as server:
         check_server(server.lm, cap=24)
 
@@ -131,7 +131,7 @@ def rude(request: ScriptedRequest) -> str:
         (lambda: "gpt", "a server is a `dspy.LM`"),
     ],
 )
-def test_a_server_that_breaks_a_law_is_told_which(make: Callable[[], Any], law: str) -> None:
+def test_a_server_that_violates_a_rule_names_the_rule(make: Callable[[], Any], law: str) -> None:
     with pytest.raises(AssertionError, match=f"(?s){law}"):
         check_server(make())
 

@@ -54,7 +54,7 @@ JUDGE = scripted_lm(yes_to_paris)
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_librarys_verifiers_keep_the_laws(part: Any, golds: list[str], wrong: str, lm: dspy.LM | None) -> None:
+def test_the_librarys_verifiers_pass_conformance(part: Any, golds: list[str], wrong: str, lm: dspy.LM | None) -> None:
     check_verifier(part, [example(answer=gold) for gold in golds], wrong=says(wrong), lm=lm)
 
 
@@ -150,7 +150,9 @@ class Unplain(Keen):
         (Unplain, {}, r"`describe\(\)` is not JSON"),
     ],
 )
-def test_a_verifier_that_breaks_a_law_is_told_which(own: None, kind: Any, settings: dict[str, Any], law: str) -> None:
+def test_a_verifier_that_violates_a_rule_names_the_rule(
+    own: None, kind: Any, settings: dict[str, Any], law: str
+) -> None:
     named = verifier("of-a-test")(kind)
     with pytest.raises(AssertionError, match=f"(?s){law}"):
         check_verifier(named(**settings), [example(answer="2", reply="2")])

@@ -191,6 +191,20 @@ def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert len(Path("out.jsonl").read_text().splitlines()) == 7
     counted = pdr_export("other", "--program", "programs/doubling_for_sft.py", "--json")
     assert json.loads(counted.stdout)["refinements"] == 2
+    summaries = pdr_export("other", "--program", "programs/doubling_for_sft.py", "--what", "summaries", "--json")
+    assert json.loads(summaries.stdout)["summaries"] == 2
+    assert [json.loads(line)["kind"] for line in Path("out.jsonl").read_text().splitlines()] == ["summary"] * 2
+    Path("picker.py").write_text(PROGRAM.replace('"summary"', '"topk", k=1'))
+    picks = pdr_export("other", "--program", "picker.py", "--what", "picks", "--orders", "4", "--json")
+    assert json.loads(picks.stdout)["picks"] > 3, "the drafts of another program with the same first round"
+    for wrong, said in (
+        (("--what", "all"), "must be one of right, summaries, picks, verdicts"),
+        (("--what", "verdicts"), "needs a program with a JudgeCheck"),
+        (("--what", "right", "--teacher"), "makes picks and verdicts"),
+        (("--what", "right", "--orders", "2"), "is for `--what picks`"),
+    ):
+        refused = pdr_export("other", "--program", "programs/doubling_for_sft.py", *wrong)
+        assert (refused.exit_code, said in refused.output) == (2, True), refused.output
     Path("programs/doubling_for_sft.py").rename("doubling_for_sft.py")
     moved = pdr_export("runs/eval-doubling_for_sft-0123abcd")
     assert moved.exit_code == 2

@@ -153,7 +153,7 @@ class Sloppy(ScriptedPolicy):
         (lambda sampled: [Sampled([1, 2], [0.0], "stop")] * 2, "1 log-probabilities for 2 tokens"),
     ],
 )
-def test_a_policy_that_breaks_its_contract_is_told(spoil: Any, sentence: str) -> None:
+def test_a_policy_that_breaks_its_contract_is_reported(spoil: Any, sentence: str) -> None:
     with pytest.raises(PDRError, match=sentence):
         run(PolicyLM(Sloppy(spoil)), LongCoT("question -> answer"), 2)
 

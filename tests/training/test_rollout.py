@@ -11,13 +11,14 @@ import dspy
 import pytest
 
 from pdr_dspy import calls
+from pdr_dspy.calls import Adapter
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import signature_of
-from pdr_dspy.training.rollout import Episodes, TrainCalls, operator_rows
-from pdr_dspy.training.types import Group, Mode, Row
+from pdr_dspy.training.rollout import Episodes, operator_rows
+from pdr_dspy.training.types import Group, Mode, Row, Sampled, TrainCalls
 from pdr_dspy.verifiers import NumberVerifier, Score
 from tests.support.scripted_policy import END, Characters, ScriptedPolicy
 
@@ -108,7 +109,12 @@ def test_a_row_is_what_the_call_read_and_wrote() -> None:
 
 @pytest.mark.parametrize(
     ("train_calls", "phases"),
-    [("all", ["draft"] * 3 + ["distill", "refine"]), ("refine", ["refine"]), ("drafts", ["draft"] * 3)],
+    [
+        ("all", ["draft"] * 3 + ["distill", "refine"]),
+        ("refine", ["refine"]),
+        ("drafts", ["draft"] * 3),
+        ("distill", ["distill"]),
+    ],
 )
 def test_which_calls_are_trained(train_calls: TrainCalls, phases: list[str]) -> None:
     episodes = Episodes(pdr(), NumberVerifier(), train_calls=train_calls)
@@ -233,6 +239,98 @@ def test_an_empty_draft_among_others_is_a_row() -> None:
     (rows,) = Episodes(pdr(), NumberVerifier(), train_calls="drafts")([group(3)], policy)
     assert rewards(rows) == [-1.0, 1.0, 1.0]
     assert rows[0].completion_ids == [END]
+
+
+# ---- only the distiller
+
+
+class WithAdapter(ScriptedPolicy):
+    """A policy that trains an adapter: what the model without it is asked for is in `base`."""
+
+    def __init__(self, reply: Any) -> None:
+        super().__init__(reply)
+        self.base: list[str] = []
+
+    def generate_base(self, prompts: list[list[int]], caps: list[int], temperature: float) -> list[Sampled]:
+        self.base += [self.tokenizer.decode(ids) for ids in prompts]
+        return self.generate(prompts, caps, temperature)
+
+
+@pytest.mark.parametrize(("refined", "reward"), [("2", 1.0), ("9", -1.0)])
+def test_a_distiller_alone_has_the_score_of_the_refinement(refined: str, reward: float) -> None:
+    policy = WithAdapter(solver("1", "2", "3", refined=refined).reply)
+    episodes = Episodes(pdr(distill_temperature=1.0, temperature=0.7), NumberVerifier(), train_calls="distill")
+    (rows,) = episodes([group(2)], policy)
+    assert [row.phase for row in rows] == ["distill"] * 2
+    assert (rewards(rows), [row.correct for row in rows]) == ([reward] * 2, [reward > 0] * 2)
+    assert {DECODE(row.completion_ids) for row in rows} == {"THE WORKSPACE says 2"}
+    assert Counter(map(stage, policy.base)) == {"draft": 6, "refine": 2}, "all but the trained calls are the base's"
+    assert policy.batches == [6, 2, 2]
+
+
+def picking(answer: str | None, refined: str = "9") -> WithAdapter:
+    """Drafts answer 1, 2 and 3; the picker picks the candidate with `answer`, or says nothing of use."""
+    drafts = iter(["1", "2", "3"] * 2)
+
+    def reply(prompt: str, number: int) -> str:
+        places = dict(re.findall(r"Candidate (\d):\nAnswer: (\d)", prompt))
+        if len(places) > 1:
+            picked = next((place for place, own in places.items() if own == answer), None)
+            return "Hard to say." if picked is None else f"Selected: {picked}"
+        return f"Answer: {refined}" if places else f"Answer: {next(drafts)}"
+
+    return WithAdapter(reply)
+
+
+@pytest.mark.parametrize(
+    ("answer", "refined", "process", "reward"),
+    [
+        ("2", "9", True, 1.0),
+        ("3", "2", True, -1.0),
+        ("2", "9", False, -1.0),
+        ("3", "2", False, 1.0),
+        (None, "2", True, -1.0),  # the workspace is a random pick, which is no merit of the call
+        (None, "2", False, -1.0),
+    ],
+)
+def test_a_picker_alone(answer: str | None, refined: str, process: bool, reward: float) -> None:
+    policy = picking(answer, refined)
+    program = pdr(distiller="topk", k=1)
+    episodes = Episodes(program, NumberVerifier(), train_calls="select", process_rewards=process)
+    (rows,) = episodes([group(2)], policy)
+    assert [row.phase for row in rows] == ["select"] * 2
+    assert (rewards(rows), [row.correct for row in rows]) == ([reward] * 2, [reward > 0] * 2)
+    assert len(policy.base) == 8
+
+
+def test_nothing_to_pick_from_is_no_reward() -> None:
+    drafts = iter(["1", "3", "5"] * 2)
+    policy = ScriptedPolicy(
+        lambda prompt, number: "Selected: 1" if "Candidate 2" in prompt else f"Answer: {next(drafts, 2)}"
+    )
+    episodes = Episodes(pdr(distiller="topk", k=1), NumberVerifier(), train_calls="select", process_rewards=True)
+    (rows,) = episodes([group(2)], policy)
+    assert rewards(rows) == [None, None]
+
+
+def test_a_model_of_its_own_is_not_called() -> None:
+    models = {"picker": Adapter("picker")}
+    program = Operator("question -> answer", Schedule(widths=(3, 1), distill_model="picker"), models=models)
+    (rows,) = Episodes(program, NumberVerifier(), train_calls="distill")([group(2)], solver("1", "2", "3"))
+    assert rewards(rows) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("widths", [(3, 1), (3, 2, 1)])
+def test_every_call_of_a_distiller_is_a_row(widths: tuple[int, ...]) -> None:
+    for distiller, train_calls in (("summary", "distill"), ("topk", "select"), ("topk_per_sample", "select")):
+        program = pdr(distiller=distiller, widths=widths, k=2)
+        episodes = Episodes(program, NumberVerifier(), train_calls=train_calls, starts=0.5)  # type: ignore[arg-type]
+        each = episodes.rows_per_episode("operator")
+        assert each == sum(program.schedule.distill_calls(r) for r in range(len(widths) - 1))
+        made = episodes([group(2 * each), group(2 * each, seed=8)], ScriptedPolicy(lambda _, n: f"Answer: {n % 3}"))
+        assert [len(rows) for rows in made] == [2 * each] * 2
+        assert {row.phase for rows in made for row in rows} == {train_calls}
+        assert episodes.counts["fillers"] == 0
 
 
 @pytest.mark.parametrize("distiller", ["summary", "topk", "topk_per_sample", "random_k", "oracle_correct"])
@@ -364,7 +462,13 @@ def test_sizes_that_do_not_divide(rows: int, mode: Mode, settings: dict[str, Any
     [
         (dspy.Predict("question -> answer"), {}, "takes an operator"),
         (pdr(), {"verifier": NumberVerifier}, "must be a verifier"),
-        (pdr(), {"train_calls": "distill"}, "all, refine, drafts"),
+        (pdr(), {"train_calls": "some"}, "all, refine, drafts, distill, select"),
+        (pdr(), {"train_calls": "select"}, 'it makes distill calls, see `train_calls="distill"`'),
+        (pdr(distiller="topk"), {"train_calls": "distill"}, 'it makes select calls, see `train_calls="select"`'),
+        (pdr(distiller="random_k"), {"train_calls": "select"}, "it makes none"),
+        (SR("question -> answer", rounds=2, critique=True), {"train_calls": "select"}, "it makes none"),
+        (LongCoT("question -> answer"), {"train_calls": "distill"}, "it makes none"),
+        (pdr(temperature=0.7), {"train_calls": "distill"}, r"Schedule\(distill_temperature=None\)"),
         (pdr(), {"starts": 1.5}, "a fraction"),
         (pdr(), {"threshold": 0}, r"in \(0, 1\]"),
         (pdr(), {"trace_tokens": 0}, "at least 1 token"),

@@ -15,6 +15,8 @@ from typing import Any, cast
 import dspy
 import pytest
 import torch
+from peft import LoraConfig
+from safetensors import safe_open
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
@@ -27,7 +29,11 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, LongCoT
 from pdr_dspy.runtime import locks
 from pdr_dspy.training.config import Lora, TrainingConfig, read_config
-from pdr_dspy.training.train import read_log, train
+from pdr_dspy.training.dataset import mode_rows
+from pdr_dspy.training.run_folder import read_log
+from pdr_dspy.training.train import train
+from pdr_dspy.training.trainer import OperatorTrainer
+from pdr_dspy.training.trl_config import OperatorConfig
 from pdr_dspy.verifiers import Score
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("training")]
@@ -105,7 +111,7 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_run_gives_a_folder_that_transformers_loads_and_goes_on(model: str, tmp_path: Path) -> None:
+def test_a_run_gives_a_folder_that_transformers_loads_and_continues(model: str, tmp_path: Path) -> None:
     output, told = tmp_path / "run", []
     made = train(program(), questions(), Early(), config(model), output, progress=lambda step, _: told.append(step))
     assert made == output / "model"
@@ -132,7 +138,7 @@ def test_a_run_gives_a_folder_that_transformers_loads_and_goes_on(model: str, tm
     assert not differ(resumed, weights(tmp_path / "at once" / "model"))
 
 
-def test_a_second_run_waits_for_who_is_at_work(
+def test_a_second_run_waits_for_the_first(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(locks, "POLL", (0.0, 0.0))
@@ -158,6 +164,46 @@ def test_with_an_adapter_the_model_is_whole(model: str, tmp_path: Path) -> None:
     (line,) = read_log(tmp_path / "log.jsonl")
     assert "operator/reward" in line
     assert "trace/reward" not in line
+
+
+def test_an_adapter_for_the_distiller_alone(model: str, tmp_path: Path) -> None:
+    settings = config(model, lora=Lora(rank=2, alpha=4), train_calls="distill", rows=8, steps=2)
+    assert settings.operator_share == 1.0
+    train(program(), questions(), Early(), settings, tmp_path)
+    first, second = read_log(tmp_path / "log.jsonl")
+    assert first["operator/reward"] in [n / 8 - 1 for n in range(17)]
+    assert "trace/reward" not in first
+    assert first["sampled/calls"] == 16 * 5, "drafts and refinements are sampled too"
+    assert (second["sampled/gap"], first["sampled/gap"]) == pytest.approx((0, 0), abs=1e-4)
+    moved: dict[str, torch.Tensor] = {}
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        moved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert any(tensor.abs().sum() > 0 for name, tensor in moved.items() if "lora_B" in name)
+
+
+def test_the_base_answers_without_the_adapter(model: str, tmp_path: Path) -> None:
+    args = OperatorConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none",
+        per_device_train_batch_size=4, num_generations=4, epsilon_high=5.0, operator_share=0,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+    rows = mode_rows(questions(), ("trace",))
+    kinds = {
+        "plain": OperatorTrainer(model, lambda groups, policy: [], args, rows, processing_class=tokenizer),
+        "adapted": OperatorTrainer(
+            model, lambda groups, policy: [], args, rows, processing_class=tokenizer,
+            peft_config=LoraConfig(r=8, lora_alpha=256, target_modules="all-linear", init_lora_weights=False),
+        ),
+    }  # fmt: skip
+    asked: Any = ([[40, 41, 42], [50]], [8, 8], 0.0)
+    plain, adapted = kinds["plain"].policy, kinds["adapted"].policy
+    expected = plain.generate(*asked)
+    for same in (adapted.generate_base(*asked), plain.generate_base(*asked)):
+        assert [one.ids for one in same] == [one.ids for one in expected]
+        for one, other in zip(same, expected, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+    assert adapted.generate(*asked)[0].logprobs[0] != pytest.approx(expected[0].logprobs[0], abs=1e-3)
 
 
 def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
@@ -188,6 +234,9 @@ def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
         ({"schedule": {"temperature": 0.5}}, r"Schedule\(temperature=0.5\)"),
         ({"schedule": {"widths": [1]}}, "whole operator|two rounds"),
         ({"process_rewards": True, "train_calls": "refine"}, 'needs `train_calls="all"`'),
+        ({"train_calls": "select"}, "it makes distill calls"),
+        ({"train_calls": "distill", "operator_share": "1:1"}, "a long trace has no distill call"),
+        ({"train_calls": "distill", "lora": Lora(), "vllm": "colocate"}, "leave `vllm` out"),
         ({"trl": {"learning_rate": 1.0}}, "is set by a field"),
         ({"trl": {"learning_rat": 1.0}}, "no such field"),
         ({"trl": {"temperature": 0.5}}, "must stay 1.0"),
@@ -195,7 +244,7 @@ def test_a_folder_holds_one_run(model: str, tmp_path: Path) -> None:
         ({"draft_tokens": 5000}, "example '0': .* context is 4096"),
     ],
 )
-def test_what_cannot_work_is_said_before_the_model_is_loaded(
+def test_what_cannot_work_is_reported_before_the_model_is_loaded(
     model: str, tmp_path: Path, change: dict[str, Any], sentence: str
 ) -> None:
     own = {key: change.pop(key) for key in ("draft_tokens",) if key in change}
@@ -223,15 +272,15 @@ def test_long_traces_alone_need_no_pdr_program(model: str, tmp_path: Path) -> No
 def test_a_config_is_a_json_file(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"model": "m", "rows": 10, "lora": {"rank": 4}, "schedule": {"widths": [4, 1]}}))
-    found = read_config(path)
+    found = read_config(path, TrainingConfig)
     assert (found.lora, found.rows) == (Lora(rank=4), 10)
     assert TrainingConfig(**json.loads(found.model_dump_json())) == found
     for text, sentence in (("{", "is not JSON"), ("[]", "one JSON object"), ('{"rows": 4}', "model")):
         path.write_text(text)
         with pytest.raises(ConfigError, match=sentence):
-            read_config(path)
+            read_config(path, TrainingConfig)
     with pytest.raises(ConfigError, match="cannot be read"):
-        read_config(tmp_path / "none.json")
+        read_config(tmp_path / "none.json", TrainingConfig)
 
 
 PROGRAM = """

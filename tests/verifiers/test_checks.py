@@ -363,7 +363,7 @@ def test_a_check_of_plain_settings_is_made_of_what_it_says_of_itself(check: Any,
     assert loaded.schedule == program.schedule  # type: ignore[union-attr]
 
 
-def test_limits_that_are_not_there_are_told_in_one_way() -> None:
+def test_limits_that_are_not_there_are_reported_in_one_way() -> None:
     said = []
     for make in (
         lambda: CodeCheck(limits={"root": True}),  # type: ignore[arg-type]

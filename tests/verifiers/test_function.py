@@ -291,7 +291,7 @@ class Perhaps(dspy.Signature):
     answer: int | None = dspy.OutputField()
 
 
-def test_an_answer_that_breaks_a_limit_is_told_in_its_row() -> None:
+def test_an_answer_that_breaks_a_limit_is_reported_in_its_row() -> None:
     with dspy.context(lm=model("Answer: 50")):
         (row,) = evaluate(LongCoT(Small), [EXAMPLE], ExactVerifier()).rows
     assert row.answer is None

@@ -97,7 +97,7 @@ def test_exact() -> None:
     assert grade(ExactVerifier(), "Paris", "It is a capital.\nAnswer: Paris") == 1
 
 
-def test_number_reads_values_and_tolerates_what_it_is_told() -> None:
+def test_number_reads_values_and_tolerates_what_it_is_reported() -> None:
     assert grade(NumberVerifier(), 204, 204.0) == 1
     assert grade(NumberVerifier(), "204", 204) == 1
     assert grade(NumberVerifier(), "0.1", 0.1) == 1

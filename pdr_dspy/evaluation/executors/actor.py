@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import StoreError
+from pdr_dspy.evaluation.executors.base import RowSettings
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.runner import Runner
 from pdr_dspy.evaluation.texts import RowTexts
@@ -47,16 +47,12 @@ class Order:
     secrets: Mapping[str, Any] = field(repr=False)
     """Secrets of the parcel's objects. They are in no file, environment or display of the cluster, only in the memory
     of its processes."""
-    seed: int
-    budget: Budget | None
-    threads: int
-    in_flight: int
+    settings: RowSettings
     texts: bool
     storage: str | None = field(repr=False)
     """A folder or URL, which may hold a password; None keeps no calls."""
     mark: str | None
     """A file in the folder, which proves that it is the same folder on every machine."""
-    sharing: bool
 
 
 class Reply(NamedTuple):
@@ -105,13 +101,14 @@ class Actor:
             why = next(iter(str(error).splitlines()), "")  # Ray adds its own traceback
             return Reply(None, unusable=f"{await self.hello()}: {type(error).__name__}: {why}")
         runner, store = kept.runner, kept.store
-        places = self._places.setdefault(order.in_flight, asyncio.Semaphore(order.in_flight))
+        in_flight, sharing = order.settings.in_flight, order.settings.sharing
+        places = self._places.setdefault(in_flight, asyncio.Semaphore(in_flight))
         try:
-            if store is not None and (order.sharing or again):
+            if store is not None and (sharing or again):
                 await asyncio.to_thread(store.refresh)
             with dspy.context(**kept.settings), calls.session(store=store, in_flight=places):
                 row = await runner.row(example, name, repeat)
-            if store is not None and order.sharing:
+            if store is not None and sharing:
                 await asyncio.to_thread(store.sync)
         except StoreError as error:
             return Reply(None, store=str(error))
@@ -152,9 +149,9 @@ class Actor:
         runner = Runner(
             parcel.program,
             parcel.verifier,
-            seed=order.seed,
-            budget=order.budget,
-            threads=order.threads,
+            seed=order.settings.seed,
+            budget=order.settings.budget,
+            threads=order.settings.threads,
             on_texts=keep if order.texts else None,
         )
         return _Kept(runner, parcel.settings, self._store_of(order), texts)

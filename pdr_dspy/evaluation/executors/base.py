@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import dspy
@@ -15,6 +16,26 @@ from pdr_dspy.evaluation.texts import RowTexts
 from pdr_dspy.verifiers.base import Verifier
 
 OnTexts = Callable[[RowTexts], None]
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """How the rows of one program are run, wherever they are."""
+
+    seed: int = 0
+    """The evaluation's seed."""
+    budget: Budget | None = None
+    """Limits, in tokens, on each run of an operator."""
+    threads: int = 64
+    """Maximum of synchronous programs and verifiers that run concurrently in one process."""
+    in_flight: int = 64
+    """Maximum requests in flight of each process of a cluster. For rows in this process the session determines it."""
+    sharing: bool = False
+    """Whether other rows make some of the same calls. In a cluster, each row then reads calls made elsewhere before it
+    begins, and its own calls are on the disk when it ends."""
+
+
+DEFAULT = RowSettings()
 
 
 class Rows(Protocol):
@@ -45,26 +66,17 @@ class Executor(Protocol):
         self,
         program: dspy.Module,
         verifier: Verifier,
+        settings: RowSettings = DEFAULT,
         *,
-        seed: int = 0,
-        budget: Budget | None = None,
-        threads: int = 64,
         on_texts: OnTexts | None = None,
-        in_flight: int = 64,
-        sharing: bool = False,
     ) -> Rows:
-        """The rows of a program, run where the executor runs them, and kept in the session's store.
+        """The rows of a program, run where the executor runs them; their calls are kept in the session's store.
 
         Args:
             program: an operator, or any DSPy module.
             verifier: returns a score in [0, 1].
-            seed: the evaluation's seed.
-            budget: limits, in tokens, on each run of an operator.
-            threads: maximum of synchronous programs and verifiers that run concurrently in one process.
+            settings: the same for all of these rows.
             on_texts: called with the texts of each run, before its row is returned.
-            in_flight: maximum requests in flight of one process. For rows in this process the session determines it.
-            sharing: other rows make some of the same calls: each reads calls made elsewhere before it begins, and its
-                own calls are on the disk when it ends.
         """
         ...
 
@@ -80,16 +92,12 @@ class Local:
         self,
         program: dspy.Module,
         verifier: Verifier,
+        settings: RowSettings = DEFAULT,
         *,
-        seed: int = 0,
-        budget: Budget | None = None,
-        threads: int = 64,
         on_texts: OnTexts | None = None,
-        in_flight: int = 64,
-        sharing: bool = False,
     ) -> Rows:
         """See `Executor`. The session's bound on requests in flight holds."""
-        del in_flight, sharing
+        seed, budget, threads = settings.seed, settings.budget, settings.threads
         return Runner(program, verifier, seed=seed, budget=budget, threads=threads, on_texts=on_texts)
 
     def side_by_side(self, rows: int) -> int:

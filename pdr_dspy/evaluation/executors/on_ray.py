@@ -26,10 +26,9 @@ from uuid import uuid4
 import dspy
 
 from pdr_dspy import calls
-from pdr_dspy.calls.budget import Budget
 from pdr_dspy.errors import ConfigError, ExecutorError, StoreError
 from pdr_dspy.evaluation.executors.actor import Actor, Order, Parcel, Reply
-from pdr_dspy.evaluation.executors.base import OnTexts, Rows
+from pdr_dspy.evaluation.executors.base import DEFAULT, OnTexts, Rows, RowSettings
 from pdr_dspy.evaluation.executors.cluster import Seat, in_a_line, join, lost_errors
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.runtime import luggage
@@ -166,13 +165,9 @@ class RayExecutor:
         self,
         program: dspy.Module,
         verifier: Verifier,
+        settings: RowSettings = DEFAULT,
         *,
-        seed: int = 0,
-        budget: Budget | None = None,
-        threads: int = 64,
         on_texts: OnTexts | None = None,
-        in_flight: int = 64,
-        sharing: bool = False,
     ) -> Rows:
         """See `Executor`.
 
@@ -188,10 +183,10 @@ class RayExecutor:
                 "`executor=RayExecutor(...)` with calls in memory, which a cluster cannot share: give a `run_dir` (or "
                 '`store=Rollouts(...)`) in a folder that all its machines see, or `Rollouts("postgresql://...")`'
             )
-        settings = {name: dspy.settings.get(name) for name in SETTINGS if name in dspy.settings}
+        chosen = {name: dspy.settings.get(name) for name in SETTINGS if name in dspy.settings}
         with luggage.packed() as packed:
             try:
-                parcel = ray.put(Parcel(program, verifier, settings))
+                parcel = ray.put(Parcel(program, verifier, chosen))
             except Exception as error:
                 raise ConfigError(
                     f"`executor=RayExecutor(...)`: program, verifier or language model cannot be sent to another "
@@ -209,14 +204,10 @@ class RayExecutor:
             key=uuid4().hex,
             parcel=(parcel,),
             secrets=packed.secrets,
-            seed=seed,
-            budget=budget,
-            threads=threads,
-            in_flight=in_flight,
+            settings=settings,
             texts=on_texts is not None,
             storage=storage,
             mark=mark,
-            sharing=sharing,
         )
         return _RemoteRows(self, order, on_texts)
 
@@ -368,7 +359,7 @@ class _RemoteRows:
 
         together, last = (name, repeat), None
         for attempt in range(LIVES):
-            seat = await self.executor.take(together, self.order.in_flight)
+            seat = await self.executor.take(together, self.order.settings.in_flight)
             life = seat.life
             try:
                 asked = seat.handle.row.remote(self.order, example, name, repeat, attempt > 0)

@@ -6,8 +6,8 @@
     finalists:  the best few and the untouched student run again on fresh seeds
     confirm:    the best of those, and the student, run on questions that were not used for any choice
 
-The plan is independent of models, files and other workers. All of its decisions follow from the settings and the
-answers: with equal answers they are equal, uninterrupted or after a kill, in one process or in many.
+The plan is independent of models, files and executors. All of its decisions follow from the settings and the
+answers: with equal answers they are equal, uninterrupted or after a kill, on one machine or on many.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Proposed(NamedTuple):
 
     origin: str
     candidate: Candidate
+    free: bool = False
+    """Whether it makes no call that a measured candidate has not made: it is no trial."""
 
 
 class Tried(NamedTuple):
@@ -84,12 +86,13 @@ class Tried(NamedTuple):
 
 
 class Propose(NamedTuple):
-    """Requests up to `wanted` new candidates. The answer is a sequence of `Proposed`, or the reason for which the
-    search ends."""
+    """Requests up to `wanted` new candidates, and up to `free` of those that cost no tokens. The answer is a sequence
+    of `Proposed`, or the reason for which the search ends."""
 
     cohort: int
     wanted: int
     tried: tuple[Tried, ...]
+    free: int = 0
 
 
 class Write(NamedTuple):
@@ -122,6 +125,8 @@ class Arm:
     origin: str
     candidate: Candidate
     cohort: int
+    free: bool = False
+    """Whether it is no trial, since it repeats calls of others."""
     race: dict[Pair, Cell] = field(default_factory=dict)
     final: dict[Pair, Cell] = field(default_factory=dict)
     dropped: str | None = None
@@ -266,7 +271,7 @@ class Plan:
         """Run the cohorts; return why there are no more."""
         yield from self.race(0, self.enter(0, baselines))
         for cohort in range(1, self.trials):
-            count = min(self.settings.race.cohort, self.trials - len(self.arms))
+            count = min(self.settings.race.cohort, self.trials - self.trials_begun)
             if count <= 0:
                 break
             if self.max_tokens is not None and self.paid >= self.max_tokens:
@@ -276,15 +281,25 @@ class Plan:
                 if isinstance(written, str):
                     return written
                 self.count(written)
-            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried())
-            if isinstance(answer, str) or not answer:
-                return answer if isinstance(answer, str) else "every candidate was tried or costs too much"
+            answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried(), self.settings.race.free)
+            if isinstance(answer, str):
+                return answer
             yield from self.race(cohort, self.enter(cohort, answer))
-        return f"{len(self.arms)} trials were measured"
+            if all(one.free for one in answer):
+                return "every candidate was tried or costs too much"
+        return f"{self.trials_begun} trials were measured"
+
+    @property
+    def trials_begun(self) -> int:
+        """The number of candidates so far, without those that repeat calls of others."""
+        return sum(not arm.free for arm in self.arms)
 
     def enter(self, cohort: int, proposed: Sequence[Proposed]) -> list[Arm]:
         """The new arms of a cohort."""
-        new = [Arm(len(self.arms) + place, *own, cohort) for place, own in enumerate(proposed)]
+        new = [
+            Arm(len(self.arms) + place, own.origin, own.candidate, cohort, own.free)
+            for place, own in enumerate(proposed)
+        ]
         self.arms += new
         return new
 

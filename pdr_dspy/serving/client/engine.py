@@ -219,7 +219,7 @@ class AsyncOpenAIEngine:
         model = (server.only or "auto") if self.model == "auto" else self.model
         for base, now in servers.items():
             before = self._descriptions.get(base)
-            if before is not None and before.exchanged(now, model):
+            if before is not None and before.exchanged(now, now.row(model, self.settings.adapter)):
                 raise Exchanged(
                     f"{base} serves another model than before: it was {before.shown(model)} and is now "
                     f"{now.shown(model)}. Replies of both models would be mixed; "
@@ -235,12 +235,40 @@ class AsyncOpenAIEngine:
         self._descriptions = replies
         self.model = model
         if self._identity is None and model != "auto":
-            served = server.model(model)
             mixed = len({each.kind for each in replies.values()}) > 1
-            made_of = "" if mixed else server.made_of(served)
-            self._identity = self.settings.named(model, made_of, None if mixed else server.weights.get(served))
+            made_of, weights = ("", None) if mixed else self._made_of(server, model)
+            self._identity = self.settings.named(model, made_of, weights)
         self._doubted, self._heard = False, time.monotonic()
         self.remember(found)
+
+    def _made_of(self, server: Server, model: str) -> tuple[str, str | None]:
+        """What the model, with its adapter, is made of: the server's facts, and the digest of its files if known."""
+        served = server.row(model, self.settings.adapter)
+        facts, weights = server.made_of(served), server.weights.get(served)
+        file = server.adapters.get(self.settings.adapter or "")
+        if file is None:
+            return facts, weights
+        both = f"{weights}+{file.sha256[:12]}" if weights and file.sha256 else None
+        return f"{facts} lora={file.path}" + (f" lora_files={file.sha256[:12]}" if file.sha256 else ""), both
+
+    async def _adapted(self, wire: Wire) -> Wire:
+        """The request with the adapter, or without any, in the words of this kind of server.
+
+        Raises UnsupportedModelError if the server says that it has no such adapter.
+        """
+        adapter = self.settings.adapter
+        server = await self.probe() if adapter is not None or self.settings.adapters else self.server
+        if server is not None and server.kind == "llama.cpp" and server.adapters and adapter is None:
+            return replace(wire, body={**wire.body, "lora": server.scales(None)})
+        if adapter is None:
+            return wire
+        if server is not None and server.kind in ("llama.cpp", "vllm") and not server.has(adapter):
+            raise lm15.UnsupportedModelError(f"{self.where} has no adapter {adapter!r}; {_adapters_of(server)}")
+        if server is not None and server.kind == "llama.cpp":
+            return replace(wire, body={**wire.body, "lora": server.scales(adapter)})
+        # vLLM serves an adapter under its own name; SGLang as one of its model.
+        model = adapter if server is not None and server.kind == "vllm" else f"{self.model}:{adapter}"
+        return replace(wire, body={**wire.body, "model": model})
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Return the response to `request`; raises lm15 errors, which DSPy converts into its own."""
@@ -249,6 +277,7 @@ class AsyncOpenAIEngine:
         if OUTPUT in (request.config.extensions or {}):
             await self.probe()  # each kind of server has its own fields for a format
         wire = wire_request(request, self.model, token_field=self.settings.token_field, kind=self.kind)
+        wire = await self._adapted(wire)
         if wire.group is not None and wire.size > 1 and self.siblings:
             return await (await self._state()).gatherer.submit(wire)
         return await self._alone(wire)
@@ -326,7 +355,7 @@ class AsyncOpenAIEngine:
                 if judge(error) is not Outcome.LOADING or time.monotonic() + retries.LOADING > until:
                     raise
             await asyncio.sleep(retries.LOADING)
-        name = server.model(self.model if self.model != "auto" else server.only or "")
+        name = server.row(self.model if self.model != "auto" else server.only or "", self.settings.adapter)
         if server.kind == "llama.cpp" and name in server.models:
             root = api_base.removesuffix("/v1")
             props, adapters = await asyncio.gather(
@@ -336,7 +365,12 @@ class AsyncOpenAIEngine:
             )
             path = props.get("model_path") if isinstance(props, dict) else None
             found = await _sha256_here(api_base, path) if name not in server.weights else None
-            return server.with_props(name, props, adapters, found)
+            described = server.with_props(name, props, adapters, found)
+            own = described.adapters.get(self.settings.adapter or "")
+            if own is None:
+                return described
+            own = own._replace(sha256=await _sha256_here(api_base, own.path))
+            return replace(described, adapters={**described.adapters, str(self.settings.adapter): own})
         if server.kind == "vllm" and name in server.models:
             return await _with_folders_here(server, name, api_base)
         for path in server.asked if name else ():
@@ -764,6 +798,12 @@ def _again(response: lm15.Response, seed: int | None) -> lm15.Response:
     """A sibling's response for an equal request: the same completion at no further cost."""
     usage = lm15.Usage(input_tokens=0, output_tokens=0, total_tokens=0)
     return replace(response, usage=usage, provider_data={**(response.provider_data or {}), "pdr": {"shared": seed}})
+
+
+def _adapters_of(server: Server) -> str:
+    names = ", ".join(map(repr, server.adapter_names)) or "none"
+    remedy = "`--lora-scaled FILE:0`" if server.kind == "llama.cpp" else "`--lora-modules NAME=PATH`"
+    return f"it has {names}; start it with {remedy}"
 
 
 async def _sha256_here(api_base: str, path: Any) -> str | None:

@@ -7,7 +7,8 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 _ASKED = {
     "sglang": ("/model_info", "/get_model_info"),
@@ -19,6 +20,18 @@ _WEIGHTS = ("model_path", "weight_version", "digest", "model_id", "model_sha", "
 WEIGHTS_TAG = "sha256:"
 """The tag of a model that gives its file, on servers started by this library."""
 _SAMPLERS = ("top_k", "min_p", "typical_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "mirostat")
+
+
+class LoraFile(NamedTuple):
+    """An adapter that llama.cpp has loaded."""
+
+    id: int
+    """Its number in requests."""
+    path: str
+    scale: float = 0.0
+    """Of requests that name no adapter."""
+    sha256: str | None = None
+    """Of the file, if it could be read here."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,8 @@ class Server:
     """The model that an adapter belongs to."""
     asked: tuple[str, ...] = ()
     """Further endpoints with facts on the model: paths below the server's root; the first that answers counts."""
+    adapters: Mapping[str, LoraFile] = field(default_factory=dict)
+    """The adapters of llama.cpp by the stems of their files."""
 
     @property
     def only(self) -> str | None:
@@ -50,6 +65,27 @@ class Server:
     def model(self, name: str) -> str:
         """The served model that a name selects: llama.cpp serves one, under any name."""
         return self.models[0] if self.kind == "llama.cpp" and len(self.models) == 1 else name
+
+    def row(self, model: str, adapter: str | None) -> str:
+        """The listed name whose facts are those of a model with an adapter: vLLM and SGLang list adapters as models."""
+        return adapter if adapter is not None and adapter in self.models else self.model(model)
+
+    def has(self, adapter: str) -> bool:
+        """Whether the server has an adapter."""
+        return adapter in (self.adapters if self.kind == "llama.cpp" else self.models)
+
+    def scales(self, adapter: str | None) -> list[dict[str, float]]:
+        """llama.cpp's `lora` of a request: every adapter with its scale. A request without it would have the right
+        scales, and might read a cached prompt that was computed with other ones."""
+        return [
+            {"id": file.id, "scale": file.scale if adapter is None else float(name == adapter)}
+            for name, file in self.adapters.items()
+        ]
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        """The adapters that the server has."""
+        return tuple(self.adapters) if self.kind == "llama.cpp" else tuple(self.parents)
 
     def made_of(self, name: str) -> str:
         """The facts of a model in one line; empty if the server reports none."""
@@ -97,10 +133,19 @@ class Server:
             if isinstance(adapters, list)
             else None,
         }
+        files = {
+            Path(str(each["path"])).stem: LoraFile(each["id"], str(each["path"]), float(each.get("scale") or 0.0))
+            for each in (adapters if isinstance(adapters, list) else ())
+            if isinstance(each, dict)
+            and type(each.get("id")) is int
+            and each.get("path")
+            and isinstance(each.get("scale", 0.0), int | float)
+        }
         known = dict(self.weights)
         if weights and name not in known:
             known[name] = f"{weights[:12]}~{_short({key: facts[key] for key in facts if key != 'path'})}"
-        return replace(self.with_facts(name, {key: value for key, value in facts.items() if value}), weights=known)
+        described = self.with_facts(name, {key: value for key, value in facts.items() if value})
+        return replace(described, weights=known, adapters=files)
 
 
 def read_listing(listing: Any) -> Server:
@@ -172,7 +217,13 @@ def in_common(servers: Sequence[Server]) -> Server:
         if len(files) == 1 and (file := files.pop()):
             weights[name] = file
     parents = {name: servers[0].parents[name] for name in models if name in servers[0].parents}
-    return Server(kinds.pop() if len(kinds) == 1 else "other", models, context, facts, weights, parents)
+    adapters = {
+        name: file
+        for name, file in servers[0].adapters.items()
+        if all(name in each.adapters and each.adapters[name].id == file.id for each in servers)
+    }
+    kind = kinds.pop() if len(kinds) == 1 else "other"
+    return Server(kind, models, context, facts, weights, parents, adapters=adapters)
 
 
 def differ(servers: Sequence[Server], model: str) -> tuple[str, str] | None:

@@ -22,6 +22,12 @@ def parameters(settings: dict[str, Any]) -> Any:
     """Return the llama.cpp parameters for the settings of a LlamaCppServer."""
     params = xllamacpp.CommonParams()  # pyright: ignore[reportAttributeAccessIssue]
     params.model.path = settings["path"]
+    # At scale 0 they apply to those requests alone that name one. (`lora_init_without_apply` leaves the scale of all
+    # others at 1.)
+    params.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, 0.0)  # pyright: ignore[reportAttributeAccessIssue]
+        for path in settings["adapters"]
+    ]
     params.model_alias = {settings["alias"]}
     params.model_tags = {settings["tag"]}
     params.hostnames = ["127.0.0.1"]

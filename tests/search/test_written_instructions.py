@@ -1,10 +1,9 @@
-"""Instructions that a search asks for: once, of the failures of its own questions, for all workers, and paid for."""
+"""Instructions that a search asks for: once, of the failures of its own questions, and paid for."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import pytest
 
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.strategies import PDR
-from pdr_dspy.prompts.roles import Role
 from pdr_dspy.reporting import search_tables
 from pdr_dspy.reporting.page import write_report
-from pdr_dspy.search import PDROptimizer, SearchProgress, Space
-from pdr_dspy.search.proposing.instructions import Proposal, Proposals
-from pdr_dspy.search.proposing.shared_instructions import DOCUMENT, agreed, extended, roles_of
-from pdr_dspy.search.workers.coordination import MemoryBoard
+from pdr_dspy.search import PDROptimizer, RunOptions, SearchProgress, Space
+from pdr_dspy.search.driver.controller import INSTRUCTIONS, instructions_in
+from pdr_dspy.search.driver.journal import Journal
+from pdr_dspy.search.proposing.instructions import Proposals
+from pdr_dspy.search.proposing.written_instructions import extended, roles_of
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import SMALL, Exact, questions, shape, student
 
@@ -126,32 +125,22 @@ def test_another_number_of_prompts_is_another_search(tmp_path: Path) -> None:
         searched(scripted_lm(obedient), run_dir=tmp_path, trials=2, prompts=0)
 
 
-def test_another_model_writes_and_a_worker_without_it_reads(tmp_path: Path) -> None:
+def test_another_model_writes(tmp_path: Path) -> None:
     reader, writer = scripted_lm(obedient), scripted_lm(obedient, model="scripted/writer")
     result = searched(reader, run_dir=tmp_path, prompt_model=writer).result
     assert result is not None
     assert not asked(reader)
     assert len(asked(writer)) == writer.served.calls == 3
-    helper = PDROptimizer.join(Exact(), tmp_path)
-    assert helper.settings.instructions.count == 3
-    with dspy.context(lm=reader):
-        assert helper.work(student(), trainset=questions(12), valset=questions(12, 100)) == 0
 
 
-def test_a_worker_that_cannot_write_waits_for_one_that_can() -> None:
-    board = MemoryBoard()
-    text = Proposals(proposals=(Proposal(role=Role.DRAFT, text=SHEET, tokens=14, tip="plain"),))
-    found: list[Proposals] = []
-    waiting = threading.Thread(target=lambda: found.append(agreed(board, None)))
-    waiting.start()
-    assert agreed(board, lambda: text) == text
-    waiting.join(30)
-    assert found == [text]
-    assert agreed(board, lambda: Proposals()) == text
-    other = MemoryBoard()
-    other.put(DOCUMENT, "{")
-    with pytest.raises(StoreError, match="holds no proposals"):
-        agreed(other, None)
+@pytest.mark.parametrize("text", ["{", "[]", '{"proposals": 1}'])
+def test_an_entry_that_holds_no_proposals_is_named(text: str) -> None:
+    journal = Journal({})
+    assert instructions_in(journal, RunOptions()) is None
+    journal.put(INSTRUCTIONS, text)
+    with pytest.raises(StoreError, match="the entry 'prompts' in memory holds no proposals") as raised:
+        instructions_in(journal, RunOptions())
+    assert "\n" not in str(raised.value)
 
 
 def test_roles_are_those_that_the_space_calls_and_leaves_open() -> None:

@@ -1,10 +1,9 @@
-"""One worker: what it measures, what it takes from others, and what it does when the server or its board fail."""
+"""The measurements of a search: what is run, what the journal has, and what happens when the server fails."""
 
 from __future__ import annotations
 
 import json
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +16,10 @@ from dspy.lm15 import ServerError
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.driver.journal import Journal, open_journal
+from pdr_dspy.search.driver.measurements import Measurements, cell, transient
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.workers.coordination import Board, Claim, FolderBoard, MemoryBoard
-from pdr_dspy.search.workers.worker import Worker, cell, transient
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import Exact, questions, reasoner, student
 
@@ -31,30 +30,32 @@ ARMS = {0: Candidate(student().schedule, {}), 1: WIDE}
 REQUEST = Measure(Stage.RACE, 0, ARMS, PAIRS)
 
 
-def worker(board: Board | None = None, store: Rollouts | None = None, **changes: Any) -> Worker:
+def measuring(journal: Journal | None = None, store: Rollouts | None = None, **changes: Any) -> Measurements:
     sets = {
         stage: [(example.id, example) for example in questions(COUNT, 100 * (stage is Stage.CONFIRM))]
         for stage in Stage
     }
     settings: dict[str, Any] = {"seed": 0, "max_in_flight": 4, **changes}
-    return Worker(
+    return Measurements(
         student(),
         Exact(),
         sets,
-        board=MemoryBoard() if board is None else board,
+        journal=Journal({}) if journal is None else journal,
         store=Rollouts() if store is None else store,
         **settings,
     )
 
 
-def measured(one: Worker, request: Measure = REQUEST, lm: ScriptedLM | None = None) -> dict[tuple[int, Pair], Cell]:
+def measured(
+    one: Measurements, request: Measure = REQUEST, lm: ScriptedLM | None = None
+) -> dict[tuple[int, Pair], Cell]:
     with dspy.context(lm=lm or scripted_lm(reasoner)):
         return one.measure(request)
 
 
 def test_every_cell_of_a_request_is_measured_once() -> None:
     lm = scripted_lm(reasoner)
-    one = worker()
+    one = measuring()
     cells = measured(one, lm=lm)
     assert set(cells) == {(arm, pair) for arm in ARMS for pair in PAIRS}
     assert {found.score for found in cells.values()} == {0.0, 1.0}
@@ -64,48 +65,50 @@ def test_every_cell_of_a_request_is_measured_once() -> None:
     assert lm.served.input + lm.served.output == sum(different.values())
     shared = {a for a, _ in cells[0, PAIRS[0]].calls} & {a for a, _ in cells[1, PAIRS[0]].calls}
     assert len(shared) == 1  # the first draft is the student's
-    assert one.made == len(cells)
     assert [row.id for row in one.rows_of(Stage.RACE, 1)] == sorted(f"q{n}" for n in range(COUNT)) * 2
     assert one.profile()["draft"].calls == COUNT * 2 * 4
 
 
-def test_what_is_on_the_board_is_read_and_not_measured() -> None:
-    board = MemoryBoard()
-    first = measured(worker(board))
+def test_what_is_in_the_journal_is_read_and_not_measured() -> None:
+    journal = Journal({})
+    first = measured(measuring(journal))
     lm = scripted_lm(reasoner)
-    second = worker(board)
+    second = measuring(journal)
     assert second.known(REQUEST) == first
     assert measured(second, lm=lm) == first
-    assert (lm.served.calls, second.made) == (0, 0)
-    assert worker().known(REQUEST) is None
+    assert lm.served.calls == 0
+    assert measuring().known(REQUEST) is None
 
 
-def test_half_of_a_request_on_the_board_leaves_the_other_half() -> None:
-    board = MemoryBoard()
+def test_half_of_a_request_in_the_journal_leaves_the_other_half() -> None:
+    journal = Journal({})
     part = REQUEST._replace(pairs=PAIRS[:3])
-    measured(worker(board), part)
-    one = worker(board)
+    measured(measuring(journal), part)
+    ran: list[str] = []
+    one = measuring(journal, on_row=lambda stage, row, done, count: ran.append(f"{row.id} {done}/{count}"))
     assert one.missing(REQUEST) == list(PAIRS[3:])
     assert one.known(REQUEST) is None
     assert len(one.rows) == len(ARMS) * 3  # what is there is known
-    assert measured(one) == measured(worker())
+    assert measured(one) == measured(measuring())
     assert one.missing(REQUEST) == []
-    assert one.made == len(ARMS) * (len(PAIRS) - 3)
+    assert len(ran) == len(ARMS) * (len(PAIRS) - 3)
+    assert ran[0].endswith(f"4/{len(PAIRS)}")
+    assert ran[-1].endswith(f"{len(PAIRS)}/{len(PAIRS)}")
 
 
 def test_stages_have_seeds_of_their_own() -> None:
-    one = worker()
+    one = measuring()
     calls = {
         stage: {a for found in measured(one, REQUEST._replace(stage=stage)).values() for a, _ in found.calls}
         for stage in Stage
     }
     assert not calls[Stage.RACE] & calls[Stage.FINAL]
     assert not calls[Stage.RACE] & calls[Stage.CONFIRM]
-    assert measured(worker(seed=1)) != measured(worker(seed=0))
+    assert measured(measuring(seed=1)) != measured(measuring(seed=0))
 
 
 def test_the_number_of_requests_in_flight_changes_nothing() -> None:
-    assert measured(worker(max_in_flight=1)) == measured(worker(max_in_flight=64))
+    assert measured(measuring(max_in_flight=1)) == measured(measuring(max_in_flight=64))
 
 
 class Flaky:
@@ -124,15 +127,15 @@ class Flaky:
 
 
 def test_what_the_server_failed_is_run_again_and_ends_as_if_it_had_not() -> None:
-    calm = measured(worker())
-    one = worker()
-    assert measured(one, lm=scripted_lm(Flaky(1, lambda user: "q2" in user))) == calm
+    calm = measured(measuring())
+    one, flaky = measuring(), Flaky(1, lambda user: "q2" in user)
+    assert measured(one, lm=scripted_lm(flaky)) == calm
     assert not any(transient(row) for row in one.rows.values())
-    assert one.made > len(calm)
+    assert flaky.failed.total() > 0
 
 
 def test_what_fails_every_time_is_recorded_as_failed_and_counts_0() -> None:
-    one = worker()
+    one = measuring()
     flaky = Flaky(99, lambda user: "q2" in user)
     cells = measured(one, lm=scripted_lm(flaky))
     for (_, pair), found in cells.items():
@@ -146,26 +149,26 @@ def test_what_fails_every_time_is_recorded_as_failed_and_counts_0() -> None:
 @pytest.mark.parametrize("arms", [1, 2])
 def test_a_server_that_dies_has_no_failures_put_down(arms: int) -> None:
     for after in range(0, 30, 5):
-        board, store = MemoryBoard(), Rollouts()
+        journal, store = Journal({}), Rollouts()
         request = REQUEST._replace(arms={arm: ARMS[arm] for arm in range(arms)})
         try:
-            measured(worker(board, store, max_in_flight=1), request, scripted_lm(Dying(after)))
+            measured(measuring(journal, store, max_in_flight=1), request, scripted_lm(Dying(after)))
         except EndpointError as error:
             assert "the server answers nothing" in str(error)  # noqa: PT017
-            assert not any('"error"' in text for text in board.read("").values())
-            assert measured(worker(board, store), request) == measured(worker(), request)
+            assert not any('"error"' in (journal.get(name) or "") for name in journal.names())
+            assert measured(measuring(journal, store), request) == measured(measuring(), request)
 
 
 def test_a_lone_unit_is_not_put_down_for_a_server_that_is_gone() -> None:
-    board = MemoryBoard()
+    journal = Journal({})
     alone = REQUEST._replace(pairs=PAIRS[:1], arms={0: ARMS[0]})
     with pytest.raises(EndpointError, match="connection refused"):
-        measured(worker(board), alone, scripted_lm(Dying(0)))
-    assert board.read("") == {}
+        measured(measuring(journal), alone, scripted_lm(Dying(0)))
+    assert journal.names() == []
 
 
 def test_questions_that_the_server_always_fails_do_not_hold_up_the_others() -> None:
-    one = worker()
+    one = measuring()
     cells = measured(one, lm=scripted_lm(Flaky(99, lambda user: "q1" in user or "q3" in user)))
     assert {pair.question for (_, pair), found in cells.items() if found.failed} == {1, 3}
 
@@ -184,119 +187,49 @@ class Dying:
 
 
 def test_a_dead_server_ends_the_search_and_keeps_what_is_finished(tmp_path: Path) -> None:
-    with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
+    with open_journal(tmp_path, {}) as journal, Rollouts(tmp_path / "rollouts") as store:
         with pytest.raises(EndpointError, match=r"answers nothing.*connection refused.*the same command resumes"):
-            measured(worker(board, store), lm=scripted_lm(Dying(20)))
-        kept, done = len(store), board.read("")
+            measured(measuring(journal, store), lm=scripted_lm(Dying(20)))
+        kept, done = len(store), [journal.get(name) or "" for name in journal.names()]
         assert kept == 20
         assert done
-        assert not any(
-            row["error"] for text in done.values() for row in json.loads(text)["rows"].values() if "error" in row
-        )
+        assert not any("error" in row for text in done for row in json.loads(text)["rows"].values())
     lm = scripted_lm(reasoner)
-    with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
-        assert measured(worker(board, store), lm=lm) == measured(worker())
+    with open_journal(tmp_path, {}) as journal, Rollouts(tmp_path / "rollouts") as store:
+        assert measured(measuring(journal, store), lm=lm) == measured(measuring())
         assert lm.served.calls == len(store) - kept
 
 
 def test_a_verifier_that_fails_is_no_failure_of_the_servers() -> None:
+    asked = Counter[str]()
+
     class Broken(Exact):
         def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
+            asked[example.id] += 1
             if example.id == "q1":
                 raise ZeroDivisionError("no verdict")
             return super().__call__(example, prediction, trace)
 
-    one = worker()
+    one = measuring()
     one.verifier = Broken()
     cells = measured(one)
-    assert one.made == len(cells)  # nothing was tried again
+    assert asked["q1"] == len(cells) // COUNT  # nothing was tried again
     assert {pair.question for (_, pair), found in cells.items() if found.failed} == {1}
-
-
-class Inherited(MemoryBoard):
-    """Claims of it were held by a worker that died: what it had paid for came to the store just before."""
-
-    def __init__(self, arrive: Callable[[], None]) -> None:
-        super().__init__()
-        self.arrive = arrive
-
-    def claim(self, name: str) -> Claim | None:
-        self.arrive()
-        return super().claim(name)
-
-
-def test_calls_that_a_dead_worker_had_finished_are_not_paid_again(tmp_path: Path) -> None:
-    dead = Rollouts()
-    whole = measured(worker(store=dead))
-    left = list(dead)
-
-    def arrive() -> None:
-        with Rollouts(tmp_path) as other:
-            while left:
-                other.put(left.pop())
-
-    lm = scripted_lm(reasoner)
-    with Rollouts(tmp_path) as store:
-        assert measured(worker(Inherited(arrive), store), lm=lm) == whole
-    assert lm.served.calls == 0
-
-
-def test_a_unit_that_another_worker_holds_is_waited_for() -> None:
-    board = MemoryBoard()
-    whole = measured(worker(board))
-    texts = board.read("race/")
-    held = MemoryBoard()
-    name = next(iter(texts))
-    claim = held.claim(name)
-    assert claim is not None
-    waits: list[float] = []
-    before = held.wait
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        with claim:
-            held.put(name, texts[name])  # the other worker has come to its end
-        before(0.0)
-
-    held.wait = wait  # type: ignore[method-assign]
-    one = worker(held)
-    assert measured(one) == whole
-    assert len(waits) == 1
-    assert one.made == len(whole) - len(ARMS)
-
-
-def test_two_workers_side_by_side_share_the_units(tmp_path: Path) -> None:
-    made: list[Any] = []
-    lm = scripted_lm(reasoner)
-
-    def work() -> None:
-        with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
-            one = worker(board, store)
-            made.append((measured(one, lm=lm), one.made))
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert made[0][0] == made[1][0] == measured(worker())
-    assert made[0][1] + made[1][1] == len(made[0][0])
-    assert lm.served.calls == len({a for found in made[0][0].values() for a, _ in found.calls})
 
 
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", '{"rows": {"0": {}}}', '{"rows": {"0": null, "1": null}}', '{"rows": 1}']
 )
-def test_a_document_that_is_not_of_this_search_is_refused_by_name(text: str) -> None:
-    board = MemoryBoard()
-    board.put("race/000/00001-000", text)
-    with pytest.raises(StoreError, match=r"document 'race/000/00001-000' is not of this search") as raised:
-        measured(worker(board))
-    assert "use another run" in str(raised.value)
+def test_an_entry_that_is_not_of_this_search_is_refused_by_name(text: str) -> None:
+    journal = Journal({})
+    journal.put("race/000/00001-000", text)
+    with pytest.raises(StoreError, match=r"entry 'race/000/00001-000' is not of this search") as raised:
+        measured(measuring(journal))
+    assert "use another `run_dir`" in str(raised.value)
 
 
 def test_a_cell_names_calls_without_an_address_by_their_place() -> None:
-    one = worker()
+    one = measuring()
     measured(one)
     row = one.rows[Stage.RACE, 1, PAIRS[0]]
     bare = row.model_copy(update={"calls": tuple(call.model_copy(update={"key": ""}) for call in row.calls)})
@@ -306,7 +239,7 @@ def test_a_cell_names_calls_without_an_address_by_their_place() -> None:
     assert sum(tokens for _, tokens in named.calls) == row.total
 
 
-def test_calls_are_on_the_disk_before_the_board_says_that_they_are_finished(
+def test_calls_are_on_the_disk_before_the_journal_says_that_they_are_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: dict[str, int] = {}
@@ -317,16 +250,17 @@ def test_calls_are_on_the_disk_before_the_board_says_that_they_are_finished(
         synced[os.path.realpath(f"/proc/self/fd/{file}")] = os.fstat(file).st_size
 
     monkeypatch.setattr(os, "fsync", noted)
-    with FolderBoard(tmp_path / "board") as board, Rollouts(tmp_path / "rollouts") as store:
-        put = board.put
+    with open_journal(tmp_path, {}) as journal, Rollouts(tmp_path / "rollouts") as store:
+        put = journal.put
 
-        def checked(name: str, text: str) -> str:
+        def checked(name: str, text: str) -> None:
             on_disk = "".join(
-                path.read_bytes()[: synced.get(str(path.resolve()), 0)].decode() for path in tmp_path.rglob("*.jsonl")
+                path.read_bytes()[: synced.get(str(path.resolve()), 0)].decode()
+                for path in (tmp_path / "rollouts").glob("*.jsonl")
             )
             for row in json.loads(text)["rows"].values():
                 assert all(call["key"] in on_disk for call in row["calls"])
-            return put(name, text)
+            put(name, text)
 
-        monkeypatch.setattr(board, "put", checked)
-        measured(worker(board, store))
+        monkeypatch.setattr(journal, "put", checked)
+        measured(measuring(journal, store))

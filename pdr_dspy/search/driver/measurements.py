@@ -1,8 +1,7 @@
-"""One worker of a search: answers the plan's requests from the board if possible, otherwise by running programs.
+"""The measurements of a search: answers the plan's requests from the journal, otherwise by running programs.
 
-Any number of workers run the same plan over one board and one rollout store. Each reads the measurements of the others;
-a measurement that no worker holds is claimed, made and put on the board. If a worker dies, its claims are released, and
-its finished calls are in the store: they are not paid for again.
+The rows of all programs of a request on one (question, repeat) are one entry of the journal. A search that was killed
+runs the pairs again that have no entry; their finished calls are in the store, and are not paid for again.
 """
 
 from __future__ import annotations
@@ -19,16 +18,16 @@ from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import EndpointError, StoreError
 from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
-from pdr_dspy.evaluation.executors.base import Executor, Local, Rows
+from pdr_dspy.evaluation.executors import Executor, Local, Rows, RowSettings
+from pdr_dspy.evaluation.failures import FirstFailures
 from pdr_dspy.evaluation.records import Row, lean
 from pdr_dspy.evaluation.texts import TEXTS, Room, TextFile
 from pdr_dspy.operators.nested import served_in
 from pdr_dspy.runtime import event_loop
+from pdr_dspy.search.driver.journal import Journal
 from pdr_dspy.search.racing.cost_model import Profile, Tally
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate, program_with
-from pdr_dspy.search.workers.coordination import Board
-from pdr_dspy.search.workers.documents import Claim
 from pdr_dspy.verifiers.base import Verifier
 
 FINAL_SEED = 15_485_863
@@ -46,8 +45,8 @@ OnRow = Callable[[Stage, Row, int, int], None]
 """Called with each row, the number of finished pairs of the request, and their total."""
 
 
-class Worker:
-    """Measures programs for a plan."""
+class Measurements:
+    """The rows of a search's programs, by stage."""
 
     def __init__(
         self,
@@ -55,7 +54,7 @@ class Worker:
         verifier: Verifier,
         sets: Mapping[Stage, Sequence[tuple[str, dspy.Example]]],
         *,
-        board: Board,
+        journal: Journal,
         store: Rollouts,
         seed: int,
         max_in_flight: int,
@@ -69,20 +68,20 @@ class Worker:
             student: runs unchanged under the number 0; candidates are applied to copies of it.
             verifier: returns a score in [0, 1].
             sets: (id, example) of each question of each stage.
-            board: shares measurements.
+            journal: of the search; has finished measurements.
             store: of the calls.
             seed: of the search.
-            max_in_flight: maximum requests in flight, of this worker.
+            max_in_flight: maximum requests in flight, of each process that runs rows.
             confirmed_in: a name for the held-out questions: a later confirmation of the search may use others.
-            on_row: called after every row that this worker ran.
-            texts_in: where the texts of this worker's rows are kept for people to read; None keeps none.
+            on_row: called after every row that was run.
+            texts_in: where the texts of rows are kept for people to read; None keeps none.
             executor: where rows are run; None is this process.
         """
         self.executor = Local() if executor is None else executor
         self.student = student
         self.verifier = verifier
         self.sets = sets
-        self.board = board
+        self.journal = journal
         self.store = store
         self.seed = seed
         self.max_in_flight = max_in_flight
@@ -90,35 +89,43 @@ class Worker:
         self.on_row = on_row
         self.texts_in = texts_in
         self.rows: dict[tuple[Stage, int, Pair], Row] = {}
-        """All measurements so far, by any worker."""
+        """All measurements so far."""
         self._by_arm: dict[tuple[Stage, int], dict[Pair, Row]] = {}
         self._taken: set[str] = set()
-        """Documents that were read."""
+        """Entries of the journal whose rows are known."""
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
-        self.made = 0
-        """Runs made by this worker."""
+        self.first_failures = FirstFailures()
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
-        """All cells of a request, once every one of them is on the board.
+        """All cells of a request: from the journal, or run now and put there.
 
         Raises:
             EndpointError: the model server is down; finished measurements are kept.
-            StoreError: board or store cannot be used.
+            ExecutorError: the executor's processes are gone; the same.
+            StoreError: journal or store cannot be used.
         """
-        return event_loop.run(lambda: self._measure(request))
+        missing = self.missing(request)
+        if missing:
+            event_loop.run(lambda: self._run(request, missing))
+        return self._cells(request)
 
     def known(self, request: Measure) -> dict[tuple[int, Pair], Cell] | None:
-        """The cells of a request if all of them are on the board; None, at no cost, if some are not."""
+        """The cells of a request if all of them are in the journal; None, at no cost, if some are not."""
         return None if self.missing(request) else self._cells(request)
 
     def missing(self, request: Measure) -> list[Pair]:
-        """The pairs of a request that are not on the board, at no cost; those on the board are read."""
-        there = self.board.read(self._prefix(request))
-        names = {self._name(request, pair): pair for pair in request.pairs}
-        for name in names.keys() & there.keys():
-            self.take(request, names[name], there[name], name)
-        return [pair for name, pair in names.items() if name not in there]
+        """The pairs of a request that are not in the journal, at no cost; those that are in it are read."""
+        missing = []
+        for pair in request.pairs:
+            name = self._name(request, pair)
+            if name in self._taken:
+                continue
+            if (text := self.journal.get(name)) is None:
+                missing.append(pair)
+            else:
+                self._take(request, pair, name, _rows_in(name, text))
+        return missing
 
     def _cells(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         return {
@@ -127,72 +134,44 @@ class Worker:
             for pair in request.pairs
         }
 
-    async def _measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
-        names = {self._name(request, pair): pair for pair in request.pairs}
-        done: dict[str, Pair] = {}
-        with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
-            while True:
-                there = await asyncio.to_thread(self.board.read, self._prefix(request))
-                for name, text in there.items():
-                    if name in names and name not in done:
-                        self.take(request, names[name], text, name)
-                        done[name] = names[name]
-                missing = [name for name in names if name not in done]
-                if not missing:
-                    break
-                if not await self._fill(request, {name: names[name] for name in missing}, len(done)):
-                    await asyncio.to_thread(self.board.wait, 1.0)
-        return self._cells(request)
-
-    async def _fill(self, request: Measure, missing: Mapping[str, Pair], done: int) -> bool:
-        """Run the units that no worker holds; return whether there were any."""
-        queue = deque(missing.items())
-        # Enough units to fill the connections, and no more: the rest is for other workers.
-        side_by_side = self.executor.side_by_side(max(1, -(-self.max_in_flight // (4 * len(request.arms)))))
+    async def _run(self, request: Measure, missing: Sequence[Pair]) -> None:
+        """Run all programs of a request on the missing pairs, and put each pair's rows into the journal."""
+        queue = deque(missing)
+        done = len(request.pairs) - len(missing)
+        side_by_side = self.executor.side_by_side(max(1, -(-self.max_in_flight // len(request.arms))))
+        how = RowSettings(seed=self.seed + SEEDS[request.stage], in_flight=self.max_in_flight, sharing=True)
         texts = self._text_files(request)
-        # The widest starts first: its drafts are one request, which the others join, and the prompt is read once.
-        widest_first = sorted(request.arms.items(), key=lambda one: -one[1].schedule.widths[0])
-        runners = {
-            arm: self.executor.rows(
-                self._program(arm, candidate),
-                self.verifier,
-                seed=self.seed + SEEDS[request.stage],
-                on_texts=texts[arm].keep if arm in texts else None,
-                in_flight=self.max_in_flight,
-                sharing=True,
-            )
-            for arm, candidate in widest_first
-        }
-        count = [done, 0]
 
         async def serve() -> None:
+            nonlocal done
             while queue:
-                name, pair = queue.popleft()
-                claim = await self._claim(name)
-                if claim is None:
-                    continue
-                with claim:
-                    # Calls paid for by others are not paid for again, nor those of an earlier holder of this claim that
-                    # died.
-                    await asyncio.to_thread(self.store.refresh)
-                    rows = await self._unit(request.stage, runners, pair)
-                    text = _Unit(rows=rows).model_dump_json(exclude_defaults=True)
-                    if await asyncio.to_thread(self._publish, name, text) == text:
-                        self._have(request, pair, name, rows)
-                count[0] += 1
-                count[1] += 1
+                pair = queue.popleft()
+                rows = await self._unit(request.stage, runners, pair)
+                # An entry says that its calls are finished: they are on the disk before it is.
+                await asyncio.to_thread(self.store.sync)
+                name = self._name(request, pair)
+                self.journal.put(name, _Unit(rows=rows).model_dump_json(exclude_defaults=True))
+                self._take(request, pair, name, rows)
+                done += 1
                 if self.on_row is not None:
                     for row in rows.values():
-                        self.on_row(request.stage, row, count[0], len(request.pairs))
+                        self.on_row(request.stage, row, done, len(request.pairs))
 
-        try:
-            await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
-        finally:
-            for runner in runners.values():
-                runner.close()
-            for file in texts.values():
-                file.close()
-        return count[1] > 0
+        with calls.session(store=self.store, in_flight=asyncio.Semaphore(self.max_in_flight)):
+            await asyncio.to_thread(self.store.refresh)  # other searches may share the store
+            runners: dict[int, Rows] = {}
+            try:
+                # The widest starts first: its drafts are one request, which the others join.
+                for arm, candidate in sorted(request.arms.items(), key=lambda one: -one[1].schedule.widths[0]):
+                    keep = texts[arm].keep if arm in texts else None
+                    program = self._program(arm, candidate)
+                    runners[arm] = self.executor.rows(program, self.verifier, how, on_texts=keep)
+                await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
+            finally:
+                for runner in runners.values():
+                    runner.close()
+                for file in texts.values():
+                    file.close()
 
     def _text_files(self, request: Measure) -> dict[int, TextFile]:
         """The files for the texts of each program of a request: beside the rows that are written when the search
@@ -202,15 +181,6 @@ class Worker:
             return {}
         places = {arm: place_of(request.stage, arm, self.confirmed_in) for arm in request.arms}
         return {arm: TextFile(room.folder / place / TEXTS, room) for arm, place in places.items()}
-
-    async def _claim(self, name: str) -> Claim | None:
-        """Claim a document. A claim granted after a cancellation is released, since no other code would."""
-        asked = asyncio.ensure_future(asyncio.to_thread(self.board.claim, name))
-        try:
-            return await asyncio.shield(asked)
-        except asyncio.CancelledError:
-            asked.add_done_callback(_given_back)
-            raise
 
     def _program(self, arm: int, candidate: Candidate) -> dspy.Module:
         if arm not in self._programs:
@@ -229,8 +199,8 @@ class Worker:
                 await self._probe(stage, pair.question, rows[again[0]])
             found = await asyncio.gather(*(runners[arm].row(example, name, pair.repeat) for arm in again))
             for arm, row in zip(again, found, strict=True):
+                self.first_failures.see(row)
                 rows[arm] = await self._as_one_run(row)
-                self.made += 1
         return rows
 
     async def _probe(self, stage: Stage, failing: int, row: Row) -> None:
@@ -244,7 +214,7 @@ class Worker:
         }
         others = [place for place in range(len(self.sets[stage])) if place != failing]
         with calls.session(store=None):
-            runner = self.executor.rows(self.student, self.verifier, seed=self.seed, threads=1)
+            runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
             try:
                 for place in sorted(others, key=lambda place: place not in answered)[:PROBES]:
                     name, example = self.sets[stage][place]
@@ -266,29 +236,17 @@ class Worker:
         costs = {"total": ledger.as_one_run(prompt_once=once), "cost": ledger.cost_as_one_run(prompt_once=once)}
         return row.model_copy(update=costs)
 
-    def _publish(self, name: str, text: str) -> str:
-        """Put a document on the board, after syncing its calls to the disk: the document states that they are
-        finished."""
-        self.store.sync()
-        return self.board.put(name, text)
-
-    def take(self, request: Measure, pair: Pair, text: str, name: str) -> None:
-        """Read a document of the board. Raises StoreError for one of another search."""
-        if name in self._taken:
-            return
-        found = _rows_in(name, text)
-        missing = [arm for arm in request.arms if arm not in found]
+    def _take(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
+        """Know the rows of an entry. Raises StoreError for one of another search."""
+        missing = [arm for arm in request.arms if arm not in rows]
         if missing:
             raise _foreign(name, f"it has no rows of program {missing[0]}")
-        self._have(request, pair, name, {arm: found[arm] for arm in request.arms})
-
-    def _have(self, request: Measure, pair: Pair, name: str, rows: Mapping[int, Row]) -> None:
         self._taken.add(name)
-        for arm, row in rows.items():
+        for arm in request.arms:
             if (request.stage, arm, pair) not in self.rows:
-                self._tally.add(row)
-            self.rows[request.stage, arm, pair] = lean(row)
-            self._by_arm.setdefault((request.stage, arm), {})[pair] = row
+                self._tally.add(rows[arm])
+            self.rows[request.stage, arm, pair] = lean(rows[arm])
+            self._by_arm.setdefault((request.stage, arm), {})[pair] = rows[arm]
 
     def _prefix(self, request: Measure) -> str:
         if request.stage is Stage.RACE:
@@ -310,14 +268,14 @@ class Worker:
         return sorted(found.values(), key=lambda row: (row.repeat, row.id))
 
     def call_keys(self) -> set[str]:
-        """The keys of all calls in the board's documents, including those that were not read before.
+        """The keys of all calls in the journal, including those of entries that were not read before.
 
-        Raises StoreError for a document of another search.
+        Raises StoreError for an entry of another search.
         """
         rows = [row for own in self._by_arm.values() for row in own.values()]
         for stage in Stage:
-            for name, text in self.board.read(f"{stage}/").items():
-                if name not in self._taken:
+            for name in self.journal.names(f"{stage}/"):
+                if name not in self._taken and (text := self.journal.get(name)) is not None:
                     rows += _rows_in(name, text).values()
         return {call.key for row in rows for call in row.calls}
 
@@ -329,14 +287,8 @@ def place_of(stage: Stage, number: int, confirmed_in: str) -> str:
     return f"{'trials' if stage is Stage.RACE else 'final'}/{number:04d}"
 
 
-def _given_back(asked: asyncio.Future[Claim | None]) -> None:
-    claim = None if asked.cancelled() or asked.exception() is not None else asked.result()
-    if claim is not None:
-        claim.release()
-
-
 class _Unit(BaseModel):
-    """A document: the rows of all programs of a request on one pair, by their numbers."""
+    """An entry of the journal: the rows of all programs of a request on one pair, by their numbers."""
 
     rows: dict[int, Row]
 
@@ -349,7 +301,7 @@ def _rows_in(name: str, text: str) -> dict[int, Row]:
 
 
 def _foreign(name: str, why: str) -> StoreError:
-    return StoreError(f"the board's document {name!r} is not of this search ({why}); use another run")
+    return StoreError(f"the journal's entry {name!r} is not of this search ({why}); use another `run_dir`")
 
 
 def transient(row: Row) -> bool:

@@ -1,25 +1,20 @@
-"""Instructions that a search requests from a model: once, after its first cohort, shared by all its workers."""
+"""Instructions that a search requests from a model: once, after its first cohort."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import dspy
-from pydantic import ValidationError
 
 from pdr_dspy import calls
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.errors import StoreError
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.runner import inputs_of
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.proposing.failures import failures_of
 from pdr_dspy.search.proposing.instructions import Proposals, propose
 from pdr_dspy.search.space.spaces import AnySpace
-from pdr_dspy.search.workers.coordination import Board
 
-DOCUMENT = "prompts"
-"""Of the board."""
 LONGEST = 512
 """Maximum tokens of a text; an eighth of the writer's context if that is less."""
 
@@ -73,28 +68,6 @@ def write(
         )
 
 
-def agreed(board: Board, make: Callable[[], Proposals] | None) -> Proposals:
-    """The proposals on the board; made and put there if there are none yet.
-
-    Args:
-        board: of the search.
-        make: makes them; None waits for a worker that can.
-
-    Raises StoreError for a malformed document.
-    """
-    while (text := board.get(DOCUMENT)) is None:
-        claim = None if make is None else board.claim(DOCUMENT)
-        if claim is None or make is None:
-            board.wait(1.0)
-            continue
-        with claim:
-            board.put(DOCUMENT, make().model_dump_json())
-    try:
-        return Proposals.model_validate_json(text)
-    except ValidationError as error:
-        raise StoreError(f"the board's document {DOCUMENT!r} holds no proposals ({error}); use another run") from error
-
-
 def extended(space: AnySpace, proposals: Proposals) -> AnySpace:
     """The space with the proposed texts as additional instructions of every operator."""
     return space.extend(instructions=proposals.instructions) if proposals.proposals else space
@@ -109,4 +82,4 @@ def roles_of(space: AnySpace) -> list[str]:
 
 def cost(proposals: Proposals) -> tuple[tuple[str, int], ...]:
     """The address and the tokens of each of the writer's calls."""
-    return tuple((call.key or f"{DOCUMENT}/{place}", call.tokens) for place, call in enumerate(proposals.ledger.calls))
+    return tuple((call.key or f"prompts/{place}", call.tokens) for place, call in enumerate(proposals.ledger.calls))

@@ -1,0 +1,69 @@
+"""What failed in an evaluation or a search, for people: one warning while it runs, and the counts when it has ended."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from pdr_dspy.evaluation.records import Row
+
+logger = logging.getLogger("pdr_dspy")
+
+
+class FirstFailures:
+    """Logs the first failed row and the first failure of each check, once each, however many follow."""
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def see(self, row: Row) -> None:
+        """Log what failed in a row, if it is the first of its kind."""
+        if row.error is not None and self._is_first("row"):
+            logger.warning(
+                "question %s failed and scores 0: %s. Further failed rows are not logged: they are counted in the "
+                "report, and `row.error` is the reason of each",
+                *(row.id, row.error),
+            )
+        for one in row.failed_checks:
+            if self._is_first(f"check {one.check}"):
+                logger.warning(
+                    "the check %r failed on %d of %d drafts of question %s: %s. Such drafts count as unchecked: the "
+                    "check neither scores, picks nor stops there. Further ones are not logged, but counted in the "
+                    "report; call `program.checks[%r].acheck(inputs, outputs)` on that question to see where it fails",
+                    *(one.check, one.drafts, _drafts(row, one.drafts), row.id, one.reason, one.check),
+                )
+
+    def _is_first(self, kind: str) -> bool:
+        first = kind not in self._logged
+        self._logged.add(kind)
+        return first
+
+
+def failures_in_words(rows: Sequence[Row]) -> list[str]:
+    """One sentence for failed rows and one for each check that failed, with counts and the most common reason; empty
+    if nothing failed."""
+    said = []
+    errors = [row.error for row in rows if row.error is not None]
+    if errors:
+        said.append(f"{len(errors):,} of {len(rows):,} rows failed{_most_often(Counter(errors))}")
+    by_check: dict[str, Counter[str]] = {}
+    for row in rows:
+        for one in row.failed_checks:
+            by_check.setdefault(one.check, Counter())[one.reason] += one.drafts
+    for name, reasons in by_check.items():
+        count = reasons.total()
+        said.append(
+            f"{count:,} draft{'s' * (count != 1)} unchecked, since the check {name!r} failed{_most_often(reasons)}"
+        )
+    return said
+
+
+def _most_often(reasons: Counter[str]) -> str:
+    (why, count), *others = reasons.most_common()
+    return f", {f'{count:,} of them ' if others else ''}with {' '.join(why.split())[:300]}"
+
+
+def _drafts(row: Row, least: int) -> int:
+    """Drafts of a row with an answer, which are those given to a check."""
+    return max(least, sum(draft.answer is not None for round_ in row.rounds for draft in round_.drafts))

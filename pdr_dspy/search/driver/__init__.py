@@ -1,0 +1,1 @@
+"""The driver of a search, the one process that plans and writes it: its controller, measurements and journal."""

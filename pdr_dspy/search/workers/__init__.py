@@ -1,1 +1,0 @@
-"""Several processes on one search: their shared state and its storage."""
