@@ -56,8 +56,7 @@ def main(*, model: Model | None = None, train: int = 8, dev: int = 24, trials: i
         Task("humaneval", build, humaneval.data, humaneval.verifier),
         trainset=humaneval.data("train", limit=train),
         valset=humaneval.data("dev", limit=dev),
-        # Enough problems side by side for 16 drafts to be decoded together, a third faster than 4.
-        model=model or Model(embedded="qwen2.5-coder-0.5b", sources=SOURCES, requests=32),
+        model=model or Model(embedded="qwen2.5-coder-0.5b", sources=SOURCES),
         run_dir=Path("runs/quickstart"),
         display=Display(),
         space=SPACE,

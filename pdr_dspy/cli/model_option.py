@@ -32,8 +32,6 @@ class Model:
     sources: Sequence[str | Source] | None = None
     """Where to search for weights of the embedded engine; None searches everywhere that `pdr_dspy.serving.locate`
     does."""
-    requests: int | None = None
-    """Maximum requests in flight; None is 64 for each running server, and 8 for the embedded engine."""
 
     def __post_init__(self) -> None:
         if self.api_base and self.embedded:
@@ -65,8 +63,6 @@ class Model:
     @property
     def in_flight(self) -> int:
         """Maximum requests in flight: a GPU server batches many, two cores do not."""
-        if self.requests is not None:
-            return self.requests
         return 64 * len(self.servers) or 8
 
     @property
