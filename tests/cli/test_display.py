@@ -10,7 +10,6 @@ from typing import Any
 
 import dspy
 import pytest
-from rich.console import Console
 
 from pdr_dspy import calls
 from pdr_dspy.calls import Rollouts, Usage
@@ -28,7 +27,7 @@ class Screen:
     def __init__(self, width: int) -> None:
         self.file = io.StringIO()
         self.display = Display()
-        self.display.err = Console(
+        self.display.err = type(self.display.err)(
             file=self.file, force_terminal=True, width=width, color_system=None, legacy_windows=False
         )
         self.display.live = True

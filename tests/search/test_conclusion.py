@@ -127,7 +127,7 @@ def test_a_student_of_one_pass_is_judged_by_all_drafts_that_the_winner_made(foun
     assert (result.trials[0].schedule.widths, width > 1) == ((1,), True)
     assert confirmation.over == width
     for name, rows in confirmation.winner.by_question.items():
-        drafts = [draft.score for row in rows for draft in row.rounds[0].drafts]
+        drafts = [draft.score or 0.0 for row in rows for draft in row.rounds[0].drafts]
         assert fmean(row.score for row in confirmation.student.by_question[name]) == fmean(drafts)
     (place,) = (folder / "confirm").iterdir()
     single = read_report(place / "student")
