@@ -82,7 +82,10 @@ class SearchDisplay(ProgressDisplay):
             count = now.trials + now.trials_left
             self._last_line = self._clock()
             time = f"{_clock(now)}{self.ahead()}"
-            self.say(f"trial {now.trial.number + 1} of {count}: {_ended(now.trial)}; {_spent(now)}; {time}")
+            number = now.trial.number + 1
+            place = f"trial {number} of {count}" if number <= count else f"trial {number}"
+            named = f"at no tokens, trial {number}" if now.trial.free else place
+            self.say(f"{named}: {_ended(now.trial)}; {_spent(now)}; {time}")
         elif now.event == "row":
             if self._clock() - self._last_line >= 20:
                 self._last_line = self._clock()

@@ -140,7 +140,9 @@ def test_every_evaluation_of_a_search_becomes_a_log_named_by_its_program(tmp_pat
         )
     for place in evaluations_in(tmp_path / "s"):
         rows = read_report(place).rows
-        assert len(read_texts(place / TEXTS, rows)) == len(rows) > 0
+        assert len(rows) > 0
+        if "_over_" not in place.name:  # one pass over the winner's drafts: their texts are the winner's
+            assert len(read_texts(place / TEXTS, rows)) == len(rows)
     places = {place.relative_to(tmp_path / "s").as_posix() for place in evaluations_in(tmp_path / "s")}
     paths = write_inspect_logs(tmp_path / "s")
     assert {path.stem for path in paths} == {place.replace("/", "-") for place in places}
