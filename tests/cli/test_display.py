@@ -78,7 +78,7 @@ def test_a_table_keeps_its_figures_whole(width: int) -> None:
 class Trial:
     """As much of a trial as is shown."""
 
-    number, pooled, pooled_sd, dropped = 6, 0.53, 0.11, None
+    number, pooled, pooled_sd, dropped, free = 6, 0.53, 0.11, None, False
     candidate = "PDR 16-8-4-1 topk_per_sample k=4 κ=4096"
 
     def __str__(self) -> str:
