@@ -27,9 +27,10 @@ FOREIGN_SCALES = words(
     billones millardo docena milhão milhões milhao bilhão bilhões dúzia mila milione milioni miliardo miliardi
     dozzina миллион миллиона миллионов миллиард миллиарда миллиардов тысяча тысячи тысяч тыс млн млрд juta ribu
     triliun arab kharab tn bio myriad sextillion septillion octillion nonillion decillion zillion bazillion
-    gazillion googol googolplex mega kilo giga tera hecto deca centi milli micro nano pico"""
+    gazillion googol googolplex mega kilo giga tera hecto deca centi milli micro nano pico
+    bajillion docenas duzia duzias dúzias hunderttausend zehntausend milyon milyar demi"""
 )
-FOREIGN_DIGITS = "十百千万亿兆萬億만억천백"
+FOREIGN_DIGITS = "十百千万亿兆萬億만억천백십半"
 """Characters that multiply the number before them."""
 
 DOZENS = words(

@@ -644,7 +644,8 @@ _SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
 _SOMEBODY = re.compile(  # answers of others than this completion
     r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
     r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
-    r"|another|an|no|any|whose|which|if the)|['’]s)[ \t]{1,3}(?:final[ \t])?$",
+    r"|another|an|no|any|whose|which|if the|not the|partial|intermediate|falsche[rns]?|mauvaise|fausse"
+    r"|неправильный|неверный)\)?|['’]s)[ \t]{1,3}(?:final[ \t])?$|(?:错误|不正确|錯誤|不正確)的?$",
     re.IGNORECASE,
 )
 _COMMENT = (

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
-from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
+from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, singular, unit_named
+from pdr_dspy.text.number_words import words as vocabulary
 from pdr_dspy.text.numbers import in_words, is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
@@ -163,6 +164,10 @@ def _at_once(gold: str, answer: str) -> Score | None:
     want, have = to_number(gold), to_number(answer)
     if want is None or have is None:
         return None
+    turned, share = (r"circ|°|degree", r"%|percent")
+    crossed = any(re.search(turned, one) and re.search(share, other) for one, other in ((gold, answer), (answer, gold)))
+    if crossed or _counts_other_things(gold, answer):
+        return Score(0, f"{short(answer)} is not {short(gold)}")
     factor = in_unit_of(gold, answer)
     have *= factor or 1
     same = factor is not None and same_number(gold, answer)
@@ -174,11 +179,35 @@ def _at_once(gold: str, answer: str) -> Score | None:
     return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
 
 
+def _counts_other_things(gold: str, answer: str) -> bool:
+    """Whether both sides say in words what they count, and not the same: `3 red` and `3 blue`, `5 east` and `5 west`.
+    Known units are compared elsewhere."""
+    if in_words(gold) or in_words(answer):
+        return False
+    one, other = _things(gold), _things(answer)
+    return bool(one and other) and not (one <= other or other <= one)
+
+
+def _things(text: str) -> set[str]:
+    """The words beside a number, without those that count nothing; none if they are a known unit."""
+    plain = re.sub(r"\\[A-Za-z]+", " ", _UPRIGHT.sub(r" \1 ", text)).replace("_", " ")
+    phrase = " ".join(re.findall(r"[^\W\d]{2,}", re.sub(r"(?<=\b[A-Za-z])\.(?=[A-Za-z]\b)", "", plain)))
+    if unit_named(phrase) is not None:
+        return set()
+    return {singular(word.lower()) for word in phrase.split()} - _NO_THINGS
+
+
 def _has_point(text: str) -> bool:
     return re.search(r"[0-9]?\.[0-9]", text) is not None
 
 
 _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_NO_THINGS = vocabulary(
+    """the a an of in per each total all altogether unit and to at is are was were be there it he she they has have had
+    answer result number value so thus therefore equal square squared cubic cubed about exactly only then now dollar
+    percent degree"""
+)
+"""Words beside a number that say nothing of what is counted."""
 _ONE_LETTER = re.compile(r"\\math(?:rm|bf)\s?\{\s*[A-Za-z]\s*\}")
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
 _SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "man")

@@ -266,6 +266,10 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
             return False
         exact = sympy.Rational(factor.numerator, factor.denominator)
         answer = replace(answer, expression=answer.expression * exact, unit=gold.unit)
+    if gold.words and answer.words and not (gold.words <= answer.words or answer.words <= gold.words):
+        return False  # `3 red` is not `3 blue`
+    if (gold.percent and answer.degrees) or (gold.degrees and answer.percent):
+        return False
     if (gold.degrees and answer.unit not in (None, "radian")) or (answer.degrees and gold.unit not in (None, "radian")):
         return False
     if gold.base is not None:
@@ -648,6 +652,7 @@ def _renamed(value: Value, names: dict[Any, Any]) -> Value:
             value.percent,
             value.degrees,
             value.unit,
+            value.words,
             value.digits,
             value.base,
         )

@@ -33,6 +33,8 @@ class Scalar:
     """Whether it is a percentage; the expression is the number before the sign."""
     degrees: bool = False
     unit: str | None = None
+    words: frozenset[str] = frozenset()
+    """The words after the value that are no known unit: `red apples`."""
     digits: str | None = None
     """The digits of a number written in a base other than ten."""
     base: int | None = None
@@ -524,7 +526,7 @@ def _scalar(tokens: list[Token]) -> Value:
     if based is not None:
         return based
     currency = tokens[0][:2] == ("text", "$")
-    tokens, unit, factor = _without_unit(tokens[1:] if currency else tokens)
+    tokens, unit, factor, words = _without_unit(tokens[1:] if currency else tokens)
     if currency:
         if unit not in (None, "dollar"):
             raise Unreadable("two units")
@@ -550,7 +552,9 @@ def _scalar(tokens: list[Token]) -> Value:
             raise Unreadable("degrees")
     if unit == "degree":
         degrees, unit = True, None
-    return Scalar(expression, decimal, percent or unit == "percent", degrees, None if unit == "percent" else unit)
+    return Scalar(
+        expression, decimal, percent or unit == "percent", degrees, None if unit == "percent" else unit, words
+    )
 
 
 def _is_number(tokens: list[Token]) -> bool:
@@ -603,8 +607,9 @@ def _in_base(tokens: list[Token]) -> Scalar | None:
 _POWERS = re.compile(r"[23]")
 
 
-def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
-    """The tokens without the unit after them, the unit, and the factor of a word such as `million`."""
+def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, frozenset[str]]:
+    """The tokens without the unit after them, the unit, the factor of a word such as `million`, and the words if they
+    are no known unit."""
     end = len(tokens)
     power = ""
     if end > 2 and tokens[end - 2][:2] == ("op", "^") and tokens[end - 1].kind == "num":
@@ -614,7 +619,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
     if end < 2 or tokens[end - 1].kind != "text":
         if any(token.kind == "text" for token in tokens):
             raise Unreadable("words")
-        return tokens, None, 1
+        return tokens, None, 1, frozenset()
     if power and not _POWERS.fullmatch(power):
         raise Unreadable("a power of a unit")
     upright, rest = tokens[end - 1], tokens[: end - 1]
@@ -623,11 +628,16 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int]:
     phrase = upright.text.strip(" .,~")
     scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
     if scale is not None and not power:
-        return rest, None, scale
+        return rest, None, scale, frozenset()
     found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
     if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
         raise Unreadable(phrase)
-    return rest, number_words.unit_named(phrase + (f"^{power}" if power else "")) or None, 1
+    unit = number_words.unit_named(phrase + (f"^{power}" if power else "")) or None
+    words = frozenset(number_words.singular(word) for word in found) - _FILLERS if unit is None else frozenset()
+    return rest, unit, 1, words
+
+
+_FILLERS = frozenset({"the", "a", "of", "in", "per", "each", "total", "all", "altogether", "unit", "and", "to", "at"})
 
 
 def harmless(phrase: str) -> bool:
