@@ -15,7 +15,6 @@ from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier, Verifier
-from programs import part
 
 TRAIN = 20
 """Number of problems of 2024 for tuning; the other 10 are for confirmation."""
@@ -34,7 +33,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
         return datasets.load("aime25", limit=limit)
     problems = datasets.load("aime24")
     train, dev = datasets.split(problems, TRAIN, len(problems) - TRAIN, seed=seed)
-    return part({"train": train, "dev": dev, "test": ()}, split, limit)
+    return datasets.part({"train": train, "dev": dev, "test": ()}, split, limit)
 
 
 def verifier() -> Verifier:

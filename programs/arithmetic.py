@@ -16,7 +16,6 @@ from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier, Verifier
-from programs import part
 
 SETS: dict[str, dict[str, int]] = {
     "chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 2, "max_digits": 2},
@@ -42,7 +41,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
     divided = [datasets.split(pool, *SIZES.values(), seed=seed) for pool in pools]
     for name, of_each_set in zip(SIZES, zip(*divided, strict=True), strict=True):
         parts[name] = [example for together in zip(*of_each_set, strict=True) for example in together]
-    return part(parts, split, limit)
+    return datasets.part(parts, split, limit)
 
 
 def verifier() -> Verifier:

@@ -21,9 +21,9 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
-from programs import part, until_checked
 
 SHARES = (1 / 3, 1 / 3)
 """Fractions of the tasks for train and dev; the others are test."""
@@ -44,7 +44,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
     if min(train, dev, len(tasks) - train - dev) < 1:
         raise ConfigError(f"`CODE_TASKS={path}` has {len(tasks)} tasks, too few for three parts")
     parts = datasets.split(tasks, train, dev, len(tasks) - train - dev, seed=seed)
-    return part(dict(zip(("train", "dev", "test"), parts, strict=True)), split, limit)
+    return datasets.part(dict(zip(("train", "dev", "test"), parts, strict=True)), split, limit)
 
 
 def read(path: Path) -> list[dspy.Example]:
@@ -87,7 +87,18 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    return PDR(Write, until_checked(512, kappa=2048), check=check())
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=2048,
+        draft_tokens=512,
+        refine_tokens=512,
+        temperature=0.8,
+    )
+    return PDR(Write, schedule, check=check())
 
 
 _DONE = {

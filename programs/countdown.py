@@ -12,9 +12,9 @@ import dspy
 
 from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import ProceduralVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, ConstraintCheck
-from programs import part, until_checked
 
 OPTIONS = {"min_numbers": 4, "max_numbers": 4, "min_target": 10, "max_target": 100, "max_value": 50}
 SIZES = {"train": 60, "dev": 40, "test": 100}
@@ -30,7 +30,9 @@ class Countdown(dspy.Signature):
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
     """Puzzles of each split; the splits share none."""
     puzzles = datasets.load("rg:countdown", size=sum(SIZES.values()), seed=seed, options=OPTIONS)
-    return part(dict(zip(SIZES, datasets.split(puzzles, *SIZES.values(), seed=seed), strict=True)), split, limit)
+    return datasets.part(
+        dict(zip(SIZES, datasets.split(puzzles, *SIZES.values(), seed=seed), strict=True)), split, limit
+    )
 
 
 def verifier() -> Verifier:
@@ -45,4 +47,15 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    return PDR(Countdown, until_checked(256, kappa=512), check=check())
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=512,
+        draft_tokens=256,
+        refine_tokens=256,
+        temperature=0.8,
+    )
+    return PDR(Countdown, schedule, check=check())

@@ -14,7 +14,6 @@ from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import NumberVerifier, Verifier
-from programs import part
 
 DEV = 500
 """Number of questions of the training split that are reserved for confirmation."""
@@ -33,7 +32,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
         return datasets.load("gsm8k", split="test", limit=limit, seed=seed)
     training = datasets.load("gsm8k", split="train")
     dev, train = datasets.split(training, DEV, len(training) - DEV, seed=seed)
-    return part({"train": train, "dev": dev, "test": ()}, split, limit)
+    return datasets.part({"train": train, "dev": dev, "test": ()}, split, limit)
 
 
 def verifier() -> Verifier:

@@ -22,9 +22,9 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError, MissingExtra
 from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck, usable_examples
-from programs import part, until_checked
 
 EXAMPLES = 2
 """The smallest number of examples in the docstring of an included problem."""
@@ -43,7 +43,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
     problems = [problem for problem in all_problems() if _examples(problem.prompt, problem.entry_point) >= EXAMPLES]
     train, dev = (round(SHARES[name] * len(problems)) for name in ("train", "dev"))
     parts = datasets.split(problems, train, dev, len(problems) - train - dev, seed=seed)
-    return part(dict(zip(SHARES, parts, strict=True)), split, limit)
+    return datasets.part(dict(zip(SHARES, parts, strict=True)), split, limit)
 
 
 def all_problems() -> list[dspy.Example]:
@@ -72,7 +72,18 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    return PDR(Complete, until_checked(512, kappa=2048), check=check())
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=2048,
+        draft_tokens=512,
+        refine_tokens=512,
+        temperature=0.8,
+    )
+    return PDR(Complete, schedule, check=check())
 
 
 @functools.cache

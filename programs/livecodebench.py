@@ -23,10 +23,10 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError, MissingExtra
 from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
 from pdr_dspy.verifiers.sandbox import Limits
-from programs import part, until_checked
 
 HUB = "livecodebench/code_generation_lite"
 FILES = {"test": "test6.jsonl", "train": "test5.jsonl", "dev": "test5.jsonl"}
@@ -47,7 +47,7 @@ class Solve(dspy.Signature):
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
     """`train`, `dev` or `test`; `seed` determines the order."""
     if split not in FILES:
-        return part(dict.fromkeys(("train", "dev", "test"), ()), split, limit)
+        return datasets.part(dict.fromkeys(("train", "dev", "test"), ()), split, limit)
     problems = [problem(row) for row in rows(FILES[split])]
     if split == "test":
         random.Random(seed).shuffle(problems)
@@ -115,4 +115,15 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    return PDR(Solve, until_checked(2048, kappa=4096), check=check())
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=4096,
+        draft_tokens=2048,
+        refine_tokens=2048,
+        temperature=0.8,
+    )
+    return PDR(Solve, schedule, check=check())

@@ -15,7 +15,6 @@ from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import MathVerifier, Verifier
-from programs import part
 
 SIZES = {"train": 120, "dev": 80, "test": 300}
 
@@ -31,7 +30,7 @@ def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> lis
     """`train`, `dev` or `test`. The division is fixed; `seed` does not change it."""
     del seed
     parts = datasets.split(datasets.load("math500"), *SIZES.values(), seed=0)
-    return part(dict(zip(SIZES, parts, strict=True)), split, limit)
+    return datasets.part(dict(zip(SIZES, parts, strict=True)), split, limit)
 
 
 def verifier() -> Verifier:

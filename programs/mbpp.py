@@ -14,9 +14,9 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError
 from pdr_dspy.operators import PDR, Operator
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
-from programs import part, until_checked
 
 HUB = "hub:google-research-datasets/mbpp/sanitized"
 SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -33,7 +33,7 @@ class Write(dspy.Signature):
 def data(split: str = "test", *, limit: int | None = None, seed: int = 0) -> list[dspy.Example]:
     """The set's own splits; `seed` determines the order."""
     if split not in SPLITS:
-        return part(dict.fromkeys(SPLITS, ()), split, limit)
+        return datasets.part(dict.fromkeys(SPLITS, ()), split, limit)
     return [task(row) for row in datasets.load(HUB, split=SPLITS[split], limit=limit, seed=seed, fields=FIELDS)]
 
 
@@ -64,4 +64,15 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    return PDR(Write, until_checked(512, kappa=2048), check=check())
+    schedule = Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=2048,
+        draft_tokens=512,
+        refine_tokens=512,
+        temperature=0.8,
+    )
+    return PDR(Write, schedule, check=check())

@@ -38,7 +38,11 @@ def _home(path: Path | None) -> Path | None:
 
 
 TargetArg = Annotated[
-    str, typer.Argument(help="A saved program (.json), a program file (.py), or a name in programs/.")
+    str,
+    typer.Argument(
+        help='A saved program (.json), a program file (.py), a signature ("message -> category", or mine.py:Triage), or '
+        "the name of a program, such as gsm8k."
+    ),
 ]
 ApiBase = Annotated[
     list[str] | None,
@@ -72,6 +76,19 @@ Grader = Annotated[
     str | None,
     typer.Option(
         "--verifier", help="With --data: NAME[:KEY=VALUE,...], a name from `pdr verifiers`; by default the set's own."
+    ),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="FILE.py:NAME, your own function of the example and the prediction, which returns a bool or a fraction.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--field", help="With --data: NAME=COLUMN, the column of a field of the program, such as question=message."
     ),
 ]
 JudgeBase = Annotated[
@@ -254,6 +271,17 @@ def run(
     )
 
 
+@app.command("new")
+@guarded
+def new(name: Annotated[str, typer.Argument(help="The name of the program; NAME.py is written here.")]) -> None:
+    """Write a program file to start from: build(), data() and verifier()."""
+    from pdr_dspy.cli.new import new
+
+    path = new(name)
+    typer.echo(str(path))
+    typer.echo(f"next: pdr eval {path} --limit 4, then replace its rows, metric and program", err=True)
+
+
 @app.command("eval")
 @resuming
 def evaluate(
@@ -264,7 +292,9 @@ def evaluate(
     task: TaskFile = None,
     trusted: Trusted = False,
     data: Data = None,
+    metric: Metric = None,
     verifier: Grader = None,
+    field: Columns = None,
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
     split: Split = None,
@@ -287,6 +317,7 @@ def evaluate(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=_budget(budget_seq, budget_total), run_dir=run_dir,
             kind="eval", trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts, ray=ray,
+            metric=metric, fields=field or (),
         ),
         as_json=as_json,
         display=_display(quiet),
@@ -306,7 +337,9 @@ def compare(
     task: TaskFile = None,
     trusted: Trusted = False,
     data: Data = None,
+    metric: Metric = None,
     verifier: Grader = None,
+    field: Columns = None,
     judge_base: JudgeBase = None,
     judge_model: JudgeModel = None,
     split: Split = None,
@@ -327,6 +360,7 @@ def compare(
             target, task=task, data=data, verifier=verifier, split=split, limit=limit, repeats=repeats, seed=seed,
             model=_model(api_base, model, embedded), budget=None, run_dir=run_dir, kind="compare",
             trusted=trusted, judge_base=judge_base, judge_model=judge_model, texts=texts, ray=ray,
+            metric=metric, fields=field or (),
         ),
         against or [],
         trusted=trusted,
@@ -344,6 +378,14 @@ def optimize(
     embedded: Embedded = None,
     task: TaskFile = None,
     trusted: Trusted = False,
+    data: Data = None,
+    metric: Metric = None,
+    verifier: Grader = None,
+    field: Columns = None,
+    dev: Annotated[
+        str | None,
+        typer.Option("--dev", help="With --data: other data for the confirmation; by default two fifths of its rows."),
+    ] = None,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Schedules to try.")] = 30,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of training examples.")] = None,
     confirm: Annotated[int | None, typer.Option("--confirm", min=1, help="Maximum number of dev examples.")] = None,
@@ -402,10 +444,12 @@ def optimize(
 ) -> None:
     """Tune a program's schedule on its training data; writes best.json and report.html."""
     from pdr_dspy.cli import optimize
+    from pdr_dspy.cli.data_option import DataOptions
 
     optimize.optimize(
         target,
         task=task,
+        options=DataOptions(data, metric, verifier, field or (), dev=dev),
         model=_model(api_base, model, embedded),
         limit=limit,
         confirm=confirm,

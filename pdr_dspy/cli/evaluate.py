@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +16,13 @@ import typer
 from pdr_dspy import calls, datasets
 from pdr_dspy.calls.budget import Budget
 from pdr_dspy.calls.store import Rollouts
+from pdr_dspy.cli.data_option import DataOptions, read
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import Target, find, operator_of, program_file
+from pdr_dspy.cli.program_files import Target, find, operator_of
 from pdr_dspy.cli.run_folders import Kind, check_folder
-from pdr_dspy.cli.verifier_option import Grader, grader_of
-from pdr_dspy.datasets.files import FILE_KINDS
-from pdr_dspy.datasets.hub import HUB
-from pdr_dspy.errors import ConfigError, ServerError, StoreError
+from pdr_dspy.errors import ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.executors import Executor
@@ -35,7 +33,7 @@ from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
 from pdr_dspy.reporting.evaluation_tables import program_row
 from pdr_dspy.runtime import store_whole
 from pdr_dspy.runtime.locks import wait_for
-from pdr_dspy.verifiers import VERIFIERS, Verifier, load_verifier
+from pdr_dspy.verifiers import Verifier
 
 if TYPE_CHECKING:
     from pdr_dspy.serving import EndpointLM
@@ -83,20 +81,23 @@ class Job:
         judge_model: str | None = None,
         texts: int | None = None,
         ray: str | None = None,
+        metric: str | None = None,
+        fields: Sequence[str] = (),
     ) -> Job:
         """The job, after all checks that are possible before a model is started."""
         check_reachable(model, ray)
+        options = DataOptions(data, metric, verifier, fields, judge_base, judge_model)
         found = find(target, task=task, trusted=trusted)
-        own = None if verifier is None else grader_of(verifier, judge_base=judge_base, judge_model=judge_model)
-        examples, grader = _data(found, data, own, split, limit)
+        graded = read(found, options, split=split, limit=limit)
+        examples, grader = graded.examples, graded.verifier
         check_examples(found.program, examples, grader)
         if run_dir is None:
             about = [found.name, datasets.fingerprint(examples), seed, model.answering(), repr(budget)]
-            about += [] if own is None else [own.verifier.describe()]
+            about += [grader.describe()] if graded.own else []
             digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
         return cls(
-            found, examples, grader, model, repeats, seed, budget, run_dir, None if own is None else own.lm,
+            found, examples, grader, model, repeats, seed, budget, run_dir, graded.lm,
             MAX_TEXT_BYTES if texts is None else texts * 2**20, ray,
         )  # fmt: skip
 
@@ -240,34 +241,6 @@ def summarise(report: Report) -> dict[str, Any]:
 def save_json(path: Path, value: Any) -> None:
     """Write a small JSON file in one step."""
     store_whole(path, json.dumps(value, indent=1))
-
-
-def _data(
-    target: Target, data: str | None, own: Grader | None, split: str | None, limit: int | None
-) -> tuple[list[dspy.Example], Verifier]:
-    if data is None:
-        if target.task is None:
-            raise ConfigError(
-                f"{target.name} is a saved program without data: add `--task` with its program file, or `--data` with "
-                "`--verifier`"
-            )
-        if own is not None:
-            raise ConfigError("`--verifier` goes with `--data`; a program file brings its own")
-        with program_file(f"`data()` or `verifier()` of {target.task.name}"):
-            return target.task.data(split or "test", limit=limit), target.task.verifier()
-    examples = datasets.load(data, split=split, limit=limit)
-    if own is None:
-        known = None if _is_file(data) else datasets.info(data).verifier
-        if not known:
-            raise ConfigError(
-                f"`--data {data}` does not say how it is graded: add `--verifier {'|'.join(VERIFIERS.names())}`"
-            )
-        return examples, load_verifier({"kind": known})
-    return examples, own.verifier
-
-
-def _is_file(data: str) -> bool:
-    return Path(data).suffix.lower() in FILE_KINDS and not data.startswith(HUB)
 
 
 def _content(target: Target) -> str:

@@ -15,11 +15,12 @@ from pdr_dspy.calls.store import address
 from pdr_dspy.cli import compare
 from pdr_dspy.cli.axis_option import space_around
 from pdr_dspy.cli.compare import MOST_PASSES, MOST_ROUNDS
+from pdr_dspy.cli.data_option import DataOptions, read_both
 from pdr_dspy.cli.display import Display, report_columns, report_rows
 from pdr_dspy.cli.evaluate import Job, save_json
 from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
-from pdr_dspy.cli.program_files import Target, Task, find, operator_of, program_file
+from pdr_dspy.cli.program_files import Target, Task, build, find, operator_of
 from pdr_dspy.cli.report import write_page
 from pdr_dspy.cli.run_folders import check_folder
 from pdr_dspy.errors import ConfigError
@@ -46,15 +47,29 @@ def optimize(
     dry_run: bool = False,
     trusted: bool = False,
     ray: str | None = None,
+    options: DataOptions | None = None,
     **settings: Any,
 ) -> None:
-    """Tune the program that `target` names on its task's data."""
+    """Tune the program that `target` names on its task's data, or on those of `options`."""
     check_reachable(model, ray)
+    options = options or DataOptions()
     found = find(target, task=task, trusted=trusted)
-    if found.task is None:
-        raise ConfigError(f"{found.name} is a saved program without data: add `--task` with its program file")
-    with program_file(f"`data()` of {found.task.name}"):
-        trainset, valset = found.task.data("train", limit=limit), found.task.data("dev", limit=confirm)
+    graded, valset = read_both(found, options, limit=limit, confirm=confirm)
+    trainset, verifier = graded.examples, graded.verifier
+    if graded.lm is not None:
+        raise ConfigError(
+            f"`--verifier {options.verifier}` calls a model, which `pdr optimize` does not serve; give it to "
+            "`PDROptimizer` in Python"
+        )
+    graded_as = Task(
+        found.name if found.task is None else found.task.name,
+        build=lambda: found.program if found.task is None else build(found.task),
+        data=lambda *_, **__: trainset,
+        verifier=lambda: verifier,
+        file=None if found.task is None else found.task.file,
+        part="" if found.task is None else found.task.part,
+        graded=str(options),
+    )
     space = space_around(found.program, axes)
     if run_dir is None:
         ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search resumes the shorter one
@@ -65,10 +80,11 @@ def optimize(
             model.answering(),
             searched,
             *([list(axes)] if axes else []),
+            *([verifier.describe()] if graded.own else []),
         ]
         run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
     study(
-        found.task,
+        graded_as,
         student=found.program,
         trainset=trainset,
         valset=valset,
@@ -220,7 +236,7 @@ def _finish(
         tuned,
         run_dir / "best.json",
         verifier=optimizer.verifier,
-        data={"name": task.name, "task": task.name, "split": "train"},
+        data={"name": task.name, **({"task": task.name} if task.named else {}), "split": "train"},
         figures=figures,
         notes=confirmation.verdict,
         calibrations=result.calibrations,

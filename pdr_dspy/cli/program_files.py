@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import re
 import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,9 +18,12 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.datasets.files import FILE_KINDS, read_file
 from pdr_dspy.errors import ArtifactError, ConfigError, PDRError
 from pdr_dspy.operators.nested import operators_of
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.verifiers import Verifier, as_verifier
 
@@ -33,15 +37,25 @@ class Task:
     data: Callable[..., list[dspy.Example]]
     verifier: Callable[[], Verifier]
     file: Path | None = None
-    """None where it was not found by `find_task`."""
+    """None where it was not found by `find_task`, and for a signature."""
+    part: str = ""
+    """The name in the file of what is the program; "" for a file with `build()`."""
+    graded: str = ""
+    """The options of the command line that name its data and verifier, with a space in front."""
+
+    @property
+    def named(self) -> bool:
+        """Whether its name alone finds it again."""
+        found = None if self.part else _file_of(self.name)
+        return self.file is None or (found is not None and found.resolve() == self.file.resolve())
 
     @property
     def option(self) -> str:
         """What a command about a saved program of it needs beside the program's path; "" where its name is enough."""
-        beside = Path("programs") / f"{self.name}.py"
-        if self.file is None or (beside.is_file() and beside.resolve() == self.file.resolve()):
-            return ""
-        return f" --task {shlex.quote(os.path.relpath(self.file))}"
+        if self.file is None or self.named:
+            return self.graded
+        part = f":{self.part}" if self.part else ""
+        return f" --task {shlex.quote(os.path.relpath(self.file) + part)}{self.graded}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,8 @@ class Target:
 
 
 def find(target: str, *, task: str | None = None, trusted: bool = False) -> Target:
-    """The program that `target` names: `best.json`, `programs/gsm8k.py` or `gsm8k`.
+    """The program that `target` names: `best.json`, `programs/gsm8k.py`, `gsm8k`, `mine.py:Triage` (a signature, a
+    module, or a function that returns one), or a signature itself, `message -> category`.
 
     `task` names the program file that an artifact belongs to: its data, its verifier, its custom types. `trusted` is
     that of `pdr_dspy.load`.
@@ -94,7 +109,12 @@ def program_file(what: str) -> Iterator[None]:
 
 
 def find_task(target: str) -> Task:
-    """The program file for `target`, a path or a name."""
+    """The program file for `target`, a path or a name; or the task of a signature, which has no data."""
+    if "->" in target:
+        return _signature(target, _slug(target), lambda: target)
+    file, _, part = target.rpartition(":")
+    if file.endswith(".py"):
+        return _part_of(file, part)
     module = _module(target)
     if not callable(getattr(module, "build", None)):
         raise _lacks(module, "build")
@@ -108,10 +128,62 @@ def find_task(target: str) -> Task:
     )
 
 
+def named_in(file: str, name: str, *, option: str) -> Any:
+    """What a Python file calls `name`. Raises ConfigError, with the names it has, if there is nothing."""
+    module = _module(file)
+    if not hasattr(module, name):
+        own = [
+            one
+            for one, value in vars(module).items()
+            if not one.startswith("_") and getattr(value, "__module__", None) == module.__name__
+        ]
+        raise ConfigError(f"`{option}`: {file} has no {name!r}; it defines {', '.join(own) or 'nothing'}")
+    return getattr(module, name)
+
+
+OWN = Schedule(widths=(4, 1), distiller="random_k", k=2, kappa=1024, draft_tokens=512)
+"""The schedule of a signature that is given as the program: four drafts, then one that reads two of them."""
+
+
+def _signature(shown: str, name: str, made: Callable[[], Any], **facts: Any) -> Task:
+    def lacking(*_: Any, **__: Any) -> Any:
+        raise ConfigError(
+            f"{shown!r} is a signature, without data: add `--data FILE`, and `--metric FILE.py:NAME` or `--verifier "
+            "NAME`"
+        )
+
+    return Task(name, build=lambda: PDR(made(), OWN), data=lacking, verifier=lacking, **facts)
+
+
+def _part_of(file: str, part: str) -> Task:
+    """The task of a signature, a module, or a function that returns one, in a Python file."""
+    found = named_in(file, part, option=f"{file}:{part}")
+    facts: dict[str, Any] = {"file": local_path(file).resolve(), "part": part}
+    if isinstance(found, str) or (isinstance(found, type) and issubclass(found, dspy.Signature)):
+        return _signature(f"{file}:{part}", part, lambda: found, **facts)
+    if not callable(found):
+        raise ConfigError(
+            f"`{file}:{part}` is {found!r}; name a signature, a dspy.Module or a function that returns one"
+        )
+    return Task(
+        part,
+        build=(lambda: found) if isinstance(found, dspy.Module) else found,
+        data=_part(_module(file), "data"),
+        verifier=lambda: as_verifier(_part(_module(file), "verifier")(), argument="verifier() -> ..."),
+        **facts,
+    )
+
+
+def _slug(signature: str) -> str:
+    """A name of a signature for folders."""
+    return re.sub(r"\W+", "-", signature.replace("->", "-to-")).strip("-")[:40].strip("-") or "task"
+
+
 def _lacks(module: ModuleType, part: str) -> ConfigError:
     return ConfigError(
         f"{module.__file__} has no function `{part}()`; a program file has build(), and for commands other than "
-        "`pdr run` and `pdr serve` data(split, limit=, seed=) and verifier()"
+        "`pdr run` and `pdr serve` data(split, limit=, seed=) and verifier(), unless `--data` and `--metric` are "
+        "given; `pdr new NAME` writes one"
     )
 
 
@@ -133,14 +205,14 @@ def operator_of(program: dspy.Module) -> Operator:
 
 
 def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
-    """A saved program, with the program file that it was tuned for if that is still in programs/."""
+    """A saved program, with the program file that it was tuned for if its name still finds it."""
     from pdr_dspy import artifact
 
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; `pdr optimize` writes one, `pdr_dspy.save(program, path)` too")
     if task is None:
         name = (artifact.read(path).get("data") or {}).get("task")
-        if isinstance(name, str) and name.isidentifier() and (Path("programs") / f"{name}.py").is_file():
+        if isinstance(name, str) and _file_of(name) is not None:
             task = find_task(name)
     program = artifact.load(path, program=None if task is None else build(task), trusted=trusted)
     return Target(path.stem, program, task, path)
@@ -148,24 +220,49 @@ def _artifact(path: Path, task: Task | None, trusted: bool) -> Target:
 
 def _module(target: str) -> ModuleType:
     path = local_path(target)
-    if path.suffix in (".jsonl", ".csv", ".parquet"):
-        raise ConfigError(f"{target} is data, not a program; a program takes it: `pdr eval PROGRAM --data {target}`")
+    if path.suffix.lower() in FILE_KINDS:
+        raise ConfigError(_is_data(target, path))
     if path.suffix == ".py" or (path.exists() and path.is_file()):
         if not path.is_file():
             raise ConfigError(f"{target} does not exist")
         return _import(path.resolve())
-    beside = Path("programs") / f"{target}.py"
-    if target.isidentifier() and beside.is_file():
+    if (beside := _file_of(target)) is not None:
         return _import(beside.resolve())
-    known = sorted(file.stem for file in Path("programs").glob("*.py") if _is_program(file))
+    known = {file.stem: None for place in _places() for file in sorted(place.glob("*.py")) if _is_program(file)}
     near = difflib.get_close_matches(target, known, n=1)
-    if near:
-        hint = f"; did you mean {near[0]!r}?"
-    elif known:
-        hint = f"; programs here: {', '.join(known)}"
-    else:
-        hint = ", which is not in this folder; write a file with build(), data() and verifier(), and give its path"
-    raise ConfigError(f"`{target}` is neither a .json artifact, nor a program file, nor a name in programs/{hint}")
+    looked = " and ".join(str(place) for place in _places())
+    raise ConfigError(
+        f'`{target}` is neither a .json artifact, nor a program file (.py), nor a signature such as "question -> '
+        f'answer", nor the name of a program in {looked}'
+        + (f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}; `pdr new NAME` writes one")
+    )
+
+
+def _places() -> tuple[Path, ...]:
+    """The folders of programs that a name finds: the current folder's, and the library's."""
+    package = Path(__file__).parent.parent
+    carried = package / "_programs"  # in the wheel; in a checkout they are beside the package
+    return Path("programs").absolute(), carried if carried.is_dir() else package.parent / "programs"
+
+
+def _file_of(name: str) -> Path | None:
+    """The program file of a name; None if no place has one."""
+    files = [place / f"{name}.py" for place in _places()] if name.isidentifier() else []
+    return next((file for file in files if file.is_file()), None)
+
+
+def _is_data(target: str, path: Path) -> str:
+    """The message for a data file in a program's place, with a command for its own columns."""
+    columns: list[str] = []
+    with suppress(PDRError):
+        columns = [str(column) for column in next(iter(read_file(path)))[1]]
+    names = [column for column in columns if column.isidentifier() and column not in ("id", "source")]
+    task = f'"{", ".join(names[:-1])} -> {names[-1]}"' if len(names) > 1 else "PROGRAM"
+    given = shlex.quote(target)
+    return (
+        f"{target} is data, not a program; a program takes it: `pdr eval PROGRAM --data {given}`. A program is a "
+        f"signature, too: `pdr eval {task} --data {given} --metric mine.py:score`"
+    )
 
 
 def _is_program(path: Path) -> bool:

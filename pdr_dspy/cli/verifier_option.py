@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pdr_dspy.cli.axis_option import read_value
@@ -20,13 +21,20 @@ class Grader(NamedTuple):
     lm: EndpointLM | None = None
 
 
-def grader_of(text: str, *, judge_base: str | None = None, judge_model: str | None = None) -> Grader:
+def grader_of(
+    text: str,
+    *,
+    judge_base: str | None = None,
+    judge_model: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Grader:
     """The verifier that `--verifier` names. Sends nothing yet.
 
     Args:
         text: such as "number", "number:tolerance=0.01" or "choice:options=choices".
         judge_base: the server of the model that a verifier calls, such as http://127.0.0.1:8000/v1.
         judge_model: the model served there; None if it has only one.
+        defaults: settings that the text may leave out.
 
     Raises ConfigError for an unknown verifier or setting, and for a missing or superfluous judge's server.
     """
@@ -48,4 +56,4 @@ def grader_of(text: str, *, judge_base: str | None = None, judge_model: str | No
         lm = connect(judge_model or "auto", judge_base)
     elif judge_base is not None:
         raise ConfigError(f"`--judge-base` needs a verifier that calls a model, and {name} calls none")
-    return Grader(load_verifier(settings, lm=lm), lm)
+    return Grader(load_verifier({**(defaults or {}), **settings}, lm=lm), lm)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pdr_dspy.datasets.examples import fingerprint, split
+from pdr_dspy.datasets.examples import fingerprint, part, split
 from pdr_dspy.datasets.files import whole
 from pdr_dspy.datasets.record import Dataset, DatasetInfo
 from pdr_dspy.datasets.registry import DATASETS, dataset, info, load, names
@@ -18,6 +18,7 @@ __all__ = [
     "info",
     "load",
     "names",
+    "part",
     "split",
     "whole",
 ]

@@ -14,13 +14,15 @@ import dspy
 from pdr_dspy.errors import ConfigError, DataError
 
 _OURS = ("question", "answer", "id", "source")
-_QUESTION_COLUMNS = ("question", "problem", "prompt", "input", "query", "instruction")
-_ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer", "gold", "target", "label", "solution", "output")
+QUESTION_COLUMNS = ("question", "problem", "prompt", "input", "query", "instruction")
+ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer", "gold", "target", "label", "solution", "output")
 _ID_COLUMNS = ("id", "unique_id", "problem_id", "idx", "uid")
 
 
-def examples_of(rows: Iterable[tuple[str, Any]], source: str, name: str, fields: dict[str, str]) -> list[dspy.Example]:
-    """Examples from rows, each given with its location, such as "line 3".
+def examples_of(
+    rows: Iterable[tuple[str, Any]], source: str, name: str, fields: Mapping[str, str]
+) -> list[dspy.Example]:
+    """Examples with a question and an answer from rows, each given with its location, such as "line 3".
 
     Args:
         rows: (location, row), in the order of the set.
@@ -36,21 +38,21 @@ def examples_of(rows: Iterable[tuple[str, Any]], source: str, name: str, fields:
         raise ConfigError(f"`fields={fields!r}` may map question, answer and id, not {', '.join(sorted(unknown))}")
     found: list[dspy.Example] = []
     places: dict[str, str] = {}
-    named = [(place, row, _own_id(row, fields)) for place, row in rows]
+    named = [(place, row, own_id(row, fields)) for place, row in rows]
     taken = {str(row[column]) for _, row, column in named if column is not None}
     for number, (place, row, given) in enumerate(named, start=1):
         if not isinstance(row, Mapping):
             raise DataError(f"{source}, {place}: expected an object with fields, got {type(row).__name__}")
         row = {str(column): value for column, value in row.items()}
-        question = _column(row, fields.get("question"), _QUESTION_COLUMNS, "question", source, place)
-        answer = _column(row, fields.get("answer"), _ANSWER_COLUMNS, "answer", source, place)
+        question = _column(row, fields.get("question"), QUESTION_COLUMNS, "question", source, place)
+        answer = _column(row, fields.get("answer"), ANSWER_COLUMNS, "answer", source, place)
         if given is None and fields.get("id"):
             raise DataError(f"{source}, {place}: no value in the column {fields['id']!r}; it has {', '.join(row)}")
-        id_ = f"{name}/{_free(str(number), taken) if given is None else row[given]}"
+        id_ = f"{name}/{free_id(str(number), taken) if given is None else row[given]}"
         if id_ in places:
             raise DataError(f"{source}, {place}: the id {id_!r} was already used in {places[id_]}; ids must be unique")
         places[id_] = place
-        ours = {"question": _text(row[question]), "answer": _text(row[answer]), "id": id_, "source": source}
+        ours = {"question": text_of(row[question]), "answer": text_of(row[answer]), "id": id_, "source": source}
         kept = {column: value for column, value in row.items() if column not in (question, answer, given)}
         kept = {f"original_{column}" if column in _OURS else column: value for column, value in kept.items()}
         found.append(dspy.Example(**ours, **kept).with_inputs("question"))
@@ -59,16 +61,16 @@ def examples_of(rows: Iterable[tuple[str, Any]], source: str, name: str, fields:
     return found
 
 
-def _own_id(row: Any, fields: Mapping[str, str]) -> str | None:
+def own_id(row: Any, fields: Mapping[str, str]) -> str | None:
     """The column with a row's id; None for a row without an id."""
     if not isinstance(row, Mapping):
         return None
     names = {str(column): column for column in row}
     asked = (fields["id"],) if fields.get("id") else _ID_COLUMNS
-    return next((column for column in asked if column in names and not _is_empty(row[names[column]])), None)
+    return next((column for column in asked if column in names and not is_empty(row[names[column]])), None)
 
 
-def _free(number: str, taken: set[str]) -> str:
+def free_id(number: str, taken: set[str]) -> str:
     """An id from a row's number that no other row has as its id."""
     while number in taken:
         number = f"row {number}"
@@ -84,19 +86,20 @@ def _column(
         remedy = "" if asked else f'; name it with `fields={{"{ours}": ...}}`'
         wanted = f"the column {asked!r}" if asked else f"a column for `{ours}`"
         raise DataError(f"{source}, {place}: {wanted} is missing, the columns are {', '.join(row) or 'none'}{remedy}")
-    if _is_empty(row[column]):
+    if is_empty(row[column]):
         raise DataError(f"{source}, {place}: the column {column!r} (`{ours}`) is empty")
     return column
 
 
-def _is_empty(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     """Whether a cell holds nothing: NaN is what table readers put where nothing is."""
     return (
         value is None or (isinstance(value, float) and value != value) or (isinstance(value, str) and not value.strip())
     )
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A cell as text: a list as JSON, a whole float without its point."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))  # table readers turn 204 into 204.0
     return value.strip() if isinstance(value, str) else json.dumps(value) if isinstance(value, list) else str(value)
@@ -127,6 +130,16 @@ def split(examples: Sequence[dspy.Example], *parts: float, seed: int = 0) -> lis
     if any(not part for part in chosen):
         raise ConfigError(f"{shown} leaves a part of {len(examples)} examples empty")
     return chosen
+
+
+def part(parts: Mapping[str, Sequence[dspy.Example]], split: str, limit: int | None = None) -> list[dspy.Example]:
+    """Return the first `limit` examples of one of several parts, for `data(split, limit=...)` of a program file.
+
+    Raises ConfigError for a `split` that is not in `parts`.
+    """
+    if split not in parts:
+        raise ConfigError(f"`data(split={split!r})` is unknown; the splits are {', '.join(parts)}")
+    return list(parts[split][:limit])
 
 
 def fingerprint(examples: Iterable[dspy.Example]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.datasets.columns import examples_for
 from pdr_dspy.datasets.examples import examples_of
 from pdr_dspy.datasets.record import DatasetInfo
 from pdr_dspy.errors import ConfigError, DataError, MissingExtra
@@ -99,13 +100,20 @@ def hub_info(name: str) -> DatasetInfo:
     )
 
 
-def load_hub(known: DatasetInfo, split: str | None, *, fields: Mapping[str, str] | None = None) -> list[dspy.Example]:
+def load_hub(
+    known: DatasetInfo,
+    split: str | None,
+    *,
+    fields: Mapping[str, str] | None = None,
+    signature: type[dspy.Signature] | None = None,
+) -> list[dspy.Example]:
     """The examples of a set of the hub.
 
     Args:
         known: the set. If it lists no splits, any may be requested; the default is then "test", or the only split.
         split: the split to read; None for the default.
         fields: further field names to columns.
+        signature: the task that the examples are for; None is a question with an answer.
     """
     if split is not None and known.splits and split not in known.splits:
         raise ConfigError(f"`load({known.name!r}, split={split!r})`: its splits are {', '.join(known.splits)}")
@@ -135,7 +143,10 @@ def load_hub(known: DatasetInfo, split: str | None, *, fields: Mapping[str, str]
     prepared = ((f"row {number}", _prepare(known, row)) for number, row in enumerate(rows, start=1))
     short = known.name.removeprefix(HUB)
     name = short if len(known.splits) == 1 else f"{short}/{chosen}"
-    return examples_of(prepared, f"{known.hub}:{chosen}", name, {**known.fields, **(fields or {})})
+    source = f"{known.hub}:{chosen}"
+    if signature is not None:
+        return examples_for(signature, prepared, source, name, fields or {})
+    return examples_of(prepared, source, name, {**known.fields, **(fields or {})})
 
 
 def _only(known: DatasetInfo, splits: list[str]) -> str:

@@ -17,12 +17,14 @@ from typing import Any
 
 import dspy
 
+from pdr_dspy.datasets.columns import examples_for
 from pdr_dspy.datasets.examples import examples_of
 from pdr_dspy.datasets.files import FILE_KINDS, read_file
 from pdr_dspy.datasets.hub import HUB, HUB_SETS, hub_info, load_hub
 from pdr_dspy.datasets.procedural import gym, make_procedural, task_of
 from pdr_dspy.datasets.record import Dataset, DatasetInfo, Row
 from pdr_dspy.errors import ConfigError, DataError, PDRError
+from pdr_dspy.prompts.roles import check_task, needed_inputs
 from pdr_dspy.runtime.atomic_write import local_path
 from pdr_dspy.runtime.registry import Registry, origin_of
 from pdr_dspy.settings import whole_number
@@ -123,8 +125,12 @@ def load(
     size: int | None = None,
     fields: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
+    signature: str | type[dspy.Signature] | None = None,
 ) -> list[dspy.Example]:
     """Return the examples of a set.
+
+    >>> load("tickets.csv", signature="message -> category")           # has the columns message and category
+    >>> load("tickets.csv", signature=Triage, fields={"message": "text"})
 
     Args:
         name: a registered name (see `names()`), `hub:owner/name` or `hub:owner/name/config` for any other set of the
@@ -137,30 +143,36 @@ def load(
         size: number of distinct questions of a procedural set (default 100).
         fields: `question`, `answer` and `id` to columns, for a file or a set of the hub with uncommon column names.
         options: settings of a procedural set's task.
+        signature: the task that the examples are for. Its inputs and outputs are the columns of their names, or those
+            in `fields`, and values have its types; `program.task` is that of a program. None is a question with an
+            answer.
 
     Raises ConfigError for an unknown name or an argument that does not apply, MissingExtra if `pdr-dspy[data]` is
     needed, and DataError for a set that cannot be read, is empty, lacks a field or repeats an id.
     """
     text = str(name)
+    task = None if signature is None else check_task(signature)
     for argument, value in (("limit", limit), ("size", size)):
         if value is not None:
             whole_number(f"load({text!r}, ", argument, value)
     if seed is not None:
         whole_number(f"load({text!r}, ", "seed", seed, least=None)
     if text.startswith("rg:"):
-        _refuse(text, "a procedural set", split=split, fields=fields)
+        _refuse(text, "a procedural set", split=split, fields=None if task else fields)
         examples = make_procedural(text, size=size or limit or 100, seed=seed or 0, options=dict(options or {}))
-        return examples[:limit]
+        return _for_task(task, examples, text, fields)[:limit]
     _refuse(text, "a set of fixed rows (use `limit=`)", size=size, options=options)
     if text.startswith(HUB):
-        examples = load_hub(hub_info(text), split, fields=fields)
+        examples = load_hub(hub_info(text), split, fields=fields, signature=task)
     elif Path(text).suffix.lower() in FILE_KINDS:
         _refuse(text, "a local file", split=split)
         path = local_path(text)
-        examples = examples_of(read_file(path), str(path), path.stem, dict(fields or {}))
+        rows, where = read_file(path), (str(path), path.stem, fields or {})
+        examples = examples_of(rows, *where) if task is None else examples_for(task, rows, *where)
     elif text in DATASETS:
-        _refuse(text, "a registered set", fields=fields)
+        _refuse(text, "a registered set", fields=None if task else fields)
         examples = _read(DATASETS.find(text), split, limit if seed is None else None)
+        examples = _for_task(task, examples, text, fields)
     else:
         raise ConfigError(_unknown(text))
     if seed is not None:
@@ -215,6 +227,24 @@ def _read(part: Dataset, split: str | None, limit: int | None) -> list[dspy.Exam
     numbered = ((f"row {number}", row) for number, row in enumerate(rows, start=1))
     name = known.name if len(known.splits) == 1 else f"{known.name}/{chosen}"
     return examples_of(numbered, f"{known.name}:{chosen}", name, {})
+
+
+def _for_task(
+    task: type[dspy.Signature] | None,
+    examples: list[dspy.Example],
+    name: str,
+    fields: Mapping[str, str] | None,
+) -> list[dspy.Example]:
+    """Examples of a set as those of a task: unchanged if they have its inputs."""
+    if task is None or (not fields and all(one in examples[0] for one in needed_inputs(task))):
+        return examples
+    rows = (
+        (f"row {number}", {key: value for key, value in example.items() if key not in ("id", "source")})
+        for number, example in enumerate(examples, start=1)
+    )
+    made = examples_for(task, rows, name, name, fields or {})
+    own = ({key: before[key] for key in ("id", "source") if key in before} for before in examples)
+    return [example.copy(**kept) for example, kept in zip(made, own, strict=True)]
 
 
 def _refuse(name: str, kind: str, **arguments: object) -> None:

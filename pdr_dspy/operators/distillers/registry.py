@@ -9,13 +9,24 @@ from pdr_dspy.operators.distillers.base import Distiller, Run, no_calls, one_cal
 from pdr_dspy.operators.distillers.checked import CHECKED
 from pdr_dspy.operators.distillers.last import LAST
 from pdr_dspy.operators.distillers.oracle import ORACLE_CORRECT, ORACLE_INCORRECT, ORACLE_RANDOM
-from pdr_dspy.operators.distillers.random_k import RANDOM_K
+from pdr_dspy.operators.distillers.random_k import RANDOM_ANY, RANDOM_K
 from pdr_dspy.operators.distillers.summary import SUMMARY
 from pdr_dspy.operators.distillers.topk import TOPK, TOPK_PER_SAMPLE
 from pdr_dspy.prompts.roles import Role
 from pdr_dspy.runtime.registry import Registry, instance_of, origin_of
 
-BUILT_IN = (SUMMARY, TOPK, TOPK_PER_SAMPLE, RANDOM_K, CHECKED, LAST, ORACLE_CORRECT, ORACLE_INCORRECT, ORACLE_RANDOM)
+BUILT_IN = (
+    SUMMARY,
+    TOPK,
+    TOPK_PER_SAMPLE,
+    RANDOM_K,
+    RANDOM_ANY,
+    CHECKED,
+    LAST,
+    ORACLE_CORRECT,
+    ORACLE_INCORRECT,
+    ORACLE_RANDOM,
+)
 
 
 DISTILLERS: Registry[Distiller] = Registry(

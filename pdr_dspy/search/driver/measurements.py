@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pdr_dspy import calls
 from pdr_dspy.calls.ledger import Ledger
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.evaluation.drafts import drafts_in, pass_prompt
 from pdr_dspy.evaluation.executors import Executor, Local, Rows, RowSettings
 from pdr_dspy.evaluation.failures import FirstFailures
@@ -40,6 +40,9 @@ ATTEMPTS = 3
 have answered another request."""
 PROBES = 3
 """Other questions that a server is tried with before it counts as down: a single one may be too much for it."""
+
+MOST_FAILED = 8
+"""Questions in a row on which every program fails before a search stops."""
 
 OnRow = Callable[[Stage, Row, int, int], None]
 """Called with each row, the number of finished pairs of the request, and their total."""
@@ -96,6 +99,8 @@ class Measurements:
         self._tally = Tally()
         self._programs: dict[int, dspy.Module] = {0: student}
         self.first_failures = FirstFailures()
+        self._held: dict[str, tuple[Measure, Pair, dict[int, Row]]] = {}
+        """Units since the last answer in which every program failed: not in the journal before another one answers."""
 
     def measure(self, request: Measure) -> dict[tuple[int, Pair], Cell]:
         """All cells of a request: from the journal, or run now and put there.
@@ -147,6 +152,11 @@ class Measurements:
             while queue:
                 pair = queue.popleft()
                 rows = await self._unit(request.stage, runners, pair)
+                if all(row.error is not None for row in rows.values()):
+                    self._hold(request, pair, rows)
+                    done += 1
+                    continue
+                await self._release()
                 # An entry says that its calls are finished: they are on the disk before it is.
                 await asyncio.to_thread(self.store.sync)
                 name = self._name(request, pair)
@@ -167,11 +177,37 @@ class Measurements:
                     program = self._program(arm, candidate)
                     runners[arm] = self.executor.rows(program, self.verifier, how, on_texts=keep)
                 await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
+                if self._held and not self.rows:
+                    raise self._nothing_answers()
+                await self._release()
             finally:
                 for runner in runners.values():
                     runner.close()
                 for file in texts.values():
                     file.close()
+
+    def _hold(self, request: Measure, pair: Pair, rows: dict[int, Row]) -> None:
+        """Keep a unit without an answer out of the journal. Raises PDRError for the `MOST_FAILED`th in a row."""
+        self._held[self._name(request, pair)] = (request, pair, rows)
+        if len(self._held) >= MOST_FAILED:
+            raise self._nothing_answers()
+
+    def _nothing_answers(self) -> PDRError:
+        _, _, rows = next(reversed(self._held.values()))
+        why = next(iter(rows.values())).error
+        return PDRError(
+            f"the search stopped: every program failed on {len(self._held)} questions in a row, the last with: {why}. If "
+            "a connection failed, the model's server is not running at that address; what is finished is kept, the same "
+            "command resumes"
+        )
+
+    async def _release(self) -> None:
+        """Put the units that were held into the journal: the fault is theirs, since another one has an answer."""
+        held, self._held = self._held, {}
+        for name, (request, pair, rows) in held.items():
+            await asyncio.to_thread(self.store.sync)
+            self.journal.put(name, _Unit(rows=rows).model_dump_json(exclude_defaults=True))
+            self._take(request, pair, name, rows)
 
     def _text_files(self, request: Measure) -> dict[int, TextFile]:
         """The files for the texts of each program of a request: beside the rows that are written when the search
