@@ -40,7 +40,7 @@ def _home(path: Path | None) -> Path | None:
 TargetArg = Annotated[
     str,
     typer.Argument(
-        help='A saved program (.json), a program file (.py), a signature ("message -> category", or mine.py:Triage), or '
+        help='A saved program (.json), a program file (.py), a signature ("a -> b", or mine.py:Triage), or '
         "the name of a program, such as gsm8k."
     ),
 ]
@@ -114,10 +114,14 @@ Texts = Annotated[
     ),
 ]
 BudgetSeq = Annotated[
-    int | None, typer.Option("--budget-seq", min=1, help="Limit on sequential tokens (B_seq) of one run.")
+    int | None,
+    typer.Option(
+        "--budget-seq", min=1, help="Limit on B_seq of one run: the tokens one after the other, which you wait for."
+    ),
 ]
 BudgetTotal = Annotated[
-    int | None, typer.Option("--budget-total", min=1, help="Limit on all tokens (B_total) of one run.")
+    int | None,
+    typer.Option("--budget-total", min=1, help="Limit on B_total of one run: the tokens of all calls, which you pay."),
 ]
 Ray = Annotated[
     str | None,

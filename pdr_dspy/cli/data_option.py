@@ -220,8 +220,8 @@ def _graded(target: Target, options: DataOptions, examples: list[dspy.Example]) 
         known = None if is_file(data) else datasets.info(data).verifier
         if not known:
             raise ConfigError(
-                f"`--data {data}` does not say how it is graded: add `--metric FILE.py:NAME`, a function of the example "
-                f"and the prediction, or `--verifier {'|'.join(VERIFIERS.names())}`"
+                f"`--data {data}` does not say how it is graded: add `--metric FILE.py:NAME`, "
+                f"or `--verifier {'|'.join(VERIFIERS.names())}`"
             )
         return Graded(examples, load_verifier({"kind": known, **_fields_of(known, outputs, examples, {})}))
     kind = options.verifier.partition(":")[0]

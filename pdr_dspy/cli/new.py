@@ -13,7 +13,7 @@ import dspy
 
 from pdr_dspy import PDR
 
-ROWS = [(f"What is {{a}} + {{b}}?", a + b) for a in range(11, 17) for b in (5, 8, 13, 27)]  # yours: `datasets.load(FILE)`
+ROWS = [(f"What is {{a}} + {{b}}?", a + b) for a in range(11, 17) for b in (5, 8, 13, 27)]  # yours
 
 
 def data(split="test", *, limit=None, seed=0):

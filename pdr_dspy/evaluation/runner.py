@@ -269,7 +269,9 @@ class Runner:
         if isinstance(self.program, Operator):
             outputs = self.program.task.output_fields
             return _answer({name: example[name] for name in outputs if name in example}, none=True)
-        return _answer(dict(example.labels().items())) if inputs_marked(example) else None
+        if not inputs_marked(example):
+            return None
+        return _answer({name: value for name, value in example.labels().items() if name not in ("id", "source")})
 
     def outputs(self, prediction: dspy.Prediction) -> dict[str, Any]:
         if isinstance(self.program, Operator):

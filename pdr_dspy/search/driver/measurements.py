@@ -153,7 +153,7 @@ class Measurements:
                 pair = queue.popleft()
                 rows = await self._unit(request.stage, runners, pair)
                 if all(row.error is not None for row in rows.values()):
-                    self._hold(request, pair, rows)
+                    await self._hold(request, pair, rows)
                     done += 1
                     continue
                 await self._release()
@@ -186,11 +186,26 @@ class Measurements:
                 for file in texts.values():
                     file.close()
 
-    def _hold(self, request: Measure, pair: Pair, rows: dict[int, Row]) -> None:
+    async def _hold(self, request: Measure, pair: Pair, rows: dict[int, Row]) -> None:
         """Keep a unit without an answer out of the journal. Raises PDRError for the `MOST_FAILED`th in a row."""
         self._held[self._name(request, pair)] = (request, pair, rows)
-        if len(self._held) >= MOST_FAILED:
+        if len(self._held) < MOST_FAILED:
+            return
+        if not self.rows or not await self._student_answers(request.stage):
             raise self._nothing_answers()
+        await self._release()  # the programs' own fault
+
+    async def _student_answers(self, stage: Stage) -> bool:
+        """Whether the student has an answer to one of the first questions, without recording it."""
+        with calls.session(store=None):
+            runner = self.executor.rows(self.student, self.verifier, RowSettings(seed=self.seed, threads=1))
+            try:
+                for name, example in self.sets[stage][:PROBES]:
+                    if (await runner.row(example, name, 0)).error is None:
+                        return True
+            finally:
+                runner.close()
+        return False
 
     def _nothing_answers(self) -> PDRError:
         _, _, rows = next(reversed(self._held.values()))

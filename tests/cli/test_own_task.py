@@ -1,0 +1,137 @@
+"""A user's own signature, metric and CSV, in a folder with nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pdr_dspy import datasets
+from pdr_dspy.cli import app as cli
+from pdr_dspy.errors import DataError
+from tests.support.mock_server import MockServer
+
+OWN = """
+import dspy
+from pydantic import BaseModel
+from pdr_dspy import PDR
+
+class Item(BaseModel):
+    name: str
+    count: int
+
+class Order(dspy.Signature):
+    "List the items."
+    message: str = dspy.InputField()
+    items: list[Item] = dspy.OutputField()
+
+class Two(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.short = PDR("message -> topic", widths=(1,))
+        self.sort = PDR("topic -> category", widths=(2, 1), distiller="random_k", k=1, draft_tokens=64)
+
+    def forward(self, message):
+        return self.sort(topic=self.short(message=message).topic)
+
+def score(example, prediction, trace=None):
+    return example.category == prediction.category
+
+def partial(example, prediction, trace=None):
+    assert all(type(item).__name__ == "Item" for item in example.items_)
+    return 0.5
+"""
+
+
+def reply(body: dict[str, Any], seed: int) -> str:
+    text = body["messages"][-1]["content"]
+    kind = "billing" if "invoice" in text else "bug"
+    return f"Topic: {kind} invoice" if "Topic: <" in text else f"Category: {kind}"
+
+
+@pytest.fixture
+def pdr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_task", raising=False)
+    (tmp_path / "own_task.py").write_text(OWN)
+    rows = [("The invoice is wrong", "billing"), ("It crashes", "bug")] * 4
+    lines = [f"{message} {number},{category}" for number, (message, category) in enumerate(rows)]
+    (tmp_path / "mine.csv").write_text("\n".join(["message,category", *lines]))
+    (tmp_path / "other.csv").write_text("\n".join(["Text,label", *lines]))
+    return lambda *arguments: CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+MAPPED = ("--field", "message=Text", "--field", "category=label")
+
+
+@pytest.mark.parametrize(
+    ("target", "data"),
+    [
+        ("message -> category", ("mine.csv",)),
+        ("message -> category", ("other.csv", *MAPPED)),
+        ("own_task.py:Two", ("mine.csv",)),
+    ],
+)
+@pytest.mark.parametrize("graded", [("--metric", "own_task.py:score"), ("--verifier", "exact")])
+def test_own_data_is_evaluated(pdr: Callable[..., Result], target: str, data: tuple[str, ...], graded: Any) -> None:
+    if target.endswith("Two") and "--verifier" in graded:
+        graded = ("--verifier", "exact:field=category,gold=category")
+    with MockServer(reply, kind="vllm") as server:
+        done = pdr("eval", target, "--data", *data, *graded, "--api-base", server.api_base, "--json", "--run-dir", "o")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["rows"] == 8
+    assert summary["failed"] == 0
+    row = json.loads(Path("o/rows.jsonl").read_text().splitlines()[0])
+    assert row["gold"] in ("billing", "bug", '{"category": "billing"}')
+
+
+def test_own_data_is_searched(pdr: Callable[..., Result]) -> None:
+    own = ("message -> category", "--data", "mine.csv", "--metric", "own_task.py:score", "--trials", "2")
+    with MockServer(reply, kind="vllm") as server:
+        done = pdr("optimize", *own, "--api-base", server.api_base, "--run-dir", "out")
+        assert done.exit_code == 0, done.stderr
+    assert "pdr compare out/best.json --data mine.csv --metric own_task.py:score" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("eval", "mine.csv"), 'pdr eval "message -> category" --data mine.csv --metric mine.py:score'),
+        (("eval", "a -> b"), "is a signature, without data: add `--data FILE`"),
+        (("eval", "question -> b", "--data", "mine.csv", "--verifier", "exact"), "--field question=message"),
+        (("eval", "message -> category", "--data", "mine.csv"), "add `--metric FILE.py:NAME`"),
+        (("eval", "message -> category", "--data", "mine.csv", "--metric", "own_task.py:x"), "it defines Item, Order"),
+        (("eval", "gsm9"), "did you mean 'gsm8k'?"),
+        (("new", "own_task"), "overwrites nothing"),
+    ],
+)
+def test_what_is_missing_is_named(pdr: Callable[..., Result], arguments: tuple[str, ...], sentence: str) -> None:
+    done = pdr(*arguments)
+    assert sentence in done.stderr
+    assert done.exit_code in (1, 2)
+
+
+def test_a_new_program_runs(pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "fresh", raising=False)
+    assert pdr("new", "fresh").stdout == "fresh.py\n"
+    with MockServer(lambda body, seed: "Answer: 16", kind="vllm") as server:
+        done = pdr("eval", "fresh.py", "--limit", "4", "--api-base", server.api_base, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 4
+
+
+def test_cells_have_the_types_of_the_signature(tmp_path: Path) -> None:
+    path = tmp_path / "typed.csv"
+    path.write_text('text,Due Hours,tags\nhello,24,"[""a""]"\n')
+    (row,) = datasets.load(path, signature="text -> due_hours: int, tags: list[str]")
+    assert (row.due_hours, row.tags, list(row.inputs().keys())) == (24, ["a"], ["text"])
+    path.write_text("text,due_hours\nhello,soon\n")
+    with pytest.raises(DataError, match="line 2: the column 'due_hours' .* holds 'soon', which is not a whole number"):
+        datasets.load(path, signature="text -> due_hours: int")
