@@ -22,7 +22,7 @@ SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out a file that is slow as a whole before it is imported: torch and TRL alone take 15 s to import."""
-    if "not slow" not in config.getoption("markexpr") or collection_path.suffix != ".py":
+    if "not slow" not in str(config.getoption("markexpr")) or collection_path.suffix != ".py":
         return None
     return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
 
