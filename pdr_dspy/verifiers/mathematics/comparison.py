@@ -14,6 +14,7 @@ import sympy
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import equality, regions
 from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
+from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.structures import (
@@ -266,7 +267,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
             return False
         exact = sympy.Rational(factor.numerator, factor.denominator)
         answer = replace(answer, expression=answer.expression * exact, unit=gold.unit)
-    if gold.words and answer.words and not (gold.words <= answer.words or answer.words <= gold.words):
+    if not agree(gold.words, answer.words):
         return False  # `3 red` is not `3 blue`
     if (gold.percent and answer.degrees) or (gold.degrees and answer.percent):
         return False
@@ -275,7 +276,7 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
     if gold.base is not None:
         if answer.base is not None:
             return (gold.digits, gold.base) == (answer.digits, answer.base)
-        return answer.expression.is_Integer and str(answer.expression) == gold.digits
+        return False  # `101` does not say its base
     first, second = gold.expression, answer.expression
     if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
         if not (isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)):
@@ -646,16 +647,7 @@ def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
 
 def _renamed(value: Value, names: dict[Any, Any]) -> Value:
     if isinstance(value, Scalar):
-        return Scalar(
-            value.expression.subs(names),
-            value.decimal,
-            value.percent,
-            value.degrees,
-            value.unit,
-            value.words,
-            value.digits,
-            value.base,
-        )
+        return replace(value, expression=value.expression.subs(names))
     if isinstance(value, Sequence):
         items = tuple(Answer(((_renamed(_value(item), names),),)) for item in value.items)
         return Sequence(value.opening, items, value.closing)

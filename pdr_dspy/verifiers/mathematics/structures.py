@@ -15,6 +15,7 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.text.spelled import NUMERALS
+from pdr_dspy.verifiers.mathematics.beside import Beside, after_value
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
 
@@ -33,7 +34,7 @@ class Scalar:
     """Whether it is a percentage; the expression is the number before the sign."""
     degrees: bool = False
     unit: str | None = None
-    words: frozenset[str] = frozenset()
+    words: Beside = Beside()
     """The words after the value that are no known unit: `red apples`."""
     digits: str | None = None
     """The digits of a number written in a base other than ten."""
@@ -607,7 +608,7 @@ def _in_base(tokens: list[Token]) -> Scalar | None:
 _POWERS = re.compile(r"[23]")
 
 
-def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, frozenset[str]]:
+def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, Beside]:
     """The tokens without the unit after them, the unit, the factor of a word such as `million`, and the words if they
     are no known unit."""
     end = len(tokens)
@@ -619,7 +620,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, fr
     if end < 2 or tokens[end - 1].kind != "text":
         if any(token.kind == "text" for token in tokens):
             raise Unreadable("words")
-        return tokens, None, 1, frozenset()
+        return tokens, None, 1, Beside()
     if power and not _POWERS.fullmatch(power):
         raise Unreadable("a power of a unit")
     upright, rest = tokens[end - 1], tokens[: end - 1]
@@ -628,16 +629,12 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, fr
     phrase = upright.text.strip(" .,~")
     scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
     if scale is not None and not power:
-        return rest, None, scale, frozenset()
+        return rest, None, scale, Beside()
     found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
     if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
         raise Unreadable(phrase)
     unit = number_words.unit_named(phrase + (f"^{power}" if power else "")) or None
-    words = frozenset(number_words.singular(word) for word in found) - _FILLERS if unit is None else frozenset()
-    return rest, unit, 1, words
-
-
-_FILLERS = frozenset({"the", "a", "of", "in", "per", "each", "total", "all", "altogether", "unit", "and", "to", "at"})
+    return rest, unit, 1, after_value(phrase)
 
 
 def harmless(phrase: str) -> bool:
@@ -675,7 +672,7 @@ def name_of(value: Value) -> str | None:
         return None if any(name is None for name in names) else ":".join(map(str, names))
     if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
         return None
-    if value.percent or value.degrees or value.unit or value.base:
+    if value.percent or value.degrees or value.unit or value.base or value.words:
         return None
     expression = value.expression
     if isinstance(expression, sympy.Abs):
