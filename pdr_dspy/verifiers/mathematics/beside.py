@@ -136,7 +136,6 @@ def _named(command: re.Match[str]) -> str:
 
 
 def _read(text: str, own: str) -> Beside:
-    unit = unit_named(" ".join(re.findall(r"[^\W\d_]+|[²³]", _spoken(own))))
     found = _tokens(text)
     marks = frozenset(_MARKS[word.lower()] for word in _tokens(own) if word.lower() in _MARKS)
     mentioned = frozenset(_MARKS[word.lower()] for word in found if word.lower() in _MARKS)
@@ -144,14 +143,14 @@ def _read(text: str, own: str) -> Beside:
         (sort, table[key])
         for word in found
         for sort, table in (("scale", _SCALES), ("currency", _CURRENCIES))
-        for key in (word, singular(word.lower()))
+        for key in dict.fromkeys((word, word.lower(), singular(word.lower())))
         if key in table
     )
     letters = {word for word in _tokens(own) if word in _COMPASS}
     marks |= {_COMPASS[word] for word in letters if "°" in text or "circ" in text or re.fullmatch(r"[NSEW]", own.strip())}
-    counted = {singular(word.lower()) for word in found if len(word) > 1 and word.isalpha()}
+    counted = {singular(word.lower()) for word in found if len(word) > 1 and word.isalpha() and not unit_named(word)}
     counted -= _NOTHING | _MARKS.keys() | _CURRENCIES.keys() | _SCALES.keys()
-    return Beside(frozenset(counted) if unit is None else frozenset(), kinds, marks, marks | mentioned)
+    return Beside(frozenset(counted), kinds, marks, marks | mentioned)
 
 
 def _spoken(text: str) -> str:

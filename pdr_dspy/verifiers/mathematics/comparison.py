@@ -16,6 +16,7 @@ from pdr_dspy.verifiers.mathematics import equality, regions
 from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
 from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
+from pdr_dspy.verifiers.mathematics.products import is_word, spread
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.structures import (
     Answer,
@@ -232,7 +233,8 @@ def _words(value: Value) -> str | None:
     if isinstance(value, Words):
         return re.sub(r"[\s().]+", " ", value.text).strip().casefold() or None
     if isinstance(value, Scalar) and isinstance(value.expression, sympy.Symbol):
-        return value.expression.name.casefold() if len(value.expression.name) == 1 else None
+        name = value.expression.name
+        return name.casefold() if len(name) == 1 or is_word(value.expression) else None
     return None
 
 
@@ -312,6 +314,9 @@ def _same_constant(gold: Any, answer: Any) -> Any:
 def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: bool) -> bool:
     if equality.same(gold, answer):
         return True
+    words = [any(map(is_word, one.free_symbols)) for one in (gold, answer)]
+    if words[0] != words[1]:  # `PRT` is `P*R*T`
+        return equality.same(spread(gold), spread(answer))
     if gold_decimal == answer_decimal or any(one.is_infinite for one in (gold, answer)):
         return False
     exact, decimal = (gold, answer) if answer_decimal else (answer, gold)

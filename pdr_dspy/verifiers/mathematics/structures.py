@@ -17,6 +17,7 @@ from pdr_dspy.text import number_words
 from pdr_dspy.text.spelled import NUMERALS
 from pdr_dspy.verifiers.mathematics.beside import Beside, after_value
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
+from pdr_dspy.verifiers.mathematics.products import capitals, is_word
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
 
 MAX_ITEMS = 200
@@ -132,7 +133,7 @@ def read(text: str) -> list[Answer]:
 
     Raises Unreadable, TooLarge.
     """
-    tokens = tokenise(clean(text))
+    tokens = capitals(tokenise(clean(text)))
     if not tokens:
         raise Unreadable("nothing")
     answer = _answer(tokens, 0)
@@ -685,7 +686,9 @@ def name_of(value: Value) -> str | None:
 
 
 def _segment(expression: Any) -> bool:
-    """`AB`, `ABC`: a product of capital letters."""
+    """`AB`, `ABC`: a product of two capital letters, or three or four in a row."""
+    if is_word(expression):
+        return len(expression.name) < 5
     parts = expression.args if expression.is_Mul else ()
     return 2 <= len(parts) <= 4 and all(part.is_Symbol and part.name[0].isupper() for part in parts)
 

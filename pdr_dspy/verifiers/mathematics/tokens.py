@@ -30,6 +30,8 @@ class Token(NamedTuple):
     kind: str
     text: str
     space: bool = False
+    bold: bool = False
+    """Whether it is a letter in bold type."""
 
 
 _TABLE = str.maketrans(vocabulary.UNICODE)
@@ -39,7 +41,7 @@ _SUB = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _MIXED_VULGAR = re.compile(r"(?<=[0-9])\s?\{(\\frac\{[0-9]\}\{[0-9]\})\}")
 _SEPARATOR = (
-    r"(?:\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
+    r"(?:,\s?\{\s?\}|\{\s?\},|\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
     r"|\\text\s?\{,\}|\{\\,\}|~|(?<=[0-9])'(?=[0-9]))\s?"
 )
 _SEPARATED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?![0-9])")
@@ -77,6 +79,11 @@ _INTEGERS = (
 )
 
 
+_HALF_OF_DAY = re.compile(
+    r"(?:(?<=:[0-9]{2})\s*|(?<=[0-9])(?:\s|~|\\[,;: ])+|(?<=[0-9])(?=[AP]M)|(?<=[0-9])\s*(?=[AaPp]\.))"
+    r"([AaPp])(?:\.\s?|(?=[Mm]))[Mm](?![A-Za-z0-9_^{])\.?"
+)
+"""`6 pm`, `6:00PM`, `6 p.m.`"""
 _IN_WORDS = (
     (  # a system after one brace
         re.compile(
@@ -122,6 +129,7 @@ def clean(text: str) -> str:
         return vocabulary.PHRASES[phrase]
     for pattern, replacement in (*_INTEGERS, *_IN_WORDS):
         text = pattern.sub(replacement, text)
+    text = _HALF_OF_DAY.sub(lambda half: rf"\text{{ {half[1].lower()}m}}", text)
     text = _UNDERSCORED.sub(lambda number: number.group().replace("_", ""), text)
     text = _COMBINATIONS.sub(lambda c: rf"\binom{{{c[1] or c[2]}}}{{{c[3] or c[4]}}}", text)
     text = _MIXED_VULGAR.sub(r"\1", text)
@@ -207,6 +215,8 @@ class _Lexer:
             raise Unreadable(sign)
 
     def escaped(self, sign: str) -> None:
+        if sign in ",;:!" and self.tokens and self.tokens[-1][:2] == ("op", ",") and _DIGITS.match(self.text, self.place):
+            return  # `15,\,625`
         if sign in ",;:! ()[]/":
             self.space = True
         elif sign == "$":
@@ -287,7 +297,7 @@ class _Lexer:
         if name in vocabulary.COMMANDS:
             self.add(*vocabulary.COMMANDS[name])
         elif name in ("euro", "pounds"):
-            self.space = True
+            self.add("text", "€" if name == "euro" else "£")
         elif name in vocabulary.DECORATIONS:
             self.add("cmd", f"over:{name}")
         else:
@@ -341,6 +351,8 @@ class _Lexer:
             self.add("join", vocabulary.CONNECTORS[plain.lower()])
         elif len(plain) == 1 and plain.isalpha():
             self.add("text" if name == "mathrm" and plain in "mghsl" else "sym", plain)
+            if name in ("mathbf", "boldsymbol", "bm"):
+                self.tokens[-1] = self.tokens[-1]._replace(bold=True)
         elif name in ("mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathscr"):
             self.inline(f"{{{content}}}")
         elif re.fullmatch(r"[A-Za-z][A-Za-z/. ]*", plain):
@@ -364,6 +376,13 @@ class _Lexer:
         else:
             self.add("text", plain)
 
+    def ends_in_unit(self, word: str) -> bool:
+        r"""Whether letters after a space at the end are a unit; `hr^2` and `\pi hr` are letters."""
+        if not (self.space and self.tokens and _NOTHING_MORE.match(self.text, self.place)):
+            return False
+        length = word in vocabulary.TYPED_LENGTHS
+        return length or (self.tokens[-1].kind in ("num", "close") and "^" not in self.text[self.place :])
+
     def word(self, word: str) -> None:
         lower = word.lower()
         if lower in vocabulary.TYPED_CONNECTORS and (len(word) > 2 or lower == word):
@@ -386,9 +405,7 @@ class _Lexer:
             self.add("sym", word)
         elif word == "emptyset":
             self.add("cmd", "set:empty")
-        elif (
-            word in vocabulary.TYPED_UNITS and self.space and self.tokens and _NOTHING_MORE.match(self.text, self.place)
-        ):
+        elif word in vocabulary.TYPED_UNITS and self.ends_in_unit(word):
             self.add("text", word)
         elif len(word) <= 3 or word.isupper():
             if word.startswith("pi") and len(word) == 3:
@@ -406,6 +423,7 @@ class _Lexer:
             self.add("text", word)
 
 
+_DIGITS = re.compile(r"(?:\\[,;:!])*[0-9]{3}(?![0-9])")
 _NOTHING_MORE = re.compile(r"\s*(?:\^\s?\{?[23]\}?)?[\s.,;$]*$")
 
 

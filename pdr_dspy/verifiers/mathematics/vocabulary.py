@@ -30,6 +30,9 @@ DECORATIONS = words("overline bar hat vec tilde dot ddot overrightarrow widehat"
 TYPED_UNITS = words("cm mm km kg mg ft lb lbs oz mph kph hr hrs sec rad deg yd")
 """Units of a few letters that are recognised after a space at the end of a value; other letters are variables."""
 
+TYPED_LENGTHS = words("cm mm km ft yd mi")
+"""Those that may be raised to a power and follow a letter."""
+
 RELATIONS = {
     **dict.fromkeys(("=", "==", ":="), "="),
     **dict.fromkeys(("!=", "<>", "=/=", "/="), "!="),
@@ -73,14 +76,14 @@ TYPED_CONNECTORS = words("or and if for when where with while otherwise else els
 COMMANDS = {
     **dict.fromkeys(("lor", "vee"), ("join", "or")),
     **dict.fromkeys(("land", "wedge"), ("join", "and")),
-    **dict.fromkeys(("cdot", "times", "ast"), ("op", "*")),
+    **dict.fromkeys(("cdot", "ast"), ("op", "*")),
     **dict.fromkeys(("setminus", "smallsetminus", "backslash"), ("cmd", "minus")),
     **dict.fromkeys(("emptyset", "varnothing"), ("cmd", "set:empty")),
     **dict.fromkeys(("cup", "bigcup"), ("cmd", "cup")),
     **dict.fromkeys(("newline", "cr"), ("op", "\\\\")),
     **dict.fromkeys(("lvert",), ("open", "|")),
     **dict.fromkeys(("rvert",), ("close", "|")),
-    **{"div": ("op", "/"), "pm": ("op", "pm"), "mp": ("op", "mp"), "vert": ("op", "|"), "colon": ("op", ":")},
+    **{"times": ("op", "times"), "div": ("op", "/"), "pm": ("op", "pm"), "mp": ("op", "mp"), "vert": ("op", "|"), "colon": ("op", ":")},
     **{"prime": ("op", "'"), "degree": ("op", "deg"), "percent": ("op", "%"), "forall": ("join", "if")},
     **{"lbrace": ("open", "\\{"), "rbrace": ("close", "\\}"), "langle": ("open", "<"), "rangle": ("close", ">")},
     **{
