@@ -95,7 +95,7 @@ class MathVerifier(Fields):
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
         if (
-            to_number(gold) is not None
+            (to_number(gold) is not None and not _UNREAD.search(tidy(gold)))
             or _words(gold) is not None
             or _TIME.fullmatch(tidy(gold))
             or is_date(_UPRIGHT.sub(r"\1", gold))

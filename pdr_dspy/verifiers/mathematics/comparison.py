@@ -13,7 +13,7 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import equality, regions
-from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
+from pdr_dspy.verifiers.mathematics.areas import annotations, area_of, lists_sets
 from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.products import is_word, spread
@@ -23,6 +23,7 @@ from pdr_dspy.verifiers.mathematics.structures import (
     Braces,
     Cases,
     Combined,
+    Formula,
     Item,
     Named,
     Ratio,
@@ -72,12 +73,18 @@ def same(gold: Answer, answer: Answer) -> bool:
     if want is not None and have is not None and _same_points(want, have):
         return True
     first, second = area_of(gold), area_of(answer)
-    if first is not None and second is not None:
+    if first is not None and second is not None and _annotated_alike(gold, answer):
         if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
             return True
         if _ignores_letters(gold) and _ignores_letters(answer) and regions.same(first[1], second[1]):
             return True
     return _same_formula(gold, answer)
+
+
+def _annotated_alike(gold: Answer, answer: Answer) -> bool:
+    """Whether the units and words in two answers agree, or one has none; a region ignores them."""
+    one, other = set(annotations(gold)), set(annotations(answer))
+    return one == other or not (one and other or any(words.marks for _, words in one | other))
 
 
 def _ignores_letters(answer: Answer) -> bool:
@@ -120,6 +127,8 @@ def same_values(gold: Value, answer: Value) -> bool:
         return brackets and len(gold.items) == len(answer.items) and all(map(same, gold.items, answer.items))
     if isinstance(gold, Named) and isinstance(answer, Named):
         return gold.name == answer.name
+    if isinstance(gold, Formula) and isinstance(answer, Formula):
+        return gold.form == answer.form
     if isinstance(gold, Braces) and isinstance(answer, Braces):
         return _matched(_distinct(gold.items), _distinct(answer.items), _same_member)
     if isinstance(gold, Combined) and isinstance(answer, Combined) and gold.operation == answer.operation:
@@ -178,7 +187,7 @@ def _same_ratio(gold: Ratio, answer: Value) -> bool:
     if gold.clock:
         return False
     first, second = _exact_terms(gold), _exact_terms(answer)
-    if first is None or second is None:
+    if first is None or second is None or not _agree_in_order(gold, answer):
         return False
     place = next((place for place, term in enumerate(first) if not equality.vanishes(term)), None)
     if place is None or equality.vanishes(second[place]):
@@ -186,6 +195,11 @@ def _same_ratio(gold: Ratio, answer: Value) -> bool:
     return all(
         equality.same(one * second[place], other * first[place]) for one, other in zip(first, second, strict=True)
     )
+
+
+def _agree_in_order(gold: Ratio, answer: Ratio) -> bool:
+    pairs = zip(gold.items, answer.items, strict=True)
+    return all(isinstance(a, Scalar) and isinstance(b, Scalar) and agree(a.words, b.words) for a, b in pairs)
 
 
 def _exact_terms(ratio: Ratio) -> list[Any] | None:
@@ -641,12 +655,12 @@ def _is_set_membership(item: Item) -> bool:
 def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
     found: dict[Any, str] = {}
     for item in conditions:
-        if not (isinstance(item, Relation) and _is_set_membership(item)):
+        if not (isinstance(item, Relation) and (_is_set_membership(item) or item.signs == ("is",))):
             return None
         letter, kind = item.sides
-        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol) and isinstance(kind, Named)):
+        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol)):
             return None
-        found[letter.expression] = kind.name
+        found[letter.expression] = kind.name if isinstance(kind, Named) else f"is {_words(kind)}"
     return found
 
 
@@ -734,7 +748,7 @@ def _same_items(gold: Item, answer: Item) -> bool:
         for side in (left, right, other_left, other_right):
             if not isinstance(side, Scalar) or isinstance(side.expression, sympy.MatrixBase):
                 return False
-            if side.degrees or side.percent or side.base or side.expression.is_infinite:
+            if side.degrees or side.percent or side.base or side.unit or side.words or side.expression.is_infinite:
                 return False
             sides.append(side.expression)
         return equality.proportional(sides[0] - sides[1], sides[2] - sides[3], positive=sign in ("<", "<="))

@@ -15,10 +15,11 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.text.spelled import NUMERALS
+from pdr_dspy.verifiers.mathematics import logic
 from pdr_dspy.verifiers.mathematics.beside import Beside, after_value
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
 from pdr_dspy.verifiers.mathematics.products import capitals, is_word
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
+from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, merged, split, tokenise
 
 MAX_ITEMS = 200
 MAX_DEPTH = 12
@@ -98,13 +99,20 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Formula:
+    """A formula of logic, by its form."""
+
+    form: str
+
+
+@dataclass(frozen=True)
 class Words:
     """Prose."""
 
     text: str
 
 
-Value = Scalar | Sequence | Braces | Named | Combined | SuchThat | Cases | Ratio | Words
+Value = Scalar | Sequence | Braces | Named | Combined | SuchThat | Cases | Ratio | Formula | Words
 
 
 @dataclass(frozen=True)
@@ -133,12 +141,24 @@ def read(text: str) -> list[Answer]:
 
     Raises Unreadable, TooLarge.
     """
-    tokens = capitals(tokenise(clean(text)))
+    tokens = tokenise(clean(text))
+    if logic.is_formula(tokens):
+        return [_single(Formula(logic.form(tokens)))]
+    if any(token.kind == "logic" for token in tokens):
+        tokens = merged(logic.plain(tokens))
+    tokens = capitals(tokens)
     if not tokens:
         raise Unreadable("nothing")
     answer = _answer(tokens, 0)
     exact, rounded = _approximate(answer, keep=0), _approximate(answer, keep=-1)
-    return [exact] if exact == rounded else [exact, rounded]
+    readings = [exact] if exact == rounded else [exact, rounded]
+    if logic.is_formula(connected := logic.in_words(tokens)):  # `p or q`
+        readings.append(_single(Formula(logic.form(connected))))
+    return readings
+
+
+def _single(value: Value) -> Answer:
+    return Answer(((value,),), listed=True)
 
 
 def _approximate(answer: Answer, *, keep: int) -> Answer:
@@ -223,6 +243,10 @@ def _together(tokens: list[Token], depth: int) -> Answer:
             place = pairs[place] + 1
             continue
         token = tokens[place]
+        if token[:2] == ("op", "/") and _begins_statement(tokens, place, pieces[-1]):
+            pieces.append([])
+            place += 1
+            continue
         previous = tokens[place - 1][:2] if place else None
         following = tokens[place + 1] if place + 1 < len(tokens) else None
         if token.kind == "join" and token.text in ("and", "if"):
@@ -253,6 +277,21 @@ def _together(tokens: list[Token], depth: int) -> Answer:
     if not items:
         raise Unreadable("nothing")
     return _arranged(items, None)
+
+
+def _begins_statement(tokens: list[Token], place: int, piece: list[Token]) -> bool:
+    """Whether a slash stands between two statements: `x = 1 / x = 4`, since no name divides the side of an equation
+    that goes on."""
+    if tokens[place + 1 : place + 2] and tokens[place + 1][:2] == ("op", "/"):
+        return _begins_statement(tokens, place + 1, piece)
+    if not any(token[:2] == ("rel", "=") for token in piece):
+        return not piece and place > 0 and tokens[place - 1][:2] == ("op", "/")
+    end = place + 1
+    if end >= len(tokens) or tokens[end].kind != "sym":
+        return False
+    while end < len(tokens) and (tokens[end].kind in ("sym", "num") or tokens[end].text in ("_", "{", "}", "'")):
+        end += 1
+    return end < len(tokens) and tokens[end].kind == "rel"
 
 
 def _condition_in_brackets(tokens: list[Token]) -> list[Token]:
@@ -337,7 +376,8 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
 
 
 def _item(tokens: list[Token], depth: int) -> Item:
-    modulus = None
+    if (stated := _property(tokens)) is not None:
+        return stated
     tokens, modulus = _modulus(tokens)
     sides, signs = split(_sets_by_letter(tokens), "rel")
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
@@ -350,6 +390,28 @@ def _item(tokens: list[Token], depth: int) -> Item:
     if not signs:
         return values[0]
     return Relation(values, tuple(sign.text for sign in signs), modulus)
+
+
+def _property(tokens: list[Token]) -> Relation | None:
+    r"""`n\text{ is even}`, `k\text{ odd}`: a letter with words that are no unit."""
+    if len(tokens) < 2 or tokens[-1].kind != "text" or tokens[0].kind != "sym":
+        return None
+    letter, phrase = tokens[:-1], tokens[-1].text
+    if len(letter) > 1 and letter[1].text != "_":
+        return None
+    said = re.findall(r"[^\W_]+", phrase.lower())
+    bare = [word for word in said if word not in ("is", "are", "being", "be", "a", "an", "the", "any", "some")]
+    if bare == said and (number_words.unit_named(phrase) or not after_value(phrase)):
+        return None
+    nouns = {"integer", "integers", "number", "numbers"}
+    if len(bare) > 1 and bare[-1] in nouns and bare[-2] not in ("positive", "negative", "natural", "nonnegative"):
+        bare = bare[:-1]
+    if not bare:
+        raise Unreadable(phrase)
+    name = {"integer": "Z", "integers": "Z", "real": "R", "rational": "Q"}.get(" ".join(bare))
+    if name is not None:
+        return Relation((_scalar(letter), Named(name)), ("in",))
+    return Relation((_scalar(letter), Words(" ".join(bare))), ("is",))
 
 
 def _sets_by_letter(tokens: list[Token]) -> list[Token]:
@@ -398,9 +460,17 @@ def _side(tokens: list[Token], depth: int) -> Value:
     if found:
         if any(not part for part in ratio):
             raise Unreadable(":")
-        digits = ":".join(token.text if token.kind == "num" else "?" for part in ratio for token in part)
+        shown = [[token for token in part if token.kind != "text"] for part in ratio]
+        digits = ":".join(token.text if token.kind == "num" else "?" for part in shown for token in part)
         return Ratio(tuple(_side(part, depth + 1) for part in ratio), _CLOCK.fullmatch(digits) is not None)
-    return _enclosed(tokens, depth) or _scalar(tokens)
+    return _enclosed(tokens, depth) or _hour(_scalar(tokens))
+
+
+def _hour(value: Value) -> Value:
+    """`6 pm` as `6:00 pm`."""
+    if isinstance(value, Scalar) and value.words.marks & {"am", "pm"} and value.expression in range(1, 13):
+        return Ratio((replace(value, words=Beside()), Scalar(sympy.Integer(0), words=value.words)), clock=True)
+    return value
 
 
 def _union_letters(tokens: list[Token]) -> list[Token]:

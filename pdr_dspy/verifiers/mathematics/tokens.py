@@ -9,7 +9,8 @@ rel     = != < <= > >= in notin ...          \le  ≤  <=
 op      + - * / ^ _ ! ' % deg pm mp & \\ : | ,  ;
 open    ( [ { \{ < floor ceil |              close  ) ] } \} > floor ceil |
 text    words in upright type or in prose    \text{ cm}
-join    or and if otherwise                  \text{ or }  \lor
+join    or and if otherwise                  \text{ or }
+logic   or and not xor                       \lor  \neg
 """
 
 from __future__ import annotations
@@ -85,6 +86,12 @@ _HALF_OF_DAY = re.compile(
 )
 """`6 pm`, `6:00PM`, `6 p.m.`"""
 _IN_WORDS = (
+    (  # 20 °C, 5 °N
+        re.compile(
+            r"(\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree)\s*(?:\\mathrm\s?\{\s?([CFKNSEW])\s?\}|([CFKNSEW]))(?![A-Za-z0-9_^])"
+        ),
+        r"\1\\text{\2\3}",
+    ),
     (  # a system after one brace
         re.compile(
             r"\\left\s?\\\{\s*\\begin\s?\{(array|aligned|matrix)\}(?:\s?\{[lcr| ]*\})?(.*?)"
@@ -164,9 +171,9 @@ _LEX = re.compile(
 
 
 def tokenise(text: str) -> list[Token]:
-    """The tokens of a cleaned text. Raises Unreadable."""
+    """The tokens of a cleaned text; those with connectives of logic as they are, for `logic`. Raises Unreadable."""
     found = _Lexer(text).run()
-    return _merged(found)
+    return found if any(token.kind == "logic" for token in found) else merged(found)
 
 
 class _Lexer:
@@ -230,7 +237,7 @@ class _Lexer:
         elif sign == "%":
             self.add("op", "%")
         elif sign == "&":
-            self.add("join", "and")
+            self.add("logic", "and")
         else:
             raise Unreadable(f"\\{sign}")
 
@@ -427,7 +434,7 @@ _DIGITS = re.compile(r"(?:\\[,;:!])*[0-9]{3}(?![0-9])")
 _NOTHING_MORE = re.compile(r"\s*(?:\^\s?\{?[23]\}?)?[\s.,;$]*$")
 
 
-def _merged(tokens: list[Token]) -> list[Token]:
+def merged(tokens: list[Token]) -> list[Token]:
     r"""Merges thousands after plain commas outside of lists, negated relations, `^\circ`, and adjacent words."""
     out: list[Token] = []
     lists = place = 0

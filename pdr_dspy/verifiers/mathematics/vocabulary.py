@@ -55,9 +55,8 @@ RELATION_COMMANDS = {
     **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), ">="),
     **dict.fromkeys(("to", "rightarrow", "longrightarrow", "mapsto"), "to"),
     **dict.fromkeys(("Rightarrow", "implies", "Longrightarrow"), "implies"),
-    **dict.fromkeys(("iff", "Leftrightarrow"), "iff"),
+    **dict.fromkeys(("iff", "Leftrightarrow", "leftrightarrow", "Longleftrightarrow"), "iff"),
     **dict.fromkeys(("approx", "simeq"), "approx"),
-    **dict.fromkeys(("neg", "lnot"), "not"),
     **{"eq": "=", "lt": "<", "gt": ">", "nleq": ">", "ngeq": "<", "ll": "<<", "gg": ">>"},
     **{name: name for name in ("in", "notin", "ni", "subset", "subseteq", "supset", "supseteq", "nsubseteq", "equiv")},
     **{name: name for name in ("sim", "cong", "propto", "parallel", "perp", "mid", "nmid")},
@@ -74,8 +73,10 @@ CONNECTORS = {
 TYPED_CONNECTORS = words("or and if for when where with while otherwise else elsewhere")
 """Connectors outside of upright type; other words there may be letters."""
 COMMANDS = {
-    **dict.fromkeys(("lor", "vee"), ("join", "or")),
-    **dict.fromkeys(("land", "wedge"), ("join", "and")),
+    **dict.fromkeys(("lor", "vee"), ("logic", "or")),
+    **dict.fromkeys(("land", "wedge"), ("logic", "and")),
+    **dict.fromkeys(("neg", "lnot"), ("logic", "not")),
+    **dict.fromkeys(("oplus", "veebar"), ("logic", "xor")),
     **dict.fromkeys(("cdot", "ast"), ("op", "*")),
     **dict.fromkeys(("setminus", "smallsetminus", "backslash"), ("cmd", "minus")),
     **dict.fromkeys(("emptyset", "varnothing"), ("cmd", "set:empty")),
@@ -118,7 +119,7 @@ _SIGNS = (
     "× times · cdot ⋅ cdot ÷ div √ root ∛ cbrt π pi ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ∈ in ∉ notin ∪ cup ∩ cap"
     " ∅ emptyset ± pm ∓ mp ∘ circ ∧ land ∨ lor ⌊ lfloor ⌋ rfloor ⌈ lceil ⌉ rceil ⟨ langle ⟩ rangle ≈ approx ≡ equiv"
     " → to ⇒ implies ⇔ iff ∖ setminus ⊂ subset ⊆ subseteq ∣ mid ¬ neg … ldots ⋯ cdots ∑ sum ∫ int ∏ prod ∠ angle"
-    " △ triangle ∥ parallel ⊥ perp ∀ forall ∼ sim ℓ ell"
+    " △ triangle ∥ parallel ⊥ perp ∀ forall ∼ sim ℓ ell ⊕ oplus ⊻ oplus ↔ iff ⟺ iff ⟹ implies ⟶ to"
 )
 UNICODE = {
     **dict.fromkeys("−–—‒﹣－", "-"),
