@@ -209,7 +209,7 @@ _CAPITALS = re.compile("[A-Z]{2,4}")
 def _words(gold: str) -> str | None:
     r"""The gold answer if it consists of words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
     plain = tidy(_UPRIGHT.sub(r"\1", gold))
-    upright = plain != tidy(gold) and not _ONE_LETTER.fullmatch(tidy(gold))
+    upright = plain != tidy(gold) and not _ONE_LETTER.search(gold)
     if _PROSE.fullmatch(plain) and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS):
         mathematical = _MATHEMATICAL.fullmatch(plain) or (_CAPITALS.fullmatch(plain) and not upright)
         return None if mathematical else plain

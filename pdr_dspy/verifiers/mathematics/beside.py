@@ -49,7 +49,7 @@ def after_value(phrase: str) -> Beside:
 
 def around_number(text: str) -> Beside:
     """The reading of a text that names one plain number."""
-    plain = _COMMAND.sub(_named, _UPRIGHT.sub(r" \1 ", _SCALE.sub(r" ° \1 ", text))).replace("_", " ")
+    plain = _COMMAND.sub(_named, _UPRIGHT.sub(r" \1 ", _SCALE.sub(r" ° \1 ", text.replace("\\'", "'")))).replace("_", " ")
     figures = list(re.finditer(r"[0-9](?:[0-9.,:/{}]|\\!)*", plain))
     if not figures:
         return _read(plain, plain)
@@ -67,11 +67,11 @@ _SPOKEN = (
     (re.compile(r"\b(?:in the )?(?:early |late )?morning\b", re.I), "am"),
     (re.compile(r"\b(?:in the )?(?:early |late )?(?:afternoon|evening)\b|\b(?:at )?noon\b", re.I), "pm"),
     (re.compile(r"\b(?:at )?midnight\b", re.I), "am"),
-    (re.compile(r"\bo['’]\s?clock\b", re.I), "oclock"),
+    (re.compile(r"\bo\\?['’]\s?clock\b", re.I), "oclock"),
     (re.compile(r"\bbefore Christ\b|\bBCE?\b"), "BC"),
     (re.compile(r"\bAnno Domini\b|\bAD\b|\bCE\b"), "AD"),
     (re.compile(r"\bleft[- ]?over\b|\bremaining\b", re.I), " "),
-    (re.compile(r"\bmore than\b", re.I), "more"),
+    (re.compile(r"\b(?:five|ten|quarter|twenty|twenty[- ]five|half)(?: minutes)? to\b(?=\s*[0-9])", re.I), "till"),
 )
 _CURRENCIES = {
     **{"$": "$", "dollar": "$", "usd": "$", "buck": "$", "cent": "$", "¢": "$", "€": "€", "euro": "€", "eur": "€"},
@@ -116,6 +116,7 @@ _MARKS = {
             "ago earlier",
             "later hence",
             "past",
+            "till",
             "short shortage shortfall",
         )
         for name in names.split()

@@ -55,7 +55,10 @@ def _is_named(value: Any) -> bool:
 def ordered(factors: list[tuple[Any, list[Token]]]) -> Any:
     """The product of factors with their tokens as one symbol if their order counts; None if they are numbers."""
     matrices = [(value, tokens) for value, tokens in factors if _is_capital(tokens)]
-    if len({str(tokens[0].text) for _, tokens in matrices}) < 2 or not any(_shows_matrix(t) for _, t in matrices):
+    if not any(_shows_matrix(tokens) for _, tokens in matrices):
+        return None
+    inverses = all(_raised(tokens) in ("", "^-1") for _, tokens in matrices)  # A and its inverse commute
+    if len({tokens[0].text if inverses else str(tokens) for _, tokens in matrices}) < 2:
         return None
     product: Any = sympy.Integer(1)
     for value, tokens in factors:
@@ -74,8 +77,11 @@ def _is_capital(tokens: list[Token]) -> bool:
 
 
 def _shows_matrix(tokens: list[Token]) -> bool:
-    raised = "".join(token.text for token in tokens[1:] if token.text not in "{}")
-    return tokens[0].bold or raised.endswith(("^-1", "^T", "^top", "^t", "^*", "'"))
+    return tokens[0].bold or _raised(tokens).endswith(("^-1", "^T", "^top", "^t", "^*", "'"))
+
+
+def _raised(tokens: list[Token]) -> str:
+    return "".join(token.text for token in tokens[1:] if token.text not in "{}")
 
 
 def capitals(tokens: list[Token]) -> list[Token]:

@@ -86,6 +86,8 @@ _HALF_OF_DAY = re.compile(
 )
 """`6 pm`, `6:00PM`, `6 p.m.`"""
 _IN_WORDS = (
+    (re.compile(r"(?<=[0-9])\s+B\.?\s?C\.?(?:\s?E\.?)?\s*$"), r"\\text{ BC}"),
+    (re.compile(r"(?<=[0-9])\s+A\.?\s?D\.?\s*$"), r"\\text{ AD}"),
     (  # 20 °C, 5 °N
         re.compile(
             r"(\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree)\s*(?:\\mathrm\s?\{\s?([CFKNSEW])\s?\}|([CFKNSEW]))(?![A-Za-z0-9_^])"
