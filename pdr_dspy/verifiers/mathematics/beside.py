@@ -53,8 +53,11 @@ def around_number(text: str) -> Beside:
     figures = list(re.finditer(r"[0-9](?:[0-9.,:/{}]|\\!)*", plain))
     if not figures:
         return _read(plain, plain)
-    before = re.split(r"\b(?:is|are|was|were|equals?|gives?|has|have|had)\b|[=:]", plain[: figures[0].start()])[-1]
-    return _read(plain, f"{before} 0 {plain[figures[-1].end() :]}")
+    before, after = _VERBS.split(plain[: figures[0].start()])[-1], _VERBS.split(plain[figures[-1].end() :])[0]
+    return _read(plain, f"{before} 0 {after}")
+
+
+_VERBS = re.compile(r"\b(?:is|are|was|were|equals?|gives?|has|have|had)\b|[=:]")
 
 
 _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")

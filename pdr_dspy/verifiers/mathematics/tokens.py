@@ -132,7 +132,7 @@ def clean(text: str) -> str:
     text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUB.sub(lambda base: "_{" + base.group().translate(_SUBSCRIPTS) + "}", text)
     text = _ENDLESS.sub(_infinite, text)
-    text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ")
+    text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ").replace("{:}", ":")
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
         return vocabulary.PHRASES[phrase]
