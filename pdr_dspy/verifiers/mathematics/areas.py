@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import sympy
 
 from pdr_dspy.verifiers.mathematics import regions
-from pdr_dspy.verifiers.mathematics.beside import Beside
 from pdr_dspy.verifiers.mathematics.regions import Region
-from pdr_dspy.verifiers.mathematics.structures import (
+from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
     Combined,
@@ -33,19 +30,6 @@ def area_of(answer: Answer) -> tuple[str | None, Region] | None:
         return _region(answer)
     except (TypeError, ValueError, NotImplementedError, AttributeError):
         return None
-
-
-def annotations(part: Any) -> Iterator[tuple[str | None, Beside]]:
-    """The units and the words beside the values of an answer."""
-    if isinstance(part, Scalar):
-        if part.unit or part.words:
-            yield part.unit, part.words
-    elif isinstance(part, tuple):
-        for one in part:
-            yield from annotations(one)
-    elif is_dataclass(part):
-        for one in fields(part):
-            yield from annotations(getattr(part, one.name))
 
 
 def lists_sets(answer: Answer) -> bool:

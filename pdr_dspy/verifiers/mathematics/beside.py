@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from pdr_dspy.text import number_words
 from pdr_dspy.text.number_words import singular, unit_named, words
+from pdr_dspy.text.spelled import NUMERALS
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,31 @@ def after_value(phrase: str) -> Beside:
     return _read(phrase, phrase)
 
 
+def harmless(phrase: str) -> bool:
+    """Whether words after a value leave it unchanged: a unit, or the things counted."""
+    found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
+    spoilt = number_words.NOT_PLAIN - {"squared", "cubed"} | number_words.FOREIGN_SCALES | number_words.DOZENS
+    if re.fullmatch(r"(?:squared|cubed|square|cube)", phrase.strip().lower()):
+        return False
+    if found and (found[0] in number_words.AFTER or found[0] == "times"):
+        return False
+    for word in found:
+        if word in spoilt or word in number_words.SCALES or number_words.singular(word) in number_words.SCALES:
+            return False
+        if word in NUMERALS:
+            return False
+    if number_words.PHRASES.search(phrase) or number_words.PARTS.search(phrase):
+        return False
+    return not re.search(
+        r"\b(?:approx|approximately|about|because|but|is|are|was|wait|actually|no|answer)\b", phrase, re.I
+    )
+
+
 def around_number(text: str) -> Beside:
     """The reading of a text that names one plain number."""
-    plain = _COMMAND.sub(_named, _UPRIGHT.sub(r" \1 ", _SCALE.sub(r" ° \1 ", text.replace("\\'", "'")))).replace("_", " ")
+    plain = _COMMAND.sub(_named, _UPRIGHT.sub(r" \1 ", _SCALE.sub(r" ° \1 ", text.replace("\\'", "'")))).replace(
+        "_", " "
+    )
     figures = list(re.finditer(r"[0-9](?:[0-9.,:/{}]|\\!)*", plain))
     if not figures:
         return _read(plain, plain)
@@ -79,7 +103,17 @@ _SPOKEN = (
 _CURRENCIES = {
     **{"$": "$", "dollar": "$", "usd": "$", "buck": "$", "cent": "$", "¢": "$", "€": "€", "euro": "€", "eur": "€"},
     **{"£": "£", "sterling": "£", "gbp": "£", "penny": "£", "pence": "£", "¥": "¥", "yen": "¥", "jpy": "¥"},
-    **{"₹": "₹", "rupee": "₹", "inr": "₹", "rs": "₹", "yuan": "元", "rmb": "元", "cny": "元", "won": "₩", "peso": "peso"},
+    **{
+        "₹": "₹",
+        "rupee": "₹",
+        "inr": "₹",
+        "rs": "₹",
+        "yuan": "元",
+        "rmb": "元",
+        "cny": "元",
+        "won": "₩",
+        "peso": "peso",
+    },
     **{"franc": "franc", "chf": "franc", "ruble": "ruble", "rouble": "ruble", "krone": "krone", "krona": "krona"},
 }
 _SCALES = {
@@ -151,7 +185,9 @@ def _read(text: str, own: str) -> Beside:
         if key in table
     )
     letters = {word for word in _tokens(own) if word in _COMPASS}
-    marks |= {_COMPASS[word] for word in letters if "°" in text or "circ" in text or re.fullmatch(r"[NSEW]", own.strip())}
+    marks |= {
+        _COMPASS[word] for word in letters if "°" in text or "circ" in text or re.fullmatch(r"[NSEW]", own.strip())
+    }
     counted = {singular(word.lower()) for word in found if len(word) > 1 and word.isalpha() and not unit_named(word)}
     counted -= _NOTHING | _MARKS.keys() | _CURRENCIES.keys() | _SCALES.keys()
     return Beside(frozenset(counted), kinds, marks, marks | mentioned)

@@ -13,12 +13,14 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import equality, regions
-from pdr_dspy.verifiers.mathematics.areas import annotations, area_of, lists_sets
+from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
 from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.products import is_word, spread
 from pdr_dspy.verifiers.mathematics.regions import Region
-from pdr_dspy.verifiers.mathematics.structures import (
+from pdr_dspy.verifiers.mathematics.structures import read
+from pdr_dspy.verifiers.mathematics.tokens import Unreadable
+from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
     Cases,
@@ -33,12 +35,11 @@ from pdr_dspy.verifiers.mathematics.structures import (
     SuchThat,
     Value,
     Words,
+    annotations,
     is_quantity,
     name_of,
     only,
-    read,
 )
-from pdr_dspy.verifiers.mathematics.tokens import Unreadable
 
 
 def grade(gold: str, answer: str | None) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def same(gold: Answer, answer: Answer) -> bool:
 def _annotated_alike(gold: Answer, answer: Answer) -> bool:
     """Whether the units and words in two answers agree, or one has none; a region ignores them."""
     one, other = set(annotations(gold)), set(annotations(answer))
-    return one == other or not (one and other or any(words.marks for _, words in one | other))
+    return one == other or not ((one and other) or any(words.marks for _, words in one | other))
 
 
 def _ignores_letters(answer: Answer) -> bool:

@@ -42,7 +42,8 @@ _SUB = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _MIXED_VULGAR = re.compile(r"(?<=[0-9])\s?\{(\\frac\{[0-9]\}\{[0-9]\})\}")
 _SEPARATOR = (
-    r"(?:,\s?\{\s?\}|\{\s?\},|\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
+    r"(?:,\s?\{\s?\}|\{\s?\},"
+    r"|\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
     r"|\\text\s?\{,\}|\{\\,\}|~|(?<=[0-9])'(?=[0-9]))\s?"
 )
 _SEPARATED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?![0-9])")
@@ -224,7 +225,8 @@ class _Lexer:
             raise Unreadable(sign)
 
     def escaped(self, sign: str) -> None:
-        if sign in ",;:!" and self.tokens and self.tokens[-1][:2] == ("op", ",") and _DIGITS.match(self.text, self.place):
+        listed = bool(self.tokens) and self.tokens[-1][:2] == ("op", ",")
+        if sign in ",;:!" and listed and _DIGITS.match(self.text, self.place):
             return  # `15,\,625`
         if sign in ",;:! ()[]/":
             self.space = True

@@ -84,7 +84,8 @@ COMMANDS = {
     **dict.fromkeys(("newline", "cr"), ("op", "\\\\")),
     **dict.fromkeys(("lvert",), ("open", "|")),
     **dict.fromkeys(("rvert",), ("close", "|")),
-    **{"times": ("op", "times"), "div": ("op", "/"), "pm": ("op", "pm"), "mp": ("op", "mp"), "vert": ("op", "|"), "colon": ("op", ":")},
+    **{"times": ("op", "times")},
+    **{"div": ("op", "/"), "pm": ("op", "pm"), "mp": ("op", "mp"), "vert": ("op", "|"), "colon": ("op", ":")},
     **{"prime": ("op", "'"), "degree": ("op", "deg"), "percent": ("op", "%"), "forall": ("join", "if")},
     **{"lbrace": ("open", "\\{"), "rbrace": ("close", "\\}"), "langle": ("open", "<"), "rangle": ("close", ">")},
     **{
