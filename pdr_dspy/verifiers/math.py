@@ -49,6 +49,11 @@ class MathVerifier(Fields):
     fraction; units are ignored unless both sides have one; degrees equal their radians. A ratio equals the same ratio
     scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
 
+    Nothing beside a value is ignored that changes it: `a.m.`, `loss`, `clockwise`, `n even` and the base of a number
+    stand on both sides, or the answer scores 0, and of what is counted neither side contradicts the other (`3 red`,
+    `3 blue`). `\times` between vectors, sets or matrices keeps its order; three or more capitals in a row (`HTH`) are a
+    word.
+
     Plain numbers, equal LaTeX and words are graded at once. Everything else is parsed and compared with sympy in a
     separate process, within `timeout` seconds and `memory` MB per item; an answer that exceeds them scores 0, with the
     reason in its detail.

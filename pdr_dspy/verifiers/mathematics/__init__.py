@@ -10,6 +10,7 @@
     structures    alternatives, relations, tuples, intervals, sets, families, cases around expressions
     equality      exact equality of two expressions
     regions       subsets of the real line
+    scalar_equality  equality of two expressions with their notation
     comparison    equality of two structures
 
 One grammar parses every answer, and text outside of the grammar has no value: no part of an answer is ignored, and

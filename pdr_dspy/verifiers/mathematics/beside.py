@@ -1,4 +1,4 @@
-r"""The words beside a value (`3\text{ red}`, `6:00\text{ p.m.}`, `a loss of $10`), and whether those of two sides agree.
+r"""The words beside a value (`3\text{ red}`, `6:00\text{ p.m.}`, `a loss of $10`), and whether those of two agree.
 
 One reading serves plain numbers and structures. It knows three kinds of words:
 
@@ -32,6 +32,9 @@ class Beside:
 
     def __bool__(self) -> bool:
         return bool(self.counted or self.kinds or self.marks)
+
+
+NOTHING = Beside()
 
 
 def agree(one: Beside, other: Beside) -> bool:

@@ -7,7 +7,7 @@ import re
 import sympy
 
 from pdr_dspy.text import number_words
-from pdr_dspy.verifiers.mathematics.beside import Beside, after_value, harmless
+from pdr_dspy.verifiers.mathematics.beside import NOTHING, Beside, after_value, harmless
 from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable
 from pdr_dspy.verifiers.mathematics.values import Scalar, Value
@@ -111,7 +111,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, Be
     if end < 2 or tokens[end - 1].kind != "text":
         if any(token.kind == "text" for token in tokens):
             raise Unreadable("words")
-        return tokens, None, 1, Beside()
+        return tokens, None, 1, NOTHING
     if power and not _POWERS.fullmatch(power):
         raise Unreadable("a power of a unit")
     upright, rest = tokens[end - 1], tokens[: end - 1]
@@ -120,7 +120,7 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, Be
     phrase = upright.text.strip(" .,~")
     scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
     if scale is not None and not power:
-        return rest, None, scale, Beside()
+        return rest, None, scale, NOTHING
     found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
     if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
         raise Unreadable(phrase)

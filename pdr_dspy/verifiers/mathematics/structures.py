@@ -15,7 +15,7 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import logic
-from pdr_dspy.verifiers.mathematics.beside import Beside, after_value
+from pdr_dspy.verifiers.mathematics.beside import NOTHING, after_value
 from pdr_dspy.verifiers.mathematics.expressions import read_expression, table
 from pdr_dspy.verifiers.mathematics.products import capitals
 from pdr_dspy.verifiers.mathematics.scalars import read_scalar
@@ -375,7 +375,7 @@ def _side(tokens: list[Token], depth: int) -> Value:
 def _hour(value: Value) -> Value:
     """`6 pm` as `6:00 pm`."""
     if isinstance(value, Scalar) and value.words.marks & {"am", "pm"} and value.expression in range(1, 13):
-        return Ratio((replace(value, words=Beside()), Scalar(sympy.Integer(0), words=value.words)), clock=True)
+        return Ratio((replace(value, words=NOTHING), Scalar(sympy.Integer(0), words=value.words)), clock=True)
     return value
 
 

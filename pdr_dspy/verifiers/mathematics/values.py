@@ -9,7 +9,7 @@ from typing import Any
 
 import sympy
 
-from pdr_dspy.verifiers.mathematics.beside import Beside, harmless
+from pdr_dspy.verifiers.mathematics.beside import NOTHING, Beside, harmless
 from pdr_dspy.verifiers.mathematics.products import is_word
 
 
@@ -24,7 +24,7 @@ class Scalar:
     """Whether it is a percentage; the expression is the number before the sign."""
     degrees: bool = False
     unit: str | None = None
-    words: Beside = Beside()
+    words: Beside = NOTHING
     """The words after the value that are no known unit: `red apples`."""
     digits: str | None = None
     """The digits of a number written in a base other than ten."""
@@ -172,14 +172,14 @@ def only(answer: Answer) -> Value | None:
     return None
 
 
-def annotations(part: Any) -> Iterator[tuple[str | None, Beside]]:
+def said_beside(part: Any) -> Iterator[tuple[str | None, Beside]]:
     """The units and the words beside the values of an answer."""
     if isinstance(part, Scalar):
         if part.unit or part.words:
             yield part.unit, part.words
     elif isinstance(part, tuple):
         for one in part:
-            yield from annotations(one)
+            yield from said_beside(one)
     elif is_dataclass(part):
         for one in fields(part):
-            yield from annotations(getattr(part, one.name))
+            yield from said_beside(getattr(part, one.name))
