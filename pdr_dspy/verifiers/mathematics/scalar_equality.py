@@ -86,8 +86,10 @@ def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: b
 
 
 def is_matrix(value: Value) -> bool:
+    """Whether a value is a matrix."""
     return isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase)
 
 
 def in_radians(value: Scalar) -> Scalar:
+    """A value in degrees as the same angle in radians; any other value unchanged."""
     return replace(value, expression=value.expression * sympy.pi / 180, degrees=False) if value.degrees else value

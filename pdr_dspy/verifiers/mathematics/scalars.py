@@ -14,6 +14,7 @@ from pdr_dspy.verifiers.mathematics.values import Scalar, Value
 
 
 def read_scalar(tokens: list[Token]) -> Value:
+    """The expression that tokens consist of, with its notation. Raises Unreadable, TooLarge."""
     based = _in_base(tokens)
     if based is not None:
         return based
