@@ -1,4 +1,4 @@
-"""The toy of `studies.distiller`: which of four numbers has the remainder that is asked for? `python -m studies.residues`
+"""The toy of `studies.distiller`, `python -m studies.residues`: which of four numbers has the wanted remainder?
 
 Drafts are made by chance, a third of them right, and the picker is a transformer of 100,000 random weights that has
 learnt nothing: what a number's remainder is, it can only know from the picks that it imitates. So the toy shows whether
