@@ -133,5 +133,5 @@ def test_cells_have_the_types_of_the_signature(tmp_path: Path) -> None:
     (row,) = datasets.load(path, signature="text -> due_hours: int, tags: list[str]")
     assert (row.due_hours, row.tags, list(row.inputs().keys())) == (24, ["a"], ["text"])
     path.write_text("text,due_hours\nhello,soon\n")
-    with pytest.raises(DataError, match="line 2: the column 'due_hours' .* holds 'soon', which is not a whole number"):
+    with pytest.raises(DataError, match=r"line 2: the column 'due_hours' .* holds 'soon', which is not a whole number"):
         datasets.load(path, signature="text -> due_hours: int")

@@ -211,8 +211,8 @@ class Measurements:
         _, _, rows = next(reversed(self._held.values()))
         why = next(iter(rows.values())).error
         return PDRError(
-            f"the search stopped: every program failed on {len(self._held)} questions in a row, the last with: {why}. If "
-            "a connection failed, the model's server is not running at that address; what is finished is kept, the same "
+            f"the search stopped: every program failed on {len(self._held)} questions in a row, the last: {why}. If "
+            "a connection failed, the model's server is not running there; what is finished is kept, the same "
             "command resumes"
         )
 
