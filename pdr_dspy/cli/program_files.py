@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import os
 import re
 import shlex
@@ -269,6 +270,20 @@ def _is_program(path: Path) -> bool:
     return "def build(" in path.read_text(encoding="utf-8")
 
 
+def _apart(path: Path) -> ModuleType:
+    """Import a program of the library's checkout for a user whose own folder is called `programs`, too: one package of
+    that name can be imported."""
+    name = f"pdr_dspy._programs.{path.stem}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
 def _import(path: Path) -> ModuleType:
     """Import a file under its dotted name, so that a file of a package can import its neighbours."""
     parts: list[str] = [path.stem]
@@ -278,6 +293,9 @@ def _import(path: Path) -> ModuleType:
         root = root.parent
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
+    own, carried = _places()
+    if path.parent == carried.resolve() != own.resolve() and own.is_dir() and carried.name == own.name:
+        return _apart(path)
     name = ".".join(parts)
     loaded: Any = sys.modules.get(name)
     if loaded is not None and Path(loaded.__file__ or "").resolve() != path:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from pdr_dspy import datasets
 from pdr_dspy.cli import app as cli
+from pdr_dspy.cli import program_files
 from pdr_dspy.errors import DataError
 from tests.support.mock_server import MockServer
 
@@ -116,6 +117,48 @@ def test_what_is_missing_is_named(pdr: Callable[..., Result], arguments: tuple[s
     done = pdr(*arguments)
     assert sentence in done.stderr
     assert done.exit_code in (1, 2)
+
+
+MINE = """
+from programs.helper import GOLD
+from pdr_dspy import LongCoT
+import dspy
+
+def build():
+    return LongCoT("question -> answer: int", draft_tokens=64)
+
+def data(split, *, limit=None, seed=0):
+    return [dspy.Example(question="1 + 1", answer=GOLD).with_inputs("question")]
+
+def verifier():
+    return lambda example, prediction: prediction.answer == example.answer
+"""
+
+
+def own_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "programs" or "._programs" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    (folder / "programs").mkdir()
+    for name, text in {"__init__": "", "helper": "GOLD = 2", "mine": MINE, "aime": MINE}.items():
+        (folder / "programs" / f"{name}.py").write_text(text)
+
+
+@pytest.mark.parametrize("order", [("mine", "gsm8k"), ("gsm8k", "mine")])
+def test_a_folder_of_ones_own_called_programs_stands_beside_the_built_in_ones(
+    pdr: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
+) -> None:
+    own_programs(tmp_path, monkeypatch)
+    for name in (*order, "aime"):
+        found = program_files.find(name)
+        assert found.task is not None
+        assert found.task.file is not None
+        assert (found.task.file.parent == tmp_path / "programs") == (name != "gsm8k"), name
+        assert found.task.named
+    with MockServer(lambda body, seed: "Answer: 2", kind="vllm") as server:
+        done = pdr("eval", "aime", "--api-base", server.api_base, "--json")  # one's own wins, not the built-in
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["score"] == 1.0
+    assert set(sys.modules) & {"programs.gsm8k"} == set()
 
 
 def test_a_new_program_runs(pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +15,16 @@ import pytest
 from dspy.lm15 import ServerError
 
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.errors import EndpointError, StoreError
+from pdr_dspy.errors import EndpointError, PDRError, StoreError
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.driver.journal import Journal, open_journal
-from pdr_dspy.search.driver.measurements import Measurements, cell, transient
+from pdr_dspy.search.driver.measurements import PROBES, Measurements, cell, transient
 from pdr_dspy.search.racing.plan import Cell, Measure, Pair, Stage
 from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.serving import connect
 from pdr_dspy.testing import ScriptedLM, ScriptedRequest, scripted_lm
 from tests.search.test_optimizer import Exact, questions, reasoner, student
+from tests.support.mock_server import MockServer
 
 COUNT = 4
 PAIRS = tuple(Pair(question, repeat) for repeat in range(2) for question in range(COUNT))
@@ -199,6 +202,65 @@ def test_a_dead_server_ends_the_search_and_keeps_what_is_finished(tmp_path: Path
     with open_journal(tmp_path, {}) as journal, Rollouts(tmp_path / "rollouts") as store:
         assert measured(measuring(journal, store), lm=lm) == measured(measuring())
         assert lm.served.calls == len(store) - kept
+
+
+@pytest.mark.parametrize("client", ["connect", "dspy.LM"])
+def test_a_server_that_is_not_running_is_named_and_the_search_resumes_when_it_is_back(
+    tmp_path: Path, client: str
+) -> None:
+    answered: list[int] = []
+
+    def run(port: int) -> dict[tuple[int, Pair], Cell]:
+        base = f"http://127.0.0.1:{port}/v1"
+        lm = (
+            connect("mock", base)
+            if client == "connect"
+            else dspy.LM("openai/mock", api_base=base, api_key="k", num_retries=0)
+        )
+        with open_journal(tmp_path, {}) as journal, Rollouts(tmp_path / "rollouts") as store, dspy.context(lm=lm):
+            return measuring(journal, store).measure(REQUEST)
+
+    def reply(body: dict[str, Any], seed: int) -> str:
+        answered.append(seed)
+        return "Answer: w"
+
+    with MockServer(reply, kind="vllm") as server:
+        port = server.port
+    with pytest.raises(EndpointError) as stopped:
+        run(port)
+    assert re.search(rf"127.0.0.1:{port}.*the server is not running at that address: start it", str(stopped.value))
+    assert "the same command resumes" in str(stopped.value)
+    with open_journal(tmp_path, {}) as journal:
+        assert journal.names() == []
+    with MockServer(reply, kind="vllm", port=port):
+        cells = run(port)
+    assert len(cells) == len(ARMS) * len(PAIRS)
+    assert not any(found.failed for found in cells.values())
+    assert answered
+
+
+def test_programs_without_any_answer_stop_the_search_and_nothing_is_recorded() -> None:
+    journal, store, lm = Journal({}), Rollouts(), scripted_lm(lambda request: "")
+    with pytest.raises(PDRError, match=r"every program failed on 8 questions in a row, the last: .*resumes") as stopped:
+        measured(measuring(journal, store, max_in_flight=1), lm=lm)
+    assert "not running" not in str(stopped.value)  # it answers, though not as asked
+    assert journal.names() == []
+    probes = PROBES  # the student's, which are not stored
+    assert len(store) == lm.served.calls - probes > 0
+    paid = lm.served.calls
+    with pytest.raises(PDRError, match="every program failed on 8 questions"):
+        measured(measuring(journal, store, max_in_flight=1), lm=lm)
+    assert lm.served.calls - paid == probes
+
+
+def test_programs_that_fail_where_the_student_answers_are_recorded_as_failed() -> None:
+    one, journal = measuring(max_in_flight=1), Journal({})
+    one.journal = journal
+    request = REQUEST._replace(arms={1: WIDE})
+    lm = scripted_lm(lambda request: "" if re.search(r"Answer: \w", request.user) else reasoner(request))
+    cells = measured(one, request, lm)
+    assert len(journal.names()) == len(cells) == len(PAIRS)
+    assert all(found.failed and not found.score for found in cells.values())
 
 
 def test_a_verifier_that_fails_is_no_failure_of_the_servers() -> None:

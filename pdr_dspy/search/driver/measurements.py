@@ -7,6 +7,7 @@ runs the pairs again that have no entry; their finished calls are in the store, 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -43,6 +44,11 @@ PROBES = 3
 
 MOST_FAILED = 8
 """Questions in a row on which every program fails before a search stops."""
+
+UNCONNECTED = re.compile(
+    r"no server answers at|connect call failed|connection refused|failed to connect", re.IGNORECASE
+)
+"""How the errors of `connect`, dspy.LM and the operating system say that nothing listens at an address."""
 
 OnRow = Callable[[Stage, Row, int, int], None]
 """Called with each row, the number of finished pairs of the request, and their total."""
@@ -177,7 +183,7 @@ class Measurements:
                     program = self._program(arm, candidate)
                     runners[arm] = self.executor.rows(program, self.verifier, how, on_texts=keep)
                 await calls.together(serve() for _ in range(min(side_by_side, len(queue))))
-                if self._held and not self.rows:
+                if self._held and not self.rows and not await self._student_answers(request.stage):
                     raise self._nothing_answers()
                 await self._release()
             finally:
@@ -191,7 +197,7 @@ class Measurements:
         self._held[self._name(request, pair)] = (request, pair, rows)
         if len(self._held) < MOST_FAILED:
             return
-        if not self.rows or not await self._student_answers(request.stage):
+        if not await self._student_answers(request.stage):
             raise self._nothing_answers()
         await self._release()  # the programs' own fault
 
@@ -209,11 +215,10 @@ class Measurements:
 
     def _nothing_answers(self) -> PDRError:
         _, _, rows = next(reversed(self._held.values()))
-        why = next(iter(rows.values())).error
+        why = next(iter(rows.values())).error or ""
         return PDRError(
-            f"the search stopped: every program failed on {len(self._held)} questions in a row, the last: {why}. If "
-            "a connection failed, the model's server is not running there; what is finished is kept, the same "
-            "command resumes"
+            f"the search stopped: every program failed on {len(self._held)} questions in a row, the last: {why}; "
+            f"{_remedy(why)}"
         )
 
     async def _release(self) -> None:
@@ -273,9 +278,9 @@ class Measurements:
                         return
             finally:
                 runner.close()
+        why = row.error or ""
         raise EndpointError(
-            f"the search stopped: the server answers nothing, the last it said is: {row.error}; what is finished is "
-            "kept, the same command resumes"
+            f"the search stopped: the server answers nothing, the last it said is: {why}; {_remedy(why)}"
         )
 
     async def _as_one_run(self, row: Row) -> Row:
@@ -349,6 +354,12 @@ def _rows_in(name: str, text: str) -> dict[int, Row]:
         return _Unit.model_validate_json(text).rows
     except ValidationError as error:
         raise _foreign(name, " ".join(str(error).split())) from error
+
+
+def _remedy(why: str) -> str:
+    """What to do about a search that stopped, given the error of its last row."""
+    kept = "what is finished is kept, the same command resumes"
+    return f"the server is not running at that address: start it; {kept}" if UNCONNECTED.search(why) else kept
 
 
 def _foreign(name: str, why: str) -> StoreError:
