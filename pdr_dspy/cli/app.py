@@ -21,6 +21,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pdr_dspy.cli.help_texts import about
+
 app = typer.Typer(
     name="pdr",
     help="Parallel-Distill-Refine and Sequential Refinement programs: run, evaluate, tune and serve them.",
@@ -235,7 +237,7 @@ def _options(
     """Parallel-Distill-Refine and Sequential Refinement programs: run, evaluate, tune and serve them."""
 
 
-@app.command("run")
+@app.command("run", **about("run"))
 @guarded
 def run(
     target: TargetArg,
@@ -275,7 +277,7 @@ def run(
     )
 
 
-@app.command("new")
+@app.command("new", **about("new"))
 @guarded
 def new(name: Annotated[str, typer.Argument(help="The name of the program; NAME.py is written here.")]) -> None:
     """Write a program file to start from: build(), data() and verifier()."""
@@ -286,7 +288,7 @@ def new(name: Annotated[str, typer.Argument(help="The name of the program; NAME.
     typer.echo(f"next: pdr eval {path} --limit 4, then replace its rows, metric and program", err=True)
 
 
-@app.command("eval")
+@app.command("eval", **about("eval"))
 @resuming
 def evaluate(
     target: TargetArg,
@@ -328,7 +330,7 @@ def evaluate(
     )  # fmt: skip
 
 
-@app.command("compare")
+@app.command("compare", **about("compare"))
 @resuming
 def compare(
     target: TargetArg,
@@ -373,7 +375,7 @@ def compare(
     )  # fmt: skip
 
 
-@app.command("optimize")
+@app.command("optimize", **about("optimize"))
 @resuming
 def optimize(
     target: TargetArg,
@@ -481,7 +483,7 @@ def optimize(
     )
 
 
-@app.command("report")
+@app.command("report", **about("report"))
 @guarded
 def report(
     run_dir: Annotated[
@@ -510,7 +512,7 @@ Plain = Annotated[
 ]
 
 
-@app.command("view")
+@app.command("view", **about("view"))
 @guarded
 def view(
     run_dir: Annotated[
@@ -527,7 +529,7 @@ def view(
     view.view(run_dir, port, out, plain=plain, display=_display(quiet))
 
 
-@app.command("export")
+@app.command("export", **about("export"))
 @guarded
 def export(
     run_dir: Annotated[
@@ -550,7 +552,7 @@ def export(
         typer.echo(str(path))
 
 
-@app.command("train")
+@app.command("train", **about("train"))
 @resuming
 def train(
     config: Annotated[
@@ -574,7 +576,7 @@ def train(
     train.train(target, config, output, task=task, display=_display(quiet), trusted=trusted, sft=sft)
 
 
-@app.command("export-sft")
+@app.command("export-sft", **about("export-sft"))
 @guarded
 def export_sft(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `pdr eval` wrote.")],
@@ -621,7 +623,7 @@ def export_sft(
     )  # fmt: skip
 
 
-@app.command("serve")
+@app.command("serve", **about("serve"))
 @guarded
 def serve(
     targets: Annotated[
@@ -697,7 +699,7 @@ def serve(
     )  # fmt: skip
 
 
-@app.command("serve-model")
+@app.command("serve-model", **about("serve-model"))
 @guarded
 def serve_model(
     name: Annotated[
@@ -730,7 +732,7 @@ def serve_model(
     )
 
 
-@app.command("models")
+@app.command("models", **about("models"))
 @guarded
 def models(api_base: ApiBase = None) -> None:
     """List the models that can be served here, or those of a running server."""
@@ -739,7 +741,7 @@ def models(api_base: ApiBase = None) -> None:
     serve.models(api_base, _display(False))
 
 
-@app.command("doctor")
+@app.command("doctor", **about("doctor"))
 @guarded
 def doctor(api_base: ApiBase = None) -> None:
     """Show what is installed, what is reachable, and how to fix the rest."""
@@ -748,7 +750,7 @@ def doctor(api_base: ApiBase = None) -> None:
     raise typer.Exit(doctor.doctor(api_base, _display(False)))
 
 
-@app.command("distillers")
+@app.command("distillers", **about("distillers"))
 @guarded
 def distillers() -> None:
     """List the registered distillers, including those of installed packages."""
@@ -757,7 +759,7 @@ def distillers() -> None:
     list_parts.distillers(_display(False))
 
 
-@app.command("axes")
+@app.command("axes", **about("axes"))
 @guarded
 def axes() -> None:
     """List the axes for `--axis` of `pdr optimize`, including those of installed packages."""
@@ -766,7 +768,7 @@ def axes() -> None:
     list_parts.axes(_display(False))
 
 
-@app.command("verifiers")
+@app.command("verifiers", **about("verifiers"))
 @guarded
 def verifiers() -> None:
     """List the registered verifiers with their settings, including those of installed packages."""
@@ -775,7 +777,7 @@ def verifiers() -> None:
     list_parts.verifiers(_display(False))
 
 
-@app.command("checks")
+@app.command("checks", **about("checks"))
 @guarded
 def checks() -> None:
     """List the registered checks, including those of installed packages; a program takes them as `check="name"`."""
@@ -784,7 +786,7 @@ def checks() -> None:
     list_parts.checks(_display(False))
 
 
-@app.command("datasets")
+@app.command("datasets", **about("datasets"))
 @guarded
 def datasets(
     name: Annotated[str | None, typer.Argument(help="Details of one set, or `rg` to list the procedural ones.")] = None,

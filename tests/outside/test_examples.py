@@ -71,12 +71,26 @@ def code_repair(request: ScriptedRequest) -> str:
     return f"Code:\n```python\ndef median(values):\n{body}```"
 
 
+def orders(request: ScriptedRequest) -> str:
+    lists = {"pens": [("black pen", 2), ("envelope", 4)], "chairs": [("Chair", 3)], "lamp": [("lamp", 1), ("bulb", 4)]}
+    found = next(items for word, items in lists.items() if word in request.user)
+    return f"Ordered: {json.dumps([{'name': name, 'count': count} for name, count in found])}"
+
+
+def two_steps(request: ScriptedRequest) -> str:
+    if "Facts: <" in request.user or "Category" not in request.user:
+        return "Facts: it is about money" if "invoice" in request.user else "Facts: it stops"
+    return f"Category: {'billing' if 'Facts: it is about money' in request.user else 'bug'}"
+
+
 EXPECTED: dict[str, tuple[Reply, list[str]]] = {
     "rag": (rag, ["every 400 hours", "(Its seal is checked every 400 hours.)", "5 calls"]),
     "classifier": (classifier, ["billing", "network", "access", "score 1.00"]),
     "extractor": (extractor, ['"total":350', "checked", "2 calls"]),
     "text_to_sql": (text_to_sql_reply, ["SELECT name", "[('Ada',)]", "5 calls"]),
     "agent": (agent, ["52", "5 calls"]),
+    "orders": (orders, ["0.50 ", "1.00 ", "0.67 ", "score 0.72"]),
+    "two_steps": (two_steps, ["1 ", "0 ", "6 calls", "score 0.67"]),
     "code_repair": (code_repair, ["round 1: checks [0.5, 0.5, 0.5, 0.5]", "round 2: checks [1.0", "checked"]),
 }
 
