@@ -22,6 +22,7 @@ from pdr_dspy.cli.executor_option import check_reachable, executor_of
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.program_files import Target, find, operator_of
 from pdr_dspy.cli.run_folders import Kind, check_folder
+from pdr_dspy.cli.wrong_answers import wrong_in_words
 from pdr_dspy.errors import ServerError, StoreError
 from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
@@ -202,6 +203,8 @@ def evaluate(job: Job, *, as_json: bool, display: Display) -> None:
         display.say(f"answers found by other means than their label: {report.unlabelled:.1%} ({others})")
     if report.unclear:
         display.say(f"answers that were stated and could not be read: {report.unclear}")
+    for wrong in wrong_in_words(job.target.program, report.rows):
+        display.say(wrong)
     display.say(f"rows: {job.run_dir / 'rows.jsonl'}")
     for failed in failures_in_words(report.rows):
         display.say(failed)

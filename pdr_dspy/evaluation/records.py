@@ -23,6 +23,9 @@ from pdr_dspy.verifiers import RIGHT
 
 logger = logging.getLogger("pdr_dspy")
 
+LINE = 60
+"""Characters of an answer in the repr of a row."""
+
 
 class DraftRow(BaseModel):
     """One draft of a row: its answer and the verifier's score."""
@@ -106,6 +109,14 @@ class Row(BaseModel):
     """By check and reason, the drafts that the program's checks failed on."""
     evaluation: str = ""
     """A digest of the evaluation's description without its number of repeats; empty for a run of a search."""
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What a person wants to see of a row, on a line; `model_dump()` has everything."""
+        shown = {"id": self.id, "repeat": self.repeat, "score": self.score, "answer": self.answer, "gold": self.gold}
+        for name, value in (shown | {"stop": self.stop, "error": self.error}).items():
+            if value is not None:
+                yield name, f"{value[:LINE]}…" if isinstance(value, str) and len(value) > LINE else value
+        yield from (("sequential", self.sequential), ("total", self.total), ("calls", len(self.calls)))
 
 
 class Report(BaseModel):
@@ -233,6 +244,9 @@ class Report(BaseModel):
     def unchecked(self) -> int:
         """Drafts that a check of the program failed on; `row.failed_checks` has the reasons."""
         return sum(one.drafts for row in self.rows for one in row.failed_checks)
+
+    def __repr__(self) -> str:
+        return f"<Report {self}>"
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -93,6 +93,26 @@ def test_own_data_is_evaluated(pdr: Callable[..., Result], target: str, data: tu
     assert row["gold"] in ("billing", "bug", '{"category": "billing"}')
 
 
+@pytest.mark.parametrize(
+    ("target", "answer", "remedy"),
+    [
+        ("message -> category", "Money matters", True),
+        ("message -> category", "bug", False),  # a label, though the wrong one for half of the rows
+        ("message -> category: Literal['billing', 'bug']", "bug", False),
+    ],
+)
+def test_wrong_answers_are_shown_with_the_labels_that_the_model_was_not_told(
+    pdr: Callable[..., Result], target: str, answer: str, remedy: bool
+) -> None:
+    with MockServer(lambda body, seed: f"Category: {answer}", kind="vllm") as server:
+        own = ("--data", "mine.csv", "--metric", "own_task.py:score", "--run-dir", "o")
+        done = pdr("eval", target, *own, "--api-base", server.api_base)
+    assert done.exit_code == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert f"{answer!r}, where gold is 'billing'" in said
+    assert ("such as `category: Literal['billing', 'bug']`" in said) == remedy
+
+
 def test_own_data_is_searched(pdr: Callable[..., Result]) -> None:
     own = ("message -> category", "--data", "mine.csv", "--metric", "own_task.py:score", "--trials", "2")
     with MockServer(reply, kind="vllm") as server:

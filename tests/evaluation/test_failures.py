@@ -192,3 +192,16 @@ def test_a_single_draft_without_an_end_is_only_counted() -> None:
     assert failures_in_words([row]) == []
     assert Report(rows=[row]).cut == 1
     assert DraftRow(answer="a", truncated=True).cut is False
+
+
+def test_rows_and_reports_are_a_line_each_in_a_session() -> None:
+    long = Row(id="q1", repeat=0, seed=5, score=0.5, answer="x" * 500, gold="7", total=90, sequential=80)
+    failed = Row(id="q2", repeat=1, seed=5, score=0.0, error="RoundFailed: all 3 drafts failed")
+    for row in (long, failed):
+        assert len(repr(row)) < 200
+        assert repr(row).startswith(f"Row(id={row.id!r}, repeat={row.repeat}, score={row.score}")
+    assert f"answer='{'x' * 60}…', gold='7'" in repr(long)
+    assert "error='RoundFailed: all 3 drafts failed'" in repr(failed)
+    report = Report(rows=(long, failed), name="mine")
+    assert repr(report) == f"<Report {report}>"
+    assert len(repr(report)) < 200
