@@ -158,7 +158,7 @@ def interface_of(program: dspy.Module) -> type[dspy.Signature]:
     if isinstance(program, dspy.Predict):
         return signature_of(program)
     own = type(program)
-    forward = own.forward if hasattr(own, "forward") else getattr(own, "aforward", None)
+    forward = getattr(own, "forward", None) or getattr(own, "aforward", None)
     arguments = [] if forward is None else list(inspect.signature(forward).parameters.values())[1:]
     named = [one for one in arguments if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     if not named:
@@ -198,9 +198,10 @@ def _load(
 ) -> list[dspy.Example]:
     program = target.program
     task = interface_of(program)
+    anything: Any = Any
     if options.metric is None:  # a verifier reads texts of its own kind, such as 1/3 for a number
         for name in task.output_fields:
-            task = task.with_updated_fields(name, type_=Any)
+            task = task.with_updated_fields(name, type_=anything)
     place = str(local_path(data)) if is_file(data) else data
     return datasets.load(place, split=split, limit=limit, signature=task, fields=options.columns or None)
 

@@ -166,9 +166,10 @@ def _part_of(file: str, part: str) -> Task:
         raise ConfigError(
             f"`{file}:{part}` is {found!r}; name a signature, a dspy.Module or a function that returns one"
         )
+    made: Any = (lambda: found) if isinstance(found, dspy.Module) else found
     return Task(
         part,
-        build=(lambda: found) if isinstance(found, dspy.Module) else found,
+        build=made,
         data=_part(_module(file), "data"),
         verifier=lambda: as_verifier(_part(_module(file), "verifier")(), argument="verifier() -> ..."),
         **facts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import dspy
 
@@ -25,7 +26,7 @@ def wrong_in_words(program: dspy.Module, rows: Sequence[Row]) -> list[str]:
     first = wrong[0]
     said = [f"scored 0, for example question {first.id}: {_short(first.answer)}, where gold is {_short(first.gold)}"]
     labels = sorted({row.gold for row in rows if row.gold is not None})
-    outputs: dict[str, type | None] = {}
+    outputs: dict[str, Any] = {}
     with suppress(ConfigError):  # a module whose inputs are unknown
         outputs = {name: field.annotation for name, field in interface_of(program).output_fields.items()}
     few = len(labels) < len(rows) and len(labels) <= MOST and all(len(label) <= LONGEST for label in labels)

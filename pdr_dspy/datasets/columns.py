@@ -129,7 +129,10 @@ def _typed(value: Any, field: Any, what: str) -> Any:
     if kind is str and not field.metadata:
         return text_of(value)
     try:
-        adapter = TypeAdapter(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
+        whole: Any = field.annotation
+        if field.metadata:
+            whole = Annotated[(whole, *field.metadata)]  # type: ignore[valid-type]
+        adapter = TypeAdapter(whole)
     except PydanticUserError:
         return value
     text = value.strip() if isinstance(value, str) else value

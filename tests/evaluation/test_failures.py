@@ -190,7 +190,7 @@ def test_a_single_draft_without_an_end_is_only_counted() -> None:
     whole, cut = DraftRow(answer="a"), DraftRow(truncated=True)
     row = Row(id="q", repeat=0, seed=0, score=1.0, rounds=(RoundRow(drafts=(*[whole] * 24, cut)),))
     assert failures_in_words([row]) == []
-    assert Report(rows=[row]).cut == 1
+    assert Report(rows=(row,)).cut == 1
     assert DraftRow(answer="a", truncated=True).cut is False
 
 
