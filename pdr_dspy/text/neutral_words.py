@@ -61,7 +61,7 @@ _COUNTED = words(
 )
 _DONE = words(
     """added baked bought broken brought built calls carried caught collected covered cut donated done drank drawn
-    drove earned earns eaten filled finished gained gave given gone grew grown held kept killed known laid 
+    drove earned earns eaten filled finished gained gave given gone grew grown held kept killed known laid
     lived made moved named opened ordered paid painted picked placed planted played produced purchased raised ran read
     received returned saved saves scored sells sent served shared shown slept sold solved sorted spent spoken stayed
     stored studied taken thrown took travelled traveled used visited walked want wants wanted washed went wins won

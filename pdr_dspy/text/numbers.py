@@ -204,9 +204,13 @@ def _as_unit(words: str) -> str:
     return re.sub(r"(?<![A-Za-z])([a-z]{1,3})(?![A-Za-z])", _upright, words)
 
 
+_UPRIGHT = "unit"
+"""Marks letters in upright type."""
+
+
 def _upright(word: re.Match[str]) -> str:
     spoils = word[1] in tables.DOZENS | tables.NOT_PLAIN | tables.BEFORE | tables.AFTER or word[1] in tables.SCALES
-    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"unit{word[1]}"
+    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"{_UPRIGHT}{word[1]}"
 
 
 def _unsigned_ratio(over: str, under: str) -> str:
@@ -316,6 +320,9 @@ def _is_word(word: str, *, behind: bool) -> bool:
     """Whether letters are a word that leaves a number its value, not variables nor a word that is not understood."""
     if is_neutral(word, behind=behind):
         return True
+    if word.startswith(_UPRIGHT):
+        word = word.removeprefix(_UPRIGHT)
+        return len(word) == 1 or word in tables.UNITS or _glued(word)
     return behind and len(word) < 4 and (word in _ORDINAL or _glued(word))
 
 
