@@ -203,8 +203,8 @@ _SPLIT_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3},\s+0[0-9]{2}(?![0-9.])")
 _TEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\s?(?:\\!|\{\})|\{\s?,\s?\})(?:\\!|\{\})?\s?(?=[0-9]{3}(?![0-9]))")
 _SPACED_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3} [0-9]{3}(?![0-9.])")
 _NO_ITEM = re.compile(
-    r"(?:sorry|hmm+|umm?|uh+|(?:it|that) depends|let me|let['’]s|no idea|who knows|hard to (?:say|tell)|unsure|not|or|but"
-    r"|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| cannot| can['’]t| think| guess"
+    r"(?:sorry|hmm+|umm?|uh+|(?:it|that) depends|let me|let['’]s|no idea|who knows|hard to (?:say|tell)|unsure"
+    r"|not|or|but|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| cannot| can['’]t| think| guess"
     r"| believe| would| have no| was))(?![\w-])",
     re.IGNORECASE,
 )
@@ -289,7 +289,8 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
 
 _WORDS = re.compile(r"^\\text(?:bf|it|rm|sf)?\{([^{}]*)\}$")
 _EITHER = re.compile(
-    r"(?<!\w)(?:or|oder|ou|либо|или|vs\.?|bzw\.?|eller|lub|of(?= [0-9]+$)|o(?= [0-9])|ya da|atau)(?!\w)|或|または|또는|\\lor(?![A-Za-z])",
+    r"(?<!\w)(?:or|oder|ou|либо|или|vs\.?|bzw\.?|eller|lub|of(?= [0-9]+$)|o(?= [0-9])|ya da|atau)(?!\w)"
+    r"|或|または|또는|\\lor(?![A-Za-z])",
     re.IGNORECASE,
 )
 

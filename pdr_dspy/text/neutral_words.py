@@ -44,7 +44,8 @@ _COUNTED = words(
     mice milk money number oxen pandas pay people percent perimeter person photo photos pianos piano pizza pizzas
     population potatoes price probability profit progress radius rate ratio revenue rice salary sale savings score
     sheep shrimp side soda sodas solution speed spend spread staff sugar tacos tax teeth temperature tip time
-    tomatoes trout unit videos volume wage water weight wheat width women zebras worth zero age apple bag ball clock basket
+    tomatoes trout unit videos volume wage water weight wheat width women zebras worth zero age apple bag ball
+    clock basket
     board book bottle box boy bus cake candy car card case chair city class coin color colour day dog dollar door
     dozen dress edge egg employee euro face family floor flower friend game garden gift girl glass group guest hour
     house item job kid kilometer letter line lot marble meal member mile minute month morning afternoon evening night
