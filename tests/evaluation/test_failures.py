@@ -147,6 +147,7 @@ def test_a_distiller_that_raises_is_named(broken_distiller: str, caplog: pytest.
     assert caught.value.__notes__ == ["raised by the distiller 'broken_for_a_test'"]
 
 
+@pytest.mark.slow
 def test_a_search_warns_once(caplog: pytest.LogCaptureFixture) -> None:
     optimizer = PDROptimizer(ExactVerifier(), trials=3, cohort=2, finalists=1, seed=1)
     with dspy.context(lm=scripted_lm(lambda request: "Answer: a")):
