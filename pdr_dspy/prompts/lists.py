@@ -204,8 +204,8 @@ _TEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\s?(?:\\!|\{\})|\{\s?,\s?\})(?:\\!|\
 _SPACED_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3} [0-9]{3}(?![0-9.])")
 _NO_ITEM = re.compile(
     r"(?:sorry|hmm+|umm?|uh+|(?:it|that) depends|let me|let['’]s|no idea|who knows|hard to (?:say|tell)|unsure"
-    r"|not|or|but|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| cannot| can['’]t| think"
-    r"| guess| believe| would| have no| was))(?![\w-])",
+    r"|not|or|but|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| can['’]t| think"
+    r"| cannot| guess| believe| would| have no| was))(?![\w-])",
     re.IGNORECASE,
 )
 """The beginning of a remark, which is no item of a list of texts."""

@@ -100,6 +100,8 @@ def is_neutral(word: str, *, behind: bool) -> bool:
     """Whether a word in lower case leaves the number beside it its value; `behind` if it stands behind the number."""
     if word in _NOT_COUNTED:
         return False
+    if word == "up":  # `up 5`; `5 & up` is more
+        return not behind
     if word in NEUTRAL or singular(word) in NEUTRAL:
         return True
     return behind and _is_plural(word)

@@ -40,11 +40,13 @@ _UNIT_POWER = re.compile(
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
-_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `15,\,625`, `1,{}000`, `1\,000`, `1'000`
-    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,(?=\s?(?:\\[!,;:> ]|\{\}))|\{,\s?\\!\}|\\[,;:> ]|\\thinspace|'|\\text\s?\{,\})\s?"
-    r"(?:(?:\\[!,;:> ]|\{\})\s?){0,3}"
-    r"(?=[0-9]{3}(?![0-9]))"
+_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `1,{}000`, `1\,000`, `1'000`
+    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,(?=\s?(?:\\!|\{\}))|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?"
+    r"(?:(?:\\[!,]|\{\})\s?){0,3}(?=[0-9]{3}(?![0-9]))"
 )
+_THIN = re.compile(r"(?<=[0-9]),\s?\\[,;:>]\s?(?=[0-9]{3}(?![0-9]))")
+r"""`15,\,625`; between brackets it separates a list: `(2,\,400)`."""
+_BRACKET = re.compile(r"\$?(?:\\left|\\)?\s?[(\[{]")
 _UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
 """`1_000_000`; `1_000` alone may be a number with its base."""
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
@@ -162,6 +164,8 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = _THOUSANDS.sub(",", text)
+    if "\\" in text and not _BRACKET.match(text):
+        text = _THIN.sub(",", text)
     text = _UNDERSCORED.sub(lambda digits: digits.group().replace("_", ""), text)
     text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
     text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
