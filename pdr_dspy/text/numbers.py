@@ -326,7 +326,7 @@ def _is_word(word: str, *, behind: bool) -> bool:
         return True
     if word.startswith(_UPRIGHT):
         word = word.removeprefix(_UPRIGHT)
-        return len(word) == 1 or word in tables.UNITS or _glued(word)
+        return len(word) == 1 or _glued(word) or is_neutral(word, behind=behind)
     return behind and len(word) < 4 and (word in _ORDINAL or _glued(word))
 
 
