@@ -23,7 +23,7 @@ _SENTENCE = words(
     with would year yes yield yields your circa average averaged have gets find finds computed calculated counting
     calculate amount amounts hereby surely certainly obviously actually answers numbers long tall wide deep high old
     apiece respectively  everyone everybody everything someone anyone  your ours yours theirs
-    very    upon via  during after altogether's across along among inside
+    very over north south east west    upon via  during after altogether's across along among inside
     outside near  onto toward towards"""
 )
 _DESCRIBED = words(
