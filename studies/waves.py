@@ -97,20 +97,20 @@ def over_orders(study: Study, schedule: Schedule) -> list[Ended]:
     return found
 
 
-def schedules(width: int) -> dict[Schedule, list[Schedule]]:
+def schedules(width: int) -> list[tuple[Schedule, list[Schedule]]]:
     """All drafts at once, and the same in waves."""
     vote = Schedule(widths=(width,), final="vote")
     best = Schedule(widths=(width,), final="best", check="check")
-    return {
-        vote: [vote.replace(agree=p, first_wave=first, next_wave=then) for p, first, then in VOTES if first < width],
-        best: [best.replace(stop_at=1.0, first_wave=first, next_wave=then) for first, then in STOPS if first < width],
-    }
+    return [
+        (vote, [vote.replace(agree=p, first_wave=first, next_wave=then) for p, first, then in VOTES if first < width]),
+        (best, [best.replace(stop_at=1.0, first_wave=first, next_wave=then) for first, then in STOPS if first < width]),
+    ]
 
 
 def table(study: Study) -> str:
     """Of one study."""
     text = "| | score | minus all at once | drafts | saved | waves |\n|---|--:|--:|--:|--:|--:|\n"
-    for whole, others in schedules(study.width).items():
+    for whole, others in schedules(study.width):
         base = over_orders(study, whole)
         for schedule in (whole, *others):
             ended = over_orders(study, schedule)
