@@ -15,6 +15,7 @@ from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.replays import replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
@@ -63,6 +64,11 @@ def search(
             answer = proposer.propose(
                 request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
+            known = {one.candidate.key for one in answer}
+            free = replays(
+                space, request.tried, request.free, lambda one: one.key not in known and not prices.too_expensive(one)
+            )
+            answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
         assert not isinstance(request, Write)
         answer = {}
