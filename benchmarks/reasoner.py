@@ -381,11 +381,11 @@ class World:
 
         It uses `samples` runs of each of 2,048 questions whose difficulties are evenly spaced quantiles; the last
         draft's probability of being right is summed, not drawn. At 8 runs the standard error is below 0.1 points. The
-        drafts of a vote are drawn: it gets four times as many runs, and has a standard error of 0.2 points.
+        drafts of a vote are drawn: it gets twice as many runs, and has a standard error of 0.2 points.
         """
         key = (candidate.key, samples)
         if key not in self.truths:
-            runs = samples * (1 if candidate.schedule.final == "refine" or samples == 1 else 4)
+            runs = samples * (1 if candidate.schedule.final == "refine" or samples == 1 else 2)
             self.truths[key] = self._expected(candidate, self.population, runs)
         return self.truths[key]
 
