@@ -47,9 +47,11 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "stop at 0.01": worth(0.01),
     "stop at 0.02": worth(0.02),
     "stop at 0.05": worth(0.05),
+    "stop at 0.1": worth(0.1),
     "margin 0.01": {"ending": {"margin": 0.01}},
     "margin 0.02": {"ending": {"margin": 0.02}},
-    "36 trials": {"trials": 36},
+    "40 trials": {"trials": 40},
+    "24 trials": {"trials": 24},
     "finalists once": {"final": Final(repeats=1)},
 }
 """By name: changed arguments of `benchmarks.racing.search`."""

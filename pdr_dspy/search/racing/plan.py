@@ -245,6 +245,8 @@ class Plan:
         self.arms: list[Arm] = []
         """In the order of their numbers."""
         self.seen: set[str] = set()
+        self._expected: float | None = None
+        """The expected gain of the cohort before."""
         self._pooled: tuple[tuple[tuple[int, int], ...], Surface] | None = None
         self.paid = 0
         """Tokens of all calls so far, each counted once."""
@@ -319,31 +321,40 @@ class Plan:
         new = range(len(self.arms), len(self.arms) + len(proposed))
         allowed = [arm.number for arm in self.arms if self.allowed(arm)]
         gain = worth.gain(belief, dict.fromkeys(new, error), allowed or range(len(self.arms)), [*allowed, *new])
-        return self._below_price(f"the next {_count(trials, 'trial')}", gain, trials * self._paid_each())
+        # A proposal may be poor by chance: the one before counts, too.
+        before, self._expected = self._expected, gain
+        expected = gain if before is None else (gain + before) / 2
+        price = self._price(trials * self._paid_each())
+        return None if expected >= price else self._below(f"the next {_count(trials, 'trial')}", expected, price)
 
     def enough(self, finalists: Sequence[Arm], done: int) -> str | None:
         """Why finalists, which ran `done` times again, do not run once more; None if they do."""
         if self.stop != "worth" or not done:  # without any fresh run the reported score would be the luckiest of many
             return None
         belief = worth.believe(*self._all_scores())
-        errors = worth.again_errors(belief, [arm.number for arm in finalists])
-        if errors is None:
-            return None
         allowed = [arm.number for arm in finalists if self.allowed(arm)]
         tokens = self.questions * sum(arm.total for arm in finalists)
-        return self._below_price(
-            f"a further run of the finalists after {_count(done, 'time')}",
-            worth.gain(belief, errors, allowed, allowed),
-            tokens,
+        gain = 0.0
+        for times in range(1, self.settings.final.repeats - done + 1):  # several may be worth it where one is not
+            errors = worth.again_errors(belief, [arm.number for arm in finalists], times)
+            if errors is None:
+                return None
+            gain = worth.gain(belief, errors, allowed, allowed)
+            if gain >= self._price(times * tokens):
+                return None
+        return self._below(
+            f"more runs of the finalists after {_count(done, 'time')}", gain, self._price(times * tokens)
         )
 
-    def _below_price(self, what: str, gain: float, tokens: float) -> str | None:
+    def _price(self, tokens: float) -> float:
+        """The gain in score for which these tokens would be paid."""
         budget = self.trials * self._paid_each()
         if self.max_tokens is not None:
             budget = min(budget, self.max_tokens)
-        price = self.price * tokens / max(budget, 1.0)
-        if gain >= price:
-            return None
+        return self.price * tokens / max(budget, 1.0)
+
+    @staticmethod
+    def _below(what: str, gain: float, price: float) -> str:
         return f"{what} would gain an expected {gain:.5f} in score, below the price of {price:.5f}"
 
     def _paid_each(self) -> float:

@@ -107,11 +107,11 @@ class Prior(NamedTuple):
     """Log of its own weight, up to a constant."""
 
 
-def priors(gaps: Array) -> Iterator[Prior]:
+def priors(gaps: Array, spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
     """All priors, given the distances between programs."""
     near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
     own = np.eye(len(gaps))
-    for spread, share in itertools.product(SPREADS, SHARES):
+    for spread, share in itertools.product(spreads, SHARES):
         for length in LENGTHS if share else LENGTHS[:1]:
             covariance = spread**2 * ((1 - share) * own + share * near[length])
             # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
@@ -160,9 +160,16 @@ class Additive(NamedTuple):
     """Means without the differences between questions, as fractions."""
     noise: Array
     """Their standard errors."""
-    less: Array
-    """By how much one more run of each of its questions would reduce the square of a program's error; 0 if the variance
-    between runs is unknown."""
+    between: float
+    """Variance between runs of a question by the same program; 0 if unknown."""
+    runs: Array
+    """Of each program on each question; 0 where there is none."""
+
+    def less(self, times: int) -> Array:
+        """By how much `times` more runs of each of its questions would reduce the square of a program's error."""
+        there = self.runs > 0
+        more = np.where(there, 1.0 / np.maximum(self.runs, 1) - 1.0 / (self.runs + times), 0.0).sum(1)
+        return self.between * more / there.sum(1) ** 2
 
 
 def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
@@ -204,8 +211,7 @@ def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
         variance -= between * usual
     program = level + effect + question.mean()  # over all questions, including those it did not run on
     noise = np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
-    more = np.where(there, share - 1.0 / (runs + 1.0), 0.0).sum(1)
-    return Additive(program, noise, between * more / counts**2)
+    return Additive(program, noise, between, runs)
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pdr_dspy.search.racing.surrogate import (
+    SPREADS,
     Additive,
     Array,
     Posterior,
@@ -27,6 +28,8 @@ from pdr_dspy.search.racing.surrogate import (
 )
 from pdr_dspy.search.space.candidate import Candidate
 
+SMALLER = (0.003, *SPREADS)
+"""Prior standard deviations: the smallest is for programs of which none is better."""
 DRAWS = 2_000
 """Draws of the measurements' results, half of them the negatives of the others."""
 NEGLIGIBLE = 1e-4
@@ -57,7 +60,7 @@ def believe(scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candi
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
-        for prior in priors(distances([*candidates, *new])):
+        for prior in priors(distances([*candidates, *new]), SMALLER):
             known = posterior(own.mean, own.noise**2, prior.covariance)
             found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
@@ -102,12 +105,12 @@ def complete_error(belief: Belief, runs: Sequence[int]) -> float:
     return float(np.median([error**2 for error, count in zip(belief.own.noise, runs, strict=True) if count == most]))
 
 
-def again_errors(belief: Belief, programs: Sequence[int]) -> dict[int, float] | None:
-    """The variance of the error of one more run of each question, by program, as an independent measurement; None if
-    the variance between runs is unknown."""
-    found = {}
+def again_errors(belief: Belief, programs: Sequence[int], times: int) -> dict[int, float] | None:
+    """The variance of the error of `times` more runs of each question, by program, as an independent measurement; None
+    if the variance between runs is unknown."""
+    reduced, found = belief.own.less(times), {}
     for program in programs:
-        noise, less = float(belief.own.noise[program]) ** 2, float(belief.own.less[program])
+        noise, less = float(belief.own.noise[program]) ** 2, float(reduced[program])
         if less <= 0:
             return None
         found[program] = noise * max(noise - less, 1e-12) / less
