@@ -243,6 +243,7 @@ SPACE = Space(
     draft_tokens=(40, 60),
 )
 WORTH: dict[str, Any] = {"stop": "worth", "price": 0.1, "trials": 24, "cohort": 4, "space": SPACE}
+USUAL: dict[str, Any] = {**WORTH, "stop": "trials"}
 
 
 def always(request: ScriptedRequest) -> str:
@@ -275,7 +276,9 @@ def test_a_killed_search_resumes_to_the_same_stop(tmp_path: Path) -> None:
 
         seen: list[str] = []
 
-        def kill(now: SearchProgress, seen: list[str] = seen, place: int = place, error: type = Killed) -> None:
+        def kill(
+            now: SearchProgress, seen: list[str] = seen, place: int = place, error: type[Exception] = Killed
+        ) -> None:
             seen.append(now.event)
             if len(seen) == place:
                 raise error
@@ -290,8 +293,8 @@ def test_a_killed_search_resumes_to_the_same_stop(tmp_path: Path) -> None:
 
 def test_an_ended_search_goes_on_at_a_lower_price_as_if_it_had_never_ended(tmp_path: Path) -> None:
     ended = compiled(scripted_lm(reasoner), run_dir=tmp_path, **WORTH)
-    more = compiled(scripted_lm(reasoner), run_dir=tmp_path, **{**WORTH, "stop": "trials"})
-    usual = compiled(scripted_lm(reasoner), **{**WORTH, "stop": "trials"})
+    more = compiled(scripted_lm(reasoner), run_dir=tmp_path, **USUAL)
+    usual = compiled(scripted_lm(reasoner), **USUAL)
     assert len(shape(ended)) < len(shape(more))
     assert shape(more) == shape(usual)
 
@@ -303,7 +306,7 @@ def test_an_ended_search_costs_nothing_more_and_its_estimate_says_so(tmp_path: P
     assert lm.served.calls == 0
     with dspy.context(lm=lm):
         left = again.estimate(student(), trainset=questions(12), valset=questions(12, 100))
-        whole = PDROptimizer(Exact(), confirm_repeats=2, **{**WORTH, "stop": "trials"}).estimate(
+        whole = PDROptimizer(Exact(), confirm_repeats=2, **USUAL).estimate(
             student(), trainset=questions(12), valset=questions(12, 100)
         )
         ending = PDROptimizer(Exact(), confirm_repeats=2, **WORTH).estimate(

@@ -334,17 +334,16 @@ class Plan:
         belief = worth.believe(*self._all_scores())
         allowed = [arm.number for arm in finalists if self.allowed(arm)]
         tokens = self.questions * sum(arm.total for arm in finalists)
-        gain = 0.0
-        for times in range(1, self.settings.final.repeats - done + 1):  # several may be worth it where one is not
+        left, gain = self.settings.final.repeats - done, 0.0
+        for times in range(1, left + 1):  # several may be worth it where one is not
             errors = worth.again_errors(belief, [arm.number for arm in finalists], times)
             if errors is None:
                 return None
             gain = worth.gain(belief, errors, allowed, allowed)
             if gain >= self._price(times * tokens):
                 return None
-        return self._below(
-            f"more runs of the finalists after {_count(done, 'time')}", gain, self._price(times * tokens)
-        )
+        what = f"more runs of the finalists after {_count(done, 'time')}"
+        return self._below(what, gain, self._price(left * tokens))
 
     def _price(self, tokens: float) -> float:
         """The gain in score for which these tokens would be paid."""
