@@ -1,6 +1,6 @@
 # make optimize   installs, serves the embedded model, tunes a program on it, prints the table
 # make test       installs what tests need and runs them
-# make check      lint, types and the fast tests: the inner loop
+# make check      lint, the library's types and the fast tests: the inner loop
 # make lint, make types, make docs, make clean
 # All of it lives in .venv and is kept between runs. uv is used where it is on the PATH. PYTHON=... picks the interpreter.
 
@@ -25,8 +25,8 @@ optimize: $(VENV)/.use
 test: $(VENV)/.tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.tests $(VENV)/.typing lint  # the types while the fast tests run
-	@$(BIN)/pyright --pythonpath $(BIN)/python & types=$$!; \
+check: $(VENV)/.tests $(VENV)/.typing lint  # types while the fast tests run; `make types` has those of the tests too
+	@$(BIN)/pyright --pythonpath $(BIN)/python pdr_dspy & types=$$!; \
 	$(BIN)/python -m pytest -m "not slow and not model"; tests=$$?; wait $$types && exit $$tests
 
 lint: $(VENV)/.lint

@@ -2,7 +2,7 @@
 
     python -m studies.distiller                                  # 0.5B, sums; drafts by llama.cpp, training by torch
     python -m studies.distiller --task humaneval --api-base http://127.0.0.1:8000/v1 --weights FOLDER
-    python -m studies.distiller --task residues                  # the toy: a minute
+    python -m studies.residues                                   # the toy: a minute
     python -m studies.distiller --table                          # the page, of studies/picks alone
 
 Drafts of training and held-out questions are made once, by the untouched model. The picks of the training questions are
@@ -255,7 +255,7 @@ NOTES = {
         "The toy of `studies/residues.py`: which of four numbers, drawn by chance, has the wanted remainder? "
         "The base is a transformer of 100,000 random weights: its picks are chance, and what the adapters know is from "
         "the picks alone. It shows that the machinery learns, and says nothing about a language model. Repeat: "
-        "`python -m studies.distiller --task residues`."
+        "`python -m studies.residues`."
     )
 }
 """What a reader must know of a file of scores."""
@@ -268,6 +268,12 @@ def page() -> str:
         note = f"{NOTES[path.stem]}\n\n" if path.stem in NOTES else ""
         text += f"\n## {path.stem}\n\n{note}{table(path)}"
     return text
+
+
+def write_page() -> Path:
+    """The page, in docs/results."""
+    write_whole(OUT / "distiller.md", page())
+    return OUT / "distiller.md"
 
 
 def run(
@@ -315,6 +321,9 @@ def code(limit: int | None) -> Task:
     return Task("humaneval", humaneval.Complete, BASE, learnt, held_out, humaneval.verifier())
 
 
+TASKS = {"arithmetic": sums, "humaneval": code}
+
+
 def settings_of(path: Path | None) -> dict[str, Any]:
     """The fields of `ImitationConfig` in a JSON file."""
     return {} if path is None else json.loads(path.read_text(encoding="utf-8"))
@@ -322,7 +331,7 @@ def settings_of(path: Path | None) -> dict[str, Any]:
 
 @guarded
 def main(
-    task: Annotated[str, typer.Option(help="arithmetic, humaneval, or the toy residues.")] = "arithmetic",
+    task: Annotated[str, typer.Option(help=f"One of {', '.join(TASKS)}.")] = "arithmetic",
     embedded: Embedded = DEFAULT,
     api_base: ApiBase = None,
     weights: Annotated[
@@ -337,24 +346,18 @@ def main(
     """Run what is missing, and write the scores to studies/picks and the page to docs/results."""
     if not only_table:
         folder = run_dir or Path("runs/studies") / f"distiller-{task}-{folder_name(embedded)}"
-        if task == "residues":
-            from studies import residues
+        if task not in TASKS:
+            raise ConfigError(f"`--task {task}` must be {' or '.join(TASKS)}")
+        made = TASKS[task](limit)
+        server = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
+        base = as_folder(weights or locate(embedded, sources=SOURCES), folder)
 
-            residues.study(folder, seeds=seeds)
-        elif task in ("arithmetic", "humaneval"):
-            made = {"arithmetic": sums, "humaneval": code}[task](limit)
-            server = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
-            base = as_folder(weights or locate(embedded, sources=SOURCES), folder)
+        def serving() -> AbstractContextManager[Any]:
+            return server.serving(made.drafting.schedule, Display())
 
-            def serving() -> AbstractContextManager[Any]:
-                return server.serving(made.drafting.schedule, Display())
-
-            name = embedded if weights is None else weights.stem
-            run(made, folder, base, serving, model=name, seeds=seeds, settings=settings_of(config))
-        else:
-            raise ConfigError(f"`--task {task}` must be arithmetic, humaneval or residues")
-    write_whole(OUT / "distiller.md", page())
-    print(OUT / "distiller.md")
+        name = embedded if weights is None else weights.stem
+        run(made, folder, base, serving, model=name, seeds=seeds, settings=settings_of(config))
+    print(write_page())
 
 
 if __name__ == "__main__":

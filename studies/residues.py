@@ -1,4 +1,4 @@
-"""A toy for `studies.distiller`: which of four numbers has the remainder that is asked for?
+"""The toy of `studies.distiller`, `python -m studies.residues`: which of four numbers has the wanted remainder?
 
 Drafts are made by chance, a third of them right, and the picker is a transformer of 100,000 random weights that has
 learnt nothing: what a number's remainder is, it can only know from the picks that it imitates. So the toy shows whether
@@ -18,17 +18,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dspy
 import torch
+import typer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pdr_dspy.cli.app import guarded
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers import Score
 from studies import distiller
+from studies.study import RunDir
 
 NUMBERS, WIDTH, REMAINDERS = 30, 4, 3
 PAD, END = "<pad>", "<end>"
@@ -159,3 +162,17 @@ def study(folder: Path, *, seeds: int = distiller.SEEDS, place: Path | None = No
         return distiller.run(
             task(**sizes), folder, weights, drafter, model="toy", seeds=seeds, settings=settings, place=place
         )
+
+
+@guarded
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Adapters.")] = distiller.SEEDS,
+    run_dir: RunDir = None,
+) -> None:
+    """Run what is missing, and write the scores to studies/picks and the page to docs/results."""
+    study(run_dir or Path("runs/studies/distiller-residues-toy"), seeds=seeds)
+    print(distiller.write_page())
+
+
+if __name__ == "__main__":
+    typer.run(main)

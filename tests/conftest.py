@@ -1,9 +1,11 @@
-"""What all tests share: their profile of hypothesis, a scripted model, a real PostgreSQL."""
+"""What all tests share: their profile of hypothesis, a scripted model, a real PostgreSQL, and what is not collected."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,15 @@ from tests.support.solver import engine
 
 settings.register_profile("tests", deadline=None, derandomize=True)  # the same examples in every run
 settings.load_profile("tests")
+
+SLOW_FILE = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a file that is slow as a whole before it is imported: torch and TRL alone take 15 s to import."""
+    if "not slow" not in str(config.getoption("markexpr")) or collection_path.suffix != ".py":
+        return None
+    return True if SLOW_FILE.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.fixture

@@ -166,6 +166,7 @@ def test_dspys_own_save_and_load_keep_the_schedule(tmp_path: Path) -> None:
     assert nested.steps[0].schedule == TUNED
 
 
+@pytest.mark.slow
 def test_a_nested_load_into_other_roles_says_what_to_do(tmp_path: Path) -> None:
     plain = Schedule(widths=(2, 1), distiller="random_k")
     for saved, fresh in ((TUNED, plain), (plain, TUNED), (plain.replace(widths=(1,)), plain)):

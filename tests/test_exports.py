@@ -43,6 +43,7 @@ def test_the_version_is_that_of_the_package() -> None:
     assert importlib.import_module("pdr_dspy").__version__ == stated
 
 
+@pytest.mark.slow
 def test_without_the_extra_all_is_imported_and_app_says_what_it_needs() -> None:
     code = """
 import sys

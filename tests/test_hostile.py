@@ -169,6 +169,7 @@ nothing = st.lists(st.sampled_from(NO_STATEMENT), max_size=5).map("\n".join)
 # ---- what is read
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(hostile, st.booleans())
 def test_what_is_read_has_its_declared_type(text: str, truncated: bool) -> None:
@@ -178,6 +179,7 @@ def test_what_is_read_has_its_declared_type(text: str, truncated: bool) -> None:
             TypeAdapter(kind).validate_python(value, strict=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()], ids=type)
 @pytest.mark.parametrize("label", ["", "[[ ## answer ## ]]\n", '{"answer": ', "<answer>"])
 def test_nor_do_dspys_adapters_make_a_value_of_anything(adapter: Any, label: str) -> None:
@@ -311,6 +313,7 @@ def check_prompt(request: ScriptedRequest, drafts: int) -> None:
     assert form.startswith(("Write the steps first. Then end", "End with one line", "Reply with the text alone."))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
@@ -507,6 +510,7 @@ def server() -> Iterator[MockServer]:
         yield running
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(bodies, st.booleans())
 def test_any_body_is_a_completion_or_a_failed_call_with_its_reason(
@@ -584,6 +588,7 @@ def test_what_the_server_broke_off_is_requested_again() -> None:
     assert ledger.reused == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a" * 1_000_000, "42 " * 333_333, "\n" * 1_000_000, "Answer: 4" + "2" * 1_000_000])
 def test_a_megabyte_of_one_token_is_no_answer_and_fits_the_workspace(server: MockServer, text: str) -> None:
     body = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}

@@ -52,6 +52,7 @@ def test_sequential_refinement_has_nothing_beside_its_path(critique: bool) -> No
     assert len(ledger) == (7 if critique else 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.lists(st.integers(1, 4), max_size=3),
@@ -75,6 +76,7 @@ def test_the_ledger_holds_what_the_server_served(widths: list[int], distiller: s
     assert ledger.sequential_output <= program.schedule.output_bound().sequential
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", EVERY)
 @pytest.mark.parametrize("kappa", [48, 61, 200])
 def test_no_workspace_exceeds_kappa_whatever_the_solutions_are(distiller: str, kappa: int) -> None:
@@ -143,6 +145,7 @@ def test_the_order_in_which_drafts_finish_does_not_matter(distiller: str) -> Non
     assert all(outcome == outcomes[0] for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_a_larger_budget_never_stops_earlier() -> None:
     program = PDR(QA, distiller="topk", **WIDE)
     full = ask(program, engine())

@@ -72,6 +72,7 @@ def test_a_row_imports_only_rows_above_it(module: str) -> None:
             assert ROW[other] < ROW[own], f"{module} imports {imported}, which is not above it"
 
 
+@pytest.mark.slow
 def test_there_is_no_import_cycle() -> None:
     graph = {module: set(imports(path)) & set(MODULES) for module, path in MODULES.items()}
     done: set[str] = set()
@@ -114,6 +115,7 @@ def test_dspy_is_used_by_its_public_names_outside_of_the_bridge(path: Path) -> N
             assert not inner, f"line {getattr(node, 'lineno', '?')}: {name} belongs into calls/dspy_bridge.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_house_rules(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

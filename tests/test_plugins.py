@@ -69,6 +69,7 @@ def test_a_schedule_of_one_round_names_it_without_importing_it(site: Path) -> No
     assert "pdr_voting" in sys.modules
 
 
+@pytest.mark.slow
 def test_a_search_chooses_it_and_the_winner_loads_again(site: Path, tmp_path: Path) -> None:
     examples = [dspy.Example(question=f"q{n}", answer=str(n % 3)).with_inputs("question") for n in range(4)]
     space = Space(rounds=(2,), widths=(2, 3), distiller=("voted", "random_k"), k=(1,), kappa=(200,), draft_tokens=(60,))
@@ -215,6 +216,7 @@ def lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("pdr_lengths", None)
 
 
+@pytest.mark.slow
 def test_a_verifier_of_a_package_is_rebuilt_searched_with_and_kept_in_the_artifact(
     lengths: Path, tmp_path: Path
 ) -> None:

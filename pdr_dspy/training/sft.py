@@ -13,7 +13,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 from math import ceil
 from os import environ
 from pathlib import Path
@@ -198,6 +197,8 @@ def _settings(config: ImitationConfig, folder: Path, steps: int) -> Any:
     import torch
     from trl.trainer.sft_config import SFTConfig
 
+    from pdr_dspy.training.trl_config import trl_settings
+
     world = int(environ.get("WORLD_SIZE", "1"))
     each = config.rows_per_pass or max(config.batch // world, 1)
     if config.batch % (each * world):
@@ -230,13 +231,4 @@ def _settings(config: ImitationConfig, folder: Path, steps: int) -> Any:
         "disable_tqdm": True,
         "model_init_kwargs": {"dtype": config.precision},
     }
-    known = {field.name for field in fields(SFTConfig)}
-    for name in config.trl:
-        if name in ours:
-            raise ConfigError(f"`ImitationConfig(trl={{{name!r}: ...}})` is set by a field of ImitationConfig itself")
-        if name not in known:
-            raise ConfigError(f"`ImitationConfig(trl={{{name!r}: ...}})`: TRL's `SFTConfig` has no such field")
-    try:
-        return SFTConfig(**{**usual, **config.trl, **ours})
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"TRL refuses the settings of `ImitationConfig`: {error}") from error
+    return trl_settings(SFTConfig, "ImitationConfig", ours, usual, config.trl)

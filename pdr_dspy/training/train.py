@@ -151,11 +151,9 @@ def _episodes(program: Operator, verifier: Verifier, config: TrainingConfig) -> 
 
 def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> OperatorConfig:
     """TRL's settings for this run."""
-    from dataclasses import fields
-
     import torch
 
-    from pdr_dspy.training.trl_config import OperatorConfig
+    from pdr_dspy.training.trl_config import OperatorConfig, trl_settings
 
     world = int(os.environ.get("WORLD_SIZE", "1"))
     each, batch = config.rows_per_pass or config.rows, config.groups * config.rows
@@ -201,18 +199,7 @@ def _settings(config: TrainingConfig, episodes: Episodes, folder: Path) -> Opera
     }
     if config.vllm is not None:
         ours["vllm_mode"] = config.vllm
-    known = {field.name for field in fields(OperatorConfig)}
-    for name in config.trl:
-        if name in ours:
-            raise ConfigError(f"`TrainingConfig(trl={{{name!r}: ...}})` is set by a field of TrainingConfig itself")
-        if name not in known:
-            raise ConfigError(f"`TrainingConfig(trl={{{name!r}: ...}})`: `OperatorConfig` has no such field")
-    try:
-        return OperatorConfig(**{**usual, **config.trl, **ours})
-    except ConfigError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"TRL refuses the settings of `TrainingConfig`: {error}") from error
+    return trl_settings(OperatorConfig, "TrainingConfig", ours, usual, config.trl)
 
 
 def _caps(episodes: Episodes) -> list[int]:

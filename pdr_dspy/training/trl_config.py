@@ -6,14 +6,16 @@ gradient_accumulation_steps, num_generations, vLLM, FSDP, logging, saving), with
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args
 
 from trl.trainer.grpo_config import GRPOConfig
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.training.types import TrainCalls
 
+Config = TypeVar("Config")
 TokenNorm = Literal["prompt", "batch"]
 ZeroVariance = Literal["filter", "keep"]
 
@@ -33,6 +35,28 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "eval_strategy": ("no", "a checkpoint is evaluated as a program, with `pdr eval` or `pdr_dspy.evaluate`"),
 }
 """Settings that would silently change the objective: the value that each must keep, and the reason."""
+
+
+def trl_settings(
+    kind: type[Config], owner: str, own: Mapping[str, Any], usual: Mapping[str, Any], given: Mapping[str, Any]
+) -> Config:
+    """TRL's settings of a run: `own` are set by the fields of `owner`, `given` (its `trl`) replace what is `usual`.
+
+    Raises ConfigError for one of `given` that `owner` sets itself or that `kind` has no field for, and for values that
+    TRL refuses.
+    """
+    known = {one.name for one in fields(kind)}  # pyright: ignore[reportArgumentType]  # both of TRL's are dataclasses
+    for name in given:
+        if name in own:
+            raise ConfigError(f"`{owner}(trl={{{name!r}: ...}})` is set by a field of {owner} itself")
+        if name not in known:
+            raise ConfigError(f"`{owner}(trl={{{name!r}: ...}})`: `{kind.__name__}` has no such field")
+    try:
+        return kind(**{**usual, **given, **own})
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"TRL refuses the settings of `{owner}`: {error}") from error
 
 
 @dataclass

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import MAX_ANSWER, tidy, to_number
-from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, singular, unit_named
-from pdr_dspy.text.number_words import words as vocabulary
+from pdr_dspy.text.number_words import NOT_PLAIN, PHRASES, unit_named
 from pdr_dspy.text.numbers import in_words, is_date
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import (
@@ -26,6 +25,7 @@ from pdr_dspy.verifiers.fields import (
     unanswered,
 )
 from pdr_dspy.verifiers.grading_pool import ask
+from pdr_dspy.verifiers.mathematics import beside
 
 if TYPE_CHECKING:
     import dspy
@@ -48,6 +48,11 @@ class MathVerifier(Fields):
     equal, inside of tuples and polynomials too. A percentage equals the number before its sign and the corresponding
     fraction; units are ignored unless both sides have one; degrees equal their radians. A ratio equals the same ratio
     scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
+
+    Nothing beside a value is ignored that changes it: `a.m.`, `loss`, `clockwise`, `n even` and the base of a number
+    stand on both sides, or the answer scores 0, and of what is counted neither side contradicts the other (`3 red`,
+    `3 blue`). `\times` between vectors, sets or matrices keeps its order; three or more capitals in a row (`HTH`) are a
+    word.
 
     Plain numbers, equal LaTeX and words are graded at once. Everything else is parsed and compared with sympy in a
     separate process, within `timeout` seconds and `memory` MB per item; an answer that exceeds them scores 0, with the
@@ -95,7 +100,7 @@ class MathVerifier(Fields):
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
         if (
-            to_number(gold) is not None
+            (to_number(gold) is not None and not _UNREAD.search(tidy(gold)))
             or _words(gold) is not None
             or _TIME.fullmatch(tidy(gold))
             or is_date(_UPRIGHT.sub(r"\1", gold))
@@ -136,6 +141,8 @@ def _typed(value: Any) -> str | None:
 
 _TIME = re.compile(r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z\\{])[A-Za-z](?![A-Za-z}])")
+_UNREAD = re.compile(r"[#@&§¶†‡☆★♠♥♦♣]")
+"""Signs that no plain number contains."""
 _BRACKETED_LIST = re.compile(r"[(\[{]\s*[0-9]{1,3}(?:,[0-9]{3})+\s*\\?[)\]}]")
 
 
@@ -159,6 +166,7 @@ def _at_once(gold: str, answer: str) -> Score | None:
         or r"\approx" in answer
         or _LONE_LETTER.search(gold)
         or _BRACKETED_LIST.search(gold + " " + answer)
+        or _UNREAD.search(tidy(gold) + tidy(answer))
     ):
         return None
     want, have = to_number(gold), to_number(answer)
@@ -166,7 +174,7 @@ def _at_once(gold: str, answer: str) -> Score | None:
         return None
     turned, share = (r"circ|°|degree", r"%|percent")
     crossed = any(re.search(turned, one) and re.search(share, other) for one, other in ((gold, answer), (answer, gold)))
-    if crossed or _counts_other_things(gold, answer):
+    if crossed or _says_otherwise(gold, answer):
         return Score(0, f"{short(answer)} is not {short(gold)}")
     factor = in_unit_of(gold, answer)
     have *= factor or 1
@@ -179,22 +187,11 @@ def _at_once(gold: str, answer: str) -> Score | None:
     return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
 
 
-def _counts_other_things(gold: str, answer: str) -> bool:
-    """Whether both sides say in words what they count, and not the same: `3 red` and `3 blue`, `5 east` and `5 west`.
-    Known units are compared elsewhere."""
+def _says_otherwise(gold: str, answer: str) -> bool:
+    """Whether the words beside two numbers differ: `3 red` and `3 blue`, `20 °C` and `20 °F`, `$10` and `$10 loss`."""
     if in_words(gold) or in_words(answer):
         return False
-    one, other = _things(gold), _things(answer)
-    return bool(one and other) and not (one <= other or other <= one)
-
-
-def _things(text: str) -> set[str]:
-    """The words beside a number, without those that count nothing; none if they are a known unit."""
-    plain = re.sub(r"\\[A-Za-z]+", " ", _UPRIGHT.sub(r" \1 ", text)).replace("_", " ")
-    phrase = " ".join(re.findall(r"[^\W\d]{2,}", re.sub(r"(?<=\b[A-Za-z])\.(?=[A-Za-z]\b)", "", plain)))
-    if unit_named(phrase) is not None:
-        return set()
-    return {singular(word.lower()) for word in phrase.split()} - _NO_THINGS
+    return not beside.agree(beside.around_number(gold), beside.around_number(answer))
 
 
 def _has_point(text: str) -> bool:
@@ -202,12 +199,6 @@ def _has_point(text: str) -> bool:
 
 
 _UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
-_NO_THINGS = vocabulary(
-    """the a an of in per each total all altogether unit and to at is are was were be there it he she they has have had
-    answer result number value so thus therefore equal square squared cubic cubed about exactly only then now dollar
-    percent degree"""
-)
-"""Words beside a number that say nothing of what is counted."""
 _ONE_LETTER = re.compile(r"\\math(?:rm|bf)\s?\{\s*[A-Za-z]\s*\}")
 _PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
 _SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "man")
@@ -223,7 +214,7 @@ _CAPITALS = re.compile("[A-Z]{2,4}")
 def _words(gold: str) -> str | None:
     r"""The gold answer if it consists of words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
     plain = tidy(_UPRIGHT.sub(r"\1", gold))
-    upright = plain != tidy(gold) and not _ONE_LETTER.fullmatch(tidy(gold))
+    upright = plain != tidy(gold) and not _ONE_LETTER.search(gold)
     if _PROSE.fullmatch(plain) and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS):
         mathematical = _MATHEMATICAL.fullmatch(plain) or (_CAPITALS.fullmatch(plain) and not upright)
         return None if mathematical else plain
@@ -343,7 +334,7 @@ _CANON = (
     (re.compile(r"\\frac\s?([0-9])\s?([0-9])(?![0-9])"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\sqrt\s?([0-9A-Za-z])(?![0-9A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"([_^])\{([0-9A-Za-z])\}(?![0-9A-Za-z])"), r"\1\2"),
-    (re.compile(r"\\cdot(?![A-Za-z])|\\times(?![A-Za-z])"), "*"),
+    (re.compile(r"\\cdot(?![A-Za-z])"), "*"),
     (re.compile(r"(?<=[0-9]),\s+(?=[0-9])"), "\2"),  # nor is `1, 234` 1,234
     (re.compile(r"(?<=[0-9])\s+(?=[0-9.])"), "\0"),  # `1 2` is not 12
     (re.compile(r"(\\[A-Za-z]+)\s+(?=[A-Za-z])"), r"\1" + "\1"),  # `\cot hx` is not `\coth x`

@@ -171,6 +171,7 @@ def test_a_draft_beyond_the_decision_that_is_done_is_on_the_ledger_alone() -> No
     assert len(prediction.rounds[0].drafts) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["total", "sequential"])
 def test_with_more_budget_a_program_whose_drafts_agree_never_stops_earlier(limit: str) -> None:
     def run(tokens: int) -> dspy.Prediction:  # drafts 4 and 5 are done before the others agree
@@ -376,6 +377,7 @@ def test_a_store_that_cannot_be_written_ends_the_other_calls(rule: dict[str, Any
     assert not store.pending
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["cancel", "timeout"])
 @pytest.mark.parametrize("rule", [{}, *RULES])
 def test_giving_up_programs_cancels_their_requests_and_keeps_what_is_finished(rule: dict[str, Any], by: str) -> None:

@@ -320,6 +320,7 @@ def test_a_run_that_was_killed_between_the_two_sends_the_second_alone(tmp_path: 
 # --- budgets ---
 
 
+@pytest.mark.slow
 def test_a_budget_reserves_the_second_request_before_the_first_is_sent() -> None:
     off, on = LongCoT(MOOD, draft_tokens=50, json_fallback=False), LongCoT(MOOD, draft_tokens=50)
     for limit in ("sequential", "total"):

@@ -368,6 +368,7 @@ HOSTED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", HOSTED, ids=lambda program: str(program.schedule))
 def test_any_lm_of_dspys_serves_every_operator(program: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # DSPy looks prices up

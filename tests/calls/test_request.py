@@ -31,6 +31,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["api_base", "messages", "model", "seec", "seee", "stop", "ü", ""]), VALUES))
 def test_addresses_are_those_of_the_whole_request(request: dict[str, Any]) -> None:
     addresses = Addresses(request)

@@ -158,6 +158,7 @@ with Rollouts(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_processes_write_side_by_side(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     reader = Rollouts(tmp_path)
@@ -267,6 +268,7 @@ with Rollouts(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", pytest.param("postgres", marks=postgresql)])
 def test_what_was_put_before_a_kill_is_there(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     place = request.getfixturevalue("postgres").database() if kind == "postgres" else str(tmp_path)

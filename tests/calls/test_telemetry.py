@@ -225,6 +225,7 @@ def test_without_a_provider_nothing_is_made(provider: Any, monkeypatch: pytest.M
         assert PROGRAM(question="q").answer is not None
 
 
+@pytest.mark.slow
 def test_nothing_of_opentelemetry_is_imported() -> None:
     code = (
         "import sys, dspy\n"

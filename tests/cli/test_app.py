@@ -166,6 +166,7 @@ def test_eval_prints_the_score_and_resumes_where_it_was(
     assert len((folder / "out" / "rows.jsonl").read_text().splitlines()) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "compare", "optimize"])
 def test_texts_are_kept_unless_told_otherwise(
     folder: Path, server: MockServer, pdr: Callable[..., Result], command: str
@@ -213,6 +214,7 @@ def test_budget_is_kept(folder: Path, server: MockServer, pdr: Callable[..., Res
     assert not server.requests
 
 
+@pytest.mark.slow
 def test_compare_matches_tokens(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     done = pdr("compare", "addition", "--api-base", server.api_base, "--run-dir", "out", "--json")
     assert done.exit_code == 0, done.stderr
@@ -332,12 +334,14 @@ def test_models_of_a_server_and_of_the_catalogue(server: MockServer, pdr: Callab
     assert "qwen2.5-coder-0.5b" in pdr("models").stdout
 
 
+@pytest.mark.slow
 def test_datasets_are_listed(pdr: Callable[..., Result]) -> None:
     assert re.search(r"^gsm8k +1319 ", pdr("datasets").stdout, re.MULTILINE)
     assert "citation: Cobbe" in pdr("datasets", "gsm8k").stdout
     assert "rg:lcm\n" in pdr("datasets", "rg").stdout
 
 
+@pytest.mark.slow
 def test_optimize_writes_a_program_that_runs(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     command = ("optimize", "addition", "--trials", "3", "--api-base", server.api_base, "--run-dir", "out")
     done = pdr(*command)
@@ -353,6 +357,7 @@ def test_optimize_writes_a_program_that_runs(folder: Path, server: MockServer, p
     assert len(server.requests) == sent
 
 
+@pytest.mark.slow
 def test_what_optimize_says_to_run_next_runs(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     (folder / "my sums.py").write_text(PROGRAM)
     served = ("--api-base", server.api_base)
@@ -430,6 +435,7 @@ def test_a_folder_of_another_run_is_refused_before_a_model_is_started(
         assert "`seed` was 0 and is now 7" in changed.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_tells_the_cost_before_and_after(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     command = ("optimize", "addition", "--trials", "3", "--api-base", server.api_base, "--run-dir", "out")
     before = pdr(*command, "--prompts", "1", "--dry-run", "--quiet")
@@ -461,6 +467,7 @@ def test_dry_run_starts_no_model(folder: Path, pdr: Callable[..., Result], monke
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 def test_optimize_within_axes_and_with_proposed_instructions(
     folder: Path, server: MockServer, pdr: Callable[..., Result]
 ) -> None:
@@ -513,6 +520,7 @@ def test_an_axis_that_cannot_be_is_one_sentence(
     assert len(done.stderr) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "storage", ["none", "folder", pytest.param("postgres", marks=pytest.mark.xdist_group("postgres"))]
 )

@@ -38,17 +38,20 @@ def unread(*arguments: str | Path, folder: Path, both: bool = False) -> tuple[in
     return done.returncode, done.stderr or ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["--help"], ["--version"], ["eval", "--help"], ["models"], ["checks"]], ids=str)
 def test_a_list_that_nobody_reads_ends_quietly(command: list[str], tmp_path: Path) -> None:
     assert unread(*command, folder=tmp_path) == (PIPE, "")
 
 
+@pytest.mark.slow
 def test_bad_input_keeps_its_exit_code(tmp_path: Path) -> None:
     code, said = unread("export", "--to", "parquet", "runs/mine", folder=tmp_path)
     assert code == 2
     assert "`--to parquet`" in said
 
 
+@pytest.mark.slow
 def test_a_report_ends_quietly(tmp_path: Path) -> None:
     run(run_dir=tmp_path / "demo")
     assert unread("report", "demo", folder=tmp_path) == (PIPE, "")

@@ -65,6 +65,7 @@ def test_a_vote_is_matched_by_as_many_passes_without_any_further_call(folder: Pa
     assert len(single.rows) == 4 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("most", "passes", "matched"), [(64, 12, "B_total"), (3, 3, ""), (1, None, "")])
 def test_passes_and_rounds_are_limited_and_no_longer_called_matched(
     folder: Path, server: MockServer, most: int, passes: int | None, matched: str
@@ -78,6 +79,7 @@ def test_passes_and_rounds_are_limited_and_no_longer_called_matched(
     assert rounds == ["SR x3"], "no more than the program itself has"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("few", "said", "count"), [(2, ", 2 questions", 2), (4, "", 4), (9, "", 4), (None, "", 4)])
 def test_what_shares_no_calls_may_have_fewer_questions_and_says_so(
     folder: Path, server: MockServer, few: int | None, said: str, count: int

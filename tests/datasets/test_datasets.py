@@ -237,6 +237,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", datasets.names())
 def test_every_gold_of_a_hub_set_passes_its_own_verifier(name: str, hub: list[tuple[Any, ...]]) -> None:
     known = datasets.info(name)
@@ -288,6 +289,7 @@ def test_without_the_hub_one_sentence_names_the_local_alternative(
 TASKS = ("chain_sum", "countdown", "gcd", "simple_equations", "polynomial_multiplication", "number_sorting", "rearc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_every_gold_of_a_procedural_set_passes_its_own_verifier(task: str) -> None:
     pytest.importorskip("reasoning_gym")

@@ -42,6 +42,7 @@ DEAR = {"refine_tokens": 400}
 ONE_ROUND = {"total": 560, "seq": 200}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("limit", ["total", "seq"])
 def test_a_stop_for_the_budget_is_no_stop(start: Start, model: MockServer, stream: bool, limit: str) -> None:
@@ -143,6 +144,7 @@ def test_a_model_server_that_fails_is_a_502_without_its_address(start: Start, mo
     assert str(model.port) not in str(raised.value.body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_deadline_answers_with_what_is_there(start: Start, model: MockServer, stream: bool) -> None:
     hangs = threading.Event()

@@ -186,6 +186,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("more", "param", "code"), REFUSED, ids=[str(more)[:60] for more, _, _ in REFUSED])
 def test_what_is_not_supported_is_a_400_that_names_it(
     start: Start, model: MockServer, more: dict[str, Any], param: str, code: str
@@ -207,6 +208,7 @@ HARMLESS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", HARMLESS)
 def test_what_has_no_effect_is_taken_and_told(start: Start, more: dict[str, Any]) -> None:
     with client(start()) as asked:

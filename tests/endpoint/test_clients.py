@@ -42,6 +42,7 @@ def status_of(connection: socket.socket) -> int:
     return int(connection.recv(4096).split()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_client_that_disconnects_cancels_every_call_at_the_model_server(
@@ -152,6 +153,7 @@ def test_one_client_that_floods_the_queue_does_not_keep_another_out(start: Start
         connection.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
@@ -231,6 +233,7 @@ def test_bodies_have_a_size_a_type_and_a_time(start: Start, model: MockServer) -
     slow.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 def test_headers_that_do_not_come_end_the_connection(start: Start, begun: bytes) -> None:
     server = start(limits=Limits(header_seconds=0.1))
@@ -295,6 +298,7 @@ def test_told_to_end_it_finishes_what_is_under_way(start: Start, model: MockServ
     assert model.served == 8
 
 
+@pytest.mark.slow
 def test_what_takes_longer_than_the_drain_is_cancelled_at_the_model_server(start: Start, model: MockServer) -> None:
     model.hold_until = 10**6
     server = start(limits=Limits(drain_seconds=1))

@@ -130,18 +130,21 @@ def check(status: int, body: bytes) -> None:
 FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
+@pytest.mark.slow
 @FUZZ
 @given(CHAT)
 def test_any_chat(app: Any, body: dict[str, Any]) -> None:
     check(*ask(app, "/v1/chat/completions", json.dumps(body).encode()))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(GOOD_CHAT)
 def test_chats_that_are_nearly_right(app: Any, body: dict[str, Any]) -> None:
     check(*ask(app, "/v1/chat/completions", json.dumps(body).encode()))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(
     st.sampled_from("abc"),

@@ -46,6 +46,7 @@ def test_curl_gets_a_stream_and_a_status(start: Start) -> None:
     assert curl(url, "-d", body, "-H", f"Authorization: Bearer {KEY}", "-o", "/dev/null", "-w", "%{http_code}") == "415"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_litellm_takes_it_for_any_openai_server(start: Start, stream: bool) -> None:
     server = start()
@@ -118,6 +119,7 @@ OPEN_WEBUI: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", OPEN_WEBUI)
 def test_what_open_webui_sends_is_answered(start: Start, more: dict[str, Any]) -> None:
     """A chat with a system prompt and earlier turns, as it is sent to every OpenAI connection, after its look at
@@ -152,6 +154,7 @@ def test_what_open_webui_sends_is_answered(start: Start, more: dict[str, Any]) -
     assert ("tools" in last["pdr"]["left_out"]) == bool(more.get("tools"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -69,6 +69,7 @@ def test_the_curve_goes_up_to_the_right() -> None:
     assert found.roc[-1][:2] == (1.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.7, 0.85, 0.95])
 def test_a_wanted_precision_is_reached_on_new_questions(target: float) -> None:
     found = calibration_of(simulated(400, 6), precision=target)
@@ -80,6 +81,7 @@ def test_a_wanted_precision_is_reached_on_new_questions(target: float) -> None:
     assert low <= truth <= high
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_promise_with_several_answers_to_a_question() -> None:
     held = 0
     for seed in range(40):

@@ -59,12 +59,14 @@ def scripted(tmp_path: Path, shown: str, **streams: Any) -> subprocess.Completed
     return subprocess.run(command, env=environment, text=True, timeout=200, check=True, **streams)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", ["None", "False"])
 def test_a_script_whose_stderr_is_a_file_stays_silent_for_less_than_a_minute(shown: str, tmp_path: Path) -> None:
     done = scripted(tmp_path, shown, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert (done.stdout, done.stderr) == ("done\n", "")
 
 
+@pytest.mark.slow
 def test_bars_appear_on_a_terminal_without_being_asked_for(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     try:
@@ -96,6 +98,7 @@ def test_lines_appear_everywhere_if_asked_for(capsys: pytest.CaptureFixture[str]
     assert all(line.startswith("mine: ") and "score 1.00" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_a_search_prints_a_line_for_each_trial_if_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     optimizer = PDROptimizer(ExactVerifier(), trials=3, cohort=2, finalists=1, seed=1, progress=True)
     with dspy.context(lm=lm()):

@@ -579,6 +579,7 @@ with dspy.context(lm=engine()):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_after_a_kill_no_finished_row_is_run_again(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

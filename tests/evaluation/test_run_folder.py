@@ -72,6 +72,7 @@ DAMAGE: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 def test_a_damaged_line_anywhere_costs_its_row_alone(
     tmp_path: Path, whole: Any, how: str, caplog: pytest.LogCaptureFixture
@@ -108,6 +109,7 @@ def test_a_torn_last_line_gets_an_end(tmp_path: Path, whole: Any, left: int) -> 
     assert (tmp_path / ROWS).read_bytes().startswith(torn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("torn", [b"", b"{", b'{"id":"e0"', b"\0\0"])
 def test_a_first_line_that_is_torn_again_and_again_stops_nobody(tmp_path: Path, whole: Any, torn: bytes) -> None:
     (tmp_path / ROWS).write_bytes(torn)
@@ -139,6 +141,7 @@ def test_a_mend_that_the_disk_refuses_empties_nothing(
 # --- a damaged description ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [b"", b"\n", b"\0" * 300, b"{}", b"{", b'{"version": 1, "prog', b"\xff\xfe", b"[]", b"5"]
 )
@@ -292,6 +295,7 @@ print(report.paid, len(report.rows))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("killed", [0, 3])
 def test_two_processes_run_and_pay_each_row_once(tmp_path: Path, killed: int) -> None:

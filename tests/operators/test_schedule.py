@@ -107,6 +107,7 @@ def schedules(draw: st.DrawFn) -> Schedule:
     )
 
 
+@pytest.mark.slow
 @given(schedules())
 def test_bounds_of_every_schedule_agree_with_each_other(schedule: Schedule) -> None:
     bound = schedule.output_bound()

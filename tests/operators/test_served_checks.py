@@ -357,6 +357,7 @@ def test_a_calibration_is_saved_with_its_program(named: str, tmp_path: Path) -> 
 PROMPT = 'def double(x):\n    """Twice x.\n\n    >>> double(1)\n    2\n    >>> double(5)\n    10\n    """\n'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WHY is not None and not os.environ.get("CI"), reason=f"cannot isolate: {WHY}")
 def test_programs_are_picked_shown_kept_and_stopped_at_by_the_examples_of_their_task() -> None:
     bodies = {0: "return x + 1", 1: "return x ** 2", 2: "return 2 * x"}

@@ -40,6 +40,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     CHECKS.remove("one-word")
 
 
+@pytest.mark.slow
 def test_the_page_runs(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert len(blocks) == 7

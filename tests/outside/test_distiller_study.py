@@ -117,4 +117,4 @@ def test_at_the_command_line(tmp_path: Path) -> None:
     app.command()(distiller.main)
     refused = CliRunner().invoke(app, ["--task", "poetry", "--run-dir", str(tmp_path)])
     assert refused.exit_code == 2
-    assert "must be arithmetic, humaneval or residues" in refused.output
+    assert "must be arithmetic or humaneval" in refused.output

@@ -155,6 +155,7 @@ def test_figures_that_cannot_be_are_refused(settings: dict[str, float], says: st
         Expected(0.5).vote(3)
 
 
+@pytest.mark.slow
 def test_the_calculator_finds_the_figures_of_drafts_that_follow_it() -> None:
     """300 questions: 30 % are never solved, the others half of the time; wrong drafts spread over four answers."""
     source = random.Random(1)

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.mock_server import MockServer
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -27,6 +29,7 @@ def lcm(body: dict[str, Any], seed: int) -> str:
     return f"Multiples of {max(numbers)} first.\nAnswer: {math.lcm(*numbers[:2]) if seed % 2 else 1}"
 
 
+@pytest.mark.slow
 def test_its_python_runs(tmp_path: Path) -> None:
     with MockServer(lcm, kind="vllm", context=8192) as server:
         code = "\n".join(blocks("python")).replace("http://127.0.0.1:8000/v1", server.api_base)

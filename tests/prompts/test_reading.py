@@ -43,6 +43,7 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({case["kind"] for case in CASES}))
 def test_completions_are_read_as_a_careful_person_would(kind: str) -> None:
     wrong = []
@@ -208,6 +209,7 @@ PIECES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_completion_of_one_piece_is_read_or_left(piece: str) -> None:
     """In linear time: what is quadratic takes minutes here. `python -m benchmarks.reading` has the seconds."""

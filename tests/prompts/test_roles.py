@@ -59,6 +59,7 @@ def test_enums_and_models() -> None:
     assert reading(Typed, 'Colour: red\nPoint: {"x": 1, "y"', truncated=True) == {"colour": Colour.RED}
 
 
+@pytest.mark.slow
 @given(st.text(max_size=400), st.booleans())
 def test_any_text_can_be_read_and_gives_declared_types_only(text: str, truncated: bool) -> None:
     for signature, kind in (("q -> answer", str), ("q -> answer: int", int), ("q -> answer: list[int]", list)):
@@ -71,6 +72,7 @@ def test_long_and_odd_texts_are_read_or_left(text: str) -> None:
     assert isinstance(reading("q -> answer: int", text), dict)
 
 
+@pytest.mark.slow
 @given(st.integers(-(10**9), 10**9))
 def test_what_is_written_is_read_back(number: int) -> None:
     draft = derive(check_task("question -> answer: int"), Role.DRAFT)

@@ -142,6 +142,7 @@ def test_a_page_without_anything_to_tell_apart_says_nothing(scores: tuple[Any, A
     assert "can be trusted" not in write_report(report, tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_learns_the_threshold_and_saves_it_with_the_program(tmp_path: Path) -> None:
     def unsure(request: ScriptedRequest) -> str:
         question = next(part for part in request.user.split() if part.startswith("q") and part[1:].isdigit())

@@ -132,6 +132,7 @@ def test_a_round_that_ended_early_shows_which_draft_said_what(tmp_path: Path) ->
         assert len(events(lane, "model")) == len(drafting) >= len(told)
 
 
+@pytest.mark.slow
 def test_every_evaluation_of_a_search_becomes_a_log_named_by_its_program(tmp_path: Path) -> None:
     space = Space(rounds=(1, 2), widths=(1, 2), kappa=(60,), distiller=("random_k",), k=(1,), draft_tokens=(60,))
     with dspy.context(lm=engine()):

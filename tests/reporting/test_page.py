@@ -96,6 +96,7 @@ def check(page: str) -> Outline:
     return outline
 
 
+@pytest.mark.slow
 def test_page_of_a_search(searched: tuple[Path, PDROptimizer]) -> None:
     folder, optimizer = searched
     assert optimizer.result is not None
@@ -223,6 +224,7 @@ def test_nothing_to_show_and_nowhere_to_write(tmp_path: Path) -> None:
         write_report(rows("x"), tmp_path / "file" / "x.html")
 
 
+@pytest.mark.slow
 def test_the_page_begins_with_what_to_do(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, _ = searched
     for source, start in ((folder, ("Keep", "Use")), ([rows("one"), rows("two")], ("Keep", "Use")), (rows("a"), "Ask")):

@@ -142,6 +142,7 @@ def test_a_file_system_without_locks_is_reported(
     assert "cannot be locked (Operation not supported): make sure that one process at a time" in caplog.text
 
 
+@pytest.mark.slow
 def test_who_waits_says_for_whom_and_continues_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "POLL", (0.0, 0.0))
     path = tmp_path / "lock"

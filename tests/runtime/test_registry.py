@@ -160,6 +160,7 @@ def test_origins() -> None:
     assert origin_of(7) is None
 
 
+@pytest.mark.slow
 def test_importing_the_library_looks_up_no_entry_points() -> None:
     code = (
         "import importlib.metadata as m; real = m.entry_points\n"

@@ -177,6 +177,7 @@ def test_an_axis_that_cannot_be_registered_is_refused(name: str, values: Any) ->
     assert "room" not in AXES
 
 
+@pytest.mark.slow
 def test_a_search_chooses_on_it_and_the_winner_needs_it_no_more(registered: Axis, tmp_path: Path) -> None:
     space = SMALL.narrow(rounds=(1, 2), widths=(2, 4)).extend(room=("short", "long"))
     optimizer = PDROptimizer(Exact(), space=space, trials=12, finalists=2, confirm_repeats=1, run_dir=tmp_path)
@@ -207,6 +208,7 @@ def budget(schedule, value):
 '''
 
 
+@pytest.mark.slow
 def test_an_axis_of_an_installed_package_is_missed_by_name_where_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,6 +290,7 @@ def test_a_check_that_the_program_lacks_is_refused_before_a_call() -> None:
     assert lm.served.calls == 0
 
 
+@pytest.mark.slow
 def test_a_student_that_votes_is_in_the_space_around_it_and_is_searched() -> None:
     vote = SelfConsistency("question -> answer", n=5, draft_tokens=60, kappa=200)
     space = Space.default_for(vote.schedule)

@@ -51,6 +51,7 @@ def guess(request: ScriptedRequest) -> str:
     return f"Some steps.\nAnswer: {request.seed % 2}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METRICS)
 def test_with_every_kind_of_metric(name: str, tmp_path: Path) -> None:
     student = LongCoT("question -> answer", draft_tokens=60, kappa=200)
@@ -108,6 +109,7 @@ REPLIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", REPLIES, ids=lambda task: task.__name__)
 @pytest.mark.parametrize("kept", [True, False], ids=["a folder", "in memory"])
 def test_with_every_kind_of_signature(task: Any, kept: bool, tmp_path: Path) -> None:
@@ -137,6 +139,7 @@ class InTurn(dspy.Module):
         return await self.first.acall(question=question)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "student",
     [

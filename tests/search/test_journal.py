@@ -123,6 +123,7 @@ for number in range(1_000_000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_all_that_was_put_and_no_lock(tmp_path: Path) -> None:
     draw = random.Random(15)
     told: set[str] = set()
@@ -146,6 +147,7 @@ def test_a_killed_driver_leaves_all_that_was_put_and_no_lock(tmp_path: Path) -> 
             journal.put("after", "1")
 
 
+@pytest.mark.slow
 def test_a_forked_copy_does_not_keep_the_lock(tmp_path: Path) -> None:
     code = (
         "import os, sys, time\nfrom pathlib import Path\n"
@@ -170,6 +172,7 @@ def test_a_forked_copy_does_not_keep_the_lock(tmp_path: Path) -> None:
 # --- what is torn, damaged, foreign, gone ---
 
 
+@pytest.mark.slow
 def test_cut_off_anywhere_it_keeps_its_whole_lines_and_goes_on(tmp_path: Path) -> None:
     texts = {f"n/{number:02}": json.dumps({"text": "é" * number}, ensure_ascii=False) for number in range(12)}
     with opened(tmp_path / "whole") as journal:

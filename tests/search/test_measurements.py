@@ -146,6 +146,7 @@ def test_what_fails_every_time_is_recorded_as_failed_and_counts_0() -> None:
     assert max(flaky.failed.values()) <= 2 * 3  # each arm three times; they share a draft
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", [1, 2])
 def test_a_server_that_dies_has_no_failures_put_down(arms: int) -> None:
     for after in range(0, 30, 5):

@@ -51,6 +51,7 @@ def mirrored(folder: str | Path, records: list[TrialRecord] | None = None, **cha
     mirror(folder, name, RECORDS if records is None else records, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [b"", b"{", b"[1]", b"\0\0\0", b"\xff", b'{"a": 1}'])
 def test_a_study_that_is_damaged_in_the_middle_is_put_aside_and_written_again(
     tmp_path: Path, bad: bytes, caplog: pytest.LogCaptureFixture
@@ -117,6 +118,7 @@ def test_costs_are_objectives(tmp_path: Path) -> None:
     assert {trial.user_attrs["number"] for trial in study.best_trials} == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_second_time_adds_nothing_and_a_longer_search_its_new_trials(tmp_path: Path) -> None:
     mirrored(tmp_path, RECORDS[:2])
     before, known = (tmp_path / JOURNAL).read_bytes(), facts(study_of(tmp_path))
@@ -129,6 +131,7 @@ def test_a_second_time_adds_nothing_and_a_longer_search_its_new_trials(tmp_path:
     assert facts(study_of(tmp_path)) == facts(study_of(tmp_path / "at once"))
 
 
+@pytest.mark.slow
 def test_cut_off_anywhere_it_is_made_whole(tmp_path: Path) -> None:
     mirrored(tmp_path / "whole")
     whole = facts(study_of(tmp_path / "whole"))
@@ -171,6 +174,7 @@ def test_a_folder_in_its_place_a_study_of_other_objectives_and_a_closed_folder_a
         mirrored(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_study_of_another_search_is_refused_and_left_alone(tmp_path: Path) -> None:
     mirrored(tmp_path, RECORDS[:2])
     before = facts(study_of(tmp_path))
@@ -181,6 +185,7 @@ def test_a_study_of_another_search_is_refused_and_left_alone(tmp_path: Path) -> 
     assert len(facts(study_of(tmp_path, "other"))) == 4
 
 
+@pytest.mark.slow
 def test_studies_of_two_names_lie_in_one_journal(tmp_path: Path) -> None:
     mirrored(tmp_path, RECORDS[:1], name="one")
     mirrored(tmp_path, name="two")
@@ -203,6 +208,7 @@ def test_in_a_database(postgres: PostgresServer, tmp_path: Path) -> None:
         storage.engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_named_without_its_password(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be written") as raised:
         mirrored(f"postgresql://me:secret@/none?host={tmp_path}")

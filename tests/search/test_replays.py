@@ -77,6 +77,7 @@ def test_the_best_come_first_and_none_twice() -> None:
     assert [one.widths for one in found(low, high, tried(Schedule(widths=(8,), final="vote")))] == [(4,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("widths", [(8, 1), (4, 2, 1), (8, 4, 1)], ids=str)
 @pytest.mark.parametrize("distiller", ["summary", "checked", "random_k"])
 def test_no_replay_makes_a_new_call(widths: tuple[int, ...], distiller: str) -> None:

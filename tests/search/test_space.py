@@ -53,6 +53,7 @@ WIDE = Space(
 SHOT: DemoSet = ({"question": "2+2", "solution": "Count.", "answer": "4"},)
 
 
+@pytest.mark.slow
 def test_every_suggestion_is_a_candidate_that_is_found_again() -> None:
     every = {candidate.key for candidate in WIDE.candidates()}
     for seed in range(300):
@@ -65,6 +66,7 @@ def test_every_suggestion_is_a_candidate_that_is_found_again() -> None:
         assert params.keys() <= trial.asked.keys() | {"k"}
 
 
+@pytest.mark.slow
 def test_enumeration_has_each_candidate_once_and_counts_them() -> None:
     keys = [candidate.key for candidate in WIDE.candidates()]
     assert len(keys) == len(set(keys)) == WIDE.size
@@ -151,6 +153,7 @@ ONE_LINE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ONE_LINE)
 def test_any_axis_is_fixed_narrowed_or_extended_in_a_line(axis: str) -> None:
     one, fewer, more = ONE_LINE[axis]

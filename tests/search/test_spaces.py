@@ -86,6 +86,7 @@ def test_a_mapping_with_one_key_is_the_plain_space(key: str) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_mapping_with_one_key_finds_the_same_search(tmp_path: Path) -> None:
     class Around(dspy.Module):
         def __init__(self) -> None:
@@ -102,6 +103,7 @@ def test_a_mapping_with_one_key_finds_the_same_search(tmp_path: Path) -> None:
     assert mapped.result.paid == plain.result.paid if plain.result else False
 
 
+@pytest.mark.slow
 def test_what_is_left_alone_never_changes() -> None:
     optimizer = compiled({"solve": TINY, "extract": None})
     assert optimizer.result is not None

@@ -160,6 +160,7 @@ def simulated(rng: np.random.Generator, count: int, questions: int, spread: floa
     return chances.mean(1), scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.15])
 def test_intervals_hold_and_the_best_estimate_is_not_high_by_luck(spread: float) -> None:
     rng = np.random.default_rng(17)

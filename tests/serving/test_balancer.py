@@ -178,6 +178,7 @@ def test_a_place_that_is_given_to_one_who_has_just_left_is_passed_on():
 outcomes = st.sampled_from(list(Outcome))
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(outcomes, st.integers(0, 3), st.booleans()), min_size=1, max_size=60),
     st.integers(1, 3),

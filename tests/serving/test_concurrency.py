@@ -64,6 +64,7 @@ def test_nothing_is_limited_until_a_server_refuses():
     assert set(course.limits) == {math.inf}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3, 32, 150])
 def test_a_burst_settles_on_the_width_of_the_server_and_every_request_is_served(width: int):
     course = Course(lambda served: width).run(1000)
@@ -77,6 +78,7 @@ def test_a_burst_settles_on_the_width_of_the_server_and_every_request_is_served(
     assert course.sent <= 1000 + 1000 + 250
 
 
+@pytest.mark.slow
 def test_a_server_that_grows_is_found_again():
     course = Course(lambda served: 16 if served < 500 else 64).run(2500)
     assert not course.errors

@@ -318,6 +318,7 @@ bodies = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(bodies)
 def test_whatever_a_server_says_is_a_response_or_an_error_of_lm15(data: dict[str, Any]):
     try:
@@ -333,6 +334,7 @@ def test_whatever_a_server_says_is_a_response_or_an_error_of_lm15(data: dict[str
                 assert tokens is None or tokens >= 0
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(bodies, values), max_size=4), st.booleans())
 def test_whatever_a_server_streams_is_a_completion_or_an_error_of_lm15(chunks: list[Any], end: bool):
     try:

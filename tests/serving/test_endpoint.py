@@ -228,6 +228,7 @@ def test_what_the_wire_has_no_form_for_and_tools_are_refused_before_sending():
 # ---- errors and retries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [500, 503, "drop", (429, {"Retry-After": "0"}, {"error": {"message": "slow down"}})])
 def test_transient_failures_are_retried(fault: Any):
     with MockServer() as server:
@@ -238,6 +239,7 @@ def test_transient_failures_are_retried(fault: Any):
         assert len(server.requests) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
@@ -391,6 +393,7 @@ def test_a_prompt_that_is_no_unicode_still_goes_out():
 # ---- a server with a width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [None, 6])
 def test_a_server_that_refuses_is_given_what_it_takes(bound: int | None):
     with MockServer() as server:
@@ -766,6 +769,7 @@ def test_copies_share_connections_and_keep_their_own_sampling():
         lm.close()
 
 
+@pytest.mark.slow
 def test_connections_of_a_forgotten_lm_close_though_its_loop_runs_on():
     with MockServer() as server, start_blocking_portal() as portal:
         lm = connect("mock", server.api_base)

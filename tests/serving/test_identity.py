@@ -247,6 +247,7 @@ def test_equal_drafts_of_temperature_0_are_one_request() -> None:
         assert prediction.ledger.total == prediction.ledger.calls[0].tokens
 
 
+@pytest.mark.slow
 def test_a_request_for_n_that_hangs_costs_one_draft() -> None:
     from pdr_dspy import SelfConsistency
 

@@ -137,6 +137,7 @@ def test_a_crash_shows_the_servers_log(fake: Path, monkeypatch: pytest.MonkeyPat
     assert "no such model" in (tmp_path / "logs" / "vllm.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_never_ready_is_ended(fake: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FAKE_VLLM", "sick")
     with pytest.raises(ServerStartError, match="was not ready within 2 s"):
@@ -149,6 +150,7 @@ def test_a_port_in_use_is_reported(fake: Path):
         VLLMServer("some/model", cpu=True, port=other.port).start()
 
 
+@pytest.mark.slow
 def test_dies_with_a_parent_that_is_killed(fake: Path):
     script = (
         "import sys\n"

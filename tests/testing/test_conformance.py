@@ -20,6 +20,7 @@ def named() -> Iterator[str]:
     DISTILLERS.remove("of_a_test")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DISTILLERS.names())
 def test_the_librarys_distillers_pass_conformance(name: str) -> None:
     check_distiller(name)

@@ -63,6 +63,7 @@ def test_puzzles() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(WHY is not None and not os.environ.get("CI"), reason=f"cannot isolate: {WHY}")
 def test_programs() -> None:
     prompt = 'def f(x):\n    """Doubles.\n\n    >>> f(1)\n    2\n    """\n'

@@ -42,6 +42,7 @@ def yes_to_paris(request: ScriptedRequest) -> str:
 JUDGE = scripted_lm(yes_to_paris)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "golds", "wrong", "lm"),
     [
@@ -58,6 +59,7 @@ def test_the_librarys_verifiers_pass_conformance(part: Any, golds: list[str], wr
     check_verifier(part, [example(answer=gold) for gold in golds], wrong=says(wrong), lm=lm)
 
 
+@pytest.mark.slow
 def test_the_procedural_verifier_keeps_them_on_an_item_of_its_own() -> None:
     from pdr_dspy import datasets
     from pdr_dspy.verifiers import ProceduralVerifier

@@ -197,6 +197,7 @@ def test_to_choice(text: str, options: list[str], choice: str | None) -> None:
     assert to_choice(text, options) == choice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", [r"\boxed{", "answer:\n", "<think>", "the answer is ", "1,", "(", r"\frac{1}{", "$", " "]
 )

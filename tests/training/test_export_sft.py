@@ -174,6 +174,7 @@ def verifier():
 '''
 
 
+@pytest.mark.slow
 def test_at_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("programs").mkdir()

@@ -92,6 +92,7 @@ def right_places(prompt: str) -> list[int]:
 # ---- picks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", ["topk", "topk_per_sample"])
 @pytest.mark.parametrize("k", [1, 2])
 def test_the_prompt_is_what_the_program_sends_and_the_pick_is_right(tmp_path: Path, distiller: str, k: int) -> None:
@@ -124,6 +125,7 @@ def test_drafts_of_a_vote_teach_a_picker(tmp_path: Path) -> None:
     assert prompts(found) <= sent(requests, "Selected: <")
 
 
+@pytest.mark.slow
 def test_more_orders_than_the_program_asks_for(tmp_path: Path) -> None:
     run(tmp_path, topk())
     found = export_picks(tmp_path, topk(), QUESTIONS, Secret(), orders=12)

@@ -74,6 +74,7 @@ def moved(model: Any) -> dict[str, torch.Tensor]:
     return {name: each + 0.15 * torch.randn(each.shape, generator=generator) for name, each in state.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["prompt", "batch"])
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 @pytest.mark.parametrize("zero_variance", ["filter", "keep"])

@@ -333,6 +333,7 @@ def test_every_call_of_a_distiller_is_a_row(widths: tuple[int, ...]) -> None:
         assert episodes.counts["fillers"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", ["summary", "topk", "topk_per_sample", "random_k", "oracle_correct"])
 @pytest.mark.parametrize("widths", [(3, 1), (3, 2, 1)])
 def test_any_distiller_fills_the_group(distiller: str, widths: tuple[int, ...]) -> None:
@@ -371,6 +372,7 @@ def test_starts_read_a_workspace_that_nobody_is_trained_for() -> None:
     assert episodes.counts["started"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("starts", "started"), [(0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)])
 def test_a_share_of_the_groups_starts_so(starts: float, started: int) -> None:
     episodes = Episodes(pdr(), NumberVerifier(), starts=starts, train_calls="refine")

@@ -38,18 +38,21 @@ def failures(verifier: Verifier, rows: list[dict[str, Any]]) -> list[str]:
 MATH = cases("math")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({row["kind"] for row in MATH}))
 def test_mathematics(kind: str) -> None:
     rows = [row for row in MATH if row["kind"] == kind]
     assert not (found := failures(MathVerifier(timeout=20), rows)), "\n".join(found)
 
 
+@pytest.mark.slow
 def test_every_gold_answer_can_be_graded_against() -> None:
     verifier = MathVerifier(timeout=20)
     for gold in dict.fromkeys(row["gold"] for row in MATH):
         verifier.check_gold(dspy.Example(answer=gold))
 
 
+@pytest.mark.slow
 def test_a_right_answer_is_right_whichever_side_it_stands_on() -> None:
     """Of two equal forms either may be the gold answer, save where one says less: a name, a base, a unit."""
     verifier = MathVerifier(timeout=20)
@@ -71,6 +74,7 @@ def test_numbers() -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 def test_what_names_no_number_is_no_answer_to_a_number() -> None:
     """Neither verifier takes the digits in it for the answer."""
     for verifier in (NumberVerifier(), MathVerifier(timeout=20)):
@@ -82,6 +86,7 @@ def test_what_names_no_number_is_no_answer_to_a_number() -> None:
                 assert score.detail
 
 
+@pytest.mark.slow
 def test_choices() -> None:
     found = []
     for row in cases("choice"):
@@ -127,6 +132,7 @@ def test_a_gold_answer_may_stand_at_the_end_of_its_solution(verifier: Verifier) 
         assert grade(verifier, gold, "1") == 0
 
 
+@pytest.mark.slow
 def test_typed_fields_are_mathematics() -> None:
     verifier = MathVerifier(timeout=20)
     assert grade(verifier, "1, 2", [2, 1]) == 1

@@ -46,6 +46,7 @@ def code(answer: Any, **settings: Any) -> Score:
 # ---------------------------------------------------------------------------------------------------------------- code
 
 
+@pytest.mark.slow
 @isolated
 def test_a_program_is_checked_with_the_examples_of_its_task() -> None:
     assert code("```python\ndef f(x):\n    return 2 * x\n```") == 1
@@ -57,6 +58,7 @@ def test_a_program_is_checked_with_the_examples_of_its_task() -> None:
     )
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize(
     ("program", "said"),
@@ -79,6 +81,7 @@ def test_feedback_says_why_on_a_line_of_its_own(program: str, said: str) -> None
     assert all(line.startswith(("The program", "It was", "Failing", "  ")) for line in score.feedback.split("\n"))
 
 
+@pytest.mark.slow
 @isolated
 def test_feedback_is_bounded() -> None:
     for tokens in (20, 60, 256):
@@ -96,6 +99,7 @@ def test_no_program_is_no_success() -> None:
     assert code(None) == code("  ") == 0
 
 
+@pytest.mark.slow
 @isolated
 def test_public_tests_of_the_inputs() -> None:
     tests = [{"input": "1 2\n", "output": "3"}, {"input": "5 5\n", "output": "10"}]
@@ -111,6 +115,7 @@ def test_public_tests_of_the_inputs() -> None:
         check.check({"prompt": ""}, {"code": "x"})
 
 
+@pytest.mark.slow
 @isolated
 def test_many_checks_are_awaited_side_by_side() -> None:
     async def main() -> list[Score]:
@@ -133,6 +138,7 @@ def test_hidden_tests() -> None:
     assert verifier(example, dspy.Prediction(code=None)) == 0
 
 
+@pytest.mark.slow
 @isolated
 @pytest.mark.parametrize(
     ("fields", "program"),
@@ -194,6 +200,7 @@ def gold(task: str, entry: dict[str, Any]) -> str:
     return json.dumps(entry["metadata"]["possible_answer"]) if task == "graph_color" else entry["answer"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", CONSTRAINT_TASKS)
 def test_every_gold_answer_keeps_the_rules_and_other_questions_gold_does_not(task: str) -> None:
     import reasoning_gym
@@ -255,6 +262,7 @@ def test_a_question_of_another_form_is_no_verdict() -> None:
         ConstraintCheck("chain_sum")
 
 
+@pytest.mark.slow
 def test_countdown_agrees_with_the_verifier() -> None:
     for example in datasets.load("rg:countdown", size=5):
         for answer in (example.answer, "1 + 1"):

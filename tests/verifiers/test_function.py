@@ -136,6 +136,7 @@ def test_a_metric_is_a_verifier(name: str) -> None:
     assert as_verifier(METRICS[name]).describe() == description
 
 
+@pytest.mark.slow
 @each_metric
 def test_every_road_takes_a_metric(name: str, tmp_path: Path) -> None:
     metric = METRICS[name]
@@ -327,6 +328,7 @@ def test_metrics_that_differ_are_described_differently() -> None:
     assert len(set(described)) == len(described)
 
 
+@pytest.mark.slow
 def test_comments_and_layout_make_no_other_metric(tmp_path: Path) -> None:
     bodies = [
         "def metric(example, prediction):\n    return example.answer == prediction.answer\n",
@@ -347,6 +349,7 @@ def test_comments_and_layout_make_no_other_metric(tmp_path: Path) -> None:
     assert described[0] == described[1] != described[2]
 
 
+@pytest.mark.slow
 def test_a_description_is_the_same_in_every_process() -> None:
     code = (
         "import json\nfrom pdr_dspy.verifiers import as_verifier\n"

@@ -24,6 +24,7 @@ def grade(gold: str, answer: str, verifier: Verifier | None = None) -> Score:
     return (verifier or MathVerifier())(dspy.Example(answer=gold), dspy.Prediction(answer=answer))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['why']}")
 def test_grades_as_a_person_would(case: dict[str, str]) -> None:
     verifier = NumberVerifier() if case["kind"] == "aime" else MathVerifier(timeout=20)
@@ -64,6 +65,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_score_nothing_and_leave_the_next_item_alone(name: str) -> None:
     score = grade(r"\sqrt{5}", HOSTILE[name])
@@ -79,6 +81,7 @@ def test_an_item_out_of_time_is_killed_and_logged(caplog: pytest.LogCaptureFixtu
     assert "timed out" in caplog.text
 
 
+@pytest.mark.slow
 def test_threads_and_coroutines_each_get_their_own_verdicts() -> None:
     verifier = MathVerifier(timeout=20)
     pairs = [
@@ -95,6 +98,7 @@ def test_threads_and_coroutines_each_get_their_own_verdicts() -> None:
     assert asyncio.run(together()) == expected
 
 
+@pytest.mark.slow
 def test_a_forked_copy_starts_its_own_workers_and_none_outlives_its_parent() -> None:
     script = """
         import os, signal, sys, time

@@ -233,6 +233,7 @@ def test_judge_reads_the_text_where_there_are_no_log_probabilities(text: str, ve
     assert asyncio.run(verifier.averify(EXAMPLE, dspy.Prediction(answer="Paris"))) == verdict
 
 
+@pytest.mark.slow
 def test_judge_asks_nothing_about_no_answer_and_fails_loudly() -> None:
     bench = _Bench("yes")
     assert judge(bench)(EXAMPLE, dspy.Prediction(answer=" ")) == 0
@@ -243,6 +244,7 @@ def test_judge_asks_nothing_about_no_answer_and_fails_loudly() -> None:
         judge(bench).check_gold(dspy.Example(question="?", answer="Paris"))
 
 
+@pytest.mark.slow
 def test_judge_is_rebuilt_with_its_model() -> None:
     verifier = judge(_Bench("yes"), criteria="It is polite.", reference=False)
     again = load_verifier(json.loads(json.dumps(verifier.describe())), lm=verifier.lm)

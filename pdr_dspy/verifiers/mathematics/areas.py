@@ -8,7 +8,7 @@ import sympy
 
 from pdr_dspy.verifiers.mathematics import regions
 from pdr_dspy.verifiers.mathematics.regions import Region
-from pdr_dspy.verifiers.mathematics.structures import (
+from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
     Combined,
@@ -57,6 +57,8 @@ def _region(answer: Answer) -> tuple[str | None, Region] | None:
                     return None
                 name = one[0]
             part = regions.intersection(part, one[1])
+        if part == regions.NOTHING and any(isinstance(item, Relation) and item.signs != ("in",) for item in option):
+            return None  # a contradiction is not the same as every other
         found = regions.union(found, part)
     return name, found
 

@@ -11,16 +11,21 @@ from typing import Any
 
 import sympy
 
-from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import equality, regions
 from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
+from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
+from pdr_dspy.verifiers.mathematics.products import is_word
 from pdr_dspy.verifiers.mathematics.regions import Region
-from pdr_dspy.verifiers.mathematics.structures import (
+from pdr_dspy.verifiers.mathematics.scalar_equality import in_radians, is_matrix, same_scalars
+from pdr_dspy.verifiers.mathematics.structures import read
+from pdr_dspy.verifiers.mathematics.tokens import Unreadable
+from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
     Cases,
     Combined,
+    Formula,
     Item,
     Named,
     Ratio,
@@ -33,9 +38,8 @@ from pdr_dspy.verifiers.mathematics.structures import (
     is_quantity,
     name_of,
     only,
-    read,
+    said_beside,
 )
-from pdr_dspy.verifiers.mathematics.tokens import Unreadable
 
 
 def grade(gold: str, answer: str | None) -> dict[str, Any]:
@@ -70,12 +74,18 @@ def same(gold: Answer, answer: Answer) -> bool:
     if want is not None and have is not None and _same_points(want, have):
         return True
     first, second = area_of(gold), area_of(answer)
-    if first is not None and second is not None:
+    if first is not None and second is not None and _annotated_alike(gold, answer):
         if (None in (first[0], second[0]) or first[0] == second[0]) and regions.same(first[1], second[1]):
             return True
         if _ignores_letters(gold) and _ignores_letters(answer) and regions.same(first[1], second[1]):
             return True
     return _same_formula(gold, answer)
+
+
+def _annotated_alike(gold: Answer, answer: Answer) -> bool:
+    """Whether the units and words in two answers agree, or one has none; a region ignores them."""
+    one, other = set(said_beside(gold)), set(said_beside(answer))
+    return one == other or not ((one and other) or any(words.marks for _, words in one | other))
 
 
 def _ignores_letters(answer: Answer) -> bool:
@@ -103,7 +113,7 @@ def same_values(gold: Value, answer: Value) -> bool:
         return _same_cases(gold, answer)
     if isinstance(gold, Ratio):
         return _same_ratio(gold, answer)
-    if _is_matrix(gold) != _is_matrix(answer):
+    if is_matrix(gold) != is_matrix(answer):
         gold, answer = _by_rows(gold), _by_rows(answer)
         if isinstance(gold, Scalar) and isinstance(answer, Scalar):
             return same_scalars(gold, answer)
@@ -118,6 +128,8 @@ def same_values(gold: Value, answer: Value) -> bool:
         return brackets and len(gold.items) == len(answer.items) and all(map(same, gold.items, answer.items))
     if isinstance(gold, Named) and isinstance(answer, Named):
         return gold.name == answer.name
+    if isinstance(gold, Formula) and isinstance(answer, Formula):
+        return gold.form == answer.form
     if isinstance(gold, Braces) and isinstance(answer, Braces):
         return _matched(_distinct(gold.items), _distinct(answer.items), _same_member)
     if isinstance(gold, Combined) and isinstance(answer, Combined) and gold.operation == answer.operation:
@@ -127,10 +139,6 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, SuchThat) and isinstance(answer, SuchThat):
         return _same_sets_of(gold, answer)
     return False
-
-
-def _is_matrix(value: Value) -> bool:
-    return isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase)
 
 
 def _by_rows(value: Value) -> Value:
@@ -176,7 +184,7 @@ def _same_ratio(gold: Ratio, answer: Value) -> bool:
     if gold.clock:
         return False
     first, second = _exact_terms(gold), _exact_terms(answer)
-    if first is None or second is None:
+    if first is None or second is None or not _agree_in_order(gold, answer):
         return False
     place = next((place for place, term in enumerate(first) if not equality.vanishes(term)), None)
     if place is None or equality.vanishes(second[place]):
@@ -184,6 +192,11 @@ def _same_ratio(gold: Ratio, answer: Value) -> bool:
     return all(
         equality.same(one * second[place], other * first[place]) for one, other in zip(first, second, strict=True)
     )
+
+
+def _agree_in_order(gold: Ratio, answer: Ratio) -> bool:
+    pairs = zip(gold.items, answer.items, strict=True)
+    return all(isinstance(a, Scalar) and isinstance(b, Scalar) and agree(a.words, b.words) for a, b in pairs)
 
 
 def _exact_terms(ratio: Ratio) -> list[Any] | None:
@@ -231,7 +244,8 @@ def _words(value: Value) -> str | None:
     if isinstance(value, Words):
         return re.sub(r"[\s().]+", " ", value.text).strip().casefold() or None
     if isinstance(value, Scalar) and isinstance(value.expression, sympy.Symbol):
-        return value.expression.name.casefold() if len(value.expression.name) == 1 else None
+        name = value.expression.name
+        return name.casefold() if len(name) == 1 or is_word(value.expression) else None
     return None
 
 
@@ -256,74 +270,6 @@ def _vector(value: Value) -> tuple[str, list[Any]] | None:
         kind = "column" if value.expression.cols == 1 else "row"
         return kind, [Scalar(cell, value.decimal) for cell in value.expression.flat()]
     return None
-
-
-def same_scalars(gold: Scalar, answer: Scalar) -> bool:
-    """Whether two expressions are equal, with the rules of decimals, percentages, degrees, units and bases."""
-    if gold.unit and answer.unit and gold.unit != answer.unit:
-        factor = number_words.ratio_of(answer.unit, gold.unit)
-        if factor is None or _is_matrix(gold) or _is_matrix(answer):
-            return False
-        exact = sympy.Rational(factor.numerator, factor.denominator)
-        answer = replace(answer, expression=answer.expression * exact, unit=gold.unit)
-    if gold.words and answer.words and not (gold.words <= answer.words or answer.words <= gold.words):
-        return False  # `3 red` is not `3 blue`
-    if (gold.percent and answer.degrees) or (gold.degrees and answer.percent):
-        return False
-    if (gold.degrees and answer.unit not in (None, "radian")) or (answer.degrees and gold.unit not in (None, "radian")):
-        return False
-    if gold.base is not None:
-        if answer.base is not None:
-            return (gold.digits, gold.base) == (answer.digits, answer.base)
-        return answer.expression.is_Integer and str(answer.expression) == gold.digits
-    first, second = gold.expression, answer.expression
-    if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
-        if not (isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)):
-            return False
-        return first.shape == second.shape and all(
-            _same_or_close(*pair, gold.decimal, answer.decimal)
-            for pair in zip(first.flat(), second.flat(), strict=True)
-        )
-    candidates = [(first, _same_constant(first, second))]
-    if gold.percent != answer.percent:
-        candidates.append((first / 100, second) if gold.percent else (first, second / 100))
-    if gold.degrees != answer.degrees:
-        in_degrees = first if gold.degrees else second
-        if not in_degrees.free_symbols:
-            turn = sympy.pi / 180
-            candidates.append((first * turn, second) if gold.degrees else (first, second * turn))
-            if "radian" in (gold.unit, answer.unit):
-                candidates = candidates[1:]
-    return any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates)
-
-
-def _same_constant(gold: Any, answer: Any) -> Any:
-    """The answer with its constant of integration spelt as in the gold answer: `x^2 + c` as `x^2 + C`."""
-    for upper, lower in (("C", "c"), ("c", "C")):
-        here, there = ({one.name: one for one in value.free_symbols} for value in (gold, answer))
-        if upper in here and lower in there and lower not in here and upper not in there:
-            loose = (gold - here[upper]).has(here[upper]) or (answer - there[lower]).has(there[lower])
-            if not loose and gold.free_symbols != {here[upper]}:
-                return answer.subs(there[lower], here[upper])
-    return answer
-
-
-def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: bool) -> bool:
-    if equality.same(gold, answer):
-        return True
-    if gold_decimal == answer_decimal or any(one.is_infinite for one in (gold, answer)):
-        return False
-    exact, decimal = (gold, answer) if answer_decimal else (answer, gold)
-    if exact.is_number and decimal.is_number:
-        parts = (exact.as_real_imag(), decimal.as_real_imag()) if decimal.has(sympy.I) else ((exact,), (decimal,))
-        return all(equality.same(*pair) or equality.close(*pair) for pair in zip(*parts, strict=True))
-    letters = sorted(exact.free_symbols | decimal.free_symbols, key=str)
-    if not (exact.is_polynomial(*letters) and decimal.is_polynomial(*letters)):
-        return False
-    first, second = (dict(sympy.Poly(one, *letters).terms()) for one in (exact, decimal))
-    return first.keys() == second.keys() and all(
-        equality.same(first[term], second[term]) or equality.close(first[term], second[term]) for term in first
-    )
 
 
 def _same_cases(gold: Cases, answer: Cases) -> bool:
@@ -635,27 +581,18 @@ def _is_set_membership(item: Item) -> bool:
 def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
     found: dict[Any, str] = {}
     for item in conditions:
-        if not (isinstance(item, Relation) and _is_set_membership(item)):
+        if not (isinstance(item, Relation) and (_is_set_membership(item) or item.signs == ("is",))):
             return None
         letter, kind = item.sides
-        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol) and isinstance(kind, Named)):
+        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol)):
             return None
-        found[letter.expression] = kind.name
+        found[letter.expression] = kind.name if isinstance(kind, Named) else f"is {_words(kind)}"
     return found
 
 
 def _renamed(value: Value, names: dict[Any, Any]) -> Value:
     if isinstance(value, Scalar):
-        return Scalar(
-            value.expression.subs(names),
-            value.decimal,
-            value.percent,
-            value.degrees,
-            value.unit,
-            value.words,
-            value.digits,
-            value.base,
-        )
+        return replace(value, expression=value.expression.subs(names))
     if isinstance(value, Sequence):
         items = tuple(Answer(((_renamed(_value(item), names),),)) for item in value.items)
         return Sequence(value.opening, items, value.closing)
@@ -671,7 +608,7 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
     if not (isinstance(first, Scalar) and isinstance(second, Scalar)):
         return False
     if first.degrees != second.degrees:
-        first, second = _in_radians(first), _in_radians(second)
+        first, second = in_radians(first), in_radians(second)
     letter = integers[0]
     if not (first.expression.is_polynomial(letter) and second.expression.is_polynomial(letter)):
         return False
@@ -683,10 +620,6 @@ def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], inte
     if not (equality.same(step, other_step) or equality.same(step, -other_step)):
         return False
     return bool(sympy.nsimplify(sympy.simplify((start - other_start) / step)).is_Integer)
-
-
-def _in_radians(value: Scalar) -> Scalar:
-    return replace(value, expression=value.expression * sympy.pi / 180, degrees=False) if value.degrees else value
 
 
 # ---------------------------------------------------------------------------------------------------------- formulas
@@ -737,7 +670,7 @@ def _same_items(gold: Item, answer: Item) -> bool:
         for side in (left, right, other_left, other_right):
             if not isinstance(side, Scalar) or isinstance(side.expression, sympy.MatrixBase):
                 return False
-            if side.degrees or side.percent or side.base or side.expression.is_infinite:
+            if side.degrees or side.percent or side.base or side.unit or side.words or side.expression.is_infinite:
                 return False
             sides.append(side.expression)
         return equality.proportional(sides[0] - sides[1], sides[2] - sides[3], positive=sign in ("<", "<="))

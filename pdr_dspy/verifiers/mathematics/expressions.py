@@ -13,6 +13,7 @@ from typing import Any
 import sympy
 from sympy import Integer, Rational, Symbol
 
+from pdr_dspy.verifiers.mathematics import products
 from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, matching, split
 
 MAX_BITS = 400_000
@@ -191,15 +192,29 @@ class _Reader:
         start = self.place
         value = self.mixed()
         value = self.factor() if value is None else value
+        factors: list[tuple[Any, list[Token]]] = [(value, self.tokens[start : self.place])]
+        """The factors so far; none after a division or a cross product."""
         while True:
             token = self.peek()
+            begun = self.place
             if token is None:
-                return value
+                return self.arranged(value, factors)
             if token[:2] == ("op", "*"):
                 self.take()
-                value = self.times(value, self.signed())
+                other = self.signed()
+                factors.append((other, self.tokens[begun + 1 : self.place]))
+                value = self.times(value, other)
+            elif token[:2] == ("op", "times"):
+                self.take()
+                value, factors = self.arranged(value, factors), []
+                other = self.signed()
+                if products.crossed(value, other) is None and other.is_Rational:
+                    other = self.with_letters(other)  # `u \times 2v`
+                cross = products.crossed(value, other)
+                value = self.times(value, other) if cross is None else cross
             elif token[:2] == ("op", "/"):
                 self.take()
+                factors = []
                 plain = self.all_numbers(start, self.place - 1)
                 divisor = self.signed()
                 number = isinstance(divisor, sympy.Expr) and divisor.is_Rational and divisor.is_number
@@ -214,9 +229,23 @@ class _Reader:
             elif self.starts_factor(token):
                 if token.kind == "num" and self.tokens[self.place - 1][:2] != ("op", "!"):
                     raise Unreadable("a number after a factor")
-                value = self.times(value, self.factor())
+                other = self.factor()
+                factors.append((other, self.tokens[begun : self.place]))
+                value = self.times(value, other)
             else:
-                return value
+                return self.arranged(value, factors)
+
+    @staticmethod
+    def arranged(value: Any, factors: list[tuple[Any, list[Token]]]) -> Any:
+        """A product, or its factors in their order if they do not commute."""
+        found = products.ordered(factors) if len(factors) > 1 else None
+        return value if found is None else found
+
+    def with_letters(self, value: Any) -> Any:
+        """A number with the letters that follow it directly."""
+        while (token := self.peek()) is not None and token.kind in ("sym", "cmd") and self.starts_factor(token):
+            value = self.times(value, self.factor())
+        return value
 
     def all_numbers(self, start: int, end: int) -> bool:
         return all(token.kind == "num" or token.text in ("-", "+") for token in self.tokens[start:end])
@@ -624,11 +653,15 @@ class _Reader:
             text = "".join(token.text for token in inside)
             if not inside or any(token.kind == "num" for token in inside):
                 raise Unreadable(name)
+            if name == "over:overline" and len(text) == 2 and text.isalpha() and text.isupper():  # a segment
+                return symbol(text[0]) * symbol(text[1])
             return symbol(f"{name[5:]}({text})" + self.subscript())
         if name in ("angle", "triangle"):
             text = ""
             while self.at("sym") and len(text) < 4:
                 text += self.take().text
+            if name == "angle" and len(text) == 3:  # ABC is CBA
+                text = min(text, text[::-1])
             return symbol(f"{name} {text}")
         if name in ("sum", "prod"):
             return self.series(name)

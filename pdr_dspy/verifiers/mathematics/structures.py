@@ -8,122 +8,38 @@ condition.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import sympy
 
 from pdr_dspy.text import number_words
-from pdr_dspy.text.spelled import NUMERALS
-from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression, table
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, split, tokenise
+from pdr_dspy.verifiers.mathematics import logic
+from pdr_dspy.verifiers.mathematics.beside import NOTHING, after_value
+from pdr_dspy.verifiers.mathematics.expressions import read_expression, table
+from pdr_dspy.verifiers.mathematics.products import capitals
+from pdr_dspy.verifiers.mathematics.scalars import read_scalar
+from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, merged, split, tokenise
+from pdr_dspy.verifiers.mathematics.values import (
+    Answer,
+    Braces,
+    Cases,
+    Combined,
+    Formula,
+    Item,
+    Named,
+    Ratio,
+    Relation,
+    Scalar,
+    Sequence,
+    SuchThat,
+    Value,
+    Words,
+    name_of,
+)
 
 MAX_ITEMS = 200
 MAX_DEPTH = 12
-
-
-@dataclass(frozen=True)
-class Scalar:
-    """An expression with its notation."""
-
-    expression: Any
-    decimal: bool = False
-    """Whether it contains a decimal."""
-    percent: bool = False
-    """Whether it is a percentage; the expression is the number before the sign."""
-    degrees: bool = False
-    unit: str | None = None
-    words: frozenset[str] = frozenset()
-    """The words after the value that are no known unit: `red apples`."""
-    digits: str | None = None
-    """The digits of a number written in a base other than ten."""
-    base: int | None = None
-
-
-@dataclass(frozen=True)
-class Sequence:
-    """A tuple, a point, a vector or an interval: its brackets and members."""
-
-    opening: str
-    items: tuple[Answer, ...]
-    closing: str
-
-
-@dataclass(frozen=True)
-class Braces:
-    """A finite set."""
-
-    items: tuple[Answer, ...]
-
-
-@dataclass(frozen=True)
-class Named:
-    """R, Z, N, Q, C or the empty set."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Combined:
-    """A combination of sets: cup, cap or minus."""
-
-    operation: str
-    parts: tuple[Value, ...]
-
-
-@dataclass(frozen=True)
-class SuchThat:
-    """A set given by the form of its members and their conditions."""
-
-    member: Answer
-    condition: Answer
-
-
-@dataclass(frozen=True)
-class Cases:
-    """A function by cases: values and their conditions (None: otherwise)."""
-
-    rows: tuple[tuple[Answer, Answer | None], ...]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """3:4, 10:30"""
-
-    items: tuple[Value, ...]
-    clock: bool = False
-    """Whether it may be a time of day."""
-
-
-@dataclass(frozen=True)
-class Words:
-    """Prose."""
-
-    text: str
-
-
-Value = Scalar | Sequence | Braces | Named | Combined | SuchThat | Cases | Ratio | Words
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Sides and the relations between neighbouring sides."""
-
-    sides: tuple[Value, ...]
-    signs: tuple[str, ...]
-    modulus: Any = None
-
-
-Item = Value | Relation
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Alternatives, each a list of items that hold together. There is always at least one."""
-
-    options: tuple[tuple[Item, ...], ...]
-    listed: bool = field(default=False)
-    """Whether the alternatives are a list of values (`1, 2`), in their written order."""
 
 
 def read(text: str) -> list[Answer]:
@@ -132,11 +48,23 @@ def read(text: str) -> list[Answer]:
     Raises Unreadable, TooLarge.
     """
     tokens = tokenise(clean(text))
+    if logic.is_formula(tokens):
+        return [_single(Formula(logic.form(tokens)))]
+    if any(token.kind == "logic" for token in tokens):
+        tokens = merged(logic.plain(tokens))
+    tokens = capitals(tokens)
     if not tokens:
         raise Unreadable("nothing")
     answer = _answer(tokens, 0)
     exact, rounded = _approximate(answer, keep=0), _approximate(answer, keep=-1)
-    return [exact] if exact == rounded else [exact, rounded]
+    readings = [exact] if exact == rounded else [exact, rounded]
+    if logic.is_formula(connected := logic.in_words(tokens)):  # `p or q`
+        readings.append(_single(Formula(logic.form(connected))))
+    return readings
+
+
+def _single(value: Value) -> Answer:
+    return Answer(((value,),), listed=True)
 
 
 def _approximate(answer: Answer, *, keep: int) -> Answer:
@@ -221,6 +149,10 @@ def _together(tokens: list[Token], depth: int) -> Answer:
             place = pairs[place] + 1
             continue
         token = tokens[place]
+        if token[:2] == ("op", "/") and _begins_statement(tokens, place, pieces[-1]):
+            pieces.append([])
+            place += 1
+            continue
         previous = tokens[place - 1][:2] if place else None
         following = tokens[place + 1] if place + 1 < len(tokens) else None
         if token.kind == "join" and token.text in ("and", "if"):
@@ -251,6 +183,21 @@ def _together(tokens: list[Token], depth: int) -> Answer:
     if not items:
         raise Unreadable("nothing")
     return _arranged(items, None)
+
+
+def _begins_statement(tokens: list[Token], place: int, piece: list[Token]) -> bool:
+    """Whether a slash stands between two statements: `x = 1 / x = 4`, since no name divides the side of an equation
+    that goes on."""
+    if tokens[place + 1 : place + 2] and tokens[place + 1][:2] == ("op", "/"):
+        return _begins_statement(tokens, place + 1, piece)
+    if not any(token[:2] == ("rel", "=") for token in piece):
+        return not piece and place > 0 and tokens[place - 1][:2] == ("op", "/")
+    end = place + 1
+    if end >= len(tokens) or tokens[end].kind != "sym":
+        return False
+    while end < len(tokens) and (tokens[end].kind in ("sym", "num") or tokens[end].text in ("_", "{", "}", "'")):
+        end += 1
+    return end < len(tokens) and tokens[end].kind == "rel"
 
 
 def _condition_in_brackets(tokens: list[Token]) -> list[Token]:
@@ -335,7 +282,8 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
 
 
 def _item(tokens: list[Token], depth: int) -> Item:
-    modulus = None
+    if (stated := _property(tokens)) is not None:
+        return stated
     tokens, modulus = _modulus(tokens)
     sides, signs = split(_sets_by_letter(tokens), "rel")
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
@@ -348,6 +296,28 @@ def _item(tokens: list[Token], depth: int) -> Item:
     if not signs:
         return values[0]
     return Relation(values, tuple(sign.text for sign in signs), modulus)
+
+
+def _property(tokens: list[Token]) -> Relation | None:
+    r"""`n\text{ is even}`, `k\text{ odd}`: a letter with words that are no unit."""
+    if len(tokens) < 2 or tokens[-1].kind != "text" or tokens[0].kind != "sym":
+        return None
+    letter, phrase = tokens[:-1], tokens[-1].text
+    if len(letter) > 1 and letter[1].text != "_":
+        return None
+    said = re.findall(r"[^\W_]+", phrase.lower())
+    bare = [word for word in said if word not in ("is", "are", "being", "be", "a", "an", "the", "any", "some")]
+    if bare == said and (number_words.unit_named(phrase) or not after_value(phrase)):
+        return None
+    nouns = {"integer", "integers", "number", "numbers"}
+    if len(bare) > 1 and bare[-1] in nouns and bare[-2] not in ("positive", "negative", "natural", "nonnegative"):
+        bare = bare[:-1]
+    if not bare:
+        raise Unreadable(phrase)
+    name = {"integer": "Z", "integers": "Z", "real": "R", "rational": "Q"}.get(" ".join(bare))
+    if name is not None:
+        return Relation((read_scalar(letter), Named(name)), ("in",))
+    return Relation((read_scalar(letter), Words(" ".join(bare))), ("is",))
 
 
 def _sets_by_letter(tokens: list[Token]) -> list[Token]:
@@ -396,9 +366,17 @@ def _side(tokens: list[Token], depth: int) -> Value:
     if found:
         if any(not part for part in ratio):
             raise Unreadable(":")
-        digits = ":".join(token.text if token.kind == "num" else "?" for part in ratio for token in part)
+        shown = [[token for token in part if token.kind != "text"] for part in ratio]
+        digits = ":".join(token.text if token.kind == "num" else "?" for part in shown for token in part)
         return Ratio(tuple(_side(part, depth + 1) for part in ratio), _CLOCK.fullmatch(digits) is not None)
-    return _enclosed(tokens, depth) or _scalar(tokens)
+    return _enclosed(tokens, depth) or _hour(read_scalar(tokens))
+
+
+def _hour(value: Value) -> Value:
+    """`6 pm` as `6:00 pm`."""
+    if isinstance(value, Scalar) and value.words.marks & {"am", "pm"} and value.expression in range(1, 13):
+        return Ratio((replace(value, words=NOTHING), Scalar(sympy.Integer(0), words=value.words)), clock=True)
+    return value
 
 
 def _union_letters(tokens: list[Token]) -> list[Token]:
@@ -516,194 +494,3 @@ def _cases(inside: list[Token], depth: int) -> Value:
     if not found:
         raise Unreadable("cases")
     return Cases(tuple(found))
-
-
-# ----------------------------------------------------------------------------------------------------------- scalars
-
-
-def _scalar(tokens: list[Token]) -> Value:
-    based = _in_base(tokens)
-    if based is not None:
-        return based
-    currency = tokens[0][:2] == ("text", "$")
-    tokens, unit, factor, words = _without_unit(tokens[1:] if currency else tokens)
-    if currency:
-        if unit not in (None, "dollar"):
-            raise Unreadable("two units")
-        unit = "dollar"
-    if not tokens:
-        raise Unreadable("a unit of nothing")
-    percent = len(tokens) > 1 and tokens[-1][:2] == ("op", "%") and _is_number(tokens[:-1])
-    if percent:
-        tokens = tokens[:-1]
-    expression, decimal = read_expression(tokens)
-    if isinstance(expression, sympy.MatrixBase):
-        if unit or percent:
-            raise Unreadable("a matrix with a unit")
-        if expression.has(DEGREE):
-            raise Unreadable("degrees in a matrix")
-        return Scalar(expression, decimal)
-    expression = expression * factor
-    degrees = False
-    if expression.has(DEGREE):
-        expression = sympy.expand(expression / DEGREE)
-        degrees = True
-        if expression.has(DEGREE, sympy.pi) or unit or percent:
-            raise Unreadable("degrees")
-    if unit == "degree":
-        degrees, unit = True, None
-    return Scalar(
-        expression, decimal, percent or unit == "percent", degrees, None if unit == "percent" else unit, words
-    )
-
-
-def _is_number(tokens: list[Token]) -> bool:
-    """Whether tokens are one number, possibly a fraction, to which a percent sign may apply as a whole."""
-    return all(token.kind == "num" or token.text in ("frac", "{", "}", "/", "-") for token in tokens) and not any(
-        token.text == "-" for token in tokens[1:]
-    )
-
-
-_BASE_NAMES = (
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen binary ternary octal"
-)
-_BASES: dict[str, int] = dict(zip(_BASE_NAMES.split(), (*range(2, 17), 2, 3, 8), strict=True))
-
-
-def _in_base(tokens: list[Token]) -> Scalar | None:
-    """`2516_8`, `(2516)_8`, `1A_{16}`"""
-    place = next((place for place, token in enumerate(tokens) if token[:2] == ("op", "_")), None)
-    if not place:
-        return None
-    number, base = list(tokens[:place]), list(tokens[place + 1 :])
-    negative = number[0][:2] == ("op", "-")
-    number = number[1:] if negative else number
-    if len(base) > 1 and base[0].text == "{" and base[-1].text == "}":
-        base = base[1:-1]
-    if len(number) > 1 and number[0].text == "(" and number[-1].text == ")":
-        number = number[1:-1]
-    digits = "".join(token.text for token in number)
-    if (
-        len(base) != 1
-        or not number
-        or any(token.kind not in ("num", "sym") or len(token.text) > 400 for token in number)
-    ):
-        return None
-    if not re.fullmatch(r"[0-9A-Z]+", digits) or not re.search("[0-9]", digits):
-        return None
-    name = base[0].text.strip().lower()
-    radix = _BASES.get(name) or (int(name) if name.isdigit() and len(name) < 3 else 0)
-    if not 2 <= radix <= 36:
-        return None
-    try:
-        value = int(digits, radix)
-    except ValueError as error:
-        raise Unreadable("a digit that the base does not have") from error
-    return Scalar(
-        sympy.Integer(-value if negative else value), digits=("-" if negative else "") + digits.lstrip("0"), base=radix
-    )
-
-
-_POWERS = re.compile(r"[23]")
-
-
-def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, frozenset[str]]:
-    """The tokens without the unit after them, the unit, the factor of a word such as `million`, and the words if they
-    are no known unit."""
-    end = len(tokens)
-    power = ""
-    if end > 2 and tokens[end - 2][:2] == ("op", "^") and tokens[end - 1].kind == "num":
-        power, end = tokens[end - 1].text, end - 2
-    elif end > 4 and [token.text for token in tokens[end - 4 : end - 2]] == ["^", "{"] and tokens[end - 1].text == "}":
-        power, end = tokens[end - 2].text, end - 4
-    if end < 2 or tokens[end - 1].kind != "text":
-        if any(token.kind == "text" for token in tokens):
-            raise Unreadable("words")
-        return tokens, None, 1, frozenset()
-    if power and not _POWERS.fullmatch(power):
-        raise Unreadable("a power of a unit")
-    upright, rest = tokens[end - 1], tokens[: end - 1]
-    if any(token.kind == "text" for token in rest):
-        raise Unreadable("words")
-    phrase = upright.text.strip(" .,~")
-    scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
-    if scale is not None and not power:
-        return rest, None, scale, frozenset()
-    found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
-    if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
-        raise Unreadable(phrase)
-    unit = number_words.unit_named(phrase + (f"^{power}" if power else "")) or None
-    words = frozenset(number_words.singular(word) for word in found) - _FILLERS if unit is None else frozenset()
-    return rest, unit, 1, words
-
-
-_FILLERS = frozenset({"the", "a", "of", "in", "per", "each", "total", "all", "altogether", "unit", "and", "to", "at"})
-
-
-def harmless(phrase: str) -> bool:
-    """Whether words after a value leave it unchanged: a unit, or the things counted."""
-    found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
-    spoilt = number_words.NOT_PLAIN - {"squared", "cubed"} | number_words.FOREIGN_SCALES | number_words.DOZENS
-    if re.fullmatch(r"(?:squared|cubed|square|cube)", phrase.strip().lower()):
-        return False
-    if found and (found[0] in number_words.AFTER or found[0] == "times"):
-        return False
-    for word in found:
-        if word in spoilt or word in number_words.SCALES or number_words.singular(word) in number_words.SCALES:
-            return False
-        if word in NUMERALS:
-            return False
-    if number_words.PHRASES.search(phrase) or number_words.PARTS.search(phrase):
-        return False
-    return not re.search(
-        r"\b(?:approx|approximately|about|because|but|is|are|was|wait|actually|no|answer)\b", phrase, re.I
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------- names
-
-
-def name_of(value: Value) -> str | None:
-    """The key of a bare name: `x`, `x_1`, `f(2)`, `AB`, `|AB|`, `Area`, `(x, y)`; None for anything else."""
-    if isinstance(value, Words):
-        return None if re.search(r"[0-9]", value.text) or not harmless(value.text) else value.text.casefold()
-    if isinstance(value, Sequence):
-        names = [name_of(single) if (single := only(item)) is not None else None for item in value.items]
-        return None if any(name is None for name in names) or value.opening != "(" else f"({','.join(map(str, names))})"
-    if isinstance(value, Ratio):
-        names = [name_of(item) for item in value.items]
-        return None if any(name is None for name in names) else ":".join(map(str, names))
-    if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
-        return None
-    if value.percent or value.degrees or value.unit or value.base:
-        return None
-    expression = value.expression
-    if isinstance(expression, sympy.Abs):
-        expression = expression.args[0]
-        if not _segment(expression):
-            return None
-    if expression.is_Symbol or isinstance(expression, sympy.core.function.AppliedUndef) or _segment(expression):
-        return sympy.srepr(expression)
-    return None
-
-
-def _segment(expression: Any) -> bool:
-    """`AB`, `ABC`: a product of capital letters."""
-    parts = expression.args if expression.is_Mul else ()
-    return 2 <= len(parts) <= 4 and all(part.is_Symbol and part.name[0].isupper() for part in parts)
-
-
-def is_quantity(value: Value) -> bool:
-    """Whether a side only names the quantity on the other side: a name, or an expression in several letters (`m+n`)."""
-    if name_of(value) is not None:
-        return True
-    if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase):
-        return False
-    return len(value.expression.free_symbols) > 1
-
-
-def only(answer: Answer) -> Value | None:
-    """The single value that an answer consists of; None if it is more than that."""
-    if len(answer.options) == 1 and len(answer.options[0]) == 1 and not isinstance(answer.options[0][0], Relation):
-        return answer.options[0][0]
-    return None

@@ -9,7 +9,8 @@ rel     = != < <= > >= in notin ...          \le  ≤  <=
 op      + - * / ^ _ ! ' % deg pm mp & \\ : | ,  ;
 open    ( [ { \{ < floor ceil |              close  ) ] } \} > floor ceil |
 text    words in upright type or in prose    \text{ cm}
-join    or and if otherwise                  \text{ or }  \lor
+join    or and if otherwise                  \text{ or }
+logic   or and not xor                       \lor  \neg
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Token(NamedTuple):
     kind: str
     text: str
     space: bool = False
+    bold: bool = False
+    """Whether it is a letter in bold type."""
 
 
 _TABLE = str.maketrans(vocabulary.UNICODE)
@@ -39,7 +42,8 @@ _SUB = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _MIXED_VULGAR = re.compile(r"(?<=[0-9])\s?\{(\\frac\{[0-9]\}\{[0-9]\})\}")
 _SEPARATOR = (
-    r"(?:\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
+    r"(?:,\s?\{\s?\}|\{\s?\},"
+    r"|\{\s?,\s?\}(?:\s?\\!)*|\{\s?,\s?\\!\s?\}|,\s?(?:\\!\s?)+|(?:\\!\s?)+,?(?:\\!)?|\\[,;: ]|\\thinspace\s?"
     r"|\\text\s?\{,\}|\{\\,\}|~|(?<=[0-9])'(?=[0-9]))\s?"
 )
 _SEPARATED = re.compile(rf"(?<![0-9.])[0-9]{{1,3}}(?:{_SEPARATOR}[0-9]{{3}})+(?![0-9])")
@@ -77,7 +81,20 @@ _INTEGERS = (
 )
 
 
+_HALF_OF_DAY = re.compile(
+    r"(?:(?<=:[0-9]{2})\s*|(?<=[0-9])(?:\s|~|\\[,;: ])+|(?<=[0-9])(?=[AP]M)|(?<=[0-9])\s*(?=[AaPp]\.))"
+    r"([AaPp])(?:\.\s?|(?=[Mm]))[Mm](?![A-Za-z0-9_^{])\.?"
+)
+"""`6 pm`, `6:00PM`, `6 p.m.`"""
 _IN_WORDS = (
+    (re.compile(r"(?<=[0-9])\s+B\.?\s?C\.?(?:\s?E\.?)?\s*$"), r"\\text{ BC}"),
+    (re.compile(r"(?<=[0-9])\s+A\.?\s?D\.?\s*$"), r"\\text{ AD}"),
+    (  # 20 °C, 5 °N
+        re.compile(
+            r"(\^\s?\{?\s?\\(?:circ|degree)\s?\}?|\\degree)\s*(?:\\mathrm\s?\{\s?([CFKNSEW])\s?\}|([CFKNSEW]))(?![A-Za-z0-9_^])"
+        ),
+        r"\1\\text{\2\3}",
+    ),
     (  # a system after one brace
         re.compile(
             r"\\left\s?\\\{\s*\\begin\s?\{(array|aligned|matrix)\}(?:\s?\{[lcr| ]*\})?(.*?)"
@@ -116,12 +133,13 @@ def clean(text: str) -> str:
     text = _SUPER.sub(lambda power: "^{" + power.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUB.sub(lambda base: "_{" + base.group().translate(_SUBSCRIPTS) + "}", text)
     text = _ENDLESS.sub(_infinite, text)
-    text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ")
+    text = text.translate(_TABLE).replace("**", "^").replace("+/-", r"\pm ").replace("+-", r"\pm ").replace("{:}", ":")
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
         return vocabulary.PHRASES[phrase]
     for pattern, replacement in (*_INTEGERS, *_IN_WORDS):
         text = pattern.sub(replacement, text)
+    text = _HALF_OF_DAY.sub(lambda half: rf"\text{{ {half[1].lower()}m}}", text)
     text = _UNDERSCORED.sub(lambda number: number.group().replace("_", ""), text)
     text = _COMBINATIONS.sub(lambda c: rf"\binom{{{c[1] or c[2]}}}{{{c[3] or c[4]}}}", text)
     text = _MIXED_VULGAR.sub(r"\1", text)
@@ -156,9 +174,9 @@ _LEX = re.compile(
 
 
 def tokenise(text: str) -> list[Token]:
-    """The tokens of a cleaned text. Raises Unreadable."""
+    """The tokens of a cleaned text; those with connectives of logic as they are, for `logic`. Raises Unreadable."""
     found = _Lexer(text).run()
-    return _merged(found)
+    return found if any(token.kind == "logic" for token in found) else merged(found)
 
 
 class _Lexer:
@@ -207,6 +225,9 @@ class _Lexer:
             raise Unreadable(sign)
 
     def escaped(self, sign: str) -> None:
+        listed = bool(self.tokens) and self.tokens[-1][:2] == ("op", ",")
+        if sign in ",;:!" and listed and _DIGITS.match(self.text, self.place):
+            return  # `15,\,625`
         if sign in ",;:! ()[]/":
             self.space = True
         elif sign == "$":
@@ -220,7 +241,7 @@ class _Lexer:
         elif sign == "%":
             self.add("op", "%")
         elif sign == "&":
-            self.add("join", "and")
+            self.add("logic", "and")
         else:
             raise Unreadable(f"\\{sign}")
 
@@ -287,7 +308,7 @@ class _Lexer:
         if name in vocabulary.COMMANDS:
             self.add(*vocabulary.COMMANDS[name])
         elif name in ("euro", "pounds"):
-            self.space = True
+            self.add("text", "€" if name == "euro" else "£")
         elif name in vocabulary.DECORATIONS:
             self.add("cmd", f"over:{name}")
         else:
@@ -341,6 +362,8 @@ class _Lexer:
             self.add("join", vocabulary.CONNECTORS[plain.lower()])
         elif len(plain) == 1 and plain.isalpha():
             self.add("text" if name == "mathrm" and plain in "mghsl" else "sym", plain)
+            if name in ("mathbf", "boldsymbol", "bm"):
+                self.tokens[-1] = self.tokens[-1]._replace(bold=True)
         elif name in ("mathbf", "mathit", "boldsymbol", "bm", "mathsf", "mathcal", "mathscr"):
             self.inline(f"{{{content}}}")
         elif re.fullmatch(r"[A-Za-z][A-Za-z/. ]*", plain):
@@ -364,6 +387,13 @@ class _Lexer:
         else:
             self.add("text", plain)
 
+    def ends_in_unit(self, word: str) -> bool:
+        r"""Whether letters after a space at the end are a unit; `hr^2` and `\pi hr` are letters."""
+        if not (self.space and self.tokens and _NOTHING_MORE.match(self.text, self.place)):
+            return False
+        length = word in vocabulary.TYPED_LENGTHS
+        return length or (self.tokens[-1].kind in ("num", "close") and "^" not in self.text[self.place :])
+
     def word(self, word: str) -> None:
         lower = word.lower()
         if lower in vocabulary.TYPED_CONNECTORS and (len(word) > 2 or lower == word):
@@ -386,9 +416,7 @@ class _Lexer:
             self.add("sym", word)
         elif word == "emptyset":
             self.add("cmd", "set:empty")
-        elif (
-            word in vocabulary.TYPED_UNITS and self.space and self.tokens and _NOTHING_MORE.match(self.text, self.place)
-        ):
+        elif word in vocabulary.TYPED_UNITS and self.ends_in_unit(word):
             self.add("text", word)
         elif len(word) <= 3 or word.isupper():
             if word.startswith("pi") and len(word) == 3:
@@ -406,10 +434,11 @@ class _Lexer:
             self.add("text", word)
 
 
+_DIGITS = re.compile(r"(?:\\[,;:!])*[0-9]{3}(?![0-9])")
 _NOTHING_MORE = re.compile(r"\s*(?:\^\s?\{?[23]\}?)?[\s.,;$]*$")
 
 
-def _merged(tokens: list[Token]) -> list[Token]:
+def merged(tokens: list[Token]) -> list[Token]:
     r"""Merges thousands after plain commas outside of lists, negated relations, `^\circ`, and adjacent words."""
     out: list[Token] = []
     lists = place = 0

@@ -30,6 +30,9 @@ DECORATIONS = words("overline bar hat vec tilde dot ddot overrightarrow widehat"
 TYPED_UNITS = words("cm mm km kg mg ft lb lbs oz mph kph hr hrs sec rad deg yd")
 """Units of a few letters that are recognised after a space at the end of a value; other letters are variables."""
 
+TYPED_LENGTHS = words("cm mm km ft yd mi")
+"""Those that may be raised to a power and follow a letter."""
+
 RELATIONS = {
     **dict.fromkeys(("=", "==", ":="), "="),
     **dict.fromkeys(("!=", "<>", "=/=", "/="), "!="),
@@ -52,9 +55,8 @@ RELATION_COMMANDS = {
     **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), ">="),
     **dict.fromkeys(("to", "rightarrow", "longrightarrow", "mapsto"), "to"),
     **dict.fromkeys(("Rightarrow", "implies", "Longrightarrow"), "implies"),
-    **dict.fromkeys(("iff", "Leftrightarrow"), "iff"),
+    **dict.fromkeys(("iff", "Leftrightarrow", "leftrightarrow", "Longleftrightarrow"), "iff"),
     **dict.fromkeys(("approx", "simeq"), "approx"),
-    **dict.fromkeys(("neg", "lnot"), "not"),
     **{"eq": "=", "lt": "<", "gt": ">", "nleq": ">", "ngeq": "<", "ll": "<<", "gg": ">>"},
     **{name: name for name in ("in", "notin", "ni", "subset", "subseteq", "supset", "supseteq", "nsubseteq", "equiv")},
     **{name: name for name in ("sim", "cong", "propto", "parallel", "perp", "mid", "nmid")},
@@ -71,15 +73,18 @@ CONNECTORS = {
 TYPED_CONNECTORS = words("or and if for when where with while otherwise else elsewhere")
 """Connectors outside of upright type; other words there may be letters."""
 COMMANDS = {
-    **dict.fromkeys(("lor", "vee"), ("join", "or")),
-    **dict.fromkeys(("land", "wedge"), ("join", "and")),
-    **dict.fromkeys(("cdot", "times", "ast"), ("op", "*")),
+    **dict.fromkeys(("lor", "vee"), ("logic", "or")),
+    **dict.fromkeys(("land", "wedge"), ("logic", "and")),
+    **dict.fromkeys(("neg", "lnot"), ("logic", "not")),
+    **dict.fromkeys(("oplus", "veebar"), ("logic", "xor")),
+    **dict.fromkeys(("cdot", "ast"), ("op", "*")),
     **dict.fromkeys(("setminus", "smallsetminus", "backslash"), ("cmd", "minus")),
     **dict.fromkeys(("emptyset", "varnothing"), ("cmd", "set:empty")),
     **dict.fromkeys(("cup", "bigcup"), ("cmd", "cup")),
     **dict.fromkeys(("newline", "cr"), ("op", "\\\\")),
     **dict.fromkeys(("lvert",), ("open", "|")),
     **dict.fromkeys(("rvert",), ("close", "|")),
+    **{"times": ("op", "times")},
     **{"div": ("op", "/"), "pm": ("op", "pm"), "mp": ("op", "mp"), "vert": ("op", "|"), "colon": ("op", ":")},
     **{"prime": ("op", "'"), "degree": ("op", "deg"), "percent": ("op", "%"), "forall": ("join", "if")},
     **{"lbrace": ("open", "\\{"), "rbrace": ("close", "\\}"), "langle": ("open", "<"), "rangle": ("close", ">")},
@@ -115,7 +120,7 @@ _SIGNS = (
     "× times · cdot ⋅ cdot ÷ div √ root ∛ cbrt π pi ∞ infty ≤ le ⩽ le ≥ ge ⩾ ge ≠ ne ∈ in ∉ notin ∪ cup ∩ cap"
     " ∅ emptyset ± pm ∓ mp ∘ circ ∧ land ∨ lor ⌊ lfloor ⌋ rfloor ⌈ lceil ⌉ rceil ⟨ langle ⟩ rangle ≈ approx ≡ equiv"
     " → to ⇒ implies ⇔ iff ∖ setminus ⊂ subset ⊆ subseteq ∣ mid ¬ neg … ldots ⋯ cdots ∑ sum ∫ int ∏ prod ∠ angle"
-    " △ triangle ∥ parallel ⊥ perp ∀ forall ∼ sim ℓ ell"
+    " △ triangle ∥ parallel ⊥ perp ∀ forall ∼ sim ℓ ell ⊕ oplus ⊻ oplus ↔ iff ⟺ iff ⟹ implies ⟶ to"
 )
 UNICODE = {
     **dict.fromkeys("−–—‒﹣－", "-"),
