@@ -233,7 +233,6 @@ def test_bad_values_are_named(settings: Mapping[str, Any], message: str) -> None
 
 # --- through the optimizer ---
 
-pytestmark = pytest.mark.slow
 SPACE = Space(
     rounds=(1, 2, 3),
     widths=(1, 2, 4),
@@ -253,6 +252,7 @@ def always(request: ScriptedRequest) -> str:
     return f"Answer: a{name[1]}"
 
 
+@pytest.mark.slow
 def test_a_search_that_cannot_gain_stops_and_its_folder_says_why(tmp_path: Path) -> None:
     optimizer = compiled(scripted_lm(always), run_dir=tmp_path, **WORTH)
     result = optimizer.result
@@ -262,6 +262,7 @@ def test_a_search_that_cannot_gain_stops_and_its_folder_says_why(tmp_path: Path)
     assert json.loads((tmp_path / "search.json").read_text())["stopped"] == result.stopped
 
 
+@pytest.mark.slow
 def test_a_killed_search_resumes_to_the_same_stop(tmp_path: Path) -> None:
     whole = compiled(scripted_lm(reasoner), run_dir=tmp_path / "whole", **WORTH)
     assert whole.result is not None
@@ -291,6 +292,7 @@ def test_a_killed_search_resumes_to_the_same_stop(tmp_path: Path) -> None:
         assert shape(again) == shape(whole)
 
 
+@pytest.mark.slow
 def test_an_ended_search_goes_on_at_a_lower_price_as_if_it_had_never_ended(tmp_path: Path) -> None:
     ended = compiled(scripted_lm(reasoner), run_dir=tmp_path, **WORTH)
     more = compiled(scripted_lm(reasoner), run_dir=tmp_path, **USUAL)
@@ -299,6 +301,7 @@ def test_an_ended_search_goes_on_at_a_lower_price_as_if_it_had_never_ended(tmp_p
     assert shape(more) == shape(usual)
 
 
+@pytest.mark.slow
 def test_an_ended_search_costs_nothing_more_and_its_estimate_says_so(tmp_path: Path) -> None:
     compiled(scripted_lm(reasoner), run_dir=tmp_path, **WORTH)
     lm = scripted_lm(reasoner)

@@ -316,11 +316,8 @@ class Plan:
         trials = sum(not one.free for one in proposed)
         if self.stop != "worth" or not trials:
             return None
-        belief = worth.believe(*self._all_scores(), [one.candidate for one in proposed])
-        error = worth.complete_error(belief, [len(arm.race) for arm in self.arms])
-        new = range(len(self.arms), len(self.arms) + len(proposed))
         allowed = [arm.number for arm in self.arms if self.allowed(arm)]
-        gain = worth.gain(belief, dict.fromkeys(new, error), allowed or range(len(self.arms)), [*allowed, *new])
+        gain = worth.of_cohort(*self._all_scores(), [one.candidate for one in proposed], allowed)
         # A proposal may be poor by chance: the one before counts, too.
         before, self._expected = self._expected, gain
         expected = gain if before is None else (gain + before) / 2
@@ -331,17 +328,14 @@ class Plan:
         """Why finalists, which ran `done` times again, do not run once more; None if they do."""
         if self.stop != "worth" or not done:  # without any fresh run the reported score would be the luckiest of many
             return None
-        belief = worth.believe(*self._all_scores())
-        allowed = [arm.number for arm in finalists if self.allowed(arm)]
+        again, allowed = [arm.number for arm in finalists], [arm.number for arm in finalists if self.allowed(arm)]
         tokens = self.questions * sum(arm.total for arm in finalists)
         left, gain = self.settings.final.repeats - done, 0.0
-        for times in range(1, left + 1):  # several may be worth it where one is not
-            errors = worth.again_errors(belief, [arm.number for arm in finalists], times)
-            if errors is None:
+        gains = worth.of_repeats(*self._all_scores(), again, allowed, left)
+        for times, expected in enumerate(gains, start=1):  # several may be worth it where one is not
+            if expected is None or expected >= self._price(times * tokens):
                 return None
-            gain = worth.gain(belief, errors, allowed, allowed)
-            if gain >= self._price(times * tokens):
-                return None
+            gain = expected
         what = f"more runs of the finalists after {_count(done, 'time')}"
         return self._below(what, gain, self._price(left * tokens))
 

@@ -9,7 +9,7 @@ weights, since a few programs determine the prior's width badly.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -98,20 +98,42 @@ def _draws(count: int) -> Array:
     return np.concatenate([half, -half])
 
 
-def complete_error(belief: Belief, runs: Sequence[int]) -> float:
-    """The variance of the error of a new program's measurement on all questions: that of the programs with the most
-    `runs`."""
-    most = max(runs)
-    return float(np.median([error**2 for error, count in zip(belief.own.noise, runs, strict=True) if count == most]))
+def of_cohort(
+    scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate], allowed: Sequence[int]
+) -> float:
+    """The expected gain of measuring new programs on all questions.
+
+    Args:
+        scores, candidates: of the measured programs.
+        new: the programs to be measured; their errors are those of the measured programs with the most runs.
+        allowed: the measured programs that could be chosen.
+    """
+    belief = believe(scores, candidates, new)
+    most = max(map(len, scores))
+    errors = [error**2 for error, own in zip(belief.own.noise, scores, strict=True) if len(own) == most]
+    places = range(len(candidates), len(candidates) + len(new))
+    before = allowed or range(len(candidates))
+    return gain(belief, dict.fromkeys(places, float(np.median(errors))), before, [*allowed, *places])
 
 
-def again_errors(belief: Belief, programs: Sequence[int], times: int) -> dict[int, float] | None:
-    """The variance of the error of `times` more runs of each question, by program, as an independent measurement; None
-    if the variance between runs is unknown."""
-    reduced, found = belief.own.less(times), {}
-    for program in programs:
-        noise, less = float(belief.own.noise[program]) ** 2, float(reduced[program])
-        if less <= 0:
-            return None
-        found[program] = noise * max(noise - less, 1e-12) / less
-    return found
+def of_repeats(
+    scores: Scores, candidates: Sequence[Candidate], again: Sequence[int], allowed: Sequence[int], most: int
+) -> Iterator[float | None]:
+    """The expected gain of running some programs once more on each of their questions, twice more, and so on up to
+    `most` times; None if the variance between runs is unknown.
+
+    Args:
+        scores, candidates: of all measured programs.
+        again: the places of those that run again.
+        allowed: of those, the places of the ones that could be chosen.
+        most: maximum further runs.
+    """
+    belief = believe(scores, candidates)
+    for times in range(1, most + 1):
+        less = belief.own.less(times)
+        errors: dict[int, float] = {}
+        for place in again:
+            before, by = float(belief.own.noise[place]) ** 2, float(less[place])
+            if by > 0:  # the error of an independent measurement that reduces the square of the error by so much
+                errors[place] = before * max(before - by, 1e-12) / by
+        yield gain(belief, errors, allowed, allowed) if len(errors) == len(again) else None
