@@ -49,8 +49,6 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "stop at 0.05": worth(0.05),
     "stop at 0.1": worth(0.1),
     "margin 0.01": {"ending": {"margin": 0.01}},
-    "margin 0.02": {"ending": {"margin": 0.02}},
-    "40 trials": {"trials": 40},
     "24 trials": {"trials": 24},
     "finalists once": {"final": Final(repeats=1)},
 }
