@@ -30,6 +30,9 @@ ROWS = ROOT / "rows"
 Embedded = Annotated[str, typer.Option(help="Name of the embedded model.")]
 ApiBase = Annotated[str | None, typer.Option(help="Address of a server that runs already.")]
 RunDir = Annotated[Path | None, typer.Option(help="Where rows and calls are kept.")]
+Slots = Annotated[
+    int | None, typer.Option(help="Drafts that decode together, for a slow model: as many as answer within 10 minutes.")
+]
 LinesOnly = Annotated[bool, typer.Option("--lines-only", help="Run nothing: write the lines of what ran.")]
 
 
@@ -96,7 +99,9 @@ class Line(NamedTuple):
     """Of each round, the places of the drafts that each workspace made of it holds."""
 
 
-def run(study: Study, model: Model, display: Display, *, folder: Path, keep_lines: bool = True) -> dict[str, Report]:
+def run(
+    study: Study, model: Model, display: Display, *, folder: Path, keep_lines: bool = True, slots: int | None = None
+) -> dict[str, Report]:
     """Run what is missing, and write the lines after every program.
 
     Args:
@@ -105,9 +110,12 @@ def run(study: Study, model: Model, display: Display, *, folder: Path, keep_line
         display: where progress is shown.
         folder: keeps the rows and the calls; the same study goes on from there.
         keep_lines: write lines to `ROWS` after every program.
+        slots: of the embedded server; as many questions are in flight as have room for their widest round. None leaves
+            both to the model.
     """
+    in_flight = model.in_flight if slots is None else max(slots // max(study.widest.widths), 1)
     reports: dict[str, Report] = {}
-    with model.serving(study.widest, display), Rollouts(folder / "rollouts") as store:
+    with model.serving(study.widest, display, slots=slots), Rollouts(folder / "rollouts") as store:
         for name, program in study.programs.items():
             with display.rows(name, len(study.examples) * study.repeats) as progress:
                 reports[name] = evaluate(
@@ -117,7 +125,7 @@ def run(study: Study, model: Model, display: Display, *, folder: Path, keep_line
                     repeats=study.repeats,
                     run_dir=folder / folder_name(name),
                     store=store,
-                    max_in_flight=model.in_flight,
+                    max_in_flight=in_flight,
                     name=name,
                     progress=progress,
                 )
@@ -134,6 +142,7 @@ def go(
     *,
     lines_only: bool = False,
     keep_lines: bool = True,
+    slots: int | None = None,
 ) -> None:
     """What the command of a study does: run what is missing on the embedded model or a server that runs already.
 
@@ -144,13 +153,14 @@ def go(
         folder: of rows and calls; None is runs/studies/<study>-<model>.
         lines_only: write the lines of what is in the folder, and run nothing.
         keep_lines: write lines to `ROWS`; a pilot's are only in its run folder.
+        slots: of the embedded server, as in `run`.
     """
     place = folder or Path("runs/studies") / f"{study.name}-{embedded}"
     if lines_only:
         print(gather(study, place, embedded))
         return
     model = Model(api_base=api_base) if api_base else Model(embedded=embedded, sources=SOURCES)
-    for report in run(study, model, Display(), folder=place, keep_lines=keep_lines).values():
+    for report in run(study, model, Display(), folder=place, keep_lines=keep_lines, slots=slots).values():
         print(report)
 
 

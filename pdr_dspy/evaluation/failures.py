@@ -10,6 +10,9 @@ from pdr_dspy.evaluation.records import Row
 
 logger = logging.getLogger("pdr_dspy")
 
+CUT = 0.05
+"""Share of drafts cut before an answer above which it is said: a few never end, whatever their cap."""
+
 
 class FirstFailures:
     """Logs the first failed row and the first failure of each check, once each, however many follow."""
@@ -25,6 +28,13 @@ class FirstFailures:
                 "report, and `row.error` is the reason of each",
                 *(row.id, row.error),
             )
+        for number, round_ in enumerate(row.rounds, 1):
+            if round_.drafts and all(draft.cut for draft in round_.drafts) and self._is_first("cut"):
+                logger.warning(
+                    "all drafts of round %d of question %s ended at their cap before an answer could be read: raise "
+                    "%s. Further ones are not logged, but counted in the report",
+                    *(number, row.id, "`draft_tokens`" if number == 1 else "`refine_tokens`"),
+                )
         for one in row.failed_checks:
             if self._is_first(f"check {one.check}"):
                 logger.warning(
@@ -41,8 +51,8 @@ class FirstFailures:
 
 
 def failures_in_words(rows: Sequence[Row]) -> list[str]:
-    """One sentence for failed rows and one for each check that failed, with counts and the most common reason; empty
-    if nothing failed."""
+    """One sentence for failed rows, one for each check that failed, with counts and the most common reason, and one for
+    drafts that ended at their cap before an answer, if they are more than a twentieth; empty if nothing failed."""
     said = []
     errors = [row.error for row in rows if row.error is not None]
     if errors:
@@ -55,6 +65,13 @@ def failures_in_words(rows: Sequence[Row]) -> list[str]:
         count = reasons.total()
         said.append(
             f"{count:,} draft{'s' * (count != 1)} unchecked, since the check {name!r} failed{_most_often(reasons)}"
+        )
+    drafts = [draft for row in rows for round_ in row.rounds for draft in round_.drafts]
+    cut = sum(draft.cut for draft in drafts)
+    if cut > CUT * len(drafts):
+        said.append(
+            f"{cut:,} of {len(drafts):,} drafts ended at their cap before an answer could be read; raise "
+            "`draft_tokens` (`refine_tokens` in later rounds)"
         )
     return said
 

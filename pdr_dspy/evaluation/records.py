@@ -42,6 +42,11 @@ class DraftRow(BaseModel):
     truncated: bool = False
     failure: str | None = None
 
+    @property
+    def cut(self) -> bool:
+        """Whether it ended at its cap before an answer could be read."""
+        return self.truncated and self.answer is None and self.failure is None
+
 
 class FailedCheck(BaseModel):
     """A check that failed on drafts of a row."""
@@ -215,6 +220,11 @@ class Report(BaseModel):
         return (draft for row in self.rows for round_ in row.rounds for draft in round_.drafts)
 
     @property
+    def cut(self) -> int:
+        """Drafts that ended at their cap before an answer could be read."""
+        return sum(draft.cut for draft in self._drafts())
+
+    @property
     def failed(self) -> int:
         """Rows without an answer because the program failed."""
         return sum(row.error is not None for row in self.rows)
@@ -231,6 +241,7 @@ class Report(BaseModel):
             f"B_seq {self.sequential:.0f}, B_total {self.total:.0f}, {self.calls:.1f} calls, "
             f"{len(self.rows)} rows, {self.failed} failed"
             + (f", {self.unchecked} drafts unchecked since their check failed" if self.unchecked else "")
+            + (f", {self.cut} drafts without an answer at their cap" if self.cut else "")
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pdr_dspy.evaluation import Report, Row, evaluate, read_rows
 from pdr_dspy.evaluation.failures import failures_in_words
-from pdr_dspy.evaluation.records import FailedCheck
+from pdr_dspy.evaluation.records import DraftRow, FailedCheck, RoundRow
 from pdr_dspy.operators import PDR, BestOfN, distiller
 from pdr_dspy.operators.distillers import DISTILLERS, DistillerInput
 from pdr_dspy.operators.operator import Operator
@@ -166,3 +166,29 @@ def test_counts_name_the_most_common_reason() -> None:
         "7 drafts unchecked, since the check 'c' failed, 4 of them with A: x",
     ]
     assert failures_in_words(rows[3:]) == []
+
+
+def test_drafts_that_end_at_their_cap_are_counted_and_the_setting_to_raise_is_named(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def long(request: Any) -> str:
+        return "Let me think. " * 100 + "Answer: a"
+
+    with dspy.context(lm=scripted_lm(long)):
+        report = evaluate(BestOfN(QA, n=4, check=lambda args, pred: 1.0, **SMALL), examples(), ExactVerifier())
+    assert report.cut == 12
+    assert "12 drafts without an answer at their cap" in str(report)
+    (said,) = [line for line in warned(caplog) if "ended at their cap" in line]
+    assert said.startswith("all drafts of round 1 of question q")
+    assert "before an answer could be read: raise `draft_tokens`" in said
+    assert "12 of 12 drafts ended at their cap before an answer could be read; raise `draft_tokens`" in " ".join(
+        failures_in_words(report.rows)
+    )
+
+
+def test_a_single_draft_without_an_end_is_only_counted() -> None:
+    whole, cut = DraftRow(answer="a"), DraftRow(truncated=True)
+    row = Row(id="q", repeat=0, seed=0, score=1.0, rounds=(RoundRow(drafts=(*[whole] * 24, cut)),))
+    assert failures_in_words([row]) == []
+    assert Report(rows=[row]).cut == 1
+    assert DraftRow(answer="a", truncated=True).cut is False
