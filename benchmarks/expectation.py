@@ -32,7 +32,8 @@ Ints = NDArray[np.integer[Any]]
 
 
 def expected(traits: Traits, plan: Plan, questions: Questions, samples: int, seed: int) -> Truth:
-    """Mean score, B_seq and B_total of `samples` runs of each question; the last draft's score is its probability."""
+    """Mean score, B_seq and B_total of `samples` runs of each question; the score of a last round of one draft is its
+    probability, that of a vote is 0 or 1."""
     return _Many(traits, plan, questions, samples, seed).run()
 
 
@@ -65,7 +66,8 @@ class _Many:
             sequential += spent.max(axis=0)
             total += spent.sum(axis=0)
             right = self.chance(role)
-            if number == schedule.rounds:
+            last = number == schedule.rounds
+            if last and schedule.final == "refine":
                 done = self.in_time(role, caps[role])
                 good = right if reads is None else self.final(reads, right)
                 score = done * good + (1 - done) * fallback
@@ -75,6 +77,8 @@ class _Many:
                 answer = self.adopted(reads, uniform[0], answer)
             answer = np.where(length > caps[role], 0, answer).astype(np.int32)
             fallback = np.where(answer.any(axis=0), _plurality(answer) == RIGHT, fallback)
+            if last:  # a vote
+                return Truth(float(fallback.mean()), float(sequential.mean()), float(total.mean()))
             reads, path, cost = self.distil(number, answer, tokens)
             sequential += path
             total += cost

@@ -6,7 +6,8 @@ of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
@@ -15,6 +16,7 @@ from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.replays import replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate
 from pdr_dspy.search.space.space import Space
@@ -43,12 +45,15 @@ def search(
     *,
     student: Candidate,
     sampler: Any = "tpe",
+    proposer: Proposer | None = None,
+    ending: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Iterator[Progress]:
-    """Run the plan on a world; `settings` are fields of `SearchSettings`."""
+    """Run the plan on a world. Searches of one world may share a `proposer`; `ending` has further arguments of `Plan`,
+    and `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
-    plan = Plan(given, questions=len(questions), held_out=0, trials=trials)
-    proposer = Proposer(space, limits=limits, seed=seed, sampler=sampler)
+    plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
+    proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
     prices = Prices(limits)
     steps = plan.run([Proposed("student", student)])
     full, reported = 0, set[int]()
@@ -63,6 +68,8 @@ def search(
             answer = proposer.propose(
                 request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
+            free = replays(space, request.tried, request.free, _affordable(prices, answer))
+            answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
         assert not isinstance(request, Write)
         answer = {}
@@ -79,6 +86,11 @@ def search(
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
+
+
+def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:
+    known = {one.candidate.key for one in but}
+    return lambda candidate: candidate.key not in known and not prices.too_expensive(candidate)
 
 
 def run_seed(request: Measure, repeat: int) -> int:

@@ -148,7 +148,7 @@ class World:
                 before = len(calls)
                 shown = self._distil(plan, question, place, number, drafts, calls)
                 sequential += max((tokens for _, tokens in calls[before:]), default=0)
-        answer = done[-1][0].answer or _fallback(done[:-1])
+        answer = _plurality(done)
         return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls))
 
     def plan(self, candidate: Candidate) -> Plan:
@@ -380,11 +380,13 @@ class World:
         """Expected score and tokens over all questions and seeds: an infinite held-out population.
 
         It uses `samples` runs of each of 2,048 questions whose difficulties are evenly spaced quantiles; the last
-        draft's probability of being right is summed, not drawn. At 8 runs the standard error is below 0.1 points.
+        draft's probability of being right is summed, not drawn. At 8 runs the standard error is below 0.1 points. The
+        drafts of a vote are drawn: it gets twice as many runs, and has a standard error of 0.2 points.
         """
         key = (candidate.key, samples)
         if key not in self.truths:
-            self.truths[key] = self._expected(candidate, self.population, samples)
+            runs = samples * (1 if candidate.schedule.final == "refine" or samples == 1 else 2)
+            self.truths[key] = self._expected(candidate, self.population, runs)
         return self.truths[key]
 
     def cost(self, candidate: Candidate) -> tuple[float, float]:
@@ -459,8 +461,9 @@ def level_of(sizes: Sequence[int], kappa: int) -> int:
     return max(left, 1)
 
 
-def _fallback(rounds: Sequence[Sequence[_Draft]]) -> int:
-    """The plurality of the latest round with an answer, as in `operators.plurality`."""
+def _plurality(rounds: Sequence[Sequence[_Draft]]) -> int:
+    """The plurality of the latest round with an answer, as in `operators.plurality`. A last round of one draft is that
+    draft's answer."""
     for drafts in reversed(rounds):
         answers = [draft.answer for draft in drafts if draft.answer]
         if answers:

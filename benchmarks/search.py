@@ -146,6 +146,7 @@ def play(
         false_drops=sum(clearly(candidate, end.chosen) for candidate, _ in dropped),
         worst_drops=sum(clearly(candidate, then) for candidate, then in dropped),
         seconds=seconds,
+        cost=truth.total,
         curve=curve,
     )
 

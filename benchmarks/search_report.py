@@ -46,6 +46,8 @@ class Run:
     worst_drops: int
     """The subset that was clearly better than the choice at the time of the drop."""
     seconds: float
+    cost: float = math.nan
+    """True B_total of a run of the choice."""
     curve: list[tuple[int, int, float]] = field(default_factory=list)
     """(paid tokens, all tokens, regret in points) at each change of the choice."""
 

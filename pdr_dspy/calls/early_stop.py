@@ -60,7 +60,7 @@ async def ask_until(
     *,
     rule: str,
     in_order: bool,
-    first_wave: int | None = None,
+    wave_of: Callable[[int], int] = lambda place: 0,
     examine: Examine | None = None,
 ) -> list[Reply]:
     """Run the calls of a stage concurrently until `ends` decides; return a reply for each call.
@@ -73,8 +73,8 @@ async def ask_until(
         ends: the rule.
         rule: names the rule and its settings, so that stages under different rules have different keys in the store.
         in_order: the rule does not depend on the order in which calls finish.
-        first_wave: how many calls are made first; the others follow only if the rule cannot decide from those, as a
-            second wave that waits for the first (`Call.wave`). None makes all calls at once.
+        wave_of: the wave of a call, from 0, by its number: a wave waits for the one before (`Call.wave`), and is made
+            only if the rule cannot decide without it. Unless given, all calls are made at once.
         examine: called with each reply before the rule sees it; None for no examination. A replayed stage is not
             examined again.
     """
@@ -83,8 +83,7 @@ async def ask_until(
     for part in parts:
         lm, jobs = await calls.prepare(part.predictor, part.inputs, site=part.site, sampling=part.sampling)
         for index, (place, job) in enumerate(zip(part.places, jobs, strict=True)):
-            wave = int(first_wave is not None and place >= first_wave)
-            places.append(_Place(place, part, lm, index, job, wave))
+            places.append(_Place(place, part, lm, index, job, wave_of(place)))
     places.sort(key=lambda place: place.number)
     if any(place.job.fallback is not None for place in places):
         rule = f"{rule} json_fallback"  # more drafts can be read, so the stage may end differently

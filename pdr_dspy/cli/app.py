@@ -415,6 +415,17 @@ def optimize(
         int | None, typer.Option("--max-tokens", min=1, help="End the search after this many paid tokens.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after this time.")] = None,
+    stop: Annotated[
+        str,
+        typer.Option("--stop", help="When the search ends: after `trials`, or also when going on is not `worth` it."),
+    ] = "trials",
+    price: Annotated[
+        float,
+        typer.Option("--price", help="With --stop worth: the gain in score that the whole budget must bring."),
+    ] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--margin", help="A difference in score that does not count: the cheaper program wins.")
+    ] = 0.0,
     finalists: Annotated[
         int, typer.Option("--finalists", min=1, help="Programs, besides the student, that run again on fresh seeds.")
     ] = 4,
@@ -473,6 +484,9 @@ def optimize(
         axes=axis or (),
         dry_run=dry_run,
         finalists=finalists,
+        stop=stop,
+        price=price,
+        margin=margin,
         accept=accept,
         prompts=prompts,
         storage=storage,

@@ -23,7 +23,7 @@ SUMMARIES = {
 """Of commands whose first sentence is too long for a line of `pdr --help`."""
 
 EXAMPLES = {
-    "run": ('pdr run gsm8k "What is 17 * 3?"', "pdr run best.json --input questions.jsonl"),
+    "run": ('pdr run gsm8k -i "What is 17 * 3?"', "pdr run best.json --jsonl questions.jsonl"),
     "new": ("pdr new triage && pdr eval triage.py --limit 4",),
     "eval": (
         "pdr eval gsm8k --limit 20",

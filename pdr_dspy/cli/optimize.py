@@ -72,7 +72,15 @@ def optimize(
     )
     space = space_around(found.program, axes)
     if run_dir is None:
-        ends = ("trials", "max_tokens", "time_limit", "accept")  # a longer search resumes the shorter one
+        ends = (
+            "trials",
+            "max_tokens",
+            "time_limit",
+            "stop",
+            "price",
+            "margin",
+            "accept",
+        )  # a longer search resumes the shorter one
         searched = {name: value for name, value in settings.items() if name not in ends}
         about = [
             found.name,

@@ -98,6 +98,7 @@ class ScheduleChanges(_Strict):
     keep: bool | None = None
     stop_at: Share | None = None
     first_wave: Count | None = None
+    next_wave: Count | None = None
 
 
 class Options(_Strict):

@@ -595,12 +595,13 @@ class _Run:
 
         stop_at = "" if schedule.stop_at is None else f" stop_at={schedule.stop_at}"
         first = "" if schedule.first_wave is None else f" first_wave={schedule.first_wave}"
+        first += "" if schedule.next_wave is None else f" next_wave={schedule.next_wave}"
         replies = await early_stop.ask_until(
             parts,
             ends,
             rule=f"quorum={schedule.quorum} agree={schedule.agree}{stop_at}{first}",
             in_order=schedule.quorum == 1.0,
-            first_wave=schedule.first_wave,
+            wave_of=schedule.wave_of,
             examine=None if schedule.stop_at is None else examine,
         )
         return [await self.explained(*asked, reply) for asked, reply in zip(stage, replies, strict=True)]

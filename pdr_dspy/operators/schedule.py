@@ -42,7 +42,7 @@ class Nominal(NamedTuple):
 
 
 _LATER = (
-    *("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave"),
+    *("quorum", "agree", "json_fallback", "final", "check", "keep", "stop_at", "first_wave", "next_wave"),
     *("draft_model", "refine_model", "distill_model"),
 )
 """Fields added later: omitted from the data at their defaults, which keeps the data of older schedules."""
@@ -124,6 +124,10 @@ class Schedule(Settings):
     question costs only the first wave, a hard one the tokens of all drafts and the time of two waves. None makes all at
     once. Not in the paper: adapting the number of samples to a question is Adaptive-Consistency's idea (arXiv
     2305.11860), here with a check too."""
+    next_wave: int | None = None
+    """With `first_wave`: so many drafts follow at a time, each time only if those before decide nothing yet; with 1
+    each draft waits for the one before, which costs the fewest tokens and the most time. None makes all others in a
+    second wave."""
 
     draft_model: str | None = None
     """The name of the program's model (`models={"small": lm, "large": lm}`) that writes first-round drafts; None is the
@@ -184,6 +188,11 @@ class Schedule(Settings):
                 raise ValueError(f'`Schedule({name}="")` names no model; None uses no other')
         if self.first_wave is not None:
             self._check_first_wave(self.first_wave)
+        if self.next_wave is not None and (self.first_wave is None or self.next_wave < 1):
+            raise ValueError(
+                f"`Schedule(next_wave={self.next_wave})` must be at least 1 and follows a `first_wave`; set that too, "
+                "or None for all other drafts at once"
+            )
         if self.check == "":
             raise ValueError('`Schedule(check="")` names no check; None uses none')
         self._check_distiller()
@@ -354,8 +363,14 @@ class Schedule(Settings):
         return Nominal(self.sequential_calls * per_call, (sum(self.widths) + charged) * per_call)
 
     def waves(self, width: int) -> int:
-        """The maximum number of waves in which a round of `width` drafts is made; see `first_wave`."""
-        return 1 if self.first_wave is None or self.first_wave >= width else 2
+        """The maximum number of waves in which a round of `width` drafts is made; see `first_wave` and `next_wave`."""
+        return self.wave_of(width - 1) + 1
+
+    def wave_of(self, place: int) -> int:
+        """The wave, from 0, in which the draft with this place in its round, from 0, is made."""
+        if self.first_wave is None or place < self.first_wave:
+            return 0
+        return 1 if self.next_wave is None else 1 + (place - self.first_wave) // self.next_wave
 
     def output_bound(self) -> Nominal:
         """The maximum output tokens that a run can generate: every call at its cap. Requests of `json_fallback`, which
@@ -404,6 +419,7 @@ class Schedule(Settings):
         final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
         stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
         stop_at += "" if self.first_wave is None else f" first_wave={self.first_wave}"
+        stop_at += "" if self.next_wave is None else f" next_wave={self.next_wave}"
         return f"{final}{f' check={self.check}' if self.check else ''}{' +keep' if self.keep else ''}{stop_at}"
 
     def _shape(self) -> str:

@@ -91,4 +91,5 @@ def settled(
 
 def says_none(text: str) -> bool:
     """Whether a text states that there is no value."""
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s?\{([^{}]*)\}", r"\1", text) if "\\" in text else text
     return re.fullmatch(r"[\s*_`\"'<(\[]*(?:none|null|nil|n/a|not applicable)[\s*_`\"'>)\].]*", text, re.I) is not None

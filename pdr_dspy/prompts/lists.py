@@ -36,9 +36,11 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
     how = {"numbers": numbers, "words": words, "nested": nested, "decimals": decimals}
     lines = text.split("\n")
     if len([line for line in lines if line.strip()]) < 2:
-        numbered = _numbered(text)
-        marked = None if numbered else _marked(lines)
+        numbered = _cells_of(lines) or _numbered(text)
+        marked = None if numbered or _ENUMERATED.match(text) else _marked(lines)
         ways = [numbered or marked or []] if numbered or marked else _inline(text, **how)
+    elif cells := _cells_of(lines):
+        ways = [cells]
     elif any(map(is_item, lines)):
         ways = [_marked(lines) or []]
     else:
@@ -53,6 +55,29 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
         if len(paragraph) == 1 or goes_on or one[:1] in _BRACKETS:
             ways += _inline(one, **how)
     return [way for way in ways if 0 < len(way) <= MAX_ITEMS and all(item.strip() for item in way)]
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+_ENUMERATED = re.compile(r"[0-9]{1,20}、\s?[0-9]")
+"""`1、2、3`: separated, not numbered."""
+_ROW = re.compile(r"\s{0,8}\|[^\n]{1,2000}\|\s*")
+_RULE = re.compile(r"[-:| \t]*-[-:| \t]*")
+
+
+def _cells_of(lines: Sequence[str]) -> list[str] | None:
+    """The cells of a table of one column, below its heading if it is ruled, or of a single row; else None."""
+    rows = [line for line in lines if line.strip()]
+    if not rows or rows[0].lstrip()[:1] != "|" or not all(_ROW.fullmatch(row) for row in rows):
+        return None
+    cells = [[cell.strip() for cell in row.strip()[1:-1].split("|")] for row in rows if not _RULE.fullmatch(row)]
+    if len(cells) == 1:
+        return cells[0]
+    if len(rows) > 2 and len(cells) == len(rows) - 1 and _RULE.fullmatch(rows[1]):
+        cells = cells[1:]
+    elif len(cells) != len(rows):
+        return None
+    return [row[0] for row in cells] if all(len(row) == 1 for row in cells) else None
 
 
 # ------------------------------------------------------------------------------------------------- one item per line
@@ -165,16 +190,34 @@ _CLAUSE = re.compile(
 )
 _STOP = re.compile(r"[.!?](?=\s+[A-Z(])|。")
 _ASIDE = re.compile(r"(?<![,;&])(?<!and)(?<!or)\s\((?:[0-9]{1,4}\s)?[^\W\d][^()0-9\n]{1,200}\)\s*\.?$")
-_TRAIL = re.compile(r"\s(?:are|is)\s[^0-9\n]{1,120}$", re.IGNORECASE)
-_ANDS = "and|or|&|as well as|und|oder|et|ou|och|og|и|или|та|και|ve|và|dan|és|și|और|و|และ|plus"
-_SHORT_ANDS = "y|e|o|u|en|i|ja"
+_TRAIL = re.compile(
+    r"\s(?:are|is)\s(?:(?:the|all|our|my|its)\s(?:only\s)?[0-9]{1,3}\s)?[^0-9\n]{1,120}$", re.IGNORECASE
+)
+_DOUBTED = re.compile(
+    r"\b(?:maybe|perhaps|possibly|probably|presumably|might|could be|may be|not sure|unsure|guess(?:es)?|either"
+    r"|vielleicht|peut-être|quizás?|forse|talvez)\b|可能|也许|たぶん",
+    re.IGNORECASE,
+)
+_SPLIT_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3},\s+0[0-9]{2}(?![0-9.])")
+"""`1, 000` is one number or two."""
+_TEX_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\s?(?:\\!|\{\})|\{\s?,\s?\})(?:\\!|\{\})?\s?(?=[0-9]{3}(?![0-9]))")
+_SPACED_THOUSAND = re.compile(r"(?<![0-9.])[0-9]{1,3} [0-9]{3}(?![0-9.])")
+_NO_ITEM = re.compile(
+    r"(?:sorry|hmm+|umm?|uh+|(?:it|that) depends|let me|let['’]s|no idea|who knows|hard to (?:say|tell)|unsure"
+    r"|not|or|but|maybe|perhaps|possibly|probably|actually|wait|i(?:['’]m| am| do not| don['’]t| can['’]t| think"
+    r"| cannot| guess| believe| would| have no| was))(?![\w-])",
+    re.IGNORECASE,
+)
+"""The beginning of a remark, which is no item of a list of texts."""
+_ANDS = "and|&|as well as|und|et|och|og|и|та|και|ve|và|dan|és|și|और|و|และ|plus"
+_SHORT_ANDS = "y|e|en|i|ja"
 """Words for `and` that may have another meaning between words."""
-_GLUED_ANDS = "和|与|與|及|或|以及|と|や|그리고|및"
+_GLUED_ANDS = "和|与|與|及|以及|と|や|그리고|및"
 
 
 def _and(words: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Matches `and` between two items, and at the head of the last one."""
-    latex = r"\\text\{\s*(?:and|or)\s*\}"
+    latex = r"\\text\{\s*and\s*\}"
     between = re.compile(rf"\s+(?:{words})\s+|\s*(?:{_GLUED_ANDS})\s*|\s*{latex}\s*", re.IGNORECASE)
     return between, re.compile(rf"(?:{words})\s+|(?:{_GLUED_ANDS})\s*|{latex}\s*", re.IGNORECASE)
 
@@ -216,8 +259,12 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
     text, bracketed = _unwrapped(text, words=words)
     if bracketed and not text.strip():
         return [[]]
-    if not numbers and not words and _EITHER.search(text):
+    if (not words or not bracketed) and _offers(text, words=words):
         return []  # `red or green` is a guess
+    if numbers:
+        text = _TEX_THOUSANDS.sub("", text)
+        if _SPLIT_THOUSAND.search(text):
+            return []
     if not bracketed:
         if numbers:
             text = _alone(text)
@@ -241,7 +288,20 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
 
 
 _WORDS = re.compile(r"^\\text(?:bf|it|rm|sf)?\{([^{}]*)\}$")
-_EITHER = re.compile(r"(?<![\w])(?:or|oder|ou|либо|или|或)(?!\w)", re.IGNORECASE)
+_EITHER = re.compile(
+    r"(?<!\w)(?:or|oder|ou|либо|или|vs\.?|bzw\.?|eller|lub|of(?= [0-9]+$)|o(?= [0-9])|ya da|atau)(?!\w)"
+    r"|或|または|또는|\\lor(?![A-Za-z])",
+    re.IGNORECASE,
+)
+
+
+def _offers(text: str, *, words: bool) -> bool:
+    """Whether a text offers alternatives, or doubts an item. Between words only the last `or` separates items."""
+    if not words:
+        return _EITHER.search(text) is not None or _DOUBTED.search(text) is not None
+    last = _split(text, ",;，、；")[-1]
+    found = _EITHER.search(last)
+    return found is not None and found.start() > 0 and last[: found.start()].strip() != ""
 
 
 def _alone(text: str) -> str:
@@ -266,20 +326,26 @@ def _separated(text: str, *, numbers: bool, words: bool, bracketed: bool) -> lis
             pieces = pieces[:-1]
         if len(pieces) > 1:
             pieces = [piece.strip() for piece in pieces]
-            if separators[0] in ",;":
+            if separators[0] in ",;" and not (words and any(between.search(piece) for piece in pieces[:-1])):
                 *most, last = pieces
                 joined = [leading.sub("", last, count=1)] if leading.match(last) else between.split(last, maxsplit=1)
                 pieces = [*most, *joined]
             if words and not bracketed and separators[0] == "," and any(len(piece.split()) > 6 for piece in pieces):
                 return []  # a sentence
+            if words and not bracketed and any(map(_NO_ITEM.match, pieces)):
+                return []
             return [[*map(_plain, pieces[:-1]), _last(pieces)]]
     pieces = [piece.strip() for piece in between.split(text)]
     few = all(piece and (not words or len(piece.split()) <= 3) for piece in pieces)
     if len(pieces) > 1 and few:
         return [[_plain(piece) for piece in pieces]]
     spaced = text.split()
+    if numbers and len(spaced) > 1 and all(_BARE.fullmatch(piece) for piece in spaced):
+        return [] if _SPACED_THOUSAND.search(text) and not bracketed else [spaced]  # `1 000`
     if numbers and bracketed and len(spaced) > 1:
-        return [spaced] if all(_BARE.fullmatch(piece) for piece in spaced) else []
+        return []
+    if words and not bracketed and (_NO_ITEM.match(text) or _THOUSANDS.fullmatch(text)):
+        return []
     return [[_plain(text)]]
 
 
@@ -318,7 +384,7 @@ def _introduced(text: str, *, words: bool) -> str:
         headed = _SUBJECT.match(text) or (text.count(":") == 1 and "," in text[prose.end() :])
         introduces = bool(headed) and len(prose.group().split()) <= 10
     else:  # only a number that is a count may precede
-        introduces = not re.search(r"[0-9](?!\s[^\W\d]{2})", prose.group())
+        introduces = not re.search(rf"[0-9](?!\s(?!(?:{_ANDS})\s)[^\W\d]{{2}})", prose.group(), re.I)
     return text[prose.end() :].strip() if introduces else text
 
 
@@ -373,6 +439,17 @@ def _closes(text: str, place: int) -> bool:
 
 
 _CLOSING = frozenset(_BRACKETS.values())
+_DIGITS_BEHIND = re.compile(r"[0-9]{3}(?![0-9])")
+
+
+def _in_number(text: str, place: int) -> bool:
+    """Whether the comma at `place` separates the thousands of a number before a word or another comma: `1,000 cats`."""
+    if not (text[place - 1 : place].isdigit() and _DIGITS_BEHIND.match(text, place + 1)):
+        return False
+    return _WITH_THOUSANDS.match(text, text.rfind(" ", 0, place) + 1) is not None
+
+
+_WITH_THOUSANDS = re.compile(r"[$€£]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?:\s[^\W\d]|,\s|$)")
 _OPENS, _CLOSES = frozenset(_BRACKETS) - {"<"}, _CLOSING - {">"}
 """Arrows and comparisons, which are not brackets within a line."""
 
@@ -396,7 +473,7 @@ def _split(text: str, separators: str) -> list[str]:
             depth += 1
         elif sign in _CLOSES:
             depth = max(depth - 1, 0)
-        elif sign in separators and depth == 0:
+        elif sign in separators and depth == 0 and not (sign == "," and _in_number(text, place)):
             pieces.append(text[start:place])
             start = place + 1
     return [*pieces, text[start:]]

@@ -109,11 +109,13 @@ def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
     if truncated:
         return None
     if is_code(kind):
-        blocks = re.findall(r"```[^\n`]*\n.*?```", text, re.DOTALL)
+        blocks = re.findall(r"```[^\n`]*\n.*?```|~~~[^\n~]*\n.*?~~~", text, re.DOTALL)
         return _custom(blocks[-1], kind, whole=True) if blocks else None
     if kind is dspy.ToolCalls and _CALL.search(text):
         return _custom(text, kind, whole=True)
     if is_custom(kind) or kind in (str, int, float, bool) or not holds_objects(kind):
+        return None
+    if _SEVERAL.search(text):
         return None
     adapter = TypeAdapter(kind)
     for body in reversed(_json_in(text)):
@@ -146,3 +148,5 @@ def _json_in(text: str) -> list[str]:
 
 
 _OPENED = re.compile(r"[{\[]")
+_SEVERAL = re.compile(r"[}\]][ \t`]{0,4}(?:or|oder|ou)[ \t`]{0,4}[{\[]", re.I)
+"""`{...} or {...}` offers two values."""

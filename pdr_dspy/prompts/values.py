@@ -353,8 +353,11 @@ def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
         return value
     if whole:
         with suppress(ValidationError, ValueError):
-            return adapter.validate_json(body)
+            value = adapter.validate_json(body)
+            return None if _turned(json.loads(body), value) else value
     listed = member_kinds(kind)
+    if listed is None and body[:1] in ("[", "{") and _is_one_of_several(body):
+        return None
     if len(body) <= MAX_ANSWER and (_LEFT_OUT.search(body) or (body[:1] in "[{" and _ZEROS.search(body))):
         return None
     if (get_origin(kind) or kind) is dict and body[:1] == "{" and not in_brackets(body):
@@ -393,9 +396,34 @@ def _json_prefix(body: str, adapter: TypeAdapter[Any]) -> Any:
     if body[end:].partition("\n")[0].strip(" \t\r.;`*$"):
         return None
     try:
-        return adapter.validate_json(body[:end])
+        value = adapter.validate_json(body[:end])
     except (ValidationError, ValueError):
         return None
+    return None if _turned(json.loads(body[:end], strict=False), value) else value
+
+
+def _is_one_of_several(body: str) -> bool:
+    """Whether words follow the first value of a text in its line: `{...} or {...}` offers two."""
+    try:
+        _, end = _DECODER.raw_decode(body)
+    except (ValueError, RecursionError):
+        return False
+    return re.match(r"[ \t]*(?:or|and|[,;/|])?[ \t]*[{\[]|[ \t,;]*(?:or|and|oder|ou)\b", body[end:]) is not None
+
+
+def _turned(written: Any, value: Any) -> bool:
+    """Whether a truth value was turned into a number: `[1, true]` is no list of numbers."""
+    if isinstance(written, bool):
+        return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if isinstance(written, list) and isinstance(value, list | tuple):
+        return any(map(_turned, written, value))
+    if isinstance(written, list) and isinstance(value, set | frozenset):
+        return any(isinstance(each, bool) for each in written) and not any(isinstance(each, bool) for each in value)
+    if isinstance(written, dict) and isinstance(value, dict):
+        return any(_turned(each, value.get(name)) for name, each in written.items())
+    if isinstance(written, dict):
+        return any(_turned(each, getattr(value, name, None)) for name, each in written.items())
+    return False
 
 
 _DECODER = json.JSONDecoder(strict=False)

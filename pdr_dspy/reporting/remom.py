@@ -94,7 +94,7 @@ def _beyond(program: Operator) -> Iterator[str]:
     for field in ("tally", "critique", "keep"):
         if getattr(schedule, field):
             yield f"`{field}=True`"
-    for field in ("agree", "check", "stop_at", "first_wave"):
+    for field in ("agree", "check", "stop_at", "first_wave", "next_wave"):
         if getattr(schedule, field) is not None:
             yield f"`{field}={getattr(schedule, field)!r}`"
     if schedule.final != "refine":

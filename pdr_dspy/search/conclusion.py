@@ -30,7 +30,9 @@ Rows = Callable[[Stage, int], Sequence[Row]]
 """The rows of one trial in one stage, by its number."""
 
 
-def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, written: Proposals | None) -> SearchResult:
+def conclude(
+    problem: Problem, found: Found, rows: Rows, *, accept: Accept, margin: float = 0.0, written: Proposals | None
+) -> SearchResult:
     """The returned program, and all results.
 
     Args:
@@ -38,6 +40,7 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
         found: the result of the plan.
         rows: of all measurements.
         accept: when the winner is returned instead of the student.
+        margin: a difference in score that does not count, a fraction.
         written: instructions that a model wrote for the search.
 
     Raises ConfigError if no schedule is within the limits.
@@ -54,7 +57,7 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
             f"({found.stopped}); raise the limit or lower the caps"
         )
     best = trials[found.chosen]
-    confirmation = confirm(problem, best, rows, accept=accept, written=written)
+    confirmation = confirm(problem, best, rows, accept=accept, margin=margin, tied=found.tied, written=written)
     logger.info("%s; %s", found.stopped, confirmation.verdict)
     return SearchResult(
         program=program_of(problem.student, best) if confirmation.kept == "winner" else problem.student.deepcopy(),
@@ -66,6 +69,7 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
         confirmation=confirmation,
         limits=limits,
         stopped=found.stopped,
+        tied=found.tied,
         paid=found.paid,
         saved=found.saved,
         proposals=written,
@@ -77,9 +81,17 @@ def conclude(problem: Problem, found: Found, rows: Rows, *, accept: Accept, writ
 
 
 def confirm(
-    problem: Problem, best: TrialRecord, rows: Rows, *, accept: Accept, written: Proposals | None
+    problem: Problem,
+    best: TrialRecord,
+    rows: Rows,
+    *,
+    accept: Accept,
+    margin: float = 0.0,
+    tied: Sequence[int] = (),
+    written: Proposals | None,
 ) -> Confirmation:
-    """The best trial and the student on the confirmation's questions, and the decision between them."""
+    """The best trial and the student on the confirmation's questions, and the decision between them; `tied` are the
+    numbers of trials that were as good as the best within the margin."""
     student = report(problem, rows, Stage.CONFIRM, None, str(problem.own))
     same = best.number == 0
     winner = student if same else report(problem, rows, Stage.CONFIRM, best, str(best.candidate))
@@ -101,7 +113,11 @@ def confirm(
         seen=problem.seen,
         prompted=len(shown & problem.confirmed),
         accept=accept,
+        margin=margin,
     )
+    if tied:
+        trials = f"trial{'s' * (len(tied) > 1)} {' and '.join(map(str, tied))}"
+        verdict += f"; {trials} tied with trial {best.number}, the cheapest, within `margin={margin:g}`"
     over = len(student.rows) // single
     if over > 1:
         verdict += f"; the student is one pass, and its score the mean of {over} drafts of each question"

@@ -281,7 +281,8 @@ class _Left:
             still = max(self.options.max_tokens - self.plan.paid, 0)
             low = min(low, still)
             high = min(high, still + min(race.cohort, self.new) * pairs * prices.expensive)
-        if self.options.time_limit is not None or any(limit is not None for limit in self.problem.settings.limits):
+        ends_early = self.options.time_limit is not None or self.options.stop == "worth"
+        if ends_early or any(limit is not None for limit in self.problem.settings.limits):
             low = 0.0
         return Span(low, high)
 
@@ -291,7 +292,8 @@ class _Left:
             return Span(0.0, 0.0)
         final, prices, student = self.plan.settings.final, self.prices, self.plan.arms[0]
         runs = self.plan.questions * final.repeats
-        low = (runs - self._done(f"{Stage.FINAL}/")) * prices.least(student)
+        least = min(runs, self.plan.questions) if self.options.stop == "worth" else runs
+        low = max(least - self._done(f"{Stage.FINAL}/"), 0) * prices.least(student)
         if self.request is not None and self.stage is Stage.FINAL:
             later = self.plan.questions * (final.repeats - 1 - self.request.cohort)
             return Span(low, (self.missing + later) * sum(prices.most(arm) for arm in self.asked))

@@ -70,4 +70,5 @@ def _ended(schedule: Schedule, space: Space) -> Iterator[Schedule]:
         for first in space.first_wave:
             wide = max(schedule.widths)
             if stop is not None and (wide == 1 or (first is not None and first < wide)):
-                yield schedule.replace(stop_at=stop, first_wave=None if wide == 1 else first)
+                few = None if wide == 1 else first
+                yield schedule.replace(stop_at=stop, first_wave=few, next_wave=schedule.next_wave if few else None)

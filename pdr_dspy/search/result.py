@@ -80,11 +80,14 @@ class SearchResult:
     confirmation: Confirmation
     limits: Limits
     stopped: str
-    """Why no more candidates were tried."""
+    """Why no more candidates were tried, and with `stop="worth"` why the finalists were not run again as often as they
+    could be."""
     paid: int
     """Tokens of all calls of trials, finalists and confirmation, each counted once."""
     saved: int
     """Tokens of calls that were replayed from the store."""
+    tied: tuple[int, ...] = ()
+    """Finalists that are as good as `best` within the search's `margin`, and cost more."""
     proposals: Proposals | None = field(default=None, repr=False)
     """Instructions that a model wrote for the search, with their cost; None if none were requested."""
     rows: Rows = field(default_factory=dict, repr=False)
@@ -172,6 +175,7 @@ def write(
         "finalists": [finalist._asdict() for finalist in result.finalists],
         "front": [trial.number for trial in result.front],
         "stopped": result.stopped,
+        "tied": list(result.tied),
         "paid": result.paid,
         "saved": result.saved,
         "proposals": None if result.proposals is None else json.loads(result.proposals.model_dump_json()),

@@ -28,6 +28,7 @@ SamplerName = Literal["tpe", "nsga2", "random"]
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 Objective = Literal["score", "front"]
 Accept = Literal["confident", "better"]
+Stop = Literal["trials", "worth"]
 
 
 class _Section(Settings):
@@ -196,6 +197,16 @@ class RunOptions(_Section):
     """No new cohort is started after this many paid tokens of the search; None for no limit."""
     time_limit: float | None = None
     """No new cohort is started after this many seconds of this call; None for no limit."""
+    stop: Stop = "trials"
+    """"trials" ends the search after `trials`, "worth" also when going on is worth less than it costs: before a cohort
+    or a further run of the finalists, if the expected gain of the choice, by the pooled estimates, is below `price`."""
+    price: float = 0.01
+    """Only with `stop="worth"`: the gain in score, a fraction, for which the whole budget of the search would be spent:
+    `trials`, or `max_tokens` if it is less. Each step must gain its share: 8 of 40 trials at 0.01 a fifth of a point.
+    0 never ends a search."""
+    margin: float = 0.0
+    """A difference in score, a fraction, that does not count: of finalists whose estimates are at most this much below
+    the best, the cheapest wins. The confirmation allows a cheaper winner at least 0.01."""
     accept: Accept = "confident"
     """"confident" returns the winner only if it is confidently better on the confirmation, or as good for fewer tokens;
     "better" whenever it did better there."""
@@ -220,6 +231,21 @@ class RunOptions(_Section):
         if seconds is not None and not (number and seconds > 0):
             raise ValueError(f"`RunOptions(time_limit={seconds!r})` must be above 0 seconds")
         return seconds
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _known_stop(cls, stop: Any) -> Any:
+        if stop not in get_args(Stop):
+            raise ValueError(f'`RunOptions(stop={stop!r})` must be "trials" or "worth"')
+        return stop
+
+    @field_validator("price", "margin", mode="before")
+    @classmethod
+    def _fraction(cls, value: Any, info: ValidationInfo) -> Any:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number and 0 <= value <= 1):
+            raise ValueError(f"`RunOptions({info.field_name}={value!r})` must be a difference of scores in [0, 1]")
+        return value
 
     @field_validator("accept", mode="before")
     @classmethod
@@ -297,6 +323,9 @@ class Keywords(TypedDict, total=False):
     """As `RunOptions.trials`; so are all that follow."""
     max_tokens: int | None
     time_limit: float | None
+    stop: Stop
+    price: float
+    margin: float
     accept: Accept
     storage: str | Path | None
     study: str

@@ -24,6 +24,9 @@ _WORKED_INTO = re.compile(  # signs before a box that make it part of a value or
     | neg|binom)) $""",
     re.X,
 )
+_TIMES = re.compile(  # factors directly before a box: `2\\boxed{7}`, `x\\boxed{7}`, `= 2 \\boxed{7}`
+    r"(?:[0-9)}\]½⅓¼¾]|(?<![A-Za-z\\])[A-Za-z])$|(?:^|[=+*/(−-])\s?[0-9][0-9.,]{0,20}\s\$?$"
+)
 _MINUS = re.compile(r"(?:^|[\s=:$(,])[-−–]\$?$")
 _DENIED = re.compile(
     r"""(?:\b(?:not|never|neither|nor|or|than|twice|thrice|double|triple|minus|negative|below|above|under|over|except
@@ -38,6 +41,7 @@ _GLUED = re.compile(  # directly after the brace
     | \\(?:sqrt|pi|[dt]?frac|infty)(?![A-Za-z]) | \([a-z0-9]""",
     re.X,
 )
+_NEXT = re.compile(r"\s{1,3}\$?[0-9]")
 _WORKED_ON = re.compile(
     r"""[+*/<>≤≥≠×·±]\s*[\\$0-9A-Za-z(] | [-−]\s?(?:[0-9]|[a-z](?!\w)|\\(?!text)[a-z]) | ‰
     | \\(?:cdot|times|div|neq?|leq?|geq?|lt|gt|pm|mp|cup|cap|setminus|lor|vee|pmod|bmod|choose)(?![A-Za-z])
@@ -60,11 +64,13 @@ def stands_alone(text: str, start: int, end: int) -> bool:
     for _ in range(opened.group().count("{")):
         behind = behind.lstrip().removeprefix("}")
     behind = behind.partition("\n")[0]
+    if "{" not in opened.group() and _NEXT.match(behind):
+        return False  # `\\boxed 7 8`
     if _GLUED.match(behind) or _WORKED_ON.match(behind, _closed(behind)):
         return False
     if _BULLET.fullmatch(lead):
         return True
-    if _MINUS.search(lead):
+    if _MINUS.search(lead) or _TIMES.search(lead):
         return False
     lead = _LOOKS.sub("", lead)
     return not (_WORKED_INTO.search(lead) or _DENIED.search(lead))
@@ -83,4 +89,6 @@ def unboxed(text: str, start: int, end: int) -> str:
         return text
     for _ in range(opened.group().count("{")):
         behind = behind.lstrip().removeprefix("}")
-    return before[: len(before) - len(opened.group())] + content + behind
+    before = before[: len(before) - len(opened.group())]
+    factor = _TIMES.search(before) is not None
+    return before + (f" ({content})" if factor else content) + behind

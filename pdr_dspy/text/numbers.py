@@ -10,7 +10,10 @@ import re
 from fractions import Fraction
 
 from pdr_dspy.text import number_words as tables
+from pdr_dspy.text.labels import ANSWER_KEYS, key
+from pdr_dspy.text.neutral_words import is_neutral
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
+from pdr_dspy.text.spelled_elsewhere import in_other_words
 
 MAX_DIGITS = 1_000
 """Maximum digits of one number, and maximum power of ten; a longer number is not read."""
@@ -37,10 +40,13 @@ _UNIT_POWER = re.compile(
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
-_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `1\,000`, `1'000`
-    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,\s?\\!|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?(?:\\!)?"
-    r"(?=[0-9]{3}(?![0-9]))"
+_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `1,{}000`, `1\,000`, `1'000`
+    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,(?=\s?(?:\\!|\{\}))|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?"
+    r"(?:(?:\\[!,]|\{\})\s?){0,3}(?=[0-9]{3}(?![0-9]))"
 )
+_THIN = re.compile(r"(?<=[0-9]),\s?\\[,;:>]\s?(?=[0-9]{3}(?![0-9]))")
+r"""`15,\,625`; between brackets it separates a list: `(2,\,400)`."""
+_BRACKET = re.compile(r"\$?(?:\\left|\\)?\s?[(\[{]")
 _UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
 """`1_000_000`; `1_000` alone may be a number with its base."""
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
@@ -67,6 +73,7 @@ def read_number(text: str) -> Fraction | None:
     Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
+    text = _without_reason(text)
     plain = _plain(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
     sides = _EQUALS.split(plain)
     if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
@@ -89,6 +96,23 @@ def read_number(text: str) -> Fraction | None:
     return value
 
 
+_REASON = re.compile(
+    r"(?<=\S),?\s(?:(?:because|since)(?!\S)|as(?=\s(?:we|it|the|shown|required|[0-9(])(?![A-Za-z]))).*", re.I
+)
+_DOUBT = re.compile(
+    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|perhaps|instead|but|should|unless|if)\b|n['’]t\b",
+    re.I,
+)
+
+
+def _without_reason(text: str) -> str:
+    """The text without a reason at its end: `7 because 3+4`."""
+    if "because" not in text and " since " not in text and " as " not in text:
+        return text
+    reason = _REASON.search(text)
+    return text if reason is None or _DOUBT.search(text, reason.start()) else text[: reason.start()]
+
+
 _FIGURES = r"[-+]?\$?[0-9][0-9.,]{0,40}%?"
 _INSTEAD_OF = re.compile(  # `42, not 41`, `42 (previously 41)`
     r"(?:(?<=[0-9%)])\s?|,\s|\s(?=\())\(?(?:(?:and|but)\s)?(?:not|rather than|instead of|previously|formerly|was"
@@ -101,7 +125,8 @@ _NOT_BUT = re.compile(rf"^not\s{_FIGURES},?\sbut\s(?:rather\s)?(?=\$?[-+]?[0-9])
 def in_words(text: str) -> str | None:
     """A text that is a number in words, with or without a unit, with the number in digits; None for any other."""
     whole = _WORDS.fullmatch(text)
-    return in_digits(whole[1] if whole else text)
+    text = whole[1] if whole else text
+    return in_digits(text) or in_other_words(text)
 
 
 def is_date(text: str) -> bool:
@@ -139,6 +164,8 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = _THOUSANDS.sub(",", text)
+    if "\\" in text and not _BRACKET.match(text):
+        text = _THIN.sub(",", text)
     text = _UNDERSCORED.sub(lambda digits: digits.group().replace("_", ""), text)
     text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
     text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
@@ -181,9 +208,13 @@ def _as_unit(words: str) -> str:
     return re.sub(r"(?<![A-Za-z])([a-z]{1,3})(?![A-Za-z])", _upright, words)
 
 
+_UPRIGHT = "unit"
+"""Marks letters in upright type."""
+
+
 def _upright(word: re.Match[str]) -> str:
     spoils = word[1] in tables.DOZENS | tables.NOT_PLAIN | tables.BEFORE | tables.AFTER or word[1] in tables.SCALES
-    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"unit{word[1]}"
+    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"{_UPRIGHT}{word[1]}"
 
 
 def _unsigned_ratio(over: str, under: str) -> str:
@@ -263,7 +294,8 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
         return False
     if _SYMBOLS.search(piece) or tables.PHRASES.search(piece) or any(char in piece for char in tables.FOREIGN_DIGITS):
         return True
-    found = [word.lower() for word in _WORD.findall(piece)]
+    written = _WORD.findall(piece)
+    found = [word.lower() for word in written]
     if any(word in tables.NOT_PLAIN or word in tables.FOREIGN_SCALES or _is_scale(word) for word in found):
         return True
     if any(word in NUMERALS and word != "one" for word in found):
@@ -275,12 +307,27 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
     letters = set(_LETTER.findall(piece)) - {"a", "A", "I"}
     if letters - tables.LETTERS if after else letters:
         return True
-    return after and any(2 <= len(word) <= 3 and word.isascii() and not _is_word(word) for word in found)
+    if before and piece.isascii() and tables.STATES.search(piece) and not piece.rstrip().endswith(":"):
+        return False  # the subject of a sentence may be any
+    if before and piece.rstrip().endswith(":") and key(piece) in ANSWER_KEYS:
+        return False
+    if any(word in _OTHER_FACTORS for word in written):
+        return True
+    return any((len(word) > 1 or not word.isascii()) and not _is_word(word, behind=after) for word in found)
 
 
-def _is_word(word: str) -> bool:
-    """Whether two or three letters are a word, not variables."""
-    return word in tables.SHORT_NOUNS or word in _ORDINAL or _glued(word)
+_OTHER_FACTORS = ("MM", "Mm")
+"""Millions, and no millimetres."""
+
+
+def _is_word(word: str, *, behind: bool) -> bool:
+    """Whether letters are a word that leaves a number its value, not variables nor a word that is not understood."""
+    if is_neutral(word, behind=behind):
+        return True
+    if word.startswith(_UPRIGHT):
+        word = word.removeprefix(_UPRIGHT)
+        return len(word) == 1 or _glued(word) or is_neutral(word, behind=behind)
+    return behind and len(word) < 4 and (word in _ORDINAL or _glued(word))
 
 
 _ORDINAL = ("th", "st", "nd", "rd")
@@ -298,7 +345,9 @@ def _changes_value_after(piece: str, found: list[str]) -> bool:
         return True  # a 5-digit number is not 5
     if found and (found[0] in tables.AFTER or found[0] in tables.DOZENS) and re.match(r"[\s-]*[^\W\d_]", piece):
         return True
-    if re.match(r"\s?['\"]|\s?/\s*$", piece) or tables.SAYS_MORE.match(piece):
+    if re.match(r"\s?['\"]|\s?/\s*$|\s?%\s?(?:more|extra|higher|larger|greater|bigger)\b", piece):
+        return True
+    if tables.SAYS_MORE.match(piece):
         return True
     if found and found[0] == "times" and len(found) > 1:
         return True
@@ -327,7 +376,7 @@ def _is_scale(word: str) -> bool:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    if len(match.group()) > MAX_DIGITS:
+    if len(match.group()) > MAX_DIGITS or match["scale"] == "MN":  # a unit of force too
         return None
     if match["power"]:
         value = _times_ten(Fraction(1), match["ten"])

@@ -199,11 +199,20 @@ class _Search:
         if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
             own = [one for one in own if not one.generic]
         headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
+        if ">" in self.text and any(map(self.is_quoted, own)):
+            spoken = [one for one in own if not self.is_quoted(one)]
+            own = spoken or own
+            headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
         return sorted(own, key=lambda one: (one.rank if headed else max(one.rank, 1), -one.start))
 
     def add(self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True) -> None:
         if mark.field is not None and text.strip():
             self.found.append(Statement(mark.field, mark.start, text, mark.how, mark.rank, exact, whole, mark.generic))
+
+    def is_quoted(self, one: Statement) -> bool:
+        """Whether a statement stands in a quoted line: what another said, if the text states an answer itself."""
+        line = self.text[(begin := self.text.rfind("\n", 0, one.start) + 1) : begin + 10]
+        return line.lstrip(" \t").startswith(">")
 
     def line_end(self, place: int) -> int:
         end = self.text.find("\n", place)

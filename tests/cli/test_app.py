@@ -481,6 +481,7 @@ def test_optimize_within_axes_and_with_proposed_instructions(
     done = pdr(
         *("optimize", "addition", "--trials", "6", "--prompts", "2", "--api-base", server.api_base, "--run-dir", "out"),
         *(*axes, "--accept", "better", "--finalists", "1", "--storage", "shared", "--study", "mine"),
+        *("--stop", "worth", "--price", "0", "--margin", "0.02"),
     )
     assert done.exit_code == 0, done.stderr
     assert "a model writes 2 instructions each for draft, refine" in done.stderr
@@ -488,6 +489,8 @@ def test_optimize_within_axes_and_with_proposed_instructions(
     facts = json.loads((folder / "out" / "search.json").read_text())
     assert facts["config"]["settings"]["space"]["widths"] == [2, 5]
     assert facts["config"]["settings"]["final"]["programs"] == 1
+    assert "tied" in facts
+    assert facts["stopped"] == "6 trials were measured"  # at no price
     assert len(facts["proposals"]["proposals"]) >= 2
     assert {tuple(trial["schedule"]["widths"][:-1]) for trial in facts["trials"][1:]} <= {(), (2,), (5,)}
     assert any(trial["instructions"] for trial in facts["trials"])

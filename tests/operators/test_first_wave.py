@@ -1,4 +1,4 @@
-"""A round whose drafts are asked for in two waves: the second only where the first did not end it."""
+"""A round whose drafts are asked for in waves: each only where those before it did not end the round."""
 
 from __future__ import annotations
 
@@ -51,6 +51,38 @@ def test_drafts_that_agree_end_a_vote_after_its_first_wave() -> None:
     split = says("a", "b", "a", "b", "a", "a", "a", "a")
     prediction = ask(SelfConsistency(QA, n=8, agree=0.95, first_wave=4, **SMALL), split)
     assert (prediction.answer, split.served.calls) == ("a", 8)
+
+
+@pytest.mark.parametrize(
+    ("answers", "waves", "sent"),
+    [
+        ("aabbbbbb", [0, 0], 2),
+        ("abaabbbb", [0, 0, 1, 2], 4),  # 2 : 1 is not enough at 0.8, 3 : 1 is
+        ("abcdefgh", [0, 0, 1, 2, 3, 4, 5, 6], 8),
+    ],
+)
+def test_with_a_next_wave_drafts_follow_until_they_agree(answers: str, waves: list[int], sent: int) -> None:
+    lm = says(*answers)
+    prediction = ask(SelfConsistency(QA, n=8, agree=0.8, first_wave=2, next_wave=1, **SMALL), lm)
+    assert (prediction.answer, lm.served.calls) == ("a", sent)
+    made = [call for call in prediction.ledger.calls if call.finish != "cancelled"]
+    assert [call.wave for call in made] == waves
+    taken = {wave: max(call.tokens for call in made if call.wave == wave) for wave in waves}
+    assert prediction.ledger.sequential == sum(taken.values())
+
+
+def test_waves_are_counted_for_the_bound_on_the_path() -> None:
+    schedule = Schedule(widths=(8,), final="vote", agree=0.8, first_wave=2, next_wave=4, **SMALL)
+    assert [schedule.wave_of(place) for place in range(8)] == [0, 0, 1, 1, 1, 1, 2, 2]
+    assert (schedule.waves(8), schedule.waves(2), schedule.replace(next_wave=None).waves(8)) == (3, 1, 2)
+    assert "first_wave=2 next_wave=4" in str(schedule)
+    assert Schedule(**schedule.model_dump()) == schedule
+
+
+@pytest.mark.parametrize("given", [{"next_wave": 1}, {"first_wave": 2, "next_wave": 0}])
+def test_a_next_wave_without_a_first_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"next_wave=\d.*follows a `first_wave`"):
+        Schedule(widths=(8,), final="vote", agree=0.8, **given)
 
 
 def test_every_round_has_its_waves_and_a_narrow_one_has_one() -> None:

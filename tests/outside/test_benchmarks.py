@@ -61,6 +61,8 @@ SCHEDULES = (
     Schedule(widths=(4, 1), distiller="summary", draft_tokens=512, kappa=512),
     Schedule(widths=(4, 2, 1), distiller="topk_per_sample", k=2, draft_tokens=256),
     Schedule(widths=(8, 4, 1), distiller="topk", k=4, draft_tokens=512, kappa=512),
+    Schedule(widths=(5,), final="vote", draft_tokens=256),
+    Schedule(widths=(4, 2), distiller="random_k", k=2, final="vote", draft_tokens=512, kappa=512),
 )
 SMALL = Space(rounds=(1, 2), widths=(2, 4), k=(1, 2), draft_tokens=(256, 512), distiller=("topk", "random_k"))
 LIMITS = Limits(sequential=3500, total=3000)

@@ -14,8 +14,20 @@ import pytest
 
 from pdr_dspy.cli.display import Display
 from pdr_dspy.cli.model_option import Model
+from pdr_dspy.operators.schedule import Schedule
 from programs import humaneval as task
-from studies import arithmetic, calculator, countdown, expectation, humaneval, picker, results, study, verification
+from studies import (
+    arithmetic,
+    calculator,
+    countdown,
+    expectation,
+    humaneval,
+    picker,
+    results,
+    study,
+    verification,
+    waves,
+)
 from studies.study import Line
 from tests.support.mock_server import MockServer
 
@@ -224,3 +236,26 @@ def test_a_picker_is_judged_on_questions_that_it_has_not_seen() -> None:
     assert picker.picked(np.array([0.2, 0.9, 1.0]), np.array([1.0, 0.0, 0.0]), read) == 0.0
     assert picker.picked(np.array([0.9, 0.9, 1.0]), np.array([1.0, 0.0, 1.0]), read) == 0.5
     assert "calibration error" in picker.calibration(runs, right)
+
+
+def test_waves_end_a_round_as_the_library_does() -> None:
+    schedule = Schedule(widths=(4,), final="vote", agree=0.8, first_wave=2, next_wave=1)
+    drafts = expectation.Drafts((1.0, 1.0, 0.0, 0.0), (None,) * 4, (0, 0, 1, 2))
+    assert waves.until_agreed(drafts, schedule, [0, 1, 2, 3]) == (1.0, 2, 1)
+    assert waves.until_agreed(drafts, schedule, [2, 0, 1, 3]) == (1.0, 4, 3)  # 2 : 1 decides nothing
+    checked = expectation.Drafts((0.0, 1.0, 1.0), (0.5, 1.0, 1.0), (None,) * 3)
+    stops = Schedule(widths=(3,), final="best", check="check", stop_at=1.0, first_wave=1, next_wave=1)
+    assert waves.until_passed(checked, stops, [0, 1, 2]) == (1.0, 2, 2)
+    assert waves.until_passed(checked, stops, [2, 0, 1]) == (1.0, 1, 1)
+    assert waves.until_passed(checked, stops.replace(stop_at=None, first_wave=None, next_wave=None), [0, 1, 2])[1] == 3
+
+
+def test_the_page_of_waves_is_that_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waves, "ORDERS", 4)
+    text = waves.page()
+    assert text.startswith(waves.HEAD)
+    for study_ in verification.studies_of(study.ROWS):
+        assert f"## {study_.name}" in text
+    published = (verification.OUT / "waves.md").read_text(encoding="utf-8")
+    labels = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert labels == [line.split("|")[1] for line in published.splitlines() if line.startswith("| ")]

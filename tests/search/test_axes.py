@@ -51,7 +51,7 @@ def test_the_table_has_every_field_of_a_schedule_and_the_space_every_axis_with_i
 
 
 def test_what_came_later_is_left_out_of_the_data_where_it_is_off() -> None:
-    later = {"quorum", "agree", "json_fallback", "check", "final", "keep", "stop_at", "first_wave"}
+    later = {"quorum", "agree", "json_fallback", "check", "final", "keep", "stop_at", "first_wave", "next_wave"}
     models = {"draft_model", "refine_model", "distill_model"}
     assert {one.name for one in TABLE if one.later} == later | models
     assert not {one.name for one in TABLE if one.later} & Space().model_dump(mode="json").keys()

@@ -225,6 +225,7 @@ PAIRS: dict[str, tuple[Schedule, Any]] = {
     "keep": (Schedule(widths=(4, 1), check="unit tests", **BASE), True),
     "stop_at": (Schedule(widths=(4, 1), check="unit tests", **BASE), 0.9),
     "first_wave": (Schedule(widths=(4, 1), check="unit tests", stop_at=1.0, **BASE), 2),
+    "next_wave": (Schedule(widths=(4, 1), check="unit tests", stop_at=1.0, first_wave=2, **BASE), 1),
     "draft_model": (Schedule(widths=(1,)), "large"),
     "refine_model": (Schedule(widths=(4, 1), **BASE), "large"),
     "distill_model": (Schedule(widths=(4, 1), distiller="summary"), "large"),

@@ -52,7 +52,9 @@ def search(
         run = Run(problem, options, journal, store, progress, executor=executor)
         found = run.follow()
         rows = run.measurements.rows_of
-        result = conclusion.conclude(problem, found, rows, accept=options.accept, written=run.written)
+        result = conclusion.conclude(
+            problem, found, rows, accept=options.accept, margin=options.margin, written=run.written
+        )
         run.report(Step("confirmed", result.confirmation.verdict), result.trials)
         if options.run_dir is not None:
             _write(result, problem, options, run)
@@ -80,6 +82,9 @@ def plan_of(problem: Problem, options: RunOptions) -> Plan:
         held_out=len(problem.held_out),
         trials=options.trials,
         max_tokens=options.max_tokens,
+        stop=options.stop,
+        price=options.price,
+        margin=options.margin,
     )
 
 

@@ -19,7 +19,8 @@ from pdr_dspy.search.settings import Accept
 DOUBT = 0.05
 """The largest p-value at which the winner counts as better."""
 TOLERANCE = 0.01
-"""The largest deficit in score, as a fraction, at which a cheaper winner is still preferred to the student."""
+"""The largest deficit in score, as a fraction, at which a cheaper winner is still preferred to the student, unless the
+search has a larger margin."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def judge(
     seen: int,
     prompted: int = 0,
     accept: Accept = "confident",
+    margin: float = 0.0,
 ) -> tuple[str, str]:
     """The program to return, "winner" or "student", and the reason as a sentence.
 
@@ -98,8 +100,10 @@ def judge(
         prompted: number of the questions that are in the space's demonstrations, or were shown to the writer of
             instructions.
         accept: the rule of the search.
+        margin: a difference in score that does not count, a fraction; at least `TOLERANCE`.
     """
-    kept, why = _choose(winner, student, difference, limits, same=same, accept=accept)
+    allowed = max(margin, TOLERANCE)
+    kept, why = _choose(winner, student, difference, limits, same=same, accept=accept, allowed=allowed)
     count = len(student.by_question)
     if seen == count:
         why += "; the questions are those of the search, only the seeds are fresh: confirm on others, given as `valset`"
@@ -114,7 +118,7 @@ def judge(
 
 
 def _choose(
-    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, accept: Accept
+    winner: Report, student: Report, difference: Paired, limits: Limits, *, same: bool, accept: Accept, allowed: float
 ) -> tuple[str, str]:
     low, high = difference.interval
     figures = (
@@ -139,7 +143,7 @@ def _choose(
         return "winner", f"the winner is kept, it is confidently better: {figures}"
     costs = (winner.cost, student.cost) if winner.cost is not None and student.cost is not None else None
     less = winner.total < student.total if costs is None else costs[0] < costs[1]  # tokens of two models do not compare
-    if less and winner.sequential <= student.sequential and difference.difference >= -TOLERANCE:
+    if less and winner.sequential <= student.sequential and difference.difference >= -allowed:
         return "winner", f"the winner is kept, it did as well for {'less' if priced else 'fewer tokens'}: {figures}"
     if difference.difference > 0 and accept == "better":
         return "winner", f"the winner is kept, it did better, though the difference may be chance: {figures}"

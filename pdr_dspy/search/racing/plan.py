@@ -23,9 +23,9 @@ import numpy as np
 
 from pdr_dspy.evaluation.drafts import Drafts
 from pdr_dspy.evaluation.statistics import Interval
-from pdr_dspy.search.racing import elimination, pareto
+from pdr_dspy.search.racing import elimination, pareto, worth
 from pdr_dspy.search.racing.surrogate import Surface, pool
-from pdr_dspy.search.settings import SearchSettings
+from pdr_dspy.search.settings import SearchSettings, Stop
 from pdr_dspy.search.space.candidate import Candidate
 
 
@@ -200,7 +200,10 @@ class Found:
     confirmation: Mapping[int, Mapping[Pair, Cell]]
     """Cells on the held-out questions, for the chosen program and the student."""
     stopped: str
-    """Why no more candidates were tried."""
+    """Why no more candidates were tried, and why finalists ran fewer times again than they could."""
+    tied: tuple[int, ...]
+    """Other finalists within the limits whose estimates are at most the margin below the best, or above the chosen
+    one's."""
     paid: int
     """Tokens of all calls of the search, each counted once."""
     saved: int
@@ -218,6 +221,9 @@ class Plan:
         held_out: int,
         trials: int = 30,
         max_tokens: int | None = None,
+        stop: Stop = "trials",
+        price: float = 0.01,
+        margin: float = 0.0,
     ) -> None:
         """
         Args:
@@ -226,15 +232,21 @@ class Plan:
             held_out: number of questions of the confirmation.
             trials: candidates to measure, the student and the baselines included.
             max_tokens: no cohort is started after this many paid tokens.
+            stop, price, margin: as in `RunOptions`.
         """
         self.settings = settings
         self.questions = questions
         self.held_out = held_out
         self.trials = trials
         self.max_tokens = max_tokens
+        self.stop = stop
+        self.price = price
+        self.margin = margin
         self.arms: list[Arm] = []
         """In the order of their numbers."""
         self.seen: set[str] = set()
+        self._expected: float | None = None
+        """The expected gain of the cohort before."""
         self._pooled: tuple[tuple[tuple[int, int], ...], Surface] | None = None
         self.paid = 0
         """Tokens of all calls so far, each counted once."""
@@ -251,8 +263,8 @@ class Plan:
         Yields requests and is sent their answers; returns the result.
         """
         stopped = yield from self.explore(baselines)
-        finalists = yield from self.rerun()
-        chosen = self.choose(finalists)
+        finalists, enough = yield from self.rerun()
+        chosen, tied = self.choose(finalists)
         confirmed = yield from self.confirm(chosen)
         return Found(
             arms=tuple(self.arms),
@@ -260,7 +272,8 @@ class Plan:
             finalists=self.describe(finalists, chosen),
             chosen=chosen,
             confirmation=confirmed,
-            stopped=stopped,
+            stopped="; ".join(filter(None, (stopped, enough))),
+            tied=tied,
             paid=self.paid,
             saved=self.saved,
         )
@@ -284,6 +297,8 @@ class Plan:
             answer: Sequence[Proposed] | str = yield Propose(cohort, count, self.tried(), self.settings.race.free)
             if isinstance(answer, str):
                 return answer
+            if (enough := self.not_worth(answer)) is not None:
+                return enough
             yield from self.race(cohort, self.enter(cohort, answer))
             if all(one.free for one in answer):
                 return "every candidate was tried or costs too much"
@@ -293,6 +308,53 @@ class Plan:
     def trials_begun(self) -> int:
         """The number of candidates so far, without those that repeat calls of others."""
         return sum(not arm.free for arm in self.arms)
+
+    # --- the value of going on ---
+
+    def not_worth(self, proposed: Sequence[Proposed]) -> str | None:
+        """Why a cohort is not raced; None if it is."""
+        trials = sum(not one.free for one in proposed)
+        if self.stop != "worth" or not trials:
+            return None
+        allowed = [arm.number for arm in self.arms if self.allowed(arm)]
+        gain = worth.of_cohort(*self._all_scores(), [one.candidate for one in proposed], allowed)
+        # A proposal may be poor by chance: the one before counts, too.
+        before, self._expected = self._expected, gain
+        expected = gain if before is None else (gain + before) / 2
+        price = self._price(trials * self._paid_each())
+        return None if expected >= price else self._below(f"the next {_count(trials, 'trial')}", expected, price)
+
+    def enough(self, finalists: Sequence[Arm], done: int) -> str | None:
+        """Why finalists, which ran `done` times again, do not run once more; None if they do."""
+        if self.stop != "worth" or not done:  # without any fresh run the reported score would be the luckiest of many
+            return None
+        again, allowed = [arm.number for arm in finalists], [arm.number for arm in finalists if self.allowed(arm)]
+        tokens = self.questions * sum(arm.total for arm in finalists)
+        left, gain = self.settings.final.repeats - done, 0.0
+        gains = worth.of_repeats(*self._all_scores(), again, allowed, left)
+        for times, expected in enumerate(gains, start=1):  # several may be worth it where one is not
+            if expected is None or expected >= self._price(times * tokens):
+                return None
+            gain = expected
+        what = f"more runs of the finalists after {_count(done, 'time')}"
+        return self._below(what, gain, self._price(left * tokens))
+
+    def _price(self, tokens: float) -> float:
+        """The gain in score for which these tokens would be paid."""
+        budget = self.trials * self._paid_each()
+        if self.max_tokens is not None:
+            budget = min(budget, self.max_tokens)
+        return self.price * tokens / max(budget, 1.0)
+
+    @staticmethod
+    def _below(what: str, gain: float, price: float) -> str:
+        return f"{what} would gain an expected {gain:.5f} in score, below the price of {price:.5f}"
+
+    def _paid_each(self) -> float:
+        """Mean tokens that a trial's race paid."""
+        return sum(arm.paid for arm in self.arms) / max(self.trials_begun, 1)
+
+    # --- the cohorts ---
 
     def enter(self, cohort: int, proposed: Sequence[Proposed]) -> list[Arm]:
         """The new arms of a cohort."""
@@ -400,6 +462,9 @@ class Plan:
         return self._pooled[1]
 
     def _pool(self) -> Surface:
+        return pool(*self._all_scores())
+
+    def _all_scores(self) -> tuple[list[dict[tuple[int, int], float]], list[Candidate]]:
         offset = self.settings.race.repeats  # fresh seeds count as further repeats of the same questions
         race, final = (scores_of([arm.race for arm in self.arms]), scores_of([arm.final for arm in self.arms]))
         scores = [
@@ -409,7 +474,7 @@ class Plan:
             }
             for own, fresh in zip(race, final, strict=True)
         ]
-        return pool(scores, [arm.candidate for arm in self.arms])
+        return scores, [arm.candidate for arm in self.arms]
 
     def best(self, arms: Iterable[Arm]) -> list[Arm]:
         """The arms within the limits, the best first."""
@@ -419,15 +484,18 @@ class Plan:
 
     # --- finalists and confirmation ---
 
-    def rerun(self) -> Generator[Request, Any, list[Arm]]:
-        """Run the best few on fresh seeds, always including the student."""
+    def rerun(self) -> Generator[Request, Any, tuple[list[Arm], str | None]]:
+        """Run the best few on fresh seeds, always including the student; return them, and why they ran fewer times than
+        they could, if they did."""
         repeats = self.settings.final.repeats
         finalists = self.finalists()
         entered = list(finalists)
         if not repeats:
-            return entered
+            return entered, None
         levels = elimination.levels(self.settings.race.alpha, [(repeat + 1) / repeats for repeat in range(repeats)])
         for repeat in range(repeats):
+            if (enough := self.enough(finalists, repeat)) is not None:
+                return entered, enough
             pairs = tuple(Pair(question, repeat) for question in range(self.questions))
             asked = {arm.number: arm.candidate for arm in finalists}
             cells: Cells = yield Measure(Stage.FINAL, repeat, asked, pairs)
@@ -442,7 +510,7 @@ class Plan:
                 questions = [pair.question for pair in done]
                 dropped = elimination.beaten(runs, rivals, questions, level=levels[repeat], keep=0.0, pareto=False)
                 finalists = [arm for arm in finalists if arm.number not in dropped or arm.number == 0]
-        return entered
+        return entered, None
 
     def finalists(self) -> list[Arm]:
         """The student and, after it, the best few others."""
@@ -457,10 +525,19 @@ class Plan:
         picked = list(dict.fromkeys(arm.number for arm in ordered if arm.number != 0))[: self.settings.final.programs]
         return [self.arms[0], *(self.arms[number] for number in picked)]
 
-    def choose(self, finalists: Sequence[Arm]) -> int | None:
-        """The best finalist by the pooled estimate; None if none is within the limits."""
+    def choose(self, finalists: Sequence[Arm]) -> tuple[int | None, tuple[int, ...]]:
+        """The cheapest of the finalists whose pooled estimates are at most the margin below the best; None if none is
+        within the limits. And the others of them."""
         ordered = self.best(finalists)
-        return ordered[0].number if ordered else None
+        if not ordered:
+            return None, ()
+        estimates = self.estimates()
+        least = estimates[ordered[0].number][0] - self.margin - 1e-9
+        tied = [arm for arm in ordered if estimates[arm.number][0] >= least]
+        costs = [arm.cost for arm in tied]
+        prices = [cost if cost is not None and None not in costs else 0.0 for cost in costs]
+        place = min(range(len(tied)), key=lambda i: (prices[i], tied[i].total, tied[i].sequential, i))
+        return tied[place].number, tuple(arm.number for arm in tied if arm is not tied[place])
 
     def describe(self, finalists: Sequence[Arm], chosen: int | None) -> tuple[Finalist, ...]:
         """The finalists for the report, the chosen one first."""
@@ -506,6 +583,10 @@ def scores_of(arms: Sequence[Mapping[Pair, Cell]]) -> list[dict[Pair, float]]:
         }
         for cells in arms
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 class _Point(NamedTuple):

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,44 +82,97 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
 
 
 def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
-    count = len(scores)
-    adjusted, noise = _additive(scores)
-    gaps = distances(candidates)
-    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
-    own = np.eye(count)
-    best: tuple[float, Array, Array, tuple[float, float, float]] | None = None
-    for spread, share in itertools.product(SPREADS, SHARES):
-        for length in LENGTHS if share else LENGTHS[:1]:
-            prior = spread**2 * ((1 - share) * own + share * near[length])
-            likelihood, mean, sd = _posterior(adjusted, noise**2, prior)
-            # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
-            value = likelihood - 0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
-            if best is None or value > best[0]:
-                best = (value, mean, sd, (spread, share, length))
+    own = additive(scores)
+    best: tuple[float, Posterior, Prior] | None = None
+    for prior in priors(distances(candidates)):
+        found = posterior(own.mean, own.noise**2, prior.covariance)
+        value = found.likelihood + prior.preference
+        if best is None or value > best[0]:
+            best = (value, found, prior)
     assert best is not None
-    return Surface(best[1], best[2], adjusted, noise, *best[3])
+    _, found, prior = best
+    sd = np.sqrt(np.maximum(np.diag(found.covariance), 1e-12))
+    return Surface(found.mean, sd, own.mean, own.noise, prior.spread, prior.share, prior.length)
 
 
-def _posterior(values: Array, noise: Array, prior: Array) -> tuple[float, Array, Array]:
-    """Log marginal likelihood, posterior mean and standard deviation, with a fitted common mean."""
-    total = prior + np.diag(noise)
-    factor = np.linalg.cholesky(total)
+class Prior(NamedTuple):
+    """One prior of the programs' scores."""
+
+    spread: float
+    share: float
+    length: float
+    covariance: Array
+    """Of the programs' scores around their common mean."""
+    preference: float
+    """Log of its own weight, up to a constant."""
+
+
+def priors(gaps: Array, spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
+    """All priors, given the distances between programs."""
+    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
+    own = np.eye(len(gaps))
+    for spread, share in itertools.product(spreads, SHARES):
+        for length in LENGTHS if share else LENGTHS[:1]:
+            covariance = spread**2 * ((1 - share) * own + share * near[length])
+            # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
+            preference = -0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
+            yield Prior(spread, share, length, covariance, preference)
+
+
+class Posterior(NamedTuple):
+    """The joint posterior of the programs' scores under one prior."""
+
+    likelihood: float
+    """Log marginal likelihood, up to a constant."""
+    mean: Array
+    covariance: Array
+
+
+def posterior(values: Array, noise: Array, prior: Array) -> Posterior:
+    """The posterior of all programs of a prior, of which the first were measured; the common mean is fitted.
+
+    Args:
+        values: of the measured programs.
+        noise: variances of their errors.
+        prior: covariance of all programs.
+    """
+    count = len(values)
+    factor = np.linalg.cholesky(prior[:count, :count] + np.diag(noise))
     inverse = np.linalg.inv(factor)
     inverse = inverse.T @ inverse
-    ones = np.ones(len(values))
+    ones = np.ones(count)
     weight = inverse @ ones
     precision = float(ones @ weight)
     mean = float(weight @ values) / precision
     rest = values - mean
     fit = inverse @ rest
     likelihood = -0.5 * float(rest @ fit) - float(np.log(np.diag(factor)).sum()) - 0.5 * math.log(precision)
-    posterior = mean + prior @ fit
-    drag = ones - prior @ weight  # the effect of an error of the common mean
-    variance = np.diag(prior) - np.einsum("ij,ji->i", prior @ inverse, prior) + drag**2 / precision
-    return likelihood, posterior, np.sqrt(np.maximum(variance, 1e-12))
+    known = prior[:, :count]
+    drag = 1.0 - known @ weight  # the effect of an error of the common mean
+    covariance = prior - known @ inverse @ known.T + np.outer(drag, drag) / precision
+    return Posterior(likelihood, mean + known @ fit, covariance)
 
 
-def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array, Array]:
+class Additive(NamedTuple):
+    """The programs' own means and their errors."""
+
+    mean: Array
+    """Means without the differences between questions, as fractions."""
+    noise: Array
+    """Their standard errors."""
+    between: float
+    """Variance between runs of a question by the same program; 0 if unknown."""
+    runs: Array
+    """Of each program on each question; 0 where there is none."""
+
+    def less(self, times: int) -> Array:
+        """By how much `times` more runs of each of its questions would reduce the square of a program's error."""
+        there = self.runs > 0
+        more = np.where(there, 1.0 / np.maximum(self.runs, 1) - 1.0 / (self.runs + times), 0.0).sum(1)
+        return self.between * more / there.sum(1) ** 2
+
+
+def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
     """Each program's mean without the difficulty of its questions, and its standard error.
 
     Least squares of `program + question` over the means of each program's runs of each question. The error of such a
@@ -157,7 +210,8 @@ def _additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> tuple[Array,
         between = min((squares - float((sums * means).sum())) / again, variance / usual)
         variance -= between * usual
     program = level + effect + question.mean()  # over all questions, including those it did not run on
-    return program, np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
+    noise = np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
+    return Additive(program, noise, between, runs)
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:

@@ -138,6 +138,10 @@ def _ends_on_answers(schedule: Schedule) -> bool:
     return early and schedule.quorum == 1.0 and max(schedule.widths) > 1
 
 
+def _in_waves(schedule: Schedule) -> bool:
+    return schedule.first_wave is not None and schedule.first_wave < max(schedule.widths) - 1
+
+
 def _checked(schedule: Schedule) -> bool:
     return schedule.check is not None and _several_drafts(schedule)
 
@@ -377,6 +381,17 @@ FIELDS = (
         in_force=lambda schedule: schedule.first_wave or 0,
         fit=lambda schedule, value: value if value is None or value < max(schedule.widths) else None,
         beside={"widths": (MAX_WIDTH,), "final": "vote", "agree": 0.95},
+        later=True,
+    ),
+    Axis(
+        "next_wave",
+        default=(None,),
+        applies=_in_waves,
+        when="where a round is made in waves",
+        position=lambda value: 0.5 * math.log2(2 * value) if value else 0.0,
+        none="all others at once",
+        in_force=lambda schedule: schedule.next_wave or 0,
+        beside={"widths": (MAX_WIDTH,), "final": "vote", "agree": 0.95, "first_wave": 2},
         later=True,
     ),
     Axis(

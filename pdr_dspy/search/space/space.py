@@ -110,6 +110,8 @@ class Space(Settings):
     """With a check: the score at which a draft ends the program."""
     first_wave: tuple[int | None, ...] = (None,)
     """With `stop_at` or `agree`: how many drafts of a round are made before the others."""
+    next_wave: tuple[int | None, ...] = (None,)
+    """With `first_wave`: how many drafts follow at a time."""
     draft_model: tuple[str | None, ...] = (None,)
     """Names of the program's models for first-round drafts; None is its default LM."""
     refine_model: tuple[str | None, ...] = (None,)
