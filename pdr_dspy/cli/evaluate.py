@@ -28,6 +28,7 @@ from pdr_dspy.evaluation.evaluator import check_examples, describe
 from pdr_dspy.evaluation.evaluator import evaluate as run_evaluation
 from pdr_dspy.evaluation.executors import Executor
 from pdr_dspy.evaluation.failures import failures_in_words
+from pdr_dspy.evaluation.fingerprint import fingerprint
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.run_folder import LOCK
 from pdr_dspy.evaluation.texts import MAX_TEXT_BYTES
@@ -94,7 +95,7 @@ class Job:
         check_examples(found.program, examples, grader)
         if run_dir is None:
             about = [found.name, datasets.fingerprint(examples), seed, model.answering(), repr(budget)]
-            about += [grader.describe()] if graded.own else []
+            about += [grader.describe(), fingerprint(found.program)]  # edited ones have a folder of their own
             digest = hashlib.sha256((json.dumps(about) + _content(found)).encode()).hexdigest()[:8]
             run_dir = Path("runs") / f"{kind}-{found.name}-{digest}"
         return cls(

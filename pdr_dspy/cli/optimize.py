@@ -88,7 +88,8 @@ def optimize(
             model.answering(),
             searched,
             *([list(axes)] if axes else []),
-            *([verifier.describe()] if graded.own else []),
+            verifier.describe(),
+            fingerprint(found.program),
         ]
         run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
     study(

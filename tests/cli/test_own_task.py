@@ -190,6 +190,25 @@ def test_a_new_program_runs(pdr: Callable[..., Result], monkeypatch: pytest.Monk
     assert json.loads(done.stdout)["rows"] == 4
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("widths=(4, 1)", "widths=(2, 1)"), ("prediction.answer ==", "prediction.answer + 1 ==")]
+)
+def test_an_edited_program_has_a_run_folder_of_its_own(
+    pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # which is as old as its source, to the second
+    pdr("new", "edited")
+    with MockServer(lambda body, seed: "Answer: 16", kind="vllm") as server:
+        for _ in range(2):
+            monkeypatch.delitem(sys.modules, "edited", raising=False)
+            done = pdr("eval", "edited.py", "--limit", "2", "--api-base", server.api_base)
+            assert done.exit_code == 0, done.stderr
+            text = Path("edited.py").read_text()
+            assert old in text or new in text
+            Path("edited.py").write_text(text.replace(old, new))
+    assert len(list(Path("runs").iterdir())) == 2
+
+
 def test_cells_have_the_types_of_the_signature(tmp_path: Path) -> None:
     path = tmp_path / "typed.csv"
     path.write_text('text,Due Hours,tags\nhello,24,"[""a""]"\n')
