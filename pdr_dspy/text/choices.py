@@ -215,7 +215,8 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         if named:  # a letter and the text of another option contradict each other
             agreed = [option for option in named if option in by_letter or _label(option) is None]
             return agreed[0] if len(agreed) == 1 else None
-        if len(by_letter) == 1 and (not rest or not _names_another(rest, tag[1], options)):
+        others_wrong = _REJECTED_LETTERS.match(rest) and not _DASHED.match(plain)  # `A – B is wrong` may be about both
+        if len(by_letter) == 1 and (not rest or others_wrong or not _names_another(rest, tag[1], options)):
             rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
             return None if rejected or _retracted(rest) or _lists(text, rest, tag[1], options) else by_letter[0]
     return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
@@ -277,10 +278,21 @@ def _lists(text: str, rest: str, letter: str, options: Sequence[str]) -> bool:
     return len({found[1].casefold() for found in _LISTED_INSIDE.finditer(rest)} & labels) > 1 and not lines
 
 
+_REJECTED_LETTERS = re.compile(
+    r"[A-Z](?:(?:,? (?:and|or) |, ?)[A-Z])* (?:is|are) (?:both |all |clearly |also |simply )?"
+    r"(?:wrong|incorrect|false|ruled out|eliminated|impossible)\b[.!]?$"
+)
+"""All that stands behind `B.` may be that others are wrong."""
+_DASHED = re.compile(r"[(\[{]?\w{1,2}[)\]}]?\s?[-–—=]")
+_ALONE = re.compile(r"\s(?:only|alone|too|also|itself)\b")
+
+
 def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
     """Whether the text after `B)` offers a second option; a reason does not, nor does `Vitamin C` as B's own text."""
     if _gives_reason(rest, options):
         return False
+    if rest[:1] in ("A", "a") and _ARTICLE.match(rest, 1) and not _ALONE.match(rest, 1):  # `B. A cell wall`
+        rest = rest[1:]
     labels = {_label(option) for option in options} - {letter.casefold(), None}
     other = re.findall(
         r"(?:\b(?:and|or|also|nor|und|oder|et|ou|y|o)\b|[,/&+;]|^|→|->|\bnot\b)\s*\(?([A-Z])\b(?!\w)"

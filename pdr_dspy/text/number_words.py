@@ -60,14 +60,15 @@ BEFORE = words(
     first last next every no if whether step case equation eq problem question figure fig table section chapter page
     pages row column exercise theorem lemma round part version item type x by and but from until till since choose
     third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths cube square power unter über fast
-    plus moins menos menor mayor"""
+    plus moins menos menor mayor before after near"""
 )
 """Words that change or remove a value directly before the number."""
 
 AFTER = words(
     """and plus minus over under above below negative choose to through until till out point half third thirds fourths
     quarter quarters fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths eleventh
-    elevenths twelfth twelfths hundredth hundredths thousandth thousandths millionth millionths und et"""
+    elevenths twelfth twelfths hundredth hundredths thousandth thousandths millionth millionths und et
+    too missing"""
 )
 """Words that change a value directly after the number: `2 thirds`, `3 and a half`."""
 

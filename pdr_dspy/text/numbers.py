@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from pdr_dspy.text import number_words as tables
 from pdr_dspy.text.labels import ANSWER_KEYS, key
@@ -277,6 +278,8 @@ def _one_number(text: str) -> Fraction | None:
     if any(not _SAME_AGAIN.fullmatch(piece) for piece in rest[1:-1]):
         return None  # `5:5`, `(3, 3)`, `5 plus 5`: the same number twice is not one number
     rest[-1] = _without_repetition(rest[-1], values[0])
+    if any(_NTH.search(left) and _ORDINAL_ENDING.match(right) for left, right in pairwise(rest)):
+        return None  # one 42nd, a 5th: fractions
     if any(_changes_value(piece, before=place < len(values), after=place > 0) for place, piece in enumerate(rest)):
         return None
     return values[0]
@@ -331,6 +334,8 @@ def _is_word(word: str, *, behind: bool) -> bool:
 
 
 _ORDINAL = ("th", "st", "nd", "rd")
+_NTH = re.compile(r"\b(?:a|an|one)\s$", re.I)
+_ORDINAL_ENDING = re.compile(rf"(?:{'|'.join(_ORDINAL)})\b", re.I)
 
 
 def _changes_value_after(piece: str, found: list[str]) -> bool:
