@@ -67,6 +67,7 @@ def test_a_signal_ends_a_command_in_a_sentence(
 
 RUN = "runs/mine"
 ENDS = {
+    "new": (["triage"], ""),
     "run": (["mine.py", "-i", "x"], ""),
     "eval": (["mine.py"], "; the same command resumes"),
     "compare": (["mine.py"], "; the same command resumes"),
