@@ -248,7 +248,7 @@ class TestSearch:
         def run(seed: int, reached: float, curve: list[tuple[int, int, float]]) -> search_report.Run:
             near = {"1": [math.inf, math.inf], "3": [reached, 2 * reached]}
             return search_report.Run(
-                "a", seed, 30, 8, curve[-1][2], 2.0, False, 100, 200, "x", near, 10, seed, 0, 0.1, curve
+                "a", seed, 30, 8, curve[-1][2], 2.0, False, 100, 200, "x", near, 10, seed, 0, 0.1, curve=curve
             )
 
         runs = [
