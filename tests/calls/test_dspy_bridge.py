@@ -214,6 +214,7 @@ def test_both_roads_fail_in_the_same_words(roads: list[str]) -> None:
 # --- what a call took
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "tries", "unsettled"), [([], 1, 0), ([429, 503], 3, 0), (["drop"], 2, 1), ([500, 429, "cut"], 4, 2)]
 )

@@ -172,6 +172,7 @@ def test_a_damaged_text_is_found_out_where_there_is_an_index(
 BAD = [b"", b"[1]", b"null", b'{"key"', b"\xff\xfe", b"\0" * 99, b"x" * 5000]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("bad", BAD)
 def test_lines_that_are_no_records_are_counted_wherever_they_are(

@@ -212,6 +212,7 @@ def test_a_storage_of_another_kind_is_refused_without_its_password() -> None:
 postgresql = pytest.mark.xdist_group("postgres")
 
 
+@pytest.mark.slow
 @postgresql
 def test_a_database_keeps_rollouts_as_a_folder_does(postgres: PostgresServer) -> None:
     url = postgres.database()
@@ -283,6 +284,7 @@ def test_what_was_put_before_a_kill_is_there(kind: str, tmp_path: Path, request:
         assert len(store) - len(told) in (0, 1)
 
 
+@pytest.mark.slow
 @postgresql
 def test_a_database_that_goes_away_is_reported_and_what_was_put_is_still_in_memory(
     own_postgres: PostgresServer,

@@ -379,6 +379,7 @@ def test_optimize_refuses_a_limit_that_nothing_keeps(
     assert not server.requests
 
 
+@pytest.mark.slow
 def test_report_writes_a_page(folder: Path, server: MockServer, pdr: Callable[..., Result]) -> None:
     pdr("eval", "addition", "--api-base", server.api_base, "--run-dir", "out")
     done = pdr("report", "out")
@@ -414,6 +415,7 @@ def test_serve_model_says_how_to_connect_and_stops_when_told(
     assert "--api-base http://127.0.0.1:1/v1" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "compare", "optimize"])
 def test_a_folder_of_another_run_is_refused_before_a_model_is_started(
     command: str, folder: Path, server: MockServer, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
@@ -456,6 +458,7 @@ def test_dry_run_tells_the_cost_before_and_after(folder: Path, server: MockServe
     assert len(server.requests) == sent
 
 
+@pytest.mark.slow
 def test_dry_run_starts_no_model(folder: Path, pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     def start(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was started")

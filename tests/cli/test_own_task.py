@@ -71,6 +71,7 @@ def pdr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
 MAPPED = ("--field", "message=Text", "--field", "category=label")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "data"),
     [
@@ -113,6 +114,7 @@ def test_wrong_answers_are_shown_with_the_labels_that_the_model_was_not_told(
     assert ("such as `category: Literal['billing', 'bug']`" in said) == remedy
 
 
+@pytest.mark.slow
 def test_own_data_is_searched(pdr: Callable[..., Result]) -> None:
     own = ("message -> category", "--data", "mine.csv", "--metric", "own_task.py:score", "--trials", "2")
     with MockServer(reply, kind="vllm") as server:

@@ -25,6 +25,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 # -------------------------------------------------------------------------------------------------------- local files
 
 
+@pytest.mark.slow
 def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     import pyarrow as pa

@@ -206,6 +206,7 @@ def saved_with_points(folder: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_reasoning_effort_is_a_point_of_the_front(start: Start, model: MockServer, tmp_path: Path) -> None:
     server = start(str(saved_with_points(tmp_path)))
     for effort, name, calls in (("low", "fast", 1), ("medium", "balanced", 2), ("high", "best", 5)):

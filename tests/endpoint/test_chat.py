@@ -89,6 +89,7 @@ def test_without_being_asked_usage_comes_with_the_last_piece(start: Start) -> No
     assert [chunk.usage is not None for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "none"])
 def test_progress_is_reported_in_the_field_that_is_wanted(start: Start, field: str) -> None:
     options = {"pdr": {"reasoning": field}}
@@ -123,6 +124,7 @@ def test_n_choices_are_n_runs_and_their_usage_is_the_sum(start: Start, model: Mo
     assert facts["B_seq"] == max(choice["B_seq"] for choice in facts["choices"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "content"), [("2", "4"), (["9", "2"], "4"), (["x"], "42"), ([], "42")])
 def test_stop_ends_the_text_of_the_answer(start: Start, stop: Any, content: str) -> None:
     with client(start()) as asked:

@@ -155,6 +155,7 @@ def test_any_inputs(app: Any, name: str, inputs: dict[str, Any], options: dict[s
     check(*ask(app, f"/v1/programs/{name}", json.dumps({"inputs": inputs, "pdr": options}).encode()))
 
 
+@pytest.mark.slow
 @FUZZ
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes(app: Any, body: bytes) -> None:

@@ -110,6 +110,7 @@ def test_a_stream_says_which_step_it_is_at(start: Start) -> None:
     assert json.loads(content) == {"answer": 42, "first": 41}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["budget_total", "budget_seq"])
 def test_a_budget_holds_for_all_steps_together(start: Start, model: MockServer, which: str) -> None:
     server = start({"solver": Twice()})

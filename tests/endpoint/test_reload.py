@@ -36,6 +36,7 @@ def health(server: EndpointServer) -> dict[str, Any]:
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_a_changed_file_is_taken_over_once_it_was_checked(start: Start, model: MockServer, tmp_path: Path) -> None:
     path = save(pdr(), tmp_path / "best.json")
     server = start([path])

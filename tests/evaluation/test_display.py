@@ -148,6 +148,7 @@ def test_a_notebook_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (display.quiet, display.sparse, display.live) == (False, False, False)
 
 
+@pytest.mark.slow
 def test_a_function_is_called_and_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     rows: list[tuple[int, int]] = []
     steps: list[SearchProgress] = []

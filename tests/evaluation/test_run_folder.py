@@ -98,6 +98,7 @@ def test_many_damaged_lines_are_counted(tmp_path: Path, whole: Any, caplog: pyte
     assert "skipped 3 lines that could not be read; the missing rows are run again" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 1, 40, -1])
 def test_a_torn_last_line_gets_an_end(tmp_path: Path, whole: Any, left: int) -> None:
     """`left`: bytes of the last line that are there; -1 is all but its end."""

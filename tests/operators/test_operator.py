@@ -232,6 +232,7 @@ def test_budget_stops_are_reported_and_answered_from_what_there_is() -> None:
         ask(program, engine(), budget=Budget(total=10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distiller", ["summary", "topk", "topk_per_sample", "random_k"])
 def test_no_limit_is_ever_exceeded(distiller: str) -> None:
     dice = random.Random(3)
@@ -249,6 +250,7 @@ def test_no_limit_is_ever_exceeded(distiller: str) -> None:
     assert stops == {Stop.DONE, Stop.BUDGET}
 
 
+@pytest.mark.slow
 def test_caps_beyond_the_context_are_refused_before_anything_is_sent() -> None:
     lm = engine(context_length=300)
     with pytest.raises(ConfigError, match=r"`kappa`.*context is 300; lower"):

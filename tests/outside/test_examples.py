@@ -99,6 +99,7 @@ def test_every_example_is_tried() -> None:
     assert set(EXPECTED) == set(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     reply, shown = EXPECTED[name]

@@ -121,6 +121,7 @@ def test_page_of_a_search(searched: tuple[Path, PDROptimizer]) -> None:
     assert re.search(r"\d+\.\d %", outline.text)
 
 
+@pytest.mark.slow
 def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, optimizer = searched
     assert optimizer.result is not None
@@ -130,6 +131,7 @@ def test_folder_and_result_give_the_same_figures(searched: tuple[Path, PDROptimi
     assert numbers.findall(ours.text) == numbers.findall(theirs.text)
 
 
+@pytest.mark.slow
 def test_the_result_gives_what_the_page_names(searched: tuple[Path, PDROptimizer]) -> None:
     _, optimizer = searched
     result = optimizer.result
@@ -180,6 +182,7 @@ def test_each_kind_of_row_has_its_place(tmp_path: Path) -> None:
     assert all(name in text for name in ("had0", "cut1", "gone1", "RoundFailed: no draft"))
 
 
+@pytest.mark.slow
 def test_cancelled_and_retried_calls_have_a_column_where_there_are_any(tmp_path: Path) -> None:
     def page(*calls: Call) -> str:
         report = Report(rows=(Row(id="a", repeat=0, seed=0, score=1.0, answer="1", calls=calls),))

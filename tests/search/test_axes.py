@@ -59,6 +59,7 @@ def test_what_came_later_is_left_out_of_the_data_where_it_is_off() -> None:
     assert Space(**json.loads(space.model_dump_json())) == space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", TABLE, ids=lambda part: part.name)
 def test_the_librarys_axes_pass_conformance_of_one(part: Axis) -> None:
     check_axis(part)

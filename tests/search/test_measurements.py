@@ -204,6 +204,7 @@ def test_a_dead_server_ends_the_search_and_keeps_what_is_finished(tmp_path: Path
         assert lm.served.calls == len(store) - kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", ["connect", "dspy.LM"])
 def test_a_server_that_is_not_running_is_named_and_the_search_resumes_when_it_is_back(
     tmp_path: Path, client: str

@@ -192,6 +192,7 @@ def test_studies_of_two_names_lie_in_one_journal(tmp_path: Path) -> None:
     assert (len(study_of(tmp_path, "one").trials), len(study_of(tmp_path, "two").trials)) == (1, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("postgres")
 def test_in_a_database(postgres: PostgresServer, tmp_path: Path) -> None:
     url = postgres.database()

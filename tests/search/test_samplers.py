@@ -86,6 +86,7 @@ def test_what_costs_too_much_is_never_proposed(sampler: Any, space: Space) -> No
     assert proposed(proposer, [known(OUTSIDE)], too_expensive=lambda _: True) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", NAMES)
 def test_proposals_are_the_seeds_and_the_cohorts(sampler: Any) -> None:
     tried = [known(OUTSIDE), *map(known, list(SMALL.candidates())[:2])]

@@ -138,6 +138,7 @@ class TestStop:
         assert len(whole.arms) == 33
         assert whole.stopped == "33 trials were measured"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("score", [flat, steep])
     def test_a_price_of_0_never_ends_it(self, score: Any) -> None:
         ended, asked = searched(score, stop="worth", price=0.0)
@@ -146,12 +147,14 @@ class TestStop:
         assert ended.stopped == usual.stopped
         assert ended.chosen == usual.chosen
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("score", [flat, steep])
     def test_a_higher_price_never_ends_it_later(self, score: Any) -> None:
         counts = [len(searched(score, stop="worth", price=price)[0].arms) for price in (0, 0.001, 0.01, 0.1, 1.0)]
         assert counts == sorted(counts, reverse=True)
         assert counts[0] == 33 > counts[-1]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("score", [flat, steep])
     def test_more_trials_never_end_it_earlier(self, score: Any) -> None:
         counts = [len(searched(score, trials=trials, stop="worth", price=0.02)[0].arms) for trials in (5, 17, 33, 65)]

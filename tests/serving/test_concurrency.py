@@ -87,6 +87,7 @@ def test_a_server_that_grows_is_found_again():
     assert course.limits[1500] >= 60
 
 
+@pytest.mark.slow
 def test_a_server_that_shrinks_is_followed():
     course = Course(lambda served: 64 if served < 500 else 8).run(1500)
     assert not course.errors

@@ -321,6 +321,7 @@ def test_a_dead_server_is_a_transport_error():
         send(lm, request(lm))
 
 
+@pytest.mark.slow
 def test_a_response_says_how_many_tries_it_took_and_what_nobody_accounts_for():
     with MockServer() as server:
         server.faults = [500, (429, {"Retry-After": "0"}, "busy"), "cut"]
@@ -342,6 +343,7 @@ def test_an_error_says_how_many_tries_it_took(fault: Any, expected: Tries):
     assert tries_of(caught.value) == expected
 
 
+@pytest.mark.slow
 def test_a_first_byte_that_never_comes_is_requested_again():
     with MockServer() as server:
         server.faults = ["hang", "hang"]

@@ -56,6 +56,7 @@ def test_a_registered_name() -> None:
         CHECKS.remove("tests.short")
 
 
+@pytest.mark.slow
 def test_puzzles() -> None:
     (example,) = datasets.load("rg:jugs", limit=1, seed=3)
     check_check(

@@ -91,6 +91,7 @@ def test_there_is_none_in_an_unfinished_thought_or_beyond_the_limit() -> None:
     assert programs("", PROMPT, "f") == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["```" * 50_000, "`" * 100_000, "def f(" * 20_000, "(" * 100_000, "\n" * 100_000, "'''" * 30_000]
 )

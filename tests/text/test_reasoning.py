@@ -76,6 +76,7 @@ def test_an_unfinished_thought_holds_no_answer(opener: str) -> None:
     assert to_choice(f"{opener}B", ["A", "B"]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["<think>", "</think>", "<think></think>", "`<think>`", "<|channel|>", "<|end|>", " <"]
 )

@@ -61,6 +61,7 @@ def test_a_gold_answer_with_a_word_that_changes_its_number_is_refused(gold: str)
         MathVerifier(timeout=20).check_gold(dspy.Example(answer=gold))
 
 
+@pytest.mark.slow
 def test_a_right_answer_is_right_whichever_side_it_stands_on() -> None:
     """Of two equal forms either may be the gold answer, save where one says less: a name, a base, a unit."""
     verifier = MathVerifier(timeout=20)

@@ -31,6 +31,7 @@ def test_grades_as_a_person_would(case: dict[str, str]) -> None:
     assert grade(case["gold"], case["answer"], verifier) == case["correct"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case["kind"] == "aime" and case["answer"] != "5^2"][::4])
 def test_both_verifiers_agree_on_whole_numbers(case: dict[str, str]) -> None:
     assert grade(case["gold"], case["answer"], MathVerifier(timeout=20)) == case["correct"]

@@ -132,6 +132,7 @@ def entry(task: str, question: str, answer: str, **metadata: object) -> dspy.Exa
     return dspy.Example(question=question, answer=answer, rg_dataset=task, rg_entry=made).with_inputs("question")
 
 
+@pytest.mark.slow
 def test_procedural_uses_the_scorer_of_the_task() -> None:
     pytest.importorskip("reasoning_gym")
     countdown = entry("countdown", "Make 10 of 2, 3, 5", "2+3+5", numbers=[2, 3, 5], target=10)
