@@ -12,7 +12,7 @@ import dspy
 
 from pdr_dspy import datasets
 from pdr_dspy.operators import PDR, Operator
-from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.schedule import until_checked
 from pdr_dspy.verifiers import ProceduralVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, ConstraintCheck
 
@@ -47,15 +47,4 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    schedule = Schedule(
-        widths=(8, 1),
-        distiller="checked",
-        k=2,
-        keep=True,
-        stop_at=1.0,
-        kappa=512,
-        draft_tokens=256,
-        refine_tokens=256,
-        temperature=0.8,
-    )
-    return PDR(Countdown, schedule, check=check())
+    return PDR(Countdown, until_checked(256, kappa=512), check=check())

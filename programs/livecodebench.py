@@ -23,7 +23,7 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError, MissingExtra
 from pdr_dspy.operators import PDR, Operator
-from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.schedule import until_checked
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
 from pdr_dspy.verifiers.sandbox import Limits
@@ -115,15 +115,4 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    schedule = Schedule(
-        widths=(8, 1),
-        distiller="checked",
-        k=2,
-        keep=True,
-        stop_at=1.0,
-        kappa=4096,
-        draft_tokens=2048,
-        refine_tokens=2048,
-        temperature=0.8,
-    )
-    return PDR(Solve, schedule, check=check())
+    return PDR(Solve, until_checked(2048, kappa=4096), check=check())

@@ -14,7 +14,7 @@ import dspy
 from pdr_dspy import datasets
 from pdr_dspy.errors import DataError
 from pdr_dspy.operators import PDR, Operator
-from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.operators.schedule import until_checked
 from pdr_dspy.verifiers import CodeVerifier, Verifier
 from pdr_dspy.verifiers.checks import Check, CodeCheck
 
@@ -64,15 +64,4 @@ def check() -> Check:
 
 def build() -> Operator:
     """Eight drafts, ended early when the check passes one; else one more that reads the two best and their results."""
-    schedule = Schedule(
-        widths=(8, 1),
-        distiller="checked",
-        k=2,
-        keep=True,
-        stop_at=1.0,
-        kappa=2048,
-        draft_tokens=512,
-        refine_tokens=512,
-        temperature=0.8,
-    )
-    return PDR(Write, schedule, check=check())
+    return PDR(Write, until_checked(512, kappa=2048), check=check())

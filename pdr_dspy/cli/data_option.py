@@ -147,6 +147,8 @@ def interface_of(program: dspy.Module) -> type[dspy.Signature]:
     """
     if isinstance(program, Operator):
         return program.task
+    if isinstance(program, dspy.Predict):
+        return signature_of(program)
     known: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
     operators = operators_in(program).values()
@@ -155,8 +157,6 @@ def interface_of(program: dspy.Module) -> type[dspy.Signature]:
     for signature in [*signatures, *(operator.task for operator in operators)]:
         known |= signature.input_fields
         outputs |= {name: field for name, field in signature.output_fields.items() if name not in RESERVED}
-    if isinstance(program, dspy.Predict):
-        return signature_of(program)
     own = type(program)
     forward = getattr(own, "forward", None) or getattr(own, "aforward", None)
     arguments = [] if forward is None else list(inspect.signature(forward).parameters.values())[1:]

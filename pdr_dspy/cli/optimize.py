@@ -72,15 +72,8 @@ def optimize(
     )
     space = space_around(found.program, axes)
     if run_dir is None:
-        ends = (
-            "trials",
-            "max_tokens",
-            "time_limit",
-            "stop",
-            "price",
-            "margin",
-            "accept",
-        )  # a longer search resumes the shorter one
+        # A longer search resumes the shorter one.
+        ends = ("trials", "max_tokens", "time_limit", "stop", "price", "margin", "accept")
         searched = {name: value for name, value in settings.items() if name not in ends}
         about = [
             found.name,

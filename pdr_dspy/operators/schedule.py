@@ -436,6 +436,27 @@ class Schedule(Settings):
         return f"PDR {'-'.join(map(str, self.widths))} {self.distiller}{k}{tally}{quorum}{agree} κ={self.kappa}"
 
 
+def until_checked(tokens: int, *, kappa: int) -> Schedule:
+    """Eight drafts, ended early when the check passes one; else one more draft, which reads the two best and their
+    results.
+
+    Args:
+        tokens: cap on each draft and refinement.
+        kappa: bound on the workspace, in tokens.
+    """
+    return Schedule(
+        widths=(8, 1),
+        distiller="checked",
+        k=2,
+        keep=True,
+        stop_at=1.0,
+        kappa=kappa,
+        draft_tokens=tokens,
+        refine_tokens=tokens,
+        temperature=0.8,
+    )
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"widths": (4, 1), "distiller": "random_k"},
     "balanced": {"widths": (8, 8, 1), "distiller": "random_k"},

@@ -232,12 +232,13 @@ class RunOptions(_Section):
             raise ValueError(f"`RunOptions(time_limit={seconds!r})` must be above 0 seconds")
         return seconds
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", "accept", mode="before")
     @classmethod
-    def _known_stop(cls, stop: Any) -> Any:
-        if stop not in get_args(Stop):
-            raise ValueError(f'`RunOptions(stop={stop!r})` must be "trials" or "worth"')
-        return stop
+    def _known(cls, value: Any, info: ValidationInfo) -> Any:
+        one, other = get_args({"stop": Stop, "accept": Accept}[str(info.field_name)])
+        if value not in (one, other):
+            raise ValueError(f'`RunOptions({info.field_name}={value!r})` must be "{one}" or "{other}"')
+        return value
 
     @field_validator("price", "margin", mode="before")
     @classmethod
@@ -246,13 +247,6 @@ class RunOptions(_Section):
         if not (number and 0 <= value <= 1):
             raise ValueError(f"`RunOptions({info.field_name}={value!r})` must be a difference of scores in [0, 1]")
         return value
-
-    @field_validator("accept", mode="before")
-    @classmethod
-    def _known_rule(cls, accept: Any) -> Any:
-        if accept not in get_args(Accept):
-            raise ValueError(f'`RunOptions(accept={accept!r})` must be "confident" or "better"')
-        return accept
 
     @field_validator("storage", mode="before")
     @classmethod

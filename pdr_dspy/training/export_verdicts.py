@@ -45,6 +45,9 @@ from pdr_dspy.verifiers.checks import AsyncCheck, CalibratedCheck, JudgeCheck
 from pdr_dspy.verifiers.checks.served import ModelCheck
 from pdr_dspy.verifiers.words import weights_of
 
+_WHOLE_ROUNDS = {"quorum": 1.0, "agree": None, "stop_at": None, "first_wave": None, "next_wave": None, "keep": False}
+"""The settings of a schedule under which no round ends early."""
+
 
 def export_picks(
     run_dir: str | Path,
@@ -245,15 +248,7 @@ class _Picks:
         self.teacher = None if teacher is None else _with_reference(program.predictor(Role.SELECT), teacher)
         first = schedule.widths[0]
         per_sample = {} if orders is None else {"distiller": "topk_per_sample"}
-        plain = {
-            "quorum": 1.0,
-            "agree": None,
-            "stop_at": None,
-            "first_wave": None,
-            "next_wave": None,
-            "final": "refine",
-            "keep": False,
-        }
+        plain = {**_WHOLE_ROUNDS, "final": "refine"}
         widths = (first, max(first, self.orders), 1)
         self.program = program.with_schedule(
             schedule.replace(widths=widths, k=first, kappa=10**9, **per_sample, **plain, **NAMED_MODELS)
@@ -327,15 +322,7 @@ class _Verdicts:
         name, self.judge = _judge_of(program)
         self.shown = _Shown(self.judge.reads_solution)
         first = program.schedule.widths[0]
-        one = {
-            "quorum": 1.0,
-            "agree": None,
-            "stop_at": None,
-            "first_wave": None,
-            "next_wave": None,
-            "keep": False,
-            "distiller": "summary",
-        }
+        one = {**_WHOLE_ROUNDS, "distiller": "summary"}
         final = {"final": "vote" if first > 1 else "refine", "critique": False, "check": name}
         self.program = program.with_schedule(program.schedule.replace(widths=(first,), **one, **final, **NAMED_MODELS))
         self.program.checks = dict[str, AsyncCheck]({name: self.shown})

@@ -14,10 +14,8 @@ async def random_k(given: DistillerInput) -> Distilled:
     subsets: list[list[Draft]] = []
     for index in range(given.next_width):
         rng = given.rng(f"random {index}")
-        if len(parsed) >= k or not parsed:
-            subsets.append(rng.sample(parsed or others, k))
-        else:
-            subsets.append([*parsed, *rng.sample(others, k - len(parsed))])
+        first = rng.sample(parsed, k) if len(parsed) >= k else parsed
+        subsets.append([*first, *rng.sample(others, k - len(first))])
     return Distilled(tuple([await given.admit(subset) for subset in subsets]))
 
 

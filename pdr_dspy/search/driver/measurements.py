@@ -163,11 +163,7 @@ class Measurements:
                     done += 1
                     continue
                 await self._release()
-                # An entry says that its calls are finished: they are on the disk before it is.
-                await asyncio.to_thread(self.store.sync)
-                name = self._name(request, pair)
-                self.journal.put(name, _Unit(rows=rows).model_dump_json(exclude_defaults=True))
-                self._take(request, pair, name, rows)
+                await self._record(request, pair, self._name(request, pair), rows)
                 done += 1
                 if self.on_row is not None:
                     for row in rows.values():
@@ -225,9 +221,13 @@ class Measurements:
         """Put the units that were held into the journal: the fault is theirs, since another one has an answer."""
         held, self._held = self._held, {}
         for name, (request, pair, rows) in held.items():
-            await asyncio.to_thread(self.store.sync)
-            self.journal.put(name, _Unit(rows=rows).model_dump_json(exclude_defaults=True))
-            self._take(request, pair, name, rows)
+            await self._record(request, pair, name, rows)
+
+    async def _record(self, request: Measure, pair: Pair, name: str, rows: dict[int, Row]) -> None:
+        """Put a unit into the journal. An entry says that its calls are finished: they are on the disk before it is."""
+        await asyncio.to_thread(self.store.sync)
+        self.journal.put(name, _Unit(rows=rows).model_dump_json(exclude_defaults=True))
+        self._take(request, pair, name, rows)
 
     def _text_files(self, request: Measure) -> dict[int, TextFile]:
         """The files for the texts of each program of a request: beside the rows that are written when the search

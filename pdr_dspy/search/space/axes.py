@@ -138,6 +138,11 @@ def _ends_on_answers(schedule: Schedule) -> bool:
     return early and schedule.quorum == 1.0 and max(schedule.widths) > 1
 
 
+def _of_wave(value: int | None) -> float:
+    """Half a step for each doubling of a wave's drafts."""
+    return 0.5 * math.log2(2 * value) if value else 0.0
+
+
 def _in_waves(schedule: Schedule) -> bool:
     return schedule.first_wave is not None and schedule.first_wave < max(schedule.widths) - 1
 
@@ -376,7 +381,7 @@ FIELDS = (
         default=(None,),
         applies=_ends_on_answers,
         when="where a check or a vote may end a wide round",
-        position=lambda value: 0.5 * math.log2(2 * value) if value else 0.0,
+        position=_of_wave,
         none="all at once",
         in_force=lambda schedule: schedule.first_wave or 0,
         fit=lambda schedule, value: value if value is None or value < max(schedule.widths) else None,
@@ -388,7 +393,7 @@ FIELDS = (
         default=(None,),
         applies=_in_waves,
         when="where a round is made in waves",
-        position=lambda value: 0.5 * math.log2(2 * value) if value else 0.0,
+        position=_of_wave,
         none="all others at once",
         in_force=lambda schedule: schedule.next_wave or 0,
         beside={"widths": (MAX_WIDTH,), "final": "vote", "agree": 0.95, "first_wave": 2},

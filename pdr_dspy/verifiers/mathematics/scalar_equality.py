@@ -28,13 +28,11 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
         return False
     if (gold.degrees and answer.unit not in (None, "radian")) or (answer.degrees and gold.unit not in (None, "radian")):
         return False
-    if gold.base is not None:
-        if answer.base is not None:
-            return (gold.digits, gold.base) == (answer.digits, answer.base)
-        return False  # `101` does not say its base
+    if gold.base is not None:  # `101` does not say its base
+        return (gold.digits, gold.base) == (answer.digits, answer.base)
     first, second = gold.expression, answer.expression
-    if isinstance(first, sympy.MatrixBase) or isinstance(second, sympy.MatrixBase):
-        if not (isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase)):
+    if is_matrix(gold) or is_matrix(answer):
+        if not (is_matrix(gold) and is_matrix(answer)):
             return False
         return first.shape == second.shape and all(
             _same_or_close(*pair, gold.decimal, answer.decimal)
