@@ -205,7 +205,7 @@ def calibration_of_rows(
 
     None without such drafts, or if all of them are right, or all wrong.
     """
-    drafts = [(row.id, draft) for row in rows for round_ in row.rounds for draft in round_.drafts]
+    drafts = [(row.id, draft) for row in rows for draft in row.drafts]
     judged = [
         Judged(name, draft.check, draft.score >= RIGHT)
         for name, draft in drafts

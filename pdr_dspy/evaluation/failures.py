@@ -66,7 +66,7 @@ def failures_in_words(rows: Sequence[Row]) -> list[str]:
         said.append(
             f"{count:,} draft{'s' * (count != 1)} unchecked, since the check {name!r} failed{_most_often(reasons)}"
         )
-    drafts = [draft for row in rows for round_ in row.rounds for draft in round_.drafts]
+    drafts = [draft for row in rows for draft in row.drafts]
     cut = sum(draft.cut for draft in drafts)
     if cut > CUT * len(drafts):
         said.append(
@@ -83,4 +83,4 @@ def _most_often(reasons: Counter[str]) -> str:
 
 def _drafts(row: Row, least: int) -> int:
     """Drafts of a row with an answer, which are those given to a check."""
-    return max(least, sum(draft.answer is not None for round_ in row.rounds for draft in round_.drafts))
+    return max(least, sum(draft.answer is not None for draft in row.drafts))

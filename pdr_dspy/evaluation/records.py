@@ -110,6 +110,11 @@ class Row(BaseModel):
     evaluation: str = ""
     """A digest of the evaluation's description without its number of repeats; empty for a run of a search."""
 
+    @property
+    def drafts(self) -> Iterator[DraftRow]:
+        """The drafts of all rounds."""
+        return (draft for round_ in self.rounds for draft in round_.drafts)
+
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """What a person wants to see of a row, on a line; `model_dump()` has everything."""
         shown = {"id": self.id, "repeat": self.repeat, "score": self.score, "answer": self.answer, "gold": self.gold}
@@ -228,7 +233,7 @@ class Report(BaseModel):
         return sum(len(draft.unclear) for draft in self._drafts())
 
     def _drafts(self) -> Iterator[DraftRow]:
-        return (draft for row in self.rows for round_ in row.rounds for draft in round_.drafts)
+        return (draft for row in self.rows for draft in row.drafts)
 
     @property
     def cut(self) -> int:

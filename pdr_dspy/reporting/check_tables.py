@@ -98,8 +98,7 @@ def _paired(pairs: dict[str, list[tuple[float, float]]]) -> Paired | None:
 
 def _drafts(row: Row) -> list[DraftRow]:
     """Drafts that were scored and checked."""
-    drafts = (draft for round_ in row.rounds for draft in round_.drafts)
-    return [draft for draft in drafts if draft.check is not None and draft.score is not None]
+    return [draft for draft in row.drafts if draft.check is not None and draft.score is not None]
 
 
 def _right(draft: DraftRow) -> bool:

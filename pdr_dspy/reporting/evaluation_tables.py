@@ -215,12 +215,11 @@ def look_at(report: Report, count: int = 20) -> list[LookAt]:
 
 
 def _kind(row: Row) -> str:
-    drafts = [draft for round_ in row.rounds for draft in round_.drafts]
     if row.error is not None:
         return "failed"
-    if any((draft.score or 0.0) >= RIGHT for draft in drafts):
+    if any((draft.score or 0.0) >= RIGHT for draft in row.drafts):
         return "had it"
-    return "cut" if any(draft.truncated for draft in drafts) else "wrong"
+    return "cut" if any(draft.truncated for draft in row.drafts) else "wrong"
 
 
 def shown_drafts(report: Report, number: int) -> float:
