@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 from pdr_dspy.cli.app import Terminated, app
 from tests.evaluation.test_evaluator import run
 
+pytestmark = pytest.mark.slow  # the viewer's package alone takes seconds to import
+
 
 def call(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, [*map(str, arguments), "--quiet"])
