@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from pdr_dspy.cli.app import resuming
+from pdr_dspy.cli.ending import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.evaluation.statistics import Interval, paired
 from pdr_dspy.operators import Operator
