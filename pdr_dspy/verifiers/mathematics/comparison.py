@@ -11,7 +11,7 @@ from typing import Any
 
 import sympy
 
-from pdr_dspy.verifiers.mathematics import equality, regions
+from pdr_dspy.verifiers.mathematics import equality, regions, verbatim
 from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
 from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.expressions import TooLarge
@@ -19,7 +19,7 @@ from pdr_dspy.verifiers.mathematics.products import is_word
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.scalar_equality import in_radians, is_matrix, same_scalars
 from pdr_dspy.verifiers.mathematics.structures import read
-from pdr_dspy.verifiers.mathematics.tokens import Unreadable
+from pdr_dspy.verifiers.mathematics.tokens import Invalid, Unreadable
 from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
@@ -50,8 +50,10 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
         if text is None:
             return {"readable": True}
         try:
-            found.append(read(text))
+            found.append(read(text, is_gold=side == "gold"))
         except Unreadable as error:
+            if side == "gold" and not isinstance(error, Invalid) and verbatim.is_comparable(gold):
+                return _as_written(gold, answer)
             return {"unreadable": side, "detail": str(error)[:100]}
         except TooLarge:
             return {"large": side}
@@ -59,12 +61,23 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
             raise
         except Exception as error:  # raised by sympy, such as a domain error
             return {"unreadable": side, "detail": type(error).__name__}
-    try:
-        return {"equal": any(same(*pair) for pair in itertools.product(*found))}
-    except TooLarge:
-        return {"large": "answer"}
-    except Unreadable as error:
-        return {"unreadable": "answer", "detail": str(error)[:100]}
+    failure: dict[str, Any] | None = None
+    for pair in itertools.product(*found):
+        try:
+            if same(*pair):
+                return {"equal": True}
+        except TooLarge:
+            failure = failure or {"large": "answer"}
+        except Unreadable as error:
+            failure = failure or {"unreadable": "answer", "detail": str(error)[:100]}
+    return failure or {"equal": False}
+
+
+def _as_written(gold: str, answer: str | None) -> dict[str, Any]:
+    """The verdict on an answer to a gold answer that is no mathematics."""
+    if answer is None:
+        return {"readable": True, "verbatim": True}
+    return {"equal": verbatim.form(gold) == verbatim.form(answer), "verbatim": True}
 
 
 def same(gold: Answer, answer: Answer) -> bool:

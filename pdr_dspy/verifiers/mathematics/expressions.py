@@ -6,6 +6,7 @@ evaluated beyond what sympy does automatically, and no number grows beyond `MAX_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import sympy
 from sympy import Integer, Rational, Symbol
 
-from pdr_dspy.verifiers.mathematics import products
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, matching, split
+from pdr_dspy.verifiers.mathematics import events, products
+from pdr_dspy.verifiers.mathematics.tokens import Invalid, Token, Unreadable, matching, split
 
 MAX_BITS = 400_000
 """Maximum bits of one number."""
@@ -75,7 +76,7 @@ def read_expression(tokens: list[Token]) -> tuple[Any, bool]:
 def checked(value: Any) -> Any:
     """The value; raises Unreadable for a division by zero."""
     if not isinstance(value, sympy.Expr) or value.has(sympy.nan, sympy.zoo):
-        raise Unreadable("no value")
+        raise Invalid("no value")
     return value
 
 
@@ -94,7 +95,7 @@ def power(base: Any, exponent: Any) -> Any:
         return base**exponent
     if base.is_Rational and exponent.is_Rational:
         if base == 0 and exponent <= 0:
-            raise Unreadable("a power of 0")
+            raise Invalid("a power of 0")
         if exponent.is_Integer:
             if base not in (0, 1, -1) and abs(exponent) * max(size(base) - 1, 1) > MAX_BITS:
                 raise TooLarge
@@ -185,7 +186,7 @@ class _Reader:
 
     def over(self, value: Any, other: Any) -> Any:
         if isinstance(other, sympy.MatrixBase) or other == 0:
-            raise Unreadable("no division")
+            raise Invalid("no division")
         return value / other
 
     def product(self) -> Any:
@@ -223,7 +224,7 @@ class _Reader:
                 if following is not None and self.starts_factor(following):
                     constant = following[:2] in (("cmd", "pi"), ("cmd", "sqrt"), ("cmd", "root"), ("cmd", "infty"))
                     if not (number and plain and (constant or following.space)):
-                        raise Unreadable("an ambiguous denominator after a slash")
+                        raise Invalid("an ambiguous denominator after a slash")
             elif token[:2] == ("cmd", "mod"):
                 raise Unreadable("mod")
             elif self.starts_factor(token):
@@ -330,7 +331,7 @@ class _Reader:
         while True:
             if self.at("op", "^"):
                 if raised:
-                    raise Unreadable("a power of a power")
+                    raise Invalid("a power of a power")
                 self.take()
                 value = power(value, self.exponent(euler=euler))
                 raised = True
@@ -372,7 +373,7 @@ class _Reader:
             value = self.number()
             following = self.peek()
             if euler and following is not None and not following.space and self.starts_factor(following):
-                raise Unreadable("an ambiguous exponent")  # e^2x
+                raise Invalid("an ambiguous exponent")  # e^2x
         elif token.kind == "sym":
             value = self.letter()
         elif token[:2] in (("cmd", "frac"), ("cmd", "pi"), ("cmd", "sqrt"), ("cmd", "infty")):
@@ -440,6 +441,8 @@ class _Reader:
             return sympy.E
         full = name + index + primes
         following = self.peek()
+        if call and name in ("C", "P") and full == name and (counted := self.counted(name)) is not None:
+            return counted
         if call and name in _FUNCTION_NAMES and following is not None:
             inverse = ""
             if following[:2] == ("op", "^"):
@@ -452,6 +455,23 @@ class _Reader:
                 arguments, _ = split(self.enclosed(), "op", ",", ";")
                 return sympy.Function(full + inverse)(*[self.inner(one) for one in arguments])
         return symbol(full)
+
+    def counted(self, name: str) -> Any:
+        """`C(10, 3)`, `P(5, 2)` of numbers, and `P(A \\cup B)`, whose brackets are consumed; None for anything else."""
+        if not self.at("open", "("):
+            return None
+        inside = self.tokens[self.place + 1 : self.pairs[self.place]]
+        if name == "P" and events.is_event(inside):
+            self.enclosed()
+            return events.probability(name, inside)
+        arguments, _ = split(inside, "op", ",")
+        if len(arguments) != 2 or not all(arguments):
+            return None
+        upper, lower = map(self.inner, arguments)
+        if name == "C" or (upper.is_Integer and lower.is_Integer):
+            self.enclosed()
+            return self.binomial(upper, lower) if name == "C" else self.arrangements(upper, lower)
+        return None
 
     def subscript(self) -> str:
         if not self.at("op", "_"):
@@ -521,6 +541,17 @@ class _Reader:
                 raise TooLarge
         return sympy.binomial(upper, lower)
 
+    @staticmethod
+    def arrangements(upper: Any, lower: Any) -> Any:
+        """The number of ordered choices without repetition."""
+        if not (upper.is_Integer and lower.is_Integer):
+            return sympy.factorial(upper) / sympy.factorial(upper - lower)
+        if not 0 <= lower <= upper:
+            raise Unreadable("arrangements")
+        if lower * max(int(upper).bit_length(), 1) > MAX_BITS:
+            raise TooLarge
+        return Integer(math.perm(int(upper), int(lower)))
+
     def function(self) -> Any:
         name = self.take().text
         base = None
@@ -563,7 +594,7 @@ class _Reader:
         if name in ("log", "lg"):
             base = Integer(10) if name == "lg" else LOG_BASE if base is None else base
             if base == 1 or base == 0:
-                raise Unreadable("an invalid base of a logarithm")
+                raise Invalid("an invalid base of a logarithm")
             return sympy.log(argument) / sympy.log(base)
         if name == "exp":
             return power(sympy.E, argument)
@@ -646,6 +677,9 @@ class _Reader:
         if name == "binom":
             upper = self.argument()
             return self.binomial(upper, self.argument())
+        if name == "perm":
+            upper = self.argument()
+            return self.arrangements(upper, self.argument())
         if name in ("sqrt", "cbrt", "root"):
             return self.root(name)
         if name.startswith("over:"):
@@ -680,7 +714,7 @@ class _Reader:
         token = self.peek()
         if token is not None and token.kind == "num":
             if name == "sqrt" and len(token.text) > 1 and not token.space and "." not in token.text:
-                raise Unreadable("an ambiguous argument of a root")  # \sqrt23
+                raise Invalid("an ambiguous argument of a root")  # \sqrt23
             inside = self.number()
         elif token is not None and token[:2] == ("open", "("):
             inside = self.inner(self.enclosed())

@@ -7,6 +7,7 @@ condition.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,12 @@ import sympy
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import logic
 from pdr_dspy.verifiers.mathematics.beside import NOTHING, after_value
+from pdr_dspy.verifiers.mathematics.cleaning import clean, other_spellings
 from pdr_dspy.verifiers.mathematics.expressions import read_expression, table
+from pdr_dspy.verifiers.mathematics.lexer import tokenise
 from pdr_dspy.verifiers.mathematics.products import capitals
 from pdr_dspy.verifiers.mathematics.scalars import read_scalar
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, merged, split, tokenise
+from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, matching, merged, split
 from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
@@ -42,11 +45,25 @@ MAX_ITEMS = 200
 MAX_DEPTH = 12
 
 
-def read(text: str) -> list[Answer]:
-    """The possible readings of a text: one, or for an approximation (`1/3 ≈ 0.333`) the exact and the rounded value.
+def read(text: str, *, is_gold: bool = False) -> list[Answer]:
+    """The possible readings of a text: one, or for an approximation (`1/3 ≈ 0.333`) the exact and the rounded value,
+    and those of ambiguous spellings (`5 m/s`).
 
     Raises Unreadable, TooLarge.
     """
+    readings: list[Answer] = []
+    failure: Unreadable | None = None
+    for spelling in (text, *other_spellings(text, is_gold=is_gold)):
+        try:
+            readings += _readings(spelling)
+        except Unreadable as error:
+            failure = failure or error
+    if failure is not None and not readings:
+        raise failure
+    return readings
+
+
+def _readings(text: str) -> list[Answer]:
     tokens = tokenise(clean(text))
     if logic.is_formula(tokens):
         return [_single(Formula(logic.form(tokens)))]
@@ -58,9 +75,17 @@ def read(text: str) -> list[Answer]:
     answer = _answer(tokens, 0)
     exact, rounded = _approximate(answer, keep=0), _approximate(answer, keep=-1)
     readings = [exact] if exact == rounded else [exact, rounded]
+    if len(tokens) > 3 and tokens[0][:2] in (("sym", "C"), ("sym", "P")) and _is_pair(tokens[1:]):  # or a point
+        with contextlib.suppress(Unreadable):
+            readings.append(_single(read_scalar(tokens)))
     if logic.is_formula(connected := logic.in_words(tokens)):  # `p or q`
         readings.append(_single(Formula(logic.form(connected))))
     return readings
+
+
+def _is_pair(tokens: list[Token]) -> bool:
+    whole = tokens[0][:2] == ("open", "(") and matching(tokens)[0] == len(tokens) - 1
+    return whole and len(split(tokens[1:-1], "op", ",")[0]) == 2
 
 
 def _single(value: Value) -> Answer:
@@ -206,7 +231,8 @@ def _condition_in_brackets(tokens: list[Token]) -> list[Token]:
         return tokens
     start = next(start for start, end in matching(tokens).items() if end == len(tokens) - 1)
     inside = tokens[start + 1 : -1]
-    if start and tokens[start].text == "(" and len(split(inside, "rel")[0]) > 1 and tokens[start - 1].kind != "rel":
+    signs = {sign.text for sign in split(inside, "rel")[1]} - {"mid"}  # `P(A \mid B)` states none
+    if start and tokens[start].text == "(" and signs and tokens[start - 1].kind != "rel":
         return [*tokens[:start], Token("op", ","), *inside]
     return tokens
 
@@ -284,18 +310,34 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
 def _item(tokens: list[Token], depth: int) -> Item:
     if (stated := _property(tokens)) is not None:
         return stated
+    whole = tokens
     tokens, modulus = _modulus(tokens)
+    if modulus is not None and not split(tokens, "rel")[1]:
+        return _remainder(whole)
     sides, signs = split(_sets_by_letter(tokens), "rel")
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
         sides, signs = sides[1:], signs[1:]
-    if modulus is not None and not signs:
-        raise Unreadable("a modulus without a congruence")
     if any(not side for side in sides):
         raise Unreadable("a relation without a side")
     values = tuple(_side(side, depth) for side in sides)
     if not signs:
         return values[0]
+    if modulus is not None:  # `x = 3 (mod 7)`
+        return Relation(values, tuple("equiv" if sign.text == "=" else sign.text for sign in signs), modulus)
     return Relation(values, tuple(sign.text for sign in signs), modulus)
+
+
+def _remainder(tokens: list[Token]) -> Value:
+    r"""`n \bmod 3`. Of numbers it is none: `2 \bmod 5` may name a class as well as a number."""
+    sides, found = split(tokens, "cmd", "bmod", "mod")
+    if len(found) != 1 or not all(sides):
+        raise Unreadable("a modulus without a congruence")
+    (value, decimal), (modulus, other) = map(read_expression, sides)
+    if decimal or other or isinstance(value, sympy.MatrixBase) or isinstance(modulus, sympy.MatrixBase):
+        raise Unreadable("a remainder")
+    if not (value.free_symbols or modulus.free_symbols):
+        raise Unreadable("a modulus without a congruence")
+    return Scalar(sympy.Function("remainder")(value, modulus))
 
 
 def _property(tokens: list[Token]) -> Relation | None:
@@ -490,7 +532,21 @@ def _cases(inside: list[Token], depth: int) -> Value:
         otherwise = any(token[:2] == ("join", "otherwise") for token in condition)
         if otherwise and len(condition) > 1:
             raise Unreadable("otherwise")
-        found.append((value, None if otherwise else _answer(condition, depth + 1)))
+        found.append((value, None if otherwise else _condition(condition, depth)))
     if not found:
         raise Unreadable("cases")
     return Cases(tuple(found))
+
+
+def _condition(tokens: list[Token], depth: int) -> Answer:
+    """A condition of a case; one in prose is compared by its words."""
+    try:
+        return _answer([token for token in tokens if token[:2] != ("text", ".")], depth + 1)
+    except Unreadable:
+        if not any(token.kind == "text" and re.search(r"[A-Za-z]{2}", token.text) for token in tokens):
+            raise
+    pieces: list[str] = []
+    for token in tokens:
+        prose = token.kind == "text"
+        pieces += re.findall(r"[^\W_]+|[^\w\s.,;]", token.text.casefold()) if prose else [token.text]
+    return _single(Formula(" ".join(pieces)))
