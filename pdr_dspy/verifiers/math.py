@@ -50,6 +50,19 @@ class MathVerifier(Fields):
     fraction; units are ignored unless both sides have one; degrees equal their radians. A ratio equals the same ratio
     scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
 
+    Words are compared by what they say: `\text{Alice}` is `The winner is Alice.`, `(C)` is `(C) 12`, `No` is `No, it
+    is not possible`, and `DNE` is `undefined`; a sentence that negates, takes back or names another scores 0. A
+    rejected root (`7 (8 is extraneous)`) is no part of the answer, and a decimal with its rounding states both: `42.3,
+    rounded to 42` is right for 42 and for 42.3. `C(10,3)`, `10C3` and `P(5,2)` are numbers; a constant of integration
+    has any of the names C, c, K and k, and antiderivatives with `+ C` may differ by a constant. Units made of others
+    are converted (`36 km/h` is `10 m/s`), as are quantities in two units (`3 hours 20 minutes` is `200 minutes`). `4
+    and 1/3` answers both 13/3 and the list 4, 1/3.
+
+    A gold answer that is no mathematics of the grammar (`\text{up }5`, `\nabla f`) is compared as text, token by
+    token: the same text is right, all else wrong. `check_gold` refuses a gold answer with unclosed brackets
+    (`\frac{1}{`), of no value or of several (`\frac{1}{0}`, `1/2x`), too large to compute, or of more than 120
+    characters that are no mathematics; no other raises when it is graded.
+
     Nothing beside a value is ignored that changes it: `a.m.`, `loss`, `clockwise`, `n even` and the base of a number
     stand on both sides, or the answer scores 0, and of what is counted neither side contradicts the other (`3 red`,
     `3 blue`). `\times` between vectors, sets or matrices keeps its order; three or more capitals in a row (`HTH`) are a
@@ -102,7 +115,7 @@ class MathVerifier(Fields):
         return Score(0, detail)
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Raise DataError if the gold answer cannot be read as a number, an expression or words."""
+        """Raise DataError if nothing could be graded against the gold answer: see the class for what is refused."""
         gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
@@ -148,7 +161,8 @@ _UNREAD = re.compile(r"[#@&§¶†‡☆★♠♥♦♣]")
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
 _LETTER = re.compile(r"\(?[A-J]\)?")
 _RATE = re.compile(
-    r"[A-Za-z}]\s*/\s*(?:\\[a-z]+\s?\{\s*)?[A-Za-z]|\bper\b(?! ?cent)|\\frac\s?\{\s?\\(?:text|mathrm)|[A-Za-z}]\s?\^\s?\{?-"
+    r"[A-Za-z}]\s*/\s*(?:\\[a-z]+\s?\{\s*)?[A-Za-z]|\bper\b(?! ?cent)"
+    r"|\\frac\s?\{\s?\\(?:text|mathrm)|[A-Za-z}]\s?\^\s?\{?-"
 )
 """What may be a unit made of others."""
 _BRACKETED_LIST = re.compile(r"[(\[{]\s*[0-9]{1,3}(?:,[0-9]{3})+\s*\\?[)\]}]")

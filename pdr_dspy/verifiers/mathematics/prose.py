@@ -98,7 +98,7 @@ def _means(answer: str, gold: str) -> bool:
 _OPTION = re.compile(
     r"(?:(?:the )?(?:(?:correct|right|final|best) )?(?:option|choice|answer)(?: is)?:?\s+)?"
     r"(?P<open>[(\[]?)(?P<letter>[A-Z])"
-    r"(?:(?P<mark>[)\].:])\s*(?P<text>\S.*)?)?",
+    r"(?:(?P<mark>[)\].:])(?:(?:\s+|(?=[0-9\\$]))(?P<text>\S.*))?)?",
     re.I | re.S,
 )
 _SAYS_RIGHT = re.compile(r"(?:is|was|must be)\s(?:the\s)?(?:correct|right|answer|true)\b[^?]{0,40}", re.I)
