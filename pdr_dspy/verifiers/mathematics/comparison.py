@@ -13,8 +13,8 @@ import sympy
 
 from pdr_dspy.verifiers.mathematics import equality, regions, verbatim
 from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
+from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
 from pdr_dspy.verifiers.mathematics.beside import agree
-from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.products import is_word
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.scalar_equality import in_radians, is_matrix, same_scalars

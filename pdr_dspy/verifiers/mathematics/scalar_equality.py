@@ -9,8 +9,8 @@ from typing import Any
 import sympy
 
 from pdr_dspy.verifiers.mathematics import equality, units
+from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
 from pdr_dspy.verifiers.mathematics.beside import agree
-from pdr_dspy.verifiers.mathematics.expressions import TooLarge
 from pdr_dspy.verifiers.mathematics.products import is_word, spread
 from pdr_dspy.verifiers.mathematics.values import Scalar, Value
 

@@ -8,8 +8,9 @@ import sympy
 
 from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import units
+from pdr_dspy.verifiers.mathematics.arithmetic import DEGREE
 from pdr_dspy.verifiers.mathematics.beside import NOTHING, Beside, after_value, harmless
-from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression
+from pdr_dspy.verifiers.mathematics.expressions import read_expression
 from pdr_dspy.verifiers.mathematics.tokens import Invalid, Token, Unreadable
 from pdr_dspy.verifiers.mathematics.values import Scalar, Value
 

@@ -18,7 +18,8 @@ from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import logic
 from pdr_dspy.verifiers.mathematics.beside import NOTHING, after_value
 from pdr_dspy.verifiers.mathematics.cleaning import clean, other_spellings
-from pdr_dspy.verifiers.mathematics.expressions import read_expression, table
+from pdr_dspy.verifiers.mathematics.cursor import table
+from pdr_dspy.verifiers.mathematics.expressions import read_expression
 from pdr_dspy.verifiers.mathematics.lexer import tokenise
 from pdr_dspy.verifiers.mathematics.products import capitals
 from pdr_dspy.verifiers.mathematics.scalars import read_scalar
