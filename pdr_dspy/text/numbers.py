@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from pdr_dspy.text import number_words as tables
 from pdr_dspy.text.labels import ANSWER_KEYS, key
-from pdr_dspy.text.neutral_words import is_neutral
+from pdr_dspy.text.neutral_words import is_neutral, leave_its_value
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 from pdr_dspy.text.spelled_elsewhere import in_other_words
 
@@ -315,6 +315,8 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
     if before and piece.rstrip().endswith(":") and key(piece) in ANSWER_KEYS:
         return False
     if any(word in _OTHER_FACTORS for word in written):
+        return True
+    if not leave_its_value([word.removeprefix(_UPRIGHT) or word for word in found], behind=after, last=not before):
         return True
     return any((len(word) > 1 or not word.isascii()) and not _is_word(word, behind=after) for word in found)
 
