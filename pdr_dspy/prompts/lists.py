@@ -150,7 +150,8 @@ def _heads(line: str, place: int) -> bool:
 
 _REFUSES = re.compile(
     r"\b(?:not|wrong|incorrect|invalid|false|rejected|excluded|discarded|impossible|extraneous|candidates?|guess(?:es)?"
-    r"|none|never|no|unsure|unknown|sorry|alternatives?|options?|choices?|either|one of|falsch|nicht|incorrectas?)\b|n['’]t\b",
+    r"|none|never|no|unsure|unknown|sorry|alternatives?|options?|choices?|either|one of|falsch|nicht|incorrectas?)\b"
+    r"|n['’]t\b",
     re.IGNORECASE,
 )
 

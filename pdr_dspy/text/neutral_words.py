@@ -54,7 +54,8 @@ _COUNTED = words(
     train trip turn vertex vertices week weekend woman word work worker yesterday yard foot inch indices matrices
     axes lives loaves knives wolves elves  leaves wives thieves cacti fungi radii foci data criteria
     bacteria dimes nickels solutions integers digits factors primes divisors multiples radians radian steradian
-    units decimeter hectare hectares acre acres knots knot volt volts amp amps ampere amperes watt watts ohm ohms
+    units home test tree road river lake station market trip park start end
+    decimeter hectare hectares acre acres knots knot volt volts amp amps ampere amperes watt watts ohm ohms
     hertz joule joules newton newtons pascal pascals kelvin celsius fahrenheit mole moles byte bytes bit bits pixel
     pixels rupee rupees peso pesos franc francs krona kronor ruble rubles rouble roubles yuan renminbi dirham dirhams
     shekel shekels rand baht dong lira ringgit cedi naira pence penny bitcoin bitcoins"""
@@ -83,11 +84,14 @@ _OTHER_LANGUAGES = words(
 _DIRECTIONS = words("north south east west northeast northwest southeast southwest away")
 """Neutral behind what is measured (`12 km north`); `42 north` is a bearing or a coordinate."""
 _PLACES = words("after before during inside outside near along across among onto into toward towards upon via")
-_PREPOSITIONS = _PLACES | words("from with per of for")
+_OPEN = _PLACES | words(
+    """from with per of for every since when where which who whose another any some such like about around either both
+    could would will"""
+)
 """Neutral with a word behind them (`$42 after tax`), or behind what is counted; `42 after` says something else."""
 NEUTRAL = (
     frozenset(_SENTENCE | _DESCRIBED | _COUNTED | _DONE | _OTHER_LANGUAGES)
-    | (_DIRECTIONS | _PREPOSITIONS)
+    | (_DIRECTIONS | _OPEN)
     | SHORT_NOUNS
     | frozenset(UNITS)
 ) - words("less")
@@ -98,9 +102,10 @@ _THINGS = (
 _ANGLES = words("deg degree degrees grad")
 
 _NO_PLURAL = re.compile(
-    r"(?:[aiou]s|ss|(?:north|east|south|west|out|in|on|for|back|down|up|to|after|home|sea|side|sky)wards|ll?ones|aines|illi?[ae]rds|illiers|milhares|ezenas|entas|ortals|ens)$"
+    r"(?:[aiou]s|ss|(?:north|east|south|west|out|in|on|for|back|down|up|to|after|home|sea|side|sky)wards"
+    r"|ll?ones|aines|illi?[ae]rds|illiers|milhares|ezenas|entas|ortals|ens)$"
 )
-"""Endings of other words, among them those of directions in English and of factors in French, Spanish and Portuguese."""
+"""Endings of other words, among them directions in English, and factors in French, Spanish and Portuguese."""
 _NOT_COUNTED = words(
     """owes loses lacks fails needless zeros zeroes losses debts deficits shortages refunds fives negatives
     opposites reciprocals inverses complements powers roots logs odds perhaps sometimes unless besides
@@ -134,7 +139,7 @@ def leave_its_value(found: Sequence[str], *, behind: bool, last: bool) -> bool:
         return not found or found[-1] not in _DIRECTIONS | _PLACES
     thing = False
     for place, word in enumerate(found):
-        if not thing and (word in _DIRECTIONS or (word in _PREPOSITIONS and last and place + 1 == len(found))):
+        if not thing and (word in _DIRECTIONS or (word in _OPEN and last and place + 1 == len(found))):
             return False
         thing = thing or _is_thing(word)
     return True
