@@ -110,13 +110,13 @@ def run(
         display: where progress is shown.
         folder: keeps the rows and the calls; the same study goes on from there.
         keep_lines: write lines to `ROWS` after every program.
-        slots: of the embedded server; as many questions are in flight as have room for their widest round. None leaves
-            both to the model.
+        slots: of the embedded server; as many questions are in flight as have room for the program's widest round. None
+            leaves both to the model.
     """
-    in_flight = model.in_flight if slots is None else max(slots // max(study.widest.widths), 1)
     reports: dict[str, Report] = {}
     with model.serving(study.widest, display, slots=slots), Rollouts(folder / "rollouts") as store:
         for name, program in study.programs.items():
+            in_flight = model.in_flight if slots is None else max(slots // max(program.schedule.widths), 1)
             with display.rows(name, len(study.examples) * study.repeats) as progress:
                 reports[name] = evaluate(
                     program,
