@@ -168,10 +168,18 @@ def _below_heading(items: list[str]) -> list[str]:
 _NAMED_ITEM = re.compile(r"[*_]{0,2}[^\W\d_][^:：\d\n]{0,40}?[*_]{0,2}[:：][*_]{0,2}[ \t]+(?=\S)")
 
 
+_REMARK = re.compile(
+    r"[*_]{0,2}(?:confidence|certainty|rating|score|probability|reason|note|check|step|count|total|sum|average|mean"
+    r"|length|size|overall|steps|number)\b",
+    re.IGNORECASE,
+)
+"""A name of no item, but of what is said about the items: `Total: 10`, `Confidence: 90`."""
+
+
 def _without_names(items: list[str]) -> list[str]:
     """Items that are numbers without their names, if each has its own: `Ann: 3`, `Bob: 7`."""
     names = [_NAMED_ITEM.match(item) for item in items]
-    if len(items) < 2 or None in names or any(map(_REFUSES.search, items)):
+    if len(items) < 2 or None in names or any(_REFUSES.search(item) or _REMARK.match(item) for item in items):
         return items
     named = {name.group().strip(" *_:：\t").casefold() for name in names if name is not None}
     if len(named) < len(items) or any(key(name) in ANSWER_KEYS for name in named):
