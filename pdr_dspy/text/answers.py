@@ -12,6 +12,7 @@ from fractions import Fraction
 from pdr_dspy.text.around_boxes import stands_alone, unboxed
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
+from pdr_dspy.text.precedence import plain_value
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
 from pdr_dspy.text.template import before_token, without_template
@@ -40,7 +41,7 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
     found = statements(text, _ANSWER, truncated=truncated)["answer"]
     for statement in found:
         answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
-        if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _A_VALUE.search(answer):
+        if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _is_value(answer):
             continue  # `Actually, it is easy.` corrects no number
         if answer and (answer != "null" or statement.how == "box"):
             return answer
@@ -50,6 +51,10 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
 _ANSWER = Sought(("answer",), answer="answer")
 _A_VALUE = re.compile(r"[0-9\\$]|^\(?[A-Z]\)?$")
 _boxes = boxes
+
+
+def _is_value(answer: str) -> bool:
+    return _A_VALUE.search(answer) is not None or plain_value(answer) is not None
 
 
 def unwrapped(text: str) -> str:

@@ -109,8 +109,20 @@ def even(value: str) -> str:
     return value
 
 
+_NEXT_SENTENCE = re.compile(
+    r"[\s*_(\[]*[A-Z][)\]]?(?=[.!][*_]{0,2}\s+(?:(?:the|my|this|that|our)\s(?:\w+\s)?(?:answer|question|option|choice|reason"
+    r"|problem|passage|text|other|others)|so|thus|hence|therefore|however|but|if|since|because|as|when|we|i|you|one|it|this"
+    r"|that|these|they|there|someone|many|most|some|note|check|wait|actually|option|options|not|had|without|then|also"
+    r"|let|for|[A-Z]\s(?:is|was|and|or|would|has|does|fails|ignores|seems|looks)|[A-Z],)\b)",
+    re.IGNORECASE,
+)
+"""An option's letter before another sentence; `B. Paris` is an option with its text."""
+
+
 def sentence(value: str, endings: str = "(?!)") -> str:
     """The value of a sentence, without the words that end it."""
+    if letter := _NEXT_SENTENCE.match(value):
+        return letter.group()
     stop = _SENTENCE_END.search(value)
     value = value[: stop.start()] if stop else value
     return re.sub(rf"(?:{endings})[ \t]*$", "", value) if endings != "(?!)" else value

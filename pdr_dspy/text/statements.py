@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from pdr_dspy.text import labels
+from pdr_dspy.text import labels, precedence
 from pdr_dspy.text import statement_patterns as patterns
 from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.corrections import corrections
@@ -98,16 +98,13 @@ class _Search:
         return {name: self.ordered(name, own) for name, own in by_field.items()}
 
     def ordered(self, name: str, own: list[Statement]) -> list[Statement]:
-        """The statement that counts first. One with a generic name counts for a text field only if none carries the
-        field's name; a label within a line counts as much as a box if no label is at the head of a line."""
+        """The statement that holds first. One with a generic name counts for a text field only if none carries the
+        field's name."""
         if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
             own = [one for one in own if not one.generic]
-        headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
         if ">" in self.text and any(map(self.is_quoted, own)):
-            spoken = [one for one in own if not self.is_quoted(one)]
-            own = spoken or own
-            headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
-        return sorted(own, key=lambda one: (one.rank if headed else max(one.rank, 1), -one.start))
+            own = [one for one in own if not self.is_quoted(one)] or own
+        return precedence.ordered(own)
 
     def add(self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True) -> None:
         if mark.field is not None and text.strip():
@@ -166,7 +163,7 @@ class _Search:
         elif begun := opened.pop(name, None):
             held = self.text[begun.end() : tag.start()].strip()
             if held and len(held) <= 200 and "\n" not in held:
-                mark = _Mark(begun.start(), begun.end(), self.sought.answer, generic=True, rank=2)
+                mark = _Mark(begun.start(), begun.end(), self.sought.answer, generic=True, rank=precedence.WEAK)
                 self.add(mark, held)
 
     def markers(self) -> list[_Mark]:
@@ -247,7 +244,9 @@ class _Search:
         lead, gap = match["lead"], match["gap"]
         mark = _Mark(match.start(), match.end(), field, lead=lead, generic=generic)
         if match["result"] is not None:
-            mark = mark._replace(rank=2, strong=False)
+            mark = mark._replace(rank=precedence.WEAK, strong=False)
+        if match["about"] and (generic or field not in self.sought.texts) and precedence.is_part(match["about"]):
+            mark = mark._replace(rank=precedence.PART)
         if match["about"] and not generic:  # `Title of the next part: ...` within a text
             mark = mark._replace(strong=False, rank=max(mark.rank, 1 if field in self.sought.texts else 0))
         if sign := match["sign"]:
@@ -257,7 +256,7 @@ class _Search:
         said = labels.key(self.shadow[match.start("which") : match.start("gap")])
         if match["verb"]:  # generic names are searched in all sentences
             known = field == self.sought.answer and said in labels.ANSWER_KEYS
-            return None if known else mark._replace(strong=False, how="sentence", rank=2)
+            return None if known else mark._replace(strong=False, how="sentence", rank=precedence.WEAK)
         if patterns.bracketed(lead, gap):
             return mark
         rest = self.shadow[match.end() : self.line_end(match.end())].strip(" \t*_=~#-")
@@ -408,19 +407,35 @@ class _Search:
         if "选" in self.text or "選" in self.text:
             for match in patterns.CHOSEN.finditer(self.shadow):
                 if match.end() < self.last and not taken.around(match.start()):
-                    self.found.append(Statement(field, match.start(), match[1], "sentence", 2, generic=True))
+                    self.found.append(Statement(field, match.start(), match[1], "sentence", 0, generic=True))
         if not self.languages:
             return
         said = labels.words(self.languages)
         lines = self.lines_with(labels.needles(self.languages))
         for match in self.last_in(lines, labels.inline_label(self.languages)):
-            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
-                self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
+            self.within(field, match, "label", taken)
         for match in self.last_in(lines, labels.sentence(self.languages)):
-            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
-                value = patterns.sentence(value, said.endings)
-                if value.strip():
-                    self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
+            self.within(field, match, "sentence", taken, said.endings)
+
+    def within(self, field: str, match: re.Match[str], how: How, taken: Spans, endings: str = "") -> None:
+        """Add the statement of a label or a sentence within a line."""
+        if self.is_foreign(match.start(), taken) or not (value := self.behind(match.end())):
+            return
+        rank = precedence.standing(self.shadow, match.start(), match.end(), match.groupdict().get("about") or "")
+        if rank is None:
+            return
+        if how == "sentence":
+            value = patterns.sentence(value, endings)
+        if rank == precedence.EXPLICIT:
+            plain = precedence.plain_value(patterns.sentence(value)) if field not in self.sought.long else None
+            if field in self.sought.short:
+                plain = precedence.plain_value(value, strictly=True)
+            if plain is None:
+                rank = precedence.INLINE if how == "label" else precedence.WEAK
+            elif how == "sentence":
+                value = plain
+        if value.strip():
+            self.found.append(Statement(field, match.start(), value, how, rank, generic=True))
 
     def last_in(self, lines: Sequence[tuple[int, int]], pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
         """The last matches of a pattern in some lines; earlier ones do not count anyway."""
