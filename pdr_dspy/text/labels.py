@@ -308,17 +308,6 @@ _NOUNS = [
 ]
 _NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each noun: fast for the most frequent language
 _NOUNS[0] |= {f"{word} " for word in _split(LANGUAGES[0].decided)}
-    "ans",
-    "result",
-    "choice",
-    "option",
-    "output",
-    "final ",
-    "correct ",
-    "right ",
-    "required ",
-    "desired ",
-}  # a part of each noun: fast for the most frequent language
 _APART = bytes(code if chr(code).isalnum() and code < 128 else ord(" ") for code in range(256))
 """Separates the words of a text in ASCII."""
 
