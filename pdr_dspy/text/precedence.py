@@ -193,7 +193,7 @@ def ordered(own: Sequence[Statement], *, exact: Sequence[str] = ("json", "box", 
         if 1 < len(values) <= 10:
             parts = " or ".join(dict.fromkeys(one.text.strip() for one in reversed(held)))
             return [first._replace(text=parts), *held[1:]]
-    if first.how != "sentence":
+    if first.how != "sentence" or all(other.how == "sentence" for other in held):
         return held
     for other_rank, other in order[1:20]:
         if other_rank > INLINE or not agree(first.text, other.text):
