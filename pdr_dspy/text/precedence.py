@@ -93,7 +93,7 @@ _CONDITIONAL = re.compile(
 _WRAP = r"[*_`\"“”'(\[]{0,4}"
 _REASON = re.compile(
     r"[,;]?\s\(?(?:because|since|as(?! well)|for the reason|due to|which|where|so|i\.e\.|that is|namely|weil|denn|car"
-    r"|parce que|porque|perché)\b.*|\s[–—-]\s.*|[,;]\s(?:not|rather than|instead of|as)\b.*|\s\(.*\)\s*$"
+    r"|parce que|porque|perché)\b.*|\s[–—-]\s.*|[,;]\s(?:not|rather than|instead of|as)\b.*|\s\((?![A-Za-z0-9]\))[^()]*\)\s*$"
     r"|(?<=[0-9$)]):\s.*",
     re.I | re.S,
 )
@@ -158,7 +158,7 @@ def plain_value(value: str, *, strictly: bool = False) -> str | None:
     words that are no remark (`obvious`), or several of these. `strictly`: words only if they begin with a capital."""
     if len(value) > _LONGEST:
         return None
-    held = _REASON.sub("", value).strip().rstrip(".。")
+    held = _REASON.sub("", value.strip()).strip().rstrip(".。")
     if not held or len(held) > 200 or (strictly and held.lstrip("*_\"“'`(")[:1].islower() and " " in held):
         return None
     parts = [part for part in _SEVERAL.split(held) if part]
