@@ -147,6 +147,7 @@ def closing(opened: re.Match[str]) -> str:
 
 
 def cells(line: str) -> list[re.Match[str]]:
+    """The cells of a table's row."""
     return [cell for cell in _CELL.finditer(line) if cell.group() or cell.end() < len(line)]
 
 
