@@ -31,7 +31,8 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
 
     The last explicit statement of the answer holds, whatever its form: a label (`Answer: 42`, `#### 42`, `Antwort: 42`,
     `| Answer | 42 |`, `<answer>42</answer>`), a complete `\boxed{...}`, or a sentence (`The answer is 42.`); see
-    `pdr_dspy.text.precedence` for weaker statements. Neighbouring boxes joined by `,`, `or` or `and` are returned together, so that several
+    `pdr_dspy.text.precedence` for weaker statements.
+    Neighbouring boxes joined by `,`, `or` or `and` are returned together, so that several
     guesses stay several. Thoughts, finished or not, never count. With `truncated=True` the completion was truncated by
     its cap: only certainly complete answers count, that is a closed box, or a label whose line has ended.
 

@@ -93,7 +93,8 @@ _CONDITIONAL = re.compile(
 _WRAP = r"[*_`\"“”'(\[]{0,4}"
 _REASON = re.compile(
     r"[,;]?\s\(?(?:because|since|as(?! well)|for the reason|due to|which|where|so|i\.e\.|that is|namely|weil|denn|car"
-    r"|parce que|porque|perché)\b.*|\s[–—-]\s.*|[,;]\s(?:not|rather than|instead of|as)\b.*|\s\((?![A-Za-z0-9]\))[^()]*\)\s*$"
+    r"|parce que|porque|perché)\b.*|\s[–—-]\s.*|[,;]\s(?:not|rather than|instead of|as)\b.*"
+    r"|\s\((?![A-Za-z0-9]\))[^()]*\)\s*$"
     r"|(?<=[0-9$)]):\s.*",
     re.I | re.S,
 )
