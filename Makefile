@@ -27,7 +27,7 @@ test: $(VENV)/.tests
 
 check: $(VENV)/.tests $(VENV)/.typing lint  # types while the fast tests run; `make types` has those of the tests too
 	@$(BIN)/pyright --pythonpath $(BIN)/python pdr_dspy & types=$$!; \
-	$(BIN)/python -m pytest -m "not slow and not model"; tests=$$?; wait $$types && exit $$tests
+	$(BIN)/python -m pytest -p no:schemathesis -m "not slow and not model"; tests=$$?; wait $$types && exit $$tests
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

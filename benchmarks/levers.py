@@ -44,6 +44,7 @@ def worth(price: float) -> dict[str, Any]:
 LEVERS: dict[str, Mapping[str, Any]] = {
     REFERENCE: {},
     "free=0": {"race": Race(free=0)},
+    "eta 1.25": {"race": Race(eta=1.25)},
     "stop at 0.01": worth(0.01),
     "stop at 0.02": worth(0.02),
     "stop at 0.05": worth(0.05),

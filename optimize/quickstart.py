@@ -21,8 +21,8 @@ from pathlib import Path
 
 from optimize.wheel_weights import SOURCES
 from pdr_dspy import Schedule
-from pdr_dspy.cli.app import resuming
 from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.ending import resuming
 from pdr_dspy.cli.model_option import Model
 from pdr_dspy.cli.optimize import study
 from pdr_dspy.cli.program_files import Task

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_dspy.cli.app import resuming
+from pdr_dspy.cli.ending import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.operators import Operator
 from pdr_dspy.operators.schedule import Schedule

@@ -23,7 +23,7 @@ from typing import Annotated
 
 import typer
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.ending import guarded
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.statistics import pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT

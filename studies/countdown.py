@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pdr_dspy import datasets
-from pdr_dspy.cli.app import resuming
+from pdr_dspy.cli.ending import resuming
 from pdr_dspy.cli.model_option import DEFAULT
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators import Operator

@@ -27,8 +27,8 @@ import dspy
 import typer
 
 from optimize.wheel_weights import SOURCES
-from pdr_dspy.cli.app import guarded
 from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.ending import guarded
 from pdr_dspy.cli.model_option import DEFAULT, Model
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import evaluate, read_rows

@@ -28,7 +28,7 @@ import typer
 
 from pdr_dspy import datasets
 from pdr_dspy.calls.store import Rollouts
-from pdr_dspy.cli.app import resuming
+from pdr_dspy.cli.ending import resuming
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation import Report, evaluate
 from pdr_dspy.operators import Operator

@@ -22,7 +22,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.ending import guarded
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.statistics import paired, resamples, score_interval

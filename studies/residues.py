@@ -26,7 +26,7 @@ import typer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.ending import guarded
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.testing import ScriptedRequest, scripted_lm
 from pdr_dspy.verifiers import Score

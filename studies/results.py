@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from pdr_dspy.evaluation.statistics import Interval, paired, pass_at_k, score_interval
 from pdr_dspy.verifiers import RIGHT
-from studies import calculator, verification
+from studies import calculator, distillers, verification
 from studies.study import ROWS, Line, read_lines
 
 OUT = Path(__file__).parents[1] / "docs" / "results"
@@ -233,6 +233,8 @@ def page(path: Path) -> str:
 def main() -> None:
     """Write every page and picture."""
     for path in sorted(ROWS.glob("*.jsonl")):
+        if path.name.startswith(f"{distillers.NAME}-"):  # has a page of its own: effects, not programs
+            continue
         programs = read_lines(path)
         questions = len({line.question for lines in programs.values() for line in lines})
         picture(
@@ -242,7 +244,7 @@ def main() -> None:
         )
         (OUT / f"{path.stem}.md").write_text(page(path), encoding="utf-8")
         print(OUT / f"{path.stem}.md")
-    for part in (verification, calculator):
+    for part in (verification, calculator, distillers):
         if (path := part.write(ROWS, OUT)) is not None:
             print(path)
 

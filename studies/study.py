@@ -66,6 +66,7 @@ def eight_drafts(base: Schedule, *, keep: bool) -> dict[str, Schedule]:
         "best of 8": base.replace(widths=(8,), final="best", check="check"),
         "one pass": base,
         "vote of 8": base.replace(widths=(8,), final="vote"),
+        "medoid of 8": base.replace(widths=(8,), final="medoid"),
         "PDR 8-1 random": base.replace(widths=(8, 1), distiller="random_k", k=2),
         kept: base.replace(widths=(8, 1), **checked, keep=keep),
         "SR x3 blind": base.replace(widths=(1, 1, 1), distiller="last"),
@@ -110,13 +111,13 @@ def run(
         display: where progress is shown.
         folder: keeps the rows and the calls; the same study goes on from there.
         keep_lines: write lines to `ROWS` after every program.
-        slots: of the embedded server; as many questions are in flight as have room for their widest round. None leaves
-            both to the model.
+        slots: of the embedded server; as many questions are in flight as have room for the program's widest round. None
+            leaves both to the model.
     """
-    in_flight = model.in_flight if slots is None else max(slots // max(study.widest.widths), 1)
     reports: dict[str, Report] = {}
     with model.serving(study.widest, display, slots=slots), Rollouts(folder / "rollouts") as store:
         for name, program in study.programs.items():
+            in_flight = model.in_flight if slots is None else max(slots // max(program.schedule.widths), 1)
             with display.rows(name, len(study.examples) * study.repeats) as progress:
                 reports[name] = evaluate(
                     program,

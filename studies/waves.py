@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import typer
 
-from pdr_dspy.cli.app import guarded
+from pdr_dspy.cli.ending import guarded
 from pdr_dspy.evaluation.statistics import paired
 from pdr_dspy.operators.consensus import agreed
 from pdr_dspy.operators.schedule import Schedule

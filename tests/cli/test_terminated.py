@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.cli import app as cli
+from pdr_dspy.cli import ending
 from pdr_dspy.cli import evaluate as evaluating
 from pdr_dspy.evaluation.records import read_rows
 from tests.cli.test_app import PROGRAM
@@ -95,10 +96,10 @@ ENDS = {
 def test_only_a_command_that_resumes_says_so(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def told() -> Iterator[None]:
-        raise cli.Terminated(signal.SIGTERM)
+        raise ending.Terminated(signal.SIGTERM)
         yield
 
-    monkeypatch.setattr(cli, "terminated_by_signals", told)
+    monkeypatch.setattr(ending, "terminated_by_signals", told)
     arguments, after = ENDS[command]
     done = CliRunner().invoke(cli.app, [*command.split(), *arguments])
     assert (done.exit_code, done.stderr) == (143, f"terminated{after}\n")

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from pdr_dspy.cli.app import Terminated, app
+from pdr_dspy.cli.app import app
+from pdr_dspy.cli.ending import Terminated
 from tests.evaluation.test_evaluator import run
+
+pytestmark = pytest.mark.slow  # the viewer's package alone takes seconds to import
 
 
 def call(*arguments: str | Path) -> Result:

@@ -255,6 +255,7 @@ def test_every_gold_of_a_hub_set_passes_its_own_verifier(name: str, hub: list[tu
     json.dumps(known.describe())
 
 
+@pytest.mark.slow
 def test_hub_rows_keep_what_they_carry(hub: list[tuple[Any, ...]]) -> None:
     house = datasets.load("gsm8k", split="train")[1]
     assert (house.answer, house.solution, house.id) == ("70000", "It rose by 150%.", "gsm8k/train/2")
@@ -304,6 +305,7 @@ def test_every_gold_of_a_procedural_set_passes_its_own_verifier(task: str) -> No
         assert verifier(example, dspy.Prediction(answer="no idea")) == 0
 
 
+@pytest.mark.slow
 def test_procedural_sets_are_seeded_distinct_and_disjoint() -> None:
     pytest.importorskip("reasoning_gym")
     options = {"min_terms": 4, "max_terms": 5, "min_digits": 2, "max_digits": 3}
@@ -371,6 +373,7 @@ def anywhere(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, list[dict[s
     return sets
 
 
+@pytest.mark.slow
 def test_a_set_of_the_hub_is_read_by_its_repository(anywhere: dict[str, dict[str, list[dict[str, Any]]]]) -> None:
     anywhere["me/sums"] = {"train": ROWS[:4], "test": ROWS[4:]}
     anywhere["me/sums/hard"] = {"validation": [{"text": "q", "y": 5, "problem": "no"}]}

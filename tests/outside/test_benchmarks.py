@@ -26,6 +26,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import (
+    anytime,
     client,
     durability,
     grading,
@@ -630,3 +631,22 @@ class TestGrading:
         assert grading.run([golds], [], with_baseline=False, step=1)[0].golds == 2
         (row,) = grading.run([], [cases], with_baseline=False, step=1)
         assert (row.right, row.wrong, row.false_negatives) == (1, 0, [])
+
+
+class TestAnytime:
+    def test_an_equal_program_is_hardly_ever_dropped(self) -> None:
+        for raced in anytime.race(30, 0.0, 300).values():
+            assert raced.dropped <= 25  # binomial at 0.05 of 300: 25 or fewer with probability 0.996
+
+    def test_a_hopeless_one_is_dropped_by_every_test_the_sooner_the_more_looks(self) -> None:
+        ends = anytime.race(120, -0.5, 40)
+        assert all(raced.dropped >= 38 for raced in ends.values())
+        assert ends["betting"].questions < ends["looks x2"].questions
+
+    def test_a_bet_wins_with_the_questions_that_are_lost(self) -> None:
+        assert anytime.by_betting([0.0] * 50) is None
+        assert anytime.by_betting([1.0] * 50) is None
+        first = anytime.by_betting([-1.0] * 50)
+        assert first is not None
+        wealth = fmean((1 + stake) ** first for stake in anytime.STAKES)
+        assert wealth >= 20 > fmean((1 + stake) ** (first - 1) for stake in anytime.STAKES)

@@ -22,6 +22,7 @@ from tests.evaluation.test_evaluator import QA, SMALL, Exact, examples, run
 from tests.evaluation.test_texts import IsOne
 from tests.support.solver import engine, role_of, solver
 
+pytestmark = pytest.mark.slow  # the viewer's package alone takes seconds to import
 inspect_log = pytest.importorskip("inspect_ai.log", reason="the extra `view` is not installed")
 event = pytest.importorskip("inspect_ai.event")
 

@@ -149,6 +149,7 @@ def test_the_result_gives_what_the_page_names(searched: tuple[Path, PDROptimizer
     assert known.mean == pytest.approx(result.optimism)
 
 
+@pytest.mark.slow
 def test_a_search_whose_rows_are_gone_still_has_a_page(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, _ = searched
     slim = tmp_path / "slim"
@@ -238,6 +239,7 @@ def test_the_page_begins_with_what_to_do(searched: tuple[Path, PDROptimizer], tm
         assert page.index("<h1>") < page.index("<section>")
 
 
+@pytest.mark.slow
 def test_the_texts_of_a_search_are_on_its_page_escaped(searched: tuple[Path, PDROptimizer], tmp_path: Path) -> None:
     folder, _ = searched
     outline = check(write_report(folder, tmp_path / "page.html").read_text())

@@ -15,6 +15,7 @@ from pdr_dspy.training.types import Group, Mode, Row
 from tests.support.training_policy import uneven
 from tests.support.training_reference import exact, furthest, logps, reference
 
+pytestmark = pytest.mark.slow  # torch and TRL take seconds to import
 torch.set_num_threads(1)
 ROWS = 4
 

@@ -15,6 +15,8 @@ from pdr_dspy.training.trl_config import operators_of, share_of
 
 MODES = ["trace"] * 20 + ["operator"] * 20
 
+pytestmark = pytest.mark.slow  # TRL alone takes seconds to import
+
 
 def batches(sampler: ModeSampler, size: int) -> list[list[int]]:
     order = list(sampler)
