@@ -58,6 +58,10 @@ def options_of(kind: Any) -> dict[str, Any] | None:
     return None
 
 
+_SIGNS = frozenset({"_", "*", "**"})
+"""Marks of emphasis that are a whole text: an operator, a placeholder of a language."""
+
+
 def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -> Any:
     """The value that a statement gives a field of type `kind`; None if it gives none.
 
@@ -66,6 +70,8 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
         kind: the field's type, without None.
         blanks: placeholders of the prompt's form; a statement that repeats one gives no value.
     """
+    if is_text(kind) and statement.whole and statement.text.strip() in _SIGNS:
+        return statement.text.strip()
     if is_blank(statement.text, blanks):
         return None
     if is_special(kind):
