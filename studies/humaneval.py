@@ -31,6 +31,7 @@ def programs(tokens: int = 256) -> dict[str, Operator]:
         "best of 8": base.replace(widths=(8,), final="best", check="check"),
         "one pass": base,
         "vote of 8": base.replace(widths=(8,), final="vote"),
+        "medoid of 8": base.replace(widths=(8,), final="medoid"),
         "best of 8, stops": base.replace(widths=(8,), final="best", check="check", stop_at=1.0),
         "best of 8, 2 first": base.replace(widths=(8,), final="best", check="check", stop_at=1.0, first_wave=2),
         "PDR 8-1 random": base.replace(widths=(8, 1), distiller="random_k", k=2),

@@ -66,6 +66,7 @@ def eight_drafts(base: Schedule, *, keep: bool) -> dict[str, Schedule]:
         "best of 8": base.replace(widths=(8,), final="best", check="check"),
         "one pass": base,
         "vote of 8": base.replace(widths=(8,), final="vote"),
+        "medoid of 8": base.replace(widths=(8,), final="medoid"),
         "PDR 8-1 random": base.replace(widths=(8, 1), distiller="random_k", k=2),
         kept: base.replace(widths=(8, 1), **checked, keep=keep),
         "SR x3 blind": base.replace(widths=(1, 1, 1), distiller="last"),

@@ -94,7 +94,7 @@ class ScheduleChanges(_Strict):
     top_p: Share | None = None
     quorum: Share | None = None
     agree: Annotated[float, Field(gt=0.5, lt=1)] | None = None
-    final: Literal["refine", "vote", "weighted", "best"] | None = None
+    final: Literal["refine", "vote", "medoid", "weighted", "best"] | None = None
     keep: bool | None = None
     stop_at: Share | None = None
     first_wave: Count | None = None

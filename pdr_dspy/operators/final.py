@@ -1,7 +1,8 @@
-"""Selection of the answer among the drafts: by votes, by checks, or both.
+"""Selection of the answer among the drafts: by votes, by likeness, by checks, or both.
 
 Pure functions over the drafts of a round. Self-consistency is the plurality (Wang et al., 2022, arXiv 2203.11171);
-best-of-N is the draft with the highest check.
+best-of-N is the draft with the highest check. The medoid is minimum Bayes risk with the likeness of answers as the gain
+(Bertsch et al., 2023, "It's MBR All the Way Down", arXiv 2310.01387): a vote for answers that are hardly ever equal.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from pdr_dspy.operators import consensus
+from pdr_dspy.operators.likeness import likeness, shingles
 from pdr_dspy.operators.workspace import Draft
 
 
@@ -42,5 +44,24 @@ def best(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
     return plurality([draft for draft, score in zip(drafts, scores, strict=True) if score == max(scores)], fields)
 
 
-BY_NAME = {"vote": plurality, "weighted": weighted, "best": best}
+def medoid(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
+    """The draft whose answer is most like those of the others, on average; among equally alike ones the first.
+
+    Equal answers are alike whatever their texts, as in a vote, so that with answers of one word it is the plurality.
+    """
+    votes = [consensus.vote(draft.outputs, fields) for draft in drafts]
+    firsts = {answer: draft for draft, answer in reversed(list(zip(drafts, votes, strict=True)))}
+    counts, parts = Counter(votes), {answer: shingles(draft.outputs, fields) for answer, draft in firsts.items()}
+    distinct = list(dict.fromkeys(votes))
+    gains = dict.fromkeys(distinct, 0.0)
+    for place, one in enumerate(distinct):
+        gains[one] += counts[one] - 1
+        for other in distinct[place + 1 :]:
+            alike = likeness(parts[one], parts[other])
+            gains[one] += counts[other] * alike
+            gains[other] += counts[one] * alike
+    return firsts[max(distinct, key=lambda answer: gains[answer])]
+
+
+BY_NAME = {"vote": plurality, "medoid": medoid, "weighted": weighted, "best": best}
 """The selections named by `Schedule.final`, besides "refine"."""

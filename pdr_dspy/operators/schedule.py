@@ -106,10 +106,11 @@ class Schedule(Settings):
     `use_json_adapter_fallback`, which requests the whole reply again.) With False such a draft has no answer. Not in
     the paper."""
 
-    final: Literal["refine", "vote", "weighted", "best"] = "refine"
+    final: Literal["refine", "vote", "medoid", "weighted", "best"] = "refine"
     """Selects the answer among the drafts of the last round: its only draft ("refine", the paper's), the first draft of
-    the most common answer ("vote"; self-consistency, arXiv 2203.11171), the same with votes weighted by the check
-    ("weighted"), or the draft with the highest check ("best"; best-of-N)."""
+    the most common answer ("vote"; self-consistency, arXiv 2203.11171), the draft whose answer is most like the others'
+    ("medoid"; for code and prose, where equal answers are rare; minimum Bayes risk, arXiv 2310.01387), a vote weighted
+    by the check ("weighted"), or the draft with the highest check ("best"; best-of-N)."""
     check: str | None = None
     """The name of the program's check that scores each draft, without the gold answer; None uses none. Its result is
     shown to the next round with the solution. Not in the paper, like `keep` and `stop_at`."""
@@ -426,7 +427,7 @@ class Schedule(Settings):
         if self.rounds == 1:
             if self.widths == (1,):
                 return "LongCoT"
-            return {"vote": "vote", "weighted": "weighted vote"}.get(self.final, "best") + f" of {self.widths[0]}"
+            return f"{'weighted vote' if self.final == 'weighted' else self.final} of {self.widths[0]}"
         if self.distiller == "last":
             return f"SR x{self.rounds}{' +critique' if self.critique else ''}"
         k = f" k={self.k}" if self.distill_by.uses_k else ""

@@ -6,7 +6,7 @@ Every strategy is a schedule, so all are points of one space: the optimizer may 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -35,20 +35,30 @@ def LongCoT(signature: Task, *, models: Named = None, **settings: Any) -> Operat
 
 
 def SelfConsistency(  # noqa: N802
-    signature: Task, *, n: int = 8, models: Named = None, **settings: Any
+    signature: Task,
+    *,
+    n: int = 8,
+    final: Literal["vote", "medoid"] = "vote",
+    models: Named = None,
+    **settings: Any,
 ) -> Operator:
-    """`n` concurrent drafts; the most common answer is the answer (arXiv 2203.11171).
+    """`n` concurrent drafts; the most common answer is the answer (arXiv 2203.11171), or the one most like the others.
 
     Args:
         signature: the task.
         n: drafts, at least 1.
+        final: "vote" counts equal answers; "medoid" takes the answer most like the others, for code and prose.
         models: LMs by name, for `draft_model` and the others; see `Operator`.
         settings: other fields of `Schedule`.
 
     >>> str(SelfConsistency("question -> answer", n=16).schedule)
     'vote of 16'
+    >>> str(SelfConsistency("request -> program: dspy.Code", final="medoid").schedule)
+    'medoid of 8'
     """
-    schedule = _schedule(settings, widths=(_count("SelfConsistency(n=...)", n),), final="vote")
+    if final not in ("vote", "medoid"):
+        raise ConfigError(f'`SelfConsistency(final={final!r})` must be "vote" or "medoid"; `BestOfN` picks by a check')
+    schedule = _schedule(settings, widths=(_count("SelfConsistency(n=...)", n),), final=final)
     return Operator(signature, schedule, models=models)
 
 

@@ -58,8 +58,8 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
     if _EXPLAINED.match(lines[1]) and (value := _line_alone(lines[0], kind, only=False)) is not None:
         return value
     last, before = lines[-1], lines[-2]
-    if last in ("$$", "\\]", "```"):  # a display ends it
-        opening = {"$$": "$$", "\\]": "\\[", "```": "```"}[last]
+    if last in ("$$", "\\]", "```", "~~~"):  # a display ends it
+        opening = {"$$": "$$", "\\]": "\\[", "```": "```", "~~~": "~~~"}[last]
         inside = text[: text.rfind(last)]
         place = inside.rfind(opening)
         content = inside[place + len(opening) :].strip()

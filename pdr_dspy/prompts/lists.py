@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.wrapping import tidy
 
 MAX_ITEMS = 10_000
@@ -42,7 +43,9 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
     elif cells := _cells_of(lines):
         ways = [cells]
     elif any(map(is_item, lines)):
-        ways = [_marked(lines) or []]
+        items = _marked(lines) or []
+        items = items if nested else _below_heading(items)
+        ways = [_without_names(items) if numbers and not nested else items]
     else:
         ways = []
         paragraph = _paragraph(lines)
@@ -50,7 +53,8 @@ def items_of(text: str, *, numbers: bool, words: bool, nested: bool = False, dec
             return []
         goes_on = paragraph[0].rstrip().endswith((",", "，", "、"))
         if len(paragraph) > 1 and not goes_on:
-            ways.append([line.strip().rstrip(",;，；") for line in paragraph])
+            items = [line.strip().rstrip(",;，；") for line in paragraph]
+            ways.append(_without_names(items) if numbers and not nested else items)
         one = " ".join(line.strip() for line in paragraph)
         if len(paragraph) == 1 or goes_on or one[:1] in _BRACKETS:
             ways += _inline(one, **how)
@@ -84,7 +88,7 @@ def _cells_of(lines: Sequence[str]) -> list[str] | None:
 
 _BULLET = re.compile(
     r"(?P<indent>[ \t]*)(?:>[ \t]?)?(?:(?P<sign>-{1,2}>|=>|[-*+•–—·∙‧・‣⁃▪▫◦●○■□◆◇►▶▸▹➢➤➜→⇒✓✔✅☑★☆♦❖⦿◉»]\ufe0f?)"
-    r"|(?P<open>[(（\[]?)(?P<number>[0-9０-９]{1,4})(?P<close>[.)、:：）．\]]|[ ]?[-–][ ])"
+    r"|(?P<open>[(（\[]?)(?P<number>[0-9０-９]{1,4})(?P<close>[.)、:：）．\]]|[ ]?[-–](?=[ ][^\W\d]))"
     r"|(?P<letter>[(（]?[a-zA-Z][.)）])|[(（]?(?P<roman>[ivxIVX]{1,6})[.)）]"
     r"|(?P<han>[一二三四五六七八九十]{1,3})[、.．]|(?P<circled>[①-⑳❶-❿㊀-㊉]))"
     r"(?P<space>[ \t]+|(?<=[、①-⑳❶-❿㊀-㊉）•●・．])[ \t]*)(?:\[[ xX✓]\][ \t]+)?(?P<item>\S.*)"
@@ -108,9 +112,9 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
         bullet = _BULLET.fullmatch(line[:MAX_LINE])
         if first is None:
             if bullet is None:
-                if items or not line.rstrip(" *_").endswith((":", "：")):
+                if items or not _heads(line, place):
                     return None
-                continue  # `The primes are:`
+                continue
             first = bullet
             items.append(bullet["item"])
         elif bullet and len(bullet["indent"].expandtabs()) <= len(first["indent"].expandtabs()):
@@ -129,6 +133,58 @@ def _marked(lines: Sequence[str]) -> list[str] | None:
     ):
         return None
     return [item.strip("«»") if item[:1] == "«" and item[-1:] == "»" else item.strip() for item in items]
+
+
+_TITLE = re.compile(r"[ \t]*(?:#{1,6}[ \t]+[^#\n]{1,80}#*|\*\*[^*\n]{1,80}\*\*|__[^_\n]{1,80}__)[ \t]*")
+_WORDS_ONLY = re.compile(r"[ \t]*[^\W\d_]+(?: [^\W\d_]+){0,2}[ \t]*")
+
+
+def _heads(line: str, place: int) -> bool:
+    """Whether a line above a list introduces it: `The primes are:`, `### Primes`, `**Primes**`, `Primes`. One that
+    refuses or doubts its items does not: `Not these:`."""
+    if line.rstrip(" *_").endswith((":", "：")):
+        return not _REFUSES.search(line)
+    title = _TITLE.fullmatch(line) or (place <= 1 and _WORDS_ONLY.fullmatch(line))
+    return title is not None and title is not False and not (_REFUSES.search(line) or _DOUBTED.search(line))
+
+
+_REFUSES = re.compile(
+    r"\b(?:not|wrong|incorrect|invalid|false|rejected|excluded|discarded|impossible|extraneous|candidates?|guess(?:es)?"
+    r"|none|never|no|unsure|unknown|sorry|alternatives?|options?|choices?|either|one of|falsch|nicht|incorrectas?)\b"
+    r"|n['’]t\b",
+    re.IGNORECASE,
+)
+
+
+def _below_heading(items: list[str]) -> list[str]:
+    """The items below the only item of a list, if that is their heading: `- Primes:`, then `  - 2`, `  - 3`."""
+    if len(items) == 1 and "\n" in items[0]:
+        head, *lines = items[0].split("\n")
+        if head.rstrip(" *_").endswith((":", "：")) and not _REFUSES.search(head) and all(map(is_item, lines)):
+            return _marked(lines) or items
+    return items
+
+
+_NAMED_ITEM = re.compile(r"[*_]{0,2}[^\W\d_][^:：\d\n]{0,40}?[*_]{0,2}[:：][*_]{0,2}[ \t]+(?=\S)")
+
+
+_REMARK = re.compile(
+    r"[*_]{0,2}(?:confidence|certainty|rating|score|probability|reason|note|check|step|count|total|sum|average|mean"
+    r"|length|size|overall|steps|number)\b",
+    re.IGNORECASE,
+)
+"""A name of no item, but of what is said about the items: `Total: 10`, `Confidence: 90`."""
+
+
+def _without_names(items: list[str]) -> list[str]:
+    """Items that are numbers without their names, if each has its own: `Ann: 3`, `Bob: 7`."""
+    names = [_NAMED_ITEM.match(item) for item in items]
+    if len(items) < 2 or None in names or any(_REFUSES.search(item) or _REMARK.match(item) for item in items):
+        return items
+    named = {name.group().strip(" *_:：\t").casefold() for name in names if name is not None}
+    if len(named) < len(items) or any(key(name) in ANSWER_KEYS for name in named):
+        return items  # `Wrong: 3`, `Answer: 7`
+    return [item[name.end() :] for item, name in zip(items, names, strict=True) if name is not None]
 
 
 def _sort(bullet: re.Match[str]) -> str:
@@ -178,12 +234,13 @@ _PROSE = re.compile(
 )
 _SUBJECT = re.compile(r"(?:the|these|those|there|they|all|our|my|possible|both|here|we)\b", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"[,;]?\s*\(?(?:\bbut\s+)?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*"
+    r"[,;]?\s*\(?(?:\b(?:but|and)\s+)?\b(?:not|cannot|unable|unknown|neither|never|no longer|none|except)\b.*"
     r"|[,;]?\s*\b\w+n['’]t\b.*",
     re.I | re.S,
 )
-_REFUSED = re.compile(r"[,;]?\s*\(?(?:but\s+)?not\b[^,;()]*\)?[\s.]*|[^0-9]*", re.I)
+_REFUSED = re.compile(r"[,;]?\s*\(?(?:(?:but|and)\s+)?not\b[^,;()]*\)?[\s.]*|[^0-9]*", re.I)
 """A negation at the end of a list that affects no other item: `2 and 5, not 3`."""
+_SEVERAL = re.compile(r"[0-9]\D*[^0-9.,]\D*[0-9]")
 _CLAUSE = re.compile(
     r"[,;]?(?<!well)\s(?:because|since|as(?! well)|so|which|where|when|for|with|respectively|all of which)\b.*",
     re.I | re.S,
@@ -255,6 +312,8 @@ def _inline(text: str, *, numbers: bool, words: bool, nested: bool, decimals: bo
         if not _REFUSED.fullmatch(refusal[0]):
             return []
         text = text[: refusal.start()]
+        if " and " in f" {refusal[0].lower()}" and not _SEVERAL.search(text):
+            return []  # `3 and not 7`
     text = _WORDS.sub(r"\1", text)
     text, bracketed = _unwrapped(text, words=words)
     if bracketed and not text.strip():

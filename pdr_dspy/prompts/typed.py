@@ -39,7 +39,7 @@ def special(text: str, kind: Any, *, whole: bool, read: Read) -> Any:
         number = read(text, float)
         return int(number) if number is not None and number.is_integer() and not re.search(r"\d\.\d", text) else number
     fenced = _FENCE.search(text)
-    body = (fenced[1] if fenced else text).strip()
+    body = (fenced[2] if fenced else text).strip()
     try:
         return TypeAdapter(kind).validate_json(body)
     except (ValidationError, ValueError):
@@ -49,14 +49,14 @@ def special(text: str, kind: Any, *, whole: bool, read: Read) -> Any:
     return next((value for option in options if (value := read(text, option)) is not None), None)
 
 
-_FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+_FENCE = re.compile(r"(```|~~~)(?:json)?\s*(.*?)\1", re.DOTALL)
 
 
 def _custom(text: str, kind: Any, *, whole: bool) -> Any:
     """Let a DSPy type parse itself: from its JSON, or from the text."""
     if is_code(kind):
-        opened = re.match(r"\s*```[^\n`]*\n", text)
-        if opened and "```" not in text[opened.end() :]:
+        opened = re.match(r"\s*(```|~~~)[^\n`]*\n", text)
+        if opened and opened[1] not in text[opened.end() :]:
             if not whole:
                 return None
             text = text[opened.end() :]
@@ -75,7 +75,7 @@ def _custom(text: str, kind: Any, *, whole: bool) -> Any:
 def _json_object(text: str) -> Any:
     fenced = _FENCE.search(text)
     try:
-        data = json.loads((fenced[1] if fenced else text).strip())
+        data = json.loads((fenced[2] if fenced else text).strip())
     except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict | list) else None
@@ -123,7 +123,7 @@ def unlabelled(text: str, kind: Any, *, truncated: bool) -> Any:
             return adapter.validate_json(body)
         except (ValidationError, ValueError):
             continue
-    body = re.sub(r"^\s*```(?:json)?\s*\n|\n\s*```\s*$", "", text).strip()
+    body = re.sub(r"^\s*(?:```|~~~)(?:json)?\s*\n|\n\s*(?:```|~~~)\s*$", "", text).strip()
     if body[:1] == "{" and body[-1:] == "}" and len(body) <= 100_000 and body.count("{") + body.count("[") <= 300:
         with suppress(ValidationError, ValueError, RecursionError):  # small mistakes, such as single quotes
             return adapter.validate_python(json_repair.loads(body))

@@ -58,6 +58,10 @@ def options_of(kind: Any) -> dict[str, Any] | None:
     return None
 
 
+_SIGNS = frozenset({"_", "*", "**"})
+"""Marks of emphasis that are a whole text: an operator, a placeholder of a language."""
+
+
 def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -> Any:
     """The value that a statement gives a field of type `kind`; None if it gives none.
 
@@ -66,6 +70,8 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
         kind: the field's type, without None.
         blanks: placeholders of the prompt's form; a statement that repeats one gives no value.
     """
+    if is_text(kind) and statement.whole and statement.text.strip() in _SIGNS:
+        return statement.text.strip()
     if is_blank(statement.text, blanks):
         return None
     if is_special(kind):
@@ -148,10 +154,11 @@ def _text(statement: Statement) -> str | None:
         return text
     if "\\" in text and (found := _only_box(text)) is not None:
         return found
-    bold = re.fullmatch(r"\*\*(?!\s)((?:(?!\*\*)[^\n])+?)(?<!\s)\*\*[.。]?", text)
+    bold = _BOLD.fullmatch(text)
     return (bold[1] if bold else text) or None
 
 
+_BOLD = re.compile(r"\*\*(?!\s)((?:(?!\*\*)[^\n])+?)(?<!\s)\*\*[.。]?")
 _AROUND_BOX = re.compile(r"(?:\s|\$|\\[()\[\]]|\\displaystyle|\*\*|[.,;:=])*")
 
 
@@ -303,12 +310,15 @@ def structured(text: str, kind: Any, *, whole: bool = True) -> Any:
     held = block(body, 0, len(body))
     if held is not None and held.closed:
         body = tidy(held.text) if held.text.startswith(("$", "\\")) else held.text.strip()
-    elif fenced := re.search(r"```(?:json|python)?\s*\n(.*?)\n?\s*```", body, re.DOTALL):
-        body = fenced[1].strip()
-    elif not whole and body.startswith("```"):
+    elif fenced := _FENCED.search(body):
+        body = fenced[2].strip()
+    elif not whole and body.startswith(("```", "~~~")):
         return None
     value = _structured(text, body, kind, whole=whole)
     return value if _finite(value) else None
+
+
+_FENCED = re.compile(r"(```|~~~)(?:json|python)?\s*\n(.*?)\n?\s*\1", re.DOTALL)
 
 
 def _finite(value: Any) -> bool:
@@ -486,7 +496,8 @@ _COMPOUND = re.compile(r"[\[({,，、;]|\\[{(]")
 def _item(text: str, kind: Any) -> Any:
     if kind is str or kind is Any:
         item = text.strip()
-        return item or None
+        bold = _BOLD.fullmatch(item)
+        return (bold[1] if bold else item) or None
     if is_simple(kind):
         return _one(_copied(text), kind)
     return structured(text, kind)

@@ -12,6 +12,7 @@ from fractions import Fraction
 from pdr_dspy.text.around_boxes import stands_alone, unboxed
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
 from pdr_dspy.text.numbers import read_number, signs
+from pdr_dspy.text.precedence import plain_value
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
 from pdr_dspy.text.template import before_token, without_template
@@ -28,9 +29,10 @@ MAX_TEXT = 200_000
 def final_answer(text: str, *, truncated: bool = False) -> str | None:
     r"""Return the final answer that a reader would find in a free-form completion, or None.
 
-    The last of these counts: a label at the head of a line (`Answer: 42`, `#### 42`, `Antwort: 42`, `| Answer | 42 |`,
-    `<answer>42</answer>`) or a complete `\boxed{...}`; without any, a label within a line; without any, a sentence
-    (`The answer is 42.`). Neighbouring boxes joined by `,`, `or` or `and` are returned together, so that several
+    The last explicit statement of the answer holds, whatever its form: a label (`Answer: 42`, `#### 42`, `Antwort: 42`,
+    `| Answer | 42 |`, `<answer>42</answer>`), a complete `\boxed{...}`, or a sentence (`The answer is 42.`); see
+    `pdr_dspy.text.precedence` for weaker statements.
+    Neighbouring boxes joined by `,`, `or` or `and` are returned together, so that several
     guesses stay several. Thoughts, finished or not, never count. With `truncated=True` the completion was truncated by
     its cap: only certainly complete answers count, that is a closed box, or a label whose line has ended.
 
@@ -40,7 +42,7 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
     found = statements(text, _ANSWER, truncated=truncated)["answer"]
     for statement in found:
         answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
-        if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _A_VALUE.search(answer):
+        if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _is_value(answer):
             continue  # `Actually, it is easy.` corrects no number
         if answer and (answer != "null" or statement.how == "box"):
             return answer
@@ -50,6 +52,10 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
 _ANSWER = Sought(("answer",), answer="answer")
 _A_VALUE = re.compile(r"[0-9\\$]|^\(?[A-Z]\)?$")
 _boxes = boxes
+
+
+def _is_value(answer: str) -> bool:
+    return _A_VALUE.search(answer) is not None or plain_value(answer) is not None
 
 
 def unwrapped(text: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from pdr_dspy.text.answers import MAX_TEXT, final_answer
+from pdr_dspy.text.choice_forms import MAX_FORM, misnumbered, resolved
 from pdr_dspy.text.labels import shadow
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER
@@ -207,6 +208,11 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
         plain = plain.replace("**", "")  # `**B.** Paris`
     if (rest := _EMPHASIS.sub("", plain)) != plain or (rest := _RATHER.sub(r"\1 rather than \2", plain)) != plain:
         return _choice(rest, options) if rest.strip() else None
+    if len(plain) <= MAX_FORM:
+        one = partial(_whole, options=options)
+        held = resolved(plain, options, one, partial(_options_in, options=options))
+        if held is not None or misnumbered(plain, options, one):
+            return held
     tag = _TAG.fullmatch(plain)
     if tag:
         rest = tag[2].strip()
@@ -217,9 +223,34 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
             return agreed[0] if len(agreed) == 1 else None
         others_wrong = _REJECTED_LETTERS.match(rest) and not _DASHED.match(plain)  # `A – B is wrong` may be about both
         if len(by_letter) == 1 and (not rest or others_wrong or not _names_another(rest, tag[1], options)):
-            rejected = _REJECTS.match(rest) and not _gives_reason(rest, options)
+            rejected = _REJECTS.match(rest) and not (_gives_reason(rest, options) or _OWN_NEGATION.fullmatch(rest))
             return None if rejected or _retracted(rest) or _lists(text, rest, tag[1], options) else by_letter[0]
     return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
+
+
+_OWN_NEGATION = re.compile(  # texts of options, no rejections of the letter before them
+    r"(?:none|neither|not all|not any) of (?:the )?(?:above|these|those|others?|options|them|choices|answers|given"
+    r"|listed)"
+    r"(?: (?:options|choices|answers|is correct|are correct|mentioned|listed))?[.!]?"
+    r"|(?:it )?(?:cannot|can['’]t|can not) be (?:determined|known|answered|inferred|concluded|said)\b[^,;]{0,60}"
+    r"|(?:there is )?(?:not enough|insufficient) (?:information|data|evidence)\b[^,;]{0,60}",
+    re.I,
+)
+_NAMING = re.compile(r"(?:the\s)?(?:(?:correct|right|final)\s)?(?:option|choice|answer|letter)\s(?:is\s)?", re.I)
+
+
+def _whole(part: str, options: Sequence[str]) -> str | None:
+    """The only option that a part of a text is: by its letter, in the case of the option, by its text, or by both."""
+    part = part.strip().strip(",;: ")
+    if naming := _NAMING.match(part):
+        part = part[naming.end() :]
+    key = _key(part)
+    letter = tidy(part).strip("()[]{}.:!, ")
+    if len(letter) == 1:
+        named = [option for option in options if letter in (option, (_label(option) or "").upper())]
+    else:
+        named = [option for option in options if key and key in (_option_key(option), _content(option))]
+    return named[0] if len(named) == 1 else None
 
 
 @lru_cache(1024)
@@ -389,7 +420,8 @@ def _options_in(text: str, options: Sequence[str]) -> set[str]:
     """The options that a text mentions by letter or text."""
     found = set()
     for option in options:
-        for name in {option, _content(option), (_label(option) or "").upper()} - {""}:
+        content = _content(option)
+        for name in {option, content if len(content) > 1 else "", (_label(option) or "").upper()} - {""}:
             flags = 0 if len(name) == 1 else re.I
             spots = re.finditer(rf"(?<!\w){re.escape(name)}(?![\w'’])", text, flags)
             if any(

@@ -32,6 +32,10 @@ class Language(NamedTuple):
     """Endings of such a sentence, after the answer."""
     spaced: bool = True
     """Whether words are separated by spaces."""
+    amounts: str = ""
+    """Nouns of a quantity, which state the answer only behind one of `decided`."""
+    decided: str = ""
+    """Words that may precede these."""
 
 
 LANGUAGES = (
@@ -42,6 +46,8 @@ LANGUAGES = (
         "|required|desired|simplified",
         "",
         "is|are|equals|=|would be|must be|should be|will be|comes out to be|comes to",
+        amounts="total|value|sum|count|amount|number",
+        decided="final|correct|right|required|desired|requested",
     ),
     Language(  # German
         "antwort|antworten|endergebnis|endresultat",
@@ -212,6 +218,8 @@ def words(languages: tuple[int, ...]) -> Words:
         both = either([*_split(each.nouns), *_split(each.results)])
         if each.before:
             qualified.append(rf"(?:(?:{either(_split(each.before))}){space}){{1,3}}(?:{both})")
+        if each.amounts:
+            qualified.append(rf"(?:{either(_split(each.decided))}){space}(?:{either(_split(each.amounts))})")
         if each.after:
             qualified.append(rf"(?:{both}){space}(?:{either(_split(each.after))})")
     nouns = [noun for each in chosen for noun in _split(each.nouns)]
@@ -249,7 +257,7 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
     said = words(languages)
     article = rf"(?:{START}(?:the|our|my|your|{ARTICLES})[ \t]{{1,9}})"
     noun = rf"(?:{START}(?:{said.qualified})|{article}?{START}(?:{said.nouns}|{said.results})){END}"
-    about = r"(?:[ \t]{1,9}(?:to|of|for)[ \t]{1,9}(?:the|this|your|part)[^.:;!?\n]{0,60}?[ \t])?"
+    about = r"(?P<about>[ \t]{1,9}(?:to|of|for)[ \t]{1,9}(?:the|this|your|part)[^.:;!?\n]{0,60}?[ \t])?"
     return re.compile(
         rf"{noun}[*_]{{0,3}}{about}[ \t]{{0,9}}(?:{said.verbs})(?:(?![^\W\d_])|(?<=[^\x00-\u024f]))"
         r"(?:[ \t]{1,9}(?:thus|therefore|simply|just|then|equal to|donc|also|somit|daher))?"
@@ -299,6 +307,7 @@ _NOUNS = [
     for language in LANGUAGES
 ]
 _NOUNS[0] = {"ans", "result", "choice", "option", "output"}  # a part of each noun: fast for the most frequent language
+_NOUNS[0] |= {f"{word} " for word in _split(LANGUAGES[0].decided)}
 _APART = bytes(code if chr(code).isalnum() and code < 128 else ord(" ") for code in range(256))
 """Separates the words of a text in ASCII."""
 
@@ -309,7 +318,7 @@ def _by_spelling() -> tuple[dict[bytes, list[int]], dict[str, list[tuple[str, in
     words: dict[bytes, list[int]] = {}
     letters: dict[str, list[tuple[str, int]]] = {}
     for place, language in enumerate(LANGUAGES):
-        for phrase in _split(language.nouns) + _split(language.results):
+        for phrase in _split(language.nouns) + _split(language.results) + _split(language.amounts):
             for noun in spellings(phrase.casefold()):
                 if noun.isascii():
                     words.setdefault(noun.split()[0].encode(), []).append(place)

@@ -8,23 +8,22 @@ plural in English behind a number needs no entry, since it is what is counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from pdr_dspy.text.number_words import SHORT_NOUNS, UNITS, singular, words
+from pdr_dspy.text.number_words import SHORT_NOUNS, SHORT_THINGS, UNITS, singular, words
 
 _SENTENCE = words(
     """about  again already also altogether always another answer answered answering any approximately
-    approx around available away back been before being both cases clearly combined correct could definitely each either
+    approx around available back been being both cases clearly combined correct could definitely each either
     enough equal equals equaling equalling even exact exactly final finally found from full further get given gives
-    giving hence here however indeed into itself just left let like made make makes making maximal maximum mean means
+    giving hence here however indeed itself just left let like made make makes making maximal maximum mean means
     mere merely minimal minimum namely need needed needs obtain obtained obtains only original other others overall own
     per positive possible precisely remain remaining remains required requires resulting result right roughly same
     simplified simply since single so some still such sum that the their them then there therefore these they this those
     thus together total totaling totalling totals true unique value was we were when where which who whole whose will
     with would year yes yield yields your circa average averaged have gets find finds computed calculated counting
     calculate amount amounts hereby surely certainly obviously actually answers numbers long tall wide deep high old
-    apiece respectively  everyone everybody everything someone anyone  your ours yours theirs
-    very over north south east west    upon via  during after altogether's across along among inside
-    outside near  onto toward towards"""
+    apiece respectively everyone everybody everything someone anyone ours yours theirs very over"""
 )
 _DESCRIBED = words(
     """additional adult annual big black blue brown clean cold common complete composite consecutive correct cubic
@@ -55,7 +54,8 @@ _COUNTED = words(
     train trip turn vertex vertices week weekend woman word work worker yesterday yard foot inch indices matrices
     axes lives loaves knives wolves elves  leaves wives thieves cacti fungi radii foci data criteria
     bacteria dimes nickels solutions integers digits factors primes divisors multiples radians radian steradian
-    units decimeter hectare hectares acre acres knots knot volt volts amp amps ampere amperes watt watts ohm ohms
+    units home test tree road river lake station market trip park start end
+    decimeter hectare hectares acre acres knots knot volt volts amp amps ampere amperes watt watts ohm ohms
     hertz joule joules newton newtons pascal pascals kelvin celsius fahrenheit mole moles byte bytes bit bits pixel
     pixels rupee rupees peso pesos franc francs krona kronor ruble rubles rouble roubles yuan renminbi dirham dirhams
     shekel shekels rand baht dong lira ringgit cedi naira pence penny bitcoin bitcoins"""
@@ -81,18 +81,38 @@ _OTHER_LANGUAGES = words(
     個 个 人 名 本 枚 匹 頭 台 冊 回 度 円 元 块 年 月 日 天 号 時間 小时 小時 分钟 分鐘 秒 米 公里 千米 厘米 公斤
     千克 克 升 岁 歳 只 隻 条 條 张 張 次 种 種 つ 倍数 개 명 원 마리 권 번 시간 살 µm μm µs μs µg μg ω kω å"""
 )
+_DIRECTIONS = words("north south east west northeast northwest southeast southwest away")
+"""Neutral behind what is measured (`12 km north`); `42 north` is a bearing or a coordinate."""
+_PLACES = words("after before during inside outside near along across among onto into toward towards upon via")
+_OPEN = _PLACES | words(
+    """from with per of for every since when where which who whose another any some such like about around either both
+    could would will"""
+)
+"""Neutral with a word behind them (`$42 after tax`), or behind what is counted; `42 after` says something else."""
 NEUTRAL = (
-    frozenset(_SENTENCE | _DESCRIBED | _COUNTED | _DONE | _OTHER_LANGUAGES) | SHORT_NOUNS | frozenset(UNITS)
+    frozenset(_SENTENCE | _DESCRIBED | _COUNTED | _DONE | _OTHER_LANGUAGES)
+    | (_DIRECTIONS | _OPEN)
+    | SHORT_NOUNS
+    | frozenset(UNITS)
 ) - words("less")
 """Words that leave the number beside them its value."""
+_THINGS = (
+    _COUNTED | _DONE | _OTHER_LANGUAGES | SHORT_THINGS | frozenset(UNITS) | words("left remaining remain total")
+) - words("in")
+_ANGLES = words("deg degree degrees grad")
 
-_NO_PLURAL = re.compile(r"(?:[aiou]s|ss|ll?ones|aines|illi?[ae]rds|illiers|milhares|ezenas|entas|ortals|ens)$")
-"""Endings of other words, among them those of factors in French, Spanish and Portuguese."""
+_NO_PLURAL = re.compile(
+    r"(?:[aiou]s|ss|(?:north|east|south|west|out|in|on|for|back|down|up|to|after|home|sea|side|sky)wards"
+    r"|ll?ones|aines|illi?[ae]rds|illiers|milhares|ezenas|entas|ortals|ens)$"
+)
+"""Endings of other words, among them directions in English, and factors in French, Spanish and Portuguese."""
 _NOT_COUNTED = words(
     """owes loses lacks fails needless zeros zeroes losses debts deficits shortages refunds fives negatives
     opposites reciprocals inverses complements powers roots logs odds perhaps sometimes unless besides
     minus versus towards afterwards otherwise backwards downwards upwards downstairs upstairs eights
-    nowadays thirds fourths quarters always"""
+    nowadays thirds fourths quarters always sideways anyways indoors outdoors overseas does goes seems moins menos antes
+    despues depuis apres sans sous hors vers dans mais puis tras abajo pas presque atras links rechts abseits aufwärts
+    mindestens höchstens wenigstens bereits nachts meistens jenseits diesseits"""
 )
 
 
@@ -105,6 +125,31 @@ def is_neutral(word: str, *, behind: bool) -> bool:
     if word in NEUTRAL or singular(word) in NEUTRAL:
         return True
     return behind and _is_plural(word)
+
+
+def leave_its_value(found: Sequence[str], *, behind: bool, last: bool) -> bool:
+    """Whether the neutral words on one side of a number leave it its value in their order.
+
+    Args:
+        found: the words in lower case.
+        behind: whether they stand behind the number.
+        last: whether no other number follows.
+    """
+    if not behind:
+        return not found or found[-1] not in _DIRECTIONS | _PLACES
+    thing = False
+    for place, word in enumerate(found):
+        if not thing and (word in _DIRECTIONS or (word in _OPEN and last and place + 1 == len(found))):
+            return False
+        thing = thing or _is_thing(word)
+    return True
+
+
+def _is_thing(word: str) -> bool:
+    """Whether a word behind a number is what is counted, or its unit."""
+    if word in _ANGLES or len(word) == 1:
+        return word not in _ANGLES and word not in "ai"
+    return word in _THINGS or singular(word) in _THINGS or (word not in NEUTRAL and _is_plural(word))
 
 
 def _is_plural(word: str) -> bool:

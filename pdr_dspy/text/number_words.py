@@ -177,17 +177,19 @@ GLUED = re.compile(  # units that may follow their number without a space
 )
 LETTERS = frozenset("mgshlLNJWV")
 """Units of one letter, after a space."""
-SHORT_NOUNS = words(
+SHORT_THINGS = words(
     """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens
     car cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs
     key keys ant ants bee bees fly tin tins mug mugs net nets nut nuts pan pans pot pots set sets tie ties cap caps
     bed beds boy boys gap gaps cut cuts era eras fan fans pet pets rat rats leg legs arm arms eye eyes ear ears ice
-    age ages yen yuan won sq cu in of at a an the is are for on it ft lb oz km cm mm kg mg ml gm hr min sec yr mph
-    kph rad deg usd eur gbp so i we he she they has had was each all more less left too yes hence ok day pair team
-    kgs lbs
-    cm2 cm3 m2 m3 km2 ft2 rs inr cad aud chf sek new old red big top two six ten her his its our my per as do did
-    get got etc pm am us uk due via if"""
-) - words("two six ten if")
+    age ages yen yuan won ft lb oz km cm mm kg mg ml gm hr min sec yr mph kph rad usd eur gbp pair team kgs lbs cm2
+    cm3 m2 m3 km2 ft2 rs inr cad aud chf sek"""
+)
+"""Things and units of up to three letters."""
+SHORT_NOUNS = SHORT_THINGS | words(
+    """sq cu in of at a an the is are for on it deg so i we he she they has had was each all more less left too yes
+    hence ok new old red big top her his its our my per as do did get got etc pm am us uk due via"""
+)
 """Words of up to three letters that may surround a number: other short letter groups are variables, not words."""
 
 

@@ -11,8 +11,9 @@ from fractions import Fraction
 from itertools import pairwise
 
 from pdr_dspy.text import number_words as tables
+from pdr_dspy.text.arithmetic import DECIMAL, evaluated
 from pdr_dspy.text.labels import ANSWER_KEYS, key
-from pdr_dspy.text.neutral_words import is_neutral
+from pdr_dspy.text.neutral_words import is_neutral, leave_its_value
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 from pdr_dspy.text.spelled_elsewhere import in_other_words
 
@@ -91,7 +92,7 @@ def read_number(text: str) -> Fraction | None:
                 return None
         elif not _is_quantity(side, zero=value == 0):
             other = _one_number(side)
-            other = _evaluated(side) if other is None else other
+            other = evaluated(side, _is_unit) if other is None else other
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
                 return None
     return value
@@ -225,13 +226,12 @@ def _unsigned_ratio(over: str, under: str) -> str:
     return f"{over}/{under.lstrip('+')}"
 
 
-_DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]{1,3}(?: [0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _SCALE_NAMES = "|".join(sorted(tables.SCALES, key=len, reverse=True))
 _NUMBER = re.compile(
     rf"(?P<sign>(?:(?<![A-Za-z0-9)}}\]])|(?<=[A-Za-z] ))[+-]\s?|\b(?:minus|negative)\s)?"
     rf"(?:(?P<power>10\s?\^\s?(?:\{{\s?)?(?P<ten>[+-]?[0-9]{{1,6}})\s?\}}?)"
     rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
-    rf"|(?P<over>{_DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{_DECIMAL}))"
+    rf"|(?P<over>{DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{DECIMAL}))"
     rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
     rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
     re.I,
@@ -316,7 +316,13 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
         return False
     if any(word in _OTHER_FACTORS for word in written):
         return True
+    if not leave_its_value([word.removeprefix(_UPRIGHT) or word for word in found], behind=after, last=not before):
+        return True
     return any((len(word) > 1 or not word.isascii()) and not _is_word(word, behind=after) for word in found)
+
+
+def _is_unit(word: str) -> bool:
+    return not _changes_value(f" {word}", before=False, after=True)
 
 
 _OTHER_FACTORS = ("MM", "Mm")
@@ -467,80 +473,3 @@ def _is_quantity(side: str, *, zero: bool) -> bool:
         return not any(char.isdigit() for char in side)
     plain = not zero or not re.search(r"[0-9*/^·×]", side)
     return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and plain)
-
-
-_TOKEN = re.compile(rf"\s*(?:({_DECIMAL})|([()+*/×^-])|(x)(?=\s?\(?[0-9.$])|([A-Za-z%][A-Za-z.]*))")
-
-
-def _evaluated(side: str) -> Fraction | None:
-    """The value of plain arithmetic (`3 * $5 + 2 eggs`): numbers, + - * / and parentheses; units are ignored."""
-    if len(side) > 300:
-        return None
-    tokens: list[Fraction | str] = []
-    position = 0
-    while position < len(side.rstrip()):
-        token = _TOKEN.match(side, position)
-        if token is None or len(tokens) > 60:
-            return None
-        position = token.end()
-        if token[1]:
-            if tokens and isinstance(tokens[-1], Fraction):
-                return None
-            tokens.append(Fraction(token[1].replace(",", "").replace(" ", "").rstrip(".")))
-        elif token[2] or token[3]:
-            tokens.append("*" if token[3] or token[2] == "×" else token[2])
-        elif not (
-            tokens
-            and isinstance(tokens[-1], Fraction)
-            and len(token[4]) > 1
-            and not _changes_value(f" {token[4]}", before=False, after=True)
-        ):
-            return None
-    try:
-        value, rest = _sum(tokens, 0)
-    except (IndexError, ZeroDivisionError):
-        return None
-    return value if value is not None and rest == len(tokens) else None
-
-
-def _sum(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    value, place = _product(tokens, place)
-    while value is not None and place < len(tokens) and tokens[place] in ("+", "-"):
-        sign = tokens[place]
-        other, place = _product(tokens, place + 1)
-        value = None if other is None else value + other if sign == "+" else value - other
-    return value, place
-
-
-def _product(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    value, place = _power(tokens, place)
-    while value is not None and place < len(tokens) and tokens[place] in ("*", "/"):
-        sign = tokens[place]
-        other, place = _power(tokens, place + 1)
-        value = None if other is None else value * other if sign == "*" else value / other
-    return value, place
-
-
-def _power(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    value, place = _factor(tokens, place)
-    if value is not None and place < len(tokens) and tokens[place] == "^":
-        power, place = _factor(tokens, place + 1)
-        small = power is not None and power.denominator == 1 and abs(power) <= 64 and (value or power > 0)
-        if not small or tokens[place - 2] == "-" or (place < len(tokens) and tokens[place] == "^"):
-            return None, place
-        assert power is not None
-        value = value ** int(power)
-    return value, place
-
-
-def _factor(tokens: list[Fraction | str], place: int) -> tuple[Fraction | None, int]:
-    token = tokens[place]
-    if isinstance(token, Fraction):
-        return token, place + 1
-    if token == "-":
-        value, place = _power(tokens, place + 1)
-        return (None if value is None else -value), place
-    if token == "(":
-        value, place = _sum(tokens, place + 1)
-        return (value, place + 1) if tokens[place] == ")" else (None, place)
-    return None, place

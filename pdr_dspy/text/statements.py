@@ -7,78 +7,21 @@ tag, a marker's section, a block of code) contains no other statement. Everythin
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from pdr_dspy.text import labels
+from pdr_dspy.text import labels, precedence
+from pdr_dspy.text import statement_patterns as patterns
 from pdr_dspy.text.around_boxes import stands_alone
 from pdr_dspy.text.corrections import corrections
+from pdr_dspy.text.spans import Spans, fences
+from pdr_dspy.text.stated import MAX_ANSWER as MAX_ANSWER
+from pdr_dspy.text.stated import How as How
+from pdr_dspy.text.stated import Sought as Sought
+from pdr_dspy.text.stated import Statement as Statement
 from pdr_dspy.text.template import TURN_END
 from pdr_dspy.text.wrapping import STRUCK, Block, block, boxes
-
-How = Literal["label", "box", "json", "alone", "constrained", "sentence"]
-"""How an answer was found: after a label (also a marker, a tag or a table's row), in a box, under its name in a JSON
-object, as the whole completion, by a constrained request, or in a sentence."""
-
-MAX_ANSWER = 10_000
-"""Maximum characters of an answer; a longer one is not read."""
-
-
-@dataclass(frozen=True)
-class Sought:
-    """The fields to find in a text."""
-
-    fields: tuple[str, ...]
-    texts: frozenset[str] = frozenset()
-    """Text fields: their statements may take several lines."""
-    structured: frozenset[str] = frozenset()
-    """Lists, objects and the like: their statements may take several lines and end with their own syntax."""
-    answer: str | None = None
-    """The field of an unnamed answer: one in a box, or under a generic name of an answer in any language."""
-    bounds: tuple[str, ...] = ()
-    """Other labels that a completion may have; a text ends there."""
-
-    @cached_property
-    def keys(self) -> dict[str, str]:
-        """The fields by the names of tags, keys and cells."""
-        known = {} if self.answer is None else dict.fromkeys(labels.ANSWER_KEYS, self.answer)
-        return known | {labels.key(name): name for name in self.fields}
-
-    def named(self, name: str) -> str | None:
-        """The field that a tag, a key or a cell of a table names."""
-        return self.keys.get(labels.key(name))
-
-    @cached_property
-    def long(self) -> frozenset[str]:
-        """Fields whose statements may take several lines."""
-        return self.texts | self.structured
-
-    @cached_property
-    def short(self) -> frozenset[str]:
-        """Text fields with a generic name of an answer, which may be a single line."""
-        return frozenset(name for name in self.texts if labels.key(name) in labels.ANSWER_KEYS)
-
-
-class Statement(NamedTuple):
-    """One statement of one field."""
-
-    field: str
-    start: int
-    text: str
-    """The text after the label; it begins with a line feed if it starts on the next line."""
-    how: How
-    rank: int
-    """0 is the most reliable; among equal ranks the last one in the text counts."""
-    exact: Literal["marker", "tag", "json"] | None = None
-    """The form of DSPy's adapters that it has, if any; such forms are unambiguous."""
-    whole: bool = True
-    """False if a truncated text may have continued it."""
-    generic: bool = False
-    """Whether it has a generic name of an answer instead of the field's name."""
 
 
 def statements(
@@ -100,45 +43,6 @@ def statements(
         given: the statements found in these spans.
     """
     return _Search(text, sought, truncated, taken, given).run()
-
-
-# ------------------------------------------------------------------------------------------------- spans
-
-
-class _Spans:
-    """Spans of a text, for testing whether a position lies in one."""
-
-    def __init__(self, spans: Iterable[tuple[int, int]]) -> None:
-        self.spans: list[tuple[int, int]] = []
-        for start, end in sorted(spans):
-            if self.spans and start < self.spans[-1][1]:
-                self.spans[-1] = (self.spans[-1][0], max(end, self.spans[-1][1]))
-            else:
-                self.spans.append((start, end))
-        self.starts = [start for start, _ in self.spans]
-
-    def around(self, place: int) -> tuple[int, int] | None:
-        found = bisect_right(self.starts, place) - 1
-        return self.spans[found] if found >= 0 and place < self.spans[found][1] else None
-
-
-_FENCE = re.compile(r"^[ \t>]{0,8}(`{3,}|~{3,})[^`\n]{0,80}$", re.MULTILINE)
-
-
-def fences(text: str) -> list[tuple[int, int]]:
-    """Spans of the closed code blocks of a text, fences included."""
-    found = []
-    opened: re.Match[str] | None = None
-    for fence in _FENCE.finditer(text):
-        if opened is None:
-            opened = fence
-        elif fence[1][0] == opened[1][0] and len(fence[1]) >= len(opened[1]) and not fence[0].strip(" \t>`~"):
-            found.append((opened.start(), fence.end()))
-            opened = None
-    return found
-
-
-# ------------------------------------------------------------------------------------------------- the search
 
 
 class _Mark(NamedTuple):
@@ -172,13 +76,13 @@ class _Search:
         self.truncated = truncated
         self.last = text.rfind("\n") + 1 if truncated else len(text) + 1
         """Start of the unfinished last line."""
-        self.struck = _Spans([found.span() for found in STRUCK.finditer(text)] if "~~" in text else ())
+        self.struck = Spans([found.span() for found in STRUCK.finditer(text)] if "~~" in text else ())
         self.taken = [*taken, *self.struck.spans]
         """Spans with an explicit end: they contain no further statement."""
         self.found = list(given)
         self.extents: list[tuple[int, int]] = []
         """Spans of labelled statements: boxes and sentences in them belong to these."""
-        self.code = _Spans(fences(text) if "```" in text or "~~~" in text else ())
+        self.code = Spans(fences(text) if "```" in text or "~~~" in text else ())
 
     def run(self) -> dict[str, list[Statement]]:
         marks = [*self.tags(), *self.markers()]
@@ -194,16 +98,13 @@ class _Search:
         return {name: self.ordered(name, own) for name, own in by_field.items()}
 
     def ordered(self, name: str, own: list[Statement]) -> list[Statement]:
-        """The statement that counts first. One with a generic name counts for a text field only if none carries the
-        field's name; a label within a line counts as much as a box if no label is at the head of a line."""
+        """The statement that holds first. One with a generic name counts for a text field only if none carries the
+        field's name."""
         if name in self.sought.texts - self.sought.short and any(not one.generic and not one.rank for one in own):
             own = [one for one in own if not one.generic]
-        headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
         if ">" in self.text and any(map(self.is_quoted, own)):
-            spoken = [one for one in own if not self.is_quoted(one)]
-            own = spoken or own
-            headed = any(one.rank == 0 and one.how in ("label", "json") for one in own)
-        return sorted(own, key=lambda one: (one.rank if headed else max(one.rank, 1), -one.start))
+            own = [one for one in own if not self.is_quoted(one)] or own
+        return precedence.ordered(own)
 
     def add(self, mark: _Mark, text: str, *, exact: Literal["marker", "tag"] | None = None, whole: bool = True) -> None:
         if mark.field is not None and text.strip():
@@ -225,12 +126,12 @@ class _Search:
         if "<" not in self.text:
             return []
         opened: dict[str, re.Match[str]] = {}
-        given = _Spans(self.taken)
-        for tag in _TAG.finditer(self.text):
+        given = Spans(self.taken)
+        for tag in patterns.TAG.finditer(self.text):
             name = labels.key(tag["name"])
             field = self.sought.keys.get(name)
             if field is None or given.around(tag.start()):
-                if field is None and self.sought.answer is not None and name in _HOLDERS:
+                if field is None and self.sought.answer is not None and name in patterns.HOLDERS:
                     self.holder(name, tag, opened)
                 continue
             if not tag["slash"]:
@@ -240,7 +141,7 @@ class _Search:
                 self.add(mark, self.text[begun.end() : tag.start()], exact="tag")
                 self.taken.append((begun.start(), tag.end()))
         marks = []
-        half = _HALF_CLOSED.search(self.text)
+        half = patterns.HALF_CLOSED.search(self.text)
         for name, tag in opened.items():
             if name not in self.sought.keys:
                 continue
@@ -262,14 +163,14 @@ class _Search:
         elif begun := opened.pop(name, None):
             held = self.text[begun.end() : tag.start()].strip()
             if held and len(held) <= 200 and "\n" not in held:
-                mark = _Mark(begun.start(), begun.end(), self.sought.answer, generic=True, rank=2)
+                mark = _Mark(begun.start(), begun.end(), self.sought.answer, generic=True, rank=precedence.WEAK)
                 self.add(mark, held)
 
     def markers(self) -> list[_Mark]:
         """Find the sections of DSPy's ChatAdapter. The last one may end without a marker."""
         if "[[" not in self.text:
             return []
-        found = list(_MARKER.finditer(self.text))
+        found = list(patterns.MARKER.finditer(self.text))
         marks = []
         for place, marker in enumerate(found):
             field = self.sought.named(marker["name"])
@@ -286,9 +187,9 @@ class _Search:
         """Find `| Answer | 42 |` in tables, and columns headed by a field's name above one row of values."""
         if "|" not in self.shadow:
             return
-        lines = [(match.start(), match.group()) for match in _ROW.finditer(self.shadow)]
+        lines = [(match.start(), match.group()) for match in patterns.ROW.finditer(self.shadow)]
         for place, (start, line) in enumerate(lines):
-            cells = _cells(line)
+            cells = patterns.cells(line)
             fields = [self.sought.named(cell.group()) for cell in cells]
             if not any(fields):
                 continue
@@ -297,12 +198,12 @@ class _Search:
                 if next_start != start + len(line) + 1 + sum(len(text) + 1 for _, text in below):
                     break
                 below.append((next_start, next_line))
-            if below and _RULE.fullmatch(below[0][1]):
-                values = _cells(below[1][1]) if len(below) == 2 else []
+            if below and patterns.RULE.fullmatch(below[0][1]):
+                values = patterns.cells(below[1][1]) if len(below) == 2 else []
                 for field, cell in zip(fields, values if len(values) == len(cells) else [], strict=False):
                     if field is not None:
                         self.row(field, below[1][0], cell)
-            elif len(cells) == 2 and fields[0] is not None and not _RULE.fullmatch(line):
+            elif len(cells) == 2 and fields[0] is not None and not patterns.RULE.fullmatch(line):
                 self.row(fields[0], start, cells[1])
 
     def row(self, field: str, start: int, cell: re.Match[str]) -> None:
@@ -313,8 +214,8 @@ class _Search:
 
     def lines(self) -> Iterator[_Mark]:
         """Labels at the head of a line."""
-        pattern = _line_pattern(self.sought, self.languages)
-        for start, end in self.lines_with(_needles(self.sought, self.languages)):
+        pattern = patterns.line_pattern(self.sought, self.languages)
+        for start, end in self.lines_with(patterns.needles(self.sought, self.languages)):
             for match in pattern.finditer(self.shadow, start, end):
                 if self.struck.around(match.end()):
                     continue
@@ -343,25 +244,27 @@ class _Search:
         lead, gap = match["lead"], match["gap"]
         mark = _Mark(match.start(), match.end(), field, lead=lead, generic=generic)
         if match["result"] is not None:
-            mark = mark._replace(rank=2, strong=False)
+            mark = mark._replace(rank=precedence.WEAK, strong=False)
+        if match["about"] and (generic or field not in self.sought.texts) and precedence.is_part(match["about"]):
+            mark = mark._replace(rank=precedence.PART)
         if match["about"] and not generic:  # `Title of the next part: ...` within a text
             mark = mark._replace(strong=False, rank=max(mark.rank, 1 if field in self.sought.texts else 0))
         if sign := match["sign"]:
-            return mark._replace(strong=False) if sign.strip() in _WEAK else mark
+            return mark._replace(strong=False) if sign.strip() in patterns.WEAK else mark
         if field is None:
             return None
         said = labels.key(self.shadow[match.start("which") : match.start("gap")])
         if match["verb"]:  # generic names are searched in all sentences
             known = field == self.sought.answer and said in labels.ANSWER_KEYS
-            return None if known else mark._replace(strong=False, how="sentence", rank=2)
-        if _bracketed(lead, gap):
+            return None if known else mark._replace(strong=False, how="sentence", rank=precedence.WEAK)
+        if patterns.bracketed(lead, gap):
             return mark
         rest = self.shadow[match.end() : self.line_end(match.end())].strip(" \t*_=~#-")
         if not rest:  # alone in its line, possibly ruled: `=== Poem ===`
             mark = mark._replace(value=self.line_end(match.end()))
             return mark if self.heads(match.end(), field, said) and not match["result"] else None
         rest = self.shadow[match.start("gap") : self.line_end(match.end())]
-        if field not in self.sought.long and rest[:1].isspace() and _VALUE_ALONE.fullmatch(rest.strip()):
+        if field not in self.sought.long and rest[:1].isspace() and patterns.VALUE_ALONE.fullmatch(rest.strip()):
             return mark._replace(value=match.start("gap"), strong=False, rank=1)
         return None
 
@@ -377,7 +280,7 @@ class _Search:
     def accepted(self, marks: Sequence[_Mark]) -> list[_Mark]:
         """The marks at which statements begin or end: not those inside statements with an explicit end, nor in a text's
         code block."""
-        taken = _Spans(self.taken)
+        taken = Spans(self.taken)
         kept: list[_Mark] = []
         writing: _Mark | None = None  # the open text statement
         begun = 0  # position of its first word
@@ -402,7 +305,7 @@ class _Search:
             else:
                 writing = None
             if writing is mark:
-                word = _WORD.search(self.text, mark.value)
+                word = patterns.WORD.search(self.text, mark.value)
                 begun = word.start() if word else len(self.text)
         return kept
 
@@ -424,8 +327,8 @@ class _Search:
             if mark.field in self.sought.long:
                 self.read_text(mark, start, limit, held, close)
             elif held.closed or held.end < self.last:
-                text = held.text if held.closed else _unclosed(held.text, close)
-                text = _sentence(text) if mark.how == "sentence" else text
+                text = held.text if held.closed else patterns.unclosed(held.text, close)
+                text = patterns.sentence(text) if mark.how == "sentence" else text
                 if self.text[start : held.end].lstrip(" \t*_").startswith("\n"):
                     text = "\n" + text  # on the line below its label `- 42` may be an item
                 self.add(mark, text, exact="marker" if mark.section else None)
@@ -439,8 +342,8 @@ class _Search:
             return start, ()
         said = self.shadow[mark.start + len(mark.lead) : mark.value]
         still: list[str] = []
-        for opened in reversed(list(_OPENED.finditer(mark.lead))):
-            closing = _closing(opened)
+        for opened in reversed(list(patterns.OPENED.finditer(mark.lead))):
+            closing = patterns.closing(opened)
             if closing in said:
                 continue
             rest = self.text[start:end]
@@ -467,10 +370,10 @@ class _Search:
             end = max(min(end, self.last), start)
         body = self.text[start:end]
         if ":" not in self.shadow[mark.start : mark.value]:
-            body = _UNDERLINE.sub("", body, count=1)
+            body = patterns.UNDERLINE.sub("", body, count=1)
         if ">" in mark.lead:
             body = re.sub(r"\n[ \t]{0,3}> ?", "\n", body)
-        self.add(mark, _unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
+        self.add(mark, patterns.unclosed(body, close), exact="marker" if mark.section else None, whole=not going_on)
         self.extents.append((mark.start, end))
 
     def line_of(self, field: str | None, start: int, limit: int, held: Block) -> int | None:
@@ -481,68 +384,84 @@ class _Search:
         if not bare:
             return None
         if field not in self.sought.short:
-            return held.end if _EXPLAINED.match(rest) else None
+            return held.end if patterns.EXPLAINED.match(rest) else None
         if self.truncated and limit == len(self.text) and not rest[: max(self.last - held.end, 0)].strip():
             return held.end if held.end < self.last else None  # only the line after it was truncated
-        if _ABOUT.match(rest):
+        if patterns.ABOUT.match(rest):
             return held.end
-        paragraph = _PARAGRAPH.match(rest)
+        paragraph = patterns.PARAGRAPH.match(rest)
         words = len(paragraph[1].split()) if paragraph else 0
-        if first[-1:] in ".。" and not _FIGURES.fullmatch(first):
+        if first[-1:] in ".。" and not patterns.FIGURES.fullmatch(first):
             return None  # a sentence that others may follow
-        return held.end if words >= 8 or (words >= 4 and _FIGURES.fullmatch(first)) else None
+        return held.end if words >= 8 or (words >= 4 and patterns.FIGURES.fullmatch(first)) else None
 
     # --- answers without a field's name
 
     def unnamed(self, field: str) -> None:
         """Find boxes, and labels and sentences within lines."""
-        taken = _Spans([*self.taken, *self.extents])
+        taken = Spans([*self.taken, *self.extents])
         if "\\" in self.text and (spans := self.boxed(field, taken)):
-            taken = _Spans([*taken.spans, *spans])
+            taken = Spans([*taken.spans, *spans])
         if "####" in self.text:
             self.hashes(field, taken)
         if "选" in self.text or "選" in self.text:
-            for match in _CHOSEN.finditer(self.shadow):
+            for match in patterns.CHOSEN.finditer(self.shadow):
                 if match.end() < self.last and not taken.around(match.start()):
-                    self.found.append(Statement(field, match.start(), match[1], "sentence", 2, generic=True))
+                    self.found.append(Statement(field, match.start(), match[1], "sentence", 0, generic=True))
         if not self.languages:
             return
         said = labels.words(self.languages)
         lines = self.lines_with(labels.needles(self.languages))
         for match in self.last_in(lines, labels.inline_label(self.languages)):
-            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
-                self.found.append(Statement(field, match.start(), value, "label", 1, generic=True))
+            self.within(field, match, "label", taken)
         for match in self.last_in(lines, labels.sentence(self.languages)):
-            if not self.is_foreign(match.start(), taken) and (value := self.behind(match.end())):
-                value = _sentence(value, said.endings)
-                if value.strip():
-                    self.found.append(Statement(field, match.start(), value, "sentence", 2, generic=True))
+            self.within(field, match, "sentence", taken, said.endings)
+
+    def within(self, field: str, match: re.Match[str], how: How, taken: Spans, endings: str = "") -> None:
+        """Add the statement of a label or a sentence within a line."""
+        if self.is_foreign(match.start(), taken) or not (value := self.behind(match.end())):
+            return
+        rank = precedence.standing(self.shadow, match.start(), match.end(), match.groupdict().get("about") or "")
+        if rank is None:
+            return
+        if how == "sentence":
+            value = patterns.sentence(value, endings)
+        if rank == precedence.EXPLICIT:
+            plain = precedence.plain_value(patterns.sentence(value)) if field not in self.sought.long else None
+            if field in self.sought.short:
+                plain = precedence.plain_value(value, strictly=True)
+            if plain is None:
+                rank = precedence.INLINE if how == "label" else precedence.WEAK
+            elif how == "sentence":
+                value = plain
+        if value.strip():
+            self.found.append(Statement(field, match.start(), value, how, rank, generic=True))
 
     def last_in(self, lines: Sequence[tuple[int, int]], pattern: re.Pattern[str]) -> Iterable[re.Match[str]]:
         """The last matches of a pattern in some lines; earlier ones do not count anyway."""
-        found: deque[re.Match[str]] = deque(maxlen=_LAST)
+        found: deque[re.Match[str]] = deque(maxlen=patterns.LAST)
         for start, end in lines:
             found.extend(pattern.finditer(self.shadow, start, end))
         return found
 
-    def is_foreign(self, start: int, taken: _Spans) -> bool:
+    def is_foreign(self, start: int, taken: Spans) -> bool:
         """Whether a label is inside a statement, or belongs to another person's answer or to none."""
-        return taken.around(start) is not None or bool(_SOMEBODY.search(self.shadow, max(start - 40, 0), start))
+        return taken.around(start) is not None or bool(patterns.SOMEBODY.search(self.shadow, max(start - 40, 0), start))
 
     def behind(self, start: int) -> str | None:
         """The text after a label: the rest of its line, or the next line if that is empty."""
         held = block(self.text, start, min(len(self.text), start + MAX_ANSWER))
         if held is None or (self.truncated and not held.closed and held.end >= self.last):
             return None
-        return _even(held.text.partition(TURN_END)[0])
+        return patterns.even(held.text.partition(TURN_END)[0])
 
-    def boxed(self, field: str, taken: _Spans) -> list[tuple[int, int]]:
+    def boxed(self, field: str, taken: Spans) -> list[tuple[int, int]]:
         """Find boxes, and return their spans. Neighbouring ones are joined: several guesses stay several."""
         found, start, end = "", -1, -1
         spans = [span for span in boxes(self.text) if not taken.around(span[0])]
         for begin, stop in spans:
             joint = self.text[end + 1 : begin]
-            if found and len(joint) <= 60 and _JOINT.fullmatch(joint):
+            if found and len(joint) <= 60 and patterns.JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
             else:
                 self.box(field, start, end, found)
@@ -555,10 +474,10 @@ class _Search:
         if found.strip() and stands_alone(self.text, start, end):
             self.found.append(Statement(field, start, found, "box", 0, generic=True))
 
-    def hashes(self, field: str, taken: _Spans) -> None:
+    def hashes(self, field: str, taken: Spans) -> None:
         """`#### 42`, as GSM8K ends its solutions; `#### Step 2` is a heading."""
-        for match in _HASHES.finditer(self.text):
-            if match.end() < self.last and not taken.around(match.start()) and not _HEADING.match(match[1]):
+        for match in patterns.HASHES.finditer(self.text):
+            if match.end() < self.last and not taken.around(match.start()) and not patterns.HEADING.match(match[1]):
                 self.found.append(Statement(field, match.start(), match[1], "label", 0, generic=True))
 
     # --- corrections
@@ -567,8 +486,8 @@ class _Search:
         """Replace what is corrected behind a statement of an unnamed answer."""
         if field in self.sought.texts - self.sought.short:
             return
-        words, taken = field in self.sought.texts, _Spans(self.taken)
-        own = sorted((one for one in self.found if one.field == field), key=lambda one: one.start)[-_LAST:]
+        words, taken = field in self.sought.texts, Spans(self.taken)
+        own = sorted((one for one in self.found if one.field == field), key=lambda one: one.start)[-patterns.LAST :]
         for place, one in enumerate(own):
             held, given = one.text.strip(), taken.around(one.start)
             begin = given[1] if given else max(self.text.find(held[:20], one.start), one.start) + 1
@@ -576,7 +495,9 @@ class _Search:
             end = self.text.find(TURN_END, begin, self.line_end(follows))
             end = self.line_end(follows) if end < 0 else end
             for found in corrections(self.text, begin, end, answer=held, words=words):
-                if taken.around(found.start) or (words and len(self.text[begin - 1 : found.start].split()) > _FEW):
+                if taken.around(found.start) or (
+                    words and len(self.text[begin - 1 : found.start].split()) > patterns.FEW
+                ):
                     continue
                 if found.start >= follows:
                     break
@@ -585,185 +506,3 @@ class _Search:
                 last = place + 1 == len(own) or follows <= found.end  # `Update: the answer is 42` is one statement
                 if last and found.value is not None and found.end < self.last:
                     self.found.append(Statement(field, found.start, found.value, "sentence", 0, generic=True))
-
-
-# ------------------------------------------------------------------------------------------------- patterns
-
-_FEW = 8
-"""Maximum words of a text that is corrected like a value."""
-_LAST = 100
-_WORD = re.compile(r"\S")
-_UNDERLINE = re.compile(r"\A[ \t]*\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n)")
-_TAG = re.compile(
-    r"<(?P<slash>/?)[ \t]?(?P<name>[^\W\d][^<>\n=\"'/]{0,60}?)[ \t]{0,3}(?:[ \t][\w:\-]{1,40}=[^<>\n]{0,200})?>"
-)
-_HALF_CLOSED = re.compile(r"</[ \t]?([\w \t-]{1,60})\Z")
-"""A closing tag without its end, at the end of a text."""
-_HOLDERS = frozenset(
-    {"final", "solution", "result", "output", "response", "finalanswer", "final result", "final output"}
-)
-_MARKER = re.compile(
-    r"^[ \t>*_`]{0,8}\[\[[ \t]{0,3}#{1,4}[ \t]{0,3}(?P<name>\w[^#\[\]\n]{0,80}?)[ \t]{0,3}#{1,4}[ \t]{0,3}\]\]"
-    r"[*_`:]{0,4}",
-    re.MULTILINE,
-)
-_ROW = re.compile(r"^[ \t>]{0,8}\|[^\n]{1,2000}$", re.MULTILINE)
-_CELL = re.compile(r"(?<=\|)(?:[^|\\\n]|\\.)*(?=\|)|(?<=\|)(?:[^|\\\n]|\\.)+$")
-_RULE = re.compile(r"[ \t>]*[-:=+| \t]{3,}[ \t]*")
-_WEAK = ("=", ":=", "-", "–", "—", "--", "——", "")
-_OPENED = re.compile(
-    r"\*{1,3}(?=\S*$)|_{1,3}(?=\S*$)|`(?=\S*$)|\\[\[(]|\\[A-Za-z]+\*?[ \t]*\{|\$|[(（\[【〖「『“«]"
-    r"|<(?P<tag>[a-z][a-z0-9]*)[^<>]*>(?!.*</)"
-)
-"""Marks opened before a label; emphasis only if no space follows, because a star may be a bullet."""
-_PAIRS = (
-    ("(", ")"),
-    ("（", "）"),
-    ("[", "]"),
-    ("【", "】"),
-    ("〖", "〗"),
-    ("「", "」"),
-    ("『", "』"),
-    ("“", "”"),
-    ("«", "»"),
-)
-_CLOSES = {"\\[": "\\]", "\\(": "\\)", "{": "}", **dict(_PAIRS)}
-_VALUE_ALONE = re.compile(
-    r"\$[^$\n]{1,80}\$\.?|\\\(.{1,80}\\\)\.?|\\boxed.{1,80}|[-+−]?[0-9][0-9.,/]{0,40}%?|\*\*[^*\n]{1,60}\*\*\.?"
-    r"|\(?[A-J]\)?\.?"
-)
-"""Values that may follow a label without a sign: `Answer 42`."""
-_FIGURES = re.compile(r"[\W_]*[0-9][\W\d_]*(?:[^\W\d_]{1,3})?[.。]?|[$\\].*")
-_JOINT = re.compile(
-    r"(?:\s|\$|,|;|、|(?:or|and|also|either|oder|und|ou|et|y)\b|\\text\{[a-z ]*\}|\\quad|\\[()\[\]]|\\fbox|\\boxed"
-    r"|\{)*",
-    re.IGNORECASE,
-)
-_CHOSEN = re.compile(
-    r"(?:^|故|所以|因此|综上|綜上|应|應|应该|應該|本题|本題)[，, ]{0,2}(?:正确)?[选選](?:[择擇])?[:： ]{0,2}"
-    r"[*(（\[【]{0,3}([A-Z])(?![A-Za-z、，,和或及与])(?!\s*[)）*\]】]{0,3}\s*[、,和或及与])",
-    re.MULTILINE,
-)
-"""`故选B。`, as Chinese solutions of multiple choice end."""
-_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n#]{1,400})")
-_HEADING = re.compile(
-    r"[ \t*_]*(?:[^\W\d]{2,}.*[^\W\d]{2,}\s+\S|[0-9]{1,2}[.)]\s|(?:step|case|part|option)\b)", re.IGNORECASE
-)
-_SENTENCE_END = re.compile(r"(?<!\b[A-Za-z])[.!?](?=\s|\*|$)|[。！？]")
-_SOMEBODY = re.compile(  # answers of others than this completion
-    r"(?:\b(?:wrong|incorrect|possible|previous|earlier|alternative|initial|candidate|candidates|student|their|his|her"
-    r"|first|second|second-best|tempting|naive|common|usual|typical|popular|obvious|distractor|intuitive|other"
-    r"|another|an|no|any|whose|which|if the|not the|partial|intermediate|falsche[rns]?|mauvaise|fausse"
-    r"|неправильный|неверный)\)?|['’]s)[ \t]{1,3}(?:final[ \t])?$|(?:错误|不正确|錯誤|不正確)的?$",
-    re.IGNORECASE,
-)
-_COMMENT = (
-    r"explanation|reasoning|reason|justification|verification|proof|rationale|why|confidence|check|note|steps"
-    r"|working|step"
-    r"|erklärung|begründung|explication|explicación|justificación|spiegazione|explicação|解释|解析|说明|理由|説明|解説|해설|설명"
-    r"|пояснение|объяснение"
-)
-_ABOUT = re.compile(  # comments that may follow an answer
-    r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:"
-    rf"(?:{_COMMENT})[ \t*_)]{{0,4}}[:：]|-{{3,}}[ \t]*(?:\n|$)"
-    r"|(?:this|that|it|which) (?:is because|is since|is the (?:final )?answer|follows|can be (?:seen|checked))\b"
-    r"|(?:to|let me|let us|let['’]s|we can|i|i will|i['’]ll) (?:see|check|verify|double[- ]?check|confirm|explain"
-    r"|recheck|re-check|reconsider|hope)\b"
-    r"|(?:hope this|let me know|feel free to|please let me|if you (?:have any|need|would like)|note that)\b"
-    r"|(?:wait|hmm+|actually|hold on|but wait)\b[,.… -])",
-    re.IGNORECASE,
-)
-_EXPLAINED = re.compile(
-    r"(?:[ \t]*\n)+[ \t>*_#(]{0,8}(?:explanation|reasoning|justification|rationale)[ \t*_)]{0,4}[:：]", re.I
-)
-_PARAGRAPH = re.compile(
-    r"[ \t]*\n(?:[ \t]*\n)+[ \t]*([^\n]{20,}[.!?:。！？][*_)\"”]{0,3})[ \t]*(?:\n[ \t]*(?:\n|$)|\n?\Z)"
-)
-
-
-def _even(value: str) -> str:
-    """A value without a bold mark whose partner is before the value: `**The answer is** 42`."""
-    plain = value.strip()
-    if plain.count("**") % 2:
-        return plain.removeprefix("**") if plain.startswith("**") else plain.removesuffix("**")
-    return value
-
-
-def _sentence(value: str, endings: str = "(?!)") -> str:
-    """The value of a sentence, without the words that end it."""
-    stop = _SENTENCE_END.search(value)
-    value = value[: stop.start()] if stop else value
-    return re.sub(rf"(?:{endings})[ \t]*$", "", value) if endings != "(?!)" else value
-
-
-def _unclosed(text: str, close: Sequence[str]) -> str:
-    """The value without the closing marks of pairs opened before its label: `**Answer: 42**`."""
-    for mark in close:
-        stripped = text.rstrip()
-        for stop in ("", ".", "。"):
-            if stripped.endswith(mark + stop) and len(stripped) > len(mark):
-                text = stripped[: len(stripped) - len(mark + stop)] + stop
-                break
-    return text
-
-
-def _closing(opened: re.Match[str]) -> str:
-    """The closing partner of a mark opened before a label."""
-    if opened["tag"]:
-        return f"</{opened['tag']}>"
-    return _CLOSES.get(opened[0][-2:]) or _CLOSES.get(opened[0][-1], opened[0])
-
-
-def _cells(line: str) -> list[re.Match[str]]:
-    return [cell for cell in _CELL.finditer(line) if cell.group() or cell.end() < len(line)]
-
-
-def _bracketed(lead: str, gap: str) -> bool:
-    """Whether a label is in brackets, and needs no sign: `【答案】42`."""
-    return any(left in lead and right in gap for left, right in _PAIRS[2:7])
-
-
-@lru_cache(maxsize=256)
-def _line_pattern(sought: Sought, languages: tuple[int, ...]) -> re.Pattern[str]:
-    """A label at the head of a line: words that may precede it, its name, words that may follow the name, and its
-    optional sign."""
-    said = labels.words(languages)
-    names = sorted(enumerate(sought.fields), key=lambda each: -len(each[1]))
-    own = [rf"(?P<own{place}>{labels.either(_spellings(name))})" for place, name in names]
-    never = "(?!)"
-    answer = f"{said.qualified}|{said.line_nouns}" if sought.answer is not None else never
-    result = said.results if sought.answer is not None else never
-    bound = labels.either([spelt for name in sought.bounds for spelt in _spellings(name)])
-    name = "|".join([*own, rf"(?P<answer>{answer})", rf"(?P<result>{result})", rf"(?P<bound>{bound})"])
-    opening = rf"(?:(?:{labels.OPENINGS})[,:.!]?[ \t]{{1,3}}){{0,3}}?(?:(?:{labels.ARTICLES})[ \t]{{0,3}}){{0,1}}?"
-    which = "final|corrected|correct|revised|updated|overall|requested|resulting|new"
-    about = r"(?P<about>[ \t](?:about|of|for|in|to|from)\b[^:：.\n]{0,60}(?=[:：]))?"
-    # Without a sign: a label in brackets, one alone in its line, or one before an unambiguous value.
-    unsigned = r"(?<=[】〗」』\])])|(?=[ \t*_=~#\-]*$)|(?=\$|\\|\*\*|[-+−]?[0-9]|\(?[A-J]\)?\.?[ \t]*$)"
-    verbs = "|".join(part for part in (said.verbs, "is|are|=") if part != never)
-    sign = rf"(?:(?:{verbs})[ \t]{{0,9}}(?=[:：]))?{labels.SIGN}"
-    return re.compile(
-        rf"{labels.HEAD}{opening}(?P<which>(?:(?:{which})[ \t_]{{1,3}}){{0,2}}?)(?:{name}){labels.END}"
-        rf"(?:\.(?=[ \t]{{0,3}}[:=(0-9$]))?{about}{labels.GAP}"
-        rf"(?:(?P<sign>{sign})|(?P<verb>(?:is|are|was)(?=[ \t]))|{unsigned})",
-        re.MULTILINE | re.IGNORECASE,
-    )
-
-
-@lru_cache(maxsize=256)
-def _needles(sought: Sought, languages: tuple[int, ...]) -> tuple[str, ...]:
-    """Words in lower case of which a line has one if it has a label."""
-    named = [
-        each
-        for name in (*sought.fields, *sought.bounds)
-        for spelt in _spellings(name)
-        for each in labels.spellings(spelt)
-    ]
-    own = {max(re.split(r"[ _]+", each.lower()), key=len) for each in named}
-    return tuple(sorted(own.union(labels.needles(languages) if sought.answer is not None else ())))
-
-
-def _spellings(name: str) -> tuple[str, ...]:
-    """A field's name as it is, and `birthYear` also as two words."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return tuple(dict.fromkeys((name, apart)))

@@ -65,6 +65,7 @@ _WRAPS = (
     *(("$", "$"), ("`", "`"), ('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("„", "“"), ("「", "」")),
     *(("*", "*"), ("_", "_")),
 )
+_OPENING = frozenset(left[0] for left, _ in _WRAPS)
 _NAME = re.compile(r"\w+")
 _INSIDE = re.compile(  # commands and elements that only change their content's appearance
     r"(?:\\(?:textcolor|colorbox)\s?\{[^{}]{0,60}\}\s?\{(?P<coloured>.*)\}"
@@ -85,9 +86,11 @@ def tidy(answer: str) -> str:
     for _ in range(8):
         before = answer
         answer = answer.removeprefix(":").strip()
-        for left, right in _WRAPS:
+        for left, right in _WRAPS if answer[:1] in _OPENING else ():
+            if not (answer.startswith(left) and answer.endswith(right)):
+                continue
             inner = answer[len(left) : -len(right)]
-            if not (inner.strip() and answer.startswith(left) and answer.endswith(right) and right not in inner):
+            if not inner.strip() or right in inner:
                 continue
             if left[0] != "_" or not _NAME.fullmatch(inner):  # `__init__` is a name, not emphasis
                 answer = inner.strip()

@@ -25,7 +25,8 @@ from pdr_dspy.verifiers.fields import (
     unanswered,
 )
 from pdr_dspy.verifiers.grading_pool import ask
-from pdr_dspy.verifiers.mathematics import beside
+from pdr_dspy.verifiers.mathematics import beside, prose
+from pdr_dspy.verifiers.mathematics.remarks import without_remarks
 
 if TYPE_CHECKING:
     import dspy
@@ -48,6 +49,19 @@ class MathVerifier(Fields):
     equal, inside of tuples and polynomials too. A percentage equals the number before its sign and the corresponding
     fraction; units are ignored unless both sides have one; degrees equal their radians. A ratio equals the same ratio
     scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
+
+    Words are compared by what they say: `\text{Alice}` is `The winner is Alice.`, `(C)` is `(C) 12`, `No` is `No, it
+    is not possible`, and `DNE` is `undefined`; a sentence that negates, takes back or names another scores 0. A
+    rejected root (`7 (8 is extraneous)`) is no part of the answer, and a decimal with its rounding states both: `42.3,
+    rounded to 42` is right for 42 and for 42.3. `C(10,3)`, `10C3` and `P(5,2)` are numbers; a constant of integration
+    has any of the names C, c, K and k, and antiderivatives with `+ C` may differ by a constant. Units made of others
+    are converted (`36 km/h` is `10 m/s`), as are quantities in two units (`3 hours 20 minutes` is `200 minutes`). `4
+    and 1/3` answers both 13/3 and the list 4, 1/3.
+
+    A gold answer that is no mathematics of the grammar (`\text{up }5`, `\nabla f`) is compared as text, token by
+    token: the same text is right, all else wrong. `check_gold` refuses a gold answer with unclosed brackets
+    (`\frac{1}{`), of no value or of several (`\frac{1}{0}`, `1/2x`), too large to compute, or of more than 120
+    characters that are no mathematics; no other raises when it is graded.
 
     Nothing beside a value is ignored that changes it: `a.m.`, `loss`, `clockwise`, `n even` and the base of a number
     stand on both sides, or the answer scores 0, and of what is counted neither side contradicts the other (`3 red`,
@@ -76,12 +90,18 @@ class MathVerifier(Fields):
         if len(answer) > MAX_ANSWER:
             return Score(0, f"an answer of {len(answer):,} characters is not read")
         decided = _at_once(gold, answer)
+        if decided is None or not decided:
+            answer = without_remarks(answer)
+            decided = _at_once(gold, answer)
         if decided is not None:
             return decided
         statement = _statement(in_words(tidy(answer)) or answer)
         if statement is None:
             return Score(0, f"{short(answer)} states more than a value")
-        reply = self._ask(in_words(gold) or _statement(gold) or gold, statement)
+        reply = self._ask(_stated(gold), statement)
+        if reply.get("verbatim"):
+            same = bool(reply["equal"])
+            return Score(same, "the same text" if same else f"{short(answer)} is not the text {short(gold)}")
         if "equal" in reply:
             return Score(1, "the same value") if reply["equal"] else Score(0, f"{short(answer)} is not {short(gold)}")
         if "gold" in (reply.get("unreadable"), reply.get("large")):
@@ -95,18 +115,13 @@ class MathVerifier(Fields):
         return Score(0, detail)
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Raise DataError if the gold answer cannot be read as a number, an expression or words."""
+        """Raise DataError if nothing could be graded against the gold answer: see the class for what is refused."""
         gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
-        if (
-            (to_number(gold) is not None and not _UNREAD.search(tidy(gold)))
-            or _words(gold) is not None
-            or _TIME.fullmatch(tidy(gold))
-            or is_date(_UPRIGHT.sub(r"\1", gold))
-        ):
+        if _PLAIN_INTEGER.fullmatch(gold) or _decided_by_words(gold):
             return
-        reply = self._ask(_statement(gold) or gold, None)
+        reply = self._ask(_stated(gold), None)
         if "readable" not in reply:
             reason = f" ({reply.get('detail') or ('too large' if 'large' in reply else self._trouble(reply))})"
             raise DataError(_unreadable(example, gold) + reason)
@@ -143,21 +158,46 @@ _TIME = re.compile(r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z\\{])[A-Za-z](?![A-Za-z}])")
 _UNREAD = re.compile(r"[#@&§¶†‡☆★♠♥♦♣]")
 """Signs that no plain number contains."""
+_PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
+_LETTER = re.compile(r"\(?[A-J]\)?")
+_RATE = re.compile(
+    r"[A-Za-z}]\s*/\s*(?:\\[a-z]+\s?\{\s*)?[A-Za-z]|\bper\b(?! ?cent)"
+    r"|\\frac\s?\{\s?\\(?:text|mathrm)|[A-Za-z}]\s?\^\s?\{?-"
+)
+"""What may be a unit made of others."""
 _BRACKETED_LIST = re.compile(r"[(\[{]\s*[0-9]{1,3}(?:,[0-9]{3})+\s*\\?[)\]}]")
+
+
+def _stated(gold: str) -> str:
+    """The gold answer as it is read in the grading process."""
+    return in_words(gold) or _statement(gold) or gold
+
+
+def _decided_by_words(gold: str) -> bool:
+    """Whether every answer to a gold answer is decided by its words, without the grading process."""
+    plain = tidy(gold)
+    words = None if in_words(gold) else prose.words_of(gold)
+    return words is not None or _TIME.fullmatch(plain) is not None or is_date(tidy(prose.UPRIGHT.sub(r"\1", gold)))
 
 
 def _at_once(gold: str, answer: str) -> Score | None:
     """A verdict that needs no evaluation, or None."""
     if _canonical(gold) == _canonical(answer):
         return Score(1, "the same expression")
-    if (text := _upright_text(gold)) is not None and text == _loosely(answer):
+    if (text := prose.text_of(gold)) is not None and text == prose.loosely(answer):
         return Score(1, "the same words")
-    if is_date(plain := tidy(_UPRIGHT.sub(r"\1", gold))):
-        same = _loosely(plain) == _loosely(answer)
+    if is_date(plain := tidy(prose.UPRIGHT.sub(r"\1", gold))):
+        same = prose.loosely(plain) == prose.loosely(answer)
         return Score(1, "the same day") if same else Score(0, f"{short(answer)} is not {short(gold)}")
-    words = None if in_words(gold) else _words(gold)
+    words = None if in_words(gold) else prose.words_of(gold)
+    if words is None and _LETTER.fullmatch(tidy(gold)) and prose.names_option(answer, tidy(gold).strip("()")):
+        return Score(1, "the same option")
     if words is not None:
-        return Score(1, "the same words") if _says(answer, words) else Score(0, f"{short(answer)} is not {short(gold)}")
+        return (
+            Score(1, "the same words")
+            if prose.says(answer, words)
+            else Score(0, f"{short(answer)} is not {short(gold)}")
+        )
     if _TIME.fullmatch(tidy(gold)):
         return Score(0, f"{short(answer)} is not {short(gold)}")
     if (
@@ -167,6 +207,8 @@ def _at_once(gold: str, answer: str) -> Score | None:
         or _LONE_LETTER.search(gold)
         or _BRACKETED_LIST.search(gold + " " + answer)
         or _UNREAD.search(tidy(gold) + tidy(answer))
+        or _RATE.search(gold)
+        or _RATE.search(answer)
     ):
         return None
     want, have = to_number(gold), to_number(answer)
@@ -196,76 +238,6 @@ def _says_otherwise(gold: str, answer: str) -> bool:
 
 def _has_point(text: str) -> bool:
     return re.search(r"[0-9]?\.[0-9]", text) is not None
-
-
-_UPRIGHT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
-_ONE_LETTER = re.compile(r"\\math(?:rm|bf)\s?\{\s*[A-Za-z]\s*\}")
-_PROSE = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*|\(?[A-Z]\)?")
-_SHORT_WORDS = ("yes", "no", "odd", "all", "one", "two", "six", "ten", "red", "man")
-_MATHEMATICAL = re.compile(
-    r"(?:sqrt|pi|sin|cos|tan|log|ln|exp|infty|infinity|oo|inf|alpha|beta|gamma|delta|theta|lambda|omega|sigma"
-    r"|(?:the )?empty ?set|(?:there (?:is|are) )?no (?:real )?solutions?"
-    r"|(?:all|any|every|the) (?:real )?(?:numbers?|reals?|integers?|real x))",
-    re.I,
-)
-_CAPITALS = re.compile("[A-Z]{2,4}")
-
-
-def _words(gold: str) -> str | None:
-    r"""The gold answer if it consists of words (`\text{Evelyn}`, `even`, `(C)`) and not mathematics."""
-    plain = tidy(_UPRIGHT.sub(r"\1", gold))
-    upright = plain != tidy(gold) and not _ONE_LETTER.search(gold)
-    if _PROSE.fullmatch(plain) and (upright or len(plain) > 3 or plain.lower() in _SHORT_WORDS):
-        mathematical = _MATHEMATICAL.fullmatch(plain) or (_CAPITALS.fullmatch(plain) and not upright)
-        return None if mathematical else plain
-    return None
-
-
-_WHOLE_TEXT = re.compile(r"\\(?:text|textrm|mbox)\s?\{([^{}]*[A-Za-z]{2}[^{}]*)\}")
-
-
-def _upright_text(gold: str) -> str | None:
-    r"""A gold answer that is entirely text (`\text{3:30 pm}`, `\text{July 4, 1776}`), for comparison; else None."""
-    whole = _WHOLE_TEXT.fullmatch(gold.strip(" $."))
-    return _loosely(whole[1]) if whole else None
-
-
-def _loosely(text: str) -> str:
-    """Words and digits without case, spaces, the points of `p.m.` and the comma of a date."""
-    text = " ".join(tidy(_UPRIGHT.sub(r"\1", text)).casefold().split())
-    return re.sub(
-        r"(?<=[a-z])\.|,(?= )|\s",
-        lambda sign: "\0" if sign.group().isspace() else "",
-        re.sub(r"(?<=[0-9]) (?=[ap]\.?m\b)", "", text),
-    )
-
-
-_REASON = re.compile(
-    r"\s*(?:[.,;:–—-]|\()\s*(?:because|since|as|so|for|it|this|that|they|he|she|the|we|each|every|both|all|divides?)\b"
-    r"|\s+(?:because|since)\b",
-    re.I,
-)
-_FRAME = re.compile(
-    r"(?:so|thus|hence|therefore)?,?\s*(?:the\s)?(?:(?:final|correct|right)\s)?(?:answer|result|option|choice|solution|function"
-    r"|it|number)\s(?:is|must be|would be)\s(?:an?\s|the\s)?|(?:it|this)\sis\s(?:an?\s|the\s)?",
-    re.I,
-)
-
-
-def _says(answer: str, words: str) -> bool:
-    """Whether an answer is these words, alone or followed by a reason."""
-    plain = " ".join(tidy(_UPRIGHT.sub(r"\1", answer)).split())
-    frame = _FRAME.match(plain)
-    for text in (plain, plain[frame.end() :] if frame else plain):
-        text, want = re.sub(r"^(?:an?|the) (?=\w{2})", "", tidy(text).casefold().strip(" .!")), words.casefold()
-        bare = re.fullmatch(r"\(?([a-z])\)?", want)
-        if bare and re.fullmatch(rf"[(\[]?{bare[1]}[)\]]?[.:]?", text):
-            return True
-        if text == want or text.strip("()") == want.strip("()"):
-            return True
-        if text.startswith(want) and not bare and _REASON.match(text[len(want) :]):
-            return not re.search(r"\b(?:not|but|however|actually|wait|wrong|or|no)\b|n['’]t\b", text[len(want) :])
-    return False
 
 
 # ------------------------------------------------------------------------------------------------------- in sentences
@@ -302,7 +274,7 @@ def _statement(text: str) -> str | None:
     before, after = text[: segments[0].start()], text[segments[0].end() :]
     if not _STATES.fullmatch(before) or _changes(before):
         return None
-    after = " ".join(_UPRIGHT.sub(r"\1", after).split()).strip(" .")
+    after = " ".join(prose.UPRIGHT.sub(r"\1", after).split()).strip(" .")
     if not after:
         return segment
     if re.fullmatch(r"\\?%", after):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
 
-from pdr_dspy.operators.final import best, plurality, weighted
+from pdr_dspy.operators.final import best, medoid, plurality, weighted
 from pdr_dspy.operators.workspace import Checked, Draft
 
 FIELDS = ("answer",)
@@ -37,3 +38,48 @@ def picks(there: Sequence[Draft]) -> tuple[int, int, int]:
 )
 def test_picks(said: list[tuple[str, float | None]], plural: int, weight: int, checked: int) -> None:
     assert picks(drafts(*said)) == (plural, weight, checked)
+
+
+def said(*answers: object) -> list[Draft]:
+    return [
+        Draft(round=1, index=index, solution=str(answer), outputs={"answer": answer})
+        for index, answer in enumerate(answers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answers", "index"),
+    [
+        # no two are equal, two are alike
+        (["def f(x):\n    return 2 * x", "print('hello')", "def f(x):\n    return x * 2", "import os"], 0),
+        # one word each: the plurality, wherever it stands
+        (["41", "42", "43", "42"], 1),
+        (["b", "a", "A", "a"], 1),
+        # an outlier that repeats itself loses to three that nearly agree
+        (["the cat sat on the mat", "no", "the cat sat on a mat", "no", "the cat sat on the red mat"], 0),
+        # nothing in common: the first
+        (["a", "b", "c"], 0),
+        (["only"], 0),
+        # signs without spaces are compared one by one
+        (["答案是猫", "完全不同的文字", "答案是狗"], 0),
+        # values other than text
+        ([{"x": 1, "y": [1, 2, 3]}, {"x": 9}, {"x": 1, "y": [1, 2, 4]}], 0),
+        ([7, 8, 8, 9], 1),
+    ],
+)
+def test_the_medoid_is_most_like_the_others(answers: list[object], index: int) -> None:
+    assert medoid(said(*answers), FIELDS).index == index
+
+
+def test_the_medoid_does_not_depend_on_the_order_but_for_ties() -> None:
+    answers = ["a b c d", "a b c e", "a b x y", "q r s t"]
+    texts = {str(medoid(said(*order), FIELDS).outputs["answer"]) for order in itertools.permutations(answers)}
+    assert texts <= {"a b c d", "a b c e"}  # as alike to the others, so that the first of both is taken
+
+
+def test_the_medoid_reads_all_fields() -> None:
+    drafts = [
+        Draft(round=1, index=index, solution="", outputs={"title": title, "answer": answer})
+        for index, (title, answer) in enumerate([("x", "one two"), ("the end", "one two"), ("the end", "three")])
+    ]
+    assert medoid(drafts, ("title", "answer")).index == 1

@@ -262,7 +262,7 @@ FINAL = Axis(
     default=("refine",),
     applies=_wide_last,
     when="always; all but refine allow a wide last round",
-    around=lambda schedule: tuple(dict.fromkeys(("refine", "vote", canonical(schedule).final))),
+    around=lambda schedule: tuple(dict.fromkeys(("refine", "vote", "medoid", canonical(schedule).final))),
     checked=("best",),
     later=True,
 )

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import sympy
 
-from pdr_dspy.verifiers.mathematics import equality, regions
-from pdr_dspy.verifiers.mathematics.areas import area_of, lists_sets
+from pdr_dspy.verifiers.mathematics import equality, regions, verbatim
+from pdr_dspy.verifiers.mathematics.areas import area_of
+from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
+from pdr_dspy.verifiers.mathematics.assignments import Equality, Points, as_roots, distinct, lined_up, points_of
 from pdr_dspy.verifiers.mathematics.beside import agree
-from pdr_dspy.verifiers.mathematics.expressions import TooLarge
-from pdr_dspy.verifiers.mathematics.products import is_word
+from pdr_dspy.verifiers.mathematics.families import is_set_membership, parameters, renamed, same_family_points
 from pdr_dspy.verifiers.mathematics.regions import Region
-from pdr_dspy.verifiers.mathematics.scalar_equality import in_radians, is_matrix, same_scalars
+from pdr_dspy.verifiers.mathematics.scalar_equality import is_matrix, same_scalars
 from pdr_dspy.verifiers.mathematics.structures import read
-from pdr_dspy.verifiers.mathematics.tokens import Unreadable
+from pdr_dspy.verifiers.mathematics.tokens import Invalid, Unreadable
 from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
@@ -35,10 +34,12 @@ from pdr_dspy.verifiers.mathematics.values import (
     SuchThat,
     Value,
     Words,
-    is_quantity,
-    name_of,
+    by_rows,
     only,
     said_beside,
+    value_of,
+    vector_of,
+    words_of,
 )
 
 
@@ -50,8 +51,10 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
         if text is None:
             return {"readable": True}
         try:
-            found.append(read(text))
+            found.append(read(text, is_gold=side == "gold"))
         except Unreadable as error:
+            if side == "gold" and not isinstance(error, Invalid) and verbatim.is_comparable(gold):
+                return _as_written(gold, answer)
             return {"unreadable": side, "detail": str(error)[:100]}
         except TooLarge:
             return {"large": side}
@@ -59,18 +62,29 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
             raise
         except Exception as error:  # raised by sympy, such as a domain error
             return {"unreadable": side, "detail": type(error).__name__}
-    try:
-        return {"equal": any(same(*pair) for pair in itertools.product(*found))}
-    except TooLarge:
-        return {"large": "answer"}
-    except Unreadable as error:
-        return {"unreadable": "answer", "detail": str(error)[:100]}
+    failure: dict[str, Any] | None = None
+    for pair in itertools.product(*found):
+        try:
+            if same(*pair):
+                return {"equal": True}
+        except TooLarge:
+            failure = failure or {"large": "answer"}
+        except Unreadable as error:
+            failure = failure or {"unreadable": "answer", "detail": str(error)[:100]}
+    return failure or {"equal": False}
+
+
+def _as_written(gold: str, answer: str | None) -> dict[str, Any]:
+    """The verdict on an answer to a gold answer that is no mathematics."""
+    if answer is None:
+        return {"readable": True, "verbatim": True}
+    return {"equal": verbatim.form(gold) == verbatim.form(answer), "verbatim": True}
 
 
 def same(gold: Answer, answer: Answer) -> bool:
     """Whether an answer is equal to the gold answer."""
     gold, answer = _unfolded(gold), _unfolded(answer)
-    want, have = _points(gold, is_gold=True), _points(answer, is_gold=False)
+    want, have = points_of(gold, _ALIKE, is_gold=True), points_of(answer, _ALIKE, is_gold=False)
     if want is not None and have is not None and _same_points(want, have):
         return True
     first, second = area_of(gold), area_of(answer)
@@ -108,16 +122,16 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, Scalar) and isinstance(answer, Scalar):
         return same_scalars(gold, answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return _words(gold) is not None and _words(gold) == _words(answer)
+        return words_of(gold) is not None and words_of(gold) == words_of(answer)
     if isinstance(gold, Cases) and isinstance(answer, Cases):
         return _same_cases(gold, answer)
     if isinstance(gold, Ratio):
         return _same_ratio(gold, answer)
     if is_matrix(gold) != is_matrix(answer):
-        gold, answer = _by_rows(gold), _by_rows(answer)
+        gold, answer = by_rows(gold), by_rows(answer)
         if isinstance(gold, Scalar) and isinstance(answer, Scalar):
             return same_scalars(gold, answer)
-    first, second = _vector(gold), _vector(answer)
+    first, second = vector_of(gold), vector_of(answer)
     if first is not None and second is not None:
         shapes = {kind for kind, _ in (first, second)}
         if len(shapes) > 1 and not ("tuple" in shapes or "angle" in shapes):
@@ -131,7 +145,7 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, Formula) and isinstance(answer, Formula):
         return gold.form == answer.form
     if isinstance(gold, Braces) and isinstance(answer, Braces):
-        return _matched(_distinct(gold.items), _distinct(answer.items), _same_member)
+        return _matched(distinct(gold.items, _same_member), distinct(answer.items, _same_member), _same_member)
     if isinstance(gold, Combined) and isinstance(answer, Combined) and gold.operation == answer.operation:
         if gold.operation == "minus":
             return _in_order(gold.parts, answer.parts)
@@ -139,27 +153,6 @@ def same_values(gold: Value, answer: Value) -> bool:
     if isinstance(gold, SuchThat) and isinstance(answer, SuchThat):
         return _same_sets_of(gold, answer)
     return False
-
-
-def _by_rows(value: Value) -> Value:
-    """`[[1, 0], [0, 1]]` as a matrix."""
-    if not isinstance(value, Sequence) or (value.opening, value.closing) not in (("[", "]"), ("(", ")")):
-        return value
-    rows = [only(item) for item in value.items]
-    cells: list[list[Any]] = []
-    decimal = False
-    for row in rows:
-        if not isinstance(row, Sequence) or (row.opening, row.closing) != (value.opening, value.closing):
-            return value
-        members = [only(item) for item in row.items]
-        if any(not isinstance(one, Scalar) or one.percent or one.degrees or one.unit or one.base for one in members):
-            return value
-        scalars = [one for one in members if isinstance(one, Scalar)]
-        cells.append([one.expression for one in scalars])
-        decimal = decimal or any(one.decimal for one in scalars)
-    if len({len(row) for row in cells}) != 1 or any(isinstance(one, sympy.MatrixBase) for row in cells for one in row):
-        return value
-    return Scalar(sympy.ImmutableMatrix(cells), decimal)
 
 
 def _in_order(gold: Iterable[Value], answer: Iterable[Value]) -> bool:
@@ -232,44 +225,12 @@ def _same_member(gold: Answer, answer: Answer) -> bool:
     return kinds[0] == kinds[1] and same(gold, answer)
 
 
-def _distinct(items: Iterable[Answer]) -> list[Answer]:
-    found: list[Answer] = []
-    for item in items:
-        if not any(_same_member(item, other) for other in found):
-            found.append(item)
-    return found
-
-
-def _words(value: Value) -> str | None:
-    if isinstance(value, Words):
-        return re.sub(r"[\s().]+", " ", value.text).strip().casefold() or None
-    if isinstance(value, Scalar) and isinstance(value.expression, sympy.Symbol):
-        name = value.expression.name
-        return name.casefold() if len(name) == 1 or is_word(value.expression) else None
-    return None
-
-
 def _same_single(gold: Any, answer: Any) -> bool:
     return (
         same(gold, answer)
         if isinstance(gold, Answer) and isinstance(answer, Answer)
-        else same_values(_value(gold), _value(answer))
+        else same_values(value_of(gold), value_of(answer))
     )
-
-
-def _value(one: Any) -> Value:
-    found = only(one) if isinstance(one, Answer) else one
-    return found if found is not None else Words("")
-
-
-def _vector(value: Value) -> tuple[str, list[Any]] | None:
-    """A point or vector: its notation, and its members."""
-    if isinstance(value, Sequence) and (value.opening, value.closing) in (("(", ")"), ("<", ">")):
-        return ("tuple" if value.opening == "(" else "angle"), list(value.items)
-    if isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase) and 1 in value.expression.shape:
-        kind = "column" if value.expression.cols == 1 else "row"
-        return kind, [Scalar(cell, value.decimal) for cell in value.expression.flat()]
-    return None
 
 
 def _same_cases(gold: Cases, answer: Cases) -> bool:
@@ -319,196 +280,14 @@ def _family(member: Answer, condition: Answer) -> Points | None:
 # ------------------------------------------------------------------------------------------------------------ points
 
 
-@dataclass
-class Points:
-    """Alternatives that are tuples of values, one value per name, under conditions."""
-
-    names: tuple[str, ...] | None
-    points: list[tuple[Value, ...]]
-    conditions: list[Item]
-
-
-def _points(answer: Answer, *, is_gold: bool) -> Points | None:
-    """An answer as alternatives of values; None if it has another form."""
-    names: tuple[str, ...] | None = None
-    points: list[tuple[Value, ...]] = []
-    conditions: list[Item] | None = None
-    for option in answer.options:
-        found = _option_points(option, is_gold=is_gold, spread=not lists_sets(answer))
-        if found is None:
-            return None
-        own_names, own_points, own_conditions = found
-        if own_names is not None:
-            if names is not None and names != own_names:
-                return None
-            names = own_names
-        if conditions is not None and conditions != own_conditions:
-            return None
-        conditions = own_conditions
-        points += own_points
-    if names is not None and len(names) > 1:
-        points = [point if len(point) > 1 else _as_tuple(point, len(names)) for point in points]
-        if any(len(point) != len(names) for point in points):
-            return None
-    return Points(names, points, conditions or [])
-
-
-def _as_tuple(point: tuple[Value, ...], count: int) -> tuple[Value, ...]:
-    vector = _vector(point[0])
-    if vector is None or len(vector[1]) != count:
-        return point
-    return tuple(_value(item) for item in vector[1])
-
-
-def _option_points(
-    option: tuple[Item, ...], *, is_gold: bool, spread: bool
-) -> tuple[tuple[str, ...] | None, list[tuple[Value, ...]], list[Item]] | None:
-    assigned: dict[str, list[Value]] = {}
-    bare: list[Value] = []
-    conditions: list[Item] = []
-    for item in option:
-        if not isinstance(item, Relation):
-            bare.append(item)
-            continue
-        found = _assignment(item, is_gold=is_gold, alone=len(option) == 1)
-        if found is None:
-            conditions.append(item)
-        else:
-            for name, value in found:
-                if name is None:
-                    bare.append(value)
-                elif name in assigned:
-                    return None
-                else:
-                    assigned[name] = _members(value) if len(found) == 1 else [value]
-    if len(bare) + bool(assigned) != 1 or len(bare) > 1:
-        return None
-    if bare:
-        return None, [(value,) for value in (_members(bare[0]) if spread else bare)], conditions
-    names = tuple(sorted(assigned))
-    return names, list(itertools.product(*(assigned[name] for name in names))), conditions
-
-
-def _members(value: Value) -> list[Value]:
-    """The members of a finite set; the empty set has none, and any other value is its only member."""
-    if isinstance(value, Braces):
-        return [_value(item) for item in _distinct(value.items)]
-    if isinstance(value, Named) and value.name == "empty":
-        return []
-    if (
-        isinstance(value, Combined)
-        and value.operation == "cup"
-        and all(isinstance(part, Braces) for part in value.parts)
-    ):
-        items = [item for part in value.parts if isinstance(part, Braces) for item in part.items]
-        return [_value(item) for item in _distinct(items)]
-    if isinstance(value, SuchThat) and (found := _integers_between(value)) is not None:
-        return [Scalar(sympy.Integer(one)) for one in found]
-    return [value]
-
-
-def _integers_between(value: SuchThat) -> list[int] | None:
-    r"""The members of `\{x \in \mathbb Z \mid 0 < x < 4\}`."""
-    if len(value.member.options) != 1 or len(value.member.options[0]) != 1:
-        return None
-    member = value.member.options[0][0]
-    if not (isinstance(member, Relation) and member.signs == ("in",) and isinstance(member.sides[1], Named)):
-        return None
-    name, found = name_of(member.sides[0]), area_of(value.condition)
-    if name is None or found is None or found[0] != name or member.sides[1].name not in ("Z", "N"):
-        return None
-    numbers: set[int] = set()
-    for part in found[1]:
-        if part.low.is_infinite or part.high.is_infinite or part.high - part.low > 200:
-            return None
-        low, high = sympy.ceiling(part.low), sympy.floor(part.high)
-        numbers |= set(range(int(low), int(high) + 1))
-        numbers -= {int(low)} if part.low_open and low == part.low else set()
-        numbers -= {int(high)} if part.high_open and high == part.high else set()
-    if member.sides[1].name == "N" and 0 in numbers:
-        return None
-    return sorted(numbers)
-
-
-def _assignment(relation: Relation, *, is_gold: bool, alone: bool) -> list[tuple[str | None, Value]] | None:
-    r"""The names and values that a relation assigns: `x = 2`, `(x, y) = (1, 2)`, `m + n = 204`, `x = 6 \cdot 7 = 42`,
-    `x \in \{1, 2\}`; without a name for `6 \cdot 7 = 42`."""
-    if relation.modulus is not None:
-        return None
-    if relation.signs == ("in",):
-        name = name_of(relation.sides[0])
-        of = relation.sides[1]
-        finite = isinstance(of, Braces) or (isinstance(of, Named) and of.name == "empty") or isinstance(of, SuchThat)
-        return [(name, of)] if name is not None and finite else None
-    if set(relation.signs) != {"="}:
-        return None
-    named: list[str] = []
-    quantity = False
-    values: list[Value] = []
-    for side in relation.sides:
-        name = name_of(side)
-        if name is not None:
-            named.append(name)
-        elif (
-            not values and not named and alone and not is_gold and is_quantity(side) and _is_number(relation.sides[-1])
-        ):
-            quantity = True
-        else:
-            values.append(side)
-    if not values or (len(named) > 1 and not alone):
-        return None
-    if len(values) > 1 and not all(same_values(values[-1], other) for other in values[:-1]):
-        if all(_is_number(value) for value in values):
-            raise Unreadable("sides that are not equal")
-        return None
-    value = values[-1]
-    if quantity and not named:
-        if isinstance(value, Scalar) and value.expression == 0 and not _sum_of_names(relation.sides[0]):
-            return None  # `a + 3z = 0` is an equation
-        return [(f"quantity {_key(relation.sides[0])}", value)]
-    if not named:
-        return [(None, value)] if all(_is_number(one) for one in values) else None
-    if isinstance(value, Scalar) and not isinstance(value.expression, sympy.MatrixBase):
-        letters = {sympy.srepr(letter) for letter in value.expression.free_symbols}
-        if letters & set(named):
-            return None
-    sides = [side for side in relation.sides if name_of(side) is not None]
-    if isinstance(sides[0], Sequence):
-        parts = _as_tuple((value,), len(sides[0].items))
-        if len(parts) != len(sides[0].items):
-            return None
-        names = [name_of(_value(item)) for item in sides[0].items]
-        return list(zip(names, parts, strict=True))
-    return [(named[0], value)]
-
-
-def _key(value: Value) -> str:
-    return sympy.srepr(value.expression) if isinstance(value, Scalar) else ""
-
-
-def _sum_of_names(value: Value) -> bool:
-    """`m + n`, `p - q`"""
-    parts = value.expression.args if isinstance(value, Scalar) and value.expression.is_Add else ()
-    return bool(parts) and all(part.is_Symbol or (-part).is_Symbol for part in parts)
-
-
-def _is_number(value: Value) -> bool:
-    """Whether a value contains no letters."""
-    if isinstance(value, Scalar):
-        return not value.expression.free_symbols and not value.expression.atoms(sympy.core.function.AppliedUndef)
-    if isinstance(value, Ratio):
-        return all(_is_number(item) for item in value.items)
-    return False
-
-
 def _same_points(gold: Points, answer: Points) -> bool:
     if gold.names is not None and answer.names is not None:
         if gold.names != answer.names:
-            gold, answer = _roots(gold, answer.names), _roots(answer, gold.names)
+            gold, answer = as_roots(gold, answer.names), as_roots(answer, gold.names)
         if gold.names != answer.names:
             return False
     elif not (gold.names is answer.names is None):
-        lined = _lined_up(gold, answer)
+        lined = lined_up(gold, answer)
         if lined is None:
             return False
         gold, answer = lined
@@ -517,45 +296,12 @@ def _same_points(gold: Points, answer: Points) -> bool:
     return _matched(gold.points, answer.points, _in_order)
 
 
-def _roots(points: Points, names: tuple[str, ...] | None) -> Points:
-    """`x_1 = 1, x_2 = 2` as two values of `x`, if that is the only name on the other side."""
-    if names is None or points.names is None or len(names) != 1 or len(points.names) < 2 or len(points.points) != 1:
-        return points
-    letters = {re.sub(r"_.*", "", re.sub(r"^Symbol\('", "", name)) for name in points.names}
-    if not all("_" in name for name in points.names) or letters != {re.sub(r"^Symbol\('|'.*", "", names[0])}:
-        return points
-    return Points(names, [(value,) for value in points.points[0]], points.conditions)
-
-
-def _lined_up(gold: Points, answer: Points) -> tuple[Points, Points] | None:
-    """Aligns named points with unnamed ones: `x = 1, y = 2` and `(1, 2)`."""
-    named, bare = (gold, answer) if gold.names is not None else (answer, gold)
-    assert named.names is not None
-    count = len(named.names)
-    if count == 1:
-        return gold, answer
-    points = [_as_tuple(point, count) for point in bare.points]
-    if len(named.points) == 1:
-        one = named.points[0]
-        letters = {re.sub(r"_.*", "", re.sub(r"^Symbol\('", "", name)) for name in named.names}
-        indexed = len(letters) == 1 and all("_" in name for name in named.names)
-        if all(len(point) == 1 for point in points) and len(points) == count:
-            if indexed:  # x_1 = 1, x_2 = 2 are two roots
-                spread = Points(None, [(value,) for value in one], named.conditions)
-                return (spread, answer) if named is gold else (gold, spread)
-            points = [tuple(point[0] for point in points)]
-    if any(len(point) != count for point in points):
-        return None
-    turned = Points(named.names, points, bare.conditions)
-    return (gold, turned) if named is gold else (turned, answer)
-
-
 def _same_families(gold: Points, answer: Points) -> bool:
     r"""Whether values with a parameter are equal (`2n\pi, n \in \mathbb Z`), under any name of the parameter."""
     if not gold.conditions or not answer.conditions:
         left = gold.conditions or answer.conditions
-        return all(_is_set_membership(one) for one in left) and _matched(gold.points, answer.points, _in_order)
-    first, second = _parameters(gold.conditions), _parameters(answer.conditions)
+        return all(is_set_membership(one) for one in left) and _matched(gold.points, answer.points, _in_order)
+    first, second = parameters(gold.conditions), parameters(answer.conditions)
     if first is None or second is None or sorted(first.values()) != sorted(second.values()) or len(first) > 3:
         return len(gold.conditions) == len(answer.conditions) and (
             _matched(gold.points, answer.points, _in_order)
@@ -567,59 +313,15 @@ def _same_families(gold: Points, answer: Points) -> bool:
             continue
         between = {old: sympy.Dummy(real=True) for old in names}
         swap = {between[old]: new for old, new in names.items()}
-        points = [tuple(_renamed(_renamed(value, between), swap) for value in point) for point in answer.points]
+        points = [tuple(renamed(renamed(value, between), swap) for value in point) for point in answer.points]
         integers = [letter for letter, kind in first.items() if kind == "Z"]
-        if _matched(gold.points, points, partial(_same_family_points, integers=integers)):
+        if _matched(gold.points, points, partial(_same_family_point, integers=integers)):
             return True
     return False
 
 
-def _is_set_membership(item: Item) -> bool:
-    return isinstance(item, Relation) and item.signs == ("in",) and isinstance(item.sides[1], Named)
-
-
-def _parameters(conditions: list[Item]) -> dict[Any, str] | None:
-    found: dict[Any, str] = {}
-    for item in conditions:
-        if not (isinstance(item, Relation) and (_is_set_membership(item) or item.signs == ("is",))):
-            return None
-        letter, kind = item.sides
-        if not (isinstance(letter, Scalar) and isinstance(letter.expression, sympy.Symbol)):
-            return None
-        found[letter.expression] = kind.name if isinstance(kind, Named) else f"is {_words(kind)}"
-    return found
-
-
-def _renamed(value: Value, names: dict[Any, Any]) -> Value:
-    if isinstance(value, Scalar):
-        return replace(value, expression=value.expression.subs(names))
-    if isinstance(value, Sequence):
-        items = tuple(Answer(((_renamed(_value(item), names),),)) for item in value.items)
-        return Sequence(value.opening, items, value.closing)
-    return value
-
-
-def _same_family_points(gold: tuple[Value, ...], answer: tuple[Value, ...], integers: list[Any]) -> bool:
-    if _in_order(gold, answer):
-        return True
-    if len(gold) != 1 or len(answer) != 1 or len(integers) != 1:
-        return False
-    first, second = gold[0], answer[0]
-    if not (isinstance(first, Scalar) and isinstance(second, Scalar)):
-        return False
-    if first.degrees != second.degrees:
-        first, second = in_radians(first), in_radians(second)
-    letter = integers[0]
-    if not (first.expression.is_polynomial(letter) and second.expression.is_polynomial(letter)):
-        return False
-    one, other = (sympy.Poly(value.expression, letter) for value in (first, second))
-    if one.degree() != 1 or other.degree() != 1:
-        return False
-    step, start = one.all_coeffs()
-    other_step, other_start = other.all_coeffs()
-    if not (equality.same(step, other_step) or equality.same(step, -other_step)):
-        return False
-    return bool(sympy.nsimplify(sympy.simplify((start - other_start) / step)).is_Integer)
+def _same_family_point(gold: tuple[Value, ...], answer: tuple[Value, ...], integers: list[Any]) -> bool:
+    return _in_order(gold, answer) or same_family_points(gold, answer, integers)
 
 
 # ---------------------------------------------------------------------------------------------------------- formulas
@@ -691,3 +393,6 @@ def _same_congruence(gold: Relation, answer: Relation) -> bool:
         if ratio.is_Integer:
             return True
     return False
+
+
+_ALIKE = Equality(same_values, _same_member)

@@ -18,8 +18,8 @@ from mpmath import mp
 from mpmath.libmp import NoConvergence
 from sympy.core.function import AppliedUndef
 
+from pdr_dspy.verifiers.mathematics.arithmetic import LOG_BASE, TooLarge
 from pdr_dspy.verifiers.mathematics.decimals import RELATIVE, is_finite, rounded_to
-from pdr_dspy.verifiers.mathematics.expressions import LOG_BASE, TooLarge
 
 _MOST_DIGITS = 40_000
 _POINTS = 8

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 import sympy
 
-from pdr_dspy.text import number_words
-from pdr_dspy.verifiers.mathematics import equality
+from pdr_dspy.verifiers.mathematics import equality, units
+from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
 from pdr_dspy.verifiers.mathematics.beside import agree
 from pdr_dspy.verifiers.mathematics.products import is_word, spread
 from pdr_dspy.verifiers.mathematics.values import Scalar, Value
@@ -17,7 +18,7 @@ from pdr_dspy.verifiers.mathematics.values import Scalar, Value
 def same_scalars(gold: Scalar, answer: Scalar) -> bool:
     """Whether two expressions are equal, with the rules of decimals, percentages, degrees, units and bases."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
-        factor = number_words.ratio_of(answer.unit, gold.unit)
+        factor = units.ratio(answer.unit, gold.unit)
         if factor is None or is_matrix(gold) or is_matrix(answer):
             return False
         exact = sympy.Rational(factor.numerator, factor.denominator)
@@ -48,18 +49,59 @@ def same_scalars(gold: Scalar, answer: Scalar) -> bool:
             candidates.append((first * turn, second) if gold.degrees else (first, second * turn))
             if "radian" in (gold.unit, answer.unit):
                 candidates = candidates[1:]
-    return any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates)
+    if any(_same_or_close(one, other, gold.decimal, answer.decimal) for one, other in candidates):
+        return True
+    return not (gold.decimal or answer.decimal) and _antiderivatives(*candidates[0])
+
+
+_CONSTANT = re.compile(r"[CcKk](?:_[0-9])?|constant")
+_VARIABLE = re.compile(r"[a-z]|theta|phi|alpha|omega|varphi")
 
 
 def _same_constant(gold: Any, answer: Any) -> Any:
-    """The answer with its constant of integration spelt as in the gold answer: `x^2 + c` as `x^2 + C`."""
-    for upper, lower in (("C", "c"), ("c", "C")):
-        here, there = ({one.name: one for one in value.free_symbols} for value in (gold, answer))
-        if upper in here and lower in there and lower not in here and upper not in there:
-            loose = (gold - here[upper]).has(here[upper]) or (answer - there[lower]).has(there[lower])
-            if not loose and gold.free_symbols != {here[upper]}:
-                return answer.subs(there[lower], here[upper])
-    return answer
+    """The answer with its constant of integration spelt as in the gold answer: `x^2 + c` and `x^2 + K` as `x^2 + C`.
+
+    A constant of integration is C, c, K or k, added once to a function of other letters: for C of anything with a
+    variable, for the others, which name coefficients as often, of a single variable.
+    """
+    want, have = _added_constant(gold), _added_constant(answer)
+    if want is None or have is None or want == have or want in answer.free_symbols or have in gold.free_symbols:
+        return answer
+    variables = gold.free_symbols - {want}
+    named = [one for one in variables if _VARIABLE.fullmatch(one.name)]
+    if not named or (want.name != "C" and len(variables) > 1 and have.name.lower() != want.name.lower()):
+        return answer
+    return answer.subs(have, want)
+
+
+def _added_constant(value: Any) -> Any:
+    """The letter that may be the constant of integration in a sum, if there is exactly one."""
+    if isinstance(value, sympy.MatrixBase) or not value.is_Add:
+        return None
+    found = [one for one in value.args if one.is_Symbol and _CONSTANT.fullmatch(one.name)]
+    if len(found) > 1:  # `c` beside `C`, or beside a letter `k` of the problem
+        found = [one for one in found if one.name == "C"]
+    return found[0] if len(found) == 1 and not (value - found[0]).has(found[0]) else None
+
+
+def _antiderivatives(gold: Any, answer: Any) -> bool:
+    """Whether two antiderivatives with their constant C differ by a constant: `(x+1)^2/2 + C`, `x^2/2 + x + C`."""
+    constant = _added_constant(gold)
+    if constant is None or constant.name != "C" or _added_constant(answer) != constant:
+        return False
+    letters = (gold.free_symbols | answer.free_symbols) - {constant}
+    if len(letters) != 1 or gold.free_symbols != answer.free_symbols:
+        return False
+    (letter,) = letters
+    if letter.name not in _OF_INTEGRALS:
+        return False
+    try:
+        return equality.vanishes(sympy.diff(gold - answer, letter))
+    except TooLarge:
+        return False
+
+
+_OF_INTEGRALS = ("x", "t", "u", "y", "z", "theta")
 
 
 def _same_or_close(gold: Any, answer: Any, gold_decimal: bool, answer_decimal: bool) -> bool:

@@ -7,9 +7,11 @@ import re
 import sympy
 
 from pdr_dspy.text import number_words
+from pdr_dspy.verifiers.mathematics import units
+from pdr_dspy.verifiers.mathematics.arithmetic import DEGREE
 from pdr_dspy.verifiers.mathematics.beside import NOTHING, Beside, after_value, harmless
-from pdr_dspy.verifiers.mathematics.expressions import DEGREE, read_expression
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable
+from pdr_dspy.verifiers.mathematics.expressions import read_expression
+from pdr_dspy.verifiers.mathematics.tokens import Invalid, Token, Unreadable
 from pdr_dspy.verifiers.mathematics.values import Scalar, Value
 
 
@@ -91,7 +93,7 @@ def _in_base(tokens: list[Token]) -> Scalar | None:
     try:
         value = int(digits, radix)
     except ValueError as error:
-        raise Unreadable("a digit that the base does not have") from error
+        raise Invalid("a digit that the base does not have") from error
     return Scalar(
         sympy.Integer(-value if negative else value), digits=("-" if negative else "") + digits.lstrip("0"), base=radix
     )
@@ -122,6 +124,8 @@ def _without_unit(tokens: list[Token]) -> tuple[list[Token], str | None, int, Be
     scale = number_words.SCALES.get(phrase.lower()) or number_words.SCALES.get(number_words.singular(phrase.lower()))
     if scale is not None and not power:
         return rest, None, scale, NOTHING
+    if not power and (compound := units.named(phrase)) is not None and units.is_compound(compound):
+        return rest, compound, 1, NOTHING
     found = [word.lower() for word in re.findall(r"[^\W\d_]+", phrase)]
     if not found or re.search(r"[0-9‰(]", phrase) or not harmless(phrase):
         raise Unreadable(phrase)

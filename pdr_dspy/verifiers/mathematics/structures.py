@@ -7,19 +7,30 @@ condition.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
-from typing import Any
 
 import sympy
 
-from pdr_dspy.text import number_words
 from pdr_dspy.verifiers.mathematics import logic
-from pdr_dspy.verifiers.mathematics.beside import NOTHING, after_value
-from pdr_dspy.verifiers.mathematics.expressions import read_expression, table
+from pdr_dspy.verifiers.mathematics.approximations import approximate
+from pdr_dspy.verifiers.mathematics.arrangement import (
+    begins_statement,
+    both_signs,
+    condition_in_brackets,
+    sets_by_letter,
+    stripped,
+    union_letters,
+)
+from pdr_dspy.verifiers.mathematics.beside import NOTHING
+from pdr_dspy.verifiers.mathematics.cleaning import clean, other_spellings
+from pdr_dspy.verifiers.mathematics.conditions import modulus_of, property_of, remainder
+from pdr_dspy.verifiers.mathematics.cursor import table
+from pdr_dspy.verifiers.mathematics.lexer import tokenise
 from pdr_dspy.verifiers.mathematics.products import capitals
 from pdr_dspy.verifiers.mathematics.scalars import read_scalar
-from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, clean, matching, merged, split, tokenise
+from pdr_dspy.verifiers.mathematics.tokens import Token, Unreadable, matching, merged, split
 from pdr_dspy.verifiers.mathematics.values import (
     Answer,
     Braces,
@@ -42,11 +53,25 @@ MAX_ITEMS = 200
 MAX_DEPTH = 12
 
 
-def read(text: str) -> list[Answer]:
-    """The possible readings of a text: one, or for an approximation (`1/3 ≈ 0.333`) the exact and the rounded value.
+def read(text: str, *, is_gold: bool = False) -> list[Answer]:
+    """The possible readings of a text: one, or for an approximation (`1/3 ≈ 0.333`) the exact and the rounded value,
+    and those of ambiguous spellings (`5 m/s`).
 
     Raises Unreadable, TooLarge.
     """
+    readings: list[Answer] = []
+    failure: Unreadable | None = None
+    for spelling in (text, *other_spellings(text, is_gold=is_gold)):
+        try:
+            readings += _readings(spelling)
+        except Unreadable as error:
+            failure = failure or error
+    if failure is not None and not readings:
+        raise failure
+    return readings
+
+
+def _readings(text: str) -> list[Answer]:
     tokens = tokenise(clean(text))
     if logic.is_formula(tokens):
         return [_single(Formula(logic.form(tokens)))]
@@ -56,40 +81,23 @@ def read(text: str) -> list[Answer]:
     if not tokens:
         raise Unreadable("nothing")
     answer = _answer(tokens, 0)
-    exact, rounded = _approximate(answer, keep=0), _approximate(answer, keep=-1)
+    exact, rounded = approximate(answer, keep=0), approximate(answer, keep=-1)
     readings = [exact] if exact == rounded else [exact, rounded]
+    if len(tokens) > 3 and tokens[0][:2] in (("sym", "C"), ("sym", "P")) and _is_pair(tokens[1:]):  # or a point
+        with contextlib.suppress(Unreadable):
+            readings.append(_single(read_scalar(tokens)))
     if logic.is_formula(connected := logic.in_words(tokens)):  # `p or q`
         readings.append(_single(Formula(logic.form(connected))))
     return readings
 
 
+def _is_pair(tokens: list[Token]) -> bool:
+    whole = tokens[0][:2] == ("open", "(") and matching(tokens)[0] == len(tokens) - 1
+    return whole and len(split(tokens[1:-1], "op", ",")[0]) == 2
+
+
 def _single(value: Value) -> Answer:
     return Answer(((value,),), listed=True)
-
-
-def _approximate(answer: Answer, *, keep: int) -> Answer:
-    """The answer with only the side before (keep=0) or after (keep=-1) the sign of an approximation."""
-
-    def cut(item: Item) -> Item:
-        if not isinstance(item, Relation) or "approx" not in item.signs:
-            return item
-        place = item.signs.index("approx")
-        if set(item.signs[:place]) - {"="} or set(item.signs[place:]) - {"approx", "="}:
-            raise Unreadable("an approximation")
-        numbers = [side for side in item.sides if isinstance(side, Scalar) and side.expression.is_number]
-        last = item.sides[-1]
-        if not (isinstance(last, Scalar) and last in numbers):
-            raise Unreadable("an approximation of something other than a number")
-        for number in numbers:
-            want, have = complex(number.expression.evalf()), complex(last.expression.evalf())
-            if abs(want - have) * 50 > abs(want):
-                raise Unreadable("an incorrect approximation")
-        names = [side for side in item.sides[: place + 1] if side not in numbers]
-        exact = [side for side in item.sides[: place + 1] if side in numbers]
-        sides = (*names, exact[-1] if exact and keep == 0 else last)
-        return sides[0] if len(sides) == 1 else Relation(sides, ("=",) * (len(sides) - 1))
-
-    return replace(answer, options=tuple(tuple(cut(item) for item in option) for option in answer.options))
 
 
 # --------------------------------------------------------------------------------------------------- and, or, commas
@@ -100,19 +108,11 @@ def _answer(tokens: list[Token], depth: int) -> Answer:
         raise Unreadable("too deep")
     parts, _ = split(tokens, "join", "or")
     if len(parts) > 1:
-        parts = [_stripped(part) for part in parts]
+        parts = [stripped(part) for part in parts]
         if not all(parts):
             raise Unreadable("an `or` without its sides")
         return _either([_groups(part, depth) for part in parts], tokens)
     return _groups(tokens, depth)
-
-
-def _stripped(tokens: list[Token]) -> list[Token]:
-    while tokens and tokens[-1][:2] in (("op", ","), ("op", ";")):
-        tokens = tokens[:-1]
-    while tokens and tokens[0][:2] in (("op", ","), ("op", ";")):
-        tokens = tokens[1:]
-    return tokens
 
 
 def _either(answers: list[Answer], tokens: list[Token]) -> Answer:
@@ -125,7 +125,7 @@ def _either(answers: list[Answer], tokens: list[Token]) -> Answer:
 
 def _groups(tokens: list[Token], depth: int) -> Answer:
     parts, _ = split(tokens, "op", ";")
-    parts = [part for part in parts if _stripped(part)]
+    parts = [part for part in parts if stripped(part)]
     if len(parts) > 1:
         answers = [_together(part, depth) for part in parts]
         if all(len(answer.options) == 1 for answer in answers):
@@ -139,7 +139,7 @@ def _groups(tokens: list[Token], depth: int) -> Answer:
 
 def _together(tokens: list[Token], depth: int) -> Answer:
     """Items separated by commas, `and` and the words of conditions."""
-    tokens = _condition_in_brackets(_stripped(tokens))
+    tokens = condition_in_brackets(stripped(tokens))
     pieces: list[list[Token]] = [[]]
     pairs = matching(tokens)
     place = 0
@@ -149,7 +149,7 @@ def _together(tokens: list[Token], depth: int) -> Answer:
             place = pairs[place] + 1
             continue
         token = tokens[place]
-        if token[:2] == ("op", "/") and _begins_statement(tokens, place, pieces[-1]):
+        if token[:2] == ("op", "/") and begins_statement(tokens, place, pieces[-1]):
             pieces.append([])
             place += 1
             continue
@@ -175,7 +175,7 @@ def _together(tokens: list[Token], depth: int) -> Answer:
     sizes: list[int] = []
     for piece in pieces:
         if piece:
-            found = [_item(one, depth) for one in _both_signs(piece)]
+            found = [_item(one, depth) for one in both_signs(piece)]
             items += found
             sizes += [1] * len(found)
         if len(items) > MAX_ITEMS:
@@ -183,58 +183,6 @@ def _together(tokens: list[Token], depth: int) -> Answer:
     if not items:
         raise Unreadable("nothing")
     return _arranged(items, None)
-
-
-def _begins_statement(tokens: list[Token], place: int, piece: list[Token]) -> bool:
-    """Whether a slash stands between two statements: `x = 1 / x = 4`, since no name divides the side of an equation
-    that goes on."""
-    if tokens[place + 1 : place + 2] and tokens[place + 1][:2] == ("op", "/"):
-        return _begins_statement(tokens, place + 1, piece)
-    if not any(token[:2] == ("rel", "=") for token in piece):
-        return not piece and place > 0 and tokens[place - 1][:2] == ("op", "/")
-    end = place + 1
-    if end >= len(tokens) or tokens[end].kind != "sym":
-        return False
-    while end < len(tokens) and (tokens[end].kind in ("sym", "num") or tokens[end].text in ("_", "{", "}", "'")):
-        end += 1
-    return end < len(tokens) and tokens[end].kind == "rel"
-
-
-def _condition_in_brackets(tokens: list[Token]) -> list[Token]:
-    r"""`2n\pi (n \in \mathbb Z)` as `2n\pi, n \in \mathbb Z`."""
-    if len(tokens) < 4 or tokens[-1][:2] != ("close", ")"):
-        return tokens
-    start = next(start for start, end in matching(tokens).items() if end == len(tokens) - 1)
-    inside = tokens[start + 1 : -1]
-    if start and tokens[start].text == "(" and len(split(inside, "rel")[0]) > 1 and tokens[start - 1].kind != "rel":
-        return [*tokens[:start], Token("op", ","), *inside]
-    return tokens
-
-
-def _both_signs(tokens: list[Token]) -> list[list[Token]]:
-    signs = [token.text for token in tokens if token.kind == "op" and token.text in ("pm", "mp")]
-    if not signs or _in_braces_only(tokens):
-        return [tokens]
-    if signs.count("pm") > 1:
-        raise Unreadable("several independent double signs")
-    found = []
-    for plus, minus in (("+", "-"), ("-", "+")):
-        turned = {"pm": plus, "mp": minus}
-        found.append(
-            [Token("op", turned[t.text], t.space) if t.kind == "op" and t.text in turned else t for t in tokens]
-        )
-    return found
-
-
-def _in_braces_only(tokens: list[Token]) -> bool:
-    """Whether every double sign (±) is inside of a set, whose members it doubles."""
-    inside: set[int] = set()
-    for start, end in matching(tokens).items():
-        if tokens[start].text == "\\{":
-            inside |= set(range(start, end))
-    return all(
-        place in inside for place, token in enumerate(tokens) if token.kind == "op" and token.text in ("pm", "mp")
-    )
 
 
 def assigned_name(item: Item) -> str | None:
@@ -282,71 +230,23 @@ def _arranged(items: list[Item], groups: list[int] | None) -> Answer:
 
 
 def _item(tokens: list[Token], depth: int) -> Item:
-    if (stated := _property(tokens)) is not None:
+    if (stated := property_of(tokens)) is not None:
         return stated
-    tokens, modulus = _modulus(tokens)
-    sides, signs = split(_sets_by_letter(tokens), "rel")
+    whole = tokens
+    tokens, modulus = modulus_of(tokens)
+    if modulus is not None and not split(tokens, "rel")[1]:
+        return remainder(whole)
+    sides, signs = split(sets_by_letter(tokens), "rel")
     if signs and not sides[0] and signs[0].text in ("=", "approx", "implies"):  # `= 42`
         sides, signs = sides[1:], signs[1:]
-    if modulus is not None and not signs:
-        raise Unreadable("a modulus without a congruence")
     if any(not side for side in sides):
         raise Unreadable("a relation without a side")
     values = tuple(_side(side, depth) for side in sides)
     if not signs:
         return values[0]
+    if modulus is not None:  # `x = 3 (mod 7)`
+        return Relation(values, tuple("equiv" if sign.text == "=" else sign.text for sign in signs), modulus)
     return Relation(values, tuple(sign.text for sign in signs), modulus)
-
-
-def _property(tokens: list[Token]) -> Relation | None:
-    r"""`n\text{ is even}`, `k\text{ odd}`: a letter with words that are no unit."""
-    if len(tokens) < 2 or tokens[-1].kind != "text" or tokens[0].kind != "sym":
-        return None
-    letter, phrase = tokens[:-1], tokens[-1].text
-    if len(letter) > 1 and letter[1].text != "_":
-        return None
-    said = re.findall(r"[^\W_]+", phrase.lower())
-    bare = [word for word in said if word not in ("is", "are", "being", "be", "a", "an", "the", "any", "some")]
-    if bare == said and (number_words.unit_named(phrase) or not after_value(phrase)):
-        return None
-    nouns = {"integer", "integers", "number", "numbers"}
-    if len(bare) > 1 and bare[-1] in nouns and bare[-2] not in ("positive", "negative", "natural", "nonnegative"):
-        bare = bare[:-1]
-    if not bare:
-        raise Unreadable(phrase)
-    name = {"integer": "Z", "integers": "Z", "real": "R", "rational": "Q"}.get(" ".join(bare))
-    if name is not None:
-        return Relation((read_scalar(letter), Named(name)), ("in",))
-    return Relation((read_scalar(letter), Words(" ".join(bare))), ("is",))
-
-
-def _sets_by_letter(tokens: list[Token]) -> list[Token]:
-    """`n \\in Z` as `n \\in \\mathbb Z`."""
-    return [
-        Token("cmd", f"set:{token.text}")
-        if token.kind == "sym" and token.text in "RZNQC" and place and tokens[place - 1][:2] in _MEMBERSHIP
-        else token
-        for place, token in enumerate(tokens)
-    ]
-
-
-_MEMBERSHIP = (("rel", "in"), ("rel", "notin"))
-
-
-def _modulus(tokens: list[Token]) -> tuple[list[Token], Any]:
-    pairs = matching(tokens)
-    place = 0
-    while place < len(tokens):
-        token = tokens[place]
-        if token[:2] == ("open", "(") and tokens[place + 1][:2] == ("cmd", "mod") and pairs[place] == len(tokens) - 1:
-            return tokens[:place], read_expression(tokens[place + 2 : -1])[0]
-        if token.kind == "cmd" and token.text in ("mod", "pmod", "bmod"):
-            rest = tokens[place + 1 :]
-            if rest and rest[0][:2] == ("open", "{") and matching(rest)[0] == len(rest) - 1:
-                rest = rest[1:-1]
-            return tokens[:place], read_expression(rest)[0]
-        place = pairs[place] + 1 if place in pairs else place + 1
-    return tokens, None
 
 
 _CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-4])(?::[0-5][0-9]){1,2}")
@@ -355,7 +255,7 @@ _CLOCK = re.compile(r"(?:[01]?[0-9]|2[0-4])(?::[0-5][0-9]){1,2}")
 def _side(tokens: list[Token], depth: int) -> Value:
     if depth > MAX_DEPTH:
         raise Unreadable("too deep")
-    tokens = _union_letters(tokens)
+    tokens = union_letters(tokens)
     for operation in ("minus", "cup", "cap"):
         parts, found = split(tokens, "cmd", operation)
         if found:
@@ -377,18 +277,6 @@ def _hour(value: Value) -> Value:
     if isinstance(value, Scalar) and value.words.marks & {"am", "pm"} and value.expression in range(1, 13):
         return Ratio((replace(value, words=NOTHING), Scalar(sympy.Integer(0), words=value.words)), clock=True)
     return value
-
-
-def _union_letters(tokens: list[Token]) -> list[Token]:
-    """`(0, 1) U (2, 3)`, and `R - {2}`."""
-    out = list(tokens)
-    for place in range(1, len(tokens) - 1):
-        before, token, after = tokens[place - 1 : place + 2]
-        if token[:2] == ("sym", "U") and before.kind == "close" and after.kind == "open":
-            out[place] = Token("cmd", "cup")
-        if token[:2] == ("op", "-") and before.kind == "cmd" and before.text.startswith("set:"):
-            out[place] = Token("cmd", "minus")
-    return out
 
 
 _SUFFIXES = {
@@ -479,18 +367,32 @@ def _cases(inside: list[Token], depth: int) -> Value:
         joined: list[Token] = []
         for row in rows:
             joined += [*row[0], Token("op", ",")]
-        answer = _answer(_stripped(joined), depth + 1)
+        answer = _answer(stripped(joined), depth + 1)
         return SuchThat(answer, answer)
     found: list[tuple[Answer, Answer | None]] = []
     for row in rows:
         if len(row) != 2:
             raise Unreadable("a row of cases")
-        condition = [token for token in _stripped(row[1]) if token[:2] != ("join", "if")]
-        value = _answer(_stripped(row[0]), depth + 1)
+        condition = [token for token in stripped(row[1]) if token[:2] != ("join", "if")]
+        value = _answer(stripped(row[0]), depth + 1)
         otherwise = any(token[:2] == ("join", "otherwise") for token in condition)
         if otherwise and len(condition) > 1:
             raise Unreadable("otherwise")
-        found.append((value, None if otherwise else _answer(condition, depth + 1)))
+        found.append((value, None if otherwise else _condition(condition, depth)))
     if not found:
         raise Unreadable("cases")
     return Cases(tuple(found))
+
+
+def _condition(tokens: list[Token], depth: int) -> Answer:
+    """A condition of a case; one in prose is compared by its words."""
+    try:
+        return _answer([token for token in tokens if token[:2] != ("text", ".")], depth + 1)
+    except Unreadable:
+        if not any(token.kind == "text" and re.search(r"[A-Za-z]{2}", token.text) for token in tokens):
+            raise
+    pieces: list[str] = []
+    for token in tokens:
+        prose = token.kind == "text"
+        pieces += re.findall(r"[^\W_]+|[^\w\s.,;]", token.text.casefold()) if prose else [token.text]
+    return _single(Formula(" ".join(pieces)))

@@ -183,3 +183,50 @@ def said_beside(part: Any) -> Iterator[tuple[str | None, Beside]]:
     elif is_dataclass(part):
         for one in fields(part):
             yield from said_beside(getattr(part, one.name))
+
+
+def value_of(one: Any) -> Value:
+    """The only value of an answer, or the value itself; empty words for an answer of several."""
+    found = only(one) if isinstance(one, Answer) else one
+    return found if found is not None else Words("")
+
+
+def words_of(value: Value) -> str | None:
+    """What a value in words says: prose, a letter, a word of capitals; None for any other value."""
+    if isinstance(value, Words):
+        return re.sub(r"[\s().]+", " ", value.text).strip().casefold() or None
+    if isinstance(value, Scalar) and isinstance(value.expression, sympy.Symbol):
+        name = value.expression.name
+        return name.casefold() if len(name) == 1 or is_word(value.expression) else None
+    return None
+
+
+def vector_of(value: Value) -> tuple[str, list[Any]] | None:
+    """A point or vector: its notation, and its members."""
+    if isinstance(value, Sequence) and (value.opening, value.closing) in (("(", ")"), ("<", ">")):
+        return ("tuple" if value.opening == "(" else "angle"), list(value.items)
+    if isinstance(value, Scalar) and isinstance(value.expression, sympy.MatrixBase) and 1 in value.expression.shape:
+        kind = "column" if value.expression.cols == 1 else "row"
+        return kind, [Scalar(cell, value.decimal) for cell in value.expression.flat()]
+    return None
+
+
+def by_rows(value: Value) -> Value:
+    """`[[1, 0], [0, 1]]` as a matrix."""
+    if not isinstance(value, Sequence) or (value.opening, value.closing) not in (("[", "]"), ("(", ")")):
+        return value
+    rows = [only(item) for item in value.items]
+    cells: list[list[Any]] = []
+    decimal = False
+    for row in rows:
+        if not isinstance(row, Sequence) or (row.opening, row.closing) != (value.opening, value.closing):
+            return value
+        members = [only(item) for item in row.items]
+        if any(not isinstance(one, Scalar) or one.percent or one.degrees or one.unit or one.base for one in members):
+            return value
+        scalars = [one for one in members if isinstance(one, Scalar)]
+        cells.append([one.expression for one in scalars])
+        decimal = decimal or any(one.decimal for one in scalars)
+    if len({len(row) for row in cells}) != 1 or any(isinstance(one, sympy.MatrixBase) for row in cells for one in row):
+        return value
+    return Scalar(sympy.ImmutableMatrix(cells), decimal)

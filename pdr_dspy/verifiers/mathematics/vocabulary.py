@@ -98,7 +98,8 @@ COMMANDS = {
     **{"cap": ("cmd", "cap"), "infty": ("cmd", "infty"), "pi": ("cmd", "pi"), "imath": ("sym", "i")},
     **{letter: ("cmd", f"set:{letter}") for letter in "RZNQC"},
     **{name: ("cmd", name) for name in ("pmod", "bmod", "mod", "sqrt", "root", "cbrt", "sum", "prod", "int", "lim")},
-    **{name: ("cmd", name) for name in ("circ", "angle", "triangle", "choose")},
+    **{name: ("cmd", name) for name in ("circ", "angle", "triangle", "choose", "perm")},
+    **{"Pr": ("sym", "P")},
     **{"pod": ("cmd", "pmod"), "reals": ("cmd", "set:R")},
 }
 """The token of a command."""
@@ -138,6 +139,11 @@ UNICODE = {
 PHRASES = {
     **dict.fromkeys(("empty set", "the empty set", "no solution", "no solutions", "no real solution"), r"\emptyset"),
     **dict.fromkeys(("no real solutions", "there is no solution", "there are no solutions"), r"\emptyset"),
+    **dict.fromkeys(("no solution exists", "no solutions exist", "there exists no solution"), r"\emptyset"),
+    **dict.fromkeys(("has no solution", "has no solutions", "it has no solution", "it has no solutions"), r"\emptyset"),
+    **dict.fromkeys(("the equation has no solution", "the equation has no solutions"), r"\emptyset"),
+    **dict.fromkeys(("the system has no solution", "the system has no solutions"), r"\emptyset"),
+    **dict.fromkeys(("there are no real solutions", "there is no real solution"), r"\emptyset"),
     **dict.fromkeys(("all real numbers", "all reals", "all real", "any real number"), r"\mathbb{R}"),
     **dict.fromkeys(("all real x", "every real number", "the real numbers"), r"\mathbb{R}"),
     **dict.fromkeys(("all integers", "any integer", "every integer", "the integers"), r"\mathbb{Z}"),
