@@ -93,9 +93,10 @@ _CONDITIONAL = re.compile(
 _WRAP = r"[*_`\"“”'(\[]{0,4}"
 _REASON = re.compile(
     r"[,;]?\s\(?(?:because|since|as(?! well)|for the reason|due to|which|where|so|i\.e\.|that is|namely|weil|denn|car"
-    r"|parce que|porque|perché)\b.*|\s[–—-]\s.*|[,;]\s(?:not|rather than|instead of|as)\b.*"
-    r"|\s\((?![A-Za-z0-9]\))[^()]*\)\s*$"
-    r"|(?<=[0-9$)]):\s.*",
+    r"|parce que|porque|perché)\b.*|[,;]\s(?:not|rather than|instead of|as)\b.*"
+    r"|\s(?:[–—]|--?)\s(?!(?:sin|cos|tan|log|ln|exp|sqrt|pi|arc\w+)\b)(?=[^\W\d_]{2,}[\s,]+[^\W\d_]).*"  # no minus
+    r"|\s\((?=[^()]*[^\W\d_]{3})[^()]*\)\s*$"  # no factor
+    r"|(?<=[0-9$)]):\s(?=[^\W\d_]).*",  # no ratio
     re.I | re.S,
 )
 _OPTION = re.compile(
