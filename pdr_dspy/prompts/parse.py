@@ -83,6 +83,7 @@ _READ = 100
 
 
 _TURNS = 3
+_CLOSING_TAG = re.compile(r"</[\w-]{1,20}>")
 
 
 @lru_cache(maxsize=256)
@@ -149,8 +150,10 @@ class _Reader:
 
     def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
         most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
+        length = 0
         for statement in found[:_READ]:
-            if len(statement.text) > most:
+            length += len(statement.text)
+            if len(statement.text) > most or length > MAX_TEXT:
                 continue
             value = value_of(statement, kind, blanks=self.form.blanks)
             if name in self.form.optional and says_none(statement.text):
@@ -174,7 +177,7 @@ class _Reader:
         if "{" not in self.text:
             return taken, given
         for start, end, data in objects_in(self.text):
-            if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
+            if _CLOSING_TAG.sub("", self.text[end:].partition("\n")[0]).strip(" \t\r`.;]*_"):
                 taken.append((start, end))  # an object within a sentence states nothing
                 continue
             if self.truncated and "\n" not in self.text[end:]:
@@ -220,7 +223,11 @@ class _Reader:
         if not found:
             value = unlabelled(text, kind, truncated=self.truncated)
         if value is None:
-            value, how = alone(text, kind, code=name not in self.sought.short), "alone"
+            own = self.text.partition(NEXT_TURN)[0].replace(TURN_END, "").strip()
+            for part in dict.fromkeys((own, text)):
+                value, how = alone(part, kind, code=name not in self.sought.short), "alone"
+                if value is not None:
+                    break
         if value is None and name in self.form.optional and says_none(text):
             value = NONE
         if value is not None:
