@@ -82,6 +82,8 @@ _READ = 100
 """Maximum number of a field's statements that are tried, from the one that counts most."""
 
 
+_READ_CHARACTERS = 30_000
+"""Maximum characters of statements that are tried after the first one."""
 _TURNS = 3
 _CLOSING_TAG = re.compile(r"</[\w-]{1,20}>")
 
@@ -129,6 +131,8 @@ class _Reader:
     def own_turn(self, found: Mapping[str, Sequence[Statement]]) -> bool:
         """Parse the fields from the text before the end of the turn, or before a question that the model invented, if
         all of them are stated there. Returns False, with nothing parsed, if they are not."""
+        if not self.outputs and all(len(own) < 2 for own in found.values()):
+            return False  # nothing is stated twice
         for end in self.ends():
             before = {name: [one for one in own if one.start < end] for name, own in found.items()}
             if any(len(before[name]) < len(found[name]) for name in found):
@@ -152,9 +156,11 @@ class _Reader:
         most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
         length = 0
         for statement in found[:_READ]:
-            length += len(statement.text)
-            if len(statement.text) > most or length > MAX_TEXT:
+            if len(statement.text) > most:
                 continue
+            length += len(statement.text)
+            if length > _READ_CHARACTERS and length > len(statement.text):
+                return
             value = value_of(statement, kind, blanks=self.form.blanks)
             if name in self.form.optional and says_none(statement.text):
                 option = options_of(kind) is not None and kind is not bool  # "none" itself may be an option

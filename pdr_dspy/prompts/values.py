@@ -25,7 +25,10 @@ from pdr_dspy.prompts.objects import repairable
 from pdr_dspy.prompts.shapes import members
 from pdr_dspy.prompts.typed import is_special, special
 from pdr_dspy.text.answers import MAX_ANSWER, final_answer, to_number
+from pdr_dspy.text.choice_forms import set_right
 from pdr_dspy.text.choices import to_choice
+from pdr_dspy.text.polarity import polar
+from pdr_dspy.text.remarks import MAX_REMARK, remarked
 from pdr_dspy.text.statements import Statement
 from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
@@ -246,9 +249,15 @@ def _copied(text: str) -> str:
     """The content of brackets copied from the form, or of an element around the value."""
     text = text.strip()
     wrapped = re.fullmatch(r"[*_`$]*<(?:(\w+)(?:\s[^<>]*)?>(.*)</\1\s?>|([^<>/][^<>]*)>)[*_`$.]*", text, re.DOTALL)
-    return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
+    if wrapped:
+        return (wrapped[2] or wrapped[3] or "").strip()
+    if text.endswith((">", ">.", "*")) and (stray := _STRAY.search(text)) and "<" not in text[: stray.start()]:
+        return text[: stray.start()].strip()
+    return text
 
 
+_STRAY = re.compile(r"</[a-zA-Z_]{1,20}>[ \t*_.]*$")
+"""A closing tag that was never opened."""
 _REASON = re.compile(
     r"(?:[,;]|\s[-–—|])?\s{0,3}(?:\(\s?)?(?:because|since|as (?:we|it|the|shown|required)|which|confidence|check(?:ed)?"
     r"|verified|explanation|reason|i\.e\.)\b|<br\s?/?>\s*$",
@@ -265,6 +274,8 @@ def _one(text: str, kind: Any) -> Any:
         number = to_number(text)
         if number is None and (reason := _REASON.search(text)) and not _DOUBT.search(text, reason.start()):
             number = to_number(text[: reason.start()])
+        if number is None and len(text) <= MAX_REMARK:
+            number = set_right(text, to_number) or remarked(text, to_number)
         if number is None:
             return None
         if kind is int:
@@ -274,7 +285,7 @@ def _one(text: str, kind: Any) -> Any:
         except OverflowError:  # beyond 1.8e308
             return None
     options = cast("dict[str, Any]", options_of(kind))
-    choice = to_choice(text, list(options))
+    choice = to_choice(text, list(options)) or polar(text, list(options))
     if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy accepts a member's name too
         names = dict(kind.__members__)
         choice = to_choice(text, list(names))
@@ -389,9 +400,20 @@ def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
                 continue
             with suppress(ValidationError, ValueError):
                 return adapter.validate_python(candidate)
-    if listed is None or _OBJECT.match(body):
+    if listed is None or _OBJECT.match(body) or _is_cut(body):
         return None
     return _listed(body, kind, listed)
+
+
+_PAIRS = {"[": "]", "{": "}", "(": ")", "⟨": "⟩"}
+
+
+def _is_cut(body: str) -> bool:
+    """Whether a list lacks its closing bracket or quote: `["red", "bl`."""
+    closing = _PAIRS.get(body[:1])
+    if closing is not None:
+        return body.count(body[0]) > body.count(closing)
+    return body[:1] == '"' and body.count('"') % 2 == 1
 
 
 _OBJECT = re.compile(r"\{\s*(?:\"[^\"\n]{0,80}\"|'[^'\n]{0,80}'|\w{1,40})\s*:")

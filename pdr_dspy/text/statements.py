@@ -82,6 +82,8 @@ class _Search:
         self.found = list(given)
         self.extents: list[tuple[int, int]] = []
         """Spans of labelled statements: boxes and sentences in them belong to these."""
+        self.named: list[tuple[int, int]] = []
+        """Spans of the lines with a name of a field."""
         self.code = Spans(fences(text) if "```" in text or "~~~" in text else ())
 
     def run(self) -> dict[str, list[Statement]]:
@@ -215,7 +217,8 @@ class _Search:
     def lines(self) -> Iterator[_Mark]:
         """Labels at the head of a line."""
         pattern = patterns.line_pattern(self.sought, self.languages)
-        for start, end in self.lines_with(patterns.needles(self.sought, self.languages)):
+        self.named = self.lines_with(patterns.needles(self.sought, self.languages))
+        for start, end in self.named:
             for match in pattern.finditer(self.shadow, start, end):
                 if self.struck.around(match.end()):
                     continue
@@ -411,7 +414,7 @@ class _Search:
         if not self.languages:
             return
         said = labels.words(self.languages)
-        lines = self.lines_with(labels.needles(self.languages))
+        lines = self.named  # with the nouns of an answer among others
         for match in self.last_in(lines, labels.inline_label(self.languages)):
             self.within(field, match, "label", taken)
         for match in self.last_in(lines, labels.sentence(self.languages)):

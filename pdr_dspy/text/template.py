@@ -42,7 +42,7 @@ _END = re.compile(
     r"|<(?:end_?of_?(?:turn|text|utterance|sentence)|eos|EOS|EOT|eot|eod|turn\||im_end)>|</s>|\[(?:EOS|EOT)\]"
 )
 """Tokens with which models end a text or a turn."""
-_ASKED = re.compile(r"\[INST\]")
+_ASKED = re.compile(r"(?<![`\"'])\[INST\]")
 """The token of Mistral and Llama 2 before a user's turn."""
 _QUOTES = "`\"'”’"
 _STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>(?=[ \t]*[^\s<])")
@@ -77,26 +77,28 @@ def without_template(text: str) -> str:
         if match["opened"]:
             return "" if match.start() <= first else f"\n{NEXT_TURN}\n"
         ends = match.start() > first and _END.search(match.group()) is not None
+        ends = ends and text[match.end() : match.end() + 400].strip(f" \t\r\n{TURN_END}") != ""
         return f"\n{NEXT_TURN if ends else TURN_END}\n"
 
-    return _TURN.sub(end, _apart(text))
+    text = _apart(text)
+    return _TURN.sub(end, text)
 
 
 def _apart(text: str) -> str:
     """The text with a line's end behind each token that ends the text within a line."""
     code = Spans(fences(text) if "```" in text or "~~~" in text else ())
-    ends = []
+    places: list[tuple[int, str]] = []
     for token in _END.finditer(text):
-        if len(ends) >= _MOST:
+        end = token.end()
+        if len(places) >= _MOST:
             break
-        if not code.around(token.start()) and _follows_directly(text, token.start(), token.end()):
-            ends.append(token.end())
-    for asked in _ASKED.finditer(text):
-        if text[: asked.start()].strip() and not code.around(asked.start()):
-            ends.append(asked.end())
-            break
-    for end in sorted(ends, reverse=True):
-        text = f"{text[:end]}\n{NEXT_TURN}\n{text[end:]}" if end < len(text) else text
+        if text[end : end + 400].partition("\n")[0].strip() and not code.around(token.start()):
+            places += [(end, "\n")] if _follows_directly(text, token.start(), end) else []
+    asked = _ASKED.search(text)
+    if asked and text[: asked.start()].strip() and not code.around(asked.start()):
+        places.append((asked.start(), f"\n{NEXT_TURN}\n"))
+    for place, sign in sorted(places, reverse=True):
+        text = f"{text[:place]}{sign}{text[place:]}"
     return text
 
 
@@ -110,7 +112,7 @@ def _follows_directly(text: str, start: int, end: int) -> bool:
         return False
     line = text[max(text.rfind("\n", 0, start) + 1, start - 400) : start]
     rest = text[end : end + 400].partition("\n")[0]
-    return not any(line.count(sign) % 2 and rest.count(sign) % 2 for sign in "`\"")
+    return not any(line.count(sign) % 2 and rest.count(sign) % 2 for sign in '`"')
 
 
 def before_token(text: str) -> str:
