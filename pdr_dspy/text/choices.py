@@ -445,6 +445,7 @@ _AFFIRMED = re.compile(
 _SENTENCE_ENDS = re.compile(r"[.;!]\s+")
 
 
+_LIMITED = re.compile(r"\bbut (?:only|not always|just)\b", re.I)
 _LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
 
 
@@ -476,7 +477,7 @@ def _small_letters(text: str, options: Sequence[str]) -> set[str]:
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
     if text.endswith("?") and not any("?" in option for option in options):
         return None
-    if len(text) > 200 or _REJECTS.search(text) or _LETTERS_ONLY.fullmatch(text):
+    if len(text) > 200 or _REJECTS.search(text) or _LIMITED.search(text) or _LETTERS_ONLY.fullmatch(text):
         return None
     found: list[tuple[int, int, str]] = []
     for option in options:
