@@ -13,7 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from pdr_dspy.prompts.lists import in_brackets, items_of
-from pdr_dspy.prompts.values import SCALARS, has_marks, is_simple, member_kinds, options_of, structured
+from pdr_dspy.prompts.simple import has_marks, is_simple, options_of
+from pdr_dspy.prompts.values import SCALARS, member_kinds, structured
 from pdr_dspy.text.answers import MAX_ANSWER, to_number
 from pdr_dspy.text.choices import to_choice
 from pdr_dspy.text.choosing import chosen

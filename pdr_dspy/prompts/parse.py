@@ -21,8 +21,9 @@ from pdr_dspy.prompts.alone import alone
 from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
 from pdr_dspy.prompts.objects import objects_in, repairable
+from pdr_dspy.prompts.simple import contests, is_simple, is_text, options_of
 from pdr_dspy.prompts.typed import unlabelled, without_shapes
-from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
+from pdr_dspy.prompts.values import is_blank, value_of
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
