@@ -130,6 +130,7 @@ _DOUBT = re.compile(
 
 
 def one_value(text: str, kind: Any) -> Any:
+    """The number or the option that is the whole of a text, with its wrapping or a remark; None for any other text."""
     if kind in (int, float):
         number = to_number(text)
         if number is None and (reason := _REASON.search(text)) and not _DOUBT.search(text, reason.start()):

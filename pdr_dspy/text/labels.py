@@ -262,7 +262,7 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
         rf"{noun}[*_]{{0,3}}{about}[ \t]{{0,9}}(?:{said.verbs})(?:{_BUT}|(?:(?![^\W\d_])|(?<=[^\x00-\u024f])))"
         r"(?:[ \t]{1,9}(?:thus|therefore|simply|just|then|equal to|donc|also|somit|daher))?"
         r"(?![ \t]{1,9}(?:not|wrong|incorrect|correct|right|in|unclear|unknown|as follows|obtained|given|found|the same"
-        r"|nicht|falsch|richtig|pas|no(?=\s\w)|não|non|niet|не)\b):?",
+        r"|nicht|falsch|richtig|pas|(?:no|não)(?=\s\w)|non|niet|не)\b):?",
         re.IGNORECASE,
     )
 

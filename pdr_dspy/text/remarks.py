@@ -37,7 +37,9 @@ _TAKES_BACK = re.compile(
 _INEXACT = re.compile(
     r"""^\W*(?:about|around|approx\w*|roughly|nearly|almost|close\sto|some|over|under|below|above|up\sto|at\s(?:least|most)
     |(?:greater|less|more|fewer|larger|smaller|bigger|higher|lower)\b|min(?:imum)?\b|max(?:imum)?\b|exclusive|inclusive
-    |upper|circa|ca\.|before|after|preliminary|plus|minus|times|and|to|through|per|a\s|each|every
+    |upper|circa|ca\.|before|after|preliminary|plus|minus|times|and|to|through|per|each|every|a\s(?:\w+\s)?
+    (?:guess|bound|estimate|approximation|minimum|maximum|bit|little|lot|few|pair|day|week|month|year|hour|minute|head
+      |piece|person)\b
     |off|out|of|years?|hours?|minutes?|seconds?|days?)\b
     | ^\W*in\s(?!total\b|all\b|fact\b|other\swords|the\send|lowest|simplest|full|short) | [~≈±]""",
     re.I | re.X,
@@ -45,7 +47,7 @@ _INEXACT = re.compile(
 _SCALE = re.compile(
     r"\b(?:hundreds?|thousands?|millions?|billions?|trillions?|lakhs?|crores?|dozens?|scores?|gross|percent\w*|per"
     r"|bases?|mod|modulo|binary|octal|hex\w*|radians?|degrees?|cents?|pence|units?|scaled?|squared?|cubed|cubic|factorial"
-    r"|remainder|pairs?|halves|tenths?|hundredths?|thousandths?|negative|minus|half|quarter|multipl\w+ by|divided by"
+    r"|pairs?|halves|tenths?|hundredths?|thousandths?|negative|minus|half|quarter|multipl\w+ by|divided by"
     r"|log\w*|th|exponent|power)\b|[%‰°]|\bx\s?[0-9]|[×*]\s?10|10\s?\^|^[kKMB]$",
     re.I,
 )
@@ -54,8 +56,17 @@ _ONE_WORD = re.compile(
     r"|positive|unique|total|calculated|computed|shown|proved|proven|above|q\.?e\.?d\.?|answer|rounded)",
     re.I,
 )
-_SIGNS = {"times": "*", "plus": "+", "minus": "-", "multiplied by": "*", "divided by": "/", "over": "/"}
-_OPERATION = re.compile(rf"\s({'|'.join(_SIGNS)})(?=\s)", re.I)
+_SIGNS = {
+    "times": "*",
+    "plus": "+",
+    "minus": "-",
+    "multiplied by": "*",
+    "divided by": "/",
+    "over": "/",
+    "squared": "^2",
+    "cubed": "^3",
+}
+_OPERATION = re.compile(rf"\s({'|'.join(_SIGNS)})(?=\s|$)", re.I)
 _SENTENCE_SAYS = re.compile(
     r"(?:this|that|it)(?:['’]s|\s(?:is|was|equals|follows|comes|matches|agrees|results))\b", re.I
 )
@@ -95,7 +106,8 @@ def _leaves(remark: str, value: Fraction, number: Callable[[str], Fraction | Non
     rest = remark[same.end() :] if same else remark
     other = number(rest) if same or (bracketed and not rest.isdigit()) else None
     if other is None and rest[:1].isdigit() and (same or bracketed):
-        other = evaluated(signs(_OPERATION.sub(lambda word: _SIGNS[word[1].lower()], rest)), lambda word: False)
+        sides = _OPERATION.sub(lambda word: _SIGNS[word[1].lower()], rest)
+        other = evaluated(signs(sides), lambda word: False)
     if other is not None:
         return other == value
     if not rest[:1].isalpha() or _TAKES_BACK.search(remark) or _INEXACT.search(remark) or _SCALE.search(remark):

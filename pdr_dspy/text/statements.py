@@ -259,7 +259,7 @@ class _Search(Marked):
         spans = [span for span in boxes(self.text) if not taken.around(span[0])]
         for begin, stop in spans:
             joint = self.text[end + 1 : begin]
-            if found and len(joint) <= 60 and patterns.JOINT.fullmatch(joint):
+            if found and len(joint) <= 60 and TURN_END not in joint and patterns.JOINT.fullmatch(joint):
                 found += (" or " if "or" in joint.lower() else ", ") + self.text[begin:stop]
             else:
                 self.box(field, start, end, found)
