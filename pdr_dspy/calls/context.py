@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,17 +75,14 @@ def price_of(lm: Any) -> Price | None:
     return prices.get(id(lm), prices.get(lm.model))
 
 
-@contextmanager
-def run_of(operator: Any) -> Iterator[None]:
+def run_of(operator: Any) -> AbstractContextManager[Any]:
     """One run of an operator: its calls are marked with its name where the session has one for it."""
     now = _SESSION.get()
     name = "" if now.name_of is None else now.name_of(operator)
     if not name or now.on_call is None:
-        yield
-        return
+        return nullcontext()
     on_call = now.on_call
-    with session(on_call=lambda call: on_call(call.model_copy(update={"operator": name}))):
-        yield
+    return session(on_call=lambda call: on_call(call.model_copy(update={"operator": name})))
 
 
 @contextmanager

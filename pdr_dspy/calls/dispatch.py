@@ -97,7 +97,7 @@ async def send(lm: dspy.LM, jobs: Sequence[Job], now: Session) -> list[Result]:
     out = _Sending(lm, now)
     results, turns = out.turns(jobs)
     try:
-        came = await together([coming for _, coming in turns])
+        came = [await turns[0][1]] if len(turns) == 1 else await together([coming for _, coming in turns])
     finally:
         out.release_waiters()
     for (group, _), outcome in zip(turns, came, strict=True):
@@ -184,14 +184,16 @@ class _Sending:
         """Send siblings as one group, counted once against the bound on requests in flight."""
         now = self.now
         if now.in_flight is None or now.loop not in (None, asyncio.get_running_loop()):
+            if len(jobs) == 1:
+                return [await self.one(jobs[0], jobs[0].request)]
             return await together(self.siblings(jobs))
         async with now.in_flight:
+            if len(jobs) == 1:
+                return [await self.one(jobs[0], jobs[0].request)]
             return await together(self.siblings(jobs))
 
     def siblings(self, jobs: Sequence[Job]) -> list[Awaitable[Result]]:
-        """One request for all siblings, if there are several."""
-        if len(jobs) == 1:
-            return [self.one(jobs[0], jobs[0].request)]
+        """One request for several siblings."""
         group = f"{jobs[0].prompt}-{jobs[0].seed}-{time.monotonic_ns()}"
         mark = {"group": group, "size": len(jobs)}
         return [self.one(job, extended(job.request, pdr_siblings=mark)) for job in jobs]

@@ -132,8 +132,11 @@ async def send(lm: dspy.LM, request: Request) -> Sent:
     Its text is streamed (`dspy.streamify`) only inside `heard`; DSPy by itself would stream every call.
     """
     if _direct(lm):
-        with error_boundary(lm.model, unexpected=True):
+        try:
             response: Response = await lm.send_directly(request)  # type: ignore[attr-defined]
+        except Exception:
+            with error_boundary(lm.model, unexpected=True):
+                raise
         _record(lm, request, response, _extra(lm))
         return Sent(response, False)
     listener = _LISTENER.get()

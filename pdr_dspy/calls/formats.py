@@ -61,17 +61,17 @@ _NONE = Tries(0, 0)
 async def send(lm: dspy.BaseLM, request: Request, output_format: OutputFormat | None) -> Formatted:
     """Send a request that was written for this format, without it if the server refuses it. Raises `dspy.LMError` and
     its subclasses."""
+    if output_format is None:
+        return Formatted(await dspy_bridge.send(lm, request), False, _NONE)  # type: ignore[arg-type]
     before = _NONE
-    if output_format is not None and not is_refused(lm, output_format):
+    if not is_refused(lm, output_format):
         try:
             return Formatted(await dspy_bridge.send(lm, request), False, _NONE)  # type: ignore[arg-type]
         except REFUSALS as error:
             if not note(lm, output_format, error):
                 raise
             before = tries_of(error)
-    if output_format is not None:
-        request = without_format(request)
-    return Formatted(await dspy_bridge.send(lm, request), output_format is not None, before)  # type: ignore[arg-type]
+    return Formatted(await dspy_bridge.send(lm, without_format(request)), True, before)  # type: ignore[arg-type]
 
 
 def fate_of(output_format: OutputFormat | None, text: str, finish: str, *, refused: bool) -> FormatFate:

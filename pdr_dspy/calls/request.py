@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import dspy
-from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, request_from_openai_chat
+from dspy.lm15 import Config, LM15Error, Message, Request, TextPart, Usage, request_from_openai_chat
 
 from pdr_dspy.calls.capabilities import Capabilities, configured, is_served
 from pdr_dspy.calls.dspy_bridge import CLIENT_KEYS
@@ -20,7 +20,7 @@ from pdr_dspy.calls.store import Addresses, Rollout
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.text import clean
 
-T = TypeVar("T", Config, Request)
+T = TypeVar("T", Config, Request, Message, TextPart, Usage)
 
 
 class Sampling(NamedTuple):
@@ -217,14 +217,14 @@ def extended(request: Request, **extensions: Any) -> Request:
 
 def changed(value: T, **changes: Any) -> T:
     """A copy of an lm15 value with some fields replaced and not validated: `dataclasses.replace` would validate all
-    fields again, which took longer than the rest of a call. Only for values built by this library."""
+    fields again, which took longer than the rest of a call. Only for fields that are valid by construction."""
     copied = object.__new__(type(value))
     for name in _FIELDS[type(value)]:
         object.__setattr__(copied, name, changes[name] if name in changes else getattr(value, name))
     return copied
 
 
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request)}
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in (Config, Request, Message, TextPart, Usage)}
 _NOT_ON_THE_WIRE = frozenset({"rollout_id", "n", "num_generations", "seed", "cache"})
 """Settings of an LM that belong to DSPy or are replaced here, and connection settings; none are part of a request."""
 
@@ -267,11 +267,15 @@ def _request(model: str, messages: Sequence[Mapping[str, Any]], settings: Mappin
     rest = messages if system is None else messages[1:]
     if not rest or not {message["role"] for message in rest} <= {"user", "assistant"}:
         return request_from_openai_chat({"model": model, "messages": list(messages), **settings, "seed": 0})
-    turns = tuple(Message(role=message["role"], parts=(TextPart(message["content"]),)) for message in rest)
+    turns = tuple(
+        changed(_MESSAGE, role=message["role"], parts=(changed(_TEXT, text=message["content"]),)) for message in rest
+    )
     return Request(model=model, messages=turns, system=system, config=_config(model, settings))
 
 
 _PLAIN = {"role", "content"}
+_TEXT = TextPart("")
+_MESSAGE = Message(role="user", parts=(_TEXT,))
 
 
 def _config(model: str, settings: Mapping[str, Any]) -> Config:

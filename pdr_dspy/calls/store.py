@@ -71,12 +71,11 @@ class Addresses:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         """Take a request without its seed; all keys are strings."""
-        written = {key: f"{_CANONICAL.encode(key)}:{_CANONICAL.encode(request[key])}" for key in sorted(request)}
-        before = "".join(f"{text}," for key, text in written.items() if key < "seed")
-        after = "".join(f",{text}" for key, text in written.items() if key > "seed")
-        self._head = hashlib.sha256(f'{{{before}"seed":'.encode())
-        self._tail = after + "}"
-        whole = hashlib.sha256(f"{{{','.join(written.values())}}}".encode())
+        before = _CANONICAL.encode({key: value for key, value in request.items() if key < "seed"})[1:-1]
+        after = _CANONICAL.encode({key: value for key, value in request.items() if key > "seed"})[1:-1]
+        self._head = hashlib.sha256(f'{{{before}{"," * bool(before)}"seed":'.encode())
+        self._tail = f",{after}}}" if after else "}"
+        whole = hashlib.sha256(f"{{{before}{',' * bool(before and after)}{after}}}".encode())
         self.unseeded = _shortened(whole)
         """The address of the request without a seed."""
 

@@ -47,12 +47,12 @@ class Report(Protocol):
 
 
 def program(
-    name: str, schedule: str, ledger: Callable[[], Ledger], inputs: Mapping[str, Any]
+    name: str, schedule: Any, ledger: Callable[[], Ledger], inputs: Mapping[str, Any]
 ) -> AbstractContextManager[Callable[[str, str], None]]:
     """Around one run of a program; yields a function that takes the run's stop reason and its solution.
 
     `ledger` returns the calls made by the time the span ends; an error with an attribute `ledger` provides them too.
-    `inputs` are the task's.
+    `inputs` are the task's. The span has `schedule` as text.
     """
     tracer = _tracer()
     if tracer is None:
@@ -60,7 +60,7 @@ def program(
     attributes = {
         "gen_ai.operation.name": "invoke_workflow",
         "gen_ai.workflow.name": name,
-        "pdr.schedule": schedule,
+        "pdr.schedule": str(schedule),
     }
     if captured():
         texts = {field: clean(plain_text(value)) for field, value in inputs.items()}

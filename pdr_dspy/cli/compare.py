@@ -1,7 +1,8 @@
 """`pdr compare`: a program against the baselines, at its own tokens.
 
-Matched B_total: majority voting over as many single passes as cost the same as the program, the best of as many by each
-of the program's checks, and SR with as many rounds.
+Matched B_total: majority voting over as many single passes as cost the same as the program, for outputs of free text
+also the one of them that is most like the others, the best of as many by each of the program's checks, and SR with as
+many rounds.
 Matched B_seq: SR with as many rounds as cost the same as the program's critical path. A single pass is not matched.
 All share seeds and one store: the single pass is the program's first draft, and the vote is over its first-round drafts
 and further ones, so that differences are not due to sampling, and shared calls are made once.
@@ -29,6 +30,8 @@ from pdr_dspy.evaluation.failures import failures_in_words
 from pdr_dspy.evaluation.records import Report
 from pdr_dspy.evaluation.statistics import Paired, paired
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.prompts.shapes import is_code, plain_kind
+from pdr_dspy.prompts.values import is_text
 from pdr_dspy.runtime import store_whole
 
 MOST_PASSES = 64
@@ -122,6 +125,8 @@ def measure(
     kinds: list[Callable[[int], Line]] = [
         lambda passes: run(_voting(base, passes), f"majority of {passes}", f"vote{passes}", "B_total")
     ]
+    if any(_is_free(field.annotation) for field in base.task.output_fields.values()):  # the same calls
+        kinds.append(lambda passes: run(_most_alike(base, passes), f"medoid of {passes}", f"medoid{passes}", "B_total"))
     kinds += [
         lambda drafts, check=check: run(
             _best(base, drafts, check), f"best of {drafts} by {check}", f"best{drafts}_{check}", "B_total"
@@ -234,6 +239,15 @@ def _single(program: Operator) -> Operator:
 
 def _voting(program: Operator, passes: int) -> Operator:
     return _plainly(program, widths=(passes,), final="vote")
+
+
+def _most_alike(program: Operator, passes: int) -> Operator:
+    return _plainly(program, widths=(passes,), final="medoid")
+
+
+def _is_free(kind: Any) -> bool:
+    """Whether equal answers of a field's type are rare: text or code."""
+    return is_text(kind) or is_code(plain_kind(kind))
 
 
 def _best(program: Operator, drafts: int, check: str) -> Operator:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dspy
 
 from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.heap import settled_heap
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.schedule import Schedule
 
@@ -82,7 +83,7 @@ class Model:
             lm = connect(self.name or "auto", self.api_base)
             try:
                 lm.check_sync()
-                with dspy.context(lm=lm):
+                with dspy.context(lm=lm), settled_heap():
                     yield lm
             finally:
                 lm.close()
@@ -100,7 +101,7 @@ class Model:
                 sources=SOURCES if self.sources is None else self.sources,
             ).start()
         try:
-            with dspy.context(lm=server.lm):
+            with dspy.context(lm=server.lm), settled_heap():
                 yield server.lm
         finally:
             server.stop()

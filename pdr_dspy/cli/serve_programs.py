@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 
 from pdr_dspy.cli.display import Display
+from pdr_dspy.cli.heap import settled_heap
 from pdr_dspy.cli.model_option import Model, room
 from pdr_dspy.cli.program_files import Target, build, find
 from pdr_dspy.endpoint import Keys, Limits, app
@@ -134,7 +135,8 @@ def serve_as_worker(
     lm = connect(server.model, server.api_base, settings=server)
     try:
         lm.check_sync()
-        _run(mine, programs, lm, listener, pulse=pulse)
+        with settled_heap():
+            _run(mine, programs, lm, listener, pulse=pulse)
     finally:
         lm.close()
 

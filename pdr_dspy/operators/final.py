@@ -17,6 +17,8 @@ from pdr_dspy.operators.workspace import Draft
 
 def plurality(drafts: Sequence[Draft], fields: Sequence[str]) -> Draft:
     """The first draft of the most common answer; among equally common answers, of the one that came up first."""
+    if len(drafts) == 1:
+        return drafts[0]
     answers = [consensus.vote(draft.outputs, fields) for draft in drafts]
     votes = Counter(answers)
     return max(zip(drafts, answers, strict=True), key=lambda draft: votes[draft[1]])[0]

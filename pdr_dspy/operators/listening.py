@@ -34,8 +34,11 @@ def how_streamed(schedule: Schedule, role: Role, round_number: int) -> Literal["
 
 def check_listeners(schedule: Schedule, predictors: Mapping[Role, dspy.Predict]) -> None:
     """Raise ConfigError for a stream listener that would receive nothing from this program."""
+    listeners = dspy.settings.stream_listeners
+    if not listeners:
+        return
     heard = heard_rounds(schedule)
-    for listener in dspy.settings.stream_listeners or ():
+    for listener in listeners:
         deaf = [role for role, predictor in predictors.items() if listener.predict is predictor and role not in heard]
         if deaf:
             others = [role for role in predictors if role in heard]

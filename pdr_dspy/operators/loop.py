@@ -13,8 +13,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
@@ -144,7 +143,7 @@ async def improve(
     run = _Run(Question(task, schedule, predictors, inputs), run_seed, budget, check)
     account = calls.current().account
     run.share = None if account is None else account.open()
-    with telemetry.program(schedule.strategy, str(schedule), lambda: run.ledger, inputs) as ended:
+    with telemetry.program(schedule.strategy, schedule, lambda: run.ledger, inputs) as ended:
         try:
             await run.preflight()
             outcome = await _rounds(run)
@@ -171,6 +170,8 @@ async def _rounds(run: _Run) -> Outcome:
     left = None if deadline is None else deadline - time.monotonic()
     if left is not None and left <= 0:
         raise DeadlinePassed("the deadline passed before the first round began", run.ledger)
+    if left is None:
+        return await _made(run, rounds)
     clock = asyncio.timeout(left)
     try:
         async with clock:
@@ -244,7 +245,11 @@ def _calls_of(task: asyncio.Task[tuple[Checked, tuple[Call, ...]]]) -> tuple[Cal
     return task.result()[1] if task.done() and not task.cancelled() and task.exception() is None else ()
 
 
-def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[str, Any]]]]:
+_Part = tuple[Role, Phase, list[int], list[Mapping[str, Any]]]
+"""The drafts of a stage with one role: their phase, their positions in the stage, and their inputs."""
+
+
+def _by_role(stage: Stage) -> list[_Part]:
     """The drafts of a stage by their role: their positions in the stage, and their inputs."""
     parts = []
     for role, phase in _DRAFTING:
@@ -252,6 +257,23 @@ def _by_role(stage: Stage) -> list[tuple[Role, Phase, list[int], list[Mapping[st
         if places:
             parts.append((role, phase, places, [stage[place][1] for place in places]))
     return parts
+
+
+class _UnderWay:
+    """See `_Run.sent`. After an error the calls stay: the deadline may have cancelled them."""
+
+    __slots__ = ("before", "run")
+
+    def __init__(self, run: _Run, asked: Sequence[tuple[Role, Phase]], number: int) -> None:
+        self.run, self.before = run, run.under_way
+        run.under_way = [*self.before, (asked, number)]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.run.under_way = self.before
 
 
 class _Run:
@@ -276,7 +298,7 @@ class _Run:
         """Checks of whole rounds, each with the results of several drafts."""
         self.asked = 0
         """Drafts that were given to the check."""
-        self.unchecked: Counter[str] = Counter()
+        self.unchecked: dict[str, int] = {}
         """Those that it failed on, by the reason, unless the session takes them."""
         self.drafted: tuple[Draft, ...] = ()
         """Drafts of the round whose workspaces are being made."""
@@ -296,17 +318,19 @@ class _Run:
 
     def warn_of_check(self) -> None:
         """Log that the check failed on drafts of this run."""
-        (why, _), *others = self.unchecked.most_common()
+        (why, _), *others = Counter(self.unchecked).most_common()
         logger.warning(
             "the check %r failed on %d of %d drafts, %s%s. They count as unchecked: it neither scores, picks nor stops "
             "there. Call it on such a draft to see where it fails: "
             "`await program.checks[%r].acheck(inputs, prediction.rounds[0].drafts[0].outputs)`",
-            *(self.schedule.check, self.unchecked.total(), self.asked, "most often with " if others else "with "),
+            *(self.schedule.check, sum(self.unchecked.values()), self.asked, "most often with " if others else "with "),
             *(why, self.schedule.check),
         )
 
     def record_cancelled(self) -> None:
         """Put the cancelled pending calls on the ledger."""
+        if not self.under_way:
+            return
         cancelled: list[Call] = []
         for asked, number in self.under_way:
             index: Counter[Phase] = Counter()
@@ -332,13 +356,9 @@ class _Run:
             fields = tuple(self.question.fields)
             listener(Progress(step, number, self.schedule.rounds, width, drafts, workspaces, self.ledger, fields))
 
-    @contextmanager
-    def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> Iterator[None]:
+    def sent(self, asked: Sequence[tuple[Role, Phase]], number: int) -> _UnderWay:
         """Around concurrent calls: `under_way` holds them until they are on the ledger or have failed."""
-        before = self.under_way
-        self.under_way = [*before, (asked, number)]
-        yield
-        self.under_way = before
+        return _UnderWay(self, asked, number)
 
     def site(self, phase: Phase, number: int) -> calls.CallSite:
         """The site of the calls of a phase of a round."""
@@ -361,13 +381,16 @@ class _Run:
         *,
         output_format: OutputFormat | None = None,
     ) -> list[Reply]:
+        inputs, sampling = self.question.inputs, self.question.sampling(role)
         replies = await calls.ask(
             self.question.predictors[role],
-            [{**self.question.inputs, **own} for own in values],
+            [{**inputs, **own} for own in values],
             site=site,
-            sampling=self.question.sampling(role)._replace(output_format=output_format),
-            streamed=how_streamed(self.schedule, role, site.round),
+            sampling=sampling if output_format is None else sampling._replace(output_format=output_format),
+            streamed="" if dspy.settings.send_stream is None else how_streamed(self.schedule, role, site.round),
         )
+        if all(reply.call.failure is None for reply in replies):
+            return replies
         return [await self.explained(role, own, reply) for own, reply in zip(values, replies, strict=True)]
 
     async def explained(self, role: Role, values: Mapping[str, Any], reply: Reply) -> Reply:
@@ -427,8 +450,9 @@ class _Run:
     async def drafts(self, number: int, stage: Sequence[tuple[Role, dict[str, Any]]]) -> tuple[Draft, ...]:
         """Sample the drafts of a round, those with and without a workspace concurrently."""
         early = self.schedule.may_end_early and len(stage) > 1
-        with self.sent([each for part in _by_role(stage) for each in [part[:2]] * len(part[2])], number):
-            replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage))
+        parts = _by_role(stage)
+        with self.sent([(role, phase) for role, phase, places, _ in parts for _ in places], number):
+            replies = await (self.until_enough(number, stage) if early else self.all_of(number, stage, parts))
         self.ledger += [call for reply in replies for call in reply.calls]
         taken = [(place, reply) for place, reply in enumerate(replies) if reply.call.fate != "left"]
         drafts = [self.draft(number, place, reply) for place, reply in taken]
@@ -475,7 +499,7 @@ class _Run:
             if result is None or result.failure is None:
                 continue
             if on_failed_check is None:
-                self.unchecked[result.failure] += 1
+                self.unchecked[result.failure] = self.unchecked.get(result.failure, 0) + 1
             else:
                 on_failed_check(self.schedule.check or "", result.failure)
 
@@ -557,9 +581,11 @@ class _Run:
         there = [draft for draft in drafts if draft.score is not None and draft.score >= self.schedule.stop_at]
         return final.best(there, self.question.fields) if there else None
 
-    async def all_of(self, number: int, stage: Stage) -> list[Reply]:
+    async def all_of(self, number: int, stage: Stage, parts: Sequence[_Part]) -> list[Reply]:
         """The replies of a round that waits for all its drafts."""
-        parts = _by_role(stage)
+        if len(parts) == 1:
+            ((role, phase, _, own),) = parts
+            return await self.ask(role, self.site(phase, number), own)
         came = await calls.together([self.ask(role, self.site(phase, number), own) for role, phase, _, own in parts])
         replies: dict[int, Reply] = {}
         for (_, _, places, _), own in zip(parts, came, strict=True):

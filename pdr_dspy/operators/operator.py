@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Self
 
 import dspy
@@ -180,9 +180,15 @@ class Operator(dspy.Module):
         new.models = self.models | models
         return new
 
-    @contextmanager
-    def bound(self) -> Iterator[None]:
+    def bound(self) -> AbstractContextManager[Any]:
         """Inside, its predictors use the models that its schedule names, with their prices."""
+        schedule, prices = self.schedule, self.models.prices
+        if not prices and schedule.draft_model is schedule.refine_model is schedule.distill_model is None:
+            return nullcontext()
+        return self._bound()
+
+    @contextmanager
+    def _bound(self) -> Iterator[None]:
         now = calls.current()
         served, prices = self.served, {**now.prices, **self.models.prices}
         for role in self.schedule.roles:  # an adapter's tokens cost what its model's do, unless it has its own price
@@ -259,12 +265,13 @@ class Operator(dspy.Module):
         self, *, budget: Budget | None = None, seed: int | None = None, **inputs: Any
     ) -> dspy.Prediction:
         """Run the program on the caller's event loop; see the class."""
-        taken = self.task.input_fields
+        task, schedule, predictors = self.task, self.schedule, self.predictors_by_role
+        taken = task.input_fields
         unknown = [name for name in inputs if name not in taken]
-        missing = [name for name in needed_inputs(self.task) if name not in inputs]
+        missing = [name for name in needed_inputs(task) if name not in inputs]
         if unknown or missing:
             raise ConfigError(
-                f"`{self.schedule.strategy}` takes the inputs {', '.join(taken)}; "
+                f"`{schedule.strategy}` takes the inputs {', '.join(taken)}; "
                 + " and ".join(
                     [f"{name!r} is missing" for name in missing[:1]]
                     + [f"{name!r} is not one of them" for name in unknown[:1]]
@@ -272,20 +279,20 @@ class Operator(dspy.Module):
             )
         if budget is not None and not isinstance(budget, Budget):
             raise ConfigError(
-                f"`{self.schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
+                f"`{schedule.strategy}(...)(budget={budget!r})` must be a `Budget(sequential=..., total=...)`, "
                 "in tokens"
             )
         inputs = with_defaults(taken, inputs)
-        check_listeners(self.schedule, self.predictors_by_role)
+        check_listeners(schedule, predictors)
         with calls.run_of(self), self.bound():
             outcome = await improve(
-                self.task,
-                self.schedule,
-                self.predictors_by_role,
+                task,
+                schedule,
+                predictors,
                 inputs,
                 budget=budget or _NO_LIMIT,
                 seed=seed,
-                check=self.checks[self.schedule.check] if self.schedule.check else None,
+                check=self.checks[schedule.check] if schedule.check else None,
             )
         return Prediction(
             **outcome.outputs,

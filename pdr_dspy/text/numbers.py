@@ -38,7 +38,8 @@ _TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
 _WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox)\s?\{([^{}]*)\}")
 _UNIT_POWER = re.compile(
     r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
-    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z]))[²³]"
+    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z])|(?<=[a-z]/[a-z]))[²³]"
+    r"|(?<=[a-z]/[a-z])\s?\^\s?(?:\{\s?[23]\s?\}|[23])(?![0-9])"
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
@@ -52,6 +53,10 @@ _BRACKET = re.compile(r"\$?(?:\\left|\\)?\s?[(\[{]")
 _UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
 """`1_000_000`; `1_000` alone may be a number with its base."""
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
+_POINTED = re.compile(r"(?<![0-9A-Za-z.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?:,[0-9]{1,12})?(?![0-9A-Za-z.,])")
+"""`1.234.567,89`; with one point it may be a decimal."""
+_DECIMAL_COMMA = re.compile(r"^([-+]?[0-9]{1,12}),([0-9]{1,2})(?=\s?([€£%]|[A-Za-z][A-Za-z/]{0,12})\.?$)")
+"""`3,5 kg`; without a unit it may be two numbers."""
 _REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
 _FRAC = re.compile(
     r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
@@ -165,6 +170,10 @@ def _plain(text: str) -> str:
     """The answer with LaTeX spacing, currency and simple fractions written in plain characters."""
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
+    text = _POINTED.sub(_without_points, text)
+    comma = _DECIMAL_COMMA.match(text)
+    if comma and (comma[3] in "€£%" or tables.unit_named(comma[3])):
+        text = f"{comma[1]}.{comma[2]}{text[comma.end() :]}"
     text = _THOUSANDS.sub(",", text)
     if "\\" in text and not _BRACKET.match(text):
         text = _THIN.sub(",", text)
@@ -188,6 +197,13 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?:\b(?:US|CA|AU|NZ|HK))?[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
     text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
     return _SPACES.sub(" ", text).strip()
+
+
+def _without_points(digits: re.Match[str]) -> str:
+    parts = digits.group().split(".")
+    if len(parts) == 4 and all(part.isdigit() and int(part) < 256 for part in parts):
+        return digits.group()  # an address of a network
+    return digits.group().replace(".", "").replace(",", ".")
 
 
 def _repeating(decimal: re.Match[str]) -> str:

@@ -212,6 +212,8 @@ def _at_once(gold: str, answer: str) -> Score | None:
     ):
         return None
     want, have = to_number(gold), to_number(answer)
+    if want is not None and have is None and _BARE.fullmatch(tidy(gold)) and _WITH_WORDS.fullmatch(tidy(answer)):
+        return Score(0, f"{short(answer)} names no number")
     if want is None or have is None:
         return None
     turned, share = (r"circ|°|degree", r"%|percent")
@@ -227,6 +229,13 @@ def _at_once(gold: str, answer: str) -> Score | None:
     if not same and any(sign in gold + answer for sign in ("circ", "°", "deg", "%", "percent")):
         return None
     return Score(1, "the same number") if same else Score(0, f"{short(answer)} is not {short(gold)}")
+
+
+_BARE = re.compile(r"[-+]?[0-9][0-9.,]*")
+_WITH_WORDS = re.compile(
+    r"[-+]?[0-9][0-9.,]*(?:[\s-][^\W\d_]{2,}[.!?]?){1,5}|(?:[^\W\d_]{2,}:?[\s-]){1,5}[-+]?[0-9][0-9.,]*[.!?]?"
+)
+"""A number with nothing but words beside it, which `to_number` reads by its tables."""
 
 
 def _says_otherwise(gold: str, answer: str) -> bool:

@@ -55,6 +55,19 @@ def compared(server: MockServer, run_dir: Path, schedule: Schedule, **limits: An
         return {line.report.name: line for line in compare.measure(job, [], store, display, **limits)}
 
 
+@pytest.mark.parametrize(("kind", "there"), [("int", False), ("str", True), ("Literal['1', '2']", False)])
+def test_text_has_the_draft_most_like_the_others_beside_the_vote_at_no_further_call(
+    folder: Path, server: MockServer, kind: str, there: bool
+) -> None:
+    path = folder / "programs" / "addition.py"
+    path.write_text(PROGRAM.replace("answer: int", f"answer: {kind}"))
+    lines = compared(server, folder / "out", Schedule(widths=(4,), final="vote", draft_tokens=64), most_rounds=2)
+    assert ("medoid of 4" in lines) == there
+    if there:
+        assert lines["medoid of 4"].report.paid == 0
+        assert lines["medoid of 4"].matched == "B_total"
+
+
 def test_a_vote_is_matched_by_as_many_passes_without_any_further_call(folder: Path, server: MockServer) -> None:
     lines = compared(server, folder / "out", Schedule(widths=(4,), final="vote", draft_tokens=64), most_rounds=2)
     assert lines["majority of 4"].matched == "B_total"

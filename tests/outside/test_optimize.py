@@ -71,6 +71,7 @@ def test_the_quickstart_writes_a_program_that_goes_by_the_check_and_continues(
         "tuned: best of 5",
         "one pass, mean of 5 drafts",
         "majority of 5",
+        "medoid of 5",
         "best of 5",
         "SR x2",
         "untuned PDR",

@@ -303,7 +303,8 @@ def test_a_student_that_votes_is_in_the_space_around_it_and_is_searched() -> Non
     assert optimizer.result is not None
     assert optimizer.result.trials[0].schedule == vote.schedule
     finals = {trial.schedule.final for trial in optimizer.result.trials if trial.schedule.widths[-1] > 1}
-    assert finals == {"vote"}
+    assert finals <= {"vote", "medoid"}
+    assert "vote" in finals
 
 
 def test_settings_are_the_values_in_force() -> None:

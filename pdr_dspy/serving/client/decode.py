@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 from dspy import lm15
 
+from pdr_dspy.calls.request import changed
 from pdr_dspy.serving.client.encode import error_for_status
 from pdr_dspy.serving.client.failures import Foreign
 from pdr_dspy.text import clean
@@ -209,7 +210,7 @@ def read_choice(
         parts.append(lm15.ThinkingPart(text=clean(thought)))
     text = _text(message.get("content"))
     if text:
-        parts.append(lm15.TextPart(text=clean(text)))
+        parts.append(changed(_TEXT, text=clean(text)))
     refusal = message.get("refusal")
     if isinstance(refusal, str) and refusal:
         parts.append(lm15.RefusalPart(text=clean(refusal)))
@@ -223,12 +224,17 @@ def read_choice(
     return lm15.Response(
         id=clean(name) if isinstance(name, str) and name else None,
         model=clean(model) if isinstance(model, str) and model else "unknown",
-        message=lm15.Message(role="assistant", parts=tuple(parts)),
+        message=changed(_MESSAGE, parts=tuple(parts)),
         finish_reason=finish,
         usage=counted,
         logprobs=_logprobs(choice.get("logprobs")),
         provider_data=_rest(data, choice, notes),
     )
+
+
+_TEXT = lm15.TextPart(text="")
+_MESSAGE = lm15.Message(role="assistant", parts=(_TEXT,))
+_UNKNOWN = lm15.Usage()
 
 
 def _finish(value: Any) -> Any:
@@ -238,6 +244,8 @@ def _finish(value: Any) -> Any:
         return "stop"
     if not isinstance(value, str):
         return "error"
+    if value in _FINISHES:
+        return _FINISHES[value]
     words = re.sub(r"[\s\-.]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", value.strip())).casefold()
     return _FINISHES.get(re.sub(r"^finish_?reason_", "", words), "error")
 
@@ -327,18 +335,21 @@ def _usage(value: Any, *, wrote: bool) -> lm15.Usage:
     """A server's token counts. 0 for a prompt, or for a text that was `wrote`, means that it did not count."""
     value = _dict(value)
     if not value:
-        return lm15.Usage()
-    if count(value.get("prompt_tokens")) == 0 and not value.get(_SHARED):
-        value = {**value, "prompt_tokens": None, "total_tokens": None}
-    if count(value.get("completion_tokens")) == 0 and wrote:
-        value = {**value, "completion_tokens": None, "total_tokens": None}
-    if count(value.get("total_tokens")) == 0:
-        value = {**value, "total_tokens": None}
+        return _UNKNOWN
+    read, written = count(value.get("prompt_tokens")), count(value.get("completion_tokens"))
+    total = count(value.get("total_tokens")) or None
+    if read == 0 and not value.get(_SHARED):
+        read = total = None
+    if written == 0 and wrote:
+        written = total = None
+    if total is None and read is not None and written is not None:
+        total = read + written
     prompt, completion = _dict(value.get("prompt_tokens_details")), _dict(value.get("completion_tokens_details"))
-    return lm15.Usage(
-        input_tokens=count(value.get("prompt_tokens")),
-        output_tokens=count(value.get("completion_tokens")),
-        total_tokens=count(value.get("total_tokens")),
+    return changed(
+        _UNKNOWN,
+        input_tokens=read,
+        output_tokens=written,
+        total_tokens=total,
         reasoning_tokens=count(completion.get("reasoning_tokens")),
         cache_read_tokens=count(prompt.get("cached_tokens")),
     )

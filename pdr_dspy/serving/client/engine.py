@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,6 +132,8 @@ class AsyncOpenAIEngine:
         if settings.api_key:
             self._headers["Authorization"] = f"Bearer {settings.api_key}"
         self._urls: dict[str, URL] = {}
+        self._capabilities: tuple[tuple[Any, ...], Capabilities] | None = None
+        """The latest record, and the state that it was made of."""
         self._loops: dict[asyncio.AbstractEventLoop, _LoopState] = {}
         self._lock = threading.Lock()
         self._random = random.Random()
@@ -389,12 +391,16 @@ class AsyncOpenAIEngine:
         """The endpoint's capabilities. Raises Exchanged as `identify` does."""
         settings = self.settings
         identity = await self.identify()
-        server = await self.probe()
+        server = self.server or await self.probe()
+        state = (identity, self.model, server, self.siblings)
+        kept = self._capabilities
+        if kept is not None and kept[0] == state:
+            return kept[1]
         kind = self.kind
         context = settings.context_length
         if context is None and server is not None:
             context = server.context.get(server.model(self.model))
-        return Capabilities(
+        found = Capabilities(
             identity=f"endpoint/{identity or f'{settings.named(self.model)}?{self._unknown}'}",
             known=identity is not None,
             context_length=context,
@@ -404,6 +410,8 @@ class AsyncOpenAIEngine:
             counts_tokens=kind != "other" or settings.tokenizer is not None,
             output_formats=formats_of(kind, constrained=settings.constrained),
         )
+        self._capabilities = (state, found)
+        return found
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> Any:
         """POST `body` to `path` relative to the API base's /v1, with the retries of a completion; ValueError if not
@@ -636,8 +644,8 @@ class AsyncOpenAIEngine:
                 )
         self._reported.accept(api_base, asked, data)
 
-    async def _persist(self, state: _LoopState, send: Any, prefix: int = 0, **how: Any) -> Any:
-        return await persist(
+    def _persist(self, state: _LoopState, send: Any, prefix: int = 0, **how: Any) -> Awaitable[Any]:
+        return persist(
             state.replicas,
             send,
             seconds=self._timeout,

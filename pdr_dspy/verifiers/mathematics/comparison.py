@@ -9,7 +9,7 @@ from typing import Any
 
 import sympy
 
-from pdr_dspy.verifiers.mathematics import equality, regions, verbatim
+from pdr_dspy.verifiers.mathematics import equality, regions, units, verbatim
 from pdr_dspy.verifiers.mathematics.areas import area_of
 from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
 from pdr_dspy.verifiers.mathematics.assignments import Equality, Points, as_roots, distinct, lined_up, points_of
@@ -62,6 +62,8 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
             raise
         except Exception as error:  # raised by sympy, such as a domain error
             return {"unreadable": side, "detail": type(error).__name__}
+    if answer is not None and units.in_one_unit(answer) != answer and all(map(_is_bare, found[0])):
+        return {"equal": False}  # `2 m 50 cm` is 250 and 2.5 in different units
     failure: dict[str, Any] | None = None
     for pair in itertools.product(*found):
         try:
@@ -72,6 +74,13 @@ def grade(gold: str, answer: str | None) -> dict[str, Any]:
         except Unreadable as error:
             failure = failure or {"unreadable": "answer", "detail": str(error)[:100]}
     return failure or {"equal": False}
+
+
+def _is_bare(gold: Answer) -> bool:
+    """Whether no value of a gold answer has a unit."""
+    items = [item for option in gold.options for item in option]
+    values = [value for item in items for value in (item.sides if isinstance(item, Relation) else (item,))]
+    return not any(isinstance(value, Scalar) and value.unit for value in values)
 
 
 def _as_written(gold: str, answer: str | None) -> dict[str, Any]:
