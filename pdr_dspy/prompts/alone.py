@@ -13,9 +13,11 @@ from decimal import Decimal
 from typing import Any
 
 from pdr_dspy.prompts.lists import in_brackets, items_of
-from pdr_dspy.prompts.values import SCALARS, has_marks, is_simple, member_kinds, options_of, structured
+from pdr_dspy.prompts.simple import has_marks, is_simple, options_of
+from pdr_dspy.prompts.values import SCALARS, member_kinds, structured
 from pdr_dspy.text.answers import MAX_ANSWER, to_number
 from pdr_dspy.text.choices import to_choice
+from pdr_dspy.text.choosing import chosen
 from pdr_dspy.text.numbers import in_words
 from pdr_dspy.text.wrapping import block, tidy
 
@@ -48,6 +50,9 @@ def alone(text: str, kind: Any, *, code: bool) -> Any:
         return None
     if not is_simple(kind):
         return _structure_alone(text, kind)
+    options = options_of(kind)
+    if options is not None and (choice := chosen(text, list(options))) is not None:
+        return options[choice]
     held = block(text, 0, len(text))
     if code and kind is str and held is not None and held.closed and text.startswith(("```", "~~~")):
         return held.text if not text[held.end :].strip() and held.text.strip() else None

@@ -21,8 +21,9 @@ from pdr_dspy.prompts.alone import alone
 from pdr_dspy.prompts.fields import NONE, says_none, settled
 from pdr_dspy.prompts.form import Form, form_of
 from pdr_dspy.prompts.objects import objects_in, repairable
+from pdr_dspy.prompts.simple import contests, is_simple, is_text, options_of
 from pdr_dspy.prompts.typed import unlabelled, without_shapes
-from pdr_dspy.prompts.values import contests, is_blank, is_simple, is_text, options_of, value_of
+from pdr_dspy.prompts.values import is_blank, value_of
 from pdr_dspy.text.answers import MAX_ANSWER, MAX_TEXT
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.reasoning import split_thought
@@ -82,7 +83,10 @@ _READ = 100
 """Maximum number of a field's statements that are tried, from the one that counts most."""
 
 
+_READ_CHARACTERS = 30_000
+"""Maximum characters of statements that are tried after the first one."""
 _TURNS = 3
+_CLOSING_TAG = re.compile(r"</[\w-]{1,20}>")
 
 
 @lru_cache(maxsize=256)
@@ -128,6 +132,8 @@ class _Reader:
     def own_turn(self, found: Mapping[str, Sequence[Statement]]) -> bool:
         """Parse the fields from the text before the end of the turn, or before a question that the model invented, if
         all of them are stated there. Returns False, with nothing parsed, if they are not."""
+        if not self.outputs and all(len(own) < 2 for own in found.values()):
+            return False  # nothing is stated twice
         for end in self.ends():
             before = {name: [one for one in own if one.start < end] for name, own in found.items()}
             if any(len(before[name]) < len(found[name]) for name in found):
@@ -149,9 +155,13 @@ class _Reader:
 
     def first_readable(self, name: str, kind: Any, found: Sequence[Statement]) -> None:
         most = MAX_ANSWER if is_simple(kind) and not is_text(kind) else MAX_TEXT
+        length = 0
         for statement in found[:_READ]:
             if len(statement.text) > most:
                 continue
+            length += len(statement.text)
+            if length > _READ_CHARACTERS and length > len(statement.text):
+                return
             value = value_of(statement, kind, blanks=self.form.blanks)
             if name in self.form.optional and says_none(statement.text):
                 option = options_of(kind) is not None and kind is not bool  # "none" itself may be an option
@@ -174,7 +184,7 @@ class _Reader:
         if "{" not in self.text:
             return taken, given
         for start, end, data in objects_in(self.text):
-            if self.text[end:].partition("\n")[0].strip(" \t\r`.;]*_"):
+            if _CLOSING_TAG.sub("", self.text[end:].partition("\n")[0]).strip(" \t\r`.;]*_"):
                 taken.append((start, end))  # an object within a sentence states nothing
                 continue
             if self.truncated and "\n" not in self.text[end:]:
@@ -220,7 +230,11 @@ class _Reader:
         if not found:
             value = unlabelled(text, kind, truncated=self.truncated)
         if value is None:
-            value, how = alone(text, kind, code=name not in self.sought.short), "alone"
+            own = self.text.partition(NEXT_TURN)[0].replace(TURN_END, "").strip()
+            for part in dict.fromkeys((own, text)):
+                value, how = alone(part, kind, code=name not in self.sought.short), "alone"
+                if value is not None:
+                    break
         if value is None and name in self.form.optional and says_none(text):
             value = NONE
         if value is not None:

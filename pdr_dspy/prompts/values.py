@@ -10,10 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, get_args, get_origin
 from uuid import UUID
 
 import dspy
@@ -22,41 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from pdr_dspy.prompts.lists import in_brackets, is_item, items_of
 from pdr_dspy.prompts.objects import repairable
-from pdr_dspy.prompts.shapes import members
+from pdr_dspy.prompts.simple import copied, is_simple, is_text, one_value, simple_value, without_marks
 from pdr_dspy.prompts.typed import is_special, special
-from pdr_dspy.text.answers import MAX_ANSWER, final_answer, to_number
-from pdr_dspy.text.choices import to_choice
+from pdr_dspy.text.answers import MAX_ANSWER, to_number
 from pdr_dspy.text.statements import Statement
-from pdr_dspy.text.template import before_token
 from pdr_dspy.text.wrapping import block, boxes, tidy
-
-_YES = ("yes", "true")
-_BOOL = (*_YES, "no", "false")
-
-
-def is_text(kind: Any) -> bool:
-    """Whether a field is free text: its value is the whole text written for it."""
-    return kind is str or (is_simple(kind) and str in members(kind))
-
-
-def is_simple(kind: Any) -> bool:
-    """Whether a value is not a structure: a text, a number, one of several options, or a union of these."""
-    union = members(kind)
-    if len(union) > 1:
-        return all(map(is_simple, union))
-    return kind in (str, int, float, bool) or options_of(kind) is not None
-
-
-def options_of(kind: Any) -> dict[str, Any] | None:
-    """The allowed values of a field, by their spelling; None if they are not enumerated."""
-    if kind is bool:
-        return {word: word in _YES for word in _BOOL}
-    if get_origin(kind) is Literal:
-        return {str(option): option for option in get_args(kind)}
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return {str(member.value): member for member in kind}
-    return None
-
 
 _SIGNS = frozenset({"_", "*", "**"})
 """Marks of emphasis that are a whole text: an operator, a placeholder of a language."""
@@ -80,7 +49,7 @@ def value_of(statement: Statement, kind: Any, *, blanks: Collection[str] = ()) -
         return _text(statement) if statement.whole else None
     text = without_marks(statement.text)
     if is_simple(kind):
-        return _simple(text, kind) if statement.whole else None
+        return simple_value(text, kind) if statement.whole else None
     if statement.exact == "tag" and "<" in text and (value := _from_elements(text, kind)) is not None:
         return value
     return structured(text, kind, whole=statement.whole)
@@ -108,31 +77,6 @@ def is_blank(text: str, blanks: Collection[str]) -> bool:
         return False
     inner = plain.strip("<>[]{}()").strip().casefold()
     return inner in blanks or inner.removesuffix(" here") in blanks
-
-
-def contests(text: str, kind: Any) -> bool:
-    """Whether an unreadable statement still proposes values, as `17 or 204` does: then no earlier statement counts."""
-    options = options_of(kind)
-    if options is not None:
-        lowered = text.casefold()
-        return len(text) <= 2000 and any(
-            re.search(rf"(?<!\w){re.escape(option.casefold())}(?!\w)", lowered) for option in options if option
-        )
-    return kind is not str and any(sign.isdigit() for sign in text[:2000])
-
-
-_MARKS = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Invisible characters: soft hyphens, zero widths, directions of writing."""
-
-
-def has_marks(text: str) -> bool:
-    """Whether a text has invisible characters."""
-    return not text.isascii() and _MARKS.search(text) is not None
-
-
-def without_marks(text: str) -> str:
-    """The text without invisible characters."""
-    return text if text.isascii() else _MARKS.sub("", text)
 
 
 # ------------------------------------------------------------------------------------------------- texts
@@ -200,86 +144,6 @@ def _unescaped(text: str) -> str:
         return ((element.text or "") + "".join(ET.tostring(child, encoding="unicode") for child in element)).strip()
     except (ET.ParseError, RecursionError):
         return text
-
-
-# ------------------------------------------------------------------------------------------------- simple values
-
-
-def _simple(text: str, kind: Any) -> Any:
-    """A number or an option: the first one in the lines of a text, or in the statements inside it."""
-    for candidate in _candidates(text):
-        value = _one(candidate, kind)
-        if value is not None:
-            return value
-        if contests(candidate, kind) and "\n" not in text:
-            break
-    found = final_answer(text) if len(text) > 3 and _STATES.search(text) else None
-    return None if found is None else _one(found, kind)
-
-
-_RETRACTED = re.compile(r"~~[^~\n]{1,400}~~|<(del|s|strike)>[^<>\n]{1,400}</\1>|\\(?:cancel|sout|st)\{[^{}\n]{1,400}\}")
-"""Text that a model has struck through."""
-
-
-_MARKED = re.compile(r"[ \t]*(?:[✓✔✅☑🎉]\ufe0f?|[│┃║|])[ \t]*$")
-"""A check mark after a value, or the frame around it."""
-_ITEM = re.compile(r"\n[ \t]*(?:[*•·▪●]|>)[ \t]+")
-
-
-_STATES = re.compile(r"[:：=\\<|\n]|(?<=\s)(?:is|ist|est|es|é|è|=)\s|[^\x00-\u024f]", re.IGNORECASE)
-"""A text without any of these contains no other candidate."""
-
-
-def _candidates(text: str) -> list[str]:
-    if text.startswith("\n"):
-        text = _ITEM.sub("", text, count=1)
-        if re.match(r"\n[ \t]*-[ \t]+[0-9]", text):
-            return []  # minus 42 or an item?
-    text = _copied(_MARKED.sub("", _RETRACTED.sub("", text)))
-    if "\n" not in text:
-        return [before_token(text)]
-    held = block(text, 0, len(text))
-    return [] if held is None else [before_token(_copied(held.text))]
-
-
-def _copied(text: str) -> str:
-    """The content of brackets copied from the form, or of an element around the value."""
-    text = text.strip()
-    wrapped = re.fullmatch(r"[*_`$]*<(?:(\w+)(?:\s[^<>]*)?>(.*)</\1\s?>|([^<>/][^<>]*)>)[*_`$.]*", text, re.DOTALL)
-    return (wrapped[2] or wrapped[3] or "").strip() if wrapped else text
-
-
-_REASON = re.compile(
-    r"(?:[,;]|\s[-–—|])?\s{0,3}(?:\(\s?)?(?:because|since|as (?:we|it|the|shown|required)|which|confidence|check(?:ed)?"
-    r"|verified|explanation|reason|i\.e\.)\b|<br\s?/?>\s*$",
-    re.IGNORECASE,
-)
-"""A comment after a number: `42, because 6*7 = 42`, `42 | Confidence: 90%`."""
-_DOUBT = re.compile(
-    r"\b(?:not|or|wrong|incorrect|correct(?:ed|ion)|actually|wait|maybe|instead|but|should)\b|n['’]t\b", re.I
-)
-
-
-def _one(text: str, kind: Any) -> Any:
-    if kind in (int, float):
-        number = to_number(text)
-        if number is None and (reason := _REASON.search(text)) and not _DOUBT.search(text, reason.start()):
-            number = to_number(text[: reason.start()])
-        if number is None:
-            return None
-        if kind is int:
-            return int(number) if number.denominator == 1 else None
-        try:
-            return float(number)
-        except OverflowError:  # beyond 1.8e308
-            return None
-    options = cast("dict[str, Any]", options_of(kind))
-    choice = to_choice(text, list(options))
-    if choice is None and isinstance(kind, type) and issubclass(kind, Enum):  # DSPy accepts a member's name too
-        names = dict(kind.__members__)
-        choice = to_choice(text, list(names))
-        return None if choice is None else names[choice]
-    return None if choice is None else options[choice]
 
 
 # ------------------------------------------------------------------------------------------------- structured values
@@ -389,9 +253,20 @@ def _structured(text: str, body: str, kind: Any, *, whole: bool) -> Any:
                 continue
             with suppress(ValidationError, ValueError):
                 return adapter.validate_python(candidate)
-    if listed is None or _OBJECT.match(body):
+    if listed is None or _OBJECT.match(body) or _is_cut(body):
         return None
     return _listed(body, kind, listed)
+
+
+_PAIRS = {"[": "]", "{": "}", "(": ")", "⟨": "⟩"}
+
+
+def _is_cut(body: str) -> bool:
+    """Whether a list lacks its closing bracket or quote: `["red", "bl`."""
+    closing = _PAIRS.get(body[:1])
+    if closing is not None:
+        return body.count(body[0]) > body.count(closing)
+    return body[:1] == '"' and body.count('"') % 2 == 1
 
 
 _OBJECT = re.compile(r"\{\s*(?:\"[^\"\n]{0,80}\"|'[^'\n]{0,80}'|\w{1,40})\s*:")
@@ -499,7 +374,7 @@ def _item(text: str, kind: Any) -> Any:
         bold = _BOLD.fullmatch(item)
         return (bold[1] if bold else item) or None
     if is_simple(kind):
-        return _one(_copied(text), kind)
+        return one_value(copied(text), kind)
     return structured(text, kind)
 
 

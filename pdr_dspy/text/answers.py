@@ -15,7 +15,7 @@ from pdr_dspy.text.numbers import read_number, signs
 from pdr_dspy.text.precedence import plain_value
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
-from pdr_dspy.text.template import before_token, without_template
+from pdr_dspy.text.template import NEXT_TURN, before_token, without_template
 from pdr_dspy.text.wrapping import STRUCK, boxes
 from pdr_dspy.text.wrapping import tidy as tidy
 
@@ -40,6 +40,9 @@ def final_answer(text: str, *, truncated: bool = False) -> str | None:
     """
     text = without_template(split_thought(text)[1][-MAX_TEXT:])
     found = statements(text, _ANSWER, truncated=truncated)["answer"]
+    end = text.find(NEXT_TURN)
+    if end >= 0 and any(one.start < end for one in found):  # what follows is beyond the completion
+        found = [one for one in found if one.start < end]
     for statement in found:
         answer = tidy(before_token(statement.text)) if len(statement.text) <= MAX_ANSWER else ""
         if (statement.how, statement.rank) == ("sentence", 0) and len(found) > 1 and not _is_value(answer):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 One = Callable[[str], str | None]
 """Gives the only option that is the whole of a text, if any."""
+Value = TypeVar("Value")
 Mentioned = Callable[[str], Collection[str]]
 """Gives the options that a text mentions."""
 
@@ -49,6 +51,27 @@ _NO_DESCRIPTION = re.compile(
     r"|second[- ]best"
     r"|alternative to|previous|initial|popular|also|too|both|eliminated?|excluded|ruled|impossible|invalid|may|might"
     r"|could)\b"
+    r"|\?",
+    re.I,
+)
+_WITH_TEXT = re.compile(r"\(?([A-Z])\)?,\s+(?:[\"“*]{1,2})?(?=[A-Z0-9$\"“])(.{2,80})")
+_NO_TEXT = re.compile(
+    r"\b(?:not|no|none|never|neither|except|however|then|because|i|we|it|this|that|they|he|she)\b|[;?!]|n['’]t", re.I
+)
+_REASONED = re.compile(r"(?P<head>.{1,80}?)(?P<sign>\.\s+|;\s+|\s—\s|\s?\()(?P<rest>.{2,180}?)\)?\.?", re.S)
+_OTHERS_WRONG = re.compile(
+    r"(?:(?:and|but|while|whereas|though|because|since|as|so)\s)?(?:both\s)?(?P<names>.{1,60}?)\s(?:is|are|was|were|isn['’]t|aren['’]t"
+    r"|does|do|doesn['’]t|don['’]t|comes?|came|would|seems?|looks?)"
+    r"(?:(?<=n['’]t)|\s(?:(?:both|all|only|clearly|just|also|a|an|the)\s){0,2}(?:not\b|too\s\w+$|wrong|incorrect|false|close"
+    r"|tempting|second\b|second[- ]best|runner|next|distractors?|trap|plausible|worse|less|impossible|invalid|excluded"
+    r"|eliminated|ruled\sout|unlikely)).{0,60}",
+    re.I | re.S,
+)
+_TAKES_BACK = re.compile(
+    r"\b(?:wait|actually|oops|sorry|or|maybe|perhaps|possibly|unsure|not sure|guess|if|unless|however|correction|hmm+"
+    r"|instead|answer is|not (?:wrong|incorrect|false|excluded|impossible|bad)|also"
+    r"|(?:is|are) (?:correct|right|best|true)|too)\b(?!\s(?:large|small|big|high|low|many|few|much|long|short|early"
+    r"|late|strong|weak|broad|narrow|general|specific)\b)"
     r"|\?",
     re.I,
 )
@@ -110,6 +133,8 @@ def resolved(text: str, options: Sequence[str], one: One, mentioned: Mentioned) 
         or _described(text, options, one, mentioned)
         or _judged(text, one)
         or _preferred(text, one)
+        or _with_text(text, options, one, mentioned)
+        or _reasoned(text, one, mentioned)
     )
 
 
@@ -126,6 +151,15 @@ def _instead(text: str, one: One) -> str | None:
 
 def _corrected(text: str, one: One) -> str | None:
     """`A. Wait, no: C`."""
+    found = _CORRECTED.fullmatch(text)
+    return one(found[2]) if found is not None and one(found[1]) is not None else None
+
+
+def set_right(text: str, one: Callable[[str], Value | None]) -> Value | None:
+    """The value that is set against another one: `not 41 but 42`, `41, no wait, 42`."""
+    denied = _INSTEAD.fullmatch(text)
+    if denied is not None and (false := one(denied[1])) is not None and (held := one(denied[2])) is not None:
+        return held if held != false else None
     found = _CORRECTED.fullmatch(text)
     return one(found[2]) if found is not None and one(found[1]) is not None else None
 
@@ -157,6 +191,34 @@ def _described(text: str, options: Sequence[str], one: One, mentioned: Mentioned
         return None
     ordinal = _ORDINAL.search(found[2])
     return None if ordinal and not _is_nth(held, ordinal[1], options) else held
+
+
+def _with_text(text: str, options: Sequence[str], one: One, mentioned: Mentioned) -> str | None:
+    """`B, Paris`, if the options are only letters."""
+    found = _WITH_TEXT.fullmatch(text)
+    held = one(found[1]) if found else None
+    if found is None or held is None or any(len(option) > 1 for option in options):
+        return None
+    said = found[2]
+    if len(said.split()) > 6 or _NO_TEXT.search(said) or _NO_DESCRIPTION.search(said) or set(mentioned(said)) - {held}:
+        return None
+    return held
+
+
+def _reasoned(text: str, one: One, mentioned: Mentioned) -> str | None:
+    """`C. Rome is in Italy, A is not`: a reason that mentions other options only to set them aside."""
+    found = _REASONED.fullmatch(text)
+    held = one(found["head"]) if found else None
+    if found is None or held is None or not mentioned(found["rest"]) or _TAKES_BACK.search(found["rest"]):
+        return None
+    for clause in re.split(r"[,;.]\s+(?:(?:and|but|while|whereas)\s)?", found["rest"]):
+        named = set(mentioned(clause))
+        if not named:
+            continue
+        aside = _OTHERS_WRONG.fullmatch(clause.strip())
+        if held in named or aside is None or set(mentioned(aside["names"])) != named:
+            return None
+    return held
 
 
 def _judged(text: str, one: One) -> str | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
+from pdr_dspy.text import choice_patterns as patterns
 from pdr_dspy.text.answers import MAX_TEXT, final_answer
 from pdr_dspy.text.choice_forms import MAX_FORM, misnumbered, resolved
 from pdr_dspy.text.labels import shadow
@@ -36,154 +37,9 @@ def to_choice(text: str, options: Sequence[str]) -> str | None:
     return None
 
 
-_WORDS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox|operatorname)\s?\{([^{}]*)\}"
-)
-_SPACES = re.compile(r"\s+")
-_TAG = re.compile(
-    r"(?:(?:the |my )?(?:option|choice|answer|letter|variant)\s{0,3}(?:is\s)?)?[(\[{]?([A-Za-z]|[0-9]{1,2})"
-    r"(?:[)\]}][.:]?|[.:](?![0-9.])|$|\s(?=[-–—=]\s))\s{0,9}(?:[-–—=]\s{1,3})?(.*)",
-    re.I | re.S,
-)
-_REJECTS = re.compile(
-    r"\b(?:not|never|neither|nor|cannot|except|wrong|incorrect|false|eliminated?|eliminates|excluded?|excludes"
-    r"|impossible"
-    r"|invalid|unlikely|less likely|least|ruled out|rule out|rejects?|rejected|discard(?:ed|s)?|untrue|fails?"
-    r"|unless|if|other than"
-    r"|contradicts?|ruling out|excluding|exceptions?|refuses?|refused|declined?|hesitat\w*|reluctant|opposite"
-    r"|contrary|anything but|all but|every\w* but|avoid|dismiss(?:ed|es)?|refut(?:e|ed|es)|disagree|doubt|hardly"
-    r"|barely|far from|worst|inverse|complement|negation|lacks?|than"
-    r"|(?:all|anything|everything|any|(?:each|every)(?: one)?) (?:but|except|besides|apart from)"
-    r"|instead of|rather than|none of|without|nicht|kein|keine|keinesfalls|falsch|pas|jamais|faux"
-    r"|fausse|incorrecta?|falsa?|no|tampoco|ni|non(?!-)|né|mai|sbagliat[ao]|não|nem|niet|geen|fout|inte|ikke|ej"
-    r"|fel|nie|ani|błędn[ay]"
-    r"|değil|yanlış|не|ни|неверно|неправильно|bukan|salah)\b|n['’]t\b|不|非|没|沒|错|錯|誤|ない|なく|아니|아닌|틀|ليس|غير|خطأ",
-    re.I,
-)
-_REASON = re.compile(  # may follow the chosen option; the rest is its reason
-    r"(?:,|;|:|\.|\s[-–—])?\s*\(?(?:because|since|as(?! well)|for (?:the|it|this)|due to|owing to|given|considering"
-    r"|in (?:view|light|place|favou?r) of|despite|even though|after (?:eliminating|ruling|excluding)|on account of"
-    r"|seeing that|according to|per\b|is (?:better|more likely) than"
-    r"|is (?:the )?(?:correct|right|best)(?: (?:answer|option|choice|one))?(?=\s*(?:[.,;]|because|since|while|whereas))"
-    r"|over|rather than"
-    r"|instead of|in preference to|not|but not|and not|unlike|while|whereas|though|although|so that|which|where|by"
-    r"|thanks to|based on|in contrast to|as opposed to|compared (?:to|with)|weil|denn|da|statt|nicht|parce que"
-    r"|car(?= (?:ils?|elles?|on|le|la|les|l['’]|c['’]|cet?|cette|une?|en|nous|cela|ça|si|tout|[A-Z]\b))"
-    r"|puisque|plutôt que|porque|ya que|pues|en lugar de|perché|poiché"
-    r"|因为|因為|なぜなら|потому что|так как)(?![A-Za-z])",
-    re.I,
-)
-_TAKEN_BACK = re.compile(
-    r"\b(?:wait|actually|oops|scratch that|on second thoughts?|correction|hmm|no,|let me (?:re|check)"
-    r"|i (?:was|am) wrong"
-    r"|my mistake|changed? my mind|could also|also possible|equally|also (?:correct|right|works|fits)|too\b|unsure"
-    r"|not sure|both|answer is|i choose|or maybe)",
-    re.I,
-)
-_STATED = re.compile(
-    r"(?:(?:so|thus|hence|therefore|then|well)[, ]\s*)?(?:the\s)?(?:(?:correct|right|best|final|my)\s)*"
-    r"(?:answer|option|choice|letter|one)(?:\sis|\swould be|\smust be|:)\s*(?:option\s|choice\s|letter\s)?"
-    r"|(?:i\s(?:choose|pick|select|say|prefer|would (?:choose|pick|say|prefer|go with)|go with|think it is"
-    r"|think it's|believe it is)"
-    r"|it is"
-    r"|(?:the\s|my\s)?(?:option|choice|letter|answer)|it's|it must be|must be"
-    r"|definitely|clearly|probably)\s(?:option\s|choice\s|letter\s)?",
-    re.I,
-)
-_PRONOUN = re.compile(
-    r"\s(?:am|was|have|had|think|thought|believe|guess|say|said|would|will|choose|chose|pick|select|go|went"
-    r"|know|see|can"
-    r"|could|should|must|do|did|get|got|find|found|feel|suppose|assume|conclude|prefer|vote|want|need|don['’]t"
-    r"|cannot)\b"
-    r"|['’](?:d|ll|m|ve)\b"
-)
-_ARTICLE = re.compile(
-    r"\s(?!(?:is|or|and|because|since|over|rather|instead|as|due|but|which|given|when|if|not|while|whereas"
-    r"|unlike|for|by|but|looks|appears|sounds"
-    r"|from|seems|must|fits|follows|holds|matches|would|should|was|has|in|on|with|to|though|although|then|vs"
-    r"|versus|plus"
-    r"|minus|into|otherwise|else|unless|until|implies|follows|precedes|equals|contains|includes|contradicts"
-    r"|beats|causes"
-    r"|leads|goes|becomes|means|exceeds|gives|yields|through|und|oder|sowie|aber|nicht|bis|ou|et|mais|pas|o|y|e"
-    r"|u|ni|pero|sino"
-    r"|ma|non|mas|en|of|maar|niet|och|eller|og|men|lub|albo|oraz|ani|ve|veya|ya|atau|dan|ja|tai|vagy)\b)[a-z]"
-)
-_STATING = re.compile(  # directly before an option stated by a sentence
-    r"""(?: ^ | [:：=→⇒,] | -> | => | [—–]\s
-    | \bc['’]est | \b(?:is|was|are|it['’]s|that['’]s|option|choice|answer|letter|variant|alternative|label|class|number
-      | (?:must|should|would|will|has\sto|have\sto|ought\sto|gotta|got\sto|can\sonly)\s(?:only\s)?be
-      | so|hence|thus|therefore|definitely|clearly|probably|certainly|surely|obviously|only|namely|exactly
-      |leaves|leaving|(?:left|leaves\sus)\swith
-      | (?:amounts|leads|leading|points|pointing|corresponds|equals|comes\sdown|equates|matches|boils\sdown)\s(?:to\s)?
-      | (?:go|going|went|gone|stick|sticking|settle|settling|agrees?|end(?:ed|ing)?\sup)\s(?:with|for|on)
-      | (?:opt|opting|vote|voting)\sfor | (?:choos|pick|select|favou?r|prefer|conclud|indicat|suggest|think|believ|guess
-        |suppos|impl|yield|mark|support|lean|giv)(?:e|es|s|ing|y|ies|en|ed)? | chose|took|take|takes
-      | likely | (?:i|we)(?:['’]d|['’]ll|\swould|\swill)?\ssay | say(?=\W*$)(?<=^say) | think\sthat|believe\sthat
-      | ist|lautet|wähle|nehme|antwort|buchstabe|est|est|choisis|réponse|lettre|es|elijo|respuesta|opción|letra|é|è
-      | scelgo|resposta|opção|alternativa|risposta|opzione|lettera|escolho|är|er|jest|odpowiedź|to(?<=odpowiedź\sto)
-      | adalah|ответ|вариант|выбираю|это)
-    | 选|選|择|擇|选项|選択肢|是|为|為|は|は、|답은|정답은)
-    \s*(?:(?:the|an?|la|le|el|il|o|a|die|der|das|de|het|option|choice|letter|answer|lettre|letra|lettera|buchstabe|opción
-      |opzione|opção|litera|letter)\s){0,2}["'“‘*_`$(\[]*$""",
-    re.I | re.X,
-)
-_PREDICATE = (
-    r"(?:(?:the|my|our|an?|also\sthe|indeed|clearly|definitely|obviously|certainly|surely|therefore|thus|most|more|only"
-    r"|final|single)\s){0,3}(?:correct|right|true|best|answer|one|accurate|valid|likely|plausible|appropriate"
-    r"|suitable|choice"
-    r"|option|supported|consistent|pick|solution|it|winner|richtig|korrekt|wahr|correcte?|juste?|vraie?"
-    r"|correct[ao]|verdader[ao]"
-    r"|cert[ao]|giust[ao]|juist|rätt|riktigt?|prawidłow[aey]|poprawn[aey])\b"
-)
-_STATED_BEHIND = re.compile(  # directly after such an option
-    rf"""["'”’*_`$)\]]*(?:,?\s*(?:i\s(?:think|guess|believe|suppose|would\ssay) | it\sis(?:\s*[.!]?$)
-    | (?:is|was|ist|est|es|é|è|är|er|jest|would\sbe|must\sbe|has\sto\sbe|should\sbe|seems|looks
-      |appears)\s(?:to\sbe\s)?{_PREDICATE}
-      (?!\s(?:but|if|unless|only\sif|or|than))
-    | (?:wins|works|fits|holds|stands|remains|follows|matches)\b(?!\s(?:but|if|unless|only))
-    | (?:only|alone|obviously|of\scourse|clearly|definitely|certainly|for\ssure|naturally|evidently|surely)\s*[.!]?$)
-    | \s*です | \s*だ | \s*が正 | \s*正确 | \s*正確 | \s*是(?:正确|对|對) | \s*입니다 | \s*이다)""",
-    re.I | re.X,
-)
-_OTHERS = re.compile(
-    r"\b(?:some|others?|many|people|they|users?|students?|one (?:could|might|may)|could|might|may|maybe|perhaps"
-    r"|possibly"
-    r"|partly|partially|half|almost|nearly|changed|swap|wrongly|mistakenly|tempting|naive|second|third|runner|previous"
-    r"|first|last|longest|shortest|earlier|former|usual|typical|initial|original|popular|distractor|other|next"
-    r"|everything"
-    r"|nothing"
-    r"|along with|together with|up to|beside)\b",
-    re.I,
-)
-_EMPHASIS = re.compile(
-    r",?\s(?:hands down|(?:no|without|beyond)(?: an?| any)?(?: reasonable)? (?:doubt|question)(?: about it)?"
-    r"|and nothing else)(?=[.!]?$)|^(?:nothing but|(?:no|none) other than)\s(?=\S+$)",
-    re.I,
-)
-_RATHER = re.compile(r"^(?:rather|sooner) (\S.{0,60}?) than (\S.{0,60})$", re.I)
-_BULLET = re.compile(r"^\s*[-–•·*]\s+")
-_MODIFIED = re.compile(
-    r"(?<!\w)(?:less|more|dark|light|pale|bright|deep|semi|almost|nearly|partly|partially|half|slightly|barely"
-    r"|pseudo|non"
-    r"|anti|un|quasi|sub|super)[ -]$",
-    re.I,
-)
-_LOWER_CASE = re.compile(r"\b(?:option|choice|letter|answer|choose|pick|select|is|it['’]s)[\s:(\[\"']*$", re.I)
-_REMARK = re.compile(r"[\"”*_`$)\]]*(?:\s*\([^()]*\))?[.!]?\s*$")
-_CONCLUSION = re.compile(
-    r"(?:^|[,;.:!—–-]|\s)\s*(?<!not )(?<!also )(?<!or )(?:(?:and\s)?so|thus|hence|therefore|consequently"
-    r"|(?:which\s|that\s)?leaves(?:\s(?:us|only))?"
-    r"|leaving(?:\s(?:us|only))?)\s*[,:]?\s+(?:(?:with|only)\s)?",
-    re.I,
-)
-_HOLDS = re.compile(
-    r"\s+(?:is|must be)\s+(?:the\s)?(?:correct|right|best|true|answer)(?:\s(?:answer|option|choice|one))?", re.I
-)
-
-
 def _key(text: str) -> str:
-    text = _WORDS.sub(lambda words: words[1], tidy(text))
-    text = tidy(_SPACES.sub(" ", text)).rstrip(".!,:;")
+    text = patterns.WORDS.sub(lambda words: words[1], tidy(text))
+    text = tidy(patterns.SPACES.sub(" ", text)).rstrip(".!,:;")
     for left, right in ("()", "[]", "{}"):
         if text.startswith(left) and text.endswith(right) and right not in text[:-1]:
             text = text[1:-1].strip()
@@ -203,17 +59,19 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
     same = same or [option for option in options if len(key) > 1 and _content(option) == key]
     if same:
         return same[0] if len(same) == 1 else None
-    plain = tidy(_SPACES.sub(" ", _WORDS.sub(lambda words: words[1], tidy(text))))
+    plain = tidy(patterns.SPACES.sub(" ", patterns.WORDS.sub(lambda words: words[1], tidy(text))))
     if "**" in plain and not any("**" in option for option in options):
         plain = plain.replace("**", "")  # `**B.** Paris`
-    if (rest := _EMPHASIS.sub("", plain)) != plain or (rest := _RATHER.sub(r"\1 rather than \2", plain)) != plain:
+    if (rest := patterns.EMPHASIS.sub("", plain)) != plain or (
+        rest := patterns.RATHER.sub(r"\1 rather than \2", plain)
+    ) != plain:
         return _choice(rest, options) if rest.strip() else None
     if len(plain) <= MAX_FORM:
         one = partial(_whole, options=options)
         held = resolved(plain, options, one, partial(_options_in, options=options))
         if held is not None or misnumbered(plain, options, one):
             return held
-    tag = _TAG.fullmatch(plain)
+    tag = patterns.TAG.fullmatch(plain)
     if tag:
         rest = tag[2].strip()
         by_letter = [option for option in options if _label(option) == tag[1].casefold()]
@@ -223,7 +81,9 @@ def _choice(text: str, options: Sequence[str]) -> str | None:
             return agreed[0] if len(agreed) == 1 else None
         others_wrong = _REJECTED_LETTERS.match(rest) and not _DASHED.match(plain)  # `A – B is wrong` may be about both
         if len(by_letter) == 1 and (not rest or others_wrong or not _names_another(rest, tag[1], options)):
-            rejected = _REJECTS.match(rest) and not (_gives_reason(rest, options) or _OWN_NEGATION.fullmatch(rest))
+            rejected = patterns.REJECTS.match(rest) and not (
+                _gives_reason(rest, options) or _OWN_NEGATION.fullmatch(rest)
+            )
             return None if rejected or _retracted(rest) or _lists(text, rest, tag[1], options) else by_letter[0]
     return _chosen(plain, options) or _concluded(plain, options) or _mentioned(plain, options)
 
@@ -265,31 +125,31 @@ def _joined(key: str) -> str:
 
 @lru_cache(1024)
 def _label(option: str) -> str | None:
-    tag = _TAG.fullmatch(tidy(option))
+    tag = patterns.TAG.fullmatch(tidy(option))
     return tag[1].casefold() if tag else None
 
 
 @lru_cache(1024)
 def _content(option: str) -> str:
     """The text of an option without its letter."""
-    tag = _TAG.fullmatch(tidy(option))
+    tag = patterns.TAG.fullmatch(tidy(option))
     return _key(tag[2]) if tag and tag[2].strip() else _key(option)
 
 
 def _retracted(rest: str) -> bool:
-    return _TAKEN_BACK.search(rest) is not None
+    return patterns.TAKEN_BACK.search(rest) is not None
 
 
 def _gives_reason(behind: str, options: Sequence[str]) -> bool:
     """Whether the text after an option only gives the reason for it or against another."""
-    reason = _REASON.match(behind)
+    reason = patterns.REASON.match(behind)
     if reason is None:
         return False
     following = behind[reason.end() :].lstrip(" ,*_(\"'").casefold()
     if reason.group().casefold().endswith(("not", "nicht")):  # `A, not B`; `A not certain` gives no reason
         names = {name for option in options for name in (option.casefold(), _label(option), _content(option)) if name}
         return any(following.startswith(name) and not following[len(name) :][:1].isalnum() for name in names)
-    return not (reason.group().casefold().endswith(("which", "where")) and _REJECTS.search(following[:30]))
+    return not (reason.group().casefold().endswith(("which", "where")) and patterns.REJECTS.search(following[:30]))
 
 
 _LISTED = re.compile(r"[ \t>*_(\[•·–-]{0,8}([A-Za-z0-9]{1,2})(?:[*_]{0,2}[.):\]][*_]{0,2}|\s[-–—=→])\s{1,3}\S")
@@ -304,7 +164,7 @@ def _lists(text: str, rest: str, letter: str, options: Sequence[str]) -> bool:
         for line in text.strip().splitlines()[1:]
         if (found := _LISTED.match(line)) and found[1].casefold() in labels
     ]
-    if any(not _REJECTS.search(line) for line in lines):
+    if any(not patterns.REJECTS.search(line) for line in lines):
         return True
     return len({found[1].casefold() for found in _LISTED_INSIDE.finditer(rest)} & labels) > 1 and not lines
 
@@ -322,7 +182,7 @@ def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
     """Whether the text after `B)` offers a second option; a reason does not, nor does `Vitamin C` as B's own text."""
     if _gives_reason(rest, options):
         return False
-    if rest[:1] in ("A", "a") and _ARTICLE.match(rest, 1) and not _ALONE.match(rest, 1):  # `B. A cell wall`
+    if rest[:1] in ("A", "a") and patterns.ARTICLE.match(rest, 1) and not _ALONE.match(rest, 1):  # `B. A cell wall`
         rest = rest[1:]
     labels = {_label(option) for option in options} - {letter.casefold(), None}
     other = re.findall(
@@ -338,7 +198,7 @@ def _names_another(rest: str, letter: str, options: Sequence[str]) -> bool:
 
 def _chosen(text: str, options: Sequence[str]) -> str | None:
     """The option at the beginning of a sentence that only defends it."""
-    stated = _STATED.match(text)
+    stated = patterns.STATED.match(text)
     for start in dict.fromkeys((stated.end() if stated else 0, 0)):
         rest = text[start:].lstrip("*_\"'( ")
         names = {
@@ -347,7 +207,7 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
         opening = [name for name in names if rest.casefold().startswith(name)]
         for name in sorted(opening, key=len, reverse=True):
             behind = rest[len(name) :].lstrip("*_\"')")
-            if behind[:1].isalnum() or (name == "i" and _PRONOUN.match(behind)):
+            if behind[:1].isalnum() or (name == "i" and patterns.PRONOUN.match(behind)):
                 continue
             if _another_holds(behind, names[name], options):
                 break
@@ -361,10 +221,10 @@ def _chosen(text: str, options: Sequence[str]) -> str | None:
 def _concluded(text: str, options: Sequence[str]) -> str | None:
     """The option that follows from the text before it (`A is wrong, so B`, `Eliminate A and B. C is the answer.`) and
     is the whole conclusion."""
-    said = _STATED.match(text)
+    said = patterns.STATED.match(text)
     if len(text) > 400 or "?" in text or _retracted(text[said.end() if said else 0 :]):
         return None
-    drawn = max((found.end() for found in _CONCLUSION.finditer(text) if found.start()), default=0)
+    drawn = max((found.end() for found in patterns.CONCLUSION.finditer(text) if found.start()), default=0)
     sentence = max((found.end() for found in _SENTENCE_ENDS.finditer(text.rstrip(" .!"))), default=0)
     contrast = max(_CONTRAST.finditer(text), key=lambda found: found.end(), default=None)
     turned = contrast is not None and contrast.end() > max(drawn, sentence)
@@ -375,19 +235,19 @@ def _concluded(text: str, options: Sequence[str]) -> str | None:
     if turned and not aside:
         return None
     drawn = start if turned or aside else drawn
-    if not before or (drawn < sentence and not _REJECTS.search(before)) or _OTHERS.search(conclusion):
+    if not before or (drawn < sentence and not patterns.REJECTS.search(before)) or patterns.OTHERS.search(conclusion):
         return None
-    stated = _STATED.match(conclusion)
+    stated = patterns.STATED.match(conclusion)
     for begin in dict.fromkeys((stated.end() if stated else 0, 0)):
         rest = conclusion[begin:].strip(" .!*_\"'")
-        holds = _HOLDS.search(rest)
+        holds = patterns.HOLDS.search(rest)
         if (holds is None and begin == 0 and drawn < sentence) or (holds and holds.end() != len(rest)):
             continue
         key = _key(rest[: holds.start()] if holds else rest)
         named = [option for option in options if key and key in (option.casefold(), _label(option), _content(option))]
         if len(named) == 1 and turned and named[0] in _options_in(clause, options):
             return None
-        conceded = turned and _CONCEDED.search(clause) and not _REJECTS.search(clause)
+        conceded = turned and _CONCEDED.search(clause) and not patterns.REJECTS.search(clause)
         if len(named) == 1 and (conceded or _choice(clause.rstrip(" ,;:"), options) in (None, named[0])):
             return named[0]
     return None
@@ -405,13 +265,13 @@ def _another_holds(behind: str, own: str, options: Sequence[str]) -> bool:
     last = _key(re.split(r"[;.!]\s", behind)[-1]) if re.search(r"[;.!]\s", behind) else ""
     if last and any(last in (option.casefold(), _label(option)) for option in options if option != own):
         return True
-    said = [behind[max(found.start() - 40, 0) : found.start()] for found in _HOLDS.finditer(behind)]
+    said = [behind[max(found.start() - 40, 0) : found.start()] for found in patterns.HOLDS.finditer(behind)]
     return any(_options_in(re.split(r"[,.;]", each)[-1], options) - {own} for each in said)
 
 
 def _set_aside(before: str, options: Sequence[str]) -> bool:
     """Whether a clause is about options that it rejects (`not A`, `B is wrong`) or only concedes (`A is tempting`)."""
-    if _AFFIRMED.search(before) or not (_REJECTS.search(before) or _CONCEDED.search(before)):
+    if _AFFIRMED.search(before) or not (patterns.REJECTS.search(before) or _CONCEDED.search(before)):
         return False
     return bool(_options_in(before, options))
 
@@ -425,7 +285,8 @@ def _options_in(text: str, options: Sequence[str]) -> set[str]:
             flags = 0 if len(name) == 1 else re.I
             spots = re.finditer(rf"(?<!\w){re.escape(name)}(?![\w'’])", text, flags)
             if any(
-                name not in "AI" or not (_PRONOUN if name == "I" else _ARTICLE).match(text, one.end()) for one in spots
+                name not in "AI" or not (patterns.PRONOUN if name == "I" else patterns.ARTICLE).match(text, one.end())
+                for one in spots
             ):
                 found.add(option)
     return found
@@ -445,6 +306,7 @@ _AFFIRMED = re.compile(
 _SENTENCE_ENDS = re.compile(r"[.;!]\s+")
 
 
+_LIMITED = re.compile(r"\bbut (?:only|not always|just)\b", re.I)
 _LETTERS_ONLY = re.compile(r"(?:\b[A-Z]\b[\s,;/]*){2,}")
 
 
@@ -468,15 +330,17 @@ def _small_letters(text: str, options: Sequence[str]) -> set[str]:
     found = set()
     for spot in re.finditer(r"(?<![\w'’-])[a-z](?![\w'’-])", text):
         behind = text[spot.end() :]
-        if _LOWER_CASE.search(text[: spot.start()]) and (_REMARK.match(behind) or _STATED_BEHIND.match(behind)):
+        if patterns.LOWER_CASE.search(text[: spot.start()]) and (
+            patterns.REMARK.match(behind) or patterns.STATED_BEHIND.match(behind)
+        ):
             found |= {option for option in options if option == spot.group().upper()}
-    return set() if _OTHERS.search(text) else found
+    return set() if patterns.OTHERS.search(text) else found
 
 
 def _mentioned(text: str, options: Sequence[str]) -> str | None:
     if text.endswith("?") and not any("?" in option for option in options):
         return None
-    if len(text) > 200 or _REJECTS.search(text) or _LETTERS_ONLY.fullmatch(text):
+    if len(text) > 200 or patterns.REJECTS.search(text) or _LIMITED.search(text) or _LETTERS_ONLY.fullmatch(text):
         return None
     found: list[tuple[int, int, str]] = []
     for option in options:
@@ -486,21 +350,23 @@ def _mentioned(text: str, options: Sequence[str]) -> str | None:
         flags = re.I if len(option) > 1 else 0
         for spot in re.finditer(rf"{_no_letter_before}{re.escape(option)}{_no_letter_behind}", text, flags):
             behind = text[spot.end() :]
-            if option == "I" and _PRONOUN.match(behind):
+            if option == "I" and patterns.PRONOUN.match(behind):
                 continue
             if not _whole_number(option, text[: spot.start()], behind):
                 return None
-            if option in ("A", "a") and _ARTICLE.match(behind):
+            if option in ("A", "a") and patterns.ARTICLE.match(behind):
                 if re.search(r"(?:\b(?:and|or|than|over|not|of)|[,/])\s*$", text[: spot.start()]):
                     return None  # `B or A looks right`: an option or an article
                 continue
             before = text[: spot.start()]
-            lead = _BULLET.sub("", before).strip("*_\"'( ")
-            alone = not lead and _REMARK.match(behind)
-            stated = lead and _STATING.search(before)
-            if len(option) > 1 and _MODIFIED.search(before):
+            lead = patterns.BULLET.sub("", before).strip("*_\"'( ")
+            alone = not lead and patterns.REMARK.match(behind)
+            stated = lead and patterns.STATING.search(before)
+            if len(option) > 1 and patterns.MODIFIED.search(before):
                 return None  # `dark red`
-            if len(option) == 1 and (_OTHERS.search(text) or not (alone or stated or _STATED_BEHIND.match(behind))):
+            if len(option) == 1 and (
+                patterns.OTHERS.search(text) or not (alone or stated or patterns.STATED_BEHIND.match(behind))
+            ):
                 return None  # `A through D`, `the opposite of A`: the statement about it is not understood
             found.append((spot.start(), spot.end(), option))
     if not found and len(stated_small := _small_letters(text, options)) == 1:

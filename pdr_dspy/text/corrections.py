@@ -95,6 +95,7 @@ _FIRST_WORD = re.compile(r"(?!(?:option|choice|answer)\b)[^\W\d_]{2,}(?=[\s:])",
 _NEXT = re.compile(r"[.!?;]\s")
 _NEGATIVE = re.compile(r"\W*(?:no|not|false|wrong|incorrect|untrue|invalid|fail\w*|refuted?|refutes)\b", re.I)
 _NOT_BUT = re.compile(r"^not [^,;]{1,40}?,? but (?:rather )?", re.I)
+_WORD = re.compile(r"[A-Za-z]{2}")
 _MOST_WORDS = 6
 _MOST_SENTENCES = 200
 
@@ -109,6 +110,8 @@ def corrections(text: str, start: int, end: int, *, answer: str, words: bool) ->
         answer: the answer before them.
         words: whether the answer may be any text, so that only an answer that is said to be wrong is corrected.
     """
+    if not _WORD.search(text, start, end):  # most answers are the last word
+        return
     part = text[start:end].lower()
     if not any(hint in part for hint in _HINTS):
         return

@@ -259,14 +259,16 @@ def sentence(languages: tuple[int, ...]) -> re.Pattern[str]:
     noun = rf"(?:{START}(?:{said.qualified})|{article}?{START}(?:{said.nouns}|{said.results})){END}"
     about = r"(?P<about>[ \t]{1,9}(?:to|of|for)[ \t]{1,9}(?:the|this|your|part)[^.:;!?\n]{0,60}?[ \t])?"
     return re.compile(
-        rf"{noun}[*_]{{0,3}}{about}[ \t]{{0,9}}(?:{said.verbs})(?:(?![^\W\d_])|(?<=[^\x00-\u024f]))"
+        rf"{noun}[*_]{{0,3}}{about}[ \t]{{0,9}}(?:{said.verbs})(?:{_BUT}|(?:(?![^\W\d_])|(?<=[^\x00-\u024f])))"
         r"(?:[ \t]{1,9}(?:thus|therefore|simply|just|then|equal to|donc|also|somit|daher))?"
         r"(?![ \t]{1,9}(?:not|wrong|incorrect|correct|right|in|unclear|unknown|as follows|obtained|given|found|the same"
-        r"|nicht|falsch|richtig|pas|no(?=\s\w)|não|non|niet|не)\b):?",
+        r"|nicht|falsch|richtig|pas|(?:no|não)(?=\s\w)|non|niet|не)\b):?",
         re.IGNORECASE,
     )
 
 
+_BUT = r"(?:n['’]t|[ \t]not)[ \t][^.,;:!?\n]{1,40}?,?[ \t]but[ \t](?:rather[ \t])?"
+"""`is not 41 but`: what stands behind it is stated."""
 START = r"(?:(?<!\w)|(?<=[^\x00-\u052f]))"
 """The beginning of a word; any position where words are not separated by spaces."""
 END = r"(?:(?![^\W_])|(?<=[^\x00-\u052f]))"

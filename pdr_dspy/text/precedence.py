@@ -8,7 +8,8 @@ The rule, for every form alike (label, marker, tag, row of a table, box, JSON, s
    one (`the answer would be 12`, `the answer is 12 if 0 counts`); one that calls its value wrong; and, against any
    other form, a sentence whose value is not a plain one (`the answer is easy to see from 6 * 7 = 42`).
 3. A supposition, a negation or what others think (`if the answer were 43`, `one might think the answer is 43`, `the
-   wrong answer is 43`) is no statement at all.
+   wrong answer is 43`), and what would hold in a case that is only supposed (`if x were 5, the answer would be 43`),
+   are no statements at all.
 4. Statements of the same value are one: the most exact form of them is read (`\boxed{42}`, then `the answer is 42`).
 5. Answers of several parts that differ, without an answer to the whole, stay several: `3 or 4`, which names no number.
 
@@ -68,6 +69,11 @@ _CASE = re.compile(
 )
 """Beginnings of a sentence about another case than the question's."""
 _DRAWN = re.compile(r"[,:;]?\s(?:so|thus|hence|therefore|consequently|then|donc|also|daher)\b[ ,]", re.I)
+_FOLLOWS = re.compile(r"[,:;]?\s(?:so|thus|hence|therefore|consequently|donc|also|daher)\b[ ,]", re.I)
+_UNREAL = re.compile(
+    r"(?<![^\W_])(?:if|unless|were|had|without|assuming|provided|supposing|in case|wenn|falls|si|如果)(?![^\W_])", re.I
+)
+"""Behind `the answer would be 42`: a case that is only supposed."""
 _PART = re.compile(
     r"""^[\s>*_#\-•]*(?:(?:in|for|from)\s)?(?:the\s)?(?:\(?[a-h]\)|\((?:i{1,3}|iv|vi?)\)
     |(?:part|case|sub-?(?:part|question|problem)|question|problem|exercise|scenario|variant|example|teil|aufgabe|fall
@@ -143,7 +149,12 @@ def standing(text: str, start: int, value: int, about: str = "") -> int | None:
         return PART
     if stop is not None and stop.group() in "?？":
         return WEAKER
-    if _CASE.search(clause) and not _DRAWN.search(clause):
+    case = _CASE.search(clause) is not None
+    if _CONDITIONAL.search(text[max(start, value - 30) : value]) and (
+        (case and not _FOLLOWS.search(clause)) or _UNREAL.search(behind)
+    ):
+        return None
+    if case and not _DRAWN.search(clause):
         return WEAKER
     if _CONDITIONAL.search(text[max(start, value - 30) : value]) or _CONDITION.search(behind):
         return WEAKER

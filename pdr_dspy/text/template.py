@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pdr_dspy.text.spans import Spans, fences
+
 TURN_END = "\x1e"
 """Replaces a token that ends a turn, see `without_template`."""
 NEXT_TURN = TURN_END * 2
@@ -34,6 +36,15 @@ _TURN = re.compile(
     rf"|(?:[ \t]*{_TOKEN})+[ \t]*(?:assistant|user|model|human)?[ \t]*$",
     re.MULTILINE,
 )
+_END = re.compile(
+    rf"<{_BAR}(?:im_end|end_?of_?text|e[oO][tTmMdDsS](?:_id)?|E[OM]T|EOS|end|return|END_OF_TURN_TOKEN|end_of_(?:turn|utterance"
+    rf"|sentence|message|document)|end▁of▁sentence|endofprompt|end_of_solution){_BAR}>"
+    r"|<(?:end_?of_?(?:turn|text|utterance|sentence)|eos|EOS|EOT|eot|eod|turn\||im_end)>|</s>|\[(?:EOS|EOT)\]"
+)
+"""Tokens with which models end a text or a turn."""
+_ASKED = re.compile(r"(?<![`\"'])\[INST\]")
+"""The token of Mistral and Llama 2 before a user's turn."""
+_QUOTES = "`\"'”’"
 _STRUCK = re.compile(r"<s>[^<\n]{1,2000}</s>(?=[ \t]*[^\s<])")
 _BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 
@@ -41,8 +52,10 @@ _BOX = re.compile(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", re.DOTALL)
 def without_template(text: str) -> str:
     """The text with its special tokens interpreted: ends of lines and, as `TURN_END`, ends of turns.
 
-    Text that a model wrote beyond its own turn, as another speaker, is removed. A token within a line is only
-    mentioned, and stays. The box tokens of GLM become a box.
+    Text that a model wrote beyond its own turn, as another speaker, is removed. Behind a token that ends a text
+    (`<|endoftext|>`, `</s>`) stands `NEXT_TURN`, also within a line if the token follows directly on the text before
+    it. Any other token within a line, or one in quotes or in a closed code block, is only mentioned, and stays. The box
+    tokens of GLM become a box.
     """
     if "<" not in text and "[" not in text:
         return text
@@ -63,9 +76,43 @@ def without_template(text: str) -> str:
     def end(match: re.Match[str]) -> str:
         if match["opened"]:
             return "" if match.start() <= first else f"\n{NEXT_TURN}\n"
-        return f"\n{TURN_END}\n"
+        ends = match.start() > first and _END.search(match.group()) is not None
+        ends = ends and text[match.end() : match.end() + 400].strip(f" \t\r\n{TURN_END}") != ""
+        return f"\n{NEXT_TURN if ends else TURN_END}\n"
 
+    text = _apart(text)
     return _TURN.sub(end, text)
+
+
+def _apart(text: str) -> str:
+    """The text with a line's end behind each token that ends the text within a line."""
+    code = Spans(fences(text) if "```" in text or "~~~" in text else ())
+    places: list[tuple[int, str]] = []
+    for token in _END.finditer(text):
+        end = token.end()
+        if len(places) >= _MOST:
+            break
+        if text[end : end + 400].partition("\n")[0].strip() and not code.around(token.start()):
+            places += [(end, "\n")] if _follows_directly(text, token.start(), end) else []
+    asked = _ASKED.search(text)
+    if asked and text[: asked.start()].strip() and not code.around(asked.start()):
+        places.append((asked.start(), f"\n{NEXT_TURN}\n"))
+    for place, sign in sorted(places, reverse=True):
+        text = f"{text[:place]}{sign}{text[place:]}"
+    return text
+
+
+_MOST = 20
+
+
+def _follows_directly(text: str, start: int, end: int) -> bool:
+    """Whether a token stands directly behind the text before it, and not in quotes."""
+    before, behind = text[start - 1 : start], text[end : end + 1]
+    if not before.strip() or before in "([{<=,:" or (before in _QUOTES and behind in _QUOTES and behind):
+        return False
+    line = text[max(text.rfind("\n", 0, start) + 1, start - 400) : start]
+    rest = text[end : end + 400].partition("\n")[0]
+    return not any(line.count(sign) % 2 and rest.count(sign) % 2 for sign in '`"')
 
 
 def before_token(text: str) -> str:

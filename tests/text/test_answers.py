@@ -122,7 +122,11 @@ def test_boxes(text: str, contents: list[str]) -> None:
     ("text", "kept"),
     [
         ("a<|im_end|>", "a\n|\n"),
-        ("a</s>\nb", "a\n|\n\nb"),
+        ("a</s>\nb", "a\n||\n\nb"),
+        ("a<|endoftext|>b", "a\n||\n\nb"),
+        ("a<eos>", "a\n|\n"),
+        ('end = "<eos>"\nb', 'end = "<eos>"\nb'),
+        ("```\na<eos>b\n```", "```\na<eos>b\n```"),
         ("a<|im_end|>\n<|im_start|>user\nb", "a\n|\n\n|\n"),
         ("<s>a", "a"),
         ("<|im_start|>assistant\na", "a"),
