@@ -13,7 +13,7 @@ from itertools import pairwise
 from pdr_dspy.text import number_words as tables
 from pdr_dspy.text.arithmetic import DECIMAL, evaluated
 from pdr_dspy.text.labels import ANSWER_KEYS, key
-from pdr_dspy.text.neutral_words import is_neutral, leave_its_value
+from pdr_dspy.text.neutral_words import is_neutral, is_unit_elsewhere, leave_its_value
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 from pdr_dspy.text.spelled_elsewhere import in_other_words
 
@@ -38,8 +38,8 @@ _TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)"
 _WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox)\s?\{([^{}]*)\}")
 _UNIT_POWER = re.compile(
     r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
-    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z])|(?<=[a-z]/[a-z]))[²³]"
-    r"|(?<=[a-z]/[a-z])\s?\^\s?(?:\{\s?[23]\s?\}|[23])(?![0-9])"
+    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z])|(?<=[A-Za-z]/[a-z]))[²³]"
+    r"|(?<=[A-Za-z]/[a-z])\s?\^\s?(?:\{\s?[23]\s?\}|[23])(?![0-9])"
 )
 _DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
 _SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
@@ -55,8 +55,11 @@ _UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0
 _LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
 _POINTED = re.compile(r"(?<![0-9A-Za-z.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?:,[0-9]{1,12})?(?![0-9A-Za-z.,])")
 """`1.234.567,89`; with one point it may be a decimal."""
-_DECIMAL_COMMA = re.compile(r"^([-+]?[0-9]{1,12}),([0-9]{1,2})(?=\s?([€£%]|[A-Za-z][A-Za-z/]{0,12})\.?$)")
-"""`3,5 kg`; without a unit it may be two numbers."""
+_DECIMAL_COMMA = re.compile(
+    r"^([^0-9()\[\]{}]*[0-9]{1,12}),([0-9]{1,2})(?=\s?(?:([€£¥₹%°]|\\%|[^\W\d_](?:[^\W\d_]|/){0,12})[ C.]{0,2}(?:\^?[23²³])?\.?)?$)"
+)
+"""`3,5 kg`, `€3,50`; without a unit or a currency it may be two numbers."""
+_CURRENCY_BEFORE = re.compile(r"[€£¥₹$]\s?-?[0-9]{1,12}$")
 _REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
 _FRAC = re.compile(
     r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
@@ -80,9 +83,11 @@ def read_number(text: str) -> Fraction | None:
     Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
-    text = _without_reason(text)
+    text = _in_larger_coins(_without_reason(_UNDERLINED.sub(r"\2", text)))
     plain = _plain(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
     sides = _EQUALS.split(plain)
+    if len(sides) > 1 and _SHORT_SCALE.search(sides[-1]) and not _CURRENCY.search(text):
+        return None  # x = 3k
     if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
         sides.reverse()
     value = _one_number(sides[-1]) if len(sides) <= _SIDES else None
@@ -101,6 +106,35 @@ def read_number(text: str) -> Fraction | None:
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
                 return None
     return value
+
+
+_UNDERLINED = re.compile(r"^(_{1,3})([^_]+)\1$")
+"""`__64__`, for bold."""
+_SHORT_SCALE = re.compile(r"[0-9][kKMB](?![A-Za-z])")
+_CURRENCY = re.compile(r"[$€£¥₹]")
+_COINS = {"dollar": "cent", "euro": "cent", "pound": "penny pence p", "rupee": "paisa paise"}
+_IN_COINS = re.compile(
+    r"(?:(?P<sign>[$€£₹])\s?)?(?P<whole>[0-9]{1,12}|[0-9]{1,3}(?:,[0-9]{3}){1,4})(?:\s(?P<name>dollar|euro|pound|rupee)s?)?,?"
+    r"\s(?:and\s)?(?P<part>[0-9]{1,2})\s?(?P<coin>cents?|pence|penny|p|paisa|paise)\b",
+    re.I,
+)
+"""`5 dollars and 25 cents`"""
+_SIGN_NAMES = {"$": "dollar", "€": "euro", "£": "pound", "₹": "rupee"}
+
+
+def _in_larger_coins(text: str) -> str:
+    """`5 dollars and 25 cents` as `5.25 dollars`."""
+    return _IN_COINS.sub(_one_amount, text) if re.search(r"cent|pence|penny|pais|[0-9]\s?p\b", text, re.I) else text
+
+
+def _one_amount(amount: re.Match[str]) -> str:
+    sign, name = amount["sign"], amount["name"]
+    if (sign is None) == (name is None):
+        return amount.group()
+    unit = name.lower() if name else _SIGN_NAMES[sign]
+    if tables.singular(amount["coin"].lower()) not in _COINS[unit].split():
+        return amount.group()
+    return f"{amount['whole']}.{int(amount['part']):02} {unit}s"
 
 
 _REASON = re.compile(
@@ -148,7 +182,7 @@ def is_percentage(text: str) -> bool:
 
 def unit_of(text: str) -> str | None:
     """The unit after (or the currency before) the only number of a text; None if none is known."""
-    text = signs(text).strip(" .*_`")
+    text = _in_larger_coins(signs(text).strip(" .*_`"))
     text = in_words(text) or text
     text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
     text = text.replace("$$", "")
@@ -171,9 +205,7 @@ def _plain(text: str) -> str:
     for sign, value in _VULGAR.items():
         text = text.replace(sign, f" {value}")
     text = _POINTED.sub(_without_points, text)
-    comma = _DECIMAL_COMMA.match(text)
-    if comma and (comma[3] in "€£%" or tables.unit_named(comma[3])):
-        text = f"{comma[1]}.{comma[2]}{text[comma.end() :]}"
+    text = _with_decimal_point(text)
     text = _THOUSANDS.sub(",", text)
     if "\\" in text and not _BRACKET.match(text):
         text = _THIN.sub(",", text)
@@ -186,7 +218,7 @@ def _plain(text: str) -> str:
     text = _IN_WORDS_TOO.sub(_without_words, text)
     for _ in range(3):
         text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
-    text = tables.PERCENT.sub("%", text)
+    text = tables.PERCENT.sub("%", tables.PERCENTAGE_POINTS.sub(" points", text))
     text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
     text = _REPEATING.sub(_repeating, _SPACING.sub(" ", text))
     text = _FRAC.sub(
@@ -197,6 +229,19 @@ def _plain(text: str) -> str:
     text = re.sub(r"(?:\b(?:US|CA|AU|NZ|HK))?[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
     text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
     return _SPACES.sub(" ", text).strip()
+
+
+def _with_decimal_point(text: str) -> str:
+    """`3,5 kg` as `3.5 kg`."""
+    comma = _DECIMAL_COMMA.match(text)
+    if comma is None:
+        return text
+    unit = comma[3]
+    if unit is None:
+        measured = _CURRENCY_BEFORE.search(comma[1]) is not None
+    else:
+        measured = not unit[0].isalpha() or tables.unit_named(unit) is not None or is_unit_elsewhere(unit.lower())
+    return f"{comma[1]}.{comma[2]}{text[comma.end() :]}" if measured else text
 
 
 def _without_points(digits: re.Match[str]) -> str:
@@ -249,7 +294,7 @@ _NUMBER = re.compile(
     rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
     rf"|(?P<over>{DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{DECIMAL}))"
     rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
-    rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
+    rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b|(?P<short>(?-i:[kKMB]))(?=$|[\s.,;:!?)%])(?!\s?[(^]))?)",
     re.I,
 )
 _SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞⌊⌋⌈⌉∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
@@ -366,7 +411,7 @@ def _changes_value_after(piece: str, found: list[str]) -> bool:
         word = glued[2]
         if word.lower() in _ORDINAL:
             return bool(glued[3].strip(" ."))  # the 5th prime is not 5
-        if len(word) < 4 and word.isascii() and not _glued(word):
+        if len(word) < 4 and word.isascii() and not _glued(word) and word not in tables.GLUED_LETTERS:
             return True
     if glued and glued[1] and tables.unit_named(glued[2]) is None:
         return True  # a 5-digit number is not 5
@@ -417,6 +462,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
             value = _times_ten(value, exponent)
         if value is not None and match["scale"]:
             value *= tables.SCALES[match["scale"].lower()]
+        if value is not None and match["short"]:
+            value *= tables.SHORT_SCALES[match["short"]]
     negative = (match["sign"] or "").strip().lower() in ("-", "minus", "negative")
     return -value if negative and value is not None else value
 
