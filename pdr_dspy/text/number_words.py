@@ -200,6 +200,11 @@ SHORT_NOUNS = SHORT_THINGS | words(
 """Words of up to three letters that may surround a number: other short letter groups are variables, not words."""
 
 
+def is_scale(word: str) -> bool:
+    """Whether a word in lower case multiplies the number before it: `thousand`, `millions`."""
+    return word in SCALES or (word.endswith("s") and word[:-1] in SCALES)
+
+
 def singular(word: str) -> str:
     """`inches` as `inch`, `miles` as `mile`."""
     if word in UNITS or len(word) < 4:
