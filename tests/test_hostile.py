@@ -193,6 +193,7 @@ def test_nor_do_dspys_adapters_make_a_value_of_anything(adapter: Any, label: str
                     TypeAdapter(KINDS[name]).validate_python(value, strict=True)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(nothing, st.booleans())
 def test_nothing_is_read_where_nothing_is_stated(text: str, truncated: bool) -> None:

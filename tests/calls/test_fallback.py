@@ -399,7 +399,7 @@ def test_what_a_turn_had_cost_before_it_was_left_is_on_the_ledger_as_it_was_repo
     def reply(request: ScriptedRequest) -> str | Completion:
         if request.output_format is not None:
             return Completion('{"mood": "sad"}', delay=math.inf)
-        return words if request.seed % 4 == first_seed % 4 else Completion("Mood: sad", delay=2)
+        return words if request.seed % 4 == first_seed % 4 else Completion("Mood: sad", delay=20)
 
     plain = SelfConsistency(MOOD, n=4, json_fallback=False)
     first_seed = ask(plain, scripted(replying("Mood: sad"))).ledger.calls[0].seed or 0
@@ -430,7 +430,7 @@ def test_a_thought_that_was_cut_before_its_turn_was_left_is_on_the_ledger_too() 
     def reply(request: ScriptedRequest) -> str | Completion:
         if request.request.messages[-1].role == "assistant":
             return Completion("Mood: sad", delay=math.inf)
-        return Completion("", thought="Hm. " * 200) if request.seed % 2 else Completion("Mood: sad", delay=2)
+        return Completion("", thought="Hm. " * 200) if request.seed % 2 else Completion("Mood: sad", delay=20)
 
     lm = scripted(reply, directly=True)
     lm.thinking_budget = "continue"

@@ -91,6 +91,7 @@ calls_ = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(calls_))
 def test_sequential_never_exceeds_total_and_a_ledger_survives_json(calls: list[Call]) -> None:
     ledger = Ledger(calls=tuple(calls))
@@ -98,6 +99,7 @@ def test_sequential_never_exceeds_total_and_a_ledger_survives_json(calls: list[C
     assert Ledger.model_validate_json(ledger.model_dump_json()) == ledger
 
 
+@pytest.mark.slow
 @given(st.lists(calls_), st.integers(1, 5000), st.integers(0, 5000), st.integers(0, 2000), st.integers(0, 2000))
 def test_what_a_budget_allows_a_larger_one_allows(
     calls: list[Call], limit: int, more: int, sequential: int, extra: int

@@ -245,6 +245,7 @@ def test_what_moves_while_the_store_is_open_is_found_again(tmp_path: Path, repla
     check(store)
 
 
+@pytest.mark.slow
 def test_every_byte_that_is_cut_off_costs_the_last_record_at_most(tmp_path: Path, large: None) -> None:
     path = filled(tmp_path)
     data = path.read_bytes()

@@ -227,6 +227,7 @@ def test_a_database_keeps_rollouts_as_a_folder_does(postgres: PostgresServer) ->
         assert (again.hits, again.torn) == (4, 0)
 
 
+@pytest.mark.slow
 @postgresql
 def test_what_others_put_in_a_database_is_seen_after_a_refresh(postgres: PostgresServer) -> None:
     url = postgres.database()

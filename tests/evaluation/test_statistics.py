@@ -167,6 +167,7 @@ def test_worse_of_many_uneven_differences_is_close_to_exact() -> None:
     assert around == sorted(around)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=12), st.data())
 def test_laws_of_worse(values: list[float], data: st.DataObject) -> None:
     values = [round(value, 3) for value in values]

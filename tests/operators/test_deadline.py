@@ -14,7 +14,7 @@ from pdr_dspy.calls import DeadlinePassed
 from pdr_dspy.operators import Progress
 from pdr_dspy.testing import Completion, ScriptedLM, ScriptedRequest, scripted_lm
 
-LATE = 0.15
+LATE = 0.4
 
 
 def hanging(when: Callable[[ScriptedRequest], bool]) -> ScriptedLM:

@@ -33,6 +33,7 @@ def draft(solution: str, *, truncated: bool = False) -> Draft:
     return Draft(round=1, index=0, solution=solution, truncated=truncated)
 
 
+@pytest.mark.slow
 @settings(max_examples=120)
 @given(st.lists(nasty, max_size=7), st.integers(1, 400), st.sampled_from(["start", "end"]), st.booleans())
 def test_a_workspace_never_exceeds_kappa(texts: list[str], kappa: int, keep: str, headed: bool) -> None:

@@ -137,6 +137,7 @@ def test_for_the_front_only_what_is_beaten_in_everything_goes() -> None:
     assert set(gone(runs)) == {1, 2, 3, 4}
 
 
+@pytest.mark.slow
 def test_for_the_front_many_rivals_do_not_make_chance_more_likely() -> None:
     rng = np.random.default_rng(11)
     dropped = []

@@ -328,6 +328,7 @@ def test_domination_pays_for_a_choice_of_incumbents() -> None:
             confidently_dominated(table, 1, [0], alpha)
 
 
+@pytest.mark.slow
 def test_domination_errs_no_more_than_alpha() -> None:
     draw = np.random.default_rng(9)
     alpha, runs = 0.1, 400

@@ -893,6 +893,7 @@ def test_check_passes_and_auto_takes_the_only_model():
         assert discover(server.api_base) == ["only"]
 
 
+@pytest.mark.slow
 def test_auto_works_without_a_check():
     with MockServer(models=("only",)) as server:
         lm = connect("auto", server.api_base)

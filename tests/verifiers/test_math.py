@@ -37,6 +37,7 @@ def test_both_verifiers_agree_on_whole_numbers(case: dict[str, str]) -> None:
     assert grade(case["gold"], case["answer"], MathVerifier(timeout=20)) == case["correct"]
 
 
+@pytest.mark.slow
 def test_every_gold_of_the_list_can_be_graded_against() -> None:
     for case in CASES:
         if case["gold"] != "10:30":
@@ -75,6 +76,7 @@ def test_hostile_answers_score_nothing_and_leave_the_next_item_alone(name: str) 
     assert grade(r"2\sqrt{5}", r"\sqrt{20}", MathVerifier(timeout=20)) == 1
 
 
+@pytest.mark.slow
 def test_an_item_out_of_time_is_killed_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "pdr_dspy.verifiers"):
         score = grade("1/x", r"\int_0^1 \frac{\sin(x^3+x)}{\ln(x^2+3)} dx", MathVerifier(timeout=0.2))
