@@ -84,6 +84,8 @@ _OTHER_LANGUAGES = words(
 _DIRECTIONS = words("north south east west northeast northwest southeast southwest away")
 """Neutral behind what is measured (`12 km north`); `42 north` is a bearing or a coordinate."""
 _PLACES = words("after before during inside outside near along across among onto into toward towards upon via")
+_CODES = words("http https error errors errno code codes status exit port")
+"""Neutral before a number, which they call by its name: `HTTP 404`, `exit code 1`."""
 _OPEN = _PLACES | words(
     """from with per of for every since when where which who whose another any some such like about around either both
     could would will"""
@@ -120,11 +122,18 @@ def is_neutral(word: str, *, behind: bool) -> bool:
     """Whether a word in lower case leaves the number beside it its value; `behind` if it stands behind the number."""
     if word in _NOT_COUNTED:
         return False
+    if word in _CODES and not behind:
+        return True
     if word == "up":  # `up 5`; `5 & up` is more
         return not behind
     if word in NEUTRAL or singular(word) in NEUTRAL:
         return True
     return behind and _is_plural(word)
+
+
+def is_unit_elsewhere(word: str) -> bool:
+    """Whether a word in lower case is a unit, or what is counted, in another language that is read."""
+    return word in _OTHER_LANGUAGES
 
 
 def leave_its_value(found: Sequence[str], *, behind: bool, last: bool) -> bool:

@@ -15,6 +15,9 @@ SCALES = {
 }
 """Words after a number that multiply it, in the singular. Billion and above are those of the short scale."""
 
+SHORT_SCALES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9}
+"""Letters attached to a number that multiply it: `1.5k`, `$2.5M`. `2m` may be metres, `3b` a product."""
+
 
 def words(text: str) -> frozenset[str]:
     """The words of a table written as text."""
@@ -108,6 +111,8 @@ PHRASES = re.compile(
 )
 
 PERCENT = re.compile(r"\s?\b(?:per\s?cent|percentage|pct)\b\.?(?! points?\b)", re.I)
+PERCENTAGE_POINTS = re.compile(r"\s?\b(?:percentage|percent|per\s?cent)[ -]points?\b", re.I)
+"""A difference of percentages, which is no percentage: `20 percentage points` is not 0.2."""
 
 # ------------------------------------------------------------------------------------------------------------ units
 
@@ -177,6 +182,8 @@ GLUED = re.compile(  # units that may follow their number without a space
 )
 LETTERS = frozenset("mgshlLNJWV")
 """Units of one letter, after a space."""
+GLUED_LETTERS = frozenset("hgL")
+"""Units of one letter that may follow their number without a space; `5s` may be a plural, `5m` a factor."""
 SHORT_THINGS = words(
     """men man kid kids day days egg eggs cup cups box bag bags pen pens cat cats dog dogs cow cows pig pigs hen hens
     car cars bus toy toys hat hats can cans jar jars pie pies bar bars run runs lap laps row rows ton tons job jobs
@@ -191,6 +198,11 @@ SHORT_NOUNS = SHORT_THINGS | words(
     hence ok new old red big top her his its our my per as do did get got etc pm am us uk due via"""
 )
 """Words of up to three letters that may surround a number: other short letter groups are variables, not words."""
+
+
+def is_scale(word: str) -> bool:
+    """Whether a word in lower case multiplies the number before it: `thousand`, `millions`."""
+    return word in SCALES or (word.endswith("s") and word[:-1] in SCALES)
 
 
 def singular(word: str) -> str:

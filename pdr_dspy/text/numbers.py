@@ -14,64 +14,14 @@ from pdr_dspy.text import number_words as tables
 from pdr_dspy.text.arithmetic import DECIMAL, evaluated
 from pdr_dspy.text.labels import ANSWER_KEYS, key
 from pdr_dspy.text.neutral_words import is_neutral, leave_its_value
+from pdr_dspy.text.plain_signs import DEGREE, SPACES, UPRIGHT, WORDS, in_larger_coins, in_plain_signs
+from pdr_dspy.text.plain_signs import signs as signs
+from pdr_dspy.text.quantities import is_quantity
 from pdr_dspy.text.spelled import NUMERALS, in_digits, spelled
 from pdr_dspy.text.spelled_elsewhere import in_other_words
 
 MAX_DIGITS = 1_000
 """Maximum digits of one number, and maximum power of ten; a longer number is not read."""
-
-_ZEROS = (0xFF10, 0x660, 0x6F0, 0x966, 0x9E6, 0xA66, 0xAE6, 0xBE6, 0xC66, 0xCE6, 0xD66, 0xE50, 0xED0, 0x1040, 0x17E0)
-"""Full-width digits, and those of Arabic, Persian, the scripts of India, Thai, Lao, Burmese and Khmer."""
-_SIGNS = str.maketrans(
-    {
-        **dict.fromkeys("−–—‒﹣－‐‑", "-"),
-        **dict.fromkeys("\u00a0\u2009\u202f\u2007\u2008\t\n\r~", " "),  # spaces of all widths
-        **{chr(zero + digit): str(digit) for zero in _ZEROS for digit in range(10)},
-        **{"٫": ".", "٬": ","},
-        **{"，": ",", "．": ".", "：": ":", "％": "%", "＝": "=", "⁄": "/", "∕": "/", "’": "'", "÷": "/"},
-    }
-)
-_VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5"}
-_VULGAR |= {"⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8"}
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_TEN_TO = re.compile(r"(?<![0-9.])(10)([⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
-_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mathrm|mathbf|mathit|mathsf|mbox)\s?\{([^{}]*)\}")
-_UNIT_POWER = re.compile(
-    r"(?<=[A-Za-z]{2})\s?\^\s?(?:\{\s?-?[1-9]\s?\}|[1-9])(?![0-9])"
-    r"|(?:(?<=[A-Za-z]{2})|(?<=[0-9][a-z])|(?<=[0-9] [a-z])|(?<=[a-z]/[a-z]))[²³]"
-    r"|(?<=[a-z]/[a-z])\s?\^\s?(?:\{\s?[23]\s?\}|[23])(?![0-9])"
-)
-_DEGREE = re.compile(r"\s?(?:\^\s?\{?\s?(?:\\circ|\\degree|∘)\s?\}?|°|º|\\degree|\\circ\b)(?:\s?([CFK])\b)?")
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:quad|qquad|left|right|displaystyle|big|Big|phantom)(?![A-Za-z])|\\[()\[\]]")
-_THOUSANDS = re.compile(  # unambiguous separators: `1{,}000`, `10,\!080`, `1,{}000`, `1\,000`, `1'000`
-    r"(?<=[0-9])(?:\{\s?,\s?\}|\\!|,(?=\s?(?:\\!|\{\}))|\{,\s?\\!\}|\\[,;: ]|\\thinspace|'|\\text\s?\{,\})\s?"
-    r"(?:(?:\\[!,]|\{\})\s?){0,3}(?=[0-9]{3}(?![0-9]))"
-)
-_THIN = re.compile(r"(?<=[0-9]),\s?\\[,;:>]\s?(?=[0-9]{3}(?![0-9]))")
-r"""`15,\,625`; between brackets it separates a list: `(2,\,400)`."""
-_BRACKET = re.compile(r"\$?(?:\\left|\\)?\s?[(\[{]")
-_UNDERSCORED = re.compile(r"(?<![0-9A-Za-z_.\\])[0-9]{1,3}(?:_[0-9]{3}){2,}(?![0-9A-Za-z_])")
-"""`1_000_000`; `1_000` alone may be a number with its base."""
-_LAKHS = re.compile(r"(?<![0-9.,])[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9,])")
-_POINTED = re.compile(r"(?<![0-9A-Za-z.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?:,[0-9]{1,12})?(?![0-9A-Za-z.,])")
-"""`1.234.567,89`; with one point it may be a decimal."""
-_DECIMAL_COMMA = re.compile(r"^([-+]?[0-9]{1,12}),([0-9]{1,2})(?=\s?([€£%]|[A-Za-z][A-Za-z/]{0,12})\.?$)")
-"""`3,5 kg`; without a unit it may be two numbers."""
-_REPEATING = re.compile(r"([0-9]{0,50})\.([0-9]{0,50})\\overline\s?\{\s?([0-9]{1,50})\s?\}")
-_FRAC = re.compile(
-    r"(-?)\s?\\[dtc]?frac\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))\s?(?:\{\s?([+-]?[0-9.,]{1,1000})\s?\}|([0-9]))"
-)
-_AND_PART = re.compile(
-    r"(?<=[0-9])\s(?:and\s)?(?:a|one)[ -](half|third|quarter)\b|(?<=[0-9])\sand\s(two[ -]thirds|three[ -]quarters)\b",
-    re.I,
-)
-_PART = {"half": "1/2", "third": "1/3", "quarter": "1/4", "two thirds": "2/3", "three quarters": "3/4"}
-_SPACES = re.compile(r"\s+")
-
-
-def signs(text: str) -> str:
-    """The text in one line, with typographic signs, spaces and digits replaced by plain ones."""
-    return _SPACES.sub(" ", text.translate(_SIGNS))
 
 
 def read_number(text: str) -> Fraction | None:
@@ -80,9 +30,11 @@ def read_number(text: str) -> Fraction | None:
     Of an equation the last side counts, and only if the others are names (`m+n = 204`) or have the same value
     (`2+3 = 5`).
     """
-    text = _without_reason(text)
-    plain = _plain(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
+    text = in_larger_coins(_without_reason(_UNDERLINED.sub(r"\2", text)))
+    plain = in_plain_signs(in_words(text) or _NOT_BUT.sub("", _INSTEAD_OF.sub("", text)))
     sides = _EQUALS.split(plain)
+    if len(sides) > 1 and _SHORT_SCALE.search(sides[-1]) and not _CURRENCY.search(text):
+        return None  # x = 3k
     if len(sides) == 2 and re.fullmatch(r"[A-Za-z]", sides[1]):  # 3 = x
         sides.reverse()
     value = _one_number(sides[-1]) if len(sides) <= _SIDES else None
@@ -95,7 +47,7 @@ def read_number(text: str) -> Fraction | None:
         if not side.strip():
             if place:
                 return None
-        elif not _is_quantity(side, zero=value == 0):
+        elif not is_quantity(side, zero=value == 0):
             other = _one_number(side)
             other = evaluated(side, _is_unit) if other is None else other
             if other is None or not (other == value or (approximate and abs(other - value) * 100 <= abs(value))):
@@ -103,6 +55,10 @@ def read_number(text: str) -> Fraction | None:
     return value
 
 
+_UNDERLINED = re.compile(r"^(_{1,3})([^_]+)\1$")
+"""`__64__`, for bold."""
+_SHORT_SCALE = re.compile(r"[0-9][kKMB](?![A-Za-z])")
+_CURRENCY = re.compile(r"[$€£¥₹]")
 _REASON = re.compile(
     r"(?<=\S),?\s(?:(?:because|since)(?!\S)|as(?=\s(?:we|it|the|shown|required|[0-9(])(?![A-Za-z]))).*", re.I
 )
@@ -131,7 +87,7 @@ _NOT_BUT = re.compile(rf"^not\s{_FIGURES},?\sbut\s(?:rather\s)?(?=\$?[-+]?[0-9])
 
 def in_words(text: str) -> str | None:
     """A text that is a number in words, with or without a unit, with the number in digits; None for any other."""
-    whole = _WORDS.fullmatch(text)
+    whole = WORDS.fullmatch(text)
     text = whole[1] if whole else text
     return in_digits(text) or in_other_words(text)
 
@@ -148,100 +104,22 @@ def is_percentage(text: str) -> bool:
 
 def unit_of(text: str) -> str | None:
     """The unit after (or the currency before) the only number of a text; None if none is known."""
-    text = signs(text).strip(" .*_`")
+    text = in_larger_coins(signs(text).strip(" .*_`"))
     text = in_words(text) or text
-    text = _SPACES.sub(" ", _WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
+    text = SPACES.sub(" ", WORDS.sub(lambda words: f" {words[1]} ", text).replace(r"\ ", " ").replace(r"\,", " "))
     text = text.replace("$$", "")
-    if _DEGREE.search(text):
+    if DEGREE.search(text):
         return "degree"
     if re.match(r"(?:.*=)?\s?-?\s?\\\$\s?[0-9.]|(?:.*=)?\s?-?\s?\$\s?[0-9.][^$]*$", text):
         return "dollar"
     if re.match(r"(?:.*=)?\s?-?\s?€\s?[0-9.]", text):
         return "euro"
     behind = re.search(r"[0-9.})]\s?([A-Za-z][A-Za-z/. ]*(?:\s?\^\s?\{?[2-9]\}?|[²³])?)$", text.strip("$ "))
-    return tables.unit_named(_SPACES.sub(" ", behind[1])) if behind else None
+    return tables.unit_named(SPACES.sub(" ", behind[1])) if behind else None
 
 
 _SIDES = 12
 _EQUALS = re.compile(r"\s?(?:(?<![<>!:=~])={1,2}(?![=<>])|:=|≈|\\approx(?![A-Za-z]))\s?")
-
-
-def _plain(text: str) -> str:
-    """The answer with LaTeX spacing, currency and simple fractions written in plain characters."""
-    for sign, value in _VULGAR.items():
-        text = text.replace(sign, f" {value}")
-    text = _POINTED.sub(_without_points, text)
-    comma = _DECIMAL_COMMA.match(text)
-    if comma and (comma[3] in "€£%" or tables.unit_named(comma[3])):
-        text = f"{comma[1]}.{comma[2]}{text[comma.end() :]}"
-    text = _THOUSANDS.sub(",", text)
-    if "\\" in text and not _BRACKET.match(text):
-        text = _THIN.sub(",", text)
-    text = _UNDERSCORED.sub(lambda digits: digits.group().replace("_", ""), text)
-    text = _LAKHS.sub(lambda digits: digits.group().replace(",", ""), text)
-    text = _TEN_TO.sub(lambda ten: f"{ten[1]}^{{{ten[2].translate(_SUPERSCRIPTS)}}}", text)
-    text = text.replace("\\$", "").replace("\\%", "%").replace("`", "")
-    text = re.sub(r"(?<![0-9A-Za-z)])\*\*|\*\*(?![0-9A-Za-z(])", "", text)
-    text = re.sub(r"\bhalf[- ]hour", "halfhour", re.sub(r"^\{([^{}]*)\}$", r"\1", text))
-    text = _IN_WORDS_TOO.sub(_without_words, text)
-    for _ in range(3):
-        text = _WORDS.sub(lambda words: f" {_as_unit(words[1])}", text)
-    text = tables.PERCENT.sub("%", text)
-    text = _UNIT_POWER.sub("", _DEGREE.sub(" degrees", text))
-    text = _REPEATING.sub(_repeating, _SPACING.sub(" ", text))
-    text = _FRAC.sub(
-        lambda frac: f" {frac[1]}{_unsigned_ratio(frac[2] or frac[3], frac[4] or frac[5])} ",
-        text,
-    )
-    text = _AND_PART.sub(lambda part: f" {_PART[(part[1] or part[2]).lower().replace('-', ' ')]}", text)
-    text = re.sub(r"(?:\b(?:US|CA|AU|NZ|HK))?[$€£¥₹]|\\(?:pounds|euro)\b", "", text)
-    text = re.sub(r"\\(?:cdot|times)(?![A-Za-z])|×|·", "×", text)
-    return _SPACES.sub(" ", text).strip()
-
-
-def _without_points(digits: re.Match[str]) -> str:
-    parts = digits.group().split(".")
-    if len(parts) == 4 and all(part.isdigit() and int(part) < 256 for part in parts):
-        return digits.group()  # an address of a network
-    return digits.group().replace(".", "").replace(",", ".")
-
-
-def _repeating(decimal: re.Match[str]) -> str:
-    r"""`0.1\overline{6}` as `15/90`."""
-    whole, fixed, period = decimal[1] or "0", decimal[2], decimal[3]
-    over = int(whole + fixed + period) - int(whole + fixed)
-    return f"{over}/{(10 ** len(period) - 1) * 10 ** len(fixed)}"
-
-
-_IN_WORDS_TOO = re.compile(r"^([A-Za-z]{3,9}(?:[ -][A-Za-z]{3,9}){0,8}) \((-?[0-9,]{1,20})\)")
-
-
-def _without_words(twice: re.Match[str]) -> str:
-    """`five (5)` as `5`."""
-    return twice[2] if str(spelled(twice[1])) == twice[2].replace(",", "") else twice[0]
-
-
-def _as_unit(words: str) -> str:
-    """Words in upright type are never variables: `m` becomes a word of more than one letter."""
-    return re.sub(r"(?<![A-Za-z])([a-z]{1,3})(?![A-Za-z])", _upright, words)
-
-
-_UPRIGHT = "unit"
-"""Marks letters in upright type."""
-
-
-def _upright(word: re.Match[str]) -> str:
-    spoils = word[1] in tables.DOZENS | tables.NOT_PLAIN | tables.BEFORE | tables.AFTER or word[1] in tables.SCALES
-    return word[1] if spoils or word[1] in tables.SHORT_NOUNS else f"{_UPRIGHT}{word[1]}"
-
-
-def _unsigned_ratio(over: str, under: str) -> str:
-    """`-3`, `4` as `-3/4`: the sign moves to the front; a double sign is rejected later as unreadable."""
-    if under.startswith("-"):
-        over, under = (over[1:] if over.startswith("-") else f"-{over}"), under[1:]
-    return f"{over}/{under.lstrip('+')}"
-
-
 _SCALE_NAMES = "|".join(sorted(tables.SCALES, key=len, reverse=True))
 _NUMBER = re.compile(
     rf"(?P<sign>(?:(?<![A-Za-z0-9)}}\]])|(?<=[A-Za-z] ))[+-]\s?|\b(?:minus|negative)\s)?"
@@ -249,7 +127,7 @@ _NUMBER = re.compile(
     rf"|(?P<mixed>[0-9]{{1,9}}) (?P<part>[0-9]{{1,9}})\s?/\s?(?P<of>[0-9]{{1,9}})"
     rf"|(?P<over>{DECIMAL})(?:\s?/\s?(?P<under>[+-]?(?:{DECIMAL}))"
     rf"|\s?[×x*]\s?10\s?\^\s?(?:\{{\s?)?(?P<exp1>[+-]?[0-9]{{1,6}})\s?\}}?|[eE](?P<exp2>[+-]?[0-9]{{1,6}}))?"
-    rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b)?)",
+    rf"(?:[ -]?(?P<scale>{_SCALE_NAMES})s?\b|(?P<short>(?-i:[kKMB]))(?=$|[\s.,;:!?)%])(?!\s?[(^]))?)",
     re.I,
 )
 _SYMBOLS = re.compile(r"[\\^_<>≤≥≠±∓√∛π∞⌊⌋⌈⌉∪∩∈∉≡|!×²³⁰¹⁴-⁹₀-₉+*‰‱′″→@{}?…]|\.\.|^[.\u0300-\u036f]")
@@ -315,7 +193,7 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
         return True
     written = _WORD.findall(piece)
     found = [word.lower() for word in written]
-    if any(word in tables.NOT_PLAIN or word in tables.FOREIGN_SCALES or _is_scale(word) for word in found):
+    if any(word in tables.NOT_PLAIN or word in tables.FOREIGN_SCALES or tables.is_scale(word) for word in found):
         return True
     if any(word in NUMERALS and word != "one" for word in found):
         return True
@@ -332,7 +210,7 @@ def _changes_value(piece: str, *, before: bool, after: bool) -> bool:
         return False
     if any(word in _OTHER_FACTORS for word in written):
         return True
-    if not leave_its_value([word.removeprefix(_UPRIGHT) or word for word in found], behind=after, last=not before):
+    if not leave_its_value([word.removeprefix(UPRIGHT) or word for word in found], behind=after, last=not before):
         return True
     return any((len(word) > 1 or not word.isascii()) and not _is_word(word, behind=after) for word in found)
 
@@ -349,8 +227,8 @@ def _is_word(word: str, *, behind: bool) -> bool:
     """Whether letters are a word that leaves a number its value, not variables nor a word that is not understood."""
     if is_neutral(word, behind=behind):
         return True
-    if word.startswith(_UPRIGHT):
-        word = word.removeprefix(_UPRIGHT)
+    if word.startswith(UPRIGHT):
+        word = word.removeprefix(UPRIGHT)
         return len(word) == 1 or _glued(word) or is_neutral(word, behind=behind)
     return behind and len(word) < 4 and (word in _ORDINAL or _glued(word))
 
@@ -366,7 +244,7 @@ def _changes_value_after(piece: str, found: list[str]) -> bool:
         word = glued[2]
         if word.lower() in _ORDINAL:
             return bool(glued[3].strip(" ."))  # the 5th prime is not 5
-        if len(word) < 4 and word.isascii() and not _glued(word):
+        if len(word) < 4 and word.isascii() and not _glued(word) and word not in tables.GLUED_LETTERS:
             return True
     if glued and glued[1] and tables.unit_named(glued[2]) is None:
         return True  # a 5-digit number is not 5
@@ -398,10 +276,6 @@ def _glued(word: str) -> bool:
     return tables.GLUED.fullmatch(word) is not None
 
 
-def _is_scale(word: str) -> bool:
-    return word in tables.SCALES or (word.endswith("s") and word[:-1] in tables.SCALES)
-
-
 def _value(match: re.Match[str]) -> Fraction | None:
     if len(match.group()) > MAX_DIGITS or match["scale"] == "MN":  # a unit of force too
         return None
@@ -417,6 +291,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
             value = _times_ten(value, exponent)
         if value is not None and match["scale"]:
             value *= tables.SCALES[match["scale"].lower()]
+        if value is not None and match["short"]:
+            value *= tables.SHORT_SCALES[match["short"]]
     negative = (match["sign"] or "").strip().lower() in ("-", "minus", "negative")
     return -value if negative and value is not None else value
 
@@ -429,63 +305,3 @@ def _ratio(over: str, under: str) -> Fraction | None:
 def _times_ten(value: Fraction, exponent: str) -> Fraction | None:
     power = int(exponent)
     return value * Fraction(10) ** power if abs(power) <= MAX_DIGITS else None
-
-
-# ------------------------------------------------------------------------------------------------- sides of equations
-
-_NAMED = (
-    r"(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|phi|omega|sigma|rho|angle|triangle|overline|overrightarrow|ell"
-    r"|measuredangle|vec|hat|bar)"
-)
-_QUANTITY = re.compile(
-    rf"(?P<name>\\{_NAMED}(?![A-Za-z])|[^\W\d_]+)(?:_\s?(?:\{{[A-Za-z0-9,+ -]{{1,20}}\}}|[A-Za-z0-9]+))?'*"
-    r"(?P<of>\([A-Za-z0-9, .+-]{1,20}\))?|(?P<sign>[+*/^·×|\[\]{}() .:-])|(?P<figure>[0-9]+)"
-)
-_OPENING = re.compile(r"(?:so|thus|hence|therefore|then|and|finally|answer|final answer|the answer is)\s?[,:]?\s", re.I)
-_SEGMENT = re.compile(r"(?:\\[a-z]+ ?|[|\[{ ])*(?:[A-Z]{1,4}|[A-Za-z]_\{[^{}]*\}|[a-z](?=\}))[|\]} ]*(?:\^2)?")
-_NOT_A_FUNCTION = frozenset("abcdeiklmnorstuvwxyz")
-
-
-def _is_quantity(side: str, *, zero: bool) -> bool:
-    """Whether one side of an equation only names the quantity on the other side.
-
-    A name does (`x`, `f(2)`, `AB`, `Total cost`), and so does an expression in several names (`m+n`, `100m+n`), whose
-    value determines none of them; `a + 3z = 0` states no value but an equation. `2x = 4` does not state 4.
-    """
-    side = side.strip()
-    while opening := _OPENING.match(side):
-        side = side[opening.end() :]
-    if len(side) > 200 or tables.PHRASES.search(side):
-        return False
-    position, names, nouns, worked = 0, set[str](), set[str](), False
-    for token in _QUANTITY.finditer(side):
-        if token.start() != position:
-            return False
-        position = token.end()
-        name = token["name"]
-        if name is None:
-            worked = worked or token["figure"] is not None or token["sign"] in "+*/^·×-"
-            continue
-        lower = name.lstrip("\\").lower()
-        if lower in tables.NOT_PLAIN or lower in tables.AFTER or not lower.isalpha():
-            return False
-        if lower in tables.FOREIGN_SCALES or (len(lower) > 3 and (_is_scale(lower) or lower in tables.DOZENS)):
-            return False
-        if token["of"] and (name in _NOT_A_FUNCTION or len(name) > 3):
-            return False
-        if len(name) == 1 or name.startswith("\\"):
-            names.add(token.group())
-        elif len(name) <= 3 and lower not in tables.SHORT_NOUNS:
-            names.update(name)
-        else:
-            nouns.add(lower)
-    if (
-        position != len(side)
-        or not (names or nouns)
-        or (re.search(r"[|\[\]{}]", side) and not _SEGMENT.fullmatch(side))
-    ):
-        return False
-    if nouns:
-        return not any(char.isdigit() for char in side)
-    plain = not zero or not re.search(r"[0-9*/^·×]", side)
-    return not worked or _SEGMENT.fullmatch(side) is not None or (len(names) > 1 and plain)

@@ -26,6 +26,7 @@ from pdr_dspy.verifiers.fields import (
 )
 from pdr_dspy.verifiers.grading_pool import ask
 from pdr_dspy.verifiers.mathematics import beside, prose
+from pdr_dspy.verifiers.mathematics.labelled import answer_to_option, option_with_value, without_name
 from pdr_dspy.verifiers.mathematics.remarks import without_remarks
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ class MathVerifier(Fields):
     scaled by one factor (`3:4` and `6:8`) and, if it has two terms, their fraction; a time of day equals only itself.
 
     Words are compared by what they say: `\text{Alice}` is `The winner is Alice.`, `(C)` is `(C) 12`, `No` is `No, it
-    is not possible`, and `DNE` is `undefined`; a sentence that negates, takes back or names another scores 0. A
+    is not possible`, and `DNE` is `undefined`; a sentence that negates, takes back or names another scores 0. Of a gold
+    option with its value (`\textbf{(D)}\ 12`) either is right alone, and both together only if both are right. A
     rejected root (`7 (8 is extraneous)`) is no part of the answer, and a decimal with its rounding states both: `42.3,
     rounded to 42` is right for 42 and for 42.3. `C(10,3)`, `10C3` and `P(5,2)` are numbers; a constant of integration
-    has any of the names C, c, K and k, and antiderivatives with `+ C` may differ by a constant. Units made of others
-    are converted (`36 km/h` is `10 m/s`), as are quantities in two units (`3 hours 20 minutes` is `200 minutes`). `4
-    and 1/3` answers both 13/3 and the list 4, 1/3.
+    has any of the names C, c, K and k, and antiderivatives with `+ C` may differ by a constant. A function may be
+    defined with any letter (`f(t) = 2t` is `f(x) = 2x`), and a gold sum of counts (`m + n = 204`) is its value. Units
+    made of others are converted (`36 km/h` is `10 m/s`), as are quantities in two units (`3 hours 20 minutes` is `200
+    minutes`), which equal no number without a unit. `4 and 1/3` answers both 13/3 and the list 4, 1/3.
 
     A gold answer that is no mathematics of the grammar (`\text{up }5`, `\nabla f`) is compared as text, token by
     token: the same text is right, all else wrong. `check_gold` refuses a gold answer with unclosed brackets
@@ -89,9 +92,22 @@ class MathVerifier(Fields):
             return unanswered(prediction, self.field)
         if len(answer) > MAX_ANSWER:
             return Score(0, f"an answer of {len(answer):,} characters is not read")
+        if option := option_with_value(gold):
+            letter, gold = option
+            if prose.chooses(answer, letter) and not re.search(r"[0-9\\]", prose.UPRIGHT.sub("", answer)):
+                return Score(1, "the same option")
+            named = answer_to_option(answer)
+            if named is not None and (named[0] != letter or named[1] is None):
+                same = named[0] == letter
+                return Score(same, "the same option" if same else f"{short(answer)} is not ({letter})")
+            answer = answer if named is None or named[1] is None else named[1]
+        return self._grade(example, gold, answer)
+
+    def _grade(self, example: dspy.Example, gold: str, answer: str) -> Score:
         decided = _at_once(gold, answer)
         if decided is None or not decided:
             answer = without_remarks(answer)
+            answer = without_name(answer) if tidy(gold).startswith(("(", "[", r"\left")) else answer
             decided = _at_once(gold, answer)
         if decided is not None:
             return decided
@@ -119,6 +135,8 @@ class MathVerifier(Fields):
         gold = self._gold(example)
         if len(gold) > MAX_ANSWER:
             raise DataError(_unreadable(example, gold))
+        if option := option_with_value(gold):
+            gold = option[1]
         if _PLAIN_INTEGER.fullmatch(gold) or _decided_by_words(gold):
             return
         reply = self._ask(_stated(gold), None)
@@ -156,6 +174,8 @@ def _typed(value: Any) -> str | None:
 
 _TIME = re.compile(r"(?:[01]?[0-9]|2[0-4]):[0-5][0-9](?::[0-5][0-9])?")
 _LONE_LETTER = re.compile(r"(?<![A-Za-z\\{])[A-Za-z](?![A-Za-z}])")
+_FACTOR = re.compile(r"[0-9][hgL](?![A-Za-z])")
+"""A letter that may be a unit in plain text; attached to a number in mathematics it is a variable."""
 _UNREAD = re.compile(r"[#@&§¶†‡☆★♠♥♦♣]")
 """Signs that no plain number contains."""
 _PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
@@ -205,6 +225,7 @@ def _at_once(gold: str, answer: str) -> Score | None:
         or "≈" in answer
         or r"\approx" in answer
         or _LONE_LETTER.search(gold)
+        or _FACTOR.search(answer)
         or _BRACKETED_LIST.search(gold + " " + answer)
         or _UNREAD.search(tidy(gold) + tidy(answer))
         or _RATE.search(gold)

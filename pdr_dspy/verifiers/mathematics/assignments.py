@@ -171,7 +171,11 @@ def _assignment(
         if name is not None:
             named.append(name)
         elif (
-            not values and not named and alone and not is_gold and is_quantity(side) and _is_number(relation.sides[-1])
+            not values
+            and not named
+            and alone
+            and (_asked_for(side) if is_gold else is_quantity(side))
+            and _is_number(relation.sides[-1])
         ):
             quantity = True
         else:
@@ -205,6 +209,21 @@ def _assignment(
 
 def _key(value: Value) -> str:
     return sympy.srepr(value.expression) if isinstance(value, Scalar) else ""
+
+
+_UNKNOWN = frozenset("xyztuvw")
+"""Letters of equations, whose sum is more often an equation than a value."""
+
+
+def _asked_for(value: Value) -> bool:
+    """Whether the left side of a gold answer is a sum that a problem asks for: `m + n`, `100a + 10b + c`."""
+    if not isinstance(value, Scalar) or isinstance(value.expression, sympy.MatrixBase) or not value.expression.is_Add:
+        return False
+    terms = [term.as_coeff_Mul() for term in value.expression.args]
+    return not (value.unit or value.words) and all(
+        factor.is_Integer and factor > 0 and name.is_Symbol and len(name.name) == 1 and name.name not in _UNKNOWN
+        for factor, name in terms
+    )
 
 
 def _sum_of_names(value: Value) -> bool:

@@ -104,6 +104,29 @@ _IN_WORDS = (
 )
 
 
+_IJK = r"(?:\\(?P<{0}>[ij])math|(?P<{1}>[ijk]))(?![A-Za-z])"
+_BOLD = r"\\(?:mathbf|boldsymbol|bm|mathrm)\s?\{\s?"
+_UNIT_VECTOR = re.compile(
+    r"\\(?:hat|widehat|vec|overrightarrow)\s?"
+    rf"(?:\{{\s?{_BOLD}{_IJK.format('a', 'b')}\s?\}}\s?\}}|\{{\s?{_IJK.format('c', 'd')}\s?\}}|{_IJK.format('e', 'f')})"
+)
+r"""`\hat{i}`, `\vec{j}`, `\hat{\mathbf{k}}`"""
+_NUMBERED = re.compile(r"\s*[0-9]{1,9}\s+([A-Za-z]{3,20})\s*")
+_BETWEEN = re.compile(r"(,\s?and\s|,|\sand\s)")
+
+
+def _in_upright_type(text: str) -> str:
+    r"""The things counted in a typed list in upright type, as words: `3 red, 4 blue`."""
+    pieces = _BETWEEN.split(text)
+    found = [_NUMBERED.fullmatch(piece) for piece in pieces[::2]]
+    if len(found) < 2 or not all(one and (len(one[1]) > 3 or one[1].lower() in _SHORT) for one in found):
+        return text
+    return "".join(
+        re.sub("[A-Za-z]+", r"\\text{\g<0>}", piece) if place % 2 == 0 else piece for place, piece in enumerate(pieces)
+    )
+
+
+_SHORT = number_words.SHORT_NOUNS - number_words.UNITS.keys()
 _LAST_POINT = re.compile(r"\.(?=\s*(?:\\\\|\\end\b))")
 """The full stop at the end of a row of cases."""
 _CONSTANT = re.compile(
@@ -136,8 +159,9 @@ def clean(text: str) -> str:
     phrase = re.sub(r"\\text\s?\{([^{}]*)\}", r"\1", text).strip(" .$").lower()
     if phrase in vocabulary.PHRASES:
         return vocabulary.PHRASES[phrase]
+    text = _UNIT_VECTOR.sub(lambda one: rf"\mathbf{{{one[one.lastgroup or 0]}}}", text)
     text = _CONSTANT.sub("+ C", _LAST_POINT.sub("", text))
-    text = units.in_one_unit(text)
+    text = _in_upright_type(units.in_one_unit(text))
     unit, certain = units.after_number(text)
     text = unit if certain else text
     text = _QUANTIFIED.sub(_with_condition, text)

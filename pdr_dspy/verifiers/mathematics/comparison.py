@@ -14,6 +14,7 @@ from pdr_dspy.verifiers.mathematics.areas import area_of
 from pdr_dspy.verifiers.mathematics.arithmetic import TooLarge
 from pdr_dspy.verifiers.mathematics.assignments import Equality, Points, as_roots, distinct, lined_up, points_of
 from pdr_dspy.verifiers.mathematics.beside import agree
+from pdr_dspy.verifiers.mathematics.bound import with_letters_of
 from pdr_dspy.verifiers.mathematics.families import is_set_membership, parameters, renamed, same_family_points
 from pdr_dspy.verifiers.mathematics.regions import Region
 from pdr_dspy.verifiers.mathematics.scalar_equality import is_matrix, same_scalars
@@ -93,6 +94,9 @@ def _as_written(gold: str, answer: str | None) -> dict[str, Any]:
 def same(gold: Answer, answer: Answer) -> bool:
     """Whether an answer is equal to the gold answer."""
     gold, answer = _unfolded(gold), _unfolded(answer)
+    answer = with_letters_of(gold, answer)
+    if _of_different_things(gold) and not any(said_beside(answer)):
+        return False  # which is which in `3, 4`?
     want, have = points_of(gold, _ALIKE, is_gold=True), points_of(answer, _ALIKE, is_gold=False)
     if want is not None and have is not None and _same_points(want, have):
         return True
@@ -103,6 +107,13 @@ def same(gold: Answer, answer: Answer) -> bool:
         if _ignores_letters(gold) and _ignores_letters(answer) and regions.same(first[1], second[1]):
             return True
     return _same_formula(gold, answer)
+
+
+def _of_different_things(gold: Answer) -> bool:
+    r"""Whether a list says how many there are of each of several things: `3 \text{ red and } 4 \text{ blue}`."""
+    values = [option[0] for option in gold.options if len(option) == 1]
+    things = {value.words.counted for value in values if isinstance(value, Scalar)}
+    return len(things) > 1 and len(things) == len(gold.options) and all(things)
 
 
 def _annotated_alike(gold: Answer, answer: Answer) -> bool:

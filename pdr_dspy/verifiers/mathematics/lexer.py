@@ -230,6 +230,9 @@ class _Lexer:
             self.sign(plain.strip(" ")) if plain.strip(" ") != "." else None
         elif not re.search(r"[A-Za-z]", plain) or "$" in plain:
             self.inline(content.replace("$", " "))
+        elif listed := re.fullmatch(r"([^,;:.]+?),?\s(and|or)", plain):
+            self.prose(listed[1])
+            self.add("join", listed[2])
         else:
             self.add("text", plain)
 
