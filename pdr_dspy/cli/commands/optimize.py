@@ -66,7 +66,7 @@ def optimize(
     ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="Search the whole front of score and tokens.")] = False,
     max_tokens: Annotated[
-        int | None, typer.Option("--max-tokens", min=1, help="End the search after this many paid tokens.")
+        int | None, typer.Option("--max-tokens", min=1, help="Start no trials after this many paid tokens.")
     ] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.1, help="End the search after this time.")] = None,
     stop: Annotated[
