@@ -263,7 +263,7 @@ def test_a_budget_that_ends_it_picks_by_the_check() -> None:
         (lambda: PDR(QA, Schedule(check="tests"), check=Marks({})), r"check='tests'.*it has: check"),
         (lambda: BestOfN(QA, n=2, check=object()), r"is no check"),  # type: ignore[arg-type]
         (lambda: BestOfN(QA, n=0, check=Marks({})), r"BestOfN\(n=0\)"),
-        (lambda: SelfConsistency(QA, n=2, final="best"), "must be .vote. or .medoid.; `BestOfN` picks by a check"),
+        (lambda: SelfConsistency(QA, n=2, final="best"), "must be .vote. or .medoid.; `BestOfN` picks by a check"),  # type: ignore[arg-type]
         (lambda: Schedule(widths=(4,)), r"must end in 1.*final=\"vote\""),
         (lambda: Schedule(stop_at=0.0), "above 0"),
         (lambda: LongCoT(QA).with_schedule(Schedule(final="best", widths=(2,))), "needs a check"),
