@@ -32,10 +32,11 @@ def vote(outputs: Mapping[str, Any], fields: Sequence[str]) -> str | None:
     if any(name not in outputs for name in fields):
         return None
     values = [tidy(value) if isinstance(value, str) else value for value in (outputs[name] for name in fields)]
-    return json.dumps(values, default=_plain, sort_keys=True).casefold()
+    return json.dumps(values, default=plain, sort_keys=True).casefold()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value that JSON does not know as one that it does; a set in an order that is its own."""
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from pdr_dspy.operators.consensus import plain
+
 _SIGNS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_SIGNS}]|[^\W{_SIGNS}]+|[^\w\s]")
 
@@ -27,7 +29,7 @@ class Shingles(NamedTuple):
 def shingles(outputs: Mapping[str, Any], fields: Sequence[str]) -> Shingles:
     """The words and pairs of words of the output fields, ignoring case; values other than text as JSON."""
     values = (outputs[name] for name in fields)
-    text = "\n".join(value if isinstance(value, str) else json.dumps(value, default=str) for value in values)
+    text = "\n".join(value if isinstance(value, str) else json.dumps(value, default=plain) for value in values)
     words = _WORD.findall(text.casefold())
     return Shingles(Counter(words), Counter(pairwise(words)))
 
