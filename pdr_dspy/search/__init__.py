@@ -9,7 +9,8 @@ from __future__ import annotations
 from pdr_dspy.search.front_members import Member
 from pdr_dspy.search.optimizer import Estimate, PDROptimizer
 from pdr_dspy.search.proposing.failures import Failure, failures_of
-from pdr_dspy.search.proposing.instructions import Proposal, Proposals, feedback, propose
+from pdr_dspy.search.proposing.feedback import feedback
+from pdr_dspy.search.proposing.instructions import Proposal, Proposals, propose
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits, front
 from pdr_dspy.search.racing.plan import Finalist

@@ -13,6 +13,8 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Nominal, Schedule, preset
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.problem import Problem
+from pdr_dspy.search.proposing import written_instructions
+from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
@@ -20,6 +22,8 @@ from pdr_dspy.search.replays import replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space
 
+REFLECTION = "reflection"
+"""The origin of a candidate with an instruction that a model wrote for its schedule."""
 logger = logging.getLogger("pdr_dspy.search")
 
 
@@ -145,19 +149,24 @@ def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
     return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
 
 
-def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile) -> list[Proposed]:
-    """New candidates: presets that were not tried, then proposals based on the results so far, then those that cost no
-    tokens.
+def propose(
+    problem: Problem, proposer: Proposer, request: Propose, profile: Profile, written: Proposals | None = None
+) -> list[Proposed]:
+    """New candidates: presets that were not tried, and written instructions on the schedules for which they were
+    written; then proposals based on the results so far, then those that cost no tokens.
 
     Args:
         problem: of the search.
         proposer: of the current space.
         request: the number of candidates, and those already tried.
         profile: the costs of each phase's calls so far.
+        written: instructions that a model wrote; the proposer's space includes them.
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
-    found = _trials(problem, proposer, request, tried, affordable)
+    settings = problem.settings
+    texts = written_instructions.children(written, request.tried, proposer.space, settings.limits, mixed=problem.mixed)
+    found = _trials(problem, proposer, request, tried, affordable, list(filter(affordable, texts)))
     if isinstance(proposer.space, Space) and request.free:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
@@ -171,12 +180,18 @@ def _trials(
     request: Propose,
     tried: Sequence[Tried],
     affordable: Callable[[Candidate], bool],
+    texts: Sequence[Candidate] = (),
 ) -> list[Proposed]:
+    """Presets, texts on their schedules, which take at most half of a cohort while there are others, and proposals of
+    the sampler."""
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
     for one in presets(problem, affordable):
         named.setdefault(one.candidate.key, one)
-    start = [one for key, one in named.items() if key not in seen][: request.wanted]
+    fresh = [one for key, one in named.items() if key not in seen]
+    written = list({one.key: Proposed(REFLECTION, one) for one in texts if one.key not in {*seen, *named}}.values())
+    written = written[: max(request.wanted // 2, request.wanted - len(fresh))]
+    start = [*fresh[: request.wanted - len(written)], *written]
     left = request.wanted - len(start)
     if not left:
         return start

@@ -21,7 +21,9 @@ from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.instruction_checks import form_of, overlap, tidied
-from pdr_dspy.search.proposing.instructions import TIPS, Proposals, feedback, propose
+from pdr_dspy.search.proposing.feedback import feedback
+from pdr_dspy.search.proposing.instructions import Proposals, propose
+from pdr_dspy.search.proposing.writer import TIPS
 from pdr_dspy.search.space.space import Space
 from pdr_dspy.testing import Completion, ScriptedRequest, count_words
 from pdr_dspy.verifiers import ExactVerifier
