@@ -166,7 +166,9 @@ def propose(
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
     settings = problem.settings
     texts = written_instructions.children(written, request.tried, proposer.space, settings.limits, mixed=problem.mixed)
-    found = _trials(problem, proposer, request, tried, affordable, list(filter(affordable, texts)))
+    found = _trials(
+        problem, proposer, request, tried, affordable, [*itertools.islice(filter(affordable, texts), request.wanted)]
+    )
     if isinstance(proposer.space, Space) and request.free:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))

@@ -130,11 +130,12 @@ class _Follower:
     def _unwritten(self) -> Span:
         """The cost of the rounds of writing that are still to come: at least of the next one, at most of all."""
         settings, roles = self.problem.settings.instructions, written_instructions.roles_of(self.problem.space)
-        rounds = settings.rounds - len(self.rounds)
+        left = self.plan.trials - self.plan.trials_begun  # no cohort, no writing
+        rounds = min(settings.rounds - len(self.rounds), left)
         if not settings.count or rounds < 1:
             return Span(0.0, 0.0)
         own = {role for operator in self.problem.operators.values() for role in operator.schedule.roles}
-        sure = roles if rounds == 1 else [role for role in roles if role in own]
+        sure = roles if settings.rounds - len(self.rounds) == 1 else [role for role in roles if role in own]
         return Span(settings.count * len(sure) * WRITING[0], rounds * settings.count * len(roles) * WRITING[1])
 
     def _new_trials(self) -> int:

@@ -20,8 +20,8 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.prompts.roles import Role, derive, signature_of
 from pdr_dspy.search.proposing.failures import Failure, failures_of
-from pdr_dspy.search.proposing.instruction_checks import form_of, overlap, tidied
 from pdr_dspy.search.proposing.feedback import feedback
+from pdr_dspy.search.proposing.instruction_checks import form_of, overlap, tidied
 from pdr_dspy.search.proposing.instructions import Proposals, propose
 from pdr_dspy.search.proposing.writer import TIPS
 from pdr_dspy.search.space.space import Space
@@ -296,7 +296,7 @@ def test_a_short_context_gets_fewer_questions_and_failures() -> None:
         return len(proposals.shown)
 
     assert shown(None) == shown(10_000) == 6
-    assert 0 < shown(480) < 6
+    assert 0 < shown(560) < 6
     with pytest.raises(ConfigError, match="too short"):
         shown(200)
 

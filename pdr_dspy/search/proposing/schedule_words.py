@@ -30,9 +30,7 @@ def _between(schedule: Schedule, number: int) -> list[str]:
     whose = "the same for all drafts" if then > 1 else ""
     if name == "summary":
         cap = min(schedule.kappa, schedule.distill_cap)
-        made = (
-            f"notes that a call writes after reading all {width} drafts, at most {cap} tokens; the drafts are not shown"
-        )
+        made = f"notes of at most {cap} tokens, which a call writes after reading all {width} drafts; no draft is shown"
     elif name == "topk":
         made = f"{these}, whole, picked by a call that reads all of them"
     elif name == "topk_per_sample":
@@ -47,7 +45,7 @@ def _between(schedule: Schedule, number: int) -> list[str]:
         made = f"what a call makes of all {width} drafts"
     else:
         made = f"taken from the {width} drafts ({schedule.distill_by.description})"
-    parts = [f"Workspace: {made}", whose, f"cut to {schedule.kappa} tokens if it is longer" * (name != "summary")]
+    parts = [f"The workspace is {made}", whose, f"cut to {schedule.kappa} tokens if it is longer" * (name != "summary")]
     line = ", ".join(part for part in parts if part) + "."
     if schedule.tally and not schedule.distill_by.chain:
         line += " It begins with how often each answer came up."

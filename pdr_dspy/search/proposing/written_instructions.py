@@ -119,7 +119,7 @@ def write(
 
 
 def leaders(tried: Sequence[Tried], role: str, limits: Limits, *, mixed: bool = False) -> list[int]:
-    """The numbers of the trials within the limits whose schedules call a role, the best first by the pooled estimate."""
+    """The numbers of the trials within the limits that call a role, the best first by the pooled estimate."""
     allowed = [
         number
         for number, one in enumerate(tried)
