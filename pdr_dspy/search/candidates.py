@@ -164,11 +164,10 @@ def propose(
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
-    settings = problem.settings
-    texts = written_instructions.children(written, request.tried, proposer.space, settings.limits, mixed=problem.mixed)
-    found = _trials(
-        problem, proposer, request, tried, affordable, [*itertools.islice(filter(affordable, texts), request.wanted)]
-    )
+    limits = problem.settings.limits
+    texts = written_instructions.children(written, request.tried, proposer.space, limits, mixed=problem.mixed)
+    few = list(itertools.islice(filter(affordable, texts), request.wanted))
+    found = _trials(problem, proposer, request, tried, affordable, few)
     if isinstance(proposer.space, Space) and request.free:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
