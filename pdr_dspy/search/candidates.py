@@ -183,15 +183,14 @@ def _trials(
     affordable: Callable[[Candidate], bool],
     texts: Sequence[Candidate] = (),
 ) -> list[Proposed]:
-    """Presets, texts on their schedules, which take at most half of a cohort while there are others, and proposals of
-    the sampler."""
+    """Presets, texts on their schedules in at most half of the cohort, and proposals of the sampler."""
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
     for one in presets(problem, affordable):
         named.setdefault(one.candidate.key, one)
     fresh = [one for key, one in named.items() if key not in seen]
     written = list({one.key: Proposed(REFLECTION, one) for one in texts if one.key not in {*seen, *named}}.values())
-    written = written[: max(request.wanted // 2, request.wanted - len(fresh))]
+    written = written[: request.wanted // 2 or (0 if fresh else 1)]
     start = [*fresh[: request.wanted - len(written)], *written]
     left = request.wanted - len(start)
     if not left:

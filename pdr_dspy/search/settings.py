@@ -111,6 +111,14 @@ class Instructions(_Section):
     model: Any = Field(default=None, exclude=True)
     """The LM that writes them; None is the student's own. A stored search keeps its name only."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named_as_here(cls, data: Any) -> Any:
+        for name in ("prompt_model", "reflection_lm"):
+            if isinstance(data, Mapping) and name in data:
+                raise ValueError(f"`Instructions({name}=...)` is `Instructions(model=...)`, or `prompt_model=` flat")
+        return data
+
     @model_serializer(mode="wrap")
     def _as_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit the rounds, a later field, at their default."""
@@ -374,6 +382,15 @@ PLACES: dict[str, _Field] = {
 }
 
 
+ELSEWHERE = {
+    "reflection_lm": "prompt_model",
+    "num_candidates": "prompts",
+    "num_trials": "trials",
+    "num_threads": "max_in_flight",
+}
+"""Names of DSPy's optimizers (GEPA, MIPROv2) for some of these keywords."""
+
+
 class Given(NamedTuple):
     """The settings and options given to `PDROptimizer`."""
 
@@ -394,9 +411,8 @@ def from_keywords(
     given = Given(settings or SearchSettings(), options or RunOptions())
     for name, value in keywords.items():
         if name not in PLACES:
-            raise ConfigError(
-                f"`PDROptimizer({name}={value!r})`: there is no `{name}`; the keywords are {', '.join(PLACES)}"
-            )
+            meant = f"use `{ELSEWHERE[name]}`" if name in ELSEWHERE else f"the keywords are {', '.join(PLACES)}"
+            raise ConfigError(f"`PDROptimizer({name}={value!r})`: there is no `{name}`; {meant}")
         given = _with(given, name, value)
     return given
 

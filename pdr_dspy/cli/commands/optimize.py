@@ -88,8 +88,11 @@ def optimize(
         typer.Option("--accept", help="When to keep the winner: `confident` that it is better, or merely `better`."),
     ] = "confident",
     prompts: Annotated[
-        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role.")
+        int, typer.Option("--prompts", min=0, help="Instructions that the model writes for each role in a round.")
     ] = 0,
+    prompt_rounds: Annotated[
+        int, typer.Option("--prompt-rounds", min=1, help="Rounds of writing, one before each of the first cohorts.")
+    ] = 1,
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -143,6 +146,7 @@ def optimize(
         margin=margin,
         accept=accept,
         prompts=prompts,
+        **({} if prompt_rounds == 1 else {"prompt_rounds": prompt_rounds}),
         storage=storage,
         study=study,
         trusted=trusted,

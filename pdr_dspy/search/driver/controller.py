@@ -269,8 +269,11 @@ class Run:
 
     def _reflected(self, request: Write) -> Proposals:
         problem, settings = self.problem, self.problem.settings
-        roles = written_instructions.roles_of(problem.space)
-        self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
+        last = request.round == settings.instructions.rounds
+        how = {"limits": settings.limits, "mixed": problem.mixed, "last": last}
+        roles = written_instructions.parents_of(problem.space, request.tried, **how)
+        if roles:
+            self.report(Step("proposing", f"{request.each} instructions each for {', '.join(roles)}"))
         return written_instructions.write(
             problem.student,
             problem.train,
@@ -280,9 +283,7 @@ class Run:
             lm=settings.instructions.model or problem.operator.lm_of(Role.DRAFT),
             count=request.each,
             round=request.round,
-            last=request.round == settings.instructions.rounds,
-            limits=settings.limits,
-            mixed=problem.mixed,
+            **how,
             thinking_tokens=problem.operator.schedule.thinking_tokens,
             held_out=problem.held_out,
             seed=settings.seed,

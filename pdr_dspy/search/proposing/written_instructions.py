@@ -88,15 +88,11 @@ def write(
             parents[number] = Parent(program, failures, tried[number].score, tried[number].pairs, number)
         return parents[number]
 
-    chosen: dict[str, list[Parent]] = {}
-    for role in roles_of(space):
-        numbers = leaders(tried, role, limits, mixed=mixed)
-        distinct = {_schedules(tried[number].candidate): number for number in reversed(numbers)}
-        chosen[role] = [parent(number) for number in [n for n in numbers if n in distinct.values()][:PARENTS]]
-    own = parent(0)
-    roles = [role for role, found in chosen.items() if found or last]
-    if not roles:
+    numbers = parents_of(space, tried, limits, mixed=mixed, last=last)
+    if not numbers:
         return Proposals(model=lm.model, seed=seed)
+    own = parent(0)
+    roles = list(numbers)
     hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
     shown = [example for example in trainset if calls.identity(inputs_of(student, example)) not in hidden]
     context = event_loop.run(lambda: calls.capabilities(lm)).context_length
@@ -112,10 +108,23 @@ def write(
             thinking_tokens=thinking_tokens,
             held_out=held_out if shown else (),
             seed=seed,
-            parents=chosen,
+            parents={role: [parent(number) for number in found] for role, found in numbers.items()},
             earlier={role: earlier_of(tried, role, own.signature(Role(role)).instructions) for role in roles},
             round=round,
         )
+
+
+def parents_of(
+    space: AnySpace, tried: Sequence[Tried], limits: Limits, *, mixed: bool = False, last: bool = True
+) -> dict[str, list[int]]:
+    """By role that texts are written for, the numbers of the trials that they improve: the best ones of different
+    schedules. None for a role that no trial has called, which is written for in the last round only."""
+    found: dict[str, list[int]] = {}
+    for role in roles_of(space):
+        numbers = leaders(tried, role, limits, mixed=mixed)
+        distinct = {_schedules(tried[number].candidate): number for number in reversed(numbers)}
+        found[role] = [number for number in numbers if number in distinct.values()][:PARENTS]
+    return {role: numbers for role, numbers in found.items() if numbers or last}
 
 
 def leaders(tried: Sequence[Tried], role: str, limits: Limits, *, mixed: bool = False) -> list[int]:
