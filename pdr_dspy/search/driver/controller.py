@@ -308,12 +308,15 @@ def _write(result: SearchResult, problem: Problem, options: RunOptions, run: Run
         verifier=problem.verifier,
         data={"fingerprint": problem.description["examples"], "questions": len(problem.train)},
     )
+    writing, space = problem.settings.instructions, run.space
+    if writing.count and writing.rounds > 1:  # the study of a longer search has more texts
+        space = written_instructions.padded(space, run.written, writing.count * writing.rounds)
     optuna_mirror.mirror(
         _trials_in(options),
         options.study,
         result.trials,
         search=identity.digest(run.journal.description),
-        space=run.space,
+        space=space,
         limits=problem.settings.limits,
         costs=problem.settings.costs,
         files=(folder / "best.json", folder / "search.json"),

@@ -207,6 +207,17 @@ def extended(space: AnySpace, proposals: Proposals) -> AnySpace:
     return space.extend(instructions=proposals.instructions) if proposals.proposals else space
 
 
+def padded(space: AnySpace, proposals: Proposals | None, most: int) -> AnySpace:
+    """A space with `most` texts for each role beside those that it had: placeholders stand for texts that are not
+    written. Its parameters have the same choices in every round, which a stored Optuna study demands."""
+    written = {} if proposals is None else proposals.instructions
+    missing = {
+        role: tuple(f"({role} {number}: not written)" for number in range(len(written.get(role, ())) + 1, most + 1))
+        for role in roles_of(space)
+    }
+    return space.extend(instructions=missing)
+
+
 def roles_of(space: AnySpace) -> list[str]:
     """The roles that some schedule of a space calls, except those with fixed instructions."""
     spaces = space.spaces.values()
