@@ -288,6 +288,7 @@ class Run:
             held_out=problem.held_out,
             seed=settings.seed,
             store=self.store,
+            max_in_flight=self.options.max_in_flight,
         )
 
     def _out_of_time(self) -> str | None:

@@ -8,6 +8,7 @@ change their schedules too, the next texts are written for what leads then.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dspy
@@ -54,6 +55,7 @@ def write(
     held_out: Sequence[dspy.Example] = (),
     seed: int = 0,
     store: Rollouts,
+    max_in_flight: int = 64,
 ) -> Proposals:
     """Up to `count` texts for each role of `roles_of(space)` that a leading candidate calls.
 
@@ -74,6 +76,7 @@ def write(
         held_out: questions of the confirmation. They are not shown, unless they are those of the trials.
         seed: of the search.
         store: of the calls; stored calls are not paid for again.
+        max_in_flight: maximum requests in flight.
 
     Raises as `propose`.
     """
@@ -96,7 +99,7 @@ def write(
     hidden = {calls.identity(inputs_of(student, example)) for example in held_out}
     shown = [example for example in trainset if calls.identity(inputs_of(student, example)) not in hidden]
     context = event_loop.run(lambda: calls.capabilities(lm)).context_length
-    with calls.session(store=store):
+    with calls.session(store=store, in_flight=asyncio.Semaphore(max_in_flight)):
         return propose(
             student,
             shown or trainset,
