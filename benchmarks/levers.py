@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,10 +26,11 @@ from rich.table import Table
 from benchmarks.reasoner import Cell, World
 from benchmarks.search import LIMITS, SPACE, best_of, play, quick_space
 from benchmarks.searchers import ours
+from benchmarks.texts import Writer
 from pdr_dspy.evaluation.statistics import mean_interval
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.plan import Proposed, Tried
-from pdr_dspy.search.settings import Final, Race
+from pdr_dspy.search.settings import Final, Instructions, Race
 from pdr_dspy.search.space.candidate import Candidate
 
 VOTES = ("vote",)
@@ -52,8 +54,13 @@ LEVERS: dict[str, Mapping[str, Any]] = {
     "margin 0.01": {"ending": {"margin": 0.01}},
     "24 trials": {"trials": 24},
     "finalists once": {"final": Final(repeats=1)},
+    "texts once": {"texts": 1.5, "instructions": Instructions(count=6)},
+    "texts in 3 rounds": {"texts": 1.5, "instructions": Instructions(count=2, rounds=3)},
+    "texts once, any schedule": {"texts": math.inf, "instructions": Instructions(count=6)},
+    "texts in 3 rounds, any schedule": {"texts": math.inf, "instructions": Instructions(count=2, rounds=3)},
 }
-"""By name: changed arguments of `benchmarks.racing.search`."""
+"""By name: changed arguments of `benchmarks.racing.search`; `texts` is the fit of a simulated writer's texts, see
+`benchmarks.texts`."""
 TRIALS = 60
 
 
@@ -107,6 +114,8 @@ def world_runs(
         worlds[count].truths = truths  # over all questions, whichever were drawn
         changed = dict(LEVERS[name])
         trials = changed.pop("trials", TRIALS)
+        if "texts" in changed:
+            changed["writer"] = Writer(seed, changed.pop("texts"))
         searcher = ours(proposer=proposers[count], **changed)
         run = play(name, searcher, worlds[count], space, LIMITS, best, min(trials, 20) if quick else trials, seed)
         data = {field: value for field, value in asdict(run).items() if field not in ("curve", "reached")}

@@ -6,16 +6,19 @@ of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
+from benchmarks.texts import Writer
+from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Tried, Write
 from pdr_dspy.search.replays import replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate
@@ -47,10 +50,11 @@ def search(
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
+    writer: Writer | None = None,
     **settings: Any,
 ) -> Iterator[Progress]:
     """Run the plan on a world. Searches of one world may share a `proposer`; `ending` has further arguments of `Plan`,
-    and `settings` are fields of `SearchSettings`."""
+    `writer` answers its requests for instructions, and `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
@@ -65,13 +69,24 @@ def search(
             found = end.value
             break
         if isinstance(request, Propose):
-            answer = proposer.propose(
-                request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
+            few = [] if writer is None else list(writer.waiting(request, proposer.space, limits, prices.too_expensive))
+            waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in few)
+            answer = few + proposer.propose(
+                (*request.tried, *waiting),
+                request.wanted - len(few),
+                cohort=request.cohort,
+                too_expensive=prices.too_expensive,
             )
             free = replays(space, request.tried, request.free, _affordable(prices, answer))
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
-        assert not isinstance(request, Write)
+        if isinstance(request, Write):
+            assert writer is not None
+            written, answer = writer.write(request, space, limits, given.instructions.rounds)
+            proposer = Proposer(
+                written_instructions.extended(proposer.space, written), limits=limits, seed=seed, sampler=sampler
+            )
+            continue
         answer = {}
         for number, candidate in request.arms.items():
             for pair in request.pairs:
