@@ -166,7 +166,7 @@ def _failure(program: dspy.Module, example: dspy.Example, row: Row, store: Rollo
     turn = _turn(row)
     drafts = () if turn is None else row.rounds[turn].drafts[:ATTEMPTS]
     prediction = _replayed(program, inputs, row, store)
-    check = None if prediction is None else _check_of(prediction)
+    check = None if prediction is None else check_of(prediction)
     return Failure(
         question=values[0] if len(values) == 1 else "; ".join(f"{key}: {value}" for key, value in inputs.items()),
         answered=row.answer,
@@ -189,7 +189,7 @@ def _workspace(prediction: dspy.Prediction, turn: int | None) -> str:
     return made[0].text if made else ""
 
 
-def _check_of(prediction: dspy.Prediction) -> Checked | None:
+def check_of(prediction: dspy.Prediction) -> Checked | None:
     """What the program's check found of the draft with the answer; None if that was not checked."""
     drafts = [draft for round_ in reversed(prediction.rounds) for draft in round_.drafts]
     return next((draft.check for draft in drafts if draft.solution == prediction.solution), None)
