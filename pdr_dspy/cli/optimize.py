@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,11 @@ def optimize(
     trusted: bool = False,
     ray: str | None = None,
     options: DataOptions | None = None,
+    writer: Model | None = None,
     **settings: Any,
 ) -> None:
-    """Tune the program that `target` names on its task's data, or on those of `options`."""
+    """Tune the program that `target` names on its task's data, or on those of `options`; `writer` writes instructions
+    in place of the program's own model."""
     check_reachable(model, ray)
     options = options or DataOptions()
     found = find(target, task=task, trusted=trusted)
@@ -81,23 +84,55 @@ def optimize(
             model.answering(),
             searched,
             *([list(axes)] if axes else []),
+            *([{"writer": writer.answering()}] if writer else []),
             verifier.describe(),
             fingerprint(found.program),
         ]
         run_dir = Path("runs") / f"optimize-{found.name}-{hashlib.sha256(json.dumps(about).encode()).hexdigest()[:8]}"
-    study(
-        graded_as,
-        student=found.program,
-        trainset=trainset,
-        valset=valset,
-        model=model,
-        run_dir=run_dir,
-        display=display,
-        space=space,
-        dry_run=dry_run,
-        ray=ray,
-        **settings,
-    )
+    with _connected(writer) as more:
+        study(
+            graded_as,
+            student=found.program,
+            trainset=trainset,
+            valset=valset,
+            model=model,
+            run_dir=run_dir,
+            display=display,
+            space=space,
+            dry_run=dry_run,
+            ray=ray,
+            **more,
+            **settings,
+        )
+
+
+def writer_of(prompts: int, api_base: str | None, name: str | None) -> Model | None:
+    """The model that writes instructions; None for the program's own. Raises ConfigError for options that lack
+    another."""
+    if name is None and api_base is None:
+        return None
+    given = "--prompt-model" if name is not None else "--prompt-api-base"
+    if api_base is None:
+        raise ConfigError(f"`--prompt-model {name}` names a model of a running server: add `--prompt-api-base`")
+    if not prompts:
+        raise ConfigError(f"`{given}` is the model that writes instructions: add `--prompts`")
+    return Model(api_base, name)
+
+
+@contextmanager
+def _connected(writer: Model | None) -> Iterator[dict[str, Any]]:
+    """The writer's LM as a setting of the search. Raises EndpointError if its server is down."""
+    if writer is None:
+        yield {}
+        return
+    from pdr_dspy.serving import connect
+
+    lm = connect(writer.name or "auto", writer.servers[0])
+    try:
+        lm.check_sync()
+        yield {"prompt_model": lm}
+    finally:
+        lm.close()
 
 
 def study(

@@ -93,6 +93,12 @@ def optimize(
     prompt_rounds: Annotated[
         int, typer.Option("--prompt-rounds", min=1, help="Rounds of writing, one before each of the first cohorts.")
     ] = 1,
+    prompt_model: Annotated[
+        str | None, typer.Option("--prompt-model", help="The model that writes them, if not the program's own.")
+    ] = None,
+    prompt_api_base: Annotated[
+        str | None, typer.Option("--prompt-api-base", help="The running server of --prompt-model.")
+    ] = None,
     axis: Annotated[
         list[str] | None,
         typer.Option(
@@ -147,6 +153,7 @@ def optimize(
         accept=accept,
         prompts=prompts,
         **({} if prompt_rounds == 1 else {"prompt_rounds": prompt_rounds}),
+        writer=optimize.writer_of(prompts, prompt_api_base, prompt_model),
         storage=storage,
         study=study,
         trusted=trusted,
