@@ -275,6 +275,10 @@ class Written(NamedTuple):
     """Trials that used it."""
     score: float
     """The highest pooled score of its trials with complete races; nan if there is none."""
+    round: int = 1
+    """The round of writing, from 1."""
+    parent: int | None = None
+    """The trial whose instructions it improves; None if that is unknown."""
 
 
 def _has(candidate: Candidate, one: Proposal) -> bool:
@@ -288,7 +292,7 @@ def written(trials: Sequence[TrialRecord], proposals: Proposals | None) -> list[
         own = [t for t in trials if any(_has(part, one) for part in t.candidate.by_operator.values())]
         scores = [trial.pooled for trial in own if trial.state == "measured"]
         best = max(scores, default=math.nan)
-        found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best))
+        found.append(Written(one.role.value, one.text, one.tip, one.tokens, len(own), best, one.round, one.parent))
     return sorted(found, key=lambda one: (not one.trials, -one.score if math.isfinite(one.score) else 0.0))
 
 

@@ -11,6 +11,7 @@ from pdr_dspy.search.optimizer import Estimate, PDROptimizer
 from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.feedback import feedback
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals, propose
+from pdr_dspy.search.proposing.writer import Earlier, Parent
 from pdr_dspy.search.racing.confirmation import Confirmation
 from pdr_dspy.search.racing.pareto import Limits, front
 from pdr_dspy.search.racing.plan import Finalist
@@ -30,6 +31,7 @@ __all__ = [
     "Candidate",
     "Confirm",
     "Confirmation",
+    "Earlier",
     "Estimate",
     "Failure",
     "Final",
@@ -39,6 +41,7 @@ __all__ = [
     "Member",
     "Outcomes",
     "PDROptimizer",
+    "Parent",
     "Proposal",
     "Proposals",
     "Race",
