@@ -112,6 +112,3 @@ def to_number(text: str) -> Fraction | None:
     elif boxes:
         text = text[boxes[-1][0] : boxes[-1][1]] if len(boxes) == 1 else final_answer(text) or ""
     return read_number(tidy(signs(text)))
-
-
-_PLAIN_INTEGER = re.compile(r"-?[0-9]{1,15}")
