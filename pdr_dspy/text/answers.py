@@ -101,7 +101,7 @@ def to_number(text: str) -> Fraction | None:
     expressions to be evaluated and for anything but one number: `5^2`, `2\pi`, `3x`, `17 or 204`, `x > 5`,
     `17 \ne 25`, `2x = 4`, `12:30`, `2 gross`, `half of 10`, `5‰`, `101_2`.
     """
-    if _PLAIN_INTEGER.fullmatch(text):  # the most frequent case
+    if PLAIN_INTEGER.fullmatch(text):  # the most frequent case
         return Fraction(int(text))
     if len(text) > MAX_ANSWER:
         return None
