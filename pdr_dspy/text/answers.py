@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from pdr_dspy.text.around_boxes import stands_alone, unboxed
 from pdr_dspy.text.numbers import MAX_DIGITS as MAX_DIGITS
-from pdr_dspy.text.numbers import read_number, signs
+from pdr_dspy.text.numbers import PLAIN_INTEGER, read_number, signs
 from pdr_dspy.text.precedence import plain_value
 from pdr_dspy.text.reasoning import split_thought
 from pdr_dspy.text.statements import MAX_ANSWER, Sought, statements
