@@ -17,7 +17,8 @@ from pdr_dspy import LongCoT, calls, evaluate
 from pdr_dspy.errors import ConfigError, EndpointError, StoreError
 from pdr_dspy.runtime import luggage
 from pdr_dspy.serving import EndpointLM, connect
-from pdr_dspy.serving.client import engine, retries
+from pdr_dspy.serving.client import identity as identities
+from pdr_dspy.serving.client import retries
 from pdr_dspy.verifiers import ExactVerifier
 from tests.support.mock_server import MockServer
 
@@ -77,7 +78,7 @@ def test_the_same_name_over_other_weights_is_another(tmp_path: Path) -> None:
 def test_a_restart_with_other_weights_in_a_short_silence_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     silence = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + silence)
-    monkeypatch.setattr(engine, "time", clock)
+    monkeypatch.setattr(identities, "time", clock)
     with says("1", kind="vllm") as server:
         server.root = "/weights/step-100"
         lm = connect("mock", server.api_base)
