@@ -127,7 +127,7 @@ def test_failures_of_held_out_questions_are_in_no_round() -> None:
 def test_rounds_of_one_seed_draw_differently_and_each_the_same_again() -> None:
     def drawn(number: int) -> list[tuple[str, int]]:
         lm = engine(writer(*GOOD))
-        written(lm, round=number, count=4)
+        written(lm, round=number)
         return [(request.user, request.seed) for request in lm.served.requests]
 
     assert drawn(1) == drawn(1) != drawn(2)
