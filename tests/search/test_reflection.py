@@ -21,6 +21,8 @@ from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.reporting import search_tables
+from pdr_dspy.reporting.page import write_report
 from pdr_dspy.search import Instructions, Limits, PDROptimizer, Proposal, Proposals, SearchProgress, Spaces
 from pdr_dspy.search.candidates import REFLECTION
 from pdr_dspy.search.driver.journal import read_journal
@@ -106,6 +108,10 @@ def test_each_round_reflects_on_what_leads_then_and_its_texts_race_there_first(t
     journal = read_journal(tmp_path)
     assert journal is not None
     assert journal.names("prompts") == ["prompts", "prompts/002", "prompts/003"]
+    facts = search_tables.read_search(tmp_path)
+    rows = {(one.text, one.round, one.parent) for one in search_tables.written(facts.trials, facts.proposals)}
+    assert rows == {(one.text, one.round, one.parent) for one in result.proposals.proposals}
+    assert "improves trial" in write_report(tmp_path).read_text()
     again = scripted_lm(reply)
     assert shape(searched(again, run_dir=tmp_path)) == shape_of(result)
     assert again.served.calls == 0
