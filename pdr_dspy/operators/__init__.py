@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from pdr_dspy.operators.distillers import DISTILLERS, Distilled, Distiller, DistillerInput, distiller
 from pdr_dspy.operators.final import plurality
-from pdr_dspy.operators.loop import Check, Progress, Round, Stop, improve
+from pdr_dspy.operators.loop import Check, improve
 from pdr_dspy.operators.nested import operators_in, operators_of, replaced
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Round, Stop
+from pdr_dspy.operators.progress import Progress
 from pdr_dspy.operators.question import TEMPLATE_TOKENS
 from pdr_dspy.operators.schedule import Nominal, Schedule, preset
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsistency

@@ -16,7 +16,7 @@ from pdr_dspy.calls.failures import CallError
 from pdr_dspy.calls.ledger import Call, Phase, Usage
 from pdr_dspy.calls.store import Rollouts
 from pdr_dspy.errors import ConfigError
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, BestOfN, LongCoT, SelfConsistency
 from pdr_dspy.testing import ScriptedRequest, scripted_lm

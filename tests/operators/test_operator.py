@@ -14,8 +14,8 @@ from pdr_dspy.calls.failures import RoundFailed
 from pdr_dspy.calls.ledger import Phase
 from pdr_dspy.errors import BudgetTooSmall, ConfigError
 from pdr_dspy.operators.final import plurality
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR, SR, LongCoT
 from pdr_dspy.operators.workspace import Draft

@@ -18,7 +18,7 @@ import pytest
 from pdr_dspy import PDR, SR, BestOfN, calls, load, save
 from pdr_dspy.calls import Call, CallError, Phase, Rollouts, Usage
 from pdr_dspy.errors import ArtifactError, ConfigError
-from pdr_dspy.operators.loop import Stop
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.serving import EndpointLM, connect
 from pdr_dspy.testing import scripted_lm
