@@ -32,7 +32,7 @@ async def distill(run: RunCalls, number: int, drafts: Sequence[Draft], next_widt
         if distiller.role is None or distiller.phase is None:
             return []
         form = await _first_form(question, distiller.role, forms)
-        run.sending([(distiller.role, distiller.phase)] * len(values), number)
+        run.begin([(distiller.role, distiller.phase)] * len(values), number)
         return await run.ask(distiller.role, run.site(distiller.phase, number), values, output_format=form)
 
     given = distillers.DistillerInput(
@@ -50,16 +50,16 @@ async def distill(run: RunCalls, number: int, drafts: Sequence[Draft], next_widt
     )
     with raised_by(f"the distiller {schedule.distiller!r}"):
         distilled = await distiller(given)
-    run.record(distilled.calls)
+    run.end(distilled.calls)
     flaws = await _flaws(run, number, distilled.workspaces[0].text) if schedule.critique else ""
     return Carried(distilled.workspaces, flaws)
 
 
 async def _flaws(run: RunCalls, number: int, workspace: str) -> str:
     """The flaws that a critique finds in a workspace."""
-    run.sending([(Role.CRITIQUE, Phase.CRITIQUE)], number)
+    run.begin([(Role.CRITIQUE, Phase.CRITIQUE)], number)
     (reply,) = await run.ask(Role.CRITIQUE, run.site(Phase.CRITIQUE, number), [{"workspace": workspace}])
-    run.record(reply.calls)
+    run.end(reply.calls)
     return sheltered(reply.text, run.question.headings)
 
 

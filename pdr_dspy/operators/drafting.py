@@ -51,12 +51,12 @@ async def sample(run: RunCalls, checks: RunChecks, number: int, stage: Stage) ->
     """
     schedule = run.question.schedule
     parts = _by_role(stage)
-    run.sending([(role, phase) for role, phase, places, _ in parts for _ in places], number)
+    run.begin([(role, phase) for role, phase, places, _ in parts for _ in places], number)
     if schedule.may_end_early and len(stage) > 1:
         replies = await _until_enough(run, checks, number, stage, parts)
     else:
         replies = await _all_of(run, number, stage, parts)
-    run.record(call for reply in replies for call in reply.calls)
+    run.end(call for reply in replies for call in reply.calls)
     every = [_draft(run.question, number, place, reply) for place, reply in enumerate(replies)]
     taken = [draft for draft, reply in zip(every, replies, strict=True) if reply.call.fate != "left"]
     drafts = await checks.of_round(taken, every)

@@ -137,6 +137,7 @@ async def _until_deadline(run: RunCalls, checks: RunChecks, rounds: list[Round])
         if not clock.expired():
             raise
     run.record_cancelled()
+    checks.cancel()
     if not rounds:
         raise DeadlinePassed("the deadline passed before the first round had finished", run.ledger)
     return Stop.DEADLINE

@@ -41,7 +41,7 @@ class RunCalls:
         self._budget = budget
         self._share = share
         self._under_way: list[tuple[Sequence[tuple[Role, Phase]], int]] = []
-        """Role and phase of the calls that are not on the ledger yet, with their round."""
+        """Role and phase of the calls that have begun and are not on the ledger yet, with their round."""
 
     # --- calls
 
@@ -91,14 +91,18 @@ class RunCalls:
 
     # --- ledger
 
-    def sending(self, asked: Sequence[tuple[Role, Phase]], number: int) -> None:
-        """Note concurrent calls of a round before they are sent, until `record` has what they cost."""
+    def begin(self, asked: Sequence[tuple[Role, Phase]], number: int) -> None:
+        """Note the roles and phases of concurrent calls of a round, before they are sent."""
         self._under_way.append((asked, number))
 
-    def record(self, made: Iterable[Call]) -> None:
-        """Put calls on the ledger; none is under way any more."""
-        self.ledger += made
+    def end(self, made: Iterable[Call]) -> None:
+        """Put the calls that were begun on the ledger."""
+        self.record(made)
         self._under_way.clear()
+
+    def record(self, made: Iterable[Call]) -> None:
+        """Put further calls on the ledger, such as those of a check."""
+        self.ledger += made
 
     def record_cancelled(self) -> None:
         """Put the calls under way on the ledger, after the run was cancelled: their cost is unknown."""
@@ -112,7 +116,7 @@ class RunCalls:
                 place = {"phase": phase, "round": number, "index": index[phase], "price": calls.price_of(lm)}
                 cancelled.append(Call(**place, model=lm.model, cap=cap, finish="cancelled", fate="left"))
                 index[phase] += 1
-        self.record(cancelled)
+        self.end(cancelled)
 
     def close(self, result: Any) -> None:
         """End the run, with its result or None: the calls under way are recorded, and the account is settled."""

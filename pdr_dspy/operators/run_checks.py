@@ -40,8 +40,8 @@ class RunChecks:
         self._check = check
         self._question = question
         self._record = record
-        self._results: dict[str, asyncio.Task[_Result]] = {}
-        """By the outputs that they score: equal answers are checked once."""
+        self._results: dict[str, tuple[Draft, asyncio.Task[_Result]]] = {}
+        """By the outputs that they score, with the first draft that has them: equal answers are checked once."""
         self._together: list[asyncio.Task[list[_Result]]] = []
         """Checks of whole rounds, each with the results of several drafts."""
         self._charged: set[str] = set()
@@ -62,7 +62,7 @@ class RunChecks:
             return tuple(taken)
         self._start_together(taken)
         results = await calls.together([self.result(draft) for draft in taken])
-        self._record([call for draft in drafts for call in self._calls_for(draft)])
+        self._record([call for draft in drafts for call in self._calls_for(self._key(draft), draft)])
         self._count_failures(results)
         return tuple(
             draft if result is None else draft.model_copy(update={"check": result})
@@ -78,14 +78,23 @@ class RunChecks:
             return None
         key = self._key(draft)
         if key not in self._results:
-            self._results[key] = asyncio.create_task(self._run(self._check, draft))
-        result, _ = await asyncio.shield(self._results[key])
+            self._results[key] = draft, asyncio.create_task(self._run(self._check, draft))
+        _, task = self._results[key]
+        result, _ = await asyncio.shield(task)
         return result
 
+    def cancel(self) -> None:
+        """Cancel the checks that still run, after the run was cancelled or raised, and record the calls of those that
+        no round has waited for."""
+        left = [call for key, (draft, _) in list(self._results.items()) for call in self._calls_for(key, draft)]
+        for whole in self._together:
+            whole.cancel()
+        if left:
+            self._record(left)
+
     def close(self) -> None:
-        """Cancel checks that still run, of a run that was cancelled or raised, and log how often the check failed."""
-        for task in [*self._results.values(), *self._together]:
-            task.cancel()
+        """End the run: `cancel`, and log how often the check failed."""
+        self.cancel()
         if self._unchecked:
             self._warn()
 
@@ -124,7 +133,8 @@ class RunChecks:
         async def one(place: int) -> _Result:
             return (await asyncio.shield(whole))[place]
 
-        self._results.update({key: asyncio.create_task(one(place)) for place, key in enumerate(fresh)})
+        for place, (key, draft) in enumerate(fresh.items()):
+            self._results[key] = draft, asyncio.create_task(one(place))
 
     async def _run_together(self, check: Any, drafts: Sequence[Draft]) -> list[_Result]:
         """Check several drafts at once."""
@@ -137,20 +147,20 @@ class RunChecks:
             return [first, *((result, ()) for result, _ in others)]  # its calls are recorded once
         return [_result(score) for score in scores]
 
-    def _calls_for(self, draft: Draft) -> list[Call]:
-        """The calls of a draft's check that are not on the ledger yet; a check that still runs is cancelled."""
-        key = self._key(draft)
-        task = self._results.get(key)
+    def _calls_for(self, key: str, draft: Draft) -> list[Call]:
+        """The calls of the check with this key that are not on the ledger yet, as those of a draft; a check that still
+        runs is cancelled."""
+        if key not in self._results or key in self._charged:
+            return []
+        _, task = self._results[key]
         place = {"phase": Phase.CHECK, "round": draft.round, "index": draft.index}
-        if task is not None and not task.done():  # the round did not wait for this draft
+        if not task.done():  # no round waits for it
             task.cancel()
             del self._results[key]
-            asked = next((call for other in self._results.values() for call in _calls_of(other)), None)
+            asked = next((call for _, other in self._results.values() for call in _calls_of(other)), None)
             if asked is None:  # the check calls no model
                 return []
             return [Call(**place, price=asked.price, model=asked.model, finish="cancelled", fate="left")]
-        if task is None or key in self._charged or task.cancelled() or task.exception():
-            return []
         self._charged.add(key)
         return [call.model_copy(update=place) for call in _calls_of(task)]
 

@@ -36,7 +36,7 @@ from pdr_dspy.verifiers.checks import (
     register_check,
 )
 from pdr_dspy.verifiers.sandbox import bubblewrap
-from tests.operators.test_checked import ask, says
+from tests.support.checks import ask, says
 from tests.support.mock_server import MockServer
 from tests.support.served_models import MODEL_CHECKS, connected, logprobs, served, until, without_pauses
 
