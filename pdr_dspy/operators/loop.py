@@ -126,8 +126,10 @@ async def _until_deadline(run: RunCalls, checks: RunChecks, rounds: list[Round])
     """The rounds, as long as the session's deadline allows. Raises DeadlinePassed if it passes before the drafts of the
     first round are there."""
     deadline = calls.current().deadline
-    left = None if deadline is None else deadline - time.monotonic()
-    if left is not None and left <= 0:
+    if deadline is None:
+        return await _rounds(run, checks, rounds)
+    left = deadline - time.monotonic()
+    if left <= 0:
         raise DeadlinePassed("the deadline passed before the first round began", run.ledger)
     clock = asyncio.timeout(left)
     try:
