@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import dspy
 import pytest
 
 from pdr_dspy.calls.ledger import Ledger
@@ -13,6 +12,7 @@ from pdr_dspy.operators.question import Question
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.strategies import PDR
 from pdr_dspy.operators.workspace import Draft
+from pdr_dspy.prompts.roles import check_task
 from tests.support.checks import QA, ask
 from tests.support.solver import answers
 
@@ -57,6 +57,6 @@ def test_why_a_run_stopped(rounds: list[list[dict[str, str]]], why: Stop, stop: 
         Round(drafts=tuple(Draft(round=number, index=index, outputs=own) for index, own in enumerate(drafts)))
         for number, drafts in enumerate(rounds, start=1)
     ]
-    question = Question(dspy.ensure_signature("question -> answer, unit"), Schedule(widths=(2,), final="vote"), {}, {})
+    question = Question(check_task("question -> answer, unit"), Schedule(widths=(2,), final="vote"), {}, {})
     outcome = Outcome.of(question, made, why, Ledger())
     assert (outcome.stop, outcome.outputs, outcome.rounds) == (stop, outputs, tuple(made))
