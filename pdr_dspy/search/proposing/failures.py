@@ -16,8 +16,8 @@ from pdr_dspy.errors import DataError, PDRError
 from pdr_dspy.evaluation import ids_of
 from pdr_dspy.evaluation.records import Report, Row
 from pdr_dspy.evaluation.runner import inputs_of
-from pdr_dspy.operators.loop import Stop
 from pdr_dspy.operators.operator import Operator
+from pdr_dspy.operators.outcome import Stop
 from pdr_dspy.operators.workspace import Checked
 from pdr_dspy.text.quoting import sheltered
 
