@@ -103,7 +103,8 @@ def test_a_prompt_is_bounded_in_tokens_even_if_the_context_is_not() -> None:
     ]
     train = [dspy.Example(question=f"{n} {long}", answer="1").with_inputs("question") for n in range(6)]
     earlier = {"refine": [Earlier(f"{n} {long * 2}", 0.5, 8, Schedule()) for n in range(3)]}
-    huge = LongCoT(dspy.ensure_signature(QA, "task " * (PROMPT_TOKENS * 2 // 5)), draft_tokens=200)
+    task: Any = dspy.ensure_signature(QA, "task " * (PROMPT_TOKENS * 2 // 5))
+    huge = LongCoT(task, draft_tokens=200)
     for program, shown in ((student(), True), (huge, False)):
         lm = engine(writer(*GOOD))
         propose(program, train, failures=failures, lm=lm, roles=("refine",), count=2, earlier=earlier)
