@@ -7,7 +7,6 @@ of fewer questions; the same command goes on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +83,7 @@ def _kept(schedule: Schedule) -> list[Schedule]:
 
 def problems() -> list[dspy.Example]:
     """All problems in the order of the study, which a larger limit goes on with."""
-    return humaneval.study().examples  # type: ignore[return-value]
+    return list(humaneval.study().examples)
 
 
 class Run:

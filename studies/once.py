@@ -1,4 +1,4 @@
-"""A verifier and a check of programs that run each answer once, for studies whose programs share most of their drafts."""
+"""A verifier and a check that run each answer once, for studies whose programs share most of their drafts."""
 
 from __future__ import annotations
 

@@ -89,8 +89,7 @@ def unit_of(rows: Sequence[Row]) -> Unit:
                 continue  # a replay leaves it out again
             key = (call.key or f"{arm}/{number}") + "/cancelled" * call.cancelled
             made.append(places.setdefault(key, len(places)))
-            # Siblings share the reading of one prompt, which the first carries: a run of one draft alone carries it too.
-            tokens[key] = max(tokens.get(key, 0), call.tokens)
+            tokens[key] = call.tokens
         cells.append(Measured(row.score, row.sequential, row.total, tuple(made)))
     return Unit(rows[0].id, rows[0].repeat, tuple(tokens.values()), tuple(cells))
 
