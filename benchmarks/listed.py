@@ -36,7 +36,7 @@ class Listed(Space):
     @classmethod
     def of(cls, schedules: Sequence[Schedule]) -> Listed:
         """The space with every value that some of these schedules has."""
-        values: dict[str, tuple[Any, ...]] = {}
+        values: dict[str, Any] = {}
         for axis in TABLE:
             if axis is ROUNDS:
                 found = sorted({one.rounds for one in schedules})

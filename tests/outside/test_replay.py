@@ -13,6 +13,7 @@ from benchmarks import replay
 from benchmarks.listed import Answered, Listed, Replayed, parameters
 from benchmarks.racing import FRESH
 from benchmarks.replay import Games, Outcome, Split
+from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.space.candidate import Candidate
 from studies import tables
@@ -201,7 +202,7 @@ class TestFigures:
         one = replay.Replay(
             [Outcome(0.5, 1, 0.5), Outcome(0.7, 1, 0.5)], [(Outcome(0.1, 1, 0), Outcome(0.9, 1, 0))] * 2
         )
-        assert replay.difference(one, one, 40) == replay.Estimate(0.0, (0.0, 0.0))
+        assert replay.difference(one, one, 40) == replay.Estimate(0.0, Interval(0.0, 0.0))
 
     def test_the_best_lies_between_two_figures(self) -> None:
         below, above = [], []
