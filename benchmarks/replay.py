@@ -25,6 +25,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any, NamedTuple, cast
@@ -35,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import searchers
+from benchmarks.levers import LEVERS
 from benchmarks.listed import Answered, Listed, Replayed, parameters
 from benchmarks.reasoner import World
 from benchmarks.searchers import Meter, Progress, Ranking, Searcher, mean_of, ours
@@ -60,10 +62,11 @@ WHOLE = "(best mean of its half)"
 STUDENT = "(one pass)"
 
 
-def library(world: Replayed, *, first: bool) -> Searcher:
-    """The library's search; with `first` it tries the candidates that it begins with before its sampler proposes."""
+def library(world: Replayed, *, first: bool = True, **changed: Any) -> Searcher:
+    """The library's search; with `first` it tries the candidates that it begins with before its sampler proposes.
+    `changed` are arguments of `benchmarks.racing.search`. Finalists run again on the seeds that a table has besides."""
     begun = first_candidates(world) if first else []
-    return ours(student=world.student, first=begun, final=Final(repeats=world.seeds - 1))
+    return ours(student=world.student, first=begun, final=Final(repeats=world.seeds - 1), **changed)
 
 
 def first_candidates(world: Replayed) -> list[Candidate]:
@@ -115,9 +118,15 @@ def gp(
 
 
 LIBRARY: dict[str, Callable[[Replayed], Searcher]] = {
-    REFERENCE: lambda world: library(world, first=True),
-    "pdr-dspy, sampler alone": lambda world: library(world, first=False),
+    REFERENCE: library,
+    "pdr-dspy, sampler alone": partial(library, first=False),
 }
+LEVERED: dict[str, Callable[[Replayed], Searcher]] = {
+    f"{REFERENCE}, {name}": partial(library, **changed)
+    for name, changed in LEVERS.items()
+    if changed and not {"trials", "final"} & changed.keys()  # those are this benchmark's own
+}
+"""One lever each, only by name."""
 OTHERS: dict[str, Searcher] = {
     "TPE, all questions": searchers.tpe,
     "GP, all questions": gp,
@@ -209,11 +218,12 @@ class Games:
 
     def _play(self, method: str, trials: int, split: Split, seed: int) -> tuple[Step, ...]:
         world = self.world
-        search = LIBRARY[method](world) if method in LIBRARY else OTHERS[method]
+        library = {**LIBRARY, **LEVERED}
+        search = library[method](world) if method in library else OTHERS[method]
         whole = world.price(sorted(set(split.searched)))
         made = search(cast(World, world), world.space, Limits(), split.searched, trials, seed)
         steps = [Step(round(one.paid / whole, 5), world.places[one.chosen.key], round(one.reported, 5)) for one in made]
-        return tuple(steps[-1:] if method in LIBRARY else steps)
+        return tuple(steps[-1:] if method in library else steps)
 
     def choice(self, method: str, trials: int, split: Split, number: int, again: int) -> Step:
         """What a method chooses for the tokens of the library's search with these trials."""
@@ -224,7 +234,7 @@ class Games:
         none = Step(0.0, student, float(world.scores[student, split.searched].mean()))
         if method == STUDENT:
             return none
-        if method in LIBRARY:
+        if method not in OTHERS:
             return self.steps(method, trials, split, number, again)[-1]
         (paid, _, _) = self.choice(REFERENCE, trials, split, number, again)
         asked = 2 * len(world.candidates)  # of what was tried before, too, at no tokens
@@ -364,13 +374,17 @@ def main() -> None:
     parser.add_argument("table", nargs="*", type=Path, help=f"files; those of {FEW} schedules and more when left out")
     parser.add_argument("--splits", type=int, default=100, help="splits of the questions, 2 at least")
     parser.add_argument("--samples", type=int, default=100, help="samples of the questions for intervals, 2 at least")
-    named = (*LIBRARY, *OTHERS)
-    parser.add_argument("--method", action="append", choices=named, help=f"besides {REFERENCE}; all when left out")
+    parser.add_argument(
+        "--method",
+        action="append",
+        choices=(*LIBRARY, *OTHERS, *LEVERED),
+        help=f"besides {REFERENCE}; all but the levers when left out",
+    )
     parser.add_argument("--log", type=Path, help="keeps the searches; those that are there are not made again")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     known = read(options.log)
-    methods = dict.fromkeys((REFERENCE, *(options.method or named), WHOLE, STUDENT))
+    methods = dict.fromkeys((REFERENCE, *(options.method or (*LIBRARY, *OTHERS)), WHOLE, STUDENT))
     for path in options.table or sorted(TABLES.glob("*.jsonl")):
         table = tables.read(path)
         if not options.table and len(table.programs) < FEW:

@@ -126,7 +126,7 @@ class TestReplayed:
 
 
 class TestSearches:
-    @pytest.mark.parametrize("method", [*replay.LIBRARY, *replay.OTHERS])
+    @pytest.mark.parametrize("method", [*replay.LIBRARY, *replay.OTHERS, "pdr-dspy, margin 0.01", "pdr-dspy, free=0"])
     def test_each_goes_from_one_pass_to_what_is_better(self, world: Replayed, method: str) -> None:
         games = Games("made", world, {})
         split = replay.split_of(24, 3)
