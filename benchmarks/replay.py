@@ -10,9 +10,7 @@ Regret needs the true score of the best schedule, which no finite table has. It 
 best schedule of nine tenths of the questions on the rest, which is too low since that is not always the best, and the
 highest mean of the table, which is too high by its luck. What searches are worth is compared directly, split by split.
 
-Intervals are 95 %. Splits overlap, so that their spread says nothing about other questions: questions are drawn again
-with replacement, and two splits of each such sample are searched anew. Equal questions are on one side of a split. The
-variance within the pairs is that of the splits, and what the samples vary by beyond it that of the questions.
+Intervals are 95 %, over questions (`benchmarks.splits`): samples of the questions are searched anew.
 
 With `--log` each search is appended to a file when it ends; those that are there are not made again.
 """
@@ -21,13 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -40,7 +38,7 @@ from benchmarks.levers import LEVERS
 from benchmarks.listed import Answered, Listed, Replayed, parameters
 from benchmarks.reasoner import World
 from benchmarks.searchers import Meter, Progress, Ranking, Searcher, mean_of, ours
-from pdr_dspy.evaluation.statistics import Interval, t_quantile
+from benchmarks.splits import Estimate, Split, estimate, resampled, split_of
 from pdr_dspy.operators import Operator
 from pdr_dspy.search.candidates import presets
 from pdr_dspy.search.problem import Problem
@@ -137,30 +135,6 @@ OTHERS: dict[str, Searcher] = {
 # --- searches ---
 
 
-class Split(NamedTuple):
-    """Questions by number; equal ones are never on both sides."""
-
-    searched: tuple[int, ...]
-    held: tuple[int, ...]
-
-
-def split_of(questions: int, number: int) -> Split:
-    """A random half of the questions, and the other half."""
-    order = list(range(questions))
-    random.Random(f"split|{questions}|{number}").shuffle(order)
-    half = questions - questions // 2
-    return Split(tuple(order[:half]), tuple(order[half:]))
-
-
-def resampled(questions: int, number: int, again: int) -> Split:
-    """A split of questions drawn with replacement; `again` tells apart the splits of one such sample."""
-    drawn = random.Random(f"sample|{questions}|{number}").choices(range(questions), k=questions)
-    different = sorted(set(drawn))
-    random.Random(f"sample|{questions}|{number}|{again}").shuffle(different)
-    searched = set(different[: len(different) - len(different) // 2])
-    return Split(tuple(q for q in drawn if q in searched), tuple(q for q in drawn if q not in searched))
-
-
 class Step(NamedTuple):
     """The choice of a search."""
 
@@ -244,7 +218,7 @@ class Games:
     def outcome(self, method: str, trials: int, split: Split, number: int, again: int = -1) -> Outcome:
         """What a choice is worth on the questions that the search did not have."""
         found = self.choice(method, trials, split, number, again)
-        return Outcome(float(self.world.scores[found.chosen, split.held].mean()), found.share, found.reported)
+        return Outcome(float(self.world.scores[found.chosen, split.held].mean()), *found)
 
     def replay(self, method: str, trials: int, splits: int, samples: int) -> Replay:
         """The outcomes of a method on splits of the questions and of samples of them."""
@@ -270,6 +244,7 @@ class Outcome(NamedTuple):
     worth: float
     """Its mean score there, a fraction."""
     share: float
+    chosen: int
     reported: float
 
 
@@ -282,29 +257,6 @@ class Replay(NamedTuple):
 
 
 # --- figures ---
-
-
-class Estimate(NamedTuple):
-    """A mean over splits."""
-
-    value: float
-    interval: Interval
-
-
-def estimate(splits: Sequence[float], samples: Sequence[tuple[float, float]], questions: int) -> Estimate:
-    """The mean of a figure over splits, with its interval over questions.
-
-    Args:
-        splits: the figure of each split of the questions.
-        samples: of both splits of each sample of the questions.
-        questions: how many there are.
-    """
-    value = fmean(splits)
-    within = fmean((one - other) ** 2 / 2 for one, other in samples)
-    between = max(variance([(one + other) / 2 for one, other in samples]) - within / 2, 0.0)
-    error = math.sqrt(between + variance(splits) / len(splits))
-    reach = t_quantile(0.975, questions - 1) * error
-    return Estimate(value, Interval(value - reach, value + reach))
 
 
 def of_each(one: Replay, figure: Callable[[Outcome], float], questions: int) -> Estimate:
@@ -348,10 +300,12 @@ def show(games: Games, trials: int, runs: Mapping[str, Replay], best: tuple[floa
         f"seed(s), {world.price(range(count)) / 1e3:,.0f} k tokens for all cells; {trials} trials; the best schedule "
         f"has {100 * low:.1f} to {100 * high:.1f} points of 100"
     )
-    columns = ("search", "worth", f"minus {REFERENCE}", "regret", "tokens", "reported minus worth")
+    columns = ("search", "worth", f"minus {REFERENCE}", "regret", "tokens", "reported minus worth", "most often chosen")
+    names = list(world.table.programs)
     table = Table(*columns, title=title)
     for method, one in runs.items():
         worth = of_each(one, lambda found: found.worth, count)
+        chosen = Counter(found.chosen for found in one.splits).most_common(2)
         table.add_row(
             method,
             _shown(worth),
@@ -359,6 +313,7 @@ def show(games: Games, trials: int, runs: Mapping[str, Replay], best: tuple[floa
             f"{100 * (low - worth.value):.1f} to {100 * (high - worth.value):.1f}",
             f"{fmean(found.share for found in one.splits):.0%}",
             _shown(of_each(one, lambda found: found.reported - found.worth, count)),
+            ", ".join(f"{names[place]} {times / len(one.splits):.0%}" for place, times in chosen),
         )
     console.print(table)
 

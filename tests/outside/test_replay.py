@@ -12,7 +12,8 @@ import pytest
 from benchmarks import replay
 from benchmarks.listed import Answered, Listed, Replayed, parameters
 from benchmarks.racing import FRESH
-from benchmarks.replay import Games, Outcome, Split
+from benchmarks.replay import Games, Outcome
+from benchmarks.splits import Estimate, Split, estimate, resampled, split_of
 from pdr_dspy.evaluation.statistics import Interval
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.space.candidate import Candidate
@@ -129,7 +130,7 @@ class TestSearches:
     @pytest.mark.parametrize("method", [*replay.LIBRARY, *replay.OTHERS, "pdr-dspy, margin 0.01", "pdr-dspy, free=0"])
     def test_each_goes_from_one_pass_to_what_is_better(self, world: Replayed, method: str) -> None:
         games = Games("made", world, {})
-        split = replay.split_of(24, 3)
+        split = split_of(24, 3)
         steps = games.steps(method, len(SCHEDULES), split, 3, -1)
         shares = [step.share for step in steps]
         assert shares == sorted(shares)
@@ -149,7 +150,7 @@ class TestSearches:
 
     def test_others_may_spend_what_the_library_spent(self) -> None:
         world = Replayed(made(dict.fromkeys(SCHEDULES, 0.3) | {"best of 8": 1.0}))
-        split = replay.split_of(24, 0)
+        split = split_of(24, 0)
         games = Games("made", world, {})
         paid = games.choice(replay.REFERENCE, 8, split, 0, -1).share
         method = "random order, all questions"
@@ -175,10 +176,10 @@ class TestSearches:
 class TestFigures:
     def test_halves_share_no_question(self) -> None:
         for number in range(20):
-            for split in (replay.split_of(25, number), replay.resampled(25, number, number % 2)):
+            for split in (split_of(25, number), resampled(25, number, number % 2)):
                 assert not set(split.searched) & set(split.held)
                 assert len(split.searched) + len(split.held) == 25
-        first, second = replay.resampled(25, 7, 0), replay.resampled(25, 7, 1)
+        first, second = resampled(25, 7, 0), resampled(25, 7, 1)
         assert sorted(first.searched + first.held) == sorted(second.searched + second.held)
         assert first != second
 
@@ -189,9 +190,9 @@ class TestFigures:
         def worth(split: Split) -> float:
             return fmean(scores[question] for question in split.held)
 
-        splits = [worth(replay.split_of(40, number)) for number in range(400)]
-        samples = [(worth(replay.resampled(40, n, 0)), worth(replay.resampled(40, n, 1))) for n in range(600)]
-        found = replay.estimate(splits, samples, 40)
+        splits = [worth(split_of(40, number)) for number in range(400)]
+        samples = [(worth(resampled(40, n, 0)), worth(resampled(40, n, 1))) for n in range(600)]
+        found = estimate(splits, samples, 40)
         assert found.value == pytest.approx(fmean(scores), abs=0.01)
         true = stdev(scores) / 40**0.5
         reach = (found.interval.high - found.interval.low) / 2
@@ -200,9 +201,9 @@ class TestFigures:
 
     def test_equal_choices_differ_by_nothing(self) -> None:
         one = replay.Replay(
-            [Outcome(0.5, 1, 0.5), Outcome(0.7, 1, 0.5)], [(Outcome(0.1, 1, 0), Outcome(0.9, 1, 0))] * 2
+            [Outcome(0.5, 1, 0, 0.5), Outcome(0.7, 1, 2, 0.5)], [(Outcome(0.1, 1, 0, 0), Outcome(0.9, 1, 0, 0))] * 2
         )
-        assert replay.difference(one, one, 40) == replay.Estimate(0.0, Interval(0.0, 0.0))
+        assert replay.difference(one, one, 40) == Estimate(0.0, Interval(0.0, 0.0))
 
     def test_the_best_lies_between_two_figures(self) -> None:
         below, above = [], []
@@ -216,7 +217,7 @@ class TestFigures:
 
     def test_the_whole_table_prefers_the_cheapest_of_equal_ones(self) -> None:
         world = Replayed(made({"best of 8": 1.0, "best of 4": 1.0, "SR": 1.0}))
-        assert list(SCHEDULES)[replay.whole_table(world, replay.split_of(24, 0)).chosen] == "SR"
+        assert list(SCHEDULES)[replay.whole_table(world, split_of(24, 0)).chosen] == "SR"
 
     def test_it_prints_a_table_for_each_number_of_trials(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -229,3 +230,4 @@ class TestFigures:
         assert out.count("made-tiny: 12 schedules, 24 questions") == 2
         assert "8 trials" in out
         assert "100.0 (100.0 to 100.0)" in out
+        assert "best of 8 100%" in " ".join(out.replace("│", " ").split())
