@@ -31,7 +31,15 @@ class Listed(Space):
     """
 
     listed: tuple[Schedule, ...] = ()
+    _candidates: list[Candidate] = PrivateAttr(default_factory=list)
     _nearest: dict[str, Candidate] = PrivateAttr(default_factory=dict)
+    """By the key of a candidate; itself for a listed one."""
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Make the candidates once: keys take longer than a cell."""
+        super().model_post_init(context)
+        self._candidates = [Candidate(schedule, {}) for schedule in self.listed]
+        self._nearest = {one.key: one for one in self._candidates}
 
     @classmethod
     def of(cls, schedules: Sequence[Schedule]) -> Listed:
@@ -53,22 +61,20 @@ class Listed(Space):
 
     def candidates(self) -> Iterator[Candidate]:
         """The listed ones."""
-        return (Candidate(schedule, {}) for schedule in self.listed)
+        return iter(self._candidates)
 
     def suggest(self, trial: Suggests) -> Candidate:
         """The listed candidate nearest to that of the trial's parameters."""
         asked = super().suggest(trial)
-        known = self._nearest
-        if not known:
-            known.update({one.key: one for one in self.candidates()})
-        if asked.key not in known:
-            there = list(self.candidates())
-            known[asked.key] = there[int(np.argmin(distances([asked], there)[0]))]
-        return known[asked.key]
+        key = asked.key
+        if key not in self._nearest:
+            self._nearest[key] = self._candidates[int(np.argmin(distances([asked], self._candidates)[0]))]
+        return self._nearest[key]
 
     def params_of(self, candidate: Candidate) -> dict[str, Any] | None:
         """As in `Space`; None for one that is not listed."""
-        return super().params_of(candidate) if any(candidate.key == one.key for one in self.candidates()) else None
+        known = self._nearest.get(candidate.key)
+        return super().params_of(candidate) if known is not None and known.key == candidate.key else None
 
 
 class Replayed:
@@ -80,6 +86,7 @@ class Replayed:
         self.candidates = list(self.space.candidates())
         self.places = {one.key: place for place, one in enumerate(self.candidates)}
         """Of each candidate, by its key."""
+        self._same = {id(one): place for place, one in enumerate(self.candidates)}
         numbers = {question: number for number, question in enumerate(table.questions)}
         units = {(numbers[unit.question], unit.repeat): unit for unit in table.units}
         self.seeds = min(sum(1 for question, _ in units if question == number) for number in numbers.values())
@@ -104,7 +111,8 @@ class Replayed:
         """A cell of the table. Finalists' fresh seeds follow the race's; KeyError for one that is not there."""
         repeat = run_seed - FRESH + 1 if run_seed >= FRESH else run_seed
         unit = self._units[question, repeat]
-        found = unit.cells[self.places[candidate.key]]
+        place = self._same.get(id(candidate))  # most are these very objects
+        found = unit.cells[self.places[candidate.key] if place is None else place]
         calls = tuple((f"{question}/{repeat}/{place}", unit.calls[place]) for place in found.calls)
         return Cell(found.score, found.sequential, found.total, calls)
 
