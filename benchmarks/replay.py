@@ -184,7 +184,9 @@ class Games:
         """The choices of a search: the last one of the library's, and one after each trial of others."""
         place = (self.name, self.questions, method, trials, number, again)
         if place not in self.known:
-            self.known[place] = found = self._play(method, trials, split, number)
+            # Searches of one sample have seeds of their own: what they owe to luck differs within the sample.
+            seed = number if again < 0 else 1000 + 2 * number + again
+            self.known[place] = found = self._play(method, trials, split, seed)
             if self.log is not None:
                 with self.log.open("a", encoding="utf-8") as file:
                     file.write(json.dumps([place, found]) + "\n")
