@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -261,13 +262,23 @@ class Replay(NamedTuple):
 # --- figures ---
 
 
-def of_each(one: Replay, figure: Callable[[Outcome], float], questions: int) -> Estimate:
+def by_question(world: Replayed, one: Replay) -> NDArray[np.float64]:
+    """What the choices scored on each question, over the splits in which it was held out; of those that were."""
+    sums, times = np.zeros(world.scores.shape[1]), np.zeros(world.scores.shape[1])
+    for number, found in enumerate(one.splits):
+        held = list(split_of(len(sums), number).held)
+        sums[held] += world.scores[found.chosen, held]
+        times[held] += 1
+    return sums[times > 0] / times[times > 0]
+
+
+def of_each(one: Replay, figure: Callable[[Outcome], float], questions: Sequence[float]) -> Estimate:
     """A figure of one method."""
     samples = [(figure(first), figure(second)) for first, second in one.samples]
     return estimate([figure(found) for found in one.splits], samples, questions)
 
 
-def difference(one: Replay, other: Replay, questions: int) -> Estimate:
+def difference(one: Replay, other: Replay, questions: Sequence[float]) -> Estimate:
     """What one method's choices are worth minus the other's, on equal splits."""
     splits = [a.worth - b.worth for a, b in zip(one.splits, other.splits, strict=True)]
     samples = [
@@ -305,16 +316,18 @@ def show(games: Games, trials: int, runs: Mapping[str, Replay], best: tuple[floa
     columns = ("search", "worth", f"minus {REFERENCE}", "regret", "tokens", "reported minus worth", "most often chosen")
     names = list(world.table.programs)
     table = Table(*columns, title=title)
+    held = {method: by_question(world, one) for method, one in runs.items()}
     for method, one in runs.items():
-        worth = of_each(one, lambda found: found.worth, count)
+        own, less = held[method].tolist(), (held[method] - held[REFERENCE]).tolist()
+        worth = of_each(one, lambda found: found.worth, own)
         chosen = Counter(found.chosen for found in one.splits).most_common(2)
         table.add_row(
             method,
             _shown(worth),
-            "" if method == REFERENCE else _shown(difference(one, runs[REFERENCE], count)),
+            "" if method == REFERENCE else _shown(difference(one, runs[REFERENCE], less)),
             f"{100 * (low - worth.value):.1f} to {100 * (high - worth.value):.1f}",
             f"{fmean(found.share for found in one.splits):.0%}",
-            _shown(of_each(one, lambda found: found.reported - found.worth, count)),
+            _shown(of_each(one, lambda found: found.reported - found.worth, own)),
             ", ".join(f"{names[place]} {times / len(one.splits):.0%}" for place, times in chosen),
         )
     console.print(table)

@@ -2,7 +2,8 @@
 
 Splits overlap, so that their spread says nothing about other questions: questions are drawn again with replacement, and
 two splits of each such sample are made. Equal questions are on one side of a split. The variance within the pairs is
-that of the splits, and what the samples vary by beyond it that of the questions.
+that of the splits, and what the samples vary by beyond it that of the questions. With few samples that may be far too
+little by chance: it is at least what the held-out scores of the questions vary by.
 """
 
 from __future__ import annotations
@@ -47,17 +48,18 @@ class Estimate(NamedTuple):
     interval: Interval
 
 
-def estimate(splits: Sequence[float], samples: Sequence[tuple[float, float]], questions: int) -> Estimate:
+def estimate(splits: Sequence[float], samples: Sequence[tuple[float, float]], questions: Sequence[float]) -> Estimate:
     """The mean of a figure over splits, with its interval over questions.
 
     Args:
         splits: the figure of each split of the questions.
         samples: of both splits of each sample of the questions.
-        questions: how many there are.
+        questions: the part of each question in the mean, over the splits in which it was held out.
     """
     value = fmean(splits)
     within = fmean((one - other) ** 2 / 2 for one, other in samples)
-    between = max(variance([(one + other) / 2 for one, other in samples]) - within / 2, 0.0)
-    error = math.sqrt(between + variance(splits) / len(splits))
-    reach = t_quantile(0.975, questions - 1) * error
+    between = variance([(one + other) / 2 for one, other in samples]) - within / 2
+    least = variance(questions) / len(questions)
+    error = math.sqrt(max(between, least) + variance(splits) / len(splits))
+    reach = t_quantile(0.975, len(questions) - 1) * error
     return Estimate(value, Interval(value - reach, value + reach))

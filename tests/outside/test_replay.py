@@ -193,18 +193,32 @@ class TestFigures:
 
         splits = [worth(split_of(40, number)) for number in range(400)]
         samples = [(worth(resampled(40, n, 0)), worth(resampled(40, n, 1))) for n in range(1500)]
-        found = estimate(splits, samples, 40)
+        found = estimate(splits, samples, scores)
         assert found.value == pytest.approx(fmean(scores), abs=0.015)
         true = stdev(scores) / 40**0.5
         reach = (found.interval.high - found.interval.low) / 2
         assert reach / 2.02 == pytest.approx(true, rel=0.25)
         assert stdev(splits) / 400**0.5 < true / 5  # what ignoring the overlap would say
 
+    def test_it_is_never_surer_than_the_scores_of_the_questions(self) -> None:
+        scores = [0.0, 1.0] * 20
+        found = estimate([0.5] * 9, [(0.4, 0.6), (0.6, 0.4)], scores)  # the samples vary by less than their pairs
+        assert found.interval.high - 0.5 == pytest.approx(2.02 * stdev(scores) / 40**0.5, rel=0.01)
+
+    def test_a_question_counts_where_it_was_held_out(self, world: Replayed) -> None:
+        names = list(SCHEDULES)
+        splits = [Outcome(0.0, 1.0, names.index(name), 0.0) for name in ("SR", "best of 8")]
+        found = replay.by_question(world, replay.Replay(splits, []))
+        first, second = (split_of(24, number).held for number in range(2))
+        place = names.index("SR")
+        known = [[world.scores[place, q]] * (q in first) + [1.0] * (q in second) for q in range(24)]
+        assert found.tolist() == pytest.approx([fmean(values) for values in known if values])
+
     def test_equal_choices_differ_by_nothing(self) -> None:
         one = replay.Replay(
             [Outcome(0.5, 1, 0, 0.5), Outcome(0.7, 1, 2, 0.5)], [(Outcome(0.1, 1, 0, 0), Outcome(0.9, 1, 0, 0))] * 2
         )
-        assert replay.difference(one, one, 40) == Estimate(0.0, Interval(0.0, 0.0))
+        assert replay.difference(one, one, [0.0] * 40) == Estimate(0.0, Interval(0.0, 0.0))
 
     def test_the_best_lies_between_two_figures(self) -> None:
         below, above = [], []
