@@ -317,6 +317,7 @@ def show(games: Games, trials: int, runs: Mapping[str, Replay], best: tuple[floa
     names = list(world.table.programs)
     table = Table(*columns, title=title)
     held = {method: by_question(world, one) for method, one in runs.items()}
+    level = [0.0] * count  # how hard a question is does not matter where it is in both terms of a difference
     for method, one in runs.items():
         own, less = held[method].tolist(), (held[method] - held[REFERENCE]).tolist()
         worth = of_each(one, lambda found: found.worth, own)
@@ -327,7 +328,7 @@ def show(games: Games, trials: int, runs: Mapping[str, Replay], best: tuple[floa
             "" if method == REFERENCE else _shown(difference(one, runs[REFERENCE], less)),
             f"{100 * (low - worth.value):.1f} to {100 * (high - worth.value):.1f}",
             f"{fmean(found.share for found in one.splits):.0%}",
-            _shown(of_each(one, lambda found: found.reported - found.worth, own)),
+            _shown(of_each(one, lambda found: found.reported - found.worth, level)),
             ", ".join(f"{names[place]} {times / len(one.splits):.0%}" for place, times in chosen),
         )
     console.print(table)
