@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -47,14 +48,16 @@ def search(
     seed: int,
     *,
     student: Candidate,
+    first: Sequence[Candidate] = (),
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
     writer: Writer | None = None,
     **settings: Any,
 ) -> Iterator[Progress]:
-    """Run the plan on a world. Searches of one world may share a `proposer`; `ending` has further arguments of `Plan`,
-    `writer` answers its requests for instructions, and `settings` are fields of `SearchSettings`."""
+    """Run the plan on a world. `first` are tried before the sampler proposes. Searches of one world may share a
+    `proposer`; `ending` has further arguments of `Plan`, `writer` answers its requests for instructions, and `settings`
+    are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
@@ -69,11 +72,14 @@ def search(
             found = end.value
             break
         if isinstance(request, Propose):
-            few = [] if writer is None else list(writer.waiting(request, proposer.space, limits, prices.too_expensive))
-            waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in few)
-            answer = few + proposer.propose(
+            answer = _begun(first, request)
+            if writer is not None:
+                texts = writer.waiting(request, proposer.space, limits, prices.too_expensive)
+                answer += islice(texts, request.wanted - len(answer))
+            waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in answer)
+            answer += proposer.propose(
                 (*request.tried, *waiting),
-                request.wanted - len(few),
+                request.wanted - len(answer),
                 cohort=request.cohort,
                 too_expensive=prices.too_expensive,
             )
@@ -103,6 +109,12 @@ def search(
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
 
 
+def _begun(first: Sequence[Candidate], request: Propose) -> list[Proposed]:
+    """The first candidates that were not tried yet, as many as are wanted."""
+    seen = {known.candidate.key for known in request.tried}
+    return [Proposed("first", one) for one in first if one.key not in seen][: request.wanted]
+
+
 def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:
     known = {one.candidate.key for one in but}
     return lambda candidate: candidate.key not in known and not prices.too_expensive(candidate)
@@ -128,14 +140,15 @@ class Prices:
         self._sums: dict[tuple[str, Any], tuple[int, int]] = {}
 
     def learn(self, candidate: Candidate, cell: Simulated) -> None:
-        """Record the calls of a run, given in the order of their stages."""
+        """Record the calls of a run, given in the order of their stages; a run that ended early made fewer."""
         schedule = candidate.schedule
-        tokens = (spent for _, spent in cell.calls)
+        places: list[tuple[str, Any]] = []
         for index, width in enumerate(schedule.widths):
-            kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
-            for place in (*[kind] * width, *[("distill", schedule.distiller)] * schedule.distill_calls(index)):
-                count, total = self._sums.get(place, (0, 0))
-                self._sums[place] = (count + 1, total + next(tokens))
+            places += [("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)] * width
+            places += [("distill", schedule.distiller)] * schedule.distill_calls(index)
+        for place, (_, tokens) in zip(places, cell.calls, strict=False):
+            count, total = self._sums.get(place, (0, 0))
+            self._sums[place] = (count + 1, total + tokens)
 
     def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
