@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
@@ -110,35 +111,46 @@ class Prices:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._sums: dict[tuple[str, Any], tuple[int, int]] = {}
+        self._sums: dict[tuple[str, str, Any], tuple[int, int]] = {}
 
     def learn(self, candidate: Candidate, cell: Simulated) -> None:
-        """Record the calls of a run, given in the order of their stages."""
-        schedule = candidate.schedule
+        """Record the calls of a run, given in the order of their operators and stages."""
         tokens = (spent for _, spent in cell.calls)
-        for index, width in enumerate(schedule.widths):
-            kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
-            for place in (*[kind] * width, *[("distill", schedule.distiller)] * schedule.distill_calls(index)):
-                count, total = self._sums.get(place, (0, 0))
-                self._sums[place] = (count + 1, total + next(tokens))
+        for operator, part in candidate.by_operator.items():
+            schedule = part.schedule
+            for index, width in enumerate(schedule.widths):
+                kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
+                for name, detail in (
+                    *[kind] * width,
+                    *[("distill", schedule.distiller)] * schedule.distill_calls(index),
+                ):
+                    count, total = self._sums.get((operator, name, detail), (0, 0))
+                    self._sums[operator, name, detail] = (count + 1, total + next(tokens))
 
     def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
-        schedule = candidate.schedule
-        draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)
+        sequential = total = 0.0
+        for operator, part in candidate.by_operator.items():
+            path, cost = self._predicted(operator, part.schedule)
+            sequential += path
+            total += cost
+        return any(excess > SLACK - 1 for excess in self.limits.excess(sequential, total).values())
+
+    def _predicted(self, operator: str, schedule: Schedule) -> tuple[float, float]:
+        draft = self._mean(operator, "draft", schedule.draft_tokens, lambda: 0.0)
         shown = min(schedule.kappa, (schedule.k if schedule.distill_by.uses_k else 1) * draft)
         sequential = total = 0.0
         for index, width in enumerate(schedule.widths):
-            cost = self._mean("refine", schedule.refine_cap, lambda: draft + shown) if index else draft
+            cost = self._mean(operator, "refine", schedule.refine_cap, lambda: draft + shown) if index else draft
             sequential += cost
             total += width * cost
             if calls := schedule.distill_calls(index):
-                cost = self._mean("distill", schedule.distiller, lambda width=width: draft * (width + 1))
+                cost = self._mean(operator, "distill", schedule.distiller, lambda width=width: draft * (width + 1))
                 sequential += cost
                 total += calls * cost
-        return any(excess > SLACK - 1 for excess in self.limits.excess(sequential, total).values())
+        return sequential, total
 
-    def _mean(self, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
-        own = self._sums.get((kind, detail))
-        like = [own] if own else [sums for (phase, _), sums in self._sums.items() if phase == kind]
+    def _mean(self, operator: str, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
+        own = self._sums.get((operator, kind, detail))
+        like = [own] if own else [s for (place, phase, _), s in self._sums.items() if (place, phase) == (operator, kind)]
         return sum(total for _, total in like) / sum(count for count, _ in like) if like else unseen()
