@@ -18,7 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import optuna
 from rich.console import Console
 from rich.table import Table
@@ -28,6 +30,9 @@ from benchmarks.chain import FIRST, LAST, Chain, best_of
 from benchmarks.search import play
 from benchmarks.searchers import STUDENT, Progress, tpe
 from pdr_dspy.evaluation.statistics import mean_interval
+from pdr_dspy.search.proposing.coordinates import Coordinates
+from pdr_dspy.search.proposing.samplers import Proposer
+from pdr_dspy.search.racing import surrogate
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.space.candidate import joint
 from pdr_dspy.search.space.spaces import Space, Spaces
@@ -48,19 +53,40 @@ QUESTIONS, TRIALS = 30, 60
 def ours(**settings: Any) -> Any:
     """The library's search."""
 
+    proposer, covariance = settings.pop("proposer", Proposer), settings.pop("covariance", surrogate.covariance)
+
     def search(
         world: Any, space: Any, limits: Limits, questions: Sequence[int], trials: int, seed: int
     ) -> Iterator[Progress]:
-        student = joint({place: STUDENT for place in space.spaces})
-        for step in racing.search(world, space, limits, questions, trials, seed, student=student, **settings):
-            yield Progress(*step)
+        settings["proposer"] = proposer(space, limits=limits, seed=seed)
+        student = joint(dict.fromkeys(space.spaces, STUDENT))
+        with mock.patch.object(surrogate, "covariance", covariance):
+            for step in racing.search(world, space, limits, questions, trials, seed, student=student, **settings):
+                yield Progress(*step)
 
     return search
 
 
+def product(apart: Sequence[surrogate.Array], spread: float, share: float, length: float) -> surrogate.Array:
+    """The covariance by the distance over all operators together, in place of `surrogate.covariance`."""
+    together = np.sqrt(sum((one**2 for one in apart), np.zeros_like(apart[0])))
+    near = np.exp(-0.5 * (together / length) ** 2)
+    return spread**2 * ((1 - share) * np.eye(len(near)) + share * near)
+
+
+class Only(Coordinates):
+    share = 1.0
+
+
 METHODS: dict[str, Any] = {
-    "as it is": ours(),
+    "as it is": ours(covariance=product),
     "TPE, all questions": tpe,
+    "moves, product": ours(proposer=Coordinates, covariance=product),
+    "moves, sums": ours(proposer=Coordinates),
+    "moves only, sums": ours(proposer=Only),
+    "moves, sums, free": ours(proposer=Coordinates, last=LAST),
+    "moves only, product": ours(proposer=Only, covariance=product),
+    "free": ours(covariance=product, last=LAST),
 }
 REFERENCE = "as it is"
 
@@ -139,7 +165,12 @@ def show(runs: Runs, methods: Sequence[str]) -> None:
             name,
             _shown([one["regret"] for one in own]),
             "" if first else _shown([one["regret"] - other["regret"] for one, other, _ in pairs]),
-            _shown([regret_at(one, budgets[seed]) - (0 if first else regret_at(other, budgets[seed])) for one, other, seed in pairs]),
+            _shown(
+                [
+                    regret_at(one, budgets[seed]) - (0 if first else regret_at(other, budgets[seed]))
+                    for one, other, seed in pairs
+                ]
+            ),
             _shown([one["paid"] / 1e6 for one in own]),
             "" if first else _shown([one["paid"] / other["paid"] for one, other, _ in pairs]),
             f"{fmean(one['optimism'] for one in own):.1f}",

@@ -47,10 +47,12 @@ def search(
     student: Candidate,
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
+    last: str = "",
     ending: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Iterator[Progress]:
-    """Run the plan on a world. Searches of one world may share a `proposer`; `ending` has further arguments of `Plan`,
+    """Run the plan on a world. Searches of one world may share a `proposer`; `last` is the operator that runs
+    last; `ending` has further arguments of `Plan`,
     and `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
@@ -69,7 +71,7 @@ def search(
             answer = proposer.propose(
                 request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
-            free = replays(space, request.tried, request.free, _affordable(prices, answer))
+            free = replays(space, request.tried, request.free, _affordable(prices, answer), (last,))
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
         assert not isinstance(request, Write)
@@ -152,5 +154,7 @@ class Prices:
 
     def _mean(self, operator: str, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
         own = self._sums.get((operator, kind, detail))
-        like = [own] if own else [s for (place, phase, _), s in self._sums.items() if (place, phase) == (operator, kind)]
+        like = (
+            [own] if own else [s for (place, phase, _), s in self._sums.items() if (place, phase) == (operator, kind)]
+        )
         return sum(total for _, total in like) / sum(count for count, _ in like) if like else unseen()

@@ -229,6 +229,8 @@ def _finish(
     seen = "questions unseen by the search" if confirmation.untouched else "the search's questions, fresh seeds"
     display.table(f"confirmed on {seen}", report_columns(figures), report_rows(figures))
     display.say(f"{result.stopped}; {confirmation.verdict}")
+    for place, credit in result.credits.items():
+        display.say(f"what its schedule at {place!r} brought trial {result.best.number}: {credit}")
     display.say(f"{result.paid:,} tokens paid for the search, {result.saved:,} replayed from the store")
     display.say(f"{display.sent:,} tokens paid by this command, all steps together")
     for failed in failures_in_words([row for rows in result.rows.values() for row in rows]):

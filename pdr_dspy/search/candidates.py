@@ -16,7 +16,7 @@ from pdr_dspy.search.problem import Problem
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space
 
@@ -145,7 +145,7 @@ def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
     return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
 
 
-def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile) -> list[Proposed]:
+def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile, order: Order) -> list[Proposed]:
     """New candidates: presets that were not tried, then proposals based on the results so far, then those that cost no
     tokens.
 
@@ -154,13 +154,20 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
         proposer: of the current space.
         request: the number of candidates, and those already tried.
         profile: the costs of each phase's calls so far.
+        order: of the operators' calls so far.
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
     found = _trials(problem, proposer, request, tried, affordable)
-    if isinstance(proposer.space, Space) and request.free:
+    if request.free:
         known = {one.candidate.key for one in found}
-        free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
+        free = replays(
+            proposer.space,
+            tried,
+            request.free,
+            lambda one: one.key not in known and affordable(one),
+            order.last(proposer.space),
+        )
         found += [Proposed("same calls", candidate, free=True) for candidate in free]
     return found
 

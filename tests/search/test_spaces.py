@@ -303,3 +303,37 @@ def test_what_a_search_would_cost_can_be_estimated() -> None:
     with dspy.context(lm=scripted_lm(chain_model)):
         cost = optimizer.estimate(Chain(), trainset=questions(8), valset=questions(8, 100))
     assert 0 < cost.low < cost.high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("solve_last", [False, True])
+def test_only_the_last_operator_has_candidates_at_no_tokens_and_they_cost_none(solve_last: bool) -> None:
+    wide = TINY.extend(widths=(1,), final=("vote", "medoid"))
+    program = Chain()
+    if solve_last:  # the order in which they run counts, not that of the attributes
+        program.solve, program.extract = program.extract, program.solve
+        program.aforward = Swapped.aforward.__get__(program)  # type: ignore[method-assign]
+    optimizer = compiled({"solve": wide, "extract": wide}, trials=8, cohort=2, program=program)
+    assert optimizer.result is not None
+    free = [trial for trial in optimizer.result.trials if trial.free]
+    assert free
+    assert {trial.paid for trial in free} == {0}
+    first = "extract" if solve_last else "solve"
+    paid = {trial.candidate.parts[first].key for trial in optimizer.result.trials if not trial.free}
+    assert {trial.candidate.parts[first].key for trial in free} <= paid
+
+
+class Swapped(Chain):
+    """Extract runs first, and solve reads its answer."""
+
+    async def aforward(self, question: str) -> dspy.Prediction:
+        notes = await self.extract.acall(question=question)
+        return await self.solve.acall(question=question, notes=f"It is {notes.answer}")
+
+
+@pytest.mark.slow
+def test_operators_that_share_a_schedule_have_no_candidates_at_no_tokens() -> None:
+    """Another final of the first would change what the second reads."""
+    optimizer = compiled(TINY.extend(widths=(1,), final=("vote", "medoid")), trials=6, cohort=2)
+    assert optimizer.result is not None
+    assert not any(trial.free for trial in optimizer.result.trials)

@@ -232,7 +232,9 @@ class Run:
             return there
         if (ended := self._out_of_time()) is not None:
             return ended
-        found = candidates.propose(self.problem, self._proposer, request, self.measurements.profile())
+        found = candidates.propose(
+            self.problem, self._proposer, request, self.measurements.profile(), self.measurements.order
+        )
         described = [
             {"origin": one.origin, **({"free": True} if one.free else {}), **describe_candidate(one.candidate)}
             for one in found

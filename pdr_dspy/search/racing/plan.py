@@ -12,6 +12,7 @@ answers: with equal answers they are equal, uninterrupted or after a kill, on on
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,10 @@ class Tried(NamedTuple):
     total: float
     pairs: int
     cost: float | None = None
+    own: float = math.nan
+    """Its own mean without the differences between questions, a fraction."""
+    error: float = math.nan
+    """The standard error of that."""
 
 
 class Propose(NamedTuple):
@@ -440,10 +445,13 @@ class Plan:
 
     def tried(self) -> tuple[Tried, ...]:
         """All arms, for the proposal of others."""
-        estimates = self.estimates()
+        surface = self.surface()
+        figures = zip(
+            self.arms, *(map(float, part) for part in (surface.mean, surface.adjusted, surface.noise)), strict=True
+        )
         return tuple(
-            Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race), arm.cost)
-            for arm in self.arms
+            Tried(arm.candidate, score, arm.sequential, arm.total, len(arm.race), arm.cost, own, error)
+            for arm, score, own, error in figures
         )
 
     def estimates(self) -> dict[int, tuple[float, float]]:

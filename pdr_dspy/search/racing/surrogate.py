@@ -30,6 +30,8 @@ SHARES = (0.0, 0.5, 0.9, 0.99)
 """Candidates for the fraction of that variance that neighbours share."""
 LENGTHS = (0.7, 1.5, 3.0)
 """Candidates for the distance, in steps of an axis, over which they share it."""
+SAME = 1e-9
+"""The distance below which two programs are the same at an operator."""
 ENOUGH = 8
 """Minimum number of repeated runs of a question by the same program for estimating the variance between runs."""
 
@@ -84,7 +86,7 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
 def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     own = additive(scores)
     best: tuple[float, Posterior, Prior] | None = None
-    for prior in priors(distances(candidates)):
+    for prior in priors(gaps(candidates)):
         found = posterior(own.mean, own.noise**2, prior.covariance)
         value = found.likelihood + prior.preference
         if best is None or value > best[0]:
@@ -107,16 +109,26 @@ class Prior(NamedTuple):
     """Log of its own weight, up to a constant."""
 
 
-def priors(gaps: Array, spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
-    """All priors, given the distances between programs."""
-    near = {length: np.exp(-0.5 * (gaps / length) ** 2) for length in LENGTHS}
-    own = np.eye(len(gaps))
+def priors(apart: Sequence[Array], spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
+    """All priors, given the distances between programs, by operator.
+
+    What neighbours share adds up over operators: a program is the neighbour of another in each operator that they have
+    in common or nearly so, whatever the others are.
+    """
     for spread, share in itertools.product(spreads, SHARES):
         for length in LENGTHS if share else LENGTHS[:1]:
-            covariance = spread**2 * ((1 - share) * own + share * near[length])
             # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
             preference = -0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
-            yield Prior(spread, share, length, covariance, preference)
+            yield Prior(spread, share, length, covariance(apart, spread, share, length), preference)
+
+
+def covariance(apart: Sequence[Array], spread: float, share: float, length: float) -> Array:
+    """The covariance of programs' scores around their common mean, given the distances between them by operator."""
+    near = sum((np.exp(-0.5 * (one / length) ** 2) for one in apart), np.zeros_like(apart[0])) / len(apart)
+    own = np.eye(len(near))
+    if len(apart) > 1:  # an operator's own part is that of every program that has the same schedule there
+        own = sum((one < SAME for one in apart), np.zeros_like(near)) / len(apart)
+    return spread**2 * ((1 - share) * own + share * near)
 
 
 class Posterior(NamedTuple):
@@ -151,6 +163,41 @@ def posterior(values: Array, noise: Array, prior: Array) -> Posterior:
     drag = 1.0 - known @ weight  # the effect of an error of the common mean
     covariance = prior - known @ inverse @ known.T + np.outer(drag, drag) / precision
     return Posterior(likelihood, mean + known @ fit, covariance)
+
+
+class Prediction(NamedTuple):
+    """The joint posterior of programs, some of which were not measured."""
+
+    mean: Array
+    """Of the programs that were not measured."""
+    covariance: Array
+    best: float
+    """The highest mean of a measured one."""
+
+
+def predict(
+    measured: Sequence[Candidate], means: Sequence[float], errors: Sequence[float], new: Sequence[Candidate]
+) -> Prediction:
+    """The posterior of new programs under the likeliest prior.
+
+    Args:
+        measured: programs.
+        means: of each, without the differences between their questions, as `Surface.adjusted`.
+        errors: their standard errors.
+        new: programs that were not measured.
+    """
+    count = len(measured)
+    values, noise = np.array(means), np.array(errors) ** 2
+    apart = gaps([*measured, *new])
+    _, prior = max(
+        (
+            (posterior(values, noise, prior.covariance).likelihood + prior.preference, prior)
+            for prior in priors([one[:count, :count] for one in apart])
+        ),
+        key=lambda pair: pair[0],
+    )
+    known = posterior(values, noise, covariance(apart, prior.spread, prior.share, prior.length))
+    return Prediction(known.mean[count:], known.covariance[count:, count:], float(known.mean[:count].max()))
 
 
 class Additive(NamedTuple):
@@ -212,6 +259,14 @@ def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
     program = level + effect + question.mean()  # over all questions, including those it did not run on
     noise = np.sqrt((variance * counts + between * share.sum(1)) / counts**2)
     return Additive(program, noise, between, runs)
+
+
+def gaps(candidates: Sequence[Candidate]) -> list[Array]:
+    """The distances between programs in each operator that has a schedule of its own; one for all if they share it."""
+    places = dict.fromkeys(place for candidate in candidates for place in candidate.by_operator)
+    if any(candidate.by_operator.keys() != places.keys() for candidate in candidates):
+        return [distances(candidates)]
+    return [distances([candidate.by_operator[place] for candidate in candidates]) for place in places]
 
 
 def distances(first: Sequence[Candidate], second: Sequence[Candidate] | None = None) -> Array:
