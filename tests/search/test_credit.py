@@ -1,4 +1,4 @@
-"""What each operator's choice brought: measured where a trial has it set back, otherwise estimated, otherwise unknown."""
+"""What each operator's choice brought: measured where a trial has it set back, else estimated, else unknown."""
 
 from __future__ import annotations
 
