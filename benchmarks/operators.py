@@ -47,7 +47,7 @@ SPACE = Space(
     critique=(False, True),
 )
 LIMITS = Limits(sequential=6000, total=10_000)
-QUESTIONS, TRIALS = 30, 60
+QUESTIONS, TRIALS = 30, 30
 
 
 def ours(**settings: Any) -> Any:
@@ -81,12 +81,12 @@ class Only(Coordinates):
 METHODS: dict[str, Any] = {
     "as it is": ours(covariance=product),
     "TPE, all questions": tpe,
+    "sums": ours(),
+    "moves": ours(proposer=Coordinates),
+    "moves only": ours(proposer=Only),
     "moves, product": ours(proposer=Coordinates, covariance=product),
-    "moves, sums": ours(proposer=Coordinates),
-    "moves only, sums": ours(proposer=Only),
-    "moves, sums, free": ours(proposer=Coordinates, last=LAST),
-    "moves only, product": ours(proposer=Only, covariance=product),
     "free": ours(covariance=product, last=LAST),
+    "moves, free": ours(proposer=Coordinates, last=LAST),
 }
 REFERENCE = "as it is"
 

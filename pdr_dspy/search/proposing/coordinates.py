@@ -1,41 +1,47 @@
 """Proposals that change one operator of the best program so far and leave the others as they are.
 
 Operators with separate spaces make a product that no search of some dozen trials can cover. Coordinate search needs to
-cover each factor only: the next part of an operator is the one with the highest expected improvement (Mockus 1975) over
-the best program so far, under the posterior of `racing.surrogate`, in which what was measured of a part in one program
-says something of the same part in every other. A move of a later operator repeats the calls of the earlier ones, which
-are in the store.
+cover each factor only: of the parts that an operator could have instead, those with the highest expected improvement
+over the best program so far are tried (Mockus 1975), under the posterior of `racing.surrogate`, in which what was
+measured of a part in one program says something of the same part in every other. A move of a later operator repeats the
+calls of the earlier ones, which are in the store.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from pdr_dspy.errors import ConfigError
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.plan import Proposed, Tried
 from pdr_dspy.search.racing.surrogate import Array, one_thread, predict
 from pdr_dspy.search.space.candidate import Candidate, joint
+from pdr_dspy.search.space.space import Space
 from pdr_dspy.search.space.spaces import Spaces
 
-NEIGHBOURS = 400
-"""Maximum parts of one operator that are compared."""
 FIRST = 2
 """The first cohort with moves: before, hardly anything is known."""
+DRAWN = 150
+"""Parts of each operator that are drawn from its whole space, and as many again near the present one."""
+RATE = 0.3
+"""Probability that a parameter is drawn anew for a part near the present one."""
 
 
 class Coordinates(Proposer):
-    """Half of its proposals change one operator of the best program, the others are the sampler's."""
+    """Proposes moves of one operator beside the sampler's candidates."""
 
     share = 0.5
+    """Fraction of a cohort that are moves."""
 
     def __init__(self, space: Spaces, **settings: Any) -> None:
+        """As `Proposer`."""
         super().__init__(space, **settings)
-        each = {place: Proposer(own, seed=self.seed) for place, own in space.spaces.items()}
-        self.parts = {place: own.some(NEIGHBOURS) for place, own in each.items()}
+        self.spaces = space.spaces
 
     def propose(
         self,
@@ -46,56 +52,107 @@ class Coordinates(Proposer):
         too_expensive: Callable[[Candidate], bool] = lambda _: False,
     ) -> list[Proposed]:
         """As in `Proposer`."""
-        found = self.moves(tried, int(count * self.share), too_expensive) if cohort >= FIRST else []
-        waiting = (Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in found)
-        return found + super().propose(
-            (*tried, *waiting), count - len(found), cohort=cohort, too_expensive=too_expensive
-        )
-
-    def moves(self, tried: Sequence[Tried], count: int, too_expensive: Callable[[Candidate], bool]) -> list[Proposed]:
-        """Up to `count` changes of one operator of the best program within the limits; none without one."""
-        measured = [known for known in tried if not math.isnan(known.error)]
-        waiting = [known.candidate for known in tried if math.isnan(known.error)]
-        complete = max((known.pairs for known in tried), default=0)
-        whole = [known for known in measured if known.pairs == complete]
-        allowed = [one for one in whole if self.limits.allow(one) and one.candidate.parts.keys() == self.parts.keys()]
-        if not allowed:
-            return []
-        start = max(allowed, key=lambda known: known.score)
-        seen = {known.candidate.key for known in tried}
-        new = [one for one in self._around(start.candidate) if one.key not in seen and not too_expensive(one)]
-        found = []
-        with one_thread():
-            mean, covariance, best = predict(
-                [one.candidate for one in measured],
-                [one.own for one in measured],
-                [one.error for one in measured],
-                [*waiting, *new],
-            )
-            error = float(np.median([one.error for one in whole])) ** 2
-            for place in range(len(waiting)):
-                covariance = _seen(covariance, place, error)
-            left = list(range(len(waiting), len(waiting) + len(new)))
-            for _ in range(min(count, len(new))):
-                gains = _improvement(mean[left], np.sqrt(np.maximum(np.diag(covariance)[left], 1e-12)), best)
-                place = left.pop(int(np.argmax(gains)))
-                covariance = _seen(covariance, place, error)
-                found.append(Proposed("move", new[place - len(waiting)]))
+        most = math.ceil(count * self.share) if cohort >= FIRST else 0
+        found = self.moves(tried, most, cohort, too_expensive)
+        waiting = [Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in found]
+        left = count - len(found)
+        if left:
+            found += super().propose((*tried, *waiting), left, cohort=cohort, too_expensive=too_expensive)
         return found
 
-    def _around(self, start: Candidate) -> Iterator[Candidate]:
-        for place, parts in self.parts.items():
-            for part in parts:
-                yield joint({**start.parts, place: part})
+    def moves(
+        self, tried: Sequence[Tried], most: int, cohort: int, too_expensive: Callable[[Candidate], bool]
+    ) -> list[Proposed]:
+        """Changes of one operator of the best program within the limits that ran all questions; none without one."""
+        measured = [known for known in tried if not math.isnan(known.error)]
+        complete = max((known.pairs for known in measured), default=0)
+        whole = [known for known in measured if known.pairs == complete and self.limits.allow(known)]
+        if not whole or not most:
+            return []
+        best = max(whole, key=lambda known: known.score).candidate
+        fits = _New({known.candidate.key for known in tried}, too_expensive)
+        new = list(filter(fits, self._around(best, [known.candidate for known in measured], cohort)))
+        waiting = [known.candidate for known in tried if math.isnan(known.error)]
+        with one_thread():
+            places = _chosen(measured, waiting, new, most)
+        return [Proposed("move", new[place]) for place in places]
+
+    def _around(self, best: Candidate, measured: Sequence[Candidate], cohort: int) -> Iterator[Candidate]:
+        """The program with another part at one operator: parts that were measured there in some program, some near its
+        own, and some of the whole space."""
+        for place, space in self.spaces.items():
+            own = best.parts[place]
+            draw = random.Random(f"{self.seed}|{place}|{cohort}")
+            parts = [one.parts[place] for one in measured]
+            near = ({} if (params := space.params_of(own)) is None else params, RATE)
+            parts += _drawn(space, draw, *near)
+            parts += _drawn(space, draw, {}, 1.0)
+            for part in {one.key: one for one in parts}.values():
+                if part.key != own.key:
+                    yield joint({**best.parts, place: part})
 
 
-def _seen(covariance: Array, place: int, error: float) -> Array:
+class _New:
+    """Whether a candidate is neither known nor too expensive, nor was asked about before."""
+
+    def __init__(self, seen: set[str], too_expensive: Callable[[Candidate], bool]) -> None:
+        self.seen = seen
+        self.too_expensive = too_expensive
+
+    def __call__(self, candidate: Candidate) -> bool:
+        new = candidate.key not in self.seen
+        self.seen.add(candidate.key)
+        return new and not self.too_expensive(candidate)
+
+
+def _drawn(space: Space, draw: random.Random, params: dict[str, Any], rate: float) -> Iterator[Candidate]:
+    for _ in range(DRAWN):
+        try:
+            yield space.suggest(_Mutated(draw, params, rate))
+        except ConfigError:  # a registered axis refuses the choices before it
+            continue
+
+
+class _Mutated:
+    """A trial that chooses at random with some probability, and otherwise as `params` say."""
+
+    def __init__(self, draw: random.Random, params: dict[str, Any], rate: float) -> None:
+        self.draw = draw
+        self.params = params
+        self.rate = rate
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        keeps = self.params.get(name) in choices and name in self.params and self.draw.random() >= self.rate
+        return self.params[name] if keeps else self.draw.choice(choices)
+
+
+def _chosen(measured: Sequence[Tried], waiting: Sequence[Candidate], new: Sequence[Candidate], most: int) -> list[int]:
+    """The places of the new candidates with the highest expected improvement, one after the other: each as if the
+    others before it, and those that are about to run, were measured as expected."""
+    first = len(waiting)
+    candidates = [known.candidate for known in measured]
+    known = predict(candidates, [one.own for one in measured], [one.error for one in measured], [*waiting, *new])
+    error = float(np.median([one.error for one in measured])) ** 2
+    covariance = known.covariance
+    for place in range(first):
+        covariance = _after(covariance, place, error)
+    left, found = list(range(first, first + len(new))), []
+    for _ in range(min(most, len(new))):
+        sd = np.sqrt(np.maximum(np.diag(covariance)[left], 1e-12))
+        found.append(left.pop(int(np.argmax(improvement(known.mean[left], sd, known.best)))))
+        covariance = _after(covariance, found[-1], error)
+    return [place - first for place in found]
+
+
+def _after(covariance: Array, place: int, error: float) -> Array:
+    """The covariance after a measurement of one program with this variance."""
     column = covariance[:, place]
     return covariance - np.outer(column, column) / (column[place] + error)
 
 
-def _improvement(mean: Array, sd: Array, best: float) -> Array:
+def improvement(mean: Array, sd: Array, best: float) -> Array:
+    """The expected improvement of normal variables over a value."""
     z = (mean - best) / sd
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-    below = 0.5 * (1 + np.vectorize(math.erf)(z / math.sqrt(2)))
+    below = 0.5 * np.array([math.erfc(-value / math.sqrt(2)) for value in z])
     return sd * (density + z * below)
