@@ -34,7 +34,8 @@ from pdr_dspy.search.proposing.coordinates import Coordinates
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing import surrogate
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.space.candidate import joint
+from pdr_dspy.search.racing.plan import Plan
+from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.spaces import Space, Spaces
 
 SPACE = Space(
@@ -53,25 +54,23 @@ QUESTIONS, TRIALS = 30, 30
 def ours(**settings: Any) -> Any:
     """The library's search."""
 
-    proposer, covariance = settings.pop("proposer", Proposer), settings.pop("covariance", surrogate.covariance)
+    proposer, apart = settings.pop("proposer", Proposer), settings.pop("apart", surrogate.by_operator)
 
     def search(
         world: Any, space: Any, limits: Limits, questions: Sequence[int], trials: int, seed: int
     ) -> Iterator[Progress]:
         settings["proposer"] = proposer(space, limits=limits, seed=seed)
         student = joint(dict.fromkeys(space.spaces, STUDENT))
-        with mock.patch.object(surrogate, "covariance", covariance):
+        with mock.patch.object(surrogate, "by_operator", apart):
             for step in racing.search(world, space, limits, questions, trials, seed, student=student, **settings):
                 yield Progress(*step)
 
     return search
 
 
-def product(apart: Sequence[surrogate.Array], spread: float, share: float, length: float) -> surrogate.Array:
-    """The covariance by the distance over all operators together, in place of `surrogate.covariance`."""
-    together = np.sqrt(sum((one**2 for one in apart), np.zeros_like(apart[0])))
-    near = np.exp(-0.5 * (together / length) ** 2)
-    return spread**2 * ((1 - share) * np.eye(len(near)) + share * near)
+def together(candidates: Sequence[Candidate]) -> list[surrogate.Array]:
+    """The distances over all operators together, in place of `surrogate.by_operator`."""
+    return [surrogate.distances(candidates)]
 
 
 class Only(Coordinates):
@@ -79,13 +78,13 @@ class Only(Coordinates):
 
 
 METHODS: dict[str, Any] = {
-    "as it is": ours(covariance=product),
+    "as it is": ours(apart=together),
     "TPE, all questions": tpe,
     "sums": ours(),
     "moves": ours(proposer=Coordinates),
     "moves only": ours(proposer=Only),
-    "moves, product": ours(proposer=Coordinates, covariance=product),
-    "free": ours(covariance=product, last=LAST),
+    "moves, product": ours(proposer=Coordinates, apart=together),
+    "free": ours(apart=together, last=LAST),
     "moves, free": ours(proposer=Coordinates, last=LAST),
 }
 REFERENCE = "as it is"
@@ -102,9 +101,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--method", action="append", choices=tuple(METHODS), help="besides the reference; all without")
+    parser.add_argument("--estimates", action="store_true", help="how well both covariances estimate instead")
     parser.add_argument("--log", type=Path, help="keeps the runs; those that are there are not made again")
     options = parser.parse_args()
     methods = [REFERENCE, *(name for name in options.method or METHODS if name != REFERENCE)]
+    if options.estimates:
+        estimates(range(options.first, options.first + (2 if options.quick else options.seeds)))
+        return
     runs = read(options.log)
     trials = 20 if options.quick else options.trials
     for seed in range(options.first, options.first + (2 if options.quick else options.seeds)):
@@ -114,6 +117,37 @@ def main() -> None:
                 with options.log.open("a") as file:
                     file.write(json.dumps([name, seed, run]) + "\n")
     show(runs, methods)
+
+
+def estimates(seeds: Sequence[int]) -> None:
+    """Print by how much the error of the estimates of the programs that a search measured, as a standard deviation,
+    is larger with sums over operators than with distances over all of them together: paired by world."""
+    differences: dict[str, list[float]] = {}
+    for seed in seeds:
+        for name in (REFERENCE, "moves"):
+            plans: list[Plan] = []
+
+            def kept(*given: Any, plans: list[Plan] = plans, **settings: Any) -> Plan:
+                plans.append(Plan(*given, **settings))
+                return plans[-1]
+
+            world, space = Chain(seed, QUESTIONS), Spaces(operators={FIRST: SPACE, LAST: SPACE})
+            with mock.patch.object(racing, "Plan", kept):
+                list(METHODS[name](world, space, LIMITS, range(QUESTIONS), TRIALS, seed))
+            arms = plans[0].arms
+            truth = np.array([world.truth(arm.candidate, 1).score for arm in arms])
+            scores = [
+                {(pair.question, pair.repeat + shift): cell.score for shift, own in runs for pair, cell in own.items()}
+                for runs in (((0, arm.race), (1, arm.final)) for arm in arms)
+            ]
+            errors = []
+            for apart in (surrogate.by_operator, together):
+                with mock.patch.object(surrogate, "by_operator", apart):
+                    surface = surrogate.pool(scores, [arm.candidate for arm in arms])
+                errors.append(100 * float((surface.mean - truth).std()))
+            differences.setdefault(name, []).append(errors[0] - errors[1])
+    for name, own in differences.items():
+        print(f"{name}: {_shown(own)} points, {len(own)} worlds")
 
 
 def read(log: Path | None) -> Runs:

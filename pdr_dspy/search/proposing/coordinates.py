@@ -22,7 +22,6 @@ from pdr_dspy.search.racing.plan import Proposed, Tried
 from pdr_dspy.search.racing.surrogate import Array, one_thread, predict
 from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.space import Space
-from pdr_dspy.search.space.spaces import Spaces
 
 FIRST = 2
 """The first cohort with moves: before, hardly anything is known."""
@@ -37,11 +36,6 @@ class Coordinates(Proposer):
 
     share = 0.5
     """Fraction of a cohort that are moves."""
-
-    def __init__(self, space: Spaces, **settings: Any) -> None:
-        """As `Proposer`."""
-        super().__init__(space, **settings)
-        self.spaces = space.spaces
 
     def propose(
         self,
@@ -80,7 +74,7 @@ class Coordinates(Proposer):
     def _around(self, best: Candidate, measured: Sequence[Candidate], cohort: int) -> Iterator[Candidate]:
         """The program with another part at one operator: parts that were measured there in some program, some near its
         own, and some of the whole space."""
-        for place, space in self.spaces.items():
+        for place, space in self.space.spaces.items():
             own = best.parts[place]
             draw = random.Random(f"{self.seed}|{place}|{cohort}")
             parts = [one.parts[place] for one in measured]

@@ -86,7 +86,7 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
 def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     own = additive(scores)
     best: tuple[float, Posterior, Prior] | None = None
-    for prior in priors(gaps(candidates)):
+    for prior in priors(by_operator(candidates)):
         found = posterior(own.mean, own.noise**2, prior.covariance)
         value = found.likelihood + prior.preference
         if best is None or value > best[0]:
@@ -115,20 +115,25 @@ def priors(apart: Sequence[Array], spreads: Sequence[float] = SPREADS) -> Iterat
     What neighbours share adds up over operators: a program is the neighbour of another in each operator that they have
     in common or nearly so, whatever the others are.
     """
+    own, near = _own(apart), {length: _near(apart, length) for length in LENGTHS}
     for spread, share in itertools.product(spreads, SHARES):
         for length in LENGTHS if share else LENGTHS[:1]:
+            covariance = spread**2 * ((1 - share) * own + share * near[length])
             # A weak preference for a middling spread and for neighbours: two programs alone determine neither.
             preference = -0.5 * (math.log(spread / 0.05) / 1.5) ** 2 - 0.5 * (share < 0.9)
-            yield Prior(spread, share, length, covariance(apart, spread, share, length), preference)
+            yield Prior(spread, share, length, covariance, preference)
 
 
-def covariance(apart: Sequence[Array], spread: float, share: float, length: float) -> Array:
-    """The covariance of programs' scores around their common mean, given the distances between them by operator."""
-    near = sum((np.exp(-0.5 * (one / length) ** 2) for one in apart), np.zeros_like(apart[0])) / len(apart)
-    own = np.eye(len(near))
-    if len(apart) > 1:  # an operator's own part is that of every program that has the same schedule there
-        own = sum((one < SAME for one in apart), np.zeros_like(near)) / len(apart)
-    return spread**2 * ((1 - share) * own + share * near)
+def _near(apart: Sequence[Array], length: float) -> Array:
+    return sum((np.exp(-0.5 * (one / length) ** 2) for one in apart), np.zeros_like(apart[0])) / len(apart)
+
+
+def _own(apart: Sequence[Array]) -> Array:
+    """What no neighbour shares: a program's own part, or that of every program with the same schedule at an
+    operator."""
+    if len(apart) == 1:
+        return np.eye(len(apart[0]))
+    return sum((one < SAME for one in apart), np.zeros_like(apart[0])) / len(apart)
 
 
 class Posterior(NamedTuple):
@@ -188,7 +193,7 @@ def predict(
     """
     count = len(measured)
     values, noise = np.array(means), np.array(errors) ** 2
-    apart = gaps([*measured, *new])
+    apart = by_operator([*measured, *new])
     _, prior = max(
         (
             (posterior(values, noise, prior.covariance).likelihood + prior.preference, prior)
@@ -196,7 +201,8 @@ def predict(
         ),
         key=lambda pair: pair[0],
     )
-    known = posterior(values, noise, covariance(apart, prior.spread, prior.share, prior.length))
+    covariance = prior.spread**2 * ((1 - prior.share) * _own(apart) + prior.share * _near(apart, prior.length))
+    known = posterior(values, noise, covariance)
     return Prediction(known.mean[count:], known.covariance[count:, count:], float(known.mean[:count].max()))
 
 
@@ -261,7 +267,7 @@ def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
     return Additive(program, noise, between, runs)
 
 
-def gaps(candidates: Sequence[Candidate]) -> list[Array]:
+def by_operator(candidates: Sequence[Candidate]) -> list[Array]:
     """The distances between programs in each operator that has a schedule of its own; one for all if they share it."""
     places = dict.fromkeys(place for candidate in candidates for place in candidate.by_operator)
     if any(candidate.by_operator.keys() != places.keys() for candidate in candidates):

@@ -21,7 +21,7 @@ from pdr_dspy.search.racing.surrogate import (
     Array,
     Posterior,
     additive,
-    gaps,
+    by_operator,
     one_thread,
     posterior,
     priors,
@@ -60,7 +60,7 @@ def believe(scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candi
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
-        for prior in priors(gaps([*candidates, *new]), SMALLER):
+        for prior in priors(by_operator([*candidates, *new]), SMALLER):
             known = posterior(own.mean, own.noise**2, prior.covariance)
             found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
