@@ -27,10 +27,10 @@ from rich.table import Table
 
 from benchmarks import racing
 from benchmarks.chain import FIRST, LAST, Chain, best_of
+from benchmarks.moves import Moves
 from benchmarks.search import play
 from benchmarks.searchers import STUDENT, Progress, tpe
 from pdr_dspy.evaluation.statistics import mean_interval
-from pdr_dspy.search.proposing.coordinates import Coordinates
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing import surrogate
 from pdr_dspy.search.racing.pareto import Limits
@@ -73,21 +73,23 @@ def together(candidates: Sequence[Candidate]) -> list[surrogate.Array]:
     return [surrogate.distances(candidates)]
 
 
-class Only(Coordinates):
+class Only(Moves):
+    """Moves alone, after the first cohorts."""
+
     share = 1.0
 
 
 METHODS: dict[str, Any] = {
-    "as it is": ours(apart=together),
+    "as it was": ours(apart=together),
     "TPE, all questions": tpe,
     "sums": ours(),
-    "moves": ours(proposer=Coordinates),
-    "moves only": ours(proposer=Only),
-    "moves, product": ours(proposer=Coordinates, apart=together),
     "free": ours(apart=together, last=LAST),
-    "moves, free": ours(proposer=Coordinates, last=LAST),
+    "sums, free": ours(last=LAST),
+    "moves": ours(proposer=Moves),
+    "moves only": ours(proposer=Only),
+    "moves, product": ours(proposer=Moves, apart=together),
 }
-REFERENCE = "as it is"
+REFERENCE = "as it was"
 
 Runs = dict[tuple[str, int], Mapping[str, Any]]
 """By method and seed: a `search_report.Run` as JSON data."""

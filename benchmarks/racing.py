@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from benchmarks.moves import Moves
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
 from pdr_dspy.operators.schedule import Schedule
@@ -57,6 +58,8 @@ def search(
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
+    if isinstance(proposer, Moves):
+        proposer.plan = plan
     prices = Prices(limits)
     steps = plan.run([Proposed("student", student)])
     full, reported = 0, set[int]()

@@ -89,6 +89,7 @@ class Asked:
             ledger = prediction.ledger
             return Answer(prediction, list(program.task.output_fields), ledger, ledger.sequential)
         account = Account(self.budget)
+        prediction: dspy.Prediction
         with calls.session(account=account):
             if hasattr(program, "aforward"):
                 prediction = await program.acall(**inputs)

@@ -13,13 +13,12 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import PRESETS, Nominal, Schedule, preset
 from pdr_dspy.runtime import event_loop
 from pdr_dspy.search.problem import Problem
-from pdr_dspy.search.proposing.coordinates import Coordinates
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
 from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
-from pdr_dspy.search.space.spaces import AnySpace, Space, Spaces
+from pdr_dspy.search.space.spaces import AnySpace, Space
 
 logger = logging.getLogger("pdr_dspy.search")
 
@@ -141,12 +140,9 @@ def _families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]
 
 
 def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
-    """The proposer of a space's candidates, with the sampler of the settings; beside TPE, with moves of one operator if
-    several have a space and only the score counts."""
+    """The proposer of a space's candidates, with the sampler of the settings."""
     settings = problem.settings
-    several = isinstance(space, Spaces) and len(space.spaces) > 1
-    kind = Coordinates if several and settings.sampler == "tpe" and not settings.costs else Proposer
-    return kind(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
+    return Proposer(space, limits=settings.limits, costs=settings.costs, seed=settings.seed, sampler=settings.sampler)
 
 
 def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Profile, order: Order) -> list[Proposed]:

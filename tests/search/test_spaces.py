@@ -296,12 +296,12 @@ def test_a_search_gives_each_operator_its_own_and_is_saved_and_loaded(tmp_path: 
 
 @pytest.mark.slow
 def test_a_search_is_continued_and_another_refused(tmp_path: Path) -> None:
-    """Where a cohort ends: then the next one is the same, moves and candidates at no tokens included."""
+    """Where a cohort ends: then the next one is the same, candidates at no tokens included."""
     spaces, both = {"solve": TINY, "extract": VOTES}, {"cohort": 2, "trials": 9}
     whole = compiled(spaces, **both)
     compiled(spaces, **both | {"trials": 5}, run_dir=tmp_path)
     resumed = compiled(spaces, **both, run_dir=tmp_path)
-    assert {"move", "search"} <= {one["origin"] for one in facts(whole)}
+    assert "search" in {one["origin"] for one in facts(whole)}
     assert [one["parts"] for one in facts(resumed)] == [one["parts"] for one in facts(whole)]
     assert [one["total"] for one in facts(resumed)] == [one["total"] for one in facts(whole)]
     assert resumed.result is not None

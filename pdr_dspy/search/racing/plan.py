@@ -12,7 +12,6 @@ answers: with equal answers they are equal, uninterrupted or after a kill, on on
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,10 +83,6 @@ class Tried(NamedTuple):
     total: float
     pairs: int
     cost: float | None = None
-    own: float = math.nan
-    """Its own mean without the differences between questions, a fraction."""
-    error: float = math.nan
-    """The standard error of that."""
 
 
 class Propose(NamedTuple):
@@ -445,13 +440,10 @@ class Plan:
 
     def tried(self) -> tuple[Tried, ...]:
         """All arms, for the proposal of others."""
-        surface = self.surface()
-        figures = zip(
-            self.arms, *(map(float, part) for part in (surface.mean, surface.adjusted, surface.noise)), strict=True
-        )
+        estimates = self.estimates()
         return tuple(
-            Tried(arm.candidate, score, arm.sequential, arm.total, len(arm.race), arm.cost, own, error)
-            for arm, score, own, error in figures
+            Tried(arm.candidate, estimates[arm.number][0], arm.sequential, arm.total, len(arm.race), arm.cost)
+            for arm in self.arms
         )
 
     def estimates(self) -> dict[int, tuple[float, float]]:

@@ -170,42 +170,6 @@ def posterior(values: Array, noise: Array, prior: Array) -> Posterior:
     return Posterior(likelihood, mean + known @ fit, covariance)
 
 
-class Prediction(NamedTuple):
-    """The joint posterior of programs, some of which were not measured."""
-
-    mean: Array
-    """Of the programs that were not measured."""
-    covariance: Array
-    best: float
-    """The highest mean of a measured one."""
-
-
-def predict(
-    measured: Sequence[Candidate], means: Sequence[float], errors: Sequence[float], new: Sequence[Candidate]
-) -> Prediction:
-    """The posterior of new programs under the likeliest prior.
-
-    Args:
-        measured: programs.
-        means: of each, without the differences between their questions, as `Surface.adjusted`.
-        errors: their standard errors.
-        new: programs that were not measured.
-    """
-    count = len(measured)
-    values, noise = np.array(means), np.array(errors) ** 2
-    apart = by_operator([*measured, *new])
-    _, prior = max(
-        (
-            (posterior(values, noise, prior.covariance).likelihood + prior.preference, prior)
-            for prior in priors([one[:count, :count] for one in apart])
-        ),
-        key=lambda pair: pair[0],
-    )
-    covariance = prior.spread**2 * ((1 - prior.share) * _own(apart) + prior.share * _near(apart, prior.length))
-    known = posterior(values, noise, covariance)
-    return Prediction(known.mean[count:], known.covariance[count:, count:], float(known.mean[:count].max()))
-
-
 class Additive(NamedTuple):
     """The programs' own means and their errors."""
 

@@ -1,14 +1,13 @@
-"""Proposals that change one operator of the best program so far and leave the others as they are.
+"""Proposals that change one operator of the best program so far, for `benchmarks.operators`.
 
-Operators with separate spaces make a product that no search of some dozen trials can cover. Coordinate search needs to
-cover each factor only: of the parts that an operator could have instead, those with the highest expected improvement
-over the best program so far are tried (Mockus 1975), under the posterior of `racing.surrogate`, in which what was
-measured of a part in one program says something of the same part in every other. A move of a later operator repeats the
-calls of the earlier ones, which are in the store.
+The next parts of an operator are those with the highest expected improvement over the best program so far (Mockus
+1975), under the posterior of `racing.surrogate`, in which what was measured of a part in one program says something of
+the same part in every other. A move of a later operator repeats the calls of the earlier ones.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,9 @@ import numpy as np
 
 from pdr_dspy.errors import ConfigError
 from pdr_dspy.search.proposing.samplers import Proposer
-from pdr_dspy.search.racing.plan import Proposed, Tried
-from pdr_dspy.search.racing.surrogate import Array, one_thread, predict
+from pdr_dspy.search.racing import surrogate
+from pdr_dspy.search.racing.plan import Plan, Proposed, Tried
+from pdr_dspy.search.racing.surrogate import Array
 from pdr_dspy.search.space.candidate import Candidate, joint
 from pdr_dspy.search.space.space import Space
 
@@ -31,8 +31,10 @@ RATE = 0.3
 """Probability that a parameter is drawn anew for a part near the present one."""
 
 
-class Coordinates(Proposer):
-    """Proposes moves of one operator beside the sampler's candidates."""
+class Moves(Proposer):
+    """Proposes moves of one operator beside the sampler's candidates, from the estimates of `plan`."""
+
+    plan: Plan
 
     share = 0.5
     """Fraction of a cohort that are moves."""
@@ -58,17 +60,16 @@ class Coordinates(Proposer):
         self, tried: Sequence[Tried], most: int, cohort: int, too_expensive: Callable[[Candidate], bool]
     ) -> list[Proposed]:
         """Changes of one operator of the best program within the limits that ran all questions; none without one."""
-        measured = [known for known in tried if not math.isnan(known.error)]
-        complete = max((known.pairs for known in measured), default=0)
-        whole = [known for known in measured if known.pairs == complete and self.limits.allow(known)]
+        arms, limits = self.plan.arms, self.limits
+        complete = max((len(arm.race) for arm in arms), default=0)
+        whole = [arm for arm in self.plan.best(arms) if len(arm.race) == complete and limits.allow(arm)]
         if not whole or not most:
             return []
-        best = max(whole, key=lambda known: known.score).candidate
+        best = whole[0].candidate
         fits = _New({known.candidate.key for known in tried}, too_expensive)
-        new = list(filter(fits, self._around(best, [known.candidate for known in measured], cohort)))
-        waiting = [known.candidate for known in tried if math.isnan(known.error)]
-        with one_thread():
-            places = _chosen(measured, waiting, new, most)
+        new = list(filter(fits, self._around(best, [arm.candidate for arm in arms], cohort)))
+        with surrogate.one_thread():
+            places = _chosen(self.plan, new, most)
         return [Proposed("move", new[place]) for place in places]
 
     def _around(self, best: Candidate, measured: Sequence[Candidate], cohort: int) -> Iterator[Candidate]:
@@ -120,22 +121,26 @@ class _Mutated:
         return self.params[name] if keeps else self.draw.choice(choices)
 
 
-def _chosen(measured: Sequence[Tried], waiting: Sequence[Candidate], new: Sequence[Candidate], most: int) -> list[int]:
+def _chosen(plan: Plan, new: Sequence[Candidate], most: int) -> list[int]:
     """The places of the new candidates with the highest expected improvement, one after the other: each as if the
-    others before it, and those that are about to run, were measured as expected."""
-    first = len(waiting)
-    candidates = [known.candidate for known in measured]
-    known = predict(candidates, [one.own for one in measured], [one.error for one in measured], [*waiting, *new])
-    error = float(np.median([one.error for one in measured])) ** 2
-    covariance = known.covariance
-    for place in range(first):
-        covariance = _after(covariance, place, error)
-    left, found = list(range(first, first + len(new))), []
+    others before it were measured as expected."""
+    surface, count = plan.surface(), len(plan.arms)
+    values, noise = surface.adjusted, surface.noise**2
+    apart = surrogate.by_operator([*(arm.candidate for arm in plan.arms), *new])
+    weights = [
+        surrogate.posterior(values, noise, prior.covariance).likelihood + prior.preference
+        for prior in surrogate.priors([one[:count, :count] for one in apart])
+    ]
+    prior = next(itertools.islice(surrogate.priors(apart), int(np.argmax(weights)), None))
+    known = surrogate.posterior(values, noise, prior.covariance)
+    mean, covariance, best = known.mean[count:], known.covariance[count:, count:], float(known.mean[:count].max())
+    error = float(np.median(noise))
+    left, found = list(range(len(new))), []
     for _ in range(min(most, len(new))):
         sd = np.sqrt(np.maximum(np.diag(covariance)[left], 1e-12))
-        found.append(left.pop(int(np.argmax(improvement(known.mean[left], sd, known.best)))))
+        found.append(left.pop(int(np.argmax(_improvement(mean[left], sd, best)))))
         covariance = _after(covariance, found[-1], error)
-    return [place - first for place in found]
+    return found
 
 
 def _after(covariance: Array, place: int, error: float) -> Array:
@@ -144,7 +149,7 @@ def _after(covariance: Array, place: int, error: float) -> Array:
     return covariance - np.outer(column, column) / (column[place] + error)
 
 
-def improvement(mean: Array, sd: Array, best: float) -> Array:
+def _improvement(mean: Array, sd: Array, best: float) -> Array:
     """The expected improvement of normal variables over a value."""
     z = (mean - best) / sd
     density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
