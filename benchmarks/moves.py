@@ -126,7 +126,7 @@ def _chosen(plan: Plan, new: Sequence[Candidate], most: int) -> list[int]:
     others before it were measured as expected."""
     surface, count = plan.surface(), len(plan.arms)
     values, noise = surface.adjusted, surface.noise**2
-    apart = surrogate.by_operator([*(arm.candidate for arm in plan.arms), *new])
+    apart = surrogate.together([*(arm.candidate for arm in plan.arms), *new])
     weights = [
         surrogate.posterior(values, noise, prior.covariance).likelihood + prior.preference
         for prior in surrogate.priors([one[:count, :count] for one in apart])

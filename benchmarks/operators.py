@@ -35,7 +35,7 @@ from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing import surrogate
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Plan
-from pdr_dspy.search.space.candidate import Candidate, joint
+from pdr_dspy.search.space.candidate import joint
 from pdr_dspy.search.space.spaces import Space, Spaces
 
 SPACE = Space(
@@ -54,23 +54,18 @@ QUESTIONS, TRIALS = 30, 30
 def ours(**settings: Any) -> Any:
     """The library's search."""
 
-    proposer, apart = settings.pop("proposer", Proposer), settings.pop("apart", surrogate.by_operator)
+    proposer, apart = settings.pop("proposer", Proposer), settings.pop("apart", surrogate.together)
 
     def search(
         world: Any, space: Any, limits: Limits, questions: Sequence[int], trials: int, seed: int
     ) -> Iterator[Progress]:
         settings["proposer"] = proposer(space, limits=limits, seed=seed)
         student = joint(dict.fromkeys(space.spaces, STUDENT))
-        with mock.patch.object(surrogate, "by_operator", apart):
+        with mock.patch.object(surrogate, "together", apart):
             for step in racing.search(world, space, limits, questions, trials, seed, student=student, **settings):
                 yield Progress(*step)
 
     return search
-
-
-def together(candidates: Sequence[Candidate]) -> list[surrogate.Array]:
-    """The distances over all operators together, in place of `surrogate.by_operator`."""
-    return [surrogate.distances(candidates)]
 
 
 class Only(Moves):
@@ -80,15 +75,15 @@ class Only(Moves):
 
 
 METHODS: dict[str, Any] = {
-    "as it was": ours(apart=together),
+    "as it was": ours(),
     "TPE, all questions": tpe,
-    "sums": ours(),
-    "free": ours(apart=together, last=LAST),
-    "sums, free": ours(last=LAST),
-    "moves": ours(proposer=Moves),
-    "moves only": ours(proposer=Only),
-    "moves, product": ours(proposer=Moves, apart=together),
+    "free": ours(last=LAST),
+    "sums": ours(apart=surrogate.by_operator),
+    "sums, free": ours(apart=surrogate.by_operator, last=LAST),
+    "moves": ours(proposer=Moves, apart=surrogate.by_operator),
+    "moves only": ours(proposer=Only, apart=surrogate.by_operator),
 }
+"""The library's search is "free"; before, no candidate of several operators was at no tokens."""
 REFERENCE = "as it was"
 
 Runs = dict[tuple[str, int], Mapping[str, Any]]
@@ -143,8 +138,8 @@ def estimates(seeds: Sequence[int]) -> None:
                 for runs in (((0, arm.race), (1, arm.final)) for arm in arms)
             ]
             errors = []
-            for apart in (surrogate.by_operator, together):
-                with mock.patch.object(surrogate, "by_operator", apart):
+            for apart in (surrogate.by_operator, surrogate.together):
+                with mock.patch.object(surrogate, "together", apart):
                     surface = surrogate.pool(scores, [arm.candidate for arm in arms])
                 errors.append(100 * float((surface.mean - truth).std()))
             differences.setdefault(name, []).append(errors[0] - errors[1])

@@ -17,6 +17,7 @@ import numpy as np
 
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.evaluation.statistics import Interval, paired, t_quantile
+from pdr_dspy.search.racing.surrogate import by_operator
 from pdr_dspy.search.racing.worth import believe
 from pdr_dspy.search.records import TrialRecord
 from pdr_dspy.search.space.candidate import joint
@@ -86,6 +87,7 @@ def credits_of(
         [{(places[name], seed): score for (name, seed), score in runs[trial.number].items()} for trial in known],
         [trial.candidate for trial in known],
         [back[place] for place in left],
+        by_operator,
     )
     at = next(place for place, trial in enumerate(known) if trial.number == best.number)
     sds = t_quantile(0.975, max(len(known) - len(winner.parts) - 1, 1))

@@ -10,7 +10,7 @@ import pytest
 
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.surrogate import distances, pool
-from pdr_dspy.search.space.candidate import Candidate, joint
+from pdr_dspy.search.space.candidate import Candidate
 
 Scores = list[dict[tuple[int, int], float]]
 BASE: dict[str, Any] = {"kappa": 1024, "distiller": "random_k", "k": 2, "draft_tokens": 1024}
@@ -148,34 +148,6 @@ def test_what_was_luck_in_the_race_is_taken_back_by_fresh_seeds() -> None:
     surface = pool(scores, told(7))
     assert pool([lucky, *scores[1:]], told(7)).adjusted[0] == pytest.approx(1.0)
     assert surface.adjusted[0] == pytest.approx(0.6)  # one run in five was right throughout
-
-
-def in_a_row(way: str, number: int) -> Candidate:
-    """A program of two operators: the first has one of a few instructions, the second one that no other has."""
-    schedule = Schedule(widths=(1,), **BASE)
-    return joint({"read": Candidate(schedule, {"draft": way}), "solve": Candidate(schedule, {"draft": f"{number}."})})
-
-
-def test_what_is_known_of_an_operators_schedule_counts_in_every_program_that_has_it() -> None:
-    good = [in_a_row("Good.", number) for number in range(5)]
-    bad = [in_a_row("Bad.", number) for number in range(5, 10)]
-    scores = right([16, 15, 17, 16, 16, 8, 7, 9, 8, 8])
-    short = {(question, 0): float(question % 2) for question in range(6)}
-    candidates = [*good, *bad, in_a_row("Good.", 10), in_a_row("Bad.", 11)]
-    surface = pool([*scores, short, short], candidates)
-    assert surface.adjusted[-2] == pytest.approx(surface.adjusted[-1])
-    assert surface.mean[-2] > surface.mean[-1] + 0.15
-    order = np.random.default_rng(0).permutation(len(candidates))
-    mixed = pool([[*scores, short, short][place] for place in order], [candidates[place] for place in order])
-    assert mixed.mean == pytest.approx(surface.mean[order], abs=1e-7)
-
-
-def test_one_operator_with_a_space_counts_as_the_program() -> None:
-    plain = wide(2, 4, 8, 16)
-    alone = pool(right([4, 9, 12, 17]), plain)
-    named = pool(right([4, 9, 12, 17]), [joint({"solve": one}) for one in plain])
-    assert named.mean == pytest.approx(alone.mean)
-    assert named.sd == pytest.approx(alone.sd)
 
 
 def simulated(rng: np.random.Generator, count: int, questions: int, spread: float) -> tuple[Any, Scores]:

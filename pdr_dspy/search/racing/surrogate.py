@@ -86,7 +86,7 @@ def pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence
 def _pool(scores: Sequence[Mapping[tuple[int, int], float]], candidates: Sequence[Candidate]) -> Surface:
     own = additive(scores)
     best: tuple[float, Posterior, Prior] | None = None
-    for prior in priors(by_operator(candidates)):
+    for prior in priors(together(candidates)):
         found = posterior(own.mean, own.noise**2, prior.covariance)
         value = found.likelihood + prior.preference
         if best is None or value > best[0]:
@@ -110,11 +110,7 @@ class Prior(NamedTuple):
 
 
 def priors(apart: Sequence[Array], spreads: Sequence[float] = SPREADS) -> Iterator[Prior]:
-    """All priors, given the distances between programs, by operator.
-
-    What neighbours share adds up over operators: a program is the neighbour of another in each operator that they have
-    in common or nearly so, whatever the others are.
-    """
+    """All priors, given the distances between programs, as `together` or `by_operator` has them."""
     own, near = _own(apart), {length: _near(apart, length) for length in LENGTHS}
     for spread, share in itertools.product(spreads, SHARES):
         for length in LENGTHS if share else LENGTHS[:1]:
@@ -231,8 +227,15 @@ def additive(scores: Sequence[Mapping[tuple[int, int], float]]) -> Additive:
     return Additive(program, noise, between, runs)
 
 
+def together(candidates: Sequence[Candidate]) -> list[Array]:
+    """The distances between programs over all their operators: neighbours are near in each of them."""
+    return [distances(candidates)]
+
+
 def by_operator(candidates: Sequence[Candidate]) -> list[Array]:
-    """The distances between programs in each operator that has a schedule of its own; one for all if they share it."""
+    """The distances between programs in each operator that has a schedule of its own; one for all if they share it.
+    What neighbours share then adds up: a program is the neighbour of another in each operator that they have in common
+    or nearly so, whatever the others are."""
     places = dict.fromkeys(place for candidate in candidates for place in candidate.by_operator)
     if any(candidate.by_operator.keys() != places.keys() for candidate in candidates):
         return [distances(candidates)]
