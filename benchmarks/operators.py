@@ -75,7 +75,7 @@ class Only(Moves):
 
 
 METHODS: dict[str, Any] = {
-    "as it was": ours(),
+    "as it is": ours(),
     "TPE, all questions": tpe,
     "free": ours(last=LAST),
     "sums": ours(apart=surrogate.by_operator),
@@ -83,8 +83,7 @@ METHODS: dict[str, Any] = {
     "moves": ours(proposer=Moves, apart=surrogate.by_operator),
     "moves only": ours(proposer=Only, apart=surrogate.by_operator),
 }
-"""The library's search is "free"; before, no candidate of several operators was at no tokens."""
-REFERENCE = "as it was"
+REFERENCE = "as it is"
 
 Runs = dict[tuple[str, int], Mapping[str, Any]]
 """By method and seed: a `search_report.Run` as JSON data."""

@@ -18,10 +18,10 @@ from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import contained, replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
-from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.candidate import Candidate, joint
+from pdr_dspy.search.space.spaces import AnySpace, Space
 
 FRESH = 1000
 """First run seed of the finalists."""
@@ -39,7 +39,7 @@ class Progress(NamedTuple):
 
 def search(
     world: World,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     questions: Sequence[int],
     trials: int,
@@ -48,7 +48,7 @@ def search(
     student: Candidate,
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
-    last: str = "",
+    last: str | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Iterator[Progress]:
@@ -74,7 +74,7 @@ def search(
             answer = proposer.propose(
                 request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
             )
-            free = replays(space, request.tried, request.free, _affordable(prices, answer), (last,))
+            free = _free(space, request, _affordable(prices, answer), last)
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
         assert not isinstance(request, Write)
@@ -92,6 +92,25 @@ def search(
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
+
+
+def _free(
+    space: AnySpace, request: Propose, affordable: Callable[[Candidate], bool], last: str | None
+) -> list[Candidate]:
+    """The library's candidates at no tokens; of several operators, those of the one that runs last, if it is given."""
+    if isinstance(space, Space):
+        return replays(space, request.tried, request.free, affordable)
+    found: dict[str, Candidate] = {}
+    complete = max((known.pairs for known in request.tried), default=0)
+    seen = {known.candidate.key for known in request.tried}
+    ordered = sorted(request.tried, key=lambda known: -known.score)
+    whole = [known.candidate.parts for known in ordered if known.pairs == complete]
+    for parts in () if last is None else whole:
+        for schedule in contained(parts[last].schedule, space.spaces[last]):
+            one = joint({**parts, last: parts[last]._replace(schedule=schedule)})
+            if len(found) < request.free and one.key not in seen and one in space and affordable(one):
+                found.setdefault(one.key, one)
+    return list(found.values())
 
 
 def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:

@@ -159,15 +159,9 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
     found = _trials(problem, proposer, request, tried, affordable)
-    if request.free:
+    if isinstance(proposer.space, Space) and request.free and order.alone:
         known = {one.candidate.key for one in found}
-        free = replays(
-            proposer.space,
-            tried,
-            request.free,
-            lambda one: one.key not in known and affordable(one),
-            order.last(proposer.space),
-        )
+        free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
         found += [Proposed("same calls", candidate, free=True) for candidate in free]
     return found
 

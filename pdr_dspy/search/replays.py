@@ -2,24 +2,24 @@
 
 The drafts of a round do not depend on what follows it, and the calls of a run are known by their content and seed. So
 after a run of eight drafts and a refinement the store can answer for the vote of the eight, for the best of them by the
-check, for the same run with `keep`, and for one that asks for two drafts first. In a program with several operators
-that holds for those whose answers no other call reads.
+check, for the same run with `keep`, and for one that asks for two drafts first. That needs a program
+in which no other call reads the answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pdr_dspy.calls.ledger import Call, Phase
 from pdr_dspy.evaluation.records import Row
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Tried
-from pdr_dspy.search.space.candidate import Candidate, joint
-from pdr_dspy.search.space.spaces import AnySpace, Space
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 
 
 class Order:
-    """Which operators of a program no further call follows, from its runs so far."""
+    """Whether other calls follow those of a program's operator, from its runs so far."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -36,13 +36,11 @@ class Order:
                 if any(other != run for other in runs[place:]):
                     self._followed.add(_path(run))
 
-    def last(self, space: AnySpace) -> frozenset[str]:
-        """The operators of a space after whose calls no other call was ever made, not even of another run of the same
-        operator; if all operators share the space, "" if that holds for each of them."""
-        last = self._seen - self._followed
-        if isinstance(space, Space):
-            return frozenset({""} if last and last == self._seen else ())
-        return frozenset(last & space.spaces.keys())
+    @property
+    def alone(self) -> bool:
+        """Whether no call was ever followed by one that may read the answer: of another operator, of another run of the
+        same one, or of a judge."""
+        return bool(self._seen) and not self._followed
 
 
 def _run_of(call: Call) -> str | None:
@@ -54,13 +52,7 @@ def _path(run: str) -> str:
     return run.partition(":")[0]
 
 
-def replays(
-    space: AnySpace,
-    tried: Sequence[Tried],
-    most: int,
-    fits: Callable[[Candidate], bool],
-    last: Collection[str] = ("",),
-) -> list[Candidate]:
+def replays(space: Space, tried: Sequence[Tried], most: int, fits: Callable[[Candidate], bool]) -> list[Candidate]:
     """Untried candidates of a space that repeat calls of those that were measured on all questions.
 
     Args:
@@ -68,30 +60,21 @@ def replays(
         tried: the measured candidates, with their pooled scores.
         most: how many candidates at most; those that repeat the best come first.
         fits: whether a candidate may be within the limits.
-        last: the operators that may change: those whose calls no other follows, as in `Order.last`.
     """
     complete = max((known.pairs for known in tried), default=0)
     seen = {known.candidate.key for known in tried}
     found: list[Candidate] = []
     for known in sorted(tried, key=lambda known: -known.score):
-        if known.pairs < complete:
+        if known.pairs < complete or known.candidate.parts:
             continue
-        for candidate in _repeating(known.candidate, space, last):
+        for schedule in contained(known.candidate.schedule, space):
             if len(found) == most:
                 return found
+            candidate = known.candidate._replace(schedule=schedule)
             if candidate.key not in seen and candidate in space and fits(candidate):
                 seen.add(candidate.key)
                 found.append(candidate)
     return found
-
-
-def _repeating(candidate: Candidate, space: AnySpace, last: Collection[str]) -> Iterator[Candidate]:
-    """A candidate with another schedule at one of these operators, whose calls are a part of its own."""
-    for place, part in candidate.by_operator.items():
-        if place in last:
-            for schedule in contained(part.schedule, space.spaces[place]):
-                other = part._replace(schedule=schedule)
-                yield joint({**candidate.parts, place: other}) if candidate.parts else other
 
 
 def contained(schedule: Schedule, space: Space) -> Iterator[Schedule]:

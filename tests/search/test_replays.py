@@ -15,8 +15,8 @@ from pdr_dspy.operators.operator import Operator
 from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.racing.plan import Tried
 from pdr_dspy.search.replays import Order, replays
-from pdr_dspy.search.space.candidate import Candidate, joint
-from pdr_dspy.search.space.spaces import Space, Spaces
+from pdr_dspy.search.space.candidate import Candidate
+from pdr_dspy.search.space.space import Space
 from pdr_dspy.testing import Completion, scripted_lm
 
 SPACE = Space(
@@ -79,20 +79,7 @@ def test_the_best_come_first_and_none_twice() -> None:
     assert [one.widths for one in found(low, high, tried(Schedule(widths=(8,), final="vote")))] == [(4,)]
 
 
-# --- several operators ---
-
-
-def test_the_part_of_a_last_operator_has_replays_and_the_others_stay() -> None:
-    space = Spaces(operators={"a": SPACE, "b": None, "c": SPACE})
-    wide = Candidate(Schedule(widths=(8, 1)), {})
-    measured = [Tried(joint({"a": wide, "c": wide}), 0.5, 100.0, 200.0, 10)]
-    found = replays(space, measured, 99, lambda _: True, {"c"})
-    assert [(one.parts["a"], shape(one.parts["c"].schedule)) for one in found] == [
-        (wide, ((8,), "vote", False, None, None))
-    ]
-    both = replays(space, measured, 99, lambda _: True, {"a", "c"})
-    assert [[place for place in one.parts if one.parts[place] != wide] for one in both] == [["a"], ["c"]]
-    assert replays(space, measured, 99, lambda _: True, ()) == []
+# --- programs in which other calls follow ---
 
 
 def run_of(*operators: str, error: str | None = None, phases: dict[int, Phase] | None = None, rounds: int = 1) -> Row:
@@ -104,40 +91,36 @@ def run_of(*operators: str, error: str | None = None, phases: dict[int, Phase] |
 
 
 @pytest.mark.parametrize(
-    ("rows", "last", "alone"),
+    ("rows", "alone"),
     [
-        ([], set(), False),
-        ([run_of("", "", "")], {""}, True),  # the program is an operator
-        ([run_of("a", "a", "c", "c")], {"c"}, False),
-        ([run_of("c", "a")], {"a"}, False),  # the order in which they run, not that of the attributes
-        ([run_of("a", "c", "a:2")], set(), False),  # its second run reads the answer of c
-        ([run_of("a", "c", "c:2")], set(), False),  # its second run may read the answer of the first
-        ([run_of("a", "c"), run_of("a", "c", "c:2")], set(), False),  # on some questions only
-        ([run_of("a", "c", "a")], set(), False),  # at the same time
-        ([run_of("a", "c"), run_of("a", "b")], {"b", "c"}, False),  # branches
-        ([run_of("a"), run_of("c")], {"a", "c"}, True),
-        ([run_of("a", "c"), run_of("a", error="no answer")], {"c"}, False),  # c never ran
-        ([run_of("a", error="no answer")], set(), False),
-        ([run_of("a", "c", "", phases={2: Phase.JUDGE})], set(), False),  # a judge reads the answer
-        ([run_of("", "", phases={1: Phase.JUDGE})], set(), False),
-        ([run_of("a", "c", "", phases={2: Phase.CHECK})], set(), False),  # an operator without a path
-        ([run_of("", "", phases={1: Phase.CHECK})], {""}, True),
+        ([], False),
+        ([run_of("", "", "")], True),  # the program is an operator
+        ([run_of("a", "a")], True),
+        ([run_of("a", "a", "c", "c")], False),
+        ([run_of("a", "a:2")], False),  # its second run may read the answer of the first
+        ([run_of("a"), run_of("a", "a:2")], False),  # on some questions only
+        ([run_of("a", "c", "a")], False),  # at the same time
+        ([run_of("a"), run_of("c")], True),  # branches
+        ([run_of("a", error="no answer")], False),  # who knows what would have followed
+        ([run_of("a"), run_of("a", error="no answer")], True),
+        ([run_of("a", "", phases={1: Phase.JUDGE})], False),  # a judge reads the answer
+        ([run_of("", "", phases={1: Phase.JUDGE})], False),
+        ([run_of("a", "", phases={1: Phase.CHECK})], False),  # an operator without a path
+        ([run_of("", "", phases={1: Phase.CHECK})], True),
     ],
 )
-def test_an_operator_is_last_if_no_other_call_ever_followed(rows: list[Row], last: set[str], alone: bool) -> None:
+def test_nothing_is_free_where_another_call_may_read_the_answer(rows: list[Row], alone: bool) -> None:
     order = Order()
     for row in rows:
         order.add(row)
-    assert order.last(Spaces(operators={"a": SPACE, "b": SPACE, "c": SPACE})) == last - {""}
-    assert order.last(SPACE) == ({""} if alone else set())
+    assert order.alone is alone
 
 
 def test_the_usage_of_other_predictors_follows_every_operator() -> None:
     order = Order()
-    order.add(
-        Row(id="q", repeat=0, seed=0, score=0.0, calls=(Call(phase=Phase.DRAFT), Call(phase=Phase.DRAFT, round=0)))
-    )
-    assert order.last(SPACE) == set()
+    calls = (Call(phase=Phase.DRAFT), Call(phase=Phase.DRAFT, round=0))
+    order.add(Row(id="q", repeat=0, seed=0, score=0.0, calls=calls))
+    assert not order.alone
 
 
 @pytest.mark.slow

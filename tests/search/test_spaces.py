@@ -296,7 +296,7 @@ def test_a_search_gives_each_operator_its_own_and_is_saved_and_loaded(tmp_path: 
 
 @pytest.mark.slow
 def test_a_search_is_continued_and_another_refused(tmp_path: Path) -> None:
-    """Where a cohort ends: then the next one is the same, candidates at no tokens included."""
+    """Where a cohort ends: then the next one is the same."""
     spaces, both = {"solve": TINY, "extract": VOTES}, {"cohort": 2, "trials": 9}
     whole = compiled(spaces, **both)
     compiled(spaces, **both | {"trials": 5}, run_dir=tmp_path)
@@ -317,32 +317,6 @@ def test_what_a_search_would_cost_can_be_estimated() -> None:
     with dspy.context(lm=scripted_lm(chain_model)):
         cost = optimizer.estimate(Chain(), trainset=questions(8), valset=questions(8, 100))
     assert 0 < cost.low < cost.high
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("solve_last", [False, True])
-def test_only_the_last_operator_has_candidates_at_no_tokens_and_they_cost_none(solve_last: bool) -> None:
-    wide = TINY.extend(widths=(1,), final=("vote", "medoid"))
-    program = Chain()
-    if solve_last:  # the order in which they run counts, not that of the attributes
-        program.solve, program.extract = program.extract, program.solve
-        program.aforward = Swapped.aforward.__get__(program)  # type: ignore[method-assign]
-    optimizer = compiled({"solve": wide, "extract": wide}, trials=8, cohort=2, program=program)
-    assert optimizer.result is not None
-    free = [trial for trial in optimizer.result.trials if trial.free]
-    assert free
-    assert {trial.paid for trial in free} == {0}
-    first = "extract" if solve_last else "solve"
-    paid = {trial.candidate.parts[first].key for trial in optimizer.result.trials if not trial.free}
-    assert {trial.candidate.parts[first].key for trial in free} <= paid
-
-
-class Swapped(Chain):
-    """Extract runs first, and solve reads its answer."""
-
-    async def aforward(self, question: str) -> dspy.Prediction:
-        notes = await self.extract.acall(question=question)
-        return await self.solve.acall(question=question, notes=f"It is {notes.answer}")
 
 
 @pytest.mark.slow
