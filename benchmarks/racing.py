@@ -100,12 +100,14 @@ def _free(
     """The library's candidates at no tokens; of several operators, those of the one that runs last, if it is given."""
     if isinstance(space, Space):
         return replays(space, request.tried, request.free, affordable)
+    if last is None:
+        return []
     found: dict[str, Candidate] = {}
     complete = max((known.pairs for known in request.tried), default=0)
     seen = {known.candidate.key for known in request.tried}
     ordered = sorted(request.tried, key=lambda known: -known.score)
     whole = [known.candidate.parts for known in ordered if known.pairs == complete]
-    for parts in () if last is None else whole:
+    for parts in whole:
         for schedule in contained(parts[last].schedule, space.spaces[last]):
             one = joint({**parts, last: parts[last]._replace(schedule=schedule)})
             if len(found) < request.free and one.key not in seen and one in space and affordable(one):
