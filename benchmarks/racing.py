@@ -6,6 +6,7 @@ of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Tried, Write
 from pdr_dspy.search.replays import contained, replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate, joint
@@ -46,15 +47,16 @@ def search(
     seed: int,
     *,
     student: Candidate,
+    first: Sequence[Candidate] = (),
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
     last: str | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> Iterator[Progress]:
-    """Run the plan on a world. Searches of one world may share a `proposer`; `last` is the operator that runs
-    last; `ending` has further arguments of `Plan`,
-    and `settings` are fields of `SearchSettings`."""
+    """Run the plan on a world. `first` are tried before the sampler proposes. Searches of one world may share a
+    `proposer`; `last` is the operator of several that runs last, whose finals then race at no tokens; `ending` has
+    further arguments of `Plan`, and `settings` are fields of `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
@@ -71,8 +73,13 @@ def search(
             found = end.value
             break
         if isinstance(request, Propose):
-            answer = proposer.propose(
-                request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
+            answer = _begun(first, request)
+            waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in answer)
+            answer += proposer.propose(
+                (*request.tried, *waiting),
+                request.wanted - len(answer),
+                cohort=request.cohort,
+                too_expensive=prices.too_expensive,
             )
             free = _free(space, request, _affordable(prices, answer), last)
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
@@ -115,6 +122,12 @@ def _free(
     return list(found.values())
 
 
+def _begun(first: Sequence[Candidate], request: Propose) -> list[Proposed]:
+    """The first candidates that were not tried yet, as many as are wanted."""
+    seen = {known.candidate.key for known in request.tried}
+    return [Proposed("first", one) for one in first if one.key not in seen][: request.wanted]
+
+
 def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:
     known = {one.candidate.key for one in but}
     return lambda candidate: candidate.key not in known and not prices.too_expensive(candidate)
@@ -140,18 +153,18 @@ class Prices:
         self._sums: dict[tuple[str, str, Any], tuple[int, int]] = {}
 
     def learn(self, candidate: Candidate, cell: Simulated) -> None:
-        """Record the calls of a run, given in the order of their operators and stages."""
-        tokens = (spent for _, spent in cell.calls)
+        """Record the calls of a run, given in the order of their operators and stages; a run that ended early made
+        fewer."""
+        places: list[tuple[str, str, Any]] = []
         for operator, part in candidate.by_operator.items():
             schedule = part.schedule
             for index, width in enumerate(schedule.widths):
-                kind = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
-                for name, detail in (
-                    *[kind] * width,
-                    *[("distill", schedule.distiller)] * schedule.distill_calls(index),
-                ):
-                    count, total = self._sums.get((operator, name, detail), (0, 0))
-                    self._sums[operator, name, detail] = (count + 1, total + next(tokens))
+                name, cap = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
+                places += [(operator, name, cap)] * width
+                places += [(operator, "distill", schedule.distiller)] * schedule.distill_calls(index)
+        for place, (_, tokens) in zip(places, cell.calls, strict=False):
+            count, total = self._sums.get(place, (0, 0))
+            self._sums[place] = (count + 1, total + tokens)
 
     def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""

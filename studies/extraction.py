@@ -23,9 +23,10 @@ BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, tem
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "family": ("rg:family_relationships", {}),
     "haystack": ("rg:needle_haystack", {"min_num_statements": 20, "max_num_statements": 40}),
+    "short": ("rg:needle_haystack", {"min_num_statements": 3, "max_num_statements": 6}),
 }
-"""reasoning-gym's task, and its options: who is whom to whom in a family, and which of many people does something."""
-KIND = "family"
+"""reasoning-gym's task, and its options: who is whom to whom in a family, and which of some people does something."""
+KIND = "short"
 LIMIT = 60
 
 
