@@ -12,18 +12,20 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from benchmarks.moves import Moves
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
 from benchmarks.texts import Writer
+from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.search.proposing import written_instructions
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
 from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Tried, Write
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import contained, replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
-from pdr_dspy.search.space.candidate import Candidate
-from pdr_dspy.search.space.space import Space
+from pdr_dspy.search.space.candidate import Candidate, joint
+from pdr_dspy.search.space.spaces import AnySpace, Space
 
 FRESH = 1000
 """First run seed of the finalists."""
@@ -41,7 +43,7 @@ class Progress(NamedTuple):
 
 def search(
     world: World,
-    space: Space,
+    space: AnySpace,
     limits: Limits,
     questions: Sequence[int],
     trials: int,
@@ -51,16 +53,20 @@ def search(
     first: Sequence[Candidate] = (),
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
+    last: str | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
     writer: Writer | None = None,
     **settings: Any,
 ) -> Iterator[Progress]:
     """Run the plan on a world. `first` are tried before the sampler proposes. Searches of one world may share a
-    `proposer`; `ending` has further arguments of `Plan`, `writer` answers its requests for instructions, and `settings`
-    are fields of `SearchSettings`."""
+    `proposer`; `last` is the operator of several that runs last, whose finals then race at no tokens; `ending` has
+    further arguments of `Plan`, `writer` answers its requests for instructions, and `settings` are fields of
+    `SearchSettings`."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
+    if isinstance(proposer, Moves):
+        proposer.plan = plan
     prices = Prices(limits)
     steps = plan.run([Proposed("student", student)])
     full, reported = 0, set[int]()
@@ -83,7 +89,7 @@ def search(
                 cohort=request.cohort,
                 too_expensive=prices.too_expensive,
             )
-            free = replays(space, request.tried, request.free, _affordable(prices, answer))
+            free = _free(space, request, _affordable(prices, answer), last)
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
         if isinstance(request, Write):
@@ -107,6 +113,27 @@ def search(
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
+
+
+def _free(
+    space: AnySpace, request: Propose, affordable: Callable[[Candidate], bool], last: str | None
+) -> list[Candidate]:
+    """The library's candidates at no tokens; of several operators, those of the one that runs last, if it is given."""
+    if isinstance(space, Space):
+        return replays(space, request.tried, request.free, affordable)
+    if last is None:
+        return []
+    found: dict[str, Candidate] = {}
+    complete = max((known.pairs for known in request.tried), default=0)
+    seen = {known.candidate.key for known in request.tried}
+    ordered = sorted(request.tried, key=lambda known: -known.score)
+    whole = [known.candidate.parts for known in ordered if known.pairs == complete]
+    for parts in whole:
+        for schedule in contained(parts[last].schedule, space.spaces[last]):
+            one = joint({**parts, last: parts[last]._replace(schedule=schedule)})
+            if len(found) < request.free and one.key not in seen and one in space and affordable(one):
+                found.setdefault(one.key, one)
+    return list(found.values())
 
 
 def _begun(first: Sequence[Candidate], request: Propose) -> list[Proposed]:
@@ -137,36 +164,48 @@ class Prices:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._sums: dict[tuple[str, Any], tuple[int, int]] = {}
+        self._sums: dict[tuple[str, str, Any], tuple[int, int]] = {}
 
     def learn(self, candidate: Candidate, cell: Simulated) -> None:
-        """Record the calls of a run, given in the order of their stages; a run that ended early made fewer."""
-        schedule = candidate.schedule
-        places: list[tuple[str, Any]] = []
-        for index, width in enumerate(schedule.widths):
-            places += [("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)] * width
-            places += [("distill", schedule.distiller)] * schedule.distill_calls(index)
+        """Record the calls of a run, given in the order of their operators and stages; a run that ended early made
+        fewer."""
+        places: list[tuple[str, str, Any]] = []
+        for operator, part in candidate.by_operator.items():
+            schedule = part.schedule
+            for index, width in enumerate(schedule.widths):
+                name, cap = ("refine", schedule.refine_cap) if index else ("draft", schedule.draft_tokens)
+                places += [(operator, name, cap)] * width
+                places += [(operator, "distill", schedule.distiller)] * schedule.distill_calls(index)
         for place, (_, tokens) in zip(places, cell.calls, strict=False):
             count, total = self._sums.get(place, (0, 0))
             self._sums[place] = (count + 1, total + tokens)
 
     def too_expensive(self, candidate: Candidate) -> bool:
         """Whether the predicted cost of a run is over a limit by more than the slack."""
-        schedule = candidate.schedule
-        draft = self._mean("draft", schedule.draft_tokens, lambda: 0.0)
+        sequential = total = 0.0
+        for operator, part in candidate.by_operator.items():
+            path, cost = self._predicted(operator, part.schedule)
+            sequential += path
+            total += cost
+        return any(excess > SLACK - 1 for excess in self.limits.excess(sequential, total).values())
+
+    def _predicted(self, operator: str, schedule: Schedule) -> tuple[float, float]:
+        draft = self._mean(operator, "draft", schedule.draft_tokens, lambda: 0.0)
         shown = min(schedule.kappa, (schedule.k if schedule.distill_by.uses_k else 1) * draft)
         sequential = total = 0.0
         for index, width in enumerate(schedule.widths):
-            cost = self._mean("refine", schedule.refine_cap, lambda: draft + shown) if index else draft
+            cost = self._mean(operator, "refine", schedule.refine_cap, lambda: draft + shown) if index else draft
             sequential += cost
             total += width * cost
             if calls := schedule.distill_calls(index):
-                cost = self._mean("distill", schedule.distiller, lambda width=width: draft * (width + 1))
+                cost = self._mean(operator, "distill", schedule.distiller, lambda width=width: draft * (width + 1))
                 sequential += cost
                 total += calls * cost
-        return any(excess > SLACK - 1 for excess in self.limits.excess(sequential, total).values())
+        return sequential, total
 
-    def _mean(self, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
-        own = self._sums.get((kind, detail))
-        like = [own] if own else [sums for (phase, _), sums in self._sums.items() if phase == kind]
+    def _mean(self, operator: str, kind: str, detail: Any, unseen: Callable[[], float]) -> float:
+        own = self._sums.get((operator, kind, detail))
+        like = (
+            [own] if own else [s for (place, phase, _), s in self._sums.items() if (place, phase) == (operator, kind)]
+        )
         return sum(total for _, total in like) / sum(count for count, _ in like) if like else unseen()

@@ -63,6 +63,8 @@ class Cell(NamedTuple):
     """B_total, in tokens."""
     calls: tuple[tuple[str, int], ...]
     """Key and tokens of each call; equal keys are the same call, which a store has once."""
+    answer: int = 0
+    """0 is none."""
 
 
 class _Draft(NamedTuple):
@@ -150,7 +152,7 @@ class World:
                 shown = self._distil(plan, question, place, number, drafts, calls)
                 sequential += max((tokens for _, tokens in calls[before:]), default=0)
         answer = _plurality(done)
-        return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls))
+        return Cell(float(answer == RIGHT), sequential, sum(tokens for _, tokens in calls), tuple(calls), answer)
 
     def plan(self, candidate: Candidate) -> Plan:
         """Caps, prompts and effects of a candidate."""

@@ -6,6 +6,7 @@ run of a search and its journal. `optimizer` is the teleprompter, `problem` and 
 
 from __future__ import annotations
 
+from pdr_dspy.search.credit import Credit
 from pdr_dspy.search.front_members import Member
 from pdr_dspy.search.optimizer import Estimate, PDROptimizer
 from pdr_dspy.search.proposing.failures import Failure, failures_of
@@ -31,6 +32,7 @@ __all__ = [
     "Candidate",
     "Confirm",
     "Confirmation",
+    "Credit",
     "Earlier",
     "Estimate",
     "Failure",

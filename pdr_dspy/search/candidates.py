@@ -18,7 +18,7 @@ from pdr_dspy.search.proposing.instructions import Proposals
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK, Profile, predict_all, predict_cost, profile_at
 from pdr_dspy.search.racing.plan import Propose, Proposed, Tried
-from pdr_dspy.search.replays import replays
+from pdr_dspy.search.replays import Order, replays
 from pdr_dspy.search.space.candidate import Candidate, program_with
 from pdr_dspy.search.space.spaces import AnySpace, Space
 
@@ -150,7 +150,12 @@ def proposer_of(problem: Problem, space: AnySpace) -> Proposer:
 
 
 def propose(
-    problem: Problem, proposer: Proposer, request: Propose, profile: Profile, written: Proposals | None = None
+    problem: Problem,
+    proposer: Proposer,
+    request: Propose,
+    profile: Profile,
+    order: Order,
+    written: Proposals | None = None,
 ) -> list[Proposed]:
     """New candidates: presets that were not tried, and written instructions on the schedules for which they were
     written; then proposals based on the results so far, then those that cost no tokens.
@@ -160,6 +165,7 @@ def propose(
         proposer: of the current space.
         request: the number of candidates, and those already tried.
         profile: the costs of each phase's calls so far.
+        order: of the operators' calls so far.
         written: instructions that a model wrote; the proposer's space includes them.
     """
     affordable = _Affordable(problem, profile)
@@ -168,7 +174,7 @@ def propose(
     texts = written_instructions.children(written, request.tried, proposer.space, limits, mixed=problem.mixed)
     few = list(itertools.islice(filter(affordable, texts), request.wanted))
     found = _trials(problem, proposer, request, tried, affordable, few)
-    if isinstance(proposer.space, Space) and request.free:
+    if isinstance(proposer.space, Space) and request.free and order.alone:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
         found += [Proposed("same calls", candidate, free=True) for candidate in free]

@@ -243,8 +243,8 @@ class Run:
             return there
         if (ended := self._out_of_time()) is not None:
             return ended
-        profile = self.measurements.profile()
-        found = candidates.propose(self.problem, self._proposer, request, profile, self.written)
+        profile, order = self.measurements.profile(), self.measurements.order
+        found = candidates.propose(self.problem, self._proposer, request, profile, order, self.written)
         described = [
             {"origin": one.origin, **({"free": True} if one.free else {}), **describe_candidate(one.candidate)}
             for one in found

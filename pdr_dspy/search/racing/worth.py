@@ -9,7 +9,7 @@ weights, since a few programs determine the prior's width badly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -21,10 +21,10 @@ from pdr_dspy.search.racing.surrogate import (
     Array,
     Posterior,
     additive,
-    distances,
     one_thread,
     posterior,
     priors,
+    together,
 )
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -49,18 +49,24 @@ class Belief(NamedTuple):
     posteriors: tuple[Posterior, ...]
 
 
-def believe(scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate] = ()) -> Belief:
+def believe(
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    new: Sequence[Candidate] = (),
+    apart: Callable[[Sequence[Candidate]], Sequence[Array]] = together,
+) -> Belief:
     """The joint posterior of some programs.
 
     Args:
         scores: of the measured programs; each needs at least one.
         candidates: the measured programs, in the same order.
         new: programs that were not measured.
+        apart: the distances between programs, `surrogate.together` or `surrogate.by_operator`.
     """
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
-        for prior in priors(distances([*candidates, *new]), SMALLER):
+        for prior in priors(apart([*candidates, *new]), SMALLER):
             known = posterior(own.mean, own.noise**2, prior.covariance)
             found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
