@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,13 +11,12 @@ from pdr_dspy.runtime.event_loop import run as run_async
 from pdr_dspy.text.code import programs
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
+from pdr_dspy.verifiers.code_tests import NoEntry, cases_of
 from pdr_dspy.verifiers.fields import Fields, as_text, called, lookup, short
 from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
 
 if TYPE_CHECKING:
     import dspy
-
-_CALLED = re.compile(r"(?<![\w.])([A-Za-z_]\w*)\(")
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,8 @@ class CodeVerifier(Fields):
     """The example's field with the task; if it begins a Python file, its imports and complete functions are
     available."""
     entry_point: str = "entry_point"
-    """The example's field with the name of the function; without one it is found in the tests."""
+    """The example's field with the name of the function; without one it is found in the tests, or it is the last
+    function that the task begins."""
     setup: tuple[str, ...] = ("test_setup_code", "test_imports")
     """The example's fields with statements that the tests need; missing fields are ignored."""
     limits: Limits = DEFAULT_LIMITS
@@ -74,7 +71,7 @@ class CodeVerifier(Fields):
         return Score(float(outcome.ok), summary_of(outcome))
 
     def check_gold(self, example: dspy.Example) -> None:
-        """Raise DataError if the example has no tests that can be read."""
+        """Raise DataError if the example has no tests that can be read, or they name no function."""
         self._read(example)
 
     def describe(self) -> dict[str, Any]:
@@ -83,11 +80,17 @@ class CodeVerifier(Fields):
 
     def _read(self, example: Any) -> tuple[str, str | None, tuple[Case, ...] | tuple[Stdin, ...], tuple[str, ...]]:
         tests = lookup(example, self.gold)
-        if tests is None or not isinstance(tests, (str, Sequence)) or not len(tests):
+        if tests is None or (isinstance(tests, (str, Sequence)) and not len(tests)):
             raise DataError(f"{called(example)} has no tests in the field {self.gold!r}")
         entry = as_text(lookup(example, self.entry_point)) or None
+        prompt = as_text(lookup(example, self.prompt)) or ""
         try:
-            cases, entry = cases_of(tests, entry)
+            cases, entry = cases_of(tests, entry, prompt)
+        except NoEntry as error:
+            raise DataError(
+                f"{called(example)}: the tests in {self.gold!r} name no function: {error}; give its name in the field "
+                f"{self.entry_point!r}, or begin it in the field {self.prompt!r}"
+            ) from error
         except ValueError as error:
             raise DataError(f"{called(example)}: the tests in {self.gold!r} cannot be read: {error}") from error
         setup = []
@@ -95,7 +98,7 @@ class CodeVerifier(Fields):
             given = lookup(example, name)
             lines = given if isinstance(given, (list, tuple)) else [given]
             setup += [str(line) for line in lines if line]
-        return as_text(lookup(example, self.prompt)) or "", entry, cases, tuple(setup)
+        return prompt, entry, cases, tuple(setup)
 
 
 def completion_of(value: Any) -> str | None:
@@ -123,54 +126,6 @@ def check_isolation(owner: str, isolation: Any) -> None:
     """Raise ConfigError for an unknown sandbox."""
     if isolation not in ("auto", "monty", "bubblewrap"):
         raise ConfigError(f'`{owner}(isolation={isolation!r})` must be "auto", "monty" or "bubblewrap"')
-
-
-def cases_of(tests: Any, entry: str | None) -> tuple[tuple[Case, ...] | tuple[Stdin, ...], str | None]:
-    """Tests in any of the accepted forms as cases, and the name of the function or method that they call.
-
-    Raises ValueError for any other form.
-    """
-    if isinstance(tests, str):
-        stripped = tests.strip()
-        if stripped.startswith("[") and stripped.endswith("]"):
-            try:
-                return cases_of(json.loads(stripped), entry)
-            except json.JSONDecodeError:
-                pass
-        return (Case(tests),), entry or _entry_of([tests])
-    rows = list(tests)
-    if rows and all(isinstance(row, str) for row in rows):
-        return tuple(Case(row) for row in rows), entry or _entry_of(rows)
-    if rows and all(isinstance(row, Mapping) and "input" in row and "output" in row for row in rows):
-        if any(row.get("testtype") == "functional" for row in rows):
-            if not entry:
-                raise ValueError("functional tests need the name of the method")
-            method = entry if "." in entry else f"Solution.{entry}"
-            return tuple(_functional(row) for row in rows), method
-        return tuple(Stdin(str(row["input"]), str(row["output"])) for row in rows), None
-    raise ValueError("expected a text, a list of statements, or a list of inputs with their outputs")
-
-
-def _functional(row: Mapping[str, Any]) -> Case:
-    try:
-        args = [json.loads(line) for line in str(row["input"]).splitlines() if line.strip()]
-        want = json.loads(str(row["output"]))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{short(str(row))} is not JSON") from error
-    return Case(f"assert candidate({', '.join(map(repr, args))}) == {want!r}")
-
-
-def _entry_of(tests: Sequence[str]) -> str | None:
-    """The function that all assertions call, builtins aside; None without one."""
-    known = set(vars(builtins)) | {"check", "candidate"}
-    each = [
-        [name for name in _CALLED.findall(line) if name not in known]
-        for test in tests
-        for line in test.splitlines()
-        if line.strip().startswith("assert")
-    ]
-    common = [name for name in each[0] if all(name in names for names in each)] if each else []
-    return common[0] if common else None
 
 
 def summary_of(outcome: Outcome) -> str:

@@ -259,6 +259,27 @@ def test_an_example_of_a_docstring(program: str, source: str, want: str, passed:
 
 
 @isolated
+@pytest.mark.parametrize("isolation", ["auto", "bubblewrap"])
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def test_it():\n    assert f(2) == 731",
+        "async def test_it():\n    assert f(2) == 731",
+        "import unittest\n\nclass Case(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(f(2), 731)",
+        "def check(given):\n    assert given(2) == 731",
+        "def  check (given):\n    assert given(2) == 731",
+        "async def check(given):\n    assert given(2) == 731",
+        "def check(given):\n    assert given(2) == 731\n\ncheck(f)",
+        "for x in (2,):\n    assert f(x) == 731",
+        "r = f(2)\nassert r == 731",
+    ],
+)
+def test_a_test_is_called_whatever_its_form_and_wherever_it_runs(test: str, isolation: Isolation) -> None:
+    assert run(job(RIGHT, test), isolation=isolation).ok
+    assert not run(job("def f(x):\n    return 0\n", test), isolation=isolation).ok
+
+
+@isolated
 def test_each_case_is_told_apart_and_says_what_came() -> None:
     program = "def f(x):\n    if x == 3: raise ValueError('three')\n    return x * 2"
     outcome = run(job(program, "assert f(1) == 2", "assert f(2) == 5", "assert f(3) == 6", "assert f(4) == 8"))

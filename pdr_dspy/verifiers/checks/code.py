@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,11 +13,11 @@ from pdr_dspy.text.task_examples import CodeExample, code_examples
 from pdr_dspy.verifiers import sandbox
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.checks.base import FEEDBACK_TOKENS, SyncForm, bounded, one_line
-from pdr_dspy.verifiers.code import as_limits, cases_of, check_isolation, completion_of
+from pdr_dspy.verifiers.code import as_limits, check_isolation, completion_of
+from pdr_dspy.verifiers.code_tests import NoEntry, begun, cases_of, tests_something
 from pdr_dspy.verifiers.fields import as_text, short
 from pdr_dspy.verifiers.sandbox import DEFAULT_LIMITS, Case, Isolation, Job, Limits, Outcome, Stdin, TestsBroken
 
-_DEFINED = re.compile(r"^(?:async[ \t]+)?def[ \t]+([A-Za-z_]\w*)", re.M)
 _SHOWN = 3
 
 
@@ -38,7 +38,8 @@ class CodeCheck(SyncForm):
     """The input with the function's name; None: the last function that the task begins, or the one that its tests
     call."""
     tests: str | None = None
-    """The input with public tests, in one of the forms of CodeVerifier; None: the examples in the task's text."""
+    """The input with public tests, in one of the forms of CodeVerifier; None: the examples in the task's text. A text
+    is one test."""
     limits: Limits = DEFAULT_LIMITS
     isolation: Isolation = "auto"
     feedback_tokens: int = FEEDBACK_TOKENS
@@ -73,20 +74,25 @@ class CodeCheck(SyncForm):
         entry = as_text(inputs.get(self.entry_point)) if self.entry_point else None
         if self.tests is not None:
             tests = inputs.get(self.tests)
-            if not tests:
+            if tests is None or (hasattr(tests, "__len__") and not len(tests)):
                 raise DataError(f"there are no public tests in the input {self.tests!r}")
             try:
-                cases, entry = cases_of(tests, entry)
+                cases, entry = cases_of(tests, entry, prompt)
+            except NoEntry as error:
+                raise DataError(
+                    f"the tests in the input {self.tests!r} name no function: {error}; begin it in the input "
+                    f"{self.prompt!r}, or give its name in an input and that input's in `CodeCheck(entry_point=...)`"
+                ) from error
             except ValueError as error:
                 raise DataError(f"the tests in the input {self.tests!r} cannot be read: {error}") from error
             return prompt, entry, cases
-        defined = _DEFINED.findall(prompt)
-        entry = entry or (defined[-1] if defined else None)
+        entry = entry or begun(prompt)
         examples = code_examples(prompt, entry)
         if not any(example.want is not None for example in examples):
             raise DataError(f"the task {short(prompt)} has no example that can be read with certainty")
         if entry is None:
-            _, entry = cases_of([example.source for example in examples], None)
+            with suppress(ValueError):  # without a name the examples find their function in the program
+                _, entry = cases_of([example.source for example in examples], None)
         return prompt, entry, tuple(_case(example) for example in examples)
 
     def describe(self) -> dict[str, Any]:
@@ -104,14 +110,13 @@ def _case(example: CodeExample) -> Case:
 
 
 def _score(job: Job, outcome: Outcome, tokens: int) -> Score:
-    # A statement that only prepares the next example is not counted as an example.
+    ran = list(zip(job.cases, outcome.results, strict=True))
+    # A statement that only prepares the next one is not counted, unless there is no other.
     counted = [
         (case, result)
-        for case, result in zip(job.cases, outcome.results, strict=True)
-        if isinstance(case, Stdin)
-        or case.want is not None
-        or case.source.lstrip().startswith(("assert", "def ", "class"))
-    ]
+        for case, result in ran
+        if isinstance(case, Stdin) or case.want is not None or tests_something(case.source)
+    ] or ran
     wrong = [(case, result) for case, result in counted if not result.passed]
     passed = len(counted) - len(wrong)
     value = passed / len(counted)

@@ -23,7 +23,7 @@ import resource
 import struct
 import sys
 from importlib.machinery import ModuleSpec, SourceFileLoader
-from types import ModuleType
+from types import CoroutineType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -704,12 +704,14 @@ class Tests:
         """Call the tests that a case defines without calling: `check(candidate)`, `test_...`, unittest's cases."""
         defined = [node.name for node in tree.body if isinstance(node, (*FUNCTIONS, ast.ClassDef))]
         if "check" in defined and not _calls(tree, "check"):
-            self.names["check"](self.names["candidate"])
+            if "candidate" not in self.names:
+                raise LookupError("the tests define `check` for a function, and none is named")
+            _finish(self.names["check"](self.names["candidate"]))
             return
         for name in defined:
             made = self.names.get(name)
             if name.startswith("test") and not isinstance(made, type) and callable(made) and not _calls(tree, name):
-                made()
+                _finish(made())
             elif isinstance(made, type) and "unittest" in sys.modules:
                 unittest = sys.modules["unittest"]
                 if issubclass(made, unittest.TestCase):
@@ -734,6 +736,16 @@ def _standard(name: str) -> Any:
         if name in getattr(public, "__all__", vars(public)) and not name.startswith("_"):
             return getattr(public, name)
     return None
+
+
+def _finish(result: Any) -> None:
+    """Run an asynchronous test to its end; without this it would pass unseen."""
+    if isinstance(result, CoroutineType):
+        try:
+            result.send(None)
+        except StopIteration:
+            return
+        raise RuntimeError("an asynchronous test waits for something, which no test can here")
 
 
 def _unittest(unittest: Any, made: type) -> None:

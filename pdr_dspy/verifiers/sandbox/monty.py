@@ -7,6 +7,7 @@ and kills its process if it does not stop.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import math
@@ -17,6 +18,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+from pdr_dspy.text.python_source import parsed
 from pdr_dspy.verifiers.sandbox.values import SIDE_BY_SIDE, Case, Job, Limits, Outcome, Result, failed
 
 NAME = "monty"
@@ -61,8 +63,34 @@ def missing() -> str | None:
 
 def suits(job: Job) -> bool:
     """Whether monty supports the job: its tests call one function of the program and compare data."""
-    whole = bool(job.cases) and all(isinstance(case, Case) and case.want is None for case in job.cases)
+    whole = bool(job.cases) and all(
+        isinstance(case, Case) and case.want is None and _runs_by_itself(case.source) for case in job.cases
+    )
     return whole and job.entry is not None and job.entry.isidentifier() and missing() is None
+
+
+def _runs_by_itself(source: str) -> bool:
+    """Whether a case is run by its statements, or by a call of its `check`: nothing here finds `test_...` and unittest's
+    cases, so they would pass unseen."""
+    tree = parsed(source)
+    return tree is not None and not any(
+        isinstance(node, (ast.AsyncFunctionDef, ast.ClassDef))
+        or (isinstance(node, ast.FunctionDef) and node.name.startswith("test"))
+        for node in tree.body
+    )
+
+
+def _calls_for_check(source: str) -> bool:
+    """Whether a case defines `check` without calling it."""
+    tree = parsed(source)
+    if tree is None or not any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
+        return False
+    return not any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check"
+        for statement in tree.body
+        if not isinstance(statement, ast.FunctionDef)
+        for node in ast.walk(statement)
+    )
 
 
 async def run(job: Job, limits: Limits) -> Outcome:
@@ -134,7 +162,7 @@ def _run(job: Job, limits: Limits) -> Outcome:
             for case in job.cases:
                 assert isinstance(case, Case)
                 source = case.source
-                if "def check(" in source:
+                if _calls_for_check(source):
                     source = f"{source}\ncheck({job.entry})\n"
                 tester.feed_run(source, print_callback=quiet(), external_lookup={"__call_program__": call_program})
                 results.append(Result(True))
