@@ -1,24 +1,33 @@
 """The Python programs in a completion.
 
-Texts are read line by line; only execution shows whether something is Python. A completion therefore has several
-readings, the most likely first. `task_examples` reads the examples of a task.
+A text that parses as Python is all code; of any other, the lines that keep it from parsing are prose. A completion may
+still have several readings, the most likely first. `task_examples` reads the examples of a task.
 """
 
 from __future__ import annotations
 
+import ast
+import itertools
 import re
 import textwrap
 from collections.abc import Iterator
 
+from pdr_dspy.text.python_source import MAX_SOURCE, binds, does_something, is_words, parsed
 from pdr_dspy.text.reasoning import split_thought
 
-MAX_CODE = 200_000
+MAX_CODE = MAX_SOURCE
 """Maximum characters of a completion, or of a task, that are searched."""
 
 _FENCE = re.compile(r"^(?P<before>.{0,80}?)(?P<marks>`{3,}|~{3,})[ \t]*(?P<language>[\w.+#-]*)[ \t]*(?:\{.*\})?[ \t]*$")
 _PYTHON = re.compile(r"(?:i?python[\d.]*|py[\d]?|sage)?", re.I)
 _INLINE = re.compile(r"```(?:python|py)?[ \t]*([^`\n]{1,500})```", re.I)
 _OPENS = re.compile(r"(?:async[ \t]+def|def|class|import|from)[ \t]|@\w")
+_BROKEN = re.compile(r"(?:async[ \t]+)?def[ \t]+\w+[ \t]*\(|class[ \t]+\w+[ \t]*[:(]|@\w+[\w.]*[ \t]*(?:\(|$)", re.M)
+"""Begins a definition, and hardly prose."""
+_TRIES = 10
+"""Open brackets and quotes in prose that are passed over, at most."""
+_CHUNKS = 5000
+"""Statements and lines of a text that are tried one by one, at most."""
 _STATEMENT = re.compile(
     r"(?:def|class|async|import|from|if|for|while|try|with|return|print|assert|raise|global|del|pass|yield|lambda|not)\b"
     r"|@|#|\"\"\"|'''|[)\]}]|[A-Za-z_][\w.]*(?:\[[^\]\n]*\])?[ \t]*(?:[-+*/%&|^]?=|\(|,[ \t]*[A-Za-z_]\w*[ \t]*=)"
@@ -53,6 +62,10 @@ def programs(completion: str, prompt: str = "", entry: str | None = None) -> tup
 
 def _readings(text: str, name: str | None) -> Iterator[str]:
     """Pieces of a completion that may be the code, the most likely first."""
+    whole_text = _whole(text, name)
+    if whole_text is not None:
+        yield whole_text
+        return
     first = next((line for line in text.split("\n") if line.strip()), "")
     if _OPENS.match(first) and "```" in text and _defines(text, name):
         yield text.strip("\n")  # code with fences inside its strings
@@ -61,8 +74,8 @@ def _readings(text: str, name: str | None) -> Iterator[str]:
     chosen = whole[-1] if whole else None
     if chosen is not None:
         place = len(blocks) - 1 - blocks[::-1].index(chosen)
-        before = [_definitions(code) for code in blocks[:place] if name is None or not _defines(code, name)]
-        after = [_definitions(code) for code in blocks[place + 1 :] if not _defines(code, name)]
+        before = [_helpers(code) for code in blocks[:place] if name is None or not _defines(code, name)]
+        after = [_helpers(code) for code in blocks[place + 1 :] if not _defines(code, name)]
         if name is not None:
             yield "\n".join([*filter(None, before), chosen, *filter(None, after)])
         yield chosen
@@ -77,15 +90,77 @@ def _readings(text: str, name: str | None) -> Iterator[str]:
     yield from _bare(text, name)
 
 
+def _whole(text: str, name: str | None) -> str | None:
+    """A text that is Python from its first line to its last, and the requested program; else None.
+
+    Nothing in it is dropped, since statements before the function may decide what it does, or stop the program.
+    """
+    for candidate in dict.fromkeys((text.strip("\n"), textwrap.dedent(text).strip("\n"))):
+        tree = parsed(candidate)
+        if tree is not None:
+            if not (does_something(tree) if name is None else binds(tree, name)):
+                return None
+            return _without_words(candidate, tree)
+    return None
+
+
+def _without_words(code: str, tree: ast.Module) -> str:
+    """The code without the lines of words before and after it that happen to be Python, such as `Solution`."""
+    body = list(tree.body)
+    lines = code.split("\n")
+    start, end = 0, len(lines)
+    while is_words(body[0]):
+        if body[0].end_lineno == body[1].lineno:  # `Here; x = 1`
+            break
+        start = body.pop(0).end_lineno or 0
+    while is_words(body[-1]):
+        if body[-1].lineno == body[-2].end_lineno:
+            break
+        end = body.pop().lineno - 1
+    return "\n".join(lines[start:end]).strip("\n") if (start, end) != (0, len(lines)) else code
+
+
+def _code_between(lines: list[str]) -> str | None:
+    """The statements of a text without the prose between them; None if a definition in it is broken."""
+    kept: list[str] = []
+    rest = "\n".join(lines)
+    tries = 0
+    while rest:
+        chunks = list(itertools.islice(_chunks(rest), _CHUNKS + 1))
+        rest = ""
+        if len(chunks) > _CHUNKS:
+            return None
+        for place, chunk in enumerate(chunks):
+            tree = parsed(chunk)
+            if tree is not None:
+                if not all(map(is_words, tree.body)) or not tree.body:
+                    kept.append(chunk)
+                continue
+            below = chunk.lstrip("\n").partition("\n")[2]
+            takes_more = re.search(r"^\S", below, re.M) is not None
+            # The last definition may be cut off by the token limit; any other that is broken is the program's fault.
+            if _BROKEN.match(chunk.lstrip("\n")) and (takes_more or place < len(chunks) - 1):
+                return None
+            # A bracket or a quote that the prose leaves open takes in the code below it.
+            if takes_more and tries < _TRIES:
+                tries += 1
+                rest = "\n".join([below, *chunks[place + 1 :]])
+                break
+    return "\n".join(kept).strip("\n") if any(line.strip() for line in kept) else None
+
+
 def _bare(text: str, name: str | None) -> Iterator[str]:
-    """Code without fences."""
+    """Code without fences, among prose."""
     lines = text.strip("\n").split("\n")
+    code = _code_between(lines)
+    found = parsed(code) if code is not None else None
+    if code is not None and found is not None and (does_something(found) if name is None else binds(found, name)):
+        yield code
+        return
     start = next((place for place, line in enumerate(lines) if _OPENS.match(line)), None)
     if start is not None and (name is None or _defines(text, name)):
-        code = lines[start:]
-        yield "\n".join(code)
-        yield "\n".join(code[: _prose(code)])
-        yield _definitions("\n".join(code))
+        # It is not Python: its error is the program's.
+        yield code if code is not None and _defines(code, name) else "\n".join(lines[start:])
         return
     yield "\n".join(lines)
     # The completion of a file continues after the function; its body ends at the first line without indentation.
@@ -98,14 +173,6 @@ def _bare(text: str, name: str | None) -> Iterator[str]:
         rest = lines[indented:]
         end = next((place for place, line in enumerate(rest) if line[:1].strip()), len(rest))
         yield "\n".join(rest[:end])
-
-
-def _prose(lines: list[str]) -> int:
-    """The line at which code ends and prose begins."""
-    for place, line in enumerate(lines):
-        if line[:1].strip() and not _STATEMENT.match(line):
-            return place
-    return len(lines)
 
 
 def _blocks(text: str) -> list[tuple[str, str]]:
@@ -141,8 +208,15 @@ def _blocks(text: str) -> list[tuple[str, str]]:
 
 
 def _defines(code: str, name: str | None) -> bool:
-    if name is None:
+    """Whether code defines a name at its top level, or seems to if it is not Python."""
+    if name is None or _begins(code, name):
         return True
+    tree = parsed(code) if name in code else None
+    return tree is not None and binds(tree, name)
+
+
+def _begins(code: str, name: str) -> bool:
+    """Whether a line at the left margin begins the definition of a name."""
     known = re.escape(name)
     return (
         re.search(
@@ -159,12 +233,17 @@ def _chunks(code: str) -> Iterator[str]:
     chunk: list[str] = []
     quote = ""
     depth = 0
+    decorated = False
     for line in code.split("\n"):
         begins = bool(line[:1].strip()) and line[0] not in ")]}#" and not quote and depth <= 0
-        goes_on = chunk and (chunk[-1].startswith("@") or re.match(r"(?:else|elif|except|finally)\b", line))
+        goes_on = chunk and (
+            decorated or chunk[-1].endswith("\\") or re.match(r"(?:else[ \t]*:|elif\b|except\b|finally[ \t]*:)", line)
+        )
         if begins and chunk and not goes_on:
             yield "\n".join(chunk)
             chunk = []
+        if begins:
+            decorated = line.startswith("@")
         chunk.append(line)
         quote, depth = _inside(line, quote, 0 if begins else depth)
     if chunk:
@@ -211,13 +290,27 @@ def _definitions(code: str) -> str:
     return "\n".join(chunk for chunk in _chunks(code) if _OPENS.match(chunk))
 
 
+def _helpers(code: str) -> str:
+    """The definitions and the constants in a block, without statements that run."""
+    return "\n".join(chunk for chunk in _chunks(code) if _OPENS.match(chunk) or _is_constant(chunk))
+
+
+def _is_constant(chunk: str) -> bool:
+    """Whether a statement assigns values that call nothing and use no name."""
+    tree = parsed(chunk)
+    match tree.body if tree is not None else []:
+        case [ast.Assign(value=value)] | [ast.AnnAssign(value=ast.expr() as value)]:
+            return not any(isinstance(node, (ast.Call, ast.Name, ast.Await)) for node in ast.walk(value))
+    return False
+
+
 def _completed(code: str, prompt: str, name: str | None) -> list[str]:
     """The code combined with the imports and helpers of the task, or inserted into the function that the task
     begins."""
-    if not _defines(prompt, name) or name is None:
+    if name is None or not _begins(prompt, name):
         return [code]
     if _defines(code, name):
-        brought = [chunk for chunk in _chunks(prompt) if not _defines(chunk, name) and not _is_prose(chunk)]
+        brought = [chunk for chunk in _chunks(prompt) if not _begins(chunk, name) and not _is_prose(chunk)]
         future = "".join(
             found if found.endswith("\n") else f"{found}\n" for found in _FUTURE.findall("\n".join([*brought, code]))
         )
@@ -242,6 +335,6 @@ def _is_prose(chunk: str) -> bool:
 def _indentation(prompt: str, name: str) -> str:
     """The indentation of the body of the function that the task begins."""
     lines = prompt.split("\n")
-    place = max(place for place, line in enumerate(lines) if _defines(line, name))
+    place = max(place for place, line in enumerate(lines) if _begins(line, name))
     after = next((line for line in lines[place + 1 :] if line.strip() and line[0] in " \t"), "    ")
     return after[: len(after) - len(after.lstrip())] or "    "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 MAX_SOURCE = 200_000
 """Maximum characters of a text that is parsed."""
 
-_ESCAPE = re.compile(r"\\N\{[^}\n]*\}|\\[^\n]")
+_ESCAPE = re.compile(r"\\N\{[^{}\\\n]{1,100}\}|\\[^\n]")
 _GLUED = re.compile(r"(?<=[0-9])(?=(?:and|else|for|if|in|is|not|or)\b)")
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 _BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
@@ -36,8 +36,11 @@ def parsed(text: str) -> ast.Module | None:
 
 
 def binds(tree: ast.Module, name: str) -> bool:
-    """Whether a module defines a name at its top level, under a condition or not."""
-    return name in bound(tree)
+    """Whether a module defines a name at its top level, under a condition or not.
+
+    Statements with a `return` outside of a function are a function's body: they define nothing.
+    """
+    return not any(isinstance(node, ast.Return) for node in _top(tree.body)) and name in bound(tree)
 
 
 def bound(tree: ast.Module) -> set[str]:
@@ -55,13 +58,13 @@ def bound(tree: ast.Module) -> set[str]:
 
 def _top(body: list[ast.stmt]) -> Iterator[ast.AST]:
     """The statements of a module, also those in conditions, loops and the like; not those in functions."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, _BLOCKS):
-            for part in ast.iter_child_nodes(statement):
-                inner = [part] if isinstance(part, ast.stmt) else getattr(part, "body", [])
-                if isinstance(inner, list):
-                    yield from _top(inner)
+    waiting: list[ast.AST] = list(body)
+    while waiting:  # not recursive: a chain of `elif` is as deep as it is long
+        node = waiting.pop()
+        if isinstance(node, ast.stmt):
+            yield node
+        if isinstance(node, (*_BLOCKS, ast.ExceptHandler, ast.match_case)):
+            waiting.extend(ast.iter_child_nodes(node))
 
 
 def _stored(statement: ast.stmt) -> Iterator[str]:
@@ -79,19 +82,22 @@ def is_words(statement: ast.stmt) -> bool:
     It has no effect as a program, except that its names may be undefined.
     """
     match statement:
-        case ast.AnnAssign(target=ast.Name(), annotation=said, value=None):
-            match said:
-                case ast.Call(func=ast.Name(id="O")):
-                    return True
-            return _only_words(said)
-        case ast.Expr(value=said):
-            return _only_words(said)
+        case ast.AnnAssign(target=ast.Name(), annotation=said, value=None) | ast.Expr(value=said):
+            return _only_words(said) and any(isinstance(node, ast.Name) for node in ast.walk(said))
     return False
 
 
 def _only_words(said: ast.expr) -> bool:
-    nodes = list(ast.walk(said))
-    return all(isinstance(node, _WORDS) for node in nodes) and any(isinstance(node, ast.Name) for node in nodes)
+    waiting: list[ast.AST] = [said]
+    while waiting:
+        node = waiting.pop()
+        match node:
+            case ast.Call(func=ast.Name(id="O"), keywords=[]):
+                continue
+        if not isinstance(node, _WORDS):
+            return False
+        waiting.extend(ast.iter_child_nodes(node))
+    return True
 
 
 def does_something(tree: ast.Module) -> bool:

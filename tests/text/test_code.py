@@ -91,9 +91,131 @@ def test_there_is_none_in_an_unfinished_thought_or_beyond_the_limit() -> None:
     assert programs("", PROMPT, "f") == ()
 
 
+DOUBLE = "def double(n):\n    return TWO * n"
+ORDERS = {
+    "a constant": "TWO = 2\n\n{}",
+    "a comment": "# Doubles.\nTWO = 2\n{}",
+    "a docstring": '"""Doubles."""\n\nTWO = 2\n{}',
+    "an annotation": "TWO: int = 2\n{}",
+    "several names": "TWO, X = 2, 3\n{}",
+    "a starred name": "*_, TWO = 1, 2\n{}",
+    "an item": "d = {{}}\nd['t'] = 2\nTWO = d['t']\n{}",
+    "a bracket": "(TWO) = 2\n{}",
+    "an expression": "(TWO := 2)\n{}",
+    "several lines": "TWO = (\n1\n+ 1\n)\n{}",
+    "a try": "try:\n    from nowhere_at_all import TWO\nexcept ImportError:\n    TWO = 2\n{}",
+    "a condition": "if True:\n    TWO = 2\nelse:\n    TWO = 3\n{}",
+    "a with": "from contextlib import suppress\nwith suppress(ValueError):\n    TWO = 2\n{}",
+    "a loop": "for TWO in (1, 2):\n    pass\n{}",
+    "a match": "match 1:\n    case 1:\n        TWO = 2\n{}",
+    "an assertion": "assert True\nTWO = 2\n{}",
+    "a call": "globals()['TWO'] = 2\n{}",
+    "from __future__": "from __future__ import annotations\nTWO = 2\n{}",
+    "a word": "Solution\n\nTWO = 2\n{}",
+    "words": "Solution in Python\nTWO = 2\n{}\n\nComplexity: O(n)\n- O(1)",
+    "prose": "Here is the code:\n\nTWO = 2\n\n{}\n\nIt doubles the number: that is all.",
+    "prose between": "Here's a constant.\nTWO = 2\n\nNow the function:\n\n{}",
+    "prose with an open bracket": "Sure (see below:\nTWO = 2\n{}",
+    "a list in prose": "Steps:\n- first\n- second\n1. third\n\nTWO = 2\n{}\n---\nDone!",
+    "a session after it": "TWO = 2\n{}\n\n>>> double(2)\n4\n",
+    "a decorator of several lines, and prose": "import functools\nTWO = 2\n\n@functools.lru_cache(\n    maxsize=None\n)\n{}\n\nIt is cached, too.",
+    "a continued line, and prose": "TWO = 1 + \\\n1\n{}\nIt is right, I think.",
+    "another function that is cut off": "TWO = 2\n{}\n\ndef other(n):\n    return (n +",
+    "a main part": "TWO = 2\n{}\n\nif __name__ == '__main__':\n    print(double(2))",
+    "a fenced block": "Code:\n```python\nTWO = 2\n\n{}\n```",
+    "a block before": "```python\nTWO = 2\n```\nand\n```python\n{}\n```",
+    "a fence in a docstring": 'TWO = 2\n\n{}\n\ndef other():\n    """Use:\n\n    ```python\n    double(2)\n    ```\n    """',
+    "an indentation of all": "  TWO = 2\n  def double(n):\n      return TWO * n",
+    "a definition under a condition": "TWO = 2\nif TWO:\n    def double(n):\n        return TWO * n",
+    "a definition in a tuple": "TWO, double = 2, lambda n: 2 * n",
+}  # fmt: skip
+STOPPED = {
+    "an exit": "raise SystemExit(3)\n{}",
+    "an exit in a condition": "if True:\n    raise SystemExit(3)\n{}",
+    "an exit after it": "{}\nraise SystemExit(3)",
+    "an exit after prose": "Here is the code:\nraise SystemExit(3)\n{}",
+    "an exit before prose": "{}\n\nraise SystemExit(3)\nThis is right, I think.",
+    "a failed assertion": "assert 0\n{}",
+    "an unknown name": "TWO = THREE - 1\n{}",
+    "a return at the margin": "return 5\n{}",
+    "a broken helper": "def helper(x) return x\n\n{}",
+    "a broken class": "class A(:\n    pass\n\n{}",
+}
+
+
+def doubled(texts: tuple[str, ...]) -> object:
+    """The result of the first text that Python compiles and that defines `double`, as the sandbox chooses it."""
+    for text in texts:
+        try:
+            made = compile(text, "test", "exec")
+        except SyntaxError:
+            continue
+        if "double" in made.co_names:
+            names = {"__name__": "tests"}
+            try:
+                exec(made, names)
+            except BaseException:
+                return None
+            return names["double"](2)  # type: ignore[operator]
+    return None
+
+
+@pytest.mark.parametrize("prompt", ["Double a number.", 'def double(n):\n    """Doubles."""\n'])
+@pytest.mark.parametrize("name", ORDERS)
+def test_statements_before_a_function_belong_to_the_program(name: str, prompt: str) -> None:
+    assert doubled(programs(ORDERS[name].format(DOUBLE), prompt, "double")) == 4
+
+
+@pytest.mark.parametrize("prompt", ["Double a number.", 'def double(n):\n    """Doubles."""\n'])
+@pytest.mark.parametrize("name", STOPPED)
+def test_statements_that_stop_a_program_are_not_dropped(name: str, prompt: str) -> None:
+    assert doubled(programs(STOPPED[name].format(DOUBLE.replace("TWO", "2")), prompt, "double")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("TWO = 2\nimport sys\nprint(TWO)", "TWO = 2\nimport sys\nprint(TWO)"),
+        ("while True: pass\nimport sys", "while True: pass\nimport sys"),
+        ("Here you go:\nTWO = 2\nimport sys\nprint(TWO)\nIt prints 2, as it must.", "TWO = 2\nimport sys\nprint(TWO)"),
+        ("n = int(input())\nprint(n * 2)", "n = int(input())\nprint(n * 2)"),
+        ("X = '\\d \\N{DASH}'\nprint(2if X else 3)", "X = '\\d \\N{DASH}'\nprint(2if X else 3)"),
+    ],
+)
+def test_a_script_keeps_its_order(text: str, code: str) -> None:
+    assert programs(text)[0] == code
+
+
+def test_a_broken_function_stays_broken() -> None:
+    text = "import math\nx = 3\ndef f(xs) return math.fsum(xs)"
+    assert outcome(programs(text, PROMPT, "f")) is None
+    assert "def f(xs) return" in programs(text, PROMPT, "f")[0]
+
+
+def test_a_long_chain_of_conditions_is_read() -> None:
+    chain = "".join(f"elif x == {n}:\n    y = {n}\n" for n in range(800))
+    text = f"x = 1\nif x == -1:\n    y = 0\n{chain}\ndef double(n):\n    return 2 * n"
+    assert programs(text, "", "double") == (text,)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "text", ["```" * 50_000, "`" * 100_000, "def f(" * 20_000, "(" * 100_000, "\n" * 100_000, "'''" * 30_000]
+    "text",
+    [
+        "```" * 50_000,
+        "`" * 100_000,
+        "def f(" * 20_000,
+        "(" * 100_000,
+        "\n" * 100_000,
+        "'''" * 30_000,
+        "x\n" * 90_000 + "a b",
+        "def f(\n" * 20_000,
+        "f(g(\n" * 30_000,
+        "\\N{" * 60_000,
+        "not " * 50_000,
+        "a-" * 900 + "a",
+        "x=" * 90_000 + "1",
+    ],
 )
 def test_hostile_completions_are_read_in_no_time(text: str) -> None:
     assert isinstance(programs(text, PROMPT, "f"), tuple)

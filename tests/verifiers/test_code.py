@@ -13,7 +13,7 @@ import pytest
 from pdr_dspy.errors import DataError
 from pdr_dspy.verifiers import CodeVerifier
 from pdr_dspy.verifiers.checks import CodeCheck
-from pdr_dspy.verifiers.sandbox import bubblewrap
+from pdr_dspy.verifiers.sandbox import Limits, bubblewrap
 
 WHY = bubblewrap.missing()
 isolated = pytest.mark.skipif(WHY is not None and not os.environ.get("CI"), reason=f"cannot isolate: {WHY}")
@@ -62,6 +62,36 @@ def test_tests_of_every_form_grade_right_and_wrong_programs(form: str, beginning
 
 @pytest.mark.slow
 @isolated
+@pytest.mark.parametrize("make", [str, lambda code: dspy.Code(code=code)])
+@pytest.mark.parametrize(
+    ("code", "value"),
+    [
+        ("TWO = 2\n\ndef double(n):\n    return TWO * n", 1),
+        ("```python\nTWO = 2\n\ndef double(n):\n    return TWO * n\n```", 1),
+        ("if True:\n    TWO = 2\ndef double(n):\n    return TWO * n", 1),
+        (f"raise SystemExit(3)\n{DOUBLE}", 0),
+        (f"while True: pass\n{DOUBLE}", 0),
+    ],
+)
+def test_statements_before_the_function_decide(code: str, value: int, make: Any) -> None:
+    task = {"prompt": "Write `def double(n)`.", "test": CHECK}
+    limits = Limits(seconds=0.5)
+    assert CodeVerifier(limits=limits)(dspy.Example(**task), dspy.Prediction(code=make(code))) == value
+    assert CodeCheck(tests="test", limits=limits).check(task, {"code": make(code)}) == value
+
+
+@pytest.mark.slow
+@isolated
+@pytest.mark.parametrize(("first", "value"), [("TWO = 2", 1), ("while True: pass", 0)])
+def test_a_script_may_begin_with_any_statement(first: str, value: int) -> None:
+    tests = [{"input": "3\n", "output": "6"}]
+    code = f"{first}\nimport sys\nprint(int(sys.stdin.read()) * TWO)"
+    check = CodeCheck(tests="test", limits=Limits(seconds=0.5))
+    assert check.check({"prompt": "Double it.", "test": tests}, {"code": code}) == value
+
+
+@pytest.mark.slow
+@isolated
 def test_a_method_that_the_task_begins() -> None:
     task = {"prompt": "class Solution:\n    def double(self, n):\n", "test": CHECK}
     program = "class Solution:\n    def double(self, n):\n        return 2 * n"
@@ -79,7 +109,7 @@ def test_statements_that_prepare_are_not_counted() -> None:
 @pytest.mark.parametrize("test", [CHECK, "assert candidate(2) == 4"])
 def test_a_candidate_without_a_name_is_no_verdict(test: str) -> None:
     task = {"prompt": "Double a number.", "test": test}
-    with pytest.raises(DataError, match="'test' name no function.*'entry_point'"):
+    with pytest.raises(DataError, match=r"'test' name no function.*'entry_point'"):
         CodeVerifier().check_gold(dspy.Example(**task))
     with pytest.raises(DataError, match=r"'test' name no function.*CodeCheck\(entry_point"):
         CodeCheck(tests="test").check(task, {"code": DOUBLE})
@@ -99,7 +129,7 @@ def test_a_candidate_without_a_name_is_no_verdict(test: str) -> None:
     ],
 )
 def test_a_text_that_tests_nothing_is_refused(test: Any) -> None:
-    with pytest.raises(DataError, match="'test' cannot be read.*write Python statements"):
+    with pytest.raises(DataError, match=r"'test' cannot be read.*write Python statements"):
         CodeVerifier().check_gold(dspy.Example(prompt="", test=test))
-    with pytest.raises(DataError, match="'test' cannot be read.*write Python statements"):
+    with pytest.raises(DataError, match=r"'test' cannot be read.*write Python statements"):
         CodeCheck(tests="test").check({"prompt": "", "test": test}, {"code": DOUBLE})

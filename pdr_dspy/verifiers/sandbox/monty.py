@@ -70,7 +70,7 @@ def suits(job: Job) -> bool:
 
 
 def _runs_by_itself(source: str) -> bool:
-    """Whether a case is run by its statements, or by a call of its `check`: nothing here finds `test_...` and unittest's
+    """Whether a case is run by its statements, or by a call of its `check`: nothing here finds `test_...` or unittest's
     cases, so they would pass unseen."""
     tree = parsed(source)
     return tree is not None and not any(
