@@ -322,8 +322,8 @@ def _completed(code: str, prompt: str, name: str | None) -> list[str]:
     first = next((line for line in lines if line.strip()), "")
     if first[:1] in (" ", "\t"):
         return [f"{begun}{code.strip(chr(10))}\n", f"{begun}{textwrap.indent(textwrap.dedent(code), unit)}\n"]
-    if _definitions(code).strip() == code.strip():  # only functions other than the requested one, and no body
-        return [code]
+    if parsed(code) is not None and _definitions(code).strip() == code.strip():
+        return [code]  # only functions other than the requested one, and no body
     body = textwrap.indent(code.strip("\n"), unit)
     return [f"{begun}{body}\n", f"{begun}{unit}{code.strip(chr(10))}\n"]
 

@@ -17,6 +17,7 @@ COMPLETIONS = {
     "the body": BODY,
     "the body without its first indentation": BODY.strip(),
     "the body without indentation": "total = helper(sum(xs))\nreturn total",
+    "a body that begins with a function, without its first indentation": "def twice(x):\n        return 2 * x\n    return twice(sum(xs))",
     "the body of a base model that goes on": BODY + "\n\ndef other():\n    pass\n\nprint(f([1]))\n",
     "the function": WHOLE,
     "prompt and body": PROMPT + BODY,
