@@ -21,6 +21,7 @@ from pdr_dspy.errors import ConfigError
 from pdr_dspy.operators.distillers.tally import tally
 from pdr_dspy.operators.workspace import Count, Draft, Workspace, candidates, fit
 from pdr_dspy.prompts.roles import Role
+from pdr_dspy.runtime.raised_by import raised_by
 
 ROLES = (Role.DISTILL, Role.SELECT)
 """The roles that a distiller may call."""
@@ -100,7 +101,13 @@ class DistillerInput:
                 "there is no gold answer: declare the distiller with `needs_gold=True`, and run it with "
                 "`evaluate(program, examples, verifier)`"
             )
-        return await asyncio.to_thread(self.oracle, draft.outputs)
+        oracle = self.oracle
+
+        def score() -> float:
+            with raised_by("the verifier"):
+                return oracle(draft.outputs)
+
+        return await asyncio.to_thread(score)
 
     async def shown(self, order: Sequence[Draft]) -> str:
         """All solutions as a distill call reads them: complete, unless the model's context is too small for them."""
