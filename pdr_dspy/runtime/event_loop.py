@@ -79,10 +79,11 @@ class _Loop(asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.Se
         self._stopped = False
         while True:
             try:
-                return super().run_forever()
+                super().run_forever()
             except (SystemExit, KeyboardInterrupt):
-                if self._stopped:  # asyncio has forgotten that
-                    return
+                if not self._stopped:  # asyncio itself has forgotten that it was
+                    continue
+            return
 
     def stop(self) -> None:
         self._stopped = True

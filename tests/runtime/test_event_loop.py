@@ -104,8 +104,7 @@ def test_an_exit_on_the_loop_is_raised_by_its_caller_and_ends_nothing_else(
 
     async def other() -> str:
         begun.set()
-        while not done.is_set():
-            await asyncio.sleep(0)
+        await asyncio.to_thread(done.wait, 30)
         return "finished"
 
     beside = threading.Thread(target=lambda: finished.append(event_loop.run(other)))
