@@ -198,8 +198,9 @@ class Registry(Generic[T]):
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:  # an import runs foreign code, which may raise anything
-            absent = isinstance(error, ModuleNotFoundError) and error.name in _packages_of(module)
-            remedy = f"; install `{error.name}`, or set PYTHONPATH to the folder that it is in" if absent else ""
+            absent = error.name if isinstance(error, ModuleNotFoundError) else None
+            own = absent in _packages_of(module)
+            remedy = f"; install `{absent}`, or set PYTHONPATH to the folder that it is in" if own else ""
             raise ConfigError(f"{what} cannot be imported: {type(error).__name__}: {error}{remedy}") from error
         try:
             return self._check(name, found)
