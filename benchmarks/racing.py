@@ -6,16 +6,18 @@ of earlier calls, phase by phase, as `pdr_dspy.search.racing.cost_model.predict`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks.reasoner import Cell as Simulated
 from benchmarks.reasoner import World
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.search.candidates import families_of, filled
 from pdr_dspy.search.proposing.samplers import Proposer
 from pdr_dspy.search.racing.cost_model import SLACK
 from pdr_dspy.search.racing.pareto import Limits
-from pdr_dspy.search.racing.plan import Cell, Measure, Plan, Propose, Proposed, Stage, Write
+from pdr_dspy.search.racing.plan import Cell, Found, Measure, Plan, Propose, Proposed, Stage, Write
 from pdr_dspy.search.replays import replays
 from pdr_dspy.search.settings import Confirm, SearchSettings
 from pdr_dspy.search.space.candidate import Candidate
@@ -47,10 +49,12 @@ def search(
     sampler: Any = "tpe",
     proposer: Proposer | None = None,
     ending: Mapping[str, Any] = MappingProxyType({}),
+    presets: bool = False,
     **settings: Any,
-) -> Iterator[Progress]:
-    """Run the plan on a world. Searches of one world may share a `proposer`; `ending` has further arguments of `Plan`,
-    and `settings` are fields of `SearchSettings`."""
+) -> Generator[Progress, None, Found]:
+    """Run the plan on a world, and return what it found. Searches of one world may share a `proposer`; `ending` has
+    further arguments of `Plan`, and `settings` are fields of `SearchSettings`. With `presets` the library's first
+    candidates come before the proposals."""
     given = SearchSettings(limits=limits, seed=seed, confirm=Confirm(repeats=1), **settings)
     plan = Plan(given, questions=len(questions), held_out=0, trials=trials, **ending)
     proposer = proposer or Proposer(space, limits=limits, seed=seed, sampler=sampler)
@@ -65,9 +69,9 @@ def search(
             found = end.value
             break
         if isinstance(request, Propose):
-            answer = proposer.propose(
-                request.tried, request.wanted, cohort=request.cohort, too_expensive=prices.too_expensive
-            )
+            start = proposer.expected(given.prior, request, _not(prices.too_expensive))
+            start += _presets(space, prices) if presets else []
+            answer = filled(start, proposer, request, request.tried, _not(prices.too_expensive))
             free = replays(space, request.tried, request.free, _affordable(prices, answer))
             answer += [Proposed("same calls", candidate, free=True) for candidate in free]
             continue
@@ -86,6 +90,22 @@ def search(
     if found.chosen is not None:
         chosen = plan.arms[found.chosen].candidate
         yield Progress(found.paid, full, chosen, found.finalists[0].pooled, ())
+    return found
+
+
+def _not(holds: Callable[[Candidate], bool]) -> Callable[[Candidate], bool]:
+    return lambda candidate: not holds(candidate)
+
+
+def _presets(space: Space, prices: Prices) -> list[Proposed]:
+    """The first affordable schedule of each kind, as `pdr_dspy.search.candidates.presets` has them."""
+    caps = sorted(space.draft_tokens)
+    own = Schedule(widths=(1,), kappa=max(space.kappa), draft_tokens=caps[len(caps) // 2])
+    found = []
+    for name, kind in families_of(own, space):
+        fitting = (Candidate(one, {}) for one in kind if one in space)
+        found += [Proposed(name, one) for one in fitting if not prices.too_expensive(one)][:1]
+    return found
 
 
 def _affordable(prices: Prices, but: Sequence[Proposed]) -> Callable[[Candidate], bool]:

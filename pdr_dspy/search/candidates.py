@@ -108,11 +108,12 @@ def _on_models(own: Schedule, space: Space) -> list[tuple[str, Schedule]]:
 def _families(operator: Operator, space: Space) -> list[tuple[str, list[Schedule]]]:
     """Schedules of each kind for an operator on each model, the widest first."""
     models = _on_models(operator.schedule, space)
-    found = [[(f"{name}{suffix}", kind) for name, kind in _families_of(one, space)] for suffix, one in models]
+    found = [[(f"{name}{suffix}", kind) for name, kind in families_of(one, space)] for suffix, one in models]
     return [family for same_kind in zip(*found, strict=True) for family in same_kind]
 
 
-def _families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
+def families_of(own: Schedule, space: Space) -> list[tuple[str, list[Schedule]]]:
+    """Schedules of each kind around a schedule, the widest first; some may be outside of the space."""
     plain = own.replace(widths=(1,), critique=False, final="refine", check=None, keep=False, stop_at=None)
     widths = sorted({width for width in space.widths if width > 1}, reverse=True)
     checks = [check for check in space.check if check is not None]
@@ -157,7 +158,8 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
     """
     affordable = _Affordable(problem, profile)
     tried = request.tried[1:] if problem.mixed else request.tried  # a mixed student is not a candidate
-    found = _trials(problem, proposer, request, tried, affordable)
+    start = [*proposer.expected(problem.settings.prior, request, affordable), *presets(problem, affordable)]
+    found = filled(start, proposer, request, tried, affordable)
     if isinstance(proposer.space, Space) and request.free:
         known = {one.candidate.key for one in found}
         free = replays(proposer.space, tried, request.free, lambda one: one.key not in known and affordable(one))
@@ -165,26 +167,28 @@ def propose(problem: Problem, proposer: Proposer, request: Propose, profile: Pro
     return found
 
 
-def _trials(
-    problem: Problem,
+def filled(
+    start: Sequence[Proposed],
     proposer: Proposer,
     request: Propose,
     tried: Sequence[Tried],
     affordable: Callable[[Candidate], bool],
 ) -> list[Proposed]:
+    """The candidates of a cohort: first those of `start` that were not tried, then proposals based on the results so
+    far."""
     seen = {known.candidate.key for known in tried}
     named: dict[str, Proposed] = {}
-    for one in presets(problem, affordable):
+    for one in start:
         named.setdefault(one.candidate.key, one)
-    start = [one for key, one in named.items() if key not in seen][: request.wanted]
-    left = request.wanted - len(start)
+    new = [one for key, one in named.items() if key not in seen][: request.wanted]
+    left = request.wanted - len(new)
     if not left:
-        return start
-    waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in start)
+        return new
+    waiting = tuple(Tried(one.candidate, math.nan, math.nan, math.nan, 0) for one in new)
     more = proposer.propose(
         (*tried, *waiting), left, cohort=request.cohort, too_expensive=lambda candidate: not affordable(candidate)
     )
-    return [*start, *more]
+    return [*new, *more]
 
 
 class _Affordable:

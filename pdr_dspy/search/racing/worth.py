@@ -23,8 +23,8 @@ from pdr_dspy.search.racing.surrogate import (
     additive,
     distances,
     one_thread,
-    posterior,
     priors,
+    weighed,
 )
 from pdr_dspy.search.space.candidate import Candidate
 
@@ -49,20 +49,23 @@ class Belief(NamedTuple):
     posteriors: tuple[Posterior, ...]
 
 
-def believe(scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate] = ()) -> Belief:
+def believe(
+    scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate] = (), expected: Array | None = None
+) -> Belief:
     """The joint posterior of some programs.
 
     Args:
         scores: of the measured programs; each needs at least one.
         candidates: the measured programs, in the same order.
         new: programs that were not measured.
+        expected: of all of them in this order, as in `surrogate.pool`.
     """
     with one_thread():
         own = additive(scores)
         found: list[tuple[float, Posterior]] = []
         for prior in priors(distances([*candidates, *new]), SMALLER):
-            known = posterior(own.mean, own.noise**2, prior.covariance)
-            found.append((known.likelihood + prior.preference, known))
+            for _, known in weighed(own, prior, expected):
+                found.append((known.likelihood + prior.preference, known))
     most = max(value for value, _ in found)
     kept = [(math.exp(value - most), known) for value, known in found if value > most + math.log(NEGLIGIBLE)]
     total = sum(weight for weight, _ in kept)
@@ -99,7 +102,11 @@ def _draws(count: int) -> Array:
 
 
 def of_cohort(
-    scores: Scores, candidates: Sequence[Candidate], new: Sequence[Candidate], allowed: Sequence[int]
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    new: Sequence[Candidate],
+    allowed: Sequence[int],
+    expected: Array | None = None,
 ) -> float:
     """The expected gain of measuring new programs on all questions.
 
@@ -107,8 +114,9 @@ def of_cohort(
         scores, candidates: of the measured programs.
         new: the programs to be measured; their errors are those of the measured programs with the most runs.
         allowed: the measured programs that could be chosen.
+        expected: of the measured and the new programs, as in `surrogate.pool`.
     """
-    belief = believe(scores, candidates, new)
+    belief = believe(scores, candidates, new, expected)
     most = max(map(len, scores))
     errors = [error**2 for error, own in zip(belief.own.noise, scores, strict=True) if len(own) == most]
     places = range(len(candidates), len(candidates) + len(new))
@@ -117,7 +125,12 @@ def of_cohort(
 
 
 def of_repeats(
-    scores: Scores, candidates: Sequence[Candidate], again: Sequence[int], allowed: Sequence[int], most: int
+    scores: Scores,
+    candidates: Sequence[Candidate],
+    again: Sequence[int],
+    allowed: Sequence[int],
+    most: int,
+    expected: Array | None = None,
 ) -> Iterator[float | None]:
     """The expected gain of running some programs once more on each of their questions, twice more, and so on up to
     `most` times; None if the variance between runs is unknown.
@@ -127,8 +140,9 @@ def of_repeats(
         again: the places of those that run again.
         allowed: of those, the places of the ones that could be chosen.
         most: maximum further runs.
+        expected: of the measured programs, as in `surrogate.pool`.
     """
-    belief = believe(scores, candidates)
+    belief = believe(scores, candidates, expected=expected)
     for times in range(1, most + 1):
         less = belief.own.less(times)
         errors: dict[int, float] = {}
