@@ -123,7 +123,7 @@ def main() -> None:
     for name, (known, candidates) in real().items():
         others = learn([other for place, (other, _) in real().items() if place != name])
         scores = [one.score for one in known]
-        orders = [_correlation(prior.means(candidates), scores) for prior in (worlds(), others)]
+        orders = [_correlation(list(prior.means(candidates)), scores) for prior in (worlds(), others)]
         table.add_row(name, str(len(known)), *(f"{order:.2f}" for order in orders))
     Console(width=100).print(table)
 

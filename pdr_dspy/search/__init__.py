@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pdr_dspy.search.front_members import Member
 from pdr_dspy.search.optimizer import Estimate, PDROptimizer
+from pdr_dspy.search.prior import Prior
 from pdr_dspy.search.proposing.failures import Failure, failures_of
 from pdr_dspy.search.proposing.instructions import Proposal, Proposals, feedback, propose
 from pdr_dspy.search.racing.confirmation import Confirmation
@@ -38,6 +39,7 @@ __all__ = [
     "Member",
     "Outcomes",
     "PDROptimizer",
+    "Prior",
     "Proposal",
     "Proposals",
     "Race",

@@ -7,9 +7,9 @@ names of models and checks. The programs of all earlier searches have a joint Ga
 
 whose shared part is the prior: searches that disagree leave little of it (multi-task Gaussian processes, Bonilla et
 al. 2007). A new search uses it in two ways. A few of its first trials are schedules with high expectations (warm start,
-as in Feurer et al. 2015). The pooled estimates (`racing.surrogate`) have it as their mean, with a weight that the scores
-of the new search choose, 0 among the candidates; so what does not hold for the new task is ignored, as by the ranking
-weights of RGPE (Feurer et al. 2018).
+as in Feurer et al. 2015). The pooled estimates (`racing.surrogate`) have it as their mean, with a weight that the
+scores of the new search choose, 0 among the candidates; so what does not hold for the new task is ignored, as by the
+ranking weights of RGPE (Feurer et al. 2018).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pdr_dspy.errors import ConfigError, StoreError
 from pdr_dspy.runtime.atomic_write import local_path
@@ -40,6 +41,8 @@ SHARES = (0.1, 0.5, 0.9, 0.99)
 """Candidates for the fraction of the variance that searches share."""
 NEW_SPREAD, NEW_LENGTH, NEW_SHARE = 0.05, 1.5, 0.9
 """What is assumed of a new search's deviations from the prior when its first trials are chosen."""
+SHORTLIST = 300
+"""Candidates with the highest expectations among which they are chosen."""
 
 Positions = Mapping[str, float | str]
 
@@ -89,8 +92,11 @@ class Prior(Settings):
 
     def first(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
         """The first of some candidates to try: with high expectations, and unlike each other, since a new search
-        deviates from the prior by regions. Each pick has the highest upper confidence bound after those before it."""
+        deviates from the prior by regions. Each pick has the highest upper confidence bound after those before it.
+        Empty if it expects the same of all."""
         means = self.means(candidates)
+        if len(means) == 0 or np.ptp(means) == 0:
+            return []
         order = [int(place) for place in np.argsort(-means, kind="stable")[:SHORTLIST]]
         found = [candidates[place] for place in order]
         alike = np.exp(-0.5 * (gaps(*[[transferable(one) for one in found]] * 2) / NEW_LENGTH) ** 2)
@@ -102,10 +108,6 @@ class Prior(Settings):
             picked.append(best := int(np.argmax(bound)))
             left = left - np.outer(left[:, best], left[best]) / (left[best, best] + NEW_SPREAD**2 / 25)
         return [found[place] for place in picked]
-
-
-SHORTLIST = 300
-"""Candidates with the highest expectations among which the first trials are chosen."""
 
 
 def transferable(candidate: Candidate) -> dict[str, float | str]:
@@ -142,8 +144,9 @@ class _Fit(NamedTuple):
     weights: Array
 
 
-def _fits(points: Sequence[Known], of: Array) -> Iterator[_Fit]:
-    """The shared part under each choice of its parameters; the level of each search is fitted."""
+def _fits(points: Sequence[Known], of: NDArray[Any]) -> Iterator[_Fit]:
+    """The shared part under each choice of its parameters, given the number of each point's search, whose level is
+    fitted."""
     scores, noise = np.array([one.score for one in points]), np.array([max(one.sd, 0.005) ** 2 for one in points])
     distances, same = gaps(*[[one.positions for one in points]] * 2), np.equal.outer(of, of)
     levels = np.equal.outer(of, np.unique(of)).astype(float)

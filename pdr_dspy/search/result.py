@@ -88,6 +88,8 @@ class SearchResult:
     """Tokens of calls that were replayed from the store."""
     tied: tuple[int, ...] = ()
     """Finalists that are as good as `best` within the search's `margin`, and cost more."""
+    prior_weight: float | None = None
+    """The weight, 0 to 1, that the scores gave to what the searches of `prior` had learnt; None without a prior."""
     proposals: Proposals | None = field(default=None, repr=False)
     """Instructions that a model wrote for the search, with their cost; None if none were requested."""
     rows: Rows = field(default_factory=dict, repr=False)
@@ -176,6 +178,7 @@ def write(
         "front": [trial.number for trial in result.front],
         "stopped": result.stopped,
         "tied": list(result.tied),
+        **({} if result.prior_weight is None else {"prior_weight": result.prior_weight}),
         "paid": result.paid,
         "saved": result.saved,
         "proposals": None if result.proposals is None else json.loads(result.proposals.model_dump_json()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -98,6 +99,10 @@ def optimize(
             "each has its own with its path in front, as solve.widths=1,4.",
         ),
     ] = None,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option("--prior", help="The run folder of an earlier search to learn from; repeatable."),
+    ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -143,6 +148,7 @@ def optimize(
         margin=margin,
         accept=accept,
         prompts=prompts,
+        **({"prior": [str(place) for place in prior]} if prior else {}),
         storage=storage,
         study=study,
         trusted=trusted,

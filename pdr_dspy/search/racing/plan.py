@@ -201,6 +201,8 @@ class Found:
     """Cells on the held-out questions, for the chosen program and the student."""
     stopped: str
     """Why no more candidates were tried, and why finalists ran fewer times again than they could."""
+    prior_weight: float | None
+    """The weight that the scores gave to what earlier searches learnt; None without a prior."""
     tied: tuple[int, ...]
     """Other finalists within the limits whose estimates are at most the margin below the best, or above the chosen
     one's."""
@@ -273,6 +275,7 @@ class Plan:
             chosen=chosen,
             confirmation=confirmed,
             stopped="; ".join(filter(None, (stopped, enough))),
+            prior_weight=None if self.settings.prior is None else self.surface().weight,
             tied=tied,
             paid=self.paid,
             saved=self.saved,
