@@ -25,7 +25,7 @@ LEVELS = {
     "four": countdown.OPTIONS,
 }
 """Numbers to use; a level is taken where one pass is right 15 to 60 % of the time."""
-LEVEL = "three"
+LEVEL = "two"
 LIMIT = 40
 
 

@@ -262,6 +262,7 @@ def test_a_verifier_that_cannot_be_made_is_one_sentence_at_the_command_line(
     assert said in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_the_command_line_grades_with_a_judge_on_a_server_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

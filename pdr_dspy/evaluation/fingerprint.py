@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
@@ -45,13 +46,31 @@ def _prompt_state(parameter: Any) -> Any:
 def _attributes(program: dspy.Module) -> dict[str, Any]:
     """The public attributes of a program's modules that can be compared, by path."""
     found: dict[str, Any] = {}
-    for path, module in program.named_sub_modules():
-        if isinstance(module, dspy.Module) and not isinstance(module, dspy.Predict):  # predictors count as parameters
+    for path, module in _modules(program):
+        if not isinstance(module, dspy.Predict):  # predictors count as parameters
             for name, value in vars(module).items():
                 known = _UNKNOWN if name.startswith("_") or name in _RECORDS else _comparable(value)
                 if known is not _UNKNOWN:
                     found[f"{path}.{name}"] = known
     return found
+
+
+def _modules(program: dspy.Module) -> Iterator[tuple[str, dspy.Module]]:
+    """`program.named_sub_modules()` without a search of the modules' histories, which takes seconds after many runs."""
+    queue: deque[tuple[str, Any]] = deque([("self", program)])
+    seen: set[int] = set()
+    while queue:
+        path, item = queue.popleft()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, dspy.Module):
+            yield path, item
+            queue += [(f"{path}.{name}", value) for name, value in vars(item).items() if name not in _RECORDS]
+        elif isinstance(item, list | tuple):
+            queue += [(f"{path}[{place}]", value) for place, value in enumerate(item)]
+        elif isinstance(item, dict):
+            queue += [(f"{path}[{key}]", value) for key, value in item.items()]
 
 
 _RECORDS = frozenset(("history", "callbacks", "artifact"))

@@ -21,7 +21,7 @@ from pdr_dspy.operators.schedule import Schedule
 from pdr_dspy.operators.workspace import Draft
 from pdr_dspy.prompts.content import media_count, prompt_text
 from pdr_dspy.prompts.form import label
-from pdr_dspy.prompts.render import render
+from pdr_dspy.prompts.render import most_bytes, render
 from pdr_dspy.prompts.roles import Role, signature_of
 
 TEMPLATE_TOKENS = 24
@@ -133,6 +133,12 @@ class Question:
         text, media = self._prompt(role, values)
         return TEMPLATE_TOKENS + MEDIA_TOKENS * media + len(text.encode("utf-8", "replace"))
 
+    def _surely_fits(self, role: Role, tokens: int) -> bool:
+        """Whether the prompt fits by a rough bound, for which it is not rendered."""
+        predictor = self.predictors[role]
+        most = most_bytes(signature_of(predictor), predictor.demos, self.inputs)
+        return most is not None and TEMPLATE_TOKENS + most <= tokens
+
     def _prompt(self, role: Role, values: Mapping[str, Any]) -> tuple[str, int]:
         """The text of a prompt, and the number of its images and other attachments."""
         predictor = self.predictors[role]
@@ -159,7 +165,8 @@ class Question:
         contexts = {role: context for role, context in known.items() if context is not None}
         roles = list(contexts)
         kappa = self.schedule.kappa
-        if all(self.most_tokens(role, {}) + kappa + self.sampling(role).cap <= contexts[role] for role in roles):
+        rest = {role: context - kappa - self.sampling(role).cap for role, context in contexts.items()}
+        if all(self._surely_fits(role, rest[role]) or self.most_tokens(role, {}) <= rest[role] for role in roles):
             return
         for role, prompt in zip(roles, await self.prompt_sizes([(role, {}) for role in roles]), strict=True):
             cap = self.sampling(role).cap

@@ -417,7 +417,8 @@ class Schedule(Settings):
 
     def _checks(self) -> str:
         """Checks and finals in text form, each only if it differs from the paper's."""
-        final = f" final={self.final}" if self.final != "refine" and self.rounds > 1 else ""
+        chosen = self.final != "refine" and self.rounds > 1 and self.widths[-1] > 1
+        final = f" final={self.final}" if chosen else ""
         stop_at = "" if self.stop_at is None else f" stop_at={self.stop_at:g}"
         stop_at += "" if self.first_wave is None else f" first_wave={self.first_wave}"
         stop_at += "" if self.next_wave is None else f" next_wave={self.next_wave}"

@@ -116,6 +116,13 @@ class Form:
         return _form(self._outputs)
 
     @cached_property
+    def frame_bytes(self) -> int:
+        """A bound on the bytes of a prompt without demonstrations, its inputs' values left out."""
+        return sum(
+            len(text.encode("utf-8", "replace")) + 4 for text in (self.system, self.ending, *self.inputs.values())
+        )
+
+    @cached_property
     def label(self) -> re.Pattern[str]:
         """Matches the beginning of a labelled field's statement."""
         return _label_pattern(tuple(self.labelled))

@@ -36,6 +36,20 @@ def render(
     return messages
 
 
+def most_bytes(
+    signature: type[dspy.Signature], demos: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
+) -> int | None:
+    """A bound on the bytes of a prompt's text, without rendering it; None if only the rendered prompt tells: with a
+    user's adapter, demonstrations, earlier turns, or inputs that are no texts."""
+    form = form_of(signature)
+    if dspy.settings.adapter is not None or demos or form.history is not None:
+        return None
+    texts = [value for name in form.inputs if (value := inputs.get(name)) is not None]
+    if not all(type(text) is str for text in texts):
+        return None
+    return form.frame_bytes + 4 * sum(map(len, texts))  # UTF-8 has at most 4 bytes for a character
+
+
 def _request(form: Form, values: Mapping[str, Any]) -> Content:
     """A user message that requests a reply."""
     return joined([*_inputs(form, values), f"\n\n{form.ending}"])

@@ -57,7 +57,8 @@ class Verifier(Protocol):
     Verifiers are frozen values: two with the same settings are equal, and `describe()` is enough to rebuild one. A
     verifier that waits for a model or a sandbox may also have `averify(example, prediction)`, which async code awaits
     instead; its class attribute `grades_drafts = True` states that a verdict costs no tokens, so that evaluations grade
-    every draft.
+    every draft. A verifier that only compares short texts may have `instant = True`: async code then calls it without a
+    thread. Subclasses do not inherit that, since they may be slow.
     """
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Score:

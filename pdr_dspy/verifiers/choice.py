@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.choices import to_choice
@@ -23,6 +23,8 @@ class ChoiceVerifier(Fields):
     `options` are the options themselves, or the name of the example's field that holds them. Without it, a gold answer
     of one letter is one of A to J, and any other gold answer must be repeated exactly, apart from case and wrapping.
     """
+
+    instant: ClassVar[bool] = True
 
     options: tuple[str, ...] | str = ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.verifiers.base import Score
 from pdr_dspy.verifiers.fields import Fields, answer_text, as_text, gold_text, lookup, short, unanswered
@@ -28,6 +28,8 @@ class ExactVerifier(Fields):
     are ignored unless the gold text has them; underscores always count: `__init__` is not `init`. The full stop of a
     sentence may be missing.
     """
+
+    instant: ClassVar[bool] = True
 
     ignore_case: bool = False
     ignore_space: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pdr_dspy.errors import ConfigError, DataError
 from pdr_dspy.text.answers import to_number
@@ -24,6 +24,8 @@ class NumberVerifier(Fields):
     of guesses names no number. The answer may differ by `tolerance`, or by the fraction `relative` of the gold number,
     whichever is larger.
     """
+
+    instant: ClassVar[bool] = True
 
     tolerance: float = 0.0
     relative: float = 0.0

@@ -179,6 +179,7 @@ def test_texts_are_kept_unless_told_otherwise(
     assert not list((folder / "without").rglob("texts.jsonl"))
 
 
+@pytest.mark.slow
 def test_eval_says_how_answers_were_found(folder: Path, pdr: Callable[..., Result]) -> None:
     def boxed(body: dict[str, Any], seed: int) -> str:
         label = add_one(body, seed)
@@ -239,6 +240,7 @@ def test_compare_matches_tokens(folder: Path, server: MockServer, pdr: Callable[
     assert pdr("report", "out").stdout == "out/report.html\n"
 
 
+@pytest.mark.slow
 def test_a_saved_program_runs_like_the_one_it_was_saved_from(
     folder: Path, server: MockServer, pdr: Callable[..., Result]
 ) -> None:

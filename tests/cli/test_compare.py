@@ -56,6 +56,7 @@ def compared(server: MockServer, run_dir: Path, schedule: Schedule, **limits: An
 
 
 @pytest.mark.parametrize(("kind", "there"), [("int", False), ("str", True), ("Literal['1', '2']", False)])
+@pytest.mark.slow
 def test_text_has_the_draft_most_like_the_others_beside_the_vote_at_no_further_call(
     folder: Path, server: MockServer, kind: str, there: bool
 ) -> None:
@@ -68,6 +69,7 @@ def test_text_has_the_draft_most_like_the_others_beside_the_vote_at_no_further_c
         assert lines["medoid of 4"].matched == "B_total"
 
 
+@pytest.mark.slow
 def test_a_vote_is_matched_by_as_many_passes_without_any_further_call(folder: Path, server: MockServer) -> None:
     lines = compared(server, folder / "out", Schedule(widths=(4,), final="vote", draft_tokens=64), most_rounds=2)
     assert lines["majority of 4"].matched == "B_total"

@@ -102,6 +102,7 @@ def test_own_data_is_evaluated(pdr: Callable[..., Result], target: str, data: tu
         ("message -> category: Literal['billing', 'bug']", "bug", False),
     ],
 )
+@pytest.mark.slow
 def test_wrong_answers_are_shown_with_the_labels_that_the_model_was_not_told(
     pdr: Callable[..., Result], target: str, answer: str, remedy: bool
 ) -> None:
@@ -166,6 +167,7 @@ def own_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("order", [("mine", "gsm8k"), ("gsm8k", "mine")])
+@pytest.mark.slow
 def test_a_folder_of_ones_own_called_programs_stands_beside_the_built_in_ones(
     pdr: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: tuple[str, str]
 ) -> None:
@@ -195,6 +197,7 @@ def test_a_new_program_runs(pdr: Callable[..., Result], monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("old", "new"), [("widths=(4, 1)", "widths=(2, 1)"), ("prediction.answer ==", "prediction.answer + 1 ==")]
 )
+@pytest.mark.slow
 def test_an_edited_program_has_a_run_folder_of_its_own(
     pdr: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, old: str, new: str
 ) -> None:

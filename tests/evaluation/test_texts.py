@@ -99,6 +99,7 @@ def test_a_long_text_keeps_its_two_ends() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 1, 900, 10**7])
+@pytest.mark.slow
 def test_the_file_stays_within_its_bound_and_rows_are_all_there(tmp_path: Path, most: int) -> None:
     report = run(run_dir=tmp_path, max_text_bytes=most)
     size = (tmp_path / TEXTS).stat().st_size if (tmp_path / TEXTS).exists() else 0

@@ -21,6 +21,7 @@ from studies import (
     calculator,
     countdown,
     expectation,
+    extraction,
     humaneval,
     picker,
     results,
@@ -166,7 +167,7 @@ def test_the_real_check_lies_where_a_made_one_was_put() -> None:
     assert place.foreseen == pytest.approx(place.score, abs=0.02)
 
 
-@pytest.mark.parametrize("module", [countdown, arithmetic])
+@pytest.mark.parametrize("module", [countdown, arithmetic, extraction])
 def test_the_studies_of_the_plans_run(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "ROWS", tmp_path / "rows")
 
@@ -180,7 +181,8 @@ def test_the_studies_of_the_plans_run(module: Any, tmp_path: Path, monkeypatch: 
     lines = study.read_lines(tmp_path / "rows" / f"{made.name}-mock.jsonl")
     assert {name: len(some) for name, some in lines.items()} == dict.fromkeys(reports, 2)
     assert not any(one.error for some in lines.values() for one in some)
-    assert all(check is not None for one in lines["best of 8"] for check in one.checks[0])
+    assert all(check is not None for one in lines.get("best of 8", ()) for check in one.checks[0])
+    assert results.reference(lines) == next(iter(made.programs))
     assert all(sum(map(len, one.shown[0])) for one in lines["PDR 8-1 random"])
 
 

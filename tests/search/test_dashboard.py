@@ -46,6 +46,7 @@ def test_the_plot_shows_the_front_and_the_others_with_intervals() -> None:
     assert front_figure(RECORDS[2:3]) is None
 
 
+@pytest.mark.slow
 def test_a_study_has_them_once_and_as_they_are_now(tmp_path: Path) -> None:
     best = tmp_path / "best.json"
     best.write_text("{}")

@@ -101,6 +101,7 @@ def test_optuna_reads_values_states_and_parameters(tmp_path: Path) -> None:
         assert trial.user_attrs["runs"] == 8
 
 
+@pytest.mark.slow
 def test_limits_are_constraints_that_samplers_and_the_best_trial_respect(tmp_path: Path) -> None:
     mirrored(tmp_path, limits=Limits(None, 250))
     study = study_of(tmp_path)
@@ -143,6 +144,7 @@ def test_cut_off_anywhere_it_is_made_whole(tmp_path: Path) -> None:
         assert facts(study_of(tmp_path)) == whole
 
 
+@pytest.mark.slow
 def test_a_lock_that_a_killed_process_left_is_taken_away(tmp_path: Path) -> None:
     mirrored(tmp_path, RECORDS[:2])
     (tmp_path / f"{JOURNAL}.lock").symlink_to(tmp_path / JOURNAL)

@@ -160,6 +160,7 @@ class TestStop:
         counts = [len(searched(score, trials=trials, stop="worth", price=0.02)[0].arms) for trials in (5, 17, 33, 65)]
         assert counts == sorted(counts)
 
+    @pytest.mark.slow
     def test_what_was_measured_until_then_is_that_of_a_search_without_a_stop(self) -> None:
         ended, whole = searched(steep, stop="worth", price=0.2)[0], searched(steep)[0]
         assert 1 < len(ended.arms) < len(whole.arms)

@@ -96,6 +96,7 @@ def test_a_server_that_shrinks_is_followed():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2])
+@pytest.mark.slow
 def test_refusals_at_random_hardly_narrow_the_width(share: float):
     course = Course(lambda served: math.inf, random_refusals=share).run(1000)
     assert not course.errors

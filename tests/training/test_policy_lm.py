@@ -190,6 +190,7 @@ TEMPLATE = (
 )
 
 
+@pytest.mark.slow
 def test_with_a_template_a_prompt_is_what_a_server_would_make() -> None:
     tokenizers = pytest.importorskip("tokenizers")
     transformers = pytest.importorskip("transformers")

@@ -44,6 +44,7 @@ def test_every_gold_of_the_list_can_be_graded_against() -> None:
             MathVerifier(timeout=20).check_gold(dspy.Example(answer=case["gold"]))
 
 
+@pytest.mark.slow
 def test_an_unreadable_gold_answer_is_named() -> None:
     with pytest.raises(DataError, match=r"'q9'.*which MathVerifier cannot read"):
         MathVerifier().check_gold(dspy.Example(id="q9", answer=r"\frac{1}{"))

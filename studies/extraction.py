@@ -1,0 +1,89 @@
+"""Reading a text, without any check: `python -m studies.extraction`; see plans/extraction.md.
+
+`--pilot` runs ten other texts of each kind in one pass and eight drafts, to choose the kind by; some minutes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import dspy
+import typer
+
+from pdr_dspy import datasets
+from pdr_dspy.cli.ending import resuming
+from pdr_dspy.cli.model_option import DEFAULT
+from pdr_dspy.errors import ConfigError
+from pdr_dspy.operators import Operator
+from pdr_dspy.operators.schedule import Schedule
+from pdr_dspy.verifiers import ExactVerifier
+from studies.study import ApiBase, Embedded, LinesOnly, RunDir, Study, go
+
+BASE = Schedule(widths=(1,), kappa=384, draft_tokens=128, refine_tokens=128, temperature=0.8)
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "family": ("rg:family_relationships", {}),
+    "haystack": ("rg:needle_haystack", {"min_num_statements": 20, "max_num_statements": 40}),
+}
+"""reasoning-gym's task, and its options: who is whom to whom in a family, and which of many people does something."""
+KIND = "family"
+LIMIT = 60
+
+
+class Reading(dspy.Signature):
+    """Answer the question from the text."""
+
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField(desc="one word")
+
+
+def programs() -> dict[str, Operator]:
+    """The strategies of the plan, by name; the drafts of the first are everybody's."""
+    schedules = {
+        "vote of 8": BASE.replace(widths=(8,), final="vote"),
+        "one pass": BASE,
+        "medoid of 8": BASE.replace(widths=(8,), final="medoid"),
+        "PDR 8-1 random": BASE.replace(widths=(8, 1), distiller="random_k", k=2),
+        "PDR 8-1 random, counts": BASE.replace(widths=(8, 1), distiller="random_k", k=2, tally=True),
+        "PDR 8-1 summary": BASE.replace(widths=(8, 1), distiller="summary", distill_tokens=192),
+        "SR x3": BASE.replace(widths=(1, 1, 1), distiller="last"),
+    }
+    return {name: Operator(Reading, schedule) for name, schedule in schedules.items()}
+
+
+def study(limit: int = LIMIT, kind: str = KIND, seed: int = 0) -> Study:
+    """The study on so many texts of a kind. Raises ConfigError for a kind that there is not."""
+    if kind not in KINDS:
+        raise ConfigError(f"`kind={kind!r}` is none of {', '.join(KINDS)}")
+    task, options = KINDS[kind]
+    texts = datasets.load(task, size=limit, seed=seed, options=options)
+    return Study("extraction", programs(), texts, ExactVerifier(ignore_case=True))
+
+
+def pilot(kind: str) -> Study:
+    """Ten other texts of a kind: one pass and eight drafts only."""
+    made = study(10, kind, seed=1)
+    few = {name: made.programs[name] for name in ("vote of 8", "one pass")}
+    return Study(f"pilot-extraction-{kind}", few, made.examples, made.verifier)
+
+
+@resuming
+def main(
+    limit: Annotated[int, typer.Option(help="Texts.")] = LIMIT,
+    kind: Annotated[str, typer.Option(help=f"One of {', '.join(KINDS)}.")] = KIND,
+    run_pilot: Annotated[bool, typer.Option("--pilot", help="Choose the kind: ten texts of each.")] = False,
+    embedded: Embedded = DEFAULT,
+    api_base: ApiBase = None,
+    run_dir: RunDir = None,
+    lines_only: LinesOnly = False,
+) -> None:
+    """Run what is missing of the study, and write its lines to studies/rows."""
+    if not run_pilot:
+        go(study(limit, kind), embedded, api_base, run_dir, lines_only=lines_only)
+        return
+    for name in KINDS:
+        place = None if run_dir is None else run_dir / name
+        go(pilot(name), embedded, api_base, place, lines_only=lines_only, keep_lines=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)
